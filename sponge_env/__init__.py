@@ -1,0 +1,1 @@
+"""Control of a CPU-limited inference server under dynamic SLOs."""

@@ -1,0 +1,54 @@
+"""Errors a user can cause, and the sentences that tell them what to change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SpongeError(Exception):
+    """Bad input: one sentence that names the value, what is allowed and what to do.
+
+    The command-line scripts print the sentence and exit with code 2.
+    """
+
+
+class ConfigError(SpongeError, ValueError):
+    """A setting, name or option that cannot be used."""
+
+
+class TraceError(SpongeError, ValueError):
+    """A bandwidth or arrival trace that cannot be read."""
+
+
+class ProfileError(SpongeError, ValueError):
+    """A latency profile that cannot be used."""
+
+
+class PolicyError(SpongeError, ValueError):
+    """A policy file that cannot be used."""
+
+
+class WorkerError(SpongeError, RuntimeError):
+    """A real worker that cannot be started, limited or kept alive."""
+
+
+class RunDirectoryError(SpongeError, OSError):
+    """A run directory that exists already or cannot be written."""
+
+
+def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
+    """Say that a name is unknown, which are allowed, and which is nearest.
+
+    Args:
+        kind: What the name stands for, e.g. ``"agent"``.
+        value: The name that was given.
+        allowed: The names that would have been accepted.
+
+    Returns:
+        One sentence without a trailing newline.
+    """
+    names = sorted(allowed)
+    sentence = f"unknown {kind} {value!r}; choose from {', '.join(names)}"
+    nearest = difflib.get_close_matches(str(value), names, n=1)
+    return f"{sentence} (did you mean {nearest[0]!r}?)" if nearest else sentence

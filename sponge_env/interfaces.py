@@ -1,0 +1,255 @@
+"""The nouns of the system and its three seams. Read this file first.
+
+A *controller* looks at a :class:`SystemView` once per adaptation interval and answers
+with an :class:`Allocation`. The *serving core* turns arriving :class:`Request` objects
+into :class:`Batch` objects, earliest deadline first. A *worker* runs batches and is the
+only part that knows a clock: the simulated one jumps, the real one waits. *Sinks*
+receive the metrics.
+
+Time is in seconds (float64) since the start of the episode, on the worker's clock.
+Cores are counted in core units (see :attr:`SystemSpec.core_unit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sponge_env.latency import LatencyModel
+    from sponge_env.metrics import EpisodeMetrics, WindowMetrics
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One inference request; it carries its own deadline.
+
+    The client sends it at ``sent_s``; after the transfer over the network it reaches the
+    server at ``arrival_s``. ``deadline_s`` is the send time plus the SLO, so the time
+    spent on the way is already gone from its budget.
+    """
+
+    id: int
+    sent_s: float
+    arrival_s: float
+    deadline_s: float
+    payload_bytes: float = 0.0
+
+    @property
+    def delay_s(self) -> float:
+        """Communication delay: time between sending and arrival."""
+        return self.arrival_s - self.sent_s
+
+    @property
+    def budget_on_arrival_s(self) -> float:
+        """Time left until the deadline when the request reaches the server."""
+        return self.deadline_s - self.arrival_s
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that one replica runs together, earliest deadline first."""
+
+    id: int
+    requests: tuple[Request, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of requests."""
+        return len(self.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How one batch ended on a worker."""
+
+    batch: Batch
+    replica: int
+    """Identity of the replica that ran it."""
+    started_s: float
+    finished_s: float
+    ok: bool = True
+    """False when the replica died under the batch; its requests were not answered."""
+    cpu_s: float = 0.0
+    """CPU time the batch took, in physical core-seconds (0 where it is unknown)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a controller asks for until its next decision."""
+
+    cores: int
+    """Core units of each replica."""
+    batch: int
+    """Largest batch a replica is given."""
+    replicas: int = 1
+    """Replicas kept running."""
+    variant: int = 0
+    """Model variant."""
+    feasible: bool = field(default=True, compare=False)
+    """False when the controller found nothing that meets every budget and took the
+    least bad allocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBatch:
+    """A batch in flight, as a planner sees it."""
+
+    size: int
+    started_s: float
+    expected_end_s: float
+    """When the latency model expects it to end under the cores in force; may lie in the
+    past when it runs late."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSpec:
+    """What a controller may know about the system before it starts."""
+
+    slo_s: float
+    """End-to-end latency objective of the scenario's requests."""
+    interval_s: float
+    """Time between two decisions."""
+    cores_max: int
+    """Largest ``Allocation.cores``."""
+    batch_max: int
+    """Largest ``Allocation.batch``."""
+    replicas_max: int
+    """Largest ``Allocation.replicas``."""
+    latency: LatencyModel
+    """Saturated latency of a batch, l(b, c)."""
+    cold_start_s: float
+    """Expected time from asking for a replica until it serves."""
+    core_unit: float = 1.0
+    """Physical cores in one core unit."""
+    initial: Allocation = Allocation(cores=1, batch=1)
+    """Allocation in force before the first decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemView:
+    """The state a controller decides on, in physical quantities."""
+
+    now_s: float
+    queued_deadlines_s: FloatArray
+    """(queued,) absolute deadlines of the waiting requests, ascending."""
+    running: tuple[RunningBatch, ...]
+    """Batches in flight, at most one per replica."""
+    allocation: Allocation
+    """Allocation in force."""
+    replicas_ready: int
+    """Replicas that can run a batch now."""
+    starting_s: tuple[float, ...]
+    """Expected seconds until each cold-starting replica is ready, ascending."""
+    arrivals: FloatArray
+    """(<= 30,) requests that arrived in each past interval, newest last."""
+    delays_s: FloatArray
+    """(arrived,) communication delays of the last interval's arrivals."""
+    budgets_s: FloatArray
+    """(arrived,) budgets the last interval's arrivals had when they arrived."""
+    mean_delays_s: FloatArray
+    """(<= 30,) mean communication delay of each past interval, newest last; an interval
+    without arrivals repeats the one before it."""
+    bandwidths_bytes_per_s: FloatArray
+    """(<= 30,) bandwidth the arrivals of each past interval saw (bytes over transfer
+    time), newest last; an interval without arrivals repeats the one before it."""
+    last: WindowMetrics | None
+    """Metrics of the last interval; None before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """Replicas now and counters since the start; all counters only grow."""
+
+    ready: int
+    """Replicas that serve, busy or idle (draining ones not included)."""
+    starting_s: tuple[float, ...]
+    """Expected seconds until each cold-starting replica is ready, ascending."""
+    held_cores: float
+    """Core units held now, cold-starting and draining replicas included."""
+    effective_cores: float
+    """Core units the limiter grants each replica now."""
+    core_seconds: float
+    """Core units held, integrated over time."""
+    used_core_seconds: float
+    """Core units in use, integrated over time."""
+    cpu_s: float
+    """CPU time of all batches in physical core-seconds (0 where unknown)."""
+    throttled_s: float
+    """Time that replicas spent stopped by their CPU limit, summed over replicas."""
+    restarts: int
+    """Replicas restarted after a crash."""
+    actuation_s: float
+    """Wall time of the last resize call (0 on the simulated worker)."""
+
+
+class Worker(Protocol):
+    """Runs batches on replicas under a CPU limit, and owns the clock.
+
+    Semantics shared by every implementation (``tests/test_worker_contract.py``):
+    a resize acts at once, also on a running batch; new replicas serve after their cold
+    start and hold their cores from the moment they are asked for; a replica that is
+    scaled in finishes its batch first; a batch on a replica that dies comes back as a
+    completion that is not ``ok``.
+    """
+
+    def now(self) -> float:
+        """Return the time in seconds since the start of the episode."""
+
+    def idle(self) -> int:
+        """Return how many replicas could start a batch right now."""
+
+    def start(self, batch: Batch) -> None:
+        """Give a batch to an idle replica.
+
+        Raises:
+            RuntimeError: No replica is idle.
+        """
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        """Let time pass until something changes, at the latest until ``until_s``.
+
+        Returns early, possibly with nothing, when a batch ended, a replica became ready
+        or :meth:`wake` was called. Completions come in order of their end.
+        """
+
+    def wake(self) -> None:
+        """Make a :meth:`wait` in another thread return now; safe from any thread."""
+
+    def resize(self, allocation: Allocation) -> None:
+        """Put an allocation in force (its ``batch`` is not the worker's business)."""
+
+    def status(self) -> WorkerStatus:
+        """Return the replicas' state and the counters up to now."""
+
+    def close(self) -> None:
+        """Stop; leave no process, cgroup or file behind. Safe to call twice."""
+
+
+class Controller(Protocol):
+    """Chooses the allocation once per interval."""
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Start a new episode on the described system."""
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Return the allocation for the next interval."""
+
+
+class Sink(Protocol):
+    """Receives metrics while a run goes on."""
+
+    def window(self, metrics: WindowMetrics) -> None:
+        """Take one interval's metrics."""
+
+    def episode(self, metrics: EpisodeMetrics) -> None:
+        """Take the summary at the end of the episode."""
+
+    def close(self) -> None:
+        """Flush and release what is held."""

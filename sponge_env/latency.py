@@ -1,0 +1,194 @@
+"""The latency model l(b, c): fit, prediction and residuals.
+
+Sponge (Razavi et al., EuroMLSys 2024) models the time of a batch of ``b`` requests on
+``c`` cores by Amdahl's law per batch::
+
+    l(b, c) = gamma * b / c + epsilon / c + delta * b + eta
+
+Controllers plan with it; the simulator falls back on it where nothing was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sponge_env.errors import ProfileError
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyModel:
+    """Fitted coefficients of l(b, c), in seconds, and how far off they are."""
+
+    gamma_s: float
+    """Parallel work per request: core-seconds."""
+    delta_s: float
+    """Serial work per request."""
+    epsilon_s: float
+    """Parallel work per batch: core-seconds; a fit may make it negative."""
+    eta_s: float
+    """Serial work per batch."""
+    residual_quantiles: tuple[float, ...] = (0.0,)
+    """Relative errors (measured / predicted - 1) at evenly spaced probabilities from 0
+    to 1."""
+
+    def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
+        """Predict the latency of a batch.
+
+        Args:
+            batch: Batch sizes, any shape that broadcasts with ``cores``.
+            cores: Core units.
+
+        Returns:
+            Seconds, in the broadcast shape.
+        """
+        b = np.asarray(batch, dtype=np.float64)
+        c = np.asarray(cores, dtype=np.float64)
+        return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
+
+    def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
+        """Predict the whole grid.
+
+        Args:
+            batch_max: Largest batch size.
+            cores_max: Largest number of core units.
+
+        Returns:
+            (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``. Read-only,
+            for it is shared between calls.
+
+        Raises:
+            ProfileError: The fit predicts a latency that is not positive.
+        """
+        return _table_s(self, batch_max, cores_max)
+
+    def residual_quantile(self, probability: float) -> float:
+        """Return the relative error not exceeded with the given probability.
+
+        Args:
+            probability: Between 0 and 1.
+
+        Returns:
+            Relative error, linearly interpolated between the stored quantiles.
+        """
+        return quantile(self.residual_quantiles, probability)
+
+
+@lru_cache(maxsize=64)
+def _table_s(model: LatencyModel, batch_max: int, cores_max: int) -> FloatArray:
+    batches = np.arange(1, batch_max + 1)[:, None]
+    table = model.predict_s(batches, np.arange(1, cores_max + 1)[None, :])
+    if not np.all(table > 0):
+        row, column = np.unravel_index(int(np.argmin(table)), table.shape)
+        raise ProfileError(
+            f"the latency fit predicts {table[row, column] * 1000:.3g} ms for batch "
+            f"{row + 1} on {column + 1} cores, but a latency must be positive; "
+            "calibrate again or lower the scenario's limits"
+        )
+    table.setflags(write=False)
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class FitError:
+    """How well a fit describes what was measured."""
+
+    r2: float
+    """Coefficient of determination."""
+    mape: float
+    """Mean absolute error relative to the measured value."""
+    worst_batch: int
+    worst_cores: int
+    worst_error: float
+    """Relative error (predicted / measured - 1) of the worst cell."""
+
+
+def fit_latency(
+    batches: Sequence[int] | FloatArray,
+    cores: Sequence[int] | FloatArray,
+    latency_s: FloatArray,
+    *,
+    relative: bool = False,
+) -> tuple[LatencyModel, FitError]:
+    """Fit l(b, c) to a measured grid by linear least squares.
+
+    Args:
+        batches: (rows,) batch sizes.
+        cores: (columns,) core units.
+        latency_s: (rows, columns) measured seconds.
+        relative: Minimise relative instead of absolute errors. The published fits are
+            absolute; a grid that spans two decades of latency wants relative ones.
+
+    Returns:
+        The model, with the cells' own relative errors as residual quantiles, and its
+        error.
+
+    Raises:
+        ProfileError: Fewer than four cells, or a latency that is not a positive number.
+    """
+    grid_b, grid_c = np.meshgrid(
+        np.asarray(batches, dtype=np.float64),
+        np.asarray(cores, dtype=np.float64),
+        indexing="ij",
+    )
+    b, c, measured = grid_b.ravel(), grid_c.ravel(), np.ravel(latency_s).astype(np.float64)
+    if measured.size < 4 or measured.shape != b.shape:
+        raise ProfileError(
+            f"a latency fit needs a full grid of at least 4 cells, not {measured.size} values "
+            f"for {b.size} cells"
+        )
+    if not np.all(np.isfinite(measured) & (measured > 0)):
+        raise ProfileError("every measured latency must be a positive number of seconds")
+    features = np.stack([b / c, b, 1 / c, np.ones_like(b)], axis=1)
+    weights = 1 / measured if relative else np.ones_like(measured)
+    solution, *_ = np.linalg.lstsq(features * weights[:, None], measured * weights, rcond=None)
+    predicted = features @ solution
+    gamma_s, delta_s, epsilon_s, eta_s = (float(value) for value in solution)
+    errors = measured / predicted - 1
+    model = LatencyModel(
+        gamma_s, delta_s, epsilon_s, eta_s, residual_quantiles=to_quantiles(errors, points=21)
+    )
+    return model, _fit_error(b, c, measured, predicted)
+
+
+def _fit_error(
+    b: FloatArray, c: FloatArray, measured: FloatArray, predicted: FloatArray
+) -> FitError:
+    relative = predicted / measured - 1
+    worst = int(np.argmax(np.abs(relative)))
+    spread = float(np.sum((measured - measured.mean()) ** 2))
+    unexplained = float(np.sum((measured - predicted) ** 2))
+    return FitError(
+        r2=1 - unexplained / spread if spread > 0 else float(unexplained == 0),
+        mape=float(np.mean(np.abs(relative))),
+        worst_batch=int(b[worst]),
+        worst_cores=int(c[worst]),
+        worst_error=float(relative[worst]),
+    )
+
+
+def to_quantiles(values: ArrayLike, points: int) -> tuple[float, ...]:
+    """Summarise values by their quantiles at ``points`` evenly spaced probabilities."""
+    return tuple(float(q) for q in np.quantile(np.asarray(values), np.linspace(0, 1, points)))
+
+
+def quantile(quantiles: Sequence[float], probability: float) -> float:
+    """Invert :func:`to_quantiles`: linear interpolation at one probability.
+
+    Args:
+        quantiles: Values at evenly spaced probabilities from 0 to 1, ascending.
+        probability: Between 0 and 1.
+
+    Returns:
+        The value at that probability.
+    """
+    position = probability * (len(quantiles) - 1)
+    below = min(int(position), len(quantiles) - 1)
+    above = min(below + 1, len(quantiles) - 1)
+    return quantiles[below] + (position - below) * (quantiles[above] - quantiles[below])

@@ -1,0 +1,194 @@
+"""Latency profiles: what was measured of a model on a host, stored as JSON.
+
+A profile holds the measured grid of saturated batch latencies, the fit of l(b, c) to it,
+how single runs scatter, and what the simulator needs to repeat the worker: its service
+model and cold start. ``python -m sponge_env.calibrate`` writes one for this machine; the
+reference profiles ``yolov5s`` and ``resnet18`` ship with the package.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sponge_env.errors import ProfileError, unknown
+from sponge_env.latency import FitError, FloatArray, LatencyModel
+
+FORMAT = 1
+"""Version of the JSON layout."""
+
+PROFILE_DIR = Path(__file__).parent / "profiles"
+"""Profiles that ship with the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaService:
+    """CPU bandwidth control as the kernel does it: tokens per period.
+
+    Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds of CPU at
+    full speed; unused tokens do not carry over.
+    """
+
+    period_s: float
+    """Enforcement period."""
+    work_s: tuple[float, ...]
+    """CPU time of batches of 1, 2, 3, ... requests at full speed."""
+    dispatch_s: float
+    """Wall time per batch outside the limited group (messages, wake-ups)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Raw measurements of one grid cell."""
+
+    batch: int
+    cores: int
+    latency_s: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One model on one host."""
+
+    name: str
+    model: str
+    """The model that was measured: a known name or a path to an ONNX file."""
+    source: str
+    """Where the numbers come from."""
+    statistic: str
+    """What a cell of the grid is of the runs in it: mean, p95 or p99."""
+    batches: tuple[int, ...]
+    cores: tuple[int, ...]
+    latency_s: tuple[tuple[float, ...], ...]
+    """Saturated batch latency, one row per batch size, one column per core count."""
+    latency: LatencyModel
+    fit_error: FitError
+    noise_quantiles: tuple[float, ...]
+    """Relative deviation of single runs from their cell, at evenly spaced probabilities."""
+    cold_start_s: float
+    """Time from asking for a replica until it serves."""
+    core_unit: float = 1.0
+    """Physical cores in one core unit."""
+    quota: QuotaService | None = None
+    """Token-bucket service; None for a worker on whole cores."""
+    limiter: str = "none"
+    """CPU limiter in force while measuring."""
+    host: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    samples: tuple[Sample, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.cold_start_s < 0 or not self.core_unit > 0:
+            raise ProfileError(
+                f"profile {self.name!r} needs a core unit above 0 and a cold start of at least 0"
+            )
+        grid = np.asarray(self.latency_s, dtype=np.float64)
+        if grid.shape != (len(self.batches), len(self.cores)):
+            raise ProfileError(
+                f"profile {self.name!r} has a latency grid of shape {grid.shape}, not "
+                f"{(len(self.batches), len(self.cores))}"
+            )
+        if not np.all(np.isfinite(grid) & (grid > 0)):
+            raise ProfileError(f"profile {self.name!r} has a measured latency that is not positive")
+
+    def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
+        """Latency the simulator serves with: measured where measured, else the fit.
+
+        Returns:
+            (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
+
+        Raises:
+            ProfileError: The fit predicts a latency that is not positive.
+        """
+        table = self.latency.table_s(batch_max, cores_max).copy()
+        for row, batch in enumerate(self.batches):
+            for column, cores in enumerate(self.cores):
+                if batch <= batch_max and cores <= cores_max:
+                    table[batch - 1, cores - 1] = self.latency_s[row][column]
+        return table
+
+    def fastest_s(self, cores_max: int) -> float:
+        """Shortest service a request can get: l(1, cores_max) as the simulator has it."""
+        if self.quota is not None and cores_max * self.core_unit >= 1:
+            return self.quota.work_s[0] + self.quota.dispatch_s
+        return float(self.service_table_s(1, cores_max)[0, -1])
+
+    def capacity_rps(self, batch_max: int, cores_max: int) -> float:
+        """Largest throughput max over b of b / l(b, cores_max), in requests per second."""
+        latency_s = self.service_table_s(batch_max, cores_max)[:, -1]
+        return float(np.max(np.arange(1, batch_max + 1) / latency_s))
+
+    def resolve_service(
+        self, wanted: Literal["auto", "profile", "quota"]
+    ) -> Literal["profile", "quota"]:
+        """Choose the simulator's service model.
+
+        Raises:
+            ProfileError: ``quota`` is asked of a profile that has no quota data.
+        """
+        if wanted == "auto":
+            return "quota" if self.quota is not None else "profile"
+        if wanted == "quota" and self.quota is None:
+            raise ProfileError(
+                f"profile {self.name!r} was not measured under a CPU quota; "
+                "use the service model 'profile'"
+            )
+        return wanted
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Write a profile as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"format": FORMAT, **asdict(profile)}, indent=1) + "\n")
+    partial.replace(path)
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Load a shipped profile by name, or any profile by path.
+
+    Raises:
+        ProfileError: No such profile, or not a profile of this version.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        shipped = {file.stem: file for file in PROFILE_DIR.glob("*.json")}
+        if str(name_or_path) not in shipped:
+            raise ProfileError(unknown("profile", str(name_or_path), shipped))
+        path = shipped[str(name_or_path)]
+    try:
+        return _from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ProfileError(f"there is no profile file {str(path)!r}") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ProfileError):
+            raise
+        raise ProfileError(f"{path} is not a latency profile: {error}") from error
+
+
+def _from_json(data: dict[str, Any]) -> Profile:
+    if data.pop("format") != FORMAT:
+        raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
+    fit, fit_error = data.pop("latency"), data.pop("fit_error")
+    quota, samples = data.pop("quota"), data.pop("samples")
+    return Profile(
+        latency=LatencyModel(**_tuples(fit)),
+        fit_error=FitError(**fit_error),
+        quota=QuotaService(**_tuples(quota)) if quota else None,
+        samples=tuple(Sample(**_tuples(sample)) for sample in samples),
+        **_tuples(data),
+    )
+
+
+def _tuples(data: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists into the tuples that the frozen dataclasses hold."""
+    return {key: _tuple(value) for key, value in data.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""The serving core: queue, batches, ledger and the loop that drives them."""

@@ -1,0 +1,1 @@
+"""Workers: the simulated one and the real one, behind one seam."""
