@@ -1,0 +1,57 @@
+"""Small scenarios and controllers for tests."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sponge_env.config import Arrivals, Network, Scenario
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.latency import FitError, LatencyModel
+from sponge_env.profile import Profile, QuotaService
+
+SHORT = Scenario(
+    name="short",
+    profile="yolov5s",
+    duration_s=20.0,
+    arrivals=Arrivals(kind="poisson", rate_rps=15.0),
+    network=Network(trace="4g", payload_bytes=300_000.0),
+)
+"""Twenty intervals of the paper's system under Poisson arrivals."""
+
+
+QUOTA_PROFILE = Profile(
+    name="tiny-quota",
+    model="none",
+    source="made up for tests: 10 ms of CPU per request, 16 units of 1/16 core",
+    statistic="mean",
+    batches=(1, 16),
+    cores=(1, 16),
+    latency_s=((0.16, 0.01), (2.56, 0.16)),
+    latency=LatencyModel(gamma_s=0.16, delta_s=0.0, epsilon_s=0.0, eta_s=0.0),
+    fit_error=FitError(1.0, 0.0, 1, 1, 0.0),
+    noise_quantiles=(-0.1, 0.0, 0.1),
+    cold_start_s=4.0,
+    core_unit=1 / 16,
+    quota=QuotaService(0.02, tuple(0.01 * b for b in range(1, 17)), 0.0005),
+)
+"""A worker under a CPU quota."""
+
+
+def short(**changes: object) -> Scenario:
+    """Return the short scenario with changes."""
+    return dataclasses.replace(SHORT, **changes)  # type: ignore[arg-type]
+
+
+class Scripted:
+    """A controller that cycles through given allocations."""
+
+    def __init__(self, *allocations: Allocation) -> None:
+        self._allocations = allocations
+        self.views: list[SystemView] = []
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        self.views = []
+
+    def decide(self, view: SystemView) -> Allocation:
+        self.views.append(view)
+        return self._allocations[(len(self.views) - 1) % len(self._allocations)]
