@@ -1,1 +1,15 @@
-"""Control of a CPU-limited inference server under dynamic SLOs."""
+"""Control of a CPU-limited inference server under dynamic SLOs.
+
+Importing the package registers ``Sponge-v0`` (simulated) and ``SpongeLive-v0`` (real
+worker) with Gymnasium.
+"""
+
+import gymnasium
+
+gymnasium.register(id="Sponge-v0", entry_point="sponge_env.env:SpongeEnv")
+gymnasium.register(
+    id="SpongeLive-v0",
+    entry_point="sponge_env.env:SpongeEnv",
+    nondeterministic=True,
+    kwargs={"backend": "live", "scenario": "local"},
+)

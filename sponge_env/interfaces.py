@@ -199,6 +199,10 @@ class Worker(Protocol):
     completion that is not ``ok``.
     """
 
+    @property
+    def limiter(self) -> str:
+        """What limits the CPU, e.g. ``cgroup-v1``; ``simulated`` where nothing has to."""
+
     def now(self) -> float:
         """Return the time in seconds since the start of the episode."""
 
@@ -224,6 +228,12 @@ class Worker(Protocol):
 
     def resize(self, allocation: Allocation) -> None:
         """Put an allocation in force (its ``batch`` is not the worker's business)."""
+
+    def hold(self) -> None:
+        """Stop the episode's clock until :meth:`release`: nobody is looking."""
+
+    def release(self) -> float:
+        """Let the clock go on; return the wall seconds it stood still."""
 
     def status(self) -> WorkerStatus:
         """Return the replicas' state and the counters up to now."""

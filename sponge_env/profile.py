@@ -112,6 +112,22 @@ class Profile:
                     table[batch - 1, cores - 1] = self.latency_s[row][column]
         return table
 
+    def work_table_s(self, batch_max: int) -> FloatArray:
+        """CPU time of batches of 1 .. batch_max requests, for the quota service.
+
+        Returns:
+            (batch_max,) seconds; linear beyond the largest batch that was measured.
+
+        Raises:
+            ProfileError: The profile was not measured under a CPU quota.
+        """
+        if self.quota is None:
+            raise ProfileError(f"profile {self.name!r} was not measured under a CPU quota")
+        work_s = np.asarray(self.quota.work_s, dtype=np.float64)
+        slope_s = float(work_s[-1] - work_s[0]) / max(1, len(work_s) - 1)
+        beyond = np.arange(1, max(0, batch_max - len(work_s)) + 1)
+        return np.concatenate([work_s, work_s[-1] + slope_s * beyond])[:batch_max]
+
     def fastest_s(self, cores_max: int) -> float:
         """Shortest service a request can get: l(1, cores_max) as the simulator has it."""
         if self.quota is not None and cores_max * self.core_unit >= 1:

@@ -1,0 +1,166 @@
+"""Between the physical view and the vectors of a learner, in both directions.
+
+The environment and the learned controllers use the same functions, so training and
+evaluation cannot differ.
+
+Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are divided by
+the SLO. Request counts are divided by what the system can serve within one SLO on all
+cores of one replica, rates by what it can serve per second, so that the same policy
+input means the same pressure on any profile.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
+
+LAYOUT_VERSION = 1
+"""Changes whenever a field of the observation changes its place or meaning."""
+
+CLIP = 5.0
+"""Largest absolute value of an observation."""
+
+BANDWIDTH_SCALE_BYTES_PER_S = 5e6
+BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
+DUE_BINS = 8
+TREND_WINDOWS = 5
+
+FIELDS: tuple[str, ...] = (
+    "queue_length",
+    *(f"budget_q{int(100 * q)}" for q in BUDGET_QUANTILES),
+    *(f"due_{i + 1}_of_{DUE_BINS}" for i in range(DUE_BINS)),
+    "arrivals_last",
+    "arrivals_1s",
+    "arrivals_5s",
+    "arrivals_30s",
+    "delay_mean",
+    "delay_max",
+    "delay_trend",
+    "bandwidth",
+    "bandwidth_trend",
+    "cores",
+    "batch",
+    "replicas",
+    "replicas_ready",
+    "running_size",
+    "running_left",
+    "on_time",
+    "late",
+    "dropped",
+    "utilisation",
+    "throttled_share",
+)
+"""Names of the observation's entries, in order; explained in ``docs/environment.md``."""
+
+OBS_DIM = len(FIELDS)
+
+
+def capacity_rps(spec: SystemSpec) -> float:
+    """Return the largest planned throughput of one replica, max over b of b / l(b, c_max)."""
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, -1]
+    return float(np.max(np.arange(1, spec.batch_max + 1) / latency_s))
+
+
+def encode(view: SystemView, spec: SystemSpec) -> NDArray[np.float32]:
+    """Turn a view into an observation.
+
+    Args:
+        view: The system's state.
+        spec: The system's limits and latency model.
+
+    Returns:
+        (OBS_DIM,) float32 in [-CLIP, CLIP], in the order of :data:`FIELDS`.
+    """
+    rate_scale = capacity_rps(spec)
+    count_scale = rate_scale * spec.slo_s
+    budgets = (view.queued_deadlines_s - view.now_s) / spec.slo_s
+    values = [
+        len(budgets) / count_scale,
+        *_budget_quantiles(budgets),
+        *_due_counts(budgets) / count_scale,
+        *_arrival_rates(view.arrivals, spec.interval_s) / rate_scale,
+        *_network(view, spec.slo_s),
+        *_allocation(view, spec),
+        *_last_window(view, rate_scale * spec.interval_s),
+    ]
+    observation = np.nan_to_num(np.array(values, dtype=np.float32))
+    return np.clip(observation, np.float32(-CLIP), np.float32(CLIP))
+
+
+def decode(action: NDArray[np.int64]) -> Allocation:
+    """Turn an action of ``MultiDiscrete([cores_max, batch_max])`` into an allocation.
+
+    Args:
+        action: (2,) cores - 1 and batch - 1.
+    """
+    return Allocation(cores=int(action[0]) + 1, batch=int(action[1]) + 1)
+
+
+def _budget_quantiles(budgets: FloatArray) -> FloatArray:
+    """Quantiles of ascending budgets; a full SLO when nothing waits."""
+    if not len(budgets):
+        return np.ones(len(BUDGET_QUANTILES))
+    position = np.array(BUDGET_QUANTILES) * (len(budgets) - 1)
+    below = position.astype(np.int64)
+    above = np.minimum(below + 1, len(budgets) - 1)
+    return budgets[below] + (position - below) * (budgets[above] - budgets[below])
+
+
+def _due_counts(budgets: FloatArray) -> FloatArray:
+    """Count the requests due in each eighth of the SLO; overdue ones in the first."""
+    bins = np.clip(np.floor(budgets * DUE_BINS), 0, DUE_BINS - 1).astype(np.int64)
+    return np.bincount(bins, minlength=DUE_BINS).astype(np.float64)
+
+
+def _arrival_rates(arrivals: FloatArray, interval_s: float) -> FloatArray:
+    """Mean rates over the last interval and the last 1, 5 and 30 s, in requests per second."""
+    if not len(arrivals):
+        return np.zeros(4)
+    spans = [1, *(max(1, round(span_s / interval_s)) for span_s in (1, 5, 30))]
+    return np.array([arrivals[-span:].mean() for span in spans]) / interval_s
+
+
+def _network(view: SystemView, slo_s: float) -> list[float]:
+    if not len(view.mean_delays_s):
+        return [0.0] * 5
+    delays, bandwidths = view.mean_delays_s, view.bandwidths_bytes_per_s
+    return [
+        delays[-1] / slo_s,
+        view.delays_s.max() / slo_s if len(view.delays_s) else 0.0,
+        _trend(delays) / slo_s,
+        bandwidths[-1] / BANDWIDTH_SCALE_BYTES_PER_S,
+        _trend(bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S,
+    ]
+
+
+def _trend(history: FloatArray) -> float:
+    """Last value against the mean of the few before it; NaN where there are none."""
+    before = history[-1 - TREND_WINDOWS : -1]
+    return float(history[-1] - before.mean()) if len(before) else 0.0
+
+
+def _allocation(view: SystemView, spec: SystemSpec) -> list[float]:
+    left_s = max((r.expected_end_s - view.now_s for r in view.running), default=0.0)
+    return [
+        view.allocation.cores / spec.cores_max,
+        view.allocation.batch / spec.batch_max,
+        view.allocation.replicas / spec.replicas_max,
+        view.replicas_ready / spec.replicas_max,
+        sum(r.size for r in view.running) / spec.batch_max,
+        max(0.0, left_s) / spec.slo_s,
+    ]
+
+
+def _last_window(view: SystemView, count_scale: float) -> list[float]:
+    last = view.last
+    if last is None:
+        return [0.0] * 5
+    return [
+        last.on_time / count_scale,
+        last.late / count_scale,
+        last.dropped / count_scale,
+        last.utilisation,
+        last.throttled_share,
+    ]

@@ -1,0 +1,169 @@
+"""The Gymnasium environment: a thin face over the system."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
+
+from sponge_env.config import Scenario, load_scenario
+from sponge_env.encoding import CLIP, OBS_DIM, decode, encode
+from sponge_env.errors import ConfigError
+from sponge_env.factory import Backend, Limiter, make_spec, make_system, scenario_profile
+from sponge_env.metrics import WindowMetrics
+from sponge_env.render import frame, status_line
+from sponge_env.system import System
+
+Observation = NDArray[np.float32]
+Action = NDArray[np.int64]
+
+SEED_LIMIT = 2**31
+"""Episode seeds drawn by ``reset`` lie below it."""
+
+
+class SpongeEnv(gym.Env[Observation, Action], EzPickle):
+    """A CPU-limited inference server whose requests carry their own deadlines.
+
+    ## Description
+    Requests arrive over a network whose bandwidth swings, so each has its own remaining
+    budget. Every step is one adaptation interval: the agent sets the worker's cores and
+    batch size, the server runs earliest-deadline-first batches, and the reward charges
+    cores held and deadlines missed.
+
+    ## Action Space
+    ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1.
+
+    ## Observation Space
+    ``Box(-5, 5, (OBS_DIM,), float32)``, see :data:`sponge_env.encoding.FIELDS` and
+    ``docs/environment.md``.
+
+    ## Rewards
+    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``, see
+    :func:`sponge_env.reward.reward`.
+
+    ## Starting State
+    The scenario's initial allocation, an empty queue, and the arrivals, bandwidth and
+    noise of the episode's seed.
+
+    ## Episode End
+    Truncation when the scenario's duration is over; never termination.
+
+    ## Info
+    The interval's metrics under the names of ``docs/metrics.md``; after ``reset`` the
+    episode's seed as ``episode_seed``.
+
+    ## Arguments
+    - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.config.Scenario`.
+    - ``backend``: ``"sim"`` or ``"live"``. The live system's clock, and with it the
+      arrivals, stands still between two steps, so that a learner may take its time;
+      how long it stood is ``paused_s`` in ``info``.
+    - ``limiter``: CPU limiter of the live worker.
+    - ``render_mode``: ``"ansi"`` or ``"rgb_array"``.
+
+    ``reset(options={"episode_seed": k})`` runs exactly the episode that ``evaluate.py``
+    runs as seed ``k``.
+    """
+
+    # Gymnasium declares it on instances, so ClassVar would contradict the base class.
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        scenario: str | Scenario = "paper",
+        backend: Backend = "sim",
+        limiter: Limiter = "auto",
+        render_mode: str | None = None,
+    ) -> None:
+        """Check the arguments; nothing is started before ``reset``.
+
+        Raises:
+            SpongeError: An argument cannot be used.
+        """
+        EzPickle.__init__(self, scenario, backend, limiter, render_mode)
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ConfigError(
+                f"render_mode must be one of {self.metadata['render_modes']}, not {render_mode!r}"
+            )
+        self.render_mode = render_mode
+        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+        self._profile = scenario_profile(self.scenario)
+        self._system_spec = make_spec(self.scenario, self._profile)
+        self._backend = backend
+        self._limiter = limiter
+        self._system: System | None = None
+        self._windows: list[WindowMetrics] = []
+        self.action_space = gym.spaces.MultiDiscrete(
+            [self.scenario.limits.cores, self.scenario.limits.batch]
+        )
+        self.observation_space = gym.spaces.Box(-CLIP, CLIP, (OBS_DIM,), np.float32)
+
+    @property
+    def system(self) -> System:
+        """The system behind the environment.
+
+        Raises:
+            RuntimeError: Before the first ``reset``.
+        """
+        if self._system is None:
+            raise RuntimeError("call reset before anything else")
+        return self._system
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start a new episode.
+
+        Args:
+            seed: Seeds the sequence of episodes.
+            options: ``episode_seed`` fixes the episode itself.
+
+        Returns:
+            The first observation, and the episode's seed as info.
+        """
+        super().reset(seed=seed)
+        drawn = int(self.np_random.integers(SEED_LIMIT))
+        episode_seed = (options or {}).get("episode_seed", drawn)
+        self.close()
+        self._system = make_system(
+            self.scenario,
+            episode_seed,
+            backend=self._backend,
+            profile=self._profile,
+            limiter=self._limiter,
+            hold_between_steps=self._backend == "live",
+        )
+        self._windows = []
+        return self._observe(), {"episode_seed": episode_seed}
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Serve one interval under the action's allocation.
+
+        Returns:
+            Observation, reward, terminated (always False), truncated, and the interval's
+            metrics.
+        """
+        metrics = self.system.step(decode(action))
+        self._windows.append(metrics)
+        info = dataclasses.asdict(metrics)
+        return self._observe(), metrics.reward, False, self.system.done, info
+
+    def render(self) -> Any:
+        """Draw the episode so far, as a line of text or as (height, width, 3) pixels."""
+        if self.render_mode == "ansi":
+            return status_line(self._windows)
+        if self.render_mode == "rgb_array":
+            return frame(self._windows, self.scenario)
+        return None
+
+    def close(self) -> None:
+        """Stop the worker; safe to call at any time."""
+        if self._system is not None:
+            self._system.close()
+            self._system = None
+
+    def _observe(self) -> Observation:
+        return encode(self.system.view(), self._system_spec)

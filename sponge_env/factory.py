@@ -1,0 +1,154 @@
+"""The only place that knows the concrete classes and puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from sponge_env.cache import local_profile_path
+from sponge_env.config import Scenario
+from sponge_env.errors import ConfigError, ProfileError, unknown
+from sponge_env.interfaces import Allocation, SystemSpec, Worker
+from sponge_env.profile import Profile, load_profile
+from sponge_env.seeding import stream
+from sponge_env.serving.core import ServingCore
+from sponge_env.system import EpisodePlan, System
+from sponge_env.workers.service import ProfileService, QuotaBucket, Service
+from sponge_env.workers.simulated import SimulatedWorker, noise_source
+from sponge_env.workload import make_requests
+
+Backend = Literal["sim", "live"]
+Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
+
+
+def scenario_profile(scenario: Scenario) -> Profile:
+    """Load the latency profile that a scenario names.
+
+    Raises:
+        ProfileError: There is none, for ``local`` because nothing was calibrated yet.
+    """
+    if scenario.profile != "local":
+        return load_profile(scenario.profile)
+    path = local_profile_path()
+    if not path.exists():
+        raise ProfileError(
+            f"scenario {scenario.name!r} needs this machine's latency profile; "
+            "measure it with: python -m sponge_env.calibrate"
+        )
+    return load_profile(path)
+
+
+def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
+    """Load the scenario's profile; measure this machine first if a live run needs it.
+
+    Raises:
+        SpongeError: There is no such profile, or this machine cannot be measured.
+    """
+    if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
+        from sponge_env.calibrate import calibrate_this_machine
+
+        calibrate_this_machine(limiter)
+    return scenario_profile(scenario)
+
+
+def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
+    """Describe the system that a scenario and a profile define."""
+    limits, initial = scenario.limits, scenario.initial
+    cold_start_s = scenario.simulation.cold_start_s
+    profile.latency.table_s(limits.batch, limits.cores)
+    return SystemSpec(
+        slo_s=scenario.slo_s,
+        interval_s=scenario.interval_s,
+        cores_max=limits.cores,
+        batch_max=limits.batch,
+        replicas_max=limits.replicas,
+        latency=profile.latency,
+        cold_start_s=profile.cold_start_s if cold_start_s is None else cold_start_s,
+        core_unit=profile.core_unit,
+        initial=Allocation(initial.cores, initial.batch, initial.replicas),
+    )
+
+
+def make_system(
+    scenario: Scenario,
+    seed: int,
+    *,
+    backend: Backend = "sim",
+    profile: Profile | None = None,
+    limiter: Limiter = "auto",
+    hold_between_steps: bool = False,
+) -> System:
+    """Build a system at the start of an episode.
+
+    Args:
+        scenario: The experiment.
+        seed: Seed of arrivals, bandwidth and noise.
+        backend: Simulated or real worker.
+        profile: Latency profile; the scenario's if left out.
+        limiter: CPU limiter of the real worker.
+        hold_between_steps: See :class:`~sponge_env.system.System`.
+
+    Raises:
+        SpongeError: The scenario, profile or machine does not allow it.
+    """
+    if backend not in get_args(Backend):
+        raise ConfigError(unknown("backend", backend, get_args(Backend)))
+    if profile is None:
+        profile = scenario_profile(scenario)
+    spec = make_spec(scenario, profile)
+    plan = EpisodePlan(
+        requests=make_requests(scenario, profile, seed),
+        windows=scenario.windows,
+        base_delay_s=scenario.network.base_delay_s,
+        violation_weight=scenario.reward.violation_weight,
+    )
+    core = ServingCore(scenario.serving.drop_grace_s, profile.fastest_s(scenario.limits.cores))
+    worker: Worker
+    if backend == "live":
+        worker = _real_worker(spec, profile, limiter)
+    else:
+        worker = simulated_worker(scenario, profile, spec, seed)
+    return System(spec, plan, core, worker, hold_between_steps=hold_between_steps)
+
+
+def simulated_worker(
+    scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int
+) -> SimulatedWorker:
+    """Build the simulated worker of an episode."""
+    scale = scenario.simulation.noise
+    return SimulatedWorker(
+        service_maker(scenario, profile),
+        spec.initial,
+        cold_start_s=spec.cold_start_s,
+        actuation_delay_s=scenario.simulation.actuation_delay_s,
+        noise=noise_source(profile.noise_quantiles, scale, stream(seed, "noise")),
+    )
+
+
+def service_maker(scenario: Scenario, profile: Profile) -> Callable[[int], Service]:
+    """Choose the service model; the result makes the service of one replica."""
+    limits = scenario.limits
+    quota = profile.quota
+    if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
+        work_s = profile.work_table_s(limits.batch)
+        return lambda cores: QuotaBucket(quota, work_s, profile.core_unit, cores)
+    latency_s = profile.service_table_s(limits.batch, limits.cores)
+    return lambda cores: ProfileService(latency_s, cores)
+
+
+def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
+    # The real worker brings ONNX Runtime, which a simulation never needs.
+    from sponge_env.workers.pool import PoolWorker
+    from sponge_env.workers.real_config import RealWorkerConfig
+
+    return PoolWorker(
+        RealWorkerConfig(
+            model=profile.model,
+            batch_max=spec.batch_max,
+            cores_max=spec.cores_max,
+            core_unit=profile.core_unit,
+            replicas_max=spec.replicas_max,
+            initial=spec.initial,
+            limiter=limiter,
+        )
+    )

@@ -1,0 +1,38 @@
+"""Controllers by name, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from sponge_env.errors import ConfigError, unknown
+from sponge_env.interfaces import Controller
+
+
+def make_controller(
+    name: str, registry: Mapping[str, str], options: Mapping[str, Any] | None = None
+) -> Controller:
+    """Make a controller from a registry of lazy ``"module:callable"`` strings.
+
+    Args:
+        name: A registered name, or itself ``"module:Class"``.
+        registry: Registered names.
+        options: Keyword arguments of the callable.
+
+    Raises:
+        ConfigError: No such controller, or options that it does not take.
+    """
+    target = registry.get(name, name)
+    module_name, _, attribute = target.partition(":")
+    if not attribute:
+        raise ConfigError(unknown("agent", name, registry))
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"agent {name!r} cannot be imported: {error}") from error
+    try:
+        controller: Controller = factory(**(options or {}))
+    except TypeError as error:
+        raise ConfigError(f"agent {name!r} does not take these options: {error}") from error
+    return controller

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from scenarios import SHORT
+
+from sponge_env.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
+from sponge_env.env import SpongeEnv
+from sponge_env.errors import ConfigError
+from sponge_env.factory import make_system
+from sponge_env.interfaces import Allocation
+from sponge_env.metrics import WindowMetrics, names
+from sponge_env.reward import reward
+
+
+def test_gymnasium_accepts_the_environment() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gymnasium_check_env(gymnasium.make("Sponge-v0", scenario=SHORT).unwrapped)
+
+
+def test_stable_baselines_accepts_the_environment() -> None:
+    from stable_baselines3.common.env_checker import check_env
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(SpongeEnv(SHORT))
+
+
+@pytest.mark.parametrize("scenario", ["paper", "bursty"])
+def test_two_environments_with_one_seed_give_the_same_bytes(scenario: str) -> None:
+    first, second = (gymnasium.make("Sponge-v0", scenario=scenario) for _ in range(2))
+    assert first.reset(seed=7)[0].tobytes() == second.reset(seed=7)[0].tobytes()
+    first.action_space.seed(1)
+    for _ in range(200):
+        action = first.action_space.sample()
+        one, other = first.step(action), second.step(action)
+        assert one[0].tobytes() == other[0].tobytes()
+        assert repr(one[1:]) == repr(other[1:])
+
+
+def test_episodes_end_by_truncation_and_differ() -> None:
+    env = SpongeEnv(SHORT)
+    seeds = []
+    for seed in (3, None):
+        _, info = env.reset(seed=seed)
+        seeds.append(info["episode_seed"])
+        ends = [env.step(np.array([7, 7]))[2:4] for _ in range(SHORT.windows)]
+        assert ends == [(False, False)] * (SHORT.windows - 1) + [(False, True)]
+    assert seeds[0] != seeds[1]
+
+
+def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
+    env = SpongeEnv(SHORT)
+    env.reset(options={"episode_seed": 5})
+    info = env.step(np.array([7, 7]))[4]
+    metrics = make_system(SHORT, 5).step(Allocation(8, 8))
+    assert repr(info) == repr({name: getattr(metrics, name) for name in names(WindowMetrics)})
+
+
+def test_no_global_random_state() -> None:
+    env = SpongeEnv(SHORT)
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    env.reset(seed=0)
+    env.step(np.array([3, 3]))
+    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
+
+
+def test_vector_environments_are_made() -> None:
+    envs = gymnasium.make_vec("Sponge-v0", num_envs=3, vectorization_mode="sync", scenario=SHORT)
+    observations, _ = envs.reset(seed=1)
+    assert observations.shape == (3, OBS_DIM)
+    observations, rewards, *_ = envs.step(envs.action_space.sample())
+    assert observations.shape == (3, OBS_DIM)
+    assert rewards.shape == (3,)
+    envs.close()
+
+
+def test_environments_can_be_pickled() -> None:
+    env = pickle.loads(pickle.dumps(SpongeEnv(SHORT)))
+    env.reset(seed=0)
+    env.step(np.array([0, 0]))
+
+
+def test_rendering() -> None:
+    env = SpongeEnv(SHORT, render_mode="ansi")
+    env.reset(seed=0)
+    assert "nothing has happened yet" in env.render()
+    env.step(np.array([7, 3]))
+    assert "8 cores x 1, batch 4" in env.render()
+    env = SpongeEnv(SHORT, render_mode="rgb_array")
+    env.reset(seed=0)
+    blank = env.render()
+    env.step(np.array([7, 3]))
+    drawn = env.render()
+    assert drawn.shape == blank.shape == (320, 480, 3)
+    assert drawn.dtype == np.uint8
+    assert not np.array_equal(blank, drawn)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scenario": "papre"}, "did you mean 'paper'"),
+        ({"render_mode": "human"}, "render_mode must be one of"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SpongeEnv(**arguments)  # type: ignore[arg-type]
+
+
+def test_an_unknown_backend_is_named() -> None:
+    env = SpongeEnv(SHORT, backend="simm")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="unknown backend 'simm'"):
+        env.reset(seed=0)
+
+
+def test_step_before_reset_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="call reset"):
+        SpongeEnv(SHORT).step(np.array([0, 0]))
+
+
+def test_observation_fields_mean_what_their_names_say() -> None:
+    system = make_system(SHORT, 0)
+    empty = dict(zip(FIELDS, encode(system.view(), system.spec), strict=True))
+    assert empty["queue_length"] == empty["running_size"] == empty["arrivals_last"] == 0
+    assert empty["budget_q0"] == 1.0
+    for _ in range(6):
+        system.step(Allocation(1, 1))
+    view = system.view()
+    seen = dict(zip(FIELDS, encode(view, system.spec), strict=True))
+    assert seen["cores"] == seen["batch"] == pytest.approx(1 / 16)
+    assert seen["running_size"] == pytest.approx(1 / 16)
+    assert seen["delay_max"] == pytest.approx(view.delays_s.max() / SHORT.slo_s)
+    due = [seen[f"due_{i}_of_8"] for i in range(1, 9)]
+    assert sum(due) == pytest.approx(seen["queue_length"], rel=1e-5)
+    quantiles = [seen[f"budget_q{q}"] for q in (0, 10, 25, 50, 75, 90)]
+    assert quantiles == sorted(quantiles)
+    assert quantiles[0] == pytest.approx(
+        max(-CLIP, (view.queued_deadlines_s[0] - view.now_s) / SHORT.slo_s), rel=1e-5
+    )
+
+
+def test_actions_decode_to_allocations() -> None:
+    assert decode(np.array([0, 0])) == Allocation(1, 1)
+    assert decode(np.array([15, 7])) == Allocation(16, 8)
+
+
+def test_reward_charges_cores_and_misses() -> None:
+    calm = WindowMetrics(cores=8.0, on_time=20)
+    assert reward(calm, 16, 20.0) == -0.5
+    missing = WindowMetrics(cores=8.0, on_time=15, late=3, dropped=2, violations=5)
+    assert reward(missing, 16, 20.0) == -0.5 - 20 * 5 / 20
+    assert reward(WindowMetrics(cores=16.0), 16, 20.0) == -1.0
