@@ -163,7 +163,7 @@ def tag(cls: type[Any], name: str) -> str:
 def axis_label(cls: type[Any], name: str) -> str:
     """Return a label such as ``latency p99 [s]``."""
     unit = _field(cls, name).metadata["unit"]
-    words = name.removesuffix("_s").removesuffix("_bytes_per_s").replace("_", " ")
+    words = name.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", " ")
     return f"{words} [{unit}]" if unit else words
 
 
@@ -184,7 +184,9 @@ def document() -> str:
     parts = [
         "# Metrics\n\n"
         "Generated from `sponge_env/metrics.py` by `python -m sponge_env.metrics`; do not edit.\n"
-        "The name is the CSV column and the JSON key; `group/name` is the TensorBoard tag.\n"
+        "The name is the CSV column and the JSON key. The TensorBoard tag is `group/name` per\n"
+        "interval, `total/group/name` for the running sums of violations and core-seconds, and\n"
+        "`episode/group/name` per episode.\n"
         "\nAt any time `offered = on_time + late + dropped + failed + queued + running`.\n"
     ]
     for cls, title in ((WindowMetrics, "Per interval"), (EpisodeMetrics, "Per episode")):

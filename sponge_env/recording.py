@@ -1,0 +1,228 @@
+"""Run directories, and the sinks that write files.
+
+A run directory holds what defined the evaluation and, for each agent and seed, a folder
+with the results::
+
+    runs/<name>/config.json command.txt versions.json host.json
+    runs/<name>/<agent>-seed<k>/windows.csv requests.parquet summary.json events.out.*
+
+JSON and parquet files appear whole or not at all; ``windows.csv`` grows interval by
+interval, so that an interrupted run keeps what it has.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from sponge_env.config import Scenario
+from sponge_env.errors import RunDirectoryError
+from sponge_env.host import describe_host, describe_versions
+from sponge_env.interfaces import Sink
+from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The folder of one evaluation; it was new when it was made."""
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        scenario: Scenario,
+        options: Mapping[str, Any],
+        command: Sequence[str],
+    ) -> RunDirectory:
+        """Make the folder and write down what defines the run.
+
+        Args:
+            path: Where; must not exist yet.
+            scenario: What is evaluated.
+            options: Further settings: agents, seeds, backend.
+            command: The command line, program first.
+
+        Raises:
+            RunDirectoryError: The folder exists already or cannot be written.
+        """
+        _make(path)
+        config = {"scenario": dataclasses.asdict(scenario), "options": dict(options)}
+        write_json(path / "config.json", config)
+        write_json(path / "versions.json", describe_versions())
+        write_json(path / "host.json", describe_host())
+        with replacing(path / "command.txt") as partial:
+            partial.write_text(shlex.join(command) + "\n")
+        return cls(path)
+
+    def episode(self, agent: str, seed: int) -> Path:
+        """Make and return the folder of one agent and seed: one TensorBoard run.
+
+        Raises:
+            RunDirectoryError: This agent and seed were recorded already, or the folder
+                cannot be written.
+        """
+        folder = self.path / f"{agent}-seed{seed}"
+        _make(folder)
+        return folder
+
+
+def _make(path: Path) -> None:
+    with _saying_why(path):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise RunDirectoryError(
+                f"the run directory {str(path)!r} exists already; "
+                "choose another name or remove it first"
+            ) from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, whole or not at all; what JSON cannot hold is written as text.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+        ValueError: A number that is not finite; JSON has none.
+    """
+    text = json.dumps(data, indent=1, allow_nan=False, default=str) + "\n"
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+def write_requests(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write the ledger of all requests as parquet, whole or not at all.
+
+    Args:
+        path: The file.
+        columns: Name to (requests,) values.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(pyarrow.table(dict(columns)), partial)
+
+
+def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
+    """Return an episode's metrics under their names; a number that is not finite is None."""
+    values = {name: getattr(metrics, name) for name in names(EpisodeMetrics)}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+class CsvSink:
+    """Writes one line per interval, each at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Start the file.
+
+        Args:
+            path: Must not exist yet.
+
+        Raises:
+            RunDirectoryError: The file exists already or cannot be written.
+        """
+        self._path = path
+        with _saying_why(path):
+            self._file = path.open("x", newline="")
+            self._rows = csv.DictWriter(self._file, names(WindowMetrics))
+            self._rows.writeheader()
+            self._file.flush()
+
+    def window(self, metrics: WindowMetrics) -> None:
+        """Append one interval.
+
+        Raises:
+            RunDirectoryError: The file cannot be written.
+        """
+        with _saying_why(self._path):
+            self._rows.writerow({name: getattr(metrics, name) for name in self._rows.fieldnames})
+            self._file.flush()
+
+    def episode(self, metrics: EpisodeMetrics) -> None:
+        """Do nothing: the summary has its own file."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class SummarySink:
+    """Writes the episode's summary as one JSON object."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def window(self, metrics: WindowMetrics) -> None:
+        """Do nothing: intervals have their own file."""
+
+    def episode(self, metrics: EpisodeMetrics) -> None:
+        """Write the summary.
+
+        Raises:
+            RunDirectoryError: The file cannot be written.
+        """
+        write_json(self._path, summary(metrics))
+
+    def close(self) -> None:
+        """Do nothing: no file is held open."""
+
+
+def file_sinks(folder: Path) -> tuple[Sink, ...]:
+    """Return the sinks that every episode's folder has.
+
+    Raises:
+        RunDirectoryError: A file exists already or cannot be written.
+    """
+    return CsvSink(folder / "windows.csv"), SummarySink(folder / "summary.json")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a partial name to write to; rename it to ``path`` when that went well.
+
+    A path such as ``/dev/stdout`` is no file that could be replaced and is written to
+    directly.
+    """
+    with _saying_why(path):
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        file = path.resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(file.name + ".partial")
+        try:
+            yield partial
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _saying_why(path: Path) -> Iterator[None]:
+    """Turn the system's error into a sentence for the user."""
+    try:
+        yield
+    except RunDirectoryError:
+        raise
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write {str(path)!r}: {error.strerror or error}; "
+            "choose a path that can be written"
+        ) from error

@@ -1,0 +1,132 @@
+"""The picture that compares agents over one episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from sponge_env.interfaces import FloatArray
+from sponge_env.metrics import WindowMetrics, axis_label
+from sponge_env.recording import replacing
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, told apart with any colour vision."""
+
+NETWORK_COLOUR = "#999999"
+
+SMOOTHING = 1 / 40
+"""Share of the episode over which the cores' moving mean reaches."""
+
+LINEAR_UP_TO = 10
+"""Violations from which on their axis is logarithmic: agents differ by orders of magnitude."""
+
+Runs = Mapping[str, Sequence[WindowMetrics]]
+
+
+def plot_comparison(windows: Runs, path: Path, title: str) -> None:
+    """Draw network, violations so far and cores held of all agents on one time axis.
+
+    Args:
+        windows: The intervals of each agent, all of the same seed and so under the same
+            network and arrivals. Agents without intervals are left out.
+        path: The PNG to write, whole or not at all; not written without any interval.
+        title: Heading.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    runs = {agent: run for agent, run in windows.items() if run}
+    if not runs:
+        return
+    figure = Figure(figsize=(10, 7.5), dpi=150, layout="constrained")
+    network, violations, cores = figure.subplots(3, 1, sharex=True, height_ratios=(2, 3, 4))
+    _draw_network(network, max(runs.values(), key=len))
+    _draw_violations(violations, runs)
+    _draw_cores(cores, runs)
+    for ax in (network, violations, cores):
+        _tidy(ax)
+    network.set_title(title, loc="left", fontweight="bold")
+    cores.set_xlabel(axis_label(WindowMetrics, "time_s"))
+    figure.align_ylabels()
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
+
+
+def _draw_network(ax: Axes, run: Sequence[WindowMetrics]) -> None:
+    """Draw the delay, which is what the network takes from the budgets."""
+    delay_s = series(run, "delay_mean_s")
+    ax.fill_between(series(run, "time_s"), delay_s, color=NETWORK_COLOUR, linewidth=0)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("communication\n" + axis_label(WindowMetrics, "delay_mean_s"))
+
+
+def _draw_violations(ax: Axes, runs: Runs) -> None:
+    for (agent, run), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        total = np.cumsum(series(run, "violations"))
+        label = f"{agent}: {total[-1]:.0f}"
+        ax.step(series(run, "time_s"), total, where="post", color=colour, label=label)
+    ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.set_ylim(bottom=-0.5)  # keeps an agent without violations off the axis
+    ax.set_ylabel(f"{axis_label(WindowMetrics, 'violations')} so far\n(log above {LINEAR_UP_TO})")
+    _add_legend(ax, "Violations in all")
+
+
+def _draw_cores(ax: Axes, runs: Runs) -> None:
+    """Draw each interval faintly and a moving mean over it."""
+    for (agent, run), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        time_s, cores = series(run, "time_s"), series(run, "cores")
+        smooth = moving_mean(cores, round(len(cores) * SMOOTHING))
+        ax.plot(time_s, cores, color=colour, linewidth=0.6, alpha=0.3)
+        label = f"{agent}: {cores.mean():.2f}"
+        ax.plot(time_s, smooth, color=colour, linewidth=1.6, label=label)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel(axis_label(WindowMetrics, "cores"))
+    _add_legend(ax, "Mean cores")
+
+
+def _add_legend(ax: Axes, title: str) -> None:
+    """Put the legend beside the axes, where it hides nothing."""
+    ax.legend(
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.05),
+        frameon=False,
+        alignment="left",
+        fontsize="small",
+        title_fontsize="small",
+    )
+
+
+def _tidy(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.margins(x=0.005)
+    ax.set_xlim(left=0)
+
+
+def series(run: Sequence[WindowMetrics], name: str) -> FloatArray:
+    """Return a metric of every interval, shape (intervals,)."""
+    return np.array([getattr(window, name) for window in run], dtype=np.float64)
+
+
+def moving_mean(values: FloatArray, width: int) -> FloatArray:
+    """Average over about ``width`` values around each; over fewer at the ends.
+
+    Args:
+        values: (n,) numbers.
+        width: Values to average; below 1 counts as 1, above n as n.
+
+    Returns:
+        (n,) means.
+    """
+    kernel = np.ones(min(max(width, 1), len(values)))
+    counts = np.convolve(np.ones_like(values), kernel, mode="same")
+    return np.convolve(values, kernel, mode="same") / counts

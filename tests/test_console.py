@@ -1,0 +1,67 @@
+import io
+from itertools import count
+
+import pytest
+
+from sponge_env.console import ConsoleSink
+from sponge_env.metrics import EpisodeMetrics, WindowMetrics
+
+WINDOW = WindowMetrics(cores=8.0, queued=3, violations=2)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def play(stream, windows, **options):
+    sink = ConsoleSink("fa2 seed 0", windows=windows, stream=stream, **options)
+    for _ in range(windows):
+        sink.window(WINDOW)
+    sink.episode(EpisodeMetrics(violation_rate=0.015, mean_cores=5.0))
+    sink.close()
+    return stream.getvalue()
+
+
+def test_without_a_terminal_a_line_appears_now_and_then():
+    seconds = count()
+    text = play(io.StringIO(), 10, every_s=4.0, clock=lambda: float(next(seconds)))
+    progress = text.splitlines()[:-1]
+    assert "\r" not in text
+    assert 1 <= len(progress) < 10
+    assert progress[0].startswith("fa2 seed 0: ")
+    assert "/10 windows, 8 cores, 3 queued, " in progress[0]
+
+
+def test_violations_are_summed_up_to_the_line():
+    text = play(io.StringIO(), 3, every_s=0.0)
+    assert [line.rsplit(", ", 1)[1] for line in text.splitlines()[:-1]] == [
+        "2 violations",
+        "4 violations",
+        "6 violations",
+    ]
+
+
+def test_a_fast_episode_is_one_line():
+    text = play(io.StringIO(), 3, clock=lambda: 0.0)
+    assert text == "fa2 seed 0: done after 3 windows, 1.500% violations, 5.00 cores\n"
+
+
+def test_an_interrupted_episode_says_so():
+    stream = io.StringIO()
+    ConsoleSink("ppo", windows=9, stream=stream).episode(EpisodeMetrics(partial=True))
+    assert stream.getvalue().startswith("ppo: interrupted after 0 windows, ")
+
+
+def test_a_terminal_shows_a_bar_and_then_the_last_line():
+    text = play(Terminal(), 10)
+    assert "\r" in text
+    assert "fa2 seed 0:   0%" in text
+    assert text.endswith("\rfa2 seed 0: done after 10 windows, 1.500% violations, 5.00 cores\n")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_closing_twice_does_no_harm(stream):
+    sink = ConsoleSink("ppo", windows=9, stream=stream)
+    sink.close()
+    sink.close()

@@ -1,0 +1,87 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from sponge_env.metrics import (
+    EpisodeMetrics,
+    WindowMetrics,
+    axis_label,
+    document,
+    names,
+    scalars,
+    tag,
+)
+
+SCHEMAS = (WindowMetrics, EpisodeMetrics)
+
+
+def test_the_docs_are_what_the_schema_generates():
+    page = Path(__file__).parent.parent / "docs" / "metrics.md"
+    assert page.read_text() == document(), "run: python -m sponge_env.metrics > docs/metrics.md"
+
+
+@pytest.mark.parametrize("cls", SCHEMAS)
+def test_every_metric_is_declared_in_full(cls):
+    for field in dataclasses.fields(cls):
+        assert set(field.metadata) == {"group", "unit", "help", "better"}, field.name
+        assert field.metadata["group"]
+        assert field.metadata["help"].endswith(".")
+        assert field.metadata["better"] in ("less", "more", "")
+
+
+@pytest.mark.parametrize("cls", SCHEMAS)
+def test_a_name_that_carries_a_unit_is_declared_with_it(cls):
+    units = {"_bytes_per_s": "B/s", "_s": "s"}
+    for field in dataclasses.fields(cls):
+        for suffix, unit in units.items():
+            if field.name.endswith(suffix):
+                assert field.metadata["unit"] == unit, field.name
+                break
+
+
+@pytest.mark.parametrize("cls", SCHEMAS)
+def test_the_docs_have_one_row_for_each_metric(cls):
+    section = document().split(f"`{cls.__name__}`")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
+    assert [row.split("`")[1] for row in rows] == list(names(cls))
+
+
+def test_a_quantity_of_both_schemas_means_the_same_in_both():
+    episode = {f.name: f.metadata for f in dataclasses.fields(EpisodeMetrics)}
+    for field in dataclasses.fields(WindowMetrics):
+        if field.name in episode:
+            for key in ("group", "unit", "better"):
+                assert field.metadata[key] == episode[field.name][key], field.name
+
+
+def test_a_tag_is_the_group_and_the_name():
+    assert tag(WindowMetrics, "violations") == "slo/violations"
+    assert tag(EpisodeMetrics, "mean_cores") == "resources/mean_cores"
+
+
+def test_a_metric_that_is_not_in_the_schema_has_no_tag():
+    with pytest.raises(KeyError):
+        tag(WindowMetrics, "mean_cores")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("latency_p99_s", "latency p99 [s]"),
+        ("cores", "cores [core units]"),
+        ("violations", "violations"),
+        ("bandwidth_bytes_per_s", "bandwidth [B/s]"),
+    ],
+)
+def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
+    assert axis_label(WindowMetrics, name) == label
+
+
+def test_scalars_are_the_numbers_and_only_these():
+    values = dict(scalars(EpisodeMetrics(agent="static", offered=7)))
+    assert values["slo/offered"] == 7.0
+    assert math.isnan(values["latency/latency_p99_s"])
+    assert tag(EpisodeMetrics, "agent") not in values
+    assert all(type(value) is float for value in values.values())

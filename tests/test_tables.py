@@ -1,0 +1,128 @@
+import dataclasses
+import json
+import math
+
+import pytest
+
+from sponge_env.errors import RunDirectoryError
+from sponge_env.metrics import EpisodeMetrics, names
+from sponge_env.tables import COLUMNS, comparison_table, write_summaries
+
+EPISODE = EpisodeMetrics(
+    agent="sponge-ip",
+    scenario="paper",
+    backend="sim",
+    violation_rate=0.0006,
+    mean_cores=8.9,
+    core_seconds=5340.0,
+    latency_p50_s=0.4561,
+    latency_p99_s=0.981,
+    decision_p50_s=0.00412,
+)
+
+
+def episode(**changes):
+    return dataclasses.replace(EPISODE, **changes)
+
+
+def cells(table, agent):
+    (line,) = [line for line in table.splitlines() if line.split()[0].rstrip("*") == agent]
+    return dict(zip((column.metric for column in COLUMNS), line.split()[1:], strict=True))
+
+
+def test_every_column_shows_a_metric_of_the_schema():
+    assert {column.metric for column in COLUMNS} <= set(names(EpisodeMetrics))
+
+
+def test_times_are_shown_in_ms_and_rates_in_percent():
+    row = cells(comparison_table([EPISODE]), "sponge-ip")
+    assert row["violation_rate"] == "0.060"
+    assert row["latency_p50_s"] == "456"
+    assert row["decision_p50_s"] == "4.12"
+    assert row["mean_cores"] == "8.90"
+
+
+def test_an_agents_row_is_the_mean_over_its_seeds():
+    table = comparison_table(
+        [episode(seed=0, mean_cores=8.0), episode(agent="fa2"), episode(seed=1, mean_cores=9.0)]
+    )
+    assert cells(table, "sponge-ip")["mean_cores"] == "8.50"
+    assert cells(table, "fa2")["mean_cores"] == "8.90"
+
+
+def test_agents_stand_in_the_order_in_which_they_came():
+    table = comparison_table([episode(agent=agent) for agent in ("static", "fa2", "ppo")])
+    assert [line.split()[0] for line in table.splitlines()[3:6]] == ["static", "fa2", "ppo"]
+
+
+def test_what_was_not_measured_is_left_out_of_the_mean_and_shown_as_a_dash():
+    nothing = episode(latency_p50_s=math.nan, latency_p99_s=math.nan)
+    half = cells(comparison_table([nothing, episode(seed=1, latency_p99_s=math.nan)]), "sponge-ip")
+    assert (half["latency_p50_s"], half["latency_p99_s"]) == ("456", "-")
+
+
+@pytest.mark.parametrize(
+    ("episodes", "seeds"),
+    [
+        ([EPISODE], "; 1 seed;"),
+        ([EPISODE, episode(seed=1)], "; mean of 2 seeds;"),
+        ([EPISODE, episode(seed=1), episode(agent="fa2")], "; mean of 1 to 2 seeds;"),
+    ],
+)
+def test_the_caption_says_what_was_compared_over_how_many_seeds(episodes, seeds):
+    caption = comparison_table(episodes).splitlines()[-1]
+    assert caption.startswith("paper (sim, cold); ")
+    assert seeds in caption
+
+
+def test_an_interrupted_agent_is_starred():
+    table = comparison_table([episode(partial=True), episode(agent="fa2")])
+    assert "sponge-ip* " in table
+    assert "fa2*" not in table
+    assert "* interrupted" in table.splitlines()[-1]
+    assert "*" not in comparison_table([EPISODE])
+
+
+def test_columns_are_aligned_on_their_right_edge():
+    lines = comparison_table([EPISODE, episode(agent="fa2", core_seconds=123456.0)]).splitlines()
+    rows = [*lines[:2], *lines[3:5]]
+    assert len({len(row) for row in rows}) == 1
+    assert rows[1].index("seconds") + len("seconds") == rows[2].index("5340") + len("5340")
+
+
+def test_the_table_fits_a_terminal_at_its_worst():
+    worst = episode(
+        agent="static-custom",
+        violation_rate=1.0,
+        avoidable_violation_rate=1.0,
+        hopeless_rate=1.0,
+        mean_cores=256.0,
+        core_seconds=153600.0,
+        latency_p50_s=300.0,
+        latency_p99_s=600.0,
+        dropped=120000,
+        infeasible_decisions=600,
+        decision_p50_s=0.9,
+        decision_p99_s=9.9,
+        partial=True,
+    )
+    assert max(map(len, comparison_table([worst]).splitlines())) <= 120
+
+
+def test_summaries_are_one_object_for_each_agent_and_seed(tmp_path):
+    episodes = [EPISODE, episode(seed=1), episode(agent="fa2", latency_p99_s=math.nan)]
+    write_summaries(tmp_path / "out.json", episodes)
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert [(row["agent"], row["seed"]) for row in data] == [
+        ("sponge-ip", 0),
+        ("sponge-ip", 1),
+        ("fa2", 0),
+    ]
+    assert all(tuple(row) == names(EpisodeMetrics) for row in data)
+    assert data[2]["latency_p99_s"] is None
+
+
+def test_summaries_that_cannot_be_written_are_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match=r"out\.json"):
+        write_summaries(tmp_path / "file" / "out.json", [EPISODE])

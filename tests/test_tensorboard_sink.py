@@ -1,0 +1,132 @@
+import dataclasses
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.util.tensor_util import make_ndarray
+
+from sponge_env.metrics import EpisodeMetrics, WindowMetrics, axis_label, scalars, tag
+from sponge_env.tensorboard_sink import COMPARED, EPISODE_PREFIX, IDENTITY, TensorBoardSink
+
+WINDOWS = [
+    WindowMetrics(time_s=1.0, violations=2, cores=4.0, core_seconds=4.0, delay_max_s=0.3),
+    WindowMetrics(time_s=2.0, violations=0, cores=8.0, core_seconds=8.0, latency_p99_s=0.9),
+    WindowMetrics(time_s=3.0, violations=1, cores=6.0, core_seconds=6.0, latency_p99_s=0.5),
+]
+EPISODE = EpisodeMetrics(
+    agent="fa2", scenario="paper", backend="sim", seed=3, duration_s=3.0, violation_rate=0.015
+)
+
+
+def record(folder):
+    sink = TensorBoardSink(folder)
+    for window in WINDOWS:
+        sink.window(window)
+    sink.episode(EPISODE)
+    sink.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    folder = record(tmp_path_factory.mktemp("runs") / "one" / "fa2-seed3")
+    return EventAccumulator(str(folder)).Reload()
+
+
+def points(events, name):
+    return [(e.step, make_ndarray(e.tensor_proto).item()) for e in events.Tensors(name)]
+
+
+def test_each_number_of_an_interval_is_a_scalar_at_its_index(events):
+    for step, window in enumerate(WINDOWS):
+        for name, value in scalars(window):
+            if not math.isnan(value):
+                assert dict(points(events, name))[step] == np.float32(value), name
+
+
+def test_what_was_not_measured_is_left_out(events):
+    assert [step for step, _ in points(events, tag(WindowMetrics, "latency_p99_s"))] == [1, 2]
+    assert tag(WindowMetrics, "batch_mean") not in events.Tags()["tensors"]
+
+
+def test_running_sums_show_what_the_run_has_cost(events):
+    assert points(events, "total/slo/violations") == [(0, 2), (1, 2), (2, 3)]
+    assert points(events, "total/resources/core_seconds") == [(0, 4), (1, 12), (2, 18)]
+
+
+def test_the_relative_axis_is_the_time_of_the_episode(events):
+    times = [event.wall_time for event in events.Tensors(tag(WindowMetrics, "cores"))]
+    np.testing.assert_allclose(np.diff(times), 1.0, atol=1e-3)
+
+
+def test_episode_values_stay_apart_from_the_intervals(events):
+    name = tag(EpisodeMetrics, "violation_rate")
+    assert name == tag(WindowMetrics, "violation_rate")
+    assert points(events, EPISODE_PREFIX + name) == [(3, np.float32(0.015))]
+    assert len(points(events, name)) == 3
+
+
+def test_the_schema_explains_every_scalar(events):
+    explained = {f.name: f.metadata["help"] for f in dataclasses.fields(WindowMetrics)}
+    for name in events.PluginTagToContent(scalar_metadata.PLUGIN_NAME):
+        text = events.SummaryMetadata(name).summary_description
+        assert text.endswith(".")
+        if not name.startswith(("episode/", "total/")):
+            assert text == explained[name.partition("/")[2]]
+
+
+def test_the_custom_page_charts_violations_beside_cores(events):
+    (event,) = events.Tensors(custom_scalars.CONFIG_SUMMARY_TAG)
+    layout = Layout.FromString(make_ndarray(event.tensor_proto).item())
+    charted = [[chart.title for chart in category.chart] for category in layout.category]
+    assert ["violations", axis_label(WindowMetrics, "cores")] in charted
+    written = events.PluginTagToContent(scalar_metadata.PLUGIN_NAME)
+    for category in layout.category:
+        assert len(category.chart) == 2
+        for chart in category.chart:
+            (pattern,) = chart.multiline.tag
+            assert len([name for name in written if re.match(pattern, name)]) == 1, pattern
+
+
+def test_the_table_has_a_row_with_what_names_the_run(events):
+    content = events.PluginTagToContent(hparams.PLUGIN_NAME)
+    start = hparams.parse_session_start_info_plugin_data(content[hparams.SESSION_START_INFO_TAG])
+    assert start.group_name == "one/fa2-seed3"
+    assert set(start.hparams) == set(IDENTITY)
+    assert start.hparams["agent"].string_value == "fa2"
+    assert start.hparams["seed"].number_value == 3
+
+
+def test_the_table_compares_values_that_are_written(events):
+    content = events.PluginTagToContent(hparams.PLUGIN_NAME)
+    experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
+    assert [info.name for info in experiment.hparam_infos] == list(IDENTITY)
+    compared = [info.name.tag for info in experiment.metric_infos]
+    assert compared == [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in COMPARED]
+    measured = [name for name in compared if not name.endswith("latency_p99_s")]
+    assert set(measured) <= set(events.Tags()["tensors"])
+
+
+def test_all_agents_have_the_same_tags(tmp_path):
+    tags = [
+        EventAccumulator(str(record(tmp_path / name))).Reload().Tags()["tensors"]
+        for name in ("fa2-seed0", "ppo-seed0")
+    ]
+    assert tags[0] == tags[1]
+
+
+def test_the_sink_needs_neither_torch_nor_tensorflow():
+    code = (
+        "import sys, sponge_env.tensorboard_sink; "
+        "print([name for name in ('torch', 'tensorflow', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
