@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Compare controllers on one scenario, on the simulator or on the real worker."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents import CONTROLLERS as AGENTS
+from agents.policy import PolicyController, find_policy, load_policy
+from baselines import CONTROLLERS as BASELINES
+from sponge_env import cli
+from sponge_env.config import Scenario
+from sponge_env.errors import PolicyError
+from sponge_env.interfaces import Controller
+from sponge_env.registry import make_controller
+
+REGISTRY = {**AGENTS, **BASELINES}
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python evaluate.py --agent sponge-ip fa2 static-16 --seeds 3",
+    )
+    parser.add_argument(
+        "--agent",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=f"{', '.join(sorted(REGISTRY))}, or your own controller as module:Class",
+    )
+    cli.add_experiment_arguments(parser)
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="length of an episode")
+    parser.add_argument(
+        "--seeds", type=cli.at_least(1), default=1, metavar="N", help="run seeds 0 .. N-1"
+    )
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="policy.npz for ppo (default: the newest)"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="AGENT.KEY=VALUE",
+        help="setting of an agent, e.g. sponge-ip.formulation=paper; may be repeated",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summaries here")
+    return parser.parse_args(argv)
+
+
+def make_controllers(arguments: argparse.Namespace, scenario: Scenario) -> dict[str, Controller]:
+    """Make every controller before anything runs, so that mistakes show at once."""
+    options = cli.parse_options(arguments.option, arguments.agent)
+    return {
+        name: learned(arguments.policy, scenario)
+        if name == "ppo"
+        else make_controller(name, REGISTRY, options.get(name))
+        for name in arguments.agent
+    }
+
+
+def learned(path: Path | None, scenario: Scenario) -> PolicyController:
+    """Load the policy that was asked for, or the newest that fits."""
+    path = path or find_policy(scenario.system_hash, Path("runs"))
+    if path is None:
+        raise PolicyError(
+            f"no policy for scenario {scenario.name!r} in runs/; name one with --policy or "
+            f"train one with: python train.py --agent ppo --scenario {scenario.name}"
+        )
+    controller = PolicyController(load_policy(path))
+    controller.check(scenario.system_hash, scenario.name)
+    print(f"agent ppo follows {path}")
+    return controller
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Run all episodes, print the table, and say where everything is."""
+    arguments = parse(argv)
+    scenario = cli.chosen_scenario(arguments, arguments.duration)
+    controllers = make_controllers(arguments, scenario)
+    # Recording and plotting take a while to import; bad input should not wait for them.
+    from sponge_env.experiment import Experiment
+    from sponge_env.tables import comparison_table, write_summaries
+
+    settings = {key: str(value) for key, value in vars(arguments).items()}
+    experiment = Experiment.open(
+        scenario,
+        arguments.backend,
+        arguments.limiter,
+        arguments.run_dir or cli.default_run_directory(scenario.name, arguments.backend),
+        settings,
+        ["python", "evaluate.py", *argv],
+    )
+    with cli.terminate_like_interrupt():
+        episodes = list(experiment.run(controllers, arguments.seeds))
+    summaries = [episode.summary for episode in episodes]
+    print(comparison_table(summaries))
+    print(f"\nplot         {experiment.plot(episodes)}")
+    print(f"TensorBoard  tensorboard --logdir {experiment.directory.path}")
+    if arguments.json:
+        write_summaries(arguments.json, summaries)
+        print(f"summaries    {arguments.json}")
+    if arguments.backend == "sim":
+        print("\nThe same on the real worker: add --backend live --scenario local")
+    return cli.INTERRUPTED if summaries[-1].partial else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(evaluate, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

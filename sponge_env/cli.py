@@ -1,0 +1,151 @@
+"""What the command-line scripts share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sponge_env.config import Scenario, load_scenario
+from sponge_env.errors import ConfigError, SpongeError, unknown
+
+BAD_INPUT = 2
+"""Exit code after bad input."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run a script's body; bad input becomes one sentence on stderr and exit code 2.
+
+    Args:
+        main: Takes the arguments, returns the exit code.
+        argv: Arguments; those of the process if None.
+    """
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except SpongeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+
+
+@contextmanager
+def terminate_like_interrupt() -> Iterator[None]:
+    """Let a termination signal unwind like Ctrl-C, so that workers are cleaned up."""
+
+    def raise_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what runs where."""
+    parser.add_argument(
+        "--scenario", default="paper", help="shipped scenario or TOML file (default: paper)"
+    )
+    parser.add_argument(
+        "--backend", default="sim", help="sim (virtual time) or live (real worker, real time)"
+    )
+    parser.add_argument("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
+    parser.add_argument(
+        "--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals"
+    )
+    parser.add_argument(
+        "--limiter",
+        default="auto",
+        help="CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none",
+    )
+    parser.add_argument("--run-dir", type=Path, help="folder for the results; must be new")
+
+
+def chosen_scenario(arguments: argparse.Namespace, duration_s: float | None = None) -> Scenario:
+    """Load the scenario that the arguments name, with their changes.
+
+    Raises:
+        ConfigError: Something about it cannot be used.
+    """
+    scenario = load_scenario(arguments.scenario)
+    changes: dict[str, Any] = {}
+    if duration_s is not None:
+        changes["duration_s"] = duration_s
+    if arguments.trace:
+        changes["network"] = dataclasses.replace(scenario.network, trace=arguments.trace)
+    if arguments.arrivals:
+        changes["arrivals"] = dataclasses.replace(
+            scenario.arrivals, kind="trace", file=arguments.arrivals, rate_rps=None, load=None
+        )
+    return dataclasses.replace(scenario, **changes)
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Make an argument type for whole numbers of at least ``minimum``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {minimum}, not {text!r}"
+            )
+        return value
+
+    return parse
+
+
+def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Parse ``AGENT.KEY=VALUE`` settings.
+
+    Args:
+        options: The settings.
+        agents: Agents that may be set.
+
+    Returns:
+        Options by agent and key; numbers and booleans are converted.
+
+    Raises:
+        ConfigError: A setting of another form or of no such agent.
+    """
+    parsed: dict[str, dict[str, Any]] = {}
+    for option in options:
+        path, equals, value = option.partition("=")
+        agent, dot, key = path.rpartition(".")
+        if not (equals and dot and agent and key):
+            raise ConfigError(f"--option must have the form AGENT.KEY=VALUE, not {option!r}")
+        if agent not in agents:
+            raise ConfigError(unknown("agent", agent, agents))
+        parsed.setdefault(agent, {})[key.replace("-", "_")] = _value(value)
+    return parsed
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
+
+
+def default_run_directory(*words: str) -> Path:
+    """Return ``runs/<time>-<words>``."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / "-".join([stamp, *words])

@@ -1,0 +1,89 @@
+"""Imports point down only; each heavy library has one door."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTROLLERS_MAY_IMPORT = {
+    "config",
+    "encoding",
+    "errors",
+    "interfaces",
+    "latency",
+    "metrics",
+}
+DOORS = {
+    "stable_baselines3": {"agents/ppo.py"},
+    "torch": {"agents/ppo.py", "sponge_env/models.py"},
+    "pulp": {"agents/sponge_ip.py"},
+    "tensorboard": {"sponge_env/tensorboard_sink.py"},
+    "onnxruntime": {"sponge_env/workers/child.py", "sponge_env/models.py"},
+    "matplotlib": {"sponge_env/report.py", "sponge_env/render.py", "sponge_env/models.py"},
+}
+"""Files that may import a library."""
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", python_files("sponge_env"), ids=str)
+def test_the_package_knows_no_controllers(path: Path) -> None:
+    assert not [name for name in imports(path) if name.split(".")[0] in ("agents", "baselines")]
+
+
+@pytest.mark.parametrize("path", python_files("agents", "baselines"), ids=str)
+def test_controllers_see_only_the_interfaces(path: Path) -> None:
+    own, other = (
+        ("agents", "baselines") if path.parent.name == "agents" else ("baselines", "agents")
+    )
+    names = list(imports(path))
+    assert not [name for name in names if name.split(".")[0] == other]
+    if path.name == "ppo.py":
+        return  # training builds environments
+    inside = [name.split(".")[1] for name in names if name.startswith("sponge_env.")]
+    assert set(inside) <= CONTROLLERS_MAY_IMPORT, own
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_heavy_libraries_have_one_door(library: str) -> None:
+    files = python_files("sponge_env", "agents", "baselines")
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in files
+        if any(name.split(".")[0] == library for name in imports(path))
+    }
+    assert importers <= DOORS[library]
+
+
+def test_the_serving_core_knows_no_clock() -> None:
+    for path in python_files("sponge_env/serving"):
+        assert not {"time", "datetime", "random", "threading"} & set(imports(path)), path
+
+
+def test_a_static_evaluation_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, evaluate\n"
+        "heavy = {'torch', 'stable_baselines3', 'pulp', 'onnxruntime', 'pandas'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

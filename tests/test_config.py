@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from sponge_env.config import (
+    SCENARIO_DIR,
+    Arrivals,
+    Limits,
+    Scenario,
+    Serving,
+    from_mapping,
+    load_scenario,
+)
+from sponge_env.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_scenarios_load(path: Path) -> None:
+    scenario = load_scenario(path.stem)
+    assert scenario.name == path.stem
+    assert scenario.description
+    assert scenario == load_scenario(path)
+
+
+def test_paper_is_the_published_setting() -> None:
+    paper = load_scenario("paper")
+    assert (paper.profile, paper.slo_s, paper.duration_s) == ("yolov5s", 1.0, 600.0)
+    assert (paper.arrivals.kind, paper.arrivals.rate_rps) == ("constant", 20.0)
+    assert paper.limits == Limits(cores=16, batch=16, replicas=16)
+    assert paper.network.payload_bytes == 300_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slo = 1", r"unknown key 'slo'.*did you mean 'slo_s'"),
+        ("[limits]\ncors = 4", r"unknown key 'limits\.cors'.*did you mean 'limits\.cores'"),
+        ("slo_s = 0", r"slo_s must be a number above 0, not 0\.0"),
+        ("slo_s = -1.5", r"slo_s must be a number above 0, not -1\.5"),
+        ("slo_s = nan", r"slo_s must be a number above 0, not nan"),
+        ('slo_s = "1"', r"slo_s must be a number, not '1'"),
+        ("slo_s = true", r"slo_s must be a number, not True"),
+        ("[limits]\ncores = 0", r"limits\.cores must be at least 1, not 0"),
+        ("[limits]\nbatch = 0", r"limits\.batch must be at least 1, not 0"),
+        ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
+        ("limits = 3", r"limits must be a table, not 3"),
+        ("[serving]\ndrop = 'expire'", r"unknown serving\.drop 'expire'.*mean 'expired'"),
+        ("[arrivals]\nkind = 'poisson'", r"arrivals needs either rate_rps or load"),
+        ("[arrivals]\nrate_rps = 1\nload = 1", r"arrivals needs either rate_rps or load"),
+        ("[arrivals]\nkind = 'trace'", r"arrivals\.file must be the path of a trace"),
+        ("[arrivals]\nrate_rps = 1\nburst_factors = ['a']", r"burst_factors must be a number"),
+        ("[network]\npayload_bytes = -1", r"network\.payload_bytes must be a number of at least 0"),
+        ("[initial]\ncores = 17", r"initial\.cores must be between 1 and 16, not 17"),
+        ("duration_s = 0.5", r"duration_s must be at least one interval"),
+        ("slo_s = ", r"is not a TOML scenario"),
+    ],
+)
+def test_bad_toml_gets_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_scenario(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_missing_scenarios_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown scenario 'papre'.*did you mean 'paper'"):
+        load_scenario("papre")
+    with pytest.raises(ConfigError, match="there is no scenario file"):
+        load_scenario(tmp_path / "none.toml")
+
+
+def test_files_are_found_beside_the_scenario(tmp_path: Path) -> None:
+    (tmp_path / "bandwidth.csv").write_text("time_s,bandwidth_bytes_per_s\n0,1e6\n1,2e6\n")
+    scenario = load_scenario(write(tmp_path, "[network]\ntrace = 'bandwidth.csv'"))
+    assert scenario.network.trace == str(tmp_path / "bandwidth.csv")
+
+
+def test_drop_policies_are_graces() -> None:
+    assert Serving("none").drop_grace_s == math.inf
+    assert Serving("expired").drop_grace_s == 0.0
+    assert Serving("late", 2.5).drop_grace_s == 2.5
+
+
+def test_the_system_hash_covers_the_system_and_not_the_workload() -> None:
+    scenario = from_mapping(Scenario, {"name": "a"})
+    same = dataclasses.replace(
+        scenario, name="b", duration_s=60.0, arrivals=Arrivals("constant", rate_rps=3.0)
+    )
+    assert scenario.system_hash == same.system_hash
+    for change in ({"slo_s": 2.0}, {"limits": Limits(cores=8)}, {"profile": "resnet18"}):
+        changed = dataclasses.replace(scenario, **change)  # type: ignore[arg-type]
+        assert changed.system_hash != scenario.system_hash

@@ -1,0 +1,219 @@
+"""What every worker must do; each test runs on all of them.
+
+Times differ by orders of magnitude between a virtual and a real worker, so the tests
+compare durations with each other, never with a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
+from sponge_env.profile import QuotaService
+from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
+from sponge_env.workers.service import ProfileService, QuotaBucket
+from sponge_env.workers.simulated import SimulatedWorker
+
+CORES, BATCH, REPLICAS = 16, 8, 3
+PATIENCE_S = 60.0
+"""Episode time after which a test gives up on an event."""
+
+
+@dataclass
+class Rig:
+    """A worker, how to kill one of its replicas, and helpers."""
+
+    worker: Worker
+    crash: Callable[[], None]
+    batches: int = 0
+    done: list[Completion] = field(default_factory=list)
+
+    def batch(self, size: int) -> Batch:
+        """Make a batch with a number of its own."""
+        self.batches += 1
+        first = self.batches * 1000
+        return Batch(self.batches, tuple(Request(first + i, 0.0, 0.0, 1e9) for i in range(size)))
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Let time pass until the condition holds."""
+        limit_s = self.worker.now() + PATIENCE_S
+        while not condition():
+            assert self.worker.now() < limit_s, "the worker never got there"
+            self.done.extend(self.worker.wait(limit_s))
+
+    def run(self, size: int) -> Completion:
+        """Run one batch to its end."""
+        before = len(self.done)
+        self.worker.start(self.batch(size))
+        self.wait_until(lambda: len(self.done) > before)
+        return self.done[-1]
+
+
+def _profile_rig(initial: Allocation) -> Rig:
+    latency_s = np.array([[0.01 * b * CORES / c for c in range(1, 17)] for b in range(1, 9)])
+    worker = SimulatedWorker(
+        lambda cores: ProfileService(latency_s, cores), initial, cold_start_s=2.0
+    )
+    return Rig(worker, worker.crash)
+
+
+def _quota_rig(initial: Allocation) -> Rig:
+    work_s = np.array([0.01 * b for b in range(1, 9)])
+    quota = QuotaService(period_s=0.02, work_s=tuple(work_s), dispatch_s=0.0005)
+    worker = SimulatedWorker(
+        lambda cores: QuotaBucket(quota, work_s, 1 / 16, cores), initial, cold_start_s=2.0
+    )
+    return Rig(worker, worker.crash)
+
+
+def _real_rig(initial: Allocation) -> Rig:
+    worker = PoolWorker(
+        RealWorkerConfig(batch_max=BATCH, cores_max=CORES, replicas_max=REPLICAS, initial=initial)
+    )
+    return Rig(worker, worker.crash)
+
+
+RIGS = {"profile": _profile_rig, "quota": _quota_rig, "real": _real_rig}
+
+
+@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.live] * (n == "real")) for n in RIGS])
+def make_rig(request: pytest.FixtureRequest) -> Iterator[Callable[[Allocation], Rig]]:
+    rigs: list[Rig] = []
+
+    def make(initial: Allocation) -> Rig:
+        rigs.append(RIGS[request.param](initial))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.worker.close()
+
+
+MakeRig = Callable[[Allocation], Rig]
+FULL = Allocation(cores=CORES, batch=BATCH)
+
+
+def test_a_batch_comes_back_whole_and_in_time_order(make_rig: MakeRig) -> None:
+    rig = make_rig(FULL)
+    assert rig.worker.idle() == 1
+    batch = rig.batch(3)
+    started_s = rig.worker.now()
+    rig.worker.start(batch)
+    assert rig.worker.idle() == 0
+    with pytest.raises(RuntimeError, match="no replica is idle"):
+        rig.worker.start(rig.batch(1))
+    rig.wait_until(lambda: bool(rig.done))
+    (completion,) = rig.done
+    assert completion.batch is batch
+    assert completion.ok
+    assert started_s <= completion.started_s < completion.finished_s <= rig.worker.now()
+    assert rig.worker.idle() == 1
+
+
+def test_wait_returns_at_its_time_when_nothing_happens(make_rig: MakeRig) -> None:
+    rig = make_rig(FULL)
+    until_s = rig.worker.now() + 0.05
+    assert not rig.worker.wait(until_s)
+    assert rig.worker.now() >= until_s
+
+
+def test_fewer_cores_make_back_to_back_work_slower(make_rig: MakeRig) -> None:
+    rig = make_rig(FULL)
+
+    def total_s() -> float:
+        return sum(c.finished_s - c.started_s for c in (rig.run(4) for _ in range(3)))
+
+    fast_s = total_s()
+    rig.worker.resize(Allocation(cores=4, batch=BATCH))
+    assert total_s() > 2 * fast_s
+
+
+def test_a_resize_acts_on_the_running_batch(make_rig: MakeRig) -> None:
+    rig = make_rig(Allocation(cores=1, batch=BATCH))
+    slow = rig.run(BATCH)
+    slow_s = slow.finished_s - slow.started_s
+    rig.worker.start(rig.batch(BATCH))
+    rig.worker.wait(rig.worker.now() + slow_s / 10)
+    rig.worker.resize(FULL)
+    rig.wait_until(lambda: len(rig.done) == 2)
+    assert rig.done[1].finished_s - rig.done[1].started_s < slow_s / 2
+
+
+def test_new_replicas_hold_cores_at_once_and_serve_after_their_cold_start(
+    make_rig: MakeRig,
+) -> None:
+    rig = make_rig(Allocation(cores=4, batch=BATCH))
+    rig.worker.resize(Allocation(cores=4, batch=BATCH, replicas=3))
+    status = rig.worker.status()
+    assert (status.ready, len(status.starting_s), status.held_cores) == (1, 2, 12)
+    assert rig.worker.idle() == 1
+    rig.wait_until(lambda: rig.worker.status().ready == 3)
+    assert rig.worker.idle() == 3
+    assert rig.worker.status().starting_s == ()
+
+
+def test_scale_in_lets_running_batches_finish(make_rig: MakeRig) -> None:
+    rig = make_rig(Allocation(cores=4, batch=BATCH, replicas=2))
+    for _ in range(2):
+        rig.worker.start(rig.batch(2))
+    rig.worker.resize(Allocation(cores=4, batch=BATCH, replicas=1))
+    assert rig.worker.status().held_cores == 8
+    rig.wait_until(lambda: len(rig.done) == 2)
+    assert all(completion.ok for completion in rig.done)
+    rig.wait_until(lambda: rig.worker.status().held_cores == 4)
+    assert rig.worker.idle() == 1
+
+
+def test_scale_in_takes_cold_replicas_first(make_rig: MakeRig) -> None:
+    rig = make_rig(Allocation(cores=4, batch=BATCH))
+    rig.worker.resize(Allocation(cores=4, batch=BATCH, replicas=3))
+    rig.worker.resize(Allocation(cores=4, batch=BATCH, replicas=1))
+    status = rig.worker.status()
+    assert (status.ready, status.starting_s, status.held_cores) == (1, (), 4)
+    assert rig.run(1).ok
+
+
+def test_cores_are_charged_while_they_are_held(make_rig: MakeRig) -> None:
+    rig = make_rig(Allocation(cores=4, batch=BATCH))
+    before, before_s = rig.worker.status(), rig.worker.now()
+    rig.worker.wait(before_s + 0.1)
+    middle, middle_s = rig.worker.status(), rig.worker.now()
+    rig.worker.resize(Allocation(cores=8, batch=BATCH))
+    rig.worker.wait(middle_s + 0.1)
+    after, after_s = rig.worker.status(), rig.worker.now()
+    expected = 4 * (middle_s - before_s) + 8 * (after_s - middle_s)
+    assert after.core_seconds - before.core_seconds == pytest.approx(expected, rel=0.1)
+    assert middle.core_seconds > before.core_seconds
+
+
+def test_a_crash_returns_the_batch_and_serving_goes_on(make_rig: MakeRig) -> None:
+    rig = make_rig(Allocation(cores=1, batch=BATCH))
+    batch = rig.batch(BATCH)
+    rig.worker.start(batch)
+    rig.worker.wait(rig.worker.now() + 0.01)
+    rig.crash()
+    rig.wait_until(lambda: bool(rig.done))
+    assert [(c.batch, c.ok) for c in rig.done] == [(batch, False)]
+    assert rig.worker.status().restarts == 1
+    rig.worker.resize(FULL)
+    rig.wait_until(lambda: rig.worker.idle() == 1)
+    assert rig.run(1).ok
+
+
+def test_release_without_hold_time_is_harmless(make_rig: MakeRig) -> None:
+    rig = make_rig(FULL)
+    rig.worker.hold()
+    held_s = rig.worker.now()
+    assert rig.worker.now() == held_s
+    assert rig.worker.release() >= 0.0
+    assert rig.run(1).ok
+
+
+def test_close_is_safe_twice(make_rig: MakeRig) -> None:
+    rig = make_rig(FULL)
+    rig.worker.close()
+    rig.worker.close()

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Train a learned controller on one scenario, on the simulator or on the real worker."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sponge_env import cli
+from sponge_env.errors import ConfigError, unknown
+
+LEARNERS = ("ppo",)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python train.py --agent ppo --scenario paper"
+    )
+    parser.add_argument("--agent", default="ppo", help="what learns (default: ppo)")
+    cli.add_experiment_arguments(parser)
+    parser.add_argument(
+        "--steps",
+        type=cli.at_least(1),
+        default=100_000,
+        help="environment steps over all environments (default: 100000)",
+    )
+    parser.add_argument(
+        "--envs", type=cli.at_least(1), help="environments (default: 16 simulated, 1 live)"
+    )
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
+    )
+    return parser.parse_args(argv)
+
+
+def checkpoint(run: Path | None) -> Path | None:
+    """Return the checkpoint of a run directory, or the path itself."""
+    return run / "checkpoint.zip" if run is not None and run.is_dir() else run
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train and say where the policy is."""
+    arguments = parse(argv)
+    if arguments.agent not in LEARNERS:
+        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
+    scenario = cli.chosen_scenario(arguments)
+    # PyTorch takes seconds to import; bad input should not wait for it.
+    from agents.ppo import TrainingPlan
+    from agents.ppo import train as train_ppo
+    from sponge_env.factory import ensure_profile
+    from sponge_env.recording import RunDirectory
+
+    ensure_profile(scenario, arguments.backend, arguments.limiter)
+    settings = {key: str(value) for key, value in vars(arguments).items()}
+    path = arguments.run_dir or cli.default_run_directory("train", arguments.agent, scenario.name)
+    directory = RunDirectory.create(path, scenario, settings, ["python", "train.py", *argv])
+    plan = TrainingPlan(
+        scenario=scenario,
+        steps=arguments.steps,
+        envs=arguments.envs or (16 if arguments.backend == "sim" else 1),
+        seed=arguments.seed,
+        folder=directory.path,
+        backend=arguments.backend,
+        limiter=arguments.limiter,
+        resume=checkpoint(arguments.resume),
+    )
+    with cli.terminate_like_interrupt(), tqdm(total=plan.steps, unit="step") as bar:
+        policy = train_ppo(plan, progress=lambda steps: bar.update(steps - bar.n))
+    print(f"policy       {policy}")
+    print(f"evaluate it  python evaluate.py --agent ppo --scenario {arguments.scenario}")
+    print(f"TensorBoard  tensorboard --logdir {directory.path}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
