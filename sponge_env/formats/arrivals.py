@@ -1,0 +1,86 @@
+"""Parsers of arrival traces: when requests came, or how many in each second."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.formats.table import Format, Table
+
+FloatArray = NDArray[np.float64]
+
+_COUNT = "requests per second"
+
+
+class Events(NamedTuple):
+    """Requests at exact times."""
+
+    time_s: FloatArray
+    """(n,) ascending seconds since the start of the trace."""
+
+
+class Counts(NamedTuple):
+    """Requests counted by second."""
+
+    per_second: FloatArray
+    """(seconds,) whole numbers."""
+
+
+def parse_csv(table: Table) -> Events:
+    """CSV with the column ``arrival_s``, in seconds since the start of the trace."""
+    time_s = table.column("arrival_s")
+    table.ascending("arrival_s", time_s)
+    return Events(time_s)
+
+
+def parse_counts(table: Table) -> Counts:
+    """Requests per second, as the Twitter trace and Autothrottle's traces have them."""
+    per_second = table.column(_COUNT)
+    table.require(per_second == np.floor(per_second), f"{_COUNT} is not a whole number")
+    return Counts(per_second)
+
+
+def parse_azure_functions(table: Table) -> Events:
+    """Azure Functions 2021: an invocation came at its end minus its duration.
+
+    The file is sorted by the end. The trace starts with the first invocation.
+    """
+    arrival_s = np.sort(table.column("end_timestamp") - table.column("duration"))
+    return Events(arrival_s - arrival_s[0])
+
+
+def parse_azure_llm(table: Table) -> Events:
+    """Azure LLM inference: wall-clock times. The trace starts with the first request."""
+    time_ns = table.column("TIMESTAMP", _unix_ns, np.int64)
+    table.ascending("TIMESTAMP", time_ns)
+    return Events((time_ns - time_ns[0]) / 1e9)
+
+
+def _unix_ns(text: str) -> int:
+    """Keep the seven fractional digits, which neither float64 nor datetime can hold."""
+    time = np.datetime64(text.removesuffix("+00:00"), "ns")
+    if np.isnat(time):
+        raise ValueError(text)
+    return int(time.astype(np.int64))
+
+
+FORMATS = (
+    Format("CSV arrival_s", "header", ("arrival_s",), parse_csv),
+    Format(
+        "an Azure Functions 2021 trace (CSV app,func,end_timestamp,duration)",
+        "header",
+        ("app", "func", "end_timestamp", "duration"),
+        parse_azure_functions,
+    ),
+    Format(
+        "an Azure LLM inference trace (CSV TIMESTAMP,ContextTokens,GeneratedTokens)",
+        "header",
+        ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+        parse_azure_llm,
+    ),
+    Format("requests per second, one per line", "columns", (_COUNT,), parse_counts),
+    Format("requests per second on one line", "one line", (_COUNT,), parse_counts),
+)
+"""Every format of arrivals."""

@@ -1,0 +1,275 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sponge_env.arrival_traces import CountTrace, EventTrace
+from sponge_env.errors import SpongeError, TraceError
+from sponge_env.formats.detect import FORMATS
+from sponge_env.network import load_bandwidth_trace
+from sponge_env.workload import load_arrivals
+
+DATA = Path(__file__).parent / "data" / "traces"
+
+# name: starts in s, bytes per s, duration in s
+BANDWIDTH = {
+    "bandwidth.csv": ([0, 0.5, 2.5], [1e6, 2500000.5, 0], 3.75),
+    "ghent.log": ([0, 1, 2.004], [4e6, 2e6, 0], 3.0),
+    "hsdpa.log": ([0, 1, 2.5], [248e3, 100e3, 100e3], 3.4),
+    "mahimahi.up": ([0, 0.5, 1], [12000, 9000, 12000], 1.25),
+    "pensieve": ([0, 1, 3], [125e3, 250e3, 62500], 4.5),
+    "ucc-5g.csv": ([0, 1, 4], [1e6, 3e6, 0], 6.0),
+}
+EVENTS = {
+    "arrivals.csv": [0.25, 0.25, 1.75, 3.25],
+    "azure-functions.csv": [0, 0.25, 2.5],
+    "azure-llm.csv": [0, 1e-7, 4.314579],
+}
+COUNTS = {"rps-lines.txt": [3, 0, 2, 5], "rps-one-line.txt": [3, 0, 2, 5]}
+
+
+def as_windows_saves_it(name: str, folder: Path) -> Path:
+    path = folder / name
+    text = (DATA / name).read_text().replace("\n", "\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+    return path
+
+
+@pytest.mark.parametrize("name", BANDWIDTH)
+def test_bandwidth_format(name, tmp_path):
+    for path in (DATA / name, as_windows_saves_it(name, tmp_path)):
+        trace = load_bandwidth_trace(path)
+        start_s, bandwidth, duration_s = BANDWIDTH[name]
+        np.testing.assert_allclose(trace.start_s, start_s, rtol=1e-12)
+        np.testing.assert_allclose(trace.bandwidth_bytes_per_s, bandwidth, rtol=1e-12)
+        assert trace.duration_s == pytest.approx(duration_s)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_event_format(name, tmp_path):
+    for path in (DATA / name, as_windows_saves_it(name, tmp_path)):
+        trace = load_arrivals(path)
+        assert isinstance(trace, EventTrace)
+        np.testing.assert_allclose(trace.time_s, EVENTS[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_count_format(name, tmp_path):
+    for path in (DATA / name, as_windows_saves_it(name, tmp_path)):
+        trace = load_arrivals(path)
+        assert isinstance(trace, CountTrace)
+        assert trace.per_second.tolist() == COUNTS[name]
+
+
+def test_every_format_has_an_example():
+    assert len(FORMATS["bandwidth"]) + 1 == len(BANDWIDTH)  # Ghent and HSDPA share one
+    assert len(FORMATS["arrivals"]) == len(EVENTS) + len(COUNTS)
+
+
+def test_counts_on_one_line_may_be_separated_by_commas(tmp_path):
+    path = tmp_path / "counts"
+    path.write_text("3, 0,2,5,\n")
+    trace = load_arrivals(path)
+    assert isinstance(trace, CountTrace)
+    assert trace.per_second.tolist() == [3, 0, 2, 5]
+
+
+def test_azure_llm_times_may_name_their_zone_and_leave_out_the_fraction(tmp_path):
+    path = tmp_path / "llm.csv"
+    path.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 00:00:00.009930+00:00,2162,5\n2024-05-10 00:00:01+00:00,2399,6\n"
+    )
+    trace = load_arrivals(path)
+    assert isinstance(trace, EventTrace)
+    np.testing.assert_allclose(trace.time_s, [0, 0.99007], rtol=1e-12)
+
+
+# file, line to replace (0 is a header), what to put there, what the message says of it
+BAD_LINES = [
+    ("bandwidth.csv", 2, "", "the line is empty"),
+    ("bandwidth.csv", 2, "0.5", "1 instead of 2 columns"),
+    ("bandwidth.csv", 2, "0.5,-1", "bandwidth_bytes_per_s is negative"),
+    ("bandwidth.csv", 2, "0.5,nan", "bandwidth_bytes_per_s is not a finite number"),
+    ("bandwidth.csv", 2, "0.5,fast", "bandwidth_bytes_per_s cannot be 'fast'"),
+    ("bandwidth.csv", 3, "0.25,5", "time_s goes back"),
+    ("ghent.log", 1, "", "the line is empty"),
+    ("ghent.log", 1, "1453121791690 1004 51.0387", "3 instead of 6 columns"),
+    ("ghent.log", 1, "1453121791690 1004 51 3 -5 1004", "bytes is negative"),
+    ("ghent.log", 1, "1453121791690 1004 51 3 nan 1004", "bytes is not a finite number"),
+    ("ghent.log", 1, "1453121791690 1004 51 3 5 0", "interval is 0"),
+    ("ghent.log", 1, "1453121791690 1004 51 3 5 -3", "interval is negative"),
+    ("ghent.log", 1, "1453121790600 1004 51 3 5 1004", "unix time goes back"),
+    ("hsdpa.log", 2, "1289406401 1 59 10 5 900", "milliseconds goes back"),
+    ("hsdpa.log", 2, "1289406401 3049 59 10 5", "5 instead of 6 columns"),
+    ("mahimahi.up", 4, "", "the line is empty"),
+    ("mahimahi.up", 4, "499", "milliseconds go back"),
+    ("mahimahi.up", 4, "nan", "milliseconds is not a finite number"),
+    ("mahimahi.up", 4, "-501", "milliseconds is negative"),
+    ("mahimahi.up", 4, "500.5", "milliseconds are not whole"),
+    ("mahimahi.up", 8, "1453121790686", "do not count from the trace's start"),
+    ("pensieve", 1, "13.5", "1 instead of 2 columns"),
+    ("pensieve", 1, "12.0 2.0", "seconds goes back"),
+    ("pensieve", 1, "13.5 -2.0", "Mbit/s is negative"),
+    ("pensieve", 1, "13.5 inf", "Mbit/s is not a finite number"),
+    ("ucc-5g.csv", 2, "2019.12.16_13.40.04,-8.4", "2 instead of 10 columns"),
+    ("ucc-5g.csv", 2, "2019.12.16 13:40:04,-8.4,51.9,B,2,5G,9,1,1,D", "Timestamp cannot be"),
+    ("ucc-5g.csv", 2, "2019.12.16_13.40.02,-8.4,51.9,B,2,5G,9,1,1,D", "Timestamp goes back"),
+    ("ucc-5g.csv", 2, "2019.12.16_13.40.04,-8.4,51.9,B,2,5G,9,-,1,D", "DL_bitrate cannot be '-'"),
+    ("arrivals.csv", 2, "", "arrival_s cannot be ''"),
+    ("arrivals.csv", 2, "-1", "arrival_s is negative"),
+    ("arrivals.csv", 2, "NaN", "arrival_s is not a finite number"),
+    ("arrivals.csv", 3, "0.1", "arrival_s goes back"),
+    ("rps-lines.txt", 2, "", "the line is empty"),
+    ("rps-lines.txt", 2, "-2", "requests per second is negative"),
+    ("rps-lines.txt", 2, "2.5", "requests per second is not a whole number"),
+    ("rps-lines.txt", 2, "nan", "requests per second is not a finite number"),
+    ("rps-one-line.txt", 0, "3 -1 2", "requests per second is negative"),
+    ("azure-functions.csv", 2, "f00d,cafe,4.0", "3 instead of 4 columns"),
+    ("azure-functions.csv", 2, "f00d,cafe,4.0,-1", "duration is negative"),
+    ("azure-functions.csv", 2, "f00d,cafe,nan,1", "end_timestamp is not a finite number"),
+    ("azure-llm.csv", 2, "yesterday,1,2", "TIMESTAMP cannot be 'yesterday'"),
+    ("azure-llm.csv", 2, ",1,2", "TIMESTAMP cannot be ''"),
+    ("azure-llm.csv", 3, "2023-11-16 18:15:46.0,1,2", "TIMESTAMP goes back"),
+    ("azure-llm.csv", 3, "2023-11-16 18:15:50.9", "1 instead of 3 columns"),
+]
+
+
+@pytest.mark.parametrize(("name", "index", "line", "reason"), BAD_LINES)
+def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
+    lines = (DATA / name).read_text().splitlines()
+    lines[index] = line
+    path = tmp_path / name
+    path.write_text("\n".join(lines) + "\n")
+    load = load_bandwidth_trace if name in BANDWIDTH else load_arrivals
+    with pytest.raises(TraceError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert f"{path}, line {index + 1}: " in message
+    assert reason in message
+    assert name == "rps-one-line.txt" or repr(line) in message
+    assert "\n" not in message
+
+
+# A mahimahi trace cannot be told from requests per second.
+@pytest.mark.parametrize("name", [name for name in BANDWIDTH if name != "mahimahi.up"])
+def test_bandwidth_given_as_arrivals(name):
+    with pytest.raises(TraceError, match=r"holds bandwidth, not arrivals.*network\.trace"):
+        load_arrivals(DATA / name)
+
+
+@pytest.mark.parametrize("name", [*EVENTS, "rps-one-line.txt"])
+def test_arrivals_given_as_bandwidth(name):
+    with pytest.raises(TraceError, match=r"holds arrivals, not bandwidth.*arrivals\.file"):
+        load_bandwidth_trace(DATA / name)
+
+
+def test_requests_per_second_given_as_bandwidth():
+    with pytest.raises(TraceError, match=r"line 2: .*requests per second belong in arrivals\.file"):
+        load_bandwidth_trace(DATA / "rps-lines.txt")
+
+
+@pytest.mark.parametrize("load", [load_bandwidth_trace, load_arrivals])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"\n \n", "it is empty"),
+        (b"\x93NUMPY\xff\xfe", "it is not a text file"),
+        (b"when,how much\n1,2\n", "no known format of {content}: line 1 is 'when,how much'"),
+        (b"\n1\n2\n", "no known format of {content}: line 1 is ''"),
+    ],
+)
+def test_a_file_in_no_known_format(load, data, reason, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    content = "bandwidth" if load is load_bandwidth_trace else "arrivals"
+    with pytest.raises(TraceError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert reason.format(content=content) in message
+    if "known format" in reason:
+        for other, formats in FORMATS.items():
+            assert all((known.name in message) == (other == content) for known in formats)
+
+
+@pytest.mark.parametrize("name", ["bandwidth.csv", "ucc-5g.csv"])
+def test_a_header_alone_is_no_trace(name, tmp_path):
+    path = tmp_path / name
+    path.write_text((DATA / name).read_text().splitlines()[0])
+    with pytest.raises(TraceError, match="nothing below its header"):
+        load_bandwidth_trace(path)
+
+
+@pytest.mark.parametrize("load", [load_bandwidth_trace, load_arrivals])
+def test_a_file_that_cannot_be_read(load, tmp_path):
+    with pytest.raises(SpongeError, match=r"cannot read the trace .*No such file"):
+        load(tmp_path / "missing.csv")
+    with pytest.raises(SpongeError, match=r"cannot read the trace .*directory"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("load", "content", "reason"),
+    [
+        (load_bandwidth_trace, "0 0\n1 0\n", "must not have a bandwidth of 0 all the time"),
+        (load_bandwidth_trace, "0\n0\n", "the trace ends at 0 ms"),
+        (load_arrivals, "0\n0\n", "needs at least one request"),
+        (load_arrivals, "arrival_s\n2.5\n", "needs at least two requests"),
+    ],
+)
+def test_a_trace_of_nothing(load, content, reason, tmp_path):
+    path = tmp_path / "file"
+    path.write_text(content)
+    with pytest.raises(TraceError) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("0 8\n1 8\n")
+    assert load_bandwidth_trace(path).mean_bytes_per_s == 1e6
+    before_ns = path.stat().st_mtime_ns
+    path.write_text("0 16\n1 16\n")
+    os.utime(path, ns=(before_ns + 10**9, before_ns + 10**9))
+    assert load_bandwidth_trace(path).mean_bytes_per_s == 2e6
+
+
+ascending_s = st.lists(
+    st.integers(0, 10**7).map(lambda ms: ms / 1000), min_size=2, max_size=30, unique=True
+).map(sorted)
+
+
+@given(ascending_s, st.floats(1, 1e9))
+def test_csv_bandwidth_round_trip(tmp_path_factory, time_s, bandwidth):
+    path = tmp_path_factory.mktemp("csv") / "trace.csv"
+    rows = "".join(f"{t!r},{bandwidth!r}\n" for t in time_s)
+    path.write_text("time_s,bandwidth_bytes_per_s\n" + rows)
+    trace = load_bandwidth_trace(path)
+    assert trace.start_s.tolist() == [t - time_s[0] for t in time_s]
+    assert set(trace.bandwidth_bytes_per_s) == {bandwidth}
+
+
+@given(ascending_s)
+def test_csv_arrivals_round_trip(tmp_path_factory, time_s):
+    path = tmp_path_factory.mktemp("csv") / "trace.csv"
+    path.write_text("arrival_s\n" + "".join(f"{t!r}\n" for t in time_s))
+    trace = load_arrivals(path)
+    assert isinstance(trace, EventTrace)
+    assert trace.time_s.tolist() == time_s
+
+
+@given(st.lists(st.integers(0, 20_000), min_size=1, max_size=200).map(sorted))
+def test_mahimahi_keeps_every_packet(tmp_path_factory, delivery_ms):
+    delivery_ms[-1] += 1
+    path = tmp_path_factory.mktemp("mahimahi") / "trace"
+    path.write_text("".join(f"{ms}\n" for ms in delivery_ms))
+    trace = load_bandwidth_trace(path)
+    assert trace.duration_s == delivery_ms[-1] / 1000
+    assert trace.cumulative_bytes[-1] == pytest.approx(1500 * len(delivery_ms))

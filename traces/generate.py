@@ -1,0 +1,100 @@
+"""Make every trace that ships with the project, byte for byte the same each time.
+
+``python traces/generate.py`` writes the files and their CHECKSUMS; ``--check`` prints how
+close the synthetic 4G bandwidth comes to the log it imitates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sponge_env.config import Arrivals
+from sponge_env.network import AUTOCORRELATION_4G, QUANTILES_4G, synthetic_4g
+from sponge_env.seeding import stream
+from sponge_env.workload import send_times_s
+
+SEED = 2024
+DURATION_S = 600.0
+RATE_RPS = 20.0
+DAY_SWING = 0.75
+"""How far the rate of the compressed day goes above and below its mean."""
+CHECK_DURATION_S = 200_000.0
+
+
+def bandwidth_4g() -> str:
+    """Return ten minutes of synthetic 4G bandwidth as CSV."""
+    trace = synthetic_4g(stream(SEED, "network"), DURATION_S)
+    samples = zip(trace.start_s, trace.bandwidth_bytes_per_s, strict=True)
+    rows = (f"{start_s:.0f},{bandwidth:.0f}\n" for start_s, bandwidth in samples)
+    return "time_s,bandwidth_bytes_per_s\n" + "".join(rows)
+
+
+def bursty_arrivals() -> str:
+    """Return ten minutes of Markov-modulated Poisson arrivals as CSV."""
+    bursty = Arrivals(kind="bursty", rate_rps=RATE_RPS)
+    sent_s = send_times_s(bursty, RATE_RPS, DURATION_S, stream(SEED, "arrivals"))
+    return "arrival_s\n" + "".join(f"{time_s:.6f}\n" for time_s in sent_s)
+
+
+def day_counts() -> str:
+    """Return a day's rise and fall pressed into ten minutes, as requests per second."""
+    phase = 2 * np.pi * np.arange(DURATION_S) / DURATION_S
+    rates_rps = RATE_RPS * (1 - DAY_SWING * np.cos(phase))
+    counts = stream(SEED, "day").poisson(rates_rps)
+    return "".join(f"{count}\n" for count in counts)
+
+
+FILES = {
+    "4g-600s.csv": bandwidth_4g,
+    "arrivals-bursty-600s.csv": bursty_arrivals,
+    "arrivals-day-600s.csv": day_counts,
+}
+
+
+def write(folder: Path) -> None:
+    """Write all traces and CHECKSUMS, in the form that ``sha256sum --check`` reads."""
+    checksums = []
+    for name, make in FILES.items():
+        content = make().encode()
+        (folder / name).write_bytes(content)
+        checksums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+    (folder / "CHECKSUMS").write_text("".join(checksums))
+
+
+def check() -> str:
+    """Return a table of the published 4G statistics against those of a long trace."""
+    trace = synthetic_4g(stream(SEED, "check"), CHECK_DURATION_S)
+    rows = "".join(_check_rows(trace.bandwidth_bytes_per_s))
+    return "| statistic | Ghent bus log | synthetic |\n| --- | --- | --- |\n" + rows
+
+
+def _check_rows(bandwidth: np.ndarray) -> Iterator[str]:
+    for probability, target in QUANTILES_4G.items():
+        made = float(np.quantile(bandwidth, probability))
+        yield f"| {probability:.0%} quantile [MB/s] | {target / 1e6:.2f} | {made / 1e6:.2f} |\n"
+    for lag_s, target in AUTOCORRELATION_4G.items():
+        made = float(np.corrcoef(bandwidth[:-lag_s], bandwidth[lag_s:])[0, 1])
+        yield f"| autocorrelation at {lag_s} s | {target:.2f} | {made:.2f} |\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where to write")
+    parser.add_argument("--check", action="store_true", help="print the quality table instead")
+    arguments = parser.parse_args(argv)
+    if arguments.check:
+        sys.stdout.write(check())
+    else:
+        write(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
