@@ -1,0 +1,49 @@
+# Everything from a fresh clone: needs python3 (3.11 or newer) with venv, and make.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# The demo, made to fit in eight minutes; see docs/demo.md for longer runs.
+DEMO_AGENTS := sponge-ip ppo fa2 static-8
+DEMO_STEPS := 40000
+DEMO_LIVE_SECONDS := 60
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(INSTALLED)  ## create .venv and install everything into it
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## calibrate this machine, train PPO, compare four controllers simulated and live
+	$(PY) -m sponge_env.calibrate
+	$(PY) train.py --agent ppo --scenario local --steps $(DEMO_STEPS)
+	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local
+	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local --backend live --duration $(DEMO_LIVE_SECONDS)
+	@echo
+	@echo "Both tables are above, each with its plot. All runs together in TensorBoard:"
+	@echo "  $(VENV)/bin/tensorboard --logdir runs"
+
+test: setup lint  ## lint, check types, and run all tests
+	$(PY) -m pytest
+
+lint: setup  ## lint and check types only
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+docs: setup  ## write the generated pages again
+	$(PY) -m sponge_env.metrics > docs/metrics.md
+
+clean:  ## remove the environment and caches, not the runs
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
