@@ -1,0 +1,111 @@
+"""FA2: horizontal scaling with one-core replicas and a common batch size.
+
+After FA2 (Razavi et al., RTAS 2022) as the authors of Sponge (EuroMLSys 2024) implemented
+it again for their comparison.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sponge_env.config import from_mapping
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FA2Config:
+    """Options of :class:`FA2`."""
+
+    slo_fraction: float = 0.9
+    """Share of the SLO within which an interval's last batch must end, as published."""
+    rate_windows: int = 1
+    """Past intervals whose highest rate is planned for; 1 as published. With more, a short
+    lull does not give up replicas, or cancel starting ones, that are wanted again at once."""
+
+    def __post_init__(self) -> None:
+        if self.rate_windows < 1:
+            raise ConfigError(f"rate_windows must be at least 1, not {self.rate_windows!r}")
+        if not 0 < self.slo_fraction <= 1:
+            raise ConfigError(
+                f"slo_fraction must be above 0 and at most 1, not {self.slo_fraction!r}"
+            )
+
+
+class FA2:
+    """Chooses the fewest one-core replicas that meet the rate and the tightest budget.
+
+    It knows nothing of the queue, of replicas that are still starting, or of single
+    deadlines.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Check the options.
+
+        Args:
+            options: Fields of :class:`FA2Config`.
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
+        """
+        self.config = from_mapping(FA2Config, options)
+        self._spec: SystemSpec | None = None
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Start a new episode; no random number is drawn."""
+        self._spec = spec
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Return the smallest fleet that fits, or what is in force if none does.
+
+        Until a request has arrived there is nothing to plan for, and the allocation stays.
+
+        Raises:
+            RuntimeError: Before the first :meth:`reset`.
+        """
+        spec = self._spec
+        if spec is None:
+            raise RuntimeError("call reset() before decide()")
+        if not view.arrivals.any():
+            return dataclasses.replace(view.allocation, feasible=True)
+        rate_rps = float(view.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
+        delay_max_s = float(view.delays_s.max(initial=0.0))
+        answer = smallest_fleet(spec, rate_rps, delay_max_s, self.config.slo_fraction)
+        return answer or dataclasses.replace(view.allocation, feasible=False)
+
+
+def smallest_fleet(
+    spec: SystemSpec, rate_rps: float, delay_max_s: float, slo_fraction: float
+) -> Allocation | None:
+    """Search the fewest replicas n, then the smallest batch b, that fit.
+
+    With ``l`` the latency of ``b`` requests on one core, floored to whole milliseconds, and
+    the budget ``q = SLO - cl``, a pair fits if ``l <= q``, ``n * floor(q / l) * b >= lambda``
+    and ``l + ceil(lambda / (b * n)) * l + cl < slo_fraction * SLO``.
+
+    Args:
+        spec: The system.
+        rate_rps: Requests per second, the published lambda.
+        delay_max_s: Largest communication delay, the published cl.
+        slo_fraction: Share of the SLO to plan with.
+
+    Returns:
+        The allocation, or None if nothing fits.
+    """
+    batches = np.arange(1, spec.batch_max + 1)
+    replicas = np.arange(1, spec.replicas_max + 1)[:, None]
+    latency_ms = np.maximum(np.floor(spec.latency.table_s(spec.batch_max, 1)[:, 0] * 1e3), 1)
+    slo_ms, delay_ms = spec.slo_s * 1e3, delay_max_s * 1e3
+    budget_ms = slo_ms - delay_ms
+    served = replicas * np.floor(budget_ms / latency_ms) * batches
+    rounds = np.ceil(rate_rps / (batches * replicas))
+    end_ms = latency_ms + rounds * latency_ms + delay_ms
+    fits = (latency_ms <= budget_ms) & (served >= rate_rps) & (end_ms < slo_fraction * slo_ms)
+    if not fits.any():
+        return None
+    row, column = divmod(int(fits.argmax()), spec.batch_max)
+    return Allocation(cores=1, batch=column + 1, replicas=row + 1)

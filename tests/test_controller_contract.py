@@ -1,0 +1,118 @@
+"""What every controller that needs no training must do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from views import busy_view, make_spec, make_view, views
+
+import agents
+import baselines
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
+from sponge_env.registry import make_controller
+
+REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
+TRAINED = {"ppo"}
+"""These need a policy file; ``test_policy.py`` holds them to the same contract."""
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in sorted(REGISTRY.keys() - TRAINED)),
+    ("sponge-ip", {"formulation": "paper"}),
+    ("sponge-ip", {"formulation": "paper", "on_infeasible": "hold"}),
+]
+
+every_controller = pytest.mark.parametrize(
+    ("name", "options"),
+    VARIANTS,
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else value,
+)
+
+
+def make(name: str, options: dict[str, Any], spec: SystemSpec) -> Controller:
+    controller = make_controller(name, REGISTRY, options)
+    controller.reset(spec, seed=0)
+    return controller
+
+
+def check(answer: Allocation, spec: SystemSpec) -> None:
+    for value, limit in (
+        (answer.cores, spec.cores_max),
+        (answer.batch, spec.batch_max),
+        (answer.replicas, spec.replicas_max),
+    ):
+        assert type(value) is int
+        assert 1 <= value <= limit
+    assert answer.variant == 0
+    assert type(answer.feasible) is bool
+
+
+def copy_of(view: SystemView) -> dict[str, Any]:
+    values = {f.name: getattr(view, f.name) for f in dataclasses.fields(view)}
+    return {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+
+@every_controller
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(view=views(), interval_s=st.sampled_from([0.5, 1.0, 2.0]))
+def test_answers_within_the_limits_and_leaves_the_view_alone(
+    name: str, options: dict[str, Any], view: SystemView, interval_s: float
+) -> None:
+    spec = make_spec(interval_s=interval_s)
+    before = copy_of(view)
+    answer = make(name, options, spec).decide(view)
+    check(answer, spec)
+    for key, value in before.items():
+        np.testing.assert_equal(getattr(view, key), value)
+    again = make(name, options, spec).decide(view)
+    assert (again, again.feasible) == (answer, answer.feasible)
+
+
+@every_controller
+@pytest.mark.parametrize(
+    "view",
+    [
+        make_view(),
+        make_view(queued_deadlines_s=np.linspace(0, 1, 50)),
+        busy_view(rate_rps=0),
+        busy_view(budgets_left_s=tuple(np.linspace(-5, 1, 5_000))),
+        busy_view(rate_rps=3_000, delay_s=1.4),
+    ],
+    ids=["first", "first-with-queue", "idle", "long-queue", "flood"],
+)
+def test_extremes(name: str, options: dict[str, Any], view: SystemView) -> None:
+    spec = make_spec()
+    check(make(name, options, spec).decide(view), spec)
+
+
+@every_controller
+def test_the_smallest_system(name: str, options: dict[str, Any]) -> None:
+    spec = make_spec(cores_max=1, batch_max=1, replicas_max=1)
+    view = busy_view(budgets_left_s=(0.1, 0.5), allocation=Allocation(cores=1, batch=1))
+    check(make(name, options, spec).decide(view), spec)
+
+
+@every_controller
+def test_reset_forgets_the_last_system(name: str, options: dict[str, Any]) -> None:
+    view = busy_view(allocation=Allocation(cores=2, batch=2))
+    controller = make(name, options, make_spec())
+    controller.decide(view)
+    small = make_spec(cores_max=2, batch_max=2, replicas_max=2)
+    controller.reset(small, seed=0)
+    check(controller.decide(view), small)
+
+
+@every_controller
+def test_needs_a_reset(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(RuntimeError, match="reset"):
+        make_controller(name, REGISTRY, options).decide(make_view())
+
+
+@every_controller
+def test_unknown_option_names_the_known_ones(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="unknown key 'colour'; choose from"):
+        make_controller(name, REGISTRY, options | {"colour": 3})

@@ -1,0 +1,71 @@
+"""The shipped reference profiles hold the published numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sponge_env.latency import fit_latency, quantile
+from sponge_env.profile import Profile, load_profile, save_profile
+
+REFERENCE = ("yolov5s", "resnet18")
+
+
+@pytest.fixture(params=REFERENCE)
+def profile(request: pytest.FixtureRequest) -> Profile:
+    return load_profile(request.param)
+
+
+def test_stored_fit_is_the_fit_of_the_floored_table(profile: Profile) -> None:
+    floored_s = np.floor(np.array(profile.latency_s) * 1e3 + 1e-9) / 1e3
+    model, error = fit_latency(profile.batches, profile.cores, floored_s)
+    for name in ("gamma_s", "delta_s", "epsilon_s", "eta_s"):
+        assert getattr(profile.latency, name) == pytest.approx(getattr(model, name), abs=1e-9)
+    assert profile.latency.residual_quantiles == pytest.approx(model.residual_quantiles)
+    assert profile.fit_error.mape == pytest.approx(error.mape)
+    assert profile.fit_error.r2 == pytest.approx(error.r2)
+
+
+def test_yolov5s_has_the_published_fit() -> None:
+    profile = load_profile("yolov5s")
+    fit = profile.latency
+    coefficients_ms = [1e3 * v for v in (fit.gamma_s, fit.delta_s, fit.epsilon_s, fit.eta_s)]
+    assert coefficients_ms == pytest.approx([140.435, 25.239, -50.842, 22.136], abs=5e-4)
+    assert profile.fit_error.r2 == pytest.approx(0.995, abs=5e-4)
+    assert profile.fit_error.mape == pytest.approx(0.056, abs=5e-4)
+
+
+def test_resnet18_is_near_the_published_fit() -> None:
+    fit = load_profile("resnet18").latency
+    coefficients_ms = [1e3 * v for v in (fit.gamma_s, fit.delta_s, fit.epsilon_s, fit.eta_s)]
+    assert coefficients_ms == pytest.approx([18.29, 4.488, 45.47, 1.046], abs=0.2)
+
+
+def test_tables_are_the_published_ones() -> None:
+    yolo, resnet = (load_profile(name) for name in REFERENCE)
+    assert (yolo.statistic, resnet.statistic) == ("p99", "p95")
+    assert yolo.latency_s[3][0] == 1.275413
+    assert yolo.service_table_s(16, 16)[1, 3] == 0.137768
+    assert resnet.latency_s[4][3] == 0.1145
+
+
+def test_scatter_is_declared_an_assumption_and_has_mean_zero(profile: Profile) -> None:
+    assert "Assumed" in profile.source
+    assert len(profile.noise_quantiles) == 21
+    draws = [quantile(profile.noise_quantiles, p) for p in np.linspace(0, 1, 10_001)]
+    assert np.mean(draws) == pytest.approx(0.0, abs=1e-9)
+    assert np.std(draws) == pytest.approx(0.05, abs=0.005)
+
+
+def test_whole_cores_and_the_published_cold_start(profile: Profile) -> None:
+    assert profile.quota is None
+    assert profile.core_unit == 1.0
+    assert profile.cold_start_s == 10.0
+
+
+def test_file_is_what_saving_writes(
+    profile: Profile, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("profiles") / f"{profile.name}.json"
+    save_profile(profile, path)
+    assert load_profile(path) == profile

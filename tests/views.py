@@ -1,0 +1,100 @@
+"""Builds the views and specs that controllers decide on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.profile import load_profile
+
+NOTHING = np.zeros(0)
+
+
+def make_spec(profile: str = "yolov5s", **changes: Any) -> SystemSpec:
+    """Return the reference system with an SLO of 1 s and limits of 16."""
+    spec = SystemSpec(
+        slo_s=1.0,
+        interval_s=1.0,
+        cores_max=16,
+        batch_max=16,
+        replicas_max=16,
+        latency=load_profile(profile).latency,
+        cold_start_s=10.0,
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+def make_view(**changes: Any) -> SystemView:
+    """Return the view before the first interval, with changes."""
+    view = SystemView(
+        now_s=0.0,
+        queued_deadlines_s=NOTHING,
+        running=(),
+        allocation=Allocation(cores=4, batch=4),
+        replicas_ready=1,
+        starting_s=(),
+        arrivals=NOTHING,
+        delays_s=NOTHING,
+        budgets_s=NOTHING,
+        mean_delays_s=NOTHING,
+        bandwidths_bytes_per_s=NOTHING,
+        last=None,
+    )
+    return dataclasses.replace(view, **changes)
+
+
+def busy_view(
+    rate_rps: int = 20,
+    delay_s: float = 0.1,
+    slo_s: float = 1.0,
+    windows: int = 10,
+    budgets_left_s: tuple[float, ...] = (),
+    **changes: Any,
+) -> SystemView:
+    """Return a view after steady intervals of one second."""
+    now_s = float(windows)
+    values: dict[str, Any] = {
+        "now_s": now_s,
+        "queued_deadlines_s": now_s + np.sort(np.array(budgets_left_s, dtype=np.float64)),
+        "arrivals": np.full(windows, float(rate_rps)),
+        "delays_s": np.full(rate_rps, delay_s),
+        "budgets_s": np.full(rate_rps, slo_s - delay_s),
+        "mean_delays_s": np.full(windows, delay_s),
+        "bandwidths_bytes_per_s": np.full(windows, 3e6),
+    }
+    return make_view(**values | changes)
+
+
+@st.composite
+def views(draw: st.DrawFn, max_queued: int = 60) -> SystemView:
+    """Views from idle to overloaded, of any moment of an episode."""
+    now_s = draw(st.floats(0, 1000))
+    windows = draw(st.integers(0, 30))
+    counts = draw(st.lists(st.integers(0, 60), min_size=windows, max_size=windows))
+    arrived = counts[-1] if counts else 0
+    delays_s = np.array(draw(st.lists(st.floats(0, 1.5), min_size=arrived, max_size=arrived)))
+    means_s = draw(st.lists(st.floats(0, 1.5), min_size=windows, max_size=windows))
+    if not any(counts):
+        means_s = [float("nan")] * windows
+    slacks_s = np.sort(np.array(draw(st.lists(st.floats(-2, 1.2), max_size=max_queued))))
+    allocation = Allocation(draw(st.integers(1, 16)), draw(st.integers(1, 16)))
+    sizes = draw(st.lists(st.integers(1, 16), max_size=2))
+    return make_view(
+        now_s=now_s,
+        queued_deadlines_s=now_s + slacks_s,
+        running=tuple(
+            RunningBatch(size, now_s - 0.1, now_s + draw(st.floats(-0.1, 0.5))) for size in sizes
+        ),
+        allocation=allocation,
+        replicas_ready=draw(st.integers(0, 2)),
+        starting_s=tuple(sorted(draw(st.lists(st.floats(0, 10), max_size=2)))),
+        arrivals=np.array(counts, dtype=np.float64),
+        delays_s=delays_s,
+        budgets_s=1.0 - delays_s,
+        mean_delays_s=np.array(means_s, dtype=np.float64),
+        bandwidths_bytes_per_s=np.full(windows, 3e6),
+    )
