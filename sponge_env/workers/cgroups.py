@@ -1,0 +1,234 @@
+"""CPU control groups of both kernel interfaces: where they go, quotas, throttle counters.
+
+Version 1 has ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``, version 2 has ``cpu.max``.
+Every run gets one group with a unique name, and in it one leaf group per replica.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sponge_env.workers.janitor import remove_group
+
+PROC = Path("/proc/self")
+"""Where the kernel says which hierarchies are mounted and which groups we are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """A mounted cgroup hierarchy that has the CPU controller."""
+
+    version: Literal[1, 2]
+    mount: Path
+    own: Path
+    """Directory of the group this process is in."""
+
+
+def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
+    """Find the hierarchy that limits CPU time; None if there is none.
+
+    Args:
+        proc: Folder with ``mounts`` and ``cgroup``; this process's by default.
+    """
+    proc = PROC if proc is None else proc
+    mounts = [line.split() for line in _read(proc / "mounts").splitlines()]
+    member = [line.split(":", 2) for line in _read(proc / "cgroup").splitlines()]
+    for _, point, kind, options, *_ in mounts:
+        if kind == "cgroup" and "cpu" in options.split(","):
+            own = next((path for _, names, path in member if "cpu" in names.split(",")), "/")
+            return Hierarchy(1, Path(point), _below(Path(point), own))
+    for _, point, kind, *_ in mounts:
+        if kind == "cgroup2":
+            own = next((path for number, _, path in member if number == "0"), "/")
+            found = Hierarchy(2, Path(point), _below(Path(point), own))
+            if "cpu" in _read(found.mount / "cgroup.controllers").split():
+                return found
+    return None
+
+
+def _below(mount: Path, own: str) -> Path:
+    # in a container the kernel may name a path outside of what is mounted
+    path = mount / own.lstrip("/")
+    return path if path.is_dir() else mount
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a control file, which must exist."""
+    handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
+def _counter(path: Path, name: str) -> int:
+    fields = dict(line.split() for line in _read(path).splitlines())
+    return int(fields.get(name, 0))
+
+
+class CpuGroup(ABC):
+    """One leaf control group with a CPU quota."""
+
+    def __init__(self, path: Path, period_us: int) -> None:
+        self.path = path
+        self.period_us = period_us
+
+    def join(self, pid: int) -> None:
+        """Move a process with all its threads into the group."""
+        _write(self.path / "cgroup.procs", str(pid))
+
+    @abstractmethod
+    def set_quota_us(self, quota_us: int | None) -> None:
+        """Grant CPU time per period; None lifts the limit."""
+
+    @abstractmethod
+    def quota_us(self) -> int | None:
+        """Read back the CPU time granted per period; None is without limit."""
+
+    @abstractmethod
+    def throttled_s(self) -> float:
+        """Read how long the group stood stopped by its quota, summed over CPUs."""
+
+
+class CpuGroupV1(CpuGroup):
+    """A group of the version 1 interface."""
+
+    def set_quota_us(self, quota_us: int | None) -> None:
+        """Write the quota; -1 is without limit."""
+        if self._period_us() != self.period_us:
+            _write(self.path / "cpu.cfs_period_us", str(self.period_us))
+        _write(self.path / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
+
+    def quota_us(self) -> int | None:
+        """Read ``cpu.cfs_quota_us``."""
+        quota_us = int(_read(self.path / "cpu.cfs_quota_us"))
+        return None if quota_us < 0 else quota_us
+
+    def throttled_s(self) -> float:
+        """Read ``throttled_time``, which is in nanoseconds."""
+        return _counter(self.path / "cpu.stat", "throttled_time") * 1e-9
+
+    def _period_us(self) -> int:
+        return int(_read(self.path / "cpu.cfs_period_us"))
+
+
+class CpuGroupV2(CpuGroup):
+    """A group of the version 2 interface."""
+
+    def set_quota_us(self, quota_us: int | None) -> None:
+        """Write quota and period together."""
+        quota = "max" if quota_us is None else str(quota_us)
+        _write(self.path / "cpu.max", f"{quota} {self.period_us}")
+
+    def quota_us(self) -> int | None:
+        """Read ``cpu.max``."""
+        quota = _read(self.path / "cpu.max").split()[0]
+        return None if quota == "max" else int(quota)
+
+    def throttled_s(self) -> float:
+        """Read ``throttled_usec``."""
+        return _counter(self.path / "cpu.stat", "throttled_usec") * 1e-6
+
+
+class RunGroup:
+    """The group of one run, above the leaf groups of its replicas.
+
+    Args:
+        hierarchy: Where to make it.
+        period_us: Enforcement period of the leaves.
+        announce: Called with each directory before it is made, so that somebody can clean
+            up after a crash.
+
+    Raises:
+        OSError: The kernel does not let this process make it.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, period_us: int, announce: Callable[[Path], None]
+    ) -> None:
+        self._hierarchy = hierarchy
+        self._period_us = period_us
+        self._announce = announce
+        self._count = 0
+        self._path: Path | None = None
+        self._shelter: Path | None = None
+        name = f"sponge-{os.getpid()}-{secrets.token_hex(4)}"
+        base = hierarchy.own
+        try:
+            if hierarchy.version == 2:
+                base = self._delegate(name)
+            self._path = self._make(base / name)
+            if hierarchy.version == 2:
+                _write(self._path / "cgroup.subtree_control", "+cpu")
+        except OSError:
+            self.close()
+            raise
+
+    def leaf(self) -> CpuGroup:
+        """Make the group of one replica, without limit so far."""
+        assert self._path is not None, "the run's group is closed"
+        path = self._make(self._path / f"replica-{self._count}")
+        self._count += 1
+        kind = CpuGroupV1 if self._hierarchy.version == 1 else CpuGroupV2
+        return kind(path, self._period_us)
+
+    def close(self) -> None:
+        """Remove the run's group, whose leaves must be gone, and move back."""
+        if self._path is not None:
+            remove_group(str(self._path))
+            self._path = None
+        if self._shelter is not None:
+            base = self._shelter.parent
+            with contextlib.suppress(OSError):
+                # a group that hands out controllers must not hold processes itself
+                _write(base / "cgroup.subtree_control", "-cpu")
+                _write(base / "cgroup.procs", str(os.getpid()))
+            remove_group(str(self._shelter))
+            self._shelter = None
+
+    def _delegate(self, name: str) -> Path:
+        """Choose a version 2 group to make ours in, and have it hand out the CPU controller.
+
+        That is the nearest group above our own that does so already and lets us (the run's
+        group becomes a sibling), else our own group, which a transient scope with
+        ``Delegate=yes`` gives to ordinary users; this process must then move down into a
+        leaf of it, for only leaves hold processes. The root group is exempt from that rule.
+        """
+        own, mount = self._hierarchy.own, self._hierarchy.mount
+        for above in own.parents:
+            if above.is_relative_to(mount) and _hands_out_cpu(above):
+                return above
+        if not _hands_out_cpu(own):
+            is_root_group = not (own / "cgroup.type").exists()
+            if not is_root_group:
+                self._shelter = self._make(own / f"{name}-harness")
+                _write(self._shelter / "cgroup.procs", str(os.getpid()))
+            _write(own / "cgroup.subtree_control", "+cpu")
+        return own
+
+    def _make(self, path: Path) -> Path:
+        self._announce(path)
+        path.mkdir()
+        return path
+
+
+def _hands_out_cpu(group: Path) -> bool:
+    """Tell whether groups made below a group get the CPU controller, and we may make them."""
+    hands_out = "cpu" in _read(group / "cgroup.subtree_control").split()
+    # moving a process takes the right to write to the group above both its groups
+    writable = (os.access(path, os.W_OK) for path in (group, group / "cgroup.procs"))
+    return hands_out and all(writable)

@@ -1,0 +1,28 @@
+"""What this machine lets the tests do."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sponge_env.errors import WorkerError
+from sponge_env.workers.limits import open_limits
+
+
+def _refusal() -> str:
+    try:
+        open_limits("cgroup", 1.0, 1, lambda path: None).close()
+    except WorkerError as error:
+        return str(error)
+    return ""
+
+
+CGROUP_REFUSAL = _refusal()
+
+needs_cgroup = pytest.mark.skipif(bool(CGROUP_REFUSAL), reason=CGROUP_REFUSAL or "it may")
+"""Skips where this process may not make CPU control groups."""
+
+needs_two_cpus = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one for the harness"
+)

@@ -1,0 +1,145 @@
+"""Calibration: the numbers are right on made-up runs, and whole on real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sponge_env.calibrate import build_profile, calibrate, interpolate_work, main, summary
+from sponge_env.errors import ConfigError
+from sponge_env.latency import LatencyModel
+from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.workers.bench import Grid, Run
+from sponge_env.workers.real_config import RealWorkerConfig
+
+SMALL = RealWorkerConfig(batch_max=4, cores_max=4, core_unit=0.25)
+
+
+def made_up_grid(model: LatencyModel, scatter: tuple[float, ...]) -> Grid:
+    """Make runs that lie about a known model; small cells have many of them."""
+    return {
+        (b, c): [
+            Run(float(model.predict_s(b, c)) * (1 + s), 0.01 * b * (1 + s / 10), 0.0002)
+            for s in scatter * (20 if b == 1 else 1)
+        ]
+        for b in (1, 2, 4)
+        for c in (1, 2, 4)
+    }
+
+
+def test_the_fit_finds_the_model_behind_the_runs() -> None:
+    truth = LatencyModel(gamma_s=0.09, delta_s=0.002, epsilon_s=0.004, eta_s=0.001)
+    grid = made_up_grid(truth, scatter=(-0.1, 0.0, 0.1))
+    profile = build_profile(SMALL, grid, cold_start_s=3.0, limiter="cgroup-v1")
+    found = profile.latency
+    assert (found.gamma_s, found.delta_s, found.epsilon_s, found.eta_s) == pytest.approx(
+        (truth.gamma_s, truth.delta_s, truth.epsilon_s, truth.eta_s)
+    )
+    assert profile.fit_error.mape == pytest.approx(0, abs=1e-9)
+    assert (profile.batches, profile.cores) == ((1, 2, 4), (1, 2, 4))
+    assert (profile.cold_start_s, profile.limiter) == (3.0, "cgroup-v1")
+    # the errors of single runs, not of the cells' means, which have none here
+    assert found.residual_quantile(0.0) == pytest.approx(-0.1)
+    assert found.residual_quantile(0.5) == pytest.approx(0, abs=1e-9)
+    assert found.residual_quantile(1.0) == pytest.approx(0.1)
+    assert profile.noise_quantiles[-1] == pytest.approx(0.01)
+
+
+def test_a_cell_with_many_runs_counts_no_more_than_another() -> None:
+    truth = LatencyModel(gamma_s=0.09, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
+    grid = made_up_grid(truth, scatter=(0.0,))
+    grid[4, 4] = [run._replace(cpu_s=run.cpu_s * f) for run in grid[4, 4] for f in (0.5, 1.5)]
+    noise = build_profile(SMALL, grid, 3.0, "cgroup-v1").noise_quantiles
+    # one cell in nine scatters, though it has 2 of the 68 runs
+    assert np.mean(np.abs(noise) > 0.2) == pytest.approx(1 / 9, abs=0.06)
+
+
+def test_work_between_measured_sizes_is_interpolated() -> None:
+    work = {size: [Run(0.0, cpu_s, 0.0)] for size, cpu_s in ((1, 0.01), (2, 0.02), (4, 0.06))}
+    assert interpolate_work(work, 4).tolist() == pytest.approx([0.01, 0.02, 0.04, 0.06])
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return calibrate(SMALL, seconds=3.0)
+
+
+@pytest.mark.live
+def test_a_calibration_is_whole(profile: Profile, tmp_path: Path) -> None:
+    grid = np.array(profile.latency_s)
+    assert grid.shape == (3, 3)
+    assert np.all(np.diff(grid, axis=0) > 0), "larger batches take longer"
+    assert np.all(grid[:, 0] > grid[:, -1]), "more cores are faster"
+    assert profile.quota is not None
+    assert profile.quota.period_s == pytest.approx(0.01)
+    assert len(profile.quota.work_s) == 4
+    assert list(profile.quota.work_s) == sorted(profile.quota.work_s)
+    assert 0 < profile.quota.dispatch_s < profile.quota.work_s[0]
+    assert profile.cold_start_s > 0
+    assert profile.host["onnxruntime"]
+    save_profile(profile, tmp_path / "p.json")
+    assert load_profile(tmp_path / "p.json") == profile
+
+
+@pytest.mark.live
+def test_a_batch_is_the_same_work_on_any_number_of_cores(profile: Profile) -> None:
+    assert profile.quota is not None
+    for sample in profile.samples:
+        work_s = profile.quota.work_s[sample.batch - 1]
+        assert np.mean(sample.cpu_s) == pytest.approx(work_s, rel=0.5)
+
+
+@pytest.mark.live
+def test_the_summary_names_what_matters(profile: Profile) -> None:
+    text = summary(profile)
+    for word in ("MAPE", "R2", "worst", "cold start", "period 10 ms", "limiter"):
+        assert word in text
+
+
+@pytest.mark.live
+def test_the_command_saves_where_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "folder" / "mine.json"
+    arguments = ["--cores", "2", "--batch", "2", "--seconds", "0.5", "--out", str(out)]
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert str(out) in shown.out
+    assert shown.err.splitlines() == [
+        "calibrating: cold start",
+        "calibrating: work",
+        "calibrating: latency grid",
+    ]
+    assert load_profile(out).cores == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "efficientnet-lite9"], "unknown model 'efficientnet-lite9'"),
+        (["--cores", "0"], "cores_max must be at least 1"),
+        (["--batch", "-1"], "batch_max must be at least 1"),
+        (["--seconds", "nan"], "--seconds must be above 0"),
+        (["--cores", "1"], "at least 2 core units and batches of 2"),
+        (["--core-unit", "0"], "core_unit must be above 0"),
+    ],
+)
+def test_bad_options_end_in_one_sentence(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert reason in shown
+    assert shown.count("\n") == 1
+
+
+def test_the_output_cannot_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_without_a_limit_there_is_nothing_to_calibrate() -> None:
+    with pytest.raises(ConfigError, match="needs a CPU limiter"):
+        calibrate(RealWorkerConfig(limiter="none"))

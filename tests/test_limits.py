@@ -1,0 +1,284 @@
+"""Choosing and driving the CPU limits, without and with the kernel."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from machine import needs_cgroup
+
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.workers import cgroups
+from sponge_env.workers.cgroups import CpuGroupV2, Hierarchy, RunGroup, find_hierarchy
+from sponge_env.workers.duty_cycle import TokenBucket
+from sponge_env.workers.janitor import kill, remove_group, start_ticks
+from sponge_env.workers.limits import (
+    CgroupLimiter,
+    Kind,
+    WantedLimiter,
+    choose_kind,
+    enforcement_period_s,
+    open_limits,
+)
+
+
+@pytest.mark.parametrize(
+    ("core_unit", "period_s"), [(1, 0.01), (0.1, 0.01), (1 / 16, 0.02), (0.01, 0.1), (0.001, 1.0)]
+)
+def test_the_period_is_as_short_as_a_quota_of_one_unit_allows(
+    core_unit: float, period_s: float
+) -> None:
+    assert enforcement_period_s(core_unit) == pytest.approx(period_s)
+
+
+@given(st.floats(0.001, 16))
+def test_a_quota_of_one_unit_is_legal(core_unit: float) -> None:
+    period_s = enforcement_period_s(core_unit)
+    assert 0.01 <= period_s <= 1.0 + 1e-9
+    assert round(core_unit * period_s * 1e6) >= 1000
+
+
+def test_a_unit_no_period_can_grant_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"core unit of 0\.0005"):
+        enforcement_period_s(0.0005)
+
+
+V1 = Hierarchy(1, Path("/cg/cpu"), Path("/cg/cpu"))
+V2 = Hierarchy(2, Path("/cg"), Path("/cg"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hierarchy", "kind"),
+    [
+        ("auto", V1, "cgroup-v1"),
+        ("auto", V2, "cgroup-v2"),
+        ("auto", None, "duty-cycle"),
+        ("cgroup", V2, "cgroup-v2"),
+        ("duty-cycle", V1, "duty-cycle"),
+        ("none", V1, "none"),
+    ],
+)
+def test_the_means_follow_what_is_wanted_and_there(
+    wanted: WantedLimiter, hierarchy: Hierarchy | None, kind: Kind
+) -> None:
+    assert choose_kind(wanted, hierarchy) == kind
+
+
+def write_proc(folder: Path, mounts: str, cgroup: str) -> Path:
+    """Write what the kernel says of mounts and memberships."""
+    folder.mkdir(exist_ok=True)
+    (folder / "mounts").write_text(mounts)
+    (folder / "cgroup").write_text(cgroup)
+    return folder
+
+
+def test_version_1_is_found_where_we_are(tmp_path: Path) -> None:
+    (tmp_path / "cpu" / "own").mkdir(parents=True)
+    mounts = f"cgroup {tmp_path}/mem cgroup rw,memory 0 0\ncgroup {tmp_path}/cpu cgroup rw,cpu 0 0"
+    proc = write_proc(tmp_path / "proc", mounts, "4:memory:/\n1:cpu,cpuacct:/own\n0::/")
+    assert find_hierarchy(proc) == Hierarchy(1, tmp_path / "cpu", tmp_path / "cpu" / "own")
+
+
+def test_a_group_outside_of_what_is_mounted_falls_back_to_the_mount(tmp_path: Path) -> None:
+    proc = write_proc(
+        tmp_path / "proc", f"cgroup {tmp_path} cgroup rw,cpu 0 0", "1:cpu:/docker/abc"
+    )
+    assert find_hierarchy(proc) == Hierarchy(1, tmp_path, tmp_path)
+
+
+def test_version_2_counts_only_with_the_cpu_controller(tmp_path: Path) -> None:
+    (tmp_path / "cg" / "own").mkdir(parents=True)
+    proc = write_proc(tmp_path / "proc", f"cgroup2 {tmp_path}/cg cgroup2 rw 0 0", "0::/own")
+    controllers = tmp_path / "cg" / "cgroup.controllers"
+    controllers.write_text("hugetlb memory")
+    assert find_hierarchy(proc) is None
+    controllers.write_text("cpuset cpu memory")
+    assert find_hierarchy(proc) == Hierarchy(2, tmp_path / "cg", tmp_path / "cg" / "own")
+
+
+def make_v2_group(path: Path, hands_out: str = "", root: bool = False) -> Path:
+    """Make a directory with the files the kernel would put there."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "cgroup.procs").write_text("")
+    (path / "cgroup.controllers").write_text("cpu memory")
+    (path / "cgroup.subtree_control").write_text(hands_out)
+    (path / "cpu.stat").write_text("usage_usec 7\nnr_throttled 2\nthrottled_usec 1500000\n")
+    if not root:
+        (path / "cgroup.type").write_text("domain")
+        (path / "cpu.max").write_text("max 100000\n")
+    return path
+
+
+class FakeKernelGroup(RunGroup):
+    """A run's group on an ordinary file system."""
+
+    def _make(self, path: Path) -> Path:
+        self._announce(path)
+        return make_v2_group(path)
+
+
+@pytest.fixture
+def fake_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cgroups, "remove_group", shutil.rmtree)
+    return make_v2_group(tmp_path / "cg", root=True)
+
+
+def test_root_makes_a_sibling_of_its_own_group(fake_v2: Path) -> None:
+    (fake_v2 / "cgroup.subtree_control").write_text("cpu memory")
+    own = make_v2_group(fake_v2 / "session")
+    announced: list[Path] = []
+    run = FakeKernelGroup(Hierarchy(2, fake_v2, own), 20_000, announced.append)
+    leaf = run.leaf()
+    run_path, leaf_path = announced
+    assert run_path.parent == fake_v2
+    assert run_path.name.startswith(f"sponge-{os.getpid()}-")
+    assert (run_path / "cgroup.subtree_control").read_text() == "+cpu"
+    assert leaf.path == leaf_path
+    assert leaf_path.parent == run_path
+    assert (own / "cgroup.procs").read_text() == ""
+    run.close()
+    assert not run_path.exists()
+
+
+def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2: Path) -> None:
+    own = make_v2_group(fake_v2 / "scope")
+    announced: list[Path] = []
+    run = FakeKernelGroup(Hierarchy(2, fake_v2, own), 20_000, announced.append)
+    shelter, run_path = announced
+    assert {shelter.parent, run_path.parent} == {own}
+    assert (shelter / "cgroup.procs").read_text() == str(os.getpid())
+    assert (own / "cgroup.subtree_control").read_text() == "+cpu"
+    run.close()
+    assert (own / "cgroup.subtree_control").read_text() == "-cpu"
+    assert (own / "cgroup.procs").read_text() == str(os.getpid())
+    assert not shelter.exists()
+    assert not run_path.exists()
+
+
+def test_the_root_group_may_hold_processes_and_hand_out_controllers(fake_v2: Path) -> None:
+    announced: list[Path] = []
+    FakeKernelGroup(Hierarchy(2, fake_v2, fake_v2), 20_000, announced.append)
+    assert [path.parent for path in announced] == [fake_v2]
+    assert (fake_v2 / "cgroup.subtree_control").read_text() == "+cpu"
+    assert (fake_v2 / "cgroup.procs").read_text() == ""
+
+
+def test_two_runs_do_not_meet(fake_v2: Path) -> None:
+    announced: list[Path] = []
+    for _ in range(2):
+        FakeKernelGroup(Hierarchy(2, fake_v2, fake_v2), 20_000, announced.append)
+    assert len(set(announced)) == 2
+
+
+def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
+    leaf = make_v2_group(fake_v2 / "leaf")
+    limiter = CgroupLimiter(CpuGroupV2(leaf, 20_000), cpus=1)
+    limiter.apply(1 / 16)
+    assert (leaf / "cpu.max").read_text() == "1250 20000"
+    assert limiter.granted_cores() == 1 / 16
+    limiter.apply(1.0)
+    assert (leaf / "cpu.max").read_text() == "max 20000"
+    assert limiter.granted_cores() == 1.0
+    assert limiter.throttled_s() == 1.5
+    limiter.attach(4711)
+    assert (leaf / "cgroup.procs").read_text() == "4711"
+
+
+def refusing_proc(tmp_path: Path) -> Path:
+    """Describe a hierarchy mounted where nobody may make directories."""
+    return write_proc(tmp_path / "proc", "cgroup /proc cgroup rw,cpu 0 0", "1:cpu:/")
+
+
+def test_without_rights_cgroup_fails_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "PROC", refusing_proc(tmp_path))
+    with pytest.raises(WorkerError, match="use the limiter 'duty-cycle'") as caught:
+        open_limits("cgroup", 1 / 16, 1, lambda path: None)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(cgroups, "PROC", write_proc(tmp_path / "proc", "", ""))
+    with pytest.raises(WorkerError, match="no cgroup hierarchy"):
+        open_limits("cgroup", 1 / 16, 1, lambda path: None)
+
+
+def test_without_rights_auto_falls_back_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cgroups, "PROC", refusing_proc(tmp_path))
+    with caplog.at_level(logging.WARNING, logger="sponge_env"):
+        limits = open_limits("auto", 1 / 16, 1, lambda path: None)
+    assert limits.kind == "duty-cycle"
+    assert limits.period_s == pytest.approx(0.02)
+    assert "duty cycle" in caplog.text
+
+
+@pytest.mark.cgroup
+@needs_cgroup
+def test_a_real_group_grants_what_is_asked_and_goes_away() -> None:
+    announced: list[Path] = []
+    limits = open_limits("cgroup", 1 / 16, 1, announced.append)
+    limiter = limits.limiter()
+    for units in (1, 5, 16, 2):
+        limiter.apply(units / 16)
+        assert limiter.granted_cores() == pytest.approx(units / 16)
+    assert all(path.is_dir() for path in announced)
+    limiter.close()
+    limiter.close()
+    limits.close()
+    limits.close()
+    assert limiter.granted_cores() == 1.0
+    assert not any(path.exists() for path in announced)
+
+
+@given(
+    quota_s=st.floats(0.001, 0.02),
+    demands_s=st.lists(st.floats(0, 0.05), min_size=1, max_size=50),
+    overshoot_s=st.floats(0, 0.005),
+)
+def test_the_bucket_grants_its_quota_and_no_more(
+    quota_s: float, demands_s: list[float], overshoot_s: float
+) -> None:
+    bucket = TokenBucket(quota_s)
+    spent_s = 0.0
+    for demand_s in demands_s:
+        used_s = min(demand_s, max(0.0, bucket.tokens_s) + overshoot_s * (bucket.tokens_s > 0))
+        bucket.spend(used_s)
+        spent_s += used_s
+        bucket.refill()
+        assert bucket.tokens_s <= quota_s
+    assert spent_s <= len(demands_s) * quota_s + overshoot_s + 1e-12
+
+
+def test_the_bucket_keeps_debts_and_forgets_savings() -> None:
+    bucket = TokenBucket(0.010)
+    bucket.spend(0.004)
+    bucket.refill()
+    assert bucket.tokens_s == 0.010
+    bucket.spend(0.013)
+    bucket.refill()
+    assert bucket.tokens_s == pytest.approx(0.007)
+
+
+def test_a_recycled_process_id_is_not_hit() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        kill(process.pid, "1")
+        kill(process.pid, "")
+        assert process.poll() is None
+        kill(process.pid, start_ticks(process.pid))
+        assert process.wait(30) < 0
+    assert start_ticks(process.pid) == ""
+
+
+def test_removing_a_group_is_patient_only_so_long(tmp_path: Path) -> None:
+    (tmp_path / "group" / "busy").mkdir(parents=True)
+    assert not remove_group(str(tmp_path / "group"), patience_s=0.01)
+    (tmp_path / "group" / "busy").rmdir()
+    assert remove_group(str(tmp_path / "group"))
+    assert remove_group(str(tmp_path / "group"))

@@ -1,0 +1,367 @@
+"""The real worker: limits that hold, crashes that are survived, nothing left behind.
+
+What it shares with the simulated worker is in ``test_worker_contract.py``.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from machine import needs_cgroup, needs_two_cpus
+from onnx import TensorProto, helper
+
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.interfaces import Allocation, Batch, Completion, Request
+from sponge_env.workers import cgroups
+from sponge_env.workers.duty_cycle import process_cpu_s
+from sponge_env.workers.janitor import start_ticks
+from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
+
+pytestmark = pytest.mark.live
+
+PATIENCE_S = 60.0
+FULL = Allocation(cores=16, batch=16)
+FAST = RealWorkerConfig(initial=FULL)
+MILITARY_UNIFORM = 652
+
+
+def batch(size: int, id: int = 1) -> Batch:
+    return Batch(id, tuple(Request(i, 0.0, 0.0, 1e9) for i in range(size)))
+
+
+def next_completion(worker: PoolWorker) -> Completion:
+    end_s = worker.now() + PATIENCE_S
+    while not (done := worker.wait(end_s)):
+        assert worker.now() < end_s, "no batch ended"
+    return done[0]
+
+
+def run(worker: PoolWorker, size: int) -> Completion:
+    worker.start(batch(size))
+    return next_completion(worker)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll a condition on other processes."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s, "it never came true"
+        time.sleep(0.01)
+
+
+def serve_until(worker: PoolWorker, condition: Callable[[], bool]) -> None:
+    """Let the worker go on until a condition holds."""
+    end_s = worker.now() + PATIENCE_S
+    while not condition():
+        assert worker.now() < end_s, "it never came true"
+        worker.wait(end_s)
+
+
+def cpu_group(pid: int) -> Path:
+    """Return the version 1 CPU group a process is in, as the kernel tells it."""
+    hierarchy = cgroups.find_hierarchy()
+    assert hierarchy is not None
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    path = next(p for _, names, p in (x.split(":", 2) for x in lines) if "cpu" in names.split(","))
+    return hierarchy.mount / path.lstrip("/")
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[PoolWorker]:
+    with PoolWorker(FAST) as shared:
+        yield shared
+
+
+@pytest.fixture
+def own_worker() -> Iterator[PoolWorker]:
+    with PoolWorker(FAST) as own:
+        yield own
+
+
+@pytest.fixture
+def all_cpus() -> Iterator[None]:
+    """Lift what another worker of this process set aside for its replicas."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def test_the_answers_are_those_of_the_model(worker: PoolWorker) -> None:
+    completion = run(worker, 4)
+    assert completion.ok
+    assert completion.cpu_s > 0
+    outputs = worker.replicas[0].outputs(4)
+    assert set(np.argmax(outputs, axis=1)) == {MILITARY_UNIFORM}
+
+
+@pytest.mark.cgroup
+@needs_cgroup
+def test_the_group_shows_the_quota_after_each_resize(worker: PoolWorker) -> None:
+    if worker.limiter != "cgroup-v1":
+        pytest.skip("reads the files of version 1")
+    group = cpu_group(worker.replicas[0].pid)
+    for cores, quota_us in ((1, 1250), (8, 10_000), (15, 18_750), (16, -1), (2, 2500)):
+        worker.resize(Allocation(cores, 16))
+        assert int((group / "cpu.cfs_quota_us").read_text()) == quota_us
+        assert int((group / "cpu.cfs_period_us").read_text()) == 20_000
+        assert worker.status().effective_cores == pytest.approx(cores)
+
+
+def granted_share(worker: PoolWorker, cores: int) -> float:
+    """Measure CPU time per wall time of work without a pause."""
+    worker.resize(Allocation(cores, 16))
+    run(worker, 1)
+    cpu_s, begin_s = process_cpu_s(worker.replicas[0].pid), worker.now()
+    while worker.now() < begin_s + 0.8:
+        run(worker, 8)
+    return (process_cpu_s(worker.replicas[0].pid) - cpu_s) / (worker.now() - begin_s)
+
+
+def assert_share(worker: PoolWorker, cores: int, tolerance: float) -> None:
+    """Check that never more is granted; less may be others' doing, so that gets more tries."""
+    wanted = cores / 16
+    for _ in range(4):
+        share = granted_share(worker, cores)
+        assert share <= wanted * (1 + tolerance)
+        if share >= wanted * (1 - tolerance):
+            return
+    pytest.fail(f"the replica got {share:.3f} of a CPU instead of {wanted:.3f}")
+
+
+@pytest.mark.cgroup
+@needs_cgroup
+@pytest.mark.parametrize("cores", [4, 8])
+def test_the_kernel_grants_the_share_exactly(worker: PoolWorker, cores: int) -> None:
+    assert_share(worker, cores, tolerance=0.1)
+
+
+@pytest.mark.cgroup
+@needs_cgroup
+def test_throttling_is_counted(worker: PoolWorker) -> None:
+    before_s = worker.status().throttled_s
+    worker.resize(Allocation(1, 16))
+    run(worker, 4)
+    assert worker.status().throttled_s > before_s
+
+
+def test_the_duty_cycle_grants_the_share_roughly() -> None:
+    config = RealWorkerConfig(initial=FULL, limiter="duty-cycle")
+    with PoolWorker(config) as worker:
+        assert worker.limiter == "duty-cycle"
+        # its thread shares the harness's CPU, so a busy machine lets it overshoot
+        assert_share(worker, 8, tolerance=0.5)
+        assert_share(worker, 3, tolerance=0.7)
+        assert worker.status().throttled_s > 0
+
+
+@needs_two_cpus
+def test_harness_and_replicas_keep_to_different_cpus(worker: PoolWorker) -> None:
+    assert not os.sched_getaffinity(0) & os.sched_getaffinity(worker.replicas[0].pid)
+
+
+@needs_two_cpus
+def test_threads_follow_the_cores(all_cpus: None) -> None:
+    config = RealWorkerConfig(
+        batch_max=2, cores_max=2, core_unit=1.0, initial=Allocation(2, 2), limiter="none"
+    )
+    assert config.thread_counts == (1, 2)
+    with PoolWorker(config) as worker:
+        assert run(worker, 2).ok
+        worker.resize(Allocation(1, 2))
+        assert run(worker, 2).ok
+
+
+def test_a_held_clock_stands_still(worker: PoolWorker) -> None:
+    worker.resize(FULL)
+    worker.start(batch(16))
+    worker.hold()
+    held_at_s = worker.now()
+    # the batch ends while the clock is held: its report makes the channel readable
+    wait_until(lambda: bool(peek(worker)))
+    assert worker.now() == held_at_s
+    with pytest.raises(RuntimeError, match="held"):
+        worker.wait(held_at_s + 1)
+    paused_s = worker.release()
+    assert worker.paused_s >= paused_s > 0
+    assert next_completion(worker).finished_s == pytest.approx(held_at_s, abs=1e-6)
+
+
+def peek(worker: PoolWorker) -> bytes:
+    """Look at a replica's next message without taking it."""
+    try:
+        return worker.replicas[0].channel.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
+
+
+def test_another_thread_wakes_a_wait(worker: PoolWorker) -> None:
+    until_s = worker.now() + PATIENCE_S
+    thread = threading.Thread(target=worker.wake)
+    thread.start()
+    assert list(worker.wait(until_s)) == []
+    assert worker.now() < until_s
+    thread.join()
+
+
+def test_misuse_is_refused(worker: PoolWorker) -> None:
+    worker.start(batch(1))
+    with pytest.raises(RuntimeError, match="no replica is idle"):
+        worker.start(batch(1))
+    next_completion(worker)
+    with pytest.raises(ConfigError, match="cores must be between 1 and 16"):
+        worker.resize(Allocation(17, 1))
+    with pytest.raises(ConfigError, match="replicas must be between 1 and 16"):
+        worker.resize(Allocation(1, 1, replicas=0))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"core_unit": 0.0}, "core_unit must be above 0"),
+        ({"batch_max": 0}, "batch_max must be at least 1"),
+        ({"initial": Allocation(17, 1)}, "cores must be between 1 and 16"),
+        ({"cores_max": 4096, "core_unit": 1.0}, "4096 cores, more than the"),
+        ({"cpus": (9999,)}, "cpus must be among"),
+    ],
+)
+def test_bad_settings_are_refused(values: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        PoolWorker(RealWorkerConfig(**values))  # type: ignore[arg-type] # of mixed types
+
+
+def test_a_batch_survives_the_death_of_its_replica_as_a_failure(own_worker: PoolWorker) -> None:
+    own_worker.resize(Allocation(cores=4, batch=16))
+    own_worker.start(batch(16, id=7))
+    before_s = own_worker.now()
+    os.kill(own_worker.replicas[0].pid, signal.SIGKILL)
+    failed = next_completion(own_worker)
+    assert (failed.batch.id, failed.ok) == (7, False)
+    assert before_s <= failed.finished_s <= own_worker.now()
+    status = own_worker.status()
+    assert (status.restarts, status.ready, status.held_cores) == (1, 0, 4.0)
+    own_worker.resize(FULL)
+    serve_until(own_worker, lambda: own_worker.idle() == 1)
+    assert run(own_worker, 2).ok
+
+
+def test_a_death_while_starting_or_idle_is_made_good(own_worker: PoolWorker) -> None:
+    def restarted(times: int) -> Callable[[], bool]:
+        return lambda: own_worker.status().restarts == times
+
+    for times in (1, 2):  # idle at first, starting then
+        os.kill(own_worker.replicas[0].pid, signal.SIGKILL)
+        serve_until(own_worker, restarted(times))
+    serve_until(own_worker, lambda: own_worker.idle() == 1)
+    assert run(own_worker, 1).ok
+
+
+def test_a_hung_batch_is_given_up() -> None:
+    with PoolWorker(RealWorkerConfig(initial=FULL, batch_timeout_s=0.5)) as worker:
+        os.kill(worker.replicas[0].pid, signal.SIGSTOP)
+        assert not run(worker, 1).ok
+        serve_until(worker, lambda: worker.idle() == 1)
+        assert run(worker, 1).ok
+
+
+def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path: Path) -> None:
+    images = helper.make_tensor_value_info("in", TensorProto.FLOAT, ("batch", 3, 8, 8))
+    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, ("batch", 3, 8, 8))
+    graph = helper.make_graph(
+        [helper.make_node("NoSuchOp", ["in"], ["out"])], "g", [images], [result]
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "bad.onnx")
+    affinity = os.sched_getaffinity(0)
+    with pytest.raises(WorkerError, match="NoSuchOp"):
+        PoolWorker(RealWorkerConfig(model=str(tmp_path / "bad.onnx")))
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_without_rights_the_worker_says_so_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mounts").write_text("")
+    (tmp_path / "cgroup").write_text("")
+    monkeypatch.setattr(cgroups, "PROC", tmp_path)
+    affinity = os.sched_getaffinity(0)
+    with pytest.raises(WorkerError, match="cannot limit CPU by control groups"):
+        PoolWorker(RealWorkerConfig(limiter="cgroup"))
+    assert os.sched_getaffinity(0) == affinity
+
+
+def open_files() -> set[str]:
+    gc.collect()
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_closing_twice_leaves_nothing_behind() -> None:
+    files, affinity = open_files(), os.sched_getaffinity(0)
+    worker = PoolWorker(RealWorkerConfig(initial=Allocation(8, 1, replicas=2)))
+    pids = [replica.pid for replica in worker.replicas]
+    groups = groups_of(worker)
+    worker.start(batch(4))
+    worker.close()
+    worker.close()
+    worker.wake()
+    assert not [pid for pid in pids if start_ticks(pid)]
+    assert not [path for path in groups if path.exists()]
+    assert os.sched_getaffinity(0) == affinity
+    del worker
+    assert open_files() == files
+
+
+def groups_of(worker: PoolWorker) -> list[Path]:
+    if not worker.limiter.startswith("cgroup-v1"):
+        return []
+    leaves = [cpu_group(replica.pid) for replica in worker.replicas]
+    return [*leaves, leaves[0].parent]
+
+
+HARNESS = """
+import json, os, sys
+sys.path.insert(0, sys.argv[2])
+from test_real_worker import FULL, batch, groups_of
+from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
+
+with PoolWorker(RealWorkerConfig(initial=FULL, limiter=sys.argv[1])) as worker:
+    worker.start(batch(16))
+    worker.resize(type(FULL)(1, 16, replicas=2))
+    facts = {
+        "pids": [replica.pid for replica in worker.replicas],
+        "groups": [str(path) for path in groups_of(worker)],
+    }
+    print(json.dumps(facts), flush=True)
+    while True:
+        worker.wait(worker.now() + 60.0)
+"""
+"""A harness in the middle of a slow batch and of a cold start."""
+
+
+@pytest.mark.parametrize("limiter", ["auto", "duty-cycle"])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_nothing_outlives_the_harness(limiter: str, end: signal.Signals) -> None:
+    command = [sys.executable, "-c", HARNESS, limiter, str(Path(__file__).parent)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as harness:
+        assert harness.stdout is not None
+        facts = json.loads(harness.stdout.readline())
+        assert len(facts["pids"]) == 2
+        harness.send_signal(end)
+        harness.communicate(timeout=PATIENCE_S)
+    assert harness.returncode != 0
+    wait_until(lambda: not [pid for pid in facts["pids"] if start_ticks(pid)])
+    wait_until(lambda: not [path for path in facts["groups"] if Path(path).exists()])
