@@ -32,6 +32,8 @@ from sponge_env.workers.limits import DESCRIPTIONS, WantedLimiter
 from sponge_env.workers.pool import PoolWorker
 from sponge_env.workers.real_config import RealWorkerConfig
 
+SECONDS = 45.0
+"""About how long a calibration takes."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
