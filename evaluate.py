@@ -22,7 +22,7 @@ REGISTRY = {**AGENTS, **BASELINES}
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__,
         epilog="example: python evaluate.py --agent sponge-ip fa2 static-16 --seeds 3",
     )

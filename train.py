@@ -18,7 +18,7 @@ LEARNERS = ("ppo",)
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__, epilog="example: python train.py --agent ppo --scenario paper"
     )
     parser.add_argument("--agent", default="ppo", help="what learns (default: ppo)")

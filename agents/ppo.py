@@ -15,10 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from torch import nn
 
 from agents.policy import Policy, PolicyInfo, save_policy
-from sponge_env.config import Scenario
+from sponge_env.config import Backend, Limiter, Scenario
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError
-from sponge_env.factory import Backend, Limiter
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sponge_env.cache import local_profile_path
+from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Allocation, FloatArray
@@ -28,7 +29,7 @@ from sponge_env.latency import LatencyModel, fit_latency, to_quantiles
 from sponge_env.profile import Profile, QuotaService, Sample, save_profile
 from sponge_env.workers.bench import Bench, Grid, Progress, Run, measure_grid, measure_work, silent
 from sponge_env.workers.cgroups import find_hierarchy
-from sponge_env.workers.limits import DESCRIPTIONS, WantedLimiter
+from sponge_env.workers.limits import DESCRIPTIONS
 from sponge_env.workers.pool import PoolWorker
 from sponge_env.workers.real_config import RealWorkerConfig
 
@@ -225,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sponge_env.calibrate", description="Measure the real worker."
     )
-    limiters = [name for name in get_args(WantedLimiter) if name != "none"]
+    limiters = [name for name in get_args(Limiter) if name != "none"]
     parser.add_argument("--model", default="efficientnet-lite0", help="known name or .onnx file")
     parser.add_argument("--out", type=Path, help="profile to write (default: this machine's)")
     parser.add_argument("--cores", type=int, default=16, help="largest number of core units")

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, get_args
 
-from sponge_env.config import Scenario, load_scenario
+from sponge_env.config import Backend, Limiter, Scenario, load_scenario
 from sponge_env.errors import ConfigError, SpongeError, unknown
 
 BAD_INPUT = 2
@@ -53,13 +53,39 @@ def terminate_like_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what :func:`run_script` prints.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def one_of(kind: str, allowed: Sequence[str]) -> Callable[[str], str]:
+    """Make an argument type for a name out of a few."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(unknown(kind, text, allowed))
+        return text
+
+    return parse
+
+
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what runs where."""
     parser.add_argument(
         "--scenario", default="paper", help="shipped scenario or TOML file (default: paper)"
     )
     parser.add_argument(
-        "--backend", default="sim", help="sim (virtual time) or live (real worker, real time)"
+        "--backend",
+        type=one_of("backend", get_args(Backend)),
+        default="sim",
+        help="sim (virtual time) or live (real worker, real time); default: sim",
     )
     parser.add_argument("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
     parser.add_argument(
@@ -67,6 +93,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limiter",
+        type=one_of("limiter", get_args(Limiter)),
         default="auto",
         help="CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none",
     )

@@ -21,6 +21,12 @@ from sponge_env.errors import ConfigError, unknown
 
 T = TypeVar("T")
 
+Backend = Literal["sim", "live"]
+"""Simulated worker in virtual time, or real worker in real time."""
+
+Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
+"""How the real worker's CPU is limited; ``auto`` takes the best this machine allows."""
+
 SCENARIO_DIR = Path(__file__).resolve().parent.parent / "traces" / "scenarios"
 """Scenarios that ship with the project."""
 

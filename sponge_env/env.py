@@ -10,10 +10,10 @@ import numpy as np
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from sponge_env.config import Scenario, load_scenario
+from sponge_env.config import Backend, Limiter, Scenario, load_scenario
 from sponge_env.encoding import CLIP, OBS_DIM, decode, encode
 from sponge_env.errors import ConfigError
-from sponge_env.factory import Backend, Limiter, make_spec, make_system, scenario_profile
+from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.metrics import WindowMetrics
 from sponge_env.render import frame, status_line
 from sponge_env.system import System

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sponge_env.config import Scenario
+from sponge_env.config import Backend, Limiter, Scenario
 from sponge_env.console import ConsoleSink
-from sponge_env.factory import Backend, Limiter, ensure_profile, make_system
+from sponge_env.factory import ensure_profile, make_system
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.profile import Profile
 from sponge_env.recording import RunDirectory, file_sinks, write_requests

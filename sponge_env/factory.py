@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 from sponge_env.cache import local_profile_path
-from sponge_env.config import Scenario
+from sponge_env.config import Backend, Limiter, Scenario
 from sponge_env.errors import ConfigError, ProfileError, unknown
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.profile import Profile, load_profile
@@ -16,9 +16,6 @@ from sponge_env.system import EpisodePlan, System
 from sponge_env.workers.service import ProfileService, QuotaBucket, Service
 from sponge_env.workers.simulated import SimulatedWorker, noise_source
 from sponge_env.workload import make_requests
-
-Backend = Literal["sim", "live"]
-Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
 
 
 def scenario_profile(scenario: Scenario) -> Profile:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machine import needs_cgroup
 
+from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.workers import cgroups
 from sponge_env.workers.cgroups import CpuGroupV2, Hierarchy, RunGroup, find_hierarchy
@@ -22,7 +23,6 @@ from sponge_env.workers.janitor import kill, remove_group, start_ticks
 from sponge_env.workers.limits import (
     CgroupLimiter,
     Kind,
-    WantedLimiter,
     choose_kind,
     enforcement_period_s,
     open_limits,
@@ -66,7 +66,7 @@ V2 = Hierarchy(2, Path("/cg"), Path("/cg"))
     ],
 )
 def test_the_means_follow_what_is_wanted_and_there(
-    wanted: WantedLimiter, hierarchy: Hierarchy | None, kind: Kind
+    wanted: Limiter, hierarchy: Hierarchy | None, kind: Kind
 ) -> None:
     assert choose_kind(wanted, hierarchy) == kind
 

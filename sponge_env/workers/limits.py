@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sponge_env.config import Limiter as WantedLimiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.workers.cgroups import CpuGroup, Hierarchy, RunGroup, find_hierarchy
 from sponge_env.workers.duty_cycle import DutyCycleLimiter
@@ -20,7 +21,6 @@ from sponge_env.workers.janitor import remove_group
 
 LOG = logging.getLogger("sponge_env")
 
-WantedLimiter = Literal["auto", "cgroup", "duty-cycle", "none"]
 Kind = Literal["cgroup-v1", "cgroup-v2", "duty-cycle", "none"]
 
 DESCRIPTIONS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
-from sponge_env.workers.limits import WantedLimiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class RealWorkerConfig:
     """Largest number of replicas."""
     initial: Allocation = field(default_factory=lambda: Allocation(cores=1, batch=1))
     """Allocation in force when the clock starts, with all its replicas warm."""
-    limiter: WantedLimiter = "auto"
+    limiter: Limiter = "auto"
     """How CPU is limited; ``auto`` takes control groups where this process may make them."""
     batch_timeout_s: float = 60.0
     """A batch that runs longer is taken for hung, and its replica is restarted."""
