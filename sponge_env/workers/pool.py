@@ -22,6 +22,18 @@ from sponge_env.workers.real_config import RealWorkerConfig
 __all__ = ["PoolWorker", "RealWorkerConfig"]
 
 
+def check_machine(config: RealWorkerConfig) -> None:
+    """Raise now what would keep a worker from starting, before anything is started.
+
+    Raises:
+        ConfigError: The configuration or the model cannot be used.
+        WorkerError: The CPU cannot be limited as asked.
+    """
+    cpus = choose_cpus(config.cpus, config.physical_cores(config.cores_max))
+    resolve_model(config.model)
+    open_limits(config.limiter, config.core_unit, len(cpus), lambda group: None).close()
+
+
 class PoolWorker:
     """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
 

@@ -1,0 +1,259 @@
+"""The scripts as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_policy import INFO, random_policy
+
+import evaluate
+import train
+from agents.policy import save_policy
+from sponge_env import calibrate
+from sponge_env.config import load_scenario
+from sponge_env.metrics import EpisodeMetrics, names
+
+REQUIRED_KEYS = {
+    "agent",
+    "scenario",
+    "backend",
+    "seed",
+    "start",
+    "offered",
+    "on_time",
+    "late",
+    "dropped",
+    "failed",
+    "hopeless",
+    "violation_rate",
+    "avoidable_violation_rate",
+    "mean_cores",
+    "core_seconds",
+    "latency_p50_s",
+    "latency_p99_s",
+    "infeasible_decisions",
+    "decision_p50_s",
+    "decision_p99_s",
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def failure(argv: list[str], capsys: pytest.CaptureFixture[str], script: object = evaluate) -> str:
+    """Run a script that must fail; return its one sentence."""
+    before = set(Path().iterdir())
+    assert script.main(argv) == 2  # type: ignore[attr-defined]
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert set(Path().iterdir()) == before, "something was written"
+    return error
+
+
+def test_an_evaluation_records_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    code = evaluate.main(
+        [
+            "--agent",
+            "static-8",
+            "fa2",
+            "--duration",
+            "20",
+            "--seeds",
+            "2",
+            "--run-dir",
+            "run",
+            "--json",
+            "out.json",
+        ]
+    )
+    assert code == 0
+    summaries = json.loads(Path("out.json").read_text())
+    assert [(s["agent"], s["seed"]) for s in summaries] == [
+        ("static-8", 0), ("static-8", 1), ("fa2", 0), ("fa2", 1)
+    ]  # fmt: skip
+    for summary in summaries:
+        assert REQUIRED_KEYS <= set(summary) == set(names(EpisodeMetrics))
+        ended = ("on_time", "late", "dropped", "failed")
+        assert summary["offered"] == sum(summary[key] for key in ended) > 0
+        folder = Path("run") / f"{summary['agent']}-seed{summary['seed']}"
+        assert json.loads((folder / "summary.json").read_text()) == summary
+        assert len(pd.read_csv(folder / "windows.csv")) == 20
+        assert len(pd.read_parquet(folder / "requests.parquet")) == summary["offered"]
+        assert list(folder.glob("events.out.tfevents.*"))
+    for name in ("config.json", "command.txt", "versions.json", "host.json", "comparison.png"):
+        assert (Path("run") / name).stat().st_size > 0
+    printed = capsys.readouterr().out
+    assert "static-8" in printed
+    assert "tensorboard --logdir run" in printed
+
+
+def test_the_same_seed_gives_the_same_requests() -> None:
+    for name in ("one", "other"):
+        evaluate.main(["--agent", "static-8", "--duration", "10", "--run-dir", name])
+    one, other = (
+        pd.read_parquet(Path(name) / "static-8-seed0" / "requests.parquet")
+        for name in ("one", "other")
+    )
+    assert one.equals(other)
+
+
+def test_agents_take_options() -> None:
+    argv = [
+        "--agent",
+        "static",
+        "--duration",
+        "5",
+        "--option",
+        "static.cores=3",
+        "--option",
+        "static.batch=2",
+    ]
+    assert evaluate.main([*argv, "--run-dir", "run"]) == 0
+    windows = pd.read_csv("run/static-seed0/windows.csv")
+    assert set(windows["requested_cores"]) == {3}
+    assert set(windows["batch"]) == {2}
+
+
+def test_a_controller_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.py").write_text(
+        "from sponge_env.interfaces import Allocation\n"
+        "class Mine:\n"
+        "    def reset(self, spec, seed): pass\n"
+        "    def decide(self, view): return Allocation(cores=5, batch=4)\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    assert evaluate.main(["--agent", "mine:Mine", "--duration", "5", "--run-dir", "run"]) == 0
+    (folder,) = Path("run").glob("*-seed0")
+    assert set(pd.read_csv(folder / "windows.csv")["requested_cores"]) == {5}
+
+
+def test_own_traces_replace_the_scenario_s() -> None:
+    Path("slow.csv").write_text("time_s,bandwidth_bytes_per_s\n0,300000\n1,300000\n")
+    Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{0.1 * i:.1f}" for i in range(99)))
+    argv = "--agent static-8 --duration 5 --trace slow.csv --arrivals arrivals.csv --run-dir run"
+    assert evaluate.main(argv.split()) == 0
+    requests = pd.read_parquet("run/static-8-seed0/requests.parquet")
+    assert np.allclose(requests["arrival_s"] - requests["sent_s"], 1.01)
+    assert np.allclose(np.diff(requests["sent_s"]), 0.1)
+
+
+def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--agent", "ppo", "--steps", "1024", "--envs", "2", "--run-dir", "runs/mine"]
+    assert train.main(argv) == 0
+    capsys.readouterr()
+    assert evaluate.main(["--agent", "ppo", "--duration", "5", "--run-dir", "runs/eval"]) == 0
+    assert "agent ppo follows runs/mine/policy.npz" in capsys.readouterr().out
+    argv = ["--steps", "256", "--envs", "2", "--run-dir", "runs/more", "--resume", "runs/mine"]
+    assert train.main(argv) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--agent spong-ip", "unknown agent 'spong-ip'.*did you mean 'sponge-ip'"),
+        ("--agent nowhere:Mine", "agent 'nowhere:Mine' cannot be imported"),
+        ("--agent static-8 --scenario papre", "unknown scenario 'papre'.*mean 'paper'"),
+        ("--agent static-8 --backend simm", "unknown backend 'simm'.*mean 'sim'"),
+        ("--agent static-8 --limiter cgrup", "unknown limiter 'cgrup'.*mean 'cgroup'"),
+        ("--agent static-8 --trace 4gg", "4gg"),
+        ("--agent static-8 --duration 0", r"duration_s must be a number above 0, not 0\.0"),
+        ("--agent static-8 --duration nan", "duration_s must be a number above 0, not nan"),
+        ("--agent static-8 --duration x", "invalid float value: 'x'"),
+        ("--agent static-8 --seeds 0", "must be a whole number of at least 1, not '0'"),
+        ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
+        ("--agent static-8 --option fa2.n=1", "unknown agent 'fa2'"),
+        ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
+        ("--agent static --option static.cores=0", "cores"),
+        ("--agent sponge-ip --option sponge-ip.formulation=papr", "mean 'paper'"),
+        ("--agent ppo", "no policy for scenario 'paper' in runs/"),
+        ("--agent ppo --policy none.npz", "there is no policy file 'none.npz'"),
+        ("--agent static-8 --scenario local", "python -m sponge_env.calibrate"),
+        ("", "the following arguments are required: --agent"),
+    ],
+)
+def test_bad_arguments_end_with_one_sentence(
+    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    assert re.search(sentence, failure(arguments.split(), capsys))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--agent pppo", "unknown agent to train 'pppo'.*mean 'ppo'"),
+        ("--steps 0", "must be a whole number of at least 1"),
+        ("--envs 0", "must be a whole number of at least 1"),
+        ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
+    ],
+)
+def test_bad_training_arguments_end_with_one_sentence(
+    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    assert re.search(sentence, failure(arguments.split(), capsys, train))
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("", "empty"),
+        ("time_s,bandwidth_bytes_per_s\n0,1e6\n1,nan\n", r"bandwidth\.csv.*3.*nan"),
+        ("time_s,bandwidth_bytes_per_s\n0,1e6\n1,-5\n", r"bandwidth\.csv.*3.*-5"),
+        ("time_s,bandwidth_bytes_per_s\n1,1e6\n0,1e6\n", r"bandwidth\.csv.*3"),
+    ],
+)
+def test_bad_traces_end_with_one_sentence(
+    lines: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    Path("bandwidth.csv").write_text(lines)
+    error = failure(["--agent", "static-8", "--trace", "bandwidth.csv"], capsys)
+    assert re.search(sentence, error)
+
+
+def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    save_policy(random_policy(), Path("policy.npz"))
+    assert INFO.system_hash == load_scenario("paper").system_hash
+    argv = ["--agent", "ppo", "--policy", "policy.npz", "--scenario", "bursty"]
+    assert "was trained on scenario 'short'" in failure(argv, capsys)
+
+
+def test_a_run_directory_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    argv = ["--agent", "static-8", "--duration", "5", "--run-dir", "run"]
+    assert "'run' exists already" in failure(argv, capsys)
+    assert list(Path("run").iterdir()) == []
+
+
+def test_a_run_directory_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    argv = ["--agent", "static-8", "--duration", "5", "--run-dir", "file/run"]
+    assert "cannot write 'file/run'" in failure(argv, capsys)
+
+
+def test_a_profile_that_predicts_nonsense_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from sponge_env.profile import PROFILE_DIR
+
+    data = json.loads((PROFILE_DIR / "yolov5s.json").read_text())
+    data["latency"]["eta_s"] = -10.0
+    Path("bad.json").write_text(json.dumps(data))
+    Path("bad.toml").write_text("profile = 'bad.json'\n")
+    argv = ["--agent", "static-8", "--scenario", "bad.toml"]
+    assert "a latency must be positive" in failure(argv, capsys)
+
+
+def test_calibration_refuses_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate.main(["--model", "resnet-5000"]) == 2
+    assert "unknown model 'resnet-5000'" in capsys.readouterr().err
