@@ -10,7 +10,7 @@ from typing import Any
 
 from sponge_env.config import Backend, Limiter, Scenario
 from sponge_env.console import ConsoleSink
-from sponge_env.factory import ensure_profile, make_system
+from sponge_env.factory import check_live, ensure_profile, make_system
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.profile import Profile
 from sponge_env.recording import RunDirectory, file_sinks, write_requests
@@ -55,6 +55,8 @@ class Experiment:
         profile = ensure_profile(scenario, backend, limiter)
         # A system built and closed shows mistakes in traces before anything is written.
         make_system(scenario, 0, profile=profile).close()
+        if backend == "live":
+            check_live(scenario, profile, limiter)
         directory = RunDirectory.create(path, scenario, settings, command)
         return cls(scenario, profile, backend, limiter, directory)
 

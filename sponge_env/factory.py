@@ -13,6 +13,7 @@ from sponge_env.profile import Profile, load_profile
 from sponge_env.seeding import stream
 from sponge_env.serving.core import ServingCore
 from sponge_env.system import EpisodePlan, System
+from sponge_env.workers.real_config import RealWorkerConfig
 from sponge_env.workers.service import ProfileService, QuotaBucket, Service
 from sponge_env.workers.simulated import SimulatedWorker, noise_source
 from sponge_env.workload import make_requests
@@ -43,7 +44,6 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     """
     if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
         from sponge_env.calibrate import calibrate_to
-        from sponge_env.workers.real_config import RealWorkerConfig
 
         calibrate_to(local_profile_path(), RealWorkerConfig(limiter=limiter))
     return scenario_profile(scenario)
@@ -134,19 +134,31 @@ def service_maker(scenario: Scenario, profile: Profile) -> Callable[[int], Servi
     return lambda cores: ProfileService(latency_s, cores)
 
 
-def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
-    # The real worker brings ONNX Runtime, which a simulation never needs.
-    from sponge_env.workers.pool import PoolWorker
-    from sponge_env.workers.real_config import RealWorkerConfig
+def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
+    """Raise now what would keep the scenario from running on the real worker.
 
-    return PoolWorker(
-        RealWorkerConfig(
-            model=profile.model,
-            batch_max=spec.batch_max,
-            cores_max=spec.cores_max,
-            core_unit=profile.core_unit,
-            replicas_max=spec.replicas_max,
-            initial=spec.initial,
-            limiter=limiter,
-        )
+    Raises:
+        SpongeError: Model, limits or machine do not allow it.
+    """
+    from sponge_env.workers.pool import check_machine
+
+    check_machine(_real_config(make_spec(scenario, profile), profile, limiter))
+
+
+def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
+    # What starts processes is imported only where they are wanted.
+    from sponge_env.workers.pool import PoolWorker
+
+    return PoolWorker(_real_config(spec, profile, limiter))
+
+
+def _real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> RealWorkerConfig:
+    return RealWorkerConfig(
+        model=profile.model,
+        batch_max=spec.batch_max,
+        cores_max=spec.cores_max,
+        core_unit=profile.core_unit,
+        replicas_max=spec.replicas_max,
+        initial=spec.initial,
+        limiter=limiter,
     )

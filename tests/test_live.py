@@ -198,6 +198,7 @@ def test_insisting_on_cgroups_without_the_right_fails_in_one_sentence(
     argv = ["--agent", "static-8", "--backend", "live", "--scenario", str(scenario_file)]
     assert evaluate.main([*argv, "--limiter", "cgroup"]) == 2
     assert capsys.readouterr().err.count("error: ") == 1
+    assert not (scenario_file.parent / "runs").exists()
 
 
 def test_a_live_worker_falls_back_and_says_so(
