@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, unknown
@@ -53,6 +52,7 @@ def train(argv: Sequence[str]) -> int:
     # PyTorch takes seconds to import; bad input should not wait for it.
     from agents.ppo import TrainingPlan
     from agents.ppo import train as train_ppo
+    from sponge_env.console import Progress
     from sponge_env.factory import ensure_profile
     from sponge_env.recording import RunDirectory
 
@@ -70,8 +70,9 @@ def train(argv: Sequence[str]) -> int:
         limiter=arguments.limiter,
         resume=checkpoint(arguments.resume),
     )
-    with cli.terminate_like_interrupt(), tqdm(total=plan.steps, unit="step") as bar:
-        policy = train_ppo(plan, progress=lambda steps: bar.update(steps - bar.n))
+    progress = Progress(f"training {arguments.agent}", plan.steps, "step")
+    with cli.terminate_like_interrupt(), contextlib.closing(progress):
+        policy = train_ppo(plan, progress=progress.show)
     print(f"policy       {policy}")
     print(f"evaluate it  python evaluate.py --agent ppo --scenario {arguments.scenario}")
     print(f"TensorBoard  tensorboard --logdir {directory.path}")

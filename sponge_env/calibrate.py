@@ -15,19 +15,19 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from tqdm import tqdm
 
 from sponge_env.cache import local_profile_path
 from sponge_env.config import Limiter
+from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Allocation, FloatArray
 from sponge_env.latency import LatencyModel, fit_latency, to_quantiles
 from sponge_env.profile import Profile, QuotaService, Sample, save_profile
-from sponge_env.workers.bench import Bench, Grid, Progress, Run, measure_grid, measure_work, silent
+from sponge_env.workers.bench import Bench, Grid, Report, Run, measure_grid, measure_work, silent
 from sponge_env.workers.cgroups import find_hierarchy
 from sponge_env.workers.limits import DESCRIPTIONS
 from sponge_env.workers.pool import PoolWorker
@@ -40,33 +40,29 @@ QUANTILES = 21
 
 
 class TerminalProgress:
-    """A progress bar on a terminal, one plain line per stage elsewhere."""
+    """Shows each stage of a calibration on the terminal."""
 
     def __init__(self) -> None:
         self._stage = ""
-        self._bar: tqdm[Any] | None = None
+        self._shown: Progress | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show the state."""
-        if stage != self._stage:
+        if self._shown is None or stage != self._stage:
             self.close()
             self._stage = stage
-            if sys.stderr.isatty():
-                self._bar = tqdm(total=total, desc=stage, leave=False)
-            else:
-                sys.stderr.write(f"calibrating: {stage}\n")
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
+            self._shown = Progress("calibrating", total, "step")
+            self._shown.say(stage)
+        self._shown.show(done)
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if self._shown is not None:
+            self._shown.close()
 
 
 def calibrate(
-    config: RealWorkerConfig, seconds: float = SECONDS, progress: Progress = silent
+    config: RealWorkerConfig, seconds: float = SECONDS, progress: Report = silent
 ) -> Profile:
     """Measure the worker that a configuration describes.
 

@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal."""
+"""Progress of long work: a bar on a terminal, now and then a plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -12,63 +12,83 @@ from tqdm import tqdm
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics
 
 
-class ConsoleSink:
-    """Shows progress: a bar on a terminal, now and then a line elsewhere."""
+class Progress:
+    """Shows how far something has come."""
 
     def __init__(
         self,
         label: str,
-        windows: int,
+        total: int,
+        unit: str,
         stream: TextIO | None = None,
         every_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the bar.
+        """Start at 0.
 
         Args:
-            label: What runs, e.g. agent and seed.
-            windows: Intervals in the episode.
+            label: What runs.
+            total: Where it ends.
+            unit: What is counted.
             stream: Where to write; standard error if left out.
             every_s: Wall time between two lines where there is no terminal.
             clock: Wall clock in seconds.
         """
         self._stream = stream or sys.stderr
         self._bar = tqdm(
-            total=windows,
+            total=total,
             desc=label,
-            unit="window",
+            unit=unit,
             file=self._stream,
             leave=False,
             disable=not self._stream.isatty(),
         )
-        self._label, self._windows = label, windows
+        self._label, self._total, self._unit = label, total, unit
         self._every_s, self._clock = every_s, clock
         self._due_s = clock() + every_s
+
+    def show(self, done: int, status: str = "") -> None:
+        """Say how far it is."""
+        self._bar.set_postfix_str(status, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if self._bar.disable and self._clock() >= self._due_s:
+            self._due_s = self._clock() + self._every_s
+            self.say(f"{done}/{self._total} {self._unit}s" + f", {status}" * bool(status))
+
+    def say(self, text: str) -> None:
+        """Write one line."""
+        self._stream.write(f"{self._label}: {text}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+class ConsoleSink:
+    """Shows the progress of an episode, and in one line how it ended."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._done = self._violations = 0
 
     def window(self, metrics: WindowMetrics) -> None:
         """Advance by one interval."""
         self._done += 1
         self._violations += metrics.violations
-        status = f"{metrics.cores:g} cores, {metrics.queued} queued, {self._violations} violations"
-        self._bar.set_postfix_str(status, refresh=False)
-        self._bar.update()
-        if self._bar.disable and self._clock() >= self._due_s:
-            self._due_s = self._clock() + self._every_s
-            self._line(f"{self._done}/{self._windows} windows, {status}")
+        self._progress.show(
+            self._done,
+            f"{metrics.cores:.3g} cores, {metrics.queued} queued, {self._violations} violations",
+        )
 
     def episode(self, metrics: EpisodeMetrics) -> None:
         """Say in one line how the episode ended."""
-        self._bar.close()
-        self._line(
+        self._progress.close()
+        self._progress.say(
             f"{'interrupted' if metrics.partial else 'done'} after {self._done} windows, "
             f"{metrics.violation_rate:.3%} violations, {metrics.mean_cores:.2f} cores"
         )
 
     def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()
-
-    def _line(self, text: str) -> None:
-        self._stream.write(f"{self._label}: {text}\n")
-        self._stream.flush()
+        """Take the bar away."""
+        self._progress.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env.config import Backend, Limiter, Scenario
-from sponge_env.console import ConsoleSink
+from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import check_live, ensure_profile, make_system
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.profile import Profile
@@ -84,7 +84,7 @@ class Experiment:
             sinks: list[Sink] = [
                 *file_sinks(folder),
                 TensorBoardSink(folder),
-                ConsoleSink(label, system.plan.windows),
+                ConsoleSink(Progress(label, system.plan.windows, "window")),
             ]
             for sink in sinks:
                 stack.callback(sink.close)

@@ -3,7 +3,7 @@ from itertools import count
 
 import pytest
 
-from sponge_env.console import ConsoleSink
+from sponge_env.console import ConsoleSink, Progress
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics
 
 WINDOW = WindowMetrics(cores=8.0, queued=3, violations=2)
@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 
 def play(stream, windows, **options):
-    sink = ConsoleSink("fa2 seed 0", windows=windows, stream=stream, **options)
+    sink = ConsoleSink(Progress("fa2 seed 0", windows, "window", stream=stream, **options))
     for _ in range(windows):
         sink.window(WINDOW)
     sink.episode(EpisodeMetrics(violation_rate=0.015, mean_cores=5.0))
@@ -49,7 +49,7 @@ def test_a_fast_episode_is_one_line():
 
 def test_an_interrupted_episode_says_so():
     stream = io.StringIO()
-    ConsoleSink("ppo", windows=9, stream=stream).episode(EpisodeMetrics(partial=True))
+    ConsoleSink(Progress("ppo", 9, "window", stream=stream)).episode(EpisodeMetrics(partial=True))
     assert stream.getvalue().startswith("ppo: interrupted after 0 windows, ")
 
 
@@ -62,6 +62,6 @@ def test_a_terminal_shows_a_bar_and_then_the_last_line():
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_closing_twice_does_no_harm(stream):
-    sink = ConsoleSink("ppo", windows=9, stream=stream)
+    sink = ConsoleSink(Progress("ppo", 9, "window", stream=stream))
     sink.close()
     sink.close()

@@ -19,7 +19,7 @@ PATIENCE_S = 300.0
 """Longest wait for one batch or one cold start."""
 
 
-class Progress(Protocol):
+class Report(Protocol):
     """Is told how far the calibration has come."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -88,7 +88,7 @@ class Bench:
         return cold_start_s
 
 
-def measure_work(bench: Bench, batch_max: int, progress: Progress) -> dict[int, list[Run]]:
+def measure_work(bench: Bench, batch_max: int, progress: Report) -> dict[int, list[Run]]:
     """Run batches of several sizes without a limit.
 
     Returns:
@@ -108,7 +108,7 @@ def measure_grid(
     config: RealWorkerConfig,
     work_s: FloatArray,
     end_s: float,
-    progress: Progress,
+    progress: Report,
 ) -> Grid:
     """Run batches back to back in each cell of the grid.
 
