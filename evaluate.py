@@ -48,13 +48,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="AGENT.KEY=VALUE",
         help="setting of an agent, e.g. sponge-ip.formulation=paper; may be repeated",
     )
+    parser.add_argument(
+        "--solver",
+        metavar="NAME",
+        help="how sponge-ip solves its program: exact (default), pulp or highs",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summaries here")
     return parser.parse_args(argv)
 
 
 def make_controllers(arguments: argparse.Namespace, scenario: Scenario) -> dict[str, Controller]:
     """Make every controller before anything runs, so that mistakes show at once."""
-    options = cli.parse_options(arguments.option, arguments.agent)
+    solver = [f"sponge-ip.solver={arguments.solver}"] if arguments.solver else []
+    options = cli.parse_options([*arguments.option, *solver], arguments.agent)
     return {
         name: learned(arguments.policy, scenario)
         if name == "ppo"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
+from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.latency import quantile
 
 _WINDOWS_FOR_DISPERSION = 5
 """With fewer windows, arrivals are taken to scatter like a Poisson process."""
@@ -66,39 +68,48 @@ def forecast_arrivals(config: ForecastConfig, spec: SystemSpec, view: SystemView
     """Forecast an interval's arrivals from the past ones.
 
     The rate is the mean of the last windows plus ``sigmas`` standard errors, or the most
-    recent rate if that is higher. How much arrivals scatter is measured by their index of
-    dispersion: variance over mean of the counts, 0 at equal gaps, 1 for a Poisson process.
+    recent rate if that is higher. Plain floats, for the arrays are far too short for NumPy
+    to pay.
 
     Args:
         config: Options.
         spec: The system.
         view: The state after at least one interval.
     """
-    counts = view.arrivals[-config.rate_windows :]
-    mean = float(counts.mean())
-    noise = config.sigmas * math.sqrt(_dispersion(counts))
-    recent = float(view.arrivals[-config.recent_windows :].mean())
-    expected = max(mean + noise * math.sqrt(mean / counts.size), recent)
+    counts: list[float] = view.arrivals[-config.rate_windows :].tolist()
+    mean = sum(counts) / len(counts)
+    noise = config.sigmas * math.sqrt(_dispersion(counts, mean))
+    newest = counts[-config.recent_windows :]
+    recent = sum(newest) / len(newest)
+    expected = max(mean + noise * math.sqrt(mean / len(counts)), recent)
     low_s, high_s = _budget_range_s(config, spec, view)
     return Forecast(expected / spec.interval_s, noise, low_s, high_s)
 
 
-def _dispersion(counts: FloatArray) -> float:
-    mean = float(counts.mean())
-    if mean <= 0 or counts.size < _WINDOWS_FOR_DISPERSION:
+def _dispersion(counts: list[float], mean: float) -> float:
+    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson.
+
+    The variance is the smaller of two estimates. That around the mean takes a slow swing of
+    the rate for scatter; that from successive differences counts requests twice which the
+    network held back in one interval and delivered in the next.
+    """
+    if mean <= 0 or len(counts) < _WINDOWS_FOR_DISPERSION:
         return 1.0
-    return float(counts.var(ddof=1)) / mean
+    around_mean = sum((count - mean) ** 2 for count in counts)
+    successive = sum((after - before) ** 2 for before, after in itertools.pairwise(counts)) / 2
+    return min(around_mean, successive) / (len(counts) - 1) / mean
 
 
 def _budget_range_s(
     config: ForecastConfig, spec: SystemSpec, view: SystemView
 ) -> tuple[float, float]:
     """Return the lowest and the highest budget on arrival to expect."""
-    # fmax skips the NaN of the intervals before the first arrival.
-    worst_delay_s = np.fmax.reduce(view.mean_delays_s[-config.delay_windows :], initial=0.0)
-    remembered_s = spec.slo_s - float(worst_delay_s)
+    delays_s: list[float] = view.mean_delays_s[-config.delay_windows :].tolist()
+    # The intervals before the first arrival have none.
+    worst_delay_s = max((delay_s for delay_s in delays_s if not math.isnan(delay_s)), default=0.0)
+    remembered_s = spec.slo_s - worst_delay_s
     if not view.budgets_s.size:
         return remembered_s, remembered_s
-    q = config.budget_quantile
-    low_s, high_s = np.quantile(view.budgets_s, (q, 1 - q))
-    return min(float(low_s), remembered_s), float(high_s)
+    budgets_s: list[float] = np.sort(view.budgets_s).tolist()
+    low_s = quantile(budgets_s, config.budget_quantile)
+    return min(low_s, remembered_s), quantile(budgets_s, 1 - config.budget_quantile)

@@ -10,6 +10,7 @@ Arrays over the pairs have shape (batch_max, cores_max): row ``b - 1``, column `
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,11 @@ from agents.forecast import Forecast
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
 
 CountArray = NDArray[np.int64]
+
+ROUNDING = 1e-9
+"""Requests that a count may be off by rounding."""
+ROUNDING_MS = 1e-6
+"""Milliseconds that a published budget may be off by rounding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +38,7 @@ class Program:
     """
 
     cost: FloatArray
-    """(batch_max, cores_max) ``c + delta_b * b``, all different."""
+    """(batch_max, cores_max) what is minimised; all different."""
     late: CountArray
     """(batch_max, cores_max) requests that would miss their deadline."""
 
@@ -47,6 +53,42 @@ def cost_table(spec: SystemSpec) -> FloatArray:
     cores = np.arange(1, spec.cores_max + 1)[None, :]
     cost: FloatArray = cores + batches / (spec.batch_max + 1)
     return cost
+
+
+def recovery_table(spec: SystemSpec) -> FloatArray:
+    """Return (batch_max, cores_max) ranks by throughput: 0 is the highest.
+
+    Ranks and not the throughput itself, so that no two pairs are closer than a solver's
+    tolerance; pairs of equal throughput rank by cost.
+    """
+    batches = np.arange(1, spec.batch_max + 1)[:, None]
+    throughput = batches / spec.latency.table_s(spec.batch_max, spec.cores_max)
+    best_first = np.lexsort((cost_table(spec).ravel(), -throughput.ravel()))
+    ranks = np.empty(throughput.size)
+    ranks[best_first] = np.arange(throughput.size)
+    return ranks.reshape(throughput.shape)
+
+
+def service_table_s(spec: SystemSpec, margin: float) -> FloatArray:
+    """Return (batch_max, cores_max) seconds to plan a batch with."""
+    service_s: FloatArray = (1 + margin) * spec.latency.table_s(spec.batch_max, spec.cores_max)
+    return service_s
+
+
+def fastest_s(spec: SystemSpec) -> float:
+    """Return the shortest latency there is, without margin."""
+    return float(spec.latency.table_s(spec.batch_max, spec.cores_max)[0, -1])
+
+
+def published_table_ms(spec: SystemSpec) -> FloatArray:
+    """Return (batch_max, cores_max) latencies floored to whole milliseconds, at least 1."""
+    latency_ms = np.floor(spec.latency.table_s(spec.batch_max, spec.cores_max) * 1e3)
+    return np.maximum(latency_ms, 1)
+
+
+def arrivals_to_expect(rate_rps: float, interval_s: float) -> int:
+    """Return the arrivals of one interval, rounded up."""
+    return math.ceil(rate_rps * interval_s - ROUNDING)
 
 
 def published_program(
@@ -65,11 +107,11 @@ def published_program(
         delay_max_s: The published cl_max.
         slo_fraction: Share of the SLO to plan with.
     """
-    latency_ms = np.maximum(np.floor(spec.latency.table_s(spec.batch_max, spec.cores_max) * 1e3), 1)
+    latency_ms = published_table_ms(spec)
     batches = np.arange(1, spec.batch_max + 1)[:, None]
     limit_ms = (slo_fraction * spec.slo_s - delay_max_s) * 1e3
     requests = int(np.ceil(rate_rps))
-    in_time = batches * np.maximum(np.floor((limit_ms + 1e-6) / latency_ms), 0)
+    in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
     misses = np.maximum(requests - in_time, 0)
     unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
     return Program(cost_table(spec), (misses + unserved).astype(np.int64))
@@ -81,13 +123,12 @@ def per_request_program(
     """Build the program that holds each request to its own deadline.
 
     Queued requests leave batch by batch in order of their deadlines, after the batch that
-    is running. Forecast arrivals come evenly spread, behind the queue. The throughput must
-    reach the forecast rate.
+    is running. Forecast arrivals come behind the queue. The throughput must reach the
+    forecast rate. A queued request that not even the fastest service could save is
+    *hopeless*: it takes its service time from the next ones, but does not count as late.
 
-    A queued request that is late under every pair cannot be helped, but it takes service
-    time from the next ones, so the throughput required grows until it is worked off within
-    one interval. If not even the fastest service could have saved it, it is *hopeless* and
-    does not count as late.
+    Where no pair is without a miss, throughput is wanted instead of few cores: what is late
+    already makes the next ones late until the backlog is gone.
 
     Args:
         spec: The system.
@@ -95,21 +136,17 @@ def per_request_program(
         forecast: What will arrive.
         margin: Relative allowance on every predicted latency.
     """
-    fit_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
-    service_s = (1 + margin) * fit_s
+    service_s = service_table_s(spec, margin)
     free_s = _free_after_s(spec, view, margin)
     slack_s = view.queued_deadlines_s - view.now_s
     done_s = _queue_done_s(service_s, free_s, slack_s.size)
     clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
+    hopeless = slack_s < fastest_s(spec)
 
-    misses = done_s > slack_s[:, None, None]
-    hopeless = slack_s < fit_s[0, -1]
-    lost = int(np.count_nonzero(misses.all(axis=(1, 2))))
-
-    late = np.count_nonzero(misses[~hopeless], axis=0)
+    late = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
     late += _late_arrivals(service_s, clear_s, forecast, spec.interval_s)
-    late += _unserved(service_s, forecast.rate_rps, lost, spec.interval_s)
-    return Program(cost_table(spec), late)
+    late += _unserved(service_s, forecast.rate_rps, spec.interval_s)
+    return Program(recovery_table(spec) if late.min() else cost_table(spec), late)
 
 
 def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArray:
@@ -162,29 +199,28 @@ def _late_arrivals(
     """Count the forecast arrivals that miss their deadline: (batch_max, cores_max).
 
     An arrival is served behind the queue and the arrivals before it, or after the batch it
-    finds in service, whichever is later. Budgets are spread evenly; the first arrivals, which
-    meet the queue, get the lowest.
+    finds in service, whichever is later. They come as early as their scatter lets them:
+    number ``n`` when ``x`` are expected with ``x + noise * sqrt(x) = n``. Budgets are spread
+    evenly; the first arrivals, which meet the queue, get the lowest.
     """
-    count = int(np.ceil(forecast.rate_rps * interval_s - 1e-9))
+    count = arrivals_to_expect(forecast.rate_rps, interval_s)
     if not count:
         return np.zeros(service_s.shape, dtype=np.int64)
     order = np.arange(count)[:, None, None]
     batches = np.arange(1, service_s.shape[0] + 1)[:, None]
-    budget_s = np.linspace(forecast.budget_low_s, forecast.budget_high_s, count)[:, None, None]
+    root = (np.sqrt(forecast.noise * forecast.noise + 4 * order) - forecast.noise) / 2
+    arrival_s = root * root / forecast.rate_rps
+    step_s = (forecast.budget_high_s - forecast.budget_low_s) / max(count - 1, 1)
+    deadline_s = arrival_s + (forecast.budget_low_s + step_s * order)
     settled_s = _settled_s(service_s, forecast)
-    arrival_s = order / forecast.rate_rps
     behind_queue_s = clear_s + order // batches * service_s
     done_s = np.maximum(behind_queue_s, arrival_s + settled_s) + settled_s
-    late: CountArray = np.count_nonzero(done_s > arrival_s + budget_s, axis=0)
+    late: CountArray = np.count_nonzero(done_s > deadline_s, axis=0)
     return late
 
 
-def _unserved(service_s: FloatArray, rate_rps: float, lost: int, interval_s: float) -> CountArray:
-    """Count by how many requests an interval's throughput falls short.
-
-    The ``lost`` requests add to the throughput required only as far as any pair can give it.
-    """
+def _unserved(service_s: FloatArray, rate_rps: float, interval_s: float) -> CountArray:
+    """Count by how many requests an interval's throughput falls short of the rate."""
     throughput_rps = np.arange(1, service_s.shape[0] + 1)[:, None] / service_s
-    wanted_rps = max(rate_rps, min(rate_rps + lost / interval_s, float(throughput_rps.max())))
-    short = np.ceil((wanted_rps - throughput_rps) * interval_s - 1e-9)
+    short = np.ceil((rate_rps - throughput_rps) * interval_s - ROUNDING)
     return np.maximum(short, 0).astype(np.int64)

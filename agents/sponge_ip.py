@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-import numpy as np
-import pulp
-
-from agents.forecast import ForecastConfig, forecast_arrivals
-from agents.program import Program, per_request_program, published_program
+from agents.forecast import Forecast, ForecastConfig, forecast_arrivals
 from sponge_env.config import from_mapping
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-Solver = Literal["cbc", "highs"]
+SolverName = Literal["exact", "pulp", "highs"]
+
+
+class Solver(Protocol):
+    """Answers the programs of :mod:`agents.program` for one system.
+
+    Of the pairs that miss the fewest deadlines, the one of the lowest cost wins; it is
+    feasible if it misses none.
+    """
+
+    def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
+        """Solve :func:`~agents.program.published_program`."""
+
+    def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
+        """Solve :func:`~agents.program.per_request_program`."""
+
+
+SolverMaker = Callable[[SystemSpec, float], Solver]
+"""Takes the system and the margin of the per-request form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +41,11 @@ class SpongeIPConfig(ForecastConfig):
     """``per-request`` holds every request to its own deadline; ``paper`` is the published
     program."""
     on_infeasible: Literal["least-violations", "hold"] = "least-violations"
-    """Where no pair meets every budget: take the cheapest of those that miss the fewest,
-    or keep the allocation in force, as published. Both count as infeasible."""
-    solver: Solver = "cbc"
-    """``cbc`` comes with PuLP; ``highs`` needs the package ``highspy``."""
+    """Where no pair meets every budget: take one of those that miss the fewest, or keep the
+    allocation in force, as published. Both count as infeasible."""
+    solver: SolverName = "exact"
+    """``exact`` is compiled enumeration; ``pulp`` solves the same program with PuLP and its
+    CBC, ``highs`` with PuLP and the package ``highspy``. Their answers are equal."""
     slo_fraction: float = 1.0
     """Share of the SLO that ``paper`` plans with. 1 gives the published answer (5 cores and
     batch 10 for ResNet18 at 100 requests per second, a delay of 50 ms and an SLO of 1 s);
@@ -65,30 +81,43 @@ class SpongeIP:
             options: Fields of :class:`SpongeIPConfig`.
 
         Raises:
-            ConfigError: An option is unknown or out of range, or its solver is missing.
+            ConfigError: An option is unknown or out of range, or its solver is not installed.
         """
         self.config = from_mapping(SpongeIPConfig, options)
-        self._solver = make_solver(self.config.solver)
-        self._spec: SystemSpec | None = None
+        self._make_solver = _solver_maker(self.config.solver)
+        self._system: tuple[SystemSpec, Solver] | None = None
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn."""
-        self._spec = spec
+        """Start a new episode; no random number is drawn.
+
+        Raises:
+            ProfileError: The system's latency model predicts one that is not positive.
+        """
+        margin = spec.latency.residual_quantile(self.config.margin_probability)
+        self._system = spec, self._make_solver(spec, max(0.0, margin))
 
     def decide(self, view: SystemView) -> Allocation:
-        """Build the program from the view, solve it and return its answer.
+        """Solve the program that follows from the view.
 
         Raises:
             RuntimeError: Before the first :meth:`reset`.
         """
-        if self._spec is None:
+        if self._system is None:
             raise RuntimeError("call reset() before decide()")
+        spec, solver = self._system
         if not view.arrivals.size:
-            return self._unknown_load(self._spec, view)
-        answer = solve(build_program(self.config, self._spec, view), self._solver)
+            return self._unknown_load(spec, view)
+        answer = self._solve(spec, solver, view)
         if not answer.feasible and self.config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer
+
+    def _solve(self, spec: SystemSpec, solver: Solver, view: SystemView) -> Allocation:
+        if self.config.formulation == "paper":
+            rate_rps = float(view.arrivals[-1]) / spec.interval_s
+            delay_max_s = float(view.delays_s.max(initial=0.0))
+            return solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
+        return solver.per_request(view, forecast_arrivals(self.config, spec, view))
 
     def _unknown_load(self, spec: SystemSpec, view: SystemView) -> Allocation:
         if self.config.formulation == "paper":
@@ -96,55 +125,24 @@ class SpongeIP:
         return Allocation(spec.cores_max, spec.batch_max)
 
 
-def build_program(config: SpongeIPConfig, spec: SystemSpec, view: SystemView) -> Program:
-    """Build the configured formulation's program."""
-    if config.formulation == "paper":
-        rate_rps = float(view.arrivals[-1]) / spec.interval_s
-        delay_max_s = float(view.delays_s.max(initial=0.0))
-        return published_program(spec, rate_rps, delay_max_s, config.slo_fraction)
-    margin = spec.latency.residual_quantile(config.margin_probability)
-    return per_request_program(spec, view, forecast_arrivals(config, spec, view), max(0.0, margin))
+def sponge_exact(**options: Any) -> SpongeIP:
+    """Make the controller with the compiled solver, whatever the default is."""
+    return SpongeIP(solver="exact", **options)
 
 
-def solve(program: Program, solver: pulp.LpSolver) -> Allocation:
-    """Solve a program; of the pairs that miss the fewest deadlines, the cheapest wins.
-
-    Where a pair meets every budget, that is the published program. Where none does, the
-    bound on violations rises from 0 to the least there are, which the table of a one-hot
-    choice shows without another solve.
-
-    Raises:
-        RuntimeError: The solver did not find the optimum.
-    """
-    fewest = int(program.late.min())
-    pairs = list(np.ndindex(program.cost.shape))
-    model = pulp.LpProblem("sponge", pulp.LpMinimize)
-    chosen = [model.add_variable(f"b{b + 1}_c{c + 1}", cat=pulp.LpBinary) for b, c in pairs]
-    model += pulp.lpDot(program.cost.ravel().tolist(), chosen)
-    model += pulp.lpSum(chosen) == 1
-    model += pulp.lpDot(program.late.ravel().tolist(), chosen) <= fewest
-    if model.solve(solver) != pulp.LpStatusOptimal:
-        raise RuntimeError(f"{solver.name} ended as {pulp.LpStatus[model.status]}")
-    row, column = next(pair for pair, x in zip(pairs, chosen, strict=True) if x.varValue > 0.5)
-    return Allocation(cores=column + 1, batch=row + 1, feasible=fewest == 0)
-
-
-def make_solver(name: Solver) -> pulp.LpSolver:
-    """Make the solver; the only place that knows which there are.
-
-    The relative gap is 0, for the weight of the batch size is below the usual tolerances.
+def _solver_maker(name: SolverName) -> SolverMaker:
+    """Import a solver's library and return what makes it for a system.
 
     Raises:
         ConfigError: The solver is not installed.
     """
-    if name == "cbc":
-        # PuLP 3.3 warns that its class for the bundled CBC will go; the binary is the same.
-        solver = pulp.COIN_CMD(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0)
-    else:
-        solver = pulp.HiGHS(msg=False, gapRel=0.0)
-    if not solver.available():
-        raise ConfigError(
-            f"the solver {name!r} is not installed; choose another (cbc, highs) or install "
-            f"{'PuLP with its bundled CBC' if name == 'cbc' else 'the package highspy'}"
-        )
-    return solver
+    # Each brings a library that takes a while to import and that the other does not need.
+    if name == "exact":
+        from agents.solve_exact import ExactSolver, warm_up
+
+        warm_up()
+        return ExactSolver
+    from agents.solve_pulp import PulpSolver, make_backend
+
+    backend = make_backend(name)
+    return lambda spec, margin: PulpSolver(spec, margin, backend)

@@ -10,6 +10,7 @@ from pathlib import Path
 PACKAGES = (
     "sponge-env",
     "gymnasium",
+    "numba",
     "numpy",
     "onnxruntime",
     "pandas",

@@ -22,7 +22,12 @@ CONTROLLERS_MAY_IMPORT = {
 DOORS = {
     "stable_baselines3": {"agents/ppo.py"},
     "torch": {"agents/ppo.py", "sponge_env/models.py"},
-    "pulp": {"agents/sponge_ip.py"},
+    "pulp": {"agents/solve_pulp.py"},
+    "numba": {
+        "agents/exact_kernel.py",
+        "sponge_env/vector/compiler.py",
+        "sponge_env/vector/simulator.py",
+    },
     "tensorboard": {"sponge_env/tensorboard_sink.py"},
     "onnxruntime": {"sponge_env/workers/child.py", "sponge_env/models.py"},
     "matplotlib": {"sponge_env/report.py", "sponge_env/render.py", "sponge_env/models.py"},
@@ -80,7 +85,7 @@ def test_the_serving_core_knows_no_clock() -> None:
 def test_a_static_evaluation_loads_no_heavy_library() -> None:
     code = (
         "import sys, evaluate\n"
-        "heavy = {'torch', 'stable_baselines3', 'pulp', 'onnxruntime', 'pandas'}\n"
+        "heavy = {'torch', 'stable_baselines3', 'pulp', 'numba', 'onnxruntime', 'pandas'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
     done = subprocess.run(

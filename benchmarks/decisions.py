@@ -1,0 +1,182 @@
+"""How long a decision takes: exact, PuLP with CBC and HiGHS, and the published search.
+
+    python benchmarks/decisions.py [--quick]
+
+Every row is the median over random states with that many requests queued, under an SLO that
+leaves some of them with an answer that misses nothing. ``kernel`` is one call of the compiled
+solver from Python; ``decide`` is the whole way from view to allocation, forecast included;
+``solve`` is PuLP on a program that is already built. The published search takes the queue
+for its lambda, as one second's requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.exact_kernel import solve_per_request
+from agents.forecast import forecast_arrivals
+from agents.program import per_request_program
+from agents.solve_exact import ExactSolver
+from agents.solve_pulp import make_backend, solve
+from agents.sponge_ip import SpongeIP
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.profile import load_profile
+
+QUEUED = (20, 100, 1_000, 10_000)
+GRIDS = (16, 64)
+MARGIN = 0.25
+"""Allowance of the resnet18 profile at the default probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Medians over the states of one grid and queue length, in seconds."""
+
+    grid: int
+    queued: int
+    feasible: float
+    """Share of the states that have an answer that misses nothing."""
+    seconds: dict[str, float]
+
+
+COLUMNS = ("kernel", "decide", "CBC solve", "CBC decide", "HiGHS decide", "published")
+
+
+def make_spec(grid: int, queued: int) -> SystemSpec:
+    """Describe a system with ``grid`` cores and batch sizes."""
+    return SystemSpec(
+        slo_s=max(1.0, queued / 80),
+        interval_s=1.0,
+        cores_max=grid,
+        batch_max=grid,
+        replicas_max=1,
+        latency=load_profile("resnet18").latency,
+        cold_start_s=10.0,
+    )
+
+
+def make_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> SystemView:
+    """Return a state with a queue, a batch in flight and thirty intervals of history."""
+    now_s = 100.0
+    arrivals = rng.poisson(20, 30).astype(np.float64)
+    delays_s = rng.uniform(0.05, 0.2, int(arrivals[-1]))
+    slacks_s = np.sort(rng.uniform(0.2, 1.0, queued)) * spec.slo_s * rng.uniform(0.3, 1.5)
+    return SystemView(
+        now_s=now_s,
+        queued_deadlines_s=now_s + slacks_s,
+        running=(RunningBatch(4, now_s - 0.05, now_s + 0.05),),
+        allocation=Allocation(cores=8, batch=8),
+        replicas_ready=1,
+        starting_s=(),
+        arrivals=arrivals,
+        delays_s=delays_s,
+        budgets_s=spec.slo_s - delays_s,
+        mean_delays_s=rng.uniform(0.05, 0.2, 30),
+        bandwidths_bytes_per_s=np.full(30, 3e6),
+        last=None,
+    )
+
+
+def published_search(spec: SystemSpec, requests: int, delay_s: float) -> tuple[int, int] | None:
+    """Search as the authors' code does: cores upward, batches upward, requests in batches."""
+    limit_ms = (0.9 * spec.slo_s - delay_s) * 1e3
+    fit = spec.latency
+    for c in range(1, spec.cores_max + 1):
+        for b in range(1, spec.batch_max + 1):
+            latency_s = fit.gamma_s * b / c + fit.epsilon_s / c + fit.delta_s * b + fit.eta_s
+            latency_ms = math.floor(latency_s * 1e3)
+            queueing_ms, late = 0, False
+            for _ in range(0, requests, b):
+                late = late or queueing_ms + latency_ms > limit_ms
+                queueing_ms += latency_ms
+            if not late and b / latency_ms * 1e3 >= requests:
+                return c, b
+    return None
+
+
+def median_s(function: Callable[[], object], repeats: int) -> float:
+    """Time a function; the first call warms up and does not count unless it is the only one."""
+    times_s = []
+    for _ in range(repeats):
+        started_s = time.perf_counter()
+        function()
+        times_s.append(time.perf_counter() - started_s)
+    return float(np.median(times_s[repeats > 1 :]))
+
+
+def controller(solver: str, spec: SystemSpec) -> SpongeIP | None:
+    """Return the controller, or None where the solver is not installed."""
+    try:
+        made = SpongeIP(solver=solver)
+    except ConfigError:
+        return None
+    made.reset(spec, seed=0)
+    return made
+
+
+def measure(grid: int, queued: int, states: int) -> Row:
+    """Measure one row."""
+    spec = make_spec(grid, queued)
+    rng = np.random.default_rng(queued)
+    views = [make_view(rng, spec, queued) for _ in range(states)]
+    exact = controller("exact", spec)
+    assert exact is not None
+    solver, cbc = ExactSolver(spec, MARGIN), make_backend("pulp")
+    times: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    for view in views:
+        forecast = forecast_arrivals(exact.config, spec, view)
+        kernel = functools.partial(
+            solve_per_request, solver.tables, *solver.arguments(view, forecast)
+        )
+        times["kernel"].append(median_s(kernel, 100))
+        times["decide"].append(median_s(functools.partial(exact.decide, view), 100))
+        search = functools.partial(published_search, spec, queued, 0.2)
+        times["published"].append(median_s(search, 1))
+    # These take thousands of times longer: two states of each row are enough.
+    for view in views[:2]:
+        forecast = forecast_arrivals(exact.config, spec, view)
+        program = per_request_program(spec, view, forecast, MARGIN)
+        times["CBC solve"].append(median_s(functools.partial(solve, program, cbc), 2))
+        for name, option in (("CBC decide", "pulp"), ("HiGHS decide", "highs")):
+            reference = controller(option, spec)
+            if reference is not None:
+                times[name].append(median_s(functools.partial(reference.decide, view), 2))
+    feasible = float(np.mean([exact.decide(view).feasible for view in views]))
+    seconds = {name: float(np.median(values)) for name, values in times.items() if values}
+    return Row(grid, queued, feasible, seconds)
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print the medians in microseconds, and what they say of exact against PuLP/CBC."""
+    print(f"{'grid':6}{'queued':>7}{'feasible':>9}", *(f"{name:>13}" for name in COLUMNS), end="")
+    print(f"{'CBC/kernel':>12}{'CBC/decide':>12}   (microseconds; ratios)")
+    for row in rows:
+        cells = (
+            f"{row.seconds[name] * 1e6:13.1f}" if name in row.seconds else f"{'-':>13}"
+            for name in COLUMNS
+        )
+        kernel = row.seconds["CBC solve"] / row.seconds["kernel"]
+        decide = row.seconds["CBC decide"] / row.seconds["decide"]
+        print(f"{row.grid}x{row.grid:<3}{row.queued:7}{row.feasible:9.0%}", *cells, end="")
+        print(f"{kernel:12.0f}{decide:12.0f}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="Time decisions of Sponge's program.")
+    parser.add_argument("--quick", action="store_true", help="two rows, a few seconds")
+    quick = parser.parse_args(argv).quick
+    cells = [(16, 20), (16, 100)] if quick else [(g, q) for g in GRIDS for q in QUEUED]
+    print_table([measure(grid, queued, states=5 if quick else 15) for grid, queued in cells])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The compiled solver against the program's definition and against PuLP."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_sponge_ip import exhaustive, same
+from views import busy_view, make_spec, make_view, views
+
+from agents.exact_kernel import solve_per_request
+from agents.forecast import Forecast, ForecastConfig, forecast_arrivals
+from agents.program import per_request_program, published_program
+from agents.solve_exact import ExactSolver
+from agents.sponge_ip import SpongeIP
+from sponge_env.errors import ProfileError
+from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
+    """Return a state from idle to overloaded, about half of them without a clean answer."""
+    now_s, windows = rng.uniform(0, 1000), int(rng.integers(1, 31))
+    arrivals = rng.poisson(rng.choice([0, 0.5, 5, 12, 20, 60]), windows).astype(np.float64)
+    budgets_s = spec.slo_s - rng.uniform(0, rng.choice([0.1, 0.3, 1.5]), int(arrivals[-1]))
+    queued = int(rng.choice([0, 1, 5, 30, 150]) * rng.uniform(0, 2))
+    lowest_s = rng.choice([-2.0, 0.0, 0.2, 1.0])
+    slacks_s = rng.uniform(lowest_s, lowest_s + rng.choice([0.2, 1.0, 30.0]), queued)
+    means_s = rng.uniform(0, rng.choice([0.1, 0.9]), windows)
+    means_s[: rng.integers(0, windows + 1)] = np.nan
+    running = [
+        RunningBatch(
+            int(rng.integers(1, spec.batch_max + 1)), now_s - 0.1, now_s + rng.uniform(-0.1, 0.5)
+        )
+        for _ in range(rng.choice([0, 0, 1, 3]))
+    ]
+    return make_view(
+        now_s=now_s,
+        queued_deadlines_s=now_s + np.sort(slacks_s),
+        running=tuple(running),
+        allocation=Allocation(int(rng.integers(1, spec.cores_max + 1)), 1),
+        replicas_ready=int(rng.integers(0, 3)),
+        starting_s=tuple(np.sort(rng.uniform(0, 2, rng.integers(0, 3))).tolist()),
+        arrivals=arrivals,
+        delays_s=spec.slo_s - budgets_s,
+        budgets_s=budgets_s,
+        mean_delays_s=means_s,
+    )
+
+
+def random_spec(rng: np.random.Generator, largest: int) -> SystemSpec:
+    return make_spec(
+        str(rng.choice(["yolov5s", "resnet18"])),
+        slo_s=float(rng.choice([0.3, 1.0, 3.0])),
+        interval_s=float(rng.choice([0.5, 1.0, 2.0])),
+        cores_max=int(rng.integers(1, largest + 1)),
+        batch_max=int(rng.integers(1, largest + 1)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    feasible = 0
+    for _ in range(1000):
+        spec = random_spec(rng, largest=20)
+        view, margin = random_view(rng, spec), float(rng.choice([0.0, 0.1, 0.25]))
+        forecast = forecast_arrivals(ForecastConfig(), spec, view)
+        answer = ExactSolver(spec, margin).per_request(view, forecast)
+        assert same(answer, exhaustive(per_request_program(spec, view, forecast, margin)))
+        feasible += answer.feasible
+    assert 300 < feasible < 700
+
+
+@pytest.mark.parametrize("formulation", ["per-request", "paper"])
+def test_equals_pulp_on_random_states(formulation: str) -> None:
+    rng = np.random.default_rng(10)
+    exact = SpongeIP(formulation=formulation, solver="exact")
+    pulp = SpongeIP(formulation=formulation, solver="pulp")
+    for _ in range(1000):
+        spec = random_spec(rng, largest=8)
+        view = random_view(rng, spec)
+        exact.reset(spec, seed=0)
+        pulp.reset(spec, seed=0)
+        assert same(exact.decide(view), pulp.decide(view))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    view=views(max_queued=200),
+    margin=st.floats(0, 0.5),
+    rate_rps=st.floats(0, 120),
+    noise=st.floats(0, 3),
+    low_s=st.floats(-1, 1),
+    more_s=st.floats(0, 1),
+)
+def test_equals_exhaustive_search_on_any_forecast(
+    view: SystemView, margin: float, rate_rps: float, noise: float, low_s: float, more_s: float
+) -> None:
+    spec = make_spec()
+    forecast = Forecast(rate_rps, noise, low_s, low_s + more_s)
+    answer = ExactSolver(spec, margin).per_request(view, forecast)
+    assert same(answer, exhaustive(per_request_program(spec, view, forecast, margin)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    view=views(),
+    gamma_s=st.floats(-0.3, 0.3),
+    delta_s=st.floats(-0.1, 0.1),
+    epsilon_s=st.floats(-0.3, 0.3),
+    eta_s=st.floats(0.01, 10),
+)
+def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
+    view: SystemView, gamma_s: float, delta_s: float, epsilon_s: float, eta_s: float
+) -> None:
+    spec = make_spec(latency=LatencyModel(gamma_s, delta_s, epsilon_s, eta_s))
+    try:
+        solver = ExactSolver(spec, margin=0.1)
+    except ProfileError:
+        assume(False)
+    assume(view.arrivals.size)
+    forecast = forecast_arrivals(ForecastConfig(), spec, view)
+    expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
+    assert same(solver.per_request(view, forecast), expected)
+
+
+@given(
+    profile=st.sampled_from(["yolov5s", "resnet18"]),
+    rate_rps=st.floats(0, 300),
+    delay_s=st.floats(0, 1.5),
+    slo_fraction=st.floats(0.1, 1),
+)
+def test_published_form_equals_exhaustive_search(
+    profile: str, rate_rps: float, delay_s: float, slo_fraction: float
+) -> None:
+    spec = make_spec(profile)
+    answer = ExactSolver(spec, margin=0.0).published(rate_rps, delay_s, slo_fraction)
+    assert same(answer, exhaustive(published_program(spec, rate_rps, delay_s, slo_fraction)))
+
+
+@pytest.mark.parametrize("queued", [0, 1, 16, 10_000])
+@pytest.mark.parametrize("slack_s", [-1.0, 0.5, 1e4])
+def test_long_and_empty_queues(queued: int, slack_s: float) -> None:
+    spec = make_spec()
+    view = busy_view(rate_rps=5, budgets_left_s=tuple(np.linspace(slack_s, slack_s + 1, queued)))
+    forecast = forecast_arrivals(ForecastConfig(), spec, view)
+    expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
+    assert same(ExactSolver(spec, margin=0.1).per_request(view, forecast), expected)
+
+
+def test_the_view_may_be_read_only() -> None:
+    view = busy_view(rate_rps=10, budgets_left_s=(0.4, 0.8))
+    frozen = view.queued_deadlines_s.copy()
+    frozen.setflags(write=False)
+    controller = SpongeIP()
+    controller.reset(make_spec(), seed=0)
+    expected = controller.decide(view)
+    assert same(controller.decide(dataclasses.replace(view, queued_deadlines_s=frozen)), expected)
+
+
+def test_no_decision_waits_for_the_compiler() -> None:
+    controller = SpongeIP()
+    compiled = list(solve_per_request.signatures)  # type: ignore[attr-defined]
+    controller.reset(make_spec(), seed=0)
+    controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
+    assert solve_per_request.signatures == compiled  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("solver", "other"), [("exact", "pulp"), ("pulp", "numba")])
+def test_a_solver_loads_only_its_own_library(solver: str, other: str) -> None:
+    code = (
+        "import sys, evaluate\n"
+        "from views import busy_view, make_spec\n"
+        "from agents.sponge_ip import SpongeIP\n"
+        f"controller = SpongeIP(solver={solver!r})\n"
+        "controller.reset(make_spec(), seed=0)\n"
+        "controller.decide(busy_view())\n"
+        f"sys.exit({other!r} in sys.modules)"
+    )
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=path, check=False)
+    assert done.returncode == 0
+
+
+def test_solver_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    import evaluate
+
+    arguments = ["--agent", "static-4", "--solver", "pulp", "--run-dir", str(tmp_path / "run")]
+    assert evaluate.main(arguments) == 2
+    assert "unknown agent 'sponge-ip'" in capsys.readouterr().err
+    arguments = ["--agent", "sponge-ip", "--solver", "cplex", "--run-dir", str(tmp_path / "run")]
+    assert evaluate.main(arguments) == 2
+    assert "choose from exact, highs, pulp" in capsys.readouterr().err
