@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sponge_env.encoding import LAYOUT_VERSION, OBS_DIM, decode, encode
 from sponge_env.errors import PolicyError
+from sponge_env.files import replacing
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 FORMAT = 1
@@ -71,14 +72,16 @@ class Policy:
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write a policy file, whole or not at all."""
+    """Write a policy file, whole or not at all.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
     arrays: dict[str, Any] = {"info": np.array(json.dumps(asdict(policy.info)))}
     for index, (weight, bias) in enumerate(policy.layers):
         arrays[f"weight_{index}"], arrays[f"bias_{index}"] = weight, bias
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
-    partial.replace(path)
 
 
 def load_policy(path: Path) -> Policy:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sponge_env.config import Backend, Limiter, Scenario, load_scenario
 from sponge_env.encoding import CLIP, OBS_DIM, decode, encode
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.metrics import WindowMetrics
 from sponge_env.render import frame, status_line
@@ -123,10 +123,13 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
         Returns:
             The first observation, and the episode's seed as info.
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
         """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(SEED_LIMIT))
-        episode_seed = (options or {}).get("episode_seed", drawn)
+        episode_seed = drawn if options is None else _episode_seed(options, drawn)
         self.close()
         self._system = make_system(
             self.scenario,
@@ -167,3 +170,13 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     def _observe(self) -> Observation:
         return encode(self.system.view(), self._system_spec)
+
+
+def _episode_seed(options: dict[str, Any], default: int) -> int:
+    for key in options:
+        if key != "episode_seed":
+            raise ConfigError(unknown("reset option", key, ["episode_seed"]))
+    seed = options.get("episode_seed", default)
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"episode_seed must be a whole number of at least 0, not {seed!r}")
+    return int(seed)

@@ -9,6 +9,7 @@ reference profiles ``yolov5s`` and ``resnet18`` ship with the package.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sponge_env.errors import ProfileError, unknown
+from sponge_env.files import replacing
 from sponge_env.latency import FitError, FloatArray, LatencyModel
 
 FORMAT = 1
@@ -39,6 +41,26 @@ class QuotaService:
     """CPU time of batches of 1, 2, 3, ... requests at full speed."""
     dispatch_s: float
     """Wall time per batch outside the limited group (messages, wake-ups)."""
+
+    def __post_init__(self) -> None:
+        values = (self.period_s, *self.work_s)
+        if not self.work_s or not all(0 < value < math.inf for value in values):
+            raise ProfileError("a quota service needs a period and work above 0")
+        if not 0 <= self.dispatch_s < math.inf:
+            raise ProfileError("a quota service needs a dispatch time of at least 0")
+
+    def lone_batch_s(self, size: int, cores: float) -> float:
+        """Return how long a batch takes that finds all tokens of a period.
+
+        Args:
+            size: Requests in it.
+            cores: Physical cores granted.
+        """
+        work_s, quota_s = self.work_s[size - 1], cores * self.period_s
+        if cores >= 1 or work_s <= quota_s:
+            return self.dispatch_s + work_s
+        full_periods = math.ceil(work_s / quota_s) - 1
+        return self.dispatch_s + full_periods * (self.period_s - quota_s) + work_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +105,12 @@ class Profile:
     samples: tuple[Sample, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.cold_start_s < 0 or not self.core_unit > 0:
+        if not (0 <= self.cold_start_s < math.inf and 0 < self.core_unit < math.inf):
             raise ProfileError(
                 f"profile {self.name!r} needs a core unit above 0 and a cold start of at least 0"
             )
+        if not self.noise_quantiles or not np.all(np.isfinite(self.noise_quantiles)):
+            raise ProfileError(f"profile {self.name!r} needs noise quantiles, which may be (0,)")
         grid = np.asarray(self.latency_s, dtype=np.float64)
         if grid.shape != (len(self.batches), len(self.cores)):
             raise ProfileError(
@@ -129,10 +153,10 @@ class Profile:
         return np.concatenate([work_s, work_s[-1] + slope_s * beyond])[:batch_max]
 
     def fastest_s(self, cores_max: int) -> float:
-        """Shortest service a request can get: l(1, cores_max) as the simulator has it."""
-        if self.quota is not None and cores_max * self.core_unit >= 1:
-            return self.quota.work_s[0] + self.quota.dispatch_s
-        return float(self.service_table_s(1, cores_max)[0, -1])
+        """Shortest service that a request can get, by the simulator's service model."""
+        if self.quota is None:
+            return float(self.service_table_s(1, cores_max).min())
+        return self.quota.lone_batch_s(1, cores_max * self.core_unit)
 
     def capacity_rps(self, batch_max: int, cores_max: int) -> float:
         """Largest throughput max over b of b / l(b, cores_max), in requests per second."""
@@ -158,11 +182,13 @@ class Profile:
 
 
 def save_profile(profile: Profile, path: Path) -> None:
-    """Write a profile as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"format": FORMAT, **asdict(profile)}, indent=1) + "\n")
-    partial.replace(path)
+    """Write a profile as JSON, whole or not at all.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    with replacing(path) as partial:
+        partial.write_text(json.dumps({"format": FORMAT, **asdict(profile)}, indent=1) + "\n")
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -181,7 +207,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         return _from_json(json.loads(path.read_text()))
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ProfileError):
             raise
         raise ProfileError(f"{path} is not a latency profile: {error}") from error

@@ -17,8 +17,7 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 
 from sponge_env.config import Scenario
 from sponge_env.errors import RunDirectoryError
+from sponge_env.files import replacing, saying_why
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Sink
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
@@ -81,7 +81,7 @@ class RunDirectory:
 
 
 def _make(path: Path) -> None:
-    with _saying_why(path):
+    with saying_why(path):
         try:
             path.mkdir(parents=True)
         except FileExistsError:
@@ -139,7 +139,7 @@ class CsvSink:
             RunDirectoryError: The file exists already or cannot be written.
         """
         self._path = path
-        with _saying_why(path):
+        with saying_why(path):
             self._file = path.open("x", newline="")
             self._rows = csv.DictWriter(self._file, names(WindowMetrics))
             self._rows.writeheader()
@@ -151,7 +151,7 @@ class CsvSink:
         Raises:
             RunDirectoryError: The file cannot be written.
         """
-        with _saying_why(self._path):
+        with saying_why(self._path):
             self._rows.writerow({name: getattr(metrics, name) for name in self._rows.fieldnames})
             self._file.flush()
 
@@ -191,38 +191,3 @@ def file_sinks(folder: Path) -> tuple[Sink, ...]:
         RunDirectoryError: A file exists already or cannot be written.
     """
     return CsvSink(folder / "windows.csv"), SummarySink(folder / "summary.json")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a partial name to write to; rename it to ``path`` when that went well.
-
-    A path such as ``/dev/stdout`` is no file that could be replaced and is written to
-    directly.
-    """
-    with _saying_why(path):
-        if path.exists() and not path.is_file():
-            yield path
-            return
-        file = path.resolve()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(file.name + ".partial")
-        try:
-            yield partial
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _saying_why(path: Path) -> Iterator[None]:
-    """Turn the system's error into a sentence for the user."""
-    try:
-        yield
-    except RunDirectoryError:
-        raise
-    except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; "
-            "choose a path that can be written"
-        ) from error

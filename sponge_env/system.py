@@ -148,14 +148,13 @@ class System:
         no_arrivals = ArrivalCursor(())
         deadlines_s = [r.deadline_s for b, _ in self.core.running.values() for r in b.requests]
         last_s = max([*deadlines_s, *self.core.queued_deadlines_s()[-1:]], default=0.0)
-        while self.core.counts.queued and self.worker.now() < last_s:
+        while self.core.pending and self.worker.now() < last_s:
             until_s = min(last_s, self.worker.now() + self.spec.interval_s)
             drive(self.core, self.worker, no_arrivals, self._allocation.batch, until_s)
         self.core.abandon(self.worker.now())
         while self.core.running:
             for completion in self.worker.wait(self.worker.now() + self.spec.interval_s):
                 self.core.settle(completion)
-            self.core.abandon(self.worker.now())
         return self.core.counts
 
     def close(self) -> None:
@@ -225,8 +224,12 @@ def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
     """
     for name in ("cores", "batch", "replicas"):
         value, limit = getattr(allocation, name), getattr(spec, f"{name}_max")
-        if not 1 <= value <= limit:
-            raise ValueError(f"allocation.{name} must be between 1 and {limit}, not {value!r}")
+        if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
+            raise ValueError(
+                f"allocation.{name} must be a whole number between 1 and {limit}, not {value!r}"
+            )
+    if allocation.variant != 0:
+        raise ValueError(f"there is only model variant 0, not {allocation.variant!r}")
 
 
 class _History:

@@ -15,6 +15,7 @@ CONTROLLERS_MAY_IMPORT = {
     "config",
     "encoding",
     "errors",
+    "files",
     "interfaces",
     "latency",
     "metrics",

@@ -63,6 +63,14 @@ def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
     assert repr(info) == repr({name: getattr(metrics, name) for name in names(WindowMetrics)})
 
 
+@pytest.mark.parametrize(
+    "options", [{"episode_sed": 1}, {"episode_seed": -1}, {"episode_seed": "3"}]
+)
+def test_bad_reset_options_are_named(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="episode_seed"):
+        SpongeEnv(SHORT).reset(options=options)
+
+
 def test_no_global_random_state() -> None:
     env = SpongeEnv(SHORT)
     np.random.seed(0)

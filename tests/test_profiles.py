@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from sponge_env.errors import ProfileError
 from sponge_env.latency import fit_latency, quantile
-from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.profile import PROFILE_DIR, Profile, QuotaService, load_profile, save_profile
+from sponge_env.workers.service import QuotaBucket
 
 REFERENCE = ("yolov5s", "resnet18")
 
@@ -69,3 +74,36 @@ def test_file_is_what_saving_writes(
     path = tmp_path_factory.mktemp("profiles") / f"{profile.name}.json"
     save_profile(profile, path)
     assert load_profile(path) == profile
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"latency": None},
+        {"noise_quantiles": []},
+        {"cold_start_s": float("nan")},
+        {"core_unit": 0.0},
+        {"latency_s": [[1.0]]},
+        {"quota": {"period_s": 0.0, "work_s": [1.0], "dispatch_s": 0.0}},
+        {"quota": {"period_s": 0.02, "work_s": [], "dispatch_s": 0.0}},
+    ],
+)
+def test_a_malformed_profile_is_refused(tmp_path: Path, damage: dict[str, object]) -> None:
+    data = json.loads((PROFILE_DIR / "yolov5s.json").read_text())
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(data | damage))
+    with pytest.raises(ProfileError):
+        load_profile(path)
+
+
+@pytest.mark.parametrize("cores", [1, 3, 8, 15, 16])
+def test_a_lone_batch_finds_all_tokens(cores: int) -> None:
+    quota = QuotaService(period_s=0.02, work_s=(0.0101,), dispatch_s=0.0005)
+    bucket = QuotaBucket(quota, np.array(quota.work_s), 1 / 16, cores)
+    bucket.start(0.0, 1, 1.0)
+    assert quota.lone_batch_s(1, cores / 16) == pytest.approx(bucket.finish_s)
+
+
+def test_the_fastest_service_of_a_table_may_be_on_fewer_cores() -> None:
+    profile = load_profile("resnet18")
+    assert profile.fastest_s(16) == profile.service_table_s(1, 16).min()

@@ -55,7 +55,7 @@ def test_ledger_refuses_illegal_moves() -> None:
     with pytest.raises(ValueError, match="offered twice"):
         ledger.offer(request(1))
     with pytest.raises(ValueError, match="request 1 is QUEUED, not RUNNING"):
-        ledger.retry([request(1)])
+        ledger.retry(request(1))
     ledger.run([request(1)])
     with pytest.raises(ValueError, match="request 1 is RUNNING, not QUEUED"):
         ledger.drop(request(1), 0.0)

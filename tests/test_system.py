@@ -40,10 +40,12 @@ def test_the_episode_ends_with_its_duration() -> None:
         system.step(Allocation(1, 1))
 
 
-@pytest.mark.parametrize("allocation", [Allocation(0, 1), Allocation(17, 1), Allocation(1, 17)])
+@pytest.mark.parametrize(
+    "allocation", [Allocation(0, 1), Allocation(17, 1), Allocation(1, 17), Allocation(2.5, 1)]
+)
 def test_allocations_outside_the_limits_are_refused(allocation: Allocation) -> None:
     system = make_system(SHORT, seed=0)
-    with pytest.raises(ValueError, match=r"allocation\.(cores|batch) must be between 1 and 16"):
+    with pytest.raises(ValueError, match=r"allocation\.(cores|batch) must be .* between 1 and 16"):
         system.step(allocation)
 
 
@@ -108,7 +110,7 @@ def test_every_request_ends_in_exactly_one_way(
     seed: int, drop: str, profile: Profile, delay_s: float, allocations: list[Allocation]
 ) -> None:
     scenario = short(
-        serving=Serving(drop=drop, drop_late_by_s=0.5),  # type: ignore[arg-type]
+        serving=Serving(drop, 0.5 if drop == "late" else 0.0),  # type: ignore[arg-type]
         simulation=Simulation(actuation_delay_s=delay_s, cold_start_s=3.0),
     )
     system = make_system(scenario, seed, profile=profile)
@@ -123,6 +125,16 @@ def test_every_request_ends_in_exactly_one_way(
     assert np.all(columns["finished_s"][answered] > columns["started_s"][answered])
     assert summary.core_seconds == pytest.approx(sum(w.core_seconds for w in episode.windows))
     assert 0 <= summary.utilisation <= 1 + 1e-9
+
+
+def test_a_crash_while_draining_costs_no_request_with_budget() -> None:
+    scenario = short(duration_s=1.0, slo_s=30.0)
+    system = make_system(scenario, seed=0)
+    system.step(Allocation(4, 16))
+    assert system.core.running
+    system.worker.crash()  # type: ignore[attr-defined]
+    counts = system.drain()
+    assert (counts.on_time, counts.violations) == (counts.offered, 0)
 
 
 def test_draining_serves_what_is_left_under_the_last_allocation() -> None:

@@ -36,6 +36,11 @@ class ServingCore:
         """Requests by outcome, now."""
         return self.ledger.counts
 
+    @property
+    def pending(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(len(self._queue) or self.running)
+
     def queued_deadlines_s(self) -> FloatArray:
         """Return the (queued,) deadlines of the waiting requests, ascending."""
         return self._queue.deadlines_s()
@@ -88,13 +93,14 @@ class ServingCore:
             return
         for request in completion.batch.requests:
             if request.deadline_s > completion.finished_s:
-                self.ledger.retry([request])
+                self.ledger.retry(request)
                 self._queue.push(request)
             else:
                 self._ended.append(self.ledger.fail(request, completion))
 
     def abandon(self, now_s: float) -> None:
         """Drop all that still waits: the episode is over."""
+        self.collect()
         for request in self._queue.pop(len(self._queue)):
             self._ended.append(self.ledger.drop(request, now_s))
 

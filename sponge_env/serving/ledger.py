@@ -119,10 +119,9 @@ class Ledger:
         for request in requests:
             self._move(request, Outcome.QUEUED, Outcome.RUNNING).attempts += 1
 
-    def retry(self, requests: Iterable[Request]) -> None:
-        """Put running requests back into the queue after a crash."""
-        for request in requests:
-            self._move(request, Outcome.RUNNING, Outcome.QUEUED)
+    def retry(self, request: Request) -> None:
+        """Put a running request back into the queue after a crash."""
+        self._move(request, Outcome.RUNNING, Outcome.QUEUED)
 
     def answer(self, completion: Completion) -> list[Entry]:
         """Close the requests of a batch that ended: on time or late."""

@@ -1,0 +1,68 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sponge_env.errors import RunDirectoryError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a partial name to write to; rename it to ``path`` when that went well.
+
+    A path such as ``/dev/stdout`` is no file that could be replaced and is written to
+    directly.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    with saying_why(path):
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        file = path.resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(file.name + ".partial")
+        try:
+            yield partial
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Notice now that a file cannot be written, before the work that is to fill it.
+
+    Raises:
+        RunDirectoryError: It cannot be written.
+    """
+    with saying_why(path):
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        if path.exists():
+            path.open("a").close()
+        else:
+            with replacing(path.with_name(path.name + ".check")) as partial:
+                partial.touch()
+            path.with_name(path.name + ".check").unlink()
+
+
+@contextmanager
+def saying_why(path: Path) -> Iterator[None]:
+    """Turn the system's error into a sentence for the user.
+
+    Raises:
+        RunDirectoryError: In place of an ``OSError``.
+    """
+    try:
+        yield
+    except RunDirectoryError:
+        raise
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write {str(path)!r}: {error.strerror or error}; "
+            "choose a path that can be written"
+        ) from error
