@@ -7,15 +7,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents import CONTROLLERS as AGENTS
 from agents.policy import PolicyController, find_policy, load_policy
 from baselines import CONTROLLERS as BASELINES
 from sponge_env import cli
 from sponge_env.config import Scenario
-from sponge_env.errors import PolicyError
+from sponge_env.errors import ConfigError, PolicyError
+from sponge_env.files import check_writable
 from sponge_env.interfaces import Controller
 from sponge_env.registry import make_controller
+
+if TYPE_CHECKING:
+    from sponge_env.experiment import Experiment
 
 REGISTRY = {**AGENTS, **BASELINES}
 
@@ -59,8 +64,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def make_controllers(arguments: argparse.Namespace, scenario: Scenario) -> dict[str, Controller]:
     """Make every controller before anything runs, so that mistakes show at once."""
+    if arguments.policy and "ppo" not in arguments.agent:
+        raise ConfigError("--policy is for the agent ppo, which is not among the agents")
     solver = [f"sponge-ip.solver={arguments.solver}"] if arguments.solver else []
     options = cli.parse_options([*arguments.option, *solver], arguments.agent)
+    if "ppo" in options:
+        raise ConfigError("the agent ppo has no options; its policy says all")
     return {
         name: learned(arguments.policy, scenario)
         if name == "ppo"
@@ -72,6 +81,8 @@ def make_controllers(arguments: argparse.Namespace, scenario: Scenario) -> dict[
 def learned(path: Path | None, scenario: Scenario) -> PolicyController:
     """Load the policy that was asked for, or the newest that fits."""
     path = path or find_policy(scenario.system_hash, Path("runs"))
+    if path is not None and path.is_dir():
+        path /= "policy.npz"
     if path is None:
         raise PolicyError(
             f"no policy for scenario {scenario.name!r} in runs/; name one with --policy or "
@@ -90,29 +101,40 @@ def evaluate(argv: Sequence[str]) -> int:
     controllers = make_controllers(arguments, scenario)
     # Recording and plotting take a while to import; bad input should not wait for them.
     from sponge_env.experiment import Experiment
-    from sponge_env.tables import comparison_table, write_summaries
 
-    settings = {key: str(value) for key, value in vars(arguments).items()}
+    if arguments.json:
+        check_writable(arguments.json)
     experiment = Experiment.open(
         scenario,
         arguments.backend,
         arguments.limiter,
-        arguments.run_dir or cli.default_run_directory(scenario.name, arguments.backend),
-        settings,
+        arguments.run_dir,
+        {key: str(value) for key, value in vars(arguments).items()},
         ["python", "evaluate.py", *argv],
     )
-    with cli.terminate_like_interrupt():
-        episodes = list(experiment.run(controllers, arguments.seeds))
-    summaries = [episode.summary for episode in episodes]
-    print(comparison_table(summaries))
-    print(f"\nplot         {experiment.plot(episodes)}")
-    print(f"TensorBoard  tensorboard --logdir {experiment.directory.path}")
-    if arguments.json:
-        write_summaries(arguments.json, summaries)
-        print(f"summaries    {arguments.json}")
+    try:
+        with cli.terminate_like_interrupt():
+            finished = experiment.run(controllers, arguments.seeds)
+    finally:
+        report(experiment, arguments.json)
     if arguments.backend == "sim":
         print("\nThe same on the real worker: add --backend live --scenario local")
-    return cli.INTERRUPTED if summaries[-1].partial else 0
+    return 0 if finished else cli.INTERRUPTED
+
+
+def report(experiment: Experiment, json: Path | None) -> None:
+    """Print what there is, also after an interrupt or a failure."""
+    from sponge_env.tables import comparison_table, write_summaries
+
+    summaries = [episode.summary for episode in experiment.episodes]
+    if not summaries:
+        return
+    print(comparison_table(summaries))
+    print(f"\nplot         {experiment.plot()}")
+    print(f"TensorBoard  tensorboard --logdir {experiment.directory.path}")
+    if json:
+        write_summaries(json, summaries)
+        print(f"summaries    {json}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args
@@ -170,9 +169,3 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def default_run_directory(*words: str) -> Path:
-    """Return ``runs/<time>-<words>``."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / "-".join([stamp, *words])

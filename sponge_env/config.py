@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 import types
 from collections.abc import Mapping
@@ -130,6 +131,9 @@ class Network:
     """Delay that does not depend on the bandwidth."""
 
     def __post_init__(self) -> None:
+        if self.trace in ("4g", "none"):
+            rule = f"'beginning' for the trace {self.trace!r}, which is no file"
+            _require(self.start == "beginning", "network.start", self.start, rule)
         _not_negative("network.payload_bytes", self.payload_bytes)
         _not_negative("network.base_delay_s", self.base_delay_s)
 
@@ -142,10 +146,14 @@ class Serving:
     """Keep every request; drop it once its deadline has passed; or only
     ``drop_late_by_s`` after that."""
     drop_late_by_s: float = 0.0
-    """Grace of the policy ``late``."""
+    """Grace of the policy ``late``, and of no other."""
 
     def __post_init__(self) -> None:
-        _not_negative("serving.drop_late_by_s", self.drop_late_by_s)
+        if self.drop == "late":
+            _positive("serving.drop_late_by_s", self.drop_late_by_s)
+        else:
+            rule = f"left out unless drop='late' (it is {self.drop!r})"
+            _require(self.drop_late_by_s == 0, "serving.drop_late_by_s", self.drop_late_by_s, rule)
 
     @property
     def drop_grace_s(self) -> float:
@@ -191,7 +199,7 @@ class Scenario:
     """One experiment, without controller and seed."""
 
     name: str
-    """Short name, used for run directories and tables."""
+    """Short name, used for run directories and tables; the file's if left out."""
     description: str = ""
     """What the scenario is for."""
     profile: str = "yolov5s"
@@ -211,6 +219,12 @@ class Scenario:
     reward: Reward = field(default_factory=Reward)
 
     def __post_init__(self) -> None:
+        _require(
+            re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None,
+            "name",
+            self.name,
+            "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)",
+        )
         _positive("slo_s", self.slo_s)
         _positive("interval_s", self.interval_s)
         _positive("duration_s", self.duration_s)
@@ -237,7 +251,7 @@ class Scenario:
         network, which a policy sees through its observation.
         """
         keys = ("profile", "slo_s", "interval_s", "limits", "serving")
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | {"profile": Path(self.profile).stem}
         text = json.dumps({key: values[key] for key in keys}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

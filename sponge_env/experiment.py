@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,30 @@ from sponge_env.config import Backend, Limiter, Scenario
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import check_live, ensure_profile, make_system
 from sponge_env.interfaces import Controller, Sink
-from sponge_env.profile import Profile
+from sponge_env.profile import Profile, save_profile
 from sponge_env.recording import RunDirectory, file_sinks, write_requests
 from sponge_env.report import plot_comparison
 from sponge_env.rollout import Episode, Run, run_episode
 from sponge_env.tensorboard_sink import TensorBoardSink
+
+
+def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
+    """Notice what would keep a scenario from running before anything is written.
+
+    A live scenario of this machine is calibrated first, if it never was.
+
+    Returns:
+        The scenario's profile.
+
+    Raises:
+        SpongeError: Something cannot be used.
+    """
+    profile = ensure_profile(scenario, backend, limiter)
+    # A system built and closed shows mistakes in traces.
+    make_system(scenario, 0, profile=profile).close()
+    if backend == "live":
+        check_live(scenario, profile, limiter)
+    return profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +47,8 @@ class Experiment:
     backend: Backend
     limiter: Limiter
     directory: RunDirectory
+    episodes: list[Episode] = field(default_factory=list)
+    """Those that have ended, in their order."""
 
     @classmethod
     def open(
@@ -35,7 +56,7 @@ class Experiment:
         scenario: Scenario,
         backend: Backend,
         limiter: Limiter,
-        path: Path,
+        path: Path | None,
         settings: Mapping[str, Any],
         command: Sequence[str],
     ) -> Experiment:
@@ -45,29 +66,37 @@ class Experiment:
             scenario: What is evaluated.
             backend: Simulated or real worker; a live one is calibrated first if need be.
             limiter: CPU limiter of the real worker.
-            path: The run directory; must not exist yet.
+            path: The run directory; must not exist yet. A new one if left out.
             settings: Settings to write down in it.
             command: Command line to write down in it.
 
         Raises:
             SpongeError: Something cannot be used; nothing was written.
         """
-        profile = ensure_profile(scenario, backend, limiter)
-        # A system built and closed shows mistakes in traces before anything is written.
-        make_system(scenario, 0, profile=profile).close()
-        if backend == "live":
-            check_live(scenario, profile, limiter)
-        directory = RunDirectory.create(path, scenario, settings, command)
+        profile = check_scenario(scenario, backend, limiter)
+        purpose = f"{scenario.name}-{backend}"
+        directory = RunDirectory.create(path, scenario, settings, command, purpose)
+        save_profile(profile, directory.path / "profile.json")
         return cls(scenario, profile, backend, limiter, directory)
 
-    def run(self, controllers: Mapping[str, Controller], seeds: int) -> Iterator[Episode]:
-        """Run seeds 0 .. seeds - 1 of every controller; stop after an interrupted one."""
-        for agent, controller in controllers.items():
-            for seed in range(seeds):
-                episode = self._episode(agent, controller, seed)
-                yield episode
-                if episode.summary.partial:
-                    return
+    def run(self, controllers: Mapping[str, Controller], seeds: int) -> bool:
+        """Run seeds 0 .. seeds - 1 of every controller, into ``episodes``.
+
+        Returns:
+            Whether all ran to their end; False after an interrupt.
+
+        Raises:
+            SpongeError: An episode failed; the ones before it are in ``episodes``.
+        """
+        try:
+            for agent, controller in controllers.items():
+                for seed in range(seeds):
+                    self.episodes.append(self._episode(agent, controller, seed))
+                    if self.episodes[-1].summary.partial:
+                        return False
+        except KeyboardInterrupt:
+            return False
+        return True
 
     def _episode(self, agent: str, controller: Controller, seed: int) -> Episode:
         folder = self.directory.episode(agent, seed)
@@ -88,15 +117,15 @@ class Experiment:
             ]
             for sink in sinks:
                 stack.callback(sink.close)
+            ledger = system.core.ledger
+            stack.callback(lambda: write_requests(folder / "requests.parquet", ledger.columns()))
             run = Run(agent, self.scenario.name, self.backend, seed)
-            episode = run_episode(system, controller, run, sinks)
-            write_requests(folder / "requests.parquet", system.core.ledger.columns())
-        return episode
+            return run_episode(system, controller, run, sinks)
 
-    def plot(self, episodes: Sequence[Episode]) -> Path:
+    def plot(self) -> Path:
         """Draw the first seed of every controller; return the picture's path."""
         first: dict[str, Episode] = {}
-        for episode in episodes:
+        for episode in self.episodes:
             first.setdefault(episode.summary.agent, episode)
         path = self.directory.path / "comparison.png"
         title = f"{self.scenario.name} ({self.backend}), seed 0"

@@ -53,7 +53,13 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
     """Describe the system that a scenario and a profile define."""
     limits, initial = scenario.limits, scenario.initial
     cold_start_s = scenario.simulation.cold_start_s
-    profile.latency.table_s(limits.batch, limits.cores)
+    profile.latency.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
+    if profile.quota is not None and limits.cores * profile.core_unit > 1 + 1e-9:
+        raise ProfileError(
+            f"profile {profile.name!r} was measured on one CPU in units of "
+            f"{profile.core_unit:g} cores, but limits.cores = {limits.cores} units are more; "
+            "lower the limit or calibrate with that many --cores"
+        )
     return SystemSpec(
         slo_s=scenario.slo_s,
         interval_s=scenario.interval_s,
@@ -142,6 +148,11 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """
     from sponge_env.workers.pool import check_machine
 
+    if not profile.samples:
+        raise ConfigError(
+            f"scenario {scenario.name!r} uses the reference profile {profile.name!r}, whose "
+            "model does not come with it; run this machine's worker with --scenario local"
+        )
     check_machine(_real_config(make_spec(scenario, profile), profile, limiter))
 
 

@@ -113,6 +113,8 @@ class EpisodeMetrics:
     failed: int = metric(
         "slo", "", "Requests whose replica died and whose budget then ran out.", "less"
     )
+    queued: int = metric("queue", "", "Requests that still waited; 0 unless interrupted.", "less")
+    running: int = metric("queue", "", "Requests that still ran; 0 unless interrupted.")
     hopeless: int = metric(
         "slo", "", "Requests whose budget on arrival was shorter than the fastest service."
     )

@@ -12,13 +12,16 @@ interval, so that an interrupted run keeps what it has.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,9 @@ from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Sink
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
 
+RUNS = Path("runs")
+"""Where run directories go by themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
@@ -43,23 +49,29 @@ class RunDirectory:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Path | None,
         scenario: Scenario,
         options: Mapping[str, Any],
         command: Sequence[str],
+        purpose: str = "",
     ) -> RunDirectory:
         """Make the folder and write down what defines the run.
 
         Args:
-            path: Where; must not exist yet.
+            path: Where; must not exist yet. If left out, a new folder in ``runs``, named
+                by time and purpose.
             scenario: What is evaluated.
             options: Further settings: agents, seeds, backend.
             command: The command line, program first.
+            purpose: Part of the name of a new folder.
 
         Raises:
             RunDirectoryError: The folder exists already or cannot be written.
         """
-        _make(path)
+        if path is None:
+            path = _make_new(purpose)
+        else:
+            _make(path)
         config = {"scenario": dataclasses.asdict(scenario), "options": dict(options)}
         write_json(path / "config.json", config)
         write_json(path / "versions.json", describe_versions())
@@ -78,6 +90,19 @@ class RunDirectory:
         folder = self.path / f"{agent}-seed{seed}"
         _make(folder)
         return folder
+
+
+def _make_new(purpose: str) -> Path:
+    """Make a folder of a new name, also when several runs start at the same time."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
+    for number in itertools.count(1):
+        path = RUNS / (f"{name}-{number}" if number > 1 else name)
+        with saying_why(path):
+            RUNS.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    raise AssertionError("counting never ends")
 
 
 def _make(path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Controller
@@ -25,14 +26,17 @@ def make_controller(
     """
     target = registry.get(name, name)
     module_name, _, attribute = target.partition(":")
-    if not attribute:
+    if not (module_name and attribute):
         raise ConfigError(unknown("agent", name, registry))
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"agent {name!r} cannot be imported: {error}") from error
     try:
-        controller: Controller = factory(**(options or {}))
-    except TypeError as error:
-        raise ConfigError(f"agent {name!r} does not take these options: {error}") from error
-    return controller
+        inspect.signature(factory).bind(**(options or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"agent {name!r} cannot be made: {error}") from error
+    controller = factory(**(options or {}))
+    if not all(callable(getattr(controller, method, None)) for method in ("reset", "decide")):
+        raise ConfigError(f"agent {name!r} is no controller: it needs reset() and decide()")
+    return cast(Controller, controller)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics
 from sponge_env.system import System
@@ -36,8 +37,9 @@ def run_episode(
 ) -> Episode:
     """Let a controller drive a system to the end of its episode.
 
-    An interrupt (Ctrl-C) ends the episode early: the summary is marked partial and still
-    reaches the sinks. The caller closes system and sinks.
+    An interrupt (Ctrl-C) ends the episode early, as does a worker that cannot go on: the
+    summary is marked partial and still reaches the sinks. The caller closes system and
+    sinks.
 
     Args:
         system: A system at time 0.
@@ -47,9 +49,12 @@ def run_episode(
 
     Returns:
         Summary and intervals. ``summary.partial`` tells whether it was interrupted.
+
+    Raises:
+        SpongeError: The worker cannot go on.
     """
     windows: list[WindowMetrics] = []
-    partial = False
+    partial, failure = False, None
     try:
         controller.reset(system.spec, run.seed)
         while not system.done:
@@ -59,9 +64,13 @@ def run_episode(
         system.drain()
     except KeyboardInterrupt:
         partial = True
+    except SpongeError as error:
+        partial, failure = True, error
     summary = summarise(system, windows, run, partial)
     for sink in sinks:
         sink.episode(summary)
+    if failure is not None:
+        raise failure
     return Episode(summary, tuple(windows))
 
 
@@ -99,6 +108,8 @@ def summarise(
         late=counts.late,
         dropped=counts.dropped,
         failed=counts.failed,
+        queued=counts.queued,
+        running=counts.running,
         hopeless=counts.hopeless,
         violations=counts.violations,
         violation_rate=counts.violations / offered,

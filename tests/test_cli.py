@@ -105,6 +105,36 @@ def test_the_same_seed_gives_the_same_requests() -> None:
     assert one.equals(other)
 
 
+def test_a_failure_keeps_the_episodes_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken.py").write_text(
+        "from sponge_env.errors import WorkerError\n"
+        "from sponge_env.interfaces import Allocation\n"
+        "class Broken:\n"
+        "    def reset(self, spec, seed): pass\n"
+        "    def decide(self, view):\n"
+        "        if view.now_s >= 3: raise WorkerError('it broke')\n"
+        "        return Allocation(4, 4)\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    argv = "--agent static-8 broken:Broken --duration 5 --run-dir run --json out.json".split()
+    assert evaluate.main(argv) == 2
+    assert capsys.readouterr().err.endswith("error: it broke\n")
+    assert [s["agent"] for s in json.loads(Path("out.json").read_text())] == ["static-8"]
+    summary = json.loads(Path("run/broken:Broken-seed0/summary.json").read_text())
+    assert summary["partial"]
+    ended = ("on_time", "late", "dropped", "failed", "queued", "running")
+    assert summary["offered"] == sum(summary[key] for key in ended)
+    assert len(pd.read_parquet("run/broken:Broken-seed0/requests.parquet")) == summary["offered"]
+
+
+def test_evaluations_started_together_do_not_meet() -> None:
+    argv = "--agent static-8 --duration 2".split()
+    assert [evaluate.main(argv) for _ in range(2)] == [0, 0]
+    assert len(list(Path("runs").iterdir())) == 2
+
+
 def test_agents_take_options() -> None:
     argv = [
         "--agent",
@@ -163,7 +193,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --scenario papre", "unknown scenario 'papre'.*mean 'paper'"),
         ("--agent static-8 --backend simm", "unknown backend 'simm'.*mean 'sim'"),
         ("--agent static-8 --limiter cgrup", "unknown limiter 'cgrup'.*mean 'cgroup'"),
-        ("--agent static-8 --trace 4gg", "4gg"),
+        ("--agent static-8 --trace 4gg", "unknown.*'4gg'.*did you mean '4g"),
         ("--agent static-8 --duration 0", r"duration_s must be a number above 0, not 0\.0"),
         ("--agent static-8 --duration nan", "duration_s must be a number above 0, not nan"),
         ("--agent static-8 --duration x", "invalid float value: 'x'"),
@@ -171,9 +201,15 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
         ("--agent static-8 --option fa2.n=1", "unknown agent 'fa2'"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
-        ("--agent static --option static.cores=0", "cores"),
+        ("--agent static --option static.cores=0", "cores must be at least 1"),
         ("--agent sponge-ip --option sponge-ip.formulation=papr", "mean 'paper'"),
         ("--agent ppo", "no policy for scenario 'paper' in runs/"),
+        ("--agent ppo --option ppo.x=1", "the agent ppo has no options"),
+        ("--agent static-8 --policy x.npz", "--policy is for the agent ppo"),
+        ("--agent :X", "unknown agent ':X'"),
+        ("--agent os:getcwd", "is no controller: it needs reset"),
+        ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
+        ("--agent static-8 --json .", "cannot write"),
         ("--agent ppo --policy none.npz", "there is no policy file 'none.npz'"),
         ("--agent static-8 --scenario local", "python -m sponge_env.calibrate"),
         ("", "the following arguments are required: --agent"),
@@ -194,6 +230,9 @@ def test_bad_arguments_end_with_one_sentence(
         ("--steps 0", "must be a whole number of at least 1"),
         ("--envs 0", "must be a whole number of at least 1"),
         ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
+        ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
+        ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
+        ("--backend live --envs 2 --scenario local", "the live system is one environment"),
     ],
 )
 def test_bad_training_arguments_end_with_one_sentence(
