@@ -10,6 +10,7 @@ from sponge_env.config import (
     SCENARIO_DIR,
     Arrivals,
     Limits,
+    Network,
     Scenario,
     Serving,
     from_mapping,
@@ -55,6 +56,20 @@ def test_paper_is_the_published_setting() -> None:
         ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
         ("limits = 3", r"limits must be a table, not 3"),
         ("[serving]\ndrop = 'expire'", r"unknown serving\.drop 'expire'.*mean 'expired'"),
+        ("[serving]\ndrop = 'late'", r"drop_late_by_s must be a number above 0, not 0\.0"),
+        (
+            "[serving]\ndrop = 'expired'\ndrop_late_by_s = 0.5",
+            r"drop_late_by_s must be left out unless drop='late' \(it is 'expired'\), not 0\.5",
+        ),
+        (
+            "[network]\nstart = 'random'",
+            r"network\.start must be 'beginning' for the trace '4g', which is no file, not 'ra",
+        ),
+        ("[network]\nstart = 'random'\ntrace = 'none'", r"network\.start .* the trace 'none'"),
+        ("name = 'a/b'", r"name must be letters, digits, .* not 'a/b'"),
+        ("name = ''", r"name must be letters, .* not ''"),
+        ("name = '..'", r"name must be letters, .* not '\.\.'"),
+        ('name = "a\\n"', r"name must be letters, .* not"),
         ("[arrivals]\nkind = 'poisson'", r"arrivals needs either rate_rps or load"),
         ("[arrivals]\nrate_rps = 1\nload = 1", r"arrivals needs either rate_rps or load"),
         ("[arrivals]\nkind = 'trace'", r"arrivals\.file must be the path of a trace"),
@@ -84,6 +99,15 @@ def test_files_are_found_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "bandwidth.csv").write_text("time_s,bandwidth_bytes_per_s\n0,1e6\n1,2e6\n")
     scenario = load_scenario(write(tmp_path, "[network]\ntrace = 'bandwidth.csv'"))
     assert scenario.network.trace == str(tmp_path / "bandwidth.csv")
+
+
+@pytest.mark.parametrize("name", ["paper", "resnet18_v1.2-fast", "4G", "-"])
+def test_names_that_can_be_folders(name: str) -> None:
+    assert Scenario(name=name).name == name
+
+
+def test_a_trace_file_may_start_anywhere() -> None:
+    assert Network(trace="4g-600s", start="random").start == "random"
 
 
 def test_drop_policies_are_graces() -> None:

@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 
@@ -14,33 +15,72 @@ from sponge_env.workload import load_arrivals
 
 DATA = Path(__file__).parent / "data" / "traces"
 
+# The files have the layout of the published ones, with their oddities, and made-up numbers.
 # name: starts in s, bytes per s, duration in s
 BANDWIDTH = {
     "bandwidth.csv": ([0, 0.5, 2.5], [1e6, 2500000.5, 0], 3.75),
-    "ghent.log": ([0, 1, 2.004], [4e6, 2e6, 0], 3.0),
-    "hsdpa.log": ([0, 1, 2.5], [248e3, 100e3, 100e3], 3.4),
-    "mahimahi.up": ([0, 0.5, 1], [12000, 9000, 12000], 1.25),
-    "pensieve": ([0, 1, 3], [125e3, 250e3, 62500], 4.5),
+    "ghent.log": ([0, 1, 2.001, 3], [2493100, 2761000, 0, 1954600], 4.0),
+    "hsdpa.log": ([0, 1.008, 2.088, 3.088], [250e3, 175e3, 280e3, 0], 4.208),
+    "mahimahi.up": ([0, 0.5], [12000, 10000], 1.25),
+    "pensieve": ([0, 0.512, 2.012], [535e3, 250e3, 62500], 3.512),
     "ucc-5g.csv": ([0, 1, 4], [1e6, 3e6, 0], 6.0),
 }
 EVENTS = {
     "arrivals.csv": [0.25, 0.25, 1.75, 3.25],
-    "azure-functions.csv": [0, 0.25, 2.5],
-    "azure-llm.csv": [0, 1e-7, 4.314579],
+    "azure-functions.csv": [0, 0.25, 2.5000002],
+    "azure-llm.csv": [0, 1e-6, 4.314579],
 }
 COUNTS = {"rps-lines.txt": [3, 0, 2, 5], "rps-one-line.txt": [3, 0, 2, 5]}
 
 
-def as_windows_saves_it(name: str, folder: Path) -> Path:
-    path = folder / name
-    text = (DATA / name).read_text().replace("\n", "\r\n")
-    path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
-    return path
+def windows(lines: list[str]) -> bytes:
+    return b"\xef\xbb\xbf" + "".join(line + "\r\n" for line in [*lines, ""]).encode()
+
+
+def compressed(lines: list[str]) -> bytes:
+    return gzip.compress("\n".join(lines).encode())
+
+
+def commented(lines: list[str]) -> bytes:
+    parts = ["# made by x", "", lines[0], "  # 1,2", *lines[1:], " ", "# end"]
+    return "\n".join(parts).encode()
+
+
+def padded(lines: list[str]) -> bytes:
+    mark = "," if "," in lines[0] else " "
+    return "\n".join(f" {line.replace(mark, f' {mark} ')}\t" for line in lines).encode()
+
+
+def with_tabs(lines: list[str]) -> bytes:
+    return "\n".join(line if "," in line else line.replace(" ", "\t") for line in lines).encode()
+
+
+def quoted(lines: list[str]) -> bytes:
+    rows = ('"' + line.replace(",", '", "') + '"' for line in lines)
+    return "\n".join(rows).encode()
+
+
+def with_trailing_commas(lines: list[str]) -> bytes:
+    return "\n".join([lines[0], *(line + "," for line in lines[1:])]).encode()
+
+
+ANY_WRITER = (windows, compressed, commented, padded, with_tabs)
+CSV_WRITERS = (quoted, with_trailing_commas)
+
+
+def copies(name: str, folder: Path) -> list[Path]:
+    """The example and what other programs would make of it."""
+    lines = (DATA / name).read_text().splitlines()
+    paths = [DATA / name]
+    for write in ANY_WRITER + (CSV_WRITERS if name.endswith(".csv") else ()):
+        paths.append(folder / write.__name__)
+        paths[-1].write_bytes(write(lines))
+    return paths
 
 
 @pytest.mark.parametrize("name", BANDWIDTH)
 def test_bandwidth_format(name, tmp_path):
-    for path in (DATA / name, as_windows_saves_it(name, tmp_path)):
+    for path in copies(name, tmp_path):
         trace = load_bandwidth_trace(path)
         start_s, bandwidth, duration_s = BANDWIDTH[name]
         np.testing.assert_allclose(trace.start_s, start_s, rtol=1e-12)
@@ -50,7 +90,7 @@ def test_bandwidth_format(name, tmp_path):
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_event_format(name, tmp_path):
-    for path in (DATA / name, as_windows_saves_it(name, tmp_path)):
+    for path in copies(name, tmp_path):
         trace = load_arrivals(path)
         assert isinstance(trace, EventTrace)
         np.testing.assert_allclose(trace.time_s, EVENTS[name], rtol=1e-12)
@@ -58,10 +98,38 @@ def test_event_format(name, tmp_path):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_count_format(name, tmp_path):
-    for path in (DATA / name, as_windows_saves_it(name, tmp_path)):
+    for path in copies(name, tmp_path):
         trace = load_arrivals(path)
         assert isinstance(trace, CountTrace)
         assert trace.per_second.tolist() == COUNTS[name]
+
+
+def test_a_pensieve_trace_takes_as_long_as_in_pensieves_simulator():
+    times_s, mbit_per_s = np.loadtxt(DATA / "pensieve", unpack=True)
+    trace = load_bandwidth_trace(DATA / "pensieve")
+    # sim/fixed_env.py without round trips and headers: one download from the start.
+    left_bytes, now_s, line = 600e3, 0.0, 1
+    while True:
+        throughput = mbit_per_s[line] * 1e6 / 8
+        duration_s = times_s[line] - times_s[line - 1]
+        if throughput * duration_s > left_bytes:
+            break
+        left_bytes -= throughput * duration_s
+        now_s += duration_s
+        line += 1
+    assert now_s > 0
+    assert float(trace.arrival_s(0.0, 600e3)) == pytest.approx(now_s + left_bytes / throughput)
+
+
+@pytest.mark.parametrize("extra_ms", [1, 250, 499])
+def test_a_mahimahi_trace_of_steady_bandwidth_stays_steady(extra_ms, tmp_path):
+    path = tmp_path / "steady.up"
+    path.write_text("".join(f"{ms}\n" for ms in range(1, 2001 + extra_ms)))
+    trace = load_bandwidth_trace(path)
+    assert trace.start_s.tolist() == [0, 0.5, 1, 1.5]
+    assert trace.bandwidth_bytes_per_s == pytest.approx(np.full(4, 1.5e6))
+    path.write_text("1\n")
+    assert load_bandwidth_trace(path).bandwidth_bytes_per_s.tolist() == [1.5e6]
 
 
 def test_every_format_has_an_example():
@@ -77,16 +145,45 @@ def test_counts_on_one_line_may_be_separated_by_commas(tmp_path):
     assert trace.per_second.tolist() == [3, 0, 2, 5]
 
 
-def test_azure_llm_times_may_name_their_zone_and_leave_out_the_fraction(tmp_path):
+@pytest.mark.parametrize("zone", ["", "Z", "+00:00", "+0200", "-05:30"])
+def test_azure_llm_times_may_name_their_zone_and_leave_out_the_fraction(zone, tmp_path):
     path = tmp_path / "llm.csv"
     path.write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-        "2024-05-10 00:00:00.009930+00:00,2162,5\n2024-05-10 00:00:01+00:00,2399,6\n"
+        f"2024-05-10 00:00:00.009930{zone},2162,5\n2024-05-10T00:00:01{zone},2399,6\n"
     )
     trace = load_arrivals(path)
     assert isinstance(trace, EventTrace)
     np.testing.assert_allclose(trace.time_s, [0, 0.99007], rtol=1e-12)
 
+
+def test_azure_llm_times_of_two_zones(tmp_path):
+    path = tmp_path / "llm.csv"
+    path.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 02:00:00+02:00,1,5\n2024-05-10 00:00:00.5Z,1,6\n2024-05-10 00:00:02,1,6\n"
+    )
+    trace = load_arrivals(path)
+    assert isinstance(trace, EventTrace)
+    assert trace.time_s.tolist() == [0, 0.5, 2]
+
+
+def test_a_comment_does_not_shift_the_numbers_of_the_lines_below(tmp_path):
+    path = tmp_path / "trace"
+    path.write_text("# s, Mbit/s\n0 1\n# tunnel\n1 -1\n")
+    with pytest.raises(TraceError, match="line 4: Mbit/s is negative: '1 -1'"):
+        load_bandwidth_trace(path)
+
+
+def test_counts_on_one_very_long_line(tmp_path):
+    path = tmp_path / "counts"
+    path.write_text("157," * 100_000)
+    trace = load_arrivals(path)
+    assert isinstance(trace, CountTrace)
+    assert trace.per_second.size == 100_000
+
+
+UCC = "{},-8,51,0,B,1,5G,-96,-13,9,12,-,{}" + ",-" * 13
 
 # file, line to replace (0 is a header), what to put there, what the message says of it
 BAD_LINES = [
@@ -102,8 +199,6 @@ BAD_LINES = [
     ("ghent.log", 1, "1453121791690 1004 51 3 nan 1004", "bytes is not a finite number"),
     ("ghent.log", 1, "1453121791690 1004 51 3 5 0", "interval is 0"),
     ("ghent.log", 1, "1453121791690 1004 51 3 5 -3", "interval is negative"),
-    ("ghent.log", 1, "1453121790600 1004 51 3 5 1004", "unix time goes back"),
-    ("hsdpa.log", 2, "1289406401 1 59 10 5 900", "milliseconds goes back"),
     ("hsdpa.log", 2, "1289406401 3049 59 10 5", "5 instead of 6 columns"),
     ("mahimahi.up", 4, "", "the line is empty"),
     ("mahimahi.up", 4, "499", "milliseconds go back"),
@@ -112,14 +207,16 @@ BAD_LINES = [
     ("mahimahi.up", 4, "500.5", "milliseconds are not whole"),
     ("mahimahi.up", 8, "1453121790686", "do not count from the trace's start"),
     ("pensieve", 1, "13.5", "1 instead of 2 columns"),
-    ("pensieve", 1, "12.0 2.0", "seconds goes back"),
+    ("pensieve", 2, "0.5 2.0", "seconds goes back"),
     ("pensieve", 1, "13.5 -2.0", "Mbit/s is negative"),
     ("pensieve", 1, "13.5 inf", "Mbit/s is not a finite number"),
-    ("ucc-5g.csv", 2, "2019.12.16_13.40.04,-8.4", "2 instead of 10 columns"),
-    ("ucc-5g.csv", 2, "2019.12.16 13:40:04,-8.4,51.9,B,2,5G,9,1,1,D", "Timestamp cannot be"),
-    ("ucc-5g.csv", 2, "2019.12.16_13.40.02,-8.4,51.9,B,2,5G,9,1,1,D", "Timestamp goes back"),
-    ("ucc-5g.csv", 2, "2019.12.16_13.40.04,-8.4,51.9,B,2,5G,9,-,1,D", "DL_bitrate cannot be '-'"),
-    ("arrivals.csv", 2, "", "arrival_s cannot be ''"),
+    ("ucc-5g.csv", 2, "2019.12.16_13.40.04,-8.4", "2 instead of 26 columns"),
+    ("ucc-5g.csv", 2, UCC.format("2019.12.16 13:40:04", 1), "Timestamp cannot be"),
+    ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.02", 1), "Timestamp goes back"),
+    ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.04", "-"), "DL_bitrate cannot be '-'"),
+    ("arrivals.csv", 2, "", "the line is empty"),
+    ("arrivals.csv", 2, ",", "arrival_s cannot be ''"),
+    ("arrivals.csv", 2, "1,2", "2 instead of 1 columns"),
     ("arrivals.csv", 2, "-1", "arrival_s is negative"),
     ("arrivals.csv", 2, "NaN", "arrival_s is not a finite number"),
     ("arrivals.csv", 3, "0.1", "arrival_s goes back"),
@@ -150,7 +247,7 @@ def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
     message = str(caught.value)
     assert f"{path}, line {index + 1}: " in message
     assert reason in message
-    assert name == "rps-one-line.txt" or repr(line) in message
+    assert name == "rps-one-line.txt" or repr(line)[:80] in message
     assert "\n" not in message
 
 
@@ -178,9 +275,12 @@ def test_requests_per_second_given_as_bandwidth():
     [
         (b"", "it is empty"),
         (b"\n \n", "it is empty"),
+        (b"# time_s,bandwidth_bytes_per_s\n", "it is empty"),
         (b"\x93NUMPY\xff\xfe", "it is not a text file"),
+        (gzip.compress(b"0 1\n1 2\n" * 99)[:20], "it is not a text file"),
+        (b"\x1f\x8bnot gzip", "it is not a text file"),
         (b"when,how much\n1,2\n", "no known format of {content}: line 1 is 'when,how much'"),
-        (b"\n1\n2\n", "no known format of {content}: line 1 is ''"),
+        (b"#\n\nwhen,how much\n", "no known format of {content}: line 3 is 'when,how much'"),
     ],
 )
 def test_a_file_in_no_known_format(load, data, reason, tmp_path):
@@ -217,6 +317,7 @@ def test_a_file_that_cannot_be_read(load, tmp_path):
     ("load", "content", "reason"),
     [
         (load_bandwidth_trace, "0 0\n1 0\n", "must not have a bandwidth of 0 all the time"),
+        (load_bandwidth_trace, "3 1\n3 2\n", "line 2: the trace needs two lines at different s"),
         (load_bandwidth_trace, "0\n0\n", "the trace ends at 0 ms"),
         (load_arrivals, "0\n0\n", "needs at least one request"),
         (load_arrivals, "arrival_s\n2.5\n", "needs at least two requests"),

@@ -1,7 +1,8 @@
 """Parsers of bandwidth traces: what each format says, in seconds and bytes.
 
-A sample holds until the next one. Times are taken relative to the first sample, and of
-samples with the same time the last counts.
+Times are taken relative to the first sample. Where a format has one bandwidth for each
+time, it holds until the next time, except in Pensieve's, where it holds from the one
+before.
 """
 
 from __future__ import annotations
@@ -38,11 +39,9 @@ class Samples(NamedTuple):
 def parse_cellular_log(table: Table) -> Samples:
     """Ghent 4G and Norway HSDPA logs: bytes received in intervals of so many milliseconds.
 
-    The two differ in the unit of the first column only, which is not needed: the
-    intervals are laid end to end. Positions are not read; some are not numbers.
+    The intervals are laid end to end. Times and positions are not read: the clock may have
+    been set on the way, and some positions are no numbers.
     """
-    for name in ("unix time", "milliseconds"):
-        table.ascending(name, table.column(name))
     received_bytes, interval_s = table.column("bytes"), table.column("interval") / 1000.0
     table.require(interval_s > 0, "interval is 0")
     end_s = np.cumsum(interval_s)
@@ -53,7 +52,8 @@ def parse_mahimahi(table: Table) -> Samples:
     """Mahimahi: each line is the millisecond at which 1500 bytes can be delivered.
 
     The last line is also the period after which the trace repeats. A delivery counts
-    towards the bin that ends with it or spans it.
+    towards the bin that ends with it or spans it. What is left of the period beyond whole
+    bins joins the last one: alone it could be 1 ms, in which one packet is 1.5 MB/s.
     """
     delivery_ms = table.column("milliseconds")
     table.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
@@ -67,16 +67,27 @@ def parse_mahimahi(table: Table) -> Samples:
     duration_s = float(delivery_ms[-1]) / 1000.0
     if duration_s == 0.0:
         raise table.error(len(table.rows) - 1, "the trace ends at 0 ms")
-    edges_s = np.append(np.arange(0.0, duration_s, MAHIMAHI_BIN_S), duration_s)
+    count = max(1, int(duration_s / MAHIMAHI_BIN_S))
+    edges_s = np.append(np.arange(count) * MAHIMAHI_BIN_S, duration_s)
     bins = np.maximum(np.searchsorted(edges_s, delivery_ms / 1000.0, side="left") - 1, 0)
-    packets = np.bincount(bins, minlength=edges_s.size - 1)
+    packets = np.bincount(bins, minlength=count)
     bandwidth = packets * MAHIMAHI_PACKET_BYTES / np.diff(edges_s)
     return Samples(edges_s[:-1], bandwidth, duration_s)
 
 
 def parse_pensieve(table: Table) -> Samples:
-    """Pensieve's cooked traces: seconds and Mbit/s."""
-    return _held(table, "seconds", table.column("seconds"), table.column("Mbit/s") * 1e6 / 8)
+    """Pensieve's cooked traces: seconds, and Mbit/s since the line before.
+
+    This is how Pensieve's own simulator (``sim/fixed_env.py``) plays them: the first
+    line's bandwidth is never used, and the trace repeats after the last line.
+    """
+    time_s, bandwidth = table.column("seconds"), table.column("Mbit/s") * 1e6 / 8
+    table.ascending("seconds", time_s)
+    if time_s[-1] == time_s[0]:
+        raise table.error(len(table.rows) - 1, "the trace needs two lines at different seconds")
+    lasts = np.diff(time_s) > 0
+    edges_s = time_s - time_s[0]
+    return Samples(edges_s[:-1][lasts], bandwidth[1:][lasts], float(edges_s[-1]))
 
 
 def parse_csv(table: Table) -> Samples:
@@ -95,7 +106,10 @@ def _ucc_seconds(text: str) -> float:
 
 
 def _held(table: Table, name: str, time_s: FloatArray, bandwidth: FloatArray) -> Samples:
-    """Hold each sample until the next, and the last for the median time between them."""
+    """Hold each sample until the next, and the last for the median time between them.
+
+    Of samples with the same time the last counts.
+    """
     table.ascending(name, time_s)
     last_of_its_time = np.append(np.diff(time_s) > 0, True)
     start_s = time_s[last_of_its_time] - time_s[0]

@@ -12,7 +12,7 @@ from sponge_env.errors import TraceError, unknown
 from sponge_env.formats import arrivals, bandwidth
 from sponge_env.formats.arrivals import Counts, Events
 from sponge_env.formats.bandwidth import Samples
-from sponge_env.formats.table import Format, read_lines, shown
+from sponge_env.formats.table import Format, Line, read_lines, shown
 
 Content = Literal["bandwidth", "arrivals"]
 """What a trace is of."""
@@ -94,7 +94,7 @@ def _parse(path: Path, content: Content, modified_ns: int) -> Any:
     raise TraceError(f"{path} {_why_not(lines, content)}")
 
 
-def _why_not(lines: list[str], content: Content) -> str:
+def _why_not(lines: list[Line], content: Content) -> str:
     """Say why a file is in no format of the content that is wanted."""
     for other, formats in FORMATS.items():
         for candidate in formats:
@@ -104,4 +104,7 @@ def _why_not(lines: list[str], content: Content) -> str:
                     f"use it as {_SETTING[other]}"
                 )
     known = "; ".join(candidate.name for candidate in FORMATS[content])
-    return f"is in no known format of {content}: line 1 is {shown(lines[0])}; known are: {known}"
+    number, first = lines[0]
+    return (
+        f"is in no known format of {content}: line {number} is {shown(first)}; known are: {known}"
+    )

@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import TraceError
 
+FloatArray = NDArray[np.float64]
+
 _SHOWN_CHARACTERS = 80
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file; a byte order mark and blank last lines are left out.
+class Line(NamedTuple):
+    """One line of a file, or one of the rows that stand on it."""
+
+    number: int
+    """Its number in the file, from 1."""
+    text: str
+    """What it says."""
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Return the lines of a text file, which gzip may have compressed.
+
+    A byte order mark, comments (lines that start with ``#``), and blank lines at the
+    start and the end are left out.
 
     Raises:
         TraceError: The file cannot be read, is not text, or is empty.
     """
+    numbered = enumerate(_read_text(path).splitlines(), start=1)
+    lines = [Line(number, text) for number, text in numbered if text.lstrip()[:1] != "#"]
+    filled = [i for i, line in enumerate(lines) if line.text.strip()]
+    if not filled:
+        raise TraceError(f"{path} is not a trace: it is empty")
+    return lines[filled[0] : filled[-1] + 1]
+
+
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
+        data = path.read_bytes()
+        if data.startswith(_GZIP_MAGIC):
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error):
         raise TraceError(f"{path} is not a trace: it is not a text file") from None
     except OSError as error:
         raise TraceError(f"cannot read the trace {path}: {error.strerror}") from None
-    if not text.strip():
-        raise TraceError(f"{path} is not a trace: it is empty")
-    return text.rstrip().split("\n")
 
 
 def shown(line: str) -> str:
@@ -39,21 +66,17 @@ def shown(line: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of a trace file, one per line."""
+    """Rows of a trace file."""
 
     path: Path
     format: str
     """Format the file is read as, for messages."""
-    rows: list[str]
-    """Text of each row."""
+    rows: list[Line]
+    """Text of each row and the line it stands on."""
     split: Callable[[str], list[str]]
     """How a row falls into cells."""
     header: tuple[str, ...]
     """Name of each column; one for each cell of a good row."""
-    first_line: int = 1
-    """Number of the first row's line."""
-    on_one_line: bool = False
-    """Whether all rows stand on that line."""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -61,9 +84,9 @@ class Table:
 
     def error(self, row: int, reason: str) -> TraceError:
         """Return the error that says what is wrong with a row."""
-        line = self.first_line + (0 if self.on_one_line else row)
+        number, text = self.rows[row]
         return TraceError(
-            f"{self.path}, line {line}: {reason}: {shown(self.rows[row])} (read as {self.format})"
+            f"{self.path}, line {number}: {reason}: {shown(text)} (read as {self.format})"
         )
 
     def require(self, good: NDArray[np.bool_], reason: str) -> None:
@@ -79,15 +102,12 @@ class Table:
         if not good.all():
             raise self.error(int(np.argmin(good)), reason)
 
-    def column(
-        self, name: str, convert: Callable[[str], float] = float, dtype: type[Any] = np.float64
-    ) -> NDArray[Any]:
+    def column(self, name: str, convert: Callable[[str], float] = float) -> FloatArray:
         """Return one column as numbers that are finite and at least 0.
 
         Args:
             name: Name of the column in the header.
             convert: Makes a number of a cell, or raises ValueError.
-            dtype: Type of the numbers.
 
         Returns:
             (rows,) numbers.
@@ -95,12 +115,12 @@ class Table:
         Raises:
             TraceError: A row has too few or too many cells, or a bad number.
         """
-        values = np.fromiter(self._converted(name, convert), dtype=dtype, count=len(self.rows))
+        values = np.fromiter(self._converted(name, convert), np.float64, count=len(self.rows))
         self.require(np.isfinite(values), f"{name} is not a finite number")
         self.require(values >= 0, f"{name} is negative")
         return values
 
-    def ascending(self, name: str, values: NDArray[Any]) -> None:
+    def ascending(self, name: str, values: FloatArray) -> None:
         """Check that a column never goes back.
 
         Raises:
@@ -110,14 +130,12 @@ class Table:
 
     def _converted(self, name: str, convert: Callable[[str], float]) -> Iterator[float]:
         column, width = self.header.index(name), len(self.header)
-        for row, text in enumerate(self.rows):
+        for row, (_, text) in enumerate(self.rows):
             cells = self.split(text)
-            if len(cells) != width:
-                empty = not text.strip()
-                reason = (
-                    "the line is empty" if empty else f"{len(cells)} instead of {width} columns"
-                )
-                raise self.error(row, reason)
+            if not text.strip():
+                raise self.error(row, "the line is empty")
+            if len(cells) < width or any(cells[width:]):
+                raise self.error(row, f"{len(cells)} instead of {width} columns")
             try:
                 yield convert(cells[column])
             except ValueError:
@@ -137,32 +155,33 @@ class Format:
     parse: Callable[[Table], Any]
     """Makes of the table what the file says."""
 
-    def matches(self, lines: list[str]) -> bool:
+    def matches(self, lines: list[Line]) -> bool:
         """Whether the first line looks like this format."""
+        first = lines[0].text
         if self.layout == "header":
-            return set(self.columns) <= set(_header(lines[0]))
+            return set(self.columns) <= set(_split_csv(first))
         if self.layout == "one line":
-            cells = _numbers_on(lines[0])
+            cells = _numbers_on(first)
             return len(lines) == 1 and len(cells) > 1 and all(map(_is_number, cells))
-        cells = lines[0].split()
+        cells = first.split()
         return len(cells) == len(self.columns) and all(map(_is_number, cells))
 
-    def table(self, path: Path, lines: list[str]) -> Table:
+    def table(self, path: Path, lines: list[Line]) -> Table:
         """Lay the lines out as rows of cells."""
+        number, first = lines[0]
         if self.layout == "header":
-            return Table(path, self.name, lines[1:], _split_csv, _header(lines[0]), first_line=2)
+            return Table(path, self.name, lines[1:], _split_csv, tuple(_split_csv(first)))
         if self.layout == "one line":
-            cells = _numbers_on(lines[0])
-            return Table(path, self.name, cells, str.split, self.columns, on_one_line=True)
+            cells = [Line(number, cell) for cell in _numbers_on(first)]
+            return Table(path, self.name, cells, str.split, self.columns)
         return Table(path, self.name, lines, str.split, self.columns)
 
 
 def _split_csv(line: str) -> list[str]:
-    return line.split(",")
-
-
-def _header(line: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in _split_csv(line))
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+    except csv.Error:  # a cell longer than the module allows: no line of a CSV trace
+        return [line]
 
 
 def _numbers_on(line: str) -> list[str]:
