@@ -25,54 +25,58 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--steps",
         type=cli.at_least(1),
-        default=100_000,
-        help="environment steps over all environments (default: 100000)",
+        default=1_000_000,
+        help="environment steps over all environments (default: 1000000)",
     )
     parser.add_argument(
-        "--envs", type=cli.at_least(1), help="environments (default: 16 simulated, 1 live)"
+        "--envs",
+        type=cli.at_least(1),
+        help="simulated environments (default: 256); the live system is one",
     )
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
     parser.add_argument(
         "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
     )
-    return parser.parse_args(argv)
-
-
-def checkpoint(run: Path | None) -> Path | None:
-    """Return the checkpoint of a run directory, or the path itself."""
-    return run / "checkpoint.zip" if run is not None and run.is_dir() else run
+    arguments = parser.parse_args(argv)
+    if arguments.agent not in LEARNERS:
+        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
+    if arguments.backend == "live" and arguments.envs not in (None, 1):
+        raise ConfigError(f"the live system is one environment, not {arguments.envs}")
+    if arguments.resume is not None and arguments.resume.is_dir():
+        arguments.resume /= "checkpoint.zip"
+    return arguments
 
 
 def train(argv: Sequence[str]) -> int:
     """Train and say where the policy is."""
     arguments = parse(argv)
-    if arguments.agent not in LEARNERS:
-        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
     scenario = cli.chosen_scenario(arguments)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from agents.ppo import TrainingPlan
-    from agents.ppo import train as train_ppo
+    from agents import ppo
     from sponge_env.console import Progress
-    from sponge_env.factory import ensure_profile
+    from sponge_env.experiment import check_scenario
     from sponge_env.recording import RunDirectory
 
-    ensure_profile(scenario, arguments.backend, arguments.limiter)
+    check_scenario(scenario, arguments.backend, arguments.limiter)
+    if arguments.resume is not None:
+        ppo.check_checkpoint(arguments.resume, scenario)
     settings = {key: str(value) for key, value in vars(arguments).items()}
-    path = arguments.run_dir or cli.default_run_directory("train", arguments.agent, scenario.name)
-    directory = RunDirectory.create(path, scenario, settings, ["python", "train.py", *argv])
-    plan = TrainingPlan(
+    command = ["python", "train.py", *argv]
+    purpose = f"train-{arguments.agent}-{scenario.name}"
+    directory = RunDirectory.create(arguments.run_dir, scenario, settings, command, purpose)
+    plan = ppo.TrainingPlan(
         scenario=scenario,
         steps=arguments.steps,
-        envs=arguments.envs or (16 if arguments.backend == "sim" else 1),
+        envs=arguments.envs or (256 if arguments.backend == "sim" else 1),
         seed=arguments.seed,
         folder=directory.path,
         backend=arguments.backend,
         limiter=arguments.limiter,
-        resume=checkpoint(arguments.resume),
+        resume=arguments.resume,
     )
     progress = Progress(f"training {arguments.agent}", plan.steps, "step")
     with cli.terminate_like_interrupt(), contextlib.closing(progress):
-        policy = train_ppo(plan, progress=progress.show)
+        policy = ppo.train(plan, progress=progress.show)
     print(f"policy       {policy}")
     print(f"evaluate it  python evaluate.py --agent ppo --scenario {arguments.scenario}")
     print(f"TensorBoard  tensorboard --logdir {directory.path}")

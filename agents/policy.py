@@ -57,18 +57,17 @@ class Policy:
         """Return the most probable action.
 
         Args:
-            observation: (OBS_DIM,) float32.
+            observation: (..., OBS_DIM) float32.
 
         Returns:
-            (2,) cores - 1 and batch - 1.
+            (..., 2) cores - 1 and batch - 1.
         """
         hidden = observation
         for weight, bias in self.layers[:-1]:
-            hidden = np.tanh(weight @ hidden + bias)
+            hidden = np.tanh(hidden @ weight.T + bias)
         weight, bias = self.layers[-1]
-        logits = weight @ hidden + bias
-        cores, batch = np.split(logits, [self.info.cores_max])
-        return np.array([np.argmax(cores), np.argmax(batch)])
+        cores, batch = np.split(hidden @ weight.T + bias, [self.info.cores_max], axis=-1)
+        return np.stack([cores.argmax(axis=-1), batch.argmax(axis=-1)], axis=-1)
 
 
 def save_policy(policy: Policy, path: Path) -> None:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from sponge_env.vector.sb3_env import SpongeVecEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from torch import nn
 
-from agents.policy import Policy, PolicyInfo, save_policy
+from agents.policy import Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.config import Backend, Limiter, Scenario
-from sponge_env.env import SpongeEnv
-from sponge_env.errors import PolicyError
+from sponge_env.env import SEED_LIMIT, SpongeEnv
+from sponge_env.errors import PolicyError, SpongeError
+from sponge_env.vector.simulator import BatchSimulator
 
 
 @dataclass(frozen=True, slots=True)
 class PPOConfig:
-    """Hyper-parameters."""
+    """Hyper-parameters, for a few hundred simulated environments at once."""
 
     learning_rate: float = 1e-3
     """At the start; falls linearly to a twentieth."""
     rollout_steps: int = 64
     """Steps of each environment between two updates."""
-    minibatch: int = 256
-    """Transitions in one gradient step."""
-    epochs: int = 6
+    minibatch: int = 4096
+    """Largest number of transitions in one gradient step."""
+    epochs: int = 4
     """Passes over a rollout."""
     gamma: float = 0.9
     """Discount for one interval: what is decided now is over within seconds."""
@@ -39,6 +42,10 @@ class PPOConfig:
     """Weight of the entropy bonus."""
     hidden: tuple[int, ...] = (128, 128)
     """Units of the hidden layers."""
+    evaluations: int = 10
+    """How often the policy is evaluated during training."""
+    evaluation_episodes: int = 16
+    """Episodes of each evaluation, always the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,13 @@ class TrainingPlan:
 def train(
     plan: TrainingPlan,
     config: PPOConfig | None = None,
-    progress: Callable[[int], None] = lambda steps: None,
+    progress: Callable[[int, str], None] = lambda steps, status: None,
 ) -> Path:
-    """Train a policy.
+    """Train a policy and keep the best that was seen.
+
+    The policy is evaluated now and then on simulated episodes that training never uses;
+    the best one so far is always in ``policy.npz``, the latest state in
+    ``checkpoint.zip``, also after an interrupt.
 
     On the live backend the arrivals pause while the learner computes; see
     :class:`~sponge_env.env.SpongeEnv`.
@@ -71,7 +82,8 @@ def train(
     Args:
         plan: What to train on.
         config: Hyper-parameters.
-        progress: Called with the number of steps done.
+        progress: Called with the number of steps done in this run, and a word about how
+            good the policy is.
 
     Returns:
         The policy file.
@@ -86,13 +98,31 @@ def train(
     try:
         model = _model(plan, config, envs)
         model.set_logger(configure(str(plan.folder), ["tensorboard"]))
-        model.learn(plan.steps, callback=_Progress(progress), reset_num_timesteps=False)
+        keeper = _Keeper(plan, config, progress)
+        try:
+            model.learn(plan.steps, callback=keeper, reset_num_timesteps=False)
+        except (KeyboardInterrupt, SpongeError):
+            keeper.keep()
+            raise
     finally:
         envs.close()
-    model.save(plan.folder / "checkpoint.zip")
-    path = plan.folder / "policy.npz"
-    save_policy(export(model, plan), path)
-    return path
+    return keeper.policy_path
+
+
+def check_checkpoint(path: Path, scenario: Scenario) -> None:
+    """Check that a checkpoint can be resumed on a scenario.
+
+    Raises:
+        PolicyError: It is missing or was trained on another system or layout.
+    """
+    if not path.is_file():
+        raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from")
+    info = load_policy(path.with_name("policy.npz")).info
+    if info.system_hash != scenario.system_hash:
+        raise PolicyError(
+            f"the checkpoint was trained on scenario {info.scenario!r}, whose profile, SLO, "
+            f"limits or drop policy differ from those of {scenario.name!r}; train anew"
+        )
 
 
 def export(model: PPO, plan: TrainingPlan) -> Policy:
@@ -118,48 +148,112 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.floa
 
 
 def _environments(plan: TrainingPlan) -> VecEnv:
-    def make() -> SpongeEnv:
-        return SpongeEnv(plan.scenario, backend=plan.backend, limiter=plan.limiter)
-
-    envs = VecMonitor(DummyVecEnv([make] * plan.envs))
-    envs.seed(plan.seed)
+    if plan.backend == "sim":
+        envs: VecEnv = SpongeVecEnv(plan.scenario, plan.envs)
+    else:
+        live = SpongeEnv(plan.scenario, backend="live", limiter=plan.limiter)
+        envs = VecMonitor(DummyVecEnv([lambda: live]))
     return envs
 
 
 def _model(plan: TrainingPlan, config: PPOConfig, envs: VecEnv) -> PPO:
-    if plan.resume is not None:
-        return _load(plan.resume, envs)
-    return PPO(
-        "MlpPolicy",
-        envs,
-        learning_rate=lambda left: config.learning_rate * max(0.05, left),
-        n_steps=config.rollout_steps,
-        batch_size=min(config.minibatch, config.rollout_steps * plan.envs),
-        n_epochs=config.epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        ent_coef=config.entropy,
-        policy_kwargs={"net_arch": list(config.hidden)},
-        seed=plan.seed,
-        device="cpu",
-    )
-
-
-def _load(path: Path, envs: VecEnv) -> PPO:
+    if plan.resume is None:
+        return PPO(
+            "MlpPolicy",
+            envs,
+            learning_rate=lambda left: config.learning_rate * max(0.05, left),
+            n_steps=config.rollout_steps,
+            batch_size=_divisor(config.rollout_steps * envs.num_envs, config.minibatch),
+            n_epochs=config.epochs,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            ent_coef=config.entropy,
+            policy_kwargs={"net_arch": list(config.hidden)},
+            seed=plan.seed,
+            device="cpu",
+        )
     try:
-        return PPO.load(path, env=envs, device="cpu")
-    except FileNotFoundError:
-        raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from") from None
+        model = PPO.load(plan.resume, env=envs, device="cpu")
     except Exception as error:
         # SB3 unpickles, and a damaged file may fail in any way.
-        raise PolicyError(f"{path} is not a checkpoint that can be resumed: {error}") from error
+        raise PolicyError(f"{plan.resume} cannot be resumed: {error}") from error
+    # New episodes, not those of the first run again.
+    model.set_random_seed(plan.seed + model.num_timesteps)
+    return model
 
 
-class _Progress(BaseCallback):
-    def __init__(self, report: Callable[[int], None]) -> None:
+def _divisor(total: int, largest: int) -> int:
+    """Return the largest divisor of ``total`` up to ``largest``."""
+    return next(size for size in range(min(total, largest), 0, -1) if total % size == 0)
+
+
+class _Keeper(BaseCallback):
+    """Evaluates now and then, keeps the best policy and the latest checkpoint."""
+
+    def __init__(
+        self, plan: TrainingPlan, config: PPOConfig, progress: Callable[[int, str], None]
+    ) -> None:
         super().__init__()
-        self._report = report
+        self.policy_path = plan.folder / "policy.npz"
+        self._plan = plan
+        self._progress = progress
+        self._judge = Judge(plan.scenario, config.evaluation_episodes)
+        self._every = max(1, plan.steps // config.evaluations)
+        self._best = -math.inf
+        self._status = ""
+        self._start = self._judged = 0
+
+    def _on_training_start(self) -> None:
+        self._start = self._judged = self.model.num_timesteps
 
     def _on_step(self) -> bool:
-        self._report(self.num_timesteps)
+        self._progress(self.num_timesteps - self._start, self._status)
         return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps - self._judged >= self._every:
+            self.keep()
+
+    def _on_training_end(self) -> None:
+        self.keep()
+
+    def keep(self) -> None:
+        """Evaluate, and save what is best and what is latest."""
+        self._judged = self.num_timesteps
+        policy = export(self.model, self._plan)  # type: ignore[arg-type]  # it is a PPO
+        verdict = self._judge(policy)
+        for name, value in verdict.items():
+            self.logger.record(f"evaluation/{name}", value)
+        self._status = f"{verdict['violation_rate']:.2%} missed, {verdict['cores']:.2f} cores"
+        if verdict["reward"] > self._best:
+            self._best = verdict["reward"]
+            save_policy(policy, self.policy_path)
+        self.model.save(self._plan.folder / "checkpoint.zip")
+
+
+class Judge:
+    """Scores policies on fixed simulated episodes that training never uses."""
+
+    def __init__(self, scenario: Scenario, episodes: int) -> None:
+        self._windows = scenario.windows
+        self._simulator = BatchSimulator([scenario], np.zeros(episodes, np.int64))
+        self._seeds = SEED_LIMIT + np.arange(episodes)
+
+    def __call__(self, policy: Policy) -> dict[str, float]:
+        """Return mean reward and cores per interval, and the violation rate."""
+        simulator, episodes = self._simulator, len(self._seeds)
+        observations = np.zeros((episodes, len(policy.layers[0][0].T)), np.float32)
+        simulator.reset(np.ones(episodes, np.bool_), self._seeds, observations)
+        totals: dict[str, float] = dict.fromkeys(("reward", "cores", "violations", "offered"), 0.0)
+        for _ in range(self._windows):
+            actions = policy.act(observations) + 1
+            allocations = np.column_stack([actions, np.ones(episodes, np.int64)])
+            observations, metrics = simulator.step(allocations)
+            for name in totals:
+                totals[name] += float(metrics[name].sum())
+        steps = self._windows * episodes
+        return {
+            "reward": totals["reward"] / steps,
+            "cores": totals["cores"] / steps,
+            "violation_rate": totals["violations"] / max(1.0, totals["offered"]),
+        }

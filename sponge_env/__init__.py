@@ -6,7 +6,11 @@ worker) with Gymnasium.
 
 import gymnasium
 
-gymnasium.register(id="Sponge-v0", entry_point="sponge_env.env:SpongeEnv")
+gymnasium.register(
+    id="Sponge-v0",
+    entry_point="sponge_env.env:SpongeEnv",
+    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+)
 gymnasium.register(
     id="SpongeLive-v0",
     entry_point="sponge_env.env:SpongeEnv",

@@ -152,7 +152,9 @@ def make_requests(scenario: Scenario, profile: Profile, seed: int) -> tuple[Requ
     rng = stream(seed, "arrivals")
     sent_s = send_times_s(scenario.arrivals, rate, scenario.duration_s, rng)
     transferred_s = make_network(scenario, seed).arrival_s(sent_s, network.payload_bytes)
-    arrival_s = transferred_s + network.base_delay_s
+    # Transfers held up by the same outage end at the same moment; rounding must not make
+    # a later one arrive earlier.
+    arrival_s = np.maximum.accumulate(transferred_s + network.base_delay_s)
     deadline_s = sent_s + scenario.slo_s
     times_s = zip(sent_s.tolist(), arrival_s.tolist(), deadline_s.tolist(), strict=True)
     requests = (Request(i, *times, network.payload_bytes) for i, times in enumerate(times_s))

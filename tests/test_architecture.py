@@ -21,7 +21,7 @@ CONTROLLERS_MAY_IMPORT = {
     "metrics",
 }
 DOORS = {
-    "stable_baselines3": {"agents/ppo.py"},
+    "stable_baselines3": {"agents/ppo.py", "sponge_env/vector/sb3_env.py"},
     "torch": {"agents/ppo.py", "sponge_env/models.py"},
     "pulp": {"agents/solve_pulp.py"},
     "numba": {

@@ -1,0 +1,17 @@
+"""Thousands of simulated environments stepped at once by compiled code.
+
+``kernels/`` repeats the reference system module by module, so that the two can be laid
+side by side; ``tests/test_vector_differential.py`` holds them to each other::
+
+    kernels/rng.py        seeding.py
+    kernels/network.py    network.py
+    kernels/arrivals.py   workload.py, arrival_traces.py
+    kernels/serving.py    serving/
+    kernels/service.py    workers/service.py
+    kernels/worker.py     workers/simulated.py
+    kernels/system.py     system.py, reward.py
+    kernels/encoding.py   encoding.py
+
+``layout.py`` says what is in memory, ``compilation.py`` puts scenarios there,
+``simulator.py`` is the interface, ``gym_env.py`` and ``sb3_env.py`` are its faces.
+"""

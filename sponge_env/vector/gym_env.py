@@ -1,0 +1,176 @@
+"""The batch simulator as a Gymnasium vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from sponge_env.encoding import OBS_DIM
+from sponge_env.errors import ConfigError
+from sponge_env.vector.episodes import Episodes, ScenarioLike
+from sponge_env.vector.layout import METRICS
+
+Observations = NDArray[np.float32]
+Actions = NDArray[np.int64]
+Infos = dict[str, Any]
+
+
+class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
+    """``num_envs`` times ``Sponge-v0``, stepped at once.
+
+    ``gymnasium.make_vec("Sponge-v0", num_envs=1024, vectorization_mode="vector_entry_point")``
+    makes one. Observations, rewards, truncations and infos are those that Gymnasium's
+    ``SyncVectorEnv`` of as many ``SpongeEnv`` gives for the same seeds and actions; see
+    :class:`~sponge_env.env.SpongeEnv` for what they are.
+
+    ## Autoreset
+    ``NEXT_STEP`` by default: it is the default of Gymnasium's own vector environments, and
+    its observation wrappers take nothing else. ``SAME_STEP`` wastes no step on a reset;
+    the last observation and metrics of an episode are then in ``final_obs`` and
+    ``final_info``. With ``DISABLED``, ``reset(options={"reset_mask": mask})`` resets.
+
+    ## Info
+    One array for each metric of ``docs/metrics.md`` but ``latency_p50_s`` and
+    ``latency_p99_s``, and ``overflowed``: arrivals for which the queue had no room (they
+    count as dropped). As ever in Gymnasium, ``_name`` is the mask of the environments
+    that have ``name``, and after a reset there is ``episode_seed``.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: ScenarioLike | Sequence[ScenarioLike] = "paper",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        queue_capacity: int = 1024,
+        threads: int | None = None,
+    ) -> None:
+        """Allocate everything; nothing runs before ``reset``.
+
+        Args:
+            num_envs: Number of environments.
+            scenario: Shipped name, TOML path, or a scenario; one for all, or a sequence
+                with one for each environment.
+            autoreset_mode: When an environment whose episode is over starts the next.
+            queue_capacity: Requests that one environment holds at most.
+            threads: Threads that share the work; chosen by the number of environments
+                if left out.
+
+        Raises:
+            SpongeError: An argument cannot be used.
+        """
+        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads)
+        self._mode = AutoresetMode(autoreset_mode)
+        self.metadata = {"autoreset_mode": self._mode}
+        self.num_envs = num_envs
+        self.single_action_space = self._episodes.action_space
+        self.single_observation_space = self._episodes.observation_space
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._observations = np.zeros((num_envs, OBS_DIM), np.float32)
+        self._ended = np.zeros(num_envs, np.bool_)
+
+    @property
+    def bytes_per_env(self) -> int:
+        """Memory allocated for one environment."""
+        return self._episodes.simulator.bytes_per_env
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observations, Infos]:
+        """Start new episodes.
+
+        Args:
+            seed: Seed of the first environment's sequence of episodes, the others
+                counting up from it; or one for each.
+            options: ``episode_seed`` fixes the episodes themselves, one seed for all or
+                one for each. ``reset_mask`` chooses the environments.
+
+        Returns:
+            The observations and, as info, each new episode's seed.
+
+        Raises:
+            ConfigError: As many seeds or mask entries as environments are needed.
+        """
+        options = options or {}
+        if seed is None or isinstance(seed, int):
+            seed = [None if seed is None else seed + i for i in range(self.num_envs)]
+        chosen = np.asarray(options.get("reset_mask", np.ones(self.num_envs, np.bool_)))
+        for name, value in (("seed", seed), ("reset_mask", chosen)):
+            if len(value) != self.num_envs:
+                raise ConfigError(f"{name} needs {self.num_envs} entries, not {len(value)}")
+        self._episodes.seed(seed, chosen)
+        observations = self._observations.copy()
+        infos = self._begin(chosen, observations, options.get("episode_seed"))
+        self._observations = observations
+        return observations.copy(), infos
+
+    def step(
+        self, actions: Actions
+    ) -> tuple[Observations, NDArray[Any], NDArray[Any], NDArray[Any], Infos]:
+        """Serve one interval in every environment.
+
+        Args:
+            actions: (num_envs, 2) cores - 1 and batch - 1.
+
+        Returns:
+            Observations, rewards, terminations (all False), truncations and infos, all
+            new arrays.
+
+        Raises:
+            ConfigError: An action is outside the action space.
+        """
+        before = self._ended
+        if self._mode == AutoresetMode.DISABLED and before.any():
+            raise RuntimeError("some episodes are over; reset them with a reset_mask")
+        observations, metrics = self._episodes.step(actions)
+        ended = self._episodes.simulator.over & ~before
+        infos = _batched(metrics, ~before)
+        if self._mode == AutoresetMode.SAME_STEP and ended.any():
+            infos["final_obs"], infos["_final_obs"] = _rows(observations, ended), ended
+            infos["final_info"], infos["_final_info"] = _batched(metrics, ended), ended
+            infos |= self._begin(ended, observations)
+        elif self._mode == AutoresetMode.NEXT_STEP and before.any():
+            infos |= self._begin(before, observations)
+        truncations = ended.copy()
+        self._ended = np.zeros_like(ended) if self._mode == AutoresetMode.SAME_STEP else ended
+        self._observations = observations
+        return (
+            observations.copy(),
+            np.array(metrics["reward"]),
+            np.zeros(self.num_envs, np.bool_),
+            truncations,
+            infos,
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads."""
+        self._episodes.simulator.close()
+
+    def _begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> Infos:
+        seeds = self._episodes.begin(chosen, out, fixed)
+        self._ended = self._ended & ~chosen
+        return {"episode_seed": seeds, "_episode_seed": chosen.copy()}
+
+
+def _batched(metrics: NDArray[Any], mask: NDArray[np.bool_]) -> Infos:
+    """Return metrics as Gymnasium's batched infos: an array and a mask for each name."""
+    infos: Infos = {}
+    for name in METRICS.names or ():
+        infos[name], infos["_" + name] = metrics[name], mask
+    return infos
+
+
+def _rows(observations: Observations, chosen: NDArray[np.bool_]) -> NDArray[np.object_]:
+    """Return the chosen rows as Gymnasium wants final observations: an array of arrays."""
+    rows = np.full(len(chosen), None, dtype=object)
+    for i in np.flatnonzero(chosen):
+        rows[i] = observations[i].copy()
+    return rows

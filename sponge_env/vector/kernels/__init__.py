@@ -1,0 +1,1 @@
+"""The reference system once more, as compiled functions of a ``World``."""

@@ -1,0 +1,121 @@
+"""Requests in the order in which they are sent, drawn one at a time.
+
+Repeats :mod:`sponge_env.workload` and :mod:`sponge_env.arrival_traces`. The reference
+draws an episode's requests at once and sorts them by arrival; here they come as they are
+needed. All requests of an episode have one payload and one base delay, so they arrive in
+the order in which they were sent (but for the last bit of a time), and their deadlines
+ascend in that order, too. That makes a first-in-first-out queue earliest-deadline-first.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sponge_env.vector.compiler import Records, compiled
+from sponge_env.vector.kernels.network import transferred_s
+from sponge_env.vector.kernels.rng import ARRIVALS, next_uint64, seed_stream, uniform
+from sponge_env.vector.layout import BURSTY, CONSTANT, POISSON, World
+
+
+@compiled
+def reset_arrivals(w: World, seed: int) -> None:
+    """Start the stream of requests and draw the first."""
+    env, settings = w.env, w.settings
+    seed_stream(env.arrivals_rng, seed, ARRIVALS)
+    env.sent, env.clock_s, env.arrival_s = 0, 0.0, 0.0
+    env.group, env.group_size, env.group_next = 0, 0, 0
+    if settings.arrivals == BURSTY:
+        env.state = int(uniform(env.arrivals_rng) * settings.states)
+        env.state_ends_s = settings.dwell_s * _exponential(w)
+    elif settings.rounded:
+        # First all numbers of requests are rounded, then the requests are placed.
+        for k in range(len(env.arrivals_rng)):
+            env.rounding_rng[k] = env.arrivals_rng[k]
+        for _ in range(settings.groups):
+            next_uint64(env.arrivals_rng)
+    next_request(w)
+
+
+@compiled
+def next_request(w: World) -> None:
+    """Draw the next request into ``env.sent_s`` and ``env.arrival_s``."""
+    env, settings = w.env, w.settings
+    if settings.arrivals == POISSON:
+        env.clock_s += _exponential(w) / settings.rate_rps
+    elif settings.arrivals == CONSTANT:
+        env.clock_s = env.sent / settings.rate_rps if env.sent < settings.requests else math.inf
+    elif settings.arrivals == BURSTY:
+        _next_in_bursts(w)
+    else:
+        _next_recorded(w)
+    env.sent += 1
+    if env.clock_s < settings.sent_before_s:
+        env.sent_s = env.clock_s
+        arrival_s = transferred_s(w, env.sent_s) + settings.base_delay_s
+        env.arrival_s = max(env.arrival_s, arrival_s)
+    else:
+        env.sent_s = env.arrival_s = math.inf
+
+
+@compiled
+def _exponential(w: World) -> float:
+    return -math.log(1.0 - uniform(w.env.arrivals_rng))
+
+
+@compiled
+def _next_in_bursts(w: World) -> None:
+    env, settings = w.env, w.settings
+    rates_rps = w.numbers[settings.rates_at : settings.rates_at + settings.states]
+    expected = _exponential(w)
+    while expected >= rates_rps[env.state] * (env.state_ends_s - env.clock_s):
+        expected -= rates_rps[env.state] * (env.state_ends_s - env.clock_s)
+        env.clock_s = env.state_ends_s
+        others = settings.states - 1
+        env.state = (env.state + 1 + int(uniform(env.arrivals_rng) * others)) % settings.states
+        env.state_ends_s += settings.dwell_s * _exponential(w)
+    env.clock_s += expected / rates_rps[env.state]
+
+
+@compiled
+def _next_recorded(w: World) -> None:
+    env = w.env
+    while env.group_next == env.group_size:
+        if env.group == w.settings.groups:
+            env.clock_s = math.inf
+            return
+        _fill_group(w)
+    env.clock_s = w.group[env.group_next]
+    env.group_next += 1
+
+
+@compiled
+def _fill_group(w: World) -> None:
+    """Draw the requests of the next group, in ascending order."""
+    env, settings = w.env, w.settings
+    start_s = w.numbers[settings.group_start_at + env.group]
+    length_s = w.numbers[settings.group_length_at + env.group]
+    expected = w.numbers[settings.group_count_at + env.group]
+    if settings.rounded:
+        expected += uniform(env.rounding_rng)
+    env.group_size, env.group_next = int(expected), 0
+    for k in range(env.group_size):
+        part = uniform(env.arrivals_rng)
+        if settings.keeps_first and k == 0:
+            part = 0.0
+        w.group[k] = start_s + part * length_s
+    _sort(w.group, env.group_size)
+    env.group += 1
+
+
+@compiled
+def _sort(values: Records[float], count: int) -> None:
+    """Sort the first values by Shell's method, which needs no memory."""
+    gap = count // 2
+    while gap:
+        for k in range(gap, count):
+            value, hole = values[k], k
+            while hole >= gap and values[hole - gap] > value:
+                values[hole] = values[hole - gap]
+                hole -= gap
+            values[hole] = value
+        gap //= 2

@@ -1,0 +1,177 @@
+"""The observation. Repeats :mod:`sponge_env.encoding`, field by field."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.encoding import (
+    BANDWIDTH_SCALE_BYTES_PER_S,
+    BUDGET_QUANTILES,
+    CLIP,
+    DUE_BINS,
+    FIELDS,
+    TREND_WINDOWS,
+)
+from sponge_env.system import HISTORY
+from sponge_env.vector.compiler import Records, compiled
+from sponge_env.vector.kernels.system import planned_end_s
+from sponge_env.vector.layout import PAST, RECENT, World
+
+_CLIP = np.float32(CLIP)
+_QUANTILES = np.array(BUDGET_QUANTILES)
+_SCAN = 16
+"""Queue length from which on halving beats counting one by one."""
+
+_BUDGETS = FIELDS.index("budget_q0")
+_DUE = FIELDS.index("due_1_of_8")
+_ARRIVALS = FIELDS.index("arrivals_last")
+_NETWORK = FIELDS.index("delay_mean")
+_ALLOCATION = FIELDS.index("cores")
+_LAST = FIELDS.index("on_time")
+
+
+@compiled
+def encode(w: World, observation: NDArray[np.float32]) -> None:
+    """Write the observation, (OBS_DIM,) float32."""
+    queued = w.env.tail - w.env.head
+    _put(observation, 0, queued / (w.settings.rate_scale * w.settings.slo_s))
+    _put_budgets(w, observation, queued)
+    _put_due_counts(w, observation, queued)
+    if w.env.window:
+        _put_arrivals(w, observation)
+        _put_network(w, observation)
+        _put_last_window(w, observation)
+    else:
+        observation[_ARRIVALS:_ALLOCATION] = 0.0
+        observation[_LAST:] = 0.0
+    _put_allocation(w, observation)
+
+
+@compiled
+def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
+    """Write one number, 0 if there is none, clipped."""
+    number = np.float32(value)
+    if math.isnan(number):
+        number = np.float32(0.0)
+    observation[field] = min(max(number, -_CLIP), _CLIP)
+
+
+@compiled
+def _budget(w: World, index: int) -> float:
+    """Return the budget of the request at a place in the queue, in SLOs."""
+    sent_s = w.queue[(w.env.head + index) & w.env.ring].sent_s
+    return (sent_s + w.settings.slo_s - w.env.now_s) / w.settings.slo_s
+
+
+@compiled
+def _put_budgets(w: World, observation: NDArray[np.float32], queued: int) -> None:
+    if not queued:
+        observation[_BUDGETS:_DUE] = 1.0
+        return
+    for k in range(len(_QUANTILES)):
+        position = _QUANTILES[k] * (queued - 1)
+        below = int(position)
+        low, high = _budget(w, below), _budget(w, min(below + 1, queued - 1))
+        _put(observation, _BUDGETS + k, low + (position - below) * (high - low))
+
+
+@compiled
+def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> None:
+    """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
+    scale = w.settings.rate_scale * w.settings.slo_s
+    begin = 0
+    for due in range(DUE_BINS - 1):
+        end = _first_due_after(w, due, begin, queued)
+        _put(observation, _DUE + due, (end - begin) / scale)
+        begin = end
+    _put(observation, _DUE + DUE_BINS - 1, (queued - begin) / scale)
+
+
+@compiled
+def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
+    """Return the first place in [begin, end) whose bin is above ``due``; ``end`` if none."""
+    while end - begin > _SCAN:
+        middle = (begin + end) // 2
+        if math.floor(_budget(w, middle) * DUE_BINS) > due:
+            end = middle
+        else:
+            begin = middle + 1
+    while begin < end and not math.floor(_budget(w, begin) * DUE_BINS) > due:
+        begin += 1
+    return begin
+
+
+@compiled
+def _put_arrivals(w: World, observation: NDArray[np.float32]) -> None:
+    settings = w.settings
+    _put_rate(w, observation, _ARRIVALS, 1)
+    _put_rate(w, observation, _ARRIVALS + 1, settings.span_1s)
+    _put_rate(w, observation, _ARRIVALS + 2, settings.span_5s)
+    _put_rate(w, observation, _ARRIVALS + 3, settings.span_30s)
+
+
+@compiled
+def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int) -> None:
+    window = w.env.window
+    span = min(span, min(window, HISTORY))
+    total = 0.0
+    for k in range(window - span, window):
+        total += w.env.arrivals[k & (PAST - 1)]
+    rate = total / span / w.settings.interval_s
+    _put(observation, field, rate / w.settings.rate_scale)
+
+
+@compiled
+def _put_network(w: World, observation: NDArray[np.float32]) -> None:
+    env, slo_s = w.env, w.settings.slo_s
+    last = (env.window - 1) & (RECENT - 1)
+    bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
+    bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
+    _put(observation, _NETWORK, env.mean_delays_s[last] / slo_s)
+    _put(observation, _NETWORK + 1, env.delay_max_s / slo_s)
+    _put(observation, _NETWORK + 2, _trend(w, env.mean_delays_s) / slo_s)
+    _put(observation, _NETWORK + 3, bandwidth)
+    _put(observation, _NETWORK + 4, bandwidth_trend)
+
+
+@compiled
+def _trend(w: World, history: Records[float]) -> float:
+    window = w.env.window
+    before = min(TREND_WINDOWS, window - 1)
+    if before == 0:
+        return 0.0
+    total = 0.0
+    for k in range(window - 1 - before, window - 1):
+        total += history[k & (RECENT - 1)]
+    return history[(window - 1) & (RECENT - 1)] - total / before
+
+
+@compiled
+def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
+    env, settings = w.env, w.settings
+    ready, left_s = 0, 0.0
+    for k in range(env.replicas):
+        replica = w.replicas[k]
+        ready += not replica.draining and replica.ready_s <= env.now_s
+        if replica.size:
+            left_s = max(left_s, planned_end_s(w, replica) - env.now_s)
+    _put(observation, _ALLOCATION, env.requested_cores / settings.cores_max)
+    _put(observation, _ALLOCATION + 1, env.requested_batch / settings.batch_max)
+    _put(observation, _ALLOCATION + 2, env.requested_replicas / settings.replicas_max)
+    _put(observation, _ALLOCATION + 3, ready / settings.replicas_max)
+    _put(observation, _ALLOCATION + 4, env.running / settings.batch_max)
+    _put(observation, _ALLOCATION + 5, left_s / settings.slo_s)
+
+
+@compiled
+def _put_last_window(w: World, observation: NDArray[np.float32]) -> None:
+    metrics = w.metrics
+    scale = w.settings.rate_scale * w.settings.interval_s
+    _put(observation, _LAST, metrics.on_time / scale)
+    _put(observation, _LAST + 1, metrics.late / scale)
+    _put(observation, _LAST + 2, metrics.dropped / scale)
+    _put(observation, _LAST + 3, metrics.utilisation)
+    _put(observation, _LAST + 4, metrics.throttled_share)

@@ -1,0 +1,144 @@
+"""When a transfer ends, and bandwidth traces that are made for an episode.
+
+Repeats :mod:`sponge_env.network`, whose docstrings say what is computed and why.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sponge_env.network import (
+    _MEMORY_PER_S,
+    _SLOW_SHARE,
+    _TINY_BYTES,
+    QUANTILES_4G,
+)
+from sponge_env.vector.compiler import Records, compiled
+from sponge_env.vector.kernels.rng import NETWORK, seed_stream, uniform
+from sponge_env.vector.layout import GENERATED, INSTANT, SHIFTED, Env, Sample, World
+
+_PROBABILITIES = tuple(QUANTILES_4G)
+_BANDWIDTHS = tuple(QUANTILES_4G.values())
+
+
+@compiled
+def reset_network(w: World, seed: int) -> None:
+    """Choose or make the episode's bandwidth trace."""
+    env, settings = w.env, w.settings
+    env.trace_at, samples = settings.trace_at, settings.samples
+    if settings.network in (GENERATED, SHIFTED):
+        env.trace_at = env.private_at
+        seed_stream(env.network_rng, seed, NETWORK)
+    own = w.traces[env.trace_at :]
+    if settings.network == GENERATED:
+        _synthetic_4g(own[: samples + 1], env.network_rng)
+    elif settings.network == SHIFTED:
+        shared = w.traces[settings.trace_at : settings.trace_at + samples + 1]
+        offset_s = uniform(env.network_rng) * settings.trace_s
+        samples = _shifted(own, shared, offset_s, settings.trace_s)
+    env.trace_end = env.trace_at + samples
+    env.lap, env.begins_at, env.ends_at = 0.0, env.trace_at, env.trace_at
+
+
+@compiled
+def transferred_s(w: World, sent_s: float) -> float:
+    """Return when a transfer that starts at ``sent_s`` ends.
+
+    Send times ascend, and with them the ends; so the samples are walked through instead
+    of searched, and begin anew only with another lap.
+    """
+    env, settings, trace = w.env, w.settings, w.traces
+    if settings.network == INSTANT:
+        return sent_s
+    # Dividing is slow, and what does not exceed the divisor has a quotient of at most 1.
+    if sent_s >= settings.trace_s:
+        _enter_lap(env, np.floor(sent_s / settings.trace_s))
+    phase_s = max(sent_s - env.lap * settings.trace_s, 0.0)
+    while env.begins_at + 1 < env.trace_end and trace[env.begins_at + 1].start_s <= phase_s:
+        env.begins_at += 1
+    first = trace[env.begins_at]
+    so_far = first.cumulative + (phase_s - first.start_s) * first.bandwidth
+    laps, rest = 0.0, so_far + settings.payload_bytes
+    total_bytes = trace[env.trace_end].cumulative
+    if rest > total_bytes:
+        laps = np.ceil(rest / total_bytes) - 1.0
+        rest = min(max(rest - laps * total_bytes, _TINY_BYTES), total_bytes)
+        env.ends_at = env.trace_at
+    while trace[env.ends_at + 1].cumulative < rest:
+        env.ends_at += 1
+    last = trace[env.ends_at]
+    inside_s = last.start_s + (rest - last.cumulative) / last.bandwidth
+    return max((env.lap + laps) * settings.trace_s + inside_s, sent_s)
+
+
+@compiled
+def _enter_lap(env: Env, lap: float) -> None:
+    if lap != env.lap:
+        env.lap, env.begins_at, env.ends_at = lap, env.trace_at, env.trace_at
+
+
+@compiled
+def _synthetic_4g(trace: Records[Sample], rng: Records[np.uint64]) -> None:
+    """Fill a trace of one-second samples, all rows but the last."""
+    kick = math.sqrt(1.0 - _MEMORY_PER_S**2)
+    slow = 0.0
+    for second in range(len(trace) - 1):
+        radius = math.sqrt(-2.0 * math.log(1.0 - uniform(rng)))
+        angle = 2.0 * math.pi * uniform(rng)
+        shock, white = radius * math.cos(angle), radius * math.sin(angle)
+        slow = _MEMORY_PER_S * slow + kick * shock if second else shock
+        value = math.sqrt(_SLOW_SHARE) * slow + math.sqrt(1.0 - _SLOW_SHARE) * white
+        probability = 0.5 * math.erfc(-value / math.sqrt(2.0))
+        trace[second].start_s = second
+        trace[second].bandwidth = _interpolated(probability)
+    _accumulate(trace, float(len(trace) - 1))
+
+
+@compiled
+def _interpolated(probability: float) -> float:
+    """Return the bandwidth of a probability, as ``numpy.interp`` does."""
+    last = len(_PROBABILITIES) - 1
+    if probability >= _PROBABILITIES[last]:
+        return _BANDWIDTHS[last]
+    k = 0
+    while _PROBABILITIES[k + 1] <= probability:
+        k += 1
+    rise = _BANDWIDTHS[k + 1] - _BANDWIDTHS[k]
+    slope = rise / (_PROBABILITIES[k + 1] - _PROBABILITIES[k])
+    return slope * (probability - _PROBABILITIES[k]) + _BANDWIDTHS[k]
+
+
+@compiled
+def _shifted(
+    trace: Records[Sample], shared: Records[Sample], offset_s: float, duration_s: float
+) -> int:
+    """Fill a trace with another one that begins later; return its number of samples."""
+    samples = len(shared) - 1
+    phase_s = offset_s % duration_s
+    i = samples - 1
+    while shared[i].start_s > phase_s:
+        i -= 1
+    filled = 0
+    for k in range(samples + 1):
+        source = (i + k) % samples
+        wrapped_s = duration_s - phase_s if i + k >= samples else -phase_s
+        start_s = shared[source].start_s + wrapped_s if k else 0.0
+        if start_s < duration_s:
+            trace[filled].start_s = start_s
+            trace[filled].bandwidth = shared[source].bandwidth
+            filled += 1
+    _accumulate(trace[: filled + 1], duration_s)
+    return filled
+
+
+@compiled
+def _accumulate(trace: Records[Sample], duration_s: float) -> None:
+    """Add the last row and the bytes delivered before each sample."""
+    samples = len(trace) - 1
+    trace[samples].start_s, trace[samples].bandwidth = duration_s, 0.0
+    trace[0].cumulative = 0.0
+    for k in range(samples):
+        sample_bytes = (trace[k + 1].start_s - trace[k].start_s) * trace[k].bandwidth
+        trace[k + 1].cumulative = trace[k].cumulative + sample_bytes

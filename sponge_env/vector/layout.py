@@ -1,0 +1,334 @@
+"""What is in memory: one record for each environment, scenario, replica and so on.
+
+All arrays are allocated once. ``n`` is the number of environments; times are in seconds
+since the start of the episode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.encoding import TREND_WINDOWS
+from sponge_env.metrics import WindowMetrics
+from sponge_env.system import HISTORY
+from sponge_env.vector.compiler import Position, Records, Words, dtype_of, sources_mark
+
+POISSON, CONSTANT, BURSTY, RECORDED = range(4)
+"""Kinds of arrivals."""
+
+INSTANT, GENERATED, FIXED, SHIFTED = range(4)
+"""Kinds of networks: no transfer time, a synthetic trace for each seed, a trace from its
+beginning, a trace from a random moment on."""
+
+PAST, RECENT = 32, 8
+"""Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
+find interval k at ``k & (length - 1)``, not below what the observation looks at."""
+
+assert PAST >= HISTORY
+assert RECENT > TREND_WINDOWS
+
+Past = Annotated[Records[float], np.float64, PAST]
+Recent = Annotated[Records[float], np.float64, RECENT]
+
+
+class Settings:
+    """One scenario, as the kernels need it. ``*_at`` are positions in ``numbers``."""
+
+    windows: int
+    interval_s: float
+    slo_s: float
+    cores_max: int
+    batch_max: int
+    replicas_max: int
+    cores: int
+    """Initial allocation, as are the next two."""
+    batch: int
+    replicas: int
+
+    arrivals: int
+    """``POISSON``, ``CONSTANT``, ``BURSTY`` or ``RECORDED``."""
+    rate_rps: float
+    requests: int
+    """Requests of ``CONSTANT`` arrivals."""
+    sent_before_s: float
+    """No request is sent at this time or later."""
+    states: int
+    """States of ``BURSTY`` arrivals; their rates are next."""
+    rates_at: Position
+    dwell_s: float
+    groups: int
+    """Groups of ``RECORDED`` arrivals, such as the requests of one second."""
+    group_start_at: Position
+    group_length_at: Position
+    group_count_at: Position
+    """Expected number of requests in each group."""
+    rounded: bool
+    """Whether the numbers of requests are rounded up or down at random."""
+    keeps_first: bool
+    """Whether the first request of a group is sent at the group's start."""
+
+    network: int
+    """``INSTANT``, ``GENERATED``, ``FIXED`` or ``SHIFTED``."""
+    trace_at: Position
+    """First row of a ``FIXED`` trace in ``traces``, or of one to be ``SHIFTED``."""
+    samples: int
+    trace_s: float
+    """Length of the trace, after which it repeats."""
+    payload_bytes: float
+    base_delay_s: float
+
+    drop_grace_s: float
+    hopeless_below_s: float
+    """Budget on arrival below which a request counts as hopeless."""
+
+    planned_at: Position
+    """(batch_max, cores_max) latency by the fit."""
+    served_at: Position
+    """(batch_max, cores_max) latency of the service model ``profile``."""
+    quota: bool
+    """Whether the service model is ``quota``; the next four belong to it."""
+    work_at: Position
+    """(batch_max,) CPU seconds."""
+    period_s: float
+    dispatch_s: float
+    core_unit: float
+    noise: float
+    noise_at: Position
+    noise_points: int
+    cold_start_s: float
+    actuation_delay_s: float
+
+    violation_weight: float
+    rate_scale: float
+    """Requests per second that all cores can serve; see :mod:`sponge_env.encoding`."""
+    span_1s: int
+    """Intervals in one second, as in the next two."""
+    span_5s: int
+    span_30s: int
+
+
+class Env:
+    """One environment."""
+
+    scenario: int
+    """Row of its scenario in ``settings``."""
+    window: int
+    """Intervals that are over."""
+    now_s: float
+    measured_s: float
+    """Time of the last measurement."""
+
+    arrivals_rng: Words
+    rounding_rng: Words
+    """A second reader of the arrivals' stream, for ``RECORDED`` ones."""
+    network_rng: Words
+    noise_rng: Words
+
+    sent_s: float
+    """The next request; infinite after the last."""
+    arrival_s: float
+    sent: int
+    """Requests drawn so far."""
+    clock_s: float
+    """Time up to which arrivals are drawn."""
+    state: int
+    """State of ``BURSTY`` arrivals."""
+    state_ends_s: float
+    group: int
+    """Next group of ``RECORDED`` arrivals."""
+    group_size: int
+    """Requests of the group at hand."""
+    group_next: int
+
+    private_at: Position
+    """First row of this environment's own part of ``traces``."""
+    trace_at: Position
+    """First row of the bandwidth trace in ``traces``."""
+    trace_end: Position
+    """The row that marks its end."""
+    lap: float
+    """Lap of the trace in which the last transfer began."""
+    begins_at: Position
+    """Row of the sample in which it began."""
+    ends_at: Position
+    """Row of the sample in which it ended."""
+
+    ring: Position
+    """Capacity of the queue minus 1; position k is row ``k & ring``."""
+    head: int
+    """Position of the earliest waiting request; positions only grow, until all is empty."""
+    tail: int
+    """Position after the latest waiting request."""
+    oldest: int
+    """No running request lies before this position."""
+    running: int
+    ended: int
+    """Rows of the ledger in use."""
+
+    cores: int
+    """Core units in force on the worker."""
+    requested_cores: int
+    """Core units of the allocation in force."""
+    requested_batch: int
+    requested_replicas: int
+    replicas: int
+    """Replicas held: rows of ``replicas`` in use, by id."""
+    next_replica: int
+    pending: int
+    """Rows of ``pending`` in use, earliest first."""
+    held_cores: float
+    held_since_s: float
+    held_core_s: float
+    """Integral of ``held_cores`` up to ``held_since_s``."""
+    retired_core_s: float
+    retired_throttled_s: float
+    core_seconds: float
+    """Counters at the last measurement, as are the next two."""
+    used_core_s: float
+    throttled_s: float
+
+    delay_sum_s: float
+    """Sums over this interval, as are the next four."""
+    delay_max_s: float
+    payload_sum_bytes: float
+    latency_sum_s: float
+    batches: int
+    answered: int
+    """Requests in these batches."""
+    arrivals: Past
+    """Arrivals of past intervals."""
+    mean_delays_s: Recent
+    bandwidths: Recent
+
+    episode_return: float
+    """Sum of the rewards."""
+
+
+class Replica:
+    """One replica, its batch and its service model."""
+
+    id: int
+    ready_s: float
+    draining: bool
+    size: int
+    """Requests in its batch; 0 when it has none."""
+    first: int
+    """Position of the batch's first request in the queue; the others follow."""
+    started_s: float
+    planned_end_s: float
+    """When the batch was expected to end at the last resize; NaN if it began later."""
+
+    cores: int
+    since_s: float
+    finish_s: float
+    used_core_s: float
+    throttled_s: float
+    left_s: float
+    """CPU time the batch still needs; this and the rest are for the quota model only."""
+    quota_s: float
+    tokens_s: float
+    period_start_s: float
+
+
+class Sample:
+    """A stretch of a bandwidth trace; one more marks its end."""
+
+    start_s: float
+    bandwidth: float
+    """Bytes per second."""
+    cumulative: float
+    """Bytes that the trace has delivered before."""
+
+
+class Waiting:
+    """A request in the queue, running ones included."""
+
+    sent_s: float
+    arrival_s: float
+
+
+class Pending:
+    """A resize that has been asked for and is not in force yet."""
+
+    time_s: float
+    cores: int
+    replicas: int
+
+
+class Ended:
+    """How one request ended; see :class:`sponge_env.serving.ledger.Entry`."""
+
+    sent_s: float
+    arrival_s: float
+    started_s: float
+    """NaN if it never ran, as is ``replica`` -1."""
+    finished_s: float
+    outcome: int
+    batch_size: int
+    replica: int
+    overflowed: bool
+    """Whether the queue was full when it arrived."""
+
+
+class World(NamedTuple):
+    """Everything that belongs to one environment."""
+
+    env: Env
+    settings: Settings
+    replicas: Records[Replica]
+    """(slots,)"""
+    pending: Records[Pending]
+    queue: Records[Waiting]
+    """(capacity,) a power of two."""
+    group: Records[float]
+    """Send times of the group of ``RECORDED`` arrivals at hand, ascending."""
+    ledger: Records[Ended]
+    """Requests that ended, until it is full."""
+    traces: Records[Sample]
+    """All bandwidth traces."""
+    numbers: Records[float]
+    """All tables of all scenarios."""
+    metrics: Any
+    """The interval's metrics, under the names of :data:`METRICS`."""
+
+
+class Arrays(NamedTuple):
+    """All memory; each :class:`World` is a view of it. The first axis is ``n`` long."""
+
+    envs: NDArray[Any]
+    replicas: NDArray[Any]
+    pending: NDArray[Any]
+    queue: NDArray[Any]
+    group: NDArray[np.float64]
+    ledger: NDArray[Any]
+    settings: NDArray[Any]
+    """(scenarios,)"""
+    traces: NDArray[Any]
+    """(rows,)"""
+    numbers: NDArray[np.float64]
+
+
+ENV = dtype_of(Env, sources_mark())
+SETTINGS = dtype_of(Settings)
+REPLICA = dtype_of(Replica)
+SAMPLE = dtype_of(Sample)
+WAITING = dtype_of(Waiting)
+PENDING = dtype_of(Pending)
+ENDED = dtype_of(Ended)
+
+UNMEASURED = ("latency_p50_s", "latency_p99_s")
+"""Metrics of an interval that would need all its latencies at once."""
+
+_MEASURED = [f.name for f in dataclasses.fields(WindowMetrics) if f.name not in UNMEASURED]
+_TYPES = {int: np.int64, float: np.float64}
+
+METRICS = np.dtype(
+    [(name, _TYPES[get_type_hints(WindowMetrics)[name]]) for name in _MEASURED]
+    + [("overflowed", np.int64)]
+)
+"""The schema's metrics of an interval, and the requests for which no room was left in the
+queue (they count as dropped)."""

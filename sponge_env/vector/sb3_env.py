@@ -1,0 +1,138 @@
+"""The batch simulator as a vectorized environment of Stable-Baselines3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from sponge_env.encoding import OBS_DIM
+from sponge_env.vector.episodes import Episodes, ScenarioLike
+from sponge_env.vector.layout import METRICS
+
+_NOTHING: dict[str, Any] = {}
+"""Info of every environment whose episode goes on: one object for all."""
+
+
+class SpongeVecEnv(VecEnv):
+    """``num_envs`` times ``Sponge-v0``, stepped at once.
+
+    Steps and seeds are those of a ``DummyVecEnv`` of as many ``SpongeEnv``. Only
+    environments whose episode has ended get an info: ``terminal_observation``,
+    ``TimeLimit.truncated``, and ``episode`` as a ``Monitor`` would give it. What the
+    metrics say is in :attr:`metrics`.
+    """
+
+    def __init__(
+        self,
+        scenario: ScenarioLike | Sequence[ScenarioLike],
+        num_envs: int,
+        queue_capacity: int = 1024,
+        threads: int | None = None,
+    ) -> None:
+        """Allocate everything; nothing runs before ``reset``.
+
+        Args:
+            scenario: Shipped name, TOML path, or a scenario; one for all, or a sequence
+                with one for each environment.
+            num_envs: Number of environments.
+            queue_capacity: Requests that one environment holds at most.
+            threads: Threads that share the work; chosen by the number of environments
+                if left out.
+
+        Raises:
+            SpongeError: An argument cannot be used.
+        """
+        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads)
+        self._actions = np.zeros((num_envs, 2), np.int64)
+        self.metrics = np.zeros(num_envs, METRICS)
+        """(num_envs,) records of the last interval, under the schema's names."""
+        super().__init__(num_envs, self._episodes.observation_space, self._episodes.action_space)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start a new episode in every environment; return the first observations."""
+        everyone = np.ones(self.num_envs, np.bool_)
+        fixed = self._options[0].get("episode_seed")
+        self._episodes.seed(self._seeds, everyone)
+        observations = np.zeros((self.num_envs, OBS_DIM), np.float32)
+        seeds = self._episodes.begin(everyone, observations, fixed)
+        self.reset_infos = [{"episode_seed": seed} for seed in seeds.tolist()]
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take the actions of the next step, (num_envs, 2)."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Serve one interval; environments whose episode ended start the next.
+
+        Returns:
+            Observations, (num_envs,) float32 rewards, whether each episode ended, and
+            infos.
+
+        Raises:
+            ConfigError: An action is outside the action space.
+        """
+        observations, self.metrics = self._episodes.step(self._actions)
+        ended = self._episodes.simulator.over.copy()
+        infos = [_NOTHING] * self.num_envs
+        if ended.any():
+            for i in np.flatnonzero(ended):
+                infos[i] = self._end_info(int(i), observations[i].copy())
+            self._episodes.begin(ended, observations)
+        return observations, self.metrics["reward"].astype(np.float32), ended, infos
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._episodes.simulator.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return ``scenario`` or ``render_mode`` of the environments.
+
+        Raises:
+            AttributeError: Any other name: there are no single environments.
+        """
+        chosen = self._get_indices(indices)
+        if attr_name == "scenario":
+            return [self._episodes.scenarios[i] for i in chosen]
+        if attr_name == "render_mode":
+            return [None for _ in chosen]
+        raise AttributeError(f"environments of a batch have no attribute {attr_name!r}")
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Refuse: there are no single environments."""
+        raise AttributeError(f"attribute {attr_name!r} of a batch's environments cannot be set")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Refuse: there are no single environments."""
+        raise AttributeError(f"environments of a batch have no method {method_name!r}")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Return whether the environments do what a wrapper does: only ``Monitor``."""
+        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+
+    def _end_info(self, index: int, observation: NDArray[np.float32]) -> dict[str, Any]:
+        simulator = self._episodes.simulator
+        metrics = self.metrics[index]
+        episode = {
+            "r": float(simulator.episode_returns[index]),
+            "l": int(simulator.episode_windows[index]),
+            "t": float(metrics["time_s"]),
+        }
+        return {
+            "terminal_observation": observation,
+            "TimeLimit.truncated": True,
+            "episode": episode,
+        }

@@ -1,0 +1,245 @@
+"""The batch simulator: many environments in arrays, stepped by compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numba import config as numba_config
+from numpy.typing import NDArray
+
+from sponge_env.config import Scenario
+from sponge_env.encoding import OBS_DIM
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import SystemSpec
+from sponge_env.serving.ledger import Outcome
+from sponge_env.vector.configuration import Configuration
+from sponge_env.vector.kernels.entry import reset_range, step_range, within
+from sponge_env.vector.layout import (
+    ENDED,
+    ENV,
+    METRICS,
+    PENDING,
+    REPLICA,
+    SAMPLE,
+    WAITING,
+    Arrays,
+)
+
+Observations = NDArray[np.float32]
+
+ENVS_PER_THREAD = 128
+"""With fewer environments, waking another thread costs more than it saves."""
+
+
+class BatchSimulator:
+    """``n`` environments that step together.
+
+    Environment ``i`` runs episodes of ``scenarios[assignment[i]]``, each equal to what
+    ``make_system(scenario, episode_seed)`` runs.
+    """
+
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        assignment: NDArray[np.int64],
+        *,
+        replicas_max: int | None = None,
+        queue_capacity: int = 1024,
+        ledger_capacity: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        """Allocate everything; :meth:`reset` starts the first episodes.
+
+        Args:
+            scenarios: A pool of scenarios with the same limits and interval, for these
+                define the actions and the step.
+            assignment: (n,) scenario of each environment. Changes to this array take
+                effect at an environment's next reset.
+            replicas_max: Most replicas that an allocation asks for; what the scenarios
+                allow if left out. Few need less memory.
+            queue_capacity: Requests that can wait and run in one environment, rounded up
+                to a power of two. Further ones are dropped and counted as ``overflowed``.
+            ledger_capacity: Requests of an episode whose end :meth:`ledger` shows.
+            threads: Threads that share the work; if left out, all CPUs
+                (``NUMBA_NUM_THREADS``), but one for each 128 environments.
+
+        Raises:
+            SpongeError: A setting or scenario cannot be used.
+        """
+        count = len(assignment)
+        _at_least("the number of environments", count, 1)
+        _at_least("the number of scenarios", len(scenarios), 1)
+        _at_least("queue_capacity", queue_capacity, 1)
+        _at_least("ledger_capacity", ledger_capacity, 0)
+        _at_least("threads", 1 if threads is None else threads, 1)
+        self.scenarios = tuple(scenarios)
+        self.assignment = assignment
+        self.over = np.ones(count, np.bool_)
+        """(n,) whether each environment's episode is over."""
+        cpus = int(getattr(numba_config, "NUMBA_NUM_THREADS", 1))
+        self.threads = threads or max(1, min(cpus, count // ENVS_PER_THREAD))
+        limits = self.scenarios[0].limits
+        self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
+        self._configuration = Configuration(self.scenarios, self._most[2])
+        self._arrays = _allocate(self._configuration, count, queue_capacity, ledger_capacity)
+        self._metrics = np.zeros(count, METRICS)
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def num_envs(self) -> int:
+        """Number of environments."""
+        return len(self.over)
+
+    @property
+    def specs(self) -> Sequence[SystemSpec]:
+        """(scenarios,) what a controller may know about each system."""
+        return self._configuration.specs
+
+    @property
+    def bytes_per_env(self) -> int:
+        """Memory allocated for one environment.
+
+        Of a large queue or ledger, the operating system provides what was ever used.
+        """
+        a = self._arrays
+        arrays = (a.envs, a.replicas, a.pending, a.queue, a.group, a.ledger, self._metrics)
+        trace = self._configuration.private_rows * SAMPLE.itemsize
+        return trace + sum(array.nbytes // self.num_envs for array in arrays)
+
+    @property
+    def episode_returns(self) -> NDArray[np.float64]:
+        """(n,) sum of the rewards of each environment's episode so far."""
+        return np.array(self._arrays.envs["episode_return"])
+
+    @property
+    def episode_windows(self) -> NDArray[np.int64]:
+        """(n,) intervals of each environment's episode so far."""
+        return np.array(self._arrays.envs["window"])
+
+    def reset(
+        self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations
+    ) -> None:
+        """Start new episodes.
+
+        Args:
+            chosen: (n,) which environments.
+            episode_seeds: (n,) seeds of the episodes, at least 0.
+            out: (n, OBS_DIM) float32; the first observations are written to the chosen
+                rows.
+
+        Raises:
+            ConfigError: A seed is negative, or an environment is assigned to no scenario.
+            ValueError: An array is of the wrong shape or type.
+        """
+        chosen = _array("chosen", chosen, np.bool_, (self.num_envs,))
+        seeds = _array("episode_seeds", episode_seeds, np.int64, (self.num_envs,))
+        rows = _array("assignment", self.assignment, np.int64, (self.num_envs,))
+        if _array("out", out, np.float32, (self.num_envs, OBS_DIM)) is not out:
+            raise ValueError("out must be a contiguous float32 array, to be written to")
+        _at_least("every episode seed", int(seeds.min()), 0)
+        if rows.min() < 0 or rows.max() >= len(self.scenarios):
+            raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
+        self._run(reset_range, chosen, rows, seeds, out, self._metrics, self.over)
+
+    def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
+        """Serve one interval; environments whose episode is over stand still.
+
+        Args:
+            allocations: (n, 3) cores, batch and replicas of each environment.
+
+        Returns:
+            (n, OBS_DIM) observations and (n,) records of
+            :data:`~sponge_env.vector.layout.METRICS`, both new arrays; all zeros where
+            the episode was over.
+
+        Raises:
+            ConfigError: An allocation is outside the limits.
+            ValueError: The array is of the wrong shape.
+        """
+        allocations = _array("allocations", allocations, np.int64, (self.num_envs, 3))
+        if not within(allocations, *self._most):
+            raise ConfigError(
+                f"cores, batch and replicas must lie between 1 and {self._most}, but one "
+                "environment's do not"
+            )
+        new = np.zeros if self.over.any() else np.empty
+        observations = new((self.num_envs, OBS_DIM), np.float32)
+        self._metrics = new(self.num_envs, METRICS)
+        self._run(step_range, allocations, observations, self._metrics, self.over)
+        return observations, self._metrics
+
+    def ledger(self, index: int) -> dict[str, NDArray[Any]]:
+        """Return the requests of an environment's episode that have ended.
+
+        Args:
+            index: The environment.
+
+        Returns:
+            Columns, in the order of the ends, at most ``ledger_capacity`` long: those of
+            :meth:`sponge_env.serving.ledger.Ledger.columns` that do not concern crashes,
+            and ``overflowed``.
+        """
+        rows = self._arrays.ledger[index, : self._arrays.envs[index]["ended"]]
+        columns = {name: rows[name].copy() for name in ENDED.names or ()}
+        names = np.array([outcome.name.lower() for outcome in Outcome])
+        return {**columns, "outcome": names[columns["outcome"]]}
+
+    def close(self) -> None:
+        """Stop the threads; safe to call twice."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
+        """Share the environments among the threads; this one works, too."""
+        edges = [self.num_envs * k // self.threads for k in range(self.threads + 1)]
+        if self.threads > 1 and self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads - 1, "sponge-vector")
+        others = [
+            self._pool.submit(kernel, self._arrays, *edges[k : k + 2], *arguments)
+            for k in range(1, self.threads)
+            if self._pool is not None
+        ]
+        kernel(self._arrays, *edges[:2], *arguments)
+        for other in others:
+            other.result()
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
+
+
+def _array(name: str, values: Any, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the one kind of array that the kernels are compiled for."""
+    array = np.ascontiguousarray(values, dtype)
+    if array.shape != shape:
+        raise ValueError(f"{name} must be of shape {shape}, not {array.shape}")
+    return array
+
+
+def _allocate(
+    configuration: Configuration, count: int, queue_capacity: int, ledger_capacity: int
+) -> Arrays:
+    shared, private = configuration.traces.array, configuration.private_rows
+    traces = np.zeros(len(shared) + count * private, SAMPLE)
+    traces[: len(shared)] = shared
+    capacity = 1 << (queue_capacity - 1).bit_length()
+    envs = np.zeros(count, ENV)
+    envs["private_at"] = len(shared) + np.arange(count) * private
+    envs["ring"] = capacity - 1
+    envs["window"] = np.iinfo(np.int64).max
+    return Arrays(
+        envs=envs,
+        replicas=np.zeros((count, configuration.replica_slots), REPLICA),
+        pending=np.zeros((count, configuration.pending_slots), PENDING),
+        queue=np.zeros((count, capacity), WAITING),
+        group=np.zeros((count, configuration.group_size)),
+        ledger=np.zeros((count, ledger_capacity), ENDED),
+        settings=configuration.settings,
+        traces=traces,
+        numbers=configuration.numbers.array,
+    )
