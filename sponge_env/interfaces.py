@@ -142,7 +142,7 @@ class SystemView:
     running: tuple[RunningBatch, ...]
     """Batches in flight, at most one per replica."""
     allocation: Allocation
-    """Allocation in force."""
+    """The last one asked for; in force but for the worker's actuation delay."""
     replicas_ready: int
     """Replicas that can run a batch now."""
     starting_s: tuple[float, ...]

@@ -73,7 +73,7 @@ class WindowMetrics:
     replicas_ready: int = metric("resources", "", "Replicas serving at the interval's end.")
     utilisation: float = metric("resources", "", "Share of the held cores in use.")
     throttled_share: float = metric(
-        "resources", "", "Share of the interval that replicas stood stopped by the limit.", "less"
+        "resources", "", "Share of the cores' time that they stood stopped by the limit.", "less"
     )
     cpu_s: float = metric("resources", "s", "CPU time of the batches, where it is measured.")
     actuation_s: float = metric("resources", "s", "Wall time of the resize call.", "less")
@@ -134,7 +134,7 @@ class EpisodeMetrics:
     )
     utilisation: float = metric("resources", "", "Share of the held cores in use.")
     throttled_share: float = metric(
-        "resources", "", "Share of the time that replicas stood stopped by the limit.", "less"
+        "resources", "", "Share of the cores' time that they stood stopped by the limit.", "less"
     )
     restarts: int = metric("resources", "", "Replicas restarted after a crash.", "less")
     latency_mean_s: float = metric("latency", "s", "Mean end-to-end latency.", "less", NAN)

@@ -59,6 +59,7 @@ class OnnxModel:
     """An ONNX file with a dynamic batch axis and one image input."""
 
     name: str
+    """Known name, or the file's absolute path: the same from any folder."""
     path: Path
     image_shape: tuple[int, int, int]
     """Channels, height and width of one input image."""
@@ -77,7 +78,8 @@ def resolve_model(name_or_path: str) -> OnnxModel:
             the worker cannot run.
     """
     if name_or_path.endswith(".onnx"):
-        return inspect_onnx(Path(name_or_path), name_or_path)
+        path = Path(name_or_path).resolve()
+        return inspect_onnx(path, str(path))
     if name_or_path not in PRETRAINED:
         raise ConfigError(unknown("model", name_or_path, PRETRAINED) + ", or name an .onnx file")
     path = cache_dir() / "models" / f"{name_or_path}-{EXPORT_VERSION}.onnx"

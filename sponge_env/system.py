@@ -34,6 +34,9 @@ from sponge_env.serving.ledger import Counts, Entry, Outcome
 HISTORY = 30
 """Past intervals that a view shows."""
 
+ROUNDING_S = 1e-9
+"""A shorter transfer is none: delay and base delay differ by rounding only."""
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:
@@ -253,7 +256,7 @@ class _History:
             total_s = sum(r.delay_s for r in arrived)
             transfer_s = total_s - base_delay_s * len(arrived)
             mean_s = total_s / len(arrived)
-            if transfer_s > 0:
+            if transfer_s > ROUNDING_S * len(arrived):
                 bandwidth = sum(r.payload_bytes for r in arrived) / transfer_s
         self.mean_delays_s.append(mean_s)
         self.bandwidths.append(bandwidth)
@@ -297,6 +300,7 @@ def _resource_metrics(
 ) -> dict[str, Any]:
     core_seconds = after.core_seconds - before.core_seconds
     used = after.used_core_seconds - before.used_core_seconds
+    stopped = (after.throttled_s - before.throttled_s) * after.effective_cores
     return {
         "cores": core_seconds / elapsed_s,
         "core_seconds": core_seconds,
@@ -304,7 +308,7 @@ def _resource_metrics(
         "effective_cores": after.effective_cores,
         "replicas_ready": after.ready,
         "utilisation": used / core_seconds if core_seconds > 0 else 0.0,
-        "throttled_share": (after.throttled_s - before.throttled_s) / elapsed_s,
+        "throttled_share": stopped / core_seconds if core_seconds > 0 else 0.0,
         "cpu_s": after.cpu_s - before.cpu_s,
         "actuation_s": after.actuation_s,
         "restarts": after.restarts - before.restarts,

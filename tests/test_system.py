@@ -57,6 +57,20 @@ def test_cores_are_charged_for_every_replica() -> None:
     assert len(system.view().starting_s) == 2
 
 
+def test_without_transfer_there_is_no_bandwidth() -> None:
+    system = make_system(short(network=Network(trace="none")), seed=0)
+    metrics = [system.step(Allocation(8, 8)) for _ in range(5)]
+    assert all(math.isnan(m.bandwidth_bytes_per_s) for m in metrics)
+    assert metrics[-1].delay_mean_s == pytest.approx(0.01)
+
+
+def test_the_throttled_share_is_a_share() -> None:
+    scenario = short(arrivals=Arrivals("constant", rate_rps=60.0))
+    system = make_system(scenario, seed=0, profile=QUOTA_PROFILE)
+    shares = [system.step(Allocation(2, 4, replicas=4)).throttled_share for _ in range(8)]
+    assert 0.3 < max(shares) <= 1.0
+
+
 def test_the_same_seed_gives_the_same_windows() -> None:
     def windows(seed: int) -> list[WindowMetrics]:
         system = make_system(SHORT, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from sponge_env.system import ROUNDING_S
 from sponge_env.vector.compiler import compiled
 from sponge_env.vector.kernels.arrivals import reset_arrivals
 from sponge_env.vector.kernels.network import reset_network
@@ -94,7 +95,7 @@ def _remember_arrivals(w: World) -> None:
     if offered:
         mean_s = env.delay_sum_s / offered
         transfer_s = env.delay_sum_s - w.settings.base_delay_s * offered
-        if transfer_s > 0:
+        if transfer_s > ROUNDING_S * offered:
             bandwidth = env.payload_sum_bytes / transfer_s
     env.arrivals[(env.window - 1) & (PAST - 1)] = offered
     env.mean_delays_s[(env.window - 1) & (RECENT - 1)] = mean_s
@@ -137,7 +138,9 @@ def _measure_resources(w: World) -> None:
     metrics.utilisation = (
         (used_core_s - env.used_core_s) / core_seconds if core_seconds > 0 else 0.0
     )
-    metrics.throttled_share = (throttled_s - env.throttled_s) / elapsed_s
+    metrics.throttled_share = (
+        (throttled_s - env.throttled_s) * env.cores / core_seconds if core_seconds > 0 else 0.0
+    )
     env.core_seconds, env.used_core_s, env.throttled_s = total_core_s, used_core_s, throttled_s
     env.measured_s = env.now_s
 
