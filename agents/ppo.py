@@ -27,20 +27,20 @@ from sponge_env.vector.simulator import BatchSimulator
 class PPOConfig:
     """Hyper-parameters, for a few hundred simulated environments at once."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """At the start; falls linearly to a twentieth."""
-    rollout_steps: int = 64
+    rollout_steps: int = 32
     """Steps of each environment between two updates."""
-    minibatch: int = 4096
+    minibatch: int = 2048
     """Largest number of transitions in one gradient step."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over a rollout."""
     gamma: float = 0.9
     """Discount for one interval: what is decided now is over within seconds."""
     gae_lambda: float = 0.9
     entropy: float = 0.002
     """Weight of the entropy bonus."""
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers."""
     evaluations: int = 10
     """How often the policy is evaluated during training."""
