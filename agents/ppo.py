@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sponge_env.vector.sb3_env import SpongeVecEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
@@ -20,6 +19,7 @@ from agents.policy import Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.config import Backend, Limiter, Scenario
 from sponge_env.env import SEED_LIMIT, SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
+from sponge_env.vector.sb3_env import SpongeVecEnv
 from sponge_env.vector.simulator import BatchSimulator
 
 
@@ -96,7 +96,7 @@ def train(
     torch.set_num_threads(1)
     envs = _environments(plan)
     try:
-        model = _model(plan, config, envs)
+        model = make_model(plan, config, envs)
         model.set_logger(configure(str(plan.folder), ["tensorboard"]))
         keeper = _Keeper(plan, config, progress)
         try:
@@ -149,14 +149,19 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.floa
 
 def _environments(plan: TrainingPlan) -> VecEnv:
     if plan.backend == "sim":
-        envs: VecEnv = SpongeVecEnv(plan.scenario, plan.envs)
+        envs: VecEnv = SpongeVecEnv(scenario=plan.scenario, num_envs=plan.envs)
     else:
         live = SpongeEnv(plan.scenario, backend="live", limiter=plan.limiter)
         envs = VecMonitor(DummyVecEnv([lambda: live]))
     return envs
 
 
-def _model(plan: TrainingPlan, config: PPOConfig, envs: VecEnv) -> PPO:
+def make_model(plan: TrainingPlan, config: PPOConfig, envs: VecEnv) -> PPO:
+    """Make the learner, or load the one to go on with.
+
+    Raises:
+        PolicyError: The checkpoint to resume cannot be read.
+    """
     if plan.resume is None:
         return PPO(
             "MlpPolicy",
