@@ -5,13 +5,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-# The demo, made to fit in eight minutes; see docs/demo.md for longer runs.
+# The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-ip ppo fa2 static-8
-DEMO_STEPS := 40000
+DEMO_STEPS := 1000000
 DEMO_LIVE_SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test lint bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ lint: setup  ## lint and check types only
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+bench: setup  ## run all benchmarks and write docs/benchmarks.md
+	$(PY) -m benchmarks
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.metrics > docs/metrics.md
