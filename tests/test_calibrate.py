@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_models import write_model
 
-from sponge_env.calibrate import build_profile, calibrate, interpolate_work, main, summary
+import sponge_env.calibrate as calibrate_module
+from sponge_env.calibrate import calibrate, main, summary
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
 from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.workers.bench import Grid, Run
+from sponge_env.workers.measured import build_profile, interpolate_work
 from sponge_env.workers.real_config import RealWorkerConfig
 
 SMALL = RealWorkerConfig(batch_max=4, cores_max=4, core_unit=0.25)
@@ -119,11 +122,13 @@ def test_the_command_saves_where_it_is_told(
     ("arguments", "reason"),
     [
         (["--model", "efficientnet-lite9"], "unknown model 'efficientnet-lite9'"),
-        (["--cores", "0"], "cores_max must be at least 1"),
-        (["--batch", "-1"], "batch_max must be at least 1"),
-        (["--seconds", "nan"], "--seconds must be above 0"),
-        (["--cores", "1"], "at least 2 core units and batches of 2"),
+        (["--cores", "1"], "--cores: must be a whole number of at least 2, not '1'"),
+        (["--batch", "many"], "--batch: must be a whole number of at least 2, not 'many'"),
+        (["--seconds", "nan"], "seconds to measure must be above 0"),
         (["--core-unit", "0"], "core_unit must be above 0"),
+        (["--limiter", "cgruop"], "did you mean 'cgroup'?"),
+        (["--limiter", "none"], "unknown limiter 'none'"),
+        (["--module", "x"], "unrecognized arguments: --module x"),
     ],
 )
 def test_bad_options_end_in_one_sentence(
@@ -131,15 +136,48 @@ def test_bad_options_end_in_one_sentence(
 ) -> None:
     assert main(arguments) == 2
     shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
     assert reason in shown
     assert shown.count("\n") == 1
 
 
-def test_the_output_cannot_be_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", str(tmp_path)]) == 2
-    assert "is a folder" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["", "file/mine.json"])
+def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(calibrate_module, "calibrate", lambda *_: pytest.fail("measured"))
+    assert main(["--out", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write ")
 
 
-def test_without_a_limit_there_is_nothing_to_calibrate() -> None:
-    with pytest.raises(ConfigError, match="needs a CPU limiter"):
-        calibrate(RealWorkerConfig(limiter="none"))
+def test_a_model_file_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[RealWorkerConfig] = []
+
+    def stop(config: RealWorkerConfig) -> None:
+        configs.append(config)
+        raise KeyboardInterrupt
+
+    write_model(tmp_path / "own.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibrate_module, "PoolWorker", stop)
+    assert main(["--model", "own.onnx", "--out", "mine.json"]) == 130
+    assert configs[0].model == str(tmp_path / "own.onnx")
+    assert not (tmp_path / "mine.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (RealWorkerConfig(limiter="none"), "needs a CPU limiter"),
+        (RealWorkerConfig(cores_max=1), "at least 2 core units and batches of 2"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(config: RealWorkerConfig, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        calibrate(config)

@@ -16,17 +16,18 @@ from machine import needs_cgroup
 
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.workers import cgroups
+from sponge_env.workers import cgroups, limits
+from sponge_env.workers.cgroup_limiter import CgroupLimiter
 from sponge_env.workers.cgroups import CpuGroupV2, Hierarchy, RunGroup, find_hierarchy
 from sponge_env.workers.duty_cycle import TokenBucket
 from sponge_env.workers.janitor import kill, remove_group, start_ticks
-from sponge_env.workers.limits import (
-    CgroupLimiter,
-    Kind,
-    choose_kind,
-    enforcement_period_s,
-    open_limits,
-)
+from sponge_env.workers.limits import Kind, choose_kind, enforcement_period_s, open_limits
+
+
+@pytest.fixture(autouse=True)
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test be the first of its process to fall back."""
+    monkeypatch.setattr(limits, "_WARNED", set())
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,8 @@ class FakeKernelGroup(RunGroup):
 
 @pytest.fixture
 def fake_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cgroups, "remove_group", shutil.rmtree)
+    for module in (cgroups, limits):
+        monkeypatch.setattr(module, "remove_group", shutil.rmtree)
     return make_v2_group(tmp_path / "cg", root=True)
 
 
@@ -191,6 +193,60 @@ def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
     assert (leaf / "cgroup.procs").read_text() == "4711"
 
 
+def test_a_refusal_becomes_a_sentence_that_names_the_file(fake_v2: Path) -> None:
+    leaf = make_v2_group(fake_v2 / "leaf")
+    (leaf / "cpu.max").unlink()
+    (leaf / "cpu.max").symlink_to("/dev/full")  # can be opened, but not written
+    limiter = CgroupLimiter(CpuGroupV2(leaf, 20_000), cpus=1)
+    with pytest.raises(WorkerError, match=r"No space left on device .*cpu\.max.*'duty-cycle'"):
+        limiter.apply(0.5)
+    (leaf / "cgroup.procs").unlink()
+    with pytest.raises(WorkerError, match=r"cgroup\.procs"):
+        limiter.attach(os.getpid())
+
+
+class RefusingGroup(FakeKernelGroup):
+    """Can be made, but takes no quota."""
+
+    def _make(self, path: Path) -> Path:
+        (super()._make(path) / "cpu.max").unlink()
+        return path
+
+
+def test_a_refused_quota_is_noticed_at_once(
+    fake_v2: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "find_hierarchy", lambda: Hierarchy(2, fake_v2, fake_v2))
+    monkeypatch.setattr(limits, "RunGroup", RefusingGroup)
+    announced: list[Path] = []
+    with pytest.raises(WorkerError, match=r"cpu\.max.*use the limiter 'duty-cycle'"):
+        open_limits("cgroup", 1 / 16, 1, announced.append)
+    assert open_limits("auto", 1 / 16, 1, announced.append).kind == "duty-cycle"
+    assert "duty cycle" in caplog.text
+    assert len(announced) == 4
+    assert not any(path.exists() for path in announced)
+
+
+@pytest.mark.cgroup
+@needs_cgroup
+def test_a_quota_above_that_of_the_container_is_noticed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hierarchy = find_hierarchy()
+    if hierarchy is None or hierarchy.version != 1:
+        pytest.skip("version 2 takes any quota")
+    container = hierarchy.own / f"sponge-{os.getpid()}-container"
+    container.mkdir()
+    try:
+        (container / "cpu.cfs_quota_us").write_text("50000")
+        inside = Hierarchy(1, hierarchy.mount, container)
+        monkeypatch.setattr(limits, "find_hierarchy", lambda: inside)
+        with pytest.raises(WorkerError, match=r"Invalid argument \(.*/cpu\.cfs_quota_us\)"):
+            open_limits("cgroup", 1 / 16, 1, lambda path: None)
+    finally:
+        container.rmdir()  # fails if anything is left in it
+
+
 def refusing_proc(tmp_path: Path) -> Path:
     """Describe a hierarchy mounted where nobody may make directories."""
     return write_proc(tmp_path / "proc", "cgroup /proc cgroup rw,cpu 0 0", "1:cpu:/")
@@ -213,26 +269,29 @@ def test_without_rights_auto_falls_back_and_says_so(
 ) -> None:
     monkeypatch.setattr(cgroups, "PROC", refusing_proc(tmp_path))
     with caplog.at_level(logging.WARNING, logger="sponge_env"):
-        limits = open_limits("auto", 1 / 16, 1, lambda path: None)
-    assert limits.kind == "duty-cycle"
-    assert limits.period_s == pytest.approx(0.02)
-    assert "duty cycle" in caplog.text
+        opened = [open_limits("auto", 1 / 16, 1, lambda path: None) for _ in range(2)]
+    for each in opened:
+        assert each.kind == "duty-cycle"
+        assert each.period_s == pytest.approx(0.02)
+    assert caplog.text.count("duty cycle") == 1
 
 
 @pytest.mark.cgroup
 @needs_cgroup
 def test_a_real_group_grants_what_is_asked_and_goes_away() -> None:
     announced: list[Path] = []
-    limits = open_limits("cgroup", 1 / 16, 1, announced.append)
-    limiter = limits.limiter()
+    opened = open_limits("cgroup", 1 / 16, 1, announced.append)
+    tried = announced.pop()
+    assert not tried.exists()
+    limiter = opened.limiter()
     for units in (1, 5, 16, 2):
         limiter.apply(units / 16)
         assert limiter.granted_cores() == pytest.approx(units / 16)
     assert all(path.is_dir() for path in announced)
     limiter.close()
     limiter.close()
-    limits.close()
-    limits.close()
+    opened.close()
+    opened.close()
     assert limiter.granted_cores() == 1.0
     assert not any(path.exists() for path in announced)
 

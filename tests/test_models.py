@@ -14,6 +14,7 @@ from sponge_env import models
 from sponge_env.cache import cache_dir, local_profile_path
 from sponge_env.errors import ConfigError
 from sponge_env.models import inspect_onnx, resolve_model, sample_images
+from sponge_env.workers import child
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""
@@ -97,6 +98,37 @@ def test_an_unknown_model_names_the_nearest() -> None:
 def test_any_onnx_file_will_do(tmp_path: Path) -> None:
     model = resolve_model(str(write_model(tmp_path / "own.onnx")))
     assert (model.image_shape, model.outputs) == ((3, 8, 8), 3 * 8 * 8)
+
+
+def test_a_file_has_the_same_name_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "own.onnx")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("own.onnx").name == str(tmp_path / "own.onnx")
+
+
+def test_a_replica_is_ready_only_for_threads_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def make(path: str, threads: int) -> onnxruntime.InferenceSession:
+        made.append(threads)
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(child, "_session", make)
+    path = write_model(tmp_path / "own.onnx")
+    with (tmp_path / "memory").open("wb+") as memory:
+        job = child.Job(str(path), 4, (3, 8, 8), 192, threads=3, memory=memory.fileno())
+        memory.truncate(job.memory_bytes)
+        model = child.Model(job)
+        inputs, outputs = job.map_tensors()
+        inputs[:2] = np.arange(192).reshape(3, 8, 8)
+        for threads in (3, 1, 3, 1):
+            model.run(2, threads)
+    assert made == [3, 1]
+    assert np.array_equal(outputs[1], np.arange(192))
 
 
 @pytest.mark.parametrize(

@@ -179,15 +179,42 @@ def test_scale_in_takes_cold_replicas_first(make_rig: MakeRig) -> None:
 
 def test_cores_are_charged_while_they_are_held(make_rig: MakeRig) -> None:
     rig = make_rig(Allocation(cores=4, batch=BATCH))
-    before, before_s = rig.worker.status(), rig.worker.now()
-    rig.worker.wait(before_s + 0.1)
-    middle, middle_s = rig.worker.status(), rig.worker.now()
+    begin = Reading(rig.worker)
+    rig.worker.wait(begin.latest_s + 0.1)
+    middle = Reading(rig.worker)
     rig.worker.resize(Allocation(cores=8, batch=BATCH))
-    rig.worker.wait(middle_s + 0.1)
-    after, after_s = rig.worker.status(), rig.worker.now()
-    expected = 4 * (middle_s - before_s) + 8 * (after_s - middle_s)
-    assert after.core_seconds - before.core_seconds == pytest.approx(expected, rel=0.1)
-    assert middle.core_seconds > before.core_seconds
+    resized_s = rig.worker.now()
+    rig.worker.wait(resized_s + 0.1)
+    end = Reading(rig.worker)
+    charged = end.status.core_seconds - begin.status.core_seconds
+    least = 4 * (middle.latest_s - begin.latest_s) + 8 * (end.earliest_s - resized_s)
+    most = 4 * (middle.latest_s - begin.earliest_s) + 8 * (end.latest_s - middle.latest_s)
+    assert least - 1e-9 <= charged <= most + 1e-9
+    assert middle.status.core_seconds > begin.status.core_seconds
+
+
+class Reading:
+    """A status, and the times it was read between."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.earliest_s = worker.now()
+        self.status = worker.status()
+        self.latest_s = worker.now()
+
+
+def test_cores_are_in_use_while_a_batch_runs(make_rig: MakeRig) -> None:
+    rig = make_rig(Allocation(cores=1, batch=BATCH))
+    before = rig.worker.status()
+    rig.worker.start(rig.batch(BATCH))
+    for _ in range(2):
+        last = rig.worker.status()
+        while rig.worker.status().used_core_seconds <= last.used_core_seconds:
+            assert not rig.worker.wait(rig.worker.now() + 0.05)
+    during = rig.worker.status()
+    assert during.cpu_s == before.cpu_s, "counts batches when they end"
+    rig.crash()
+    rig.wait_until(lambda: rig.worker.status().restarts == 1)
+    assert rig.worker.status().used_core_seconds >= during.used_core_seconds
 
 
 def test_a_crash_returns_the_batch_and_serving_goes_on(make_rig: MakeRig) -> None:
@@ -199,6 +226,8 @@ def test_a_crash_returns_the_batch_and_serving_goes_on(make_rig: MakeRig) -> Non
     rig.wait_until(lambda: bool(rig.done))
     assert [(c.batch, c.ok) for c in rig.done] == [(batch, False)]
     assert rig.worker.status().restarts == 1
+    with pytest.raises(RuntimeError, match="no replica serves"):
+        rig.crash()
     rig.worker.resize(FULL)
     rig.wait_until(lambda: rig.worker.idle() == 1)
     assert rig.run(1).ok

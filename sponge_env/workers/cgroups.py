@@ -71,6 +71,9 @@ def _write(path: Path, text: str) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
     try:
         os.write(handle, text.encode())
+    except OSError as error:
+        error.filename = str(path)  # which the kernel's refusal does not name
+        raise
     finally:
         os.close(handle)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import selectors
 import socket
@@ -20,7 +21,7 @@ from sponge_env.workers.process import Replica, Report, Running, State
 from sponge_env.workers.real_config import RealWorkerConfig
 
 HEARTBEAT_S = 1.0
-"""Longest single wait for the replicas."""
+"""Longest single wait for the replicas, after which hung ones are looked for."""
 START_ATTEMPTS = 3
 """Replicas that may die one after another before any is ready."""
 
@@ -62,11 +63,12 @@ class Fleet:
         self._config = config
         self._job, self._images, self._cpus = job, images, cpus
         self._limits, self._janitor = limits, janitor
-        self._cores = float(len(cpus))
+        self._cores = 0.0
         self._next_id = 0
         self._failed_starts = 0
         self._last_words = ""
         self._retired_throttled_s = 0.0
+        self._retired_cpu_s = 0.0
         # epoll would round waits up to whole milliseconds
         self._selector = selectors.SelectSelector()
         self._alarm, self._bell = socket.socketpair()
@@ -79,6 +81,11 @@ class Fleet:
         """Time that replicas, past ones included, stood stopped by their limit."""
         return self._retired_throttled_s + sum(r.limiter.throttled_s() for r in self.replicas)
 
+    @property
+    def cpu_s(self) -> float:
+        """CPU time that replicas, past ones included, used for anything."""
+        return self._retired_cpu_s + sum(replica.cpu_s() for replica in self.replicas)
+
     def warm_up(self, replicas: int, cores: float) -> None:
         """Start the first replicas at full speed; limit them when all are ready.
 
@@ -89,14 +96,20 @@ class Fleet:
         Raises:
             WorkerError: They do not start.
         """
-        self.scale(replicas)
+        self._cores = cores
+        for _ in range(replicas):
+            self._spawn(math.inf)
         while any(replica.state is State.STARTING for replica in self.replicas):
             self.poll(HEARTBEAT_S)
         self.cold_start_s = self._config.cold_start_s  # full speed tells nothing of it
         self.limit(cores)
 
     def limit(self, cores: float) -> None:
-        """Grant physical cores to each replica, at once and also to what is running."""
+        """Grant physical cores to each replica, at once and also to what is running.
+
+        Raises:
+            WorkerError: The kernel refuses the limit.
+        """
         self._cores = cores
         for replica in self.replicas:
             replica.limiter.apply(cores)
@@ -106,6 +119,9 @@ class Fleet:
 
         Cold ones go first, then idle ones, then busy ones, which finish their batch; of
         each kind the youngest first.
+
+        Raises:
+            WorkerError: A new replica's CPU cannot be limited.
         """
         order = (State.STARTING, State.IDLE, State.BUSY)
         staying = [replica for replica in self.replicas if not replica.draining]
@@ -116,7 +132,7 @@ class Fleet:
             replica.draining = replica.state is State.BUSY
         self._stop(gone)
         for _ in range(wanted - len(staying)):
-            self._spawn()
+            self._spawn(self._cores)
 
     def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
         """Take in what happened, waiting for it if need be.
@@ -127,8 +143,7 @@ class Fleet:
         Raises:
             WorkerError: Replicas die one after another before they are ready.
         """
-        due_s = self._kill_overdue()
-        events = self._selector.select(min(timeout_s, due_s, HEARTBEAT_S))
+        events = self._selector.select(min(timeout_s, HEARTBEAT_S))
         ended = []
         for key, _ in events:
             if key.data is None:
@@ -136,6 +151,8 @@ class Fleet:
                     self._alarm.recv(4096)
             else:
                 ended += self._hear(key.data)
+        # last, for a report may have lain there while nobody listened
+        self._kill_overdue()
         # batches that ended are handed over first; the failure shows again at the next poll
         if self._failed_starts >= START_ATTEMPTS and not ended:
             raise WorkerError(
@@ -143,6 +160,11 @@ class Fleet:
                 f"the last one said: {self._last_words}"
             )
         return bool(events), ended
+
+    def excuse(self, seconds: float) -> None:
+        """Give all replicas more time, for nobody listened to them."""
+        for replica in self.replicas:
+            replica.busy_since_s += seconds
 
     def wake(self) -> None:
         """Make a :meth:`poll` in another thread return; safe from any thread."""
@@ -157,9 +179,11 @@ class Fleet:
         self._alarm.close()
         self._bell.close()
 
-    def _spawn(self) -> None:
+    def _spawn(self, cores: float) -> None:
+        """Start a replica that is granted so many physical cores at first."""
+        job = dataclasses.replace(self._job, threads=math.ceil(self._cores))
         limiter = self._limits.limiter()
-        replica = Replica(self._next_id, self._job, self._images, self._cpus, limiter, self._cores)
+        replica = Replica(self._next_id, job, self._images, self._cpus, limiter, cores)
         self._next_id += 1
         self.replicas.append(replica)
         self._janitor.watch_process(replica.pid)
@@ -172,24 +196,20 @@ class Fleet:
             self._selector.unregister(replica.channel)
             replica.close()
             self._retired_throttled_s += replica.limiter.throttled_s()
+            self._retired_cpu_s += replica.cpu_s()
             self.replicas.remove(replica)
             self._janitor.forget_process(replica.pid)
 
-    def _kill_overdue(self) -> float:
-        """Kill replicas that hang; return the seconds until the next one would."""
-        now_s, next_s = time.monotonic(), math.inf
+    def _kill_overdue(self) -> None:
+        """Kill replicas that hang; their deaths are heard of at the next poll."""
+        timeouts_s = {
+            State.STARTING: self._config.start_timeout_s,
+            State.IDLE: math.inf,
+            State.BUSY: self._config.batch_timeout_s,
+        }
         for replica in self.replicas:
-            if replica.running is not None:
-                due_s = replica.running.sent_s + self._config.batch_timeout_s
-            elif replica.state is State.STARTING:
-                due_s = replica.spawned_s + self._config.start_timeout_s
-            else:
-                continue
-            if due_s <= now_s:
+            if time.monotonic() > replica.busy_since_s + timeouts_s[replica.state]:
                 replica.kill()
-            else:
-                next_s = min(next_s, due_s - now_s)
-        return next_s
 
     def _hear(self, replica: Replica) -> list[Ended]:
         """Take in a replica's message, or its death."""
@@ -215,4 +235,4 @@ class Fleet:
             self._last_words = replica.last_words
         if not replica.draining and self._failed_starts < START_ATTEMPTS:
             self.restarts += 1
-            self._spawn()
+            self._spawn(self._cores)

@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 
 from sponge_env.config import Limiter as WantedLimiter
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.workers.cgroups import CpuGroup, Hierarchy, RunGroup, find_hierarchy
+from sponge_env.workers.cgroup_limiter import CgroupLimiter, describe, refusal_as_sentence
+from sponge_env.workers.cgroups import Hierarchy, RunGroup, find_hierarchy
 from sponge_env.workers.duty_cycle import DutyCycleLimiter
 from sponge_env.workers.janitor import remove_group
 
@@ -30,6 +31,9 @@ DESCRIPTIONS = {
     "none": "no CPU limit: cores are not enforced",
 }
 
+_WARNED: set[Kind] = set()
+"""Fallbacks this process has warned of: once, not in every episode."""
+
 QUOTA_FLOOR_S = 0.001
 """Shortest quota the kernel accepts."""
 PERIOD_STEP_S = 0.010
@@ -42,10 +46,19 @@ class Limiter(Protocol):
     """Limits the CPU of one replica."""
 
     def attach(self, pid: int) -> None:
-        """Begin to limit a child process."""
+        """Begin to limit a child process.
+
+        Raises:
+            ProcessLookupError: It is gone.
+            WorkerError: The kernel refuses.
+        """
 
     def apply(self, cores: float) -> None:
-        """Grant physical cores from now on, also to what is running."""
+        """Grant physical cores from now on, also to what is running.
+
+        Raises:
+            WorkerError: The kernel refuses.
+        """
 
     def granted_cores(self) -> float:
         """Return the physical cores granted, as the limiter itself reports them."""
@@ -55,43 +68,6 @@ class Limiter(Protocol):
 
     def close(self) -> None:
         """Stop limiting; the process must have ended. Safe to call twice."""
-
-
-class CgroupLimiter:
-    """Limits a replica by its control group's quota."""
-
-    def __init__(self, group: CpuGroup, cpus: int) -> None:
-        self._group = group
-        self._cpus = cpus
-        self._throttled_s = 0.0
-        self._closed = False
-
-    def attach(self, pid: int) -> None:
-        """Move the process into the group."""
-        self._group.join(pid)
-
-    def apply(self, cores: float) -> None:
-        """Write the quota."""
-        quota_us = None if cores >= self._cpus else round(cores * self._group.period_us)
-        self._group.set_quota_us(quota_us)
-
-    def granted_cores(self) -> float:
-        """Read the quota back."""
-        quota_us = None if self._closed else self._group.quota_us()
-        return float(self._cpus) if quota_us is None else quota_us / self._group.period_us
-
-    def throttled_s(self) -> float:
-        """Read the throttle counter; after the end, its last value."""
-        if not self._closed:
-            self._throttled_s = self._group.throttled_s()
-        return self._throttled_s
-
-    def close(self) -> None:
-        """Remove the group."""
-        if not self._closed:
-            self.throttled_s()
-            self._closed = True
-            remove_group(str(self._group.path))
 
 
 class NoLimiter:
@@ -141,10 +117,8 @@ class CpuLimits:
             WorkerError: The kernel refuses the replica's control group.
         """
         if self._group is not None:
-            try:
+            with refusal_as_sentence():
                 return CgroupLimiter(self._group.leaf(), self._cpus)
-            except OSError as error:
-                raise WorkerError(f"a replica got no control group: {error}") from error
         if self.kind == "duty-cycle":
             return DutyCycleLimiter(self.period_s, self._cpus)
         return NoLimiter(self._cpus)
@@ -203,7 +177,8 @@ def open_limits(
 
     Raises:
         ConfigError: The core unit is too small for any period.
-        WorkerError: ``cgroup`` is wanted and this process may not make control groups.
+        WorkerError: ``cgroup`` is wanted and this process may not make control groups, or
+            not with the quotas that are needed.
     """
     period_s = enforcement_period_s(core_unit)
     hierarchy = find_hierarchy()
@@ -212,10 +187,32 @@ def open_limits(
         return CpuLimits(kind, period_s, cpus, None)
     try:
         group = RunGroup(hierarchy, round(period_s * 1e6), announce)
+        _try_quotas(group, core_unit, cpus)
     except OSError as error:
-        reason = f"{error.strerror} ({error.filename})"
-        return CpuLimits(_without_cgroup(wanted, reason), period_s, cpus, None)
+        return CpuLimits(_without_cgroup(wanted, describe(error)), period_s, cpus, None)
     return CpuLimits(kind, period_s, cpus, group)
+
+
+def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:
+    """Write the smallest quota and one just below no limit; closes the group if that fails.
+
+    The kernel refuses, for instance, a version 1 quota above that of a group further up, as
+    a container may have one.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    try:
+        leaf = group.leaf()
+        try:
+            for cores in {core_unit, cpus - core_unit}:
+                if 0 < cores < cpus:
+                    leaf.set_quota_us(round(cores * leaf.period_us))
+        finally:
+            remove_group(str(leaf.path))
+    except OSError:
+        group.close()
+        raise
 
 
 def _without_cgroup(wanted: WantedLimiter, reason: str) -> Kind:
@@ -225,5 +222,7 @@ def _without_cgroup(wanted: WantedLimiter, reason: str) -> Kind:
             f"cannot limit CPU by control groups: {reason}; run as root or under "
             "'systemd-run --user --scope -p Delegate=yes', or use the limiter 'duty-cycle'"
         )
-    LOG.warning("limiting CPU by a duty cycle, not by control groups: %s", reason)
+    if "duty-cycle" not in _WARNED:
+        LOG.warning("limiting CPU by a duty cycle, not by control groups: %s", reason)
+    _WARNED.add("duty-cycle")
     return "duty-cycle"

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.models import resolve_model, sample_images
-from sponge_env.workers.affinity import KeepOff, choose_cpus
+from sponge_env.workers.affinity import RESERVATIONS, choose_cpus
 from sponge_env.workers.child import Job
 from sponge_env.workers.cleanup import Janitor
 from sponge_env.workers.clock import EpisodeClock
@@ -61,6 +61,7 @@ class PoolWorker:
         with contextlib.ExitStack() as cleanup:
             self._open(cleanup)
             self._cleanup = cleanup.pop_all()
+        self._warm_up_cpu_s = self._fleet.cpu_s
         self._clock = EpisodeClock()
         self._meter = Meter(self._held_cores)
 
@@ -69,15 +70,9 @@ class PoolWorker:
         config = self.config
         cpus = choose_cpus(config.cpus, config.physical_cores(config.cores_max))
         model = resolve_model(config.model)
-        job = Job(
-            str(model.path),
-            config.batch_max,
-            model.image_shape,
-            model.outputs,
-            config.thread_counts,
-        )
+        job = Job(str(model.path), config.batch_max, model.image_shape, model.outputs)
         images = sample_images(model.image_shape)
-        cleanup.callback(KeepOff(cpus).restore)
+        cleanup.enter_context(RESERVATIONS.keep_off(cpus))
         janitor = Janitor()
         cleanup.callback(janitor.close)
         self._limits = open_limits(config.limiter, config.core_unit, len(cpus), janitor.watch_group)
@@ -119,7 +114,9 @@ class PoolWorker:
 
     def release(self) -> float:
         """Let the clock run on; return how long it was held."""
-        return self._clock.release()
+        held_s = self._clock.release()
+        self._fleet.excuse(held_s)
+        return held_s
 
     def idle(self) -> int:
         """Return how many replicas could start a batch now."""
@@ -159,6 +156,7 @@ class PoolWorker:
 
         Raises:
             ConfigError: Cores or replicas out of range.
+            WorkerError: The kernel refuses the new limit or a new replica's.
         """
         self.config.check(allocation)
         begin_s = time.monotonic()
@@ -173,18 +171,23 @@ class PoolWorker:
         self._actuation_s = time.monotonic() - begin_s
 
     def status(self) -> WorkerStatus:
-        """Return the replicas' state and the counters up to now."""
+        """Return the replicas' state and the counters up to now.
+
+        Cores in use are the CPU time of all replicas until now, that of running batches,
+        of messages and of cold starts included; ``cpu_s`` counts batches when they end.
+        """
         staying = [replica for replica in self.replicas if not replica.draining]
         starting = [replica for replica in staying if replica.state is State.STARTING]
         ready_s = [r.spawned_s + self._fleet.cold_start_s - time.monotonic() for r in starting]
         granted_cores = [replica.limiter.granted_cores() for replica in self.replicas[:1]]
+        used_cpu_s = self._fleet.cpu_s - self._warm_up_cpu_s
         return WorkerStatus(
             ready=len(staying) - len(starting),
             starting_s=tuple(sorted(max(0.0, left_s) for left_s in ready_s)),
             held_cores=self._meter.value,
             effective_cores=sum(granted_cores) / self.config.core_unit,
             core_seconds=self._meter.read(self.now()),
-            used_core_seconds=self._cpu_s / self.config.core_unit,
+            used_core_seconds=used_cpu_s / self.config.core_unit,
             cpu_s=self._cpu_s,
             throttled_s=self._fleet.throttled_s,
             restarts=self._fleet.restarts,
@@ -195,8 +198,13 @@ class PoolWorker:
         """Kill the first replica that serves, a busy one if there is one.
 
         For failure injection. The next :meth:`wait` notices, as it does every death.
+
+        Raises:
+            RuntimeError: No replica serves.
         """
         serving = [r for r in self.replicas if r.state is not State.STARTING]
+        if not serving:
+            raise RuntimeError("no replica serves that could crash")
         min(serving, key=lambda r: (r.state is not State.BUSY, r.id)).kill()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.workers.child import ORDER, READY, REPORT, Job
+from sponge_env.workers.duty_cycle import process_cpu_s
 from sponge_env.workers.limits import Limiter
 
 CHILD = Path(__file__).with_name("child.py")
@@ -62,6 +63,9 @@ class Replica:
         cpus: CPUs the child is pinned to.
         limiter: Its CPU limit, which it lives under from its start.
         cores: Physical cores granted.
+
+    Raises:
+        WorkerError: Its CPU cannot be limited.
     """
 
     def __init__(
@@ -81,6 +85,9 @@ class Replica:
         self.last_words = ""
         """Last line on its standard error, known once it is closed."""
         self.spawned_s = time.monotonic()
+        self.busy_since_s = self.spawned_s
+        """When it was given what it does now; moved on by times that nobody listened."""
+        self._cpu_s = 0.0
         self._images = images
         # memory files vanish with their last user, however it ends
         self._stderr = os.memfd_create("sponge-stderr")
@@ -90,7 +97,6 @@ class Replica:
         job = replace(job, socket=far_end.fileno(), memory=memory)
         os.ftruncate(memory, job.memory_bytes)
         self._inputs, self._outputs = job.map_tensors()
-        limiter.apply(cores)
         with far_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(CHILD), job.to_json()],
@@ -101,27 +107,28 @@ class Replica:
                 start_new_session=True,
             )
         os.close(memory)
-        self._confine(cpus)
+        self._confine(cpus, cores)
 
     @property
     def pid(self) -> int:
         """Process id of the child."""
         return self._process.pid
 
-    def _confine(self, cpus: frozenset[int]) -> None:
+    def _confine(self, cpus: frozenset[int], cores: float) -> None:
         """Pin and limit the child, which has only just begun.
 
         Raises:
-            WorkerError: The limiter refuses it.
+            WorkerError: The kernel refuses it.
         """
-        # an early death is noticed by whoever waits
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.sched_setaffinity(self.pid, cpus)
-            try:
-                self.limiter.attach(self.pid)
-            except PermissionError as error:
-                self.close()
-                raise WorkerError(f"a replica's CPU cannot be limited: {error}") from error
+            self.limiter.apply(cores)
+            self.limiter.attach(self.pid)
+        except ProcessLookupError:
+            pass  # an early death is noticed by whoever waits
+        except (OSError, WorkerError) as error:
+            self.close()
+            raise WorkerError(f"a replica cannot be confined to its CPU: {error}") from error
 
     def outputs(self, size: int) -> NDArray[np.float32]:
         """Return a copy of the answers to the first ``size`` images of the last batch."""
@@ -132,7 +139,8 @@ class Replica:
         for row, request in enumerate(batch.requests):
             self._inputs[row] = self._images[request.id % len(self._images)]
         self.state = State.BUSY
-        self.running = Running(batch, time.monotonic())
+        self.busy_since_s = time.monotonic()
+        self.running = Running(batch, self.busy_since_s)
         # if it just died, whoever waits notices the end of its channel
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.channel.send(ORDER.pack(batch.id, batch.size, threads))
@@ -153,10 +161,18 @@ class Replica:
         self.state = State.IDLE
         return Report(batch_id == READY, started_s, finished_s, cpu_s)
 
+    def cpu_s(self) -> float:
+        """Return the CPU time of the child so far; after its end, the last that was read."""
+        if self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                self._cpu_s = process_cpu_s(self.pid)
+        return self._cpu_s
+
     def kill(self) -> None:
         """End the child; whoever waits notices the end of its channel."""
         # to go takes CPU time too, which is not to wait for a quota
-        self.limiter.apply(math.inf)
+        with contextlib.suppress(WorkerError):
+            self.limiter.apply(math.inf)
         self._process.kill()
 
     def close(self) -> None:
@@ -164,6 +180,7 @@ class Replica:
         self.kill()
         # before the child is waited for: until then its id is its own
         self.limiter.close()
+        self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
         self.channel.close()
         lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")

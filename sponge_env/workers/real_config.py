@@ -60,11 +60,6 @@ class RealWorkerConfig:
                     f"an allocation's {name} must be between 1 and {largest}, not {value!r}"
                 )
 
-    @property
-    def thread_counts(self) -> tuple[int, ...]:
-        """Threads a batch may be run on, one for each begun core, ascending."""
-        return tuple(sorted({self.threads(c) for c in range(1, self.cores_max + 1)}))
-
     def threads(self, cores: int) -> int:
         """Return the threads for core units: more than the quota can run collapse it."""
         return math.ceil(self.physical_cores(cores))

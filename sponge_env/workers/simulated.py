@@ -132,11 +132,15 @@ class SimulatedWorker:
         """Do nothing: nothing is held."""
 
     def crash(self) -> None:
-        """Kill the first replica that serves, and restart it cold (failure injection)."""
-        replica = min(
-            (r for r in self._replicas if r.ready_s <= self._now_s),
-            key=lambda r: (r.batch is None, r.id),
-        )
+        """Kill the first replica that serves, and restart it cold (failure injection).
+
+        Raises:
+            RuntimeError: No replica serves.
+        """
+        serving = [r for r in self._replicas if r.ready_s <= self._now_s]
+        if not serving:
+            raise RuntimeError("no replica serves that could crash")
+        replica = min(serving, key=lambda r: (r.batch is None, r.id))
         if replica.batch is not None:
             self._crashed.append(self._completion(replica, self._now_s, ok=False))
         self._retire(replica)

@@ -1,0 +1,98 @@
+"""From measured runs to a latency profile."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+
+import numpy as np
+
+from sponge_env.host import describe_host, describe_versions
+from sponge_env.interfaces import FloatArray
+from sponge_env.latency import LatencyModel, fit_latency, to_quantiles
+from sponge_env.profile import Profile, Sample
+from sponge_env.workers.bench import Grid, Run
+from sponge_env.workers.cgroups import find_hierarchy
+from sponge_env.workers.real_config import RealWorkerConfig
+
+QUANTILES = 21
+"""Quantiles kept of scatter and residuals."""
+
+
+def interpolate_work(work: dict[int, list[Run]], batch_max: int) -> FloatArray:
+    """Return the (batch_max,) CPU seconds of each batch size."""
+    median_s = [float(np.median([run.cpu_s for run in runs])) for runs in work.values()]
+    return np.interp(np.arange(1, batch_max + 1), list(work), median_s)
+
+
+def build_profile(
+    config: RealWorkerConfig, grid: Grid, cold_start_s: float, limiter: str
+) -> Profile:
+    """Fit l(b, c) to the grid and put the profile together, without quota data.
+
+    Raises:
+        ProfileError: The measurements cannot be described by l(b, c).
+    """
+    batches, cores = sorted({b for b, _ in grid}), sorted({c for _, c in grid})
+    mean_s = np.array(
+        [[np.mean([run.latency_s for run in grid[b, c]]) for c in cores] for b in batches]
+    )
+    model, fit_error = fit_latency(batches, cores, mean_s, relative=True)
+    model = dataclasses.replace(model, residual_quantiles=_residuals(model, grid))
+    model.table_s(config.batch_max, config.cores_max)  # refuses a fit that is not positive
+    return Profile(
+        name="local",
+        model=config.model,
+        source="measured by python -m sponge_env.calibrate",
+        statistic="mean",
+        batches=tuple(batches),
+        cores=tuple(cores),
+        latency_s=tuple(tuple(row) for row in mean_s.tolist()),
+        latency=model,
+        fit_error=fit_error,
+        noise_quantiles=_noise(grid),
+        cold_start_s=cold_start_s,
+        core_unit=config.core_unit,
+        limiter=limiter,
+        host=host_facts(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        samples=tuple(
+            Sample(b, c, tuple(run.latency_s for run in runs), tuple(run.cpu_s for run in runs))
+            for (b, c), runs in sorted(grid.items())
+        ),
+    )
+
+
+def _residuals(model: LatencyModel, grid: Grid) -> tuple[float, ...]:
+    """Summarise measured / predicted - 1 over single runs, every cell with equal weight."""
+    errors = [
+        to_quantiles(
+            np.array([run.latency_s for run in runs]) / model.predict_s(b, c) - 1, QUANTILES
+        )
+        for (b, c), runs in grid.items()
+    ]
+    return to_quantiles(np.concatenate(errors), QUANTILES)
+
+
+def _noise(grid: Grid) -> tuple[float, ...]:
+    """Summarise how CPU work scatters about its cell's mean.
+
+    The scatter of latencies would count the phase of the token bucket a second time, which
+    the simulator's quota service has by itself.
+    """
+    deviations = []
+    for runs in grid.values():
+        cpu_s = np.array([run.cpu_s for run in runs])
+        deviations.append(to_quantiles(cpu_s / cpu_s.mean() - 1, QUANTILES))
+    return to_quantiles(np.concatenate(deviations), QUANTILES)
+
+
+def host_facts() -> dict[str, str | int | None]:
+    """Describe this machine as far as it matters for a latency."""
+    hierarchy, versions = find_hierarchy(), describe_versions()
+    return {
+        **describe_host(),
+        "cgroup": hierarchy.version if hierarchy else 0,
+        "python": versions["python"],
+        "onnxruntime": versions["onnxruntime"],
+    }

@@ -1,0 +1,20 @@
+"""What the kernel shows of the control groups that a harness made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sponge_env.workers.cgroups import find_hierarchy
+
+
+def groups_of(pid: int) -> set[Path]:
+    """Find all groups that a process made, wherever they are."""
+    hierarchy = find_hierarchy()
+    folders = os.walk(hierarchy.mount) if hierarchy else ()
+    return {
+        Path(folder, name)
+        for folder, names, _ in folders
+        for name in names
+        if name.startswith(f"sponge-{pid}-")
+    }
