@@ -21,6 +21,7 @@ from sponge_env.env import SEED_LIMIT, SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.vector.sb3_env import SpongeVecEnv
 from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.workload import as_long_as_its_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ class Judge:
     """Scores policies on fixed simulated episodes that training never uses."""
 
     def __init__(self, scenario: Scenario, episodes: int) -> None:
-        self._windows = scenario.windows
+        self._windows = as_long_as_its_traces(scenario).windows
         self._simulator = BatchSimulator([scenario], np.zeros(episodes, np.int64))
         self._seeds = SEED_LIMIT + np.arange(episodes)
 

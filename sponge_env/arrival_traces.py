@@ -87,6 +87,11 @@ class CountTrace:
         if not self.per_second.any():
             raise TraceError("an arrival trace needs at least one request")
 
+    @property
+    def period_s(self) -> float:
+        """Length of the trace, after which it repeats."""
+        return float(self.per_second.size)
+
     def mean_rps(self, duration_s: float) -> float:
         """Mean rate over the first ``duration_s``, rounded up to whole seconds."""
         return float(np.mean(self._recorded(duration_s)))

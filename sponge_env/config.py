@@ -210,6 +210,9 @@ class Scenario:
     """Time between two decisions."""
     duration_s: float = 600.0
     """Length of an episode."""
+    short_trace: Literal["wrap", "end"] = "wrap"
+    """What a trace file shorter than the episode does: it starts again, or the episode ends
+    with it."""
     limits: Limits = field(default_factory=Limits)
     initial: Initial = field(default_factory=Initial)
     arrivals: Arrivals = field(default_factory=lambda: Arrivals(rate_rps=20.0))

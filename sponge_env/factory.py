@@ -16,7 +16,7 @@ from sponge_env.system import EpisodePlan, System
 from sponge_env.workers.real_config import RealWorkerConfig
 from sponge_env.workers.service import ProfileService, QuotaBucket, Service
 from sponge_env.workers.simulated import SimulatedWorker, noise_source
-from sponge_env.workload import make_requests
+from sponge_env.workload import as_long_as_its_traces, make_requests
 
 
 def scenario_profile(scenario: Scenario) -> Profile:
@@ -99,6 +99,7 @@ def make_system(
         raise ConfigError(unknown("backend", backend, get_args(Backend)))
     if profile is None:
         profile = scenario_profile(scenario)
+    scenario = as_long_as_its_traces(scenario)
     spec = make_spec(scenario, profile)
     plan = EpisodePlan(
         requests=make_requests(scenario, profile, seed),

@@ -39,6 +39,9 @@ QUANTILES_4G = {
 AUTOCORRELATION_4G = {1: 0.75, 2: 0.63, 5: 0.44, 10: 0.16, 30: 0.07}
 """Autocorrelation of the same log by lag in seconds."""
 
+RESERVED = ("4g", "none")
+"""Names that are no files: a trace generated for each seed, and no transfer time."""
+
 _MEMORY_PER_S = 0.86
 """Correlation of the slow part of a synthetic trace from one second to the next."""
 _SLOW_SHARE = 0.88
@@ -201,7 +204,7 @@ def make_network(scenario: Scenario, seed: int) -> BandwidthTrace:
         return UNLIMITED
     if network.trace == "4g":
         return synthetic_4g(rng, scenario.duration_s)
-    trace = load_bandwidth_trace(find_trace(network.trace, "bandwidth", ("4g", "none")))
+    trace = load_bandwidth_trace(find_trace(network.trace, "bandwidth", RESERVED))
     if network.start == "beginning":
         return trace
     return trace.shifted(rng.random() * trace.duration_s)

@@ -7,6 +7,7 @@ continue the stream bit for bit.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from sponge_env.config import Arrivals, Scenario
 from sponge_env.errors import TraceError
 from sponge_env.formats import Counts, find_trace, read_arrivals
 from sponge_env.interfaces import Request
-from sponge_env.network import make_network
+from sponge_env.network import RESERVED, make_network
 from sponge_env.profile import Profile
 from sponge_env.seeding import stream
 
@@ -132,6 +133,23 @@ def _bursty_s(
         time_s += expected / rates_rps[state]
         times_s.append(time_s)
     return np.array(times_s[:-1], dtype=np.float64)
+
+
+def as_long_as_its_traces(scenario: Scenario) -> Scenario:
+    """Return the scenario, ending with its shortest trace file if it says so.
+
+    Raises:
+        TraceError: A trace cannot be used.
+        ConfigError: A trace is shorter than one interval.
+    """
+    if scenario.short_trace == "wrap":
+        return scenario
+    lengths_s = [scenario.duration_s]
+    if scenario.network.trace not in RESERVED:
+        lengths_s.append(make_network(scenario, seed=0).duration_s)
+    if scenario.arrivals.kind == "trace":
+        lengths_s.append(_trace(scenario.arrivals).period_s)
+    return dataclasses.replace(scenario, duration_s=min(lengths_s))
 
 
 def make_requests(scenario: Scenario, profile: Profile, seed: int) -> tuple[Request, ...]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE, SHORT, Scripted, short
 
 from sponge_env.config import Arrivals, Network, Serving, Simulation
+from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.metrics import WindowMetrics, names
 from sponge_env.profile import Profile, load_profile
 from sponge_env.rollout import Run, run_episode
+from sponge_env.vector.simulator import BatchSimulator
 
 RUN = Run("scripted", "short", "sim", 0)
 
@@ -178,3 +181,26 @@ def test_window_metrics_are_numbers() -> None:
         assert isinstance(getattr(metrics, name), int | float), name
     assert not math.isnan(metrics.latency_mean_s)
     assert metrics.latency_p50_s <= metrics.latency_p99_s
+
+
+@pytest.mark.parametrize(("short_trace", "windows"), [("wrap", 20), ("end", 7)])
+def test_a_short_trace_wraps_or_ends_the_episode(
+    tmp_path: Path, short_trace: str, windows: int
+) -> None:
+    path = tmp_path / "bandwidth.csv"
+    rows = "\n".join(f"{second},2000000" for second in range(7))
+    path.write_text(f"time_s,bandwidth_bytes_per_s\n{rows}\n")
+    scenario = short(network=Network(trace=str(path)), short_trace=short_trace)
+    system = make_system(scenario, seed=0)
+    steps = 0
+    while not system.done:
+        system.step(Allocation(16, 8))
+        steps += 1
+    assert steps == windows
+    simulator = BatchSimulator([scenario], np.zeros(1, np.int64))
+    simulator.reset(np.ones(1, np.bool_), np.zeros(1, np.int64), np.zeros((1, OBS_DIM), np.float32))
+    for _ in range(windows - 1):
+        simulator.step(np.ones((1, 3), np.int64))
+    assert not simulator.over[0]
+    simulator.step(np.ones((1, 3), np.int64))
+    assert simulator.over[0]

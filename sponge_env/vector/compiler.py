@@ -27,6 +27,9 @@ import numpy as np
 Function = TypeVar("Function", bound=Callable[..., Any])
 Record = TypeVar("Record")
 
+_CONSTANTS_FROM = ("encoding.py", "network.py", "system.py", "serving/ledger.py")
+"""Modules whose constants are part of the machine code."""
+
 _SCALARS = {int: np.int64, float: np.float64, bool: np.bool_}
 
 
@@ -95,13 +98,15 @@ def dtype_of(cls: type[Any], *marks: str) -> np.dtype[Any]:
 
 
 def sources_mark() -> str:
-    """Return a field name that changes with this package's sources.
+    """Return a field name that changes with the sources that kernels are made of.
 
     numba's cache on disk looks at the file of an entry point only. A record that carries
     this mark makes it look at all of them, for the record's type is part of the key.
     """
+    package = Path(__file__).parent.parent
+    paths = [*(package / name for name in _CONSTANTS_FROM), *(package / "vector").rglob("*.py")]
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(paths):
         digest.update(path.read_bytes())
     return f"sources_{digest.hexdigest()[:12]}"
 

@@ -32,7 +32,7 @@ from sponge_env.vector.layout import (
     SETTINGS,
     SHIFTED,
 )
-from sponge_env.workload import load_arrivals, rate_rps, send_times_s
+from sponge_env.workload import as_long_as_its_traces, load_arrivals, rate_rps, send_times_s
 
 _KINDS = {"poisson": POISSON, "constant": CONSTANT, "bursty": BURSTY, "trace": RECORDED}
 
@@ -99,6 +99,7 @@ class Configuration:
             self._add(row, scenario)
 
     def _add(self, row: Any, scenario: Scenario) -> None:
+        scenario = as_long_as_its_traces(scenario)
         profile = self._profile(scenario.profile)
         spec = make_spec(scenario, profile)
         self.specs.append(spec)

@@ -91,8 +91,7 @@ class Episodes:
         seeds = np.zeros(len(chosen), np.int64)
         for i in np.flatnonzero(chosen).tolist():
             random = self._randoms[i]
-            if random is None:
-                raise RuntimeError("call reset before anything else")
+            assert random is not None
             seeds[i] = random.integers(SEED_LIMIT)
         if fixed is not None:
             seeds[chosen] = np.broadcast_to(fixed, seeds.shape)[chosen]
@@ -110,7 +109,10 @@ class Episodes:
 
         Raises:
             ConfigError: An action is outside the action space.
+            RuntimeError: Nothing was reset yet.
         """
+        if self._randoms[0] is None:
+            raise RuntimeError("call reset before anything else")
         actions = np.asarray(actions)
         if actions.shape != (len(self._allocations), 2):
             raise ConfigError(

@@ -71,6 +71,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.single_observation_space = self._episodes.observation_space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+        # What a reset by mask returns for the environments that it leaves alone.
         self._observations = np.zeros((num_envs, OBS_DIM), np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
 
@@ -110,7 +111,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         observations = self._observations.copy()
         infos = self._begin(chosen, observations, options.get("episode_seed"))
         self._observations = observations
-        return observations.copy(), infos
+        return observations, infos
 
     def step(
         self, actions: Actions
@@ -133,22 +134,16 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         observations, metrics = self._episodes.step(actions)
         ended = self._episodes.simulator.over & ~before
         infos = _batched(metrics, ~before)
+        self._ended = ended
         if self._mode == AutoresetMode.SAME_STEP and ended.any():
             infos["final_obs"], infos["_final_obs"] = _rows(observations, ended), ended
             infos["final_info"], infos["_final_info"] = _batched(metrics, ended), ended
             infos |= self._begin(ended, observations)
         elif self._mode == AutoresetMode.NEXT_STEP and before.any():
             infos |= self._begin(before, observations)
-        truncations = ended.copy()
-        self._ended = np.zeros_like(ended) if self._mode == AutoresetMode.SAME_STEP else ended
         self._observations = observations
-        return (
-            observations.copy(),
-            np.array(metrics["reward"]),
-            np.zeros(self.num_envs, np.bool_),
-            truncations,
-            infos,
-        )
+        never = np.zeros(self.num_envs, np.bool_)
+        return observations, np.array(metrics["reward"]), never, ended.copy(), infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

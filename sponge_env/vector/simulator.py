@@ -30,7 +30,7 @@ from sponge_env.vector.layout import (
 
 Observations = NDArray[np.float32]
 
-ENVS_PER_THREAD = 128
+ENVS_PER_THREAD = 256
 """With fewer environments, waking another thread costs more than it saves."""
 
 
@@ -64,7 +64,7 @@ class BatchSimulator:
                 to a power of two. Further ones are dropped and counted as ``overflowed``.
             ledger_capacity: Requests of an episode whose end :meth:`ledger` shows.
             threads: Threads that share the work; if left out, all CPUs
-                (``NUMBA_NUM_THREADS``), but one for each 128 environments.
+                (``NUMBA_NUM_THREADS``), but one for each 256 environments.
 
         Raises:
             SpongeError: A setting or scenario cannot be used.

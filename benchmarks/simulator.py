@@ -1,0 +1,213 @@
+"""How fast the batch simulator is, and against what.
+
+    python benchmarks/simulator.py [--quick]
+
+The system is that of the scenario ``paper``: full observations, 4G traces made anew for every
+episode, in-flight resizes, noise, random actions. Under other loads than 20 requests per
+second its worker is as much faster as the load is higher, so that the same share of requests
+meets its deadline everywhere. All simulators serve episodes of 60 intervals, resets included,
+and each number is the best of several runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from benchmarks.simpy_model import Server
+from sponge_env.config import Arrivals, Scenario, load_scenario
+from sponge_env.encoding import OBS_DIM
+from sponge_env.env import SpongeEnv
+from sponge_env.factory import make_spec, scenario_profile
+from sponge_env.profile import load_profile, save_profile
+from sponge_env.seeding import stream
+from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.workers.simulated import noise_source
+from sponge_env.workload import make_requests
+
+LOADS_RPS = (10, 20, 100, 1000)
+ENVS = (16, 256, 4096)
+THREADS = (1, 2)
+WINDOWS = 60
+PAPER_RPS = 20
+
+
+def make_scenario(folder: Path, rate_rps: int) -> Scenario:
+    """Return the paper's system, made for another load."""
+    profile, slower = load_profile("yolov5s"), PAPER_RPS / rate_rps
+    fit = {
+        name: getattr(profile.latency, name) * slower
+        for name in ("gamma_s", "delta_s", "epsilon_s", "eta_s")
+    }
+    path = folder / f"yolov5s-{rate_rps}.json"
+    save_profile(
+        dataclasses.replace(
+            profile,
+            latency=dataclasses.replace(profile.latency, **fit),
+            latency_s=tuple(tuple(cell * slower for cell in row) for row in profile.latency_s),
+        ),
+        path,
+    )
+    return dataclasses.replace(
+        load_scenario("paper"),
+        profile=str(path),
+        duration_s=float(WINDOWS),
+        arrivals=Arrivals("constant", float(rate_rps)),
+    )
+
+
+def best_s(run: Callable[[], object], repeats: int) -> float:
+    """Return the shortest time of several runs, after one to warm up."""
+    run()
+    times_s = []
+    for _ in range(repeats):
+        started_s = time.perf_counter()
+        run()
+        times_s.append(time.perf_counter() - started_s)
+    return min(times_s)
+
+
+def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:
+    """Measure the batch simulator in environment steps per second."""
+    simulator = BatchSimulator(
+        [scenario], np.zeros(envs, np.int64), replicas_max=1, threads=threads, queue_capacity=4096
+    )
+    rng = np.random.default_rng(0)
+    allocations = rng.integers(1, 17, (WINDOWS, envs, 3))
+    allocations[..., 2] = 1
+    observations = np.zeros((envs, OBS_DIM), np.float32)
+    everyone, seeds = np.ones(envs, np.bool_), np.arange(envs)
+
+    def episode() -> None:
+        simulator.reset(everyone, seeds, observations)
+        for chosen in allocations:
+            simulator.step(chosen)
+
+    seconds = best_s(episode, repeats)
+    simulator.close()
+    return WINDOWS * envs / seconds
+
+
+def single_steps_per_s(scenario: Scenario, repeats: int) -> float:
+    """Measure one ``Sponge-v0``."""
+    env = SpongeEnv(scenario)
+    actions = np.random.default_rng(0).integers(0, 16, (WINDOWS, 2))
+
+    def episode() -> None:
+        env.reset(seed=0)
+        for action in actions:
+            env.step(action)
+
+    return WINDOWS / best_s(episode, repeats)
+
+
+def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
+    """Measure a vectorized environment of Stable-Baselines3, and close it."""
+    actions = np.random.default_rng(0).integers(0, 16, (WINDOWS, envs.num_envs, 2))
+    envs.seed(0)
+    envs.reset()
+
+    def episode() -> None:
+        for chosen in actions:
+            envs.step(chosen)
+
+    seconds = best_s(episode, repeats)
+    envs.close()
+    return WINDOWS * envs.num_envs / seconds
+
+
+def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
+    """Measure the model in SimPy."""
+    profile = scenario_profile(scenario)
+    spec = make_spec(scenario, profile)
+    latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
+    plan = np.random.default_rng(0).integers(1, 17, (WINDOWS, 2)).tolist()
+
+    def episode() -> None:
+        noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
+        server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
+        for cores, batch in plan:
+            server.step(cores, batch)
+
+    return WINDOWS / best_s(episode, repeats)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print an aligned Markdown table."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    for row in (header, rule, *rows):
+        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        print("| " + " | ".join(cells) + " |")
+    print()
+
+
+def print_speeds(scenarios: dict[int, Scenario], sizes: Sequence[int], repeats: int) -> float:
+    """Print environment steps per second; return the largest under the paper's load."""
+    rows, best = [], 0.0
+    for envs in sizes:
+        for threads in THREADS:
+            speeds = {
+                # A large batch under a high load takes long and shows nothing new.
+                rate: batch_steps_per_s(scenario, envs, threads, repeats)
+                for rate, scenario in scenarios.items()
+                if envs * rate <= max(sizes) * 100 or len(scenarios) == 1
+            }
+            best = max(best, speeds[PAPER_RPS])
+            cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in scenarios)
+            rows.append([str(envs), str(threads), *cells])
+    print("Environment steps per second of the batch simulator:\n")
+    print_table(["envs", "threads", *(f"{rate} rps" for rate in scenarios)], rows)
+    return best
+
+
+def print_comparison(scenario: Scenario, best: float, envs: int, repeats: int) -> None:
+    """Print the batch simulator against the alternatives."""
+    makers = [lambda: SpongeEnv(scenario)] * envs
+    speeds = {
+        f"SubprocVecEnv, {envs} envs": vec_env_steps_per_s(SubprocVecEnv(makers), repeats),
+        f"DummyVecEnv, {envs} envs": vec_env_steps_per_s(DummyVecEnv(makers), repeats),
+        "Sponge-v0, single": single_steps_per_s(scenario, repeats),
+        "SimPy model, single": simpy_steps_per_s(scenario, repeats),
+    }
+    rows = [[name, f"{speed:,.0f}", f"{best / speed:,.0f}"] for name, speed in speeds.items()]
+    print(f"The fastest of these, {best:,.0f} steps/s, against others at {PAPER_RPS} rps:\n")
+    print_table(["simulator", "steps/s", "batch is faster by"], rows)
+
+
+def print_request_costs(scenarios: dict[int, Scenario], envs: int, repeats: int) -> None:
+    """Print what one simulated request costs as the load grows."""
+    idle = dataclasses.replace(scenarios[PAPER_RPS], arrivals=Arrivals("constant", 1 / WINDOWS))
+    step_ns = 1e9 / batch_steps_per_s(idle, envs, 1, repeats)
+    rows = []
+    for rate, scenario in scenarios.items():
+        poisson = dataclasses.replace(scenario, arrivals=Arrivals("poisson", float(rate)))
+        cost_ns = 1e9 / batch_steps_per_s(poisson, envs, 1, repeats)
+        rows.append([str(rate), f"{cost_ns / rate:.1f}", f"{(cost_ns - step_ns) / rate:.1f}"])
+    print(f"Cost of one request in a Poisson process, {envs} environments, 1 thread. A step")
+    print(f"without requests takes {step_ns:.0f} ns, which the last column leaves out:\n")
+    print_table(["load", "ns per request", "without the step"], rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="Time the batch simulator.")
+    parser.add_argument("--quick", action="store_true", help="fewer cells, a few seconds")
+    quick = parser.parse_args(argv).quick
+    loads, sizes, repeats = ((PAPER_RPS,), (256,), 2) if quick else (LOADS_RPS, ENVS, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        scenarios = {rate: make_scenario(Path(folder), rate) for rate in loads}
+        best = print_speeds(scenarios, sizes, repeats)
+        print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
+        print_request_costs(scenarios, 64, repeats)
+
+
+if __name__ == "__main__":
+    main()

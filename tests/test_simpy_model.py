@@ -1,0 +1,41 @@
+"""The model that the benchmark compares with simulates the same system."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sponge_env.config import load_scenario
+from sponge_env.encoding import FIELDS, encode
+from sponge_env.factory import make_spec, make_system, scenario_profile
+from sponge_env.interfaces import Allocation
+from sponge_env.seeding import stream
+from sponge_env.workers.simulated import noise_source
+from sponge_env.workload import make_requests
+
+pytest.importorskip("simpy")
+
+ROUGH = ("running_left", "utilisation")
+"""The model knows when its batch really ends, and counts its time at the end."""
+
+
+def test_it_counts_and_observes_what_the_system_does() -> None:
+    from benchmarks.simpy_model import Server
+
+    scenario = dataclasses.replace(load_scenario("paper"), duration_s=30.0)
+    profile = scenario_profile(scenario)
+    spec = make_spec(scenario, profile)
+    noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
+    latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
+    server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
+    system = make_system(scenario, 0)
+    exact = [name not in ROUGH for name in FIELDS]
+    for cores, batch in np.random.default_rng(0).integers(1, 17, (30, 2)).tolist():
+        observation, interval = server.step(cores, batch)
+        metrics = system.step(Allocation(cores, batch))
+        assert len(interval.arrived) == metrics.offered
+        assert (interval.on_time, interval.late) == (metrics.on_time, metrics.late)
+        expected = encode(system.view(), spec)
+        np.testing.assert_allclose(observation[exact], expected[exact], atol=1e-5)

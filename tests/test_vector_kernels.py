@@ -1,0 +1,120 @@
+"""Parts of the batch simulator against their originals."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from differential import simulator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenarios import SHORT
+
+from sponge_env.config import Arrivals, Network, load_scenario
+from sponge_env.encoding import OBS_DIM
+from sponge_env.errors import ConfigError, TraceError
+from sponge_env.factory import scenario_profile
+from sponge_env.network import synthetic_4g
+from sponge_env.seeding import stream
+from sponge_env.vector.compiler import dtype_of
+from sponge_env.vector.kernels.network import _synthetic_4g
+from sponge_env.vector.kernels.rng import ARRIVALS, NETWORK, NOISE, seed_stream, uniform
+from sponge_env.vector.layout import SAMPLE, Waiting
+from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.workload import make_requests
+
+PURPOSES = {"arrivals": ARRIVALS, "network": NETWORK, "noise": NOISE}
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**63 - 1), purpose=st.sampled_from(sorted(PURPOSES)))
+def test_streams_are_those_of_numpy(seed: int, purpose: str) -> None:
+    state: Any = np.zeros(4, np.uint64)
+    seed_stream(state, seed, PURPOSES[purpose])
+    assert [uniform(state) for _ in range(20)] == stream(seed, purpose).random(20).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_made_traces_are_those_of_the_interpreter(seed: int) -> None:
+    trace: Any = np.zeros(601, SAMPLE)
+    state: Any = np.zeros(4, np.uint64)
+    seed_stream(state, seed, NETWORK)
+    _synthetic_4g(trace, state)
+    expected = synthetic_4g(stream(seed, "network"), 600.0)
+    np.testing.assert_array_equal(trace["start_s"][:-1], expected.start_s)
+    np.testing.assert_array_equal(trace["bandwidth"][:-1], expected.bandwidth_bytes_per_s)
+    np.testing.assert_array_equal(trace["cumulative"], expected.cumulative_bytes)
+
+
+@pytest.mark.parametrize("name", ["paper", "bursty"])
+def test_requests_arrive_in_the_order_of_their_deadlines(name: str) -> None:
+    """What lets a first-in-first-out ring be the earliest-deadline-first queue."""
+    scenario = load_scenario(name)
+    requests = make_requests(scenario, scenario_profile(scenario), seed=1)
+    deadlines_s = [request.deadline_s for request in requests]
+    assert deadlines_s == sorted(deadlines_s)
+    assert [request.id for request in requests] == list(range(len(requests)))
+
+
+def test_memory_per_environment_is_small() -> None:
+    batch = BatchSimulator([load_scenario("paper")], np.zeros(100, np.int64), replicas_max=1)
+    assert batch.bytes_per_env < 40_000
+
+
+def test_an_environment_can_change_its_scenario() -> None:
+    pool = [SHORT, dataclasses.replace(SHORT, name="calm", arrivals=Arrivals("constant", 1.0))]
+    batch = BatchSimulator(pool, np.array([0, 0]))
+    observations = np.zeros((2, OBS_DIM), np.float32)
+    batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
+    batch.assignment[1] = 1
+    allocations = np.full((2, 3), 8)
+    offered = batch.step(allocations)[1]["offered"]
+    assert offered[0] == offered[1]
+    batch.reset(np.array([False, True]), np.array([0, 3]), observations)
+    assert batch.step(allocations)[1]["offered"].tolist()[1] == 1
+
+
+def test_an_episode_that_is_over_stands_still() -> None:
+    batch = simulator([dataclasses.replace(SHORT, duration_s=1.0), SHORT])
+    batch.reset(np.ones(2, np.bool_), np.zeros(2, np.int64), np.zeros((2, OBS_DIM), np.float32))
+    allocations = np.full((2, 3), 8)
+    batch.step(allocations)
+    assert batch.over.tolist() == [True, False]
+    observations, metrics = batch.step(allocations)
+    assert not observations[0].any()
+    assert metrics["time_s"].tolist() == [0.0, 2.0]
+    assert batch.episode_windows.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "assignment", "message"),
+    [([-1, 0], [0, 0], "seed must be at least 0, not -1"), ([0, 0], [0, 1], "between 0 and 0")],
+)
+def test_bad_resets_are_refused(seeds: list[int], assignment: list[int], message: str) -> None:
+    batch = BatchSimulator([SHORT], np.array(assignment))
+    observations = np.zeros((2, OBS_DIM), np.float32)
+    with pytest.raises(ConfigError, match=message):
+        batch.reset(np.ones(2, np.bool_), np.array(seeds), observations)
+
+
+def test_what_would_be_written_past_its_end_is_refused() -> None:
+    batch = BatchSimulator([SHORT], np.zeros(2, np.int64))
+    everyone, seeds = np.ones(2, np.bool_), np.zeros(2, np.int64)
+    with pytest.raises(ValueError, match="out must be of shape"):
+        batch.reset(everyone, seeds, np.zeros((1, OBS_DIM), np.float32))
+    with pytest.raises(ValueError, match="contiguous float32"):
+        batch.reset(everyone, seeds, np.zeros((2, OBS_DIM)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="allocations must be of shape"):
+        batch.step(np.ones((2, 2), np.int64))
+
+
+def test_a_trace_that_is_not_there_is_named() -> None:
+    scenario = dataclasses.replace(SHORT, network=Network("4g-600"))
+    with pytest.raises(TraceError, match="did you mean '4g-600s'"):
+        BatchSimulator([scenario], np.zeros(1, np.int64))
+
+
+def test_a_mark_makes_a_record_another_type() -> None:
+    assert dtype_of(Waiting, "sources_1") != dtype_of(Waiting, "sources_2")
