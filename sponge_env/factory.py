@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import get_args
 
 from sponge_env.cache import local_profile_path
 from sponge_env.config import Backend, Limiter, Scenario
 from sponge_env.errors import ConfigError, ProfileError, unknown
+from sponge_env.host import describe_host
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.profile import Profile, load_profile
 from sponge_env.seeding import stream
@@ -17,6 +19,9 @@ from sponge_env.workers.real_config import RealWorkerConfig
 from sponge_env.workers.service import ProfileService, QuotaBucket, Service
 from sponge_env.workers.simulated import SimulatedWorker, noise_source
 from sponge_env.workload import as_long_as_its_traces, make_requests
+
+
+LOG = logging.getLogger("sponge_env")
 
 
 def scenario_profile(scenario: Scenario) -> Profile:
@@ -154,6 +159,9 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             f"scenario {scenario.name!r} uses the reference profile {profile.name!r}, whose "
             "model does not come with it; run this machine's worker with --scenario local"
         )
+    measured_on, this = profile.host.get("cpu_model"), describe_host()["cpu_model"]
+    if measured_on not in (None, this):
+        LOG.warning("profile %r was measured on %s, this is %s", profile.name, measured_on, this)
     check_machine(_real_config(make_spec(scenario, profile), profile, limiter))
 
 
