@@ -20,7 +20,6 @@ from sponge_env.workers.service import ProfileService, QuotaBucket, Service
 from sponge_env.workers.simulated import SimulatedWorker, noise_source
 from sponge_env.workload import as_long_as_its_traces, make_requests
 
-
 LOG = logging.getLogger("sponge_env")
 
 

@@ -173,9 +173,17 @@ def test_replicas_that_come_and_go_run_alike(delay_s: float) -> None:
 
 @pytest.mark.parametrize("trace", ["wrapping.csv", "stalls.csv"])
 @pytest.mark.parametrize("start", ["beginning", "random"])
-def test_a_trace_shorter_than_the_episode_wraps(files: Path, trace: str, start: str) -> None:
-    network = Network(str(files / trace), start)  # type: ignore[arg-type]
-    scenario = dataclasses.replace(load_scenario("paper"), duration_s=30.0, network=network)
+@pytest.mark.parametrize("short_trace", ["wrap", "end"])
+def test_a_trace_shorter_than_the_episode_wraps_or_ends_it(
+    files: Path, trace: str, start: str, short_trace: str
+) -> None:
+    scenario = dataclasses.replace(
+        load_scenario("paper"),
+        duration_s=30.0,
+        interval_s=0.5,
+        network=Network(str(files / trace), start),  # type: ignore[arg-type]
+        short_trace=short_trace,  # type: ignore[arg-type]
+    )
     check_equal([scenario] * 3, [0, 1, 2], 1)
 
 

@@ -2,9 +2,9 @@
 
 Repeats :mod:`sponge_env.workload` and :mod:`sponge_env.arrival_traces`. The reference
 draws an episode's requests at once and sorts them by arrival; here they come as they are
-needed. All requests of an episode have one payload and one base delay, so they arrive in
-the order in which they were sent (but for the last bit of a time), and their deadlines
-ascend in that order, too. That makes a first-in-first-out queue earliest-deadline-first.
+needed. All requests of an episode have one payload, one base delay and one SLO, so they
+arrive in the order in which they were sent, and their deadlines ascend in that order, too.
+That makes a first-in-first-out queue earliest-deadline-first.
 """
 
 from __future__ import annotations
