@@ -11,6 +11,8 @@ from sponge_env.host import describe_host, describe_versions
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
 SCRIPTS = ("simulator.py", "ppo.py", "decisions.py")
+GREETINGS = ("Running HiGHS", "Includes third-party")
+"""What HiGHS prints even when told to be quiet."""
 
 
 def run(script: str) -> str:
@@ -20,7 +22,8 @@ def run(script: str) -> str:
         [sys.executable, str(FOLDER / script)], check=True, stdout=subprocess.PIPE, text=True
     )
     print(done.stdout)
-    return done.stdout
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(GREETINGS)]
+    return "\n".join(["```text", *lines, "```", ""])
 
 
 def main() -> None:
