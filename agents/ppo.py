@@ -15,13 +15,12 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from torch import nn
 
+from agents.judge import Judge
 from agents.policy import Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.config import Backend, Limiter, Scenario
-from sponge_env.env import SEED_LIMIT, SpongeEnv
+from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.vector.sb3_env import SpongeVecEnv
-from sponge_env.vector.simulator import BatchSimulator
-from sponge_env.workload import as_long_as_its_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,31 +234,3 @@ class _Keeper(BaseCallback):
             self._best = verdict["reward"]
             save_policy(policy, self.policy_path)
         self.model.save(self._plan.folder / "checkpoint.zip")
-
-
-class Judge:
-    """Scores policies on fixed simulated episodes that training never uses."""
-
-    def __init__(self, scenario: Scenario, episodes: int) -> None:
-        self._windows = as_long_as_its_traces(scenario).windows
-        self._simulator = BatchSimulator([scenario], np.zeros(episodes, np.int64))
-        self._seeds = SEED_LIMIT + np.arange(episodes)
-
-    def __call__(self, policy: Policy) -> dict[str, float]:
-        """Return mean reward and cores per interval, and the violation rate."""
-        simulator, episodes = self._simulator, len(self._seeds)
-        observations = np.zeros((episodes, len(policy.layers[0][0].T)), np.float32)
-        simulator.reset(np.ones(episodes, np.bool_), self._seeds, observations)
-        totals: dict[str, float] = dict.fromkeys(("reward", "cores", "violations", "offered"), 0.0)
-        for _ in range(self._windows):
-            actions = policy.act(observations) + 1
-            allocations = np.column_stack([actions, np.ones(episodes, np.int64)])
-            observations, metrics = simulator.step(allocations)
-            for name in totals:
-                totals[name] += float(metrics[name].sum())
-        steps = self._windows * episodes
-        return {
-            "reward": totals["reward"] / steps,
-            "cores": totals["cores"] / steps,
-            "violation_rate": totals["violations"] / max(1.0, totals["offered"]),
-        }

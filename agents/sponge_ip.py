@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from agents.forecast import Forecast, ForecastConfig, forecast_arrivals
-from sponge_env.config import from_mapping
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.mapping import from_mapping
 
 SolverName = Literal["exact", "pulp", "highs"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sponge_env.config import from_mapping
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.mapping import from_mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,27 +9,24 @@ import dataclasses
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sponge_env.interfaces import (
     Allocation,
-    Completion,
     FloatArray,
     Request,
     RunningBatch,
     SystemSpec,
     SystemView,
     Worker,
-    WorkerStatus,
 )
-from sponge_env.latency import quantile
+from sponge_env.measure import latency_metrics, resource_metrics, slo_metrics
 from sponge_env.metrics import WindowMetrics
 from sponge_env.reward import reward
 from sponge_env.serving.core import ServingCore
 from sponge_env.serving.drive import ArrivalCursor, drive
-from sponge_env.serving.ledger import Counts, Entry, Outcome
+from sponge_env.serving.ledger import Counts
 
 HISTORY = 30
 """Past intervals that a view shows."""
@@ -201,9 +198,9 @@ class System:
         elapsed_s = now_s - self._measured_s
         metrics = WindowMetrics(
             time_s=until_s,
-            **_slo_metrics(self._counts, counts),
-            **_latency_metrics(ended, completions),
-            **_resource_metrics(self._status, status, elapsed_s, self.spec.core_unit),
+            **slo_metrics(self._counts, counts),
+            **latency_metrics(ended, completions),
+            **resource_metrics(self._status, status, elapsed_s, self.spec.core_unit),
             requested_cores=allocation.cores,
             batch=allocation.batch,
             replicas=allocation.replicas,
@@ -260,56 +257,3 @@ class _History:
                 bandwidth = sum(r.payload_bytes for r in arrived) / transfer_s
         self.mean_delays_s.append(mean_s)
         self.bandwidths.append(bandwidth)
-
-
-def _slo_metrics(before: Counts, after: Counts) -> dict[str, Any]:
-    ended = after.ended - before.ended
-    violations = after.violations - before.violations
-    return {
-        "offered": after.offered - before.offered,
-        "on_time": after.on_time - before.on_time,
-        "late": after.late - before.late,
-        "dropped": after.dropped - before.dropped,
-        "failed": after.failed - before.failed,
-        "violations": violations,
-        "avoidable_violations": after.avoidable - before.avoidable,
-        "hopeless": after.hopeless - before.hopeless,
-        "violation_rate": violations / ended if ended else 0.0,
-        "queued": after.queued,
-        "running": after.running,
-    }
-
-
-def _latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -> dict[str, Any]:
-    answered = (Outcome.ON_TIME, Outcome.LATE)
-    latencies = sorted(
-        entry.finished_s - entry.request.sent_s for entry in ended if entry.outcome in answered
-    )
-    metrics = {}
-    if completions:
-        metrics["batch_mean"] = sum(c.batch.size for c in completions) / len(completions)
-    if latencies:
-        metrics["latency_mean_s"] = sum(latencies) / len(latencies)
-        metrics["latency_p50_s"] = quantile(latencies, 0.5)
-        metrics["latency_p99_s"] = quantile(latencies, 0.99)
-    return metrics
-
-
-def _resource_metrics(
-    before: WorkerStatus, after: WorkerStatus, elapsed_s: float, core_unit: float
-) -> dict[str, Any]:
-    core_seconds = after.core_seconds - before.core_seconds
-    used = after.used_core_seconds - before.used_core_seconds
-    stopped = (after.throttled_s - before.throttled_s) * after.effective_cores
-    return {
-        "cores": core_seconds / elapsed_s,
-        "core_seconds": core_seconds,
-        "physical_core_seconds": core_seconds * core_unit,
-        "effective_cores": after.effective_cores,
-        "replicas_ready": after.ready,
-        "utilisation": used / core_seconds if core_seconds > 0 else 0.0,
-        "throttled_share": stopped / core_seconds if core_seconds > 0 else 0.0,
-        "cpu_s": after.cpu_s - before.cpu_s,
-        "actuation_s": after.actuation_s,
-        "restarts": after.restarts - before.restarts,
-    }

@@ -13,10 +13,10 @@ from sponge_env.config import (
     Network,
     Scenario,
     Serving,
-    from_mapping,
     load_scenario,
 )
 from sponge_env.errors import ConfigError
+from sponge_env.mapping import from_mapping
 
 
 def write(folder: Path, text: str) -> Path:

@@ -9,8 +9,9 @@ from scenarios import short
 from stable_baselines3 import PPO
 
 from agents import ppo
+from agents.judge import Judge
 from agents.policy import Policy, load_policy
-from agents.ppo import Judge, PPOConfig, TrainingPlan, check_checkpoint, train
+from agents.ppo import PPOConfig, TrainingPlan, check_checkpoint, train
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sponge_env import host
-from sponge_env.config import Scenario, from_mapping
+from sponge_env.config import Scenario
 from sponge_env.errors import RunDirectoryError, SpongeError
+from sponge_env.mapping import from_mapping
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
 from sponge_env.recording import (
     CsvSink,

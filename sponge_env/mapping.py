@@ -1,0 +1,64 @@
+"""From parsed TOML or command-line options to a configuration dataclass, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sponge_env.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
+    """Build a configuration dataclass from parsed TOML.
+
+    Args:
+        cls: The dataclass.
+        data: Keys and values; tables become nested dataclasses.
+        prefix: Where ``data`` stands in the file, for messages.
+
+    Raises:
+        ConfigError: An unknown key or a value of the wrong type or range.
+    """
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in data.items():
+        if key not in hints:
+            raise ConfigError(unknown("key", prefix + key, (prefix + name for name in hints)))
+        values[key] = _convert(hints[key], value, prefix + key)
+    try:
+        return cls(**values)
+    except TypeError:
+        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]  # type: ignore
+        raise ConfigError(f"{prefix or 'the scenario'} needs {', '.join(missing)}") from None
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    """Check one TOML value against a type hint; integers are accepted as floats."""
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_mapping(hint, value, key + ".")  # type: ignore
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(unknown(key, value, args))
+    if origin in (Union, types.UnionType):
+        return _convert(next(arg for arg in args if arg is not type(None)), value, key)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(args[0], item, key) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ConfigError(f"{key} must be {_describe(hint)}, not {value!r}")
+
+
+def _describe(hint: Any) -> str:
+    if dataclasses.is_dataclass(hint):
+        return "a table"
+    if get_origin(hint) is tuple:
+        return "a list of numbers"
+    return {int: "a whole number", float: "a number", str: "a string"}.get(hint, str(hint))

@@ -1,0 +1,66 @@
+"""From counters and books to an interval's metrics, under the schema's names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sponge_env.interfaces import Completion, WorkerStatus
+from sponge_env.latency import quantile
+from sponge_env.serving.ledger import Counts, Entry, Outcome
+
+
+def slo_metrics(before: Counts, after: Counts) -> dict[str, Any]:
+    """Return what became of requests between two looks at the ledger."""
+    ended = after.ended - before.ended
+    violations = after.violations - before.violations
+    return {
+        "offered": after.offered - before.offered,
+        "on_time": after.on_time - before.on_time,
+        "late": after.late - before.late,
+        "dropped": after.dropped - before.dropped,
+        "failed": after.failed - before.failed,
+        "violations": violations,
+        "avoidable_violations": after.avoidable - before.avoidable,
+        "hopeless": after.hopeless - before.hopeless,
+        "violation_rate": violations / ended if ended else 0.0,
+        "queued": after.queued,
+        "running": after.running,
+    }
+
+
+def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -> dict[str, Any]:
+    """Return batch sizes and end-to-end latencies of what ended in the interval."""
+    answered = (Outcome.ON_TIME, Outcome.LATE)
+    latencies = sorted(
+        entry.finished_s - entry.request.sent_s for entry in ended if entry.outcome in answered
+    )
+    metrics = {}
+    if completions:
+        metrics["batch_mean"] = sum(c.batch.size for c in completions) / len(completions)
+    if latencies:
+        metrics["latency_mean_s"] = sum(latencies) / len(latencies)
+        metrics["latency_p50_s"] = quantile(latencies, 0.5)
+        metrics["latency_p99_s"] = quantile(latencies, 0.99)
+    return metrics
+
+
+def resource_metrics(
+    before: WorkerStatus, after: WorkerStatus, elapsed_s: float, core_unit: float
+) -> dict[str, Any]:
+    """Return what was held and used between two looks at the worker, ``elapsed_s`` apart."""
+    core_seconds = after.core_seconds - before.core_seconds
+    used = after.used_core_seconds - before.used_core_seconds
+    stopped = (after.throttled_s - before.throttled_s) * after.effective_cores
+    return {
+        "cores": core_seconds / elapsed_s,
+        "core_seconds": core_seconds,
+        "physical_core_seconds": core_seconds * core_unit,
+        "effective_cores": after.effective_cores,
+        "replicas_ready": after.ready,
+        "utilisation": used / core_seconds if core_seconds > 0 else 0.0,
+        "throttled_share": stopped / core_seconds if core_seconds > 0 else 0.0,
+        "cpu_s": after.cpu_s - before.cpu_s,
+        "actuation_s": after.actuation_s,
+        "restarts": after.restarts - before.restarts,
+    }
