@@ -33,7 +33,7 @@ from sponge_env.workers.simulated import noise_source
 from sponge_env.workload import make_requests
 
 LOADS_RPS = (10, 20, 100, 1000)
-ENVS = (16, 256, 4096)
+ENVS = (16, 256, 1024, 4096)
 THREADS = (1, 2)
 WINDOWS = 60
 PAPER_RPS = 20
