@@ -64,6 +64,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def make_controllers(arguments: argparse.Namespace, scenario: Scenario) -> dict[str, Controller]:
     """Make every controller before anything runs, so that mistakes show at once."""
+    sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     if arguments.policy and "ppo" not in arguments.agent:
         raise ConfigError("--policy is for the agent ppo, which is not among the agents")
     solver = [f"sponge-ip.solver={arguments.solver}"] if arguments.solver else []
@@ -90,7 +91,7 @@ def learned(path: Path | None, scenario: Scenario) -> PolicyController:
         )
     controller = PolicyController(load_policy(path))
     controller.check(scenario.system_hash, scenario.name)
-    print(f"agent ppo follows {path}")
+    print(f"agent ppo follows {path}, trained for {controller.policy.info.steps} steps")
     return controller
 
 
@@ -117,8 +118,8 @@ def evaluate(argv: Sequence[str]) -> int:
             finished = experiment.run(controllers, arguments.seeds)
     finally:
         report(experiment, arguments.json)
-    if arguments.backend == "sim":
-        print("\nThe same on the real worker: add --backend live --scenario local")
+    if finished and arguments.backend == "sim":
+        print("\nOn the real worker: add --backend live --scenario local")
     return 0 if finished else cli.INTERRUPTED
 
 
@@ -130,7 +131,8 @@ def report(experiment: Experiment, json: Path | None) -> None:
     if not summaries:
         return
     print(comparison_table(summaries))
-    print(f"\nplot         {experiment.plot()}")
+    if any(episode.windows for episode in experiment.episodes):
+        print(f"\nplot         {experiment.plot()}")
     print(f"TensorBoard  tensorboard --logdir {experiment.directory.path}")
     if json:
         write_summaries(json, summaries)

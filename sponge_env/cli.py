@@ -53,7 +53,11 @@ def terminate_like_interrupt() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage in front of it."""
+    """Says what is wrong in one sentence, and takes no option for another's abbreviation."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of :class:`argparse.ArgumentParser`."""
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise what :func:`run_script` prints.
@@ -155,7 +159,7 @@ def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, di
         if not (equals and dot and agent and key):
             raise ConfigError(f"--option must have the form AGENT.KEY=VALUE, not {option!r}")
         if agent not in agents:
-            raise ConfigError(unknown("agent", agent, agents))
+            raise ConfigError(f"--option {option!r} is for an agent that does not run here")
         parsed.setdefault(agent, {})[key.replace("-", "_")] = _value(value)
     return parsed
 

@@ -103,6 +103,7 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
     parts = [
         "/".join(dict.fromkeys(f"{e.scenario} ({e.backend}, {e.start})" for e in episodes)),
         f"mean of {seeds} seeds" if most > 1 else "1 seed",
+        f"{max(e.duration_s for e in episodes):g} s each",
         "less is better in every column",
     ]
     if any(episode.partial for episode in episodes):

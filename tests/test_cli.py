@@ -180,7 +180,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
     assert train.main(argv) == 0
     capsys.readouterr()
     assert evaluate.main(["--agent", "ppo", "--duration", "5", "--run-dir", "runs/eval"]) == 0
-    assert "agent ppo follows runs/mine/policy.npz" in capsys.readouterr().out
+    assert "agent ppo follows runs/mine/policy.npz, trained for" in capsys.readouterr().out
     argv = ["--steps", "256", "--envs", "2", "--run-dir", "runs/more", "--resume", "runs/mine"]
     assert train.main(argv) == 0
 
@@ -197,9 +197,10 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --duration 0", r"duration_s must be a number above 0, not 0\.0"),
         ("--agent static-8 --duration nan", "duration_s must be a number above 0, not nan"),
         ("--agent static-8 --duration x", "invalid float value: 'x'"),
+        ("--agent static-8 --seed 3", "unrecognized arguments: --seed 3"),
         ("--agent static-8 --seeds 0", "must be a whole number of at least 1, not '0'"),
         ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
-        ("--agent static-8 --option fa2.n=1", "unknown agent 'fa2'"),
+        ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
         ("--agent static --option static.cores=0", "cores must be at least 1"),
         ("--agent sponge-ip --option sponge-ip.formulation=papr", "mean 'paper'"),
