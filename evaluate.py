@@ -67,6 +67,8 @@ def make_controllers(arguments: argparse.Namespace, scenario: Scenario) -> dict[
     sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     if arguments.policy and "ppo" not in arguments.agent:
         raise ConfigError("--policy is for the agent ppo, which is not among the agents")
+    if arguments.solver and "sponge-ip" not in arguments.agent:
+        raise ConfigError("--solver is for the agent sponge-ip, which is not among the agents")
     solver = [f"sponge-ip.solver={arguments.solver}"] if arguments.solver else []
     options = cli.parse_options([*arguments.option, *solver], arguments.agent)
     if "ppo" in options:

@@ -197,7 +197,7 @@ def test_solver_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
 
     arguments = ["--agent", "static-4", "--solver", "pulp", "--run-dir", str(tmp_path / "run")]
     assert evaluate.main(arguments) == 2
-    assert "unknown agent 'sponge-ip'" in capsys.readouterr().err
+    assert "--solver is for the agent sponge-ip, which is not" in capsys.readouterr().err
     arguments = ["--agent", "sponge-ip", "--solver", "cplex", "--run-dir", str(tmp_path / "run")]
     assert evaluate.main(arguments) == 2
     assert "choose from exact, highs, pulp" in capsys.readouterr().err
