@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sponge_env.errors import ConfigError, unknown
 
@@ -32,7 +33,9 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
     try:
         return cls(**values)
     except TypeError:
-        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]  # type: ignore
+        fields = dataclasses.fields(cast(Any, cls))  # a TypeVar cannot be bound to dataclasses
+        required = (f.name for f in fields if f.default is f.default_factory is MISSING)
+        missing = [name for name in required if name not in values]
         raise ConfigError(f"{prefix or 'the scenario'} needs {', '.join(missing)}") from None
 
 
@@ -40,7 +43,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     """Check one TOML value against a type hint; integers are accepted as floats."""
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return from_mapping(hint, value, key + ".")  # type: ignore
+        return from_mapping(cast(type[Any], hint), value, key + ".")
     if origin is Literal:
         if value in args:
             return value

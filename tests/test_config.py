@@ -110,6 +110,11 @@ def test_a_trace_file_may_start_anywhere() -> None:
     assert Network(trace="4g-600s", start="random").start == "random"
 
 
+def test_only_the_required_keys_are_missed() -> None:
+    with pytest.raises(ConfigError, match=r"^the scenario needs name$"):
+        from_mapping(Scenario, {"slo_s": 1.0})
+
+
 def test_drop_policies_are_graces() -> None:
     assert Serving("none").drop_grace_s == math.inf
     assert Serving("expired").drop_grace_s == 0.0
