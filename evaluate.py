@@ -13,11 +13,11 @@ from agents import CONTROLLERS as AGENTS
 from agents.policy import PolicyController, find_policy, load_policy
 from baselines import CONTROLLERS as BASELINES
 from sponge_env import cli
-from sponge_env.config import Scenario
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Controller
 from sponge_env.registry import make_controller
+from sponge_env.scenario import Scenario
 
 if TYPE_CHECKING:
     from sponge_env.experiment import Experiment

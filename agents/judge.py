@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from agents.policy import Policy
-from sponge_env.config import Scenario
-from sponge_env.env import SEED_LIMIT
+from sponge_env.scenario import Scenario
+from sponge_env.seeding import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workload import as_long_as_its_traces
 

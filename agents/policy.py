@@ -35,7 +35,7 @@ class PolicyInfo:
 
     scenario: str
     system_hash: str
-    """:attr:`sponge_env.config.Scenario.system_hash` of the training scenario."""
+    """:attr:`sponge_env.scenario.Scenario.system_hash` of the training scenario."""
     cores_max: int
     batch_max: int
     steps: int

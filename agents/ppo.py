@@ -17,9 +17,10 @@ from torch import nn
 
 from agents.judge import Judge
 from agents.policy import Policy, PolicyInfo, load_policy, save_policy
-from sponge_env.config import Backend, Limiter, Scenario
+from sponge_env.config import Backend, Limiter
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
+from sponge_env.scenario import Scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
 

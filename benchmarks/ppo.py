@@ -18,7 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.ppo import PPOConfig, TrainingPlan, make_model
-from sponge_env.config import load_scenario
+from sponge_env.scenario import load_scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
 ENVS = 256

@@ -22,11 +22,12 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from benchmarks.simpy_model import Server
-from sponge_env.config import Arrivals, Scenario, load_scenario
+from sponge_env.config import Arrivals
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.profile import load_profile, save_profile
+from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeding import stream
 from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workers.simulated import noise_source

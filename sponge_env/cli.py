@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args
 
-from sponge_env.config import Backend, Limiter, Scenario, load_scenario
+from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, SpongeError, unknown
+from sponge_env.scenario import Scenario, load_scenario
 
 BAD_INPUT = 2
 """Exit code after bad input."""

@@ -1,23 +1,15 @@
-"""Scenarios: frozen dataclasses, one docstring per field, checked when they are made.
+"""The parts of a scenario: frozen dataclasses, one docstring per field, checked when made.
 
-A scenario is everything that defines an experiment except the controller and the seed.
-It is written as TOML; ``traces/scenarios`` holds those that ship.
+:mod:`sponge_env.scenario` puts them together and reads them from TOML.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
-import re
-import tomllib
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
-from sponge_env.errors import ConfigError, unknown
-from sponge_env.mapping import from_mapping
+from sponge_env.errors import ConfigError
 
 Backend = Literal["sim", "live"]
 """Simulated worker in virtual time, or real worker in real time."""
@@ -25,21 +17,21 @@ Backend = Literal["sim", "live"]
 Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
 """How the real worker's CPU is limited; ``auto`` takes the best this machine allows."""
 
-SCENARIO_DIR = Path(__file__).resolve().parent.parent / "traces" / "scenarios"
-"""Scenarios that ship with the project."""
 
-
-def _require(condition: bool, name: str, value: object, rule: str) -> None:
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise :class:`ConfigError` unless a rule holds for a setting."""
     if not condition:
         raise ConfigError(f"{name} must be {rule}, not {value!r}")
 
 
-def _positive(name: str, value: float) -> None:
-    _require(math.isfinite(value) and value > 0, name, value, "a number above 0")
+def positive(name: str, value: float) -> None:
+    """Require a finite number above 0."""
+    require(math.isfinite(value) and value > 0, name, value, "a number above 0")
 
 
-def _not_negative(name: str, value: float) -> None:
-    _require(math.isfinite(value) and value >= 0, name, value, "a number of at least 0")
+def not_negative(name: str, value: float) -> None:
+    """Require a finite number of at least 0."""
+    require(math.isfinite(value) and value >= 0, name, value, "a number of at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +48,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("cores", "batch", "replicas"):
             value = getattr(self, name)
-            _require(value >= 1, f"limits.{name}", value, "at least 1")
+            require(value >= 1, f"limits.{name}", value, "at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +67,9 @@ class Initial:
 class Arrivals:
     """When requests are sent."""
 
-    kind: Literal["poisson", "constant", "bursty", "trace"] = "poisson"
-    """Poisson process, equal gaps, Markov-modulated Poisson process, or a file."""
+    kind: Literal["poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace"] = "poisson"
+    """Poisson process, equal gaps, Poisson process whose rate jumps among a few states, has
+    short peaks, or swings like a day, or a file."""
     rate_rps: float | None = None
     """Mean rate of the requests sent."""
     load: float | None = None
@@ -88,24 +81,40 @@ class Arrivals:
     """Rate of each state of the ``bursty`` process, relative to each other."""
     burst_dwell_s: float = 10.0
     """Mean time that the ``bursty`` process stays in a state."""
+    flash_factor: float = 5.0
+    """Rate within a flash crowd, relative to the rate outside."""
+    flash_s: float = 30.0
+    """Length of a flash crowd."""
+    flash_every_s: float = 150.0
+    """There is one flash crowd in each such stretch of time, at a random moment of it."""
+    diurnal_amplitude: float = 0.6
+    """Swing of the ``diurnal`` rate around its mean, relative to the mean."""
+    diurnal_period_s: float = 300.0
+    """Length of a ``diurnal`` day; it begins at a random hour."""
 
     def __post_init__(self) -> None:
         if self.kind == "trace":
-            _require(self.file is not None, "arrivals.file", self.file, "the path of a trace")
-            _require(self.load is None, "arrivals.load", self.load, "left out for a trace")
+            require(self.file is not None, "arrivals.file", self.file, "the path of a trace")
+            require(self.load is None, "arrivals.load", self.load, "left out for a trace")
         else:
             if (self.rate_rps is None) == (self.load is None):
                 raise ConfigError("arrivals needs either rate_rps or load")
-            _require(self.file is None, "arrivals.file", self.file, "left out unless kind='trace'")
+            require(self.file is None, "arrivals.file", self.file, "left out unless kind='trace'")
         if self.rate_rps is not None:
-            _positive("arrivals.rate_rps", self.rate_rps)
+            positive("arrivals.rate_rps", self.rate_rps)
         if self.load is not None:
-            _positive("arrivals.load", self.load)
-        _positive("arrivals.burst_dwell_s", self.burst_dwell_s)
-        _require(len(self.burst_factors) > 0, "arrivals.burst_factors", (), "not empty")
+            positive("arrivals.load", self.load)
+        for name in ("burst_dwell_s", "flash_factor", "flash_s", "diurnal_period_s"):
+            positive(f"arrivals.{name}", getattr(self, name))
+        rule = f"a number of at least flash_s = {self.flash_s:g}"
+        fits = math.isfinite(self.flash_every_s) and self.flash_every_s >= self.flash_s
+        require(fits, "arrivals.flash_every_s", self.flash_every_s, rule)
+        amplitude = self.diurnal_amplitude
+        require(0 <= amplitude <= 1, "arrivals.diurnal_amplitude", amplitude, "between 0 and 1")
+        require(len(self.burst_factors) > 0, "arrivals.burst_factors", (), "not empty")
         for factor in self.burst_factors:
-            _not_negative("arrivals.burst_factors", factor)
-        _require(
+            not_negative("arrivals.burst_factors", factor)
+        require(
             sum(self.burst_factors) > 0,
             "arrivals.burst_factors",
             self.burst_factors,
@@ -126,31 +135,69 @@ class Network:
     """Size of one request."""
     base_delay_s: float = 0.01
     """Delay that does not depend on the bandwidth."""
+    fade_every_s: float | None = None
+    """There is one deep fade in each such stretch of time, at a random moment of it; none if
+    left out."""
+    fade_s: float = 4.0
+    """Length of a fade."""
+    fade_depth: float = 0.02
+    """Share of the trace's bandwidth that is left during a fade."""
 
     def __post_init__(self) -> None:
         if self.trace in ("4g", "none"):
             rule = f"'beginning' for the trace {self.trace!r}, which is no file"
-            _require(self.start == "beginning", "network.start", self.start, rule)
-        _not_negative("network.payload_bytes", self.payload_bytes)
-        _not_negative("network.base_delay_s", self.base_delay_s)
+            require(self.start == "beginning", "network.start", self.start, rule)
+        not_negative("network.payload_bytes", self.payload_bytes)
+        not_negative("network.base_delay_s", self.base_delay_s)
+        positive("network.fade_s", self.fade_s)
+        require(0 < self.fade_depth <= 1, "network.fade_depth", self.fade_depth, "in (0, 1]")
+        if self.fade_every_s is not None:
+            fits = math.isfinite(self.fade_every_s) and self.fade_every_s >= self.fade_s
+            rule = f"a number of at least fade_s = {self.fade_s:g}"
+            require(fits, "network.fade_every_s", self.fade_every_s, rule)
+            require(
+                self.trace != "none",
+                "network.fade_every_s",
+                self.fade_every_s,
+                "left out where there is no transfer time (trace = 'none')",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestClass:
+    """One of several kinds of requests in a stream."""
+
+    share: float
+    """Share of the requests, relative to the other classes' shares."""
+    slo_s: float
+    """End-to-end latency objective of these requests."""
+    payload_bytes: float
+    """Size of one of them."""
+
+    def __post_init__(self) -> None:
+        positive("classes.share", self.share)
+        positive("classes.slo_s", self.slo_s)
+        not_negative("classes.payload_bytes", self.payload_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What the server does with requests that are late already."""
+    """How the queue is served, and what becomes of requests that are late already."""
 
     drop: Literal["none", "expired", "late"] = "none"
     """Keep every request; drop it once its deadline has passed; or only
     ``drop_late_by_s`` after that."""
     drop_late_by_s: float = 0.0
     """Grace of the policy ``late``, and of no other."""
+    order: Literal["edf", "fifo"] = "edf"
+    """Earliest deadline first, or first in, first out (to see what the order is worth)."""
 
     def __post_init__(self) -> None:
         if self.drop == "late":
-            _positive("serving.drop_late_by_s", self.drop_late_by_s)
+            positive("serving.drop_late_by_s", self.drop_late_by_s)
         else:
             rule = f"left out unless drop='late' (it is {self.drop!r})"
-            _require(self.drop_late_by_s == 0, "serving.drop_late_by_s", self.drop_late_by_s, rule)
+            require(self.drop_late_by_s == 0, "serving.drop_late_by_s", self.drop_late_by_s, rule)
 
     @property
     def drop_grace_s(self) -> float:
@@ -173,10 +220,10 @@ class Simulation:
     """Time from a resize call until it takes effect."""
 
     def __post_init__(self) -> None:
-        _not_negative("simulation.noise", self.noise)
-        _not_negative("simulation.actuation_delay_s", self.actuation_delay_s)
+        not_negative("simulation.noise", self.noise)
+        not_negative("simulation.actuation_delay_s", self.actuation_delay_s)
         if self.cold_start_s is not None:
-            _not_negative("simulation.cold_start_s", self.cold_start_s)
+            not_negative("simulation.cold_start_s", self.cold_start_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,112 +235,4 @@ class Reward:
     in which all cores are held."""
 
     def __post_init__(self) -> None:
-        _not_negative("reward.violation_weight", self.violation_weight)
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One experiment, without controller and seed."""
-
-    name: str
-    """Short name, used for run directories and tables; the file's if left out."""
-    description: str = ""
-    """What the scenario is for."""
-    profile: str = "yolov5s"
-    """Shipped latency profile, ``local`` (this machine's), or a path."""
-    slo_s: float = 1.0
-    """End-to-end latency objective: deadline minus send time."""
-    interval_s: float = 1.0
-    """Time between two decisions."""
-    duration_s: float = 600.0
-    """Length of an episode."""
-    short_trace: Literal["wrap", "end"] = "wrap"
-    """What a trace file shorter than the episode does: it starts again, or the episode ends
-    with it."""
-    limits: Limits = field(default_factory=Limits)
-    initial: Initial = field(default_factory=Initial)
-    arrivals: Arrivals = field(default_factory=lambda: Arrivals(rate_rps=20.0))
-    network: Network = field(default_factory=Network)
-    serving: Serving = field(default_factory=Serving)
-    simulation: Simulation = field(default_factory=Simulation)
-    reward: Reward = field(default_factory=Reward)
-
-    def __post_init__(self) -> None:
-        _require(
-            re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None,
-            "name",
-            self.name,
-            "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)",
-        )
-        _positive("slo_s", self.slo_s)
-        _positive("interval_s", self.interval_s)
-        _positive("duration_s", self.duration_s)
-        _require(
-            self.duration_s >= self.interval_s,
-            "duration_s",
-            self.duration_s,
-            f"at least one interval ({self.interval_s:g} s)",
-        )
-        for name in ("cores", "batch", "replicas"):
-            value, limit = getattr(self.initial, name), getattr(self.limits, name)
-            _require(1 <= value <= limit, f"initial.{name}", value, f"between 1 and {limit}")
-
-    @property
-    def windows(self) -> int:
-        """Number of adaptation intervals in an episode."""
-        return int(self.duration_s / self.interval_s + 1e-9)
-
-    @property
-    def system_hash(self) -> str:
-        """Fingerprint of what gives observations and actions their meaning.
-
-        It covers profile, SLO, interval, limits and serving, not the workload and the
-        network, which a policy sees through its observation.
-        """
-        keys = ("profile", "slo_s", "interval_s", "limits", "serving")
-        values = dataclasses.asdict(self) | {"profile": Path(self.profile).stem}
-        text = json.dumps({key: values[key] for key in keys}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def load_scenario(name_or_path: str | Path) -> Scenario:
-    """Load a shipped scenario by name, or any scenario from a TOML file.
-
-    File names inside a scenario are taken relative to its file and returned absolute.
-
-    Raises:
-        ConfigError: No such scenario, or a key or value in it that cannot be used.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        shipped = {file.stem: file for file in SCENARIO_DIR.glob("*.toml")}
-        if str(name_or_path) not in shipped:
-            raise ConfigError(unknown("scenario", str(name_or_path), shipped))
-        path = shipped[str(name_or_path)]
-    try:
-        data = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no scenario file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML scenario: {error}") from error
-    data.setdefault("name", path.stem)
-    try:
-        scenario = from_mapping(Scenario, data)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return _resolve_files(scenario, path.parent)
-
-
-def _resolve_files(scenario: Scenario, folder: Path) -> Scenario:
-    """Make the scenario's file names absolute where such a file lies beside it."""
-
-    def absolute(name: str) -> str:
-        return str((folder / name).resolve()) if (folder / name).is_file() else name
-
-    file = scenario.arrivals.file and absolute(scenario.arrivals.file)
-    return dataclasses.replace(
-        scenario,
-        profile=absolute(scenario.profile),
-        arrivals=dataclasses.replace(scenario.arrivals, file=file),
-        network=dataclasses.replace(scenario.network, trace=absolute(scenario.network.trace)),
-    )
+        not_negative("reward.violation_weight", self.violation_weight)

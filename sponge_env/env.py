@@ -10,19 +10,18 @@ import numpy as np
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from sponge_env.config import Backend, Limiter, Scenario, load_scenario
+from sponge_env.config import Backend, Limiter
 from sponge_env.encoding import CLIP, OBS_DIM, decode, encode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.metrics import WindowMetrics
 from sponge_env.render import frame, status_line
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.system import System
 
 Observation = NDArray[np.float32]
 Action = NDArray[np.int64]
-
-SEED_LIMIT = 2**31
-"""Episode seeds drawn by ``reset`` lie below it."""
 
 
 class SpongeEnv(gym.Env[Observation, Action], EzPickle):
@@ -57,7 +56,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     episode's seed as ``episode_seed``.
 
     ## Arguments
-    - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.config.Scenario`.
+    - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.scenario.Scenario`.
     - ``backend``: ``"sim"`` or ``"live"``. The live system's clock, and with it the
       arrivals, stands still between two steps, so that a learner may take its time;
       how long it stood is ``paused_s`` in ``info``.
@@ -128,7 +127,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             ConfigError: An option is unknown or out of range.
         """
         super().reset(seed=seed)
-        drawn = int(self.np_random.integers(SEED_LIMIT))
+        drawn = int(self.np_random.integers(EVALUATION_SEEDS, SEED_LIMIT))
         episode_seed = drawn if options is None else _episode_seed(options, drawn)
         self.close()
         self._system = make_system(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sponge_env.config import Backend, Limiter, Scenario
+from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import check_live, ensure_profile, make_system
 from sponge_env.interfaces import Controller, Sink
@@ -16,6 +16,7 @@ from sponge_env.profile import Profile, save_profile
 from sponge_env.recording import RunDirectory, file_sinks, write_requests
 from sponge_env.report import plot_comparison
 from sponge_env.rollout import Episode, Run, run_episode
+from sponge_env.scenario import Scenario
 from sponge_env.tensorboard_sink import TensorBoardSink
 
 
@@ -119,7 +120,7 @@ class Experiment:
                 stack.callback(sink.close)
             ledger = system.core.ledger
             stack.callback(lambda: write_requests(folder / "requests.parquet", ledger.columns()))
-            run = Run(agent, self.scenario.name, self.backend, seed)
+            run = Run.of(agent, self.scenario, self.backend, seed)
             return run_episode(system, controller, run, sinks)
 
     def plot(self) -> Path:

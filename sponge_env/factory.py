@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import get_args
 
 from sponge_env.cache import local_profile_path
-from sponge_env.config import Backend, Limiter, Scenario
+from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, ProfileError, unknown
 from sponge_env.host import describe_host
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.profile import Profile, load_profile
+from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
 from sponge_env.serving.core import ServingCore
 from sponge_env.system import EpisodePlan, System
@@ -74,6 +75,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         cold_start_s=profile.cold_start_s if cold_start_s is None else cold_start_s,
         core_unit=profile.core_unit,
         initial=Allocation(initial.cores, initial.batch, initial.replicas),
+        fingerprint=scenario.system_hash,
     )
 
 
@@ -110,6 +112,7 @@ def make_system(
         windows=scenario.windows,
         base_delay_s=scenario.network.base_delay_s,
         violation_weight=scenario.reward.violation_weight,
+        count_from_s=scenario.count_from_s,
     )
     core = ServingCore(scenario.serving.drop_grace_s, profile.fastest_s(scenario.limits.cores))
     worker: Worker

@@ -130,6 +130,8 @@ class SystemSpec:
     """Physical cores in one core unit."""
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
+    fingerprint: str = ""
+    """:attr:`sponge_env.scenario.Scenario.system_hash` of the scenario it comes from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,17 +95,19 @@ class EpisodeMetrics:
 
     agent: str = metric("run", "", "Controller.", default="")
     scenario: str = metric("run", "", "Scenario.", default="")
+    profile: str = metric("run", "", "Latency profile of the model served.", default="")
     backend: str = metric("run", "", "Simulated (sim) or real (live) worker.", default="")
     seed: int = metric("run", "", "Seed of arrivals, bandwidth and noise.")
     start: str = metric(
         "run",
         "",
-        "Whether the episode begins with the scenario's allocation (cold).",
+        "Begins with the scenario's allocation (cold), or with the controller's own for a "
+        "steady load and counts only after a warm-up (warm).",
         default="cold",
     )
     partial: bool = metric("run", "", "Whether the run was interrupted.", default=False)
     limiter: str = metric("run", "", "What limits the worker's CPU.", default="")
-    duration_s: float = metric("run", "s", "Length of the episode.")
+    duration_s: float = metric("run", "s", "Length of the part of the episode that counts.")
     offered: int = metric("slo", "", "Requests that arrived.")
     on_time: int = metric("slo", "", "Requests answered by their deadline.", "more")
     late: int = metric("slo", "", "Requests answered after their deadline.", "less")

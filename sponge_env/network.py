@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sponge_env.config import Scenario
 from sponge_env.errors import TraceError
 from sponge_env.formats import find_trace, read_bandwidth
+from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
 
 FloatArray = NDArray[np.float64]

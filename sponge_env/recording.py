@@ -29,12 +29,12 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from sponge_env.config import Scenario
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import replacing, saying_why
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Sink
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
+from sponge_env.scenario import Scenario
 
 RUNS = Path("runs")
 """Where run directories go by themselves."""

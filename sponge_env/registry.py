@@ -10,6 +10,18 @@ from typing import Any, cast
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Controller
 
+REGISTRIES = ("agents:CONTROLLERS", "baselines:CONTROLLERS")
+"""Where named controllers are registered; the package itself knows none."""
+
+
+def known_controllers() -> dict[str, str]:
+    """Return all registered names and their lazy ``"module:callable"`` strings."""
+    registered: dict[str, str] = {}
+    for target in REGISTRIES:
+        module_name, _, attribute = target.partition(":")
+        registered.update(getattr(importlib.import_module(module_name), attribute))
+    return registered
+
 
 def make_controller(
     name: str, registry: Mapping[str, str], options: Mapping[str, Any] | None = None

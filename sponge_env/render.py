@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import Scenario
 from sponge_env.metrics import WindowMetrics, axis_label
+from sponge_env.scenario import Scenario
 
 SHOWN_WINDOWS = 60
 """Intervals in a frame."""

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.errors import SpongeError
-from sponge_env.interfaces import Controller, Sink
+from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics
-from sponge_env.system import System
+from sponge_env.scenario import Scenario
+from sponge_env.system import EpisodePlan
+
+_OUTCOMES = ("on_time", "late", "dropped", "failed", "queued", "running")
+
+
+class ControlledSystem(Protocol):
+    """What a controller drives: :class:`~sponge_env.system.System` or its compiled twin."""
+
+    @property
+    def spec(self) -> SystemSpec:
+        """What controllers may know."""
+
+    @property
+    def plan(self) -> EpisodePlan:
+        """The episode."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the last interval is over."""
+
+    @property
+    def limiter(self) -> str:
+        """What limits the worker's CPU."""
+
+    def view(self) -> SystemView:
+        """Return what a controller sees now."""
+
+    def step(self, allocation: Allocation, decision_s: float = 0.0) -> WindowMetrics:
+        """Put an allocation in force and serve until the interval ends."""
+
+    def drain(self) -> object:
+        """Serve what is left after the last interval."""
+
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        """Return every offered request and its outcome, as the ledger does.
+
+        The columns that a summary reads: ``sent_s``, ``arrival_s``, ``finished_s``,
+        ``outcome``, ``hopeless``.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +65,14 @@ class Run:
     scenario: str
     backend: str
     seed: int
+    profile: str = ""
+    start: str = "cold"
+
+    @classmethod
+    def of(cls, agent: str, scenario: Scenario, backend: str, seed: int) -> Run:
+        """Name an episode of a scenario."""
+        profile = Path(scenario.profile).stem
+        return cls(agent, scenario.name, backend, seed, profile, scenario.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +84,7 @@ class Episode:
 
 
 def run_episode(
-    system: System, controller: Controller, run: Run, sinks: Sequence[Sink] = ()
+    system: ControlledSystem, controller: Controller, run: Run, sinks: Sequence[Sink] = ()
 ) -> Episode:
     """Let a controller drive a system to the end of its episode.
 
@@ -74,7 +125,7 @@ def run_episode(
     return Episode(summary, tuple(windows))
 
 
-def _step(system: System, controller: Controller) -> WindowMetrics:
+def _step(system: ControlledSystem, controller: Controller) -> WindowMetrics:
     view = system.view()
     started_s = time.perf_counter()
     allocation = controller.decide(view)
@@ -82,48 +133,30 @@ def _step(system: System, controller: Controller) -> WindowMetrics:
 
 
 def summarise(
-    system: System, windows: Sequence[WindowMetrics], run: Run, partial: bool = False
+    system: ControlledSystem, windows: Sequence[WindowMetrics], run: Run, partial: bool = False
 ) -> EpisodeMetrics:
-    """Sum an episode up from its ledger and its intervals.
+    """Sum up the part of an episode that counts, from its ledger and its intervals.
 
     Cores are those held during the intervals; the requests that were still in the system
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
-    counts = system.core.counts
+    from_s = system.plan.count_from_s
+    windows = [w for w in windows if w.time_s > from_s + 1e-9]
     duration_s = len(windows) * system.spec.interval_s
     core_seconds = sum(w.core_seconds for w in windows)
-    offered = max(1, counts.offered)
-    latency_s = _latencies_s(system)
     decisions_s = [w.decision_s for w in windows] or [0.0]
     return EpisodeMetrics(
-        agent=run.agent,
-        scenario=run.scenario,
-        backend=run.backend,
-        seed=run.seed,
+        **dataclasses.asdict(run),
         partial=partial,
-        limiter=system.worker.limiter,
+        limiter=system.limiter,
         duration_s=duration_s,
-        offered=counts.offered,
-        on_time=counts.on_time,
-        late=counts.late,
-        dropped=counts.dropped,
-        failed=counts.failed,
-        queued=counts.queued,
-        running=counts.running,
-        hopeless=counts.hopeless,
-        violations=counts.violations,
-        violation_rate=counts.violations / offered,
-        avoidable_violation_rate=counts.avoidable / offered,
-        hopeless_rate=counts.hopeless / offered,
+        **_request_metrics(system.columns(), from_s),
         mean_cores=core_seconds / duration_s if windows else 0.0,
         core_seconds=core_seconds,
         physical_core_seconds=core_seconds * system.spec.core_unit,
         utilisation=_mean_by_cores(windows, "utilisation"),
         throttled_share=_mean_by_cores(windows, "throttled_share"),
         restarts=sum(w.restarts for w in windows),
-        latency_mean_s=float(latency_s.mean()) if len(latency_s) else np.nan,
-        latency_p50_s=float(np.quantile(latency_s, 0.5)) if len(latency_s) else np.nan,
-        latency_p99_s=float(np.quantile(latency_s, 0.99)) if len(latency_s) else np.nan,
         infeasible_decisions=sum(not w.feasible for w in windows),
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
@@ -131,12 +164,27 @@ def summarise(
     )
 
 
-def _latencies_s(system: System) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """End-to-end latencies of the requests that were answered, on time or late."""
-    columns = system.core.ledger.columns()
-    answered = np.isin(columns["outcome"], ("on_time", "late"))
-    finished_s = columns["finished_s"].astype(np.float64)
-    return (finished_s - columns["sent_s"].astype(np.float64))[answered]
+def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, Any]:
+    """Return the metrics of the requests that arrived at ``from_s`` or later."""
+    counted = columns["arrival_s"] >= from_s
+    outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
+    counts = {name: int(np.sum(outcome == name)) for name in _OUTCOMES}
+    violated = np.isin(outcome, ("late", "dropped", "failed"))
+    answered = np.isin(outcome, ("on_time", "late"))
+    latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
+    offered = max(1, outcome.size)
+    return {
+        **counts,
+        "offered": outcome.size,
+        "hopeless": int(hopeless.sum()),
+        "violations": int(violated.sum()),
+        "violation_rate": float(violated.sum() / offered),
+        "avoidable_violation_rate": float((violated & ~hopeless).sum() / offered),
+        "hopeless_rate": float(hopeless.sum() / offered),
+        "latency_mean_s": float(latency_s.mean()) if latency_s.size else np.nan,
+        "latency_p50_s": float(np.quantile(latency_s, 0.5)) if latency_s.size else np.nan,
+        "latency_p99_s": float(np.quantile(latency_s, 0.99)) if latency_s.size else np.nan,
+    }
 
 
 def _mean_by_cores(windows: Sequence[WindowMetrics], name: str) -> float:

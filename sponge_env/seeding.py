@@ -10,6 +10,12 @@ import zlib
 
 import numpy as np
 
+EVALUATION_SEEDS = 1000
+"""Seeds below this are for evaluation; training and tuning use those from here on."""
+SEED_LIMIT = 2**31
+"""Seeds of training episodes are drawn below this; what judges a policy while it is trained
+uses those from here on."""
+
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
     """Return the generator of one purpose, independent of all other purposes.

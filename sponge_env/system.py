@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.interfaces import (
     Allocation,
@@ -47,6 +48,8 @@ class EpisodePlan:
     """Part of the communication delay that is not transfer."""
     violation_weight: float
     """Weight of the reward."""
+    count_from_s: float = 0.0
+    """Time from which requests and cores count in the summary."""
 
 
 class System:
@@ -92,6 +95,15 @@ class System:
     def done(self) -> bool:
         """Whether the last interval is over."""
         return self._window >= self.plan.windows
+
+    @property
+    def limiter(self) -> str:
+        """What limits the worker's CPU."""
+        return self.worker.limiter
+
+    def columns(self) -> dict[str, NDArray[np.generic]]:
+        """Return the ledger; see :meth:`sponge_env.serving.ledger.Ledger.columns`."""
+        return self.core.ledger.columns()
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""

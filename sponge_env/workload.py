@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.config import Arrivals, Scenario
+from sponge_env.config import Arrivals
 from sponge_env.errors import TraceError
 from sponge_env.formats import Counts, find_trace, read_arrivals
 from sponge_env.interfaces import Request
 from sponge_env.network import RESERVED, make_network
 from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
 
 FloatArray = NDArray[np.float64]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from sponge_env.config import Arrivals, Network, Scenario
+from sponge_env.config import Arrivals, Network
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import FitError, LatencyModel
 from sponge_env.profile import Profile, QuotaService
+from sponge_env.scenario import Scenario
 
 SHORT = Scenario(
     name="short",

@@ -14,8 +14,8 @@ import evaluate
 import train
 from agents.policy import save_policy
 from sponge_env import calibrate
-from sponge_env.config import load_scenario
 from sponge_env.metrics import EpisodeMetrics, names
+from sponge_env.scenario import load_scenario
 
 REQUIRED_KEYS = {
     "agent",

@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sponge_env.config import (
-    SCENARIO_DIR,
-    Arrivals,
-    Limits,
-    Network,
-    Scenario,
-    Serving,
-    load_scenario,
-)
+from sponge_env.config import Arrivals, Limits, Network, Serving
 from sponge_env.errors import ConfigError
 from sponge_env.mapping import from_mapping
+from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
 
 
 def write(folder: Path, text: str) -> Path:

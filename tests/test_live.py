@@ -20,12 +20,13 @@ from machine import needs_cgroup, needs_two_cpus
 
 from agents.sponge_ip import SpongeIP
 from sponge_env.calibrate import calibrate
-from sponge_env.config import Backend, Scenario, load_scenario
+from sponge_env.config import Backend
 from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.profile import Profile, save_profile
 from sponge_env.rollout import Run, run_episode
+from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.workers import limits
 from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 

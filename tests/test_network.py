@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_env.config import Network, Scenario
+from sponge_env.config import Network
 from sponge_env.errors import TraceError
 from sponge_env.network import (
     AUTOCORRELATION_4G,
@@ -19,6 +19,7 @@ from sponge_env.network import (
     make_network,
     synthetic_4g,
 )
+from sponge_env.scenario import Scenario
 from traces import generate
 
 TRACES = Path(generate.__file__).parent

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sponge_env import host
-from sponge_env.config import Scenario
 from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.mapping import from_mapping
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
@@ -29,6 +28,7 @@ from sponge_env.recording import (
     write_json,
     write_requests,
 )
+from sponge_env.scenario import Scenario
 
 REQUIRED = """
     agent scenario backend seed start offered on_time late dropped failed hopeless violation_rate

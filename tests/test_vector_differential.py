@@ -12,18 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE
 
-from sponge_env.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    Scenario,
-    Serving,
-    Simulation,
-    load_scenario,
-)
+from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.profile import save_profile
+from sponge_env.scenario import Scenario, load_scenario
 
 SEEDS = st.integers(0, 2**40)
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
 
-from sponge_env.config import Arrivals, Network, load_scenario
+from sponge_env.config import Arrivals, Network
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.factory import scenario_profile
 from sponge_env.network import synthetic_4g
+from sponge_env.scenario import load_scenario
 from sponge_env.seeding import stream
 from sponge_env.vector.compiler import dtype_of
 from sponge_env.vector.kernels.network import _synthetic_4g

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.config import Arrivals, Network, Scenario, load_scenario
+from sponge_env.config import Arrivals, Network
 from sponge_env.errors import TraceError
 from sponge_env.network import make_network
 from sponge_env.profile import load_profile
+from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeding import stream
 from sponge_env.workload import make_requests, rate_rps, send_times_s
 

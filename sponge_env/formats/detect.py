@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from sponge_env.config import SCENARIO_DIR
 from sponge_env.errors import TraceError, unknown
 from sponge_env.formats import arrivals, bandwidth
 from sponge_env.formats.arrivals import Counts, Events
 from sponge_env.formats.bandwidth import Samples
 from sponge_env.formats.table import Format, Line, read_lines, shown
+from sponge_env.scenario import SCENARIO_DIR
 
 Content = Literal["bandwidth", "arrivals"]
 """What a trace is of."""

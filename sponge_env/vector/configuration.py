@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.config import Scenario
 from sponge_env.encoding import capacity_rps
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_spec, scenario_profile
@@ -19,6 +18,7 @@ from sponge_env.formats import find_trace
 from sponge_env.interfaces import SystemSpec
 from sponge_env.network import BandwidthTrace, load_bandwidth_trace
 from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
 from sponge_env.vector.layout import (
     BURSTY,

@@ -13,10 +13,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sponge_env.config import Scenario, load_scenario
 from sponge_env.encoding import CLIP, OBS_DIM
-from sponge_env.env import SEED_LIMIT
 from sponge_env.errors import ConfigError
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator, Observations
 
 ScenarioLike = str | Scenario
@@ -92,7 +92,7 @@ class Episodes:
         for i in np.flatnonzero(chosen).tolist():
             random = self._randoms[i]
             assert random is not None
-            seeds[i] = random.integers(SEED_LIMIT)
+            seeds[i] = random.integers(EVALUATION_SEEDS, SEED_LIMIT)
         if fixed is not None:
             seeds[chosen] = np.broadcast_to(fixed, seeds.shape)[chosen]
         self.simulator.reset(chosen, seeds, out)

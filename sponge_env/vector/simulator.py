@@ -10,10 +10,10 @@ import numpy as np
 from numba import config as numba_config
 from numpy.typing import NDArray
 
-from sponge_env.config import Scenario
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
+from sponge_env.scenario import Scenario
 from sponge_env.serving.ledger import Outcome
 from sponge_env.vector.configuration import Configuration
 from sponge_env.vector.kernels.entry import reset_range, step_range, within

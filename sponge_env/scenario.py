@@ -1,0 +1,173 @@
+"""Scenarios: everything that defines an experiment except the controller and the seed.
+
+A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its parts are in
+:mod:`sponge_env.config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sponge_env.config import (
+    Arrivals,
+    Initial,
+    Limits,
+    Network,
+    RequestClass,
+    Reward,
+    Serving,
+    Simulation,
+    not_negative,
+    positive,
+    require,
+)
+from sponge_env.errors import ConfigError, unknown
+from sponge_env.mapping import from_mapping
+
+SCENARIO_DIR = Path(__file__).resolve().parent.parent / "traces" / "scenarios"
+"""Scenarios that ship with the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One experiment, without controller and seed."""
+
+    name: str
+    """Short name, used for run directories and tables; the file's if left out."""
+    description: str = ""
+    """What the scenario is for."""
+    profile: str = "yolov5s"
+    """Shipped latency profile, ``local`` (this machine's), or a path."""
+    slo_s: float = 1.0
+    """End-to-end latency objective: deadline minus send time. Where there are classes, that
+    of the strictest."""
+    interval_s: float = 1.0
+    """Time between two decisions."""
+    duration_s: float = 600.0
+    """Length of an episode."""
+    short_trace: Literal["wrap", "end"] = "wrap"
+    """What a trace file shorter than the episode does: it starts again, or the episode ends
+    with it."""
+    start: Literal["cold", "warm"] = "cold"
+    """``cold`` begins with the initial allocation and counts from the first moment. ``warm``
+    begins with the allocation that the controller settles on under a steady mean load, and
+    counts from ``warmup_s`` on."""
+    warmup_s: float = 30.0
+    """Time that does not count, of a warm start."""
+    classes: tuple[RequestClass, ...] = ()
+    """Kinds of requests mixed at random in one stream; empty if all are alike."""
+    limits: Limits = field(default_factory=Limits)
+    initial: Initial = field(default_factory=Initial)
+    arrivals: Arrivals = field(default_factory=lambda: Arrivals(rate_rps=20.0))
+    network: Network = field(default_factory=Network)
+    serving: Serving = field(default_factory=Serving)
+    simulation: Simulation = field(default_factory=Simulation)
+    reward: Reward = field(default_factory=Reward)
+
+    def __post_init__(self) -> None:
+        require(
+            re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None,
+            "name",
+            self.name,
+            "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)",
+        )
+        positive("slo_s", self.slo_s)
+        positive("interval_s", self.interval_s)
+        positive("duration_s", self.duration_s)
+        require(
+            self.duration_s >= self.interval_s,
+            "duration_s",
+            self.duration_s,
+            f"at least one interval ({self.interval_s:g} s)",
+        )
+        not_negative("warmup_s", self.warmup_s)
+        if self.start == "warm":
+            rule = f"shorter than the episode ({self.duration_s:g} s)"
+            require(self.warmup_s < self.duration_s, "warmup_s", self.warmup_s, rule)
+        if self.classes:
+            strictest_s = min(kind.slo_s for kind in self.classes)
+            rule = f"that of the strictest class ({strictest_s:g} s)"
+            require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
+        for name in ("cores", "batch", "replicas"):
+            value, limit = getattr(self.initial, name), getattr(self.limits, name)
+            require(1 <= value <= limit, f"initial.{name}", value, f"between 1 and {limit}")
+
+    @property
+    def windows(self) -> int:
+        """Number of adaptation intervals in an episode."""
+        return int(self.duration_s / self.interval_s + 1e-9)
+
+    @property
+    def count_from_s(self) -> float:
+        """Time from which requests and cores count."""
+        return self.warmup_s if self.start == "warm" else 0.0
+
+    @property
+    def mean_payload_bytes(self) -> float:
+        """Mean size of a request."""
+        if not self.classes:
+            return self.network.payload_bytes
+        shares = sum(kind.share for kind in self.classes)
+        return sum(kind.share * kind.payload_bytes for kind in self.classes) / shares
+
+    @property
+    def system_hash(self) -> str:
+        """Fingerprint of what gives observations and actions their meaning.
+
+        It covers profile, SLO, interval, limits and serving, not the workload and the
+        network, which a policy sees through its observation.
+        """
+        keys = ("profile", "slo_s", "interval_s", "limits", "serving")
+        values = dataclasses.asdict(self) | {"profile": Path(self.profile).stem}
+        text = json.dumps({key: values[key] for key in keys}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_scenario(name_or_path: str | Path) -> Scenario:
+    """Load a shipped scenario by name, or any scenario from a TOML file.
+
+    File names inside a scenario are taken relative to its file and returned absolute.
+
+    Raises:
+        ConfigError: No such scenario, or a key or value in it that cannot be used.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        shipped = {file.stem: file for file in SCENARIO_DIR.glob("*.toml")}
+        if str(name_or_path) not in shipped:
+            raise ConfigError(unknown("scenario", str(name_or_path), shipped))
+        path = shipped[str(name_or_path)]
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"there is no scenario file {str(path)!r}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML scenario: {error}") from error
+    data.setdefault("name", path.stem)
+    try:
+        scenario = from_mapping(Scenario, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return _resolve_files(scenario, path.parent)
+
+
+def _resolve_files(scenario: Scenario, folder: Path) -> Scenario:
+    """Make the scenario's file names absolute where such a file lies beside it."""
+
+    def absolute(name: str) -> str:
+        return str((folder / name).resolve()) if (folder / name).is_file() else name
+
+    file = scenario.arrivals.file and absolute(scenario.arrivals.file)
+    return dataclasses.replace(
+        scenario,
+        profile=absolute(scenario.profile),
+        arrivals=dataclasses.replace(scenario.arrivals, file=file),
+        network=dataclasses.replace(scenario.network, trace=absolute(scenario.network.trace)),
+    )
