@@ -9,20 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agents import CONTROLLERS as AGENTS
-from agents.policy import PolicyController, find_policy, load_policy
-from baselines import CONTROLLERS as BASELINES
+from agents import LEARNED
 from sponge_env import cli
-from sponge_env.errors import ConfigError, PolicyError
+from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Controller
-from sponge_env.registry import make_controller
-from sponge_env.scenario import Scenario
+from sponge_env.registry import known_controllers, make_controller
 
 if TYPE_CHECKING:
     from sponge_env.experiment import Experiment
-
-REGISTRY = {**AGENTS, **BASELINES}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -36,7 +31,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="NAME",
-        help=f"{', '.join(sorted(REGISTRY))}, or your own controller as module:Class",
+        help=f"{', '.join(sorted(known_controllers()))}, or your own controller as module:Class",
     )
     cli.add_experiment_arguments(parser)
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="length of an episode")
@@ -44,7 +39,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--seeds", type=cli.at_least(1), default=1, metavar="N", help="run seeds 0 .. N-1"
     )
     parser.add_argument(
-        "--policy", type=Path, metavar="FILE", help="policy.npz for ppo (default: the newest)"
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="policy of the learned agent (default: the newest in runs/, else the shipped one)",
     )
     parser.add_argument(
         "--option",
@@ -62,46 +60,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def make_controllers(arguments: argparse.Namespace, scenario: Scenario) -> dict[str, Controller]:
+def make_controllers(arguments: argparse.Namespace) -> dict[str, Controller]:
     """Make every controller before anything runs, so that mistakes show at once."""
     sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
-    if arguments.policy and "ppo" not in arguments.agent:
-        raise ConfigError("--policy is for the agent ppo, which is not among the agents")
-    if arguments.solver and "sponge-ip" not in arguments.agent:
-        raise ConfigError("--solver is for the agent sponge-ip, which is not among the agents")
-    solver = [f"sponge-ip.solver={arguments.solver}"] if arguments.solver else []
-    options = cli.parse_options([*arguments.option, *solver], arguments.agent)
-    if "ppo" in options:
-        raise ConfigError("the agent ppo has no options; its policy says all")
-    return {
-        name: learned(arguments.policy, scenario)
-        if name == "ppo"
-        else make_controller(name, REGISTRY, options.get(name))
-        for name in arguments.agent
-    }
-
-
-def learned(path: Path | None, scenario: Scenario) -> PolicyController:
-    """Load the policy that was asked for, or the newest that fits."""
-    path = path or find_policy(scenario.system_hash, Path("runs"))
-    if path is not None and path.is_dir():
-        path /= "policy.npz"
-    if path is None:
-        raise PolicyError(
-            f"no policy for scenario {scenario.name!r} in runs/; name one with --policy or "
-            f"train one with: python train.py --agent ppo --scenario {scenario.name}"
-        )
-    controller = PolicyController(load_policy(path))
-    controller.check(scenario.system_hash, scenario.name)
-    print(f"agent ppo follows {path}, trained for {controller.policy.info.steps} steps")
-    return controller
+    chosen = [*arguments.option]
+    if arguments.policy:
+        learned = [name for name in arguments.agent if name in LEARNED]
+        if len(learned) != 1:
+            raise ConfigError(f"--policy is for one agent of {', '.join(LEARNED)}")
+        chosen.append(f"{learned[0]}.policy={arguments.policy}")
+    if arguments.solver:
+        if "sponge-ip" not in arguments.agent:
+            raise ConfigError("--solver is for the agent sponge-ip, which is not among the agents")
+        chosen.append(f"sponge-ip.solver={arguments.solver}")
+    options = cli.parse_options(chosen, arguments.agent)
+    registry = known_controllers()
+    return {name: make_controller(name, registry, options.get(name)) for name in arguments.agent}
 
 
 def evaluate(argv: Sequence[str]) -> int:
     """Run all episodes, print the table, and say where everything is."""
     arguments = parse(argv)
     scenario = cli.chosen_scenario(arguments, arguments.duration)
-    controllers = make_controllers(arguments, scenario)
+    controllers = make_controllers(arguments)
     # Recording and plotting take a while to import; bad input should not wait for them.
     from sponge_env.experiment import Experiment
 
@@ -114,10 +95,14 @@ def evaluate(argv: Sequence[str]) -> int:
         arguments.run_dir,
         {key: str(value) for key, value in vars(arguments).items()},
         ["python", "evaluate.py", *argv],
+        controllers,
     )
+    for name, controller in controllers.items():
+        if description := getattr(controller, "description", ""):
+            print(f"agent {name} {description}")
     try:
         with cli.terminate_like_interrupt():
-            finished = experiment.run(controllers, arguments.seeds)
+            finished = experiment.run(arguments.seeds)
     finally:
         report(experiment, arguments.json)
     if finished and arguments.backend == "sim":

@@ -1,46 +1,57 @@
-"""Learned policies: their file format, and the controller that follows one.
+"""Learned policies: a small network, and the file it comes in.
 
-A policy file is a NumPy archive of plain arrays: loading it executes nothing, and deciding
-needs neither PyTorch nor Stable-Baselines3. It carries the version of the observation
-layout and the hash of the system it was trained on, because to any other its numbers mean
-nothing.
+A policy file is a safetensors file: plain arrays, so loading it executes nothing, and
+deciding needs neither PyTorch nor Stable-Baselines3. It carries the version of the
+observation layout and the fingerprint of the system it was trained on, because to any other
+its numbers mean nothing.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from sponge_env.encoding import LAYOUT_VERSION, OBS_DIM, decode, encode
-from sponge_env.errors import PolicyError
+from sponge_env.encoding import LAYOUT_VERSION
+from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.files import replacing
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.mapping import from_mapping
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file layout."""
+
+POLICY_FILE = "policy.safetensors"
+"""Its name in a run directory."""
 
 FloatMatrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
-    """What a policy was trained on."""
+    """What a policy was trained for, and how."""
 
-    scenario: str
-    system_hash: str
-    """:attr:`sponge_env.scenario.Scenario.system_hash` of the training scenario."""
-    cores_max: int
-    batch_max: int
+    agent: str
+    """Name of the learner."""
+    fingerprint: str
+    """:attr:`sponge_env.interfaces.SystemSpec.fingerprint` of the system."""
+    scenarios: tuple[str, ...]
+    """Scenarios that it was trained on."""
+    actions: tuple[int, ...]
+    """Number of choices of each part of an action: cores, batch sizes, replicas."""
     steps: int
     """Environment steps it was trained for."""
     seed: int
+    command: str = ""
+    """Command line that made it."""
+    seconds: float = 0.0
+    """How long that took."""
     layout: int = LAYOUT_VERSION
     format: int = FORMAT
 
@@ -57,17 +68,18 @@ class Policy:
         """Return the most probable action.
 
         Args:
-            observation: (..., OBS_DIM) float32.
+            observation: (..., observed) float32.
 
         Returns:
-            (..., 2) cores - 1 and batch - 1.
+            (..., parts) each part's choice, from 0 on.
         """
         hidden = observation
         for weight, bias in self.layers[:-1]:
             hidden = np.tanh(hidden @ weight.T + bias)
         weight, bias = self.layers[-1]
-        cores, batch = np.split(hidden @ weight.T + bias, [self.info.cores_max], axis=-1)
-        return np.stack([cores.argmax(axis=-1), batch.argmax(axis=-1)], axis=-1)
+        edges = list(accumulate(self.info.actions))[:-1]
+        parts = np.split(hidden @ weight.T + bias, edges, axis=-1)
+        return np.stack([logits.argmax(axis=-1) for logits in parts], axis=-1)
 
 
 def save_policy(policy: Policy, path: Path) -> None:
@@ -76,11 +88,12 @@ def save_policy(policy: Policy, path: Path) -> None:
     Raises:
         RunDirectoryError: The file cannot be written.
     """
-    arrays: dict[str, Any] = {"info": np.array(json.dumps(asdict(policy.info)))}
+    arrays = {}
     for index, (weight, bias) in enumerate(policy.layers):
-        arrays[f"weight_{index}"], arrays[f"bias_{index}"] = weight, bias
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
+        arrays[f"weight_{index}"] = np.ascontiguousarray(weight)
+        arrays[f"bias_{index}"] = np.ascontiguousarray(bias)
+    with replacing(path) as partial:
+        save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 
 
 def load_policy(path: Path) -> Policy:
@@ -90,75 +103,48 @@ def load_policy(path: Path) -> Policy:
         PolicyError: There is no such file, it is damaged, not a policy, or of another
             layout.
     """
+    if path.suffix == ".zip":
+        raise PolicyError(
+            f"{path} is a checkpoint of Stable-Baselines3, which is for resuming only; the "
+            f"policy to follow is {POLICY_FILE} beside it"
+        )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            info = PolicyInfo(**json.loads(str(archive["info"])))
-            count = sum(name.startswith("weight_") for name in archive.files)
-            layers = tuple((archive[f"weight_{i}"], archive[f"bias_{i}"]) for i in range(count))
+        with safe_open(path, framework="numpy") as file:
+            described = json.loads(file.metadata()["policy"])
+            _check_versions(path, described)
+            count = sum(name.startswith("weight_") for name in file.keys())  # noqa: SIM118
+            layers = tuple(
+                (file.get_tensor(f"weight_{i}"), file.get_tensor(f"bias_{i}")) for i in range(count)
+            )
+        info = from_mapping(PolicyInfo, described)
+    except PolicyError:
+        raise
     except FileNotFoundError:
         raise PolicyError(f"there is no policy file {str(path)!r}") from None
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, ConfigError) as error:
         raise PolicyError(
-            f"{path} is damaged or not a policy file, which train.py writes as policy.npz"
+            f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    if (info.format, info.layout) != (FORMAT, LAYOUT_VERSION):
-        raise PolicyError(
-            f"{path} was made for observation layout {info.layout} in file format {info.format}, "
-            f"this version has {LAYOUT_VERSION} and {FORMAT}; train it again"
-        )
     _check_shapes(path, info, layers)
     return Policy(info, layers)
 
 
-def find_policy(system_hash: str, runs: Path) -> Path | None:
-    """Return the newest policy in the run directories that was trained on this system."""
-    for path in sorted(runs.glob("*/policy.npz"), key=lambda p: p.stat().st_mtime, reverse=True):
-        try:
-            if load_policy(path).info.system_hash == system_hash:
-                return path
-        except PolicyError:
-            continue
-    return None
+def _check_versions(path: Path, described: dict[str, object]) -> None:
+    layout, form = described["layout"], described["format"]
+    if (form, layout) != (FORMAT, LAYOUT_VERSION):
+        raise PolicyError(
+            f"{path} was made for observation layout {layout} in file format {form}, "
+            f"this version has {LAYOUT_VERSION} and {FORMAT}; train it again"
+        )
 
 
 def _check_shapes(
     path: Path, info: PolicyInfo, layers: Sequence[tuple[FloatMatrix, FloatMatrix]]
 ) -> None:
-    width = OBS_DIM
+    width = layers[0][0].shape[-1] if layers else 0
     for weight, bias in layers:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             raise PolicyError(f"{path} is damaged: its layers do not fit together")
         width = weight.shape[0]
-    if not layers or width != info.cores_max + info.batch_max:
-        raise PolicyError(f"{path} is damaged: its output does not fit its limits")
-
-
-class PolicyController:
-    """Follows a trained policy."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self._spec: SystemSpec | None = None
-
-    def check(self, system_hash: str, scenario: str) -> None:
-        """Check that the policy was trained on this system.
-
-        Raises:
-            PolicyError: It was not.
-        """
-        info = self.policy.info
-        if info.system_hash != system_hash:
-            raise PolicyError(
-                f"the policy was trained on scenario {info.scenario!r}, whose profile, SLO, "
-                f"limits or drop policy differ from those of {scenario!r}; train one with: "
-                f"python train.py --agent ppo --scenario {scenario}"
-            )
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; the policy is deterministic."""
-        self._spec = spec
-
-    def decide(self, view: SystemView) -> Allocation:
-        """Return the policy's most probable allocation."""
-        assert self._spec is not None, "call reset first"
-        return decode(self.policy.act(encode(view, self._spec)))
+    if not layers or width != sum(info.actions):
+        raise PolicyError(f"{path} is damaged: its output does not fit its actions")

@@ -16,10 +16,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from torch import nn
 
 from agents.judge import Judge
-from agents.policy import Policy, PolicyInfo, load_policy, save_policy
+from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.config import Backend, Limiter
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
+from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.scenario import Scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
@@ -59,7 +60,7 @@ class TrainingPlan:
     envs: int
     seed: int
     folder: Path
-    """An existing folder; receives policy.npz, checkpoint.zip and TensorBoard events."""
+    """An existing folder; receives the policy, checkpoint.zip and TensorBoard events."""
     backend: Backend = "sim"
     limiter: Limiter = "auto"
     resume: Path | None = None
@@ -74,7 +75,7 @@ def train(
     """Train a policy and keep the best that was seen.
 
     The policy is evaluated now and then on simulated episodes that training never uses;
-    the best one so far is always in ``policy.npz``, the latest state in
+    the best one so far is always in the policy file, the latest state in
     ``checkpoint.zip``, also after an interrupt.
 
     On the live backend the arrivals pause while the learner computes; see
@@ -118,12 +119,16 @@ def check_checkpoint(path: Path, scenario: Scenario) -> None:
     """
     if not path.is_file():
         raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from")
-    info = load_policy(path.with_name("policy.npz")).info
-    if info.system_hash != scenario.system_hash:
+    info = load_policy(path.with_name(POLICY_FILE)).info
+    if info.fingerprint != _fingerprint(scenario):
         raise PolicyError(
-            f"the checkpoint was trained on scenario {info.scenario!r}, whose profile, SLO, "
-            f"limits or drop policy differ from those of {scenario.name!r}; train anew"
+            f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile, interval "
+            f"or limits differ from those of {scenario.name!r}; train anew"
         )
+
+
+def _fingerprint(scenario: Scenario) -> str:
+    return make_spec(scenario, scenario_profile(scenario)).fingerprint
 
 
 def export(model: PPO, plan: TrainingPlan) -> Policy:
@@ -133,10 +138,10 @@ def export(model: PPO, plan: TrainingPlan) -> Policy:
     limits = plan.scenario.limits
     return Policy(
         PolicyInfo(
-            scenario=plan.scenario.name,
-            system_hash=plan.scenario.system_hash,
-            cores_max=limits.cores,
-            batch_max=limits.batch,
+            agent="ppo",
+            fingerprint=_fingerprint(plan.scenario),
+            scenarios=(plan.scenario.name,),
+            actions=(limits.cores, limits.batch),
             steps=model.num_timesteps,
             seed=plan.seed,
         ),
@@ -200,7 +205,7 @@ class _Keeper(BaseCallback):
         self, plan: TrainingPlan, config: PPOConfig, progress: Callable[[int, str], None]
     ) -> None:
         super().__init__()
-        self.policy_path = plan.folder / "policy.npz"
+        self.policy_path = plan.folder / POLICY_FILE
         self._plan = plan
         self._progress = progress
         self._judge = Judge(plan.scenario, config.evaluation_episodes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
-from sponge_env.factory import check_live, ensure_profile, make_system
+from sponge_env.factory import check_live, ensure_profile, make_spec, make_system
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.profile import Profile, save_profile
 from sponge_env.recording import RunDirectory, file_sinks, write_requests
@@ -48,6 +48,7 @@ class Experiment:
     backend: Backend
     limiter: Limiter
     directory: RunDirectory
+    controllers: Mapping[str, Controller]
     episodes: list[Episode] = field(default_factory=list)
     """Those that have ended, in their order."""
 
@@ -60,8 +61,9 @@ class Experiment:
         path: Path | None,
         settings: Mapping[str, Any],
         command: Sequence[str],
+        controllers: Mapping[str, Controller],
     ) -> Experiment:
-        """Check the scenario and make the run directory.
+        """Check scenario and controllers, and make the run directory.
 
         Args:
             scenario: What is evaluated.
@@ -70,17 +72,21 @@ class Experiment:
             path: The run directory; must not exist yet. A new one if left out.
             settings: Settings to write down in it.
             command: Command line to write down in it.
+            controllers: What is compared, by name.
 
         Raises:
             SpongeError: Something cannot be used; nothing was written.
         """
         profile = check_scenario(scenario, backend, limiter)
+        spec = make_spec(scenario, profile)
+        for controller in controllers.values():
+            controller.reset(spec, 0)  # notices what it lacks before anything is written
         purpose = f"{scenario.name}-{backend}"
         directory = RunDirectory.create(path, scenario, settings, command, purpose)
         save_profile(profile, directory.path / "profile.json")
-        return cls(scenario, profile, backend, limiter, directory)
+        return cls(scenario, profile, backend, limiter, directory, controllers)
 
-    def run(self, controllers: Mapping[str, Controller], seeds: int) -> bool:
+    def run(self, seeds: int) -> bool:
         """Run seeds 0 .. seeds - 1 of every controller, into ``episodes``.
 
         Returns:
@@ -90,7 +96,7 @@ class Experiment:
             SpongeError: An episode failed; the ones before it are in ``episodes``.
         """
         try:
-            for agent, controller in controllers.items():
+            for agent, controller in self.controllers.items():
                 for seed in range(seeds):
                     self.episodes.append(self._episode(agent, controller, seed))
                     if self.episodes[-1].summary.partial:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Callable
 from typing import get_args
@@ -75,8 +78,25 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         cold_start_s=profile.cold_start_s if cold_start_s is None else cold_start_s,
         core_unit=profile.core_unit,
         initial=Allocation(initial.cores, initial.batch, initial.replicas),
-        fingerprint=scenario.system_hash,
+        fingerprint=_fingerprint(scenario, profile),
     )
+
+
+def _fingerprint(scenario: Scenario, profile: Profile) -> str:
+    """Hash what gives observations and actions their meaning.
+
+    It covers the model, the core unit, the interval and the limits: not the workload, the
+    network, the SLO and the drop policy, which a policy sees in its observation, and not the
+    profile's numbers, so that a policy outlives a new calibration.
+    """
+    meaning = {
+        "model": profile.model,
+        "core_unit": profile.core_unit,
+        "interval_s": scenario.interval_s,
+        "limits": dataclasses.asdict(scenario.limits),
+    }
+    text = json.dumps(meaning, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def make_system(

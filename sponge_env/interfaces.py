@@ -131,7 +131,8 @@ class SystemSpec:
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
     fingerprint: str = ""
-    """:attr:`sponge_env.scenario.Scenario.system_hash` of the scenario it comes from."""
+    """Hash of what gives observations and actions their meaning: model, core unit, interval
+    and limits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,6 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -116,18 +114,6 @@ class Scenario:
             return self.network.payload_bytes
         shares = sum(kind.share for kind in self.classes)
         return sum(kind.share * kind.payload_bytes for kind in self.classes) / shares
-
-    @property
-    def system_hash(self) -> str:
-        """Fingerprint of what gives observations and actions their meaning.
-
-        It covers profile, SLO, interval, limits and serving, not the workload and the
-        network, which a policy sees through its observation.
-        """
-        keys = ("profile", "slo_s", "interval_s", "limits", "serving")
-        values = dataclasses.asdict(self) | {"profile": Path(self.profile).stem}
-        text = json.dumps({key: values[key] for key in keys}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_scenario(name_or_path: str | Path) -> Scenario:

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_policy import INFO, random_policy
+from test_policy import random_policy
 
 import evaluate
 import train
 from agents.policy import save_policy
 from sponge_env import calibrate
 from sponge_env.metrics import EpisodeMetrics, names
-from sponge_env.scenario import load_scenario
 
 REQUIRED_KEYS = {
     "agent",
@@ -180,7 +179,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
     assert train.main(argv) == 0
     capsys.readouterr()
     assert evaluate.main(["--agent", "ppo", "--duration", "5", "--run-dir", "runs/eval"]) == 0
-    assert "agent ppo follows runs/mine/policy.npz, trained for" in capsys.readouterr().out
+    assert "agent ppo follows runs/mine/policy.safetensors, trained for" in capsys.readouterr().out
     argv = ["--steps", "256", "--envs", "2", "--run-dir", "runs/more", "--resume", "runs/mine"]
     assert train.main(argv) == 0
 
@@ -204,14 +203,14 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
         ("--agent static --option static.cores=0", "cores must be at least 1"),
         ("--agent sponge-ip --option sponge-ip.formulation=papr", "mean 'paper'"),
-        ("--agent ppo", "no policy for scenario 'paper' in runs/"),
-        ("--agent ppo --option ppo.x=1", "the agent ppo has no options"),
-        ("--agent static-8 --policy x.npz", "--policy is for the agent ppo"),
+        ("--agent ppo", "no policy of ppo for this profile"),
+        ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
+        ("--agent static-8 --policy x.safetensors", "--policy is for one agent of ppo"),
         ("--agent :X", "unknown agent ':X'"),
         ("--agent os:getcwd", "is no controller: it needs reset"),
         ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
         ("--agent static-8 --json .", "cannot write"),
-        ("--agent ppo --policy none.npz", "there is no policy file 'none.npz'"),
+        ("--agent ppo --policy none.safetensors", "there is no policy file 'none.safetensors'"),
         ("--agent static-8 --scenario local", "python -m sponge_env.calibrate"),
         ("", "the following arguments are required: --agent"),
     ],
@@ -264,10 +263,9 @@ def test_bad_traces_end_with_one_sentence(
 
 
 def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    save_policy(random_policy(), Path("policy.npz"))
-    assert INFO.system_hash == load_scenario("paper").system_hash
-    argv = ["--agent", "ppo", "--policy", "policy.npz", "--scenario", "bursty"]
-    assert "was trained on scenario 'short'" in failure(argv, capsys)
+    save_policy(random_policy(), Path("policy.safetensors"))
+    argv = ["--agent", "ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
+    assert "was trained on short" in failure(argv, capsys)
 
 
 def test_a_run_directory_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:

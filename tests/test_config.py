@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 
-from sponge_env.config import Arrivals, Limits, Network, Serving
+from sponge_env.config import Limits, Network, Serving
 from sponge_env.errors import ConfigError
 from sponge_env.mapping import from_mapping
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
@@ -112,14 +111,3 @@ def test_drop_policies_are_graces() -> None:
     assert Serving("none").drop_grace_s == math.inf
     assert Serving("expired").drop_grace_s == 0.0
     assert Serving("late", 2.5).drop_grace_s == 2.5
-
-
-def test_the_system_hash_covers_the_system_and_not_the_workload() -> None:
-    scenario = from_mapping(Scenario, {"name": "a"})
-    same = dataclasses.replace(
-        scenario, name="b", duration_s=60.0, arrivals=Arrivals("constant", rate_rps=3.0)
-    )
-    assert scenario.system_hash == same.system_hash
-    for change in ({"slo_s": 2.0}, {"limits": Limits(cores=8)}, {"profile": "resnet18"}):
-        changed = dataclasses.replace(scenario, **change)  # type: ignore[arg-type]
-        assert changed.system_hash != scenario.system_hash

@@ -1,43 +1,49 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from scenarios import SHORT, short
 
-from agents.policy import Policy, PolicyController, PolicyInfo, load_policy, save_policy
+from agents import learned
+from agents.learned import PolicyController, ppo
+from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import PolicyError
-from sponge_env.factory import make_system
+from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.rollout import Run, run_episode
 
-INFO = PolicyInfo("short", SHORT.system_hash, cores_max=16, batch_max=16, steps=1, seed=0)
+SPEC = make_spec(SHORT, scenario_profile(SHORT))
+INFO = PolicyInfo("ppo", SPEC.fingerprint, ("short",), actions=(16, 16), steps=1, seed=0)
 
 
 def random_policy(info: PolicyInfo = INFO) -> Policy:
     rng = np.random.default_rng(0)
-    shapes = ((8, OBS_DIM), (8, 8), (info.cores_max + info.batch_max, 8))
+    shapes = ((8, OBS_DIM), (8, 8), (sum(info.actions), 8))
     layers = [(rng.normal(size=s).astype(np.float32), np.zeros(s[0], np.float32)) for s in shapes]
     return Policy(info, tuple(layers))
 
 
 def test_a_policy_survives_saving(tmp_path: Path) -> None:
     policy = random_policy()
-    save_policy(policy, tmp_path / "policy.npz")
-    loaded = load_policy(tmp_path / "policy.npz")
+    save_policy(policy, tmp_path / POLICY_FILE)
+    loaded = load_policy(tmp_path / POLICY_FILE)
     assert loaded.info == policy.info
     for seed in range(20):
         observation = np.random.default_rng(seed).normal(size=OBS_DIM).astype(np.float32)
         assert np.array_equal(policy.act(observation), loaded.act(observation))
-    assert list(tmp_path.iterdir()) == [tmp_path / "policy.npz"]
+    assert list(tmp_path.iterdir()) == [tmp_path / POLICY_FILE]
 
 
-def test_a_policy_controls_an_episode() -> None:
-    summary = run_episode(
-        make_system(SHORT, 0), PolicyController(random_policy()), Run("ppo", "short", "sim", 0)
-    ).summary
+def test_a_policy_controls_an_episode(tmp_path: Path) -> None:
+    save_policy(random_policy(), tmp_path / POLICY_FILE)
+    controller = ppo(str(tmp_path))
+    summary = run_episode(make_system(SHORT, 0), controller, Run("ppo", "short", "sim", 0)).summary
+    assert controller.description == f"follows {tmp_path / POLICY_FILE}, trained for 1 steps"
     assert summary.offered > 0
     assert 1 <= summary.mean_cores <= 16
 
@@ -51,12 +57,12 @@ def _replace_with_text(path: Path) -> None:
 
 
 def _replace_with_other_archive(path: Path) -> None:
-    np.savez(path, weights=np.zeros(3))
+    save_file({"weights": np.zeros(3)}, path)
 
 
 @pytest.mark.parametrize("damage", [_truncate, _replace_with_text, _replace_with_other_archive])
 def test_damaged_files_are_refused(tmp_path: Path, damage: object) -> None:
-    path = tmp_path / "policy.npz"
+    path = tmp_path / POLICY_FILE
     save_policy(random_policy(), path)
     damage(path)  # type: ignore[operator]
     with pytest.raises(PolicyError, match="is damaged or not a policy file"):
@@ -65,11 +71,11 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: object) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="there is no policy file"):
-        load_policy(tmp_path / "policy.npz")
+        load_policy(tmp_path / POLICY_FILE)
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "policy.npz"
+    path = tmp_path / POLICY_FILE
     save_policy(random_policy(dataclasses.replace(INFO, layout=999)), path)
     with pytest.raises(PolicyError, match="observation layout 999"):
         load_policy(path)
@@ -77,17 +83,65 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
 
 def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     policy = random_policy()
-    path = tmp_path / "policy.npz"
-    save_policy(Policy(policy.info, policy.layers[1:]), path)
+    path = tmp_path / POLICY_FILE
+    save_policy(Policy(policy.info, (policy.layers[0], policy.layers[2], policy.layers[2])), path)
     with pytest.raises(PolicyError, match="layers do not fit together"):
         load_policy(path)
-    save_policy(Policy(dataclasses.replace(INFO, cores_max=8), policy.layers), path)
-    with pytest.raises(PolicyError, match="output does not fit its limits"):
+    save_policy(Policy(dataclasses.replace(INFO, actions=(8, 16)), policy.layers), path)
+    with pytest.raises(PolicyError, match="output does not fit its actions"):
         load_policy(path)
 
 
-def test_another_system_is_refused() -> None:
-    controller = PolicyController(random_policy())
-    controller.check(SHORT.system_hash, "short")
-    with pytest.raises(PolicyError, match=r"train\.py --agent ppo --scenario other"):
-        controller.check(short(slo_s=2.0).system_hash, "other")
+def test_a_checkpoint_is_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="which is for resuming only"):
+        load_policy(tmp_path / "checkpoint.zip")
+
+
+def test_another_system_is_refused(tmp_path: Path) -> None:
+    save_policy(random_policy(), tmp_path / POLICY_FILE)
+    scenario = short(profile="resnet18")
+    other = make_spec(scenario, scenario_profile(scenario))
+    with pytest.raises(PolicyError, match=r"was trained on short.*train\.py --agent ppo"):
+        ppo(str(tmp_path)).reset(other, 0)
+
+
+def test_a_policy_is_for_any_load_network_and_slo() -> None:
+    scenario = short(slo_s=2.0)
+    assert make_spec(scenario, scenario_profile(scenario)).fingerprint == SPEC.fingerprint
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    runs, shipped = tmp_path / "runs", tmp_path / "policies"
+    for folder in (runs, shipped):
+        folder.mkdir()
+    monkeypatch.setattr(learned, "RUNS", runs)
+    monkeypatch.setattr(learned, "SHIPPED", shipped)
+    return runs, shipped
+
+
+def made(path: Path, **info: object) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    save_policy(random_policy(dataclasses.replace(INFO, **info)), path)  # type: ignore[arg-type]
+    return path
+
+
+def followed(controller: PolicyController) -> str:
+    controller.reset(SPEC, 0)
+    return controller.description
+
+
+def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Path, Path]) -> None:
+    runs, shipped = places
+    with pytest.raises(PolicyError, match="no policy of ppo"):
+        ppo().reset(SPEC, 0)
+    own = made(shipped / "ppo-short.safetensors")
+    made(runs / "other" / POLICY_FILE, agent="residual-ppo")
+    made(runs / "elsewhere" / POLICY_FILE, fingerprint="0")
+    (runs / "broken").mkdir()
+    (runs / "broken" / POLICY_FILE).write_text("nothing")
+    assert str(own) in followed(ppo())
+    older, newer = (made(runs / name / POLICY_FILE) for name in ("b", "a"))
+    os.utime(older, (1, 1))
+    assert str(newer) in followed(ppo())
+    assert str(own) in followed(ppo("shipped"))

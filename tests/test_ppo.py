@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 from agents import ppo
 from agents.judge import Judge
-from agents.policy import Policy, load_policy
+from agents.policy import POLICY_FILE, Policy, load_policy
 from agents.ppo import PPOConfig, TrainingPlan, check_checkpoint, train
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError
@@ -87,7 +87,7 @@ def test_an_interrupt_keeps_what_was_learned(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(plan(tmp_path), CONFIG, interrupt)
-    assert load_policy(tmp_path / "policy.npz").info.steps > 0
+    assert load_policy(tmp_path / POLICY_FILE).info.steps > 0
     assert PPO.load(tmp_path / "checkpoint.zip", device="cpu").num_timesteps == 48
 
 
@@ -106,7 +106,7 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_system_is_refused(tmp_path: Path) -> None:
     train(plan(tmp_path), CONFIG)
     with pytest.raises(PolicyError, match="train anew"):
-        check_checkpoint(tmp_path / "checkpoint.zip", short(slo_s=2.0))
+        check_checkpoint(tmp_path / "checkpoint.zip", short(profile="resnet18"))
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The controller that follows a trained policy, and where it finds one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agents.policy import POLICY_FILE, Policy, load_policy
+from sponge_env.encoding import decode, encode
+from sponge_env.errors import PolicyError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+
+RUNS = Path("runs")
+"""Where train.py leaves its run directories."""
+
+SHIPPED = Path(__file__).resolve().parent / "policies"
+"""Policies that come with the project."""
+
+
+class PolicyController:
+    """Follows a policy that was trained for the system it is given."""
+
+    def __init__(self, agent: str, policy: str = "newest") -> None:
+        """Choose where the policy comes from; it is read by :meth:`reset`.
+
+        Args:
+            agent: Name of the learner.
+            policy: ``newest``: the newest in ``runs/`` that fits the system, or else the
+                shipped one; ``shipped``; or the path of a policy file or run directory.
+        """
+        self._agent = agent
+        self._wanted = policy
+        self._policy: Policy | None = None
+        self._spec: SystemSpec | None = None
+        self._path: Path | None = None
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Start a new episode; the policy is deterministic.
+
+        Raises:
+            PolicyError: There is no policy for this system.
+        """
+        if self._policy is None or self._policy.info.fingerprint != spec.fingerprint:
+            self._path, self._policy = self._find(spec)
+        self._spec = spec
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Return the policy's most probable allocation."""
+        assert self._policy is not None, "call reset first"
+        assert self._spec is not None
+        return decode(self._policy.act(encode(view, self._spec)))
+
+    @property
+    def description(self) -> str:
+        """Which policy it follows; empty before the first :meth:`reset`."""
+        if self._policy is None:
+            return ""
+        return f"follows {self._path}, trained for {self._policy.info.steps} steps"
+
+    def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
+        if self._wanted not in ("newest", "shipped"):
+            return self._named(Path(self._wanted), spec)
+        for path in self._candidates():
+            try:
+                policy = load_policy(path)
+            except PolicyError:
+                continue  # of an older version, or still being written
+            if (policy.info.agent, policy.info.fingerprint) == (self._agent, spec.fingerprint):
+                return path, policy
+        raise PolicyError(
+            f"no policy of {self._agent} for this profile, interval and these limits; name one "
+            f"with --policy or train one with: python train.py --agent {self._agent} --scenario ..."
+        )
+
+    def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
+        path = path / POLICY_FILE if path.is_dir() else path
+        policy = load_policy(path)
+        info = policy.info
+        if info.fingerprint != spec.fingerprint:
+            raise PolicyError(
+                f"{path} was trained on {', '.join(info.scenarios)}, whose profile, interval or "
+                f"limits are others; train one with: python train.py --agent {self._agent}"
+            )
+        return path, policy
+
+    def _candidates(self) -> Iterator[Path]:
+        if self._wanted == "newest":
+            made = RUNS.glob(f"*/{POLICY_FILE}")
+            yield from sorted(made, key=lambda path: path.stat().st_mtime, reverse=True)
+        yield from sorted(SHIPPED.glob("*.safetensors"))
+
+
+def ppo(policy: str = "newest") -> PolicyController:
+    """Follow a policy of ``train.py --agent ppo``."""
+    return PolicyController("ppo", policy)
