@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Train a learned controller on one scenario, on the simulator or on the real worker."""
+"""Train a learned controller on scenarios, on the simulator or on the real worker."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from agents import LEARNED
 from sponge_env import cli
 from sponge_env.errors import ConfigError, unknown
-
-LEARNERS = ("ppo",)
+from sponge_env.scenario import load_scenario
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -20,8 +22,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(
         description=__doc__, epilog="example: python train.py --agent ppo --scenario paper"
     )
-    parser.add_argument("--agent", default="ppo", help="what learns (default: ppo)")
+    parser.add_argument(
+        "--agent", default="ppo", help=f"what learns: {', '.join(LEARNED)} (default: ppo)"
+    )
     cli.add_experiment_arguments(parser)
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="further scenarios of the same profile and limits to train on",
+    )
+    parser.add_argument(
+        "--randomised",
+        action="store_true",
+        help="let half of the environments run random variants of the scenarios",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="hyper-parameter, e.g. learning_rate=1e-3; may be repeated",
+    )
     parser.add_argument(
         "--steps",
         type=cli.at_least(1),
@@ -38,8 +61,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
     )
     arguments = parser.parse_args(argv)
-    if arguments.agent not in LEARNERS:
-        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
+    if arguments.agent not in LEARNED:
+        raise ConfigError(unknown("agent to train", arguments.agent, LEARNED))
     if arguments.backend == "live" and arguments.envs not in (None, 1):
         raise ConfigError(f"the live system is one environment, not {arguments.envs}")
     if arguments.resume is not None and arguments.resume.is_dir():
@@ -52,33 +75,46 @@ def train(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     scenario = cli.chosen_scenario(arguments)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from agents import ppo
+    from agents.learn.plan import LearnConfig, TrainingPlan
+    from agents.learn.train import check_checkpoint
+    from agents.learn.train import train as run
     from sponge_env.console import Progress
     from sponge_env.experiment import check_scenario
+    from sponge_env.mapping import from_mapping
     from sponge_env.recording import RunDirectory
 
-    check_scenario(scenario, arguments.backend, arguments.limiter)
-    if arguments.resume is not None:
-        ppo.check_checkpoint(arguments.resume, scenario)
-    settings = {key: str(value) for key, value in vars(arguments).items()}
-    command = ["python", "train.py", *argv]
-    purpose = f"train-{arguments.agent}-{scenario.name}"
-    directory = RunDirectory.create(arguments.run_dir, scenario, settings, command, purpose)
-    plan = ppo.TrainingPlan(
-        scenario=scenario,
+    profile = check_scenario(scenario, arguments.backend, arguments.limiter)
+    also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
+    plan = TrainingPlan(
+        scenarios=(scenario, *also),
         steps=arguments.steps,
         envs=arguments.envs or (256 if arguments.backend == "sim" else 1),
         seed=arguments.seed,
-        folder=directory.path,
+        folder=Path(),
+        agent=arguments.agent,
+        randomised=arguments.randomised,
         backend=arguments.backend,
         limiter=arguments.limiter,
         resume=arguments.resume,
+        command=shlex.join(["python", "train.py", *argv]),
+    )
+    options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
+    config = from_mapping(LearnConfig, options.get("x", {}))
+    if arguments.resume is not None:
+        check_checkpoint(arguments.resume, plan)
+    print(f"{arguments.agent} learns {', '.join(s.name for s in plan.scenarios)} ({profile.name})")
+    settings = {key: str(value) for key, value in vars(arguments).items()}
+    purpose = f"train-{arguments.agent}-{scenario.name}"
+    directory = RunDirectory.create(
+        arguments.run_dir, scenario, settings, shlex.split(plan.command), purpose
     )
     progress = Progress(f"training {arguments.agent}", plan.steps, "step")
     with cli.terminate_like_interrupt(), contextlib.closing(progress):
-        policy = ppo.train(plan, progress=progress.show)
+        policy = run(replace(plan, folder=directory.path), config, progress.show)
     print(f"policy       {policy}")
-    print(f"evaluate it  python evaluate.py --agent ppo --scenario {arguments.scenario}")
+    print(
+        f"evaluate it  python evaluate.py --agent {arguments.agent} --scenario {arguments.scenario}"
+    )
     print(f"TensorBoard  tensorboard --logdir {directory.path}")
     return 0
 

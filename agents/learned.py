@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from agents.masks import ActionMasks, masks_for
 from agents.policy import POLICY_FILE, Policy, load_policy
 from sponge_env.encoding import decode, encode
 from sponge_env.errors import PolicyError
@@ -31,6 +32,7 @@ class PolicyController:
         self._agent = agent
         self._wanted = policy
         self._policy: Policy | None = None
+        self._masks: ActionMasks | None = None
         self._spec: SystemSpec | None = None
         self._path: Path | None = None
 
@@ -42,13 +44,16 @@ class PolicyController:
         """
         if self._policy is None or self._policy.info.fingerprint != spec.fingerprint:
             self._path, self._policy = self._find(spec)
+        self._masks = masks_for(self._agent, spec)
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
         assert self._policy is not None, "call reset first"
         assert self._spec is not None
-        return decode(self._policy.act(encode(view, self._spec)))
+        observation = encode(view, self._spec)
+        allowed = self._masks(observation) if self._masks is not None else None
+        return decode(self._policy.act(observation, allowed))
 
     @property
     def description(self) -> str:
@@ -93,3 +98,8 @@ class PolicyController:
 def ppo(policy: str = "newest") -> PolicyController:
     """Follow a policy of ``train.py --agent ppo``."""
     return PolicyController("ppo", policy)
+
+
+def maskable_ppo(policy: str = "newest") -> PolicyController:
+    """Follow a policy of ``train.py --agent maskable-ppo``."""
+    return PolicyController("maskable-ppo", policy)

@@ -64,11 +64,14 @@ class Policy:
     layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]
     """(weight, bias) of each layer: (out, in) and (out,)."""
 
-    def act(self, observation: FloatMatrix) -> NDArray[np.int64]:
+    def act(
+        self, observation: FloatMatrix, allowed: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int64]:
         """Return the most probable action.
 
         Args:
             observation: (..., observed) float32.
+            allowed: (..., sum of choices) which choices may be taken; all if left out.
 
         Returns:
             (..., parts) each part's choice, from 0 on.
@@ -77,9 +80,12 @@ class Policy:
         for weight, bias in self.layers[:-1]:
             hidden = np.tanh(hidden @ weight.T + bias)
         weight, bias = self.layers[-1]
+        logits = hidden @ weight.T + bias
+        if allowed is not None:
+            logits = np.where(allowed, logits, -np.inf)
         edges = list(accumulate(self.info.actions))[:-1]
-        parts = np.split(hidden @ weight.T + bias, edges, axis=-1)
-        return np.stack([logits.argmax(axis=-1) for logits in parts], axis=-1)
+        parts = np.split(logits, edges, axis=-1)
+        return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
 
 
 def save_policy(policy: Policy, path: Path) -> None:

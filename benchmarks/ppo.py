@@ -17,7 +17,8 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.ppo import PPOConfig, TrainingPlan, make_model
+from agents.learn.learners import make_model
+from agents.learn.plan import LearnConfig, TrainingPlan
 from sponge_env.scenario import load_scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
@@ -78,11 +79,11 @@ def main() -> None:
     quick = parser.parse_args().quick
     rounds, steps = (2, 16_384) if quick else (9, 65_536)
     torch.set_num_threads(1)
-    scenario, config = load_scenario("paper"), PPOConfig()
+    scenario, config = load_scenario("paper"), LearnConfig()
     sponge = SpongeVecEnv(scenario=scenario, num_envs=ENVS)
     models = {}
     for name, envs in (("batch simulator", sponge), ("nothing", NothingEnv(sponge))):
-        plan = TrainingPlan(scenario, steps, ENVS, 0, Path(tempfile.gettempdir()))
+        plan = TrainingPlan((scenario,), steps, ENVS, 0, Path(tempfile.gettempdir()))
         models[name] = make_model(plan, config, envs)
         steps_per_s(models[name], config.rollout_steps * ENVS)  # compiles and warms up
     speeds: dict[str, list[float]] = {name: [] for name in models}

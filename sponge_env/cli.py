@@ -91,6 +91,9 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
         default="sim",
         help="sim (virtual time) or live (real worker, real time); default: sim",
     )
+    parser.add_argument(
+        "--profile", metavar="P", help="latency profile instead of the scenario's: name or file"
+    )
     parser.add_argument("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
     parser.add_argument(
         "--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals"
@@ -114,6 +117,8 @@ def chosen_scenario(arguments: argparse.Namespace, duration_s: float | None = No
     changes: dict[str, Any] = {}
     if duration_s is not None:
         changes["duration_s"] = duration_s
+    if arguments.profile:
+        changes["profile"] = arguments.profile
     if arguments.trace:
         changes["network"] = dataclasses.replace(scenario.network, trace=arguments.trace)
     if arguments.arrivals:

@@ -5,25 +5,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sb3_contrib import MaskablePPO
 from scenarios import short
 from stable_baselines3 import PPO
 
-from agents import ppo
-from agents.judge import Judge
+from agents.learn import learners
+from agents.learn import train as training
+from agents.learn.environments import ConstrainedRewards, make_environments
+from agents.learn.judge import Judge
+from agents.learn.plan import LearnConfig, TrainingPlan
+from agents.learn.randomise import variants
+from agents.learn.train import check_checkpoint, train
+from agents.masks import ActionMasks
 from agents.policy import POLICY_FILE, Policy, load_policy
-from agents.ppo import PPOConfig, TrainingPlan, check_checkpoint, train
+from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
-from sponge_env.errors import PolicyError
+from sponge_env.errors import ConfigError, PolicyError
 
 SCENARIO = short(duration_s=10.0)
-CONFIG = PPOConfig(
+CONFIG = LearnConfig(
     rollout_steps=16, minibatch=32, epochs=2, hidden=(16, 16), evaluations=2, evaluation_episodes=2
 )
 
 
 def plan(folder: Path, **changes: object) -> TrainingPlan:
     folder.mkdir(exist_ok=True)
-    made = TrainingPlan(SCENARIO, steps=64, envs=2, seed=0, folder=folder)
+    made = TrainingPlan((SCENARIO,), steps=64, envs=2, seed=0, folder=folder)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -70,11 +77,11 @@ def test_the_best_policy_is_kept_not_the_last(
     class Scripted:
         def __init__(self, *_: object) -> None: ...
 
-        def __call__(self, policy: Policy) -> dict[str, float]:
+        def __call__(self, policy: Policy, violation_weight: float) -> dict[str, float]:
             judged.append(policy)
-            return {"reward": next(rewards), "cores": 1.0, "violation_rate": 0.0}
+            return {"score": next(rewards), "cores": 1.0, "violation_rate": 0.0}
 
-    monkeypatch.setattr(ppo, "Judge", Scripted)
+    monkeypatch.setattr(training, "Judge", Scripted)
     kept = load_policy(train(plan(tmp_path), CONFIG))
     assert same(kept, judged[0])
     assert not same(kept, judged[1])
@@ -94,7 +101,7 @@ def test_an_interrupt_keeps_what_was_learned(tmp_path: Path) -> None:
 def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     train(plan(tmp_path / "first"), CONFIG)
     checkpoint = tmp_path / "first" / "checkpoint.zip"
-    check_checkpoint(checkpoint, SCENARIO)
+    check_checkpoint(checkpoint, plan(tmp_path))
     seen: list[int] = []
     changed = plan(tmp_path / "second", resume=checkpoint)
     train(changed, CONFIG, lambda steps, status: seen.append(steps))
@@ -106,13 +113,15 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_system_is_refused(tmp_path: Path) -> None:
     train(plan(tmp_path), CONFIG)
     with pytest.raises(PolicyError, match="train anew"):
-        check_checkpoint(tmp_path / "checkpoint.zip", short(profile="resnet18"))
+        check_checkpoint(
+            tmp_path / "checkpoint.zip", plan(tmp_path, scenarios=(short(profile="resnet18"),))
+        )
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.zip"
     with pytest.raises(PolicyError, match="there is no checkpoint"):
-        check_checkpoint(checkpoint, SCENARIO)
+        check_checkpoint(checkpoint, plan(tmp_path))
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(PolicyError, match="cannot be resumed"):
         train(plan(tmp_path, resume=checkpoint), CONFIG)
@@ -120,16 +129,75 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "largest", "size"), [(384, 256, 192), (64, 256, 64), (7, 4, 1)])
 def test_minibatches_divide_the_rollout(total: int, largest: int, size: int) -> None:
-    assert ppo._divisor(total, largest) == size
+    assert learners.divisor(total, largest) == size
 
 
 def test_the_judge_scores_what_the_environment_gives(tmp_path: Path) -> None:
     policy = load_policy(train(plan(tmp_path), CONFIG))
-    verdict = Judge(SCENARIO, episodes=1)(policy)
+    verdict = Judge([SCENARIO], episodes=1)(policy, violation_weight=2.0)
     env = SpongeEnv(SCENARIO)
     observation, _ = env.reset(options={"episode_seed": 2**31})
-    rewards = []
+    cores, violations, avoidable, offered = [], 0, 0, 0
     for _ in range(SCENARIO.windows):
-        observation, reward, *_ = env.step(policy.act(observation))
-        rewards.append(reward)
-    assert verdict["reward"] == pytest.approx(np.mean(rewards))
+        observation, _, _, _, info = env.step(policy.act(observation))
+        cores.append(info["cores"])
+        violations += info["violations"]
+        avoidable += info["avoidable_violations"]
+        offered += info["offered"]
+    assert verdict["cores"] == pytest.approx(np.mean(cores))
+    assert verdict["violation_rate"] == violations / offered
+    assert verdict["score"] == pytest.approx(-np.mean(cores) / 16 - 2 * avoidable / offered)
+
+
+def test_a_masked_learner_decides_as_it_was_trained(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, evaluations=1)
+    policy = load_policy(train(plan(tmp_path, agent="maskable-ppo"), config))
+    spec = plan(tmp_path).spec
+    masks = ActionMasks(spec)
+    model = MaskablePPO.load(tmp_path / "checkpoint.zip", device="cpu")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        observation = rng.uniform(0, 1, policy.layers[0][0].shape[1]).astype(np.float32)
+        allowed = masks(observation)
+        expected, _ = model.predict(observation, deterministic=True, action_masks=allowed)
+        assert np.array_equal(policy.act(observation, allowed), expected)
+
+
+def test_masks_leave_the_cores_that_serve_the_recent_rate(tmp_path: Path) -> None:
+    spec = plan(tmp_path).spec
+    allowed = ActionMasks(spec)(np.zeros(OBS_DIM, np.float32))
+    assert allowed[: spec.cores_max].all()
+    busy = np.full(OBS_DIM, 5.0, np.float32)
+    assert list(np.flatnonzero(ActionMasks(spec)(busy)[: spec.cores_max])) == [spec.cores_max - 1]
+
+
+def test_the_multiplier_grows_with_too_many_violations_and_falls_again(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, violation_target=0.01, violation_weight=10.0)
+    envs = make_environments(plan(tmp_path), config)
+    assert isinstance(envs, ConstrainedRewards)
+    envs.reset()
+    starved, everything = np.zeros((2, 2), np.int64), np.full((2, 2), 15)
+    for _ in range(5):
+        envs.step(starved)
+        envs.adapt()
+    assert (grown := envs.multiplier) > 10.0
+    for _ in range(300):
+        envs.step(everything)
+        envs.adapt()
+    assert envs.multiplier < grown
+
+
+def test_variants_differ_but_stay_of_one_system() -> None:
+    drawn = variants(SCENARIO, 30, seed=1)
+    assert len({scenario.arrivals for scenario in drawn}) == 30
+    assert {scenario.arrivals.kind for scenario in drawn} >= {"constant", "poisson", "diurnal"}
+    plan_of_all = TrainingPlan(tuple(drawn), steps=1, envs=1, seed=0, folder=Path())
+    assert plan_of_all.spec.cores_max == SCENARIO.limits.cores
+    assert drawn == variants(SCENARIO, 30, seed=1)
+    assert drawn != variants(SCENARIO, 30, seed=2)
+
+
+def test_training_on_scenarios_of_two_systems_is_refused(tmp_path: Path) -> None:
+    mixed = plan(tmp_path, scenarios=(SCENARIO, short(profile="resnet18")))
+    with pytest.raises(ConfigError, match="cannot be trained on together"):
+        train(mixed, CONFIG)

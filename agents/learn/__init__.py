@@ -1,0 +1,1 @@
+"""Training of learned controllers. Following a policy is in :mod:`agents.learned`."""

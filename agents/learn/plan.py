@@ -1,0 +1,91 @@
+"""What is trained, on what, and with which settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sponge_env.config import Backend, Limiter
+from sponge_env.errors import ConfigError
+from sponge_env.factory import make_spec, scenario_profile
+from sponge_env.interfaces import SystemSpec
+from sponge_env.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class LearnConfig:
+    """Hyper-parameters, for a few hundred simulated environments at once."""
+
+    learning_rate: float = 3e-3
+    """At the start; falls linearly to a twentieth."""
+    rollout_steps: int = 32
+    """Steps of each environment between two updates."""
+    minibatch: int = 2048
+    """Largest number of transitions in one gradient step."""
+    epochs: int = 3
+    """Passes over a rollout."""
+    gamma: float = 0.9
+    """Discount for one interval: what is decided now is over within seconds."""
+    gae_lambda: float = 0.9
+    entropy: float = 0.002
+    """Weight of the entropy bonus."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers."""
+    violation_weight: float | None = None
+    """Weight of violations in the reward; the scenario's if left out."""
+    violation_target: float | None = None
+    """Violation rate to stay below: the weight is then learned, beginning with
+    ``violation_weight``. A fixed weight if left out."""
+    evaluations: int = 10
+    """How often the policy is evaluated during training."""
+    evaluation_episodes: int = 16
+    """Episodes of each evaluation, always the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "rollout_steps", "minibatch", "epochs", "evaluations"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)!r}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """One training run."""
+
+    scenarios: tuple[Scenario, ...]
+    """What to train on, of one profile, interval and limits; shared out to the
+    environments."""
+    steps: int
+    """Environment steps over all environments."""
+    envs: int
+    seed: int
+    folder: Path
+    """An existing folder; receives the policy, checkpoint.zip and TensorBoard events."""
+    agent: str = "ppo"
+    """Name of the learner."""
+    randomised: bool = False
+    """Whether each environment gets a random variant of its scenario."""
+    backend: Backend = "sim"
+    limiter: Limiter = "auto"
+    resume: Path | None = None
+    """A checkpoint.zip of an earlier run to go on from."""
+    command: str = ""
+    """Command line, to be kept with the policy."""
+
+    @property
+    def spec(self) -> SystemSpec:
+        """The system that the policy is for.
+
+        Raises:
+            ConfigError: The scenarios are of different systems.
+        """
+        specs = [make_spec(each, scenario_profile(each)) for each in self.scenarios]
+        for scenario, spec in zip(self.scenarios, specs, strict=True):
+            if spec.fingerprint != specs[0].fingerprint:
+                raise ConfigError(
+                    f"scenarios {self.scenarios[0].name!r} and {scenario.name!r} cannot be "
+                    "trained on together: their profile, interval or limits differ"
+                )
+        return specs[0]
