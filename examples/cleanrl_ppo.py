@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Proximal policy optimisation in one file, in the manner of CleanRL.
+
+It knows nothing of this project but the name of an environment, and runs as well on others:
+
+    python examples/cleanrl_ppo.py --env-id SpongeDiscrete-v0
+    python examples/cleanrl_ppo.py --env-id CartPole-v1
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+from torch.distributions import Categorical
+
+import sponge_env  # noqa: F401  # registers the environments
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env-id", default="SpongeDiscrete-v0")
+    parser.add_argument("--total-timesteps", type=int, default=50_000)
+    parser.add_argument("--num-envs", type=int, default=4)
+    parser.add_argument("--num-steps", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=2.5e-3)
+    parser.add_argument("--gamma", type=float, default=0.95)
+    parser.add_argument("--gae-lambda", type=float, default=0.95)
+    parser.add_argument("--num-minibatches", type=int, default=4)
+    parser.add_argument("--update-epochs", type=int, default=4)
+    parser.add_argument("--clip-coef", type=float, default=0.2)
+    parser.add_argument("--ent-coef", type=float, default=0.01)
+    parser.add_argument("--vf-coef", type=float, default=0.5)
+    parser.add_argument("--max-grad-norm", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args(argv)
+
+
+def make_env(env_id: str) -> gym.Env:
+    """Make one environment that counts its rewards."""
+    return gym.wrappers.RecordEpisodeStatistics(gym.make(env_id))
+
+
+def linear(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
+    """Make a layer with orthogonal weights."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Agent(nn.Module):
+    """An actor and a critic."""
+
+    def __init__(self, envs: gym.vector.VectorEnv) -> None:
+        super().__init__()
+        inputs = int(np.prod(envs.single_observation_space.shape))
+        assert isinstance(envs.single_action_space, gym.spaces.Discrete)
+        choices = int(envs.single_action_space.n)
+
+        def network(outputs: int, gain: float) -> nn.Sequential:
+            hidden = (linear(inputs, 64), nn.Tanh(), linear(64, 64), nn.Tanh())
+            return nn.Sequential(*hidden, linear(64, outputs, gain))
+
+        self.critic, self.actor = network(1, 1.0), network(choices, 0.01)
+
+    def act(self, observation: torch.Tensor, action: torch.Tensor | None = None):  # noqa: ANN201
+        """Return an action, its log probability, the entropy and the value."""
+        distribution = Categorical(logits=self.actor(observation))
+        action = distribution.sample() if action is None else action
+        value = self.critic(observation).flatten()
+        return action, distribution.log_prob(action), distribution.entropy(), value
+
+
+def advantages(rewards, dones, values, last_value, last_done, args):  # noqa: ANN001, ANN201
+    """Estimate advantages by GAE, shape (steps, envs)."""
+    result, carried = torch.zeros_like(rewards), 0.0
+    for t in reversed(range(len(rewards))):
+        final = t == len(rewards) - 1
+        alive = 1.0 - (last_done if final else dones[t + 1])
+        next_value = last_value if final else values[t + 1]
+        delta = rewards[t] + args.gamma * next_value * alive - values[t]
+        result[t] = carried = delta + args.gamma * args.gae_lambda * alive * carried
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> list[float]:
+    """Train; return the sums of rewards of the episodes that ended."""
+    args = parse(argv)
+    torch.manual_seed(args.seed)
+    envs = gym.vector.SyncVectorEnv(
+        [lambda: make_env(args.env_id)] * args.num_envs,
+        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+    )
+    agent = Agent(envs)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+    shape = (args.num_steps, args.num_envs)
+    observations = torch.zeros((*shape, *envs.single_observation_space.shape))
+    actions, log_probs, rewards, dones, values = (torch.zeros(shape) for _ in range(5))
+    returns: list[float] = []
+
+    next_obs = torch.as_tensor(envs.reset(seed=args.seed)[0], dtype=torch.float32)
+    next_done = torch.zeros(args.num_envs)
+    for _ in range(args.total_timesteps // (args.num_steps * args.num_envs)):
+        for t in range(args.num_steps):
+            observations[t], dones[t] = next_obs, next_done
+            with torch.no_grad():
+                action, log_probs[t], _, values[t] = agent.act(next_obs)
+            actions[t] = action
+            obs, reward, terminations, truncations, infos = envs.step(action.numpy())
+            rewards[t] = torch.as_tensor(reward, dtype=torch.float32)
+            next_obs = torch.as_tensor(obs, dtype=torch.float32)
+            next_done = torch.as_tensor(terminations | truncations, dtype=torch.float32)
+            if "final_info" in infos and "episode" in infos["final_info"]:
+                ended = infos["final_info"]["_episode"]
+                returns += infos["final_info"]["episode"]["r"][ended].tolist()
+        with torch.no_grad():
+            gae = advantages(
+                rewards, dones, values, agent.act(next_obs)[3], next_done, args
+            )
+        update(agent, optimizer, args, observations, actions, log_probs, gae, gae + values)
+    envs.close()
+    if returns:
+        print(f"{len(returns)} episodes, the last five {np.mean(returns[-5:]):.1f} on average")
+    return returns
+
+
+def update(agent, optimizer, args, observations, actions, log_probs, gae, targets):  # noqa: ANN001, ANN201
+    """Improve actor and critic on one batch."""
+    flat = observations.flatten(0, 1), actions.flatten(), log_probs.flatten()
+    gae, targets = gae.flatten(), targets.flatten()
+    size = len(gae) // args.num_minibatches
+    for _ in range(args.update_epochs):
+        order = torch.randperm(len(gae))
+        for start in range(0, len(gae), size):
+            rows = order[start : start + size]
+            observation, action, old = (values[rows] for values in flat)
+            _, log_prob, entropy, value = agent.act(observation, action)
+            ratio = (log_prob - old).exp()
+            advantage = (gae[rows] - gae[rows].mean()) / (gae[rows].std() + 1e-8)
+            clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+            policy_loss = -torch.min(advantage * ratio, advantage * clipped).mean()
+            value_loss = 0.5 * (value - targets[rows]).square().mean()
+            loss = policy_loss - args.ent_coef * entropy.mean() + args.vf_coef * value_loss
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Train algorithms of Stable-Baselines3 and sb3-contrib, each on the actions it can take.
+
+    python examples/sb3_contrib.py --steps 5000 --algorithms TRPO QRDQN
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import gymnasium as gym
+import sb3_contrib
+import stable_baselines3
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import sponge_env  # noqa: F401  # registers the environments
+
+ENVIRONMENTS = {
+    "A2C": "Sponge-v0",
+    "PPO": "Sponge-v0",
+    "TRPO": "Sponge-v0",
+    "MaskablePPO": "Sponge-v0",
+    "RecurrentPPO": "Sponge-v0",
+    "DQN": "SpongeDiscrete-v0",
+    "QRDQN": "SpongeDiscrete-v0",
+    "ARS": "SpongeContinuous-v0",
+    "SAC": "SpongeContinuous-v0",
+    "TD3": "SpongeContinuous-v0",
+    "TQC": "SpongeContinuous-v0",
+    "CrossQ": "SpongeContinuous-v0",
+}
+
+
+def train(name: str, steps: int, **options: object) -> float:
+    """Train one algorithm; return the mean sum of rewards of an episode afterwards."""
+    algorithm = getattr(sb3_contrib, name, None) or getattr(stable_baselines3, name)
+    policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
+    model = algorithm(policy, gym.make(ENVIRONMENTS[name], **options), seed=0, device="cpu")
+    model.learn(steps)
+    env = stable_baselines3.common.monitor.Monitor(gym.make(ENVIRONMENTS[name], **options))
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=1)
+    return float(mean)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the chosen algorithms one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--algorithms", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
+    args = parser.parse_args(argv)
+    for name in args.algorithms:
+        print(f"{name:13} {ENVIRONMENTS[name]:20} {train(name, args.steps):8.1f}")
+
+
+if __name__ == "__main__":
+    main()
