@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Compare controllers on one scenario, on the simulator or on the real worker."""
+"""Compare controllers on one scenario, simulated or real, or on a whole suite of them."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from agents import LEARNED
 from sponge_env import cli
+from sponge_env.config import Start
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Controller
@@ -18,6 +20,12 @@ from sponge_env.registry import known_controllers, make_controller
 
 if TYPE_CHECKING:
     from sponge_env.experiment import Experiment
+
+NOT_FOR_SUITES = (
+    *("scenario", "backend", "trace", "arrivals", "limiter", "duration", "start"),
+    *("policy", "solver", "json"),
+)
+"""Options that a suite says itself, or that it has no use for."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -29,14 +37,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--agent",
         nargs="+",
-        required=True,
         metavar="NAME",
         help=f"{', '.join(sorted(known_controllers()))}, or your own controller as module:Class",
     )
     cli.add_experiment_arguments(parser)
+    parser.add_argument(
+        "--start",
+        type=cli.one_of("start", get_args(Start)),
+        help="cold, or warm: with the allocation that the agent settles on under the mean load",
+    )
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="length of an episode")
     parser.add_argument(
-        "--seeds", type=cli.at_least(1), default=1, metavar="N", help="run seeds 0 .. N-1"
+        "--seeds",
+        type=cli.at_least(1),
+        metavar="N",
+        help="run seeds 0 .. N-1 (default: 1, or as the suite says)",
     )
     parser.add_argument(
         "--policy",
@@ -57,12 +72,36 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="how sponge-ip solves its program: exact (default), pulp or highs",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summaries here")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--suite",
+        metavar="NAME",
+        help="run agents x scenarios x seeds as a shipped suite or TOML file says: standard, "
+        "quick; with --agent only these agents, with the --run-dir of an earlier run what is "
+        "missing there",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=cli.at_least(1),
+        metavar="N",
+        help="processes of a suite (default: one per CPU)",
+    )
+    arguments = parser.parse_args(argv)
+    check_together(parser, arguments)
+    return arguments
+
+
+def check_together(parser: cli.Parser, arguments: argparse.Namespace) -> None:
+    """Refuse options that would be ignored."""
+    if not (arguments.suite or arguments.agent):
+        parser.error("the following arguments are required: --agent, or --suite")
+    for name in NOT_FOR_SUITES if arguments.suite else ["jobs"]:
+        if getattr(arguments, name) != parser.get_default(name):
+            relation = "does not go with" if arguments.suite else "needs"
+            raise ConfigError(f"--{name} {relation} --suite")
 
 
 def make_controllers(arguments: argparse.Namespace) -> dict[str, Controller]:
     """Make every controller before anything runs, so that mistakes show at once."""
-    sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     chosen = [*arguments.option]
     if arguments.policy:
         learned = [name for name in arguments.agent if name in LEARNED]
@@ -81,7 +120,12 @@ def make_controllers(arguments: argparse.Namespace) -> dict[str, Controller]:
 def evaluate(argv: Sequence[str]) -> int:
     """Run all episodes, print the table, and say where everything is."""
     arguments = parse(argv)
+    sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
+    if arguments.suite:
+        return evaluate_suite(arguments, argv)
     scenario = cli.chosen_scenario(arguments, arguments.duration)
+    if arguments.start:
+        scenario = dataclasses.replace(scenario, start=arguments.start)
     controllers = make_controllers(arguments)
     # Recording and plotting take a while to import; bad input should not wait for them.
     from sponge_env.experiment import Experiment
@@ -102,12 +146,19 @@ def evaluate(argv: Sequence[str]) -> int:
             print(f"agent {name} {description}")
     try:
         with cli.terminate_like_interrupt():
-            finished = experiment.run(arguments.seeds)
+            finished = experiment.run(arguments.seeds or 1)
     finally:
         report(experiment, arguments.json)
     if finished and arguments.backend == "sim":
         print("\nOn the real worker: add --backend live --scenario local")
     return 0 if finished else cli.INTERRUPTED
+
+
+def evaluate_suite(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run what is missing of a suite, and compare."""
+    from sponge_env.suite.command import evaluate_suite
+
+    return evaluate_suite(arguments, ["python", "evaluate.py", *argv])
 
 
 def report(experiment: Experiment, json: Path | None) -> None:

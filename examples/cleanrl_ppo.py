@@ -69,7 +69,7 @@ class Agent(nn.Module):
 
         self.critic, self.actor = network(1, 1.0), network(choices, 0.01)
 
-    def act(self, observation: torch.Tensor, action: torch.Tensor | None = None):  # noqa: ANN201
+    def act(self, observation: torch.Tensor, action: torch.Tensor | None = None):
         """Return an action, its log probability, the entropy and the value."""
         distribution = Categorical(logits=self.actor(observation))
         action = distribution.sample() if action is None else action
@@ -77,7 +77,7 @@ class Agent(nn.Module):
         return action, distribution.log_prob(action), distribution.entropy(), value
 
 
-def advantages(rewards, dones, values, last_value, last_done, args):  # noqa: ANN001, ANN201
+def advantages(rewards, dones, values, last_value, last_done, args):
     """Estimate advantages by GAE, shape (steps, envs)."""
     result, carried = torch.zeros_like(rewards), 0.0
     for t in reversed(range(len(rewards))):
@@ -120,9 +120,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
                 ended = infos["final_info"]["_episode"]
                 returns += infos["final_info"]["episode"]["r"][ended].tolist()
         with torch.no_grad():
-            gae = advantages(
-                rewards, dones, values, agent.act(next_obs)[3], next_done, args
-            )
+            gae = advantages(rewards, dones, values, agent.act(next_obs)[3], next_done, args)
         update(agent, optimizer, args, observations, actions, log_probs, gae, gae + values)
     envs.close()
     if returns:
@@ -130,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     return returns
 
 
-def update(agent, optimizer, args, observations, actions, log_probs, gae, targets):  # noqa: ANN001, ANN201
+def update(agent, optimizer, args, observations, actions, log_probs, gae, targets):
     """Improve actor and critic on one batch."""
     flat = observations.flatten(0, 1), actions.flatten(), log_probs.flatten()
     gae, targets = gae.flatten(), targets.flatten()

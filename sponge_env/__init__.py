@@ -1,7 +1,9 @@
 """Control of a CPU-limited inference server under dynamic SLOs.
 
 Importing the package registers ``Sponge-v0`` (simulated) and ``SpongeLive-v0`` (real
-worker) with Gymnasium.
+worker) with Gymnasium, and ``SpongeJoint-v0`` and ``SpongeJointLive-v0``, whose actions
+choose the number of replicas as well. ``SpongeDiscrete-v0`` and ``SpongeContinuous-v0`` are
+``Sponge-v0`` with one whole number, or real numbers, as action.
 """
 
 import gymnasium
@@ -17,3 +19,17 @@ gymnasium.register(
     nondeterministic=True,
     kwargs={"backend": "live", "scenario": "local"},
 )
+gymnasium.register(
+    id="SpongeJoint-v0",
+    entry_point="sponge_env.env:SpongeEnv",
+    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+    kwargs={"control": "joint"},
+)
+gymnasium.register(
+    id="SpongeJointLive-v0",
+    entry_point="sponge_env.env:SpongeEnv",
+    nondeterministic=True,
+    kwargs={"backend": "live", "scenario": "local", "control": "joint"},
+)
+gymnasium.register(id="SpongeDiscrete-v0", entry_point="sponge_env.actions:discrete")
+gymnasium.register(id="SpongeContinuous-v0", entry_point="sponge_env.actions:continuous")

@@ -14,6 +14,12 @@ from sponge_env.errors import ConfigError
 Backend = Literal["sim", "live"]
 """Simulated worker in virtual time, or real worker in real time."""
 
+ControlName = Literal["vertical", "joint"]
+"""What an environment's action chooses: cores and batch size, or replicas as well."""
+
+Start = Literal["cold", "warm"]
+"""Begin with the scenario's allocation, or with the one that the controller settles on."""
+
 Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
 """How the real worker's CPU is limited; ``auto`` takes the best this machine allows."""
 

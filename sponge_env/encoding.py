@@ -7,13 +7,21 @@ Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are div
 the SLO. Request counts are divided by what the system can serve within one SLO on all
 cores of one replica, rates by what it can serve per second, so that the same policy
 input means the same pressure on any profile.
+
+Two kinds of control share this: *vertical*, which chooses cores and batch size of one
+replica, and *joint*, which chooses the number of replicas, too. The vertical observation is
+the first part of the joint one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.config import ControlName, Limits
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 LAYOUT_VERSION = 1
@@ -26,6 +34,8 @@ BANDWIDTH_SCALE_BYTES_PER_S = 5e6
 BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 DUE_BINS = 8
 TREND_WINDOWS = 5
+STARTING_SLOTS = 8
+"""Cold-starting replicas that a joint observation tells apart: those that serve first."""
 
 FIELDS: tuple[str, ...] = (
     "queue_length",
@@ -56,6 +66,49 @@ FIELDS: tuple[str, ...] = (
 
 OBS_DIM = len(FIELDS)
 
+JOINT_FIELDS: tuple[str, ...] = (
+    *FIELDS,
+    "replicas_starting",
+    *(f"ready_in_{slot + 1}" for slot in range(STARTING_SLOTS)),
+)
+"""Likewise of the joint observation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What an environment lets its agent see and choose."""
+
+    fields: tuple[str, ...]
+    """Names of the observation's entries, in order."""
+    choices: tuple[str, ...]
+    """Fields of :class:`~sponge_env.interfaces.Allocation` that an action chooses, in order;
+    the others are 1."""
+
+    @property
+    def obs_dim(self) -> int:
+        """Length of the observation."""
+        return len(self.fields)
+
+    def most(self, limits: Limits) -> list[int]:
+        """Return the largest value of each choice."""
+        return [getattr(limits, name) for name in self.choices]
+
+
+VERTICAL = Control(FIELDS, ("cores", "batch"))
+JOINT = Control(JOINT_FIELDS, ("cores", "batch", "replicas"))
+_CONTROLS: dict[str, Control] = {"vertical": VERTICAL, "joint": JOINT}
+
+
+def control_named(name: ControlName) -> Control:
+    """Return a kind of control by its name.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if name not in _CONTROLS:
+        raise ConfigError(unknown("control", name, _CONTROLS))
+    return _CONTROLS[name]
+
 
 def capacity_rps(spec: SystemSpec) -> float:
     """Return the largest planned throughput of one replica, max over b of b / l(b, c_max)."""
@@ -63,15 +116,18 @@ def capacity_rps(spec: SystemSpec) -> float:
     return float(np.max(np.arange(1, spec.batch_max + 1) / latency_s))
 
 
-def encode(view: SystemView, spec: SystemSpec) -> NDArray[np.float32]:
+def encode(
+    view: SystemView, spec: SystemSpec, control: Control = VERTICAL
+) -> NDArray[np.float32]:
     """Turn a view into an observation.
 
     Args:
         view: The system's state.
         spec: The system's limits and latency model.
+        control: Whose observation it is.
 
     Returns:
-        (OBS_DIM,) float32 in [-CLIP, CLIP], in the order of :data:`FIELDS`.
+        (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     rate_scale = capacity_rps(spec)
     count_scale = rate_scale * spec.slo_s
@@ -84,18 +140,20 @@ def encode(view: SystemView, spec: SystemSpec) -> NDArray[np.float32]:
         *_network(view, spec.slo_s),
         *_allocation(view, spec),
         *_last_window(view, rate_scale * spec.interval_s),
+        *_starting(view, spec),
     ]
-    observation = np.nan_to_num(np.array(values, dtype=np.float32))
+    observation = np.nan_to_num(np.array(values[: control.obs_dim], dtype=np.float32))
     return np.clip(observation, np.float32(-CLIP), np.float32(CLIP))
 
 
 def decode(action: NDArray[np.int64]) -> Allocation:
-    """Turn an action of ``MultiDiscrete([cores_max, batch_max])`` into an allocation.
+    """Turn an action into an allocation.
 
     Args:
-        action: (2,) cores - 1 and batch - 1.
+        action: Of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or
+            of ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
     """
-    return Allocation(cores=int(action[0]) + 1, batch=int(action[1]) + 1)
+    return Allocation(*(int(choice) + 1 for choice in action))
 
 
 def _budget_quantiles(budgets: FloatArray) -> FloatArray:
@@ -164,3 +222,16 @@ def _last_window(view: SystemView, count_scale: float) -> list[float]:
         last.utilisation,
         last.throttled_share,
     ]
+
+
+def _starting(view: SystemView, spec: SystemSpec) -> list[float]:
+    """How many replicas start, and when each will serve; 0 where there is none.
+
+    In cold starts and not in SLOs, which are far shorter. A replica counts down to 0 and
+    then counts as ready, so nothing jumps in its slot.
+    """
+    slots = np.zeros(STARTING_SLOTS)
+    first_s = view.starting_s[:STARTING_SLOTS]
+    slots[: len(first_s)] = first_s
+    scale_s = spec.cold_start_s or 1.0
+    return [len(view.starting_s) / spec.replicas_max, *(slots / scale_s)]

@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from sponge_env.config import Backend, Limiter
-from sponge_env.encoding import CLIP, OBS_DIM, decode, encode
+from sponge_env.config import Backend, ControlName, Limiter
+from sponge_env.encoding import CLIP, control_named, decode, encode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.metrics import WindowMetrics
@@ -30,19 +30,22 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     ## Description
     Requests arrive over a network whose bandwidth swings, so each has its own remaining
     budget. Every step is one adaptation interval: the agent sets the worker's cores and
-    batch size, the server runs earliest-deadline-first batches, and the reward charges
-    cores held and deadlines missed.
+    batch size, and under joint control the number of its replicas, the server runs
+    earliest-deadline-first batches, and the reward charges cores held and deadlines missed.
 
     ## Action Space
-    ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1.
+    ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1. Under joint control
+    ``MultiDiscrete([cores_max, batch_max, replicas_max])``: cores of each replica - 1,
+    batch - 1 and replicas - 1.
 
     ## Observation Space
-    ``Box(-5, 5, (OBS_DIM,), float32)``, see :data:`sponge_env.encoding.FIELDS` and
-    ``docs/environment.md``.
+    ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.encoding.FIELDS`, or
+    :data:`~sponge_env.encoding.JOINT_FIELDS`; see ``docs/environment.md``.
 
     ## Rewards
     ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``, see
-    :func:`sponge_env.reward.reward`.
+    :func:`sponge_env.reward.reward`. The cores are those of all replicas, so that under
+    joint control the first term may exceed 1.
 
     ## Starting State
     The scenario's initial allocation, an empty queue, and the arrivals, bandwidth and
@@ -62,6 +65,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
       how long it stood is ``paused_s`` in ``info``.
     - ``limiter``: CPU limiter of the live worker.
     - ``render_mode``: ``"ansi"`` or ``"rgb_array"``.
+    - ``control``: ``"vertical"`` or ``"joint"``.
 
     ``reset(options={"episode_seed": k})`` runs exactly the episode that ``evaluate.py``
     runs as seed ``k``.
@@ -76,18 +80,20 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         backend: Backend = "sim",
         limiter: Limiter = "auto",
         render_mode: str | None = None,
+        control: ControlName = "vertical",
     ) -> None:
         """Check the arguments; nothing is started before ``reset``.
 
         Raises:
             SpongeError: An argument cannot be used.
         """
-        EzPickle.__init__(self, scenario, backend, limiter, render_mode)
+        EzPickle.__init__(self, scenario, backend, limiter, render_mode, control)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(
                 f"render_mode must be one of {self.metadata['render_modes']}, not {render_mode!r}"
             )
         self.render_mode = render_mode
+        self._control = control_named(control)
         self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
         self._profile = scenario_profile(self.scenario)
         self._system_spec = make_spec(self.scenario, self._profile)
@@ -95,10 +101,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self._limiter = limiter
         self._system: System | None = None
         self._windows: list[WindowMetrics] = []
-        self.action_space = gym.spaces.MultiDiscrete(
-            [self.scenario.limits.cores, self.scenario.limits.batch]
-        )
-        self.observation_space = gym.spaces.Box(-CLIP, CLIP, (OBS_DIM,), np.float32)
+        self.action_space = gym.spaces.MultiDiscrete(self._control.most(self.scenario.limits))
+        self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self._control.obs_dim,), np.float32)
 
     @property
     def system(self) -> System:
@@ -168,7 +172,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             self._system = None
 
     def _observe(self) -> Observation:
-        return encode(self.system.view(), self._system_spec)
+        return encode(self.system.view(), self._system_spec, self._control)
 
 
 def _episode_seed(options: dict[str, Any], default: int) -> int:

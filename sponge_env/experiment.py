@@ -17,6 +17,7 @@ from sponge_env.recording import RunDirectory, file_sinks, write_requests
 from sponge_env.report import plot_comparison
 from sponge_env.rollout import Episode, Run, run_episode
 from sponge_env.scenario import Scenario
+from sponge_env.suite.warm import warm
 from sponge_env.tensorboard_sink import TensorBoardSink
 
 
@@ -97,19 +98,22 @@ class Experiment:
         """
         try:
             for agent, controller in self.controllers.items():
+                scenario = warm(self.scenario, controller, self.profile)
                 for seed in range(seeds):
-                    self.episodes.append(self._episode(agent, controller, seed))
+                    self.episodes.append(self._episode(agent, controller, scenario, seed))
                     if self.episodes[-1].summary.partial:
                         return False
         except KeyboardInterrupt:
             return False
         return True
 
-    def _episode(self, agent: str, controller: Controller, seed: int) -> Episode:
+    def _episode(
+        self, agent: str, controller: Controller, scenario: Scenario, seed: int
+    ) -> Episode:
         folder = self.directory.episode(agent, seed)
         with ExitStack() as stack:
             system = make_system(
-                self.scenario,
+                scenario,
                 seed,
                 backend=self.backend,
                 profile=self.profile,
@@ -126,7 +130,7 @@ class Experiment:
                 stack.callback(sink.close)
             ledger = system.core.ledger
             stack.callback(lambda: write_requests(folder / "requests.parquet", ledger.columns()))
-            run = Run.of(agent, self.scenario, self.backend, seed)
+            run = Run.of(agent, scenario, self.backend, seed)
             return run_episode(system, controller, run, sinks)
 
     def plot(self) -> Path:

@@ -6,23 +6,30 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import get_args
+
+import numpy as np
 
 from sponge_env.cache import local_profile_path
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, ProfileError, unknown
 from sponge_env.host import describe_host
-from sponge_env.interfaces import Allocation, SystemSpec, Worker
+from sponge_env.interfaces import Allocation, Request, SystemSpec, Worker
 from sponge_env.profile import Profile, load_profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
-from sponge_env.serving.core import ServingCore
+from sponge_env.serving.core import RequestQueue, ServingCore
+from sponge_env.serving.edf import EdfQueue
+from sponge_env.serving.fifo import FifoQueue
 from sponge_env.system import EpisodePlan, System
+from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.real_config import RealWorkerConfig
-from sponge_env.workers.service import ProfileService, QuotaBucket, Service
+from sponge_env.workers.service import ProfileService, Service
 from sponge_env.workers.simulated import SimulatedWorker, noise_source
 from sponge_env.workload import as_long_as_its_traces, make_requests
+
+_QUEUES: dict[str, Callable[[], RequestQueue]] = {"edf": EdfQueue, "fifo": FifoQueue}
 
 LOG = logging.getLogger("sponge_env")
 
@@ -99,6 +106,17 @@ def _fingerprint(scenario: Scenario, profile: Profile) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def make_plan(scenario: Scenario, requests: Sequence[Request]) -> EpisodePlan:
+    """Describe the episode in which a scenario's requests, ascending by arrival, are served."""
+    return EpisodePlan(
+        requests=requests,
+        windows=scenario.windows,
+        base_delay_s=scenario.network.base_delay_s,
+        violation_weight=scenario.reward.violation_weight,
+        count_from_s=scenario.count_from_s,
+    )
+
+
 def make_system(
     scenario: Scenario,
     seed: int,
@@ -123,47 +141,71 @@ def make_system(
     """
     if backend not in get_args(Backend):
         raise ConfigError(unknown("backend", backend, get_args(Backend)))
-    if profile is None:
-        profile = scenario_profile(scenario)
+    profile = profile or scenario_profile(scenario)
     scenario = as_long_as_its_traces(scenario)
+
+    def make_worker(spec: SystemSpec) -> Worker:
+        if backend == "live":
+            return _real_worker(spec, profile, limiter)
+        return simulated_worker(scenario, profile, spec, seed)
+
+    return assemble(scenario, profile, seed, make_worker, hold_between_steps=hold_between_steps)
+
+
+def assemble(
+    scenario: Scenario,
+    profile: Profile,
+    seed: int,
+    make_worker: Callable[[SystemSpec], Worker],
+    *,
+    hold_between_steps: bool = False,
+) -> System:
+    """Build a system around any worker.
+
+    Args:
+        scenario: The experiment, as long as its traces.
+        profile: Latency profile.
+        seed: Seed of arrivals and bandwidth.
+        make_worker: Makes the worker; called last, for a live one's clock runs from then on.
+        hold_between_steps: See :class:`~sponge_env.system.System`.
+    """
     spec = make_spec(scenario, profile)
-    plan = EpisodePlan(
-        requests=make_requests(scenario, profile, seed),
-        windows=scenario.windows,
-        base_delay_s=scenario.network.base_delay_s,
-        violation_weight=scenario.reward.violation_weight,
-        count_from_s=scenario.count_from_s,
+    plan = make_plan(scenario, make_requests(scenario, profile, seed))
+    core = ServingCore(
+        scenario.serving.drop_grace_s,
+        profile.fastest_s(scenario.limits.cores),
+        _QUEUES[scenario.serving.order](),
     )
-    core = ServingCore(scenario.serving.drop_grace_s, profile.fastest_s(scenario.limits.cores))
-    worker: Worker
-    if backend == "live":
-        worker = _real_worker(spec, profile, limiter)
-    else:
-        worker = simulated_worker(scenario, profile, spec, seed)
-    return System(spec, plan, core, worker, hold_between_steps=hold_between_steps)
+    return System(spec, plan, core, make_worker(spec), hold_between_steps=hold_between_steps)
 
 
 def simulated_worker(
     scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int
 ) -> SimulatedWorker:
     """Build the simulated worker of an episode."""
-    scale = scenario.simulation.noise
+    scale, rng = scenario.simulation.noise, stream(seed, "noise")
     return SimulatedWorker(
-        service_maker(scenario, profile),
+        service_maker(scenario, profile, rng),
         spec.initial,
         cold_start_s=spec.cold_start_s,
         actuation_delay_s=scenario.simulation.actuation_delay_s,
-        noise=noise_source(profile.noise_quantiles, scale, stream(seed, "noise")),
+        noise=noise_source(profile.noise_quantiles, scale, rng),
     )
 
 
-def service_maker(scenario: Scenario, profile: Profile) -> Callable[[int], Service]:
-    """Choose the service model; the result makes the service of one replica."""
+def service_maker(
+    scenario: Scenario, profile: Profile, rng: np.random.Generator
+) -> Callable[[int], Service]:
+    """Choose the service model; the result makes the service of one replica.
+
+    Under a quota one uniform is drawn from ``rng`` for each replica: the kernel refills
+    each group at a moment of its own.
+    """
     limits = scenario.limits
     quota = profile.quota
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
         work_s = profile.work_table_s(limits.batch)
-        return lambda cores: QuotaBucket(quota, work_s, profile.core_unit, cores)
+        return lambda cores: QuotaBucket(quota, work_s, profile.core_unit, cores, rng.random())
     latency_s = profile.service_table_s(limits.batch, limits.cores)
     return lambda cores: ProfileService(latency_s, cores)
 
@@ -184,17 +226,18 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     measured_on, this = profile.host.get("cpu_model"), describe_host()["cpu_model"]
     if measured_on not in (None, this):
         LOG.warning("profile %r was measured on %s, this is %s", profile.name, measured_on, this)
-    check_machine(_real_config(make_spec(scenario, profile), profile, limiter))
+    check_machine(real_config(make_spec(scenario, profile), profile, limiter))
 
 
 def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
     # What starts processes is imported only where they are wanted.
     from sponge_env.workers.pool import PoolWorker
 
-    return PoolWorker(_real_config(spec, profile, limiter))
+    return PoolWorker(real_config(spec, profile, limiter))
 
 
-def _real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> RealWorkerConfig:
+def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> RealWorkerConfig:
+    """Say how the real worker of a system is set up."""
     return RealWorkerConfig(
         model=profile.model,
         batch_max=spec.batch_max,

@@ -50,6 +50,10 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         raise ConfigError(unknown(key, value, args))
     if origin in (Union, types.UnionType):
         return _convert(next(arg for arg in args if arg is not type(None)), value, key)
+    if origin is dict and isinstance(value, dict):
+        return {name: _convert(args[1], item, f"{key}.{name}") for name, item in value.items()}
+    if hint is Any:
+        return value
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(args[0], item, key) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -60,7 +64,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
 
 
 def _describe(hint: Any) -> str:
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or get_origin(hint) is dict:
         return "a table"
     if get_origin(hint) is tuple:
         return "a list of numbers"

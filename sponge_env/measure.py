@@ -35,14 +35,21 @@ def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -
     latencies = sorted(
         entry.finished_s - entry.request.sent_s for entry in ended if entry.outcome in answered
     )
-    metrics = {}
+    metrics = latency_summary(latencies)
     if completions:
         metrics["batch_mean"] = sum(c.batch.size for c in completions) / len(completions)
-    if latencies:
-        metrics["latency_mean_s"] = sum(latencies) / len(latencies)
-        metrics["latency_p50_s"] = quantile(latencies, 0.5)
-        metrics["latency_p99_s"] = quantile(latencies, 0.99)
     return metrics
+
+
+def latency_summary(latencies_s: Sequence[float]) -> dict[str, float]:
+    """Return mean and quantiles of latencies, which ascend; nothing where there are none."""
+    if not latencies_s:
+        return {}
+    return {
+        "latency_mean_s": sum(latencies_s) / len(latencies_s),
+        "latency_p50_s": quantile(latencies_s, 0.5),
+        "latency_p99_s": quantile(latencies_s, 0.99),
+    }
 
 
 def resource_metrics(

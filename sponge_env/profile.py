@@ -41,26 +41,16 @@ class QuotaService:
     """CPU time of batches of 1, 2, 3, ... requests at full speed."""
     dispatch_s: float
     """Wall time per batch outside the limited group (messages, wake-ups)."""
+    tick_s: float = 0.004
+    """Time between two looks of the limiter at what was used; until then the quota can be
+    overdrawn. The default is a kernel's with 250 ticks per second."""
 
     def __post_init__(self) -> None:
-        values = (self.period_s, *self.work_s)
+        values = (self.period_s, self.tick_s, *self.work_s)
         if not self.work_s or not all(0 < value < math.inf for value in values):
-            raise ProfileError("a quota service needs a period and work above 0")
+            raise ProfileError("a quota service needs a period, a tick and work above 0")
         if not 0 <= self.dispatch_s < math.inf:
             raise ProfileError("a quota service needs a dispatch time of at least 0")
-
-    def lone_batch_s(self, size: int, cores: float) -> float:
-        """Return how long a batch takes that finds all tokens of a period.
-
-        Args:
-            size: Requests in it.
-            cores: Physical cores granted.
-        """
-        work_s, quota_s = self.work_s[size - 1], cores * self.period_s
-        if cores >= 1 or work_s <= quota_s:
-            return self.dispatch_s + work_s
-        full_periods = math.ceil(work_s / quota_s) - 1
-        return self.dispatch_s + full_periods * (self.period_s - quota_s) + work_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +143,13 @@ class Profile:
         return np.concatenate([work_s, work_s[-1] + slope_s * beyond])[:batch_max]
 
     def fastest_s(self, cores_max: int) -> float:
-        """Shortest service that a request can get, by the simulator's service model."""
+        """Shortest service that a request can get, by the simulator's service model.
+
+        Under a quota that is full speed on any cores: an idle replica has tokens.
+        """
         if self.quota is None:
             return float(self.service_table_s(1, cores_max).min())
-        return self.quota.lone_batch_s(1, cores_max * self.core_unit)
+        return self.quota.dispatch_s + self.quota.work_s[0]
 
     def capacity_rps(self, batch_max: int, cores_max: int) -> float:
         """Largest throughput max over b of b / l(b, cores_max), in requests per second."""

@@ -69,7 +69,7 @@ class RunDirectory:
             RunDirectoryError: The folder exists already or cannot be written.
         """
         if path is None:
-            path = _make_new(purpose)
+            path = new_folder(purpose)
         else:
             _make(path)
         config = {"scenario": dataclasses.asdict(scenario), "options": dict(options)}
@@ -92,8 +92,12 @@ class RunDirectory:
         return folder
 
 
-def _make_new(purpose: str) -> Path:
-    """Make a folder of a new name, also when several runs start at the same time."""
+def new_folder(purpose: str) -> Path:
+    """Make a folder of a new name in ``runs``, also when several runs start at the same time.
+
+    Raises:
+        RunDirectoryError: It cannot be written.
+    """
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
     for number in itertools.count(1):
         path = RUNS / (f"{name}-{number}" if number > 1 else name)

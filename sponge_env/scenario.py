@@ -22,6 +22,7 @@ from sponge_env.config import (
     Reward,
     Serving,
     Simulation,
+    Start,
     not_negative,
     positive,
     require,
@@ -53,7 +54,7 @@ class Scenario:
     short_trace: Literal["wrap", "end"] = "wrap"
     """What a trace file shorter than the episode does: it starts again, or the episode ends
     with it."""
-    start: Literal["cold", "warm"] = "cold"
+    start: Start = "cold"
     """``cold`` begins with the initial allocation and counts from the first moment. ``warm``
     begins with the allocation that the controller settles on under a steady mean load, and
     counts from ``warmup_s`` on."""

@@ -59,7 +59,7 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
         ["agent", *(column.below for column in COLUMNS)],
         *([_label(group), *(_mean(group, column) for column in COLUMNS)] for group in groups),
     ]
-    lines = _aligned(rows)
+    lines = aligned(rows)
     rule = "-" * max(map(len, lines))
     return "\n".join([*lines[:2], rule, *lines[2:], _caption(groups)])
 
@@ -83,8 +83,8 @@ def _mean(group: Sequence[EpisodeMetrics], column: Column) -> str:
     return f"{fmean(measured):.{column.digits}f}" if measured else "-"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Pad the first column on the right and all others on the left."""
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table's lines, padded on the right in the first column and on the left elsewhere."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

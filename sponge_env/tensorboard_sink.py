@@ -132,6 +132,24 @@ class TensorBoardSink:
         return summary
 
 
+def write_summary(folder: Path, values: Mapping[str, float]) -> None:
+    """Write a run that is one set of numbers.
+
+    Args:
+        folder: The run's folder.
+        values: Tag to number; what is not a number is left out.
+    """
+    summary = Summary()
+    for name, value in values.items():
+        if not math.isnan(value):
+            tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
+            metadata = create_summary_metadata("", "")
+            summary.value.add(tag=name, tensor=tensor, metadata=metadata)
+    writer = EventFileWriter(str(folder))
+    writer.add_event(Event(wall_time=time.time(), step=0, summary=summary))
+    writer.close()
+
+
 def _layout() -> Summary:
     """Return the custom-scalars page: charts of all runs, two in a row."""
     totals = [_chart(name, TOTAL_PREFIX) for name in TOTALS]

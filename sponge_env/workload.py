@@ -1,30 +1,47 @@
-"""When requests are sent, and the requests with their deadlines.
-
-Random send times use only the uniforms of ``rng.random()`` and the C library's log
-(:func:`math.log`), in the order each function documents, so that compiled code can
-continue the stream bit for bit.
-"""
+"""The requests of an episode: when they are sent, when they arrive, and their deadlines."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrival_processes import bursty_s, diurnal_s, flash_crowd_s, poisson_s
 from sponge_env.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals
 from sponge_env.errors import TraceError
 from sponge_env.formats import Counts, find_trace, read_arrivals
 from sponge_env.interfaces import Request
-from sponge_env.network import RESERVED, make_network
+from sponge_env.network import RESERVED, make_network, recorded_trace
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
 
 FloatArray = NDArray[np.float64]
+
+_PROCESSES = {"bursty": bursty_s, "flash-crowd": flash_crowd_s, "diurnal": diurnal_s}
+"""Arrivals at a rate that varies."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The requests of one episode as arrays, by (arrival_s, id)."""
+
+    id: NDArray[np.int64]
+    """(n,) their numbers in the order in which they are sent."""
+    sent_s: FloatArray
+    """(n,) when each is sent."""
+    arrival_s: FloatArray
+    """(n,) when each has reached the server, ascending."""
+    deadline_s: FloatArray
+    """(n,) when each must be answered."""
+    payload_bytes: FloatArray
+    """(n,) size of each."""
 
 
 def load_arrivals(path: str | Path) -> EventTrace | CountTrace:
@@ -77,12 +94,12 @@ def send_times_s(
         TraceError: The arrival trace cannot be used or has no request in the episode.
     """
     if arrivals.kind == "poisson":
-        return _poisson_s(rate_rps, duration_s, rng)
+        return poisson_s(rate_rps, duration_s, rng)
     if arrivals.kind == "constant":
         time_s = np.arange(math.ceil(duration_s * rate_rps)) / rate_rps
         return time_s[time_s < duration_s]
-    if arrivals.kind == "bursty":
-        return _bursty_s(arrivals, rate_rps, duration_s, rng)
+    if arrivals.kind in _PROCESSES:
+        return _PROCESSES[arrivals.kind](arrivals, rate_rps, duration_s, rng)
     time_s = _trace(arrivals).send_times_s(duration_s, arrivals.rate_rps, rng)
     if time_s.size == 0:
         raise TraceError(
@@ -93,47 +110,6 @@ def send_times_s(
 
 def _trace(arrivals: Arrivals) -> EventTrace | CountTrace:
     return load_arrivals(find_trace(str(arrivals.file), "arrivals"))
-
-
-def _exponential(rng: np.random.Generator) -> float:
-    """Draw from the exponential distribution of mean 1, from one uniform in [0, 1)."""
-    return -math.log(1.0 - rng.random())
-
-
-def _poisson_s(rate_rps: float, duration_s: float, rng: np.random.Generator) -> FloatArray:
-    """Draw a Poisson process; one uniform per gap, the gap past the end included."""
-    times_s = []
-    time_s = _exponential(rng) / rate_rps
-    while time_s < duration_s:
-        times_s.append(time_s)
-        time_s += _exponential(rng) / rate_rps
-    return np.array(times_s, dtype=np.float64)
-
-
-def _bursty_s(
-    arrivals: Arrivals, rate_rps: float, duration_s: float, rng: np.random.Generator
-) -> FloatArray:
-    """Draw a Markov-modulated Poisson process whose states last equally long on average.
-
-    Uniforms: first state, its dwell, and one for each gap; where a state ends within a
-    gap, next state and its dwell. A gap is drawn as the number of requests expected in
-    it, so the rest of it carries over into the next state.
-    """
-    factors = arrivals.burst_factors
-    rates_rps = [rate_rps * factor * len(factors) / sum(factors) for factor in factors]
-    state = int(rng.random() * len(factors))
-    ends_s = arrivals.burst_dwell_s * _exponential(rng)
-    time_s, times_s = 0.0, []
-    while time_s < duration_s:
-        expected = _exponential(rng)
-        while expected >= rates_rps[state] * (ends_s - time_s):
-            expected -= rates_rps[state] * (ends_s - time_s)
-            time_s = ends_s
-            state = (state + 1 + int(rng.random() * (len(factors) - 1))) % len(factors)
-            ends_s += arrivals.burst_dwell_s * _exponential(rng)
-        time_s += expected / rates_rps[state]
-        times_s.append(time_s)
-    return np.array(times_s[:-1], dtype=np.float64)
 
 
 def as_long_as_its_traces(scenario: Scenario) -> Scenario:
@@ -147,34 +123,68 @@ def as_long_as_its_traces(scenario: Scenario) -> Scenario:
         return scenario
     lengths_s = [scenario.duration_s]
     if scenario.network.trace not in RESERVED:
-        lengths_s.append(make_network(scenario, seed=0).duration_s)
+        lengths_s.append(recorded_trace(scenario.network).duration_s)
     if scenario.arrivals.kind == "trace":
         lengths_s.append(_trace(scenario.arrivals).period_s)
     return dataclasses.replace(scenario, duration_s=min(lengths_s))
 
 
-def make_requests(scenario: Scenario, profile: Profile, seed: int) -> tuple[Request, ...]:
-    """Return the requests of one episode.
+def make_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
+    """Draw the requests of one episode.
 
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those that arrive after the episode's
     end are included.
 
-    Returns:
-        Requests by (arrival_s, id).
+    Args:
+        scenario: As long as its traces, see :func:`as_long_as_its_traces`.
+        profile: Says how much a load is.
+        seed: Seed of the episode.
 
     Raises:
         TraceError: The arrival or the bandwidth trace cannot be used.
     """
-    network = scenario.network
     rate = rate_rps(scenario, profile)
     rng = stream(seed, "arrivals")
     sent_s = send_times_s(scenario.arrivals, rate, scenario.duration_s, rng)
-    transferred_s = make_network(scenario, seed).arrival_s(sent_s, network.payload_bytes)
+    slo_s, payload_bytes = _classes(scenario, sent_s.size, seed)
+    transferred_s = make_network(scenario, seed).arrival_s(sent_s, payload_bytes)
+    arrival_s = transferred_s + scenario.network.base_delay_s
     # Transfers held up by the same outage end at the same moment; rounding must not make
-    # a later one arrive earlier.
-    arrival_s = np.maximum.accumulate(transferred_s + network.base_delay_s)
-    deadline_s = sent_s + scenario.slo_s
-    times_s = zip(sent_s.tolist(), arrival_s.tolist(), deadline_s.tolist(), strict=True)
-    requests = (Request(i, *times, network.payload_bytes) for i, times in enumerate(times_s))
-    return tuple(sorted(requests, key=lambda request: request.arrival_s))
+    # a later one of the same size arrive earlier.
+    for size in np.unique(payload_bytes):
+        alike = payload_bytes == size
+        arrival_s[alike] = np.maximum.accumulate(arrival_s[alike])
+    order = np.argsort(arrival_s, kind="stable")
+    return Workload(
+        id=order,
+        sent_s=sent_s[order],
+        arrival_s=arrival_s[order],
+        deadline_s=(sent_s + slo_s)[order],
+        payload_bytes=payload_bytes[order],
+    )
+
+
+def make_requests(scenario: Scenario, profile: Profile, seed: int) -> tuple[Request, ...]:
+    """Return the requests of :func:`make_workload`, one object each."""
+    workload = make_workload(scenario, profile, seed)
+    columns = (getattr(workload, f.name).tolist() for f in dataclasses.fields(workload))
+    return tuple(itertools.starmap(Request, zip(*columns, strict=True)))
+
+
+def _classes(scenario: Scenario, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Draw the class of each request, with one uniform each in the order of sending.
+
+    Returns:
+        (count,) SLOs in seconds and (count,) payloads in bytes.
+    """
+    network, kinds = scenario.network, scenario.classes
+    if not kinds:
+        return np.full(count, scenario.slo_s), np.full(count, network.payload_bytes)
+    ends = np.cumsum([kind.share for kind in kinds])
+    drawn = stream(seed, "classes").random(count) * ends[-1]
+    # Rounding may lift the largest product onto the last end.
+    which = np.minimum(np.searchsorted(ends, drawn, side="right"), len(kinds) - 1)
+    slo_s = np.array([kind.slo_s for kind in kinds])
+    payload_bytes = np.array([kind.payload_bytes for kind in kinds])
+    return slo_s[which], payload_bytes[which]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.encoding import FIELDS, OBS_DIM, encode
+from sponge_env.encoding import JOINT, encode
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario import Scenario
@@ -51,10 +51,10 @@ def check_equal(
     Observations, metrics and rewards are compared after every interval, and the ledgers
     in the end.
     """
-    batch = simulator(scenarios)
+    batch = simulator(scenarios, obs_dim=JOINT.obs_dim)
     systems = [make_system(s, seed) for s, seed in zip(scenarios, seeds, strict=True)]
     plans = [allocations(s, seed, replicas_max) for s, seed in zip(scenarios, seeds, strict=True)]
-    observations = np.zeros((len(scenarios), OBS_DIM), np.float32)
+    observations = np.zeros((len(scenarios), JOINT.obs_dim), np.float32)
     batch.reset(np.ones(len(scenarios), np.bool_), np.array(seeds), observations)
     for i, system in enumerate(systems):
         _check_observation(system, observations[i])
@@ -73,8 +73,9 @@ def check_equal(
 
 
 def _check_observation(system: System, observation: NDArray[np.float32]) -> None:
-    expected = encode(system.view(), system.spec)
-    for name, value, wanted in zip(FIELDS, observation, expected, strict=True):
+    # The vertical observation is its first part.
+    expected = encode(system.view(), system.spec, JOINT)
+    for name, value, wanted in zip(JOINT.fields, observation, expected, strict=True):
         assert math.isclose(value, wanted, rel_tol=SUM_TOLERANCE and 1e-6), name
 
 

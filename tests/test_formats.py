@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
+from sponge_env.bandwidth import load_bandwidth_trace
 from sponge_env.errors import SpongeError, TraceError
 from sponge_env.formats.detect import FORMATS
-from sponge_env.network import load_bandwidth_trace
 from sponge_env.workload import load_arrivals
 
 DATA = Path(__file__).parent / "data" / "traces"

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import math
 from bisect import bisect_left, bisect_right
@@ -8,18 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sponge_env.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
 from sponge_env.config import Network
 from sponge_env.errors import TraceError
 from sponge_env.network import (
     AUTOCORRELATION_4G,
     QUANTILES_4G,
-    UNLIMITED,
-    BandwidthTrace,
-    load_bandwidth_trace,
+    fade_edges_s,
     make_network,
     synthetic_4g,
 )
 from sponge_env.scenario import Scenario
+from sponge_env.seeding import stream
+from sponge_env.workload import as_long_as_its_traces
 from traces import generate
 
 TRACES = Path(generate.__file__).parent
@@ -216,6 +218,52 @@ def test_a_random_start_shifts_the_trace():
     assert shifted.start_s.tolist() == again.start_s.tolist() != other.start_s.tolist()
     assert shifted.start_s[1] < 1.0
     assert shifted.mean_bytes_per_s == pytest.approx(from_start.mean_bytes_per_s)
+
+
+def test_a_fade_leaves_its_share_of_the_bandwidth():
+    trace = trace_of((1.0, 100.0), (2.0, 0.0), (1.0, 50.0))
+    faded = trace.faded(np.array([0.5, 1.5, 3.0, 3.25, 3.25, 3.5, 3.9, 4.2]), 0.1)
+    assert faded.start_s.tolist() == [0.0, 0.5, 1.0, 1.5, 3.0, 3.25, 3.5, 3.9]
+    expected = [100.0, 10.0, 0.0, 0.0, 5.0, 5.0, 50.0, 5.0]
+    assert faded.bandwidth_bytes_per_s.tolist() == pytest.approx(expected)
+    assert faded.duration_s == trace.duration_s
+
+
+@given(st.floats(1.0, 50.0), st.floats(0.01, 1.0), st.floats(1.0, 300.0), st.integers(0, 99))
+def test_each_stretch_has_one_fade(every_s, share, until_s, seed):
+    length_s = share * every_s
+    starts_s, ends_s = (
+        fade_edges_s(every_s, length_s, until_s, stream(seed, "fades")).reshape(-1, 2).T
+    )
+    stretch_s = np.arange(math.ceil(until_s / every_s)) * every_s
+    assert np.all((stretch_s <= starts_s) & (ends_s <= stretch_s + every_s * (1 + RELATIVE)))
+    assert ends_s - starts_s == pytest.approx(length_s, abs=1e-9)
+
+
+FADING = {"fade_every_s": 20.0, "fade_s": 4.0, "fade_depth": 0.02}
+
+
+def test_fades_come_on_top_of_the_same_bandwidth():
+    plain, faded = (make_network(scenario(trace="4g", **kind), 1) for kind in ({}, FADING))
+    at_s = np.arange(0.0, 60.0, 0.01)
+    before, after = (
+        t.bandwidth_bytes_per_s[np.searchsorted(t.start_s, at_s, side="right") - 1]
+        for t in (plain, faded)
+    )
+    in_fade = after < before
+    assert in_fade.mean() == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(after[in_fade], 0.02 * before[in_fade])
+    np.testing.assert_array_equal(after[~in_fade], before[~in_fade])
+
+
+def test_fades_fall_anew_on_each_lap_of_a_short_trace(tmp_path):
+    path = tmp_path / "short.csv"
+    path.write_text("time_s,bandwidth_bytes_per_s\n0,2e6\n1,3e6\n")
+    made = make_network(scenario(trace=str(path), **FADING), 1)
+    assert made.duration_s == 60.0
+    assert np.count_nonzero(made.bandwidth_bytes_per_s < 1e6) >= 3 * 4
+    ending = dataclasses.replace(scenario(trace=str(path), **FADING), short_trace="end")
+    assert as_long_as_its_traces(ending).duration_s == 2.0
 
 
 def test_an_unknown_trace_lists_those_there_are():

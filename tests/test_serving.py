@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -8,9 +9,10 @@ from hypothesis import strategies as st
 from strategies import request_lists
 
 from sponge_env.interfaces import Batch, Completion, Request
-from sponge_env.serving.core import ServingCore
+from sponge_env.serving.core import RequestQueue, ServingCore
 from sponge_env.serving.drive import ArrivalCursor
 from sponge_env.serving.edf import EdfQueue
+from sponge_env.serving.fifo import FifoQueue
 from sponge_env.serving.ledger import Ledger, Outcome
 
 
@@ -39,14 +41,44 @@ def test_queue_breaks_ties_by_id() -> None:
     assert [r.id for r in queue.pop(3)] == [1, 2, 3]
 
 
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10))), st.integers(1, 8))
+def test_fifo_queue_pops_in_order_of_arrival(times: list[tuple[float, float]], size: int) -> None:
+    queue = FifoQueue()
+    for number, (deadline_s, arrival_s) in enumerate(times):
+        queue.push(request(number, deadline_s, arrival_s))
+    assert list(queue.deadlines_s()) == sorted(deadline_s for deadline_s, _ in times)
+    popped: list[Request] = []
+    while batch := queue.pop(size):
+        assert len(batch) <= size
+        popped.extend(batch)
+    expected = sorted((arrival_s, number) for number, (_, arrival_s) in enumerate(times))
+    assert [(r.arrival_s, r.id) for r in popped] == expected
+
+
+@pytest.mark.parametrize("make_queue", [EdfQueue, FifoQueue])
 @given(st.lists(st.floats(0, 10)), st.floats(0, 10))
-def test_queue_drops_exactly_what_is_due(deadlines: list[float], time_s: float) -> None:
-    queue = EdfQueue()
+def test_queue_drops_exactly_what_is_due(
+    make_queue: Callable[[], RequestQueue], deadlines: list[float], time_s: float
+) -> None:
+    queue = make_queue()
     for number, deadline_s in enumerate(deadlines):
         queue.push(request(number, deadline_s))
-    due = [r.deadline_s for r in queue.pop_due_before(time_s)]
+    due = sorted(r.deadline_s for r in queue.pop_due_before(time_s))
     assert due == sorted(d for d in deadlines if d < time_s)
+    assert list(queue.deadlines_s()) == sorted(d for d in deadlines if d >= time_s)
     assert len(queue) == len(deadlines) - len(due)
+
+
+def test_a_request_that_comes_back_after_a_crash_takes_its_old_place() -> None:
+    core = ServingCore(math.inf, queue=FifoQueue())
+    for number, deadline_s in enumerate((9.0, 5.0, 7.0)):
+        core.offer(request(number, deadline_s, arrival_s=0.1 * number))
+    first = core.form_batch(1.0, 1)
+    assert first is not None
+    core.settle(Completion(first, 0, 1.0, 2.0, ok=False))
+    again = core.form_batch(2.0, 3)
+    assert again is not None
+    assert [r.id for r in again.requests] == [0, 1, 2]
 
 
 def test_ledger_refuses_illegal_moves() -> None:

@@ -51,6 +51,21 @@ def arrivals(folder: Path) -> st.SearchStrategy[Arrivals]:
             ),
             burst_dwell_s=st.floats(0.2, 5.0),
         ),
+        st.builds(
+            Arrivals,
+            st.just("flash-crowd"),
+            rates,
+            flash_factor=st.floats(0.2, 9.0),
+            flash_s=st.floats(0.1, 2.0),
+            flash_every_s=st.floats(2.0, 6.0),
+        ),
+        st.builds(
+            Arrivals,
+            st.just("diurnal"),
+            rates,
+            diurnal_amplitude=st.floats(0.0, 1.0),
+            diurnal_period_s=st.floats(0.5, 20.0),
+        ),
         # Enough for a request in every episode, without which the reference refuses a trace.
         st.builds(Arrivals, st.just("trace"), st.none() | st.floats(5.0, 90.0), file=recorded),
     )
@@ -60,11 +75,15 @@ def networks(folder: Path) -> st.SearchStrategy[Network]:
     made = st.tuples(st.sampled_from(["4g", "none"]), st.just("beginning"))
     files = [str(folder / "wrapping.csv"), str(folder / "stalls.csv"), "4g-600s"]
     recorded = st.tuples(st.sampled_from(files), st.sampled_from(["beginning", "random"]))
+    fades = st.tuples(st.floats(2.0, 6.0), st.floats(0.1, 2.0), st.floats(0.01, 1.0))
     return st.builds(
-        lambda trace, payload_bytes, delay_s: Network(*trace, payload_bytes, delay_s),
+        lambda trace, payload_bytes, delay_s, fades: Network(
+            *trace, payload_bytes, delay_s, *(fades if trace[0] != "none" else ())
+        ),
         made | recorded,
         st.sampled_from([0.0, 1.5, 123_456.7, 300_000.0, 2e6]),
         st.sampled_from([0.0, 0.01, 0.4]),
+        st.just(()) | fades,
     )
 
 
@@ -179,7 +198,7 @@ def test_a_trace_shorter_than_the_episode_wraps_or_ends_it(
     check_equal([scenario] * 3, [0, 1, 2], 1)
 
 
-@pytest.mark.parametrize("name", ["paper", "bursty"])
+@pytest.mark.parametrize("name", ["paper", "bursty", "flash-crowd", "deep-fade", "diurnal"])
 def test_whole_episodes_run_alike(name: str) -> None:
     check_equal([load_scenario(name)], [0], 1)
 

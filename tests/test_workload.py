@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -6,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.config import Arrivals, Network
+from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.errors import TraceError
 from sponge_env.network import make_network
 from sponge_env.profile import load_profile
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.seeding import stream
-from sponge_env.workload import make_requests, rate_rps, send_times_s
+from sponge_env.workload import make_requests, make_workload, rate_rps, send_times_s
 
 PROFILE = load_profile("yolov5s")
 RATE_RPS = 20.0
@@ -22,6 +23,9 @@ PROCESSES = {
     "bursty": Arrivals(kind="bursty", rate_rps=RATE_RPS),
     "on-off": Arrivals(kind="bursty", rate_rps=RATE_RPS, burst_factors=(0.0, 1.0)),
     "one state": Arrivals(kind="bursty", rate_rps=RATE_RPS, burst_factors=(3.0,)),
+    "flash crowd": Arrivals(kind="flash-crowd", rate_rps=RATE_RPS, flash_s=4, flash_every_s=20),
+    "diurnal": Arrivals(kind="diurnal", rate_rps=RATE_RPS, diurnal_period_s=50.0),
+    "night": Arrivals(kind="diurnal", rate_rps=RATE_RPS, diurnal_amplitude=1.0),
     "shipped events": Arrivals(kind="trace", file="arrivals-bursty-600s"),
     "shipped counts": Arrivals(kind="trace", file="arrivals-day-600s.csv"),
     "thinned events": Arrivals(kind="trace", file="arrivals-bursty-600s", rate_rps=7.0),
@@ -74,6 +78,65 @@ def test_bursty_carries_a_gap_over_into_the_next_state():
     assert rng.uniforms == [0.7]
 
 
+def test_a_gap_carries_over_into_a_flash_crowd_and_out_of_it():
+    # A share of 1/5 of the time at 5 times the rate: 1 request/s outside, 5 within.
+    arrivals = Arrivals(kind="flash-crowd", rate_rps=1.8, flash_s=2.0, flash_every_s=10.0)
+    rng = Scripted(
+        0.5,  # the first flash crowd lasts from 4 s to 6 s
+        uniform_for(3.0),  # first request at 3 s
+        uniform_for(3.5),  # one expected until 4 s, the other two and a half within 0.5 s
+        uniform_for(8.5),  # seven and a half within, one outside: at 7 s
+        uniform_for(4.0),  # three until the stretch ends at 10 s, one left
+        0.0,  # the next flash crowd begins at once: at 10.2 s
+        uniform_for(30.0),  # past the end, and even past the end of the stretch
+        0.9,  # so the flash crowd of the one after it is drawn, too
+        0.7,
+    )
+    times_s = send_times_s(arrivals, 1.8, 11.0, rng)
+    np.testing.assert_allclose(times_s, [3.0, 4.5, 7.0, 10.2])
+    assert rng.uniforms == [0.7]
+
+
+def test_each_stretch_has_one_flash_crowd():
+    arrivals = Arrivals(kind="flash-crowd", rate_rps=90.0, flash_s=5.0, flash_every_s=30.0)
+    times_s = send_times_s(arrivals, 90.0, 300.0, stream(1, "arrivals"))
+    counts = np.bincount(times_s.astype(int), minlength=300).reshape(10, 30)
+    busy = counts > 150  # 54 outside, 270 within; its first and last second lie across the edge
+    assert np.all((busy.sum(axis=1) >= 4) & (busy.sum(axis=1) <= 6))
+    assert np.all(np.abs(np.diff(busy, axis=1)).sum(axis=1) <= 2)
+    assert len(set(np.argmax(busy, axis=1))) > 5
+
+
+def test_thinning_keeps_a_candidate_with_the_probability_of_its_hour():
+    arrivals = Arrivals(
+        kind="diurnal", rate_rps=2.0, diurnal_amplitude=0.5, diurnal_period_s=8.0
+    )  # candidates at 3 requests/s
+    rng = Scripted(
+        0.25,  # begins at noon, with 3 requests/s
+        uniform_for(0.3),
+        0.98,  # at 0.1 s: stays with probability 0.999
+        uniform_for(11.7),
+        0.34,  # at 4 s, midnight: stays with probability 1/3
+        uniform_for(3.0),
+        0.0,  # at 5 s: stays in any case
+        uniform_for(6.0),  # past the end
+        0.7,
+    )
+    times_s = send_times_s(arrivals, 2.0, 6.0, rng)
+    np.testing.assert_allclose(times_s, [0.1, 5.0])
+    assert rng.uniforms == [0.7]
+
+
+def test_diurnal_arrivals_follow_a_sine():
+    arrivals = Arrivals(
+        kind="diurnal", rate_rps=RATE_RPS, diurnal_amplitude=0.6, diurnal_period_s=100.0
+    )
+    times_s = send_times_s(arrivals, RATE_RPS, 20_000.0, stream(1, "arrivals"))
+    # The first harmonic of a rate 1 + a sin is a / 2, whatever the hour at which it begins.
+    harmonic = np.abs(np.mean(np.exp(2j * np.pi * times_s / 100.0)))
+    assert harmonic == pytest.approx(0.3, abs=0.01)
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_same_seed_same_bytes(name):
     first, again, other = (
@@ -94,10 +157,10 @@ def test_send_times_are_ascending_and_within_the_episode(name):
     assert np.all(np.diff(times_s) >= 0)
 
 
-@pytest.mark.parametrize("name", ["poisson", "constant", "bursty", "on-off", "one state"])
+@pytest.mark.parametrize("name", [name for name, a in PROCESSES.items() if a.kind != "trace"])
 def test_mean_rate_of_a_process(name):
-    times_s = send_times_s(PROCESSES[name], RATE_RPS, 20_000.0, stream(1, "arrivals"))
-    assert times_s.size / 20_000.0 == pytest.approx(RATE_RPS, rel=0.05)
+    times_s = send_times_s(PROCESSES[name], RATE_RPS, 8000.0, stream(1, "arrivals"))
+    assert times_s.size / 8000.0 == pytest.approx(RATE_RPS, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["thinned events", "multiplied events", "scaled counts"])
@@ -225,15 +288,60 @@ def test_requests_that_arrive_after_the_end_are_included():
     assert requests[-1].arrival_s > 60.0
 
 
-@pytest.mark.parametrize("name", ["paper", "local", "bursty"])
-def test_shipped_scenarios_make_requests(name):
-    shipped = load_scenario(name)
-    profile = PROFILE if name == "local" else load_profile(shipped.profile)
-    requests = make_requests(shipped, profile, seed=1)
-    expected = rate_rps(shipped, profile) * shipped.duration_s
-    assert len(requests) == pytest.approx(expected, rel=0.3)
-    assert rate_rps(shipped, profile) < profile.capacity_rps(16, 16)
+CLASSES = (
+    RequestClass(share=3.0, slo_s=0.5, payload_bytes=5e4),
+    RequestClass(share=1.0, slo_s=2.0, payload_bytes=9e5),
+)
+
+
+def test_each_request_has_the_deadline_and_the_size_of_its_class():
+    tested = scenario(PROCESSES["poisson"], slo_s=0.5, classes=CLASSES, duration_s=300.0)
+    workload = make_workload(tested, PROFILE, seed=3)
+    pairs = np.column_stack((workload.deadline_s - workload.sent_s, workload.payload_bytes))
+    small = np.isclose(pairs, (0.5, 5e4)).all(axis=1)
+    large = np.isclose(pairs, (2.0, 9e5)).all(axis=1)
+    assert np.all(small | large)
+    assert small.mean() == pytest.approx(0.75, abs=0.02)
+    assert rate_rps(tested, PROFILE) * 300.0 == pytest.approx(small.size, rel=0.05)
+    # They are sent at the same moments as without classes, and small ones overtake.
+    plain = make_workload(scenario(PROCESSES["poisson"], duration_s=300.0), PROFILE, seed=3)
+    assert np.array_equal(np.sort(workload.sent_s), plain.sent_s)
+    assert np.all(np.diff(workload.arrival_s) >= 0)
+    assert not np.all(np.diff(workload.id) > 0)
+    for alike in (small, large):
+        assert np.all(np.diff(workload.id[alike]) > 0)
+
+
+def test_requests_are_the_rows_of_the_workload():
+    tested = scenario(PROCESSES["bursty"], slo_s=0.5, classes=CLASSES)
+    workload = make_workload(tested, PROFILE, seed=2)
+    requests = make_requests(tested, PROFILE, seed=2)
+    assert len(requests) == workload.id.size
+    for field in dataclasses.fields(workload):
+        column = [getattr(request, field.name) for request in requests]
+        assert column == getattr(workload, field.name).tolist()
+
+
+SHIPPED = sorted(path.stem for path in SCENARIO_DIR.glob("*.toml"))
+
+
+@pytest.mark.parametrize("profile_name", ["yolov5s", "resnet18", "lite0"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_scenarios_fit_every_profile(name, profile_name):
+    shipped = dataclasses.replace(load_scenario(name), duration_s=300.0)
+    profile = load_profile(profile_name)
+    workload = make_workload(shipped, profile, seed=1)
+    rate = rate_rps(shipped, profile)
+    assert workload.id.size == pytest.approx(rate * shipped.duration_s, rel=0.3)
+    assert rate < 0.7 * profile.capacity_rps(16, 16)
     # The network makes budgets differ, and leaves most requests one that can be kept.
-    budgets_s = np.array([request.budget_on_arrival_s for request in requests])
-    assert np.std(budgets_s) > 0.03
-    assert np.mean(budgets_s > profile.fastest_s(shipped.limits.cores)) > 0.99
+    budget_s = workload.deadline_s - workload.arrival_s
+    assert np.std(budget_s) > 0.01
+    kept = 0.9 if shipped.network.fade_every_s else 0.99
+    assert np.mean(budget_s > profile.fastest_s(shipped.limits.cores)) > kept
+
+
+def test_the_published_rate_is_a_load_on_its_profile():
+    assert make_requests(load_scenario("paper"), PROFILE, 1) == make_requests(
+        load_scenario("paper-300kb"), PROFILE, 1
+    )

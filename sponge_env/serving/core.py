@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
 
 from sponge_env.interfaces import Batch, Completion, FloatArray, Request
 from sponge_env.serving.edf import EdfQueue
 from sponge_env.serving.ledger import Counts, Entry, Ledger
 
 
-class ServingCore:
-    """Turns requests into batches, earliest deadline first, and books how they end."""
+class RequestQueue(Protocol):
+    """Waiting requests in the order in which they are served."""
 
-    def __init__(self, drop_grace_s: float, hopeless_below_s: float = 0.0) -> None:
+    def __len__(self) -> int: ...
+
+    def push(self, request: Request) -> None:
+        """Add a request."""
+
+    def pop(self, count: int) -> tuple[Request, ...]:
+        """Remove and return up to ``count`` requests from the front."""
+
+    def pop_due_before(self, time_s: float) -> Iterable[Request]:
+        """Remove and return the requests with a deadline before ``time_s``."""
+
+    def deadlines_s(self) -> FloatArray:
+        """Return the (queued,) deadlines, ascending."""
+
+
+class ServingCore:
+    """Turns requests into batches, in the order of its queue, and books how they end."""
+
+    def __init__(
+        self,
+        drop_grace_s: float,
+        hopeless_below_s: float = 0.0,
+        queue: RequestQueue | None = None,
+    ) -> None:
         """Start empty.
 
         Args:
             drop_grace_s: A waiting request is dropped once it is later than this:
                 infinite to keep all, 0 to drop what has expired.
             hopeless_below_s: Budget on arrival below which a request counts as hopeless.
+            queue: An empty queue; earliest deadline first if left out.
         """
         self.ledger = Ledger(hopeless_below_s)
-        self._queue = EdfQueue()
+        self._queue: RequestQueue = EdfQueue() if queue is None else queue
         self._drop_grace_s = drop_grace_s
         self.running: dict[int, tuple[Batch, float]] = {}
         """Batches in flight by id, each with the time it was formed."""
@@ -66,7 +92,7 @@ class ServingCore:
             self._ended.append(self.ledger.drop(request, now_s))
 
     def form_batch(self, now_s: float, size: int) -> Batch | None:
-        """Take up to ``size`` requests with the earliest deadlines as a batch.
+        """Take up to ``size`` requests from the front of the queue as a batch.
 
         Returns:
             The batch, now booked as running, or None when nothing waits.

@@ -4,14 +4,14 @@
 side by side; ``tests/test_vector_differential.py`` holds them to each other::
 
     kernels/rng.py        seeding.py
-    kernels/network.py    network.py
-    kernels/arrivals.py   workload.py, arrival_traces.py
+    kernels/network.py    bandwidth.py, network.py
+    kernels/arrivals.py   workload.py, arrival_processes.py, arrival_traces.py
     kernels/serving.py    serving/
     kernels/service.py    workers/service.py
     kernels/worker.py     workers/simulated.py
     kernels/system.py     system.py, reward.py
     kernels/encoding.py   encoding.py
 
-``layout.py`` says what is in memory, ``compilation.py`` puts scenarios there,
+``layout.py`` says what is in memory, ``configuration.py`` puts scenarios there,
 ``simulator.py`` is the interface, ``gym_env.py`` and ``sb3_env.py`` are its faces.
 """

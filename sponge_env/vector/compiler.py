@@ -27,7 +27,14 @@ import numpy as np
 Function = TypeVar("Function", bound=Callable[..., Any])
 Record = TypeVar("Record")
 
-_CONSTANTS_FROM = ("encoding.py", "network.py", "system.py", "serving/ledger.py")
+_CONSTANTS_FROM = (
+    "bandwidth.py",
+    "encoding.py",
+    "network.py",
+    "system.py",
+    "serving/ledger.py",
+    "workers/bucket.py",
+)
 """Modules whose constants are part of the machine code."""
 
 _SCALARS = {int: np.int64, float: np.float64, bool: np.bool_}

@@ -13,7 +13,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sponge_env.encoding import CLIP, OBS_DIM
+from sponge_env.config import ControlName
+from sponge_env.encoding import CLIP, control_named
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
@@ -32,6 +33,7 @@ class Episodes:
         num_envs: int,
         queue_capacity: int,
         threads: int | None,
+        control: ControlName,
     ) -> None:
         """Allocate everything.
 
@@ -41,33 +43,36 @@ class Episodes:
             queue_capacity: See :class:`~sponge_env.vector.simulator.BatchSimulator`, as
                 for ``threads``.
             threads: Threads that share the work.
+            control: What an action chooses.
 
         Raises:
             SpongeError: A setting or scenario cannot be used.
         """
+        self.control = control_named(control)
         self.scenarios = _one_for_each(scenario, num_envs)
         pool = list(dict.fromkeys(self.scenarios))
         rows = {scenario: row for row, scenario in enumerate(pool)}
         self.simulator = BatchSimulator(
             pool,
             np.array([rows[scenario] for scenario in self.scenarios]),
-            replicas_max=1,
+            replicas_max=None if "replicas" in self.control.choices else 1,
+            obs_dim=self.control.obs_dim,
             queue_capacity=queue_capacity,
             threads=threads,
         )
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
         self._allocations = np.ones((num_envs, 3), np.int64)
+        self._chosen = self._allocations[:, : len(self.control.choices)]
 
     @property
     def action_space(self) -> gym.spaces.MultiDiscrete:
-        """Actions of one environment: cores - 1 and batch - 1."""
-        limits = self.scenarios[0].limits
-        return gym.spaces.MultiDiscrete([limits.cores, limits.batch])
+        """Actions of one environment: each of the control's choices - 1."""
+        return gym.spaces.MultiDiscrete(self.control.most(self.scenarios[0].limits))
 
     @property
     def observation_space(self) -> gym.spaces.Box:
         """Observations of one environment."""
-        return gym.spaces.Box(-CLIP, CLIP, (OBS_DIM,), np.float32)
+        return gym.spaces.Box(-CLIP, CLIP, (self.control.obs_dim,), np.float32)
 
     def seed(self, seeds: Sequence[int | None], chosen: NDArray[np.bool_]) -> None:
         """Seed the sequences of the chosen environments, but for those with ``None``."""
@@ -82,7 +87,7 @@ class Episodes:
 
         Args:
             chosen: (n,) which ones.
-            out: (n, OBS_DIM) the first observations are written to the chosen rows.
+            out: (n, obs_dim) the first observations are written to the chosen rows.
             fixed: Episode seed for all or one for each, instead of the drawn ones.
 
         Returns:
@@ -102,7 +107,7 @@ class Episodes:
         """Serve one interval.
 
         Args:
-            actions: (n, 2) of :attr:`action_space`.
+            actions: (n, choices) of :attr:`action_space`.
 
         Returns:
             Observations and metrics, see :meth:`BatchSimulator.step`.
@@ -114,11 +119,9 @@ class Episodes:
         if self._randoms[0] is None:
             raise RuntimeError("call reset before anything else")
         actions = np.asarray(actions)
-        if actions.shape != (len(self._allocations), 2):
-            raise ConfigError(
-                f"actions must be of shape {(len(self._allocations), 2)}, not {actions.shape}"
-            )
-        np.add(actions, 1, out=self._allocations[:, :2], casting="unsafe")
+        if actions.shape != self._chosen.shape:
+            raise ConfigError(f"actions must be of shape {self._chosen.shape}, not {actions.shape}")
+        np.add(actions, 1, out=self._chosen, casting="unsafe")
         return self.simulator.step(self._allocations)
 
 

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from sponge_env.encoding import OBS_DIM
+from sponge_env.config import ControlName
 from sponge_env.errors import ConfigError
 from sponge_env.vector.episodes import Episodes, ScenarioLike
 from sponge_env.vector.layout import METRICS
@@ -21,7 +21,7 @@ Infos = dict[str, Any]
 
 
 class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
-    """``num_envs`` times ``Sponge-v0``, stepped at once.
+    """``num_envs`` times ``Sponge-v0`` or ``SpongeJoint-v0``, stepped at once.
 
     ``gymnasium.make_vec("Sponge-v0", num_envs=1024, vectorization_mode="vector_entry_point")``
     makes one. Observations, rewards, truncations and infos are those that Gymnasium's
@@ -48,6 +48,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         queue_capacity: int = 1024,
         threads: int | None = None,
+        control: ControlName = "vertical",
     ) -> None:
         """Allocate everything; nothing runs before ``reset``.
 
@@ -59,11 +60,12 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             queue_capacity: Requests that one environment holds at most.
             threads: Threads that share the work; chosen by the number of environments
                 if left out.
+            control: ``"vertical"`` or ``"joint"``, for all environments.
 
         Raises:
             SpongeError: An argument cannot be used.
         """
-        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads)
+        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads, control)
         self._mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self._mode}
         self.num_envs = num_envs
@@ -72,7 +74,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         # What a reset by mask returns for the environments that it leaves alone.
-        self._observations = np.zeros((num_envs, OBS_DIM), np.float32)
+        self._observations = np.zeros(self.observation_space.shape, np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
 
     @property
@@ -119,7 +121,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         """Serve one interval in every environment.
 
         Args:
-            actions: (num_envs, 2) cores - 1 and batch - 1.
+            actions: (num_envs, choices) of the action space.
 
         Returns:
             Observations, rewards, terminations (all False), truncations and infos, all

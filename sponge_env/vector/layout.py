@@ -17,8 +17,8 @@ from sponge_env.metrics import WindowMetrics
 from sponge_env.system import HISTORY
 from sponge_env.vector.compiler import Position, Records, Words, dtype_of, sources_mark
 
-POISSON, CONSTANT, BURSTY, RECORDED = range(4)
-"""Kinds of arrivals."""
+POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, GIVEN = range(7)
+"""Kinds of arrivals; the requests of the last were made before the episode."""
 
 INSTANT, GENERATED, FIXED, SHIFTED = range(4)
 """Kinds of networks: no transfer time, a synthetic trace for each seed, a trace from its
@@ -50,7 +50,7 @@ class Settings:
     replicas: int
 
     arrivals: int
-    """``POISSON``, ``CONSTANT``, ``BURSTY`` or ``RECORDED``."""
+    """One of the kinds above."""
     rate_rps: float
     requests: int
     """Requests of ``CONSTANT`` arrivals."""
@@ -59,7 +59,12 @@ class Settings:
     states: int
     """States of ``BURSTY`` arrivals; their rates are next."""
     rates_at: Position
+    """Of ``FLASH_CROWD`` arrivals, the rates before, within and after a flash crowd."""
     dwell_s: float
+    flash_s: float
+    flash_every_s: float
+    diurnal_amplitude: float
+    diurnal_period_s: float
     groups: int
     """Groups of ``RECORDED`` arrivals, such as the requests of one second."""
     group_start_at: Position
@@ -77,10 +82,19 @@ class Settings:
     """First row of a ``FIXED`` trace in ``traces``, or of one to be ``SHIFTED``."""
     samples: int
     trace_s: float
-    """Length of the trace, after which it repeats."""
+    """Length of the trace, after which it repeats; with its fades, where there are any."""
+    faded: bool
+    """Whether there are fades; the next four belong to them."""
+    faded_at: Position
+    """Row of the environment's own part of ``traces`` from which the faded trace lies."""
+    fade_every_s: float
+    fade_s: float
+    fade_depth: float
     payload_bytes: float
     base_delay_s: float
 
+    fifo: bool
+    """Whether batches are formed first in, first out."""
     drop_grace_s: float
     hopeless_below_s: float
     """Budget on arrival below which a request counts as hopeless."""
@@ -90,10 +104,11 @@ class Settings:
     served_at: Position
     """(batch_max, cores_max) latency of the service model ``profile``."""
     quota: bool
-    """Whether the service model is ``quota``; the next four belong to it."""
+    """Whether the service model is ``quota``; the next five belong to it."""
     work_at: Position
     """(batch_max,) CPU seconds."""
     period_s: float
+    tick_s: float
     dispatch_s: float
     core_unit: float
     noise: float
@@ -128,16 +143,25 @@ class Env:
     network_rng: Words
     noise_rng: Words
 
+    id: int
+    """The next request, as are the next four."""
     sent_s: float
-    """The next request; infinite after the last."""
     arrival_s: float
+    """Infinite after the last request."""
+    deadline_s: float
+    payload_bytes: float
     sent: int
     """Requests drawn so far."""
     clock_s: float
     """Time up to which arrivals are drawn."""
     state: int
-    """State of ``BURSTY`` arrivals."""
+    """State of ``BURSTY`` arrivals; before, within or after the flash crowd of a stretch of
+    ``FLASH_CROWD`` ones: 0, 1, 2."""
     state_ends_s: float
+    stretch: int
+    """Stretch of ``FLASH_CROWD`` arrivals."""
+    day_begins: float
+    """Part of the day at which ``DIURNAL`` arrivals begin."""
     group: int
     """Next group of ``RECORDED`` arrivals."""
     group_size: int
@@ -229,9 +253,11 @@ class Replica:
     throttled_s: float
     left_s: float
     """CPU time the batch still needs; this and the rest are for the quota model only."""
-    quota_s: float
-    tokens_s: float
-    period_start_s: float
+    granted_s: float
+    refill_s: float
+    pool_s: float
+    slice_s: float
+    stopped: bool
 
 
 class Sample:
@@ -244,11 +270,23 @@ class Sample:
     """Bytes that the trace has delivered before."""
 
 
+class Given:
+    """A request that was made before the episode; after the last comes an endless one."""
+
+    id: int
+    sent_s: float
+    arrival_s: float
+    deadline_s: float
+    payload_bytes: float
+
+
 class Waiting:
     """A request in the queue, running ones included."""
 
+    id: int
     sent_s: float
     arrival_s: float
+    deadline_s: float
 
 
 class Pending:
@@ -262,6 +300,7 @@ class Pending:
 class Ended:
     """How one request ended; see :class:`sponge_env.serving.ledger.Entry`."""
 
+    id: int
     sent_s: float
     arrival_s: float
     started_s: float
@@ -282,6 +321,8 @@ class World(NamedTuple):
     replicas: Records[Replica]
     """(slots,)"""
     pending: Records[Pending]
+    given: Records[Given]
+    """(requests + 1,) those of ``GIVEN`` arrivals, ascending by ``arrival_s``."""
     queue: Records[Waiting]
     """(capacity,) a power of two."""
     group: Records[float]
@@ -302,6 +343,7 @@ class Arrays(NamedTuple):
     envs: NDArray[Any]
     replicas: NDArray[Any]
     pending: NDArray[Any]
+    given: NDArray[Any]
     queue: NDArray[Any]
     group: NDArray[np.float64]
     ledger: NDArray[Any]
@@ -316,6 +358,7 @@ ENV = dtype_of(Env, sources_mark())
 SETTINGS = dtype_of(Settings)
 REPLICA = dtype_of(Replica)
 SAMPLE = dtype_of(Sample)
+GIVEN_REQUEST = dtype_of(Given)
 WAITING = dtype_of(Waiting)
 PENDING = dtype_of(Pending)
 ENDED = dtype_of(Ended)

@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from sponge_env.encoding import OBS_DIM
+from sponge_env.config import ControlName
 from sponge_env.vector.episodes import Episodes, ScenarioLike
 from sponge_env.vector.layout import METRICS
 
@@ -21,7 +21,7 @@ _NOTHING: dict[str, Any] = {}
 
 
 class SpongeVecEnv(VecEnv):
-    """``num_envs`` times ``Sponge-v0``, stepped at once.
+    """``num_envs`` times ``Sponge-v0`` or ``SpongeJoint-v0``, stepped at once.
 
     Steps and seeds are those of a ``DummyVecEnv`` of as many ``SpongeEnv``. Only
     environments whose episode has ended get an info: ``terminal_observation``,
@@ -35,6 +35,7 @@ class SpongeVecEnv(VecEnv):
         num_envs: int,
         queue_capacity: int = 1024,
         threads: int | None = None,
+        control: ControlName = "vertical",
     ) -> None:
         """Allocate everything; nothing runs before ``reset``.
 
@@ -45,12 +46,13 @@ class SpongeVecEnv(VecEnv):
             queue_capacity: Requests that one environment holds at most.
             threads: Threads that share the work; chosen by the number of environments
                 if left out.
+            control: ``"vertical"`` or ``"joint"``, for all environments.
 
         Raises:
             SpongeError: An argument cannot be used.
         """
-        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads)
-        self._actions = np.zeros((num_envs, 2), np.int64)
+        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads, control)
+        self._actions = np.zeros((num_envs, len(self._episodes.control.choices)), np.int64)
         self.metrics = np.zeros(num_envs, METRICS)
         """(num_envs,) records of the last interval, under the schema's names."""
         super().__init__(num_envs, self._episodes.observation_space, self._episodes.action_space)
@@ -60,7 +62,7 @@ class SpongeVecEnv(VecEnv):
         everyone = np.ones(self.num_envs, np.bool_)
         fixed = self._options[0].get("episode_seed")
         self._episodes.seed(self._seeds, everyone)
-        observations = np.zeros((self.num_envs, OBS_DIM), np.float32)
+        observations = np.zeros((self.num_envs, self._episodes.control.obs_dim), np.float32)
         seeds = self._episodes.begin(everyone, observations, fixed)
         self.reset_infos = [{"episode_seed": seed} for seed in seeds.tolist()]
         self._reset_seeds()
@@ -68,7 +70,7 @@ class SpongeVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take the actions of the next step, (num_envs, 2)."""
+        """Take the actions of the next step, (num_envs, choices)."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:

@@ -17,16 +17,8 @@ from sponge_env.scenario import Scenario
 from sponge_env.serving.ledger import Outcome
 from sponge_env.vector.configuration import Configuration
 from sponge_env.vector.kernels.entry import reset_range, step_range, within
-from sponge_env.vector.layout import (
-    ENDED,
-    ENV,
-    METRICS,
-    PENDING,
-    REPLICA,
-    SAMPLE,
-    WAITING,
-    Arrays,
-)
+from sponge_env.vector.layout import ENDED, GIVEN, METRICS, SAMPLE
+from sponge_env.vector.memory import allocate, give
 
 Observations = NDArray[np.float32]
 
@@ -50,6 +42,7 @@ class BatchSimulator:
         queue_capacity: int = 1024,
         ledger_capacity: int = 0,
         threads: int | None = None,
+        obs_dim: int = OBS_DIM,
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
@@ -65,6 +58,7 @@ class BatchSimulator:
             ledger_capacity: Requests of an episode whose end :meth:`ledger` shows.
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
+            obs_dim: Length of an observation, of one of :mod:`sponge_env.encoding`.
 
         Raises:
             SpongeError: A setting or scenario cannot be used.
@@ -77,6 +71,7 @@ class BatchSimulator:
         _at_least("threads", 1 if threads is None else threads, 1)
         self.scenarios = tuple(scenarios)
         self.assignment = assignment
+        self._obs_dim = obs_dim
         self.over = np.ones(count, np.bool_)
         """(n,) whether each environment's episode is over."""
         cpus = int(getattr(numba_config, "NUMBA_NUM_THREADS", 1))
@@ -84,7 +79,7 @@ class BatchSimulator:
         limits = self.scenarios[0].limits
         self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
         self._configuration = Configuration(self.scenarios, self._most[2])
-        self._arrays = _allocate(self._configuration, count, queue_capacity, ledger_capacity)
+        self._arrays = allocate(self._configuration, count, queue_capacity, ledger_capacity)
         self._metrics = np.zeros(count, METRICS)
         self._pool: ThreadPoolExecutor | None = None
 
@@ -105,8 +100,8 @@ class BatchSimulator:
         Of a large queue or ledger, the operating system provides what was ever used.
         """
         a = self._arrays
-        arrays = (a.envs, a.replicas, a.pending, a.queue, a.group, a.ledger, self._metrics)
-        trace = self._configuration.private_rows * SAMPLE.itemsize
+        arrays = (a.envs, a.replicas, a.pending, a.given, a.queue, a.group, a.ledger, self._metrics)
+        trace = self._configuration.traffic.private_rows * SAMPLE.itemsize
         return trace + sum(array.nbytes // self.num_envs for array in arrays)
 
     @property
@@ -127,21 +122,23 @@ class BatchSimulator:
         Args:
             chosen: (n,) which environments.
             episode_seeds: (n,) seeds of the episodes, at least 0.
-            out: (n, OBS_DIM) float32; the first observations are written to the chosen
+            out: (n, obs_dim) float32; the first observations are written to the chosen
                 rows.
 
         Raises:
             ConfigError: A seed is negative, or an environment is assigned to no scenario.
+            TraceError: A trace of a scenario with classes cannot be used.
             ValueError: An array is of the wrong shape or type.
         """
         chosen = _array("chosen", chosen, np.bool_, (self.num_envs,))
         seeds = _array("episode_seeds", episode_seeds, np.int64, (self.num_envs,))
         rows = _array("assignment", self.assignment, np.int64, (self.num_envs,))
-        if _array("out", out, np.float32, (self.num_envs, OBS_DIM)) is not out:
+        if _array("out", out, np.float32, (self.num_envs, self._obs_dim)) is not out:
             raise ValueError("out must be a contiguous float32 array, to be written to")
         _at_least("every episode seed", int(seeds.min()), 0)
         if rows.min() < 0 or rows.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
+        self._give_requests(chosen, rows, seeds)
         self._run(reset_range, chosen, rows, seeds, out, self._metrics, self.over)
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
@@ -151,7 +148,7 @@ class BatchSimulator:
             allocations: (n, 3) cores, batch and replicas of each environment.
 
         Returns:
-            (n, OBS_DIM) observations and (n,) records of
+            (n, obs_dim) observations and (n,) records of
             :data:`~sponge_env.vector.layout.METRICS`, both new arrays; all zeros where
             the episode was over.
 
@@ -166,7 +163,7 @@ class BatchSimulator:
                 "environment's do not"
             )
         new = np.zeros if self.over.any() else np.empty
-        observations = new((self.num_envs, OBS_DIM), np.float32)
+        observations = new((self.num_envs, self._obs_dim), np.float32)
         self._metrics = new(self.num_envs, METRICS)
         self._run(step_range, allocations, observations, self._metrics, self.over)
         return observations, self._metrics
@@ -192,6 +189,15 @@ class BatchSimulator:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+
+    def _give_requests(
+        self, chosen: NDArray[np.bool_], rows: NDArray[np.int64], seeds: NDArray[np.int64]
+    ) -> None:
+        """Make the requests that the kernels do not draw."""
+        given = self._arrays.settings["arrivals"][rows] == GIVEN
+        for i in np.flatnonzero(chosen & given).tolist():
+            workload = self._configuration.workload(int(rows[i]), int(seeds[i]))
+            self._arrays = give(self._arrays, i, workload)
 
     def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
         """Share the environments among the threads; this one works, too."""
@@ -219,27 +225,3 @@ def _array(name: str, values: Any, dtype: type[Any], shape: tuple[int, ...]) -> 
     if array.shape != shape:
         raise ValueError(f"{name} must be of shape {shape}, not {array.shape}")
     return array
-
-
-def _allocate(
-    configuration: Configuration, count: int, queue_capacity: int, ledger_capacity: int
-) -> Arrays:
-    shared, private = configuration.traces.array, configuration.private_rows
-    traces = np.zeros(len(shared) + count * private, SAMPLE)
-    traces[: len(shared)] = shared
-    capacity = 1 << (queue_capacity - 1).bit_length()
-    envs = np.zeros(count, ENV)
-    envs["private_at"] = len(shared) + np.arange(count) * private
-    envs["ring"] = capacity - 1
-    envs["window"] = np.iinfo(np.int64).max
-    return Arrays(
-        envs=envs,
-        replicas=np.zeros((count, configuration.replica_slots), REPLICA),
-        pending=np.zeros((count, configuration.pending_slots), PENDING),
-        queue=np.zeros((count, capacity), WAITING),
-        group=np.zeros((count, configuration.group_size)),
-        ledger=np.zeros((count, ledger_capacity), ENDED),
-        settings=configuration.settings,
-        traces=traces,
-        numbers=configuration.numbers.array,
-    )

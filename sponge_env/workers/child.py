@@ -2,8 +2,9 @@
 
 Started as a script by :mod:`sponge_env.workers.process`. It lives under its CPU limit from
 its first moment, so it imports no more than it needs: under a small share every import is
-felt. Everything it does is charged to its quota and measured: the CPU time it reports for
-a batch is all it used since its last report, the handling of messages included.
+felt. Everything it does is charged to its quota. It leaves it to the parent to read its CPU
+clock: reading one's own settles the quota's accounts there and then, and a batch that had
+just ended under an exhausted quota would wait for the next period with its answer.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from numpy.typing import NDArray
 ORDER = struct.Struct("=qII")
 """What the parent sends: batch id, batch size, threads."""
 
-REPORT = struct.Struct("=qddd")
-"""What the child sends: batch id, monotonic start and end, CPU seconds."""
+REPORT = struct.Struct("=qdd")
+"""What the child sends: batch id, monotonic start and end."""
 
 SESSIONS_KEPT = 2
 """Numbers of threads the model is kept ready for: EfficientNet-Lite0 takes 170 MB for each
 after a batch of 16, and 60 ms to make ready for another."""
 
 READY = -1
-"""Batch id of the report that the child is ready; its CPU time is that of the start."""
+"""Batch id of the report that the child is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,7 @@ def main() -> None:
     started_s = time.monotonic()
     job = Job(**json.loads(sys.argv[1]))
     model = Model(job)
-    reported_cpu_s = time.process_time()
-    report = (READY, started_s, time.monotonic(), reported_cpu_s)
+    report = (READY, started_s, time.monotonic())
     while True:
         os.write(job.socket, REPORT.pack(*report))
         order = os.read(job.socket, ORDER.size)
@@ -120,9 +120,7 @@ def main() -> None:
         batch_id, size, threads = ORDER.unpack(order)
         started_s = time.monotonic()
         model.run(size, threads)
-        cpu_s = time.process_time()
-        report = (batch_id, started_s, time.monotonic(), cpu_s - reported_cpu_s)
-        reported_cpu_s = cpu_s
+        report = (batch_id, started_s, time.monotonic())
 
 
 if __name__ == "__main__":

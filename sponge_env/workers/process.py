@@ -44,6 +44,7 @@ class Report:
     started_s: float
     finished_s: float
     cpu_s: float
+    """CPU time since its last report, the handling of messages included."""
 
 
 class Running(NamedTuple):
@@ -87,7 +88,7 @@ class Replica:
         self.spawned_s = time.monotonic()
         self.busy_since_s = self.spawned_s
         """When it was given what it does now; moved on by times that nobody listened."""
-        self._cpu_s = 0.0
+        self._cpu_s = self._reported_cpu_s = 0.0
         self._images = images
         # memory files vanish with their last user, however it ends
         self._stderr = os.memfd_create("sponge-stderr")
@@ -157,9 +158,10 @@ class Replica:
             return None
         if len(message) < REPORT.size:
             return None
-        batch_id, started_s, finished_s, cpu_s = REPORT.unpack(message)
+        batch_id, started_s, finished_s = REPORT.unpack(message)
         self.state = State.IDLE
-        return Report(batch_id == READY, started_s, finished_s, cpu_s)
+        before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
+        return Report(batch_id == READY, started_s, finished_s, self._reported_cpu_s - before_s)
 
     def cpu_s(self) -> float:
         """Return the CPU time of the child so far; after its end, the last that was read."""

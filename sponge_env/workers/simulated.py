@@ -42,7 +42,8 @@ class SimulatedWorker:
         Args:
             make_service: Makes the service of a replica with the given core units.
             initial: Allocation in force at first.
-            cold_start_s: Time until a new replica serves.
+            cold_start_s: Time until a new replica serves; what that means on how many cores is
+                the service's business.
             actuation_delay_s: Time from :meth:`resize` until it takes effect.
             noise: Draws the work of a batch relative to the usual.
         """
@@ -61,7 +62,7 @@ class SimulatedWorker:
         self._restarts = 0
         self._held = Meter()
         for _ in range(initial.replicas):
-            self._add_replica(ready_s=0.0)
+            self._add_replica()
         self._update_held()
 
     def now(self) -> float:
@@ -146,7 +147,7 @@ class SimulatedWorker:
         self._retire(replica)
         self._restarts += 1
         if not replica.draining:
-            self._add_replica(ready_s=self._now_s + self._cold_start_s)
+            self._load(self._add_replica())
         self._update_held()
 
     def _is_idle(self, replica: _Replica) -> bool:
@@ -184,9 +185,11 @@ class SimulatedWorker:
             self._cores = allocation.cores
             for replica in self._replicas:
                 replica.service.resize(self._now_s, allocation.cores)
+                if replica.ready_s > self._now_s:
+                    replica.ready_s = replica.service.finish_s
         staying = [replica for replica in self._replicas if not replica.draining]
         for _ in range(allocation.replicas - len(staying)):
-            self._add_replica(ready_s=self._now_s + self._cold_start_s)
+            self._load(self._add_replica())
         surplus = len(staying) - allocation.replicas
         if surplus > 0:
             for replica in sorted(staying, key=self._scale_in_order)[:surplus]:
@@ -203,10 +206,16 @@ class SimulatedWorker:
         else:
             replica.draining = True
 
-    def _add_replica(self, ready_s: float) -> None:
-        service = self._make_service(self._cores)
-        self._replicas.append(_Replica(self._next_id, ready_s, service))
+    def _add_replica(self) -> _Replica:
+        """Add a replica that is ready."""
+        replica = _Replica(self._next_id, self._now_s, self._make_service(self._cores))
+        self._replicas.append(replica)
         self._next_id += 1
+        return replica
+
+    def _load(self, replica: _Replica) -> None:
+        replica.service.load(self._now_s, self._cold_start_s)
+        replica.ready_s = replica.service.finish_s
 
     def _retire(self, replica: _Replica) -> None:
         replica.service.advance(self._now_s)

@@ -1,10 +1,10 @@
 """Requests in the order in which they are sent, drawn one at a time.
 
-Repeats :mod:`sponge_env.workload` and :mod:`sponge_env.arrival_traces`. The reference
-draws an episode's requests at once and sorts them by arrival; here they come as they are
-needed. All requests of an episode have one payload, one base delay and one SLO, so they
-arrive in the order in which they were sent, and their deadlines ascend in that order, too.
-That makes a first-in-first-out queue earliest-deadline-first.
+Repeats :mod:`sponge_env.workload`, :mod:`sponge_env.arrival_processes` and
+:mod:`sponge_env.arrival_traces`. The reference draws an episode's requests at once and sorts
+them by arrival; here they come as they are needed. All requests that are
+drawn here have one payload, one base delay and one SLO, so they arrive in the order in which
+they were sent. Others are made by the reference before the episode and given to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from sponge_env.vector.compiler import Records, compiled
 from sponge_env.vector.kernels.network import transferred_s
 from sponge_env.vector.kernels.rng import ARRIVALS, next_uint64, seed_stream, uniform
-from sponge_env.vector.layout import BURSTY, CONSTANT, POISSON, World
+from sponge_env.vector.layout import BURSTY, CONSTANT, DIURNAL, FLASH_CROWD, GIVEN, POISSON, World
 
 
 @compiled
@@ -23,10 +23,16 @@ def reset_arrivals(w: World, seed: int) -> None:
     env, settings = w.env, w.settings
     seed_stream(env.arrivals_rng, seed, ARRIVALS)
     env.sent, env.clock_s, env.arrival_s = 0, 0.0, 0.0
+    env.payload_bytes = settings.payload_bytes
     env.group, env.group_size, env.group_next = 0, 0, 0
     if settings.arrivals == BURSTY:
         env.state = int(uniform(env.arrivals_rng) * settings.states)
         env.state_ends_s = settings.dwell_s * _exponential(w)
+    elif settings.arrivals == FLASH_CROWD:
+        env.state, env.stretch = 0, 0
+        env.state_ends_s = _flash_starts_s(w)
+    elif settings.arrivals == DIURNAL:
+        env.day_begins = uniform(env.arrivals_rng)
     elif settings.rounded:
         # First all numbers of requests are rounded, then the requests are placed.
         for k in range(len(env.arrivals_rng)):
@@ -38,21 +44,41 @@ def reset_arrivals(w: World, seed: int) -> None:
 
 @compiled
 def next_request(w: World) -> None:
-    """Draw the next request into ``env.sent_s`` and ``env.arrival_s``."""
+    """Put the next request into ``env``."""
+    if w.settings.arrivals == GIVEN:
+        _take_given(w)
+    else:
+        _draw(w)
+
+
+@compiled
+def _take_given(w: World) -> None:
+    env, request = w.env, w.given[w.env.sent]
+    env.id, env.sent_s, env.arrival_s = request.id, request.sent_s, request.arrival_s
+    env.deadline_s, env.payload_bytes = request.deadline_s, request.payload_bytes
+    env.sent += 1
+
+
+@compiled
+def _draw(w: World) -> None:
     env, settings = w.env, w.settings
     if settings.arrivals == POISSON:
         env.clock_s += _exponential(w) / settings.rate_rps
     elif settings.arrivals == CONSTANT:
         env.clock_s = env.sent / settings.rate_rps if env.sent < settings.requests else math.inf
-    elif settings.arrivals == BURSTY:
-        _next_in_bursts(w)
+    elif settings.arrivals in (BURSTY, FLASH_CROWD):
+        _next_in_pieces(w)
+    elif settings.arrivals == DIURNAL:
+        _next_of_the_day(w)
     else:
         _next_recorded(w)
+    env.id = env.sent
     env.sent += 1
     if env.clock_s < settings.sent_before_s:
         env.sent_s = env.clock_s
         arrival_s = transferred_s(w, env.sent_s) + settings.base_delay_s
         env.arrival_s = max(env.arrival_s, arrival_s)
+        env.deadline_s = env.sent_s + settings.slo_s
     else:
         env.sent_s = env.arrival_s = math.inf
 
@@ -63,17 +89,60 @@ def _exponential(w: World) -> float:
 
 
 @compiled
-def _next_in_bursts(w: World) -> None:
+def _next_in_pieces(w: World) -> None:
     env, settings = w.env, w.settings
     rates_rps = w.numbers[settings.rates_at : settings.rates_at + settings.states]
     expected = _exponential(w)
     while expected >= rates_rps[env.state] * (env.state_ends_s - env.clock_s):
         expected -= rates_rps[env.state] * (env.state_ends_s - env.clock_s)
         env.clock_s = env.state_ends_s
-        others = settings.states - 1
-        env.state = (env.state + 1 + int(uniform(env.arrivals_rng) * others)) % settings.states
-        env.state_ends_s += settings.dwell_s * _exponential(w)
+        if settings.arrivals == BURSTY:
+            _enter_burst(w)
+        else:
+            _enter_part_of_stretch(w)
     env.clock_s += expected / rates_rps[env.state]
+
+
+@compiled
+def _enter_burst(w: World) -> None:
+    env, settings = w.env, w.settings
+    others = settings.states - 1
+    env.state = (env.state + 1 + int(uniform(env.arrivals_rng) * others)) % settings.states
+    env.state_ends_s += settings.dwell_s * _exponential(w)
+
+
+@compiled
+def _enter_part_of_stretch(w: World) -> None:
+    env, settings = w.env, w.settings
+    stretch_ends_s = (env.stretch + 1) * settings.flash_every_s
+    env.state = (env.state + 1) % settings.states
+    if env.state == 0:
+        env.stretch += 1
+        env.state_ends_s = _flash_starts_s(w)
+    elif env.state == 1:
+        env.state_ends_s = min(env.state_ends_s + settings.flash_s, stretch_ends_s)
+    else:
+        env.state_ends_s = stretch_ends_s
+
+
+@compiled
+def _flash_starts_s(w: World) -> float:
+    every_s, room_s = w.settings.flash_every_s, w.settings.flash_every_s - w.settings.flash_s
+    return w.env.stretch * every_s + uniform(w.env.arrivals_rng) * room_s
+
+
+@compiled
+def _next_of_the_day(w: World) -> None:
+    env, settings = w.env, w.settings
+    amplitude, period_s = settings.diurnal_amplitude, settings.diurnal_period_s
+    most_rps = settings.rate_rps * (1.0 + amplitude)
+    stays = False
+    while not stays:
+        env.clock_s += _exponential(w) / most_rps
+        if env.clock_s >= settings.sent_before_s:
+            return
+        swing = amplitude * math.sin(2.0 * math.pi * (env.day_begins + env.clock_s / period_s))
+        stays = uniform(env.arrivals_rng) * (1.0 + amplitude) < 1.0 + swing
 
 
 @compiled

@@ -13,6 +13,9 @@ from sponge_env.encoding import (
     CLIP,
     DUE_BINS,
     FIELDS,
+    JOINT_FIELDS,
+    OBS_DIM,
+    STARTING_SLOTS,
     TREND_WINDOWS,
 )
 from sponge_env.system import HISTORY
@@ -31,11 +34,12 @@ _ARRIVALS = FIELDS.index("arrivals_last")
 _NETWORK = FIELDS.index("delay_mean")
 _ALLOCATION = FIELDS.index("cores")
 _LAST = FIELDS.index("on_time")
+_STARTING = JOINT_FIELDS.index("replicas_starting")
 
 
 @compiled
 def encode(w: World, observation: NDArray[np.float32]) -> None:
-    """Write the observation, (OBS_DIM,) float32."""
+    """Write the observation, (OBS_DIM,) float32, or the longer one of joint control."""
     queued = w.env.tail - w.env.head
     _put(observation, 0, queued / (w.settings.rate_scale * w.settings.slo_s))
     _put_budgets(w, observation, queued)
@@ -48,6 +52,8 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
         observation[_ARRIVALS:_ALLOCATION] = 0.0
         observation[_LAST:] = 0.0
     _put_allocation(w, observation)
+    if len(observation) > OBS_DIM:
+        _put_starting(w, observation)
 
 
 @compiled
@@ -62,8 +68,8 @@ def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
 @compiled
 def _budget(w: World, index: int) -> float:
     """Return the budget of the request at a place in the queue, in SLOs."""
-    sent_s = w.queue[(w.env.head + index) & w.env.ring].sent_s
-    return (sent_s + w.settings.slo_s - w.env.now_s) / w.settings.slo_s
+    deadline_s = w.queue[(w.env.head + index) & w.env.ring].deadline_s
+    return (deadline_s - w.env.now_s) / w.settings.slo_s
 
 
 @compiled
@@ -175,3 +181,29 @@ def _put_last_window(w: World, observation: NDArray[np.float32]) -> None:
     _put(observation, _LAST + 2, metrics.dropped / scale)
     _put(observation, _LAST + 3, metrics.utilisation)
     _put(observation, _LAST + 4, metrics.throttled_share)
+
+
+@compiled
+def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
+    env, settings = w.env, w.settings
+    scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
+    starting = 0
+    observation[_STARTING:] = 0.0
+    for k in range(env.replicas):
+        left_s = w.replicas[k].ready_s - env.now_s
+        if left_s > 0 and not w.replicas[k].draining:
+            _put_in_order(observation[_STARTING + 1 :], starting, left_s / scale_s)
+            starting += 1
+    _put(observation, _STARTING, starting / settings.replicas_max)
+
+
+@compiled
+def _put_in_order(slots: NDArray[np.float32], taken: int, value: float) -> None:
+    """Put a value among the smallest so far, which ascend; the largest may fall out."""
+    slot = min(taken, STARTING_SLOTS)
+    while slot > 0 and value < slots[slot - 1]:
+        if slot < STARTING_SLOTS:
+            slots[slot] = slots[slot - 1]
+        slot -= 1
+    if slot < STARTING_SLOTS:
+        _put(slots, slot, value)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sponge_env.vector.compiler import entry_point, inlined
 from sponge_env.vector.kernels.encoding import encode
-from sponge_env.vector.kernels.system import reset, step
+from sponge_env.vector.kernels.system import drain, reset, step
 from sponge_env.vector.layout import Arrays, World
 
 
@@ -30,7 +30,7 @@ def step_range(
         first: First environment.
         last: Environment after the last.
         allocations: (n, 3) cores, batch and replicas of each environment.
-        observations: (n, OBS_DIM) is written.
+        observations: (n, obs_dim) is written.
         metrics: (n,) of ``METRICS``, is written.
         over: (n,) whether the episode is over now, is written.
     """
@@ -76,7 +76,7 @@ def reset_range(
         chosen: (n,) which ones.
         scenarios: (n,) row in ``settings`` of each.
         seeds: (n,) episode seed of each.
-        observations: (n, OBS_DIM) is written where chosen.
+        observations: (n, obs_dim) is written where chosen.
         metrics: (n,) of ``METRICS``.
         over: (n,) is cleared where chosen.
     """
@@ -89,6 +89,18 @@ def reset_range(
             over[i] = False
 
 
+@entry_point
+def drain_one(arrays: Arrays, i: int, metrics: NDArray[Any]) -> None:
+    """Serve what is left after the last interval of environment ``i``.
+
+    Args:
+        arrays: All memory.
+        i: The environment.
+        metrics: (n,) of ``METRICS``; those of the environment lose their meaning.
+    """
+    drain(_world(arrays, i, metrics))
+
+
 @inlined
 def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
     env = arrays.envs[i]
@@ -97,6 +109,7 @@ def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
         arrays.settings[env.scenario],
         arrays.replicas[i],
         arrays.pending[i],
+        arrays.given[i],
         arrays.queue[i],
         arrays.group[i],
         arrays.ledger[i],

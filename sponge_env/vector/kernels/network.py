@@ -1,6 +1,7 @@
 """When a transfer ends, and bandwidth traces that are made for an episode.
 
-Repeats :mod:`sponge_env.network`, whose docstrings say what is computed and why.
+Repeats :mod:`sponge_env.bandwidth` and :mod:`sponge_env.network`, whose docstrings say
+what is computed and why.
 """
 
 from __future__ import annotations
@@ -9,15 +10,11 @@ import math
 
 import numpy as np
 
-from sponge_env.network import (
-    _MEMORY_PER_S,
-    _SLOW_SHARE,
-    _TINY_BYTES,
-    QUANTILES_4G,
-)
+from sponge_env.bandwidth import _TINY_BYTES
+from sponge_env.network import _MEMORY_PER_S, _SLOW_SHARE, QUANTILES_4G
 from sponge_env.vector.compiler import Records, compiled
-from sponge_env.vector.kernels.rng import NETWORK, seed_stream, uniform
-from sponge_env.vector.layout import GENERATED, INSTANT, SHIFTED, Env, Sample, World
+from sponge_env.vector.kernels.rng import FADES, NETWORK, seed_stream, uniform
+from sponge_env.vector.layout import GENERATED, INSTANT, SHIFTED, Env, Sample, Settings, World
 
 _PROBABILITIES = tuple(QUANTILES_4G)
 _BANDWIDTHS = tuple(QUANTILES_4G.values())
@@ -36,8 +33,12 @@ def reset_network(w: World, seed: int) -> None:
         _synthetic_4g(own[: samples + 1], env.network_rng)
     elif settings.network == SHIFTED:
         shared = w.traces[settings.trace_at : settings.trace_at + samples + 1]
-        offset_s = uniform(env.network_rng) * settings.trace_s
-        samples = _shifted(own, shared, offset_s, settings.trace_s)
+        samples = _shifted(own, shared, uniform(env.network_rng))
+    if settings.faded:
+        whole = w.traces[env.trace_at : env.trace_at + samples + 1]
+        env.trace_at = env.private_at + settings.faded_at
+        seed_stream(env.network_rng, seed, FADES)
+        samples = _faded(w.traces[env.trace_at :], whole, settings, env.network_rng)
     env.trace_end = env.trace_at + samples
     env.lap, env.begins_at, env.ends_at = 0.0, env.trace_at, env.trace_at
 
@@ -111,12 +112,14 @@ def _interpolated(probability: float) -> float:
 
 
 @compiled
-def _shifted(
-    trace: Records[Sample], shared: Records[Sample], offset_s: float, duration_s: float
-) -> int:
-    """Fill a trace with another one that begins later; return its number of samples."""
+def _shifted(trace: Records[Sample], shared: Records[Sample], offset: float) -> int:
+    """Fill a trace with another one that begins later; return its number of samples.
+
+    ``offset`` is a part of the other one's length.
+    """
     samples = len(shared) - 1
-    phase_s = offset_s % duration_s
+    duration_s = shared[samples].start_s
+    phase_s = offset * duration_s % duration_s
     i = samples - 1
     while shared[i].start_s > phase_s:
         i -= 1
@@ -131,6 +134,41 @@ def _shifted(
             filled += 1
     _accumulate(trace[: filled + 1], duration_s)
     return filled
+
+
+@compiled
+def _faded(
+    trace: Records[Sample],
+    whole: Records[Sample],
+    settings: Settings,
+    rng: Records[np.uint64],
+) -> int:
+    """Fill a trace with laps of another one and fades; return its number of samples."""
+    every_s, length_s = settings.fade_every_s, settings.fade_s
+    samples, sample, filled, time_s = len(whole) - 1, 0, 0, 0.0
+    stretch, starts_s, ends_s = -1, 0.0, 0.0
+    while time_s < settings.trace_s:
+        while _lapped_start_s(whole, sample + 1) <= time_s:
+            sample += 1
+        while ends_s <= time_s:
+            stretch += 1
+            starts_s = stretch * every_s + uniform(rng) * (every_s - length_s)
+            ends_s = min(starts_s + length_s, (stretch + 1) * every_s)
+        fading = starts_s <= time_s
+        trace[filled].start_s = time_s
+        left = settings.fade_depth if fading else 1.0
+        trace[filled].bandwidth = left * whole[sample % samples].bandwidth
+        filled += 1
+        time_s = min(_lapped_start_s(whole, sample + 1), ends_s if fading else starts_s)
+    _accumulate(trace[: filled + 1], settings.trace_s)
+    return filled
+
+
+@compiled
+def _lapped_start_s(trace: Records[Sample], sample: int) -> float:
+    """Return when a sample begins, counted over all laps."""
+    samples = len(trace) - 1
+    return (sample // samples) * trace[samples].start_s + trace[sample % samples].start_s
 
 
 @compiled

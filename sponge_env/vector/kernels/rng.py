@@ -19,6 +19,7 @@ _SHIFT = _U64(16)
 
 ARRIVALS = _U64(zlib.crc32(b"arrivals"))
 NETWORK = _U64(zlib.crc32(b"network"))
+FADES = _U64(zlib.crc32(b"fades"))
 NOISE = _U64(zlib.crc32(b"noise"))
 """Purposes, as :func:`sponge_env.seeding.stream` tells them apart."""
 

@@ -9,7 +9,7 @@ from sponge_env.vector.compiler import compiled
 from sponge_env.vector.kernels.arrivals import reset_arrivals
 from sponge_env.vector.kernels.network import reset_network
 from sponge_env.vector.kernels.service import advance
-from sponge_env.vector.kernels.serving import drive
+from sponge_env.vector.kernels.serving import abandon, any_pending, drive, last_deadline_s, wait
 from sponge_env.vector.kernels.worker import held_core_s, reset_worker, resize
 from sponge_env.vector.layout import PAST, RECENT, Replica, World
 
@@ -44,6 +44,19 @@ def step(w: World, cores: int, batch: int, replicas: int) -> None:
     _measure_rest(w, until_s)
     w.metrics.reward = _reward(w)
     env.episode_return += w.metrics.reward
+
+
+@compiled
+def drain(w: World) -> None:
+    """Serve what is left under the allocation in force; no request arrives any more."""
+    env, interval_s = w.env, w.settings.interval_s
+    env.arrival_s = math.inf
+    last_s = last_deadline_s(w)
+    while any_pending(env) and env.now_s < last_s:
+        drive(w, env.requested_batch, min(last_s, env.now_s + interval_s))
+    abandon(w)
+    while env.running:
+        wait(w, env.now_s + interval_s)
 
 
 @compiled

@@ -8,6 +8,7 @@ from sponge_env.vector.compiler import compiled
 from sponge_env.vector.kernels.rng import NOISE, seed_stream, uniform
 from sponge_env.vector.kernels.service import (
     advance,
+    load_service,
     new_service,
     resize_service,
     start_service,
@@ -26,7 +27,7 @@ def reset_worker(w: World, seed: int) -> None:
     env.retired_core_s = env.retired_throttled_s = 0.0
     env.held_cores = env.held_since_s = env.held_core_s = 0.0
     for _ in range(settings.replicas):
-        _add_replica(w, 0.0)
+        _add_replica(w)
     update_held(w)
 
 
@@ -132,12 +133,15 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     if cores != env.cores:
         env.cores = cores
         for k in range(env.replicas):
-            resize_service(w, w.replicas[k], env.now_s, cores)
+            replica = w.replicas[k]
+            resize_service(w, replica, env.now_s, cores)
+            if replica.ready_s > env.now_s:
+                replica.ready_s = replica.finish_s
     staying = 0
     for k in range(env.replicas):
         staying += not w.replicas[k].draining
     for _ in range(replicas - staying):
-        _add_replica(w, env.now_s + w.settings.cold_start_s)
+        _load(w, _add_replica(w))
     for _ in range(staying - replicas):
         _drain(w, _next_to_go(w))
     update_held(w)
@@ -166,14 +170,22 @@ def _drain(w: World, row: int) -> None:
 
 
 @compiled
-def _add_replica(w: World, ready_s: float) -> None:
+def _add_replica(w: World) -> Replica:
+    """Add a replica that is ready."""
     env = w.env
     replica = w.replicas[env.replicas]
-    replica.id, replica.ready_s = env.next_replica, ready_s
+    replica.id, replica.ready_s = env.next_replica, env.now_s
     replica.size, replica.draining = 0, False
     new_service(w, replica, env.cores)
     env.next_replica += 1
     env.replicas += 1
+    return replica
+
+
+@compiled
+def _load(w: World, replica: Replica) -> None:
+    load_service(w, replica, w.env.now_s)
+    replica.ready_s = replica.finish_s
 
 
 @compiled

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train algorithms of Stable-Baselines3 and sb3-contrib, each on the actions it can take.
 
-    python examples/sb3_contrib.py --steps 5000 --algorithms TRPO QRDQN
+python examples/sb3_algorithms.py --steps 5000 --algorithms TRPO QRDQN
 """
 
 from __future__ import annotations

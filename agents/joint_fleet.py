@@ -1,0 +1,135 @@
+"""How many replicas ``sponge-joint`` keeps: the slow half of its decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.forecast import ForecastConfig
+from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
+
+_SMOOTHED = 5
+"""Intervals over which rates are averaged: shorter swings are the queue's business."""
+_PRIOR = 30
+"""Intervals of experience that the belief in a lasting rate is worth."""
+_SAMPLES = 64
+"""Rates that stand for the distribution of the coming ones."""
+_OVERLOAD = 10.0
+"""Cost of each share of the rate that no cores can serve, in full allocations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig(ForecastConfig):
+    """Options of the fleet."""
+
+    utilisation: float = 0.9
+    """Share of the planned throughput that a replica is trusted with."""
+    batch_share: float = 0.4
+    """Longest batch to reckon with, relative to the SLO."""
+    cold_starts_ahead: int = 6
+    """Cold starts to look ahead."""
+    reluctance: float = 0.03
+    """Saving, relative to the whole cost, for which the fleet changes."""
+
+
+def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
+    """Return equally likely rates some intervals ahead, from all the past ones.
+
+    Rates revert to their mean as fast as they have done so far: with ``phi`` the
+    autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
+    the errors it would have had before. Young fleets take the rate to last.
+
+    Args:
+        rates: (intervals,) past ones, newest last, at least one.
+        lag: Intervals ahead.
+
+    Returns:
+        (<= 64,) rates of at least 0, in the unit of ``rates``.
+    """
+    width = min(_SMOOTHED, len(rates))
+    smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
+    mean = smooth.mean()
+    swing = smooth - mean
+    pairs = len(swing) - lag
+    if pairs < 1:
+        return smooth[-1:]
+    before, after = swing[:-lag], swing[lag:]
+    power = before @ before
+    seen = min(max(before @ after / power, 0.0), 1.0) if power > 0 else 0.0
+    phi = (pairs * seen + _PRIOR) / (pairs + _PRIOR)
+    errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
+    samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
+    return samples
+
+
+class Fleet:
+    """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
+
+    Replicas on few cores are cheap to run but late to come, and while they start they hold
+    as many cores as those that serve, which must be many just then. So the cost of each way
+    from one fleet to the next is reckoned: ``m`` replicas held for one cold start on the
+    cores that the ``n`` ready ones need.
+    """
+
+    def __init__(self, config: FleetConfig, spec: SystemSpec, service_s: FloatArray) -> None:
+        """Lay out what one replica can serve.
+
+        Args:
+            config: Options.
+            spec: The system.
+            service_s: (batch_max, cores_max) seconds to plan a batch with.
+        """
+        self._config = config
+        self._spec = spec
+        batches = np.arange(1, spec.batch_max + 1)[:, None]
+        usable = service_s <= max(config.batch_share * spec.slo_s, service_s[0].max())
+        throughput = np.where(usable, batches / service_s, 0.0).max(axis=0)
+        self._serves_rps = np.maximum.accumulate(throughput) * config.utilisation
+        self._replicas = np.arange(1, spec.replicas_max + 1)
+        self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
+        self._rates_rps: list[float] = []
+
+    def observe(self, view: SystemView) -> None:
+        """Remember the last interval's arrivals."""
+        self._rates_rps.append(float(view.arrivals[-1]) / self._spec.interval_s)
+
+    def replicas(self, view: SystemView) -> int:
+        """Return how many replicas to hold now, starting ones included."""
+        rates = np.array(self._rates_rps)
+        recent = rates[-_SMOOTHED:].mean()
+        now = self.cores(np.array([recent]))
+        ahead = self.cores(rate_samples(rates, 2 * self._cold_start))
+        return self._cheapest(view, now, ahead)
+
+    def cores(self, rates_rps: FloatArray) -> FloatArray:
+        """Return (replicas_max,) mean cores that each of so many ready replicas needs."""
+        load_rps = rates_rps[None, :] / self._replicas[:, None]
+        cores = np.interp(load_rps, self._serves_rps, np.arange(1, self._spec.cores_max + 1))
+        beyond = np.maximum(load_rps / self._serves_rps[-1] - 1, 0.0)
+        mean: FloatArray = (cores + _OVERLOAD * self._spec.cores_max * beyond).mean(axis=1)
+        return mean
+
+    def _cheapest(self, view: SystemView, now: FloatArray, ahead: FloatArray) -> int:
+        """Return the first step of the cheapest path, in units of cold starts."""
+        held = view.allocation.replicas
+        ready = min(max(view.replicas_ready, 1), held)
+        from_, to = self._replicas[:, None], self._replicas[None, :]
+        step = to * np.where(to >= from_, ahead[:, None], ahead[None, :])
+        value = np.zeros(len(self._replicas))
+        for _ in range(self._config.cold_starts_ahead):
+            value = (step + value).min(axis=1)
+        wait = self._wait(view, ready)
+        serving = np.minimum(self._replicas, ready) - 1
+        total = wait * self._replicas * now[serving] + (1 - wait) * self._replicas * ahead + value
+        best = int(total.argmin())
+        good_enough = total[best] >= (1 - self._config.reluctance) * total[held - 1]
+        return held if good_enough else best + 1
+
+    def _wait(self, view: SystemView, ready: int) -> FloatArray:
+        """Return (replicas_max,) cold starts until a fleet of each size is warm."""
+        wait = np.ones(len(self._replicas))
+        wait[:ready] = 0.0
+        left = np.array(view.starting_s[: len(wait) - ready]) / max(self._spec.cold_start_s, 1e-9)
+        wait[ready : ready + len(left)] = np.minimum(left, 1.0)
+        return wait

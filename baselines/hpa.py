@@ -1,0 +1,196 @@
+"""Horizontal scaling by CPU utilisation, as Kubernetes' Horizontal Pod Autoscaler does it.
+
+After its public documentation and source (``autoscaling/v2``): every sync period
+
+    desired = ceil(ready * utilisation / target)
+
+unless utilisation and target differ by no more than the tolerance. Replicas that are not
+ready yet have no say when scaling in and count as unused when scaling out, and a change of
+direction that this would cause is no change. Then the number settles on the highest
+recommendation of the scale-in window (and the lowest of the scale-out window), and may not
+grow faster than the policies allow. Metrics never go missing here, so that rule is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from baselines.batching import BatchConfig, batch_size, share
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.mapping import from_mapping
+
+ROUNDING_S = 1e-9
+"""Time by which a decision may come early by rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HPAConfig(BatchConfig):
+    """Options of :class:`HPA`; the defaults are those of Kubernetes."""
+
+    target: float = 0.8
+    """Utilisation of the ready replicas to hold."""
+    tolerance: float = 0.1
+    """Relative distance from the target within which nothing changes."""
+    period_s: float = 15.0
+    """Time between two looks at the utilisation, which is averaged over it."""
+    up_window_s: float = 0.0
+    """Past time whose lowest recommendation bounds scaling out."""
+    down_window_s: float = 300.0
+    """Past time whose highest recommendation bounds scaling in."""
+    policy_s: float = 15.0
+    """Time in which no more than the following may be added."""
+    up_share: float = 1.0
+    """Replicas that may be added, relative to those at its beginning ..."""
+    up_replicas: int = 4
+    """... or this many, if that is more."""
+    cores: int = 1
+    """Core units of each replica, never more than the scenario's limit."""
+
+    def __post_init__(self) -> None:
+        BatchConfig.__post_init__(self)
+        share("target", self.target)
+        for name in ("tolerance", "up_window_s", "down_window_s", "up_share"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{name} must be a number of at least 0, not {value!r}")
+        for name in ("period_s", "policy_s"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a number above 0, not {value!r}")
+        for name in ("up_replicas", "cores"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value!r}")
+
+
+class HPA:
+    """Keeps the mean utilisation of equal replicas near a target."""
+
+    def __init__(self, **options: Any) -> None:
+        """Check the options.
+
+        Args:
+            options: Fields of :class:`HPAConfig`.
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
+        """
+        self.config = from_mapping(HPAConfig, options)
+        self._episode: tuple[SystemSpec, Scaler] | None = None
+        self._sync_s = self._used_core_s = self._ready_core_s = 0.0
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Start a new episode; no random number is drawn."""
+        self._episode = spec, Scaler(self.config, spec.initial.replicas)
+        self._sync_s = self.config.period_s
+        self._used_core_s = self._ready_core_s = 0.0
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Scale if a sync period has passed.
+
+        Raises:
+            RuntimeError: Before the first :meth:`reset`.
+        """
+        if self._episode is None:
+            raise RuntimeError("call reset() before decide()")
+        spec, scaler = self._episode
+        replicas = view.allocation.replicas
+        if view.last is not None:
+            self._used_core_s += view.last.utilisation * view.last.core_seconds
+            ready_cores = view.replicas_ready * view.allocation.cores
+            self._ready_core_s += ready_cores * spec.interval_s
+            if view.now_s >= self._sync_s - ROUNDING_S:
+                desired = self._desired(view)
+                replicas = scaler.scale(view.now_s, replicas, desired, spec.replicas_max)
+        cores = min(self.config.cores, spec.cores_max)
+        return Allocation(cores, batch_size(self.config, spec, cores), replicas)
+
+    def _desired(self, view: SystemView) -> int:
+        """Close a sync period."""
+        used_core_s, ready_core_s = self._used_core_s, self._ready_core_s
+        self._sync_s = view.now_s + self.config.period_s
+        self._used_core_s = self._ready_core_s = 0.0
+        if not (view.replicas_ready and ready_core_s):
+            return view.allocation.replicas
+        # What draining replicas used is in the sum, but a ready one cannot use more than all.
+        ratio = min(1.0, used_core_s / ready_core_s) / self.config.target
+        starting, current = len(view.starting_s), view.allocation.replicas
+        return desired_replicas(
+            ratio, view.replicas_ready, starting, current, self.config.tolerance
+        )
+
+
+def desired_replicas(
+    ratio: float, ready: int, starting: int, current: int, tolerance: float
+) -> int:
+    """Return how many replicas would bring the utilisation to its target.
+
+    Args:
+        ratio: Utilisation of the ready replicas, relative to the target.
+        ready: Replicas that serve.
+        starting: Replicas that do not yet.
+        current: Replicas asked for.
+        tolerance: Distance of ``ratio`` from 1 within which nothing changes.
+    """
+    if ratio > 1 and starting:
+        ratio, ready = ratio * ready / (ready + starting), ready + starting
+        if ratio < 1:
+            return current
+    if abs(1 - ratio) <= tolerance:
+        return current
+    desired = math.ceil(ratio * ready)
+    return max(desired, current) if ratio > 1 else desired
+
+
+class Scaler:
+    """From recommendations to the number of replicas, by windows and policies."""
+
+    def __init__(self, config: HPAConfig, replicas: int) -> None:
+        """Start with the replicas there are, as the first recommendation."""
+        self._config = config
+        self._recommended = deque([(0.0, replicas)])
+        self._changes: deque[tuple[float, int]] = deque()
+
+    def scale(self, now_s: float, current: int, desired: int, replicas_max: int) -> int:
+        """Return the replicas to ask for.
+
+        Args:
+            now_s: Time.
+            current: Replicas asked for so far.
+            desired: Recommendation.
+            replicas_max: Most there may be.
+        """
+        stable = self._stabilised(now_s, current, desired)
+        allowed = max(current, min(self._allowed(now_s, current), replicas_max))
+        replicas = max(1, min(stable, allowed))
+        self._changes.append((now_s, replicas - current))
+        return replicas
+
+    def _stabilised(self, now_s: float, current: int, desired: int) -> int:
+        """Move towards the recommendation as far as those of both windows agree."""
+        config, recommended = self._config, self._recommended
+        recommended.append((now_s, desired))
+        _forget(recommended, now_s - max(config.up_window_s, config.down_window_s))
+        lowest = min(n for time_s, n in recommended if time_s >= now_s - config.up_window_s)
+        highest = max(n for time_s, n in recommended if time_s >= now_s - config.down_window_s)
+        return min(max(current, lowest), highest)
+
+    def _allowed(self, now_s: float, current: int) -> int:
+        """Return how many replicas the policies allow."""
+        config, changes = self._config, self._changes
+        _forget(changes, now_s - config.policy_s + ROUNDING_S)
+        before = current - sum(change for _, change in changes)
+        return max(before + config.up_replicas, math.ceil(before * (1 + config.up_share)))
+
+
+def _forget(entries: deque[tuple[float, int]], since_s: float) -> None:
+    while entries and entries[0][0] < since_s:
+        entries.popleft()
+
+
+hpa_fast = partial(HPA, period_s=1.0, down_window_s=20.0, policy_s=1.0)

@@ -1,0 +1,137 @@
+"""Themis: vertical scaling while the load moves, horizontal scaling once it is stable.
+
+After "A Tale of Two Scales: Reconciling Horizontal and Vertical Scaling for Inference Serving
+Systems" (Razavi et al., 2024, arXiv 2407.14843). Taken from it: latency by Amdahl's law in
+batch and cores, here :class:`~sponge_env.latency.LatencyModel`; a queueing delay that is the
+wait until a batch is full; and two stages. A surge is first met by growing the replicas there
+are in place; a load that stays is then moved to as many one-core replicas as it needs, the
+cheapest form by Amdahl's law, and the cores come down when these are warm.
+
+Simplified: there is one model and not a pipeline of them, so a search replaces the dynamic
+programs that split a deadline among stages; the load expected is the highest of the last
+intervals and not an LSTM's forecast; and since all replicas of this system have the same
+cores, those that start cold hold as many as those that serve.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.mapping import from_mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThemisConfig:
+    """Options of :class:`Themis`."""
+
+    slo_fraction: float = 0.9
+    """Share of the SLO to plan with."""
+    rate_windows: int = 2
+    """Past intervals whose highest rate is planned for."""
+    stable_windows: int = 3
+    """Intervals that the wanted number of one-core replicas must stay the same before the
+    load counts as stable."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate_windows", "stable_windows"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value!r}")
+        if not 0 < self.slo_fraction <= 1:
+            raise ConfigError(
+                f"slo_fraction must be above 0 and at most 1, not {self.slo_fraction!r}"
+            )
+
+
+class Themis:
+    """Grows cores at once and replicas when the load has settled."""
+
+    def __init__(self, **options: Any) -> None:
+        """Check the options.
+
+        Args:
+            options: Fields of :class:`ThemisConfig`.
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
+        """
+        self.config = from_mapping(ThemisConfig, options)
+        self._spec: SystemSpec | None = None
+        self._wanted: deque[int] = deque(maxlen=self.config.stable_windows)
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Start a new episode; no random number is drawn."""
+        self._spec = spec
+        self._wanted.clear()
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Scale horizontally if the load is stable; choose cores for the ready replicas.
+
+        Until a request has arrived there is nothing to plan for, and the allocation stays.
+
+        Raises:
+            RuntimeError: Before the first :meth:`reset`.
+        """
+        if self._spec is None:
+            raise RuntimeError("call reset() before decide()")
+        if not view.arrivals.any():
+            return view.allocation
+        spec, config = self._spec, self.config
+        rate_rps = float(view.arrivals[-config.rate_windows :].max()) / spec.interval_s
+        budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
+        self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))
+        stable = len(self._wanted) == config.stable_windows and len(set(self._wanted)) == 1
+        replicas = self._wanted[-1] if stable else view.allocation.replicas
+        ready = max(1, min(view.replicas_ready, replicas))
+        grown = grow(spec, ready, rate_rps, budget_s)
+        return Allocation(grown.cores, grown.batch, replicas, feasible=grown.feasible)
+
+
+def one_core_replicas(spec: SystemSpec, rate_rps: float, budget_s: float) -> int:
+    """Return the fewest one-core replicas that serve a rate, all there may be if none do."""
+    for replicas in range(1, spec.replicas_max + 1):
+        if _smallest_batch(spec, 1, replicas, rate_rps, budget_s):
+            return replicas
+    return spec.replicas_max
+
+
+def grow(spec: SystemSpec, replicas: int, rate_rps: float, budget_s: float) -> Allocation:
+    """Return the fewest cores, then the smallest batch, with which some replicas serve a rate.
+
+    Where no cores are enough, all of them at the highest throughput.
+
+    Args:
+        spec: The system.
+        replicas: Replicas that serve.
+        rate_rps: Requests per second.
+        budget_s: Time for waiting and service.
+    """
+    for cores in range(1, spec.cores_max + 1):
+        batch = _smallest_batch(spec, cores, replicas, rate_rps, budget_s)
+        if batch:
+            return Allocation(cores, batch, replicas)
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, -1]
+    fastest = int((np.arange(1, spec.batch_max + 1) / latency_s).argmax()) + 1
+    return Allocation(spec.cores_max, fastest, replicas, feasible=False)
+
+
+def _smallest_batch(
+    spec: SystemSpec, cores: int, replicas: int, rate_rps: float, budget_s: float
+) -> int:
+    """Return the smallest batch with which replicas keep up and in time; 0 if there is none.
+
+    They keep up if ``replicas * b / l(b, c) >= rate``. They are in time if the batch's first
+    request, which waits for ``b - 1`` more at its replica, and the service fit the budget:
+    ``(b - 1) * replicas / rate + l(b, c) <= budget``.
+    """
+    batches = np.arange(1, spec.batch_max + 1)
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, cores - 1]
+    filling_s = (batches - 1) * replicas / max(rate_rps, 1e-9)
+    fits = (replicas * batches / latency_s >= rate_rps) & (filling_s + latency_s <= budget_s)
+    return int(fits.argmax()) + 1 if fits.any() else 0

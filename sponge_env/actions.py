@@ -1,0 +1,59 @@
+"""The same choices in other kinds of action spaces, for learners that want them.
+
+``Sponge-v0`` takes one number for each choice. Some algorithms know only one number
+(DQN), others only real ones (SAC).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.env import Action, Observation, SpongeEnv
+
+
+class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
+    """``Discrete(n)`` over all combinations of choices, the last choice varying fastest."""
+
+    def __init__(self, env: SpongeEnv) -> None:
+        super().__init__(env)
+        self._choices = _choices(env)
+        self.action_space = gym.spaces.Discrete(int(np.prod(self._choices)))
+
+    def action(self, action: Any) -> Action:
+        """Turn the number of a combination into its choices."""
+        return np.array(np.unravel_index(int(action), self._choices), np.int64)
+
+
+class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):
+    """``Box(-1, 1, (parts,))``: each choice from the least to the most, in equal steps."""
+
+    def __init__(self, env: SpongeEnv) -> None:
+        super().__init__(env)
+        self._choices = np.array(_choices(env))
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
+
+    def action(self, action: NDArray[np.float32]) -> Action:
+        """Turn real numbers into choices; what is beyond the ends counts as the end."""
+        share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
+        chosen: Action = np.minimum((share * self._choices).astype(np.int64), self._choices - 1)
+        return chosen
+
+
+def _choices(env: SpongeEnv) -> tuple[int, ...]:
+    space = env.action_space
+    assert isinstance(space, gym.spaces.MultiDiscrete)
+    return tuple(int(count) for count in space.nvec)
+
+
+def discrete(**options: Any) -> DiscreteActions:
+    """Make ``SpongeDiscrete-v0``; the options are those of :class:`SpongeEnv`."""
+    return DiscreteActions(SpongeEnv(**options))
+
+
+def continuous(**options: Any) -> ContinuousActions:
+    """Make ``SpongeContinuous-v0``; the options are those of :class:`SpongeEnv`."""
+    return ContinuousActions(SpongeEnv(**options))

@@ -1,0 +1,150 @@
+"""One controller on one scenario: live, simulated, and simulated with the live CPU times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sponge_env.config import Backend, Limiter
+from sponge_env.console import ConsoleSink, Progress
+from sponge_env.factory import assemble, real_config, simulated_worker
+from sponge_env.fidelity.replay import MeasuredWork, replaying_worker
+from sponge_env.interfaces import Completion, Controller, SystemSpec, Worker
+from sponge_env.metrics import EpisodeMetrics
+from sponge_env.profile import Profile
+from sponge_env.rollout import Run, run_episode
+from sponge_env.scenario import Scenario
+from sponge_env.suite.warm import warm
+from sponge_env.workers.pool import PoolWorker
+from sponge_env.workers.real_config import RealWorkerConfig
+from sponge_env.workload import as_long_as_its_traces
+
+Kind = Literal["live", "simulated", "replayed"]
+
+
+class RecordingWorker(Worker, Protocol):
+    """A worker that keeps what its batches took."""
+
+    @property
+    def completions(self) -> Sequence[Completion]:
+        """Batches that ended, in the order of their end."""
+
+
+class RecordingPool(PoolWorker):
+    """The real worker, keeping what its batches took."""
+
+    def __init__(self, config: RealWorkerConfig) -> None:
+        super().__init__(config)
+        self.completions: list[Completion] = []
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        """Block until something changes, and keep the batches that ended."""
+        ended = super().wait(until_s)
+        self.completions.extend(ended)
+        return ended
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One episode."""
+
+    kind: Kind
+    repetition: int
+    """Counts from 0; trials of the same one belong together."""
+    summary: EpisodeMetrics
+    cpu_ratio: float
+    """CPU time of the live run's batches, relative to the profile's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is run in all three ways."""
+
+    agent: str
+    controller: Controller
+    scenario: Scenario
+    """As the controller starts it; see :meth:`of`."""
+    profile: Profile
+    """Measured under a CPU quota on this machine."""
+    seed: int
+    """Of arrivals and bandwidth, the same in all trials."""
+
+    @classmethod
+    def of(
+        cls, agent: str, controller: Controller, scenario: Scenario, profile: Profile, seed: int
+    ) -> Subject:
+        """Fix the scenario's length and its initial allocation.
+
+        Raises:
+            SpongeError: The scenario cannot be used.
+        """
+        scenario = as_long_as_its_traces(warm(scenario, controller, profile))
+        return cls(agent, controller, scenario, profile, seed)
+
+    def repeat(
+        self, repetition: int, start_live: Callable[[SystemSpec], RecordingWorker]
+    ) -> list[Trial]:
+        """Run one live episode and its two counterparts.
+
+        Args:
+            repetition: Seeds the noise of the simulation.
+            start_live: Starts the real worker.
+
+        Raises:
+            SpongeError: The worker cannot go on.
+            KeyboardInterrupt: It was interrupted; there is no result.
+        """
+        live, completions = self._live(repetition, start_live)
+        work = MeasuredWork(completions, self.profile.work_table_s(self.scenario.limits.batch))
+
+        def simulated(spec: SystemSpec) -> Worker:
+            return simulated_worker(self.scenario, self.profile, spec, repetition)
+
+        def replayed(spec: SystemSpec) -> Worker:
+            return replaying_worker(self.profile, spec, work, repetition)
+
+        return [
+            Trial("live", repetition, live, work.ratio),
+            Trial("simulated", repetition, self._play("sim", repetition, simulated), work.ratio),
+            Trial("replayed", repetition, self._play("sim", repetition, replayed), work.ratio),
+        ]
+
+    def _live(
+        self, repetition: int, start: Callable[[SystemSpec], RecordingWorker]
+    ) -> tuple[EpisodeMetrics, Sequence[Completion]]:
+        """Run one live episode; return its summary and its batches."""
+        workers: list[RecordingWorker] = []
+
+        def recorded(spec: SystemSpec) -> Worker:
+            workers.append(start(spec))
+            return workers[0]
+
+        summary = self._play("live", repetition, recorded)
+        return summary, workers[0].completions
+
+    def _play(
+        self, backend: Backend, repetition: int, make_worker: Callable[[SystemSpec], Worker]
+    ) -> EpisodeMetrics:
+        """Run one episode.
+
+        Raises:
+            KeyboardInterrupt: It was interrupted.
+        """
+        system = assemble(self.scenario, self.profile, self.seed, make_worker)
+        label = f"{self.agent}, {self.scenario.name}, {backend}, repetition {repetition + 1}"
+        sink = ConsoleSink(Progress(label, system.plan.windows, "window"))
+        try:
+            run = Run.of(self.agent, self.scenario, backend, self.seed)
+            summary = run_episode(system, self.controller, run, [sink]).summary
+        finally:
+            sink.close()
+            system.close()
+        if summary.partial:
+            raise KeyboardInterrupt
+        return summary
+
+
+def real_worker(profile: Profile, limiter: Limiter) -> Callable[[SystemSpec], RecordingPool]:
+    """Return what starts the real worker of a system."""
+    return lambda spec: RecordingPool(real_config(spec, profile, limiter))

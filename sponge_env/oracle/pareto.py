@@ -1,0 +1,102 @@
+"""Lists of alternatives of which none is better than another in both cost and time.
+
+Each list is a row of two-dimensional arrays, ascending by cost and descending by time. It
+has a fixed room: where that is not enough, the two neighbours that are closest in time
+become one with the cost of the cheaper and the time of the faster. Merging therefore only
+ever makes an alternative better than it is, which keeps a lower bound a lower bound.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.interfaces import FloatArray
+from sponge_env.oracle.problem import IntArray
+from sponge_env.vector.compiler import compiled
+
+
+class Fronts(NamedTuple):
+    """Many lists; ``size[k]`` entries of row ``k`` are in use."""
+
+    cost: IntArray
+    """(lists, room)."""
+    time: FloatArray
+    """(lists, room) seconds, or the share of a batch that is left."""
+    credit_s: FloatArray
+    """(lists, room) start of the CPU's accounts, see :mod:`sponge_env.oracle.lower`."""
+    size: IntArray
+    """(lists,)."""
+
+
+def make_fronts(lists: int, room: int) -> Fronts:
+    """Allocate empty lists."""
+    shape = lists, room
+    return Fronts(
+        np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape), np.zeros(lists, np.int64)
+    )
+
+
+@compiled
+def put(
+    fronts: Fronts, row: int, cost: int, time: float, credit_s: float, tolerance: float
+) -> None:
+    """Add an alternative to a list, unless one in it is at least as good.
+
+    Args:
+        fronts: The lists.
+        row: The list.
+        cost: What it costs.
+        time: The less the better.
+        credit_s: The less the better; what an alternative that is left out had of it goes to
+            the one that is kept.
+        tolerance: Times that are closer than this count as the smaller of them.
+    """
+    costs, times, credits_s = fronts.cost[row], fronts.time[row], fronts.credit_s[row]
+    size = fronts.size[row]
+    at = size
+    while at > 0 and costs[at - 1] > cost:
+        at -= 1
+    if at > 0 and times[at - 1] <= time + tolerance:
+        times[at - 1] = min(times[at - 1], time)
+        credits_s[at - 1] = min(credits_s[at - 1], credit_s)
+        return
+    if at > 0 and costs[at - 1] == cost:
+        at -= 1
+    end = at
+    while end < size and times[end] >= time - tolerance:
+        credit_s, time = min(credit_s, credits_s[end]), min(time, times[end])
+        end += 1
+    if end == at and size == costs.size:
+        gone = _merge_closest(fronts, row)
+        size -= 1
+        at -= at > gone
+        end = at
+    _move(fronts, row, end, size, at + 1 - end)
+    costs[at], times[at], credits_s[at] = cost, time, credit_s
+    fronts.size[row] = size + at + 1 - end
+
+
+@compiled
+def _merge_closest(fronts: Fronts, row: int) -> int:
+    """Make one of the two neighbours closest in time; return which one went."""
+    times, credits_s, size = fronts.time[row], fronts.credit_s[row], fronts.size[row]
+    closest = 0
+    for k in range(1, size - 1):
+        if times[k] - times[k + 1] < times[closest] - times[closest + 1]:
+            closest = k
+    times[closest] = min(times[closest], times[closest + 1])
+    credits_s[closest] = min(credits_s[closest], credits_s[closest + 1])
+    _move(fronts, row, closest + 2, size, -1)
+    return closest + 1
+
+
+@compiled
+def _move(fronts: Fronts, row: int, start: int, end: int, by: int) -> None:
+    """Move the entries [start, end) of a list."""
+    for n in range(end - start):
+        k = start + n if by < 0 else end - 1 - n
+        fronts.cost[row, k + by] = fronts.cost[row, k]
+        fronts.time[row, k + by] = fronts.time[row, k]
+        fronts.credit_s[row, k + by] = fronts.credit_s[row, k]

@@ -1,0 +1,216 @@
+"""What the oracle knows in advance: every request, the service times and the prices.
+
+Requests are kept by class. Those of one class have one SLO and one size, so they arrive in
+the order of their deadlines and are served in that order; what has been served is therefore
+one position per class. All the oracle's kernels read the same :class:`Problem`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.errors import ConfigError
+from sponge_env.factory import make_spec
+from sponge_env.interfaces import FloatArray
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.workload import Workload, make_workload
+
+IntArray = NDArray[np.int64]
+
+MAX_CLASSES = 4
+"""Classes of requests in one stream that the kernels have room for."""
+
+BATCH_BITS = 8
+"""Bits for the number of requests that one class has in a batch."""
+
+MAX_BATCH = 2**BATCH_BITS - 1
+"""Largest batch that fits into these bits."""
+
+
+class Problem(NamedTuple):
+    """One episode as the kernels see it.
+
+    Work is in seconds of a replica that runs unhindered: the latency l(b, c) of the service
+    ``profile``, the CPU time of the service ``quota``, which does not depend on the cores.
+    """
+
+    windows: int
+    interval_s: float
+    classes: int
+    release_s: FloatArray
+    """(n,) when each request arrives; class by class, ascending within a class."""
+    deadline_s: FloatArray
+    """(n,) ascending within a class."""
+    urgency: FloatArray
+    """(n,) rank in which requests that wait are served; no two are equal."""
+    counts: IntArray
+    """(n,) 1 where a violation counts, 0 before the counting starts."""
+    first: IntArray
+    """(classes + 1,) position of each class's first request, and n."""
+    arrived: IntArray
+    """(windows + 1, classes) position after the last request that has arrived at each
+    boundary of the windows."""
+    price: IntArray
+    """(windows,) 1 where cores count, 0 before the counting starts."""
+    to_pay: IntArray
+    """(windows + 1,) windows from each boundary on in which cores count."""
+    cores_max: int
+    batch_max: int
+    replicas_max: int
+    replicas: int
+    """Replicas that are warm at the start."""
+    cold_start_s: float
+    drop_grace_s: float
+    """Lateness at which a waiting request is dropped; infinite where none is."""
+    work_s: FloatArray
+    """(batch_max, cores_max) work of a batch."""
+    padded_s: FloatArray
+    """(batch_max, cores_max) least work of a batch of this size or a larger one."""
+    shortest_s: FloatArray
+    """(batch_max,) the same under the cores that suit it best."""
+    quota: bool
+    """Whether CPU tokens are granted per period."""
+    period_s: float
+    dispatch_s: float
+    """Time before the work of a batch begins."""
+    share: FloatArray
+    """(cores_max,) work done per second in the long run."""
+    headstart_s: FloatArray
+    """(cores_max,) how far a full bucket of tokens is ahead of the long run."""
+    fastest_s: float
+    """Shortest service of one request."""
+    rate_rps: float
+    """Largest throughput of a replica."""
+    sources: NDArray[Any]
+    """(0,) of a type that changes with the sources: numba's cache on disk looks at no other
+    file than that of the function that is called."""
+
+
+def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
+    """Collect what is known of an episode.
+
+    Args:
+        scenario: As long as its traces.
+        profile: The scenario's latency profile.
+        seed: Seed of the episode.
+
+    Raises:
+        SpongeError: The oracle has no model of something in the scenario.
+    """
+    _check(scenario)
+    spec = make_spec(scenario, profile)
+    workload = make_workload(scenario, profile, seed)
+    return Problem(
+        windows=scenario.windows,
+        interval_s=scenario.interval_s,
+        **_requests(scenario, workload),
+        **_prices(scenario),
+        cores_max=spec.cores_max,
+        batch_max=spec.batch_max,
+        replicas_max=spec.replicas_max,
+        replicas=spec.initial.replicas,
+        cold_start_s=spec.cold_start_s,
+        drop_grace_s=scenario.serving.drop_grace_s,
+        **_service(scenario, profile),
+        sources=_sources(),
+    )
+
+
+def _check(scenario: Scenario) -> None:
+    if scenario.simulation.actuation_delay_s > 0:
+        raise ConfigError(
+            "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "
+            f"{scenario.simulation.actuation_delay_s:g} out"
+        )
+    if len(set(scenario.classes)) > MAX_CLASSES:
+        raise ConfigError(
+            f"the oracle has room for {MAX_CLASSES} classes of requests, not "
+            f"{len(set(scenario.classes))}"
+        )
+    if scenario.limits.batch > MAX_BATCH:
+        raise ConfigError(
+            f"the oracle has room for batches of {MAX_BATCH}, not limits.batch = "
+            f"{scenario.limits.batch}"
+        )
+
+
+def _requests(scenario: Scenario, workload: Workload) -> dict[str, Any]:
+    """Sort the requests that arrive within the episode by class."""
+    end_s = scenario.windows * scenario.interval_s
+    slo_s = np.round(workload.deadline_s - workload.sent_s, 9)
+    kinds = np.stack([slo_s, workload.payload_bytes], axis=1)
+    _, kind = np.unique(kinds, axis=0, return_inverse=True)
+    offered = np.flatnonzero(workload.arrival_s <= end_s)
+    kind = kind.ravel()[offered]
+    rows = offered[np.argsort(kind, kind="stable")]
+    classes = max(1, len(scenario.classes) and len(set(scenario.classes)))
+    first = np.searchsorted(np.sort(kind), np.arange(classes + 1))
+    release_s, deadline_s = workload.arrival_s[rows], workload.deadline_s[rows]
+    in_turn = release_s if scenario.serving.order == "fifo" else deadline_s
+    urgency = np.empty(rows.size)
+    urgency[np.lexsort((workload.id[rows], in_turn))] = np.arange(rows.size)
+    return {
+        "classes": classes,
+        "release_s": release_s,
+        "deadline_s": deadline_s,
+        "urgency": urgency,
+        "counts": (release_s >= scenario.count_from_s).astype(np.int64),
+        "first": first.astype(np.int64),
+        "arrived": _arrived(release_s, first, scenario),
+    }
+
+
+def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntArray:
+    boundaries_s = np.arange(scenario.windows + 1) * scenario.interval_s
+    columns = [
+        start + np.searchsorted(release_s[start:end], boundaries_s, side="right")
+        for start, end in zip(first, first[1:], strict=False)
+    ]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _prices(scenario: Scenario) -> dict[str, IntArray]:
+    ends_s = np.arange(1, scenario.windows + 1) * scenario.interval_s
+    price = (ends_s > scenario.count_from_s + 1e-9).astype(np.int64)
+    return {"price": price, "to_pay": np.append(np.cumsum(price[::-1])[::-1], 0)}
+
+
+def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
+    """Describe both service models in the same terms; see ``docs/oracle.md``."""
+    limits = scenario.limits
+    quota = profile.quota
+    if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
+        work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
+        share = np.minimum(1.0, np.arange(1, limits.cores + 1) * profile.core_unit)
+        period_s, dispatch_s = quota.period_s, quota.dispatch_s
+    else:
+        quota = None
+        work_s = profile.service_table_s(limits.batch, limits.cores)
+        share, period_s, dispatch_s = np.ones(limits.cores), 1.0, 0.0
+    padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
+    sizes = np.arange(1, limits.batch + 1)
+    return {
+        "work_s": np.ascontiguousarray(work_s),
+        "padded_s": padded_s,
+        "shortest_s": padded_s.min(axis=1),
+        "quota": quota is not None,
+        "period_s": period_s,
+        "dispatch_s": dispatch_s,
+        "share": share,
+        "headstart_s": period_s * (1.0 - share),
+        "fastest_s": float(padded_s[0].min()) + dispatch_s,
+        "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
+    }
+
+
+def _sources() -> NDArray[Any]:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return np.zeros(0, np.dtype([(f"sources_{digest.hexdigest()[:12]}", np.bool_)]))

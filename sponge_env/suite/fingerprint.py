@@ -1,0 +1,78 @@
+"""What a result depends on, as a short text: results that differ in it never mix.
+
+The project's code counts by the content of its source files and learned weights, not by its
+version number, which stays the same while somebody works on it. A controller of one's own
+counts by its module's file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sponge_env.factory import scenario_profile
+from sponge_env.scenario import Scenario
+
+PACKAGES = ("sponge_env", "agents", "baselines")
+"""Where the project's code lies."""
+
+_CODE = frozenset({".py", ".npz", ".onnx", ".safetensors"})
+"""Endings of source files and learned weights."""
+
+
+def fingerprint(data: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for nested plain data."""
+    text = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def code_fingerprint() -> str:
+    """Return the fingerprint of the project's code; it is read once per process."""
+    digest = hashlib.sha256()
+    for name, path in sorted(_code_files()):
+        digest.update(name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _code_files() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for path in Path(folder).rglob("*"):
+                if path.suffix in _CODE:
+                    yield f"{package}/{path.relative_to(folder)}", path
+
+
+def profile_fingerprint(scenario: Scenario) -> str:
+    """Return the fingerprint of what the profile that a scenario names says.
+
+    Raises:
+        ProfileError: There is no such profile.
+    """
+    return fingerprint(asdict(scenario_profile(scenario)))
+
+
+def controller_fingerprint(target: str, options: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a controller that may not be the project's own.
+
+    Args:
+        target: ``module:callable``.
+        options: Its options; those that name a file count by the file's content.
+    """
+    spec = importlib.util.find_spec(target.partition(":")[0])
+    files = {"code": spec.origin if spec else None, **options}
+    return fingerprint({name: _content(value) for name, value in files.items()})
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, str) and Path(value).is_file():
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return value

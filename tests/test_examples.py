@@ -1,0 +1,64 @@
+"""The examples run as their pages say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from scenarios import SHORT
+
+import evaluate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole() -> None:
+    script = example("cleanrl_ppo")
+    size = ["--num-envs", "2", "--num-steps", "64"]
+    ended = script.main(["--env-id", "CartPole-v1", "--total-timesteps", "512", *size])
+    assert len(ended) > 5
+    script.main(["--env-id", "SpongeDiscrete-v0", "--total-timesteps", "256", *size])
+
+
+@pytest.mark.parametrize("name", ["TRPO", "RecurrentPPO", "QRDQN", "TQC"])
+def test_algorithms_of_sb3_contrib_train(name: str) -> None:
+    assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
+
+
+def test_a_controller_of_ones_own_takes_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT / "examples")
+    arguments = "--agent keep_up:KeepUp static-8 --duration 30 --option keep_up:KeepUp.headroom=1.5"
+    assert evaluate.main([*arguments.split(), "--run-dir", str(tmp_path / "run")]) == 0
+    assert "keep_up:KeepUp" in capsys.readouterr().out
+
+
+def test_the_page_shows_the_example_that_runs() -> None:
+    page = (ROOT / "docs" / "controllers.md").read_text()
+    shown = re.search(r"```python\n(class KeepUp.*?)```", page, re.DOTALL)
+    assert shown is not None
+    code = [line.strip() for line in shown[1].splitlines() if line.strip()]
+    source = (ROOT / "examples" / "keep_up.py").read_text()
+    source = re.sub(r"(reset|decide)\(self, (.*?)\) -> \w+:", _without_types, source)
+    lines = {line.strip() for line in source.splitlines()}
+    assert [line for line in code if line not in lines] == []
+
+
+def _without_types(match: re.Match[str]) -> str:
+    names = ", ".join(part.split(":")[0] for part in match[2].split(", "))
+    return f"{match[1]}(self, {names}):"

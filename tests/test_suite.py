@@ -1,0 +1,209 @@
+"""Suites as a user runs them: ``evaluate.py --suite``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import evaluate
+from agents.sponge_ip import SpongeIP
+from sponge_env.factory import make_system, scenario_profile
+from sponge_env.rollout import Run, run_episode
+from sponge_env.suite import unit as suite_unit
+from sponge_env.suite.definition import cells, load_suite
+from sponge_env.suite.results import load_failures, load_results
+from sponge_env.suite.unit import AgentUnit, BoundUnit
+from sponge_env.suite.warm import warm
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SUITE = """
+seeds = 2
+starts = ["cold", "warm"]
+
+[[cells]]
+scenarios = ["paper"]
+profiles = ["yolov5s", "resnet18"]
+changes = { duration_s = 6.0, warmup_s = 2.0 }
+
+[agents.static-8]
+
+[agents.one]
+controller = "static"
+options = { cores = 1 }
+"""
+
+CONTROLLERS = """
+import time
+
+from sponge_env.interfaces import Allocation
+
+
+class Mine:
+    def reset(self, spec, seed):
+        self.profile = spec.latency
+
+    def decide(self, view):
+        return Allocation(4, 4)
+
+
+class Fails(Mine):
+    def decide(self, view):
+        if self.profile.eta_s > 0.01:  # as YOLOv5s has, and ResNet18 has not
+            raise RuntimeError("too slow for me")
+        return Allocation(4, 4)
+
+
+class Hangs(Mine):
+    def decide(self, view):
+        time.sleep(3600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("tiny.toml").write_text(SUITE)
+    Path("own_controllers.py").write_text(CONTROLLERS)
+
+
+def run(line: str) -> int:
+    return evaluate.main(line.split())
+
+
+def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("--suite tiny.toml --run-dir run --jobs 2") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("paper, yolov5s, cold start") == 1
+    assert "all scenarios and profiles, warm start" in printed
+    assert Path("run/tables.txt").read_text() in printed + "\n"
+    frame = load_results(Path("run"))
+    assert len(frame) == 2 * 2 * 2 * 2
+    assert set(frame["duration_s"]) == {6.0, 4.0}, "a warm start counts after its warm-up"
+    assert frame[frame["agent"] == "one"]["mean_cores"].eq(1.0).all()
+
+    files = {path: path.stat().st_mtime_ns for path in Path("run/results").rglob("*.json")}
+    next(iter(files)).unlink()
+    assert run("--suite tiny.toml --run-dir run") == 0
+    printed = capsys.readouterr().out
+    assert "7 of 8 results are in run already" in printed
+    again = {path: path.stat().st_mtime_ns for path in Path("run/results").rglob("*.json")}
+    assert sum(again[path] != files[path] for path in files) == 1
+
+    assert run("--suite tiny.toml --run-dir run --seeds 1") == 2
+    assert "other seeds" in capsys.readouterr().err
+
+
+def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "--suite tiny.toml --agent static-8 own_controllers:Fails --run-dir run"
+    assert run(f"{line} --jobs 1") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("own_controllers:Fails: failed with RuntimeError: too slow for me") == 2
+    assert "2 results failed" in printed
+    assert len(load_failures(Path("run"))) == 2
+    frame = load_results(Path("run"))
+    assert len(frame) == 3 * 4
+    assert set(frame[frame["agent"] == "own_controllers:Fails"]["profile"]) == {"resnet18"}
+
+
+def test_an_episode_of_a_suite_is_that_of_the_reference_system() -> None:
+    cell = cells(load_suite("tiny.toml"))[1]
+    result = AgentUnit("ip", "agents.sponge_ip:SpongeIP", {}, "vertical", cell, 1).run()
+    controller = SpongeIP()
+    scenario = warm(cell, controller, scenario_profile(cell))
+    episode = run_episode(
+        make_system(scenario, 0), controller, Run.of("ip", scenario, "sim", seed=0)
+    )
+    for name in ("offered", "violations", "core_seconds", "latency_p99_s"):
+        assert result["episodes"][0][name] == getattr(episode.summary, name)
+    assert result["latency_s"][0][99] == pytest.approx(episode.summary.latency_p99_s, rel=1e-4)
+    cores = [window.cores for window in episode.windows]
+    assert result["windows"]["cores"] == pytest.approx(cores, rel=1e-4)
+
+
+def test_bounds_are_asked_for_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bound_of(scenario: object, seed: int, control: str) -> dict[str, float]:
+        return {"core_seconds_upper": 10.0 + seed}
+
+    monkeypatch.setattr(suite_unit, "bound_of", bound_of)
+    found = BoundUnit("joint", cells(load_suite("tiny.toml"))[0], 2).run()
+    assert found == {
+        "bounds": [
+            {"seed": 0, "core_seconds_upper": 10.0},
+            {"seed": 1, "core_seconds_upper": 11.0},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--suite standart", "did you mean 'standard'"),
+        ("--suite tiny.toml --agent statik-8", "did you mean 'static-8'"),
+        ("--suite tiny.toml --agent own_controllers:Mien", "cannot be imported"),
+        ("--suite tiny.toml --option one.coers=2", "did you mean 'cores'"),
+        ("--suite tiny.toml --option fa2.slo_fraction=1", "does not run here"),
+        ("--suite tiny.toml --scenario bursty", "--scenario does not go with --suite"),
+        ("--suite tiny.toml --backend live", "--backend does not go with --suite"),
+        ("--suite tiny.toml --seeds 0", "at least 1"),
+        ("--agent fa2 --jobs 2", "--jobs needs --suite"),
+        ("--seeds 2", "--agent, or --suite"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(Path().iterdir())
+    assert run(line) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert sentence in error
+    assert {path for path in Path().iterdir() if path.name != "__pycache__"} <= before
+
+
+def somebody_is_in_group(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_suite_leaves_its_results_and_no_process(stop: signal.Signals) -> None:
+    line = "--suite tiny.toml --agent static-8 own_controllers:Hangs --run-dir run --jobs 2"
+    command = [sys.executable, str(ROOT / "evaluate.py"), *line.split()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    first = Path("run/results/static-8/paper+yolov5s+cold.json")
+    while not first.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)  # as a terminal does
+    else:
+        process.send_signal(stop)
+    out, _ = process.communicate()
+    assert process.returncode == 130
+    assert "the same command with --run-dir run goes on from here" in out
+    assert not list(Path("run").rglob("*.partial"))
+    while somebody_is_in_group(process.pid):
+        time.sleep(0.05)  # what ends last only notices that the others have
+    assert len(load_results(Path("run"))) >= 2
+
+
+def test_a_warm_start_without_a_suite_begins_with_the_agents_own_allocation() -> None:
+    assert run("--agent fa2 --duration 40 --start warm --run-dir run --json out.json") == 0
+    (summary,) = json.loads(Path("out.json").read_text())
+    assert (summary["start"], summary["duration_s"]) == ("warm", 10.0)
+    assert summary["violations"] == 0, "its replicas are there from the beginning"

@@ -1,0 +1,163 @@
+"""What a suite is, and what it says about bad ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sponge_env.errors import ConfigError
+from sponge_env.scenario import load_scenario
+from sponge_env.suite.definition import (
+    SUITE_DIR,
+    AgentEntry,
+    CellGroup,
+    Suite,
+    cell_name,
+    cells,
+    changed,
+    load_suite,
+)
+from sponge_env.suite.plan import units, with_agents, with_options
+from sponge_env.suite.unit import AgentUnit, BoundUnit
+
+PAPER = CellGroup(("paper",), ("yolov5s",))
+
+
+def suite(**changes: object) -> Suite:
+    fields = {"name": "s", "cells": (PAPER,), "agents": {"fa2": AgentEntry()}, **changes}
+    return Suite(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SUITE_DIR.glob("*.toml")))
+def test_every_shipped_suite_can_run(name: str) -> None:
+    shipped = load_suite(name)
+    assert shipped.compared_with in shipped.agents
+    assert len(units(shipped)) == len(cells(shipped)) * (len(shipped.agents) + len(shipped.bounds))
+
+
+def test_the_standard_suite_covers_every_scenario_profile_and_start() -> None:
+    names = {cell_name(scenario) for scenario in cells(load_suite("standard"))}
+    assert len(names) == 9 * 3 * 2
+    assert {"mixed+lite0+warm", "paper-500kb+resnet18+cold"} <= names
+
+
+def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first() -> None:
+    two = suite(agents={"fa2": AgentEntry(), "static-8": AgentEntry()}, bounds=("joint",))
+    work = units(two)
+    assert [unit.agent for unit in work] == [
+        "oracle-joint", "oracle-joint", "fa2", "static-8", "fa2", "static-8"
+    ]  # fmt: skip
+    assert [unit.scenario.start for unit in work] == ["cold", "warm"] + 2 * ["cold"] + 2 * ["warm"]
+    assert isinstance(work[0], BoundUnit)
+
+
+def test_a_file_names_scenarios_beside_itself(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("duration_s = 5.0\n[arrivals]\nrate_rps = 3.0\n")
+    path = tmp_path / "suite.toml"
+    path.write_text(
+        'starts = ["cold"]\n[[cells]]\nscenarios = ["own.toml"]\nprofiles = ["resnet18"]\n'
+        "[agents.static-8]\n"
+    )
+    (scenario,) = cells(load_suite(path))
+    assert (scenario.name, scenario.profile, scenario.duration_s) == ("own", "resnet18", 5.0)
+
+
+def test_a_change_replaces_a_table_or_one_key_of_it() -> None:
+    fading = load_scenario("deep-fade")
+    fifo = changed(fading, {"serving.order": "fifo"})
+    assert (fifo.serving.order, fifo.serving.drop) == ("fifo", fading.serving.drop)
+    load = changed(fading, {"arrivals": {"kind": "constant", "load": 0.5}, "duration_s": 9})
+    assert (load.arrivals.rate_rps, load.arrivals.load, load.duration_s) == (None, 0.5, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"servng": {}}, "unknown key 'servng'.*did you mean 'serving'"),
+        ({"serving.ordr": "fifo"}, "unknown key 'serving.ordr'.*did you mean 'serving.order'"),
+        ({"serving.order": "lifo"}, "unknown serving.order 'lifo'"),
+        ({"duration_s.x": 1}, "duration_s must be a number"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        changed(load_scenario("paper"), changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
+        ("seeds = 0", "seeds must be between 1 and 1000"),
+        ('starts = ["hot"]', "unknown starts 'hot'"),
+        ("starts = []", "starts must be not empty"),
+        ("[agents]\n", "agents must be not empty"),
+        ("[agents.'../up']\n", "agents must be names of letters"),
+        ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
+        ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
+        ("cells = [", "is not a TOML suite"),
+    ],
+)
+def test_a_bad_suite_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "bad.toml"
+    rest = "" if "agents" in text else "[agents.fa2]\n"
+    path.write_text(f'{text}\n{rest}[[cells]]\nscenarios = ["paper"]\nprofiles = ["yolov5s"]\n')
+    with pytest.raises(ConfigError, match=sentence):
+        load_suite(path)
+
+
+def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown suite 'standart'.*did you mean 'standard'"):
+        load_suite("standart")
+    with pytest.raises(ConfigError, match="no suite file"):
+        load_suite("nowhere.toml")
+
+
+def test_a_cell_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cell paper\+yolov5s\+cold twice"):
+        cells(suite(cells=(PAPER, PAPER)))
+
+
+def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules() -> None:
+    entry = AgentEntry(controller="static", options={"cores": 3})
+    chosen = with_agents(suite(agents={"three": entry}), ["three", "static-8", "mine:Own"])
+    assert chosen.agents == {"three": entry, "static-8": AgentEntry(), "mine:Own": AgentEntry()}
+    assert chosen.compared_with == "three"
+    with pytest.raises(ConfigError, match=r"unknown agent 'thre'.*did you mean 'three'"):
+        with_agents(suite(agents={"three": entry}), ["thre"])
+
+
+def test_options_from_the_command_line_come_on_top() -> None:
+    entry = AgentEntry(controller="static", options={"cores": 3, "batch": 2})
+    unit = units(with_options(suite(agents={"s": entry}), {"s": {"cores": 5}}))[0]
+    assert isinstance(unit, AgentUnit)
+    assert unit.options == {"cores": 5, "batch": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "sentence"),
+    [
+        ("fa3", AgentEntry(), "unknown agent 'fa3'.*did you mean 'fa2'"),
+        ("fa2", AgentEntry(options={"slo": 1}), "slo"),
+        ("oracle", AgentEntry(controller="fa2"), "taken by a bound"),
+        ("fa2", AgentEntry(changes={"profile": "resnet18"}), "must leave name, profile and start"),
+    ],
+)
+def test_an_agent_that_cannot_run_is_refused_before_anything_does(
+    name: str, entry: AgentEntry, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        units(suite(agents={name: entry}))
+
+
+def test_tuned_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tuned(controller: str, scenario: str, profile: str) -> dict[str, object]:
+        assert (controller, scenario, profile) == ("static", "paper", "yolov5s")
+        return {"cores": 5, "batch": 4}
+
+    monkeypatch.setattr("baselines.tuned_options", tuned)
+    entry = AgentEntry(controller="static", options={"batch": 2}, tuned=True)
+    unit = units(suite(agents={"tuned": entry}))[0]
+    assert isinstance(unit, AgentUnit)
+    assert unit.options == {"cores": 5, "batch": 2}
