@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from agents import LEARNED
+from agents.learners import LEARNERS
 from sponge_env import cli
 from sponge_env.config import Start
 from sponge_env.errors import ConfigError
@@ -104,9 +104,9 @@ def make_controllers(arguments: argparse.Namespace) -> dict[str, Controller]:
     """Make every controller before anything runs, so that mistakes show at once."""
     chosen = [*arguments.option]
     if arguments.policy:
-        learned = [name for name in arguments.agent if name in LEARNED]
+        learned = [name for name in arguments.agent if name in LEARNERS]
         if len(learned) != 1:
-            raise ConfigError(f"--policy is for one agent of {', '.join(LEARNED)}")
+            raise ConfigError(f"--policy is for one agent of {', '.join(LEARNERS)}")
         chosen.append(f"{learned[0]}.policy={arguments.policy}")
     if arguments.solver:
         if "sponge-ip" not in arguments.agent:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agents import LEARNED
+from agents.learners import LEARNERS
 from sponge_env import cli
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.scenario import load_scenario
@@ -23,7 +23,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__, epilog="example: python train.py --agent ppo --scenario paper"
     )
     parser.add_argument(
-        "--agent", default="ppo", help=f"what learns: {', '.join(LEARNED)} (default: ppo)"
+        "--agent", default="ppo", help=f"what learns: {', '.join(LEARNERS)} (default: ppo)"
     )
     cli.add_experiment_arguments(parser)
     parser.add_argument(
@@ -61,8 +61,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
     )
     arguments = parser.parse_args(argv)
-    if arguments.agent not in LEARNED:
-        raise ConfigError(unknown("agent to train", arguments.agent, LEARNED))
+    if arguments.agent not in LEARNERS:
+        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
     if arguments.backend == "live" and arguments.envs not in (None, 1):
         raise ConfigError(f"the live system is one environment, not {arguments.envs}")
     if arguments.resume is not None and arguments.resume.is_dir():

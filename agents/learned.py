@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from agents.learners import LEARNERS
 from agents.masks import ActionMasks, masks_for
-from agents.policy import POLICY_FILE, Policy, load_policy
-from sponge_env.encoding import decode, encode
+from agents.policy import POLICY_FILE, Memory, Policy, load_policy
+from sponge_env.encoding import control_named, decode, encode
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
@@ -30,9 +32,11 @@ class PolicyController:
                 shipped one; ``shipped``; or the path of a policy file or run directory.
         """
         self._agent = agent
+        self._control = control_named(LEARNERS[agent].control)
         self._wanted = policy
         self._policy: Policy | None = None
         self._masks: ActionMasks | None = None
+        self._memory: Memory | None = None
         self._spec: SystemSpec | None = None
         self._path: Path | None = None
 
@@ -45,15 +49,16 @@ class PolicyController:
         if self._policy is None or self._policy.info.fingerprint != spec.fingerprint:
             self._path, self._policy = self._find(spec)
         self._masks = masks_for(self._agent, spec)
+        self._memory = self._policy.memory()
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
         assert self._policy is not None, "call reset first"
         assert self._spec is not None
-        observation = encode(view, self._spec)
+        observation = encode(view, self._spec, self._control)
         allowed = self._masks(observation) if self._masks is not None else None
-        return decode(self._policy.act(observation, allowed))
+        return decode(self._policy.act(observation, allowed, self._memory))
 
     @property
     def description(self) -> str:
@@ -95,11 +100,8 @@ class PolicyController:
         yield from sorted(SHIPPED.glob("*.safetensors"))
 
 
-def ppo(policy: str = "newest") -> PolicyController:
-    """Follow a policy of ``train.py --agent ppo``."""
-    return PolicyController("ppo", policy)
-
-
-def maskable_ppo(policy: str = "newest") -> PolicyController:
-    """Follow a policy of ``train.py --agent maskable-ppo``."""
-    return PolicyController("maskable-ppo", policy)
+ppo = partial(PolicyController, "ppo")
+ppo_joint = partial(PolicyController, "ppo-joint")
+maskable_ppo = partial(PolicyController, "maskable-ppo")
+recurrent_ppo = partial(PolicyController, "recurrent-ppo")
+recurrent_ppo_joint = partial(PolicyController, "recurrent-ppo-joint")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.learners import LEARNERS
 from sponge_env.encoding import FIELDS, capacity_rps
 from sponge_env.interfaces import SystemSpec
 
@@ -21,7 +22,7 @@ wait for the next interval."""
 
 def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
     """Return the masks that an agent was trained with, if it was."""
-    return ActionMasks(spec) if agent == "maskable-ppo" else None
+    return ActionMasks(spec) if LEARNERS[agent].algorithm == "maskable" else None
 
 
 class ActionMasks:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,27 +57,81 @@ class PolicyInfo:
     format: int = FORMAT
 
 
+@dataclass(slots=True)
+class Memory:
+    """State of a recurrent policy, which :meth:`Policy.act` updates."""
+
+    hidden: FloatMatrix
+    """(..., units), as is the next."""
+    cell: FloatMatrix
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """An LSTM layer (Hochreiter and Schmidhuber, 1997), with PyTorch's order of gates."""
+
+    weight_in: FloatMatrix
+    """(4 * units, observed) for input, forget, cell and output gate."""
+    weight_hidden: FloatMatrix
+    """(4 * units, units)."""
+    bias: FloatMatrix
+    """(4 * units,)."""
+
+    def __call__(self, observation: FloatMatrix, memory: Memory) -> FloatMatrix:
+        """Take in an observation; return the (..., units) new hidden state."""
+        gates = observation @ self.weight_in.T + memory.hidden @ self.weight_hidden.T + self.bias
+        let_in, keep, new, let_out = np.split(gates, 4, axis=-1)
+        memory.cell = _sigmoid(keep) * memory.cell + _sigmoid(let_in) * np.tanh(new)
+        memory.hidden = _sigmoid(let_out) * np.tanh(memory.cell)
+        return memory.hidden
+
+
+def _sigmoid(values: FloatMatrix) -> FloatMatrix:
+    result: FloatMatrix = 0.5 * (1 + np.tanh(0.5 * values))
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A tanh network from observation to action logits."""
+    """A tanh network from observation to action logits, behind an LSTM if it has a memory."""
 
     info: PolicyInfo
     layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]
     """(weight, bias) of each layer: (out, in) and (out,)."""
+    recurrence: Recurrence | None = None
+
+    @property
+    def observed(self) -> int:
+        """Length of the observation."""
+        first = self.layers[0][0] if self.recurrence is None else self.recurrence.weight_in
+        return int(first.shape[1])
+
+    def memory(self, *shape: int) -> Memory | None:
+        """Return the memory of ``shape`` new episodes; None for a policy without one."""
+        if self.recurrence is None:
+            return None
+        units = self.recurrence.weight_hidden.shape[1]
+        return Memory(*(np.zeros((*shape, units), np.float32) for _ in range(2)))
 
     def act(
-        self, observation: FloatMatrix, allowed: NDArray[np.bool_] | None = None
+        self,
+        observation: FloatMatrix,
+        allowed: NDArray[np.bool_] | None = None,
+        memory: Memory | None = None,
     ) -> NDArray[np.int64]:
         """Return the most probable action.
 
         Args:
             observation: (..., observed) float32.
             allowed: (..., sum of choices) which choices may be taken; all if left out.
+            memory: What a recurrent policy remembers of the episode; updated.
 
         Returns:
             (..., parts) each part's choice, from 0 on.
         """
         hidden = observation
+        if self.recurrence is not None and memory is not None:
+            hidden = self.recurrence(observation, memory)
         for weight, bias in self.layers[:-1]:
             hidden = np.tanh(hidden @ weight.T + bias)
         weight, bias = self.layers[-1]
@@ -98,6 +153,8 @@ def save_policy(policy: Policy, path: Path) -> None:
     for index, (weight, bias) in enumerate(policy.layers):
         arrays[f"weight_{index}"] = np.ascontiguousarray(weight)
         arrays[f"bias_{index}"] = np.ascontiguousarray(bias)
+    if policy.recurrence is not None:
+        arrays |= {f"lstm_{name}": value for name, value in asdict(policy.recurrence).items()}
     with replacing(path) as partial:
         save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 
@@ -118,10 +175,11 @@ def load_policy(path: Path) -> Policy:
         with safe_open(path, framework="numpy") as file:
             described = json.loads(file.metadata()["policy"])
             _check_versions(path, described)
-            count = sum(name.startswith("weight_") for name in file.keys())  # noqa: SIM118
+            count = sum(name.startswith("weight_") for name in file.keys())  # noqa: SIM118  # it is no mapping
             layers = tuple(
                 (file.get_tensor(f"weight_{i}"), file.get_tensor(f"bias_{i}")) for i in range(count)
             )
+            recurrence = _recurrence(file)
         info = from_mapping(PolicyInfo, described)
     except PolicyError:
         raise
@@ -132,7 +190,14 @@ def load_policy(path: Path) -> Policy:
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
     _check_shapes(path, info, layers)
-    return Policy(info, layers)
+    return Policy(info, layers, recurrence)
+
+
+def _recurrence(file: Any) -> Recurrence | None:
+    names = [field.name for field in fields(Recurrence)]
+    if f"lstm_{names[0]}" not in file.keys():  # noqa: SIM118  # it is no mapping
+        return None
+    return Recurrence(*(file.get_tensor(f"lstm_{name}") for name in names))
 
 
 def _check_versions(path: Path, described: dict[str, object]) -> None:

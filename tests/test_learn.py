@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sb3_contrib import MaskablePPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from scenarios import short
 from stable_baselines3 import PPO
 
@@ -16,11 +16,14 @@ from agents.learn.judge import Judge
 from agents.learn.plan import LearnConfig, TrainingPlan
 from agents.learn.randomise import variants
 from agents.learn.train import check_checkpoint, train
+from agents.learned import ppo_joint
 from agents.masks import ActionMasks
 from agents.policy import POLICY_FILE, Policy, load_policy
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
+from sponge_env.factory import make_system
+from sponge_env.rollout import Run, run_episode
 
 SCENARIO = short(duration_s=10.0)
 CONFIG = LearnConfig(
@@ -161,6 +164,28 @@ def test_a_masked_learner_decides_as_it_was_trained(tmp_path: Path) -> None:
         allowed = masks(observation)
         expected, _ = model.predict(observation, deterministic=True, action_masks=allowed)
         assert np.array_equal(policy.act(observation, allowed), expected)
+
+
+@pytest.mark.parametrize("agent", ["recurrent-ppo", "recurrent-ppo-joint"])
+def test_a_recurrent_policy_remembers_like_the_trained_model(tmp_path: Path, agent: str) -> None:
+    config = dataclasses.replace(CONFIG, evaluations=1)
+    policy = load_policy(train(plan(tmp_path, agent=agent), config))
+    model = RecurrentPPO.load(tmp_path / "checkpoint.zip", device="cpu")
+    rng = np.random.default_rng(0)
+    memory, state, starts = policy.memory(), None, np.ones(1, np.bool_)
+    for _ in range(20):
+        observation = rng.uniform(0, 3, policy.observed).astype(np.float32)
+        expected, state = model.predict(observation, state, starts, deterministic=True)
+        starts = np.zeros(1, np.bool_)
+        assert np.array_equal(policy.act(observation, memory=memory), expected)
+
+
+def test_a_joint_policy_chooses_replicas(tmp_path: Path) -> None:
+    train(plan(tmp_path, agent="ppo-joint"), CONFIG)
+    system = make_system(SCENARIO, 0)
+    summary = run_episode(system, ppo_joint(str(tmp_path)), Run("ppo-joint", "s", "sim", 0)).summary
+    assert summary.mean_cores > 1
+    assert load_policy(tmp_path / POLICY_FILE).info.actions == (16, 16, 16)
 
 
 def test_masks_leave_the_cores_that_serve_the_recent_rate(tmp_path: Path) -> None:

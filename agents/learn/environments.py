@@ -25,14 +25,18 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     """
     if plan.backend == "live":
         scenario = _weighted(plan.scenarios[0], config)
-        live = SpongeEnv(scenario, backend="live", limiter=plan.limiter)
+        live = SpongeEnv(
+            scenario, backend="live", limiter=plan.limiter, control=plan.learner.control
+        )
         return VecMonitor(DummyVecEnv([lambda: live]))
     shared = [plan.scenarios[k % len(plan.scenarios)] for k in range(plan.envs)]
     if plan.randomised:
         # Half of the environments keep to the scenarios, which are what counts in the end.
         random = [variants(each, 1, plan.seed * plan.envs + k)[0] for k, each in enumerate(shared)]
         shared = [each if k % 2 else random[k] for k, each in enumerate(shared)]
-    envs: VecEnv = SpongeVecEnv([_weighted(each, config) for each in shared], plan.envs)
+    envs: VecEnv = SpongeVecEnv(
+        [_weighted(each, config) for each in shared], plan.envs, control=plan.learner.control
+    )
     if (masks := masks_for(plan.agent, plan.spec)) is not None:
         envs = MaskedEnvs(envs, masks)
     if config.violation_target is not None:

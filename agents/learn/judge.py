@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agents.masks import ActionMasks
+from agents.learners import LEARNERS
+from agents.masks import masks_for
 from agents.policy import Policy
+from sponge_env.encoding import control_named
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
@@ -17,21 +19,23 @@ from sponge_env.workload import as_long_as_its_traces
 class Judge:
     """Scores policies on fixed simulated episodes that training never uses."""
 
-    def __init__(
-        self, scenarios: Sequence[Scenario], episodes: int, masks: ActionMasks | None = None
-    ) -> None:
+    def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str = "ppo") -> None:
         """Prepare the episodes.
 
         Args:
             scenarios: What to judge on.
             episodes: Number of them, shared out to the scenarios; at least one each.
-            masks: Those that the policy was trained with.
+            agent: Name of the learner.
         """
         count = max(episodes, len(scenarios))
         self._windows = max(as_long_as_its_traces(each).windows for each in scenarios)
         self._cores_max = scenarios[0].limits.cores
-        self._simulator = BatchSimulator(scenarios, np.arange(count) % len(scenarios))
-        self._masks = masks
+        self._simulator = BatchSimulator(
+            scenarios,
+            np.arange(count) % len(scenarios),
+            obs_dim=control_named(LEARNERS[agent].control).obs_dim,
+        )
+        self._masks = masks_for(agent, self._simulator.specs[0])
         self._seeds = SEED_LIMIT + np.arange(count)
 
     def __call__(self, policy: Policy, violation_weight: float) -> dict[str, float]:
@@ -47,15 +51,15 @@ class Judge:
             which is better when larger.
         """
         simulator, episodes = self._simulator, len(self._seeds)
-        observations = np.zeros((episodes, policy.layers[0][0].shape[1]), np.float32)
+        observations = np.zeros((episodes, policy.observed), np.float32)
         simulator.reset(np.ones(episodes, np.bool_), self._seeds, observations)
         names = ("cores", "violations", "avoidable_violations", "offered")
         totals = dict.fromkeys(names, 0.0)
-        steps = 0
+        memory, steps = policy.memory(episodes), 0
         for _ in range(self._windows):
             steps += int(np.count_nonzero(~simulator.over))
             allowed = self._masks(observations) if self._masks is not None else None
-            actions = policy.act(observations, allowed)
+            actions = policy.act(observations, allowed, memory)
             observations, metrics = simulator.step(allocations(actions))
             for name in totals:
                 totals[name] += float(metrics[name].sum())

@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib import MaskablePPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from agents.learn.plan import LearnConfig, TrainingPlan
-from agents.policy import Policy, PolicyInfo
-from sponge_env.errors import PolicyError, unknown
+from agents.policy import Policy, PolicyInfo, Recurrence
+from sponge_env.errors import PolicyError
 
 ALGORITHMS: dict[str, Callable[..., BaseAlgorithm]] = {
     "ppo": PPO,
-    "maskable-ppo": MaskablePPO,
+    "maskable": MaskablePPO,
+    "recurrent": RecurrentPPO,
 }
-"""Algorithm of each agent."""
+"""By :attr:`agents.learners.Learner.algorithm`."""
 
 
 def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
@@ -30,12 +31,14 @@ def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
     Raises:
         PolicyError: The checkpoint to resume cannot be read.
     """
-    if plan.agent not in ALGORITHMS:
-        raise PolicyError(unknown("agent to train", plan.agent, ALGORITHMS))
-    algorithm: Any = ALGORITHMS[plan.agent]
+    recurrent = plan.learner.algorithm == "recurrent"
+    algorithm: Any = ALGORITHMS[plan.learner.algorithm]
     if plan.resume is None:
+        network: dict[str, Any] = {"net_arch": list(config.hidden)}
+        if recurrent:
+            network |= {"lstm_hidden_size": config.hidden[0], "enable_critic_lstm": True}
         return algorithm(
-            "MlpPolicy",
+            "MlpLstmPolicy" if recurrent else "MlpPolicy",
             envs,
             learning_rate=lambda left: config.learning_rate * max(0.05, left),
             n_steps=config.rollout_steps,
@@ -44,7 +47,7 @@ def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
             ent_coef=config.entropy,
-            policy_kwargs={"net_arch": list(config.hidden)},
+            policy_kwargs=network,
             seed=plan.seed,
             device="cpu",
         )
@@ -78,7 +81,16 @@ def export(model: Any, plan: TrainingPlan, seconds: float) -> Policy:
         command=plan.command,
         seconds=round(seconds, 1),
     )
-    return Policy(info, tuple((_numpy(layer.weight), _numpy(layer.bias)) for layer in linear))
+    layers = tuple((_numpy(layer.weight), _numpy(layer.bias)) for layer in linear)
+    return Policy(info, layers, _recurrence(model.policy))
+
+
+def _recurrence(network: Any) -> Recurrence | None:
+    lstm = getattr(network, "lstm_actor", None)
+    if lstm is None:
+        return None
+    bias = _numpy(lstm.bias_ih_l0) + _numpy(lstm.bias_hh_l0)
+    return Recurrence(_numpy(lstm.weight_ih_l0), _numpy(lstm.weight_hh_l0), bias)
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

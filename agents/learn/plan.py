@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from agents.learners import LEARNERS, Learner
 from sponge_env.config import Backend, Limiter
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario import Scenario
@@ -73,6 +74,17 @@ class TrainingPlan:
     """A checkpoint.zip of an earlier run to go on from."""
     command: str = ""
     """Command line, to be kept with the policy."""
+
+    @property
+    def learner(self) -> Learner:
+        """How the agent learns.
+
+        Raises:
+            ConfigError: It is no learned agent.
+        """
+        if self.agent not in LEARNERS:
+            raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
+        return LEARNERS[self.agent]
 
     @property
     def spec(self) -> SystemSpec:

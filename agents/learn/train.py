@@ -16,7 +16,6 @@ from agents.learn.environments import ConstrainedRewards, make_environments
 from agents.learn.judge import Judge
 from agents.learn.learners import export, make_model
 from agents.learn.plan import LearnConfig, TrainingPlan
-from agents.masks import masks_for
 from agents.policy import POLICY_FILE, load_policy, save_policy
 from sponge_env.errors import PolicyError, SpongeError
 
@@ -99,9 +98,7 @@ class _Keeper(BaseCallback):
         self._constrained = envs if isinstance(envs, ConstrainedRewards) else None
         weight = config.violation_weight or plan.scenarios[0].reward.violation_weight
         self._weight = weight if config.violation_target is None else 1 / config.violation_target
-        self._judge = Judge(
-            plan.scenarios, config.evaluation_episodes, masks_for(plan.agent, plan.spec)
-        )
+        self._judge = Judge(plan.scenarios, config.evaluation_episodes, plan.agent)
         self._every = max(1, plan.steps // config.evaluations)
         self._best = -math.inf
         self._status = ""

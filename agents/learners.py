@@ -1,0 +1,28 @@
+"""Which learned controllers there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sponge_env.config import ControlName
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """How an agent learns and decides."""
+
+    algorithm: Literal["ppo", "maskable", "recurrent"] = "ppo"
+    """Proximal policy optimisation: plain, with action masks, or with an LSTM."""
+    control: ControlName = "vertical"
+    """What it sees and chooses."""
+
+
+LEARNERS: dict[str, Learner] = {
+    "ppo": Learner(),
+    "ppo-joint": Learner(control="joint"),
+    "maskable-ppo": Learner("maskable"),
+    "recurrent-ppo": Learner("recurrent"),
+    "recurrent-ppo-joint": Learner("recurrent", "joint"),
+}
+"""By name of the agent."""
