@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from agents.learners import LEARNERS
-from agents.masks import ActionMasks, masks_for
+from agents.learners import LEARNERS, masks_for
 from agents.policy import POLICY_FILE, Memory, Policy, load_policy
 from sponge_env.encoding import control_named, decode, encode
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.masks import ActionMasks
 
 RUNS = Path("runs")
 """Where train.py leaves its run directories."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sponge_env.config import ControlName
+from sponge_env.interfaces import SystemSpec
+from sponge_env.masks import ActionMasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +28,8 @@ LEARNERS: dict[str, Learner] = {
     "recurrent-ppo-joint": Learner("recurrent", "joint"),
 }
 """By name of the agent."""
+
+
+def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
+    """Return the masks that an agent is trained with, if it is."""
+    return ActionMasks(spec) if LEARNERS[agent].algorithm == "maskable" else None

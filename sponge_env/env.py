@@ -14,6 +14,7 @@ from sponge_env.config import Backend, ControlName, Limiter
 from sponge_env.encoding import CLIP, control_named, decode, encode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_spec, make_system, scenario_profile
+from sponge_env.masks import ActionMasks
 from sponge_env.metrics import WindowMetrics
 from sponge_env.render import frame, status_line
 from sponge_env.scenario import Scenario, load_scenario
@@ -99,6 +100,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self._system_spec = make_spec(self.scenario, self._profile)
         self._backend = backend
         self._limiter = limiter
+        self._masks = ActionMasks(self._system_spec, joint=control == "joint")
         self._system: System | None = None
         self._windows: list[WindowMetrics] = []
         self.action_space = gym.spaces.MultiDiscrete(self._control.most(self.scenario.limits))
@@ -170,6 +172,16 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         if self._system is not None:
             self._system.close()
             self._system = None
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which choices make sense now, for learners that take masks.
+
+        Returns:
+            (sum of choices,) each choice of each part of an action; see
+            :class:`sponge_env.masks.ActionMasks`.
+        """
+        masks: NDArray[np.bool_] = self._masks(self._observe())
+        return masks
 
     def _observe(self) -> Observation:
         return encode(self.system.view(), self._system_spec, self._control)

@@ -19,6 +19,7 @@ CONTROLLERS_MAY_IMPORT = {
     "interfaces",
     "latency",
     "mapping",
+    "masks",
     "scenario",
     "metrics",
 }

@@ -167,3 +167,13 @@ def test_reward_charges_cores_and_misses() -> None:
     missing = WindowMetrics(cores=8.0, on_time=15, late=3, dropped=2, violations=5)
     assert reward(missing, 16, 20.0) == -0.5 - 20 * 5 / 20
     assert reward(WindowMetrics(cores=16.0), 16, 20.0) == -1.0
+
+
+def test_masks_fit_the_actions_of_either_control() -> None:
+    for control in ("vertical", "joint"):
+        env = SpongeEnv(SHORT, control=control)  # type: ignore[arg-type]
+        env.reset(seed=0)
+        masks = env.action_masks()
+        assert masks.shape == (int(env.action_space.nvec.sum()),)  # type: ignore[attr-defined]
+        assert masks[:16].any()
+        assert masks[16:32].any()

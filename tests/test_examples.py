@@ -34,7 +34,7 @@ def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole() -> None:
     script.main(["--env-id", "SpongeDiscrete-v0", "--total-timesteps", "256", *size])
 
 
-@pytest.mark.parametrize("name", ["RecurrentPPO", "QRDQN", "TQC"])
+@pytest.mark.parametrize("name", ["RecurrentPPO", "MaskablePPO", "QRDQN", "TQC"])
 def test_algorithms_of_sb3_contrib_train(name: str) -> None:
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
 

@@ -17,12 +17,12 @@ from agents.learn.plan import LearnConfig, TrainingPlan
 from agents.learn.randomise import variants
 from agents.learn.train import check_checkpoint, train
 from agents.learned import ppo_joint
-from agents.masks import ActionMasks
 from agents.policy import POLICY_FILE, Policy, load_policy
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_system
+from sponge_env.masks import ActionMasks
 from sponge_env.rollout import Run, run_episode
 
 SCENARIO = short(duration_s=10.0)

@@ -11,8 +11,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 
 from agents.learn.plan import LearnConfig, TrainingPlan
 from agents.learn.randomise import variants
-from agents.masks import ActionMasks, masks_for
+from agents.learners import masks_for
 from sponge_env.env import SpongeEnv
+from sponge_env.masks import ActionMasks
 from sponge_env.scenario import Scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agents.learners import LEARNERS
-from agents.masks import masks_for
+from agents.learners import LEARNERS, masks_for
 from agents.policy import Policy
 from sponge_env.encoding import control_named
 from sponge_env.scenario import Scenario

@@ -1,4 +1,4 @@
-"""Which actions make sense at all: the masks of ``maskable-ppo``.
+"""Which actions make sense at all, for learners that take masks.
 
 Masked are core counts that cannot even serve what has lately arrived, and batch sizes that
 no core count runs within the SLO (invalid action masking, Huang and Ontañón, 2022).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.learners import LEARNERS
 from sponge_env.encoding import FIELDS, capacity_rps
 from sponge_env.interfaces import SystemSpec
 
@@ -20,20 +19,25 @@ SHARE = 0.7
 wait for the next interval."""
 
 
-def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
-    """Return the masks that an agent was trained with, if it was."""
-    return ActionMasks(spec) if LEARNERS[agent].algorithm == "maskable" else None
-
-
 class ActionMasks:
     """Masks for one system."""
 
-    def __init__(self, spec: SystemSpec) -> None:
+    def __init__(self, spec: SystemSpec, joint: bool = False) -> None:
+        """Tabulate what cores can serve.
+
+        Args:
+            spec: The system.
+            joint: Whether actions choose replicas, too. These may serve what cores do not,
+                so that then only batch sizes are masked.
+        """
         latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
         batches = np.arange(1, spec.batch_max + 1)[:, None]
         self._served = (batches / latency_s).max(axis=0) / capacity_rps(spec)
         self._fits = latency_s[:, -1] <= spec.slo_s
         self._fits[0] = True
+        if joint:
+            self._served = np.full(spec.cores_max, np.inf)
+            self._fits = np.append(self._fits, np.ones(spec.replicas_max, np.bool_))
 
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return which choices are allowed.
@@ -42,7 +46,8 @@ class ActionMasks:
             observations: (..., observed).
 
         Returns:
-            (..., cores_max + batch_max): every core count, then every batch size.
+            (..., choices): every core count, every batch size, and every number of replicas
+            under joint control.
         """
         wanted = SHARE * observations[..., _RATE, None]
         cores = self._served >= wanted
