@@ -122,7 +122,9 @@ def evaluate(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     if arguments.suite:
-        return evaluate_suite(arguments, argv)
+        from sponge_env.suite.command import evaluate_suite
+
+        return evaluate_suite(arguments, ["python", "evaluate.py", *argv])
     scenario = cli.chosen_scenario(arguments, arguments.duration)
     if arguments.start:
         scenario = dataclasses.replace(scenario, start=arguments.start)
@@ -152,13 +154,6 @@ def evaluate(argv: Sequence[str]) -> int:
     if finished and arguments.backend == "sim":
         print("\nOn the real worker: add --backend live --scenario local")
     return 0 if finished else cli.INTERRUPTED
-
-
-def evaluate_suite(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Run what is missing of a suite, and compare."""
-    from sponge_env.suite.command import evaluate_suite
-
-    return evaluate_suite(arguments, ["python", "evaluate.py", *argv])
 
 
 def report(experiment: Experiment, json: Path | None) -> None:

@@ -78,13 +78,13 @@ class Fleet:
         Args:
             config: Options.
             spec: The system.
-            service_s: (batch_max, cores_max) seconds to plan a batch with.
+            service_s: (cores_max, batch_max) seconds to plan a batch with.
         """
         self._config = config
         self._spec = spec
-        batches = np.arange(1, spec.batch_max + 1)[:, None]
-        usable = service_s <= max(config.batch_share * spec.slo_s, service_s[0].max())
-        throughput = np.where(usable, batches / service_s, 0.0).max(axis=0)
+        batches = np.arange(1, spec.batch_max + 1)
+        longest_s = max(config.batch_share * spec.slo_s, service_s[:, 0].max())
+        throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
         self._serves_rps = np.maximum.accumulate(throughput) * config.utilisation
         self._replicas = np.arange(1, spec.replicas_max + 1)
         self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
@@ -98,11 +98,11 @@ class Fleet:
         """Return how many replicas to hold now, starting ones included."""
         rates = np.array(self._rates_rps)
         recent = rates[-_SMOOTHED:].mean()
-        now = self.cores(np.array([recent]))
-        ahead = self.cores(rate_samples(rates, 2 * self._cold_start))
+        now = self._cores(np.array([recent]))
+        ahead = self._cores(rate_samples(rates, 2 * self._cold_start))
         return self._cheapest(view, now, ahead)
 
-    def cores(self, rates_rps: FloatArray) -> FloatArray:
+    def _cores(self, rates_rps: FloatArray) -> FloatArray:
         """Return (replicas_max,) mean cores that each of so many ready replicas needs."""
         load_rps = rates_rps[None, :] / self._replicas[:, None]
         cores = np.interp(load_rps, self._serves_rps, np.arange(1, self._spec.cores_max + 1))

@@ -36,6 +36,8 @@ class Plant(NamedTuple):
     """Weight of a core in the second part of a plan, against 1 in the first."""
     miss_cost: float
     """Cores held for one interval that a missed deadline is worth."""
+    clear_by_s: float
+    """Time by which the last request should be done: what comes later waits behind it."""
 
 
 class Moment(NamedTuple):
@@ -50,6 +52,8 @@ class Moment(NamedTuple):
     batch; 0 for one that is idle or starts cold, which cores do not speed up."""
     cores: int
     """Cores in force."""
+    rate_rps: float
+    """Requests that are expected per second after the forecast ones."""
 
 
 class Plan(NamedTuple):
@@ -100,7 +104,8 @@ def cheapest_plan(plant: Plant, moment: Moment) -> Answer:
         best = _better(plant, moment, scratch, cores, cores, best)
     for now in range(1, len(plant.service_s) + 1):
         for later in plant.later_cores:
-            best = _better(plant, moment, scratch, now, later, best)
+            if later != now:
+                best = _better(plant, moment, scratch, now, later, best)
     return best.cores, best.batch, best.misses
 
 
@@ -123,9 +128,13 @@ def _better(
 
 @compiled
 def _misses(plant: Plant, moment: Moment, plan: Plan, scratch: Scratch, limit: int) -> int:
-    """Count the deadlines that a plan misses; above ``limit`` some may be left out."""
+    """Count the deadlines that a plan misses; above ``limit`` some may be left out.
+
+    A queue that outlasts the plan makes the next requests late, too: as many as arrive
+    while it does.
+    """
     _start(plant, moment, plan, scratch.free_s)
-    waiting, coming, misses = 0, 0, 0
+    waiting, coming, misses, done_s = 0, 0, 0, 0.0
     queued, expected = len(moment.slacks_s), len(moment.arrivals_s)
     while (waiting < queued or coming < expected) and misses <= limit:
         replica = np.argmin(scratch.free_s)
@@ -150,9 +159,10 @@ def _misses(plant: Plant, moment: Moment, plan: Plan, scratch: Scratch, limit: i
             size += 1
         end_s = _end_s(plant, plan, begin_s, size)
         scratch.free_s[replica] = end_s
+        done_s = max(done_s, end_s)
         for k in range(size):
             misses += end_s > scratch.due_s[k]
-    return misses
+    return misses + int(max(0.0, done_s - plant.clear_by_s) * moment.rate_rps)
 
 
 @compiled

@@ -30,13 +30,17 @@ _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 class SpongeJointConfig(FleetConfig):
     """Options of :class:`SpongeJoint`."""
 
-    margin_probability: float = 0.9
+    margin_probability: float = 0.95
     """Probability with which a latency should stay below prediction plus margin, by the
     residuals of the profile's fit."""
+    held_back: float = 0.0
     intervals: int = 2
     """Intervals of arrivals that a plan covers."""
     miss_cost: float = 8.0
     """Cores held for one interval that a missed deadline is worth."""
+
+    clear_share: float = 0.5
+    """Time after these intervals in which the queue should be done, relative to the SLO."""
 
     def __post_init__(self) -> None:
         FleetConfig.__post_init__(self)
@@ -68,15 +72,17 @@ class SpongeJoint:
             ProfileError: The system's latency model predicts one that is not positive.
         """
         margin = max(0.0, spec.latency.residual_quantile(self.config.margin_probability))
-        service_s = service_table_s(spec, margin)
+        service_s = np.ascontiguousarray(service_table_s(spec, margin).T)
         plant = Plant(
-            service_s=np.ascontiguousarray(service_s.T),
+            service_s=service_s,
             batches=np.array([size for size in _SIZES if size <= spec.batch_max]),
             later_cores=np.array([size for size in _SIZES if size <= spec.cores_max]),
             fastest_s=fastest_s(spec),
             interval_s=spec.interval_s,
             later=float(self.config.intervals - 1),
             miss_cost=self.config.miss_cost,
+            clear_by_s=self.config.intervals * spec.interval_s
+            + self.config.clear_share * spec.slo_s,
         )
         self._system = spec, plant, Fleet(self.config, spec, service_s)
 
@@ -96,12 +102,27 @@ class SpongeJoint:
         forecast = forecast_arrivals(self.config, spec, view)
         moment = Moment(
             slacks_s=view.queued_deadlines_s - view.now_s,
-            arrivals_s=_arrivals_s(forecast, self.config.intervals * spec.interval_s),
+            arrivals_s=self._arr(spec, view, forecast, plant),
             replicas=_replicas(spec, view, replicas),
             cores=view.allocation.cores,
+            rate_rps=forecast.rate_rps,
         )
         cores, batch, misses = cheapest_plan(plant, moment)
         return Allocation(cores, batch, replicas, feasible=misses == 0)
+
+    def _arr(self, spec, view, forecast, plant):
+        base = _arrivals_s(forecast, self.config.intervals * spec.interval_s)
+        if self.config.held_back <= 0: return base
+        counts = view.arrivals[-self.config.rate_windows-1:-1]
+        if len(counts) < 3: return base
+        mean = counts.mean()
+        short = mean - view.arrivals[-1] - 1.0 * forecast.noise * np.sqrt(mean)
+        n = int(self.config.held_back * short)
+        if n <= 0: return base
+        due = spec.slo_s - spec.interval_s + (np.arange(n) + 0.5) / n * spec.interval_s
+        due[due < plant.fastest_s] = np.inf
+        clump = np.column_stack([np.zeros(n), due])
+        return np.concatenate([clump[np.isfinite(due)], base])
 
 
 def _arrivals_s(forecast: Forecast, span_s: float) -> FloatArray:

@@ -13,13 +13,13 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from baselines.options import TUNED_FILE, cell_key
-from baselines.searches import SEARCHES, Search
+from baselines.searches import SEARCHES, YARDSTICK, Outcome, search_options
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
@@ -36,26 +36,11 @@ from sponge_env.suite.warm import warm
 from sponge_env.tables import aligned
 from sponge_env.vector.system import CompiledSystem
 
-YARDSTICK = "static"
-"""With all cores, it misses only what hardly anything could save."""
-
 OBJECTIVE = (
-    "fewest avoidable violations beyond those of static with all cores and the tolerance "
-    "(shares of all requests); of equal ones the fewest mean cores; then the first of the grid"
+    "fewest avoidable violations beyond the tolerance and those of static with all cores "
+    "and its best batch size (unsaved), as shares of all requests; of equal ones the fewest "
+    "mean cores; of equal ones the first of the grid"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How options did on a cell, over all training seeds."""
-
-    options: dict[str, Any]
-    avoidable_violation_rate: float
-    mean_cores: float
-
-    def rank(self, allowed: float) -> tuple[float, float]:
-        """Return what is to be small: violations beyond the allowed share, then cores."""
-        return max(0.0, self.avoidable_violation_rate - allowed), self.mean_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,38 +80,16 @@ class Task:
 
 
 def tune_cell(task: Task) -> Outcome:
-    """Search the best options of a task; where there is no search, take the defaults."""
-    search = SEARCHES.get(task.agent, Search({}))
+    """Search the best options of a task.
+
+    Raises:
+        SpongeError: The scenario, the profile or the controller cannot be used.
+    """
+    search = SEARCHES[task.agent]
     allowed = task.unsaved + search.tolerance
     cores_max = task.scenario.limits.cores
     tried = search_options(search, allowed, cores_max, task.try_options)
     return min(tried, key=lambda outcome: outcome.rank(allowed))
-
-
-def search_options(
-    search: Search, allowed: float, cores_max: int, attempt: Callable[[dict[str, Any]], Outcome]
-) -> Iterator[Outcome]:
-    """Yield what comes of all combinations of a search.
-
-    Args:
-        search: Where to look.
-        allowed: Share of avoidable violations that counts as none.
-        cores_max: Largest value of the option to be made small.
-        attempt: Tries options.
-    """
-    for options in search.combinations():
-        if not search.smallest:
-            yield attempt(options)
-            continue
-        low, high = 1, cores_max
-        while low <= high:
-            middle = (low + high) // 2
-            outcome = attempt({**options, search.smallest: middle})
-            yield outcome
-            if outcome.avoidable_violation_rate <= allowed:
-                high = middle - 1
-            else:
-                low = middle + 1
 
 
 def tune(
@@ -216,7 +179,7 @@ def table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
-    known = sorted(SEARCHES)
+    known = sorted(SEARCHES.keys() - {YARDSTICK})
     parser.add_argument("--suite", default="standard", help="suite whose cells are tuned for")
     parser.add_argument(
         "--agents",

@@ -26,7 +26,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Allocation
 from sponge_env.models import resolve_model
-from sponge_env.profile import Profile, QuotaService, save_profile
+from sponge_env.profile import CROWD, Profile, QuotaService, save_profile
 from sponge_env.workers.bench import Bench, Report, measure_grid, measure_work, silent
 from sponge_env.workers.limits import DESCRIPTIONS
 from sponge_env.workers.measured import build_profile, interpolate_work
@@ -89,21 +89,28 @@ def calibrate(
         config,
         model=resolve_model(config.model).name,
         initial=full,
-        replicas_max=max(2, config.replicas_max),
+        replicas_max=max(1 + CROWD, config.replicas_max),
     )
     with PoolWorker(config) as worker:
         bench = Bench(worker)
         progress("cold start", 0, 1)
-        cold_start_s = bench.cold_start_s()
+        alone = bench.load(cores=1)
+        crowd = bench.load(max(1, config.cores_max // CROWD), CROWD)
         bench.resize(config.cores_max)
         work = measure_work(bench, config.batch_max, progress)
         work_s = interpolate_work(work, config.batch_max)
         grid = measure_grid(bench, config, work_s, end_s, progress)
-    profile = build_profile(config, grid, cold_start_s, worker.limiter)
+    profile = build_profile(config, grid, alone.latency_s, worker.limiter)
     if config.cores_max * config.core_unit > 1:
         return profile  # the token bucket of the simulator is one CPU's
     dispatch_s = float(np.median([run.dispatch_s for runs in work.values() for run in runs]))
-    quota = QuotaService(worker.period_s, tuple(work_s.tolist()), dispatch_s)
+    quota = QuotaService(
+        worker.period_s,
+        tuple(work_s.tolist()),
+        dispatch_s,
+        worker.tick_s,
+        crowd.cpu_s / alone.cpu_s,
+    )
     return dataclasses.replace(profile, quota=quota)
 
 

@@ -164,9 +164,15 @@ def tag(cls: type[Any], name: str) -> str:
     return f"{_field(cls, name).metadata['group']}/{name}"
 
 
-def axis_label(cls: type[Any], name: str) -> str:
-    """Return a label such as ``latency p99 [s]``."""
-    unit = _field(cls, name).metadata["unit"]
+def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
+    """Return a label such as ``latency p99 [s]``.
+
+    Args:
+        cls: The schema.
+        name: The metric.
+        unit: What values are shown in, if not in the metric's own unit.
+    """
+    unit = _field(cls, name).metadata["unit"] if unit is None else unit
     words = name.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", " ")
     return f"{words} [{unit}]" if unit else words
 

@@ -23,6 +23,9 @@ from sponge_env.latency import FitError, FloatArray, LatencyModel
 FORMAT = 1
 """Version of the JSON layout."""
 
+CROWD = 8
+"""Replicas that :attr:`QuotaService.crowd_loading` is about."""
+
 PROFILE_DIR = Path(__file__).parent / "profiles"
 """Profiles that ship with the package."""
 
@@ -44,13 +47,24 @@ class QuotaService:
     tick_s: float = 0.004
     """Time between two looks of the limiter at what was used; until then the quota can be
     overdrawn. The default is a kernel's with 250 ticks per second."""
+    crowd_loading: float = 1.0
+    """CPU time to load the model when :data:`CROWD` replicas do so at once, relative to one
+    that does so alone: memory that no process used lately is slow to come by."""
 
     def __post_init__(self) -> None:
-        values = (self.period_s, self.tick_s, *self.work_s)
+        values = (self.period_s, self.tick_s, self.crowd_loading, *self.work_s)
         if not self.work_s or not all(0 < value < math.inf for value in values):
             raise ProfileError("a quota service needs a period, a tick and work above 0")
         if not 0 <= self.dispatch_s < math.inf:
             raise ProfileError("a quota service needs a dispatch time of at least 0")
+
+    def loading(self, crowd: int) -> float:
+        """Return the CPU time to load the model, relative to one replica that does so alone.
+
+        Args:
+            crowd: Replicas that load at once; linear up to :data:`CROWD`, and no more beyond.
+        """
+        return 1.0 + (self.crowd_loading - 1.0) * min(1.0, (crowd - 1) / (CROWD - 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,10 @@ DOORS = {
         "sponge_env/vector/compiler.py",
         "sponge_env/vector/simulator.py",
     },
+    "scipy": {"sponge_env/statistics.py"},
     "tensorboard": {"sponge_env/tensorboard_sink.py"},
     "onnxruntime": {"sponge_env/workers/child.py", "sponge_env/models.py"},
-    "matplotlib": {"sponge_env/report.py", "sponge_env/render.py", "sponge_env/models.py"},
+    "matplotlib": {"sponge_env/report/*", "sponge_env/render.py", "sponge_env/models.py"},
 }
 """Files that may import a library."""
 

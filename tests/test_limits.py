@@ -114,6 +114,7 @@ def make_v2_group(path: Path, hands_out: str = "", root: bool = False) -> Path:
     if not root:
         (path / "cgroup.type").write_text("domain")
         (path / "cpu.max").write_text("max 100000\n")
+        (path / "cpu.weight").write_text("100\n")
     return path
 
 

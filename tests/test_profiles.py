@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 from sponge_env.errors import ProfileError
 from sponge_env.latency import fit_latency, quantile
 from sponge_env.profile import PROFILE_DIR, Profile, QuotaService, load_profile, save_profile
-from sponge_env.workers.service import QuotaBucket
 
 REFERENCE = ("yolov5s", "resnet18")
 
@@ -96,12 +96,16 @@ def test_a_malformed_profile_is_refused(tmp_path: Path, damage: dict[str, object
         load_profile(path)
 
 
-@pytest.mark.parametrize("cores", [1, 3, 8, 15, 16])
-def test_a_lone_batch_finds_all_tokens(cores: int) -> None:
-    quota = QuotaService(period_s=0.02, work_s=(0.0101,), dispatch_s=0.0005)
-    bucket = QuotaBucket(quota, np.array(quota.work_s), 1 / 16, cores)
-    bucket.start(0.0, 1, 1.0)
-    assert quota.lone_batch_s(1, cores / 16) == pytest.approx(bucket.finish_s)
+def test_the_fastest_service_under_a_quota_is_full_speed() -> None:
+    quota = QuotaService(period_s=0.02, work_s=(0.0101, 0.02), dispatch_s=0.0005)
+    profile = dataclasses.replace(load_profile("resnet18"), quota=quota)
+    assert profile.fastest_s(1) == profile.fastest_s(16) == pytest.approx(0.0106)
+
+
+@pytest.mark.parametrize(("crowd", "expected"), [(1, 1.0), (8, 1.5), (15, 1.5)])
+def test_a_crowd_loads_with_more_work_up_to_a_point(crowd: int, expected: float) -> None:
+    quota = QuotaService(0.02, (0.01,), 0.0, crowd_loading=1.5)
+    assert quota.loading(crowd) == pytest.approx(expected)
 
 
 def test_the_fastest_service_of_a_table_may_be_on_fewer_cores() -> None:

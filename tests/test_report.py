@@ -6,7 +6,9 @@ from PIL import Image
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import WindowMetrics
-from sponge_env.report import COLOURS, moving_mean, plot_comparison, series
+from sponge_env.report import plot_comparison
+from sponge_env.report.comparison import series
+from sponge_env.report.style import COLOURS, moving_mean
 
 
 def run(windows, violations=0, cores=4.0):

@@ -16,6 +16,7 @@ import evaluate
 from agents.sponge_ip import SpongeIP
 from sponge_env.factory import make_system, scenario_profile
 from sponge_env.rollout import Run, run_episode
+from sponge_env.scenario import Scenario
 from sponge_env.suite import unit as suite_unit
 from sponge_env.suite.definition import cells, load_suite
 from sponge_env.suite.results import load_failures, load_results
@@ -131,18 +132,34 @@ def test_an_episode_of_a_suite_is_that_of_the_reference_system() -> None:
     assert result["windows"]["cores"] == pytest.approx(cores, rel=1e-4)
 
 
-def test_bounds_are_asked_for_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bound_of(scenario: object, seed: int, control: str) -> dict[str, float]:
+def test_sharing_requests_changes_nothing() -> None:
+    cell = cells(load_suite("tiny.toml"))[0]
+    unit = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", cell, 2)
+    first = unit.run()
+    AgentUnit("two", "baselines.static:Static", {"cores": 2}, "vertical", cell, 2).run()
+    again = unit.run()
+    for result in (first, again):
+        for episode in result["episodes"]:
+            del episode["decision_p50_s"], episode["decision_p99_s"]
+    assert first == again
+
+
+def test_bounds_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def bound_of(scenario: Scenario, seed: int, control: str) -> dict[str, float]:
+        asked.append((scenario.profile, seed, control))
         return {"core_seconds_upper": 10.0 + seed}
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(suite_unit, "bound_of", bound_of)
-    found = BoundUnit("joint", cells(load_suite("tiny.toml"))[0], 2).run()
-    assert found == {
-        "bounds": [
-            {"seed": 0, "core_seconds_upper": 10.0},
-            {"seed": 1, "core_seconds_upper": 11.0},
-        ]
-    }
+    cell = cells(load_suite("tiny.toml"))[0]
+    bounds = [{"seed": s, "core_seconds_upper": 10.0 + s} for s in (0, 1)]
+    for _ in range(2):
+        assert BoundUnit("joint", cell, 2).run() == {"bounds": bounds}
+    assert asked == [("yolov5s", 0, "joint"), ("yolov5s", 1, "joint")]
+    BoundUnit("vertical", cell, 1).run()
+    assert asked[2:] == [("yolov5s", 0, "vertical")]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ import pytest
 from scenarios import SHORT
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.suite.results import load_failures, load_latencies, load_results, load_windows
+from sponge_env.suite.results import (
+    load_bounds,
+    load_failures,
+    load_latencies,
+    load_results,
+    load_windows,
+)
 from sponge_env.suite.store import ResultStore
 from sponge_env.suite.unit import AgentUnit, BoundUnit
 
@@ -59,6 +65,7 @@ def test_results_stand_beside_their_bound(tmp_path: Path, result: dict[str, Any]
     frame = load_results(tmp_path)
     assert list(frame["cores_over_bound"]) == [8 * 5 / 20] * 2
     assert list(frame["beyond_bound_rate"]) == list(frame["violation_rate"])
+    assert list(load_bounds(tmp_path)["core_seconds_lower"]) == [19.0, 19.0]
 
 
 def test_a_bound_that_is_beaten_counts_as_met(tmp_path: Path, result: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
 
-from sponge_env.config import Arrivals, Network
+from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.factory import scenario_profile
@@ -75,6 +75,24 @@ def test_an_environment_can_change_its_scenario() -> None:
     assert offered[0] == offered[1]
     batch.reset(np.array([False, True]), np.array([0, 3]), observations)
     assert batch.step(allocations)[1]["offered"].tolist()[1] == 1
+
+
+def test_requests_given_to_one_environment_leave_the_others_alone() -> None:
+    kinds = (RequestClass(1.0, 0.7, 1e5), RequestClass(1.0, 1.5, 4e5))
+    few = dataclasses.replace(SHORT, slo_s=0.7, classes=kinds)
+    many = dataclasses.replace(few, name="many", arrivals=Arrivals("poisson", 150.0))
+    batch = BatchSimulator([few, many], np.array([0, 0]))
+    observations = np.zeros((2, OBS_DIM), np.float32)
+    allocations = np.full((2, 3), 8)
+    batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
+    alone = [batch.step(allocations)[1][0] for _ in range(10)]
+    small = batch.bytes_per_env
+    batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
+    batch.step(allocations)
+    batch.assignment[1] = 1
+    batch.reset(np.array([False, True]), np.array([0, 3]), observations)
+    assert batch.bytes_per_env > small
+    assert [batch.step(allocations)[1][0] for _ in range(9)] == alone[1:]
 
 
 def test_an_episode_that_is_over_stands_still() -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
 from sponge_env.profile import QuotaService
+from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
-from sponge_env.workers.service import ProfileService, QuotaBucket
+from sponge_env.workers.service import ProfileService
 from sponge_env.workers.simulated import SimulatedWorker
 
 CORES, BATCH, REPLICAS = 16, 8, 3

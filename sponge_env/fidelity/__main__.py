@@ -54,9 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="measure this machine first (default: if its profile is older than an hour)",
     )
-    parser.add_argument(
-        "--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto"
-    )
+    parser.add_argument("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
     return parser.parse_args(argv)
 

@@ -79,4 +79,3 @@ def replaying_worker(
         return bucket
 
     return SimulatedWorker(make_service, spec.initial, cold_start_s=spec.cold_start_s)
-

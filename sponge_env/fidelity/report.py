@@ -69,7 +69,7 @@ def _introduction(trials: Sequence[Trial], profile: Profile) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Return a Markdown table, aligned for a terminal."""
-    lines = [HEADINGS, *(_cells(row) for row in rows)]
+    lines = [HEADINGS, *(cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width for width in widths]
     return "\n".join(
@@ -78,7 +78,8 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
+    """Return a row of the table under :data:`HEADINGS`."""
     quantity = row.quantity
     return (
         row.agent,

@@ -14,7 +14,7 @@ import numpy as np
 
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.problem import IntArray
-from sponge_env.vector.compiler import compiled
+from sponge_env.vector.compiler import compiled, entry_point
 
 
 class Fronts(NamedTuple):
@@ -38,7 +38,7 @@ def make_fronts(lists: int, room: int) -> Fronts:
     )
 
 
-@compiled
+@entry_point
 def put(
     fronts: Fronts, row: int, cost: int, time: float, credit_s: float, tolerance: float
 ) -> None:

@@ -63,8 +63,10 @@ class Problem(NamedTuple):
     cores_max: int
     batch_max: int
     replicas_max: int
+    cores: int
+    """Cores of a replica before the first decision."""
     replicas: int
-    """Replicas that are warm at the start."""
+    """Replicas that are warm then."""
     cold_start_s: float
     drop_grace_s: float
     """Lateness at which a waiting request is dropped; infinite where none is."""
@@ -79,6 +81,8 @@ class Problem(NamedTuple):
     period_s: float
     dispatch_s: float
     """Time before the work of a batch begins."""
+    core_unit: float
+    """Physical cores in one core unit."""
     share: FloatArray
     """(cores_max,) work done per second in the long run."""
     headstart_s: FloatArray
@@ -114,6 +118,7 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
         cores_max=spec.cores_max,
         batch_max=spec.batch_max,
         replicas_max=spec.replicas_max,
+        cores=spec.initial.cores,
         replicas=spec.initial.replicas,
         cold_start_s=spec.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
@@ -202,6 +207,7 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         "quota": quota is not None,
         "period_s": period_s,
         "dispatch_s": dispatch_s,
+        "core_unit": profile.core_unit,
         "share": share,
         "headstart_s": period_s * (1.0 - share),
         "fastest_s": float(padded_s[0].min()) + dispatch_s,

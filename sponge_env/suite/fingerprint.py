@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -33,17 +33,17 @@ def fingerprint(data: Mapping[str, Any]) -> str:
 
 
 @cache
-def code_fingerprint() -> str:
-    """Return the fingerprint of the project's code; it is read once per process."""
+def code_fingerprint(packages: tuple[str, ...] = PACKAGES) -> str:
+    """Return the fingerprint of packages' code; it is read once per process."""
     digest = hashlib.sha256()
-    for name, path in sorted(_code_files()):
+    for name, path in sorted(_code_files(packages)):
         digest.update(name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _code_files() -> Iterator[tuple[str, Path]]:
-    for package in PACKAGES:
+def _code_files(packages: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    for package in packages:
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
             for path in Path(folder).rglob("*"):

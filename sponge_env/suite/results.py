@@ -61,11 +61,30 @@ def load_results(path: Path) -> pd.DataFrame:
         for bound in result.get("bounds", ())
     }
     rows = [
-        episode | _against(episode, bounds.get((r["bound"], *_cell(r).values(), episode["seed"])))
+        _measured(episode)
+        | _against(episode, bounds.get((r["bound"], *_cell(r).values(), episode["seed"])))
         for r in results
         for episode in r.get("episodes", ())
     ]
     return pd.DataFrame(rows, columns=[*names(EpisodeMetrics), *names(AgainstBound)])
+
+
+def load_bounds(path: Path) -> pd.DataFrame:
+    """Return one row per bound (``agent``), cell and seed.
+
+    Returns:
+        Violations and core-seconds, ``..._lower`` proven and ``..._upper`` attained.
+
+    Raises:
+        RunDirectoryError: It is no such folder, or one of another version.
+    """
+    return pd.DataFrame(
+        [
+            {"agent": result["agent"], **_cell(result), **bound}
+            for result in _results(path)
+            for bound in result.get("bounds", ())
+        ]
+    )
 
 
 def load_failures(path: Path) -> pd.DataFrame:
@@ -119,6 +138,11 @@ def _results(path: Path) -> list[dict[str, Any]]:
 
 def _cell(result: Mapping[str, Any]) -> dict[str, str]:
     return {name: result[name] for name in CELL}
+
+
+def _measured(episode: Mapping[str, Any]) -> dict[str, Any]:
+    """Put NaN back where JSON has nothing."""
+    return {name: NAN if value is None else value for name, value in episode.items()}
 
 
 def _long(tables: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

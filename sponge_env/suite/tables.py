@@ -124,16 +124,21 @@ def _cell_row(comparison: Comparison, agent: str, cell: Cell) -> list[str]:
 
 def aggregate_table(comparison: Comparison, start: str) -> str:
     """Return the table over all cells of one start."""
+    rows = aggregate_rows(comparison, start)
+    return _titled(f"all scenarios and profiles, {start} start", rows, [AGGREGATE_NOTE])
+
+
+def aggregate_rows(comparison: Comparison, start: str) -> list[list[str]]:
+    """Return two rows of headings and one per agent, over all cells of one start."""
     violations, cores = "avoidable", "cores"
     if comparison.bounded:
         violations, cores = "beyond bound", "cores over bound"
     fewer = [f"fewer {what} than" for what in ("violations", "cores")]
-    rows = [
+    return [
         ["", "", f"{violations} %", f"{violations} %", cores, *fewer],
         ["agent", "cells", "middle half", "mean", "middle half", *2 * [comparison.reference]],
         *(_aggregate_row(comparison, agent, start) for agent in comparison.agents),
     ]
-    return _titled(f"all scenarios and profiles, {start} start", rows, [AGGREGATE_NOTE])
 
 
 def _aggregate_row(comparison: Comparison, agent: str, start: str) -> list[str]:

@@ -6,7 +6,8 @@ side by side; ``tests/test_vector_differential.py`` holds them to each other::
     kernels/rng.py        seeding.py
     kernels/network.py    bandwidth.py, network.py
     kernels/arrivals.py   workload.py, arrival_processes.py, arrival_traces.py
-    kernels/serving.py    serving/
+    kernels/queue.py      serving/edf.py, serving/fifo.py
+    kernels/serving.py    serving/core.py, serving/drive.py, serving/ledger.py
     kernels/service.py    workers/service.py
     kernels/worker.py     workers/simulated.py
     kernels/system.py     system.py, reward.py

@@ -52,29 +52,32 @@ def ledger_columns(
         Columns of shape (offered,), see :meth:`sponge_env.serving.ledger.Ledger.columns`.
     """
     given = {f.name: getattr(workload, f.name)[:offered] for f in dataclasses.fields(workload)}
-    rows = np.argsort(workload.id)
     ended = arrays.ledger[0, : arrays.envs["ended"][0]]
-    ended_rows = rows[ended["id"]]
     outcome = np.full(offered, Outcome.QUEUED, np.int64)
-    outcome[rows[_running_ids(arrays)]] = Outcome.RUNNING
-    outcome[ended_rows] = ended["outcome"]
-    blank = {"started_s": np.nan, "finished_s": np.nan, "batch_size": 0, "replica": -1}
-    columns: dict[str, NDArray[Any]] = {k: np.full(offered, v) for k, v in blank.items()}
-    for name, column in columns.items():
-        column[ended_rows] = ended[name]
+    outcome[_running_rows(arrays)] = Outcome.RUNNING
+    outcome[ended["row"]] = ended["outcome"]
+
+    def spread(name: str, blank: float) -> NDArray[Any]:
+        column = np.full(offered, blank)
+        column[ended["row"]] = ended[name]
+        return column
+
     budget_s = given["deadline_s"] - given["arrival_s"]
     return {
         **given,
-        **columns,
+        "started_s": spread("started_s", np.nan),
+        "finished_s": spread("finished_s", np.nan),
         "outcome": _NAMES[outcome],
         "hopeless": budget_s < arrays.settings["hopeless_below_s"][0],
+        "batch_size": spread("batch_size", 0),
+        "replica": spread("replica", -1),
         "attempts": (~np.isin(outcome, (Outcome.QUEUED, Outcome.DROPPED))).astype(np.int64),
     }
 
 
-def _running_ids(arrays: Arrays) -> NDArray[np.int64]:
+def _running_rows(arrays: Arrays) -> NDArray[np.int64]:
     replicas = arrays.replicas[0, : arrays.envs["replicas"][0]]
     spans = [np.arange(first, first + size) for first, size in replicas[["first", "size"]]]
     positions = np.concatenate([np.zeros(0, np.int64), *spans])
-    ids: NDArray[np.int64] = arrays.queue["id"][0, positions]
-    return ids
+    rows: NDArray[np.int64] = arrays.queue["row"][0, positions]
+    return rows

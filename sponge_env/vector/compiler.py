@@ -31,6 +31,7 @@ _CONSTANTS_FROM = (
     "bandwidth.py",
     "encoding.py",
     "network.py",
+    "profile.py",
     "system.py",
     "serving/ledger.py",
     "workers/bucket.py",

@@ -100,7 +100,8 @@ class Configuration:
             row[f"{name}_max"] = getattr(scenario.limits, name)
             row[name] = getattr(scenario.initial, name)
         row["base_delay_s"] = scenario.network.base_delay_s
-        row["fifo"] = scenario.serving.order == "fifo"
+        # Requests of one class arrive in the order of their deadlines.
+        row["fifo"] = scenario.serving.order == "fifo" and len(scenario.classes) > 0
         row["drop_grace_s"] = scenario.serving.drop_grace_s
         row["violation_weight"] = scenario.reward.violation_weight
         row["rate_scale"] = capacity_rps(spec)
@@ -120,7 +121,7 @@ class Configuration:
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
             row["quota"] = True
             row["period_s"], row["tick_s"] = quota.period_s, quota.tick_s
-            row["dispatch_s"] = quota.dispatch_s
+            row["dispatch_s"], row["crowd_loading"] = quota.dispatch_s, quota.crowd_loading
             work_s = profile.work_table_s(limits.batch)
             row["work_at"] = self.numbers.add(work_s)
             overdrawn_s = work_s.max() + quota.tick_s

@@ -104,11 +104,12 @@ class Settings:
     served_at: Position
     """(batch_max, cores_max) latency of the service model ``profile``."""
     quota: bool
-    """Whether the service model is ``quota``; the next five belong to it."""
+    """Whether the service model is ``quota``; the next six belong to it."""
     work_at: Position
     """(batch_max,) CPU seconds."""
     period_s: float
     tick_s: float
+    crowd_loading: float
     dispatch_s: float
     core_unit: float
     noise: float
@@ -143,13 +144,9 @@ class Env:
     network_rng: Words
     noise_rng: Words
 
-    id: int
-    """The next request, as are the next four."""
     sent_s: float
+    """The next request; infinite after the last."""
     arrival_s: float
-    """Infinite after the last request."""
-    deadline_s: float
-    payload_bytes: float
     sent: int
     """Requests drawn so far."""
     clock_s: float
@@ -283,10 +280,10 @@ class Given:
 class Waiting:
     """A request in the queue, running ones included."""
 
-    id: int
     sent_s: float
-    arrival_s: float
-    deadline_s: float
+    row: Position
+    """Its place in the order of arrival."""
+    hopeless: bool
 
 
 class Pending:
@@ -300,9 +297,9 @@ class Pending:
 class Ended:
     """How one request ended; see :class:`sponge_env.serving.ledger.Entry`."""
 
-    id: int
+    row: int
+    """Its place in the order of arrival."""
     sent_s: float
-    arrival_s: float
     started_s: float
     """NaN if it never ran, as is ``replica`` -1."""
     finished_s: float

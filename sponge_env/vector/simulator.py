@@ -176,8 +176,8 @@ class BatchSimulator:
 
         Returns:
             Columns, in the order of the ends, at most ``ledger_capacity`` long: those of
-            :meth:`sponge_env.serving.ledger.Ledger.columns` that do not concern crashes,
-            and ``overflowed``.
+            :class:`~sponge_env.vector.layout.Ended`, of which ``row`` is the row in
+            :meth:`sponge_env.serving.ledger.Ledger.columns`.
         """
         rows = self._arrays.ledger[index, : self._arrays.envs[index]["ended"]]
         columns = {name: rows[name].copy() for name in ENDED.names or ()}

@@ -32,6 +32,7 @@ _ONE = np.ones(1, np.bool_)
 _SCENARIO = np.zeros(1, np.int64)
 _MEASURED = (METRICS.names or ())[:-1]
 """Metrics of the schema among those that the kernels measure."""
+_DROPPED = int(Outcome.DROPPED)
 _BATCH_FIELDS = ["ready_s", "draining", "size", "started_s", "planned_end_s"]
 
 
@@ -71,6 +72,7 @@ class CompiledSystem:
         self._delays_s = self._workload.arrival_s - self._workload.sent_s
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._env: Any = self._arrays.envs[0]
+        self._queued_rows = self._arrays.queue["row"][0]
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
         self._wanted = np.zeros((1, 3), np.int64)
         self._observation = np.zeros((1, OBS_DIM), np.float32)
@@ -96,12 +98,12 @@ class CompiledSystem:
         replicas = self._replicas[: self._env["replicas"]].tolist()
         waits_s = sorted(r[0] - now_s for r in replicas if not r[1] and r[0] > now_s)
         serving = sum(not draining for _, draining, *_ in replicas) - len(waits_s)
-        waiting = self._arrays.queue["deadline_s"][0, self._env["head"] : self._env["tail"]]
+        waiting = self._queued_rows[self._env["head"] : self._env["tail"]]
         arrived = slice(*self._arrived)
         recent = self._history[:, max(0, self._window - HISTORY) : self._window]
         return SystemView(
             now_s=now_s,
-            queued_deadlines_s=waiting.copy(),
+            queued_deadlines_s=self._workload.deadline_s[waiting],
             running=self._running(replicas),
             allocation=self._allocation,
             replicas_ready=serving,
@@ -174,7 +176,7 @@ class CompiledSystem:
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics.item(), strict=False))
         rows = self._arrays.ledger[0, ended : self._env["ended"]]
         latency_s = rows["finished_s"] - rows["sent_s"]
-        answered_s = np.sort(latency_s[rows["outcome"] != Outcome.DROPPED])
+        answered_s = np.sort(latency_s[rows["outcome"] != _DROPPED])
         measured |= latency_summary(answered_s.tolist())
         measured |= {"feasible": feasible, "decision_s": decision_s}
         return WindowMetrics(**measured)

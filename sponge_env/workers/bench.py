@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 from sponge_env.errors import WorkerError
@@ -38,6 +39,15 @@ class Run(NamedTuple):
     cpu_s: float
     dispatch_s: float
     """The part of the latency outside the replica."""
+
+
+class Loading(NamedTuple):
+    """The cold start of replicas."""
+
+    latency_s: float
+    """Until all are ready."""
+    cpu_s: float
+    """CPU time of each, on average."""
 
 
 Cell = tuple[int, int]
@@ -75,17 +85,26 @@ class Bench:
         inside_s = ended[0].finished_s - ended[0].started_s
         return Run(latency_s, ended[0].cpu_s, latency_s - inside_s)
 
-    def cold_start_s(self) -> float:
-        """Measure how long a second replica of one core unit takes to be ready."""
+    def load(self, cores: int, crowd: int = 1) -> Loading:
+        """Measure how long more replicas take to be ready, all started at once.
+
+        Args:
+            cores: Core units of each.
+            crowd: How many.
+
+        Raises:
+            WorkerError: They are not ready in the end.
+        """
         begin_s = time.monotonic()
-        self.resize(cores=1, replicas=2)
-        while self._worker.status().ready < 2:
+        self.resize(cores, 1 + crowd)
+        while self._worker.status().ready < 1 + crowd:
             self._worker.wait(self._worker.now() + 1.0)
             if time.monotonic() - begin_s > PATIENCE_S:
                 raise WorkerError(f"a replica was not ready after {PATIENCE_S:g} s")
-        cold_start_s = time.monotonic() - begin_s
-        self.resize(cores=1)
-        return cold_start_s
+        latency_s = time.monotonic() - begin_s
+        cpu_s = fmean(replica.cpu_s() for replica in self._worker.replicas[1:])
+        self.resize(cores)
+        return Loading(latency_s, cpu_s)
 
 
 def measure_work(bench: Bench, batch_max: int, progress: Report) -> dict[int, list[Run]]:

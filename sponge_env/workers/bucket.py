@@ -66,9 +66,9 @@ class QuotaBucket:
         self.used_core_s = 0.0
         self.throttled_s = 0.0
 
-    def load(self, now_s: float, cold_start_s: float) -> None:
-        """Begin to load the model, which takes ``cold_start_s`` on one core unit."""
-        self._wake(now_s, cold_start_s * self._core_unit)
+    def load(self, now_s: float, cold_start_s: float, crowd: int) -> None:
+        """Begin to load the model, which alone takes ``cold_start_s`` on one core unit."""
+        self._wake(now_s, cold_start_s * self._core_unit * self._quota.loading(crowd))
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
@@ -99,8 +99,6 @@ class QuotaBucket:
             self._refill()
         self._pass_refills(now_s)
         self._now_s, self._left_s = now_s, work_s
-        if self._slice_s <= 0 and not self._stopped:
-            self._draw()
         self._predict()
 
     def _pass_refills(self, now_s: float) -> None:

@@ -17,6 +17,10 @@ from typing import Literal
 
 from sponge_env.workers.janitor import remove_group
 
+WEIGHT = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
+"""File and largest value of a group's weight, which says who waits when a CPU is wanted by
+several. Replicas have it, so that their quota limits them and not what else runs here."""
+
 PROC = Path("/proc/self")
 """Where the kernel says which hierarchies are mounted and which groups we are in."""
 
@@ -175,6 +179,7 @@ class RunGroup:
             if hierarchy.version == 2:
                 base = self._delegate(name)
             self._path = self._make(base / name)
+            _write(self._path / WEIGHT[hierarchy.version][0], WEIGHT[hierarchy.version][1])
             if hierarchy.version == 2:
                 _write(self._path / "cgroup.subtree_control", "+cpu")
         except OSError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,7 +18,7 @@ from sponge_env.config import Limiter as WantedLimiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.workers.cgroup_limiter import CgroupLimiter, describe, refusal_as_sentence
 from sponge_env.workers.cgroups import Hierarchy, RunGroup, find_hierarchy
-from sponge_env.workers.duty_cycle import DutyCycleLimiter
+from sponge_env.workers.duty_cycle import POLL_MIN_S, DutyCycleLimiter
 from sponge_env.workers.janitor import remove_group
 
 LOG = logging.getLogger("sponge_env")
@@ -40,6 +41,8 @@ PERIOD_STEP_S = 0.010
 """Shortest period used, and the step between periods: shorter ones cost switches."""
 PERIOD_MAX_S = 1.0
 """Longest period the kernel accepts."""
+COARSE_CLOCK = 6
+"""``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel."""
 
 
 class Limiter(Protocol):
@@ -109,6 +112,11 @@ class CpuLimits:
         self.period_s = period_s
         self._cpus = cpus
         self._group = group
+
+    @property
+    def tick_s(self) -> float:
+        """Time between two looks at what was used; until then a quota can be overdrawn."""
+        return POLL_MIN_S if self.kind == "duty-cycle" else time.clock_getres(COARSE_CLOCK)
 
     def limiter(self) -> Limiter:
         """Make the limiter of one replica.

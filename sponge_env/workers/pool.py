@@ -42,8 +42,8 @@ class PoolWorker:
     belong to one thread at a time.
 
     A batch's CPU time includes the handling of its messages. Its end is stamped by the
-    child just before it answers; should the quota run out in the microseconds between, the
-    answer arrives up to a period later.
+    child just before it answers; should the quota be found exhausted in the microseconds
+    between, the answer arrives up to a period later.
 
     Args:
         config: How to set it up.
@@ -90,6 +90,11 @@ class PoolWorker:
     def period_s(self) -> float:
         """Enforcement period of the CPU limit."""
         return self._limits.period_s
+
+    @property
+    def tick_s(self) -> float:
+        """Time between two looks of the CPU limit at what was used."""
+        return self._limits.tick_s
 
     @property
     def paused_s(self) -> float:
@@ -144,8 +149,7 @@ class PoolWorker:
             if changed:
                 self._update_meter()
             if changed or left_s <= 0:
-                completions = [self._complete(end) for end in ended]
-                return sorted(completions, key=lambda completion: completion.finished_s)
+                return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
 
     def wake(self) -> None:
         """Make a :meth:`wait` in another thread return now; safe from any thread."""

@@ -22,8 +22,8 @@ class Service(Protocol):
     throttled_s: float
     """Time spent stopped by the quota so far."""
 
-    def load(self, now_s: float, cold_start_s: float) -> None:
-        """Begin to load the model, as if it were a batch."""
+    def load(self, now_s: float, cold_start_s: float, crowd: int) -> None:
+        """Begin to load the model, as one of ``crowd`` replicas that do so."""
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch that takes ``noise`` times the usual work."""
@@ -56,7 +56,7 @@ class ProfileService:
         self.used_core_s = 0.0
         self.throttled_s = 0.0
 
-    def load(self, now_s: float, cold_start_s: float) -> None:
+    def load(self, now_s: float, cold_start_s: float, crowd: int) -> None:
         """Begin to load the model."""
         self._size, self.finish_s = 0, now_s + cold_start_s
 

@@ -147,7 +147,7 @@ class SimulatedWorker:
         self._retire(replica)
         self._restarts += 1
         if not replica.draining:
-            self._load(self._add_replica())
+            self._load([self._add_replica()])
         self._update_held()
 
     def _is_idle(self, replica: _Replica) -> bool:
@@ -188,8 +188,7 @@ class SimulatedWorker:
                 if replica.ready_s > self._now_s:
                     replica.ready_s = replica.service.finish_s
         staying = [replica for replica in self._replicas if not replica.draining]
-        for _ in range(allocation.replicas - len(staying)):
-            self._load(self._add_replica())
+        self._load([self._add_replica() for _ in range(allocation.replicas - len(staying))])
         surplus = len(staying) - allocation.replicas
         if surplus > 0:
             for replica in sorted(staying, key=self._scale_in_order)[:surplus]:
@@ -213,9 +212,12 @@ class SimulatedWorker:
         self._next_id += 1
         return replica
 
-    def _load(self, replica: _Replica) -> None:
-        replica.service.load(self._now_s, self._cold_start_s)
-        replica.ready_s = replica.service.finish_s
+    def _load(self, replicas: Sequence[_Replica]) -> None:
+        """Let new replicas load their model."""
+        crowd = len(replicas) + sum(r.ready_s > self._now_s for r in self._replicas)
+        for replica in replicas:
+            replica.service.load(self._now_s, self._cold_start_s, crowd)
+            replica.ready_s = replica.service.finish_s
 
     def _retire(self, replica: _Replica) -> None:
         replica.service.advance(self._now_s)

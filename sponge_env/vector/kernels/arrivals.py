@@ -23,7 +23,6 @@ def reset_arrivals(w: World, seed: int) -> None:
     env, settings = w.env, w.settings
     seed_stream(env.arrivals_rng, seed, ARRIVALS)
     env.sent, env.clock_s, env.arrival_s = 0, 0.0, 0.0
-    env.payload_bytes = settings.payload_bytes
     env.group, env.group_size, env.group_next = 0, 0, 0
     if settings.arrivals == BURSTY:
         env.state = int(uniform(env.arrivals_rng) * settings.states)
@@ -39,28 +38,15 @@ def reset_arrivals(w: World, seed: int) -> None:
             env.rounding_rng[k] = env.arrivals_rng[k]
         for _ in range(settings.groups):
             next_uint64(env.arrivals_rng)
-    next_request(w)
+    if settings.arrivals == GIVEN:
+        next_given(w)
+    else:
+        next_request(w)
 
 
 @compiled
 def next_request(w: World) -> None:
-    """Put the next request into ``env``."""
-    if w.settings.arrivals == GIVEN:
-        _take_given(w)
-    else:
-        _draw(w)
-
-
-@compiled
-def _take_given(w: World) -> None:
-    env, request = w.env, w.given[w.env.sent]
-    env.id, env.sent_s, env.arrival_s = request.id, request.sent_s, request.arrival_s
-    env.deadline_s, env.payload_bytes = request.deadline_s, request.payload_bytes
-    env.sent += 1
-
-
-@compiled
-def _draw(w: World) -> None:
+    """Draw the next request into ``env.sent_s`` and ``env.arrival_s``."""
     env, settings = w.env, w.settings
     if settings.arrivals == POISSON:
         env.clock_s += _exponential(w) / settings.rate_rps
@@ -72,15 +58,21 @@ def _draw(w: World) -> None:
         _next_of_the_day(w)
     else:
         _next_recorded(w)
-    env.id = env.sent
     env.sent += 1
     if env.clock_s < settings.sent_before_s:
         env.sent_s = env.clock_s
         arrival_s = transferred_s(w, env.sent_s) + settings.base_delay_s
         env.arrival_s = max(env.arrival_s, arrival_s)
-        env.deadline_s = env.sent_s + settings.slo_s
     else:
         env.sent_s = env.arrival_s = math.inf
+
+
+@compiled
+def next_given(w: World) -> None:
+    """Take the next request from those that were made before the episode."""
+    env, request = w.env, w.given[w.env.sent]
+    env.sent_s, env.arrival_s = request.sent_s, request.arrival_s
+    env.sent += 1
 
 
 @compiled

@@ -47,8 +47,6 @@ def wake(settings: Settings, replica: Replica, now_s: float, work_s: float) -> N
         _refill(settings, replica)
     _pass_refills(settings, replica, now_s)
     replica.since_s, replica.left_s = now_s, work_s
-    if replica.slice_s <= 0 and not replica.stopped:
-        _draw(replica)
     _predict(settings, replica)
 
 

@@ -20,6 +20,7 @@ from sponge_env.encoding import (
 )
 from sponge_env.system import HISTORY
 from sponge_env.vector.compiler import Records, compiled
+from sponge_env.vector.kernels.queue import deadline_s
 from sponge_env.vector.kernels.system import planned_end_s
 from sponge_env.vector.layout import PAST, RECENT, World
 
@@ -68,8 +69,7 @@ def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
 @compiled
 def _budget(w: World, index: int) -> float:
     """Return the budget of the request at a place in the queue, in SLOs."""
-    deadline_s = w.queue[(w.env.head + index) & w.env.ring].deadline_s
-    return (deadline_s - w.env.now_s) / w.settings.slo_s
+    return (deadline_s(w, w.env.head + index) - w.env.now_s) / w.settings.slo_s
 
 
 @compiled

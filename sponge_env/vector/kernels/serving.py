@@ -1,11 +1,6 @@
-"""Queue, ledger and the loop that drives them. Repeats :mod:`sponge_env.serving`.
+"""Batches, ledger and the loop that drives them. Repeats :mod:`sponge_env.serving`.
 
-The queue is a ring in the order of the deadlines. A request takes its place from the end:
-at once where requests arrive in the order of their deadlines, as those with one SLO do. No
-batch comes back into it, for simulated replicas do not die. A batch is a run of positions at
-the queue's head, so requests stay where they are while they run; first in, first out, those
-that have waited longest are brought there first. A request for which the ring has no room is
-dropped and counted as overflowed.
+A request for which the queue has no room is dropped and counted as overflowed.
 """
 
 from __future__ import annotations
@@ -14,7 +9,8 @@ import math
 
 from sponge_env.serving.ledger import Outcome
 from sponge_env.vector.compiler import compiled
-from sponge_env.vector.kernels.arrivals import next_request
+from sponge_env.vector.kernels.arrivals import next_given, next_request
+from sponge_env.vector.kernels.queue import bring_forward, deadline_s, has_room, place
 from sponge_env.vector.kernels.worker import (
     apply_pending,
     first_ended,
@@ -24,7 +20,7 @@ from sponge_env.vector.kernels.worker import (
     start_batch,
     update_held,
 )
-from sponge_env.vector.layout import Env, Replica, Waiting, World
+from sponge_env.vector.layout import GIVEN, Env, Replica, World
 
 _ON_TIME, _LATE, _DROPPED = int(Outcome.ON_TIME), int(Outcome.LATE), int(Outcome.DROPPED)
 
@@ -38,9 +34,7 @@ def drive(w: World, batch_max: int, until_s: float) -> None:
     """
     env = w.env
     while True:
-        while env.arrival_s <= env.now_s:
-            _offer(w)
-            next_request(w)
+        _take_in(w)
         if env.now_s >= until_s:
             _drop_expired(w)
             return
@@ -65,100 +59,70 @@ def any_pending(env: Env) -> bool:
 
 
 @compiled
-def last_deadline_s(w: World) -> float:
-    """Return the latest deadline of the requests that wait or run; 0 if there is none."""
-    env, last_s = w.env, 0.0
-    if env.head < env.tail:
-        last_s = max(last_s, w.queue[(env.tail - 1) & env.ring].deadline_s)
-    for k in range(env.replicas):
-        first = w.replicas[k].first
-        for position in range(first, first + w.replicas[k].size):
-            last_s = max(last_s, w.queue[position & env.ring].deadline_s)
-    return last_s
-
-
-@compiled
 def abandon(w: World) -> None:
     """Drop all that still waits: the episode is over."""
-    env = w.env
-    while env.head < env.tail:
-        _drop(w, w.queue[env.head & env.ring], False)
-        env.head += 1
+    while w.env.head < w.env.tail:
+        _drop_first(w)
 
 
 @compiled
-def _offer(w: World) -> None:
+def _take_in(w: World) -> None:
+    """Take in the requests that have arrived."""
+    env, settings = w.env, w.settings
+    if settings.arrivals == GIVEN:
+        while env.arrival_s <= env.now_s:
+            request = w.given[env.sent - 1]
+            _offer(w, request.deadline_s, request.payload_bytes, True)
+            next_given(w)
+    else:
+        while env.arrival_s <= env.now_s:
+            _offer(w, env.sent_s + settings.slo_s, settings.payload_bytes, False)
+            next_request(w)
+
+
+@compiled
+def _offer(w: World, due_s: float, payload_bytes: float, sorts: bool) -> None:
     """Take in the request that has arrived."""
     env, metrics = w.env, w.metrics
     delay_s = env.arrival_s - env.sent_s
     env.delay_sum_s += delay_s
     env.delay_max_s = max(env.delay_max_s, delay_s)
-    env.payload_sum_bytes += env.payload_bytes
+    env.payload_sum_bytes += payload_bytes
+    hopeless = due_s - env.arrival_s < w.settings.hopeless_below_s
     metrics.offered += 1
-    metrics.hopeless += _is_hopeless(w, env)
-    if env.tail - env.oldest > env.ring:
-        _find_oldest(w)
-    if env.tail - env.oldest > env.ring:
+    metrics.hopeless += hopeless
+    if not has_room(w):
         metrics.overflowed += 1
-        _drop(w, env, True)
-    else:
-        _push(w)
-
-
-@compiled
-def _push(w: World) -> None:
-    """Put the request that has arrived in its place: by its deadline, then by its id."""
-    env = w.env
-    position = env.tail
-    while position > env.head and _precedes(env, w.queue[(position - 1) & env.ring]):
-        w.queue[position & env.ring] = w.queue[(position - 1) & env.ring]
-        position -= 1
+        _drop(w, env.sent - 1, env.sent_s, hopeless, True)
+        return
+    position = place(w) if sorts else env.tail
     waiting = w.queue[position & env.ring]
-    waiting.id, waiting.sent_s, waiting.arrival_s = env.id, env.sent_s, env.arrival_s
-    waiting.deadline_s = env.deadline_s
+    waiting.row, waiting.sent_s, waiting.hopeless = env.sent - 1, env.sent_s, hopeless
     env.tail += 1
-
-
-@compiled
-def _precedes(one: Env, other: Waiting) -> bool:
-    if one.deadline_s == other.deadline_s:
-        return one.id < other.id
-    return one.deadline_s < other.deadline_s
-
-
-@compiled
-def _find_oldest(w: World) -> None:
-    env = w.env
-    env.oldest = env.head
-    for k in range(env.replicas):
-        if w.replicas[k].size:
-            env.oldest = min(env.oldest, w.replicas[k].first)
-
-
-@compiled
-def _is_hopeless(w: World, request: Env | Waiting) -> bool:
-    return request.deadline_s - request.arrival_s < w.settings.hopeless_below_s
 
 
 @compiled
 def _drop_expired(w: World) -> None:
     env = w.env
     due_before_s = env.now_s - w.settings.drop_grace_s
-    while env.head < env.tail:
-        first = w.queue[env.head & env.ring]
-        if first.deadline_s >= due_before_s:
-            return
-        _drop(w, first, False)
-        env.head += 1
+    while env.head < env.tail and deadline_s(w, env.head) < due_before_s:
+        _drop_first(w)
 
 
 @compiled
-def _drop(w: World, request: Env | Waiting, overflowed: bool) -> None:
+def _drop_first(w: World) -> None:
+    first = w.queue[w.env.head & w.env.ring]
+    _drop(w, first.row, first.sent_s, first.hopeless, False)
+    w.env.head += 1
+
+
+@compiled
+def _drop(w: World, row: int, sent_s: float, hopeless: bool, overflowed: bool) -> None:
     w.metrics.dropped += 1
-    w.metrics.avoidable_violations += not _is_hopeless(w, request)
+    w.metrics.avoidable_violations += not hopeless
     if w.env.ended < len(w.ledger):
         entry = w.ledger[w.env.ended]
-        entry.id, entry.sent_s, entry.arrival_s = request.id, request.sent_s, request.arrival_s
+        entry.row, entry.sent_s = row, sent_s
         entry.started_s, entry.finished_s = math.nan, w.env.now_s
         entry.outcome, entry.overflowed = _DROPPED, overflowed
         entry.batch_size, entry.replica = 0, -1
@@ -176,48 +140,11 @@ def _start_batches(w: World, batch_max: int) -> bool:
                 return True
             size = min(batch_max, env.tail - env.head)
             if w.settings.fifo:
-                _bring_forward(w, size)
+                bring_forward(w, size)
             start_batch(w, w.replicas[k], size)
             env.head += size
             env.running += size
     return False
-
-
-@compiled
-def _bring_forward(w: World, size: int) -> None:
-    """Bring the ``size`` requests that have waited longest to the queue's head."""
-    env = w.env
-    for front in range(env.head, env.head + size):
-        oldest = front
-        for position in range(front + 1, env.tail):
-            if _came_before(w.queue[position & env.ring], w.queue[oldest & env.ring]):
-                oldest = position
-        _rotate(w, front, oldest)
-
-
-@compiled
-def _came_before(one: Waiting, other: Waiting) -> bool:
-    if one.arrival_s == other.arrival_s:
-        return one.id < other.id
-    return one.arrival_s < other.arrival_s
-
-
-@compiled
-def _rotate(w: World, front: int, position: int) -> None:
-    """Move a request forward to ``front``; those that it passes move back by one."""
-    ring = w.env.ring
-    moved = w.queue[position & ring]
-    number, sent_s, arrival_s, deadline_s = (
-        moved.id,
-        moved.sent_s,
-        moved.arrival_s,
-        moved.deadline_s,
-    )
-    for k in range(position, front, -1):
-        w.queue[k & ring] = w.queue[(k - 1) & ring]
-    moved = w.queue[front & ring]
-    moved.id, moved.sent_s, moved.arrival_s = number, sent_s, arrival_s
-    moved.deadline_s = deadline_s
 
 
 @compiled
@@ -243,16 +170,16 @@ def _answer(w: World, replica: Replica) -> None:
     env, metrics, finished_s = w.env, w.metrics, replica.finish_s
     for position in range(replica.first, replica.first + replica.size):
         request = w.queue[position & env.ring]
-        on_time = finished_s <= request.deadline_s
+        on_time = finished_s <= deadline_s(w, position)
         if on_time:
             metrics.on_time += 1
         else:
             metrics.late += 1
-            metrics.avoidable_violations += not _is_hopeless(w, request)
+            metrics.avoidable_violations += not request.hopeless
         env.latency_sum_s += finished_s - request.sent_s
         if env.ended < len(w.ledger):
             entry = w.ledger[env.ended]
-            entry.id, entry.sent_s, entry.arrival_s = request.id, request.sent_s, request.arrival_s
+            entry.row, entry.sent_s = request.row, request.sent_s
             entry.started_s, entry.finished_s = replica.started_s, finished_s
             entry.outcome, entry.overflowed = _ON_TIME if on_time else _LATE, False
             entry.batch_size, entry.replica = replica.size, replica.id

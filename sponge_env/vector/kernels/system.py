@@ -8,8 +8,9 @@ from sponge_env.system import ROUNDING_S
 from sponge_env.vector.compiler import compiled
 from sponge_env.vector.kernels.arrivals import reset_arrivals
 from sponge_env.vector.kernels.network import reset_network
+from sponge_env.vector.kernels.queue import last_deadline_s
 from sponge_env.vector.kernels.service import advance
-from sponge_env.vector.kernels.serving import abandon, any_pending, drive, last_deadline_s, wait
+from sponge_env.vector.kernels.serving import abandon, any_pending, drive, wait
 from sponge_env.vector.kernels.worker import held_core_s, reset_worker, resize
 from sponge_env.vector.layout import PAST, RECENT, Replica, World
 

@@ -140,8 +140,10 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     staying = 0
     for k in range(env.replicas):
         staying += not w.replicas[k].draining
+    old = env.replicas
     for _ in range(replicas - staying):
-        _load(w, _add_replica(w))
+        _add_replica(w)
+    _load(w, old)
     for _ in range(staying - replicas):
         _drain(w, _next_to_go(w))
     update_held(w)
@@ -170,7 +172,7 @@ def _drain(w: World, row: int) -> None:
 
 
 @compiled
-def _add_replica(w: World) -> Replica:
+def _add_replica(w: World) -> None:
     """Add a replica that is ready."""
     env = w.env
     replica = w.replicas[env.replicas]
@@ -179,13 +181,19 @@ def _add_replica(w: World) -> Replica:
     new_service(w, replica, env.cores)
     env.next_replica += 1
     env.replicas += 1
-    return replica
 
 
 @compiled
-def _load(w: World, replica: Replica) -> None:
-    load_service(w, replica, w.env.now_s)
-    replica.ready_s = replica.finish_s
+def _load(w: World, first: int) -> None:
+    """Let the new replicas, from the row ``first`` on, load their model."""
+    env = w.env
+    crowd = env.replicas - first
+    for k in range(first):
+        crowd += w.replicas[k].ready_s > env.now_s
+    for k in range(first, env.replicas):
+        replica = w.replicas[k]
+        load_service(w, replica, env.now_s, crowd)
+        replica.ready_s = replica.finish_s
 
 
 @compiled

@@ -14,17 +14,15 @@ from matplotlib.ticker import ScalarFormatter
 from sponge_env.files import replacing
 from sponge_env.interfaces import FloatArray
 from sponge_env.metrics import WindowMetrics, axis_label
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, told apart with any colour vision."""
-
-NETWORK_COLOUR = "#999999"
-
-SMOOTHING = 1 / 40
-"""Share of the episode over which the cores' moving mean reaches."""
-
-LINEAR_UP_TO = 10
-"""Violations from which on their axis is logarithmic: agents differ by orders of magnitude."""
+from sponge_env.report.style import (
+    COLOURS,
+    LINEAR_UP_TO,
+    NETWORK_COLOUR,
+    SMOOTHING,
+    add_legend,
+    moving_mean,
+    tidy,
+)
 
 Runs = Mapping[str, Sequence[WindowMetrics]]
 
@@ -50,7 +48,7 @@ def plot_comparison(windows: Runs, path: Path, title: str) -> None:
     _draw_violations(violations, runs)
     _draw_cores(cores, runs)
     for ax in (network, violations, cores):
-        _tidy(ax)
+        tidy(ax)
     network.set_title(title, loc="left", fontweight="bold")
     cores.set_xlabel(axis_label(WindowMetrics, "time_s"))
     figure.align_ylabels()
@@ -75,7 +73,7 @@ def _draw_violations(ax: Axes, runs: Runs) -> None:
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.set_ylim(bottom=-0.5)  # keeps an agent without violations off the axis
     ax.set_ylabel(f"{axis_label(WindowMetrics, 'violations')} so far\n(log above {LINEAR_UP_TO})")
-    _add_legend(ax, "Violations in all")
+    add_legend(ax, "Violations in all")
 
 
 def _draw_cores(ax: Axes, runs: Runs) -> None:
@@ -88,45 +86,9 @@ def _draw_cores(ax: Axes, runs: Runs) -> None:
         ax.plot(time_s, smooth, color=colour, linewidth=1.6, label=label)
     ax.set_ylim(bottom=0)
     ax.set_ylabel(axis_label(WindowMetrics, "cores"))
-    _add_legend(ax, "Mean cores")
-
-
-def _add_legend(ax: Axes, title: str) -> None:
-    """Put the legend beside the axes, where it hides nothing."""
-    ax.legend(
-        title=title,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.05),
-        frameon=False,
-        alignment="left",
-        fontsize="small",
-        title_fontsize="small",
-    )
-
-
-def _tidy(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.margins(x=0.005)
-    ax.set_xlim(left=0)
+    add_legend(ax, "Mean cores")
 
 
 def series(run: Sequence[WindowMetrics], name: str) -> FloatArray:
     """Return a metric of every interval, shape (intervals,)."""
     return np.array([getattr(window, name) for window in run], dtype=np.float64)
-
-
-def moving_mean(values: FloatArray, width: int) -> FloatArray:
-    """Average over about ``width`` values around each; over fewer at the ends.
-
-    Args:
-        values: (n,) numbers.
-        width: Values to average; below 1 counts as 1, above n as n.
-
-    Returns:
-        (n,) means.
-    """
-    kernel = np.ones(min(max(width, 1), len(values)))
-    counts = np.convolve(np.ones_like(values), kernel, mode="same")
-    return np.convolve(values, kernel, mode="same") / counts

@@ -1,0 +1,225 @@
+"""The upper side: a search for a schedule in the serving core's own semantics.
+
+A beam search: from window to window it follows many schedules at once, with every number of
+cores and every batch cap that makes a difference. Of those that cost the same so far, in
+violations that are certain and in cores, it keeps the few that have got furthest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.interfaces import FloatArray
+from sponge_env.oracle.lookahead import unavoidable
+from sponge_env.oracle.lower import VIOLATION
+from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.oracle.serving import REPLICA, STATE, Server, begin, serve
+from sponge_env.vector.compiler import compiled, entry_point
+
+LEVELS = 24
+"""Costs that are followed, in cores above the least one."""
+
+
+class Candidates(NamedTuple):
+    """Schedules that a window was tried with."""
+
+    cost: IntArray
+    """(candidates,)."""
+    progress: FloatArray
+    """(candidates,) requests served, the part of a batch that is done included."""
+    parent: IntArray
+    """(candidates,) position of the schedule it goes on from."""
+    cores: IntArray
+    """(candidates,) the allocation."""
+    batch: IntArray
+    """(candidates,)."""
+    count: IntArray
+    """(1,)."""
+
+
+class Search(NamedTuple):
+    """Working space."""
+
+    server: Server
+    """Schedules in two halves that take turns, and one more to try things with."""
+    beam: int
+    """Schedules that are followed."""
+    width: int
+    """Schedules of equal cost that are followed."""
+    candidates: Candidates
+    kept: IntArray
+    """(LEVELS, width) candidates by cost, furthest first."""
+    kept_count: IntArray
+    """(LEVELS,)."""
+    parents: IntArray
+    """(windows, beam) position of the schedule that each goes on from."""
+    cores: IntArray
+    """(windows, beam) and with which allocation."""
+    batch: IntArray
+    """(windows, beam)."""
+
+
+def make_search(p: Problem, width: int) -> Search:
+    """Allocate working space for a beam of ``LEVELS * width`` schedules."""
+    beam = LEVELS * width
+    states, room = 2 * beam + 1, 1
+    most = beam * p.cores_max * p.batch_max
+    candidates = Candidates(
+        np.zeros(most, np.int64),
+        np.zeros(most),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.int64),
+        np.zeros(1, np.int64),
+    )
+    return Search(
+        Server(np.zeros(states, STATE), np.zeros(states * room, REPLICA), room),
+        beam,
+        width,
+        candidates,
+        np.zeros((LEVELS, width), np.int64),
+        np.zeros(LEVELS, np.int64),
+        *(np.zeros((p.windows, beam), np.int64) for _ in range(3)),
+    )
+
+
+@entry_point
+def find_schedule(p: Problem, late: IntArray, s: Search, schedule: IntArray) -> int:
+    """Search for a good schedule of one replica.
+
+    Args:
+        p: The problem.
+        late: See :func:`sponge_env.oracle.lookahead.lookahead`.
+        s: Working space.
+        schedule: (windows, 2) cores and batch; is written.
+
+    Returns:
+        Its cost, as in :func:`sponge_env.oracle.lower.least_cost`.
+    """
+    begin(p, s.server, 0, 1)
+    here, there, followed = 0, s.beam, 1
+    for window in range(p.windows):
+        s.candidates.count[0] = 0
+        for n in range(followed):
+            _try_all(p, late, s, here + n, window)
+        followed = _choose(s, window)
+        for n in range(followed):
+            cores, batch = s.cores[window, n], s.batch[window, n]
+            _copy(s.server, here + s.parents[window, n], there + n)
+            serve(p, s.server, there + n, window, cores, batch, 1)
+        here, there = there, here
+    n = _cheapest(s, here, followed)
+    state = s.server.states[here + n]
+    cost = VIOLATION * state.violations + math.ceil(state.held)
+    for window in range(p.windows - 1, -1, -1):
+        schedule[window, 0], schedule[window, 1] = s.cores[window, n], s.batch[window, n]
+        n = s.parents[window, n]
+    return int(cost)
+
+
+@compiled
+def _cheapest(s: Search, here: int, followed: int) -> int:
+    best = 0
+    for n in range(followed):
+        state, least = s.server.states[here + n], s.server.states[here + best]
+        if (state.violations, state.held) < (least.violations, least.held):
+            best = n
+    return best
+
+
+@compiled
+def _copy(server: Server, source: int, target: int) -> None:
+    server.states[target] = server.states[source]
+    for n in range(server.states[source].replicas):
+        server.replicas[target * server.room + n] = server.replicas[source * server.room + n]
+
+
+@compiled
+def _try_all(p: Problem, late: IntArray, s: Search, k: int, window: int) -> None:
+    """Serve a window with all allocations; a cap that no batch met makes no difference."""
+    scratch = 2 * s.beam
+    for cores in range(1, p.cores_max + 1):
+        batch = p.batch_max
+        while batch > 0:
+            _copy(s.server, k, scratch)
+            largest = serve(p, s.server, scratch, window, cores, batch, 1)
+            _note(p, late, s, k, window, cores, batch)
+            batch = min(batch, largest) - 1
+
+
+@compiled
+def _note(
+    p: Problem, late: IntArray, s: Search, k: int, window: int, cores: int, batch: int
+) -> None:
+    """Add the schedule that was just tried to the candidates."""
+    state, replica = s.server.states[2 * s.beam], s.server.replicas[2 * s.beam * s.server.room]
+    free_s = end_s = (window + 1) * p.interval_s
+    violations, progress = state.violations, 0.0
+    if replica.size:
+        work_s = p.work_s[replica.size - 1, cores - 1] / p.share[cores - 1]
+        left = min(1.0, (replica.finish_s - end_s) / work_s)
+        free_s += left * p.shortest_s[replica.size - 1]
+        progress = -left * replica.size
+        for kind in range(p.classes):
+            for i in range(replica.first[kind], replica.end[kind]):
+                violations += p.counts[i] * (p.deadline_s[i] < free_s)
+    for kind in range(p.classes):
+        progress += state.served[kind]
+        violations += unavoidable(p, late, kind, state.served[kind], free_s, 1.0)
+    c, n = s.candidates, s.candidates.count[0]
+    c.cost[n] = VIOLATION * violations + math.ceil(state.held)
+    c.progress[n], c.parent[n] = progress, k % s.beam
+    c.cores[n], c.batch[n] = cores, batch
+    c.count[0] = n + 1
+
+
+@compiled
+def _choose(s: Search, window: int) -> int:
+    """Choose the candidates that are followed; return how many they are."""
+    c = s.candidates
+    least = c.cost[0]
+    for n in range(1, c.count[0]):
+        least = min(least, c.cost[n])
+    s.kept_count[:] = 0
+    for n in range(c.count[0]):
+        if c.cost[n] - least < LEVELS:
+            _keep(s, n, c.cost[n] - least)
+    return _furthest(s, window)
+
+
+@compiled
+def _keep(s: Search, n: int, level: int) -> None:
+    """Add a candidate to those of its cost if it is among the furthest."""
+    c, kept, count = s.candidates, s.kept[level], s.kept_count[level]
+    at = count
+    while at > 0 and c.progress[kept[at - 1]] <= c.progress[n]:
+        if c.progress[kept[at - 1]] == c.progress[n]:
+            return
+        at -= 1
+    if at == s.width:
+        return
+    count = min(count + 1, s.width)
+    for k in range(count - 1, at, -1):
+        kept[k] = kept[k - 1]
+    kept[at] = n
+    s.kept_count[level] = count
+
+
+@compiled
+def _furthest(s: Search, window: int) -> int:
+    """Follow the candidates that are ahead of all that cost less."""
+    c, followed, ahead = s.candidates, 0, -math.inf
+    for level in range(LEVELS):
+        for k in range(s.kept_count[level]):
+            n = s.kept[level, k]
+            if c.progress[n] > ahead:
+                s.parents[window, followed] = c.parent[n]
+                s.cores[window, followed] = c.cores[n]
+                s.batch[window, followed] = c.batch[n]
+                followed += 1
+        if s.kept_count[level]:
+            ahead = max(ahead, c.progress[s.kept[level, 0]])
+    return followed

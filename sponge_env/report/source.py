@@ -1,0 +1,172 @@
+"""Run directories, of a suite or of one evaluation, as the frames that a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from sponge_env.errors import RunDirectoryError
+from sponge_env.report.evaluation import EVALUATION, Frames, load_evaluation
+from sponge_env.suite.definition import Suite, load_suite
+from sponge_env.suite.results import (
+    CELL,
+    load_bounds,
+    load_failures,
+    load_latencies,
+    load_results,
+    load_windows,
+)
+from sponge_env.suite.store import read
+from sponge_env.suite.tables import Cell, Comparison
+
+SUITE = "suite.json"
+"""File that tells a suite's folder."""
+
+STANDARD = "standard"
+"""Suite whose order of agents, scenarios, profiles and starts all reports keep to."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one run directory holds."""
+
+    path: Path
+    comparison: Comparison
+    bounds: pd.DataFrame
+    """See :func:`sponge_env.suite.results.load_bounds`; empty without bounds."""
+    windows: pd.DataFrame
+    """The part that counts of every agent's first seed, one row per interval."""
+    latencies: pd.DataFrame
+    """See :func:`sponge_env.suite.results.load_latencies`."""
+    command: str
+    host: dict[str, Any]
+    versions: dict[str, Any]
+
+    @property
+    def starts(self) -> list[str]:
+        """The starts that there are, in order."""
+        return list(dict.fromkeys(start for _, _, start in self.comparison.cells))
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The scenarios that there are, in order."""
+        return list(dict.fromkeys(scenario for scenario, _, _ in self.comparison.cells))
+
+    @property
+    def profiles(self) -> list[str]:
+        """The profiles that there are, in order."""
+        return list(dict.fromkeys(profile for _, profile, _ in self.comparison.cells))
+
+    @property
+    def seeds(self) -> int:
+        """Episodes of each agent and cell."""
+        return int(self.comparison.episodes["seed"].nunique())
+
+    def cells(self, scenario: str = "", start: str = "") -> list[Cell]:
+        """Return the cells of a scenario, or a start, or both."""
+        return [
+            cell
+            for cell in self.comparison.cells
+            if scenario in ("", cell[0]) and start in ("", cell[2])
+        ]
+
+
+def load_source(path: Path) -> Source:
+    """Read a run directory.
+
+    Args:
+        path: The folder that ``evaluate.py`` wrote, with or without ``--suite``.
+
+    Raises:
+        RunDirectoryError: It is none, one of another version, or holds no finished episode.
+    """
+    frames = _load_frames(path)
+    if frames.episodes.empty:
+        raise RunDirectoryError(
+            f"{str(path)!r} holds no finished episode; let evaluate.py finish first"
+        )
+    return Source(
+        path=path,
+        comparison=_comparison(frames.episodes, frames.failures),
+        bounds=frames.bounds,
+        windows=_counted(frames.windows, frames.episodes),
+        latencies=frames.latencies,
+        command=_command(path),
+        host=read(path / "host.json"),
+        versions=read(path / "versions.json"),
+    )
+
+
+def _load_frames(path: Path) -> Frames:
+    if (path / SUITE).is_file():
+        return Frames(
+            load_results(path),
+            load_failures(path),
+            load_windows(path),
+            load_latencies(path),
+            load_bounds(path),
+        )
+    if (path / EVALUATION).is_file():
+        return load_evaluation(path)
+    raise RunDirectoryError(
+        f"{str(path)!r} is no run (it has neither {SUITE} nor {EVALUATION}); "
+        "choose a folder that evaluate.py wrote"
+    )
+
+
+def _comparison(episodes: pd.DataFrame, failures: pd.DataFrame) -> Comparison:
+    """Put agents and cells into the order of the standard suite, further ones after them."""
+    standard = load_suite(STANDARD)
+    agents = _ordered(episodes["agent"], list(standard.agents))
+    named = pd.concat([episodes[list(CELL)], failures[list(CELL)]]).drop_duplicates()
+    cells = [cast(Cell, tuple(row)) for row in named.itertuples(index=False, name=None)]
+    return Comparison(
+        episodes=episodes,
+        failures=failures,
+        agents=agents,
+        cells=_ordered_cells(cells, standard),
+        reference=standard.compared_with if standard.compared_with in agents else agents[0],
+    )
+
+
+def _ordered_cells(cells: Sequence[Cell], standard: Suite) -> list[Cell]:
+    scenarios = _ordered(
+        (cell[0] for cell in cells), [name for g in standard.cells for name in g.scenarios]
+    )
+    profiles = _ordered(
+        (cell[1] for cell in cells), [name for g in standard.cells for name in g.profiles]
+    )
+    starts = _ordered((cell[2] for cell in cells), standard.starts)
+    return [c for c in product(scenarios, profiles, starts) if c in cells]
+
+
+def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
+    """Return names without repetition: known ones in their order, then the others by name."""
+    there = set(names)
+    known = [name for name in dict.fromkeys(first) if name in there]
+    return known + sorted(there - set(known))
+
+
+def _counted(windows: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
+    """Leave the warm-up out, which is what goes before an episode's ``duration_s``."""
+    if windows.empty:
+        return windows
+    key = ["agent", *CELL]
+    durations_s = episodes.groupby(key, as_index=False)["duration_s"].max()
+    merged = windows.merge(durations_s, on=key)
+    end_s = merged.groupby(key)["time_s"].transform("max")
+    return merged[merged["time_s"] > end_s - merged["duration_s"] + 1e-6]
+
+
+def _command(path: Path) -> str:
+    """Return the command that wrote a folder; of several, which resumed it, the last."""
+    file = path / "command.txt"
+    try:
+        return file.read_text().splitlines()[-1]
+    except (OSError, IndexError) as error:
+        raise RunDirectoryError(f"cannot read {str(file)!r}: {error}") from error
