@@ -10,8 +10,12 @@ DEMO_AGENTS := sponge-ip ppo fa2 static-8
 DEMO_STEPS := 1000000
 DEMO_LIVE_SECONDS := 60
 
+# The comparison, and what python -m sponge_env.fidelity wrote if it is to stand beside it.
+RESULTS := runs/results
+FIDELITY := $(wildcard docs/fidelity.json)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test lint bench results docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -44,6 +48,12 @@ lint: setup  ## lint and check types only
 
 bench: setup  ## run all benchmarks and write docs/benchmarks.md
 	$(PY) -m benchmarks
+
+# Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed
+# somewhere, which the report then says.
+results: setup  ## run the standard suite, write docs/results.md and the README's results
+	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
+	$(PY) -m sponge_env.report $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.metrics > docs/metrics.md

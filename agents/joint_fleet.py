@@ -23,7 +23,7 @@ _OVERLOAD = 10.0
 class FleetConfig(ForecastConfig):
     """Options of the fleet."""
 
-    utilisation: float = 0.9
+    utilisation: float = 0.85
     """Share of the planned throughput that a replica is trusted with."""
     batch_share: float = 0.4
     """Longest batch to reckon with, relative to the SLO."""

@@ -17,6 +17,7 @@ import numpy as np
 from agents.forecast import Forecast, forecast_arrivals
 from agents.joint_fleet import Fleet, FleetConfig
 from agents.joint_kernel import Moment, Plant, cheapest_plan
+from agents.joint_latency import Latency
 from agents.program import fastest_s, service_table_s
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
@@ -33,7 +34,10 @@ class SpongeJointConfig(FleetConfig):
     margin_probability: float = 0.95
     """Probability with which a latency should stay below prediction plus margin, by the
     residuals of the profile's fit."""
-    held_back: float = 0.0
+    held_back: float = 1.0
+    learn: bool = False
+    safety: float = 0.03
+    spread: bool = False
     intervals: int = 2
     """Intervals of arrivals that a plan covers."""
     miss_cost: float = 8.0
@@ -84,6 +88,7 @@ class SpongeJoint:
             clear_by_s=self.config.intervals * spec.interval_s
             + self.config.clear_share * spec.slo_s,
         )
+        self._lat = Latency(spec, margin, self.config.safety)
         self._system = spec, plant, Fleet(self.config, spec, service_s)
 
     def decide(self, view: SystemView) -> Allocation:
@@ -99,6 +104,9 @@ class SpongeJoint:
             return Allocation(spec.cores_max, spec.batch_max, view.allocation.replicas)
         fleet.observe(view)
         replicas = fleet.replicas(view)
+        if self.config.learn:
+            self._lat.observe(view)
+            plant = plant._replace(service_s=self._lat.service_s())
         forecast = forecast_arrivals(self.config, spec, view)
         moment = Moment(
             slacks_s=view.queued_deadlines_s - view.now_s,
@@ -112,6 +120,12 @@ class SpongeJoint:
 
     def _arr(self, spec, view, forecast, plant):
         base = _arrivals_s(forecast, self.config.intervals * spec.interval_s)
+        if self.config.spread:
+            per = max(1.0, forecast.rate_rps * spec.interval_s)
+            frac = ((np.arange(len(base)) + 0.5) / per) % 1.0
+            budget = forecast.budget_low_s + (forecast.budget_high_s - forecast.budget_low_s) * frac
+            base[:, 1] = base[:, 0] + budget
+            base[budget < plant.fastest_s, 1] = np.inf
         if self.config.held_back <= 0: return base
         counts = view.arrivals[-self.config.rate_windows-1:-1]
         if len(counts) < 3: return base

@@ -32,7 +32,7 @@ def _busy_period(p: Problem, kind: int, start: int, free_s: float, speedup: floa
         at_least_s = max(done_s, p.release_s[i] + p.fastest_s)
         in_time = at_least_s <= p.deadline_s[i] + SLACK_S
         late += 0 if in_time else p.counts[i]
-        if in_time or p.drop_grace_s == math.inf:
+        if in_time or not (p.may_skip or p.drop_grace_s < math.inf):
             free_s = done_s
         i += 1
     return i, late

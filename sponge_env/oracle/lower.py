@@ -6,35 +6,97 @@ all ways to a state only those need be kept of which none is better in both cost
 Nothing is rounded but in the server's favour: its best schedule costs no more than any of
 the real one. ``docs/oracle.md`` has the proof.
 
-A state at the boundary of two windows is what has been served of each class, the batch that
-runs, how much of it is left, and the cost so far. A cost is violations first, then cores.
+A state at the boundary of two windows is how many requests are served, the batch that runs,
+how much of it is left, and the cost so far.
 """
 
 from __future__ import annotations
 
 import math
-from sponge_env.oracle.line import fill, insert, late_in_line, next_arrival
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import SLACK_S, unavoidable
-from sponge_env.oracle.memory import (
-    SPAN,
-    Memory,
-    forget_free,
-    forget_running,
-    keep,
-    of_class,
-    one_of,
-    position,
-    reach,
-)
-from sponge_env.oracle.problem import BATCH_BITS, IntArray, Problem
-from sponge_env.oracle.window import Window
+from sponge_env.oracle.pareto import Fronts, make_fronts, put
+from sponge_env.oracle.problem import IntArray, Problem
 from sponge_env.vector.compiler import compiled, entry_point
 
 VIOLATION = 2**32
-"""Cost of a violation, more than all cores of an episode; a core for a window costs 1."""
+"""A violation's cost if it is to outweigh all cores; a core for a window costs 1."""
+
+TIME_TOLERANCE_S = 1e-3
+"""Moments that are closer are taken for the earlier one."""
+
+SHARE_TOLERANCE = 1e-4
+"""Rests of a batch that are closer are taken for the smaller one."""
 
 OVERFLOW = -1
-"""Answer of a kernel whose memory was too small."""
+"""Answer when the working space was too small."""
+
+NEVER = 2**62
+"""More than any cost."""
+
+
+class Labels(NamedTuple):
+    """States at a boundary, with what they cost; those with most served come first."""
+
+    served: IntArray
+    """(labels,) position after the last request that is in a batch."""
+    size: IntArray
+    """(labels,) requests in the batch that runs; 0 where none does."""
+    left: FloatArray
+    """(labels,) share of its work that is left."""
+    cost: IntArray
+    """(labels,)."""
+
+
+class Memory(NamedTuple):
+    """Working space. Rows count the requests served since those of the first label."""
+
+    labels: Labels
+    free: Fronts
+    """(span,) when the replica is free."""
+    idle: IntArray
+    """(span,) least cost with the replica free at the window's end."""
+    running: Fronts
+    """(span * batch_max,) what is left of a batch at the window's end, by its size."""
+
+
+class Window(NamedTuple):
+    """A window under one number of cores."""
+
+    start_s: float
+    end_s: float
+    """Infinite for the last one: what is left is served under its cores."""
+    cores: int
+    pay: int
+    """What its cores cost."""
+    violation: int
+    """What a violation costs, in cores held for a window."""
+    base: int
+    """Position of row 0."""
+    arrived: int
+    """Position after the last request that arrives in it."""
+
+
+def make_memory(p: Problem, room: int, span: int) -> Memory:
+    """Allocate working space.
+
+    Args:
+        p: The problem.
+        room: Alternatives that are kept apart for one state.
+        span: Requests between the most and the least that one window looks at.
+    """
+    most = span * room
+    integers = [np.zeros(most, np.int64) for _ in range(3)]
+    return Memory(
+        Labels(integers[0], integers[1], np.zeros(most), integers[2]),
+        make_fronts(span, room),
+        np.zeros(span, np.int64),
+        make_fronts(span * p.batch_max, room),
+    )
 
 
 @entry_point
@@ -42,227 +104,202 @@ def least_cost(p: Problem, late: IntArray, violation: int, at_most: int, m: Memo
     """Return the cost of the relaxed server's best schedule.
 
     Args:
-        p: The problem.
+        p: The problem, of one class.
         late: See :func:`sponge_env.oracle.lookahead.lookahead`.
-        violation: What a violation costs, in cores held for a window; VIOLATION to avoid
-            violations first.
+        violation: What a violation costs, in cores held for a window.
         at_most: Cost that some schedule attains; what must cost more is left out.
         m: Working space.
 
     Returns:
         ``violations * violation + core-windows``, or OVERFLOW.
     """
-    best = at_most
-    m.used[2] = 0
-    labels = m.labels
-    labels.count[0] = 1
-    labels.batch[0] = labels.cost[0] = 0
-    for kind in range(p.classes):
-        labels.served[0, kind] = p.first[kind]
+    best, labels = at_most, 1
+    m.labels.served[0] = m.labels.size[0] = m.labels.cost[0] = 0
     for k in range(p.windows):
-        if not _set_base(p, k, m):
+        base, arrived = m.labels.served[labels - 1], p.arrived[k + 1, 0]
+        if arrived - base >= m.idle.size:
             return OVERFLOW
-        forget_running(m)
+        m.idle[:] = NEVER
+        m.running.size[:] = 0
         start_s, end_s = k * p.interval_s, (k + 1) * p.interval_s
-        until_s = math.inf if k == p.windows - 1 else end_s
+        until_s = end_s if k < p.windows - 1 else math.inf
         for cores in range(1, p.cores_max + 1):
-            best = min(best, _serve(p, Window(k, start_s, until_s, cores, violation), m))
-        if m.used[2]:
-            return OVERFLOW
-        window = Window(k, start_s, end_s, 0, violation)
-        _collect(p, late, window, at_most - p.to_pay[k + 1], m)
+            pay = cores * p.price[k]
+            window = Window(start_s, until_s, cores, pay, violation, base, arrived)
+            best = min(best, _serve(p, window, labels, m))
+        window = Window(start_s, end_s, 0, 0, violation, base, arrived)
+        labels = _collect(p, late, window, at_most - p.to_pay[k + 1], m)
+        if labels <= 0:
+            return best if labels == 0 else OVERFLOW
     return best
 
 
 @compiled
-def _set_base(p: Problem, k: int, m: Memory) -> bool:
-    """Count cells from the least that has been served; return whether there are enough."""
-    enough = True
-    for kind in range(p.classes):
-        m.base[kind] = m.labels.served[0, kind]
-        for n in range(1, m.labels.count[0]):
-            m.base[kind] = min(m.base[kind], m.labels.served[n, kind])
-        enough = enough and p.arrived[k + 1, kind] - m.base[kind] <= SPAN
-    return enough
-
-
-@compiled
-def _serve(p: Problem, window: Window, m: Memory) -> int:
+def _serve(p: Problem, window: Window, labels: int, m: Memory) -> int:
     """Follow every label through a window.
 
     Returns:
         In the last window the least cost of having served all; else more than any cost.
     """
-    forget_free(m)
-    for n in range(m.labels.count[0]):
+    last = window.arrived - window.base
+    m.free.size[: last + 1] = 0
+    for n in range(labels):
         _resume(p, window, n, m)
-    most = 0
-    for kind in range(p.classes):
-        most += p.arrived[window.index + 1, kind] - m.base[kind]
-    for served in range(most + 1):
-        row = m.of_total[served]
-        while row >= 0:
-            _continue(p, window, row, m)
-            row = m.before[row]
-    row = m.of_total[most]
-    if window.end_s == math.inf and row >= 0:
-        return int(m.free.cost[row, 0])
-    return 2**62
+    for row in range(last + 1):
+        _continue(p, window, row, m)
+    if window.end_s == math.inf and m.free.size[last]:
+        return int(m.free.cost[last, 0])
+    return NEVER
 
 
 @compiled
 def _resume(p: Problem, window: Window, n: int, m: Memory) -> None:
     """Carry a label into a window: its batch goes on under the window's cores."""
-    labels, cell, size = m.labels, 0, 0
-    for kind in range(p.classes):
-        cell += one_of(kind) * (labels.served[n, kind] - m.base[kind])
-        size += of_class(labels.batch[n], kind)
-    cost = labels.cost[n] + window.cores * p.price[window.index]
+    served, size = m.labels.served[n], m.labels.size[n]
+    cost, row = m.labels.cost[n] + window.pay, served - window.base
     credit_s = window.start_s - p.headstart_s[window.cores - 1]
     if size == 0:
-        reach(p, m, cell, cost, window.start_s, credit_s)
+        put(m.free, row, cost, window.start_s, credit_s, TIME_TOLERANCE_S)
         return
-    work_s = p.padded_s[size - 1, window.cores - 1]
-    share = p.share[window.cores - 1]
-    after_s = credit_s + work_s * labels.left[n] / share
-    end_s = max(window.start_s + work_s * labels.left[n], after_s)
-    if end_s > window.end_s:
-        left_s = _left_s(window, work_s * labels.left[n], share, window.start_s, credit_s)
-        keep(m, cell, labels.batch[n], cost, left_s / work_s)
-        return
-    for kind in range(p.classes):
-        end = labels.served[n, kind]
-        for i in range(end - of_class(labels.batch[n], kind), end):
-            cost += window.violation * p.counts[i] * (p.deadline_s[i] + SLACK_S < end_s)
-    reach(p, m, cell, cost, end_s, after_s)
-
-
-@compiled
-def _left_s(window: Window, work_s: float, share: float, start_s: float, credit_s: float) -> float:
-    """Return the work that is left at a window's end."""
-    done_s = min(window.end_s - start_s, share * (window.end_s - credit_s))
-    return min(work_s, work_s - done_s)
+    work_s = p.padded_s[size - 1, window.cores - 1] * m.labels.left[n]
+    _run(p, window, served, size, work_s, cost, window.start_s, credit_s, m)
 
 
 @compiled
 def _continue(p: Problem, window: Window, row: int, m: Memory) -> None:
-    """Start every batch that makes sense from a cell."""
-    cell = m.free_cell[row]
+    """Start every batch that makes sense after so many requests.
+
+    To wait for a fuller batch until another could have ended makes none.
+    """
+    served = window.base + row
     for x in range(m.free.size[row]):
         cost, free_s, credit_s = m.free.cost[row, x], m.free.time[row, x], m.free.credit_s[row, x]
-        if window.end_s < math.inf:
-            keep(m, cell, 0, cost, 0.0)
-        if p.drop_grace_s < math.inf:
-            _drop(p, window, cell, cost, free_s, credit_s, m)
-        size, rank, at_s, busy_s = fill(p, window, cell, free_s, m), 1, free_s, math.inf
-        while True:
-            if size:
-                busy_s = min(busy_s, _start(p, window, cell, cost, at_s, credit_s, rank, size, m))
-            kind = next_arrival(p, window, size, m)
-            if kind < 0 or p.release_s[m.next[kind]] >= min(window.end_s, busy_s):
+        m.idle[row] = min(m.idle[row], cost)
+        if served < window.arrived and (p.may_skip or p.drop_grace_s < math.inf):
+            _leave_out(p, window, served, cost, free_s, credit_s, m)
+        until_s = window.end_s
+        for size in range(1, min(p.batch_max, window.arrived - served) + 1):
+            at_s = max(free_s, p.release_s[served + size - 1])
+            if at_s >= until_s:
                 break
-            at_s = max(free_s, p.release_s[m.next[kind]])
-            rank = insert(p, kind, size, m)
-            size = min(size + 1, p.batch_max)
+            begin_s = at_s + p.dispatch_s
+            full_s = begin_s - p.headstart_s[window.cores - 1]
+            work_s = p.padded_s[size - 1, window.cores - 1]
+            account_s = max(credit_s, full_s)
+            end_s = _run(p, window, served + size, size, work_s, cost, begin_s, account_s, m)
+            until_s = min(until_s, end_s)
 
 
 @compiled
-def _drop(
-    p: Problem, window: Window, cell: int, cost: int, free_s: float, credit_s: float, m: Memory
+def _leave_out(
+    p: Problem, window: Window, served: int, cost: int, free_s: float, credit_s: float, m: Memory
 ) -> None:
-    """Wait until the first request of a class has expired, and drop it."""
-    for kind in range(p.classes):
-        i = position(m, cell, kind)
-        if i < p.arrived[window.index + 1, kind]:
-            at_s = max(free_s, p.release_s[i], p.deadline_s[i] + p.drop_grace_s)
-            if at_s <= window.end_s:
-                dropped = cost + window.violation * p.counts[i]
-                reach(p, m, cell + one_of(kind), dropped, at_s, credit_s)
+    """Leave out the next request: at once, or when it has expired."""
+    if not p.may_skip:
+        expired_s = p.deadline_s[served] + p.drop_grace_s
+        free_s = max(free_s, p.release_s[served], expired_s)
+    if free_s <= window.end_s:
+        cost += window.violation * p.counts[served]
+        row = served + 1 - window.base
+        put(m.free, row, cost, free_s, credit_s, TIME_TOLERANCE_S)
 
 
 @compiled
-def _start(
+def _run(
     p: Problem,
     window: Window,
-    cell: int,
+    served: int,
+    size: int,
+    work_s: float,
     cost: int,
-    at_s: float,
-    credit_s: float,
-    smallest: int,
-    largest: int,
+    begin_s: float,
+    account_s: float,
     m: Memory,
 ) -> float:
-    """Start batches of every size between two from the line; return when the first ends."""
-    share = p.share[window.cores - 1]
-    begun_s = at_s + p.dispatch_s
-    credit_s = max(credit_s, begun_s - p.headstart_s[window.cores - 1])
-    first_end_s, batch = math.inf, 0
-    for size in range(1, largest + 1):
-        kind = m.kinds[size - 1]
-        cell += one_of(kind)
-        batch += 1 << (BATCH_BITS * kind)
-        if size < smallest:
-            continue
-        work_s = p.padded_s[size - 1, window.cores - 1]
-        after_s = credit_s + work_s / share
-        end_s = max(begun_s + work_s, after_s)
-        first_end_s = min(first_end_s, end_s)
-        if end_s > window.end_s:
-            left_s = _left_s(window, work_s, share, begun_s, credit_s)
-            keep(m, cell, batch, cost, left_s / work_s)
-        else:
-            reach(p, m, cell, cost + window.violation * late_in_line(p, size, end_s, m), end_s, after_s)
-    return first_end_s
+    """Run a batch to its end, or to that of the window; return when it ends.
+
+    Args:
+        p: The problem.
+        window: The window.
+        served: Position after the batch's last request.
+        size: Its requests.
+        work_s: Its work.
+        cost: The cost before.
+        begin_s: When the work begins.
+        account_s: Since when the long-run share of the CPU would have been used up.
+        m: Working space.
+    """
+    row, share = served - window.base, p.share[window.cores - 1]
+    credit_s = account_s + work_s / share
+    end_s = max(begin_s + work_s, credit_s)
+    if end_s > window.end_s:
+        done_s = min(window.end_s - begin_s, share * (window.end_s - account_s))
+        left_s = work_s - max(0.0, done_s)
+        left = left_s / p.padded_s[size - 1, window.cores - 1]
+        at = row * p.batch_max + size - 1
+        put(m.running, at, cost, left, 0.0, SHARE_TOLERANCE)
+    else:
+        cost += window.violation * _late(p, served - size, served, end_s)
+        put(m.free, row, cost, end_s, credit_s, TIME_TOLERANCE_S)
+    return end_s
 
 
 @compiled
-def _collect(p: Problem, late: IntArray, window: Window, at_most: int, m: Memory) -> None:
-    """Make labels of what a window led to, but for what can be left out."""
-    labels = m.labels
-    labels.count[0] = idle = 0
-    for running in range(2):
-        for row in range(m.used[1]):
-            if (m.running_batch[row] > 0) == running:
-                for x in range(m.running.size[row]):
-                    if not _beaten(p, window, row, m.running.cost[row, x], idle, m):
-                        _add_label(p, late, window, row, x, at_most, m)
-        idle = labels.count[0]
+def _late(p: Problem, first: int, end: int, end_s: float) -> int:
+    """Count the violations among requests that end at a moment."""
+    late = 0
+    for i in range(first, end):
+        if p.deadline_s[i] + SLACK_S >= end_s:
+            break
+        late += p.counts[i]
+    return late
 
 
 @compiled
-def _beaten(p: Problem, window: Window, row: int, cost: int, idle: int, m: Memory) -> bool:
-    """Return whether an idle replica has served as much for no more."""
-    for n in range(idle):
-        if m.labels.cost[n] <= cost:
-            ahead = True
-            for kind in range(p.classes):
-                served = position(m, m.running_cell[row], kind)
-                ahead = ahead and m.labels.served[n, kind] >= served
-            if ahead:
-                return True
-    return False
+def _collect(p: Problem, late: IntArray, window: Window, at_most: int, m: Memory) -> int:
+    """Make labels of what a window led to; return how many, or OVERFLOW.
+
+    Left out is what an idle replica with as much served has at the same cost, and what must
+    cost more than ``at_most``.
+    """
+    count, least = 0, NEVER
+    for row in range(window.arrived - window.base, -1, -1):
+        if count + p.batch_max * m.running.cost.shape[1] >= m.labels.cost.size:
+            return OVERFLOW
+        if m.idle[row] < least:
+            least = m.idle[row]
+            count += _add(p, late, window, row, 0, 0.0, least, at_most, count, m)
+        for size in range(1, p.batch_max + 1):
+            at = row * p.batch_max + size - 1
+            for x in range(m.running.size[at]):
+                cost = m.running.cost[at, x]
+                if cost < least:
+                    left = m.running.time[at, x]
+                    count += _add(p, late, window, row, size, left, cost, at_most, count, m)
+    return count
 
 
 @compiled
-def _add_label(
-    p: Problem, late: IntArray, window: Window, row: int, x: int, at_most: int, m: Memory
-) -> None:
-    """Make a label, unless it cannot end at a cost of ``at_most``."""
-    labels, n = m.labels, m.labels.count[0]
-    cost, left, batch = m.running.cost[row, x], m.running.time[row, x], m.running_batch[row]
-    size = 0
-    for kind in range(p.classes):
-        size += of_class(batch, kind)
-    free_s = window.end_s
+def _add(
+    p: Problem,
+    late: IntArray,
+    window: Window,
+    row: int,
+    size: int,
+    left: float,
+    cost: int,
+    at_most: int,
+    n: int,
+    m: Memory,
+) -> bool:
+    """Make label ``n``, unless it cannot end at a cost of ``at_most``."""
+    served, free_s = window.base + row, window.end_s
     if size:
         free_s += left * p.shortest_s[size - 1]
-    violations = 0
-    for kind in range(p.classes):
-        served = position(m, m.running_cell[row], kind)
-        labels.served[n, kind] = served
-        violations += unavoidable(p, late, kind, served, free_s, 1.0)
-        for i in range(served - of_class(batch, kind), served):
-            violations += p.counts[i] * (p.deadline_s[i] + SLACK_S < free_s)
-    if cost + window.violation * violations <= at_most:
-        labels.cost[n], labels.batch[n], labels.left[n] = cost, batch, left
-        labels.count[0] = n + 1
+    violations = _late(p, served - size, served, free_s)
+    violations += unavoidable(p, late, 0, served, free_s, 1.0)
+    if cost + window.violation * violations > at_most:
+        return False
+    m.labels.served[n], m.labels.size[n] = served, size
+    m.labels.left[n], m.labels.cost[n] = left, cost
+    return True

@@ -26,13 +26,6 @@ IntArray = NDArray[np.int64]
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""
 
-BATCH_BITS = 8
-"""Bits for the number of requests that one class has in a batch."""
-
-MAX_BATCH = 2**BATCH_BITS - 1
-"""Largest batch that fits into these bits."""
-
-
 class Problem(NamedTuple):
     """One episode as the kernels see it.
 
@@ -70,6 +63,8 @@ class Problem(NamedTuple):
     cold_start_s: float
     drop_grace_s: float
     """Lateness at which a waiting request is dropped; infinite where none is."""
+    may_skip: bool
+    """Whether a request may be left out at once, as a violation. The core never does that."""
     work_s: FloatArray
     """(batch_max, cores_max) work of a batch."""
     padded_s: FloatArray
@@ -122,8 +117,33 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
         replicas=spec.initial.replicas,
         cold_start_s=spec.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
+        may_skip=False,
         **_service(scenario, profile),
         sources=_sources(),
+    )
+
+
+def in_one_line(p: Problem) -> Problem:
+    """Return a problem of one class that is no harder, whatever the order of service.
+
+    The requests stand in the order of their deadlines, and each may be served as soon as any
+    of those behind it has arrived; see ``docs/oracle.md``.
+    """
+    if p.classes == 1:
+        return p
+    order = np.argsort(p.deadline_s, kind="stable")
+    release_s = np.minimum.accumulate(p.release_s[order][::-1])[::-1].copy()
+    boundaries_s = np.arange(p.windows + 1) * p.interval_s
+    arrived = np.searchsorted(release_s, boundaries_s, side="right")
+    return p._replace(
+        classes=1,
+        release_s=release_s,
+        deadline_s=p.deadline_s[order],
+        urgency=np.arange(order.size, dtype=np.float64),
+        counts=p.counts[order],
+        first=np.array([0, order.size]),
+        arrived=arrived[:, None].astype(np.int64),
+        may_skip=True,
     )
 
 
@@ -137,11 +157,6 @@ def _check(scenario: Scenario) -> None:
         raise ConfigError(
             f"the oracle has room for {MAX_CLASSES} classes of requests, not "
             f"{len(set(scenario.classes))}"
-        )
-    if scenario.limits.batch > MAX_BATCH:
-        raise ConfigError(
-            f"the oracle has room for batches of {MAX_BATCH}, not limits.batch = "
-            f"{scenario.limits.batch}"
         )
 
 

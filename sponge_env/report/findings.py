@@ -23,6 +23,8 @@ PUBLISHED = "sponge-paper"
 """The program as published."""
 HORIZONTAL = "fa2"
 
+NO_DIFFERENCE = "no significant difference"
+
 FIRST_S = 60.0
 """What "the first minute" is."""
 
@@ -41,7 +43,7 @@ class Rates:
     def verdict(self) -> str:
         """What theirs are, beside ours."""
         if not self.significant:
-            return "not significantly other"
+            return NO_DIFFERENCE
         return "more" if self.theirs > self.ours else "fewer"
 
     @property
@@ -109,7 +111,7 @@ def _share_in_first_minute(windows: pd.DataFrame) -> float:
 def _horizontal(source: Source) -> Iterator[str]:
     """Say where the horizontal scaler has more violations than vertical scaling, and where not."""
     for start in source.starts:
-        groups: dict[str, list[str]] = {"more": [], "fewer": [], "not significantly other": []}
+        groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: []}
         for scenario in source.scenarios:
             found = rates(source.comparison, source.cells(scenario, start), SPONGE, HORIZONTAL)
             if found:
@@ -117,7 +119,7 @@ def _horizontal(source: Source) -> Iterator[str]:
         parts = [f"{verdict} in {listed(where)}" for verdict, where in groups.items() if where]
         if parts:
             yield (
-                f"With a {start} start, {HORIZONTAL}'s avoidable violations against {SPONGE}'s are "
+                f"Avoidable violations of {HORIZONTAL} against {SPONGE}, {start} start: "
                 f"{'; '.join(parts)}."
             )
 
@@ -132,8 +134,8 @@ def _published(source: Source) -> Iterator[str]:
             ratio = core_ratio(comparison, cells, SPONGE, PUBLISHED)
             yield (
                 f"With a {start} start, {SPONGE} holds {percent(abs(1 - ratio))} "
-                f"{'fewer' if ratio < 1 else 'more'} cores than {PUBLISHED}, whose avoidable "
-                f"violations are {found.verdict} ({found})."
+                f"{'fewer' if ratio < 1 else 'more'} cores than {PUBLISHED}; the latter's "
+                f"avoidable violations: {found.verdict} ({found})."
             )
 
 

@@ -22,7 +22,6 @@ from sponge_env.report.style import (
     style_of,
     tidy,
 )
-from sponge_env.suite.results import CELL
 from sponge_env.suite.tables import Cell
 
 INPUTS = (
@@ -46,7 +45,7 @@ def time_series(source: Source, cell: Cell, styles: Styles) -> Figure:
         cell: Which episodes.
         styles: Agents to show.
     """
-    runs = {agent: _of(source.windows, agent, cell) for agent in styles}
+    runs = {agent: source.windows_of(agent, cell) for agent in styles}
     runs = {agent: run for agent, run in runs.items() if not run.empty}
     figure = Figure(figsize=(9, 8.5), dpi=90, layout="constrained")
     panels = figure.subplots(7, 1, sharex=True, height_ratios=(1.1, 1.1, 1.1, 1.6, 2, 1.2, 1.1))
@@ -63,16 +62,11 @@ def time_series(source: Source, cell: Cell, styles: Styles) -> Figure:
         tidy(ax)
     panels[-1].set_xlabel(axis_label(WindowMetrics, "time_s"))
     figure.align_ylabels()
+    handles, labels = panels[3].get_legend_handles_labels()
     figure.legend(
-        *panels[3].get_legend_handles_labels(), loc="outside upper left", ncols=6, frameon=False
+        handles, labels, title="Violations in all", loc="outside upper left", ncols=6, frameon=False
     )
     return figure
-
-
-def _of(frame: pd.DataFrame, agent: str, cell: Cell) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    return frame[(frame[["agent", *CELL]] == [agent, *cell]).all(axis=1)]
 
 
 def _stacked(label: str) -> str:
@@ -121,7 +115,7 @@ def latency_figure(source: Source, scenario: str, styles: Styles) -> Figure:
     for row, start in enumerate(source.starts):
         for column, profile in enumerate(profiles):
             ax = grid[row, column]
-            _draw_latencies(ax, source.latencies, (scenario, profile, start), styles)
+            _draw_latencies(ax, source, (scenario, profile, start), styles)
             ax.set_title(f"{profile}, {start}", loc="left", fontsize="medium")
     for ax in grid[-1]:
         ax.set_xlabel("latency [ms]")
@@ -131,9 +125,9 @@ def latency_figure(source: Source, scenario: str, styles: Styles) -> Figure:
     return figure
 
 
-def _draw_latencies(ax: Axes, latencies: pd.DataFrame, cell: Cell, styles: Styles) -> None:
+def _draw_latencies(ax: Axes, source: Source, cell: Cell, styles: Styles) -> None:
     for agent, style in styles.items():
-        table = _of(latencies, agent, cell)
+        table = source.latencies_of(agent, cell)
         if not table.empty:
             ax.plot(
                 table["latency_s"] * 1000, table["quantile"] * 100, color=style.colour, label=agent

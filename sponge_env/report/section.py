@@ -84,12 +84,13 @@ def featured(source: Source, chosen: Sequence[str] = ()) -> list[str]:
         source: The run.
         chosen: The agents wanted; a choice is made if empty.
     """
-    agents = source.comparison.agents
+    agents = list(source.comparison.agents)
     if chosen:
         return [agent for agent in agents if agent in chosen]
+    if len(agents) <= ROOM:
+        return agents
     known = [agent for agent in FEATURED if agent in agents]
-    others = [agent for agent in agents if agent not in known]
-    return (known if len(known) > 1 else [*known, *others])[:ROOM] if len(agents) > ROOM else agents
+    return known if len(known) > 1 else agents[:ROOM]
 
 
 @dataclass(frozen=True)

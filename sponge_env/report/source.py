@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -66,6 +67,22 @@ class Source:
     def seeds(self) -> int:
         """Episodes of each agent and cell."""
         return int(self.comparison.episodes["seed"].nunique())
+
+    def windows_of(self, agent: str, cell: Cell) -> pd.DataFrame:
+        """Return the intervals of an agent's first seed on a cell; empty if it has none."""
+        return self._windows_by_cell.get((agent, *cell), pd.DataFrame())
+
+    def latencies_of(self, agent: str, cell: Cell) -> pd.DataFrame:
+        """Return the quantiles of an agent's latencies on a cell; empty if it has none."""
+        return self._latencies_by_cell.get((agent, *cell), pd.DataFrame())
+
+    @cached_property
+    def _windows_by_cell(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        return _by_cell(self.windows)
+
+    @cached_property
+    def _latencies_by_cell(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        return _by_cell(self.latencies)
 
     def cells(self, scenario: str = "", start: str = "") -> list[Cell]:
         """Return the cells of a scenario, or a start, or both."""
@@ -161,6 +178,14 @@ def _counted(windows: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
     merged = windows.merge(durations_s, on=key)
     end_s = merged.groupby(key)["time_s"].transform("max")
     return merged[merged["time_s"] > end_s - merged["duration_s"] + 1e-6]
+
+
+def _by_cell(frame: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
+    """Return the rows of every agent and cell."""
+    if frame.empty:
+        return {}
+    groups = frame.groupby(["agent", *CELL])
+    return {cast(tuple[str, ...], key): rows for key, rows in groups}
 
 
 def _command(path: Path) -> str:

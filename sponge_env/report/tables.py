@@ -16,7 +16,7 @@ from sponge_env.suite.results import AgainstBound
 from sponge_env.suite.tables import NOT_SIGNIFICANT, Cell, Comparison, aggregate_rows
 
 DAGGER = "†"
-"""Stands after a value that is not significantly other than the reference's."""
+"""Stands after a value that is not significantly different from the reference's."""
 
 MISSING = "-"
 

@@ -144,14 +144,15 @@ class QuotaBucket:
         self.used_core_s += done_s / self._core_unit
         if to_s == refill_s:
             self._refill()
-        if to_s == end_s:
+        if self._left_s < NANOSECOND_S:
             self._sleep()
         elif to_s == empty_s:
             self._draw()
 
     def _tick_after(self, time_s: float) -> float:
         """Return the first tick at ``time_s`` or later, but not one that has passed."""
-        return max(self._now_s, math.ceil(time_s / self._quota.tick_s) * self._quota.tick_s)
+        ticks = math.ceil((time_s - NANOSECOND_S) / self._quota.tick_s)
+        return max(self._now_s, ticks * self._quota.tick_s)
 
     def _refill(self) -> None:
         """Begin a period; the debt of a group that stands still is paid first."""
@@ -161,7 +162,7 @@ class QuotaBucket:
             paid_s = min(self._pool_s, -self._slice_s)
             self._pool_s -= paid_s
             self._slice_s += paid_s
-            self._stopped = self._slice_s < 0
+            self._stopped = self._slice_s <= -NANOSECOND_S
 
     def _draw(self) -> None:
         """Draw a slice on the pool; without anything in it, stop."""

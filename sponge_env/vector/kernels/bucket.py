@@ -103,7 +103,7 @@ def _spend(settings: Settings, replica: Replica, until_s: float) -> None:
     replica.used_core_s += done_s / settings.core_unit
     if to_s == refill_s:
         _refill(settings, replica)
-    if to_s == end_s:
+    if replica.left_s < NANOSECOND_S:
         _sleep(replica)
     elif to_s == empty_s:
         _draw(replica)
@@ -111,7 +111,8 @@ def _spend(settings: Settings, replica: Replica, until_s: float) -> None:
 
 @compiled
 def _tick_after(settings: Settings, replica: Replica, time_s: float) -> float:
-    return max(replica.since_s, math.ceil(time_s / settings.tick_s) * settings.tick_s)
+    ticks = math.ceil((time_s - NANOSECOND_S) / settings.tick_s)
+    return max(replica.since_s, ticks * settings.tick_s)
 
 
 @compiled
@@ -122,7 +123,7 @@ def _refill(settings: Settings, replica: Replica) -> None:
         paid_s = min(replica.pool_s, -replica.slice_s)
         replica.pool_s -= paid_s
         replica.slice_s += paid_s
-        replica.stopped = replica.slice_s < 0
+        replica.stopped = replica.slice_s <= -NANOSECOND_S
 
 
 @compiled

@@ -1,0 +1,112 @@
+"""Folders of suites, made up: a report's input without running anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sponge_env.metrics import EpisodeMetrics
+from sponge_env.recording import summary
+from sponge_env.suite.store import FORMAT
+from sponge_env.suite.unit import QUANTILES, WINDOWS
+
+COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
+OFFERED = 1000
+DURATION_S = 90.0
+WARMUP_S = 30.0
+
+Cell = tuple[str, str, str]
+
+
+def write_suite(
+    path: Path,
+    agents: Mapping[str, tuple[Sequence[int], float]],
+    cells: Sequence[Cell] = (COLD, WARM),
+    bounds: Mapping[str, float] | None = None,
+) -> Path:
+    """Write a suite's folder.
+
+    Args:
+        path: The folder.
+        agents: Violations of each seed, and mean cores.
+        cells: Those that every agent has.
+        bounds: Mean cores of bounds without violations, by name.
+    """
+    write(path / "suite.json", {"format": FORMAT, "suite": "made-up"})
+    write(path / "host.json", {"cpu_model": "M", "cpus": 2, "cpus_allowed": 2, "kernel": "Linux"})
+    write(path / "versions.json", {"python": "3.11", "numpy": None})
+    (path / "command.txt").write_text("python evaluate.py --suite other\npython evaluate.py\n")
+    for cell in cells:
+        for agent, (violations, cores) in agents.items():
+            keep(path, agent, cell, agent_result(agent, cell, violations, cores))
+        for name, cores in (bounds or {}).items():
+            seeds = range(len(next(iter(agents.values()))[0]))
+            keep(path, name, cell, {"bounds": [bound(seed, cores) for seed in seeds]})
+    return path
+
+
+def write(path: Path, data: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+
+
+def keep(path: Path, agent: str, cell: Cell, result: Mapping[str, Any], **error: str) -> None:
+    scenario, profile, start = cell
+    head = {"format": FORMAT, "agent": agent, "scenario": scenario, "profile": profile}
+    head |= {"start": start, "fingerprint": "", "error": error or None}
+    write(path / "results" / agent / f"{'+'.join(cell)}.json", {**head, **result})
+
+
+def bound(seed: int, cores: float) -> dict[str, float]:
+    core_seconds = cores * DURATION_S
+    return {
+        "seed": seed,
+        "violations_lower": 0.0,
+        "violations_upper": 0.0,
+        "core_seconds_lower": 0.98 * core_seconds,
+        "core_seconds_upper": core_seconds,
+    }
+
+
+def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float) -> dict[str, Any]:
+    scenario, profile, start = cell
+    episodes = [
+        EpisodeMetrics(
+            agent=agent,
+            scenario=scenario,
+            profile=profile,
+            backend="sim",
+            seed=seed,
+            start=start,
+            duration_s=DURATION_S,
+            offered=OFFERED,
+            violations=count,
+            violation_rate=count / OFFERED,
+            avoidable_violation_rate=count / OFFERED,
+            mean_cores=cores,
+            core_seconds=cores * DURATION_S,
+            latency_p99_s=0.5 + seed / 100,
+            decision_p50_s=1e-5,
+            decision_p99_s=1e-4,
+        )
+        for seed, count in enumerate(violations)
+    ]
+    return {
+        "bound": "oracle",
+        "episodes": [summary(episode) for episode in episodes],
+        "latency_s": [list(np.linspace(0.1, 0.9, QUANTILES + 1)) for _ in episodes],
+        "windows": windows(start, violations[0], cores),
+    }
+
+
+def windows(start: str, violations: int, cores: float) -> dict[str, list[float]]:
+    """Return intervals whose violations all fall into the third second."""
+    time_s = np.arange(1.0, DURATION_S + (WARMUP_S if start == "warm" else 0.0) + 1.0)
+    columns = {name: np.full(time_s.size, 1.0) for name in WINDOWS}
+    columns |= {"time_s": time_s, "cores": np.full(time_s.size, cores)}
+    columns["violations"] = np.where(time_s == 3.0, violations, 0)
+    return {name: values.tolist() for name, values in columns.items()}

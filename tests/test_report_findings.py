@@ -1,0 +1,98 @@
+"""Sentences and targets follow the data, whatever it says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from report_runs import COLD, write_suite
+
+from sponge_env.report.findings import Rates, bound_gaps, findings, listed, percent
+from sponge_env.report.source import Source, load_source
+from sponge_env.report.tables import cheapest
+from sponge_env.report.targets import targets
+
+FEW, MANY = [1, 0, 0, 1, 0, 0], [40, 41, 42, 40, 41, 43]
+
+
+def source(path: Path, **agents: tuple[list[int], float]) -> Source:
+    named = {name.replace("_", "-"): value for name, value in agents.items()}
+    return load_source(write_suite(path / "run", named, bounds={"oracle": 4.0}))
+
+
+def said(found: Source, word: str) -> list[str]:
+    return [sentence for sentence in findings(found) if word in sentence]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (FEW, MANY, "more in flash-crowd (124 times: 4.117 % against 0.033 %)."),
+        (MANY, FEW, "fewer in flash-crowd"),
+        (FEW, FEW, "no significant difference in flash-crowd"),
+    ],
+)
+def test_who_has_more_violations_is_what_the_data_says(
+    tmp_path: Path, ours: list[int], theirs: list[int], words: str
+) -> None:
+    (sentence,) = said(source(tmp_path, sponge_ip=(ours, 8.0), fa2=(theirs, 5.0)), "warm start: ")
+    assert words in sentence
+
+
+def test_fewer_and_more_cores_than_published(tmp_path: Path) -> None:
+    cheaper = source(tmp_path / "a", sponge_ip=(FEW, 6.0), sponge_paper=(FEW, 8.0))
+    assert "holds 25 % fewer cores" in said(cheaper, "sponge-paper;")[0]
+    dearer = source(tmp_path / "b", sponge_ip=(FEW, 10.0), sponge_paper=(FEW, 8.0))
+    assert "holds 25 % more cores" in said(dearer, "sponge-paper;")[0]
+
+
+def test_violations_of_the_first_minute_are_told_from_later_ones(tmp_path: Path) -> None:
+    found = source(tmp_path, fa2=(MANY, 5.0))
+    assert said(found, "first minute") == [
+        "Most of fa2's violations after a cold start (first seed) fall into the first minute in "
+        "paper-300kb (100 %)."
+    ]
+    found.windows.loc[found.windows["violations"] > 0, "time_s"] = 61.0
+    assert "come after the first minute in paper-300kb (0 %)" in said(found, "first minute")[0]
+
+
+def test_the_cheapest_agent_must_meet_the_slo(tmp_path: Path) -> None:
+    found = source(tmp_path, sponge_ip=(FEW, 8.0), fa2=(MANY, 5.0), static_16=(FEW, 16.0))
+    assert cheapest(found.comparison, COLD) == "sponge-ip"
+    assert cheapest(source(tmp_path / "b", fa2=(MANY, 5.0)).comparison, COLD) == ""
+
+
+def test_without_the_agents_nothing_is_said_about_them(tmp_path: Path) -> None:
+    found = load_source(write_suite(tmp_path / "run", {"static-8": (FEW, 8.0)}))
+    assert all("cheapest" in sentence for sentence in findings(found))
+    assert targets(found) == []
+
+
+def test_targets_are_met_or_missed(tmp_path: Path) -> None:
+    good = source(
+        tmp_path / "a", sponge_ip=([0] * 6, 6.0), sponge_paper=(FEW, 8.0), fa2=(MANY, 5.0)
+    )
+    assert all(target.met for target in targets(good))
+    bad = source(tmp_path / "b", sponge_ip=(MANY, 8.0), sponge_paper=(FEW, 8.0), fa2=(MANY, 5.0))
+    assert [target.met for target in targets(bad)] == [False, False, False, False, True]
+
+
+def test_the_gap_is_relative_to_what_is_proven(tmp_path: Path) -> None:
+    gaps = bound_gaps(source(tmp_path, sponge_ip=(FEW, 8.0)))
+    assert gaps["oracle"].tolist() == pytest.approx([1 / 0.98 - 1] * 2)
+
+
+def test_a_ratio_without_violations_is_no_number() -> None:
+    assert math.isnan(Rates(0.0, 0.0, False).ratio)
+    assert str(Rates(0.0, 0.02, True)) == "2.000 % against 0.000 %"
+    assert math.isinf(Rates(0.0, 0.02, True).ratio)
+
+
+def test_parts_are_listed_as_in_a_sentence() -> None:
+    assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+    assert percent(0.1234, 1) == "12.3 %"

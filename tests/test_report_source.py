@@ -1,0 +1,129 @@
+"""Run directories of suites and of evaluations give the same frames."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import COLD, DURATION_S, WARM, WARMUP_S, keep, write, write_suite
+
+import evaluate
+from sponge_env.errors import RunDirectoryError
+from sponge_env.report.source import load_source
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "evaluation"
+    agents = ["static-8", "sponge-ip"]
+    assert evaluate.main(["--agent", *agents, "--seeds", "2", "--duration", "40", "--start", "warm",
+                          "--run-dir", str(path)]) == 0  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def copy(evaluation: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(evaluation, tmp_path / "copy"))
+
+
+def test_agents_and_cells_come_in_the_order_of_the_standard_suite(tmp_path: Path) -> None:
+    other = ("aaa", "yolov5s", "cold")
+    agents = {name: ([0, 1], 8.0) for name in ("mine", "static-8", "fa2", "sponge-ip")}
+    source = load_source(write_suite(tmp_path / "run", agents, [other, WARM, COLD]))
+    assert source.comparison.agents == ["sponge-ip", "fa2", "static-8", "mine"]
+    assert source.comparison.cells == [COLD, WARM, other]
+    assert source.comparison.reference == "sponge-ip"
+    assert source.command == "python evaluate.py"
+    assert (source.seeds, source.starts) == (2, ["cold", "warm"])
+
+
+def test_the_first_agent_is_the_reference_where_the_usual_one_is_missing(tmp_path: Path) -> None:
+    source = load_source(write_suite(tmp_path / "run", {"mine": ([0], 8.0), "fa2": ([0], 8.0)}))
+    assert source.comparison.reference == "fa2"
+
+
+def test_intervals_of_the_warm_up_are_left_out(tmp_path: Path) -> None:
+    source = load_source(write_suite(tmp_path / "run", {"sponge-ip": ([5], 8.0)}))
+    warm = source.windows_of("sponge-ip", WARM)["time_s"]
+    assert (warm.min(), warm.max()) == (WARMUP_S + 1, WARMUP_S + DURATION_S)
+    assert source.windows_of("sponge-ip", COLD)["time_s"].min() == 1
+
+
+def test_a_cell_on_which_everybody_failed_is_still_a_cell(tmp_path: Path) -> None:
+    path = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)}, [COLD])
+    keep(path, "sponge-ip", WARM, {}, type="ValueError", message="no")
+    source = load_source(path)
+    assert source.comparison.cells == [COLD, WARM]
+    assert len(source.comparison.failures) == 1
+
+
+def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
+    source = load_source(evaluation)
+    assert source.comparison.agents == ["sponge-ip", "static-8"]
+    (cell,) = source.comparison.cells
+    assert cell == ("paper", "yolov5s", "warm")
+    assert source.seeds == 2
+    assert not source.comparison.bounded
+    assert source.windows_of("sponge-ip", cell)["time_s"].min() == 31
+    latencies = source.latencies_of("static-8", cell)
+    assert np.all(np.diff(latencies["latency_s"]) >= 0)
+    p99 = source.comparison.values("static-8", "latency_p99_s", [cell]).mean()
+    assert latencies["latency_s"][latencies["quantile"] == 0.99].item() == pytest.approx(p99)
+
+
+def change_summary(folder: Path, **changes: object) -> None:
+    file = folder / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_agents_are_compared_on_the_seeds_that_all_of_them_finished(copy: Path) -> None:
+    change_summary(copy / "static-8-seed1", partial=True)
+    source = load_source(copy)
+    assert source.seeds == 1
+    assert len(source.comparison.episodes) == 2
+
+
+def test_an_agent_without_a_whole_episode_has_failed(copy: Path) -> None:
+    for seed in (0, 1):
+        change_summary(copy / f"static-8-seed{seed}", partial=True)
+    source = load_source(copy)
+    assert source.comparison.agents == ["sponge-ip"]
+    assert source.seeds == 2
+    assert source.comparison.failures["agent"].tolist() == ["static-8"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(RunDirectoryError, match="is no run .* choose a folder"):
+            load_source(path)
+
+
+def test_a_run_without_a_finished_episode_is_refused(copy: Path, tmp_path: Path) -> None:
+    for folder in copy.glob("*-seed*"):
+        shutil.rmtree(folder)
+    for path in (copy, write_suite(tmp_path / "run", {}, [])):
+        with pytest.raises(RunDirectoryError, match="no finished episode"):
+            load_source(path)
+
+
+def test_runs_of_another_version_are_refused(copy: Path, tmp_path: Path) -> None:
+    file = copy / "static-8-seed0" / "summary.json"
+    data = json.loads(file.read_text())
+    del data["mean_cores"]
+    write(file, data)
+    with pytest.raises(RunDirectoryError, match="another version .it lacks mean_cores"):
+        load_source(copy)
+    suite = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)})
+    write(suite / "suite.json", {"format": 99})
+    with pytest.raises(RunDirectoryError, match="format 99"):
+        load_source(suite)
+
+
+@pytest.mark.parametrize("name", ["windows.csv", "requests.parquet"])
+def test_a_broken_file_is_named(copy: Path, name: str) -> None:
+    (copy / "static-8-seed0" / name).write_text("nonsense\n")
+    with pytest.raises(RunDirectoryError, match=f"cannot read .*{name}"):
+        load_source(copy)
