@@ -3,6 +3,8 @@
 CONTROLLERS = {
     "sponge-ip": "agents.sponge_ip:SpongeIP",
     "sponge-exact": "agents.sponge_ip:sponge_exact",
+    "sponge-mpc": "agents.sponge_mpc:SpongeMPC",
+    "sponge-joint": "agents.sponge_joint:SpongeJoint",
     "sponge-no-batching": "agents.ablations:no_batching",
     "sponge-no-scaling": "agents.ablations:no_scaling",
     "ppo": "agents.learned:ppo",

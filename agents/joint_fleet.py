@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.forecast import ForecastConfig
+from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
 
 _SMOOTHED = 5
@@ -21,9 +22,9 @@ _OVERLOAD = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetConfig(ForecastConfig):
-    """Options of the fleet."""
+    """Options of the fleet, and of the forecast that the plan needs."""
 
-    utilisation: float = 0.85
+    utilisation: float = 0.9
     """Share of the planned throughput that a replica is trusted with."""
     batch_share: float = 0.4
     """Longest batch to reckon with, relative to the SLO."""
@@ -31,6 +32,20 @@ class FleetConfig(ForecastConfig):
     """Cold starts to look ahead."""
     reluctance: float = 0.03
     """Saving, relative to the whole cost, for which the fleet changes."""
+
+    def __post_init__(self) -> None:
+        # Explicit, for a class with slots is made anew and super() would miss it.
+        ForecastConfig.__post_init__(self)
+        for name in ("utilisation", "batch_share"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ConfigError(f"{name} must be above 0 and at most 1, not {value!r}")
+        if self.cold_starts_ahead < 1:
+            raise ConfigError(
+                f"cold_starts_ahead must be at least 1, not {self.cold_starts_ahead!r}"
+            )
+        if not 0 <= self.reluctance < 1:
+            raise ConfigError(f"reluctance must be at least 0 and below 1, not {self.reluctance!r}")
 
 
 def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
@@ -72,20 +87,10 @@ class Fleet:
     cores that the ``n`` ready ones need.
     """
 
-    def __init__(self, config: FleetConfig, spec: SystemSpec, service_s: FloatArray) -> None:
-        """Lay out what one replica can serve.
-
-        Args:
-            config: Options.
-            spec: The system.
-            service_s: (cores_max, batch_max) seconds to plan a batch with.
-        """
+    def __init__(self, config: FleetConfig, spec: SystemSpec) -> None:
+        """Start without experience."""
         self._config = config
         self._spec = spec
-        batches = np.arange(1, spec.batch_max + 1)
-        longest_s = max(config.batch_share * spec.slo_s, service_s[:, 0].max())
-        throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
-        self._serves_rps = np.maximum.accumulate(throughput) * config.utilisation
         self._replicas = np.arange(1, spec.replicas_max + 1)
         self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
         self._rates_rps: list[float] = []
@@ -94,19 +99,33 @@ class Fleet:
         """Remember the last interval's arrivals."""
         self._rates_rps.append(float(view.arrivals[-1]) / self._spec.interval_s)
 
-    def replicas(self, view: SystemView) -> int:
-        """Return how many replicas to hold now, starting ones included."""
+    def replicas(self, view: SystemView, service_s: FloatArray) -> int:
+        """Return how many replicas to hold now, starting ones included.
+
+        Args:
+            view: The state.
+            service_s: (cores_max, batch_max) seconds to plan a batch with.
+        """
+        serves_rps = self._serves_rps(service_s)
         rates = np.array(self._rates_rps)
         recent = rates[-_SMOOTHED:].mean()
-        now = self._cores(np.array([recent]))
-        ahead = self._cores(rate_samples(rates, 2 * self._cold_start))
+        now = self._cores(np.array([recent]), serves_rps)
+        ahead = self._cores(rate_samples(rates, 2 * self._cold_start), serves_rps)
         return self._cheapest(view, now, ahead)
 
-    def _cores(self, rates_rps: FloatArray) -> FloatArray:
+    def _serves_rps(self, service_s: FloatArray) -> FloatArray:
+        """Return (cores_max,) what one replica is trusted with, never less with more cores."""
+        batches = np.arange(1, self._spec.batch_max + 1)
+        longest_s = max(self._config.batch_share * self._spec.slo_s, service_s[:, 0].max())
+        throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
+        serves_rps: FloatArray = np.maximum.accumulate(throughput) * self._config.utilisation
+        return serves_rps
+
+    def _cores(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
         """Return (replicas_max,) mean cores that each of so many ready replicas needs."""
         load_rps = rates_rps[None, :] / self._replicas[:, None]
-        cores = np.interp(load_rps, self._serves_rps, np.arange(1, self._spec.cores_max + 1))
-        beyond = np.maximum(load_rps / self._serves_rps[-1] - 1, 0.0)
+        cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
+        beyond = np.maximum(load_rps / serves_rps[-1] - 1, 0.0)
         mean: FloatArray = (cores + _OVERLOAD * self._spec.cores_max * beyond).mean(axis=1)
         return mean
 

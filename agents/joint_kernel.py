@@ -46,7 +46,8 @@ class Moment(NamedTuple):
     slacks_s: FloatArray
     """(queued,) times until the deadlines of the waiting requests, ascending."""
     arrivals_s: FloatArray
-    """(arrivals, 2) when each forecast request arrives and when it is due, both ascending."""
+    """(arrivals, 2) when each forecast request arrives and when it is due, by arrival; those
+    that wait are taken in this order, too."""
     replicas: FloatArray
     """(held, 2) when each replica is free, under the cores in force, and the size of its
     batch; 0 for one that is idle or starts cold, which cores do not speed up."""
@@ -148,10 +149,9 @@ def _misses(plant: Plant, moment: Moment, plan: Plan, scratch: Scratch, limit: i
             if not (here or there):
                 break
             if here and not (there and moment.arrivals_s[coming, 1] < moment.slacks_s[waiting]):
-                scratch.due_s[size] = moment.slacks_s[waiting]
+                due_s = moment.slacks_s[waiting]
                 # The hopeless are served, too, but cannot be missed.
-                if moment.slacks_s[waiting] < plant.fastest_s:
-                    scratch.due_s[size] = np.inf
+                scratch.due_s[size] = due_s if due_s >= plant.fastest_s else np.inf
                 waiting += 1
             else:
                 scratch.due_s[size] = moment.arrivals_s[coming, 1]
@@ -197,3 +197,10 @@ def _switched_s(plant: Plant, plan: Plan, end_s: float, size: int) -> float:
         plant.interval_s + left_s * service_s[plan.later - 1] / service_s[plan.now - 1]
     )
     return switched_s
+
+
+def warm_up() -> None:
+    """Compile the kernel, or load it from disk, so that no decision waits for it."""
+    one = np.ones(1, np.int64)
+    plant = Plant(np.ones((1, 1)), one, one, 1.0, 1.0, 1.0, 1.0, 1.0)
+    cheapest_plan(plant, Moment(np.empty(0), np.empty((0, 2)), np.zeros((1, 2)), 1, 0.0))

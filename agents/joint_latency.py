@@ -51,8 +51,9 @@ class Latency:
         self._busy_s[cell] += last.utilisation * last.core_seconds / last.requested_cores
         self._batches[cell] += (last.on_time + last.late) / last.batch_mean
 
+    @property
     def service_s(self) -> FloatArray:
-        """Return (cores_max, batch_max) seconds; row ``c - 1``, column ``b - 1``."""
+        """(cores_max, batch_max) seconds; row ``c - 1``, column ``b - 1``."""
         prior = _PRIOR_S / self._guess_s
         learned_s = (1 + self._safety) * self._busy_s
         table_s: FloatArray = (_PRIOR_S + learned_s) / (prior + self._batches)

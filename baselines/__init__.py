@@ -11,6 +11,7 @@ CONTROLLERS = {
     "static-8": "baselines.static:static_8",
     "static-16": "baselines.static:static_16",
     "static-tuned": "baselines.static:Static",
+    "themis": "baselines.themis:Themis",
     "throttle": "baselines.throttle:Throttle",
     "vpa": "baselines.vpa:VPA",
 }

@@ -26,10 +26,18 @@ from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Allocation
 from sponge_env.models import resolve_model
-from sponge_env.profile import CROWD, Profile, QuotaService, save_profile
-from sponge_env.workers.bench import Bench, Report, measure_grid, measure_work, silent
+from sponge_env.profile import Profile, save_profile
+from sponge_env.quota import CROWD
+from sponge_env.workers.bench import (
+    Bench,
+    Report,
+    measure_grid,
+    measure_pauses,
+    measure_work,
+    silent,
+)
 from sponge_env.workers.limits import DESCRIPTIONS
-from sponge_env.workers.measured import build_profile, interpolate_work
+from sponge_env.workers.measured import build_profile, build_quota, interpolate_work
 from sponge_env.workers.pool import PoolWorker
 from sponge_env.workers.real_config import RealWorkerConfig
 
@@ -74,6 +82,34 @@ def calibrate(
         WorkerError: The worker does not start or does not stay alive.
         ProfileError: The measurements cannot be described by l(b, c).
     """
+    _check(config, seconds)
+    end_s = time.monotonic() + seconds
+    config = dataclasses.replace(
+        config,
+        model=resolve_model(config.model).name,
+        initial=Allocation(config.cores_max, config.batch_max),
+        replicas_max=max(1 + CROWD, config.replicas_max),
+    )
+    with PoolWorker(config) as worker:
+        bench = Bench(worker)
+        progress("cold start", 0, 2)
+        alone = bench.load(cores=1)
+        progress("cold start", 1, 2)
+        crowd = bench.load(max(1, config.cores_max // CROWD), CROWD)
+        lost_s = measure_pauses(bench, config, progress)
+        work = measure_work(bench, config.batch_max, progress)
+        work_s = interpolate_work(work, config.batch_max)
+        grid = measure_grid(bench, config, work_s, end_s, progress)
+    profile = build_profile(config, grid, alone.latency_s, worker.limiter)
+    if config.cores_max * config.core_unit > 1:
+        return profile  # the token bucket of the simulator is one CPU's
+    crowd_loading = crowd.cpu_s / alone.cpu_s
+    quota = build_quota(config, worker.period_s, worker.tick_s, work, lost_s, crowd_loading)
+    return dataclasses.replace(profile, quota=quota)
+
+
+def _check(config: RealWorkerConfig, seconds: float) -> None:
+    """Raise what keeps a configuration from being measured."""
     if not 0 < seconds < math.inf:
         raise ConfigError(f"the seconds to measure must be above 0, not {seconds:g}")
     if config.limiter == "none":
@@ -83,35 +119,6 @@ def calibrate(
             "a calibration needs at least 2 core units and batches of 2, not "
             f"{config.cores_max} and {config.batch_max}"
         )
-    end_s = time.monotonic() + seconds
-    full = Allocation(config.cores_max, config.batch_max)
-    config = dataclasses.replace(
-        config,
-        model=resolve_model(config.model).name,
-        initial=full,
-        replicas_max=max(1 + CROWD, config.replicas_max),
-    )
-    with PoolWorker(config) as worker:
-        bench = Bench(worker)
-        progress("cold start", 0, 1)
-        alone = bench.load(cores=1)
-        crowd = bench.load(max(1, config.cores_max // CROWD), CROWD)
-        bench.resize(config.cores_max)
-        work = measure_work(bench, config.batch_max, progress)
-        work_s = interpolate_work(work, config.batch_max)
-        grid = measure_grid(bench, config, work_s, end_s, progress)
-    profile = build_profile(config, grid, alone.latency_s, worker.limiter)
-    if config.cores_max * config.core_unit > 1:
-        return profile  # the token bucket of the simulator is one CPU's
-    dispatch_s = float(np.median([run.dispatch_s for runs in work.values() for run in runs]))
-    quota = QuotaService(
-        worker.period_s,
-        tuple(work_s.tolist()),
-        dispatch_s,
-        worker.tick_s,
-        crowd.cpu_s / alone.cpu_s,
-    )
-    return dataclasses.replace(profile, quota=quota)
 
 
 def calibrate_to(path: Path, config: RealWorkerConfig, seconds: float = SECONDS) -> Profile:

@@ -116,9 +116,7 @@ def capacity_rps(spec: SystemSpec) -> float:
     return float(np.max(np.arange(1, spec.batch_max + 1) / latency_s))
 
 
-def encode(
-    view: SystemView, spec: SystemSpec, control: Control = VERTICAL
-) -> NDArray[np.float32]:
+def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
     """Turn a view into an observation.
 
     Args:
@@ -153,7 +151,8 @@ def decode(action: NDArray[np.int64]) -> Allocation:
         action: Of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or
             of ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
     """
-    return Allocation(*(int(choice) + 1 for choice in action))
+    cores, batch, replicas = (*(int(choice) + 1 for choice in action), 1)[:3]
+    return Allocation(cores, batch, replicas)
 
 
 def _budget_quantiles(budgets: FloatArray) -> FloatArray:

@@ -19,52 +19,13 @@ import numpy as np
 from sponge_env.errors import ProfileError, unknown
 from sponge_env.files import replacing
 from sponge_env.latency import FitError, FloatArray, LatencyModel
+from sponge_env.quota import MOST_LOST, QuotaService
 
 FORMAT = 1
 """Version of the JSON layout."""
 
-CROWD = 8
-"""Replicas that :attr:`QuotaService.crowd_loading` is about."""
-
 PROFILE_DIR = Path(__file__).parent / "profiles"
 """Profiles that ship with the package."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaService:
-    """CPU bandwidth control as the kernel does it: tokens per period.
-
-    Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds of CPU at
-    full speed; unused tokens do not carry over.
-    """
-
-    period_s: float
-    """Enforcement period."""
-    work_s: tuple[float, ...]
-    """CPU time of batches of 1, 2, 3, ... requests at full speed."""
-    dispatch_s: float
-    """Wall time per batch outside the limited group (messages, wake-ups)."""
-    tick_s: float = 0.004
-    """Time between two looks of the limiter at what was used; until then the quota can be
-    overdrawn. The default is a kernel's with 250 ticks per second."""
-    crowd_loading: float = 1.0
-    """CPU time to load the model when :data:`CROWD` replicas do so at once, relative to one
-    that does so alone: memory that no process used lately is slow to come by."""
-
-    def __post_init__(self) -> None:
-        values = (self.period_s, self.tick_s, self.crowd_loading, *self.work_s)
-        if not self.work_s or not all(0 < value < math.inf for value in values):
-            raise ProfileError("a quota service needs a period, a tick and work above 0")
-        if not 0 <= self.dispatch_s < math.inf:
-            raise ProfileError("a quota service needs a dispatch time of at least 0")
-
-    def loading(self, crowd: int) -> float:
-        """Return the CPU time to load the model, relative to one replica that does so alone.
-
-        Args:
-            crowd: Replicas that load at once; linear up to :data:`CROWD`, and no more beyond.
-        """
-        return 1.0 + (self.crowd_loading - 1.0) * min(1.0, (crowd - 1) / (CROWD - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +73,11 @@ class Profile:
         if not (0 <= self.cold_start_s < math.inf and 0 < self.core_unit < math.inf):
             raise ProfileError(
                 f"profile {self.name!r} needs a core unit above 0 and a cold start of at least 0"
+            )
+        if self.quota and self.quota.resume_s > MOST_LOST * self.core_unit * self.quota.period_s:
+            raise ProfileError(
+                f"profile {self.name!r} loses more than {MOST_LOST:.0%} of a core unit's quota "
+                "to pauses; calibrate again with larger units"
             )
         if not self.noise_quantiles or not np.all(np.isfinite(self.noise_quantiles)):
             raise ProfileError(f"profile {self.name!r} needs noise quantiles, which may be (0,)")
@@ -163,7 +129,8 @@ class Profile:
         """
         if self.quota is None:
             return float(self.service_table_s(1, cores_max).min())
-        return self.quota.dispatch_s + self.quota.work_s[0]
+        quota = self.quota
+        return quota.dispatch_s + quota.dispatch_request_s + quota.work_s[0]
 
     def capacity_rps(self, batch_max: int, cores_max: int) -> float:
         """Largest throughput max over b of b / l(b, cores_max), in requests per second."""

@@ -16,7 +16,7 @@ from sponge_env.suite.unit import QUANTILES, WINDOWS
 
 COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
 OFFERED = 1000
-DURATION_S = 90.0
+DURATION_S = 120.0
 WARMUP_S = 30.0
 
 Cell = tuple[str, str, str]

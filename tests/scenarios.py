@@ -7,7 +7,8 @@ import dataclasses
 from sponge_env.config import Arrivals, Network
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import FitError, LatencyModel
-from sponge_env.profile import Profile, QuotaService
+from sponge_env.profile import Profile
+from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
 
 SHORT = Scenario(
@@ -33,7 +34,14 @@ QUOTA_PROFILE = Profile(
     noise_quantiles=(-0.1, 0.0, 0.1),
     cold_start_s=4.0,
     core_unit=1 / 16,
-    quota=QuotaService(0.02, tuple(0.01 * b for b in range(1, 17)), 0.0005),
+    quota=QuotaService(
+        period_s=0.02,
+        work_s=tuple(0.01 * b for b in range(1, 17)),
+        dispatch_s=0.0005,
+        dispatch_request_s=0.0001,
+        resume_s=0.0003,
+        crowd_loading=1.5,
+    ),
 )
 """A worker under a CPU quota."""
 

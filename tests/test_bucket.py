@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_env.profile import QuotaService
+from sponge_env.quota import QuotaService
 from sponge_env.workers.bucket import QuotaBucket
 
 UNIT = 1 / 16
@@ -17,9 +17,15 @@ PERIOD_S, TICK_S = 0.02, 0.004
 
 
 def bucket(
-    cores: int, work_s: float, phase: float = 0.0, crowd_loading: float = 1.0
+    cores: int,
+    work_s: float,
+    phase: float = 0.0,
+    resume_s: float = 0.0,
+    crowd_loading: float = 1.0,
 ) -> QuotaBucket:
-    quota = QuotaService(PERIOD_S, (work_s,), 0.0, TICK_S, crowd_loading)
+    quota = QuotaService(
+        PERIOD_S, (work_s,), 0.0, tick_s=TICK_S, resume_s=resume_s, crowd_loading=crowd_loading
+    )
     return QuotaBucket(quota, np.array([work_s]), UNIT, cores, phase)
 
 
@@ -79,6 +85,15 @@ def test_raising_the_quota_speeds_up_the_running_batch() -> None:
     assert service.finish_s > 1.4
     service.resize(0.5, 16)
     assert 0.55 < service.finish_s < 0.6
+
+
+def test_every_pause_costs() -> None:
+    service, free = bucket(cores=8, work_s=0.1, resume_s=0.0002), bucket(cores=8, work_s=0.1)
+    for each in (service, free):
+        each.start(1.0, 1, 1.0)
+        each.advance(each.finish_s)
+    lost_s = (service.used_core_s - free.used_core_s) * UNIT
+    assert lost_s == pytest.approx(11 * 0.0002, abs=0.0002), "a pause about every 10 ms, and one before"
 
 
 def test_unlimited_means_no_throttling() -> None:
@@ -186,7 +201,7 @@ def test_bucket_equals_looking_at_every_step(
     cores: int, phase: int, works: list[tuple[int, int]]
 ) -> None:
     kernel = Kernel(granted=100 * cores, phase=phase)
-    quota = QuotaService(PERIOD_S, (1.0,), 0.0, TICK_S)
+    quota = QuotaService(PERIOD_S, (1.0,), 0.0, tick_s=TICK_S)
     service = QuotaBucket(quota, np.array([1.0]), 1 / 20, cores, phase / Kernel.PERIOD)
     end = 0
     for gap, work in works:

@@ -14,7 +14,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
 from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.workers.bench import Grid, Run
-from sponge_env.workers.measured import build_profile, interpolate_work
+from sponge_env.workers.measured import build_profile, build_quota, interpolate_work
 from sponge_env.workers.real_config import RealWorkerConfig
 
 SMALL = RealWorkerConfig(batch_max=4, cores_max=4, core_unit=0.25)
@@ -64,6 +64,24 @@ def test_work_between_measured_sizes_is_interpolated() -> None:
     assert interpolate_work(work, 4).tolist() == pytest.approx([0.01, 0.02, 0.04, 0.06])
 
 
+def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
+    work = {b: [Run(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
+    # 40 ms of work in quotas of 5 ms (half a core for 10 ms) that cost 0.1 ms each
+    quota = build_quota(SMALL, 0.01, 0.004, work, lost_s=[0.0007, 0.0009], crowd_loading=1.4)
+    assert quota.work_s == pytest.approx((0.01, 0.02, 0.03, 0.04))
+    assert quota.dispatch_s == pytest.approx(0.0003)
+    assert quota.dispatch_request_s == pytest.approx(0.0001)
+    assert quota.resume_s == pytest.approx(0.0001)
+    assert (quota.period_s, quota.tick_s, quota.crowd_loading) == (0.01, 0.004, 1.4)
+
+
+@pytest.mark.parametrize(("lost_s", "resume_s"), [(-0.001, 0.0), (1.0, 0.00125)])
+def test_pauses_cost_something_but_never_all(lost_s: float, resume_s: float) -> None:
+    work = {b: [Run(1.0, 0.01 * b, 0.0)] for b in (1, 4)}
+    quota = build_quota(SMALL, 0.01, 0.004, work, [lost_s], crowd_loading=1.0)
+    assert quota.resume_s == pytest.approx(resume_s)
+
+
 @pytest.fixture(scope="module")
 def profile() -> Profile:
     return calibrate(SMALL, seconds=3.0)
@@ -79,7 +97,9 @@ def test_a_calibration_is_whole(profile: Profile, tmp_path: Path) -> None:
     assert profile.quota.period_s == pytest.approx(0.01)
     assert len(profile.quota.work_s) == 4
     assert list(profile.quota.work_s) == sorted(profile.quota.work_s)
-    assert 0 < profile.quota.dispatch_s < profile.quota.work_s[0]
+    assert 0 <= profile.quota.dispatch_s < profile.quota.work_s[0]
+    assert profile.quota.tick_s > 0
+    assert profile.quota.crowd_loading > 0
     assert profile.cold_start_s > 0
     assert profile.host["onnxruntime"]
     save_profile(profile, tmp_path / "p.json")
@@ -112,6 +132,7 @@ def test_the_command_saves_where_it_is_told(
     assert str(out) in shown.out
     assert shown.err.splitlines() == [
         "calibrating: cold start",
+        "calibrating: pauses",
         "calibrating: work",
         "calibrating: latency grid",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def test_violations_of_the_first_minute_are_told_from_later_ones(tmp_path: Path)
     ]
     found.windows.loc[found.windows["violations"] > 0, "time_s"] = 61.0
     assert "come after the first minute in paper-300kb (0 %)" in said(found, "first minute")[0]
+
+
+def test_of_an_episode_of_a_minute_nothing_is_said_about_its_first(tmp_path: Path) -> None:
+    found = source(tmp_path, fa2=(MANY, 5.0))
+    short = replace(found, windows=found.windows[found.windows["time_s"] <= 60.0])
+    assert not said(short, "first minute")
 
 
 def test_the_cheapest_agent_must_meet_the_slo(tmp_path: Path) -> None:

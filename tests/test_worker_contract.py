@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
-from sponge_env.profile import QuotaService
+from sponge_env.quota import QuotaService
 from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 from sponge_env.workers.service import ProfileService

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sponge_env.interfaces import Completion, FloatArray, SystemSpec
 from sponge_env.profile import Profile
@@ -71,10 +72,11 @@ def replaying_worker(
         ProfileError: The profile was not measured under a CPU quota.
     """
     work_s, rng = profile.work_table_s(spec.batch_max), stream(seed, "noise")
+    assert profile.quota is not None  # or there would be no table of the work
+    quota = replace(profile.quota, resume_s=0.0)  # which the measured times include
 
     def make_service(cores: int) -> ReplayedBucket:
-        assert profile.quota is not None  # or there would be no table of the work
-        bucket = ReplayedBucket(profile.quota, work_s, spec.core_unit, cores, rng.random())
+        bucket = ReplayedBucket(quota, work_s, spec.core_unit, cores, rng.random())
         bucket.work = work
         return bucket
 

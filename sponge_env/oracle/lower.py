@@ -79,6 +79,8 @@ class Window(NamedTuple):
     """Position of row 0."""
     arrived: int
     """Position after the last request that arrives in it."""
+    at_most: int
+    """Cost at its end above which nothing is worth being followed."""
 
 
 def make_memory(p: Problem, room: int, span: int) -> Memory:
@@ -123,12 +125,13 @@ def least_cost(p: Problem, late: IntArray, violation: int, at_most: int, m: Memo
         m.running.size[:] = 0
         start_s, end_s = k * p.interval_s, (k + 1) * p.interval_s
         until_s = end_s if k < p.windows - 1 else math.inf
+        worth = at_most - p.to_pay[k + 1]
         for cores in range(1, p.cores_max + 1):
             pay = cores * p.price[k]
-            window = Window(start_s, until_s, cores, pay, violation, base, arrived)
+            window = Window(start_s, until_s, cores, pay, violation, base, arrived, worth)
             best = min(best, _serve(p, window, labels, m))
-        window = Window(start_s, end_s, 0, 0, violation, base, arrived)
-        labels = _collect(p, late, window, at_most - p.to_pay[k + 1], m)
+        window = Window(start_s, end_s, 0, 0, violation, base, arrived, worth)
+        labels = _collect(p, late, window, m)
         if labels <= 0:
             return best if labels == 0 else OVERFLOW
     return best
@@ -159,7 +162,7 @@ def _resume(p: Problem, window: Window, n: int, m: Memory) -> None:
     cost, row = m.labels.cost[n] + window.pay, served - window.base
     credit_s = window.start_s - p.headstart_s[window.cores - 1]
     if size == 0:
-        put(m.free, row, cost, window.start_s, credit_s, TIME_TOLERANCE_S)
+        _put_free(p, window, row, cost, window.start_s, credit_s, m)
         return
     work_s = p.padded_s[size - 1, window.cores - 1] * m.labels.left[n]
     _run(p, window, served, size, work_s, cost, window.start_s, credit_s, m)
@@ -201,7 +204,7 @@ def _leave_out(
     if free_s <= window.end_s:
         cost += window.violation * p.counts[served]
         row = served + 1 - window.base
-        put(m.free, row, cost, free_s, credit_s, TIME_TOLERANCE_S)
+        _put_free(p, window, row, cost, free_s, credit_s, m)
 
 
 @compiled
@@ -240,8 +243,18 @@ def _run(
         put(m.running, at, cost, left, 0.0, SHARE_TOLERANCE)
     else:
         cost += window.violation * _late(p, served - size, served, end_s)
-        put(m.free, row, cost, end_s, credit_s, TIME_TOLERANCE_S)
+        _put_free(p, window, row, cost, end_s, credit_s, m)
     return end_s
+
+
+@compiled
+def _put_free(
+    p: Problem, window: Window, row: int, cost: int, free_s: float, credit_s: float, m: Memory
+) -> None:
+    """Note that the replica can be free at a moment with so much served."""
+    if cost <= window.at_most:
+        credit_s = max(credit_s, free_s - p.headstart_s[window.cores - 1])
+        put(m.free, row, cost, free_s, credit_s, TIME_TOLERANCE_S)
 
 
 @compiled
@@ -256,11 +269,11 @@ def _late(p: Problem, first: int, end: int, end_s: float) -> int:
 
 
 @compiled
-def _collect(p: Problem, late: IntArray, window: Window, at_most: int, m: Memory) -> int:
+def _collect(p: Problem, late: IntArray, window: Window, m: Memory) -> int:
     """Make labels of what a window led to; return how many, or OVERFLOW.
 
     Left out is what an idle replica with as much served has at the same cost, and what must
-    cost more than ``at_most``.
+    cost more than is worth it.
     """
     count, least = 0, NEVER
     for row in range(window.arrived - window.base, -1, -1):
@@ -268,14 +281,14 @@ def _collect(p: Problem, late: IntArray, window: Window, at_most: int, m: Memory
             return OVERFLOW
         if m.idle[row] < least:
             least = m.idle[row]
-            count += _add(p, late, window, row, 0, 0.0, least, at_most, count, m)
+            count += _add(p, late, window, row, 0, 0.0, least, count, m)
         for size in range(1, p.batch_max + 1):
             at = row * p.batch_max + size - 1
             for x in range(m.running.size[at]):
                 cost = m.running.cost[at, x]
                 if cost < least:
                     left = m.running.time[at, x]
-                    count += _add(p, late, window, row, size, left, cost, at_most, count, m)
+                    count += _add(p, late, window, row, size, left, cost, count, m)
     return count
 
 
@@ -288,17 +301,16 @@ def _add(
     size: int,
     left: float,
     cost: int,
-    at_most: int,
     n: int,
     m: Memory,
 ) -> bool:
-    """Make label ``n``, unless it cannot end at a cost of ``at_most``."""
+    """Make label ``n``, unless it must cost more than is worth it."""
     served, free_s = window.base + row, window.end_s
     if size:
         free_s += left * p.shortest_s[size - 1]
     violations = _late(p, served - size, served, free_s)
     violations += unavoidable(p, late, 0, served, free_s, 1.0)
-    if cost + window.violation * violations > at_most:
+    if cost + window.violation * violations > window.at_most:
         return False
     m.labels.served[n], m.labels.size[n] = served, size
     m.labels.left[n], m.labels.cost[n] = left, cost

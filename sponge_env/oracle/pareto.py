@@ -1,13 +1,14 @@
 """Lists of alternatives of which none is better than another in both cost and time.
 
 Each list is a row of two-dimensional arrays, ascending by cost and descending by time. It
-has a fixed room: where that is not enough, the two neighbours that are closest in time
+has a fixed room: where that is not enough, two neighbours that are close to each other
 become one with the cost of the cheaper and the time of the faster. Merging therefore only
 ever makes an alternative better than it is, which keeps a lower bound a lower bound.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ class Fronts(NamedTuple):
     """(lists, room) seconds, or the share of a batch that is left."""
     credit_s: FloatArray
     """(lists, room) start of the CPU's accounts, see :mod:`sponge_env.oracle.lower`."""
+    worst: FloatArray
+    """(lists, room) the time that an entry had before others were merged into it."""
     size: IntArray
     """(lists,)."""
 
@@ -33,9 +36,8 @@ class Fronts(NamedTuple):
 def make_fronts(lists: int, room: int) -> Fronts:
     """Allocate empty lists."""
     shape = lists, room
-    return Fronts(
-        np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape), np.zeros(lists, np.int64)
-    )
+    times = [np.zeros(shape) for _ in range(3)]
+    return Fronts(np.zeros(shape, np.int64), *times, np.zeros(lists, np.int64))
 
 
 @entry_point
@@ -51,21 +53,23 @@ def put(
         time: The less the better.
         credit_s: The less the better; what an alternative that is left out had of it goes to
             the one that is kept.
-        tolerance: Times that are closer than this count as the smaller of them.
+        tolerance: An entry that is no more than this slower than a dearer one takes over
+            its time.
     """
     costs, times, credits_s = fronts.cost[row], fronts.time[row], fronts.credit_s[row]
+    worst, own = fronts.worst[row], time
     size = fronts.size[row]
     at = size
     while at > 0 and costs[at - 1] > cost:
         at -= 1
-    if at > 0 and times[at - 1] <= time + tolerance:
+    if at > 0 and (times[at - 1] <= time or worst[at - 1] <= time + tolerance):
         times[at - 1] = min(times[at - 1], time)
         credits_s[at - 1] = min(credits_s[at - 1], credit_s)
         return
     if at > 0 and costs[at - 1] == cost:
         at -= 1
     end = at
-    while end < size and times[end] >= time - tolerance:
+    while end < size and times[end] >= own - tolerance:
         credit_s, time = min(credit_s, credits_s[end]), min(time, times[end])
         end += 1
     if end == at and size == costs.size:
@@ -74,21 +78,22 @@ def put(
         at -= at > gone
         end = at
     _move(fronts, row, end, size, at + 1 - end)
-    costs[at], times[at], credits_s[at] = cost, time, credit_s
+    costs[at], times[at], credits_s[at], worst[at] = cost, time, credit_s, own
     fronts.size[row] = size + at + 1 - end
 
 
 @compiled
 def _merge_closest(fronts: Fronts, row: int) -> int:
-    """Make one of the two neighbours closest in time; return which one went."""
-    times, credits_s, size = fronts.time[row], fronts.credit_s[row], fronts.size[row]
-    closest = 0
-    for k in range(1, size - 1):
-        if times[k] - times[k + 1] < times[closest] - times[closest + 1]:
-            closest = k
+    """Make one of the neighbours that lose the least by it; return which one went."""
+    costs, times, credits_s = fronts.cost[row], fronts.time[row], fronts.credit_s[row]
+    closest, least = 0, math.inf
+    for k in range(fronts.size[row] - 1):
+        loss = (costs[k + 1] - costs[k]) * (times[k] - times[k + 1])
+        if loss < least:
+            closest, least = k, loss
     times[closest] = min(times[closest], times[closest + 1])
     credits_s[closest] = min(credits_s[closest], credits_s[closest + 1])
-    _move(fronts, row, closest + 2, size, -1)
+    _move(fronts, row, closest + 2, fronts.size[row], -1)
     return closest + 1
 
 
@@ -100,3 +105,4 @@ def _move(fronts: Fronts, row: int, start: int, end: int, by: int) -> None:
         fronts.cost[row, k + by] = fronts.cost[row, k]
         fronts.time[row, k + by] = fronts.time[row, k]
         fronts.credit_s[row, k + by] = fronts.credit_s[row, k]
+        fronts.worst[row, k + by] = fronts.worst[row, k]

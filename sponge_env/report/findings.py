@@ -91,6 +91,8 @@ def _first_minute(source: Source) -> Iterator[str]:
     if windows.empty:
         return
     cold = windows[(windows["agent"] == HORIZONTAL) & (windows["start"] == "cold")]
+    if cold.empty or cold["time_s"].max() < 2 * FIRST_S:
+        return  # nearly all of the episode is its first minute
     shares = {name: _share_in_first_minute(run) for name, run in cold.groupby("scenario")}
     there = [name for name in source.scenarios if not math.isnan(shares.get(name, math.nan))]
     early = [f"{name} ({percent(shares[name])})" for name in there if shares[name] > 0.5]
@@ -151,7 +153,7 @@ def _cheapest(source: Source) -> Iterator[str]:
         few = percent(FEW_VIOLATIONS, 1)
         yield (
             f"With a {start} start, the cheapest agent with at most {few} avoidable violations "
-            f"is, of {len(cells)} cells, {listed(parts)}."
+            f"is, of {len(cells)} cell{'s' * (len(cells) > 1)}, {listed(parts)}."
         )
 
 

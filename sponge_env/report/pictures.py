@@ -157,6 +157,7 @@ def decision_figure(source: Source) -> Figure:
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_xlabel("decision [ms]")
+    ax.margins(y=0.5 / len(medians))
     open_frame(ax, "x")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure

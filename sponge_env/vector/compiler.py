@@ -31,7 +31,7 @@ _CONSTANTS_FROM = (
     "bandwidth.py",
     "encoding.py",
     "network.py",
-    "profile.py",
+    "quota.py",
     "system.py",
     "serving/ledger.py",
     "workers/bucket.py",

@@ -21,6 +21,17 @@ from sponge_env.vector.traffic import Traffic
 from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
 
 
+_QUOTA_FIELDS = (
+    "period_s",
+    "tick_s",
+    "dispatch_s",
+    "dispatch_request_s",
+    "resume_s",
+    "crowd_loading",
+)
+"""Fields of :class:`~sponge_env.quota.QuotaService` that settings have, too."""
+
+
 class Configuration:
     """Scenarios side by side: one row of settings each, tables and traces shared."""
 
@@ -120,12 +131,11 @@ class Configuration:
         row["noise_at"] = self.numbers.add(profile.noise_quantiles)
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
             row["quota"] = True
-            row["period_s"], row["tick_s"] = quota.period_s, quota.tick_s
-            row["dispatch_s"], row["crowd_loading"] = quota.dispatch_s, quota.crowd_loading
+            for name in _QUOTA_FIELDS:
+                row[name] = getattr(quota, name)
             work_s = profile.work_table_s(limits.batch)
             row["work_at"] = self.numbers.add(work_s)
-            overdrawn_s = work_s.max() + quota.tick_s
-            slowest_s = quota.dispatch_s + 2 * quota.period_s + overdrawn_s / profile.core_unit
+            slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
         else:
             served_s = profile.service_table_s(limits.batch, limits.cores)
             row["served_at"] = self.numbers.add(served_s)

@@ -74,7 +74,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         # What a reset by mask returns for the environments that it leaves alone.
-        self._observations = np.zeros(self.observation_space.shape, np.float32)
+        self._observations = np.zeros((num_envs, self._episodes.control.obs_dim), np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
 
     @property

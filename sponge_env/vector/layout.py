@@ -104,13 +104,15 @@ class Settings:
     served_at: Position
     """(batch_max, cores_max) latency of the service model ``profile``."""
     quota: bool
-    """Whether the service model is ``quota``; the next six belong to it."""
+    """Whether the service model is ``quota``; the next eight belong to it."""
     work_at: Position
     """(batch_max,) CPU seconds."""
     period_s: float
     tick_s: float
-    crowd_loading: float
     dispatch_s: float
+    dispatch_request_s: float
+    resume_s: float
+    crowd_loading: float
     core_unit: float
     noise: float
     noise_at: Position

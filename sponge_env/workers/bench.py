@@ -12,8 +12,12 @@ from sponge_env.interfaces import Allocation, Batch, FloatArray, Request
 from sponge_env.workers.pool import PoolWorker
 from sponge_env.workers.real_config import RealWorkerConfig
 
-WORK_RUNS = 5
+WORK_RUNS = 8
 """Batches of each size that are run at full speed."""
+PAUSED_RUNS = 20
+"""Batches that are run at full speed and at a share in turn."""
+PAUSED_SIZE = 4
+"""Requests in each of these."""
 CELL_S = 0.25
 """Time spent on one cell of the grid per round, or one batch if that takes longer."""
 PATIENCE_S = 300.0
@@ -120,6 +124,23 @@ def measure_work(bench: Bench, batch_max: int, progress: Report) -> dict[int, li
         for size in sizes:
             runs[size].append(bench.run(size))
     return runs
+
+
+def measure_pauses(bench: Bench, config: RealWorkerConfig, progress: Report) -> list[float]:
+    """Run equal batches at full speed and at half of it in turn, against drift.
+
+    Returns:
+        CPU seconds that each pair differs by.
+    """
+    size, lost_s = min(PAUSED_SIZE, config.batch_max), []
+    for i in range(PAUSED_RUNS):
+        progress("pauses", i, PAUSED_RUNS)
+        bench.resize(config.cores_max)
+        full_s = bench.run(size).cpu_s
+        bench.resize(config.cores_max // 2)
+        lost_s.append(bench.run(size).cpu_s - full_s)
+    bench.resize(config.cores_max)
+    return lost_s
 
 
 def measure_grid(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from sponge_env.interfaces import FloatArray
-from sponge_env.profile import QuotaService
+from sponge_env.quota import QuotaService
 
 SLICE_S = 0.005
 """What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)."""
@@ -72,8 +72,8 @@ class QuotaBucket:
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
-        work_s = float(self._work_s[size - 1]) * noise
-        self._wake(now_s + self._quota.dispatch_s, work_s)
+        dispatch_s = self._quota.dispatch_s + size * self._quota.dispatch_request_s
+        self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
 
     def advance(self, now_s: float) -> None:
         """Progress to ``now_s``."""
@@ -98,7 +98,8 @@ class QuotaBucket:
         while self._stopped and self._refill_s <= now_s:
             self._refill()
         self._pass_refills(now_s)
-        self._now_s, self._left_s = now_s, work_s
+        paused = now_s - self._now_s >= self._quota.tick_s
+        self._now_s, self._left_s = now_s, work_s + paused * self._quota.resume_s
         self._predict()
 
     def _pass_refills(self, now_s: float) -> None:
@@ -163,6 +164,8 @@ class QuotaBucket:
             self._pool_s -= paid_s
             self._slice_s += paid_s
             self._stopped = self._slice_s <= -NANOSECOND_S
+            if self._left_s > 0 and not self._stopped:
+                self._left_s += self._quota.resume_s
 
     def _draw(self) -> None:
         """Draw a slice on the pool; without anything in it, stop."""
@@ -174,7 +177,7 @@ class QuotaBucket:
     def _sleep(self) -> None:
         """End the work: most of the slice goes back into the pool, or a debt stays."""
         self._left_s = 0.0
-        if self._slice_s <= 0:
+        if self._slice_s < NANOSECOND_S:
             self._draw()
         elif self._slice_s > KEPT_S:
             self._pool_s += self._slice_s - KEPT_S

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from statistics import fmean
 
 import numpy as np
 
@@ -11,7 +13,8 @@ from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import LatencyModel, fit_latency, to_quantiles
 from sponge_env.profile import Profile, Sample
-from sponge_env.workers.bench import Grid, Run
+from sponge_env.quota import MOST_LOST, QuotaService
+from sponge_env.workers.bench import PAUSED_SIZE, Grid, Run
 from sponge_env.workers.cgroups import find_hierarchy
 from sponge_env.workers.real_config import RealWorkerConfig
 
@@ -20,9 +23,46 @@ QUANTILES = 21
 
 
 def interpolate_work(work: dict[int, list[Run]], batch_max: int) -> FloatArray:
-    """Return the (batch_max,) CPU seconds of each batch size."""
-    median_s = [float(np.median([run.cpu_s for run in runs])) for runs in work.values()]
-    return np.interp(np.arange(1, batch_max + 1), list(work), median_s)
+    """Return the (batch_max,) mean CPU seconds of each batch size."""
+    mean_s = [fmean(run.cpu_s for run in runs) for runs in work.values()]
+    return np.interp(np.arange(1, batch_max + 1), list(work), mean_s)
+
+
+def build_quota(
+    config: RealWorkerConfig,
+    period_s: float,
+    tick_s: float,
+    work: dict[int, list[Run]],
+    lost_s: Sequence[float],
+    crowd_loading: float,
+) -> QuotaService:
+    """Put together what the simulator needs of a worker under a quota.
+
+    Args:
+        config: Of the worker.
+        period_s: Period of its quota.
+        tick_s: Time between two looks of the limiter.
+        work: Runs at full speed by batch size.
+        lost_s: See :func:`~sponge_env.workers.bench.measure_pauses`.
+        crowd_loading: See :class:`~sponge_env.quota.QuotaService`.
+    """
+    sizes = list(work)
+    dispatch_s = [float(np.median([run.dispatch_s for run in work[size]])) for size in sizes]
+    per_request_s, per_batch_s = np.polyfit(sizes, dispatch_s, 1)
+    work_s = interpolate_work(work, config.batch_max)
+    paused_work_s = float(work_s[min(PAUSED_SIZE, config.batch_max) - 1])
+    share = config.physical_cores(config.cores_max // 2)
+    pauses = paused_work_s / max(tick_s, share * period_s)
+    most_s = MOST_LOST * config.core_unit * period_s
+    return QuotaService(
+        period_s,
+        tuple(work_s.tolist()),
+        dispatch_s=max(0.0, float(per_batch_s)),
+        dispatch_request_s=max(0.0, float(per_request_s)),
+        tick_s=tick_s,
+        resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
+        crowd_loading=crowd_loading,
+    )
 
 
 def build_profile(

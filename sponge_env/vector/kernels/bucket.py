@@ -46,7 +46,8 @@ def wake(settings: Settings, replica: Replica, now_s: float, work_s: float) -> N
     while replica.stopped and replica.refill_s <= now_s:
         _refill(settings, replica)
     _pass_refills(settings, replica, now_s)
-    replica.since_s, replica.left_s = now_s, work_s
+    paused = now_s - replica.since_s >= settings.tick_s
+    replica.since_s, replica.left_s = now_s, work_s + paused * settings.resume_s
     _predict(settings, replica)
 
 
@@ -124,6 +125,8 @@ def _refill(settings: Settings, replica: Replica) -> None:
         replica.pool_s -= paid_s
         replica.slice_s += paid_s
         replica.stopped = replica.slice_s <= -NANOSECOND_S
+        if replica.left_s > 0 and not replica.stopped:
+            replica.left_s += settings.resume_s
 
 
 @compiled
@@ -137,7 +140,7 @@ def _draw(replica: Replica) -> None:
 @compiled
 def _sleep(replica: Replica) -> None:
     replica.left_s = 0.0
-    if replica.slice_s <= 0:
+    if replica.slice_s < NANOSECOND_S:
         _draw(replica)
     elif replica.slice_s > KEPT_S:
         replica.pool_s += replica.slice_s - KEPT_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sponge_env.profile import CROWD
+from sponge_env.quota import CROWD
 from sponge_env.vector.compiler import compiled
 from sponge_env.vector.kernels.bucket import advance_bucket, new_bucket, wake, write_quota
 from sponge_env.vector.kernels.rng import uniform
@@ -36,8 +36,9 @@ def start_service(w: World, replica: Replica, now_s: float, noise: float) -> Non
     """Begin a batch."""
     settings = w.settings
     if settings.quota:
+        dispatch_s = settings.dispatch_s + replica.size * settings.dispatch_request_s
         work_s = w.numbers[settings.work_at + replica.size - 1] * noise
-        wake(settings, replica, now_s + settings.dispatch_s, work_s)
+        wake(settings, replica, now_s + dispatch_s, work_s)
     else:
         replica.since_s = now_s
         replica.finish_s = now_s + _served_s(w, replica.size, replica.cores) * noise

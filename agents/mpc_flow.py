@@ -1,0 +1,197 @@
+"""What is known of the requests on the way: their rate, their scatter and the bandwidth.
+
+Arrivals alone mislead: a network that slows down holds requests back, and one that recovers
+hands them over in a clump, while the clients send as ever. If the newest arrival took
+``delay_s`` and the newest of the interval before took ``before_s``, then the arrivals between
+were sent within ``interval_s - (delay_s - before_s)``, their *span*. Arrivals over spans give
+the rate at which requests are sent, and rate times delay what is on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from agents.exact_kernel import compiled, entry_point
+from agents.mpc_config import MPCConfig
+from agents.mpc_paths import Outlook
+from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
+
+_WINDOWS = 30
+"""Intervals that are remembered."""
+_SCATTER_WINDOWS = 60
+"""Intervals over which the scatter is averaged."""
+_STALL_ARRIVALS = 4.0
+"""An interval without arrivals means a stalled network where so many were expected."""
+_STALL_SLOS = 5.0
+"""A network that stalls for longer counts as one over which nothing is sent."""
+_SIGMAS = 3.0
+"""Standard deviations of a Poisson process by which a rate must differ to be another one."""
+_LEAST_SPREAD = 0.05
+"""Relative uncertainty of a rate however long it was watched."""
+_FIRST_SWING = 0.4
+_LEAST_SWING = 0.2
+"""Standard deviation of the log of the bandwidth, before it is known and at least."""
+_LEAST_DELAY_S = 1e-3
+_LEAST_RATE_RPS = 0.01
+
+
+class Flow:
+    """Follows the requests of one episode, interval by interval."""
+
+    def __init__(self, spec: SystemSpec, config: MPCConfig) -> None:
+        """Start without knowledge.
+
+        Args:
+            spec: The system.
+            config: Options.
+        """
+        self._interval_s = spec.interval_s
+        self._longest_stall_s = _STALL_SLOS * spec.slo_s
+        self._naive = not config.forecast
+        self._counts: deque[float] = deque(maxlen=_WINDOWS)
+        self._spans_s: deque[float] = deque(maxlen=_WINDOWS)
+        self._log_delays: deque[float] = deque(maxlen=_WINDOWS)
+        self._rate_rps, self._watched_s = 0.0, spec.interval_s
+        self._scatter, self._scatter_windows = 1.0, 3
+        self.kinds = np.array([[1.0, spec.slo_s]])
+        """(arrivals, 2) relative size and SLO of the newest arrivals."""
+
+    def observe(self, view: SystemView) -> Outlook:
+        """Take in the interval that has passed; at least one has.
+
+        Returns:
+            What to expect now.
+        """
+        if not self._counts:
+            for count, delay_s in zip(view.arrivals[:-1], view.mean_delays_s[:-1], strict=True):
+                self._add(float(count), _known_s(float(delay_s)))
+        if view.delays_s.size:
+            self.kinds = _kinds(view)
+        self._add(float(view.arrivals[-1]), self._newest_delay_s(view))
+        return self._like_the_last(view) if self._naive else self._outlook()
+
+    def _add(self, count: float, delay_s: float) -> None:
+        before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
+        self._counts.append(count)
+        self._spans_s.append(self._interval_s - (delay_s - before_s))
+        self._log_delays.append(math.log(delay_s))
+        rate_rps, self._watched_s = fit_rate(
+            np.array(self._counts), np.array(self._spans_s), self._interval_s
+        )
+        self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
+        if len(self._counts) > 1:
+            self._follow_scatter()
+
+    def _newest_delay_s(self, view: SystemView) -> float:
+        """Return the delay of the newest arrival, or how long nothing has come through."""
+        if view.delays_s.size:
+            # Where sizes differ, the newest one's delay says little of the next one's.
+            alike = len(self.kinds) == 1
+            return _known_s(float(view.delays_s[-1] if alike else view.delays_s.mean()))
+        last_s = math.exp(self._log_delays[-1]) if self._log_delays else _LEAST_DELAY_S
+        if self._rate_rps * self._interval_s < _STALL_ARRIVALS:
+            return last_s
+        stalled_s = last_s + self._interval_s
+        return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
+
+    def _follow_scatter(self) -> None:
+        """Compare the last two intervals: slow changes of the rate do not count as scatter."""
+        after, before = (self._counts[at] - self._rate_rps * self._spans_s[at] for at in (-1, -2))
+        expected = self._rate_rps * (self._spans_s[-1] + self._spans_s[-2])
+        ratio = min((after - before) ** 2 / max(expected, 0.2), 4.0)
+        self._scatter_windows = min(self._scatter_windows + 1, _SCATTER_WINDOWS)
+        self._scatter += (ratio - self._scatter) / self._scatter_windows
+
+    def _typical_s(self) -> float:
+        return math.exp(sum(self._log_delays) / max(1, len(self._log_delays)))
+
+    def _outlook(self) -> Outlook:
+        logs = np.array(self._log_delays)
+        swing = max(float(logs.std()), _LEAST_SWING) if logs.size >= 5 else _FIRST_SWING
+        scatter = min(1.0, max(self._scatter, 0.01))
+        noise = scatter / max(1.0, self._rate_rps * self._watched_s)
+        return Outlook(
+            rate_rps=self._rate_rps,
+            spread=math.sqrt(_LEAST_SPREAD**2 + noise),
+            scatter=scatter,
+            transfer_s=math.exp(self._log_delays[-1]),
+            typical_s=self._typical_s(),
+            swing=swing,
+        )
+
+    def _like_the_last(self, view: SystemView) -> Outlook:
+        delay_s = _known_s(float(view.mean_delays_s[-1]))
+        rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
+        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0)
+
+
+def _known_s(delay_s: float) -> float:
+    """Return a delay that has a logarithm; before the first arrival there is none at all."""
+    return _LEAST_DELAY_S if math.isnan(delay_s) else max(delay_s, _LEAST_DELAY_S)
+
+
+def _kinds(view: SystemView) -> FloatArray:
+    """Return (arrivals, 2) delay relative to the mean and SLO; one row if all SLOs are alike."""
+    slos_s = view.delays_s + view.budgets_s
+    if float(np.ptp(slos_s)) < 1e-6:
+        return np.array([[1.0, float(slos_s[0])]])
+    mean_s = _known_s(float(view.delays_s.mean()))
+    return np.stack([np.maximum(view.delays_s, _LEAST_DELAY_S) / mean_s, slos_s], axis=1)
+
+
+@entry_point
+def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tuple[float, float]:
+    """Average the rate over as many past intervals as agree on it.
+
+    Args:
+        counts: (windows,) arrivals, newest last.
+        spans_s: (windows,) time within which they were sent; may be negative.
+        interval_s: Time between two decisions.
+
+    Returns:
+        Requests per second, and the time over which they were averaged.
+    """
+    groups = _group(counts, spans_s, interval_s)
+    if groups.shape[0] == 0:
+        return counts.sum() / max(spans_s.sum(), interval_s), interval_s
+    totals = np.zeros((groups.shape[0] + 1, 2))
+    for row in range(groups.shape[0]):
+        totals[row + 1] = totals[row] + groups[row]
+    agreed = 1
+    while agreed < groups.shape[0]:
+        newer, half = totals[agreed], totals[(agreed + 1) // 2]
+        older_half = totals[agreed + 1] - half
+        if _differ(newer, groups[agreed]) or _differ(half, older_half):
+            break
+        agreed += 1
+    return totals[agreed, 0] / totals[agreed, 1], totals[agreed, 1]
+
+
+@compiled
+def _group(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> FloatArray:
+    """Join intervals, newest first, until each group spans most of an interval.
+
+    A network that stalls in the middle of an interval shows only in the next one, whose span
+    then is negative; joined, the two are right.
+    """
+    groups = np.empty((counts.size, 2))
+    found, count, span_s = 0, 0.0, 0.0
+    for window in range(counts.size - 1, -1, -1):
+        count += counts[window]
+        span_s += spans_s[window]
+        if span_s >= 0.75 * interval_s:
+            groups[found, 0], groups[found, 1] = count, span_s
+            found, count, span_s = found + 1, 0.0, 0.0
+    return groups[:found]
+
+
+@compiled
+def _differ(one: FloatArray, other: FloatArray) -> bool:
+    """Return whether two Poisson counts over their spans have different rates."""
+    pooled = max((one[0] + other[0]) / (one[1] + other[1]), 0.5)
+    gap = abs(one[0] / one[1] - other[0] / other[1])
+    allowed = _SIGMAS * math.sqrt(pooled * (1.0 / one[1] + 1.0 / other[1]))
+    return bool(gap > allowed)

@@ -1,0 +1,242 @@
+"""The program of ``sponge-mpc``: score a pair of cores and batch, and find the cheapest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.exact_kernel import IntArray, compiled, entry_point
+from agents.mpc_paths import Chance, Outlook, sample_path
+from agents.mpc_queue import Queue, advance, copy_queue, make_queue, resize, unfinished
+from sponge_env.interfaces import FloatArray
+
+_MOVES = 6
+"""Ways to change a pair; see :func:`_moved`."""
+
+
+class Rules(NamedTuple):
+    """What stays the same for an episode."""
+
+    service_s: FloatArray
+    """(cores_max, batch_max) seconds of a batch; row ``c - 1``, column ``b - 1``."""
+    interval_s: float
+    """Time between two decisions."""
+    guard_s: float
+    """An answer so close before its deadline counts as late in part."""
+    late_price: float
+    """Core-seconds that a late request costs."""
+    release_price: float
+    """Core-seconds that giving up a core costs."""
+    batching: bool
+    """Whether other batches than the largest are tried."""
+
+
+class Memory(NamedTuple):
+    """Room to play in."""
+
+    start: Queue
+    """Queue at the decision, under the cores in force."""
+    middle: Queue
+    """Queue after the next interval."""
+    end: Queue
+    """Queue after the look-ahead."""
+    speed: FloatArray
+    """(intervals,) speed of transfers, the next interval and the look-ahead."""
+    arrivals_s: FloatArray
+    """(paths, places, 2) when each request arrives and is due."""
+    counts: IntArray
+    """(paths,) number of arrivals."""
+    score: FloatArray
+    """(cores_max, batch_max) scores found; NaN where none was."""
+    late: FloatArray
+    """(cores_max, batch_max) late requests to expect in the next interval, by the scores."""
+    sources: NDArray[Any]
+    """(0,) of a type that tells from which sources the kernel was made."""
+
+
+def make_memory(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Memory:
+    """Make room for a queue, and for so many arrivals on each path."""
+    cores_max, batch_max = rules.service_s.shape
+    return Memory(
+        make_queue(queued + places, 1),
+        make_queue(queued + places, 1),
+        make_queue(queued + places, 1),
+        np.empty(intervals),
+        np.empty((paths, places, 2)),
+        np.zeros(paths, dtype=np.int64),
+        np.empty((cores_max, batch_max)),
+        np.empty((cores_max, batch_max)),
+        np.empty(0, [(_sources_mark(), np.bool_)]),
+    )
+
+
+@functools.cache
+def _sources_mark() -> str:
+    """Return a name that changes with the sources that make the kernel.
+
+    numba's cache on disk looks at the file of :func:`plan` only, and at its arguments' types.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("mpc_*.py")):
+        digest.update(path.read_bytes())
+    return f"sources_{digest.hexdigest()[:12]}"
+
+
+@entry_point
+def plan(
+    rules: Rules,
+    outlook: Outlook,
+    chance: Chance,
+    kinds: FloatArray,
+    backlog_price: float,
+    memory: Memory,
+    cores: int,
+    batch: int,
+) -> tuple[int, int, float]:
+    """Return the pair that costs least over the next interval and the look-ahead.
+
+    The search walks downhill from the allocation in force. All scores are of the same sample
+    paths, so they fall and rise smoothly and the walk is short.
+
+    Args:
+        rules: What stays the same.
+        outlook: What is believed.
+        chance: What tells the paths apart.
+        kinds: See :func:`~agents.mpc_paths.sample_path`.
+        backlog_price: Core-seconds that a request left at the end costs.
+        memory: Its ``start`` is read, the rest is overwritten.
+        cores: Those in force.
+        batch: Likewise.
+
+    Returns:
+        Cores, batch, and the late requests to expect in the next interval.
+    """
+    for path in range(chance.weight.size):
+        memory.counts[path] = sample_path(
+            outlook, chance, path, kinds, rules.interval_s, memory.speed, memory.arrivals_s[path]
+        )
+    memory.score[:] = math.nan
+    best_cores, best_batch, move = cores, batch if rules.batching else rules.service_s.shape[1], 0
+    best = _score(rules, chance, backlog_price, memory, cores, best_cores, best_batch, math.inf)
+    while move < _MOVES:
+        c, b = _moved(rules, best_cores, best_batch, move)
+        move += 1
+        if math.isnan(memory.score[c - 1, b - 1]):
+            score = _score(rules, chance, backlog_price, memory, cores, c, b, best)
+            if score < best:
+                best, best_cores, best_batch, move = score, c, b, 0
+    return best_cores, best_batch, memory.late[best_cores - 1, best_batch - 1]
+
+
+@compiled
+def _moved(rules: Rules, cores: int, batch: int, move: int) -> tuple[int, int]:
+    """Return a neighbour of a pair, within the limits."""
+    cores_max, batch_max = rules.service_s.shape
+    if move == 0:
+        cores -= 1
+    elif move == 1:
+        cores += 1
+    elif move == 2:
+        cores *= 2
+    elif not rules.batching:
+        return cores, batch
+    elif move == 3:
+        batch = batch // 2 if batch == batch_max else batch_max
+    elif move == 4:
+        batch -= max(1, batch // 4)
+    else:
+        batch += max(1, batch // 4)
+    return min(max(cores, 1), cores_max), min(max(batch, 1), batch_max)
+
+
+@compiled
+def _score(
+    rules: Rules,
+    chance: Chance,
+    backlog_price: float,
+    memory: Memory,
+    cores: int,
+    c: int,
+    b: int,
+    limit: float,
+) -> float:
+    """Return the expected cost of a pair: its cores, and what each path costs under it.
+
+    The paths come worst first, and no more are played once the cost has reached ``limit``.
+    """
+    row_s, interval_s, guard_s = rules.service_s[c - 1], rules.interval_s, rules.guard_s
+    score = c * interval_s + rules.release_price * max(0, cores - c)
+    then, expected = c, 0.0
+    for path in range(chance.weight.size):
+        if score >= limit:
+            break
+        arrivals_s = memory.arrivals_s[path, : memory.counts[path]]
+        copy_queue(memory.start, memory.middle)
+        resize(memory.middle, 0.0, rules.service_s[cores - 1], row_s)
+        late = advance(memory.middle, arrivals_s, row_s, b, 0.0, interval_s, guard_s)
+        rest, then = _look_ahead(rules, backlog_price, memory, arrivals_s, c, b, then)
+        expected += chance.weight[path] * late
+        score += chance.weight[path] * (rules.late_price * late + rest)
+    memory.score[c - 1, b - 1], memory.late[c - 1, b - 1] = score, expected
+    return score
+
+
+@compiled
+def _look_ahead(
+    rules: Rules,
+    backlog_price: float,
+    memory: Memory,
+    arrivals_s: FloatArray,
+    c: int,
+    b: int,
+    then: int,
+) -> tuple[float, int]:
+    """Return what a path costs after the next interval, with the cores that suit it best.
+
+    The search for them starts at ``then``, those that suited the path before.
+    """
+    best = _rest(rules, backlog_price, memory, arrivals_s, c, b, then)
+    if memory.speed.size == 1:
+        return best, then
+    best_cores = then
+    for step in (-1, 1):
+        if best_cores != then:
+            break
+        while 1 <= best_cores + step <= rules.service_s.shape[0]:
+            rest = _rest(rules, backlog_price, memory, arrivals_s, c, b, best_cores + step)
+            if rest >= best:
+                break
+            best, best_cores = rest, best_cores + step
+    return best, best_cores
+
+
+@compiled
+def _rest(
+    rules: Rules,
+    backlog_price: float,
+    memory: Memory,
+    arrivals_s: FloatArray,
+    c: int,
+    b: int,
+    then: int,
+) -> float:
+    """Return what a path costs after the next interval if it goes on with given cores.
+
+    Without look-ahead the backlog is priced at once, and worked off as it stands.
+    """
+    horizon_s = memory.speed.size * rules.interval_s
+    row_s = rules.service_s[then - 1]
+    batch = b
+    copy_queue(memory.middle, memory.end)
+    resize(memory.end, rules.interval_s, rules.service_s[c - 1], row_s)
+    late = advance(memory.end, arrivals_s, row_s, batch, rules.interval_s, horizon_s, rules.guard_s)
+    left = unfinished(memory.end, horizon_s, row_s)
+    late += advance(memory.end, arrivals_s, row_s, batch, horizon_s, math.inf, rules.guard_s)
+    cores_s = then * (horizon_s - rules.interval_s)
+    return cores_s + rules.late_price * late + backlog_price * left

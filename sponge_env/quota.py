@@ -1,0 +1,69 @@
+"""What the simulator needs to know of a worker under a CPU quota."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sponge_env.errors import ProfileError
+
+MOST_LOST = 0.5
+"""Largest part of the quota of one core unit that may be lost when work goes on."""
+
+CROWD = 8
+"""Replicas that :attr:`QuotaService.crowd_loading` is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaService:
+    """CPU bandwidth control as the kernel does it: tokens per period.
+
+    Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds of CPU at
+    full speed; unused tokens do not carry over.
+    """
+
+    period_s: float
+    """Enforcement period."""
+    work_s: tuple[float, ...]
+    """CPU time of batches of 1, 2, 3, ... requests at full speed."""
+    dispatch_s: float
+    """Wall time per batch outside the limited group (messages, wake-ups)."""
+    dispatch_request_s: float = 0.0
+    """The same per request (tensors that are copied)."""
+    tick_s: float = 0.004
+    """Time between two looks of the limiter at what was used; until then the quota can be
+    overdrawn. The default is a kernel's with 250 ticks per second."""
+    resume_s: float = 0.0
+    """CPU time lost whenever work goes on after a pause: caches have gone cold."""
+    crowd_loading: float = 1.0
+    """CPU time to load the model when :data:`CROWD` replicas do so at once, relative to one
+    that does so alone: memory that no process used lately is slow to come by."""
+
+    def __post_init__(self) -> None:
+        values = (self.period_s, self.tick_s, self.crowd_loading, *self.work_s)
+        if not self.work_s or not all(0 < value < math.inf for value in values):
+            raise ProfileError("a quota service needs a period, a tick and work above 0")
+        for value in (self.dispatch_s, self.dispatch_request_s, self.resume_s):
+            if not 0 <= value < math.inf:
+                raise ProfileError("a quota service needs overheads of at least 0")
+
+    def slowest_s(self, work_s: float, core_unit: float) -> float:
+        """Return a bound of how long work takes on one core unit.
+
+        Args:
+            work_s: CPU time.
+            core_unit: Physical cores in a core unit.
+        """
+        # a pause for each quota, a tick of debt to begin with, and the periods at both ends
+        lost = self.resume_s / (core_unit * self.period_s)
+        cpu_s = (work_s + self.resume_s) / (1 - lost) + self.tick_s
+        dispatch_s = self.dispatch_s + len(self.work_s) * self.dispatch_request_s
+        return dispatch_s + 2 * self.period_s + cpu_s / core_unit
+
+    def loading(self, crowd: int) -> float:
+        """Return the CPU time to load the model, relative to one replica that does so alone.
+
+        Args:
+            crowd: Replicas that load at once; linear up to :data:`CROWD`, and no more beyond.
+        """
+        return 1.0 + (self.crowd_loading - 1.0) * min(1.0, (crowd - 1) / (CROWD - 1))
