@@ -179,7 +179,7 @@ def _lateness(over_s: float, guard_s: float) -> float:
     Of two late answers the later one weighs a little more, for a queue in which everything is
     late should be worked off all the same.
     """
-    if over_s >= 0.0:
+    if over_s > 0.0:
         return 1.0 + _TARDINESS_PER_S * over_s
     return 1.0 + over_s / guard_s
 

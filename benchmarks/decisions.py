@@ -26,6 +26,7 @@ from agents.program import per_request_program
 from agents.solve_exact import ExactSolver
 from agents.solve_pulp import make_backend, solve
 from agents.sponge_ip import SpongeIP
+from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.profile import load_profile
@@ -47,7 +48,7 @@ class Row:
     seconds: dict[str, float]
 
 
-COLUMNS = ("kernel", "decide", "CBC solve", "CBC decide", "HiGHS decide", "published")
+COLUMNS = ("kernel", "decide", "MPC decide", "CBC solve", "CBC decide", "HiGHS decide", "published")
 
 
 def make_spec(grid: int, queued: int) -> SystemSpec:
@@ -129,6 +130,8 @@ def measure(grid: int, queued: int, states: int) -> Row:
     views = [make_view(rng, spec, queued) for _ in range(states)]
     exact = controller("exact", spec)
     assert exact is not None
+    mpc = SpongeMPC()
+    mpc.reset(spec, seed=0)
     solver, cbc = ExactSolver(spec, MARGIN), make_backend("pulp")
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for view in views:
@@ -138,6 +141,7 @@ def measure(grid: int, queued: int, states: int) -> Row:
         )
         times["kernel"].append(median_s(kernel, 100))
         times["decide"].append(median_s(functools.partial(exact.decide, view), 100))
+        times["MPC decide"].append(median_s(functools.partial(mpc.decide, view), 20))
         search = functools.partial(published_search, spec, queued, 0.2)
         times["published"].append(median_s(search, 1))
     # These take thousands of times longer: two states of each row are enough.

@@ -93,7 +93,9 @@ def test_every_pause_costs() -> None:
         each.start(1.0, 1, 1.0)
         each.advance(each.finish_s)
     lost_s = (service.used_core_s - free.used_core_s) * UNIT
-    assert lost_s == pytest.approx(11 * 0.0002, abs=0.0002), "a pause about every 10 ms, and one before"
+    assert lost_s == pytest.approx(11 * 0.0002, abs=0.0002), (
+        "a pause about every 10 ms, and one before"
+    )
 
 
 def test_unlimited_means_no_throttling() -> None:

@@ -1,16 +1,18 @@
-"""The fidelity comparison, on made-up live workers and, once, on the real one."""
+"""The fidelity comparison, on a made-up live worker and, once, on the real one."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from control_groups import groups_of
 from machine import needs_cgroup, needs_two_cpus
 from scenarios import QUOTA_PROFILE
 
@@ -18,22 +20,282 @@ import sponge_env.fidelity.__main__ as command
 from baselines.static import Static
 from sponge_env import cli
 from sponge_env.config import Arrivals, Network
-from sponge_env.factory import simulated_worker
+from sponge_env.errors import WorkerError
 from sponge_env.fidelity.comparison import QUANTITIES, Row, compare
 from sponge_env.fidelity.replay import MeasuredWork
-from sponge_env.fidelity.report import section, table, write_results
-from sponge_env.fidelity.trial import RecordingWorker, Subject, Trial
+from sponge_env.fidelity.report import section, table
+from sponge_env.fidelity.trial import Kind, RecordingWorker, Subject, Trial
 from sponge_env.interfaces import Batch, Completion, Request, SystemSpec
 from sponge_env.metrics import EpisodeMetrics
-from sponge_env.profile import load_profile, save_profile
+from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.scenario import Scenario
+from sponge_env.seeding import stream
 from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.simulated import SimulatedWorker
 
+assert QUOTA_PROFILE.quota is not None
+QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, resume_s=0.0)
+PROFILE = dataclasses.replace(
+    QUOTA_PROFILE, quota=QUOTA, date=datetime.now(UTC).isoformat(timespec="seconds")
+)
+WORK_S = np.array(QUOTA.work_s)
+
 SCENARIO = Scenario(
-    name="short-local",
+    name="short",
     profile="local",
     duration_s=20.0,
-    arrivals=Arrivals(kind="poisson", load=0.4),
+    arrivals=Arrivals(kind="poisson", load=0.35),
     network=Network(trace="4g", payload_bytes=300_000.0),
 )
+
+
+class MadeUpLive(SimulatedWorker):
+    """A simulated worker that passes for the real one, some 15 % slower than its profile."""
+
+    def __init__(self, spec: SystemSpec, repetition: int) -> None:
+        self._scatter = stream(repetition, "arrivals")
+        self._factors: deque[float] = deque()
+        self.completions: list[Completion] = []
+        phases = stream(repetition, "noise")
+        super().__init__(
+            lambda cores: QuotaBucket(QUOTA, WORK_S, spec.core_unit, cores, phases.random()),
+            spec.initial,
+            cold_start_s=spec.cold_start_s,
+            noise=self._slower,
+        )
+
+    def _slower(self) -> float:
+        self._factors.append(1.1 + 0.1 * self._scatter.random())
+        return self._factors[-1]
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        """Let time pass, and measure the batches as the real worker does."""
+        ended = [
+            dataclasses.replace(c, cpu_s=float(WORK_S[c.batch.size - 1]) * self._factors.popleft())
+            for c in super().wait(until_s)
+        ]
+        self.completions += ended
+        return ended
+
+
+class Dying(MadeUpLive):
+    """Cannot go on after a while."""
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        """Let time pass for five seconds."""
+        if self.now() > 5.0:
+            raise WorkerError("replicas die one after another")
+        return super().wait(until_s)
+
+
+def subject(agent: str = "static-8", scenario: Scenario = SCENARIO) -> Subject:
+    return Subject.of(agent, Static(cores=8), scenario, PROFILE, seed=0)
+
+
+def trials(repetitions: int = 2) -> list[Trial]:
+    return [
+        trial
+        for repetition in range(repetitions)
+        for trial in subject().repeat(repetition, partial(MadeUpLive, repetition=repetition))
+    ]
+
+
+def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison() -> None:
+    live, simulated, replayed = trials(1)
+    assert (live.kind, simulated.kind, replayed.kind) == ("live", "simulated", "replayed")
+    assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
+    assert simulated.summary.latency_mean_s < live.summary.latency_mean_s * 0.97
+    for quantity in QUANTITIES:
+        wanted = getattr(live.summary, quantity.metric)
+        assert getattr(replayed.summary, quantity.metric) == pytest.approx(wanted)
+
+
+def test_all_three_meet_the_same_requests() -> None:
+    offered = {trial.summary.offered for trial in trials(1)}
+    assert len(offered) == 1
+
+
+def test_a_warm_start_is_the_same_in_all_three() -> None:
+    warm = dataclasses.replace(SCENARIO, start="warm", warmup_s=5.0)
+    done = subject(scenario=warm)
+    assert done.scenario.initial.cores == 8
+    trials = done.repeat(0, partial(MadeUpLive, repetition=0))
+    assert {trial.summary.start for trial in trials} == {"warm"}
+    assert {trial.summary.duration_s for trial in trials} == {15.0}
+
+
+def batch(size: int) -> Batch:
+    return Batch(0, tuple(Request(i, 0.0, 0.0, 1.0) for i in range(size)))
+
+
+def test_measured_work_comes_back_by_size_in_its_order() -> None:
+    ended = [(1, 0.011), (2, 0.03), (1, 0.012)]
+    completions = [Completion(batch(b), 0, 0.0, 1.0, True, cpu_s) for b, cpu_s in ended]
+    failed = Completion(batch(1), 0, 0.0, 1.0, False, 0.0)
+    work = MeasuredWork([*completions, failed], WORK_S)
+    assert work.ratio == pytest.approx(0.053 / 0.04)
+    assert [work.take(1), work.take(2), work.take(1)] == pytest.approx([1.1, 1.5, 1.2])
+    assert [work.take(1), work.take(4)] == pytest.approx([work.ratio] * 2)
+
+
+def test_without_any_measurement_the_profile_holds() -> None:
+    assert MeasuredWork([], WORK_S).take(3) == 1.0
+
+
+def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
+    return Trial(kind, repetition, EpisodeMetrics(agent="a", scenario="s", **values), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("simulated_s", "verdict"), [(0.104, "met"), (0.109, "within spread"), (0.12, "missed")]
+)
+def test_a_target_is_met_or_the_live_runs_are_no_closer(simulated_s: float, verdict: str) -> None:
+    runs = [made_up("live", 0, latency_mean_s=0.09), made_up("live", 1, latency_mean_s=0.11)]
+    for kind in ("simulated", "replayed"):
+        runs += [made_up(kind, r, latency_mean_s=simulated_s) for r in range(2)]
+    (row,) = [row for row in compare(runs) if row.quantity.metric == "latency_mean_s"]
+    assert row.difference == pytest.approx(simulated_s / 0.1 - 1)
+    assert row.verdict == verdict
+
+
+def test_violations_are_compared_in_points_and_nothing_with_nothing() -> None:
+    runs = [
+        made_up("live", 0),
+        made_up("simulated", 0, violation_rate=0.004),
+        made_up("replayed", 0),
+    ]
+    rows = {row.quantity.metric: row for row in compare(runs)}
+    assert rows["violation_rate"].difference == pytest.approx(0.004)
+    assert rows["violation_rate"].verdict == "met"
+    assert math.isnan(rows["latency_mean_s"].difference)
+    assert rows["latency_mean_s"].verdict == ""
+    assert "| -" in table([rows["latency_mean_s"]])
+
+
+def test_the_section_names_the_host_and_every_agent() -> None:
+    text = section(trials(), PROFILE)
+    assert "### short" in text
+    assert "2 repetitions with" in text
+    assert "CPUs" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(QUANTITIES)
+    assert len({len(line) for line in lines}) == 1, "aligned for a terminal"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make this machine one that was measured just now, with the made-up worker."""
+    path = tmp_path / "local.json"
+    save_profile(PROFILE, path)
+    monkeypatch.setattr(command, "local_profile_path", lambda: path)
+    monkeypatch.setattr(command, "check_live", lambda *_: None)
+    monkeypatch.setattr(command, "real_worker", lambda *_: lambda spec: MadeUpLive(spec, 0))
+    return tmp_path
+
+
+def run_command(folder: Path, *arguments: str) -> int:
+    common = ["--scenario", "local", "--duration", "5", "--out", str(folder / "out")]
+    return command.main(["--agent", "static-8", "--repetitions", "1", *common, *arguments])
+
+
+def test_the_command_writes_what_it_prints(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(here) == 0
+    shown = capsys.readouterr().out
+    assert (here / "out" / "fidelity.md").read_text().strip() in shown
+    data = json.loads((here / "out" / "fidelity.json").read_text())
+    assert [trial["kind"] for trial in data["trials"]] == ["live", "simulated", "replayed"]
+    assert {row["quantity"] for row in data["comparison"]} == {q.metric for q in QUANTITIES}
+    assert data["host"]["cpu_model"]
+    assert load_profile(here / "out" / "profile.json") == PROFILE
+
+
+def test_an_interrupted_command_keeps_what_it_has(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts: list[RecordingWorker] = []
+
+    def start(spec: SystemSpec) -> RecordingWorker:
+        if starts:
+            raise KeyboardInterrupt
+        starts.append(MadeUpLive(spec, 0))
+        return starts[0]
+
+    monkeypatch.setattr(command, "real_worker", lambda *_: start)
+    assert run_command(here, "--repetitions", "2") == cli.INTERRUPTED
+    assert "1 repetition with" in capsys.readouterr().out
+    assert len(json.loads((here / "out" / "fidelity.json").read_text())["trials"]) == 3
+
+
+def test_a_worker_that_dies_ends_the_command_with_a_sentence(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "real_worker", lambda *_: lambda spec: Dying(spec, 0))
+    assert run_command(here, "--duration", "10") == cli.BAD_INPUT
+    assert "error: replicas die one after another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--agent", "sponge"], "did you mean 'sponge-ip'"),
+        (["--scenario", "paper"], "about profile 'yolov5s', which cannot be run live"),
+        (["--scenario", "lokal"], "did you mean 'local'"),
+        (["--repetitions", "0"], "at least 1, not '0'"),
+        (["--duration", "0"], "duration_s must be"),
+        (["--option", "fa2.x=1"], "does not run here"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert run_command(here, *arguments) == cli.BAD_INPUT
+    assert sentence in capsys.readouterr().err
+    assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("date", "again", "measured"),
+    [
+        ("2020-01-01T00:00:00+00:00", None, True),
+        ("2020-01-01T00:00:00+00:00", False, False),
+        (PROFILE.date, None, False),
+        (PROFILE.date, True, True),
+        ("", None, True),
+    ],
+)
+def test_an_old_profile_is_measured_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    date: str,
+    again: bool | None,
+    measured: bool,
+) -> None:
+    old = dataclasses.replace(PROFILE, date=date)
+    save_profile(old, tmp_path / "local.json")
+    new = dataclasses.replace(PROFILE, name="new")
+    monkeypatch.setattr(command, "calibrate_to", lambda *_: new)
+    used: Profile = command.profile_of(tmp_path / "local.json", again, "auto", tmp_path / "p.json")
+    assert used == (new if measured else old)
+
+
+@pytest.mark.live
+@pytest.mark.cgroup
+@needs_cgroup
+@needs_two_cpus
+def test_the_real_worker_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole, not close: others on the machine decide how close it can be."""
+    arguments = ["--agent", "static-8", "--scenario", "local", "--duration", "3"]
+    arguments += ["--repetitions", "1", "--no-calibrate", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    data = json.loads((tmp_path / "fidelity.json").read_text())
+    live, _, replayed = data["trials"]
+    assert live["backend"] == "live"
+    assert live["limiter"].startswith("cgroup")
+    assert live["cpu_ratio"] > 0
+    assert replayed["offered"] == live["offered"]
+    assert "local" in capsys.readouterr().out
+
+
+def test_rows_are_plain_data() -> None:
+    row = Row("a", "s", QUANTITIES[0], 0.1, 0.0, 0.2, 0.1, 0.1)
+    assert dataclasses.asdict(row)["quantity"]["metric"] == "violation_rate"

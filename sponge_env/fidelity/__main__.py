@@ -13,7 +13,7 @@ from typing import get_args
 from sponge_env import cli
 from sponge_env.cache import local_profile_path
 from sponge_env.calibrate import calibrate_to
-from sponge_env.config import Limiter
+from sponge_env.config import Limiter, Start
 from sponge_env.errors import ConfigError
 from sponge_env.factory import check_live
 from sponge_env.fidelity.report import section, write_results
@@ -46,6 +46,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="scenarios of this machine's worker",
     )
     parser.add_argument("--duration", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument(
+        "--start",
+        type=cli.one_of("start", get_args(Start)),
+        help="cold or warm (default: as the scenario says); a warm-up of "
+        "the scenario's length comes on top of the duration",
+    )
     parser.add_argument("--repetitions", type=cli.at_least(1), default=5, metavar="N")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of the arrivals")
     parser.add_argument("--option", action="append", default=[], metavar="AGENT.KEY=VALUE")
@@ -72,7 +78,14 @@ def chosen_scenarios(arguments: argparse.Namespace) -> list[Scenario]:
                 f"scenario {scenario.name!r} is about profile {scenario.profile!r}, which cannot "
                 "be run live; choose scenarios of profile 'local'"
             )
-    return [dataclasses.replace(s, duration_s=arguments.duration) for s in scenarios]
+    return [_as_told(scenario, arguments) for scenario in scenarios]
+
+
+def _as_told(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
+    """Return a scenario with the start and the duration that the arguments name."""
+    start = arguments.start or scenario.start
+    warmup_s = scenario.warmup_s if start == "warm" else 0.0
+    return dataclasses.replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
 
 
 def profile_of(path: Path, again: bool | None, limiter: Limiter, copy: Path) -> Profile:

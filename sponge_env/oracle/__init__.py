@@ -4,3 +4,7 @@
 better, ``search.py`` finds a schedule that the serving core attains, and ``bound.py`` puts
 the two sides together. ``docs/oracle.md`` says why the proof holds.
 """
+
+from sponge_env.oracle.bound import Bound, bound
+
+__all__ = ["Bound", "bound"]

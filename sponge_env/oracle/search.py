@@ -16,7 +16,7 @@ from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import unavoidable
 from sponge_env.oracle.lower import VIOLATION
 from sponge_env.oracle.problem import IntArray, Problem
-from sponge_env.oracle.serving import REPLICA, STATE, Server, begin, serve
+from sponge_env.oracle.serving import REPLICA, STATE, Server, begin, late_in_batch, serve
 from sponge_env.vector.compiler import compiled, entry_point
 
 LEVELS = 24
@@ -62,10 +62,16 @@ class Search(NamedTuple):
     """(windows, beam)."""
 
 
-def make_search(p: Problem, width: int) -> Search:
-    """Allocate working space for a beam of ``LEVELS * width`` schedules."""
+def make_search(p: Problem, width: int, replicas: int) -> Search:
+    """Allocate working space for a beam of ``LEVELS * width`` schedules.
+
+    Args:
+        p: The problem.
+        width: Schedules of equal cost that are followed.
+        replicas: The most there are; as many again may still drain, and some more.
+    """
     beam = LEVELS * width
-    states, room = 2 * beam + 1, 1
+    states, room = 2 * beam + 1, 1 if replicas == 1 else 4 * replicas
     most = beam * p.cores_max * p.batch_max
     candidates = Candidates(
         np.zeros(most, np.int64),
@@ -87,37 +93,40 @@ def make_search(p: Problem, width: int) -> Search:
 
 
 @entry_point
-def find_schedule(p: Problem, late: IntArray, s: Search, schedule: IntArray) -> int:
-    """Search for a good schedule of one replica.
+def find_schedule(
+    p: Problem, late: IntArray, replicas: IntArray, s: Search, schedule: IntArray
+) -> float:
+    """Search for a good schedule with given replicas.
 
     Args:
         p: The problem.
         late: See :func:`sponge_env.oracle.lookahead.lookahead`.
+        replicas: (windows,) to be kept in each window.
         s: Working space.
         schedule: (windows, 2) cores and batch; is written.
 
     Returns:
-        Its cost, as in :func:`sponge_env.oracle.lower.least_cost`.
+        Its violations times VIOLATION, and its core-windows.
     """
-    begin(p, s.server, 0, 1)
+    begin(p, s.server, 0, p.replicas)
     here, there, followed = 0, s.beam, 1
     for window in range(p.windows):
         s.candidates.count[0] = 0
         for n in range(followed):
-            _try_all(p, late, s, here + n, window)
+            _try_all(p, late, s, here + n, window, replicas[window])
         followed = _choose(s, window)
         for n in range(followed):
             cores, batch = s.cores[window, n], s.batch[window, n]
             _copy(s.server, here + s.parents[window, n], there + n)
-            serve(p, s.server, there + n, window, cores, batch, 1)
+            serve(p, s.server, there + n, window, cores, batch, replicas[window])
         here, there = there, here
     n = _cheapest(s, here, followed)
     state = s.server.states[here + n]
-    cost = VIOLATION * state.violations + math.ceil(state.held)
+    cost = float(VIOLATION * state.violations) + state.held
     for window in range(p.windows - 1, -1, -1):
         schedule[window, 0], schedule[window, 1] = s.cores[window, n], s.batch[window, n]
         n = s.parents[window, n]
-    return int(cost)
+    return cost
 
 
 @compiled
@@ -138,14 +147,16 @@ def _copy(server: Server, source: int, target: int) -> None:
 
 
 @compiled
-def _try_all(p: Problem, late: IntArray, s: Search, k: int, window: int) -> None:
+def _try_all(
+    p: Problem, late: IntArray, s: Search, k: int, window: int, replicas: int
+) -> None:
     """Serve a window with all allocations; a cap that no batch met makes no difference."""
     scratch = 2 * s.beam
     for cores in range(1, p.cores_max + 1):
         batch = p.batch_max
         while batch > 0:
             _copy(s.server, k, scratch)
-            largest = serve(p, s.server, scratch, window, cores, batch, 1)
+            largest = serve(p, s.server, scratch, window, cores, batch, replicas)
             _note(p, late, s, k, window, cores, batch)
             batch = min(batch, largest) - 1
 
@@ -155,20 +166,23 @@ def _note(
     p: Problem, late: IntArray, s: Search, k: int, window: int, cores: int, batch: int
 ) -> None:
     """Add the schedule that was just tried to the candidates."""
-    state, replica = s.server.states[2 * s.beam], s.server.replicas[2 * s.beam * s.server.room]
-    free_s = end_s = (window + 1) * p.interval_s
+    k_tried, end_s = 2 * s.beam, (window + 1) * p.interval_s
+    state, free_s = s.server.states[k_tried], end_s
     violations, progress = state.violations, 0.0
-    if replica.size:
-        work_s = p.work_s[replica.size - 1, cores - 1] / p.share[cores - 1]
-        left = min(1.0, (replica.finish_s - end_s) / work_s)
-        free_s += left * p.shortest_s[replica.size - 1]
-        progress = -left * replica.size
-        for kind in range(p.classes):
-            for i in range(replica.first[kind], replica.end[kind]):
-                violations += p.counts[i] * (p.deadline_s[i] < free_s)
+    for n in range(state.replicas):
+        replica = s.server.replicas[k_tried * s.server.room + n]
+        if replica.size:
+            work_s = p.work_s[replica.size - 1, cores - 1] / p.share[cores - 1]
+            left = min(1.0, (replica.finish_s - end_s) / work_s)
+            done_s = end_s + left * p.shortest_s[replica.size - 1]
+            progress -= left * replica.size
+            violations += late_in_batch(p, replica, done_s)
+            if state.replicas == 1:
+                free_s = done_s
     for kind in range(p.classes):
-        progress += state.served[kind]
-        violations += unavoidable(p, late, kind, state.served[kind], free_s, 1.0)
+        served = state.served[kind]
+        progress += served
+        violations += unavoidable(p, late, kind, served, free_s, float(state.replicas))
     c, n = s.candidates, s.candidates.count[0]
     c.cost[n] = VIOLATION * violations + math.ceil(state.held)
     c.progress[n], c.parent[n] = progress, k % s.beam

@@ -165,7 +165,7 @@ def _settle(p: Problem, server: Server, k: int, now_s: float, start_s: float) ->
         replica = server.replicas[row + n]
         if replica.size and replica.finish_s <= now_s:
             _advance(p, replica, replica.finish_s)
-            state.violations += _late(p, replica, replica.finish_s)
+            state.violations += late_in_batch(p, replica, replica.finish_s)
             replica.size = 0
             if replica.draining:
                 window = int(start_s / p.interval_s + 0.5)
@@ -175,7 +175,8 @@ def _settle(p: Problem, server: Server, k: int, now_s: float, start_s: float) ->
 
 
 @compiled
-def _late(p: Problem, replica: Replica, finish_s: float) -> int:
+def late_in_batch(p: Problem, replica: Replica, finish_s: float) -> int:
+    """Count the violations in a replica's batch if it ends at a moment."""
     late = 0
     for kind in range(p.classes):
         for i in range(replica.first[kind], replica.end[kind]):

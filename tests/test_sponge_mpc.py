@@ -1,0 +1,292 @@
+"""sponge-mpc: its queue against the serving core, its forecasts, its price, its decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from views import busy_view, make_spec, make_view
+
+from agents.exact_kernel import entry_point
+from agents.mpc_config import MPCConfig
+from agents.mpc_flow import Flow, fit_rate
+from agents.mpc_paths import Outlook, make_chance, sample_path
+from agents.mpc_price import cost_curve
+from agents.mpc_queue import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
+from agents.sponge_mpc import SpongeMPC
+from sponge_env.errors import ConfigError
+from sponge_env.factory import make_system
+from sponge_env.interfaces import FloatArray, Request, SystemView
+from sponge_env.rollout import Run, run_episode
+from sponge_env.scenario import load_scenario
+from sponge_env.serving.core import ServingCore
+from sponge_env.serving.drive import ArrivalCursor, drive
+from sponge_env.workers.service import ProfileService
+from sponge_env.workers.simulated import SimulatedWorker
+
+GUARD_S = 1e-9
+"""So short that only late requests count."""
+SPEC = make_spec()
+SERVICE_S = np.ascontiguousarray(SPEC.latency.table_s(16, 16).T)
+CALM = Outlook(rate_rps=20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0)
+KINDS = np.array([[1.0, 1.0]])
+
+
+@entry_point
+def serve(
+    queue: Queue,
+    spare: Queue,
+    arrivals_s: FloatArray,
+    service_s: FloatArray,
+    cores: tuple[int, int],
+    batch: int,
+    edge_s: float,
+) -> float:
+    """Serve with some cores up to a moment and with others after it, through a copy."""
+    late = advance(queue, arrivals_s, service_s[cores[0] - 1], batch, 0.0, edge_s, GUARD_S)
+    copy_queue(queue, spare)
+    resize(spare, edge_s, service_s[cores[0] - 1], service_s[cores[1] - 1])
+    return late + advance(
+        spare, arrivals_s, service_s[cores[1] - 1], batch, edge_s, math.inf, GUARD_S
+    )
+
+
+@entry_point
+def path_of(
+    outlook: Outlook, chance: Any, path: int, kinds: FloatArray, speed: FloatArray
+) -> FloatArray:
+    """Return one path's arrivals and deadlines."""
+    arrivals_s = np.empty((500, 2))
+    count = sample_path(outlook, chance, path, kinds, 1.0, speed, arrivals_s)
+    return arrivals_s[:count].copy()
+
+
+@entry_point
+def left_of(queue: Queue, now_s: float, service_s: FloatArray) -> float:
+    """Call the compiled function."""
+    return unfinished(queue, now_s, service_s)
+
+
+def reference(
+    arrivals_s: FloatArray, cores: tuple[int, int], batch: int, edge_s: float, replicas: int
+) -> float:
+    """Serve with the serving core and the simulated worker; weight late answers alike."""
+    initial = make_spec().initial
+    requests = tuple(
+        Request(number, arrival_s, arrival_s, due_s)
+        for number, (arrival_s, due_s) in enumerate(arrivals_s.tolist())
+    )
+    first, second = (
+        dataclasses.replace(initial, cores=c, batch=batch, replicas=replicas) for c in cores
+    )
+    core = ServingCore(drop_grace_s=math.inf)
+    worker = SimulatedWorker(
+        lambda c: ProfileService(SPEC.latency.table_s(16, 16), c), first, cold_start_s=0.0
+    )
+    cursor = ArrivalCursor(requests)
+    drive(core, worker, cursor, batch, edge_s)
+    worker.resize(second)
+    drive(core, worker, cursor, batch, 1e4)
+    over_s = core.ledger.columns()["finished_s"].astype(np.float64) - arrivals_s[:, 1]
+    return float(np.sum(1.0 + 0.2 * over_s[over_s > 0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gaps_s=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=40),
+    budgets_s=st.lists(st.floats(0.0, 2.0), min_size=40, max_size=40),
+    cores=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    batch=st.integers(1, 16),
+    edge_s=st.floats(0.1, 3.0),
+    replicas=st.integers(1, 3),
+)
+def test_the_played_queue_counts_what_the_serving_core_counts(
+    gaps_s: list[float],
+    budgets_s: list[float],
+    cores: tuple[int, int],
+    batch: int,
+    edge_s: float,
+    replicas: int,
+) -> None:
+    arrival_s = np.cumsum(gaps_s)
+    arrivals_s = np.stack([arrival_s, arrival_s + budgets_s[: arrival_s.size]], axis=1)
+    queues = make_queue(arrival_s.size, replicas), make_queue(arrival_s.size, replicas)
+    played = serve(*queues, arrivals_s, SERVICE_S, cores, batch, edge_s)
+    expected = reference(arrivals_s, cores, batch, edge_s, replicas)
+    assert played == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_unfinished_are_the_waiting_and_the_rest_of_the_running() -> None:
+    queue = make_queue(10, 1)
+    queue.marks[TAIL] = 3
+    queue.size[0], queue.free_s[0] = 4, 1.0 + 0.25 * SERVICE_S[7, 3]
+    queue.marks[0] = 0
+    assert left_of(queue, 1.0, SERVICE_S[7]) == pytest.approx(3 + 4 * 0.25)
+
+
+def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
+    arrivals_s = path_of(CALM, make_chance(risk=False), 0, KINDS, np.empty(2))
+    assert arrivals_s.shape[0] == pytest.approx(40, abs=1)
+    np.testing.assert_allclose(np.diff(arrivals_s[:, 0]), 0.05, rtol=1e-6)
+    np.testing.assert_allclose(arrivals_s[:, 1] - arrivals_s[:, 0], 0.9, rtol=1e-6)
+
+
+def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() -> None:
+    stalled = CALM._replace(transfer_s=2.0, swing=1.0)
+    arrivals_s = path_of(stalled, make_chance(risk=False), 0, KINDS, np.empty(2))
+    on_the_way = arrivals_s[:, 1] < 1.0
+    assert on_the_way.sum() > 15
+    assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
+
+
+def test_kinds_of_requests_overtake_each_other() -> None:
+    kinds = np.array([[0.1, 0.5], [5.0, 2.0]])
+    arrivals_s = path_of(CALM, make_chance(risk=False), 0, kinds, np.empty(2))
+    assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
+    assert np.any(np.diff(arrivals_s[:, 1]) < 0)
+
+
+def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
+    chance = make_chance(risk=True)
+    random = CALM._replace(scatter=1.0, spread=0.05)
+    counts = [
+        np.sum(path_of(random, chance, path, KINDS, np.empty(2))[:, 0] < 1.0)
+        for path in range(chance.weight.size)
+    ]
+    assert chance.weight.sum() == pytest.approx(1.0)
+    assert float(chance.weight @ np.array(counts)) == pytest.approx(20, rel=0.15)
+    assert max(counts) > 27
+    assert min(counts) < 18
+
+
+def test_a_rate_is_averaged_over_the_intervals_that_agree() -> None:
+    ones = np.ones(12)
+    steady, watched_s = fit_rate(20 * ones, ones, 1.0)
+    assert (steady, watched_s) == (20.0, 12.0)
+    stepped, watched_s = fit_rate(np.array([10.0] * 8 + [50.0] * 4), ones, 1.0)
+    assert (stepped, watched_s) == (50.0, 4.0)
+
+
+def test_a_stall_in_the_network_does_not_change_the_rate() -> None:
+    """The second interval from the end tells that the one before was cut short, too."""
+    counts = np.array([20.0, 20.0, 20.0, 8.0, 0.0, 0.0])
+    spans_s = np.array([1.0, 1.0, 1.0, 1.0, -0.6, 0.0])
+    rate_rps, _ = fit_rate(counts, spans_s, 1.0)
+    assert rate_rps == pytest.approx(20.0)
+
+
+def interval_view(windows: int, arrived: int, delay_s: float, mean: FloatArray) -> SystemView:
+    """Return a view after an interval with given arrivals, all of one delay."""
+    return make_view(
+        now_s=float(windows),
+        arrivals=mean,
+        mean_delays_s=np.full(windows, delay_s),
+        bandwidths_bytes_per_s=np.full(windows, 3e6),
+        delays_s=np.full(arrived, delay_s),
+        budgets_s=np.full(arrived, 1.0 - delay_s),
+    )
+
+
+def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
+    flow = Flow(SPEC, MPCConfig())
+    flow.observe(interval_view(10, 20, 0.1, np.full(10, 20.0)))
+    outlook = flow.observe(interval_view(11, 0, 0.1, np.array([20.0] * 10 + [0.0])))
+    assert outlook.rate_rps == pytest.approx(20.0)
+    assert outlook.transfer_s == pytest.approx(1.1)
+
+
+def test_few_arrivals_are_expected_where_few_came() -> None:
+    flow = Flow(SPEC, MPCConfig())
+    flow.observe(interval_view(10, 1, 0.1, np.ones(10)))
+    outlook = flow.observe(interval_view(11, 0, 0.1, np.array([1.0] * 10 + [0.0])))
+    assert outlook.transfer_s == pytest.approx(0.1)
+
+
+def test_steady_arrivals_do_not_scatter_and_random_ones_do() -> None:
+    rng = np.random.default_rng(1)
+    for counts, low, high in ((np.full(30, 20.0), 0.0, 0.2), (rng.poisson(20, 30), 0.5, 1.0)):
+        outlook = Flow(SPEC, MPCConfig()).observe(
+            interval_view(30, int(counts[-1]), 0.1, counts.astype(np.float64))
+        )
+        assert low <= outlook.scatter <= high
+
+
+def test_the_price_of_a_request_rises_with_the_rate() -> None:
+    curve = cost_curve(SERVICE_S)
+    prices = [curve.price(rate_rps) for rate_rps in np.linspace(0, 60, 200)]
+    assert prices[0] == 0.0
+    assert np.all(np.diff(prices) >= 0)
+    at_20 = curve.price(20.0)
+    capacity_rps = (np.arange(1, 17) / SERVICE_S).max(axis=1)
+    assert (
+        1 / (capacity_rps[5] - capacity_rps[4]) <= at_20 <= 1 / (capacity_rps[7] - capacity_rps[6])
+    )
+
+
+def decide(view: SystemView, spec: Any = SPEC, **options: Any) -> Any:
+    """Return the first decision of a new controller."""
+    controller = SpongeMPC(**options)
+    controller.reset(spec, seed=0)
+    return controller.decide(view)
+
+
+def test_urgent_requests_get_cores_at_once() -> None:
+    calm = decide(busy_view(budgets_left_s=(0.7, 0.8, 0.9)))
+    urgent = decide(busy_view(budgets_left_s=tuple(np.linspace(0.2, 0.5, 12))))
+    assert urgent.cores > calm.cores
+    assert calm.feasible
+
+
+def test_more_load_gets_more_cores() -> None:
+    cores = [decide(busy_view(rate_rps=rate)).cores for rate in (2, 10, 20)]
+    assert cores == sorted(cores)
+    assert cores[0] < cores[-1]
+
+
+def test_a_plan_that_cannot_keep_up_says_so() -> None:
+    flood = decide(busy_view(rate_rps=60, budgets_left_s=tuple(np.linspace(0, 0.9, 60))))
+    assert not flood.feasible
+    assert flood.cores == 16
+
+
+def test_giving_up_cores_at_a_price_is_hysteresis() -> None:
+    view = busy_view(allocation=dataclasses.replace(SPEC.initial, cores=12, batch=8))
+    assert decide(view, release_price=50.0).cores == 12
+    assert decide(view).cores < 12
+
+
+def test_without_batching_the_largest_batch_stays() -> None:
+    assert decide(busy_view(), batching=False).batch == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"look_ahead": 6}, "look_ahead must be between 0 and 5, not 6"),
+        ({"late_price": -1.0}, "late_price must be a number of at least 0"),
+        ({"guard": 0.0}, "guard must be above 0 and below 1"),
+    ],
+)
+def test_bad_options_end_with_a_sentence(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SpongeMPC(**options)
+
+
+@pytest.mark.parametrize("scenario", ["paper", "bursty"])
+def test_it_needs_fewer_cores_than_the_program_without_look_ahead(scenario: str) -> None:
+    from agents.sponge_ip import SpongeIP
+
+    short = dataclasses.replace(load_scenario(scenario), duration_s=120.0)
+    cores = {}
+    for name, controller in (("mpc", SpongeMPC()), ("ip", SpongeIP())):
+        system = make_system(short, seed=1000)
+        summary = run_episode(system, controller, Run.of(name, short, "sim", 1000)).summary
+        cores[name] = summary.mean_cores
+        limit = 0.001 if scenario == "paper" else 0.02
+        assert summary.avoidable_violation_rate <= limit
+    assert cores["mpc"] < 0.87 * cores["ip"]
