@@ -14,8 +14,13 @@ DEMO_LIVE_SECONDS := 60
 RESULTS := runs/results
 FIDELITY := $(wildcard docs/fidelity.json)
 
+# What the shipped policies learn, and how.
+POLICY_SCENARIOS := --scenario paper-300kb --also paper-100kb paper-500kb bursty flash-crowd deep-fade diurnal mixed
+POLICY_OPTIONS := --steps 8000000 --envs 512 --option learning_rate=0.002 --option minibatch=4096 \
+  --option entropy=0.0005 --option violation_weight=80.0 --option evaluation_episodes=48
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench results docs clean
+.PHONY: help setup demo test lint bench results policies docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -54,6 +59,13 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 results: setup  ## run the standard suite, write docs/results.md and the README's results
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) -m sponge_env.report $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
+
+policies: setup  ## train the policies that ship, half an hour on two cores
+	@for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
+	  $(PY) train.py --agent $$agent --profile $$profile $(POLICY_SCENARIOS) $(POLICY_OPTIONS) \
+	    --run-dir runs/policies/$$agent-$$profile || exit 1; \
+	  cp runs/policies/$$agent-$$profile/policy.safetensors agents/policies/$$agent-$$profile.safetensors; \
+	done; done
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.metrics > docs/metrics.md

@@ -5,7 +5,8 @@
 Every row is the median over random states with that many requests queued, under an SLO that
 leaves some of them with an answer that misses nothing. ``kernel`` is one call of the compiled
 solver from Python; ``decide`` is the whole way from view to allocation, forecast included;
-``solve`` is PuLP on a program that is already built. The published search takes the queue
+``MPC decide`` is the same for sponge-mpc, which plays the queue out; ``solve`` is PuLP on a
+program that is already built. The published search takes the queue
 for its lambda, as one second's requests.
 """
 

@@ -58,12 +58,12 @@ def _introduction(trials: Sequence[Trial], profile: Profile) -> str:
     ratio = fmean(trial.cpu_ratio for trial in live)
     return (
         f"Host: {host['cpu_model']}, {host['cpus']} CPUs, {host['kernel']}; limiter "
-        f"{live[0].summary.limiter}; profile of {profile.date}. "
-        f"{live[0].summary.duration_s:g} s episodes, {repetitions} "
-        f"repetition{'s' * (repetitions > 1)} with the same arrivals. Means of the live runs, smallest and largest live run, simulated, and simulated with the "
-        f"CPU times of the live batches (replayed). These took {ratio:.3f} times what the "
-        "profile says. Wanted: violations within 0.5 points, mean within 5 %, p99 within 10 %, "
-        "or within the spread of the live runs."
+        f"{live[0].summary.limiter}; profile of {profile.date}. Episodes of "
+        f"{live[0].summary.duration_s:g} s, {repetitions} repetition{'s' * (repetitions > 1)} with "
+        "the same arrivals. Means of the live runs, smallest and largest live run, simulated, and "
+        "simulated with the CPU times of the live batches (replayed), which took "
+        f"{ratio:.3f} times what the profile says. Wanted: violations within 0.5 points, mean "
+        "within 5 %, p99 within 10 %, or within the spread of the live runs."
     )
 
 
