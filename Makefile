@@ -16,7 +16,7 @@ FIDELITY := $(wildcard docs/fidelity.json)
 
 # What the shipped policies learn, and how.
 POLICY_SCENARIOS := --scenario paper-300kb --also paper-100kb paper-500kb bursty flash-crowd deep-fade diurnal mixed
-POLICY_OPTIONS := --steps 8000000 --envs 512 --option learning_rate=0.002 --option minibatch=4096 \
+POLICY_OPTIONS := --steps 4000000 --envs 512 --option learning_rate=0.002 --option minibatch=4096 \
   --option entropy=0.0005 --option violation_weight=80.0 --option evaluation_episodes=48
 
 .DEFAULT_GOAL := help
@@ -60,7 +60,7 @@ results: setup  ## run the standard suite, write docs/results.md and the README'
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) -m sponge_env.report $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
 
-policies: setup  ## train the policies that ship, half an hour on two cores
+policies: setup  ## train the policies that ship, a quarter of an hour on two cores
 	@for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
 	  $(PY) train.py --agent $$agent --profile $$profile $(POLICY_SCENARIOS) $(POLICY_OPTIONS) \
 	    --run-dir runs/policies/$$agent-$$profile || exit 1; \

@@ -24,6 +24,8 @@ class MPCConfig:
     """Play several futures, weighted by their probability; without, the expected one."""
     batching: bool = True
     """Choose the largest batch together with the cores; without, it is the system's largest."""
+    learning: bool = True
+    """Correct the fitted service times by those that are seen."""
     look_ahead: int = 1
     """Intervals after the next one that are played, each future with the cores that suit it."""
     late_price: float = 15.0

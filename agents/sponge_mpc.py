@@ -13,7 +13,8 @@ from agents.mpc_paths import Chance, Outlook, make_chance
 from agents.mpc_price import CostCurve, cost_curve
 from agents.mpc_queue import HEAD, NEXT, TAIL, Queue
 from agents.mpc_search import Memory, Rules, make_memory, plan
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from agents.mpc_service import ServiceTimes
+from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 from sponge_env.mapping import from_mapping
 
 _OVERDUE = 0.02
@@ -31,6 +32,7 @@ class _Episode:
 
     spec: SystemSpec
     rules: Rules
+    times: ServiceTimes
     curve: CostCurve
     flow: Flow
     memory: Memory
@@ -71,10 +73,11 @@ class SpongeMPC:
         Raises:
             ProfileError: The system's latency model predicts one that is not positive.
         """
-        rules = make_rules(spec, self.config)
+        times = ServiceTimes(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        rules = make_rules(spec, self.config, times.table_s)
         memory = self._room(rules, queued=spec.batch_max, places=_PLACES)
         flow = Flow(spec, self.config)
-        self._episode = _Episode(spec, rules, cost_curve(rules.service_s), flow, memory)
+        self._episode = _Episode(spec, rules, times, cost_curve(times.table_s), flow, memory)
         # Compiled now, or loaded from disk, so that no decision waits for it.
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
@@ -91,6 +94,8 @@ class SpongeMPC:
         episode, spec = self._episode, self._episode.spec
         if not view.arrivals.size:
             return Allocation(spec.cores_max, spec.batch_max)
+        if self.config.learning and episode.times.observe(view):
+            episode.curve = cost_curve(episode.times.table_s)
         outlook = episode.flow.observe(view)
         self._make_room(episode, view.queued_deadlines_s.size, _places(episode, outlook))
         _fill(episode, view, outlook)
@@ -119,14 +124,14 @@ class SpongeMPC:
         return make_memory(rules, paths, intervals, queued, places)
 
 
-def make_rules(spec: SystemSpec, config: MPCConfig) -> Rules:
+def make_rules(spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> Rules:
     """Lay a system out for the kernel.
 
     Raises:
         ProfileError: The system's latency model predicts one that is not positive.
     """
     return Rules(
-        service_s=np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T),
+        service_s=service_s,
         interval_s=spec.interval_s,
         guard_s=config.guard * spec.slo_s,
         late_price=config.late_price,

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no forecast": {"forecast": False},
     "expected future only": {"risk": False},
     "largest batch always": {"batching": False},
+    "fitted service times": {"learning": False},
     "no look-ahead": {"look_ahead": 0},
     "look-ahead of 2": {"look_ahead": 2},
     "no guard": {"guard": 0.001},

@@ -150,7 +150,7 @@ def test_actions_of_the_vertical_environment_are_refused() -> None:
 
 
 def test_an_unknown_control_is_named() -> None:
-    with pytest.raises(ConfigError, match="unknown control 'joined'.*did you mean 'joint'"):
+    with pytest.raises(ConfigError, match=r"unknown control 'joined'.*did you mean 'joint'"):
         SpongeEnv(BRIEF, control="joined")  # type: ignore[arg-type]
 
 

@@ -18,10 +18,12 @@ from agents.mpc_flow import Flow, fit_rate
 from agents.mpc_paths import Outlook, make_chance, sample_path
 from agents.mpc_price import cost_curve
 from agents.mpc_queue import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
+from agents.mpc_service import ServiceTimes
 from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
-from sponge_env.interfaces import FloatArray, Request, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, Request, RunningBatch, SystemView
+from sponge_env.metrics import WindowMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 from sponge_env.serving.core import ServingCore
@@ -226,6 +228,46 @@ def test_the_price_of_a_request_rises_with_the_rate() -> None:
     assert (
         1 / (capacity_rps[5] - capacity_rps[4]) <= at_20 <= 1 / (capacity_rps[7] - capacity_rps[6])
     )
+
+
+def full_batches_view(now_s: float, started_s: float, cores: int = 4, **last: Any) -> SystemView:
+    """Return a view after an interval in which eight batches of 2 ended, 0.125 s each."""
+    metrics: dict[str, Any] = {"time_s": now_s, "batch_mean": 2.0, "on_time": 15, "late": 1}
+    return make_view(
+        now_s=now_s,
+        running=(RunningBatch(2, started_s, now_s + 0.1),),
+        allocation=Allocation(cores=cores, batch=2),
+        last=WindowMetrics(**metrics | last),
+    )
+
+
+def test_service_times_are_learnt_from_intervals_of_full_batches() -> None:
+    times = ServiceTimes(SERVICE_S)
+    assert not times.observe(full_batches_view(1.0, 0.95))
+    for second in range(2, 100):
+        assert times.observe(full_batches_view(second, second - 0.05))
+    assert times.table_s[3, 1] == pytest.approx(0.125, rel=1e-3)
+    others = np.ones_like(SERVICE_S, dtype=bool)
+    others[3, 1] = False
+    np.testing.assert_array_equal(times.table_s[others], SERVICE_S[others])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        full_batches_view(2.0, 1.95, cores=5),
+        full_batches_view(2.0, 1.95, batch_mean=1.9),
+        full_batches_view(2.0, 0.95),
+        full_batches_view(2.0, 1.95, restarts=1),
+        full_batches_view(2.0, 1.95, on_time=0, late=0),
+        dataclasses.replace(full_batches_view(2.0, 1.95), running=()),
+    ],
+    ids=["resized", "partly filled", "one long batch", "crashed", "nothing ended", "idle"],
+)
+def test_no_service_time_is_learnt_where_something_is_mixed(view: SystemView) -> None:
+    times = ServiceTimes(SERVICE_S)
+    times.observe(full_batches_view(1.0, 0.95))
+    assert not times.observe(view)
 
 
 def decide(view: SystemView, spec: Any = SPEC, **options: Any) -> Any:

@@ -16,15 +16,15 @@ from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.workload import as_long_as_its_traces
 
-WIDTHS = (1, 4)
+NARROW, WIDE = 1, 4
 """Widths of the search: the second is tried where the first leaves a gap."""
 
 GOOD_GAP = 0.01
-"""Gap that is not worth a wider search."""
+"""Gap in cores that is not worth a wider search."""
 
-TRADES = (2, 4)
-"""Cores that a violation is taken to be worth, where the fewest violations are not known: the
-one that gives the better bound is kept."""
+TRADE = 2
+"""Cores that a violation is taken to be worth, where the fewest violations are not known. Any
+number gives a bound; smaller ones a better one, after more work."""
 
 ROOM, SPAN = 16, 1024
 """Working space of the lower side; the span grows if it has to."""
@@ -102,15 +102,17 @@ def bound(
 def _vertical(p: Problem) -> Bound:
     line = in_one_line(p)
     late, late_in_line = lookahead(p), lookahead(line)
-    best: Attained | None = None
-    for width in WIDTHS:
-        found = search(p, late, np.ones(p.windows, np.int64), width)
-        if best is None or found.cost < best.cost:
-            best = found
-        result = _compare(p, line, late_in_line, best)
-        if result.gap <= GOOD_GAP and result.violation_gap == 0:
-            break
-    return result
+    one = np.ones(p.windows, np.int64)
+    best = search(p, late, one, NARROW)
+    least = divmod(_least(line, late_in_line, VIOLATION, best), VIOLATION)
+    if best.core_windows > least[1] * (1 + GOOD_GAP):
+        best = min(best, search(p, late, one, WIDE), key=lambda found: found.cost)
+    cores = float(least[1])
+    if least[0] < best.violations:
+        # Who has no more violations than these, holds at least what the priced ones leave.
+        priced = _least(line, late_in_line, TRADE, best)
+        cores = float(priced - TRADE * best.violations)
+    return bound_between(p, least[0], cores, best)
 
 
 def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attained:
@@ -123,7 +125,7 @@ def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attain
         width: Width of the beam.
     """
     rows = np.zeros((p.windows, 2), np.int64)
-    memory = make_search(p, width, int(max(p.replicas, replicas.max())))
+    memory = make_search(p, width)
     cost = find_schedule(p, late, replicas, memory, rows)
     violations = int(cost // VIOLATION)
     pairs = zip(rows.tolist(), replicas.tolist(), strict=True)
@@ -131,31 +133,16 @@ def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attain
     return Attained(violations, cost - violations * VIOLATION, schedule)
 
 
-def _compare(p: Problem, line: Problem, late: IntArray, attained: Attained) -> Bound:
+def bound_between(p: Problem, violations: int, core_windows: float, found: Attained) -> Bound:
     """Put the lower side beside a schedule."""
-    violations, cores = _lower(line, late, attained)
     return Bound(
         offered=int(p.counts.sum()),
         violations_lower=violations,
-        violations_upper=attained.violations,
-        core_seconds_lower=cores * p.interval_s,
-        core_seconds_upper=attained.core_windows * p.interval_s,
-        schedule=attained.schedule,
+        violations_upper=found.violations,
+        core_seconds_lower=core_windows * p.interval_s,
+        core_seconds_upper=found.core_windows * p.interval_s,
+        schedule=found.schedule,
     )
-
-
-def _lower(line: Problem, late: IntArray, attained: Attained) -> tuple[int, int]:
-    """Return the fewest violations, and the core-windows of having no more than attained.
-
-    Where the fewest may be fewer than attained, violations are priced: with v the least of
-    ``cores + price * violations``, whoever has no more violations than attained holds at
-    least ``v - price * attained`` cores, whatever the price.
-    """
-    violations, cores = divmod(_least(line, late, VIOLATION, attained), VIOLATION)
-    if violations == attained.violations:
-        return violations, cores
-    priced = (_least(line, late, trade, attained) - trade * attained.violations for trade in TRADES)
-    return violations, max(priced)
 
 
 def _least(line: Problem, late: IntArray, violation: int, attained: Attained) -> int:

@@ -160,7 +160,7 @@ def _resume(p: Problem, window: Window, n: int, m: Memory) -> None:
     """Carry a label into a window: its batch goes on under the window's cores."""
     served, size = m.labels.served[n], m.labels.size[n]
     cost, row = m.labels.cost[n] + window.pay, served - window.base
-    credit_s = window.start_s - p.headstart_s[window.cores - 1]
+    credit_s = window.start_s - p.ahead_s[window.cores - 1]
     if size == 0:
         _put_free(p, window, row, cost, window.start_s, credit_s, m)
         return
@@ -185,8 +185,8 @@ def _continue(p: Problem, window: Window, row: int, m: Memory) -> None:
             at_s = max(free_s, p.release_s[served + size - 1])
             if at_s >= until_s:
                 break
-            begin_s = at_s + p.dispatch_s
-            full_s = begin_s - p.headstart_s[window.cores - 1]
+            begin_s = at_s + p.dispatch_s[size - 1]
+            full_s = begin_s - p.ahead_awake_s[window.cores - 1]
             work_s = p.padded_s[size - 1, window.cores - 1]
             account_s = max(credit_s, full_s)
             end_s = _run(p, window, served + size, size, work_s, cost, begin_s, account_s, m)
@@ -234,8 +234,8 @@ def _run(
     """
     row, share = served - window.base, p.share[window.cores - 1]
     credit_s = account_s + work_s / share
-    end_s = max(begin_s + work_s, credit_s)
-    if end_s > window.end_s:
+    end_s = max(begin_s + work_s, credit_s - p.refill_s[window.cores - 1])
+    if max(begin_s + work_s, credit_s) > window.end_s:
         done_s = min(window.end_s - begin_s, share * (window.end_s - account_s))
         left_s = work_s - max(0.0, done_s)
         left = left_s / p.padded_s[size - 1, window.cores - 1]
@@ -253,7 +253,7 @@ def _put_free(
 ) -> None:
     """Note that the replica can be free at a moment with so much served."""
     if cost <= window.at_most:
-        credit_s = max(credit_s, free_s - p.headstart_s[window.cores - 1])
+        credit_s = max(credit_s, free_s - p.ahead_awake_s[window.cores - 1])
         put(m.free, row, cost, free_s, credit_s, TIME_TOLERANCE_S)
 
 

@@ -8,6 +8,7 @@ one position per class. All the oracle's kernels read the same :class:`Problem`.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,12 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import make_spec
 from sponge_env.interfaces import FloatArray
 from sponge_env.profile import Profile
+from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
+from sponge_env.vector.compiler import sources_mark
+from sponge_env.vector.configuration import Configuration
+from sponge_env.vector.layout import PENDING
+from sponge_env.workers.bucket import SLICE_S
 from sponge_env.workload import Workload, make_workload
 
 IntArray = NDArray[np.int64]
@@ -56,11 +62,6 @@ class Problem(NamedTuple):
     cores_max: int
     batch_max: int
     replicas_max: int
-    cores: int
-    """Cores of a replica before the first decision."""
-    replicas: int
-    """Replicas that are warm then."""
-    cold_start_s: float
     drop_grace_s: float
     """Lateness at which a waiting request is dropped; infinite where none is."""
     may_skip: bool
@@ -71,21 +72,30 @@ class Problem(NamedTuple):
     """(batch_max, cores_max) least work of a batch of this size or a larger one."""
     shortest_s: FloatArray
     """(batch_max,) the same under the cores that suit it best."""
-    quota: bool
-    """Whether CPU tokens are granted per period."""
-    period_s: float
-    dispatch_s: float
-    """Time before the work of a batch begins."""
-    core_unit: float
-    """Physical cores in one core unit."""
+    dispatch_s: FloatArray
+    """(batch_max,) time before the work of a batch begins."""
     share: FloatArray
     """(cores_max,) work done per second in the long run."""
-    headstart_s: FloatArray
-    """(cores_max,) how far a full bucket of tokens is ahead of the long run."""
+    ahead_s: FloatArray
+    """(cores_max,) by how much time the CPU granted in a window can be ahead of the long run
+    at its end."""
+    ahead_awake_s: FloatArray
+    """(cores_max,) the same of the CPU granted after an idle moment."""
+    refill_s: FloatArray
+    """(cores_max,) by how much more than that it can be ahead before the window's end."""
     fastest_s: float
     """Shortest service of one request."""
     rate_rps: float
     """Largest throughput of a replica."""
+    seed: int
+    settings: Any
+    """(1,) the simulated worker as its kernels know it."""
+    numbers: FloatArray
+    """Tables that belong to the settings."""
+    pending: NDArray[Any]
+    """(1,) no resize ever waits."""
+    replica_slots: int
+    """Most replicas at one time, draining ones included."""
     sources: NDArray[Any]
     """(0,) of a type that changes with the sources: numba's cache on disk looks at no other
     file than that of the function that is called."""
@@ -113,12 +123,11 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
         cores_max=spec.cores_max,
         batch_max=spec.batch_max,
         replicas_max=spec.replicas_max,
-        cores=spec.initial.cores,
-        replicas=spec.initial.replicas,
-        cold_start_s=spec.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
         may_skip=False,
         **_service(scenario, profile),
+        seed=seed,
+        **_worker(scenario, profile),
         sources=_sources(),
     )
 
@@ -203,35 +212,60 @@ def _prices(scenario: Scenario) -> dict[str, IntArray]:
 
 def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
     """Describe both service models in the same terms; see ``docs/oracle.md``."""
-    limits = scenario.limits
+    limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
     quota = profile.quota
+    nothing = np.zeros(limits.cores)
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
         work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
-        share = np.minimum(1.0, np.arange(1, limits.cores + 1) * profile.core_unit)
-        period_s, dispatch_s = quota.period_s, quota.dispatch_s
+        dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
+        grants = _grants(scenario, profile, quota)
     else:
-        quota = None
         work_s = profile.service_table_s(limits.batch, limits.cores)
-        share, period_s, dispatch_s = np.ones(limits.cores), 1.0, 0.0
+        dispatch_s = np.zeros(limits.batch)
+        grants = {"share": nothing + 1, "ahead_s": nothing}
+        grants |= {"ahead_awake_s": nothing, "refill_s": nothing}
     padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
-    sizes = np.arange(1, limits.batch + 1)
     return {
         "work_s": np.ascontiguousarray(work_s),
         "padded_s": padded_s,
         "shortest_s": padded_s.min(axis=1),
-        "quota": quota is not None,
-        "period_s": period_s,
         "dispatch_s": dispatch_s,
-        "core_unit": profile.core_unit,
-        "share": share,
-        "headstart_s": period_s * (1.0 - share),
-        "fastest_s": float(padded_s[0].min()) + dispatch_s,
+        **grants,
+        "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
     }
 
 
+def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:
+    """Bound what a quota grants; full cores are not limited."""
+    share = np.minimum(1.0, np.arange(1, scenario.limits.cores + 1) * profile.core_unit)
+    limited = share < 1 - 1e-9
+    periods = scenario.interval_s / quota.period_s
+    first = 1 if abs(periods - round(periods)) < 1e-9 else 2
+    debt_s = (SLICE_S + quota.tick_s) / share
+    return {
+        "share": share,
+        "ahead_s": limited * (first * quota.period_s + debt_s),
+        "ahead_awake_s": limited * (2 * quota.period_s + debt_s),
+        "refill_s": limited * quota.period_s,
+    }
+
+
+def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:
+    """Describe the simulated worker as its compiled kernels take it."""
+    simulation = replace(scenario.simulation, noise=0.0)
+    silent = replace(scenario, simulation=simulation)
+    configuration = Configuration([silent], scenario.limits.replicas, profile=profile, given=True)
+    return {
+        "settings": configuration.settings,
+        "numbers": configuration.numbers.array,
+        "pending": np.zeros(1, PENDING),
+        "replica_slots": configuration.replica_slots,
+    }
+
+
 def _sources() -> NDArray[Any]:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(sources_mark().encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return np.zeros(0, np.dtype([(f"sources_{digest.hexdigest()[:12]}", np.bool_)]))

@@ -16,7 +16,15 @@ from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import unavoidable
 from sponge_env.oracle.lower import VIOLATION
 from sponge_env.oracle.problem import IntArray, Problem
-from sponge_env.oracle.serving import REPLICA, STATE, Server, begin, late_in_batch, serve
+from sponge_env.oracle.serving import (
+    REPLICA,
+    STATE,
+    Branches,
+    begin,
+    branch,
+    late_in_batch,
+    serve,
+)
 from sponge_env.vector.compiler import compiled, entry_point
 
 LEVELS = 24
@@ -43,7 +51,7 @@ class Candidates(NamedTuple):
 class Search(NamedTuple):
     """Working space."""
 
-    server: Server
+    branches: Branches
     """Schedules in two halves that take turns, and one more to try things with."""
     beam: int
     """Schedules that are followed."""
@@ -62,16 +70,15 @@ class Search(NamedTuple):
     """(windows, beam)."""
 
 
-def make_search(p: Problem, width: int, replicas: int) -> Search:
+def make_search(p: Problem, width: int) -> Search:
     """Allocate working space for a beam of ``LEVELS * width`` schedules.
 
     Args:
         p: The problem.
         width: Schedules of equal cost that are followed.
-        replicas: The most there are; as many again may still drain, and some more.
     """
     beam = LEVELS * width
-    states, room = 2 * beam + 1, 1 if replicas == 1 else 4 * replicas
+    states = 2 * beam + 1
     most = beam * p.cores_max * p.batch_max
     candidates = Candidates(
         np.zeros(most, np.int64),
@@ -82,7 +89,7 @@ def make_search(p: Problem, width: int, replicas: int) -> Search:
         np.zeros(1, np.int64),
     )
     return Search(
-        Server(np.zeros(states, STATE), np.zeros(states * room, REPLICA), room),
+        Branches(np.zeros(states, STATE), np.zeros((states, p.replica_slots), REPLICA)),
         beam,
         width,
         candidates,
@@ -108,7 +115,7 @@ def find_schedule(
     Returns:
         Its violations times VIOLATION, and its core-windows.
     """
-    begin(p, s.server, 0, p.replicas)
+    begin(p, branch(p, s.branches, 0))
     here, there, followed = 0, s.beam, 1
     for window in range(p.windows):
         s.candidates.count[0] = 0
@@ -117,12 +124,13 @@ def find_schedule(
         followed = _choose(s, window)
         for n in range(followed):
             cores, batch = s.cores[window, n], s.batch[window, n]
-            _copy(s.server, here + s.parents[window, n], there + n)
-            serve(p, s.server, there + n, window, cores, batch, replicas[window])
+            _copy(s.branches, here + s.parents[window, n], there + n)
+            w = branch(p, s.branches, there + n)
+            serve(p, w, window, cores, batch, replicas[window])
         here, there = there, here
     n = _cheapest(s, here, followed)
-    state = s.server.states[here + n]
-    cost = float(VIOLATION * state.violations) + state.held
+    state = s.branches.states[here + n]
+    cost = float(VIOLATION * state.violations) + state.counted_core_s / p.interval_s
     for window in range(p.windows - 1, -1, -1):
         schedule[window, 0], schedule[window, 1] = s.cores[window, n], s.batch[window, n]
         n = s.parents[window, n]
@@ -133,17 +141,19 @@ def find_schedule(
 def _cheapest(s: Search, here: int, followed: int) -> int:
     best = 0
     for n in range(followed):
-        state, least = s.server.states[here + n], s.server.states[here + best]
-        if (state.violations, state.held) < (least.violations, least.held):
+        state, least = s.branches.states[here + n], s.branches.states[here + best]
+        if state.violations < least.violations or (
+            state.violations == least.violations and state.counted_core_s < least.counted_core_s
+        ):
             best = n
     return best
 
 
 @compiled
-def _copy(server: Server, source: int, target: int) -> None:
-    server.states[target] = server.states[source]
-    for n in range(server.states[source].replicas):
-        server.replicas[target * server.room + n] = server.replicas[source * server.room + n]
+def _copy(branches: Branches, source: int, target: int) -> None:
+    branches.states[target] = branches.states[source]
+    for n in range(branches.states[source].replicas):
+        branches.replicas[target, n] = branches.replicas[source, n]
 
 
 @compiled
@@ -155,8 +165,9 @@ def _try_all(
     for cores in range(1, p.cores_max + 1):
         batch = p.batch_max
         while batch > 0:
-            _copy(s.server, k, scratch)
-            largest = serve(p, s.server, scratch, window, cores, batch, replicas)
+            _copy(s.branches, k, scratch)
+            w = branch(p, s.branches, scratch)
+            largest = serve(p, w, window, cores, batch, replicas)
             _note(p, late, s, k, window, cores, batch)
             batch = min(batch, largest) - 1
 
@@ -167,10 +178,10 @@ def _note(
 ) -> None:
     """Add the schedule that was just tried to the candidates."""
     k_tried, end_s = 2 * s.beam, (window + 1) * p.interval_s
-    state, free_s = s.server.states[k_tried], end_s
+    state, free_s = s.branches.states[k_tried], end_s
     violations, progress = state.violations, 0.0
     for n in range(state.replicas):
-        replica = s.server.replicas[k_tried * s.server.room + n]
+        replica = s.branches.replicas[k_tried, n]
         if replica.size:
             work_s = p.work_s[replica.size - 1, cores - 1] / p.share[cores - 1]
             left = min(1.0, (replica.finish_s - end_s) / work_s)
@@ -184,7 +195,7 @@ def _note(
         progress += served
         violations += unavoidable(p, late, kind, served, free_s, float(state.replicas))
     c, n = s.candidates, s.candidates.count[0]
-    c.cost[n] = VIOLATION * violations + math.ceil(state.held)
+    c.cost[n] = VIOLATION * violations + math.ceil(state.counted_core_s / p.interval_s - 1e-6)
     c.progress[n], c.parent[n] = progress, k % s.beam
     c.cores[n], c.batch[n] = cores, batch
     c.count[0] = n + 1

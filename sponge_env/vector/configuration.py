@@ -20,7 +20,6 @@ from sponge_env.vector.pool import Pool
 from sponge_env.vector.traffic import Traffic
 from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
 
-
 _QUOTA_FIELDS = (
     "period_s",
     "tick_s",

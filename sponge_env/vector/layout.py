@@ -257,6 +257,13 @@ class Replica:
     pool_s: float
     slice_s: float
     stopped: bool
+    end_refill_s: float
+    """The books when the work is done, as are the rest."""
+    end_pool_s: float
+    end_slice_s: float
+    end_stopped: bool
+    end_used_core_s: float
+    end_throttled_s: float
 
 
 class Sample:

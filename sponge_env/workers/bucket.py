@@ -20,6 +20,9 @@ NANOSECOND_S = 1e-9
 """The kernel counts in whole ones: less than that is nothing."""
 
 
+_Books = tuple[float, float, float, float, float, bool, float, float]
+
+
 class QuotaBucket:
     """The books that Linux keeps of a group's CPU time, on the one CPU it is pinned to.
 
@@ -65,6 +68,7 @@ class QuotaBucket:
         self.finish_s = 0.0
         self.used_core_s = 0.0
         self.throttled_s = 0.0
+        self._end = self._books  # as they will be when the work is done
 
     def load(self, now_s: float, cold_start_s: float, crowd: int) -> None:
         """Begin to load the model, which alone takes ``cold_start_s`` on one core unit."""
@@ -77,11 +81,10 @@ class QuotaBucket:
 
     def advance(self, now_s: float) -> None:
         """Progress to ``now_s``."""
-        if self._left_s > 0:
-            self._run(min(now_s, self.finish_s))
-            # what rounding leaves over when the work was done in pieces
-            if now_s >= self.finish_s and self._left_s > 0:
-                self._sleep()
+        if self._left_s > 0 and now_s >= self.finish_s:
+            self._books = self._end
+        elif self._left_s > 0:
+            self._run(now_s)
 
     def resize(self, now_s: float, cores: int) -> None:
         """Write the quota."""
@@ -111,12 +114,37 @@ class QuotaBucket:
 
     def _predict(self) -> None:
         """Find the end by going there and back."""
-        here = (self._now_s, self._left_s, self._pool_s, self._slice_s, self._stopped)
-        counters = self._refill_s, self.used_core_s, self.throttled_s
+        here = self._books
         self._run(math.inf)
-        self.finish_s = self._now_s
-        self._now_s, self._left_s, self._pool_s, self._slice_s, self._stopped = here
-        self._refill_s, self.used_core_s, self.throttled_s = counters
+        self.finish_s, self._end = self._now_s, self._books
+        self._books = here
+
+    @property
+    def _books(self) -> _Books:
+        """All that changes while work goes on."""
+        return (
+            self._now_s,
+            self._left_s,
+            self._refill_s,
+            self._pool_s,
+            self._slice_s,
+            self._stopped,
+            self.used_core_s,
+            self.throttled_s,
+        )
+
+    @_books.setter
+    def _books(self, books: _Books) -> None:
+        (
+            self._now_s,
+            self._left_s,
+            self._refill_s,
+            self._pool_s,
+            self._slice_s,
+            self._stopped,
+            self.used_core_s,
+            self.throttled_s,
+        ) = books
 
     def _run(self, until_s: float) -> None:
         """Go on until ``until_s`` or the end of the work."""

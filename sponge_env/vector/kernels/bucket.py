@@ -22,10 +22,14 @@ def new_bucket(settings: Settings, replica: Replica, phase: float) -> None:
 @compiled
 def advance_bucket(settings: Settings, replica: Replica, now_s: float) -> None:
     """Let work and counters progress to ``now_s``."""
-    if replica.left_s > 0:
-        _run(settings, replica, min(now_s, replica.finish_s))
-        if now_s >= replica.finish_s and replica.left_s > 0:
-            _sleep(replica)
+    if replica.left_s > 0 and now_s >= replica.finish_s:
+        replica.since_s, replica.left_s = replica.finish_s, 0.0
+        replica.refill_s, replica.pool_s = replica.end_refill_s, replica.end_pool_s
+        replica.slice_s, replica.stopped = replica.end_slice_s, replica.end_stopped
+        replica.used_core_s = replica.end_used_core_s
+        replica.throttled_s = replica.end_throttled_s
+    elif replica.left_s > 0:
+        _run(settings, replica, now_s)
 
 
 @compiled
@@ -67,6 +71,9 @@ def _predict(settings: Settings, replica: Replica) -> None:
     used_core_s, throttled_s = replica.used_core_s, replica.throttled_s
     _run(settings, replica, math.inf)
     replica.finish_s = replica.since_s
+    replica.end_refill_s, replica.end_pool_s = replica.refill_s, replica.pool_s
+    replica.end_slice_s, replica.end_stopped = replica.slice_s, replica.stopped
+    replica.end_used_core_s, replica.end_throttled_s = replica.used_core_s, replica.throttled_s
     replica.since_s, replica.left_s, replica.pool_s = since_s, left_s, pool_s
     replica.slice_s, replica.stopped, replica.refill_s = slice_s, stopped, refill_s
     replica.used_core_s, replica.throttled_s = used_core_s, throttled_s
