@@ -159,7 +159,8 @@ def _rate_rps(
     total = 0.0
     for draw in range(1, count + 1):
         total += 1.0 + scatter * (chance.gaps[path, draw] - 1.0)
-    return rate_rps * total / count
+    scaled_rps: float = rate_rps * total / count
+    return scaled_rps
 
 
 @compiled
@@ -174,7 +175,8 @@ def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float)
         work -= done
         time_s = edge_s
         interval += 1
-    return time_s + work / speed[interval]
+    arrival_s: float = time_s + work / speed[interval]
+    return arrival_s
 
 
 @compiled

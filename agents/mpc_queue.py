@@ -187,28 +187,13 @@ def _lateness(over_s: float, guard_s: float) -> float:
 @compiled
 def _admit(queue: Queue, arrivals_s: FloatArray, now_s: float) -> None:
     """Let those wait that have arrived, in the order of their deadlines."""
-    following, tail = queue.marks[NEXT], queue.marks[TAIL]
+    following = queue.marks[NEXT]
     while following < arrivals_s.shape[0] and arrivals_s[following, 0] <= now_s:
-        due_s = arrivals_s[following, 1]
-        place = _place(queue.due_s, queue.marks[HEAD], tail, due_s)
-        for behind in range(tail, place, -1):
-            queue.due_s[behind] = queue.due_s[behind - 1]
+        due_s, place = arrivals_s[following, 1], queue.marks[TAIL]
+        while place > queue.marks[HEAD] and queue.due_s[place - 1] > due_s:
+            queue.due_s[place] = queue.due_s[place - 1]
+            place -= 1
         queue.due_s[place] = due_s
-        tail += 1
+        queue.marks[TAIL] += 1
         following += 1
-    queue.marks[NEXT], queue.marks[TAIL] = following, tail
-
-
-@compiled
-def _place(due_s: FloatArray, head: int, tail: int, new_s: float) -> int:
-    """Return the place of a deadline behind those that are not later; mostly it is the last."""
-    if tail == head or due_s[tail - 1] <= new_s:
-        return tail
-    low, high = head, tail - 1
-    while low < high:
-        middle = (low + high) // 2
-        if due_s[middle] <= new_s:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    queue.marks[NEXT] = following

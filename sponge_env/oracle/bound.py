@@ -16,7 +16,7 @@ from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.workload import as_long_as_its_traces
 
-NARROW, WIDE = 1, 4
+NARROW, WIDE = 1, 6
 """Widths of the search: the second is tried where the first leaves a gap."""
 
 GOOD_GAP = 0.01

@@ -242,7 +242,8 @@ def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[s
     limited = share < 1 - 1e-9
     periods = scenario.interval_s / quota.period_s
     first = 1 if abs(periods - round(periods)) < 1e-9 else 2
-    debt_s = (SLICE_S + quota.tick_s) / share
+    kept_s = np.minimum(SLICE_S, share * quota.period_s)
+    debt_s = (kept_s + quota.tick_s) / share
     return {
         "share": share,
         "ahead_s": limited * (first * quota.period_s + debt_s),

@@ -14,7 +14,7 @@ import numpy as np
 
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import unavoidable
-from sponge_env.oracle.lower import VIOLATION
+from sponge_env.oracle.lower import NEVER, VIOLATION
 from sponge_env.oracle.problem import IntArray, Problem
 from sponge_env.oracle.serving import (
     REPLICA,
@@ -27,7 +27,7 @@ from sponge_env.oracle.serving import (
 )
 from sponge_env.vector.compiler import compiled, entry_point
 
-LEVELS = 24
+LEVELS = 12
 """Costs that are followed, in cores above the least one."""
 
 
@@ -60,6 +60,8 @@ class Search(NamedTuple):
     candidates: Candidates
     kept: IntArray
     """(LEVELS, width) candidates by cost, furthest first."""
+    least: IntArray
+    """(1,) least cost among the candidates."""
     kept_count: IntArray
     """(LEVELS,)."""
     parents: IntArray
@@ -94,6 +96,7 @@ def make_search(p: Problem, width: int) -> Search:
         width,
         candidates,
         np.zeros((LEVELS, width), np.int64),
+        np.zeros(1, np.int64),
         np.zeros(LEVELS, np.int64),
         *(np.zeros((p.windows, beam), np.int64) for _ in range(3)),
     )
@@ -118,7 +121,7 @@ def find_schedule(
     begin(p, branch(p, s.branches, 0))
     here, there, followed = 0, s.beam, 1
     for window in range(p.windows):
-        s.candidates.count[0] = 0
+        s.candidates.count[0], s.least[0] = 0, NEVER
         for n in range(followed):
             _try_all(p, late, s, here + n, window, replicas[window])
         followed = _choose(s, window)
@@ -162,7 +165,11 @@ def _try_all(
 ) -> None:
     """Serve a window with all allocations; a cap that no batch met makes no difference."""
     scratch = 2 * s.beam
+    state = s.branches.states[k]
+    so_far = VIOLATION * state.violations + int(state.counted_core_s / p.interval_s)
     for cores in range(1, p.cores_max + 1):
+        if so_far + p.price[window] * cores * replicas >= s.least[0] + LEVELS:
+            break
         batch = p.batch_max
         while batch > 0:
             _copy(s.branches, k, scratch)
@@ -199,19 +206,17 @@ def _note(
     c.progress[n], c.parent[n] = progress, k % s.beam
     c.cores[n], c.batch[n] = cores, batch
     c.count[0] = n + 1
+    s.least[0] = min(s.least[0], c.cost[n])
 
 
 @compiled
 def _choose(s: Search, window: int) -> int:
     """Choose the candidates that are followed; return how many they are."""
     c = s.candidates
-    least = c.cost[0]
-    for n in range(1, c.count[0]):
-        least = min(least, c.cost[n])
     s.kept_count[:] = 0
     for n in range(c.count[0]):
-        if c.cost[n] - least < LEVELS:
-            _keep(s, n, c.cost[n] - least)
+        if c.cost[n] - s.least[0] < LEVELS:
+            _keep(s, n, c.cost[n] - s.least[0])
     return _furthest(s, window)
 
 

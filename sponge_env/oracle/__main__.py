@@ -1,0 +1,64 @@
+"""Print the clairvoyant bound of a scenario.
+
+Usage::
+
+    python -m sponge_env.oracle --scenario paper [--profile P] [--start warm] [--seeds N] [--joint]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sponge_env.cli import Parser, at_least, one_of, run_script
+from sponge_env.factory import scenario_profile
+from sponge_env.oracle.bound import Bound, bound
+from sponge_env.scenario import load_scenario
+
+HEAD = (
+    "          violations          core-seconds\n"
+    " seed    lower  upper       lower      upper    gap"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run_script(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = Parser(prog="python -m sponge_env.oracle", description="the clairvoyant bound")
+    parser.add_argument("--scenario", default="paper", help="shipped scenario or TOML file")
+    parser.add_argument("--profile", help="latency profile instead of the scenario's")
+    parser.add_argument(
+        "--start", type=one_of("start", ("cold", "warm")), help="instead of the scenario's"
+    )
+    parser.add_argument("--duration", type=at_least(1), help="seconds of an episode")
+    parser.add_argument("--seeds", type=at_least(1), default=1, help="episodes (default: 1)")
+    parser.add_argument("--joint", action="store_true", help="replicas may be added, too")
+    arguments = parser.parse_args(argv)
+    changes: dict[str, Any] = {
+        "profile": arguments.profile,
+        "start": arguments.start,
+        "duration_s": arguments.duration,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    scenario = dataclasses.replace(load_scenario(arguments.scenario), **changes)
+    profile = scenario_profile(scenario)
+    print(HEAD)
+    for seed in range(arguments.seeds):
+        print(_row(seed, bound(scenario, seed, arguments.joint, profile)), flush=True)
+    return 0
+
+
+def _row(seed: int, found: Bound) -> str:
+    return (
+        f"{seed:5d} {found.violations_lower:8d} {found.violations_upper:6d} "
+        f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

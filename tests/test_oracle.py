@@ -1,0 +1,111 @@
+"""The clairvoyant bound: proven on small instances, attained on every one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from sponge_env.config import Arrivals, Limits, Network, RequestClass, Serving, Simulation
+from sponge_env.errors import ConfigError
+from sponge_env.factory import scenario_profile
+from sponge_env.interfaces import Allocation
+from sponge_env.oracle import bound
+from sponge_env.oracle.__main__ import main
+from sponge_env.oracle.schedule import replay
+from sponge_env.scenario import Scenario, load_scenario
+
+TINY = Scenario(
+    name="tiny",
+    duration_s=3.0,
+    limits=Limits(cores=3, batch=3, replicas=2),
+    arrivals=Arrivals(kind="poisson", rate_rps=9.0),
+    network=Network(payload_bytes=500_000.0),
+)
+"""Few enough windows and cores to try all schedules."""
+
+CLASSES = (RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0))
+
+KINDS = {
+    "plain": TINY,
+    "late requests dropped": dataclasses.replace(TINY, serving=Serving(drop="expired")),
+    "two classes": dataclasses.replace(TINY, slo_s=0.6, classes=CLASSES),
+    "first come, first served": dataclasses.replace(
+        TINY, slo_s=0.6, classes=CLASSES, serving=Serving(order="fifo")
+    ),
+    "quota": dataclasses.replace(
+        TINY, profile="lite0", arrivals=Arrivals(kind="poisson", rate_rps=12.0)
+    ),
+    "warm start": dataclasses.replace(TINY, start="warm", warmup_s=1.0),
+}
+
+
+def every_schedule(scenario: Scenario, seed: int) -> list[tuple[int, float]]:
+    """Return violations and core-seconds of all schedules of one replica."""
+    profile, limits = scenario_profile(scenario), scenario.limits
+    pairs = itertools.product(range(1, limits.cores + 1), range(1, limits.batch + 1))
+    allocations = [Allocation(cores, batch) for cores, batch in pairs]
+    runs = (
+        replay(scenario, profile, seed, schedule)
+        for schedule in itertools.product(allocations, repeat=scenario.windows)
+    )
+    return [(run.violations, run.core_seconds) for run in runs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_of_all_schedules_lies_between_both_sides(kind: str) -> None:
+    for seed in (1, 2):
+        found = bound(KINDS[kind], seed)
+        tried = every_schedule(KINDS[kind], seed)
+        best = min(tried)
+        assert found.violations_lower <= best[0] <= found.violations_upper
+        assert best <= (found.violations_upper, found.core_seconds_upper + 1e-6)
+        as_good = [cores for violations, cores in tried if violations <= found.violations_upper]
+        assert found.core_seconds_lower <= min(as_good) + 1e-6
+
+
+@pytest.mark.parametrize("profile", ["yolov5s", "resnet18", "lite0"])
+@pytest.mark.parametrize("name", ["bursty", "deep-fade", "mixed"])
+@pytest.mark.parametrize("start", ["cold", "warm"])
+def test_the_schedule_attains_what_it_claims(name: str, profile: str, start: str) -> None:
+    changes = {"profile": profile, "start": start, "duration_s": 40.0}
+    scenario = dataclasses.replace(load_scenario(name), **changes)
+    found = bound(scenario, 3)
+    run = replay(scenario, scenario_profile(scenario), 3, found.schedule)
+    assert run.offered == found.offered
+    assert run.violations == found.violations_upper
+    assert run.core_seconds == pytest.approx(found.core_seconds_upper, abs=1e-6)
+    assert found.violations_lower <= found.violations_upper
+    assert found.core_seconds_lower <= found.core_seconds_upper + 1e-6
+
+
+def test_nothing_to_do_needs_the_least() -> None:
+    quiet = dataclasses.replace(TINY, arrivals=Arrivals(kind="constant", rate_rps=0.5))
+    found = bound(dataclasses.replace(quiet, network=Network(trace="none")), 1)
+    assert (found.violations_upper, found.core_seconds_upper, found.gap) == (0, 3.0, 0.0)
+
+
+def test_a_delayed_resize_is_refused() -> None:
+    late = dataclasses.replace(TINY, simulation=Simulation(actuation_delay_s=0.1))
+    with pytest.raises(ConfigError, match="resize to act at once"):
+        bound(late, 1)
+
+
+def test_too_many_classes_are_refused() -> None:
+    classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
+    with pytest.raises(ConfigError, match="room for 4 classes"):
+        bound(dataclasses.replace(TINY, slo_s=1.0, classes=classes), 1)
+
+
+def test_the_command_prints_a_row_for_each_seed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--scenario", "bursty", "--seeds", "2", "--duration", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["0", "1"]
+
+
+def test_an_unknown_profile_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--scenario", "bursty", "--profile", "resnet81"]) == 2
+    assert "did you mean 'resnet18'" in capsys.readouterr().err
