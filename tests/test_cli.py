@@ -203,7 +203,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
         ("--agent static --option static.cores=0", "cores must be at least 1"),
         ("--agent sponge-ip --option sponge-ip.formulation=papr", "mean 'paper'"),
-        ("--agent ppo", "no policy of ppo for this profile"),
+        ("--agent maskable-ppo", "no policy of maskable-ppo for this profile"),
         ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
         ("--agent static-8 --policy x.safetensors", "--policy is for one agent of ppo"),
         ("--agent :X", "unknown agent ':X'"),

@@ -19,7 +19,7 @@ from sponge_env.scenario import load_scenario
 
 HEAD = (
     "          violations          core-seconds\n"
-    " seed    lower  upper       lower      upper    gap"
+    " seed    lower  upper       lower      upper    gap\n"
 )
 
 
@@ -47,16 +47,17 @@ def _run(argv: Sequence[str]) -> int:
     changes = {name: value for name, value in changes.items() if value is not None}
     scenario = dataclasses.replace(load_scenario(arguments.scenario), **changes)
     profile = scenario_profile(scenario)
-    print(HEAD)
+    sys.stdout.write(HEAD)
     for seed in range(arguments.seeds):
-        print(_row(seed, bound(scenario, seed, arguments.joint, profile)), flush=True)
+        sys.stdout.write(_row(seed, bound(scenario, seed, arguments.joint, profile)))
+        sys.stdout.flush()
     return 0
 
 
 def _row(seed: int, found: Bound) -> str:
     return (
         f"{seed:5d} {found.violations_lower:8d} {found.violations_upper:6d} "
-        f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}"
+        f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}\n"
     )
 
 

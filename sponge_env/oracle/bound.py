@@ -9,7 +9,8 @@ import numpy as np
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.lookahead import lookahead
-from sponge_env.oracle.lower import OVERFLOW, VIOLATION, least_cost, make_memory
+from sponge_env.oracle.lower import OVERFLOW, VIOLATION, least_cost
+from sponge_env.oracle.memory import make_memory
 from sponge_env.oracle.problem import IntArray, Problem, in_one_line, make_problem
 from sponge_env.oracle.search import find_schedule, make_search
 from sponge_env.profile import Profile

@@ -20,7 +20,9 @@ SLACK_S = 1e-9
 
 
 @compiled
-def _busy_period(p: Problem, kind: int, start: int, free_s: float, speedup: float) -> tuple[int, int]:
+def _busy_period(
+    p: Problem, kind: int, start: int, free_s: float, speedup: float
+) -> tuple[int, int]:
     """Serve one class from ``start`` on until the replicas have nothing to do.
 
     Returns:

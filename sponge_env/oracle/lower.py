@@ -13,13 +13,10 @@ how much of it is left, and the cost so far.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
-import numpy as np
-
-from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import SLACK_S, unavoidable
-from sponge_env.oracle.pareto import Fronts, make_fronts, put
+from sponge_env.oracle.memory import Memory, Window
+from sponge_env.oracle.pareto import put
 from sponge_env.oracle.problem import IntArray, Problem
 from sponge_env.vector.compiler import compiled, entry_point
 
@@ -37,68 +34,6 @@ OVERFLOW = -1
 
 NEVER = 2**62
 """More than any cost."""
-
-
-class Labels(NamedTuple):
-    """States at a boundary, with what they cost; those with most served come first."""
-
-    served: IntArray
-    """(labels,) position after the last request that is in a batch."""
-    size: IntArray
-    """(labels,) requests in the batch that runs; 0 where none does."""
-    left: FloatArray
-    """(labels,) share of its work that is left."""
-    cost: IntArray
-    """(labels,)."""
-
-
-class Memory(NamedTuple):
-    """Working space. Rows count the requests served since those of the first label."""
-
-    labels: Labels
-    free: Fronts
-    """(span,) when the replica is free."""
-    idle: IntArray
-    """(span,) least cost with the replica free at the window's end."""
-    running: Fronts
-    """(span * batch_max,) what is left of a batch at the window's end, by its size."""
-
-
-class Window(NamedTuple):
-    """A window under one number of cores."""
-
-    start_s: float
-    end_s: float
-    """Infinite for the last one: what is left is served under its cores."""
-    cores: int
-    pay: int
-    """What its cores cost."""
-    violation: int
-    """What a violation costs, in cores held for a window."""
-    base: int
-    """Position of row 0."""
-    arrived: int
-    """Position after the last request that arrives in it."""
-    at_most: int
-    """Cost at its end above which nothing is worth being followed."""
-
-
-def make_memory(p: Problem, room: int, span: int) -> Memory:
-    """Allocate working space.
-
-    Args:
-        p: The problem.
-        room: Alternatives that are kept apart for one state.
-        span: Requests between the most and the least that one window looks at.
-    """
-    most = span * room
-    integers = [np.zeros(most, np.int64) for _ in range(3)]
-    return Memory(
-        Labels(integers[0], integers[1], np.zeros(most), integers[2]),
-        make_fronts(span, room),
-        np.zeros(span, np.int64),
-        make_fronts(span * p.batch_max, room),
-    )
 
 
 @entry_point
@@ -244,7 +179,7 @@ def _run(
     else:
         cost += window.violation * _late(p, served - size, served, end_s)
         _put_free(p, window, row, cost, end_s, credit_s, m)
-    return end_s
+    return float(end_s)
 
 
 @compiled

@@ -36,8 +36,13 @@ class Fronts(NamedTuple):
 def make_fronts(lists: int, room: int) -> Fronts:
     """Allocate empty lists."""
     shape = lists, room
-    times = [np.zeros(shape) for _ in range(3)]
-    return Fronts(np.zeros(shape, np.int64), *times, np.zeros(lists, np.int64))
+    return Fronts(
+        cost=np.zeros(shape, np.int64),
+        time=np.zeros(shape),
+        credit_s=np.zeros(shape),
+        worst=np.zeros(shape),
+        size=np.zeros(lists, np.int64),
+    )
 
 
 @entry_point

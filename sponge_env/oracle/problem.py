@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +19,19 @@ from numpy.typing import NDArray
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_spec
 from sponge_env.interfaces import FloatArray
+from sponge_env.oracle.service import service_terms
 from sponge_env.profile import Profile
-from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
 from sponge_env.vector.compiler import sources_mark
 from sponge_env.vector.configuration import Configuration
 from sponge_env.vector.layout import PENDING
-from sponge_env.workers.bucket import SLICE_S
 from sponge_env.workload import Workload, make_workload
 
 IntArray = NDArray[np.int64]
 
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""
+
 
 class Problem(NamedTuple):
     """One episode as the kernels see it.
@@ -62,6 +63,12 @@ class Problem(NamedTuple):
     cores_max: int
     batch_max: int
     replicas_max: int
+    cold_start_s: float
+    """Time until a replica serves: whatever its cores or, under a quota, on one core unit."""
+    quota: bool
+    """Whether a quota limits the CPU."""
+    crowd_loading: float
+    """By how much longer a cold start takes when many replicas start at once."""
     drop_grace_s: float
     """Lateness at which a waiting request is dropped; infinite where none is."""
     may_skip: bool
@@ -114,18 +121,21 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
     """
     _check(scenario)
     spec = make_spec(scenario, profile)
+    price = _prices(scenario)
     workload = make_workload(scenario, profile, seed)
     return Problem(
         windows=scenario.windows,
         interval_s=scenario.interval_s,
         **_requests(scenario, workload),
-        **_prices(scenario),
+        price=price,
+        to_pay=np.append(np.cumsum(price[::-1])[::-1], 0),
         cores_max=spec.cores_max,
         batch_max=spec.batch_max,
         replicas_max=spec.replicas_max,
+        cold_start_s=spec.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
         may_skip=False,
-        **_service(scenario, profile),
+        **service_terms(scenario, profile),
         seed=seed,
         **_worker(scenario, profile),
         sources=_sources(),
@@ -199,57 +209,14 @@ def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntA
     boundaries_s = np.arange(scenario.windows + 1) * scenario.interval_s
     columns = [
         start + np.searchsorted(release_s[start:end], boundaries_s, side="right")
-        for start, end in zip(first, first[1:], strict=False)
+        for start, end in pairwise(first.tolist())
     ]
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _prices(scenario: Scenario) -> dict[str, IntArray]:
+def _prices(scenario: Scenario) -> IntArray:
     ends_s = np.arange(1, scenario.windows + 1) * scenario.interval_s
-    price = (ends_s > scenario.count_from_s + 1e-9).astype(np.int64)
-    return {"price": price, "to_pay": np.append(np.cumsum(price[::-1])[::-1], 0)}
-
-
-def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Describe both service models in the same terms; see ``docs/oracle.md``."""
-    limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
-    quota = profile.quota
-    nothing = np.zeros(limits.cores)
-    if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
-        work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
-        dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
-        grants = _grants(scenario, profile, quota)
-    else:
-        work_s = profile.service_table_s(limits.batch, limits.cores)
-        dispatch_s = np.zeros(limits.batch)
-        grants = {"share": nothing + 1, "ahead_s": nothing}
-        grants |= {"ahead_awake_s": nothing, "refill_s": nothing}
-    padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
-    return {
-        "work_s": np.ascontiguousarray(work_s),
-        "padded_s": padded_s,
-        "shortest_s": padded_s.min(axis=1),
-        "dispatch_s": dispatch_s,
-        **grants,
-        "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
-        "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
-    }
-
-
-def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:
-    """Bound what a quota grants; full cores are not limited."""
-    share = np.minimum(1.0, np.arange(1, scenario.limits.cores + 1) * profile.core_unit)
-    limited = share < 1 - 1e-9
-    periods = scenario.interval_s / quota.period_s
-    first = 1 if abs(periods - round(periods)) < 1e-9 else 2
-    kept_s = np.minimum(SLICE_S, share * quota.period_s)
-    debt_s = (kept_s + quota.tick_s) / share
-    return {
-        "share": share,
-        "ahead_s": limited * (first * quota.period_s + debt_s),
-        "ahead_awake_s": limited * (2 * quota.period_s + debt_s),
-        "refill_s": limited * quota.period_s,
-    }
+    return (ends_s > scenario.count_from_s + 1e-9).astype(np.int64)
 
 
 def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from sponge_env.oracle.serving import (
 from sponge_env.vector.compiler import compiled, entry_point
 
 LEVELS = 12
-"""Costs that are followed, in cores above the least one."""
+"""Costs that are followed, in cores of each replica above the least one."""
 
 
 class Candidates(NamedTuple):
@@ -44,8 +44,8 @@ class Candidates(NamedTuple):
     """(candidates,) the allocation."""
     batch: IntArray
     """(candidates,)."""
-    count: IntArray
-    """(1,)."""
+    tried: IntArray
+    """(1,) how many there are."""
 
 
 class Search(NamedTuple):
@@ -121,10 +121,10 @@ def find_schedule(
     begin(p, branch(p, s.branches, 0))
     here, there, followed = 0, s.beam, 1
     for window in range(p.windows):
-        s.candidates.count[0], s.least[0] = 0, NEVER
+        s.candidates.tried[0], s.least[0] = 0, NEVER
         for n in range(followed):
             _try_all(p, late, s, here + n, window, replicas[window])
-        followed = _choose(s, window)
+        followed = _choose(s, window, replicas[window])
         for n in range(followed):
             cores, batch = s.cores[window, n], s.batch[window, n]
             _copy(s.branches, here + s.parents[window, n], there + n)
@@ -137,7 +137,7 @@ def find_schedule(
     for window in range(p.windows - 1, -1, -1):
         schedule[window, 0], schedule[window, 1] = s.cores[window, n], s.batch[window, n]
         n = s.parents[window, n]
-    return cost
+    return float(cost)
 
 
 @compiled
@@ -160,15 +160,13 @@ def _copy(branches: Branches, source: int, target: int) -> None:
 
 
 @compiled
-def _try_all(
-    p: Problem, late: IntArray, s: Search, k: int, window: int, replicas: int
-) -> None:
+def _try_all(p: Problem, late: IntArray, s: Search, k: int, window: int, replicas: int) -> None:
     """Serve a window with all allocations; a cap that no batch met makes no difference."""
     scratch = 2 * s.beam
     state = s.branches.states[k]
     so_far = VIOLATION * state.violations + int(state.counted_core_s / p.interval_s)
     for cores in range(1, p.cores_max + 1):
-        if so_far + p.price[window] * cores * replicas >= s.least[0] + LEVELS:
+        if so_far + p.price[window] * cores * replicas >= s.least[0] + LEVELS * replicas:
             break
         batch = p.batch_max
         while batch > 0:
@@ -201,22 +199,23 @@ def _note(
         served = state.served[kind]
         progress += served
         violations += unavoidable(p, late, kind, served, free_s, float(state.replicas))
-    c, n = s.candidates, s.candidates.count[0]
+    c, n = s.candidates, s.candidates.tried[0]
     c.cost[n] = VIOLATION * violations + math.ceil(state.counted_core_s / p.interval_s - 1e-6)
     c.progress[n], c.parent[n] = progress, k % s.beam
     c.cores[n], c.batch[n] = cores, batch
-    c.count[0] = n + 1
+    c.tried[0] = n + 1
     s.least[0] = min(s.least[0], c.cost[n])
 
 
 @compiled
-def _choose(s: Search, window: int) -> int:
+def _choose(s: Search, window: int, replicas: int) -> int:
     """Choose the candidates that are followed; return how many they are."""
     c = s.candidates
     s.kept_count[:] = 0
-    for n in range(c.count[0]):
-        if c.cost[n] - s.least[0] < LEVELS:
-            _keep(s, n, c.cost[n] - s.least[0])
+    for n in range(c.tried[0]):
+        level = (c.cost[n] - s.least[0]) // replicas
+        if level < LEVELS:
+            _keep(s, n, level)
     return _furthest(s, window)
 
 

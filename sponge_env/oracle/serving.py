@@ -8,7 +8,7 @@ ones.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +79,7 @@ class Branches(NamedTuple):
 @inlined
 def branch(p: Problem, branches: Branches, k: int) -> Branch:
     """Return one of many schedules."""
-    return Branch(
-        branches.states[k], p.settings[0], branches.replicas[k], p.pending, p.numbers
-    )
+    return Branch(branches.states[k], p.settings[0], branches.replicas[k], p.pending, p.numbers)
 
 
 @inlined
@@ -217,9 +215,9 @@ def _take_most_urgent(p: Problem, state: State, window: int) -> bool:
     chosen = -1
     for kind in range(p.classes):
         i = state.served[kind]
-        if i < p.arrived[window + 1, kind] and p.release_s[i] <= state.now_s:
-            if chosen < 0 or p.urgency[i] < p.urgency[state.served[chosen]]:
-                chosen = kind
+        waits = i < p.arrived[window + 1, kind] and p.release_s[i] <= state.now_s
+        if waits and (chosen < 0 or p.urgency[i] < p.urgency[state.served[chosen]]):
+            chosen = kind
     if chosen >= 0:
         state.served[chosen] += 1
     return chosen >= 0

@@ -1,0 +1,181 @@
+"""Replicas and cores as a fluid: the lower side of joint scaling, and plans for its upper.
+
+Requests are served like water: in a window, n replicas of c cores serve as many as their
+largest throughput allows, of what has arrived. For each number of ready replicas and each
+cost it is enough to know how many requests can have been served at most.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.interfaces import FloatArray
+from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.vector.compiler import compiled, entry_point
+
+LEVELS = 512
+"""Costs that are told apart, in cores above the least; what costs more counts as the last."""
+
+NOWHERE = -1.0
+"""Served by a state that cannot be reached."""
+
+
+class Fluid(NamedTuple):
+    """An episode in requests per window."""
+
+    arrived: FloatArray
+    """(windows,) requests that have arrived by the end of each."""
+    due: FloatArray
+    """(windows,) those of them whose deadline has passed then."""
+    served: FloatArray
+    """(cores_max,) requests that a replica can serve in a window."""
+    price: IntArray
+    """(windows,) 1 where cores count."""
+    start: IntArray
+    """(windows,) cores that a replica has cost by the time it is ready, at least."""
+    ready_from: int
+    """First window in which a replica that was not there at the start can serve."""
+    replicas: int
+    """Replicas at the start."""
+    replicas_max: int
+
+
+class Table(NamedTuple):
+    """Working space; rows are ready replicas less one."""
+
+    now: FloatArray
+    """(replicas_max, LEVELS) requests served at most."""
+    then: FloatArray
+    """(replicas_max, LEVELS) the same a window later."""
+    origin: IntArray
+    """(replicas_max, LEVELS) state in the window before, as a flat index."""
+    source: IntArray
+    """(windows, replicas_max, LEVELS) such states, for every window."""
+
+
+def make_table(windows: int, replicas_max: int) -> Table:
+    """Allocate working space."""
+    shape = replicas_max, LEVELS
+    integers = np.zeros(shape, np.int64), np.zeros((windows, *shape), np.int64)
+    return Table(np.zeros(shape), np.zeros(shape), *integers)
+
+
+def fluid(p: Problem, replicas: int) -> Fluid:
+    """Count an episode's requests by window; those that nobody can answer are left out.
+
+    Args:
+        p: The problem.
+        replicas: Replicas at the start.
+    """
+    ends_s = np.arange(1, p.windows + 1) * p.interval_s
+    possible = p.deadline_s - p.release_s >= p.fastest_s
+    possible &= p.counts > 0
+    release_s, deadline_s = np.sort(p.release_s[possible]), np.sort(p.deadline_s[possible])
+    sizes = np.arange(1, p.batch_max + 1)[:, None]
+    granted_s = p.share * (p.interval_s + p.ahead_s)
+    cold = p.cold_start_s / p.interval_s
+    longest = math.ceil(cold - 1e-9)
+    counted = np.concatenate([np.zeros(longest, np.int64) + p.price[0], p.price])
+    paid = np.array([counted[k : k + longest].all() for k in range(p.windows)])
+    least = int(cold / (1 + p.ahead_s.max() / p.interval_s) + 1e-9)
+    return Fluid(
+        arrived=np.searchsorted(release_s, ends_s, side="right").astype(np.float64),
+        due=np.searchsorted(deadline_s, ends_s, side="left").astype(np.float64),
+        served=(sizes * granted_s / p.padded_s).max(axis=0),
+        price=p.price,
+        start=paid * least,
+        ready_from=0 if p.quota else int(cold + 1e-9),
+        replicas=replicas,
+        replicas_max=p.replicas_max,
+    )
+
+
+@entry_point
+def least_fluid_cost(f: Fluid, violation: float, t: Table, replicas: IntArray) -> int:
+    """Return the least cost of serving an episode like water.
+
+    Args:
+        f: The episode.
+        violation: What it costs to leave a request out, in cores held for a window.
+        t: Working space.
+        replicas: (windows,) the replicas that it takes; is written.
+    """
+    t.now[:] = NOWHERE
+    t.now[f.replicas - 1, 0] = 0.0
+    least = 0
+    for k in range(f.price.size):
+        _scale(f, k, t)
+        extra = _serve(f, k, violation, t)
+        least += extra
+        t.now[:] = NOWHERE
+        _rebase(t, k, extra)
+    state = 0
+    for n in range(f.replicas_max):
+        if t.now[n, 0] > NOWHERE:
+            state = n * LEVELS
+    for k in range(f.price.size - 1, -1, -1):
+        replicas[k] = state // LEVELS + 1
+        state = t.source[k, state // LEVELS, state % LEVELS]
+    return least
+
+
+@compiled
+def _scale(f: Fluid, k: int, t: Table) -> None:
+    """Let replicas be added at what they have cost by now, and be taken away."""
+    for n in range(f.replicas_max):
+        for level in range(LEVELS):
+            t.origin[n, level] = n * LEVELS + level
+    if k >= f.ready_from or f.price[0] == 0:
+        for n in range(1, f.replicas_max):
+            for level in range(LEVELS):
+                dearer = min(LEVELS - 1, level + f.start[k])
+                _improve(t, n, dearer, n - 1, level)
+    for n in range(f.replicas_max - 2, -1, -1):
+        for level in range(LEVELS):
+            _improve(t, n, level, n + 1, level)
+
+
+@compiled
+def _improve(t: Table, n: int, level: int, other: int, other_level: int) -> None:
+    if t.now[other, other_level] > t.now[n, level]:
+        t.now[n, level] = t.now[other, other_level]
+        t.origin[n, level] = t.origin[other, other_level]
+
+
+@compiled
+def _serve(f: Fluid, k: int, violation: float, t: Table) -> int:
+    """Serve a window with all numbers of cores; return the least cost of a state after it.
+
+    Costs in ``then`` count from the least before the window.
+    """
+    t.then[:] = NOWHERE
+    least = LEVELS - 1
+    for n in range(f.replicas_max):
+        for level in range(LEVELS):
+            if t.now[n, level] > NOWHERE:
+                for cores in range(1, f.served.size + 1):
+                    served = t.now[n, level] + (n + 1) * f.served[cores - 1]
+                    served = min(served, f.arrived[k])
+                    left_out = max(0.0, f.due[k] - served)
+                    cost = level + f.price[k] * cores * (n + 1) + int(violation * left_out)
+                    cost = min(cost, LEVELS - 1)
+                    served += left_out
+                    least = min(least, cost)
+                    if served > t.then[n, cost]:
+                        t.then[n, cost] = served
+                        t.source[k, n, cost] = t.origin[n, level]
+                    if served == f.arrived[k]:
+                        break
+    return least
+
+
+@compiled
+def _rebase(t: Table, k: int, least: int) -> None:
+    """Count costs from the least."""
+    for n in range(t.now.shape[0]):
+        for level in range(LEVELS - least):
+            t.now[n, level] = t.then[n, level + least]
+            t.source[k, n, level] = t.source[k, n, level + least]
