@@ -41,11 +41,26 @@ KINDS = {
 }
 
 
-def every_schedule(scenario: Scenario, seed: int) -> list[tuple[int, float]]:
-    """Return violations and core-seconds of all schedules of one replica."""
+FEW = dataclasses.replace(
+    TINY,
+    limits=Limits(cores=2, batch=2, replicas=2),
+    simulation=Simulation(cold_start_s=1.0),
+)
+"""Few enough of everything to try all schedules with replicas, too."""
+
+TEAMS = {
+    "whole cores": FEW,
+    "quota": dataclasses.replace(FEW, profile="lite0"),
+    "warm start": dataclasses.replace(FEW, start="warm", warmup_s=1.0),
+}
+
+
+def every_schedule(scenario: Scenario, seed: int, replicas: int) -> list[tuple[int, float]]:
+    """Return violations and core-seconds of all schedules."""
     profile, limits = scenario_profile(scenario), scenario.limits
-    pairs = itertools.product(range(1, limits.cores + 1), range(1, limits.batch + 1))
-    allocations = [Allocation(cores, batch) for cores, batch in pairs]
+    most = limits.cores, limits.batch, replicas
+    choices = itertools.product(*(range(1, most_of_one + 1) for most_of_one in most))
+    allocations = [Allocation(*choice) for choice in choices]
     runs = (
         replay(scenario, profile, seed, schedule)
         for schedule in itertools.product(allocations, repeat=scenario.windows)
@@ -53,25 +68,37 @@ def every_schedule(scenario: Scenario, seed: int) -> list[tuple[int, float]]:
     return [(run.violations, run.core_seconds) for run in runs]
 
 
+def check(scenario: Scenario, seed: int, joint: bool) -> None:
+    """Compare a bound with what all schedules cost."""
+    found = bound(scenario, seed, joint)
+    tried = every_schedule(scenario, seed, scenario.limits.replicas if joint else 1)
+    best = min(tried)
+    assert found.violations_lower <= best[0] <= found.violations_upper
+    assert best <= (found.violations_upper, found.core_seconds_upper + 1e-6)
+    as_good = [cores for violations, cores in tried if violations <= found.violations_upper]
+    assert found.core_seconds_lower <= min(as_good) + 1e-6
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_best_of_all_schedules_lies_between_both_sides(kind: str) -> None:
     for seed in (1, 2):
-        found = bound(KINDS[kind], seed)
-        tried = every_schedule(KINDS[kind], seed)
-        best = min(tried)
-        assert found.violations_lower <= best[0] <= found.violations_upper
-        assert best <= (found.violations_upper, found.core_seconds_upper + 1e-6)
-        as_good = [cores for violations, cores in tried if violations <= found.violations_upper]
-        assert found.core_seconds_lower <= min(as_good) + 1e-6
+        check(KINDS[kind], seed, joint=False)
+
+
+@pytest.mark.parametrize("team", TEAMS)
+def test_the_best_of_all_teams_lies_between_both_sides(team: str) -> None:
+    check(TEAMS[team], 1, joint=True)
 
 
 @pytest.mark.parametrize("profile", ["yolov5s", "resnet18", "lite0"])
 @pytest.mark.parametrize("name", ["bursty", "deep-fade", "mixed"])
-@pytest.mark.parametrize("start", ["cold", "warm"])
-def test_the_schedule_attains_what_it_claims(name: str, profile: str, start: str) -> None:
+@pytest.mark.parametrize(("start", "joint"), [("cold", False), ("warm", False), ("cold", True)])
+def test_the_schedule_attains_what_it_claims(
+    name: str, profile: str, start: str, joint: bool
+) -> None:
     changes = {"profile": profile, "start": start, "duration_s": 40.0}
     scenario = dataclasses.replace(load_scenario(name), **changes)
-    found = bound(scenario, 3)
+    found = bound(scenario, 3, joint)
     run = replay(scenario, scenario_profile(scenario), 3, found.schedule)
     assert run.offered == found.offered
     assert run.violations == found.violations_upper
@@ -84,6 +111,23 @@ def test_nothing_to_do_needs_the_least() -> None:
     quiet = dataclasses.replace(TINY, arrivals=Arrivals(kind="constant", rate_rps=0.5))
     found = bound(dataclasses.replace(quiet, network=Network(trace="none")), 1)
     assert (found.violations_upper, found.core_seconds_upper, found.gap) == (0, 3.0, 0.0)
+
+
+def test_replicas_cost_no_more_than_none_but_one() -> None:
+    scenario = dataclasses.replace(load_scenario("bursty"), profile="yolov5s", duration_s=60.0)
+    alone, team = bound(scenario, 2), bound(scenario, 2, joint=True)
+    assert (team.violations_upper, team.core_seconds_upper) <= (
+        alone.violations_upper,
+        alone.core_seconds_upper,
+    )
+    assert max(allocation.replicas for allocation in team.schedule) > 1
+
+
+def test_an_episode_without_requests_costs_a_core() -> None:
+    nobody = dataclasses.replace(TINY, network=Network(payload_bytes=5e7))
+    for joint in (False, True):
+        found = bound(nobody, 1, joint)
+        assert (found.offered, found.violations_upper, found.core_seconds_upper) == (0, 0, 3.0)
 
 
 def test_a_delayed_resize_is_refused() -> None:

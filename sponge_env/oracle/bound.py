@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sponge_env.errors import ConfigError
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
+from sponge_env.oracle.attained import Attained, search
+from sponge_env.oracle.joint import joint_lower, joint_schedule
 from sponge_env.oracle.lookahead import lookahead
 from sponge_env.oracle.lower import OVERFLOW, VIOLATION, least_cost
 from sponge_env.oracle.memory import make_memory
 from sponge_env.oracle.problem import IntArray, Problem, in_one_line, make_problem
-from sponge_env.oracle.search import find_schedule, make_search
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.workload import as_long_as_its_traces
@@ -27,7 +29,7 @@ TRADE = 2
 """Cores that a violation is taken to be worth, where the fewest violations are not known. Any
 number gives a bound; smaller ones a better one, after more work."""
 
-ROOM, SPAN = 16, 1024
+ROOM, SPAN, SPAN_MAX = 16, 1024, 16384
 """Working space of the lower side; the span grows if it has to."""
 
 
@@ -63,20 +65,6 @@ class Bound:
         return self.violations_upper - self.violations_lower
 
 
-@dataclass(frozen=True, slots=True)
-class Attained:
-    """A schedule and what it costs."""
-
-    violations: int
-    core_windows: float
-    schedule: tuple[Allocation, ...]
-
-    @property
-    def cost(self) -> tuple[int, float]:
-        """What schedules are compared by."""
-        return self.violations, self.core_windows
-
-
 def bound(
     scenario: Scenario, seed: int, joint: bool = False, profile: Profile | None = None
 ) -> Bound:
@@ -85,7 +73,8 @@ def bound(
     Args:
         scenario: The experiment.
         seed: Seed of arrivals and bandwidth.
-        joint: Whether replicas may be added, too; else there is one.
+        joint: Whether replicas may be added, too; else there is one. The lower side of joint
+            scaling is weaker: it knows no single request.
         profile: Latency profile; the scenario's if left out.
 
     Raises:
@@ -96,7 +85,8 @@ def bound(
     scenario = as_long_as_its_traces(scenario)
     p = make_problem(scenario, profile, seed)
     if joint:
-        raise NotImplementedError
+        found = joint_schedule(p)
+        return _between(p, *joint_lower(p, found.violations), found)
     return _vertical(p)
 
 
@@ -113,28 +103,10 @@ def _vertical(p: Problem) -> Bound:
         # Who has no more violations than these, holds at least what the priced ones leave.
         priced = _least(line, late_in_line, TRADE, best)
         cores = float(priced - TRADE * best.violations)
-    return bound_between(p, least[0], cores, best)
+    return _between(p, least[0], cores, best)
 
 
-def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attained:
-    """Search for a schedule of cores and batch sizes.
-
-    Args:
-        p: The problem.
-        late: See :func:`~sponge_env.oracle.lookahead.lookahead`.
-        replicas: (windows,) to be kept.
-        width: Width of the beam.
-    """
-    rows = np.zeros((p.windows, 2), np.int64)
-    memory = make_search(p, width)
-    cost = find_schedule(p, late, replicas, memory, rows)
-    violations = int(cost // VIOLATION)
-    pairs = zip(rows.tolist(), replicas.tolist(), strict=True)
-    schedule = tuple(Allocation(cores, batch, count) for (cores, batch), count in pairs)
-    return Attained(violations, cost - violations * VIOLATION, schedule)
-
-
-def bound_between(p: Problem, violations: int, core_windows: float, found: Attained) -> Bound:
+def _between(p: Problem, violations: int, core_windows: float, found: Attained) -> Bound:
     """Put the lower side beside a schedule."""
     return Bound(
         offered=int(p.counts.sum()),
@@ -150,8 +122,12 @@ def _least(line: Problem, late: IntArray, violation: int, attained: Attained) ->
     """Return the least cost of the relaxed server."""
     at_most = violation * attained.violations + round(attained.core_windows)
     span = SPAN
-    while True:
+    while span <= SPAN_MAX:
         cost = least_cost(line, late, violation, at_most, make_memory(line, ROOM, span))
         if cost != OVERFLOW:
             return int(cost)
         span *= 2
+    raise ConfigError(
+        f"the oracle has no room for more than {SPAN_MAX} requests that wait at once; lower the "
+        "load, or drop what has expired (serving.drop)"
+    )

@@ -41,6 +41,8 @@ class Fluid(NamedTuple):
     replicas: int
     """Replicas at the start."""
     replicas_max: int
+    counted: int
+    """Requests that count and can be answered."""
 
 
 class Table(NamedTuple):
@@ -90,6 +92,7 @@ def fluid(p: Problem, replicas: int) -> Fluid:
         ready_from=0 if p.quota else int(cold + 1e-9),
         replicas=replicas,
         replicas_max=p.replicas_max,
+        counted=int(possible.sum()),
     )
 
 

@@ -107,7 +107,7 @@ def _resume(p: Problem, window: Window, n: int, m: Memory) -> None:
 def _continue(p: Problem, window: Window, row: int, m: Memory) -> None:
     """Start every batch that makes sense after so many requests.
 
-    To wait for a fuller batch until another could have ended makes none.
+    To wait for a fuller batch makes none as soon as another could be over and forgotten.
     """
     served = window.base + row
     for x in range(m.free.size[row]):
@@ -124,8 +124,8 @@ def _continue(p: Problem, window: Window, row: int, m: Memory) -> None:
             full_s = begin_s - p.ahead_awake_s[window.cores - 1]
             work_s = p.padded_s[size - 1, window.cores - 1]
             account_s = max(credit_s, full_s)
-            end_s = _run(p, window, served + size, size, work_s, cost, begin_s, account_s, m)
-            until_s = min(until_s, end_s)
+            over_s = _run(p, window, served + size, size, work_s, cost, begin_s, account_s, m)
+            until_s = min(until_s, over_s)
 
 
 @compiled
@@ -154,7 +154,7 @@ def _run(
     account_s: float,
     m: Memory,
 ) -> float:
-    """Run a batch to its end, or to that of the window; return when it ends.
+    """Run a batch to its end, or to that of the window.
 
     Args:
         p: The problem.
@@ -164,8 +164,11 @@ def _run(
         work_s: Its work.
         cost: The cost before.
         begin_s: When the work begins.
-        account_s: Since when the long-run share of the CPU would have been used up.
+        account_s: Since when the CPU's long-run share has been there for it.
         m: Working space.
+
+    Returns:
+        From when on a replica that ran it is no worse off than one that waited.
     """
     row, share = served - window.base, p.share[window.cores - 1]
     credit_s = account_s + work_s / share
@@ -179,7 +182,7 @@ def _run(
     else:
         cost += window.violation * _late(p, served - size, served, end_s)
         _put_free(p, window, row, cost, end_s, credit_s, m)
-    return float(end_s)
+    return float(max(end_s, credit_s + p.ahead_awake_s[window.cores - 1]))
 
 
 @compiled

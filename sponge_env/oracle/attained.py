@@ -1,0 +1,44 @@
+"""Schedules that the search has found, with what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sponge_env.interfaces import Allocation
+from sponge_env.oracle.lower import VIOLATION
+from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.oracle.search import find_schedule, make_search
+
+
+@dataclass(frozen=True, slots=True)
+class Attained:
+    """A schedule and what it costs."""
+
+    violations: int
+    core_windows: float
+    schedule: tuple[Allocation, ...]
+
+    @property
+    def cost(self) -> tuple[int, float]:
+        """What schedules are compared by."""
+        return self.violations, self.core_windows
+
+
+def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attained:
+    """Search for a schedule of cores and batch sizes.
+
+    Args:
+        p: The problem.
+        late: See :func:`~sponge_env.oracle.lookahead.lookahead`.
+        replicas: (windows,) to be kept.
+        width: Width of the beam.
+    """
+    rows = np.zeros((p.windows, 2), np.int64)
+    memory = make_search(p, width)
+    cost = find_schedule(p, late, replicas, memory, rows)
+    violations = int(cost // VIOLATION)
+    pairs = zip(rows.tolist(), replicas.tolist(), strict=True)
+    schedule = tuple(Allocation(cores, batch, count) for (cores, batch), count in pairs)
+    return Attained(violations, cost - violations * VIOLATION, schedule)

@@ -1,0 +1,68 @@
+"""The bound of joint scaling, in which replicas may be added as well as cores."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sponge_env.oracle.attained import Attained, search
+from sponge_env.oracle.fleet import Fluid, fluid, least_fluid_cost, make_table
+from sponge_env.oracle.lookahead import lookahead
+from sponge_env.oracle.problem import IntArray, Problem, in_one_line
+
+MARGINS = (1.0, 0.94, 0.88)
+"""Parts of the replicas' throughput that plans count on; the best plan is kept."""
+
+TRADES = (1.0, 4.0, 16.0)
+"""Cores that a violation is taken to be worth; the one that gives the best bound is kept."""
+
+DEAR = 1000.0
+"""Cores that a violation is worth in a plan."""
+
+NARROW, WIDE = 1, 4
+"""Widths of the search: for every plan, and for the best of them."""
+
+
+def joint_schedule(p: Problem) -> Attained:
+    """Search for a schedule of replicas, cores and batch sizes.
+
+    The replicas are planned as if requests were water; cores and batches are found by the
+    search, in the serving core's own semantics.
+    """
+    late = lookahead(p)
+    plans = [np.ones(p.windows, np.int64), *(_plan(p, margin) for margin in MARGINS)]
+    found = [(search(p, late, plan, NARROW), plan) for plan in plans]
+    best, plan = min(found, key=lambda pair: pair[0].cost)
+    return min(best, search(p, late, plan, WIDE), key=lambda schedule: schedule.cost)
+
+
+def _plan(p: Problem, margin: float) -> IntArray:
+    """Return the (windows,) replicas to ask for, early enough to be ready when needed."""
+    ahead = math.ceil(p.cold_start_s * p.crowd_loading / p.interval_s - 1e-9)
+    f = _fluid(p)
+    cost = np.full(p.windows, round(p.cold_start_s / p.interval_s))
+    f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
+    ready = np.zeros(p.windows, np.int64)
+    least_fluid_cost(f, DEAR, make_table(p.windows, p.replicas_max), ready)
+    later = np.concatenate([ready, np.zeros(ahead, np.int64)])
+    asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
+    return asked
+
+
+def _fluid(p: Problem) -> Fluid:
+    return fluid(p, int(p.settings["replicas"][0]))
+
+
+def joint_lower(p: Problem, violations_upper: int) -> tuple[int, float]:
+    """Return the fewest violations, and the core-windows of having no more than so many.
+
+    See :func:`sponge_env.oracle.bound.bound` for why a price on violations gives a bound.
+    """
+    line, f = in_one_line(p), _fluid(p)
+    violations = int(lookahead(line, float(p.replicas_max))[0]) if line.release_s.size else 0
+    hopeless = int(p.counts.sum()) - f.counted
+    table, path = make_table(p.windows, p.replicas_max), np.zeros(p.windows, np.int64)
+    others = violations_upper - hopeless
+    bounds = (least_fluid_cost(f, trade, table, path) - trade * others for trade in TRADES)
+    return max(violations, hopeless), max(bounds)
