@@ -86,6 +86,8 @@ class PolicyController:
         path = path / POLICY_FILE if path.is_dir() else path
         policy = load_policy(path)
         info = policy.info
+        if info.agent != self._agent:
+            raise PolicyError(f"{path} is a policy of {info.agent}, not of {self._agent}")
         if info.fingerprint != spec.fingerprint:
             raise PolicyError(
                 f"{path} was trained on {', '.join(info.scenarios)}, whose profile, interval or "

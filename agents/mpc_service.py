@@ -60,7 +60,8 @@ def _all_full(before: SystemView, view: SystemView) -> bool:
         and len(before.running) == len(view.running) == 1
         and before.allocation.cores == view.allocation.cores
         and before.running[0].started_s < view.running[0].started_s
-        and last.batch_mean == view.allocation.batch
+        # A lone request is a full batch of one: it says nothing about gaps before it.
+        and last.batch_mean == view.allocation.batch > 1
         and last.restarts == 0  # a batch that died is no service time
         and last.on_time + last.late >= view.allocation.batch
     )

@@ -86,7 +86,11 @@ class Themis:
         rate_rps = float(view.arrivals[-config.rate_windows :].max()) / spec.interval_s
         budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
         self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))
-        stable = len(self._wanted) == config.stable_windows and len(set(self._wanted)) == 1
+        stable = (
+            self._wanted[-1] > 0
+            and len(self._wanted) == config.stable_windows
+            and len(set(self._wanted)) == 1
+        )
         replicas = self._wanted[-1] if stable else view.allocation.replicas
         ready = max(1, min(view.replicas_ready, replicas))
         grown = grow(spec, ready, rate_rps, budget_s)
@@ -94,11 +98,11 @@ class Themis:
 
 
 def one_core_replicas(spec: SystemSpec, rate_rps: float, budget_s: float) -> int:
-    """Return the fewest one-core replicas that serve a rate, all there may be if none do."""
+    """Return the fewest one-core replicas that serve a rate; 0 if no number of them does."""
     for replicas in range(1, spec.replicas_max + 1):
         if _smallest_batch(spec, 1, replicas, rate_rps, budget_s):
             return replicas
-    return spec.replicas_max
+    return 0
 
 
 def grow(spec: SystemSpec, replicas: int, rate_rps: float, budget_s: float) -> Allocation:

@@ -132,15 +132,13 @@ def update(agent, optimizer, args, observations, actions, log_probs, gae, target
     """Improve actor and critic on one batch."""
     flat = observations.flatten(0, 1), actions.flatten(), log_probs.flatten()
     gae, targets = gae.flatten(), targets.flatten()
-    size = len(gae) // args.num_minibatches
     for _ in range(args.update_epochs):
-        order = torch.randperm(len(gae))
-        for start in range(0, len(gae), size):
-            rows = order[start : start + size]
+        for rows in torch.randperm(len(gae)).tensor_split(args.num_minibatches):
             observation, action, old = (values[rows] for values in flat)
             _, log_prob, entropy, value = agent.act(observation, action)
             ratio = (log_prob - old).exp()
-            advantage = (gae[rows] - gae[rows].mean()) / (gae[rows].std() + 1e-8)
+            advantage = gae[rows] - gae[rows].mean()
+            advantage /= gae[rows].std(correction=0) + 1e-8
             clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
             policy_loss = -torch.min(advantage * ratio, advantage * clipped).mean()
             value_loss = 0.5 * (value - targets[rows]).square().mean()

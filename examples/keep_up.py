@@ -20,13 +20,14 @@ class KeepUp:
         batches = np.arange(1, spec.batch_max + 1)[:, None]
         in_time = latency_s <= spec.slo_s / 3  # wait for one batch, be in the next
         self.interval_s = spec.interval_s
+        self.recent = max(1, round(5 / spec.interval_s))
         self.throughput_rps = np.where(in_time, batches / latency_s, 0.0)
 
     def decide(self, view: SystemView) -> Allocation:
         """Choose for the next interval; before the first arrivals, take everything."""
         if not view.arrivals.size:
             return Allocation(cores=self.throughput_rps.shape[1], batch=1)
-        demand = view.arrivals[-5:].mean() + view.queued_deadlines_s.size / 5
+        demand = view.arrivals[-self.recent :].mean() + view.queued_deadlines_s.size / self.recent
         enough = self.throughput_rps.max(axis=0) >= self.headroom * demand / self.interval_s
         cores = int(enough.argmax()) + 1 if enough.any() else enough.size
         batch = int(self.throughput_rps[:, cores - 1].argmax()) + 1

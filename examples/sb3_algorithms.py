@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import gymnasium as gym
 import sb3_contrib
 import stable_baselines3
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as masked_evaluation
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sponge_env  # noqa: F401  # registers the environments
@@ -39,7 +40,8 @@ def train(name: str, steps: int, **options: object) -> float:
     model = algorithm(policy, gym.make(ENVIRONMENTS[name], **options), seed=0, device="cpu")
     model.learn(steps)
     env = stable_baselines3.common.monitor.Monitor(gym.make(ENVIRONMENTS[name], **options))
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=1)
+    evaluate = masked_evaluation if name == "MaskablePPO" else evaluate_policy
+    mean, _ = evaluate(model, env, n_eval_episodes=1)
     return float(mean)
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import gymnasium as gym
@@ -26,6 +27,14 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     def action(self, action: Any) -> Action:
         """Turn the number of a combination into its choices."""
         return np.array(np.unravel_index(int(action), self._choices), np.int64)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which combinations make sense now, (n,): those of which every choice does."""
+        env = self.unwrapped
+        assert isinstance(env, SpongeEnv)
+        parts = np.split(env.action_masks(), np.cumsum(self._choices)[:-1])
+        masks: NDArray[np.bool_] = reduce(np.logical_and.outer, parts).ravel()
+        return masks
 
 
 class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):

@@ -46,3 +46,15 @@ def test_the_numbers_do_what_the_choices_do() -> None:
         seen = numbered.step(cores * 16 + batch)
         assert np.array_equal(expected[0], seen[0])
         assert expected[1] == seen[1]
+
+
+def test_a_combination_is_masked_as_its_choices_are() -> None:
+    env = gym.make("SpongeDiscrete-v0", scenario=SHORT)
+    env.reset(seed=0)
+    for _ in range(6):
+        env.step(255)
+    masks = env.get_wrapper_attr("action_masks")()
+    parts = env.unwrapped.action_masks()  # type: ignore[attr-defined]
+    assert not parts.all()
+    expected = [parts[c] and parts[16 + b] for c in range(16) for b in range(16)]
+    assert masks.tolist() == expected

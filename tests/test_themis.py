@@ -63,7 +63,7 @@ def test_the_fewest_one_core_replicas_serve_the_reference_load() -> None:
     # l(1, 1) = 137 ms: a replica serves 7.3 requests per second.
     assert one_core_replicas(SPEC, 20.0, 0.8) == 3
     assert one_core_replicas(SPEC, 5.0, 0.8) == 1
-    assert one_core_replicas(SPEC, 5.0, 0.1) == SPEC.replicas_max
+    assert one_core_replicas(SPEC, 5.0, 0.1) == 0
 
 
 def test_a_surge_grows_the_replicas_there_are() -> None:

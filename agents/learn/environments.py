@@ -13,6 +13,7 @@ from agents.learn.plan import LearnConfig, TrainingPlan
 from agents.learn.randomise import variants
 from agents.learners import masks_for
 from sponge_env.env import SpongeEnv
+from sponge_env.errors import ConfigError
 from sponge_env.masks import ActionMasks
 from sponge_env.scenario import Scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
@@ -25,6 +26,8 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
         SpongeError: The scenario or machine does not allow it.
     """
     if plan.backend == "live":
+        if config.violation_target is not None:
+            raise ConfigError("violation_target is for the simulator, which counts fast enough")
         scenario = _weighted(plan.scenarios[0], config)
         live = SpongeEnv(
             scenario, backend="live", limiter=plan.limiter, control=plan.learner.control
@@ -84,7 +87,8 @@ class MaskedEnvs(VecEnvWrapper):
 class ConstrainedRewards(VecEnvWrapper):
     """Learns the weight of violations: a Lagrange multiplier that keeps them at a target.
 
-    The reward is that of :func:`sponge_env.reward.reward` with the multiplier as weight.
+    The reward is that of :func:`sponge_env.reward.reward` with the multiplier as weight and
+    without the violations of hopeless requests, which no weight could lower.
     :meth:`adapt` moves the multiplier in proportion to its size (dual ascent on its
     logarithm), so that it finds its order of magnitude by itself.
     """

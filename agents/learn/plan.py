@@ -35,8 +35,8 @@ class LearnConfig:
     violation_weight: float | None = None
     """Weight of violations in the reward; the scenario's if left out."""
     violation_target: float | None = None
-    """Violation rate to stay below: the weight is then learned, beginning with
-    ``violation_weight``. A fixed weight if left out."""
+    """Rate of avoidable violations to stay below, on the simulator: the weight is then learned,
+    beginning with ``violation_weight``. A fixed weight if left out."""
     evaluations: int = 10
     """How often the policy is evaluated during training."""
     evaluation_episodes: int = 16
@@ -46,6 +46,12 @@ class LearnConfig:
         for name in ("learning_rate", "rollout_steps", "minibatch", "epochs", "evaluations"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)!r}")
+        for name in ("violation_weight", "violation_target"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, not {value!r}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"hidden must be numbers of at least 1, not {self.hidden!r}")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)!r}")

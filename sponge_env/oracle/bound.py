@@ -96,7 +96,8 @@ def _vertical(p: Problem) -> Bound:
     one = np.ones(p.windows, np.int64)
     best = search(p, late, one, NARROW)
     least = divmod(_least(line, late_in_line, VIOLATION, best), VIOLATION)
-    if best.core_windows > least[1] * (1 + GOOD_GAP):
+    # Under a quota the gap is the lower side's.
+    if not p.quota and best.core_windows > least[1] * (1 + GOOD_GAP):
         best = min(best, search(p, late, one, WIDE), key=lambda found: found.cost)
     cores = float(least[1])
     if least[0] < best.violations:
