@@ -70,8 +70,8 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     if pairs < 1:
         return smooth[-1:]
     before, after = swing[:-lag], swing[lag:]
-    power = before @ before
-    seen = min(max(before @ after / power, 0.0), 1.0) if power > 0 else 0.0
+    power = float(before @ before)
+    seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
     phi = (pairs * seen + _PRIOR) / (pairs + _PRIOR)
     errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
     samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)

@@ -87,8 +87,8 @@ class Recurrence:
 
 
 def _sigmoid(values: FloatMatrix) -> FloatMatrix:
-    result: FloatMatrix = 0.5 * (1 + np.tanh(0.5 * values))
-    return result
+    half = np.float32(0.5)
+    return half * (np.float32(1) + np.tanh(half * values))
 
 
 @dataclass(frozen=True, slots=True)

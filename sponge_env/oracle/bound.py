@@ -10,7 +10,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.attained import Attained, search
-from sponge_env.oracle.joint import joint_lower, joint_schedule
+from sponge_env.oracle.joint import joint_core_windows, joint_schedule, joint_violations
 from sponge_env.oracle.lookahead import lookahead
 from sponge_env.oracle.lower import OVERFLOW, VIOLATION, least_cost
 from sponge_env.oracle.memory import make_memory
@@ -86,7 +86,8 @@ def bound(
     p = make_problem(scenario, profile, seed)
     if joint:
         found = joint_schedule(p)
-        return _between(p, *joint_lower(p, found.violations), found)
+        cores = joint_core_windows(p, found.violations)
+        return _between(p, joint_violations(p), cores, found)
     return _vertical(p)
 
 
@@ -104,7 +105,9 @@ def _vertical(p: Problem) -> Bound:
         # Who has no more violations than these, holds at least what the priced ones leave.
         priced = _least(line, late_in_line, TRADE, best)
         cores = float(priced - TRADE * best.violations)
-    return _between(p, least[0], cores, best)
+    # Requests as water know less of each other, but more of the CPU that a window grants.
+    alone = joint_core_windows(p._replace(replicas_max=1), best.violations)
+    return _between(p, least[0], max(cores, alone), best)
 
 
 def _between(p: Problem, violations: int, core_windows: float, found: Attained) -> Bound:

@@ -1,4 +1,4 @@
-"""The bound of joint scaling, in which replicas may be added as well as cores."""
+"""The sides of joint scaling, in which replicas may be added as well as cores."""
 
 from __future__ import annotations
 
@@ -51,18 +51,21 @@ def _plan(p: Problem, margin: float) -> IntArray:
 
 
 def _fluid(p: Problem) -> Fluid:
-    return fluid(p, int(p.settings["replicas"][0]))
+    return fluid(p, min(p.replicas_max, int(p.settings["replicas"][0])))
 
 
-def joint_lower(p: Problem, violations_upper: int) -> tuple[int, float]:
-    """Return the fewest violations, and the core-windows of having no more than so many.
+def joint_violations(p: Problem) -> int:
+    """Return how many violations all replicas together could not avoid."""
+    late = lookahead(in_one_line(p), float(p.replicas_max))
+    return max(int(late[0]), int(p.counts.sum()) - _fluid(p).counted)
 
-    See :func:`sponge_env.oracle.bound.bound` for why a price on violations gives a bound.
+
+def joint_core_windows(p: Problem, violations_upper: int) -> float:
+    """Return how many core-windows it takes to have no more than so many violations.
+
+    See ``docs/oracle.md`` for why a price on violations gives a bound.
     """
-    line, f = in_one_line(p), _fluid(p)
-    violations = int(lookahead(line, float(p.replicas_max))[0]) if line.release_s.size else 0
-    hopeless = int(p.counts.sum()) - f.counted
+    f = _fluid(p)
+    others = violations_upper - (int(p.counts.sum()) - f.counted)
     table, path = make_table(p.windows, p.replicas_max), np.zeros(p.windows, np.int64)
-    others = violations_upper - hopeless
-    bounds = (least_fluid_cost(f, trade, table, path) - trade * others for trade in TRADES)
-    return max(violations, hopeless), max(bounds)
+    return max(least_fluid_cost(f, trade, table, path) - trade * others for trade in TRADES)
