@@ -88,7 +88,8 @@ class Recurrence:
 
 def _sigmoid(values: FloatMatrix) -> FloatMatrix:
     half = np.float32(0.5)
-    return half * (np.float32(1) + np.tanh(half * values))
+    result: FloatMatrix = half * (np.float32(1) + np.tanh(half * values))
+    return result
 
 
 @dataclass(frozen=True, slots=True)
