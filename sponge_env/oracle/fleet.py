@@ -170,7 +170,7 @@ def _serve(f: Fluid, k: int, violation: float, t: Table) -> int:
                     if served > t.then[n, cost]:
                         t.then[n, cost] = served
                         t.source[k, n, cost] = t.origin[n, level]
-                    if served == f.arrived[k]:
+                    if served == f.arrived[k] and left_out == 0.0:
                         break
     return least
 

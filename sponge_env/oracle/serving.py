@@ -1,7 +1,7 @@
 """The serving core as the search for a schedule drives it, on the compiled simulated worker.
 
 Same semantics as :mod:`sponge_env.serving`, over states that can be copied: the search
-follows many schedules at once. ``tests/test_oracle.py`` replays what it finds in the real
+follows many schedules at once. ``tests/test_vector_zz_oracle.py`` replays what it finds in the real
 ones.
 """
 

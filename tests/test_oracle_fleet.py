@@ -1,0 +1,64 @@
+"""Requests served like water: small cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sponge_env.oracle.fleet import Fluid, least_fluid_cost, make_table
+
+
+def episode(
+    arrived: Sequence[float], due: Sequence[float], *, start: int = 0, replicas_max: int = 1
+) -> Fluid:
+    """Describe an episode in which one core serves 2 requests per window, two serve 3."""
+    windows = len(arrived)
+    return Fluid(
+        arrived=np.array(arrived, dtype=np.float64),
+        due=np.array(due, dtype=np.float64),
+        served=np.array([2.0, 3.0]),
+        price=np.ones(windows, np.int64),
+        start=np.full(windows, start),
+        ready_from=1,
+        replicas=1,
+        replicas_max=replicas_max,
+        counted=int(arrived[-1]),
+    )
+
+
+def solve(f: Fluid, violation: float = 10.0) -> tuple[int, list[int]]:
+    replicas = np.zeros(f.price.size, np.int64)
+    cost = least_fluid_cost(f, violation, make_table(f.price.size, f.replicas_max), replicas)
+    return int(cost), replicas.tolist()
+
+
+def test_cores_are_taken_when_all_that_has_arrived_is_due() -> None:
+    assert solve(episode([3.0], [3.0])) == (2, [1])
+
+
+def test_a_backlog_that_may_wait_is_worked_off_on_one_core() -> None:
+    assert solve(episode([4.0, 4.0], [0.0, 4.0])) == (2, [1, 1])
+
+
+def test_what_cannot_be_served_is_paid_for() -> None:
+    assert solve(episode([4.0], [4.0])) == (2 + 10, [1])
+
+
+def test_a_cheap_violation_is_better_than_a_core() -> None:
+    assert solve(episode([3.0], [3.0]), violation=0.5) == (1, [1])
+
+
+def test_a_replica_that_serves_better_than_a_core_is_started() -> None:
+    f = episode([0.0, 4.0, 8.0], [0.0, 4.0, 8.0], replicas_max=2)
+    assert solve(f) == (5, [1, 2, 2])
+
+
+def test_a_replica_is_not_worth_a_long_cold_start() -> None:
+    f = episode([0.0, 3.0, 6.0], [0.0, 3.0, 6.0], start=9, replicas_max=2)
+    assert solve(f) == (5, [1, 1, 1])
+
+
+def test_no_replica_is_ready_before_its_cold_start() -> None:
+    f = episode([4.0, 8.0], [4.0, 8.0], replicas_max=2)
+    assert solve(f) == (2 + 10 + 2, [1, 2])
