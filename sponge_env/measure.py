@@ -8,6 +8,7 @@ from typing import Any
 from sponge_env.interfaces import Completion, WorkerStatus
 from sponge_env.latency import quantile
 from sponge_env.serving.ledger import Counts, Entry, Outcome
+from sponge_env.summation import total
 
 
 def slo_metrics(before: Counts, after: Counts) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def latency_summary(latencies_s: Sequence[float]) -> dict[str, float]:
     if not latencies_s:
         return {}
     return {
-        "latency_mean_s": sum(latencies_s) / len(latencies_s),
+        "latency_mean_s": total(latencies_s) / len(latencies_s),
         "latency_p50_s": quantile(latencies_s, 0.5),
         "latency_p99_s": quantile(latencies_s, 0.99),
     }

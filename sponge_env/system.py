@@ -28,6 +28,7 @@ from sponge_env.reward import reward
 from sponge_env.serving.core import ServingCore
 from sponge_env.serving.drive import ArrivalCursor, drive
 from sponge_env.serving.ledger import Counts
+from sponge_env.summation import total
 
 HISTORY = 30
 """Past intervals that a view shows."""
@@ -262,10 +263,10 @@ class _History:
         mean_s = self.mean_delays_s[-1] if self.mean_delays_s else np.nan
         bandwidth = self.bandwidths[-1] if self.bandwidths else np.nan
         if arrived:
-            total_s = sum(r.delay_s for r in arrived)
+            total_s = total(r.delay_s for r in arrived)
             transfer_s = total_s - base_delay_s * len(arrived)
             mean_s = total_s / len(arrived)
             if transfer_s > ROUNDING_S * len(arrived):
-                bandwidth = sum(r.payload_bytes for r in arrived) / transfer_s
+                bandwidth = total(r.payload_bytes for r in arrived) / transfer_s
         self.mean_delays_s.append(mean_s)
         self.bandwidths.append(bandwidth)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from differential import SUM_TOLERANCE, allocations
+from differential import allocations
 from drawn_scenarios import SEEDS, scenarios, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,7 +57,7 @@ def check_same(value: Any, wanted: Any, name: str) -> None:
             check_same(one, other, f"{name}[{k}]")
     elif isinstance(wanted, float) or getattr(wanted, "dtype", None) == np.float64:
         assert getattr(value, "dtype", None) == getattr(wanted, "dtype", None), name
-        np.testing.assert_allclose(value, wanted, rtol=SUM_TOLERANCE, atol=0, err_msg=name)
+        np.testing.assert_array_equal(value, wanted, err_msg=name)
     elif isinstance(wanted, np.ndarray):
         np.testing.assert_array_equal(value, wanted, err_msg=name)
     else:

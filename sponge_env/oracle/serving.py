@@ -1,7 +1,7 @@
 """The serving core as the search for a schedule drives it, on the compiled simulated worker.
 
 Same semantics as :mod:`sponge_env.serving`, over states that can be copied: the search
-follows many schedules at once. ``tests/test_vector_zz_oracle.py`` replays what it finds in the real
+follows many schedules at once. ``tests/test_oracle.py`` replays what it finds in the real
 ones.
 """
 
@@ -22,13 +22,21 @@ from sponge_env.vector.kernels.service import advance
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
 
 
-class Replica(layout.Replica):
-    """A replica and which requests are in its batch."""
+class _Members:
+    """Which requests are in a batch."""
 
     begin: PerClass
     """First request of each class in the batch."""
     end: PerClass
     """Request of each class after the last in the batch."""
+
+
+class Replica(layout.Replica, _Members):
+    """A replica and what it runs.
+
+    The members come first in memory: a record that begins like the simulator's would pass for
+    one with numba, which could then call what it has compiled for the shorter one.
+    """
 
 
 class State:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.latency import quantile
+from sponge_env.summation import total
 from sponge_env.workers.meter import Meter
 from sponge_env.workers.service import Service
 
@@ -122,9 +123,9 @@ class SimulatedWorker:
             held_cores=self._held.value,
             effective_cores=float(self._cores),
             core_seconds=self._held.read(self._now_s),
-            used_core_seconds=self._retired_core_s + sum(s.used_core_s for s in services),
+            used_core_seconds=self._retired_core_s + total(s.used_core_s for s in services),
             cpu_s=0.0,
-            throttled_s=self._retired_throttled_s + sum(s.throttled_s for s in services),
+            throttled_s=self._retired_throttled_s + total(s.throttled_s for s in services),
             restarts=self._restarts,
             actuation_s=0.0,
         )
