@@ -53,6 +53,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="run seeds 0 .. N-1 (default: 1, or as the suite says)",
     )
+    add_agent_settings(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summaries here")
+    add_suite_arguments(parser)
+    arguments = parser.parse_args(argv)
+    check_together(parser, arguments)
+    return arguments
+
+
+def add_agent_settings(parser: cli.Parser) -> None:
+    """Add the options that go to single agents."""
     parser.add_argument(
         "--policy",
         type=Path,
@@ -71,7 +81,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help="how sponge-ip solves its program: exact (default), pulp or highs",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summaries here")
+
+
+def add_suite_arguments(parser: cli.Parser) -> None:
+    """Add the options of suites."""
     parser.add_argument(
         "--suite",
         metavar="NAME",
@@ -85,9 +98,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="processes of a suite (default: one per CPU)",
     )
-    arguments = parser.parse_args(argv)
-    check_together(parser, arguments)
-    return arguments
 
 
 def check_together(parser: cli.Parser, arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from sponge_env.vector import layout
 from sponge_env.vector.compiler import Records, Words, compiled, dtype_of, inlined
 from sponge_env.vector.kernels import worker
 from sponge_env.vector.kernels.service import advance
+from sponge_env.vector.settings import Settings
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
 
@@ -69,7 +70,7 @@ class Branch(NamedTuple):
     """One schedule: what the worker's kernels see of a :class:`~sponge_env.vector.layout.World`."""
 
     env: State
-    settings: layout.Settings
+    settings: Settings
     replicas: Records[Replica]
     pending: Records[layout.Pending]
     numbers: Records[float]

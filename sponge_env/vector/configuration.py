@@ -15,8 +15,8 @@ from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import SystemSpec
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.vector.layout import GIVEN, INSTANT, SETTINGS
 from sponge_env.vector.pool import Pool
+from sponge_env.vector.settings import GIVEN, INSTANT, SETTINGS
 from sponge_env.vector.traffic import Traffic
 from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
 
@@ -56,7 +56,7 @@ class Configuration:
         """
         _check_alike(scenarios)
         self.settings = np.zeros(len(scenarios), SETTINGS)
-        """(scenarios,) records of :class:`~sponge_env.vector.layout.Settings`."""
+        """(scenarios,) records of :class:`~sponge_env.vector.settings.Settings`."""
         self.specs: list[SystemSpec] = []
         """(scenarios,) what controllers may know."""
         self.numbers = Pool(np.float64)

@@ -16,13 +16,7 @@ from sponge_env.encoding import TREND_WINDOWS
 from sponge_env.metrics import WindowMetrics
 from sponge_env.system import HISTORY
 from sponge_env.vector.compiler import Position, Records, Words, dtype_of, sources_mark
-
-POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, GIVEN = range(7)
-"""Kinds of arrivals; the requests of the last were made before the episode."""
-
-INSTANT, GENERATED, FIXED, SHIFTED = range(4)
-"""Kinds of networks: no transfer time, a synthetic trace for each seed, a trace from its
-beginning, a trace from a random moment on."""
+from sponge_env.vector.settings import Settings
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
@@ -33,100 +27,6 @@ assert RECENT > TREND_WINDOWS
 
 Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
-
-
-class Settings:
-    """One scenario, as the kernels need it. ``*_at`` are positions in ``numbers``."""
-
-    windows: int
-    interval_s: float
-    slo_s: float
-    cores_max: int
-    batch_max: int
-    replicas_max: int
-    cores: int
-    """Initial allocation, as are the next two."""
-    batch: int
-    replicas: int
-
-    arrivals: int
-    """One of the kinds above."""
-    rate_rps: float
-    requests: int
-    """Requests of ``CONSTANT`` arrivals."""
-    sent_before_s: float
-    """No request is sent at this time or later."""
-    states: int
-    """States of ``BURSTY`` arrivals; their rates are next."""
-    rates_at: Position
-    """Of ``FLASH_CROWD`` arrivals, the rates before, within and after a flash crowd."""
-    dwell_s: float
-    flash_s: float
-    flash_every_s: float
-    diurnal_amplitude: float
-    diurnal_period_s: float
-    groups: int
-    """Groups of ``RECORDED`` arrivals, such as the requests of one second."""
-    group_start_at: Position
-    group_length_at: Position
-    group_count_at: Position
-    """Expected number of requests in each group."""
-    rounded: bool
-    """Whether the numbers of requests are rounded up or down at random."""
-    keeps_first: bool
-    """Whether the first request of a group is sent at the group's start."""
-
-    network: int
-    """``INSTANT``, ``GENERATED``, ``FIXED`` or ``SHIFTED``."""
-    trace_at: Position
-    """First row of a ``FIXED`` trace in ``traces``, or of one to be ``SHIFTED``."""
-    samples: int
-    trace_s: float
-    """Length of the trace, after which it repeats; with its fades, where there are any."""
-    faded: bool
-    """Whether there are fades; the next four belong to them."""
-    faded_at: Position
-    """Row of the environment's own part of ``traces`` from which the faded trace lies."""
-    fade_every_s: float
-    fade_s: float
-    fade_depth: float
-    payload_bytes: float
-    base_delay_s: float
-
-    fifo: bool
-    """Whether batches are formed first in, first out."""
-    drop_grace_s: float
-    hopeless_below_s: float
-    """Budget on arrival below which a request counts as hopeless."""
-
-    planned_at: Position
-    """(batch_max, cores_max) latency by the fit."""
-    served_at: Position
-    """(batch_max, cores_max) latency of the service model ``profile``."""
-    quota: bool
-    """Whether the service model is ``quota``; the next eight belong to it."""
-    work_at: Position
-    """(batch_max,) CPU seconds."""
-    period_s: float
-    tick_s: float
-    dispatch_s: float
-    dispatch_request_s: float
-    resume_s: float
-    crowd_loading: float
-    core_unit: float
-    noise: float
-    noise_at: Position
-    noise_points: int
-    cold_start_s: float
-    actuation_delay_s: float
-
-    violation_weight: float
-    rate_scale: float
-    """Requests per second that all cores can serve; see :mod:`sponge_env.encoding`."""
-    span_1s: int
-    """Intervals in one second, as in the next two."""
-    span_5s: int
-    span_30s: int
 
 
 class Env:
@@ -361,7 +261,6 @@ class Arrays(NamedTuple):
 
 
 ENV = dtype_of(Env, sources_mark())
-SETTINGS = dtype_of(Settings)
 REPLICA = dtype_of(Replica)
 SAMPLE = dtype_of(Sample)
 GIVEN_REQUEST = dtype_of(Given)

@@ -17,8 +17,9 @@ from sponge_env.scenario import Scenario
 from sponge_env.serving.ledger import Outcome
 from sponge_env.vector.configuration import Configuration
 from sponge_env.vector.kernels.entry import reset_range, step_range, within
-from sponge_env.vector.layout import ENDED, GIVEN, METRICS, SAMPLE
+from sponge_env.vector.layout import ENDED, METRICS, SAMPLE
 from sponge_env.vector.memory import allocate, give
+from sponge_env.vector.settings import GIVEN
 
 Observations = NDArray[np.float32]
 

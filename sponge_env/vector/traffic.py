@@ -16,7 +16,9 @@ from sponge_env.network import recorded_trace
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
-from sponge_env.vector.layout import (
+from sponge_env.vector.layout import SAMPLE
+from sponge_env.vector.pool import Pool
+from sponge_env.vector.settings import (
     BURSTY,
     CONSTANT,
     DIURNAL,
@@ -26,10 +28,8 @@ from sponge_env.vector.layout import (
     INSTANT,
     POISSON,
     RECORDED,
-    SAMPLE,
     SHIFTED,
 )
-from sponge_env.vector.pool import Pool
 from sponge_env.workload import load_arrivals, rate_rps, send_times_s
 
 _KINDS = {
@@ -63,7 +63,7 @@ class Traffic:
         """Write a scenario's arrivals and network into its settings.
 
         Args:
-            row: A record of :class:`~sponge_env.vector.layout.Settings`.
+            row: A record of :class:`~sponge_env.vector.settings.Settings`.
             scenario: As long as its traces.
             profile: Says how much a load is.
 

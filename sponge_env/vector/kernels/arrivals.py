@@ -14,7 +14,8 @@ import math
 from sponge_env.vector.compiler import Records, compiled
 from sponge_env.vector.kernels.network import transferred_s
 from sponge_env.vector.kernels.rng import ARRIVALS, next_uint64, seed_stream, uniform
-from sponge_env.vector.layout import BURSTY, CONSTANT, DIURNAL, FLASH_CROWD, GIVEN, POISSON, World
+from sponge_env.vector.layout import World
+from sponge_env.vector.settings import BURSTY, CONSTANT, DIURNAL, FLASH_CROWD, GIVEN, POISSON
 
 
 @compiled

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from sponge_env.vector.compiler import compiled
-from sponge_env.vector.layout import Replica, Settings
+from sponge_env.vector.layout import Replica
+from sponge_env.vector.settings import Settings
 from sponge_env.workers.bucket import KEPT_S, NANOSECOND_S, SLICE_S
 
 

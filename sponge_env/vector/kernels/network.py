@@ -14,7 +14,8 @@ from sponge_env.bandwidth import _TINY_BYTES
 from sponge_env.network import _MEMORY_PER_S, _SLOW_SHARE, QUANTILES_4G
 from sponge_env.vector.compiler import Records, compiled
 from sponge_env.vector.kernels.rng import FADES, NETWORK, seed_stream, uniform
-from sponge_env.vector.layout import GENERATED, INSTANT, SHIFTED, Env, Sample, Settings, World
+from sponge_env.vector.layout import Env, Sample, World
+from sponge_env.vector.settings import GENERATED, INSTANT, SHIFTED, Settings
 
 _PROBABILITIES = tuple(QUANTILES_4G)
 _BANDWIDTHS = tuple(QUANTILES_4G.values())

@@ -10,7 +10,8 @@ to the head first.
 from __future__ import annotations
 
 from sponge_env.vector.compiler import compiled
-from sponge_env.vector.layout import GIVEN, World
+from sponge_env.vector.layout import World
+from sponge_env.vector.settings import GIVEN
 
 
 @compiled

@@ -20,7 +20,8 @@ from sponge_env.vector.kernels.worker import (
     start_batch,
     update_held,
 )
-from sponge_env.vector.layout import GIVEN, Env, Replica, World
+from sponge_env.vector.layout import Env, Replica, World
+from sponge_env.vector.settings import GIVEN
 
 _ON_TIME, _LATE, _DROPPED = int(Outcome.ON_TIME), int(Outcome.LATE), int(Outcome.DROPPED)
 
