@@ -106,7 +106,7 @@ class Flow:
         self._scatter += (ratio - self._scatter) / self._scatter_windows
 
     def _typical_s(self) -> float:
-        return math.exp(sum(self._log_delays) / max(1, len(self._log_delays)))
+        return math.exp(math.fsum(self._log_delays) / max(1, len(self._log_delays)))
 
     def _outlook(self) -> Outlook:
         logs = np.array(self._log_delays)

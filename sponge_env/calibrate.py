@@ -103,7 +103,7 @@ def calibrate(
     profile = build_profile(config, grid, alone.latency_s, worker.limiter)
     if config.cores_max * config.core_unit > 1:
         return profile  # the token bucket of the simulator is one CPU's
-    crowd_loading = crowd.cpu_s / alone.cpu_s
+    crowd_loading = max(1.0, crowd.cpu_s / alone.cpu_s)  # less is noise
     quota = build_quota(config, worker.period_s, worker.tick_s, work, lost_s, crowd_loading)
     return dataclasses.replace(profile, quota=quota)
 

@@ -66,7 +66,7 @@ def resource_metrics(
         "physical_core_seconds": core_seconds * core_unit,
         "effective_cores": after.effective_cores,
         "replicas_ready": after.ready,
-        "utilisation": used / core_seconds if core_seconds > 0 else 0.0,
+        "utilisation": min(1.0, used / core_seconds) if core_seconds > 0 else 0.0,
         "throttled_share": stopped / core_seconds if core_seconds > 0 else 0.0,
         "cpu_s": after.cpu_s - before.cpu_s,
         "actuation_s": after.actuation_s,

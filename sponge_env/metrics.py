@@ -71,7 +71,9 @@ class WindowMetrics:
     batch: int = metric("resources", "", "Largest batch allowed.")
     replicas: int = metric("resources", "", "Replicas asked for.")
     replicas_ready: int = metric("resources", "", "Replicas serving at the interval's end.")
-    utilisation: float = metric("resources", "", "Share of the held cores in use.")
+    utilisation: float = metric(
+        "resources", "", "Share of the held cores in use; a quota's overdraft does not count."
+    )
     throttled_share: float = metric(
         "resources", "", "Share of the cores' time that they stood stopped by the limit.", "less"
     )
@@ -134,7 +136,9 @@ class EpisodeMetrics:
     physical_core_seconds: float = metric(
         "resources", "s", "The same in physical core-seconds.", "less"
     )
-    utilisation: float = metric("resources", "", "Share of the held cores in use.")
+    utilisation: float = metric(
+        "resources", "", "Share of the held cores in use; a quota's overdraft does not count."
+    )
     throttled_share: float = metric(
         "resources", "", "Share of the cores' time that they stood stopped by the limit.", "less"
     )

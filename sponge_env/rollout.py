@@ -16,6 +16,7 @@ from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics
 from sponge_env.scenario import Scenario
+from sponge_env.summation import total
 from sponge_env.system import EpisodePlan
 
 _OUTCOMES = ("on_time", "late", "dropped", "failed", "queued", "running")
@@ -143,7 +144,7 @@ def summarise(
     from_s = system.plan.count_from_s
     windows = [w for w in windows if w.time_s > from_s + 1e-9]
     duration_s = len(windows) * system.spec.interval_s
-    core_seconds = sum(w.core_seconds for w in windows)
+    core_seconds = total(w.core_seconds for w in windows)
     decisions_s = [w.decision_s for w in windows] or [0.0]
     return EpisodeMetrics(
         **dataclasses.asdict(run),
@@ -160,7 +161,7 @@ def summarise(
         infeasible_decisions=sum(not w.feasible for w in windows),
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
-        reward=sum(w.reward for w in windows),
+        reward=total(w.reward for w in windows),
     )
 
 
@@ -188,7 +189,7 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
 
 
 def _mean_by_cores(windows: Sequence[WindowMetrics], name: str) -> float:
-    total = sum(w.core_seconds for w in windows)
-    if total <= 0:
+    held = total(w.core_seconds for w in windows)
+    if held <= 0:
         return 0.0
-    return float(sum(getattr(w, name) * w.core_seconds for w in windows) / total)
+    return total(getattr(w, name) * w.core_seconds for w in windows) / held

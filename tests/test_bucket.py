@@ -107,9 +107,12 @@ def test_unlimited_means_no_throttling() -> None:
     assert service.used_core_s * UNIT == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("resume_s", [0.0, 0.0006])
 @pytest.mark.parametrize(("cores", "crowd", "expected_s"), [(1, 1, 6.4), (4, 1, 1.6), (4, 8, 2.4)])
-def test_loading_is_work_and_more_so_in_a_crowd(cores: int, crowd: int, expected_s: float) -> None:
-    service = bucket(cores, work_s=0.01, crowd_loading=1.5)
+def test_loading_is_work_and_more_so_in_a_crowd(
+    cores: int, crowd: int, expected_s: float, resume_s: float
+) -> None:
+    service = bucket(cores, work_s=0.01, crowd_loading=1.5, resume_s=resume_s)
     service.load(0.0, cold_start_s=6.4, crowd=crowd)
     assert service.finish_s == pytest.approx(expected_s, rel=0.03)
     service.start(service.finish_s, 1, 1.0)

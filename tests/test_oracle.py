@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 
-from sponge_env.config import Arrivals, Limits, Network, RequestClass, Serving, Simulation
+from sponge_env.config import Arrivals, Initial, Limits, Network, RequestClass, Serving, Simulation
 from sponge_env.errors import ConfigError
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
+from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
 from sponge_env.oracle.__main__ import main
 from sponge_env.oracle.schedule import replay
+from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario, load_scenario
 
 TINY = Scenario(
@@ -105,6 +108,35 @@ def test_the_schedule_attains_what_it_claims(
     assert run.core_seconds == pytest.approx(found.core_seconds_upper, abs=1e-6)
     assert found.violations_lower <= found.violations_upper
     assert found.core_seconds_lower <= found.core_seconds_upper + 1e-6
+
+
+def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
+    tmp_path: Path,
+) -> None:
+    slow = LatencyModel(gamma_s=0.655, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
+    profile = dataclasses.replace(
+        load_profile("yolov5s"),
+        batches=(1, 2),
+        cores=(1, 2),
+        latency_s=((0.655, 0.3275), (1.31, 0.655)),
+        latency=slow,
+    )
+    save_profile(profile, tmp_path / "slow.json")
+    (tmp_path / "five.csv").write_text("arrival_s\n" + "0.0\n" * 4 + "0.001\n")
+    scenario = dataclasses.replace(
+        TINY,
+        profile=str(tmp_path / "slow.json"),
+        duration_s=2.0,
+        slo_s=1.99,
+        limits=Limits(cores=1, batch=1, replicas=2),
+        initial=Initial(replicas=2),
+        arrivals=Arrivals(kind="trace", file=str(tmp_path / "five.csv")),
+        network=Network(trace="none", base_delay_s=0.0),
+    )
+    drained = replay(scenario, profile, 0, (Allocation(1, 1, 2), Allocation(1, 1, 1)))
+    assert drained.violations == 0
+    assert drained.core_seconds < 4.0, "the second replica has gone before the end"
+    check(scenario, 0, joint=True)
 
 
 def test_nothing_to_do_needs_the_least() -> None:

@@ -10,7 +10,13 @@ from sponge_env.oracle.fleet import Fluid, least_fluid_cost, make_table
 
 
 def episode(
-    arrived: Sequence[float], due: Sequence[float], *, start: int = 0, replicas_max: int = 1
+    arrived: Sequence[float],
+    due: Sequence[float],
+    *,
+    start: int = 0,
+    replicas: int = 1,
+    replicas_max: int = 1,
+    last_batch: float = 0.0,
 ) -> Fluid:
     """Describe an episode in which one core serves 2 requests per window, two serve 3."""
     windows = len(arrived)
@@ -18,10 +24,11 @@ def episode(
         arrived=np.array(arrived, dtype=np.float64),
         due=np.array(due, dtype=np.float64),
         served=np.array([2.0, 3.0]),
+        last_batch=last_batch,
         price=np.ones(windows, np.int64),
         start=np.full(windows, start),
         ready_from=1,
-        replicas=1,
+        replicas=replicas,
         replicas_max=replicas_max,
         counted=int(arrived[-1]),
     )
@@ -62,3 +69,10 @@ def test_a_replica_is_not_worth_a_long_cold_start() -> None:
 def test_no_replica_is_ready_before_its_cold_start() -> None:
     f = episode([4.0, 8.0], [4.0, 8.0], replicas_max=2)
     assert solve(f) == (2 + 10 + 2, [1, 2])
+
+
+def test_a_replica_that_is_taken_away_finishes_its_batch() -> None:
+    two = {"replicas": 2, "replicas_max": 2}
+    arrived, due = [7.0, 7.0], [0.0, 7.0]
+    assert solve(episode(arrived, due, **two)) == (2 + 2, [2, 2])
+    assert solve(episode(arrived, due, last_batch=1.0, **two)) == (2 + 1, [2, 1])

@@ -32,6 +32,8 @@ class Fluid(NamedTuple):
     """(windows,) those of them whose deadline has passed then."""
     served: FloatArray
     """(cores_max,) requests that a replica can serve in a window."""
+    last_batch: float
+    """Requests at most that a replica still answers after it was taken away."""
     price: IntArray
     """(windows,) 1 where cores count."""
     start: IntArray
@@ -87,6 +89,7 @@ def fluid(p: Problem, replicas: int) -> Fluid:
         arrived=np.searchsorted(release_s, ends_s, side="right").astype(np.float64),
         due=np.searchsorted(deadline_s, ends_s, side="left").astype(np.float64),
         served=(sizes * granted_s / p.padded_s).max(axis=0),
+        last_batch=float(p.batch_max),
         price=p.price,
         start=paid * least,
         ready_from=0 if p.quota else int(cold + 1e-9),
@@ -127,24 +130,33 @@ def least_fluid_cost(f: Fluid, violation: float, t: Table, replicas: IntArray) -
 
 @compiled
 def _scale(f: Fluid, k: int, t: Table) -> None:
-    """Let replicas be added at what they have cost by now, and be taken away."""
+    """Let replicas be added at what they have cost by now, and be taken away.
+
+    One that is taken away finishes its batch first, of what has arrived. That is given to it
+    here at no cost, which errs on the side of the lower bound.
+    """
     for n in range(f.replicas_max):
         for level in range(LEVELS):
             t.origin[n, level] = n * LEVELS + level
+    arrived = f.arrived[k - 1] if k else 0.0
     if k >= f.ready_from or f.price[0] == 0:
         for n in range(1, f.replicas_max):
             for level in range(LEVELS):
                 dearer = min(LEVELS - 1, level + f.start[k])
-                _improve(t, n, dearer, n - 1, level)
+                _improve(t, n, dearer, n - 1, level, t.now[n - 1, level])
     for n in range(f.replicas_max - 2, -1, -1):
         for level in range(LEVELS):
-            _improve(t, n, level, n + 1, level)
+            served = t.now[n + 1, level]
+            if served > NOWHERE:
+                served = max(served, min(served + f.last_batch, arrived))
+            _improve(t, n, level, n + 1, level, served)
 
 
 @compiled
-def _improve(t: Table, n: int, level: int, other: int, other_level: int) -> None:
-    if t.now[other, other_level] > t.now[n, level]:
-        t.now[n, level] = t.now[other, other_level]
+def _improve(t: Table, n: int, level: int, other: int, other_level: int, served: float) -> None:
+    """Reach a state from another with so many requests served, if that is more."""
+    if served > t.now[n, level]:
+        t.now[n, level] = served
         t.origin[n, level] = t.origin[other, other_level]
 
 

@@ -152,6 +152,7 @@ class Replica:
     throttled_s: float
     left_s: float
     """CPU time the batch still needs; this and the rest are for the quota model only."""
+    resume_s: float
     granted_s: float
     refill_s: float
     pool_s: float

@@ -63,6 +63,7 @@ class QuotaBucket:
         self._pool_s = self._granted_s
         self._slice_s = 0.0  # what the CPU has drawn and not spent; a debt below 0
         self._stopped = False
+        self._resume_s = 0.0  # what going on after a pause costs the work at hand
         self._left_s = 0.0  # CPU time the batch still needs; 0 while the group sleeps
         self._now_s = 0.0  # the books are kept up to here
         self.finish_s = 0.0
@@ -71,11 +72,16 @@ class QuotaBucket:
         self._end = self._books  # as they will be when the work is done
 
     def load(self, now_s: float, cold_start_s: float, crowd: int) -> None:
-        """Begin to load the model, which alone takes ``cold_start_s`` on one core unit."""
+        """Begin to load the model, which alone takes ``cold_start_s`` on one core unit.
+
+        That time was measured with its pauses, so these cost nothing more.
+        """
+        self._resume_s = 0.0
         self._wake(now_s, cold_start_s * self._core_unit * self._quota.loading(crowd))
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
+        self._resume_s = self._quota.resume_s
         dispatch_s = self._quota.dispatch_s + size * self._quota.dispatch_request_s
         self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
 
@@ -102,7 +108,7 @@ class QuotaBucket:
             self._refill()
         self._pass_refills(now_s)
         paused = now_s - self._now_s >= self._quota.tick_s
-        self._now_s, self._left_s = now_s, work_s + paused * self._quota.resume_s
+        self._now_s, self._left_s = now_s, work_s + paused * self._resume_s
         self._predict()
 
     def _pass_refills(self, now_s: float) -> None:
@@ -193,7 +199,7 @@ class QuotaBucket:
             self._slice_s += paid_s
             self._stopped = self._slice_s <= -NANOSECOND_S
             if self._left_s > 0 and not self._stopped:
-                self._left_s += self._quota.resume_s
+                self._left_s += self._resume_s
 
     def _draw(self) -> None:
         """Draw a slice on the pool; without anything in it, stop."""

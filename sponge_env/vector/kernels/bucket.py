@@ -45,14 +45,17 @@ def write_quota(settings: Settings, replica: Replica, now_s: float) -> None:
 
 
 @compiled
-def wake(settings: Settings, replica: Replica, now_s: float, work_s: float) -> None:
-    """Begin work at ``now_s``."""
+def wake(
+    settings: Settings, replica: Replica, now_s: float, work_s: float, resume_s: float
+) -> None:
+    """Begin work at ``now_s``; going on after a pause costs it ``resume_s``."""
     advance_bucket(settings, replica, now_s)
     while replica.stopped and replica.refill_s <= now_s:
         _refill(settings, replica)
     _pass_refills(settings, replica, now_s)
+    replica.resume_s = resume_s
     paused = now_s - replica.since_s >= settings.tick_s
-    replica.since_s, replica.left_s = now_s, work_s + paused * settings.resume_s
+    replica.since_s, replica.left_s = now_s, work_s + paused * resume_s
     _predict(settings, replica)
 
 
@@ -134,7 +137,7 @@ def _refill(settings: Settings, replica: Replica) -> None:
         replica.slice_s += paid_s
         replica.stopped = replica.slice_s <= -NANOSECOND_S
         if replica.left_s > 0 and not replica.stopped:
-            replica.left_s += settings.resume_s
+            replica.left_s += replica.resume_s
 
 
 @compiled

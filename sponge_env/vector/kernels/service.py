@@ -26,7 +26,7 @@ def load_service(w: World, replica: Replica, now_s: float, crowd: int) -> None:
     if settings.quota:
         crowded = min(1.0, (crowd - 1) / (CROWD - 1))
         loading = 1.0 + (settings.crowd_loading - 1.0) * crowded
-        wake(settings, replica, now_s, settings.cold_start_s * settings.core_unit * loading)
+        wake(settings, replica, now_s, settings.cold_start_s * settings.core_unit * loading, 0.0)
     else:
         replica.finish_s = now_s + settings.cold_start_s
 
@@ -38,7 +38,7 @@ def start_service(w: World, replica: Replica, now_s: float, noise: float) -> Non
     if settings.quota:
         dispatch_s = settings.dispatch_s + replica.size * settings.dispatch_request_s
         work_s = w.numbers[settings.work_at + replica.size - 1] * noise
-        wake(settings, replica, now_s + dispatch_s, work_s)
+        wake(settings, replica, now_s + dispatch_s, work_s, settings.resume_s)
     else:
         replica.since_s = now_s
         replica.finish_s = now_s + _served_s(w, replica.size, replica.cores) * noise

@@ -150,7 +150,7 @@ def _measure_resources(w: World) -> None:
     metrics.effective_cores = float(env.cores)
     metrics.replicas_ready = ready
     metrics.utilisation = (
-        (used_core_s - env.used_core_s) / core_seconds if core_seconds > 0 else 0.0
+        min(1.0, (used_core_s - env.used_core_s) / core_seconds) if core_seconds > 0 else 0.0
     )
     metrics.throttled_share = (
         (throttled_s - env.throttled_s) * env.cores / core_seconds if core_seconds > 0 else 0.0
