@@ -122,7 +122,8 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
         latency=slow,
     )
     save_profile(profile, tmp_path / "slow.json")
-    (tmp_path / "five.csv").write_text("arrival_s\n" + "0.0\n" * 4 + "0.001\n")
+    # The last one is answered after the end, when nothing counts any more.
+    (tmp_path / "six.csv").write_text("arrival_s\n" + "0.0\n" * 5 + "1.999\n")
     scenario = dataclasses.replace(
         TINY,
         profile=str(tmp_path / "slow.json"),
@@ -130,7 +131,7 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
         slo_s=1.99,
         limits=Limits(cores=1, batch=1, replicas=2),
         initial=Initial(replicas=2),
-        arrivals=Arrivals(kind="trace", file=str(tmp_path / "five.csv")),
+        arrivals=Arrivals(kind="trace", file=str(tmp_path / "six.csv")),
         network=Network(trace="none", base_delay_s=0.0),
     )
     drained = replay(scenario, profile, 0, (Allocation(1, 1, 2), Allocation(1, 1, 1)))
