@@ -60,7 +60,7 @@ results: setup  ## run the standard suite, write docs/results.md and the README'
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) -m sponge_env.report $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
 
-policies: setup  ## train the policies that ship, a quarter of an hour on two cores
+policies: setup  ## train the policies that ship, half an hour
 	@for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
 	  $(PY) train.py --agent $$agent --profile $$profile $(POLICY_SCENARIOS) $(POLICY_OPTIONS) \
 	    --run-dir runs/policies/$$agent-$$profile || exit 1; \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 
 PACKAGES = (
@@ -30,7 +31,7 @@ def describe_versions() -> dict[str, str | None]:
     """Return the versions of Python, the platform and :data:`PACKAGES` (None: missing)."""
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{_kernel()} {platform.machine()}",
         **{package: _version(package) for package in PACKAGES},
     }
 
@@ -49,8 +50,14 @@ def describe_host() -> dict[str, str | int]:
         "cpus": os.cpu_count() or 1,
         "cpus_allowed": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": _kernel(),
     }
+
+
+def _kernel() -> str:
+    """Return the kernel's name and version, without what a distributor appends."""
+    version = re.match(r"[\d.]*\d", platform.release())
+    return f"{platform.system()} {version[0] if version else platform.release()}"
 
 
 def _cpu_model() -> str:

@@ -43,7 +43,7 @@ def write_results(
 
 
 def section(trials: Sequence[Trial], profile: Profile) -> str:
-    """Return the section for ``docs/results.md``: a table for each scenario."""
+    """Return what ``fidelity.md`` says: a table for each scenario."""
     rows = compare(trials)
     parts = ["## Simulator against the real worker", _introduction(trials, profile)]
     for scenario in dict.fromkeys(row.scenario for row in rows):

@@ -77,8 +77,10 @@ class Subject:
         """Fix the scenario's length and its initial allocation.
 
         Raises:
-            SpongeError: The scenario cannot be used.
+            SpongeError: The scenario cannot be used, or the profile was not measured under a
+                quota.
         """
+        profile.work_table_s(scenario.limits.batch)  # asks for a quota before anything runs
         scenario = as_long_as_its_traces(warm(scenario, controller, profile))
         return cls(agent, controller, scenario, profile, seed)
 
