@@ -108,13 +108,13 @@ def advance(
     Returns:
         Late requests among the batches that ended, weighted as :func:`_lateness` says.
     """
-    late = 0.0
+    late, now_s = 0.0, from_s
     for replica in range(queue.free_s.size):
         if queue.free_s[replica] <= until_s:
             late += _settle(queue, replica, guard_s)
     while True:
         replica = _first_free(queue.free_s)
-        now_s = max(queue.free_s[replica], from_s)
+        now_s = max(queue.free_s[replica], now_s)
         _admit(queue, arrivals_s, min(now_s, until_s))
         if now_s >= until_s:
             return late

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
@@ -99,6 +99,9 @@ def reference(
 
 
 @settings(max_examples=60, deadline=None)
+@example(  # the second of two that come at once, for a replica idle since before
+    gaps_s=[0.25, 0.0], budgets_s=[0.0] * 40, cores=(1, 1), batch=1, edge_s=1.0, replicas=2
+)
 @given(
     gaps_s=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=40),
     budgets_s=st.lists(st.floats(0.0, 2.0), min_size=40, max_size=40),
