@@ -20,7 +20,7 @@ POLICY_OPTIONS := --steps 4000000 --envs 512 --option learning_rate=0.002 --opti
   --option entropy=0.0005 --option violation_weight=80.0 --option evaluation_episodes=48
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench results policies docs clean
+.PHONY: help setup demo test lint bench results bounds policies docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -59,6 +59,9 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 results: setup  ## run the standard suite, write docs/results.md and the README's results
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) -m sponge_env.report $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
+
+bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
+	$(PY) -m sponge_env.suite.bounds
 
 policies: setup  ## train the policies that ship, half an hour
 	@for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \

@@ -12,11 +12,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.config import Arrivals
-
-FloatArray = NDArray[np.float64]
 
 Piece = tuple[float, float]
 """A stretch of time with one rate: the rate in requests per second, and when it ends."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,9 @@ class EventTrace:
 
     def mean_rps(self, duration_s: float) -> float:
         """Mean rate over the first ``duration_s``."""
-        return self._recorded_s(duration_s).size / duration_s
+        full_laps = math.ceil(duration_s / self.period_s) - 1
+        in_last = np.count_nonzero(full_laps * self.period_s + self.time_s < duration_s)
+        return (full_laps * self.time_s.size + int(in_last)) / duration_s
 
     def send_times_s(
         self, duration_s: float, rate_rps: float | None, rng: np.random.Generator
@@ -111,8 +112,9 @@ class CountTrace:
             (n,) ascending.
         """
         recorded = self._recorded(duration_s)
-        counts = recorded.astype(np.int64)
-        if rate_rps is not None and counts.any():
+        if rate_rps is None or not recorded.any():
+            counts = recorded.astype(np.int64)
+        else:
             counts = _rounded(recorded * (rate_rps / np.mean(recorded)), rng)
         second = np.repeat(np.arange(counts.size), counts)
         time_s = np.sort(second + rng.random(second.size))

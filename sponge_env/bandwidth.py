@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
 from sponge_env.formats import read_bandwidth
-
-FloatArray = NDArray[np.float64]
 
 _TINY_BYTES = np.finfo(np.float64).tiny
 """Smallest amount that can be left of a transfer; keeps it out of samples without any."""

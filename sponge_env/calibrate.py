@@ -92,10 +92,14 @@ def calibrate(
     )
     with PoolWorker(config) as worker:
         bench = Bench(worker)
-        progress("cold start", 0, 2)
+        crowded = max(1, config.cores_max // CROWD)
+        progress("cold start", 0, 3)
+        # Memory that nobody has used since the machine started is slow to come by.
+        bench.load(crowded, CROWD)
+        progress("cold start", 1, 3)
         alone = bench.load(cores=1)
-        progress("cold start", 1, 2)
-        crowd = bench.load(max(1, config.cores_max // CROWD), CROWD)
+        progress("cold start", 2, 3)
+        crowd = bench.load(crowded, CROWD)
         lost_s = measure_pauses(bench, config, progress)
         work = measure_work(bench, config.batch_max, progress)
         work_s = interpolate_work(work, config.batch_max)

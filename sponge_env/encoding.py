@@ -140,8 +140,9 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
         *_last_window(view, rate_scale * spec.interval_s),
         *_starting(view, spec),
     ]
-    observation = np.nan_to_num(np.array(values[: control.obs_dim], dtype=np.float32))
-    return np.clip(observation, np.float32(-CLIP), np.float32(CLIP))
+    observation = np.array(values[: control.obs_dim], dtype=np.float32)
+    observation[np.isnan(observation)] = 0.0
+    return np.minimum(np.maximum(observation, np.float32(-CLIP)), np.float32(CLIP))
 
 
 def decode(action: NDArray[np.int64]) -> Allocation:
@@ -167,7 +168,7 @@ def _budget_quantiles(budgets: FloatArray) -> FloatArray:
 
 def _due_counts(budgets: FloatArray) -> FloatArray:
     """Count the requests due in each eighth of the SLO; overdue ones in the first."""
-    bins = np.clip(np.floor(budgets * DUE_BINS), 0, DUE_BINS - 1).astype(np.int64)
+    bins = np.minimum(np.maximum(budgets * DUE_BINS, 0.0), DUE_BINS - 1).astype(np.int64)
     return np.bincount(bins, minlength=DUE_BINS).astype(np.float64)
 
 
@@ -176,7 +177,8 @@ def _arrival_rates(arrivals: FloatArray, interval_s: float) -> FloatArray:
     if not len(arrivals):
         return np.zeros(4)
     spans = [1, *(max(1, round(span_s / interval_s)) for span_s in (1, 5, 30))]
-    return np.array([arrivals[-span:].mean() for span in spans]) / interval_s
+    means = [float(np.add.reduce(part)) / len(part) for part in (arrivals[-s:] for s in spans)]
+    return np.array(means) / interval_s
 
 
 def _network(view: SystemView, slo_s: float) -> list[float]:
@@ -195,7 +197,7 @@ def _network(view: SystemView, slo_s: float) -> list[float]:
 def _trend(history: FloatArray) -> float:
     """Last value against the mean of the few before it; NaN where there are none."""
     before = history[-1 - TREND_WINDOWS : -1]
-    return float(history[-1] - before.mean()) if len(before) else 0.0
+    return float(history[-1] - np.add.reduce(before) / len(before)) if len(before) else 0.0
 
 
 def _allocation(view: SystemView, spec: SystemSpec) -> list[float]:

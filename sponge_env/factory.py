@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import get_args
 
@@ -85,6 +86,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         cold_start_s=profile.cold_start_s if cold_start_s is None else cold_start_s,
         core_unit=profile.core_unit,
         initial=Allocation(initial.cores, initial.batch, initial.replicas),
+        cpu_cores=math.inf if profile.quota is None else 1 / profile.core_unit,
         fingerprint=_fingerprint(scenario, profile),
     )
 
@@ -189,6 +191,7 @@ def simulated_worker(
         spec.initial,
         cold_start_s=spec.cold_start_s,
         actuation_delay_s=scenario.simulation.actuation_delay_s,
+        cpu_cores=spec.cpu_cores,
         noise=noise_source(profile.noise_quantiles, scale, rng),
     )
 

@@ -12,18 +12,16 @@ Cores are counted in core units (see :attr:`SystemSpec.core_unit`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from sponge_env.arrays import FloatArray as FloatArray
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
     from sponge_env.metrics import EpisodeMetrics, WindowMetrics
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +128,9 @@ class SystemSpec:
     """Physical cores in one core unit."""
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
+    cpu_cores: float = math.inf
+    """Core units of the CPU that all replicas share: quotas may add up to more, but what runs
+    at once does not get more."""
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""

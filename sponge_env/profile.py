@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
 from sponge_env.files import replacing
-from sponge_env.latency import FitError, FloatArray, LatencyModel
+from sponge_env.latency import FitError, LatencyModel
 from sponge_env.quota import MOST_LOST, QuotaService
 
 FORMAT = 1

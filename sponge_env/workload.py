@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.arrival_processes import bursty_s, diurnal_s, flash_crowd_s, poisson_s
 from sponge_env.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals
-from sponge_env.errors import TraceError
+from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import Counts, find_trace, read_arrivals
 from sponge_env.interfaces import Request
 from sponge_env.network import RESERVED, make_network, recorded_trace
@@ -22,10 +23,11 @@ from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
 
-FloatArray = NDArray[np.float64]
-
 _PROCESSES = {"bursty": bursty_s, "flash-crowd": flash_crowd_s, "diurnal": diurnal_s}
 """Arrivals at a rate that varies."""
+
+MOST_REQUESTS = 10_000_000
+"""Requests of one episode; each takes a few hundred bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,20 @@ def rate_rps(scenario: Scenario, profile: Profile) -> float:
 
     Raises:
         TraceError: The arrival trace cannot be used.
+        ConfigError: An episode would have more requests than fit into memory.
     """
+    rate, arrivals = _rate_rps(scenario, profile), scenario.arrivals
+    if rate * scenario.duration_s > MOST_REQUESTS:
+        source = arrivals.file if arrivals.kind == "trace" else scenario.name
+        raise ConfigError(
+            f"{source} has {rate * scenario.duration_s:.3g} requests in {scenario.duration_s:g} s, "
+            f"more than the {MOST_REQUESTS} that an episode can; set a lower arrivals.rate_rps, "
+            "which thins a trace as well"
+        )
+    return rate
+
+
+def _rate_rps(scenario: Scenario, profile: Profile) -> float:
     arrivals, limits = scenario.arrivals, scenario.limits
     if arrivals.rate_rps is not None:
         return arrivals.rate_rps

@@ -17,10 +17,11 @@ from agents.sponge_ip import SpongeIP
 from sponge_env.factory import make_system, scenario_profile
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
-from sponge_env.suite import unit as suite_unit
+from sponge_env.suite import bounds as suite_bounds
+from sponge_env.suite.bounds import BoundUnit
 from sponge_env.suite.definition import cells, load_suite
 from sponge_env.suite.results import load_failures, load_results
-from sponge_env.suite.unit import AgentUnit, BoundUnit
+from sponge_env.suite.unit import AgentUnit
 from sponge_env.suite.warm import warm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,14 +148,17 @@ def test_sharing_requests_changes_nothing() -> None:
 def test_bounds_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
-    def bound_of(scenario: Scenario, seed: int, control: str) -> dict[str, float]:
+    def bound_of(scenario: Scenario, seed: int, control: str) -> tuple[float, ...]:
         asked.append((scenario.profile, seed, control))
-        return {"core_seconds_upper": 10.0 + seed}
+        return 0.0, 1.0, 9.0, 10.0 + seed
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(suite_unit, "bound_of", bound_of)
+    monkeypatch.setattr(suite_bounds, "bound_of", bound_of)
     cell = cells(load_suite("tiny.toml"))[0]
-    bounds = [{"seed": s, "core_seconds_upper": 10.0 + s} for s in (0, 1)]
+    bounds = [
+        {"seed": s, **dict(zip(suite_bounds.SIDES, (0.0, 1.0, 9.0, 10.0 + s), strict=True))}
+        for s in (0, 1)
+    ]
     for _ in range(2):
         assert BoundUnit("joint", cell, 2).run() == {"bounds": bounds}
     assert asked == [("yolov5s", 0, "joint"), ("yolov5s", 1, "joint")]

@@ -8,6 +8,7 @@ import pytest
 
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import load_scenario
+from sponge_env.suite.bounds import BoundUnit
 from sponge_env.suite.definition import (
     SUITE_DIR,
     AgentEntry,
@@ -19,7 +20,7 @@ from sponge_env.suite.definition import (
     load_suite,
 )
 from sponge_env.suite.plan import units, with_agents, with_options
-from sponge_env.suite.unit import AgentUnit, BoundUnit
+from sponge_env.suite.unit import AgentUnit
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 

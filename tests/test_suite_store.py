@@ -11,6 +11,7 @@ import pytest
 from scenarios import SHORT
 
 from sponge_env.errors import RunDirectoryError
+from sponge_env.suite.bounds import BoundUnit
 from sponge_env.suite.results import (
     load_bounds,
     load_failures,
@@ -19,7 +20,7 @@ from sponge_env.suite.results import (
     load_windows,
 )
 from sponge_env.suite.store import ResultStore
-from sponge_env.suite.unit import AgentUnit, BoundUnit
+from sponge_env.suite.unit import AgentUnit
 
 IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
 TINY = dataclasses.replace(SHORT, duration_s=5.0)
@@ -68,12 +69,13 @@ def test_results_stand_beside_their_bound(tmp_path: Path, result: dict[str, Any]
     assert list(load_bounds(tmp_path)["core_seconds_lower"]) == [19.0, 19.0]
 
 
-def test_a_bound_that_is_beaten_counts_as_met(tmp_path: Path, result: dict[str, Any]) -> None:
+def test_who_beats_a_bound_is_below_it(tmp_path: Path, result: dict[str, Any]) -> None:
     loose = {"bounds": [bound | {"violations_upper": 9.0} for bound in BOUNDS["bounds"]]}
     with ResultStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, result, None)
         store.keep(BOUND, loose, None)
-    assert list(load_results(tmp_path)["beyond_bound_rate"]) == [0.0, 0.0]
+    frame = load_results(tmp_path)
+    assert (frame["beyond_bound_rate"] * frame["offered"]).tolist() == pytest.approx([-9.0, -9.0])
 
 
 def test_windows_and_latencies_are_kept_for_pictures(

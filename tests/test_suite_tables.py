@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sponge_env.suite.tables import Comparison, aggregate_table, all_tables, cell_table
+from sponge_env.suite.comparison import Comparison
+from sponge_env.suite.tables import aggregate_table, all_tables, cell_table
 from sponge_env.suite.tensorboard import write_runs
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
 SEEDS = np.arange(10)
 NOISE = np.linspace(-0.1, 0.1, 10)
+DURATION_S = 60.0
 
 
 def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object) -> pd.DataFrame:
@@ -28,13 +31,28 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "seed": SEEDS,
             "violation_rate": violated,
             "avoidable_violation_rate": violated,
+            "bound": "oracle",
             "beyond_bound_rate": violated,
+            "beyond_common_bound_rate": violated,
             "mean_cores": cores,
-            "core_seconds": cores,
+            "core_seconds": np.asarray(cores) * DURATION_S,
             "cores_over_bound": np.asarray(cores) / 4.0,
+            "cores_over_common_bound": np.asarray(cores) / 4.0,
             "latency_p99_s": 0.5,
+            "latency_p99_of_all_s": 0.5,
+            "offered": 1000,
+            "hopeless": 2,
+            "duration_s": DURATION_S,
         }
     )
+
+
+def bounds(*cells: tuple[str, str, str]) -> pd.DataFrame:
+    """Return a bound of 4 cores and 3 violations, of which 3.6 and 2 are proven."""
+    found = pd.concat([rows("oracle", cell, 0.0, 4.0) for cell in cells])
+    sides = {"violations_lower": 2.0, "violations_upper": 3.0}
+    sides |= {"core_seconds_lower": 3.6 * DURATION_S, "core_seconds_upper": 4.0 * DURATION_S}
+    return found[["agent", "scenario", "profile", "start", "seed"]].assign(**sides)
 
 
 def comparison(*frames: pd.DataFrame, agents: str = "ip fa2", **failure: str) -> Comparison:
@@ -45,6 +63,7 @@ def comparison(*frames: pd.DataFrame, agents: str = "ip fa2", **failure: str) ->
         agents=agents.split(),
         cells=[COLD, OTHER],
         reference="ip",
+        bounds=bounds(COLD, OTHER),
     )
 
 
@@ -66,7 +85,37 @@ def test_a_difference_within_the_noise_is_called_not_significant() -> None:
     table = cell_table(
         comparison(rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.001, 8 - NOISE)), COLD
     )
-    assert row(table, "fa2").split()[4:9] == ["n.s.", "8.00", "[7.96,", "8.04]", "n.s."]
+    assert row(table, "fa2") == (
+        "fa2 0.100 0.100 0.100 +0.000 n.s. 8.00 [7.96, 8.04] +0.00 n.s. 2.000 500"
+    )
+
+
+def test_the_more_agents_the_more_has_to_be_shown() -> None:
+    # Eight seeds of ten the one way: p = 0.022 with a single agent, twice as much with two.
+    slight = 8 + np.array([0.1] * 8 + [-0.05] * 2) * (1 + np.arange(10) / 100)
+    frames = [rows("ip", COLD, 0.0, 8.0), rows("a", COLD, 0.0, slight)]
+    alone = comparison(*frames, agents="ip a")
+    beside = comparison(
+        *frames, *(rows(n, COLD, 0.0, slight) for n in "bcde"), agents="ip a b c d e"
+    )
+    assert alone.different_on("mean_cores", COLD) == {"a"}
+    assert beside.different_on("mean_cores", COLD) == set()
+
+
+def test_a_bound_stands_below_the_agents_with_both_sides() -> None:
+    table = cell_table(comparison(rows("ip", COLD, 0.001, 8.0), agents="ip"), COLD)
+    assert row(table, "oracle") == "oracle 0.200 .. 0.300 0.000 .. 0.100 - - 3.60 .. 4.00 - - -"
+
+
+def test_who_violates_less_than_the_bound_is_below_zero() -> None:
+    frame = rows("ip", COLD, 0.001, 8.0).assign(beyond_bound_rate=-0.002)
+    assert row(cell_table(comparison(frame, agents="ip"), COLD), "ip").split()[3] == "-0.200"
+
+
+def test_who_drops_has_no_p99_to_show_off_with() -> None:
+    p99_s = np.where(SEEDS < 3, np.inf, 0.2)
+    frame = rows("ip", COLD, 0.02, 8.0).assign(latency_p99_of_all_s=p99_s)
+    assert row(cell_table(comparison(frame, agents="ip"), COLD), "ip").endswith("dropped (3 of 10)")
 
 
 def test_a_failed_agent_stands_below_the_table() -> None:
@@ -91,27 +140,44 @@ def test_where_the_reference_failed_nothing_is_compared_with_it() -> None:
     assert row(table, "fa2").split()[4] == "-"
 
 
+def pooled(*missing: tuple[str, str, str]) -> str:
+    """Return the aggregate of two agents on two cells, some without their bound."""
+    frames = [
+        rows("ip", COLD, 0.0, 8.0),
+        rows("ip", OTHER, 0.0, 4.0),
+        rows("fa2", COLD, 0.02, 4.0),
+        rows("fa2", OTHER, 0.0, 2.0),
+    ]
+    relative = ["beyond_common_bound_rate", "cores_over_common_bound"]
+    for frame in frames:
+        if tuple(frame[["scenario", "profile", "start"]].iloc[0]) in missing:
+            frame[relative] = np.nan
+    return aggregate_table(comparison(*frames), "cold")
+
+
 def test_the_aggregate_pools_the_cells() -> None:
-    table = aggregate_table(
-        comparison(
-            rows("ip", COLD, 0.0, 8.0),
-            rows("ip", OTHER, 0.0, 4.0),
-            rows("fa2", COLD, 0.02, 4.0),
-            rows("fa2", OTHER, 0.0, 2.0),
-        ),
-        "cold",
-    )
+    table = pooled()
     assert "beyond bound %" in table
     assert "cores over bound" in table
+    assert "bound: oracle for every agent, on 2 of 2 cells" in table
     assert row(table, "fa2") == (
-        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.75 [0.75, 0.75] "
+        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.75 [0.75, 0.75] "
+        "0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
+    )
+
+
+def test_a_bound_that_is_missing_takes_nothing_from_other_cells() -> None:
+    table = pooled(OTHER)
+    assert "on 1 of 2 cells" in table
+    assert row(table, "fa2") == (
+        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 2.000 [2.000, 2.000] 1.00 [1.00, 1.00] "
         "0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
     )
 
 
 def test_without_bounds_the_aggregate_says_what_it_shows_instead() -> None:
-    frame = rows("ip", COLD, 0.0, 8.0).assign(beyond_bound_rate=np.nan, cores_over_bound=np.nan)
-    table = aggregate_table(comparison(frame, agents="ip"), "cold")
+    found = comparison(rows("ip", COLD, 0.0, 8.0), agents="ip")
+    table = aggregate_table(replace(found, bounds=pd.DataFrame()), "cold")
     assert "avoidable %" in table
     assert "bound" not in table
     assert "8.00 [8.00, 8.00]" in table

@@ -90,6 +90,21 @@ def test_replicas_that_come_and_go_run_alike(delay_s: float) -> None:
     check_equal([scenario], [1])
 
 
+def test_replicas_that_share_a_cpu_run_alike(files: Path) -> None:
+    """Quotas add up to eight times the CPU, so parts of it change with every batch."""
+    scenario = Scenario(
+        name="crowded",
+        profile=str(files / "quota.json"),
+        interval_s=0.5,
+        duration_s=20.0,
+        limits=Limits(16, 8, 8),
+        arrivals=Arrivals("poisson", load=0.9),
+        network=Network("none"),
+        simulation=Simulation(cold_start_s=0.5),
+    )
+    check_equal([scenario] * 2, [1, 2])
+
+
 @pytest.mark.parametrize("trace", ["wrapping.csv", "stalls.csv"])
 @pytest.mark.parametrize("start", ["beginning", "random"])
 @pytest.mark.parametrize("short_trace", ["wrap", "end"])

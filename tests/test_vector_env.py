@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -17,7 +18,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sponge_env.config import Arrivals
+from sponge_env.config import Arrivals, Network
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
@@ -49,7 +50,7 @@ def check_infos(infos: dict[str, Any], expected: dict[str, Any]) -> None:
     """Check that what Gymnasium's own environments say is said as well, where it counts."""
     for name in set(expected) & {*(METRICS.names or ()), "episode_seed"}:
         mask = expected["_" + name]
-        np.testing.assert_array_equal(infos["_" + name] & mask, mask, err_msg=name)
+        np.testing.assert_array_equal(infos["_" + name], mask, err_msg=name)
         np.testing.assert_allclose(
             infos[name][mask].astype(float),
             expected[name][mask].astype(float),
@@ -178,6 +179,30 @@ def test_actions_outside_the_space_are_refused(actions: NDArray[np.int64]) -> No
         envs.step(actions)
 
 
+def test_whole_floats_are_actions_and_others_are_not() -> None:
+    envs, same = vector_env(), vector_env()
+    envs.reset(seed=0)
+    same.reset(seed=np.int64(0))
+    expected = envs.step(np.full((3, 2), 7))[0]
+    np.testing.assert_array_equal(same.step(np.full((3, 2), 7.0))[0], expected)
+    with pytest.raises(ConfigError, match="must be whole numbers"):
+        envs.step(np.full((3, 2), 6.5))
+
+
+def test_it_truncates_as_a_time_limit_does() -> None:
+    ours = vector_env(max_episode_steps=3)
+    theirs = gymnasium.make_vec(
+        "Sponge-v0", 3, "sync", {}, scenario=BRIEF, max_episode_steps=3, disable_env_checker=True
+    )
+    np.testing.assert_array_equal(ours.reset(seed=4)[0], theirs.reset(seed=4)[0])
+    for _ in range(9):
+        actions = np.full((3, 2), 7)
+        for one, other in zip(ours.step(actions)[:4], theirs.step(actions)[:4], strict=True):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(ConfigError, match="the number of steps must be at least 1, not 0"):
+        vector_env(max_episode_steps=0)
+
+
 def test_nothing_runs_before_a_reset() -> None:
     with pytest.raises(RuntimeError, match="call reset"):
         vector_env().step(np.zeros((3, 2), np.int64))
@@ -195,6 +220,17 @@ def test_what_is_too_much_for_the_queue_is_dropped_and_counted() -> None:
     left = int(infos[-1]["queued"][0]) + int(infos[-1]["running"][0])
     assert totals["offered"] == ended + left
     assert left <= 64
+
+
+def test_unless_told_otherwise_the_queue_has_room_for_a_whole_episode() -> None:
+    flood = dataclasses.replace(
+        BRIEF, arrivals=Arrivals("constant", 400.0), network=Network("none"), duration_s=8.0
+    )
+    envs = SpongeVectorEnv(1, flood)
+    envs.reset(seed=0)
+    infos = [envs.step(np.zeros((1, 2), np.int64))[4] for _ in range(8)]
+    assert infos[-1]["queued"][0] > 2048
+    assert not any(info["overflowed"].any() for info in infos)
 
 
 def test_stable_baselines_steps_equal_a_dummy_vec_env() -> None:
@@ -219,6 +255,23 @@ def test_stable_baselines_steps_equal_a_dummy_vec_env() -> None:
                     one["terminal_observation"], other["terminal_observation"]
                 )
     ours.close()
+
+
+def test_stable_baselines_masks_equal_those_of_single_environments() -> None:
+    ours = SpongeVecEnv([BRIEF, BRIEFER, BRIEF], 3)
+    theirs = DummyVecEnv([partial(SpongeEnv, each) for each in (BRIEF, BRIEFER, BRIEF)])
+    for envs in (ours, theirs):
+        envs.seed(11)
+        envs.reset()
+    assert ours.has_attr("action_masks")
+    assert not ours.has_attr("system")
+    for _ in range(10):
+        for envs in (ours, theirs):
+            envs.step(np.full((3, 2), 2))
+        mine, yours = (np.stack(envs.env_method("action_masks")) for envs in (ours, theirs))
+        np.testing.assert_array_equal(mine, yours)
+    assert not mine.all()
+    np.testing.assert_array_equal(ours.env_method("action_masks", indices=1), yours[[1]])
 
 
 def test_stable_baselines_trains_and_evaluates_on_it() -> None:

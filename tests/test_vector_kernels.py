@@ -60,7 +60,9 @@ def test_requests_arrive_in_the_order_of_their_deadlines(name: str) -> None:
 
 
 def test_memory_per_environment_is_small() -> None:
-    batch = BatchSimulator([load_scenario("paper")], np.zeros(100, np.int64), replicas_max=1)
+    batch = BatchSimulator(
+        [load_scenario("paper")], np.zeros(100, np.int64), replicas_max=1, queue_capacity=1024
+    )
     assert batch.bytes_per_env < 40_000
 
 

@@ -66,7 +66,10 @@ def _quota_rig(initial: Allocation) -> Rig:
     work_s = np.array([0.01 * b for b in range(1, 9)])
     quota = QuotaService(period_s=0.02, work_s=tuple(work_s), dispatch_s=0.0005)
     worker = SimulatedWorker(
-        lambda cores: QuotaBucket(quota, work_s, 1 / 16, cores), initial, cold_start_s=2.0
+        lambda cores: QuotaBucket(quota, work_s, 1 / 16, cores),
+        initial,
+        cold_start_s=2.0,
+        cpu_cores=16,
     )
     return Rig(worker, worker.crash)
 
@@ -142,6 +145,19 @@ def test_a_resize_acts_on_the_running_batch(make_rig: MakeRig) -> None:
     rig.worker.resize(FULL)
     rig.wait_until(lambda: len(rig.done) == 2)
     assert rig.done[1].finished_s - rig.done[1].started_s < slow_s / 2
+
+
+def test_quotas_beyond_the_cpu_are_shared(make_rig: MakeRig) -> None:
+    rig = make_rig(Allocation(CORES, BATCH, replicas=2))
+    if isinstance(rig.worker, SimulatedWorker) and rig.worker.cpu_cores > CORES:
+        pytest.skip("replicas of whole cores share nothing")
+    alone = [rig.run(BATCH) for _ in range(3)]
+    begin_s = rig.worker.now()
+    for _ in range(2):
+        rig.worker.start(rig.batch(BATCH))
+    rig.wait_until(lambda: len(rig.done) == 5)
+    both_s = max(completion.finished_s for completion in rig.done[3:]) - begin_s
+    assert both_s > 1.5 * min(c.finished_s - c.started_s for c in alone)
 
 
 def test_new_replicas_hold_cores_at_once_and_serve_after_their_cold_start(

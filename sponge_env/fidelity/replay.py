@@ -80,4 +80,6 @@ def replaying_worker(
         bucket.work = work
         return bucket
 
-    return SimulatedWorker(make_service, spec.initial, cold_start_s=spec.cold_start_s)
+    return SimulatedWorker(
+        make_service, spec.initial, cold_start_s=spec.cold_start_s, cpu_cores=spec.cpu_cores
+    )

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.formats.table import Format, Table
-
-FloatArray = NDArray[np.float64]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
+_LONGEST_COUNT_S = 1e8
+"""Three years; each second takes room, with or without requests."""
 
 
 class Events(NamedTuple):
@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 
 def parse_csv(table: Table) -> Events:
     """CSV with the column ``arrival_s``, in seconds since the start of the trace."""
-    time_s = table.column("arrival_s")
+    time_s = table.seconds("arrival_s")
     table.ascending("arrival_s", time_s)
     return Events(time_s)
 
@@ -49,7 +49,7 @@ def parse_azure_functions(table: Table) -> Events:
 
     The file is sorted by the end. The trace starts with the first invocation.
     """
-    arrival_s = np.sort(table.column("end_timestamp") - table.column("duration"))
+    arrival_s = np.sort(table.seconds("end_timestamp") - table.column("duration"))
     return Events(arrival_s - arrival_s[0])
 
 
@@ -58,6 +58,20 @@ def parse_azure_llm(table: Table) -> Events:
     time_us = table.column("TIMESTAMP", _unix_us)
     table.ascending("TIMESTAMP", time_us)
     return Events((time_us - time_us[0]) / 1e6)
+
+
+def parse_burstgpt(table: Table) -> Events | Counts:
+    """BurstGPT: seconds. The trace starts with the first request.
+
+    Whole seconds say in which second a request came and not when in it.
+    """
+    time_s = table.seconds("Timestamp")
+    table.ascending("Timestamp", time_s)
+    time_s -= time_s[0]
+    if np.any(time_s != np.floor(time_s)):
+        return Events(time_s)
+    table.require(time_s < _LONGEST_COUNT_S, "Timestamp is years after the first")
+    return Counts(np.bincount(time_s.astype(np.int64)).astype(np.float64))
 
 
 def _unix_us(text: str) -> float:
@@ -84,6 +98,12 @@ FORMATS = (
         "header",
         ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
         parse_azure_llm,
+    ),
+    Format(
+        "a BurstGPT trace (CSV Timestamp,Model,Request tokens,Response tokens)",
+        "header",
+        ("Timestamp", "Model", "Request tokens", "Response tokens"),
+        parse_burstgpt,
     ),
     Format("requests per second, one per line", "columns", (_COUNT,), parse_counts),
     Format("requests per second on one line", "one line", (_COUNT,), parse_counts),

@@ -11,11 +11,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.formats.table import Format, Table
-
-FloatArray = NDArray[np.float64]
 
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_S = 0.5
@@ -23,6 +21,8 @@ MAHIMAHI_BIN_S = 0.5
 packets, short against the seconds over which bandwidth changes."""
 _MAHIMAHI_LONGEST_MS = 1e9
 """Eleven days; more is a wall clock, and would take as many bins."""
+_PENSIEVE_MOST_MBIT_PER_S = 1e5
+"""No client has a link of 100 Gbit/s; more is in other units."""
 
 
 class Samples(NamedTuple):
@@ -81,22 +81,28 @@ def parse_pensieve(table: Table) -> Samples:
     This is how Pensieve's own simulator (``sim/fixed_env.py``) plays them: the first
     line's bandwidth is never used, and the trace repeats after the last line.
     """
-    time_s, bandwidth = table.column("seconds"), table.column("Mbit/s") * 1e6 / 8
+    time_s, mbit_per_s = table.seconds("seconds"), table.column("Mbit/s")
     table.ascending("seconds", time_s)
+    table.require(mbit_per_s <= _PENSIEVE_MOST_MBIT_PER_S, "the bandwidth cannot be in Mbit/s")
     if time_s[-1] == time_s[0]:
         raise table.error(len(table.rows) - 1, "the trace needs two lines at different seconds")
     lasts = np.diff(time_s) > 0
     edges_s = time_s - time_s[0]
-    return Samples(edges_s[:-1][lasts], bandwidth[1:][lasts], float(edges_s[-1]))
+    bandwidth = mbit_per_s[1:][lasts] * 1e6 / 8
+    return Samples(edges_s[:-1][lasts], bandwidth, float(edges_s[-1]))
 
 
 def parse_csv(table: Table) -> Samples:
     """CSV with the columns ``time_s`` and ``bandwidth_bytes_per_s``."""
-    return _held(table, "time_s", table.column("time_s"), table.column("bandwidth_bytes_per_s"))
+    return _held(table, "time_s", table.seconds("time_s"), table.column("bandwidth_bytes_per_s"))
 
 
 def parse_ucc(table: Table) -> Samples:
-    """UCC 4G and 5G logs: ``Timestamp`` to the second, ``DL_bitrate`` in kbit/s."""
+    """UCC 4G and 5G logs: ``Timestamp`` to the second, ``DL_bitrate`` in kbit/s.
+
+    Where the logger had no reading, the last one goes on.
+    """
+    table = table.measured("DL_bitrate")
     time_s = table.column("Timestamp", _ucc_seconds)
     return _held(table, "Timestamp", time_s, table.column("DL_bitrate") * 1e3 / 8)
 

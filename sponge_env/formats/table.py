@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,11 +14,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
 
-FloatArray = NDArray[np.float64]
-
 _SHOWN_CHARACTERS = 80
+_LATEST_S = 1e11
+"""In the year 5138 by Unix seconds; more is a clock in milliseconds or finer."""
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -102,12 +104,13 @@ class Table:
         if not good.all():
             raise self.error(int(np.argmin(good)), reason)
 
-    def column(self, name: str, convert: Callable[[str], float] = float) -> FloatArray:
+    def column(self, name: str, convert: Callable[[str], float] | None = None) -> FloatArray:
         """Return one column as numbers that are finite and at least 0.
 
         Args:
             name: Name of the column in the header.
-            convert: Makes a number of a cell, or raises ValueError.
+            convert: Makes a number of a cell, or raises ValueError; if left out, the cell
+                is a number.
 
         Returns:
             (rows,) numbers.
@@ -115,10 +118,33 @@ class Table:
         Raises:
             TraceError: A row has too few or too many cells, or a bad number.
         """
-        values = np.fromiter(self._converted(name, convert), np.float64, count=len(self.rows))
+        numbers = self._converted(name, convert or _number)
+        values = np.fromiter(numbers, np.float64, count=len(self.rows))
         self.require(np.isfinite(values), f"{name} is not a finite number")
         self.require(values >= 0, f"{name} is negative")
         return values
+
+    def seconds(self, name: str) -> FloatArray:
+        """Return one column of times in seconds, from whatever start.
+
+        Raises:
+            TraceError: As for :meth:`column`, or a time counts something smaller.
+        """
+        time_s = self.column(name)
+        self.require(time_s < _LATEST_S, "the time is too large for seconds")
+        return time_s
+
+    def measured(self, name: str) -> Table:
+        """Leave out the rows where a column has ``-``, which loggers write for no reading.
+
+        Raises:
+            TraceError: It has nothing else.
+        """
+        column = self.header.index(name)
+        rows = [row for row in self.rows if self.split(row.text)[column : column + 1] != ["-"]]
+        if not rows:
+            raise self.error(0, f"{name} is '-' from here to the end")
+        return dataclasses.replace(self, rows=rows)
 
     def ascending(self, name: str, values: FloatArray) -> None:
         """Check that a column never goes back.
@@ -178,6 +204,8 @@ class Format:
 
 
 def _split_csv(line: str) -> list[str]:
+    if '"' not in line:  # the same, several times faster
+        return [cell.strip() for cell in line.split(",")]
     try:
         return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
     except csv.Error:  # a cell longer than the module allows: no line of a CSV trace
@@ -188,9 +216,16 @@ def _numbers_on(line: str) -> list[str]:
     return line.replace(",", " ").split()
 
 
+def _number(text: str) -> float:
+    """Convert a number as other programs write it, that is without Python's ``1_000``."""
+    if "_" in text:
+        raise ValueError
+    return float(text)
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        _number(text)
     except ValueError:
         return False
     return True

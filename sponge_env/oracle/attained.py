@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.lower import VIOLATION
-from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.oracle.problem import Problem
 from sponge_env.oracle.search import find_schedule, make_search
 
 

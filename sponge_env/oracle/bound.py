@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
@@ -14,7 +15,7 @@ from sponge_env.oracle.joint import joint_core_windows, joint_schedule, joint_vi
 from sponge_env.oracle.lookahead import lookahead
 from sponge_env.oracle.lower import OVERFLOW, VIOLATION, least_cost
 from sponge_env.oracle.memory import make_memory
-from sponge_env.oracle.problem import IntArray, Problem, in_one_line, make_problem
+from sponge_env.oracle.problem import Problem, in_one_line, make_problem
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.workload import as_long_as_its_traces

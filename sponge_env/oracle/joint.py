@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.oracle.attained import Attained, search
-from sponge_env.oracle.fleet import Fluid, fluid, least_fluid_cost, make_table
+from sponge_env.oracle.fluid import Fluid, fluid, least_fluid_cost, make_table
 from sponge_env.oracle.lookahead import lookahead
-from sponge_env.oracle.problem import IntArray, Problem, in_one_line
+from sponge_env.oracle.problem import Problem, in_one_line
 
 MARGINS = (1.0, 0.94, 0.88)
 """Parts of the replicas' throughput that plans count on; the best plan is kept."""

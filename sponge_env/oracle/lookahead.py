@@ -12,7 +12,8 @@ import math
 
 import numpy as np
 
-from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.arrays import IntArray
+from sponge_env.oracle.problem import Problem
 from sponge_env.vector.compiler import compiled, entry_point
 
 SLACK_S = 1e-9

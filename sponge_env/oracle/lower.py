@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 
+from sponge_env.arrays import IntArray
 from sponge_env.oracle.lookahead import SLACK_S, unavoidable
 from sponge_env.oracle.memory import Memory, Window
 from sponge_env.oracle.pareto import put
-from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.oracle.problem import Problem
 from sponge_env.vector.compiler import compiled, entry_point
 
 VIOLATION = 2**32

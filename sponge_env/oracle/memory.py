@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.pareto import Fronts, make_fronts
-from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.oracle.problem import Problem
 
 
 class Labels(NamedTuple):

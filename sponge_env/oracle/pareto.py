@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.interfaces import FloatArray
-from sponge_env.oracle.problem import IntArray
 from sponge_env.vector.compiler import compiled, entry_point
 
 

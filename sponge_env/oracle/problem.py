@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_spec
 from sponge_env.interfaces import FloatArray
@@ -26,8 +27,6 @@ from sponge_env.vector.compiler import sources_mark
 from sponge_env.vector.configuration import Configuration
 from sponge_env.vector.layout import PENDING
 from sponge_env.workload import Workload, make_workload
-
-IntArray = NDArray[np.int64]
 
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import unavoidable
 from sponge_env.oracle.lower import NEVER, VIOLATION
-from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.oracle.problem import Problem
 from sponge_env.oracle.serving import (
     REPLICA,
     STATE,

@@ -133,6 +133,7 @@ def _serve_until(p: Problem, w: Branch, window: int, batch: int, until_s: float)
     largest = 0
     while True:
         largest = max(largest, _form_batches(p, w, window, batch))
+        worker.share_cpu(_world(w))
         event_s = min(worker.next_event_s(_world(w)), _next_arrival_s(p, w, window))
         if event_s > until_s or event_s == math.inf:
             break

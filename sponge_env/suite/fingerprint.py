@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env.factory import scenario_profile
+from sponge_env.formats.detect import find_trace
+from sponge_env.network import RESERVED
 from sponge_env.scenario import Scenario
 
 PACKAGES = ("sponge_env", "agents", "baselines")
@@ -51,13 +53,18 @@ def _code_files(packages: Iterable[str]) -> Iterator[tuple[str, Path]]:
                     yield f"{package}/{path.relative_to(folder)}", path
 
 
-def profile_fingerprint(scenario: Scenario) -> str:
-    """Return the fingerprint of what the profile that a scenario names says.
+def scenario_fingerprint(scenario: Scenario) -> str:
+    """Return the fingerprint of a scenario; profile and traces count by what they say.
 
     Raises:
-        ProfileError: There is no such profile.
+        SpongeError: There is no such profile or trace.
     """
-    return fingerprint(asdict(scenario_profile(scenario)))
+    data = asdict(scenario) | {"profile": asdict(scenario_profile(scenario))}
+    if scenario.arrivals.file is not None:
+        data["arrivals"]["file"] = _content(find_trace(scenario.arrivals.file, "arrivals"))
+    if scenario.network.trace not in RESERVED:
+        data["network"]["trace"] = _content(find_trace(scenario.network.trace, "bandwidth"))
+    return fingerprint(data)
 
 
 def controller_fingerprint(target: str, options: Mapping[str, Any]) -> str:
@@ -73,6 +80,6 @@ def controller_fingerprint(target: str, options: Mapping[str, Any]) -> str:
 
 
 def _content(value: Any) -> Any:
-    if isinstance(value, str) and Path(value).is_file():
+    if isinstance(value, str | Path) and Path(value).is_file():
         return hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return value

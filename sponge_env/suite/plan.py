@@ -10,8 +10,9 @@ from typing import Any, cast
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.scenario import Scenario
+from sponge_env.suite.bounds import BoundUnit
 from sponge_env.suite.definition import AgentEntry, Suite, cell_name, cells, changed
-from sponge_env.suite.unit import BOUND_AGENTS, AgentUnit, BoundUnit, Unit
+from sponge_env.suite.unit import BOUND_AGENTS, AgentUnit, Unit
 
 TUNED = "baselines:tuned_options"
 """Where tuned options come from; called with controller, scenario and profile."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from sponge_env.console import Progress
 from sponge_env.suite.definition import Suite, cell_name, cells
-from sponge_env.suite.fingerprint import code_fingerprint, fingerprint, profile_fingerprint
+from sponge_env.suite.fingerprint import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.suite.pool import Failure, ProcessPool
 from sponge_env.suite.store import ResultStore
 from sponge_env.suite.unit import Unit
@@ -23,10 +23,7 @@ def identity(suite: Suite) -> dict[str, Any]:
     Raises:
         SpongeError: A scenario or profile cannot be used.
     """
-    content = {
-        cell_name(scenario): [asdict(scenario), profile_fingerprint(scenario)]
-        for scenario in cells(suite)
-    }
+    content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
     return {
         "suite": suite.name,
         "seeds": suite.seeds,

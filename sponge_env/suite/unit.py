@@ -1,34 +1,31 @@
-"""Units of work: one agent, or one bound, on one cell with all its seeds.
+"""Units of work: one agent on one cell with all its seeds.
 
 A unit is plain data, so that it can be sent to another process, and so is what it returns.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.cache import cache_dir
 from sponge_env.config import ControlName, Initial, Serving
 from sponge_env.factory import scenario_profile
 from sponge_env.metrics import WindowMetrics
 from sponge_env.profile import Profile
-from sponge_env.recording import summary, write_json
+from sponge_env.recording import summary
 from sponge_env.registry import make_controller
 from sponge_env.rollout import ControlledSystem, Episode, Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.suite.fingerprint import (
-    code_fingerprint,
     controller_fingerprint,
     fingerprint,
-    profile_fingerprint,
+    scenario_fingerprint,
 )
 from sponge_env.suite.warm import warm
 from sponge_env.vector.system import CompiledSystem
@@ -38,6 +35,7 @@ WINDOWS = (
     "time_s",
     "offered",
     "violations",
+    "avoidable_violations",
     "cores",
     "batch",
     "replicas_ready",
@@ -94,7 +92,7 @@ class AgentUnit:
         """
         return fingerprint(
             asdict(self)
-            | {"profile": profile_fingerprint(self.scenario)}
+            | {"scenario": scenario_fingerprint(self.scenario)}
             | {"files": controller_fingerprint(self.controller, self.options)}
         )
 
@@ -127,60 +125,6 @@ class AgentUnit:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class BoundUnit:
-    """The clairvoyant bound of one cell."""
-
-    control: ControlName
-    scenario: Scenario
-    seeds: int
-
-    @property
-    def agent(self) -> str:
-        """Name in the results."""
-        return BOUND_AGENTS[self.control]
-
-    def fingerprint(self) -> str:
-        """Return what stands for everything that the result depends on but the code.
-
-        Raises:
-            ProfileError: There is no profile as the scenario names.
-        """
-        return fingerprint(asdict(self) | {"profile": profile_fingerprint(self.scenario)})
-
-    def run(self) -> dict[str, Any]:
-        """Bound all seeds, or recall what was found before.
-
-        Bounds take long and know no agents, so they are kept in the cache folder for as long
-        as scenario, profile and the package's code stay the same.
-
-        Returns:
-            ``bounds``: violations and core-seconds of each seed, from below and as attained.
-        """
-        key = fingerprint({"unit": self.fingerprint(), "code": code_fingerprint(("sponge_env",))})
-        kept = cache_dir() / "bounds" / f"{key}.json"
-        if not kept.exists():
-            bounds = [self._bound(seed) for seed in range(self.seeds)]
-            write_json(kept, {"bounds": bounds})
-        return cast(dict[str, Any], json.loads(kept.read_text()))
-
-    def _bound(self, seed: int) -> dict[str, float]:
-        return {"seed": seed, **bound_of(self.scenario, seed, self.control)}
-
-
-def bound_of(scenario: Scenario, seed: int, control: ControlName) -> dict[str, float]:
-    """Return the fewest violations and core-seconds of a controller that knows the future."""
-    from sponge_env.oracle import bound  # compiled; only bounds need it
-
-    found = bound(scenario, seed, joint=control == "joint")
-    return {
-        "violations_lower": float(found.violations_lower),
-        "violations_upper": float(found.violations_upper),
-        "core_seconds_lower": float(found.core_seconds_lower),
-        "core_seconds_upper": float(found.core_seconds_upper),
-    }
-
-
 def fast_system(scenario: Scenario, seed: int, profile: Profile) -> ControlledSystem:
     """Build the simulated system of one episode, the fastest that there is."""
     # What the requests do not depend on is levelled, so that all agents share them.
@@ -195,14 +139,18 @@ def _workload(scenario: Scenario, seed: int) -> Workload:
 
 
 def _latency_quantiles_s(system: ControlledSystem) -> list[float | None]:
-    """Return quantiles of the latency of what was answered in the part that counts."""
+    """Return quantiles of the latency in the part that counts; None: infinite.
+
+    A request that is never answered has an infinite latency. Without it, who drops looks fast.
+    """
     columns = system.columns()
     counted = columns["arrival_s"] >= system.plan.count_from_s
-    counted &= np.isin(columns["outcome"], ("on_time", "late"))
-    latency_s = (columns["finished_s"] - columns["sent_s"])[counted]
+    answered = np.isin(columns["outcome"], ("on_time", "late"))
+    latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)[counted]
     if not latency_s.size:
         return [None] * (QUANTILES + 1)
-    return _short(np.quantile(latency_s, np.linspace(0.0, 1.0, QUANTILES + 1)))
+    with np.errstate(invalid="ignore"):  # between a number and infinity lies none
+        return _short(np.quantile(latency_s, np.linspace(0.0, 1.0, QUANTILES + 1)))
 
 
 def _columns(episode: Episode) -> dict[str, list[float | None]]:

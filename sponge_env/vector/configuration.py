@@ -18,7 +18,10 @@ from sponge_env.scenario import Scenario
 from sponge_env.vector.pool import Pool
 from sponge_env.vector.settings import GIVEN, INSTANT, SETTINGS
 from sponge_env.vector.traffic import Traffic
-from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
+from sponge_env.workload import Workload, as_long_as_its_traces, make_workload, rate_rps
+
+FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16
+"""Limits of the room for waiting requests that is made unasked."""
 
 _QUOTA_FIELDS = (
     "period_s",
@@ -67,6 +70,8 @@ class Configuration:
         """Most replicas at one time, draining ones included."""
         self.pending_slots = 1
         """Most resizes that wait for their time at once, and one."""
+        self.queue_capacity = FEWEST_QUEUED
+        """Requests for which the queue of an environment should have room."""
         self._replicas_max = replicas_max
         self._given = given
         self.scenarios: list[Scenario] = []
@@ -96,6 +101,9 @@ class Configuration:
         self.specs.append(spec)
         self.scenarios.append(scenario)
         self._profiles.append(profile)
+        expected = rate_rps(scenario, profile) * scenario.duration_s
+        room = min(MOST_QUEUED, math.ceil(1.25 * expected))
+        self.queue_capacity = max(self.queue_capacity, room)
         self._add_system(row, scenario, spec)
         self._add_service(row, scenario, profile, spec)
         if self._given or scenario.classes:
@@ -129,12 +137,13 @@ class Configuration:
         row["noise"], row["noise_points"] = simulation.noise, len(profile.noise_quantiles)
         row["noise_at"] = self.numbers.add(profile.noise_quantiles)
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
-            row["quota"] = True
+            row["quota"], row["cpu_cores"] = True, spec.cpu_cores
             for name in _QUOTA_FIELDS:
                 row[name] = getattr(quota, name)
             work_s = profile.work_table_s(limits.batch)
             row["work_at"] = self.numbers.add(work_s)
-            slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
+            crowding = max(1.0, 2 * limits.replicas / spec.cpu_cores)
+            slowest_s = quota.slowest_s(float(work_s.max()) * crowding, profile.core_unit)
         else:
             served_s = profile.service_table_s(limits.batch, limits.cores)
             row["served_at"] = self.numbers.add(served_s)

@@ -31,9 +31,10 @@ class Episodes:
         self,
         scenario: ScenarioLike | Sequence[ScenarioLike],
         num_envs: int,
-        queue_capacity: int,
+        queue_capacity: int | None,
         threads: int | None,
         control: ControlName,
+        windows_max: int | None = None,
     ) -> None:
         """Allocate everything.
 
@@ -44,6 +45,7 @@ class Episodes:
                 for ``threads``.
             threads: Threads that share the work.
             control: What an action chooses.
+            windows_max: Most steps of an episode.
 
         Raises:
             SpongeError: A setting or scenario cannot be used.
@@ -59,6 +61,7 @@ class Episodes:
             obs_dim=self.control.obs_dim,
             queue_capacity=queue_capacity,
             threads=threads,
+            windows_max=windows_max,
         )
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
         self._allocations = np.ones((num_envs, 3), np.int64)
@@ -121,6 +124,8 @@ class Episodes:
         actions = np.asarray(actions)
         if actions.shape != self._chosen.shape:
             raise ConfigError(f"actions must be of shape {self._chosen.shape}, not {actions.shape}")
+        if actions.dtype.kind not in "iu" and np.any(actions != np.floor(actions)):
+            raise ConfigError("actions must be whole numbers")
         np.add(actions, 1, out=self._chosen, casting="unsafe")
         return self.simulator.step(self._allocations)
 

@@ -46,9 +46,10 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         num_envs: int = 1,
         scenario: ScenarioLike | Sequence[ScenarioLike] = "paper",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        queue_capacity: int = 1024,
+        queue_capacity: int | None = None,
         threads: int | None = None,
         control: ControlName = "vertical",
+        max_episode_steps: int | None = None,
     ) -> None:
         """Allocate everything; nothing runs before ``reset``.
 
@@ -57,15 +58,20 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             scenario: Shipped name, TOML path, or a scenario; one for all, or a sequence
                 with one for each environment.
             autoreset_mode: When an environment whose episode is over starts the next.
-            queue_capacity: Requests that one environment holds at most.
+            queue_capacity: Requests that one environment holds at most; see
+                :class:`~sponge_env.vector.simulator.BatchSimulator`.
             threads: Threads that share the work; chosen by the number of environments
                 if left out.
             control: ``"vertical"`` or ``"joint"``, for all environments.
+            max_episode_steps: Steps after which an episode is truncated, if it is not over
+                before, as Gymnasium's ``TimeLimit`` does it.
 
         Raises:
             SpongeError: An argument cannot be used.
         """
-        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads, control)
+        self._episodes = Episodes(
+            scenario, num_envs, queue_capacity, threads, control, max_episode_steps
+        )
         self._mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self._mode}
         self.num_envs = num_envs
@@ -103,8 +109,8 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             ConfigError: As many seeds or mask entries as environments are needed.
         """
         options = options or {}
-        if seed is None or isinstance(seed, int):
-            seed = [None if seed is None else seed + i for i in range(self.num_envs)]
+        if seed is None or isinstance(seed, int | np.integer):
+            seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         chosen = np.asarray(options.get("reset_mask", np.ones(self.num_envs, np.bool_)))
         for name, value in (("seed", seed), ("reset_mask", chosen)):
             if len(value) != self.num_envs:
@@ -135,7 +141,8 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             raise RuntimeError("some episodes are over; reset them with a reset_mask")
         observations, metrics = self._episodes.step(actions)
         ended = self._episodes.simulator.over & ~before
-        infos = _batched(metrics, ~before)
+        restarts = ended if self._mode == AutoresetMode.SAME_STEP else before
+        infos = _batched(metrics, ~(before | restarts))
         self._ended = ended
         if self._mode == AutoresetMode.SAME_STEP and ended.any():
             infos["final_obs"], infos["_final_obs"] = _rows(observations, ended), ended

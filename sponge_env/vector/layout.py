@@ -115,10 +115,11 @@ class Env:
     throttled_s: float
 
     delay_sum_s: float
-    """Sums over this interval, as are the next four."""
+    """Sums over this interval, as are the next five."""
     delay_max_s: float
     payload_sum_bytes: float
     latency_sum_s: float
+    service_sum_s: float
     batches: int
     answered: int
     """Requests in these batches."""
@@ -153,6 +154,7 @@ class Replica:
     left_s: float
     """CPU time the batch still needs; this and the rest are for the quota model only."""
     resume_s: float
+    share: float
     granted_s: float
     refill_s: float
     pool_s: float

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from sponge_env.config import ControlName
+from sponge_env.masks import ActionMasks
 from sponge_env.vector.episodes import Episodes, ScenarioLike
 from sponge_env.vector.layout import METRICS
 
@@ -33,7 +34,7 @@ class SpongeVecEnv(VecEnv):
         self,
         scenario: ScenarioLike | Sequence[ScenarioLike],
         num_envs: int,
-        queue_capacity: int = 1024,
+        queue_capacity: int | None = None,
         threads: int | None = None,
         control: ControlName = "vertical",
     ) -> None:
@@ -43,7 +44,8 @@ class SpongeVecEnv(VecEnv):
             scenario: Shipped name, TOML path, or a scenario; one for all, or a sequence
                 with one for each environment.
             num_envs: Number of environments.
-            queue_capacity: Requests that one environment holds at most.
+            queue_capacity: Requests that one environment holds at most; see
+                :class:`~sponge_env.vector.simulator.BatchSimulator`.
             threads: Threads that share the work; chosen by the number of environments
                 if left out.
             control: ``"vertical"`` or ``"joint"``, for all environments.
@@ -55,6 +57,9 @@ class SpongeVecEnv(VecEnv):
         self._actions = np.zeros((num_envs, len(self._episodes.control.choices)), np.int64)
         self.metrics = np.zeros(num_envs, METRICS)
         """(num_envs,) records of the last interval, under the schema's names."""
+        self._observations = np.zeros((num_envs, self._episodes.control.obs_dim), np.float32)
+        joint = "replicas" in self._episodes.control.choices
+        self._masks = [ActionMasks(spec, joint) for spec in self._episodes.simulator.specs]
         super().__init__(num_envs, self._episodes.observation_space, self._episodes.action_space)
 
     def reset(self) -> NDArray[np.float32]:
@@ -64,6 +69,7 @@ class SpongeVecEnv(VecEnv):
         self._episodes.seed(self._seeds, everyone)
         observations = np.zeros((self.num_envs, self._episodes.control.obs_dim), np.float32)
         seeds = self._episodes.begin(everyone, observations, fixed)
+        self._observations = observations
         self.reset_infos = [{"episode_seed": seed} for seed in seeds.tolist()]
         self._reset_seeds()
         self._reset_options()
@@ -90,11 +96,24 @@ class SpongeVecEnv(VecEnv):
             for i in np.flatnonzero(ended):
                 infos[i] = self._end_info(int(i), observations[i].copy())
             self._episodes.begin(ended, observations)
+        self._observations = observations
         return observations, self.metrics["reward"].astype(np.float32), ended, infos
 
     def close(self) -> None:
         """Stop the threads."""
         self._episodes.simulator.close()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which choices make sense now, (num_envs, choices); see ``SpongeEnv``."""
+        masks = np.zeros((self.num_envs, int(self.action_space.nvec.sum())), np.bool_)
+        for scenario, masks_of in enumerate(self._masks):
+            rows = self._episodes.simulator.assignment == scenario
+            masks[rows] = masks_of(self._observations[rows])
+        return masks
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Return whether each environment has an attribute, or method, that can be asked for."""
+        return attr_name == "action_masks" or bool(super().has_attr(attr_name))
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return ``scenario`` or ``render_mode`` of the environments.
@@ -116,8 +135,15 @@ class SpongeVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Refuse: there are no single environments."""
-        raise AttributeError(f"environments of a batch have no method {method_name!r}")
+        """Call ``action_masks``, as sb3-contrib does, of the environments.
+
+        Raises:
+            AttributeError: Any other name: there are no single environments.
+        """
+        if method_name != "action_masks":
+            raise AttributeError(f"environments of a batch have no method {method_name!r}")
+        masks = self.action_masks()
+        return [masks[i] for i in self._get_indices(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None

@@ -81,7 +81,7 @@ class Settings:
     served_at: Position
     """(batch_max, cores_max) latency of the service model ``profile``."""
     quota: bool
-    """Whether the service model is ``quota``; the next eight belong to it."""
+    """Whether the service model is ``quota``; the next nine belong to it."""
     work_at: Position
     """(batch_max,) CPU seconds."""
     period_s: float
@@ -91,6 +91,7 @@ class Settings:
     resume_s: float
     crowd_loading: float
     core_unit: float
+    cpu_cores: float
     noise: float
     noise_at: Position
     noise_points: int

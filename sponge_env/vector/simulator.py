@@ -40,10 +40,11 @@ class BatchSimulator:
         assignment: NDArray[np.int64],
         *,
         replicas_max: int | None = None,
-        queue_capacity: int = 1024,
+        queue_capacity: int | None = None,
         ledger_capacity: int = 0,
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
+        windows_max: int | None = None,
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
@@ -56,10 +57,13 @@ class BatchSimulator:
                 allow if left out. Few need less memory.
             queue_capacity: Requests that can wait and run in one environment, rounded up
                 to a power of two. Further ones are dropped and counted as ``overflowed``.
+                If left out, an episode's expected requests and a quarter more, between 1024
+                and 65536; memory that is never used costs nothing.
             ledger_capacity: Requests of an episode whose end :meth:`ledger` shows.
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.encoding`.
+            windows_max: Intervals after which an episode is over even if its scenario is not.
 
         Raises:
             SpongeError: A setting or scenario cannot be used.
@@ -67,7 +71,7 @@ class BatchSimulator:
         count = len(assignment)
         _at_least("the number of environments", count, 1)
         _at_least("the number of scenarios", len(scenarios), 1)
-        _at_least("queue_capacity", queue_capacity, 1)
+        _at_least("queue_capacity", 1 if queue_capacity is None else queue_capacity, 1)
         _at_least("ledger_capacity", ledger_capacity, 0)
         _at_least("threads", 1 if threads is None else threads, 1)
         self.scenarios = tuple(scenarios)
@@ -80,7 +84,12 @@ class BatchSimulator:
         limits = self.scenarios[0].limits
         self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
         self._configuration = Configuration(self.scenarios, self._most[2])
-        self._arrays = allocate(self._configuration, count, queue_capacity, ledger_capacity)
+        if windows_max is not None:
+            _at_least("the number of steps", windows_max, 1)
+            windows = self._configuration.settings["windows"]
+            np.minimum(windows, windows_max, out=windows)
+        room = queue_capacity or self._configuration.queue_capacity
+        self._arrays = allocate(self._configuration, count, room, ledger_capacity)
         self._metrics = np.zeros(count, METRICS)
         self._pool: ThreadPoolExecutor | None = None
 

@@ -32,6 +32,8 @@ class QuotaBucket:
     group falls asleep. If the pool is empty then, the group has overdrawn by up to a tick,
     and stops until the refills of the periods that follow have paid for that. Writing a
     quota fills the pool and forgives the debt. To load the model is work like a batch.
+    Where replicas want more of the CPU than there is, the fair scheduler gives each an equal
+    part, which is here a smaller quota.
 
     Source: ``kernel/sched/fair.c`` of Linux 6.18 (``__assign_cfs_rq_runtime``,
     ``throttle_cfs_rq``, ``distribute_cfs_runtime``, ``__return_cfs_rq_runtime``,
@@ -58,7 +60,8 @@ class QuotaBucket:
         self._quota = quota
         self._work_s = work_s
         self._core_unit = core_unit
-        self._granted_s = cores * core_unit * quota.period_s
+        self._share = float(cores)
+        self._granted_s = self._share * core_unit * quota.period_s
         self._refill_s = phase * quota.period_s  # the next one
         self._pool_s = self._granted_s
         self._slice_s = 0.0  # what the CPU has drawn and not spent; a debt below 0
@@ -96,20 +99,39 @@ class QuotaBucket:
         """Write the quota."""
         self.advance(now_s)
         self._pass_refills(now_s)
-        self._granted_s = cores * self._core_unit * self._quota.period_s
+        self._grant(float(cores))
         self._pool_s, self._slice_s, self._stopped = self._granted_s, 0.0, False
         if self._left_s > 0:
             self._predict()
 
+    def share(self, now_s: float, cores: float) -> None:
+        """Get a part of the CPU, which neither fills the pool nor forgives the debt."""
+        if cores == self._share:
+            return
+        self.advance(now_s)
+        self._catch_up(now_s)
+        self._grant(cores)
+        self._pool_s = min(self._pool_s, self._granted_s)
+        if self._left_s > 0:
+            self._predict()
+
+    def _grant(self, cores: float) -> None:
+        self._share = cores
+        self._granted_s = cores * self._core_unit * self._quota.period_s
+
     def _wake(self, now_s: float, work_s: float) -> None:
         """Begin work at ``now_s``."""
         self.advance(now_s)
-        while self._stopped and self._refill_s <= now_s:
-            self._refill()
-        self._pass_refills(now_s)
+        self._catch_up(now_s)
         paused = now_s - self._now_s >= self._quota.tick_s
         self._now_s, self._left_s = now_s, work_s + paused * self._resume_s
         self._predict()
+
+    def _catch_up(self, now_s: float) -> None:
+        """Bring the books of a group that sleeps up to ``now_s``."""
+        while self._stopped and self._refill_s <= now_s:
+            self._refill()
+        self._pass_refills(now_s)
 
     def _pass_refills(self, now_s: float) -> None:
         """Pass over the refills until ``now_s`` of a group that has no debt."""

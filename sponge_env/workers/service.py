@@ -34,6 +34,9 @@ class Service(Protocol):
     def resize(self, now_s: float, cores: int) -> None:
         """Change the cores; what is left of the batch goes on at the new speed."""
 
+    def share(self, now_s: float, cores: float) -> None:
+        """Get no more than so many core units until this is called again, or a resize."""
+
 
 class ProfileService:
     """Every batch takes l(b, c); a resize rescales the time that is left.
@@ -79,3 +82,6 @@ class ProfileService:
             old, new = self._latency_s[self._size - 1, [self._cores - 1, cores - 1]]
             self.finish_s = now_s + (self.finish_s - now_s) * float(new / old)
         self._cores = cores
+
+    def share(self, now_s: float, cores: float) -> None:
+        """Do nothing: whole cores are a replica's own."""

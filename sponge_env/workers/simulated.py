@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class SimulatedWorker:
         *,
         cold_start_s: float,
         actuation_delay_s: float = 0.0,
+        cpu_cores: float = math.inf,
         noise: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """Start at time 0 with the initial replicas warm.
@@ -46,11 +48,13 @@ class SimulatedWorker:
             cold_start_s: Time until a new replica serves; what that means on how many cores is
                 the service's business.
             actuation_delay_s: Time from :meth:`resize` until it takes effect.
+            cpu_cores: Core units that all replicas together can get.
             noise: Draws the work of a batch relative to the usual.
         """
         self._make_service = make_service
         self._cold_start_s = cold_start_s
         self._actuation_delay_s = actuation_delay_s
+        self.cpu_cores = cpu_cores
         self._noise = noise
         self._now_s = 0.0
         self._cores = initial.cores
@@ -87,6 +91,7 @@ class SimulatedWorker:
         if self._crashed:
             crashed, self._crashed = self._crashed, []
             return crashed
+        self._share_cpu()
         event_s = min(self._event_times(), default=float("inf"))
         self._now_s = max(self._now_s, min(until_s, event_s))
         while self._pending and self._pending[0][0] <= self._now_s:
@@ -153,6 +158,16 @@ class SimulatedWorker:
 
     def _is_idle(self, replica: _Replica) -> bool:
         return replica.batch is None and replica.ready_s <= self._now_s
+
+    def _share_cpu(self) -> None:
+        """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
+        busy = sum(1 for replica in self._replicas if not self._is_idle(replica))
+        part = min(self._cores, self.cpu_cores / max(1, busy))
+        for replica in self._replicas:
+            idle = self._is_idle(replica)
+            replica.service.share(self._now_s, float(self._cores if idle else part))
+            if replica.ready_s > self._now_s:
+                replica.ready_s = replica.service.finish_s
 
     def _event_times(self) -> list[float]:
         ends = [r.service.finish_s for r in self._replicas if r.batch is not None]

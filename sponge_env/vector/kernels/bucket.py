@@ -13,7 +13,7 @@ from sponge_env.workers.bucket import KEPT_S, NANOSECOND_S, SLICE_S
 @compiled
 def new_bucket(settings: Settings, replica: Replica, phase: float) -> None:
     """Start idle, with a full pool."""
-    replica.granted_s = replica.cores * settings.core_unit * settings.period_s
+    _grant(settings, replica, float(replica.cores))
     replica.refill_s = phase * settings.period_s
     replica.pool_s = replica.granted_s
     replica.slice_s = replica.left_s = 0.0
@@ -38,8 +38,21 @@ def write_quota(settings: Settings, replica: Replica, now_s: float) -> None:
     """Put the quota of ``replica.cores`` in force."""
     advance_bucket(settings, replica, now_s)
     _pass_refills(settings, replica, now_s)
-    replica.granted_s = replica.cores * settings.core_unit * settings.period_s
+    _grant(settings, replica, float(replica.cores))
     replica.pool_s, replica.slice_s, replica.stopped = replica.granted_s, 0.0, False
+    if replica.left_s > 0:
+        _predict(settings, replica)
+
+
+@compiled
+def share(settings: Settings, replica: Replica, now_s: float, cores: float) -> None:
+    """Get a part of the CPU, which neither fills the pool nor forgives the debt."""
+    if cores == replica.share:
+        return
+    advance_bucket(settings, replica, now_s)
+    _catch_up(settings, replica, now_s)
+    _grant(settings, replica, cores)
+    replica.pool_s = min(replica.pool_s, replica.granted_s)
     if replica.left_s > 0:
         _predict(settings, replica)
 
@@ -50,13 +63,24 @@ def wake(
 ) -> None:
     """Begin work at ``now_s``; going on after a pause costs it ``resume_s``."""
     advance_bucket(settings, replica, now_s)
-    while replica.stopped and replica.refill_s <= now_s:
-        _refill(settings, replica)
-    _pass_refills(settings, replica, now_s)
+    _catch_up(settings, replica, now_s)
     replica.resume_s = resume_s
     paused = now_s - replica.since_s >= settings.tick_s
     replica.since_s, replica.left_s = now_s, work_s + paused * resume_s
     _predict(settings, replica)
+
+
+@compiled
+def _grant(settings: Settings, replica: Replica, cores: float) -> None:
+    replica.share = cores
+    replica.granted_s = cores * settings.core_unit * settings.period_s
+
+
+@compiled
+def _catch_up(settings: Settings, replica: Replica, now_s: float) -> None:
+    while replica.stopped and replica.refill_s <= now_s:
+        _refill(settings, replica)
+    _pass_refills(settings, replica, now_s)
 
 
 @compiled

@@ -17,6 +17,7 @@ from sponge_env.vector.kernels.worker import (
     is_idle,
     next_event_s,
     release,
+    share_cpu,
     start_batch,
     update_held,
 )
@@ -46,6 +47,7 @@ def drive(w: World, batch_max: int, until_s: float) -> None:
 @compiled
 def wait(w: World, until_s: float) -> None:
     """Jump to the next event, at the latest to ``until_s``."""
+    share_cpu(w)
     env, event_s = w.env, next_event_s(w)
     env.now_s = max(env.now_s, min(event_s, until_s))
     if event_s <= env.now_s:
@@ -187,4 +189,5 @@ def _answer(w: World, replica: Replica) -> None:
             env.ended += 1
     env.running -= replica.size
     env.batches += 1
+    env.service_sum_s += finished_s - replica.started_s
     env.answered += replica.size

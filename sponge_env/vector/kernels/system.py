@@ -63,7 +63,8 @@ def drain(w: World) -> None:
 @compiled
 def _clear_sums(w: World) -> None:
     env, metrics = w.env, w.metrics
-    env.delay_sum_s = env.delay_max_s = env.payload_sum_bytes = env.latency_sum_s = 0.0
+    env.delay_sum_s = env.delay_max_s = env.payload_sum_bytes = 0.0
+    env.latency_sum_s = env.service_sum_s = 0.0
     env.batches = env.answered = 0
     metrics.offered = metrics.on_time = metrics.late = metrics.dropped = 0
     metrics.hopeless = metrics.avoidable_violations = metrics.overflowed = 0
@@ -126,6 +127,7 @@ def _measure_requests(w: World) -> None:
     metrics.queued = env.tail - env.head
     metrics.running = env.running
     metrics.batch_mean = env.answered / env.batches if env.batches else math.nan
+    metrics.service_mean_s = env.service_sum_s / env.batches if env.batches else math.nan
     metrics.latency_mean_s = env.latency_sum_s / env.answered if env.answered else math.nan
 
 

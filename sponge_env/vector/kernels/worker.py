@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from sponge_env.vector.compiler import compiled
+from sponge_env.vector.kernels.bucket import share
 from sponge_env.vector.kernels.rng import NOISE, seed_stream, uniform
 from sponge_env.vector.kernels.service import (
     advance,
@@ -58,6 +59,24 @@ def next_event_s(w: World) -> float:
         elif replica.ready_s > env.now_s:
             event_s = min(event_s, replica.ready_s)
     return event_s
+
+
+@compiled
+def share_cpu(w: World) -> None:
+    """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
+    env, settings = w.env, w.settings
+    if not settings.quota or settings.replicas_max == 1:
+        return
+    busy = 0
+    for k in range(env.replicas):
+        busy += not is_idle(env, w.replicas[k])
+    whole = float(env.cores)
+    part = min(whole, settings.cpu_cores / max(1, busy))
+    for k in range(env.replicas):
+        replica = w.replicas[k]
+        share(settings, replica, env.now_s, whole if is_idle(env, replica) else part)
+        if replica.ready_s > env.now_s:
+            replica.ready_s = replica.finish_s
 
 
 @compiled

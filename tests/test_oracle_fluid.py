@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sponge_env.oracle.fleet import Fluid, least_fluid_cost, make_table
+from sponge_env.oracle.fluid import Fluid, least_fluid_cost, make_table
 
 
 def episode(

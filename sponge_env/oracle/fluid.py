@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.interfaces import FloatArray
-from sponge_env.oracle.problem import IntArray, Problem
+from sponge_env.oracle.problem import Problem
 from sponge_env.vector.compiler import compiled, entry_point
 
 LEVELS = 512
