@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def write_suite(
     agents: Mapping[str, tuple[Sequence[int], float]],
     cells: Sequence[Cell] = (COLD, WARM),
     bounds: Mapping[str, float] | None = None,
+    joint: Collection[str] = (),
 ) -> Path:
     """Write a suite's folder.
 
@@ -35,6 +36,7 @@ def write_suite(
         agents: Violations of each seed, and mean cores.
         cells: Those that every agent has.
         bounds: Mean cores of bounds without violations, by name.
+        joint: Agents that scale horizontally as well.
     """
     write(path / "suite.json", {"format": FORMAT, "suite": "made-up"})
     write(path / "host.json", {"cpu_model": "M", "cpus": 2, "cpus_allowed": 2, "kernel": "Linux"})
@@ -42,7 +44,9 @@ def write_suite(
     (path / "command.txt").write_text("python evaluate.py --suite other\npython evaluate.py\n")
     for cell in cells:
         for agent, (violations, cores) in agents.items():
-            keep(path, agent, cell, agent_result(agent, cell, violations, cores))
+            own = "oracle-joint" if agent in joint else "oracle"
+            result = agent_result(agent, cell, violations, cores) | {"bound": own}
+            keep(path, agent, cell, result)
         for name, cores in (bounds or {}).items():
             seeds = range(len(next(iter(agents.values()))[0]))
             keep(path, name, cell, {"bounds": [bound(seed, cores) for seed in seeds]})
@@ -96,7 +100,6 @@ def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float
         for seed, count in enumerate(violations)
     ]
     return {
-        "bound": "oracle",
         "episodes": [summary(episode) for episode in episodes],
         "latency_s": [list(np.linspace(0.1, 0.9, QUANTILES + 1)) for _ in episodes],
         "windows": windows(start, violations[0], cores),
@@ -109,4 +112,5 @@ def windows(start: str, violations: int, cores: float) -> dict[str, list[float]]
     columns = {name: np.full(time_s.size, 1.0) for name in WINDOWS}
     columns |= {"time_s": time_s, "cores": np.full(time_s.size, cores)}
     columns["violations"] = np.where(time_s == 3.0, violations, 0)
+    columns["avoidable_violations"] = columns["violations"]
     return {name: values.tolist() for name, values in columns.items()}

@@ -15,7 +15,12 @@ from sponge_env.report.render import BEGIN, END
 from sponge_env.report.section import featured
 from sponge_env.report.source import load_source
 
-AGENTS = {"sponge-ip": ([0, 1, 0], 8.0), "fa2": ([40, 41, 40], 5.0), "static-8": ([0, 1, 0], 8.0)}
+VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]
+AGENTS = {
+    "sponge-ip": (VIOLATIONS, 8.0),
+    "fa2": ([40, 41, 40, 40, 40, 41, 40, 40], 5.0),
+    "static-8": (VIOLATIONS, 8.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +47,12 @@ def fidelity() -> dict[str, object]:
     row = {"agent": "fa2", "scenario": "local", "quantity": "latency_mean_s"}
     row |= {"live": 0.1, "live_min": 0.09, "live_max": 0.11, "simulated": 0.104, "replayed": 0.1}
     live = {"kind": "live", "limiter": "cgroup-v1", "repetition": 4, "duration_s": 60.0}
+    live |= {"cpu_ratio": 1.01, "scenario": "local"}
+    ours, theirs = ({"agent": a} | live for a in ("sponge-mpc", "fa2"))
+    ours["avoidable_violation_rate"], theirs["avoidable_violation_rate"] = 0.001, 0.02
     host = {"cpu_model": "M", "cpus": 2, "kernel": "Linux"}
-    return {"command": ["python"], "host": host, "trials": [live], "comparison": [row]}
+    found = {"command": ["python"], "host": host, "profile_date": "2026-01-01"}
+    return {**found, "trials": [ours, theirs], "comparison": [row]}
 
 
 def test_the_page_needs_no_other_file(written: Path) -> None:
@@ -73,9 +82,14 @@ def test_failures_stand_in_the_page_and_the_markdown(written: Path) -> None:
 def test_what_is_not_significant_is_marked(written: Path) -> None:
     page = (written / "run/report/report.html").read_text()
     (row,) = set(re.findall(r"<tr><td>static-8</td>.*†.*</tr>", page))
-    assert '<td class="muted">0.033 [0.000, 0.100]†</td>' in row
-    (row,) = set(re.findall(r"<tr><td>fa2</td><td>4.033.*</tr>", page))
-    assert "4.033 [4.000, 4.100]</td>" in row
+    assert '<td class="muted">0.013 [0.000, 0.062]†</td>' in row
+    (row,) = set(re.findall(r"<tr><td>fa2</td><td>4.025.*</tr>", page))
+    assert re.search(r"<td>4.025 \[4.000, 4.0\d\d\]</td>", row)
+
+
+def test_bounds_stand_in_the_tables_of_cells(written: Path) -> None:
+    page = (written / "run/report/report.html").read_text()
+    assert len(re.findall(r"<tr><td>oracle-joint</td>.*<td>2.94 .. 3.00</td>", page)) == 2
 
 
 def test_the_markdown_names_host_command_and_pictures(written: Path) -> None:
@@ -94,6 +108,12 @@ def test_the_fidelity_result_is_included(written: Path) -> None:
         in text
     )
     assert "| simulator against the real worker |" in text
+    assert "Command `python`. Host: M, 2 CPUs, Linux; limiter cgroup-v1" in text
+    assert (
+        "| fa2 / sponge-mpc, local live: avoidable violations | at least 15 times, in every "
+        "repetition | 2.000 % against 0.100 %; in 1 of 1 repetitions | met |" in text
+    )
+    assert "5 repetitions with the same arrivals" in text
     assert "limiter cgroup-v1" in (written / "run/report/report.html").read_text()
 
 
@@ -102,7 +122,7 @@ def test_only_the_part_between_the_marks_changes(written: Path) -> None:
     assert readme.startswith(f"# Head\n{BEGIN}\n![")
     assert readme.endswith(f"\n{END}\ntail\n")
     assert "(docs/comparison.png)" in readme
-    assert "| `fa2` | 4.033 % | 1.25 | 4.033 % | 1.25 |" in readme
+    assert "| `fa2` | 1/1 | 4.025 % | 1.67 | 1/1 | 4.025 % | 1.67 |" in readme
     assert "former" not in readme
 
 

@@ -7,12 +7,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_runs import COLD, DURATION_S, WARM, WARMUP_S, keep, write, write_suite
+from scenarios import short
 
 import evaluate
+from sponge_env.config import Arrivals, Serving
 from sponge_env.errors import RunDirectoryError
 from sponge_env.report.source import load_source
+from sponge_env.suite.unit import AgentUnit
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +69,44 @@ def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
     (cell,) = source.comparison.cells
     assert cell == ("paper", "yolov5s", "warm")
     assert source.seeds == 2
-    assert not source.comparison.bounded
+    assert source.comparison.common_bound == ""
+    assert source.comparison.bounded([cell]) == []
     assert source.windows_of("fa2", cell)["time_s"].min() == 31
     latencies = source.latencies_of("static-8", cell)
     assert np.all(np.diff(latencies["latency_s"]) >= 0)
-    p99 = source.comparison.values("static-8", "latency_p99_s", [cell]).mean()
-    assert latencies["latency_s"][latencies["quantile"] == 0.99].item() == pytest.approx(p99)
+    found = latencies["latency_s"][latencies["quantile"] == 0.99].item()
+    for name in ("latency_p99_s", "latency_p99_of_all_s"):  # static-8 answers all requests
+        assert source.comparison.values("static-8", name, [cell]).mean() == pytest.approx(found)
+
+
+def test_what_is_never_answered_has_an_infinite_latency(copy: Path) -> None:
+    for file in copy.glob("static-8-seed*/requests.parquet"):
+        requests = pd.read_parquet(file)
+        requests.loc[requests.index % 50 == 0, "outcome"] = "dropped"
+        requests.to_parquet(file)
+    source = load_source(copy)
+    (cell,) = source.comparison.cells
+    latencies = source.latencies_of("static-8", cell).set_index("quantile")["latency_s"]
+    assert np.isinf(latencies[0.99:]).all()
+    assert np.isfinite(latencies[:0.97]).all()
+    assert np.isinf(source.comparison.values("static-8", "latency_p99_of_all_s", [cell])).all()
+    assert np.isfinite(source.comparison.values("static-8", "latency_p99_s", [cell])).all()
+
+
+def test_a_suite_keeps_what_was_never_answered(tmp_path: Path) -> None:
+    scenario = short(arrivals=Arrivals("constant", 30.0), serving=Serving(drop="expired"))
+    options = {"cores": 1, "batch": 1}
+    unit = AgentUnit("one", "baselines.static:Static", options, "vertical", scenario, 1)
+    run = write_suite(tmp_path / "run", {}, [])
+    cell = (scenario.name, scenario.profile, scenario.start)
+    keep(run, "one", cell, unit.run())
+    source = load_source(run)
+    (episode,) = source.comparison.episodes.to_dict("records")
+    assert episode["latency_p99_s"] < 2.0
+    assert np.isinf(episode["latency_p99_of_all_s"])
+    latencies = source.latencies_of("one", cell)
+    answered = (episode["on_time"] + episode["late"]) / episode["offered"]
+    assert np.isfinite(latencies["latency_s"]).mean() == pytest.approx(answered, abs=0.02)
 
 
 def change_summary(folder: Path, **changes: object) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,10 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sponge_env.statistics import (
+    FEWEST_SEEDS,
+    SIGNIFICANCE,
     Interval,
+    holm,
+    improvement_p,
     interquartile_mean,
     mean,
-    paired_difference,
+    paired_p,
     probability_of_improvement,
 )
 
@@ -30,7 +36,8 @@ def test_the_interval_of_a_mean_is_scipys() -> None:
 
 
 def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says() -> None:
-    hits = sum(not mean(RNG.normal(3.0, 1.0, size=15)).excludes(3.0) for _ in range(200))
+    found = [mean(RNG.normal(3.0, 1.0, size=15)) for _ in range(200)]
+    hits = sum(interval.low <= 3.0 <= interval.high for interval in found)
     assert 0.88 <= hits / 200 <= 0.98
 
 
@@ -48,16 +55,77 @@ def test_seeds_are_drawn_whole_in_all_cells() -> None:
     assert result.high - result.low == pytest.approx(0, abs=1e-12)
 
 
+def by_hand(differences: Sequence[float]) -> float:
+    """Return the share of sign flips whose sum is as far from 0, by trying all of them."""
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+        for signs in product((-1, 1), repeat=len(differences))
+    ]
+    return sum(total >= abs(sum(differences)) - 1e-9 for total in sums) / len(sums)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=7))
+def test_the_test_tries_all_signs(differences: list[int]) -> None:
+    ours = np.array(differences, dtype=float)
+    expected = pytest.approx(by_hand(differences))
+    assert paired_p(ours, np.zeros(ours.size)) == expected
+    assert paired_p(np.zeros(ours.size), ours) == expected
+
+
 def test_a_pair_shows_a_difference_that_the_scatter_of_seeds_hides() -> None:
     ours = RNG.normal(0.0, 10.0, size=10)
     theirs = ours + RNG.normal(1.0, 0.1, size=10)
-    assert paired_difference(ours, theirs).excludes(0)
-    assert not mean(ours).excludes(float(theirs.mean()))
+    assert paired_p(ours, theirs) == 2 / 2**10
+    assert mean(ours).low < theirs.mean() < mean(ours).high
 
 
 def test_noise_alone_is_not_significant() -> None:
     noise = np.array([1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 0.1, -0.1])
-    assert not paired_difference(noise, np.zeros(8)).excludes(0)
+    assert paired_p(noise, np.zeros(8)) == 1.0
+
+
+def test_a_few_seeds_with_violations_are_no_difference() -> None:
+    ours = np.array([0.0] * 7 + [0.001, 0.001, 0.002])
+    assert paired_p(ours, np.zeros(10)) == 2 / 2**3
+
+
+def test_where_most_differences_are_zero_it_rejects_no_more_often_than_it_says() -> None:
+    draw = np.random.default_rng(2)
+    draws = draw.integers(-1, 2, size=(400, 10)) * (draw.random((400, 10)) < 0.5)
+    rejected = sum(paired_p(d.astype(float), np.zeros(10)) < SIGNIFICANCE for d in draws)
+    assert rejected / 400 <= 0.05
+
+
+def test_the_cells_of_a_seed_change_sign_together() -> None:
+    once = RNG.normal(0.5, 1.0, size=8)
+    often = np.stack([once] * 6)
+    assert paired_p(often, np.zeros((6, 8))) == paired_p(once, np.zeros(8))
+
+
+def test_the_fewest_seeds_are_those_that_can_be_significant() -> None:
+    assert paired_p(np.ones(FEWEST_SEEDS), np.zeros(FEWEST_SEEDS)) < SIGNIFICANCE
+    assert paired_p(np.ones(FEWEST_SEEDS - 1), np.zeros(FEWEST_SEEDS - 1)) > SIGNIFICANCE
+    assert paired_p(np.ones(1), np.zeros(1)) == 1.0
+
+
+def test_an_improvement_is_tested_whatever_its_size() -> None:
+    theirs = np.full(10, 5.0)
+    ours = theirs - np.array([9.0, 1, 1, 1, 1, 1, 1, 1, 1, -8])
+    assert improvement_p(ours, theirs) == by_hand([1] * 9 + [-1])
+    assert paired_p(ours, theirs) > 0.3
+
+
+def test_what_was_not_measured_has_no_p_value() -> None:
+    assert math.isnan(paired_p(np.array([1.0, math.nan]), np.zeros(2)))
+
+
+def test_holm_multiplies_by_the_tests_that_are_left() -> None:
+    corrected = holm([0.01, 0.04, math.nan, 0.03, 0.9])
+    assert corrected[:2] == pytest.approx([0.04, 0.09])
+    assert math.isnan(corrected[2])
+    assert corrected[3:] == pytest.approx([0.09, 0.9])
+    assert holm([]) == []
 
 
 def test_improvement_counts_wins_and_half_the_ties() -> None:
@@ -86,11 +154,13 @@ def test_one_seed_has_no_interval() -> None:
     result = mean(np.array([4.0]))
     assert result.value == 4.0
     assert math.isnan(result.low)
-    assert not result.excludes(0)
+    assert math.isnan(result.high)
 
 
 def test_what_cannot_be_paired_or_averaged_is_refused() -> None:
     with pytest.raises(ValueError, match="equal shapes"):
-        paired_difference(np.zeros(3), np.zeros(4))
+        paired_p(np.zeros(3), np.zeros(4))
+    with pytest.raises(ValueError, match="nothing"):
+        paired_p(np.zeros(0), np.zeros(0))
     with pytest.raises(ValueError, match="nothing"):
         mean(np.zeros(0))

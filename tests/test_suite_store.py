@@ -137,7 +137,7 @@ def test_a_folder_of_something_else_stays_untouched(tmp_path: Path) -> None:
 
 def test_another_format_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "suite.json").write_text(json.dumps({"format": 0}))
-    with pytest.raises(RunDirectoryError, match="format 0, this version reads 1"):
+    with pytest.raises(RunDirectoryError, match="format 0, this version reads 2"):
         load_results(tmp_path)
 
 

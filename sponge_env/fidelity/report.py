@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -33,10 +33,8 @@ def write_results(
         partial.write_text(section(trials, profile) + "\n")
     data = {
         "command": list(command),
-        "host": describe_host(),
         "versions": describe_versions(),
-        "profile_date": profile.date,
-        "trials": [_trial(trial) for trial in trials],
+        **_measured(trials, profile),
         "comparison": [_row(row) for row in compare(trials)],
     }
     write_json(folder / "fidelity.json", data)
@@ -45,25 +43,42 @@ def write_results(
 def section(trials: Sequence[Trial], profile: Profile) -> str:
     """Return what ``fidelity.md`` says: a table for each scenario."""
     rows = compare(trials)
-    parts = ["## Simulator against the real worker", _introduction(trials, profile)]
+    parts = ["## Simulator against the real worker", introduction(_measured(trials, profile))]
     for scenario in dict.fromkeys(row.scenario for row in rows):
         parts.append(f"### {scenario}")
         parts.append(table([row for row in rows if row.scenario == scenario]))
     return "\n\n".join(parts)
 
 
-def _introduction(trials: Sequence[Trial], profile: Profile) -> str:
-    host, live = describe_host(), [trial for trial in trials if trial.kind == "live"]
-    repetitions = 1 + max(trial.repetition for trial in live)
-    ratio = fmean(trial.cpu_ratio for trial in live)
+def _measured(trials: Sequence[Trial], profile: Profile) -> dict[str, Any]:
+    return {
+        "host": describe_host(),
+        "profile_date": profile.date,
+        "trials": [_trial(trial) for trial in trials],
+    }
+
+
+def introduction(measured: Mapping[str, Any]) -> str:
+    """Say what was measured where.
+
+    Args:
+        measured: ``host``, ``profile_date`` and ``trials``, as ``fidelity.json`` has them.
+
+    Raises:
+        KeyError, IndexError, TypeError, ValueError: It has not.
+    """
+    host, live = measured["host"], [t for t in measured["trials"] if t["kind"] == "live"]
+    repetitions = 1 + max(trial["repetition"] for trial in live)
+    ratio = fmean(trial["cpu_ratio"] for trial in live)
     return (
         f"Host: {host['cpu_model']}, {host['cpus']} CPUs, {host['kernel']}; limiter "
-        f"{live[0].summary.limiter}; profile of {profile.date}. Episodes of "
-        f"{live[0].summary.duration_s:g} s, {repetitions} repetition{'s' * (repetitions > 1)} with "
+        f"{live[0]['limiter']}; profile of {measured['profile_date']}. Episodes of "
+        f"{live[0]['duration_s']:g} s, {repetitions} repetition{'s' * (repetitions > 1)} with "
         "the same arrivals. Means of the live runs, smallest and largest live run, simulated, and "
         "simulated with the CPU times of the live batches (replayed), which took "
         f"{ratio:.3f} times what the profile says. Wanted: violations within 0.5 points, mean "
-        "within 5 %, p99 within 10 %, or within the spread of the live runs."
+        "within 5 %, p99 within 10 %, or within the spread of the live runs. Latencies are those "
+        "of the requests that were answered."
     )
 
 

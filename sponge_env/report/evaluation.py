@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import NAN, EpisodeMetrics, names
-from sponge_env.suite.results import CELL, AgainstBound
+from sponge_env.suite.results import CELL, EPISODE
 from sponge_env.suite.store import read
 from sponge_env.suite.unit import QUANTILES, WINDOWS
 
@@ -52,19 +53,25 @@ def load_evaluation(path: Path) -> Frames:
         _named(s) | {"type": "interruption", "message": "no episode ran to its end"}
         for s in failed.values()
     ]
+    latencies = [_latencies(folder, s, _count_from_s(path, s)) for folder, s in counted.items()]
     first_seed = min((s["seed"] for s in counted.values()), default=0)
     first = {folder: s for folder, s in counted.items() if s["seed"] == first_seed}
     return Frames(
-        episodes=pd.DataFrame(
-            list(counted.values()), columns=[*names(EpisodeMetrics), *names(AgainstBound)]
-        ),
+        episodes=_episodes(list(counted.values()), latencies),
         failures=pd.DataFrame(failures, columns=["agent", *CELL, "type", "message"]),
         windows=_joined(_windows(folder, s) for folder, s in first.items()),
-        latencies=_mean_over_seeds(
-            _latencies(folder, s, _count_from_s(path, s)) for folder, s in counted.items()
-        ),
+        latencies=_median_over_seeds(latencies),
         bounds=pd.DataFrame(),
     )
+
+
+def _episodes(summaries: Sequence[Summary], latencies: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put the 99th percentile of all requests beside each summary; there are no bounds."""
+    frame = pd.DataFrame(summaries, columns=list(EPISODE)).assign(bound="")
+    frame["latency_p99_of_all_s"] = [
+        table.loc[table["quantile"] == 0.99, "latency_s"].item() for table in latencies
+    ]
+    return frame
 
 
 def _on_shared_seeds(summaries: Mapping[Path, Summary]) -> dict[Path, Summary]:
@@ -109,20 +116,28 @@ def _count_from_s(path: Path, summary: Summary) -> float:
 
 
 def _latencies(folder: Path, summary: Summary, from_s: float) -> pd.DataFrame:
-    """Read the quantiles of an episode's latencies; NaN if nothing was answered."""
+    """Read the quantiles of an episode's latencies; infinite for what was never answered."""
     file = folder / "requests.parquet"
     try:
         requests = pd.read_parquet(file, columns=["sent_s", "arrival_s", "finished_s", "outcome"])
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"cannot read {str(file)!r}: {error}") from error
-    answered = requests[
-        requests["outcome"].isin(("on_time", "late")) & (requests["arrival_s"] >= from_s)
-    ]
+    counted = requests[requests["arrival_s"] >= from_s]
+    answered = counted["outcome"].isin(("on_time", "late"))
     quantile = np.linspace(0.0, 1.0, QUANTILES + 1)
-    latency_s = (answered["finished_s"] - answered["sent_s"]).quantile(quantile)
+    latency_s = (counted["finished_s"] - counted["sent_s"]).where(answered, np.inf)
     return pd.DataFrame(
-        {**_named(summary), "quantile": quantile, "latency_s": latency_s.to_numpy()}
+        {**_named(summary), "quantile": quantile, "latency_s": _quantiles(latency_s, quantile)}
     )
+
+
+def _quantiles(values: pd.Series[float], quantile: FloatArray) -> FloatArray:
+    """Return quantiles, of which those between a number and infinity are infinite."""
+    if values.empty:
+        return np.full(quantile.shape, np.nan)
+    with np.errstate(invalid="ignore"):
+        found = np.quantile(values.to_numpy(np.float64), quantile)
+    return np.where(np.isnan(found), np.inf, found)
 
 
 def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -130,8 +145,8 @@ def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _mean_over_seeds(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def _median_over_seeds(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     joined = _joined(tables)
     if joined.empty:
         return joined
-    return joined.groupby(["agent", *CELL, "quantile"])["latency_s"].mean().reset_index()
+    return joined.groupby(["agent", *CELL, "quantile"])["latency_s"].median().reset_index()

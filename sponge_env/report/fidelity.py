@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.comparison import QUANTITIES, Row
-from sponge_env.fidelity.report import HEADINGS, cells
+from sponge_env.fidelity.report import HEADINGS, cells, introduction
 from sponge_env.metrics import NAN
 from sponge_env.report.tables import Entry, Table
 from sponge_env.suite.store import read
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """An episode on the real worker."""
+
+    agent: str
+    scenario: str
+    repetition: int
+    avoidable_violation_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,22 +29,9 @@ class Fidelity:
     """Simulator against the real worker."""
 
     rows: tuple[Row, ...]
-    command: str
-    host: dict[str, Any]
-    limiter: str
-    repetitions: int
-    duration_s: float
-
-    @property
-    def introduction(self) -> str:
-        """What was measured where."""
-        return (
-            f"Host: {self.host['cpu_model']}, {self.host['cpus']} CPUs, {self.host['kernel']}; "
-            f"limiter {self.limiter}; command `{self.command}`. Episodes of "
-            f"{self.duration_s:g} s, means of {self.repetitions} repetitions with the same "
-            "arrivals: live, the smallest and largest live run, simulated, and simulated with "
-            "the CPU times of the live batches (replayed)."
-        )
+    live: tuple[LiveRun, ...]
+    introduction: str
+    """What was measured where."""
 
     @property
     def tables(self) -> dict[str, Table]:
@@ -56,20 +53,21 @@ def load_fidelity(path: Path) -> Fidelity:
     """
     data = read(path)
     try:
-        trials = [trial for trial in data["trials"] if trial["kind"] == "live"]
+        command = " ".join(data["command"])
         return Fidelity(
             rows=tuple(_row(row) for row in data["comparison"]),
-            command=" ".join(data["command"]),
-            host=data["host"],
-            limiter=trials[0]["limiter"],
-            repetitions=1 + max(trial["repetition"] for trial in trials),
-            duration_s=trials[0]["duration_s"],
+            live=tuple(_live(t) for t in data["trials"] if t["kind"] == "live"),
+            introduction=f"Command `{command}`. {introduction(data)}",
         )
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise RunDirectoryError(
             f"{str(path)!r} is no result of this version's python -m sponge_env.fidelity; "
             "run it again"
         ) from error
+
+
+def _live(trial: dict[str, Any]) -> LiveRun:
+    return LiveRun(**{field.name: trial[field.name] for field in fields(LiveRun)})
 
 
 def _row(data: dict[str, Any]) -> Row:

@@ -1,62 +1,33 @@
 """What a run shows, in sentences whose numbers and direction come from its data.
 
 A sentence is left out where the run lacks the agents, starts or bounds that it is about.
+Differences that one sentence lists are one family of tests, see :mod:`sponge_env.statistics`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pandas as pd
 
+from sponge_env.report.agents import FA2, HORIZONTAL, PUBLISHED, SPONGE
+from sponge_env.report.overview import FEW_VIOLATIONS, cheapest
+from sponge_env.report.rates import (
+    NO_DIFFERENCE,
+    core_ratios,
+    corrected,
+    listed,
+    named,
+    percent,
+    rates,
+    shared,
+)
 from sponge_env.report.source import Source
-from sponge_env.report.tables import FEW_VIOLATIONS, cheapest, violations_metric
-from sponge_env.statistics import paired_difference
-from sponge_env.suite.tables import Cell, Comparison
-
-SPONGE = "sponge-ip"
-"""The program per request."""
-PUBLISHED = "sponge-paper"
-"""The program as published."""
-HORIZONTAL = "fa2"
-
-NO_DIFFERENCE = "no significant difference"
 
 FIRST_S = 60.0
 """What "the first minute" is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Two agents' violations on the same cells."""
-
-    ours: float
-    """Avoidable violations per request offered, mean over cells and seeds."""
-    theirs: float
-    significant: bool
-    """Whether they are shown to differ."""
-
-    @property
-    def verdict(self) -> str:
-        """What theirs are, beside ours."""
-        if not self.significant:
-            return NO_DIFFERENCE
-        return "more" if self.theirs > self.ours else "fewer"
-
-    @property
-    def ratio(self) -> float:
-        """How many times as many they have; infinite if we have none, NaN if nobody has."""
-        if self.ours:
-            return self.theirs / self.ours
-        return math.inf if self.theirs else math.nan
-
-    def __str__(self) -> str:
-        """Say the ratio, and both rates."""
-        both = f"{percent(self.theirs, 3)} against {percent(self.ours, 3)}"
-        return f"{self.ratio:.3g} times: {both}" if 0 < self.ratio < math.inf else both
 
 
 def findings(source: Source) -> list[str]:
@@ -64,40 +35,47 @@ def findings(source: Source) -> list[str]:
     return [sentence for part in PARTS for sentence in part(source)]
 
 
-def shared(comparison: Comparison, cells: Sequence[Cell], *agents: str) -> list[Cell]:
-    """Return the cells on which all the agents have results."""
-    return [cell for cell in cells if all(comparison.has(agent, cell) for agent in agents)]
+def _horizontal(source: Source) -> Iterator[str]:
+    """Say where the horizontal scaler has more violations than vertical scaling, and where not."""
+    for start in source.starts:
+        sentence = _against_horizontal(source, start)
+        if sentence:
+            yield sentence
 
 
-def rates(comparison: Comparison, cells: Sequence[Cell], ours: str, theirs: str) -> Rates | None:
-    """Compare violations of two agents; None if they share no cell."""
-    cells = shared(comparison, cells, ours, theirs)
-    if not cells:
-        return None
-    metric = violations_metric(comparison)
-    a, b = (comparison.values(agent, metric, cells) for agent in (ours, theirs))
-    return Rates(float(a.mean()), float(b.mean()), paired_difference(a, b).excludes(0))
-
-
-def core_ratio(comparison: Comparison, cells: Sequence[Cell], ours: str, theirs: str) -> float:
-    """Return ours relative to theirs, mean over cells of the ratio of mean core-seconds."""
-    a, b = (comparison.values(x, "core_seconds", cells).mean(axis=1) for x in (ours, theirs))
-    return float((a / b).mean())
+def _against_horizontal(source: Source, start: str) -> str:
+    """Say the same of one start; empty if no scenario has both."""
+    comparison = source.comparison
+    by_scenario = {
+        scenario: rates(comparison, source.cells(scenario, start), SPONGE, HORIZONTAL)
+        for scenario in source.scenarios
+    }
+    there = {scenario: found for scenario, found in by_scenario.items() if found}
+    groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: []}
+    for scenario, found in zip(there, corrected(list(there.values())), strict=True):
+        groups[found.verdict].append(f"{scenario} ({found})")
+    parts = [f"{verdict} in {listed(where)}" for verdict, where in groups.items() if where]
+    if not parts:
+        return ""
+    return (
+        f"Avoidable violations of {named(comparison, HORIZONTAL)} against {SPONGE[0]}, "
+        f"{start} start: {'; '.join(parts)}."
+    )
 
 
 def _first_minute(source: Source) -> Iterator[str]:
     """Say when the horizontal scaler violates after a cold start."""
-    windows = source.windows
+    windows, agent = source.windows, FA2[0]
     if windows.empty:
         return
-    cold = windows[(windows["agent"] == HORIZONTAL) & (windows["start"] == "cold")]
+    cold = windows[(windows["agent"] == agent) & (windows["start"] == "cold")]
     if cold.empty or cold["time_s"].max() < 2 * FIRST_S:
         return  # nearly all of the episode is its first minute
     shares = {name: _share_in_first_minute(run) for name, run in cold.groupby("scenario")}
     there = [name for name in source.scenarios if not math.isnan(shares.get(name, math.nan))]
     early = [f"{name} ({percent(shares[name])})" for name in there if shares[name] > 0.5]
     late = [f"{name} ({percent(shares[name])})" for name in there if shares[name] <= 0.5]
-    what = f"{HORIZONTAL}'s violations after a cold start (first seed)"
+    what = f"{agent}'s avoidable violations after a cold start (first seed)"
     if early:
         yield f"Most of {what} fall into the first minute in {listed(early)}."
     if late:
@@ -105,25 +83,9 @@ def _first_minute(source: Source) -> Iterator[str]:
 
 
 def _share_in_first_minute(windows: pd.DataFrame) -> float:
-    total = float(windows["violations"].sum())
-    early = float(windows.loc[windows["time_s"] <= FIRST_S, "violations"].sum())
-    return early / total if total else math.nan
-
-
-def _horizontal(source: Source) -> Iterator[str]:
-    """Say where the horizontal scaler has more violations than vertical scaling, and where not."""
-    for start in source.starts:
-        groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: []}
-        for scenario in source.scenarios:
-            found = rates(source.comparison, source.cells(scenario, start), SPONGE, HORIZONTAL)
-            if found:
-                groups[found.verdict].append(f"{scenario} ({found})")
-        parts = [f"{verdict} in {listed(where)}" for verdict, where in groups.items() if where]
-        if parts:
-            yield (
-                f"Avoidable violations of {HORIZONTAL} against {SPONGE}, {start} start: "
-                f"{'; '.join(parts)}."
-            )
+    violations = windows["avoidable_violations"]
+    total = float(violations.sum())
+    return float(violations[windows["time_s"] <= FIRST_S].sum()) / total if total else math.nan
 
 
 def _published(source: Source) -> Iterator[str]:
@@ -133,10 +95,10 @@ def _published(source: Source) -> Iterator[str]:
         cells = shared(comparison, source.cells(start=start), SPONGE, PUBLISHED)
         found = rates(comparison, cells, SPONGE, PUBLISHED)
         if found:
-            ratio = core_ratio(comparison, cells, SPONGE, PUBLISHED)
+            ratio = float(core_ratios(comparison, cells, SPONGE, PUBLISHED).mean())
             yield (
-                f"With a {start} start, {SPONGE} holds {percent(abs(1 - ratio))} "
-                f"{'fewer' if ratio < 1 else 'more'} cores than {PUBLISHED}; the latter's "
+                f"With a {start} start, {SPONGE[0]} holds {percent(abs(1 - ratio))} "
+                f"{'fewer' if ratio < 1 else 'more'} cores than {PUBLISHED[0]}; the latter's "
                 f"avoidable violations: {found.verdict} ({found})."
             )
 
@@ -160,31 +122,42 @@ def _cheapest(source: Source) -> Iterator[str]:
 def _bounds(source: Source) -> Iterator[str]:
     """Say how exact the bounds are."""
     for name, gaps in bound_gaps(source).items():
-        widest, median = percent(gaps.max(), 1), percent(gaps.median(), 1)
-        yield (
+        widest, median = percent(gaps["cores"].max(), 1), percent(gaps["cores"].median(), 1)
+        open_cells = gaps["violations"] > 0
+        sentence = (
             f"Between what is proven of the bound {name} and what is attained lie at most "
-            f"{widest} of the core-seconds, {median} in the median cell."
+            f"{widest} of the core-seconds, {median} in the median cell"
         )
+        if open_cells.any():
+            most = percent(gaps["violations"].max(), 3)
+            sentence += (
+                f"; its violations are more than the fewest that are proven in "
+                f"{open_cells.sum()} of {len(gaps)} cells, by at most {most} of the requests"
+            )
+        yield f"{sentence}."
 
 
-def bound_gaps(source: Source) -> dict[str, pd.Series[float]]:
-    """Return by bound each cell's gap between its two sides, relative to the lower one."""
-    if source.bounds.empty:
+def bound_gaps(source: Source) -> dict[str, pd.DataFrame]:
+    """Return by bound the gaps between its two sides, a row for each cell.
+
+    Returns:
+        ``cores``: core-seconds, relative to what is proven; ``violations``: per request.
+    """
+    bounds = source.comparison.bounds
+    if bounds.empty:
         return {}
-    keys = ["agent", "scenario", "profile", "start"]
-    sides = source.bounds.groupby(keys)[["core_seconds_lower", "core_seconds_upper"]].sum()
-    gaps = sides["core_seconds_upper"] / sides["core_seconds_lower"] - 1.0
-    return {str(name): gap for name, gap in gaps.groupby(level="agent")}
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Join as in a sentence."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """Write a share in per cent."""
-    return f"{share * 100:.{digits}f} %"
+    cell = ["scenario", "profile", "start"]
+    offered = source.comparison.episodes.drop_duplicates([*cell, "seed"])
+    joined = bounds.merge(offered[[*cell, "seed", "offered"]], on=[*cell, "seed"], how="left")
+    sums = joined.groupby(["agent", *cell]).sum(numeric_only=True)
+    gaps = pd.DataFrame(
+        {
+            "cores": sums["core_seconds_upper"] / sums["core_seconds_lower"] - 1.0,
+            "violations": (sums["violations_upper"] - sums["violations_lower"])
+            / sums["offered"].clip(lower=1),
+        }
+    )
+    return {str(name): gap.droplevel("agent") for name, gap in gaps.groupby(level="agent")}
 
 
 PARTS = (_horizontal, _first_minute, _published, _cheapest, _bounds)

@@ -18,15 +18,15 @@ from sponge_env.metrics import EpisodeMetrics, axis_label
 from sponge_env.report.source import Source
 from sponge_env.report.style import NETWORK_COLOUR, Style, open_frame
 from sponge_env.statistics import Interval, mean
+from sponge_env.suite.comparison import Cell
 from sponge_env.suite.results import CELL, AgainstBound
-from sponge_env.suite.tables import Cell
 from sponge_env.suite.unit import BOUND_AGENTS
 
 LINEAR_UP_TO_PERCENT = 0.1
 """Violations from which on their axis is logarithmic; 0 must be on it."""
 
 AVOIDABLE = axis_label(EpisodeMetrics, "avoidable_violation_rate", "%")
-BEYOND = axis_label(AgainstBound, "beyond_bound_rate", "%")
+BEYOND = axis_label(AgainstBound, "beyond_common_bound_rate", "%")
 
 BOUND_STYLES = {
     BOUND_AGENTS["joint"]: Style("#000000", "*"),
@@ -45,23 +45,17 @@ class Point:
     """In per cent."""
 
 
-def common_bound(source: Source) -> str:
-    """Return the bound that all agents can be held against, if there is one.
-
-    That is the joint one: what scales vertically only could also have been scaled by it.
-    """
-    if not source.comparison.bounded:
-        return ""
-    there = set(source.bounds["agent"])
-    return BOUND_AGENTS["joint"] if BOUND_AGENTS["joint"] in there else BOUND_AGENTS["vertical"]
-
-
 def points(source: Source, cells: Sequence[Cell]) -> list[Point]:
     """Return agents and bounds, as means over cells and seeds.
 
-    Cores and violations are relative to the :func:`common_bound`, or as they are without
-    one. Agents that failed on one of the cells are left out: theirs would be other means.
+    Cores and violations are relative to the bound of all agents, on the cells that have it, or
+    as they are without one. Agents that failed on one of the cells are left out: theirs would
+    be other means.
     """
+    if source.comparison.common_bound:
+        cells = source.comparison.bounded(cells)
+    if not cells:
+        return []
     frame = _relative(source)
     wanted = frame[frame[list(CELL)].apply(tuple, axis=1).isin(list(cells))]
     found = []
@@ -77,13 +71,13 @@ def points(source: Source, cells: Sequence[Cell]) -> list[Point]:
 
 def _relative(source: Source) -> pd.DataFrame:
     """Return cores and violations [%] of every agent, bound, cell and seed."""
-    episodes, bound = source.comparison.episodes, common_bound(source)
+    episodes, bound = source.comparison.episodes, source.comparison.common_bound
     if not bound:
         renamed = {"mean_cores": "cores", "avoidable_violation_rate": "violations"}
         frame = episodes[["agent", *CELL, "seed", *renamed]].rename(columns=renamed)
         return frame.assign(violations=frame["violations"] * 100)
     key = [*CELL, "seed"]
-    bounds = source.bounds.rename(
+    bounds = source.comparison.bounds.rename(
         columns={"core_seconds_upper": "core_seconds", "violations_upper": "violations"}
     )
     offered = episodes[[*key, "offered"]].drop_duplicates(key)
@@ -91,7 +85,7 @@ def _relative(source: Source) -> pd.DataFrame:
     frame = pd.concat([episodes[columns], bounds[columns]]).merge(offered, on=key)
     best = bounds[bounds["agent"] == bound][[*key, "core_seconds", "violations"]]
     frame = frame.merge(best, on=key, suffixes=("", "_best"))
-    beyond = (frame["violations"] - frame["violations_best"]).clip(lower=0.0)
+    beyond = frame["violations"] - frame["violations_best"]  # below 0 where the bound is beaten
     return frame.assign(
         cores=frame["core_seconds"] / frame["core_seconds_best"],
         violations=beyond / frame["offered"].clip(lower=1) * 100,
@@ -115,13 +109,15 @@ def pareto_figure(
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     all_styles = {**styles, **BOUND_STYLES}
     drawn: set[str] = set()
+    lowest = 0.0
     for axes, row in zip(grid, panels, strict=True):
         for ax, (title, cells) in zip(axes, row, strict=True):
-            shown = points(source, cells) if cells else []
+            shown = points(source, cells)
             _draw(ax, shown, all_styles)
             drawn |= {point.agent for point in shown}
+            lowest = min([lowest, *(point.violations.value for point in shown)])
             ax.set_title(title, loc="left", fontsize="medium")
-    _label(grid, bool(common_bound(source)))
+    _label(grid, bool(source.comparison.common_bound), lowest)
     _add_legend(figure, {a: style for a, style in all_styles.items() if a in drawn})
     return figure
 
@@ -190,13 +186,19 @@ def _reach(interval: Interval) -> list[list[float]]:
     return [[max(0.0, float(np.nan_to_num(below)))], [max(0.0, float(np.nan_to_num(above)))]]
 
 
-def _label(grid: NDArray[Any], bounded: bool) -> None:
-    """Set scales that are the same in all panels, and say what they show."""
+def _label(grid: NDArray[Any], bounded: bool, lowest: float) -> None:
+    """Set scales that are the same in all panels, and say what they show.
+
+    Args:
+        grid: The panels.
+        bounded: Whether values are relative to a bound.
+        lowest: The least violations [%], negative where a bound is beaten.
+    """
     for ax in grid.flat:
         ax.set_xscale("log")
         ax.set_yscale("symlog", linthresh=LINEAR_UP_TO_PERCENT)
-        ax.set_ylim(-0.02, 100)
-        ax.yaxis.set_major_locator(FixedLocator([0, 0.1, 1, 10, 100]))
+        ax.set_ylim(1.2 * lowest - 0.02, 100)
+        ax.yaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
         ax.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]))
         ax.xaxis.set_minor_formatter(NullFormatter())
         for axis in (ax.xaxis, ax.yaxis):
@@ -204,7 +206,7 @@ def _label(grid: NDArray[Any], bounded: bool) -> None:
         open_frame(ax)
     cores, violations = axis_label(EpisodeMetrics, "mean_cores"), AVOIDABLE
     if bounded:
-        cores, violations = axis_label(AgainstBound, "cores_over_bound"), BEYOND
+        cores, violations = axis_label(AgainstBound, "cores_over_common_bound"), BEYOND
     for ax in grid[-1]:
         ax.set_xlabel(cores)
     for ax in grid[:, 0]:

@@ -22,7 +22,7 @@ from sponge_env.report.style import (
     style_of,
     tidy,
 )
-from sponge_env.suite.tables import Cell
+from sponge_env.suite.comparison import Cell
 
 INPUTS = (
     ("bandwidth_bytes_per_s", 1e-6, "MB/s"),

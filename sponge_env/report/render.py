@@ -9,10 +9,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sponge_env.errors import ConfigError
-from sponge_env.report.findings import percent
+from sponge_env.report.overview import FEW_VIOLATIONS
+from sponge_env.report.rates import percent
 from sponge_env.report.section import Picture, Section
-from sponge_env.report.tables import DAGGER, FEW_VIOLATIONS, markdown
-from sponge_env.suite.tables import AGGREGATE_NOTE, Cell
+from sponge_env.report.tables import DAGGER, markdown
+from sponge_env.report.targets import TARGET_NOTE
+from sponge_env.suite.comparison import Cell
+from sponge_env.suite.tables import TEST_NOTE
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 """What the README's part stands between."""
@@ -33,7 +36,7 @@ def page(sections: Sequence[Section], pictures: Sequence[Mapping[str, Picture]])
     """
     template = _environment().get_template("page.html.j2")
     parts = list(zip(sections, pictures, strict=True))
-    return template.render(parts=parts, aggregate_note=AGGREGATE_NOTE, dagger=DAGGER)
+    return template.render(parts=parts)
 
 
 def results(section: Section, pictures: Mapping[str, Picture]) -> tuple[str, dict[str, bytes]]:
@@ -44,8 +47,6 @@ def results(section: Section, pictures: Mapping[str, Picture]) -> tuple[str, dic
         section=section,
         comparison=COMPARISON,
         series=series,
-        aggregate_note=AGGREGATE_NOTE,
-        few_violations=percent(FEW_VIOLATIONS, 1),
     )
     files = {f"results-{picture.name}.png": picture.content for picture in series}
     return text, {COMPARISON: pictures["pareto"].content, **files}
@@ -116,4 +117,10 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters["markdown"] = markdown
+    found.globals.update(
+        dagger=DAGGER,
+        few_violations=percent(FEW_VIOLATIONS, 1),
+        target_note=TARGET_NOTE,
+        test_note=TEST_NOTE,
+    )
     return found

@@ -6,14 +6,17 @@ import base64
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
+from sponge_env.report.agents import FEATURED
 from sponge_env.report.fidelity import Fidelity, load_fidelity
 from sponge_env.report.findings import findings
-from sponge_env.report.pareto import common_bound, pareto_figure
+from sponge_env.report.judging import target_table
+from sponge_env.report.overview import overview_table, summary_table
+from sponge_env.report.pareto import pareto_figure
 from sponge_env.report.pictures import decision_figure, latency_figure, time_series
 from sponge_env.report.source import Source, load_source
 from sponge_env.report.style import Style, png, style_of
@@ -22,17 +25,13 @@ from sponge_env.report.tables import (
     aggregate_table,
     cell_table,
     failure_table,
-    overview_table,
-    summary_table,
 )
-from sponge_env.report.targets import target_table, targets
-from sponge_env.suite.tables import Cell
+from sponge_env.report.targets import targets
+from sponge_env.suite.comparison import Cell
+from sponge_env.suite.tables import aggregate_note
 
-FEATURED = ("sponge-ip", "sponge-paper", "fa2", "hpa-fast", "static-tuned", "ppo")
-"""Agents that are shown where there is no room for all."""
-
-ROOM = 6
-"""How many agents that is."""
+ROOM = len(FEATURED)
+"""How many agents there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +112,33 @@ class Section:
         """The same, of those featured."""
         return {agent: self.styles[agent] for agent in self.featured}
 
-    @property
+    @cached_property
     def findings(self) -> list[str]:
         """Sentences."""
         return findings(self.source)
 
-    @property
+    @cached_property
     def targets(self) -> Table | None:
         """What was to be reached; None if the run says nothing about it."""
-        found = targets(self.source, self.fidelity.rows if self.fidelity else ())
+        found = targets(self.source, self.fidelity)
         return target_table(found) if found else None
 
     @property
     def bound(self) -> str:
-        """The bound of the plots against cores, empty if there is none."""
-        return common_bound(self.source)
+        """The bound that all agents are held against, empty if there is none."""
+        return self.source.comparison.common_bound
+
+    @property
+    def unbounded(self) -> list[Cell]:
+        """The cells without it, where the run has one at all."""
+        cells = self.source.cells() if self.bound else []
+        there = self.source.comparison.bounded(cells)
+        return [cell for cell in cells if cell not in there]
+
+    @property
+    def aggregate_note(self) -> str:
+        """What one has to know to read the tables over all cells."""
+        return aggregate_note(self.source.comparison)
 
     @property
     def failures(self) -> Table | None:

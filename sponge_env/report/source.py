@@ -13,6 +13,7 @@ import pandas as pd
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.report.evaluation import EVALUATION, Frames, load_evaluation
+from sponge_env.suite.comparison import Cell, Comparison
 from sponge_env.suite.definition import Suite, load_suite
 from sponge_env.suite.results import (
     CELL,
@@ -23,7 +24,6 @@ from sponge_env.suite.results import (
     load_windows,
 )
 from sponge_env.suite.store import read
-from sponge_env.suite.tables import Cell, Comparison
 
 SUITE = "suite.json"
 """File that tells a suite's folder."""
@@ -38,8 +38,6 @@ class Source:
 
     path: Path
     comparison: Comparison
-    bounds: pd.DataFrame
-    """See :func:`sponge_env.suite.results.load_bounds`; empty without bounds."""
     windows: pd.DataFrame
     """The part that counts of every agent's first seed, one row per interval."""
     latencies: pd.DataFrame
@@ -109,8 +107,7 @@ def load_source(path: Path) -> Source:
         )
     return Source(
         path=path,
-        comparison=_comparison(frames.episodes, frames.failures),
-        bounds=frames.bounds,
+        comparison=_comparison(frames),
         windows=_counted(frames.windows, frames.episodes),
         latencies=frames.latencies,
         command=_command(path),
@@ -136,8 +133,9 @@ def _load_frames(path: Path) -> Frames:
     )
 
 
-def _comparison(episodes: pd.DataFrame, failures: pd.DataFrame) -> Comparison:
+def _comparison(frames: Frames) -> Comparison:
     """Put agents and cells into the order of the standard suite, further ones after them."""
+    episodes, failures = frames.episodes, frames.failures
     standard = load_suite(STANDARD)
     agents = _ordered(episodes["agent"], list(standard.agents))
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]]).drop_duplicates()
@@ -148,6 +146,7 @@ def _comparison(episodes: pd.DataFrame, failures: pd.DataFrame) -> Comparison:
         agents=agents,
         cells=_ordered_cells(cells, standard),
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
+        bounds=frames.bounds,
     )
 
 

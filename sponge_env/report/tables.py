@@ -11,17 +11,15 @@ import numpy as np
 
 from sponge_env.interfaces import FloatArray
 from sponge_env.metrics import EpisodeMetrics, axis_label
-from sponge_env.statistics import mean, paired_difference
-from sponge_env.suite.results import AgainstBound
-from sponge_env.suite.tables import NOT_SIGNIFICANT, Cell, Comparison, aggregate_rows
+from sponge_env.statistics import mean
+from sponge_env.suite.comparison import BoundSides, Cell, Comparison
+from sponge_env.suite.results import AgainstBound, AllRequests
+from sponge_env.suite.tables import NOT_SIGNIFICANT, aggregate_rows, latency_text, span_text
 
 DAGGER = "†"
-"""Stands after a value that is not significantly different from the reference's."""
+"""Stands after a value that is not shown to differ from the reference's."""
 
 MISSING = "-"
-
-FEW_VIOLATIONS = 0.001
-"""Avoidable violations per request with which an agent counts as meeting the SLO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ COLUMNS = (
     Column(AgainstBound, "beyond_bound_rate", 3, 100, "%"),
     Column(EpisodeMetrics, "mean_cores", 2, compared=True),
     Column(AgainstBound, "cores_over_bound", 2),
-    Column(EpisodeMetrics, "latency_p99_s", 0, 1000, "ms", compared=True),
+    Column(AllRequests, "latency_p99_of_all_s", 0, 1000, "ms"),
     Column(EpisodeMetrics, "infeasible_decisions", 0, interval=False),
     Column(EpisodeMetrics, "decision_p50_s", 3, 1000, "ms", interval=False),
     Column(EpisodeMetrics, "decision_p99_s", 3, 1000, "ms", interval=False),
@@ -79,40 +77,48 @@ COLUMNS = (
 
 
 def cell_table(comparison: Comparison, cell: Cell) -> Table:
-    """Return the agents on one cell, with 95 % intervals; those that failed are not in it."""
-    columns = [c for c in COLUMNS if comparison.bounded or c.schema is not AgainstBound]
+    """Return the agents on one cell, with 95 % intervals, and its bounds.
+
+    Agents that failed are not in it, nor is what is relative to a bound where there is none.
+    """
     agents = [agent for agent in comparison.agents if comparison.has(agent, cell)]
-    return Table(
-        ["agent", *(column.heading for column in columns)],
-        [[Entry(a), *(_entry(comparison, a, cell, c) for c in columns)] for a in agents],
-    )
+    sides = comparison.bound_sides(cell)
+    columns = [c for c in COLUMNS if sides or c.schema is not AgainstBound]
+    different = {c.metric: comparison.different_on(c.metric, cell) for c in columns if c.compared}
+    rows = []
+    for agent in agents:
+        compared = comparison.has(comparison.reference, cell) and agent != comparison.reference
+        alike = {name for name, shown in different.items() if compared and agent not in shown}
+        values = {c.metric: comparison.values(agent, c.metric, [cell])[0] for c in columns}
+        entries = [_entry(c, values[c.metric], muted=c.metric in alike) for c in columns]
+        rows.append([Entry(agent), *entries])
+    rows += [[Entry(bound.name), *(_side(bound, c) for c in columns)] for bound in sides]
+    return Table(["agent", *(column.heading for column in columns)], rows)
 
 
-def _entry(comparison: Comparison, agent: str, cell: Cell, column: Column) -> Entry:
-    values = comparison.values(agent, column.metric, [cell])[0] * column.scale
+def _entry(column: Column, values: FloatArray, muted: bool) -> Entry:
     if np.isnan(values).all():
         return Entry(MISSING)
-    text = f"{np.nanmean(values):.{column.digits}f}"
-    if column.interval and not np.isnan(values).any():
-        text += _interval(values, column.digits)
-    muted = column.compared and not _differs(comparison, agent, cell, column.metric)
+    text = latency_text(values)
+    if not text:
+        scaled = values * column.scale
+        text = f"{np.nanmean(scaled):z.{column.digits}f}"
+        if column.interval and not np.isnan(scaled).any():
+            text += _interval(scaled, column.digits)
     return Entry(text + DAGGER * muted, muted)
+
+
+def _side(bound: BoundSides, column: Column) -> Entry:
+    """Write what is proven of a bound and what is attained, of what it has."""
+    span = getattr(bound, column.metric, None)
+    return Entry(MISSING if span is None else span_text(span, column.scale, column.digits))
 
 
 def _interval(values: FloatArray, digits: int) -> str:
     found = mean(values)
     if math.isnan(found.low):
         return ""
-    return f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-
-
-def _differs(comparison: Comparison, agent: str, cell: Cell, metric: str) -> bool:
-    """Whether an agent is shown to differ from the reference; the reference itself is as it is."""
-    reference = comparison.reference
-    if agent == reference or not comparison.has(reference, cell):
-        return True
-    ours, theirs = (comparison.values(a, metric, [cell])[0] for a in (agent, reference))
-    return paired_difference(ours, theirs).excludes(0)
+    return f" [{found.low:z.{digits}f}, {found.high:z.{digits}f}]"
 
 
 def aggregate_table(comparison: Comparison, start: str) -> Table:
@@ -122,79 +128,6 @@ def aggregate_table(comparison: Comparison, start: str) -> Table:
         [f"{first} {second}".strip() for first, second in zip(above, below, strict=True)],
         [[Entry(text, text.endswith(NOT_SIGNIFICANT)) for text in row] for row in rows],
     )
-
-
-def overview_table(comparison: Comparison, start: str, agents: Sequence[str]) -> Table:
-    """Return violations and cores of some agents on every cell of one start, without intervals.
-
-    The agent that meets the SLO with the fewest cores stands out, and one that is not among
-    those shown has the last column.
-    """
-    cells = [cell for cell in comparison.cells if cell[2] == start]
-    rows = []
-    for cell in cells:
-        best = cheapest(comparison, cell)
-        row = [Entry(f"{cell[0]}, {cell[1]}")]
-        row += [_short(comparison, agent, cell, strong=agent == best) for agent in agents]
-        last = _short(comparison, best, cell).text if best else ""
-        rows.append([*row, Entry(f"{best}: {last}" if best else "none")])
-    return Table(["", *agents, "cheapest of all"], rows)
-
-
-def _short(comparison: Comparison, agent: str, cell: Cell, strong: bool = False) -> Entry:
-    """Write violations and cores of an agent in one place."""
-    if not comparison.has(agent, cell):
-        return Entry("failed")
-    violations = comparison.values(agent, violations_metric(comparison), [cell]).mean()
-    cores = comparison.values(agent, cores_metric(comparison), [cell]).mean()
-    return Entry(f"{violations * 100:.2f} % · {cores:.2f}", strong=strong)
-
-
-def summary_table(comparison: Comparison, agents: Sequence[str]) -> Table:
-    """Return violations and cores of some agents, mean over all cells of each start."""
-    starts = list(dict.fromkeys(start for _, _, start in comparison.cells))
-    violations = "violations beyond the bound" if comparison.bounded else "avoidable violations"
-    cores = "cores over the bound" if comparison.bounded else "mean cores"
-    headings = [f"{what}, {start} start" for start in starts for what in (violations, cores)]
-    rows = []
-    for agent in agents:
-        row = [Entry(f"`{agent}`")]
-        for start in starts:
-            row += _means(comparison, agent, comparison.shared_cells(agent, start))
-        rows.append(row)
-    return Table(["controller", *headings], rows)
-
-
-def _means(comparison: Comparison, agent: str, cells: Sequence[Cell]) -> list[Entry]:
-    """Return mean violations and cores over some cells."""
-    if not cells:
-        return [Entry(MISSING), Entry(MISSING)]
-    violations = comparison.values(agent, violations_metric(comparison), cells).mean()
-    cores = comparison.values(agent, cores_metric(comparison), cells).mean()
-    return [Entry(f"{violations * 100:.3f} %"), Entry(f"{cores:.2f}")]
-
-
-def cheapest(comparison: Comparison, cell: Cell) -> str:
-    """Return the agent with the fewest cores among those that meet the SLO; empty if none."""
-
-    def cores(agent: str) -> float:
-        return float(comparison.values(agent, "core_seconds", [cell]).mean())
-
-    def violations(agent: str) -> float:
-        return float(comparison.values(agent, violations_metric(comparison), [cell]).mean())
-
-    there = [agent for agent in comparison.agents if comparison.has(agent, cell)]
-    return min((a for a in there if violations(a) <= FEW_VIOLATIONS), key=cores, default="")
-
-
-def violations_metric(comparison: Comparison) -> str:
-    """Return the rate of violations that count: those beyond the bound's, if there is one."""
-    return "beyond_bound_rate" if comparison.bounded else "avoidable_violation_rate"
-
-
-def cores_metric(comparison: Comparison) -> str:
-    """Return the measure of cores: relative to the bound, if there is one."""
-    return "cores_over_bound" if comparison.bounded else "mean_cores"
 
 
 def failure_table(comparison: Comparison) -> Table:

@@ -69,8 +69,9 @@ def chosen_suite(arguments: Namespace) -> Suite:
 def report(path: Path, suite: Suite) -> int:
     """Write and print the tables, and what TensorBoard shows; return the exit code."""
     # These bring pandas, SciPy and TensorBoard, which bad input should not wait for.
-    from sponge_env.suite.results import load_failures, load_results
-    from sponge_env.suite.tables import Comparison, all_tables
+    from sponge_env.suite.comparison import Comparison
+    from sponge_env.suite.results import load_bounds, load_failures, load_results
+    from sponge_env.suite.tables import all_tables
     from sponge_env.suite.tensorboard import write_runs
 
     shown = [*suite.agents, *(BOUND_AGENTS[control] for control in suite.bounds)]
@@ -81,6 +82,7 @@ def report(path: Path, suite: Suite) -> int:
         agents=list(suite.agents),
         cells=[(c.name, Path(c.profile).stem, c.start) for c in cells(suite)],
         reference=suite.compared_with,
+        bounds=load_bounds(path),
     )
     text = all_tables(comparison)
     with replacing(path / "tables.txt") as partial:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,54 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sponge_env.arrays import FloatArray
 from sponge_env.metrics import NAN, EpisodeMetrics, metric, names
 from sponge_env.suite.store import read, result_files
-from sponge_env.suite.unit import QUANTILES
+from sponge_env.suite.unit import BOUND_AGENTS, QUANTILES
 
 CELL = ("scenario", "profile", "start")
 """Columns that name a cell."""
 
 
 @dataclass(frozen=True, slots=True)
-class AgainstBound:
-    """An episode beside a schedule that knows arrivals, delays and service times.
+class AllRequests:
+    """What the requests that were never answered belong to as well."""
 
-    NaN where the suite has no bound. The schedule is attained in the simulator without noise,
-    and has the fewest violations that were found, then the fewest core-seconds.
+    latency_p99_of_all_s: float = metric(
+        "latency",
+        "s",
+        "99th percentile of the latency of all requests, infinite for one never answered.",
+        "less",
+        NAN,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgainstBound:
+    """An episode beside schedules that know arrivals, delays and service times.
+
+    A schedule is attained in the simulator without noise, and has the fewest violations that
+    were found, then the fewest core-seconds. An agent with fewer has a negative distance. NaN
+    where the suite has no bound of the cell.
     """
 
-    bound_violations: float = metric(
-        "bound", "", "Violations of the clairvoyant schedule.", "less", NAN
-    )
-    bound_core_seconds: float = metric(
-        "bound", "core unit s", "Core-seconds of the clairvoyant schedule.", "less", NAN
-    )
+    bound: str = metric("bound", "", "Bound of the agent's own kind of scaling.", default="")
     beyond_bound_rate: float = metric(
-        "bound", "", "Violations beyond the bound's, per request offered.", "less", NAN
+        "bound", "", "Violations beyond those of its own bound, per request offered.", "less", NAN
     )
     cores_over_bound: float = metric(
-        "bound", "", "Core-seconds relative to the bound's.", "less", NAN
+        "bound", "", "Core-seconds relative to those of its own bound.", "less", NAN
     )
+    beyond_common_bound_rate: float = metric(
+        "bound", "", "Violations beyond those of all agents' bound, per request.", "less", NAN
+    )
+    cores_over_common_bound: float = metric(
+        "bound", "", "Core-seconds relative to those of all agents' bound.", "less", NAN
+    )
+
+
+EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
+"""Columns that describe an episode."""
 
 
 def load_results(path: Path) -> pd.DataFrame:
@@ -48,8 +69,7 @@ def load_results(path: Path) -> pd.DataFrame:
         path: A suite's folder.
 
     Returns:
-        The columns of :class:`~sponge_env.metrics.EpisodeMetrics` and of
-        :class:`AgainstBound`; no row where an agent failed.
+        The columns :data:`EPISODE`; no row where an agent failed.
 
     Raises:
         RunDirectoryError: It is no such folder, or one of another version.
@@ -60,13 +80,18 @@ def load_results(path: Path) -> pd.DataFrame:
         for result in results
         for bound in result.get("bounds", ())
     }
-    rows = [
-        _measured(episode)
-        | _against(episode, bounds.get((r["bound"], *_cell(r).values(), episode["seed"])))
-        for r in results
-        for episode in r.get("episodes", ())
-    ]
-    return pd.DataFrame(rows, columns=[*names(EpisodeMetrics), *names(AgainstBound)])
+    common = common_bound({name for name, *_ in bounds})
+    rows = [row for result in results for row in _rows(result, bounds, common)]
+    return pd.DataFrame(rows, columns=list(EPISODE))
+
+
+def common_bound(there: Iterable[str]) -> str:
+    """Return the bound that agents of all kinds can be held against; empty if there is none.
+
+    That is the joint one: what scales vertically only could also have been scaled by it.
+    """
+    found = set(there)
+    return next((BOUND_AGENTS[k] for k in ("joint", "vertical") if BOUND_AGENTS[k] in found), "")
 
 
 def load_bounds(path: Path) -> pd.DataFrame:
@@ -112,10 +137,11 @@ def load_windows(path: Path) -> pd.DataFrame:
 
 
 def load_latencies(path: Path) -> pd.DataFrame:
-    """Return the quantiles of latency of every agent and cell, as means over the seeds.
+    """Return the quantiles of latency of every agent and cell, as medians over the seeds.
 
     Returns:
-        One row per quantile, with ``quantile`` from 0 to 1 and ``latency_s``.
+        One row per quantile, with ``quantile`` from 0 to 1 and ``latency_s``, infinite where
+        requests were never answered.
 
     Raises:
         RunDirectoryError: It is no such folder, or one of another version.
@@ -125,11 +151,60 @@ def load_latencies(path: Path) -> pd.DataFrame:
             "agent": result["agent"],
             **_cell(result),
             "quantile": np.linspace(0.0, 1.0, QUANTILES + 1),
-            "latency_s": np.array(result["latency_s"], dtype=np.float64).mean(axis=0),
+            "latency_s": np.median(_latencies_s(result), axis=0),
         }
         for result in _results(path)
         if "latency_s" in result
     )
+
+
+def _latencies_s(result: Mapping[str, Any]) -> FloatArray:
+    """Return the quantiles of latency of each seed, shape (seeds, QUANTILES + 1)."""
+    stored = np.array(result["latency_s"], dtype=np.float64)
+    return np.where(np.isnan(stored), math.inf, stored)  # what JSON cannot hold
+
+
+def _p99_of_all_s(result: Mapping[str, Any]) -> list[float]:
+    if "latency_s" not in result:
+        return []
+    p99_s = _latencies_s(result)[:, round(0.99 * QUANTILES)].tolist()
+    return [
+        p99 if episode["offered"] else NAN
+        for p99, episode in zip(p99_s, result["episodes"], strict=True)
+    ]
+
+
+Sides = Mapping[str, float]
+"""Violations and core-seconds of a bound, see :func:`load_bounds`."""
+
+
+def _rows(
+    result: Mapping[str, Any], bounds: Mapping[tuple[Any, ...], Sides], common: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the episodes of an agent on a cell, beside their bounds.
+
+    Args:
+        result: A result, which has no episodes if it is a bound's or the agent failed.
+        bounds: By name, cell and seed.
+        common: Name of the bound of all agents.
+    """
+    for episode, p99_s in zip(result.get("episodes", ()), _p99_of_all_s(result), strict=True):
+        cell = (*_cell(result).values(), episode["seed"])
+        own, shared = bounds.get((result["bound"], *cell)), bounds.get((common, *cell))
+        against = AgainstBound(
+            result["bound"], *_distance(episode, own), *_distance(episode, shared)
+        )
+        latency = AllRequests(latency_p99_of_all_s=p99_s)
+        yield _measured(episode) | dataclasses.asdict(latency) | dataclasses.asdict(against)
+
+
+def _distance(episode: Mapping[str, Any], bound: Sides | None) -> tuple[float, float]:
+    """Return violations beyond a bound per request, and core-seconds relative to it."""
+    if bound is None:
+        return NAN, NAN
+    beyond = episode["violations"] - bound["violations_upper"]
+    cores = episode["core_seconds"] / bound["core_seconds_upper"]
+    return beyond / max(1, episode["offered"]), cores
 
 
 def _results(path: Path) -> list[dict[str, Any]]:
@@ -148,18 +223,3 @@ def _measured(episode: Mapping[str, Any]) -> dict[str, Any]:
 def _long(tables: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frames = [pd.DataFrame(table) for table in tables]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _against(episode: Mapping[str, Any], bound: Mapping[str, float] | None) -> dict[str, float]:
-    """Compare an episode with its bound."""
-    if bound is None:
-        return dataclasses.asdict(AgainstBound())
-    violations, core_seconds = bound["violations_upper"], bound["core_seconds_upper"]
-    beyond = max(0.0, episode["violations"] - violations)
-    against = AgainstBound(
-        bound_violations=violations,
-        bound_core_seconds=core_seconds,
-        beyond_bound_rate=beyond / max(1, episode["offered"]),
-        cores_over_bound=episode["core_seconds"] / core_seconds,
-    )
-    return dataclasses.asdict(against)

@@ -25,7 +25,7 @@ from sponge_env.files import replacing, saying_why
 from sponge_env.suite.definition import cell_name
 from sponge_env.suite.unit import Unit
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout."""
 
 _DEFINITION = "suite.json"

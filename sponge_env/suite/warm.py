@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from sponge_env.config import Arrivals, Initial
+from sponge_env.contract import decision, start
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.profile import Profile
@@ -42,7 +43,7 @@ def warm(scenario: Scenario, controller: Controller, profile: Profile | None = N
     if scenario.start == "cold":
         return scenario
     chosen = settled(scenario, controller, profile or scenario_profile(scenario))
-    initial = Initial(int(chosen.cores), int(chosen.batch), int(chosen.replicas))
+    initial = Initial(chosen.cores, chosen.batch, chosen.replicas)
     return dataclasses.replace(scenario, initial=initial)
 
 
@@ -53,17 +54,17 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
         Its most frequent allocation at the end; of several, the latest.
 
     Raises:
-        SpongeError: The scenario cannot be used.
+        SpongeError: The scenario or the controller cannot be used.
     """
     from sponge_env.vector.system import CompiledSystem  # a cold start can do without numba
 
     steady = steady_scenario(scenario, profile)
     workload = equally_fast(make_workload(steady, profile, _SEED), steady.network.base_delay_s)
     system = CompiledSystem(steady, _SEED, profile, workload)
-    controller.reset(system.spec, _SEED)
+    start(controller, system.spec, _SEED)
     chosen = []
     while not system.done:
-        chosen.append(controller.decide(system.view()))
+        chosen.append(decision(controller, system.view(), system.spec))
         system.step(chosen[-1])
     return Counter(reversed(chosen[-JUDGED:])).most_common(1)[0][0]
 
