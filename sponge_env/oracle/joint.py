@@ -32,7 +32,9 @@ def joint_schedule(p: Problem) -> Attained:
     search, in the serving core's own semantics.
     """
     late = lookahead(p)
-    plans = [np.ones(p.windows, np.int64), *(_plan(p, margin) for margin in MARGINS)]
+    plans = [np.ones(p.windows, np.int64)]
+    if not p.quota:  # replicas that share one CPU serve no more than one that has it all
+        plans += [_plan(p, margin) for margin in MARGINS]
     found = [(search(p, late, plan, NARROW), plan) for plan in plans]
     best, plan = min(found, key=lambda pair: pair[0].cost)
     if p.quota:
