@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sponge_env.cache import cache_dir
-from sponge_env.cli import Parser, at_least, run_script
+from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.config import ControlName
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
@@ -151,7 +151,8 @@ def _command(argv: Sequence[str]) -> int:
     suite = load_suite(arguments.suite)
     check_writable(arguments.out)
     units = [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in cells(suite)]
-    found = find_bounds(units, arguments.jobs or len(os.sched_getaffinity(0)))
+    with terminate_like_interrupt():
+        found = find_bounds(units, arguments.jobs or len(os.sched_getaffinity(0)))
     write_shipped(arguments.out, found)
     return 0
 
