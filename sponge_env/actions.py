@@ -13,7 +13,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.env import Action, Observation, SpongeEnv
+from sponge_env.env import Action, Observation, SpongeEnv, whole
+from sponge_env.errors import ConfigError
 
 
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
@@ -22,11 +23,17 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     def __init__(self, env: SpongeEnv) -> None:
         super().__init__(env)
         self._choices = _choices(env)
-        self.action_space = gym.spaces.Discrete(int(np.prod(self._choices)))
+        self._combinations = np.prod(self._choices, dtype=np.int64)
+        self.action_space = gym.spaces.Discrete(int(self._combinations))
 
     def action(self, action: Any) -> Action:
-        """Turn the number of a combination into its choices."""
-        return np.array(np.unravel_index(int(action), self._choices), np.int64)
+        """Turn the number of a combination into its choices.
+
+        Raises:
+            ConfigError: There is no such combination.
+        """
+        number = whole(action, np.array(self._combinations))
+        return np.array(np.unravel_index(number, self._choices), np.int64)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which combinations make sense now, (n,): those of which every choice does."""
@@ -46,7 +53,15 @@ class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Acti
         self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
 
     def action(self, action: NDArray[np.float32]) -> Action:
-        """Turn real numbers into choices; what is beyond the ends counts as the end."""
+        """Turn real numbers into choices; what is beyond the ends counts as the end.
+
+        Raises:
+            ConfigError: They are too few, too many, or no numbers.
+        """
+        if np.shape(action) != self._choices.shape or np.isnan(action).any():
+            raise ConfigError(
+                f"an action must be {self._choices.size} real numbers, not {action!r}"
+            )
         share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
         chosen: Action = np.minimum((share * self._choices).astype(np.int64), self._choices - 1)
         return chosen
@@ -66,3 +81,7 @@ def discrete(**options: Any) -> DiscreteActions:
 def continuous(**options: Any) -> ContinuousActions:
     """Make ``SpongeContinuous-v0``; the options are those of :class:`SpongeEnv`."""
     return ContinuousActions(SpongeEnv(**options))
+
+
+# Gymnasium looks here for the ways of rendering before it makes anything.
+vars(discrete)["metadata"] = vars(continuous)["metadata"] = SpongeEnv.metadata

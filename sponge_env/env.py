@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import EzPickle
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
 from sponge_env.encoding import CLIP, control_named, decode, encode
@@ -98,12 +98,13 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
         self._profile = scenario_profile(self.scenario)
         self._system_spec = make_spec(self.scenario, self._profile)
+        self._choices = np.array(self._control.most(self.scenario.limits))
         self._backend = backend
         self._limiter = limiter
         self._masks = ActionMasks(self._system_spec, joint=control == "joint")
         self._system: System | None = None
         self._windows: list[WindowMetrics] = []
-        self.action_space = gym.spaces.MultiDiscrete(self._control.most(self.scenario.limits))
+        self.action_space = gym.spaces.MultiDiscrete(self._choices)
         self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self._control.obs_dim,), np.float32)
 
     @property
@@ -153,11 +154,15 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         Returns:
             Observation, reward, terminated (always False), truncated, and the interval's
             metrics.
+
+        Raises:
+            ConfigError: The action is outside the action space.
         """
-        metrics = self.system.step(decode(action))
+        system = self.system
+        metrics = system.step(decode(whole(action, self._choices)))
         self._windows.append(metrics)
         info = dataclasses.asdict(metrics)
-        return self._observe(), metrics.reward, False, self.system.done, info
+        return self._observe(), metrics.reward, False, system.done, info
 
     def render(self) -> Any:
         """Draw the episode so far, as a line of text or as (height, width, 3) pixels."""
@@ -185,6 +190,28 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     def _observe(self) -> Observation:
         return encode(self.system.view(), self._system_spec, self._control)
+
+
+def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
+    """Return an action, which may be a list or whole floats, as whole numbers.
+
+    Args:
+        action: What a learner made.
+        choices: (parts,) the number of choices for each part, or () for a single part.
+
+    Raises:
+        ConfigError: It is anything else than one choice for each part.
+    """
+    given = np.asarray(action)
+    fits = given.dtype.kind in "iuf" and given.shape == choices.shape
+    if fits and np.all((given >= 0) & (given < choices)):
+        chosen: Action = given.astype(np.int64)
+        if np.array_equal(chosen, given):
+            return chosen
+    numbers = "a whole number" if choices.ndim == 0 else f"{choices.size} whole numbers"
+    raise ConfigError(
+        f"an action must be {numbers} from 0 to {(choices - 1).tolist()}, not {action!r}"
+    )
 
 
 def _episode_seed(options: dict[str, Any], default: int) -> int:

@@ -29,6 +29,10 @@ class PolicyError(SpongeError, ValueError):
     """A policy file that cannot be used."""
 
 
+class ControllerError(SpongeError, RuntimeError):
+    """A controller that fails, or whose answer is no allocation within the limits."""
+
+
 class WorkerError(SpongeError, RuntimeError):
     """A real worker that cannot be started, limited or kept alive."""
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
+from sponge_env.contract import start
+from sponge_env.errors import TraceError
 from sponge_env.factory import check_live, ensure_profile, make_spec, make_system
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.profile import Profile, save_profile
@@ -34,7 +36,14 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     """
     profile = ensure_profile(scenario, backend, limiter)
     # A system built and closed shows mistakes in traces.
-    make_system(scenario, 0, profile=profile).close()
+    system = make_system(scenario, 0, profile=profile)
+    system.close()
+    plan = system.plan
+    if plan.requests and plan.requests[0].arrival_s >= plan.windows * scenario.interval_s:
+        raise TraceError(
+            f"no request arrives within the {plan.windows} intervals of an episode: the network "
+            f"({scenario.network.trace}) is too slow for {plan.requests[0].payload_bytes:g} bytes"
+        )
     if backend == "live":
         check_live(scenario, profile, limiter)
     return profile
@@ -81,7 +90,7 @@ class Experiment:
         profile = check_scenario(scenario, backend, limiter)
         spec = make_spec(scenario, profile)
         for controller in controllers.values():
-            controller.reset(spec, 0)  # notices what it lacks before anything is written
+            start(controller, spec, 0)  # notices what it lacks before anything is written
         purpose = f"{scenario.name}-{backend}"
         directory = RunDirectory.create(path, scenario, settings, command, purpose)
         save_profile(profile, directory.path / "profile.json")

@@ -31,7 +31,7 @@ def slo_metrics(before: Counts, after: Counts) -> dict[str, Any]:
 
 
 def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -> dict[str, Any]:
-    """Return batch sizes and end-to-end latencies of what ended in the interval."""
+    """Return sizes and times of batches and end-to-end latencies of what ended in the interval."""
     answered = (Outcome.ON_TIME, Outcome.LATE)
     latencies = sorted(
         entry.finished_s - entry.request.sent_s for entry in ended if entry.outcome in answered
@@ -39,6 +39,9 @@ def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -
     metrics = latency_summary(latencies)
     if completions:
         metrics["batch_mean"] = sum(c.batch.size for c in completions) / len(completions)
+    service_s = [c.finished_s - c.started_s for c in completions if c.ok]
+    if service_s:
+        metrics["service_mean_s"] = total(service_s) / len(service_s)
     return metrics
 
 

@@ -54,6 +54,9 @@ class WindowMetrics:
     queued: int = metric("queue", "", "Requests waiting at the end of the interval.", "less")
     running: int = metric("queue", "", "Requests in flight at the end of the interval.")
     batch_mean: float = metric("queue", "", "Mean size of the batches that ended.", default=NAN)
+    service_mean_s: float = metric(
+        "latency", "s", "Mean time that the batches that ended took to run.", "less", NAN
+    )
     latency_mean_s: float = metric(
         "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
     )

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sponge_env.errors import ConfigError, unknown
+from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.interfaces import Controller
 
 REGISTRIES = ("agents:CONTROLLERS", "baselines:CONTROLLERS")
@@ -42,13 +42,25 @@ def make_controller(
         raise ConfigError(unknown("agent", name, registry))
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"agent {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise ConfigError(f"agent {name!r} cannot be imported: {_said(error)}") from error
     try:
         inspect.signature(factory).bind(**(options or {}))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"agent {name!r} cannot be made: {error}") from error
-    controller = factory(**(options or {}))
+    try:
+        controller = factory(**(options or {}))
+    except SpongeError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"agent {name!r} cannot be made: {_said(error)}") from error
     if not all(callable(getattr(controller, method, None)) for method in ("reset", "decide")):
         raise ConfigError(f"agent {name!r} is no controller: it needs reset() and decide()")
     return cast(Controller, controller)
+
+
+def _said(error: Exception) -> str:
+    """Return an error in one line; its kind too, where its text alone would not tell."""
+    text = (str(error).splitlines() or [""])[0]
+    plain = isinstance(error, ImportError | AttributeError | TypeError | ValueError)
+    return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.contract import decision, start
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
 from sponge_env.metrics import EpisodeMetrics, WindowMetrics
@@ -89,8 +90,8 @@ def run_episode(
 ) -> Episode:
     """Let a controller drive a system to the end of its episode.
 
-    An interrupt (Ctrl-C) ends the episode early, as does a worker that cannot go on: the
-    summary is marked partial and still reaches the sinks. The caller closes system and
+    An interrupt (Ctrl-C) ends the episode early, as does a worker or a controller that cannot
+    go on: the summary is marked partial and still reaches the sinks. The caller closes system and
     sinks.
 
     Args:
@@ -103,12 +104,12 @@ def run_episode(
         Summary and intervals. ``summary.partial`` tells whether it was interrupted.
 
     Raises:
-        SpongeError: The worker cannot go on.
+        SpongeError: The worker or the controller cannot go on.
     """
     windows: list[WindowMetrics] = []
     partial, failure = False, None
     try:
-        controller.reset(system.spec, run.seed)
+        start(controller, system.spec, run.seed)
         while not system.done:
             windows.append(_step(system, controller))
             for sink in sinks:
@@ -129,7 +130,7 @@ def run_episode(
 def _step(system: ControlledSystem, controller: Controller) -> WindowMetrics:
     view = system.view()
     started_s = time.perf_counter()
-    allocation = controller.decide(view)
+    allocation = decision(controller, view, system.spec)
     return system.step(allocation, decision_s=time.perf_counter() - started_s)
 
 

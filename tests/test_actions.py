@@ -8,6 +8,7 @@ from scenarios import SHORT
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import sponge_env  # noqa: F401  # registers the environments
+from sponge_env.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["SpongeDiscrete-v0", "SpongeContinuous-v0"])
@@ -23,6 +24,30 @@ def test_every_combination_of_choices_has_one_number() -> None:
     assert {tuple(env.action(k)) for k in range(256)} == {
         (c, b) for c in range(16) for b in range(16)
     }
+
+
+@pytest.mark.parametrize("name", ["SpongeDiscrete-v0", "SpongeContinuous-v0"])
+def test_gymnasium_collects_their_pictures(name: str) -> None:
+    env = gym.make(name, scenario=SHORT, render_mode="rgb_array_list")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    frames = env.render()
+    assert isinstance(frames, list)
+    assert [np.shape(frame) for frame in frames] == [(320, 480, 3)] * 2
+
+
+@pytest.mark.parametrize("action", [256, -1, 1.5, [3], np.nan])
+def test_a_number_of_no_combination_is_named(action: object) -> None:
+    env = gym.make("SpongeDiscrete-v0", scenario=SHORT).env.env  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="a whole number from 0 to 255, not"):
+        env.action(action)
+
+
+@pytest.mark.parametrize("action", [[0.0], 0.0, [0.0, np.nan], [[0.0, 0.0]]])
+def test_what_is_no_real_action_is_named(action: object) -> None:
+    env = gym.make("SpongeContinuous-v0", scenario=SHORT).env.env  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="an action must be 2 real numbers, not"):
+        env.action(action)
 
 
 def test_real_numbers_cover_every_choice_equally() -> None:

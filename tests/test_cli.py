@@ -253,6 +253,10 @@ def test_bad_training_arguments_end_with_one_sentence(
         ("time_s,bandwidth_bytes_per_s\n0,1e6\n1,nan\n", r"bandwidth\.csv.*3.*nan"),
         ("time_s,bandwidth_bytes_per_s\n0,1e6\n1,-5\n", r"bandwidth\.csv.*3.*-5"),
         ("time_s,bandwidth_bytes_per_s\n1,1e6\n0,1e6\n", r"bandwidth\.csv.*3"),
+        (
+            "time_s,bandwidth_bytes_per_s\n0,4.28\n",
+            r"bandwidth\.csv.* is too slow for 300000 bytes",
+        ),
     ],
 )
 def test_bad_traces_end_with_one_sentence(

@@ -130,6 +130,25 @@ def test_an_unknown_backend_is_named() -> None:
         env.reset(seed=0)
 
 
+@pytest.mark.parametrize("action", [[3, 2], (3, 2), np.array([3.0, 2.0]), np.array([3, 2], "u1")])
+def test_any_whole_numbers_are_an_action(action: object) -> None:
+    env = SpongeEnv(SHORT)
+    env.reset(seed=0)
+    info = env.step(action)[4]  # type: ignore[arg-type]
+    assert (info["requested_cores"], info["batch"]) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [5, [5], [1, 2, 3], [16, 0], [-1, 0], [0.5, 1], [np.nan, 1], "ab", None, [[1, 2]], [2**70, 1]],
+)
+def test_an_action_outside_the_space_is_named(action: object) -> None:
+    env = SpongeEnv(SHORT)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"must be 2 whole numbers from 0 to \[15, 15\], not"):
+        env.step(action)  # type: ignore[arg-type]
+
+
 def test_step_before_reset_is_refused() -> None:
     with pytest.raises(RuntimeError, match="call reset"):
         SpongeEnv(SHORT).step(np.array([0, 0]))

@@ -30,7 +30,11 @@ EVENTS = {
     "azure-functions.csv": [0, 0.25, 2.5000002],
     "azure-llm.csv": [0, 1e-6, 4.314579],
 }
-COUNTS = {"rps-lines.txt": [3, 0, 2, 5], "rps-one-line.txt": [3, 0, 2, 5]}
+COUNTS = {
+    "burstgpt.csv": [2, 0, 0, 1],
+    "rps-lines.txt": [3, 0, 2, 5],
+    "rps-one-line.txt": [3, 0, 2, 5],
+}
 
 
 def windows(lines: list[str]) -> bytes:
@@ -168,6 +172,32 @@ def test_azure_llm_times_of_two_zones(tmp_path):
     assert trace.time_s.tolist() == [0, 0.5, 2]
 
 
+def test_burstgpt_times_with_fractions_are_exact(tmp_path):
+    path = tmp_path / "burstgpt.csv"
+    path.write_text(
+        "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens\n"
+        "5.25,s,1,GPT-4,2,3\n5.5,s,1,GPT-4,2,3\n8,s,1,GPT-4,2,3\n"
+    )
+    trace = load_arrivals(path)
+    assert isinstance(trace, EventTrace)
+    assert trace.time_s.tolist() == [0, 0.25, 2.75]
+
+
+def test_a_ucc_log_without_a_reading_goes_on_with_the_last(tmp_path):
+    lines = (DATA / "ucc-5g.csv").read_text().splitlines()
+    unread = [UCC.format(f"2019.12.16_13.40.0{s}", "-") for s in (2, 5)]
+    path = tmp_path / "ucc.csv"
+    path.write_text("\n".join([lines[0], unread[0], *lines[1:4], unread[1], *lines[4:]]))
+    trace = load_bandwidth_trace(path)
+    start_s, bandwidth, duration_s = BANDWIDTH["ucc-5g.csv"]
+    assert trace.start_s.tolist() == start_s
+    assert trace.bandwidth_bytes_per_s.tolist() == bandwidth
+    assert trace.duration_s == duration_s
+    path.write_text("\n".join([lines[0], *unread]))
+    with pytest.raises(TraceError, match="line 2: DL_bitrate is '-' from here to the end"):
+        load_bandwidth_trace(path)
+
+
 def test_a_comment_does_not_shift_the_numbers_of_the_lines_below(tmp_path):
     path = tmp_path / "trace"
     path.write_text("# s, Mbit/s\n0 1\n# tunnel\n1 -1\n")
@@ -192,7 +222,9 @@ BAD_LINES = [
     ("bandwidth.csv", 2, "0.5,-1", "bandwidth_bytes_per_s is negative"),
     ("bandwidth.csv", 2, "0.5,nan", "bandwidth_bytes_per_s is not a finite number"),
     ("bandwidth.csv", 2, "0.5,fast", "bandwidth_bytes_per_s cannot be 'fast'"),
+    ("bandwidth.csv", 2, "0.5,1_000", "bandwidth_bytes_per_s cannot be '1_000'"),
     ("bandwidth.csv", 3, "0.25,5", "time_s goes back"),
+    ("bandwidth.csv", 1, "1453121790312,5", "the time is too large for seconds"),
     ("ghent.log", 1, "", "the line is empty"),
     ("ghent.log", 1, "1453121791690 1004 51.0387", "3 instead of 6 columns"),
     ("ghent.log", 1, "1453121791690 1004 51 3 -5 1004", "bytes is negative"),
@@ -210,16 +242,22 @@ BAD_LINES = [
     ("pensieve", 2, "0.5 2.0", "seconds goes back"),
     ("pensieve", 1, "13.5 -2.0", "Mbit/s is negative"),
     ("pensieve", 1, "13.5 inf", "Mbit/s is not a finite number"),
+    ("pensieve", 1, "0.512 2500000", "the bandwidth cannot be in Mbit/s"),
+    ("pensieve", 4, "1453121790312 2", "the time is too large for seconds"),
     ("ucc-5g.csv", 2, "2019.12.16_13.40.04,-8.4", "2 instead of 26 columns"),
     ("ucc-5g.csv", 2, UCC.format("2019.12.16 13:40:04", 1), "Timestamp cannot be"),
     ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.02", 1), "Timestamp goes back"),
-    ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.04", "-"), "DL_bitrate cannot be '-'"),
+    ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.04", "--"), "DL_bitrate cannot be '--'"),
     ("arrivals.csv", 2, "", "the line is empty"),
     ("arrivals.csv", 2, ",", "arrival_s cannot be ''"),
     ("arrivals.csv", 2, "1,2", "2 instead of 1 columns"),
     ("arrivals.csv", 2, "-1", "arrival_s is negative"),
     ("arrivals.csv", 2, "NaN", "arrival_s is not a finite number"),
     ("arrivals.csv", 3, "0.1", "arrival_s goes back"),
+    ("arrivals.csv", 4, "1453121790312", "the time is too large for seconds"),
+    ("burstgpt.csv", 2, "4,GPT-4,417,276,693,API log", "Timestamp goes back"),
+    ("burstgpt.csv", 3, "soon,GPT-4,417,276,693,API log", "Timestamp cannot be 'soon'"),
+    ("burstgpt.csv", 3, "1700000000,GPT-4,417,276,693,API log", "is years after the first"),
     ("rps-lines.txt", 2, "", "the line is empty"),
     ("rps-lines.txt", 2, "-2", "requests per second is negative"),
     ("rps-lines.txt", 2, "2.5", "requests per second is not a whole number"),

@@ -199,6 +199,7 @@ def test_it_truncates_as_a_time_limit_does() -> None:
         actions = np.full((3, 2), 7)
         for one, other in zip(ours.step(actions)[:4], theirs.step(actions)[:4], strict=True):
             np.testing.assert_array_equal(one, other)
+    assert ours.autoreset_mode == theirs.autoreset_mode  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="the number of steps must be at least 1, not 0"):
         vector_env(max_episode_steps=0)
 

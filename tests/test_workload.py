@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals, Network, RequestClass
-from sponge_env.errors import TraceError
+from sponge_env.errors import ConfigError, TraceError
 from sponge_env.network import make_network
 from sponge_env.profile import load_profile
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
@@ -247,6 +247,34 @@ def test_rate():
     for name in ("shipped events", "shipped counts"):
         times_s = send_times_s(PROCESSES[name], 0.0, 60.0, stream(1, "arrivals"))
         assert rate_rps(scenario(PROCESSES[name]), PROFILE) == pytest.approx(times_s.size / 60)
+
+
+def test_the_rate_of_a_trace_is_that_of_what_is_played():
+    trace = EventTrace(np.array([0.5, 1.0, 2.5]))
+    for duration_s in (0.5, 0.75, 2.5, 3.5, 3.75, 7.0, 9.25, 70.0):
+        played = trace.send_times_s(duration_s, None, Scripted())
+        assert trace.mean_rps(duration_s) == played.size / duration_s
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("counts", "9000000\n1e300\n"), ("events", "arrival_s\n0\n1e-7\n")]
+)
+def test_more_requests_than_fit_into_memory(name, text, tmp_path):
+    path = tmp_path / name
+    path.write_text(text)
+    flood = scenario(Arrivals(kind="trace", file=str(path)))
+    with pytest.raises(ConfigError, match=rf"{name} has .*e\+\d+ requests in 60 s, more than"):
+        rate_rps(flood, PROFILE)
+    with pytest.raises(ConfigError, match=r"^test has 6e\+10 requests in 60 s"):
+        rate_rps(scenario(Arrivals(rate_rps=1e9)), PROFILE)
+
+
+def test_a_trace_of_many_requests_can_be_thinned(tmp_path):
+    path = tmp_path / "hourly"
+    path.write_text("8000000\n16000000\n1e300\n")
+    thinned = Arrivals(kind="trace", file=str(path), rate_rps=30.0)
+    times_s = send_times_s(thinned, 30.0, 2.0, stream(1, "arrivals"))
+    assert np.bincount(times_s.astype(int)).tolist() == [20, 40]
 
 
 def test_deadlines_and_arrivals():

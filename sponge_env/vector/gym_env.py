@@ -72,8 +72,8 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self._episodes = Episodes(
             scenario, num_envs, queue_capacity, threads, control, max_episode_steps
         )
-        self._mode = AutoresetMode(autoreset_mode)
-        self.metadata = {"autoreset_mode": self._mode}
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
         self.single_action_space = self._episodes.action_space
         self.single_observation_space = self._episodes.observation_space
@@ -137,18 +137,18 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             ConfigError: An action is outside the action space.
         """
         before = self._ended
-        if self._mode == AutoresetMode.DISABLED and before.any():
+        if self.autoreset_mode == AutoresetMode.DISABLED and before.any():
             raise RuntimeError("some episodes are over; reset them with a reset_mask")
         observations, metrics = self._episodes.step(actions)
         ended = self._episodes.simulator.over & ~before
-        restarts = ended if self._mode == AutoresetMode.SAME_STEP else before
+        restarts = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else before
         infos = _batched(metrics, ~(before | restarts))
         self._ended = ended
-        if self._mode == AutoresetMode.SAME_STEP and ended.any():
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
             infos["final_obs"], infos["_final_obs"] = _rows(observations, ended), ended
             infos["final_info"], infos["_final_info"] = _batched(metrics, ended), ended
             infos |= self._begin(ended, observations)
-        elif self._mode == AutoresetMode.NEXT_STEP and before.any():
+        elif self.autoreset_mode == AutoresetMode.NEXT_STEP and before.any():
             infos |= self._begin(before, observations)
         self._observations = observations
         never = np.zeros(self.num_envs, np.bool_)

@@ -105,7 +105,7 @@ class SpongeVecEnv(VecEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which choices make sense now, (num_envs, choices); see ``SpongeEnv``."""
-        masks = np.zeros((self.num_envs, int(self.action_space.nvec.sum())), np.bool_)
+        masks = np.zeros((self.num_envs, int(self._episodes.action_space.nvec.sum())), np.bool_)
         for scenario, masks_of in enumerate(self._masks):
             rows = self._episodes.simulator.assignment == scenario
             masks[rows] = masks_of(self._observations[rows])
