@@ -404,6 +404,12 @@ def test_csv_arrivals_round_trip(tmp_path_factory, time_s):
     assert trace.time_s.tolist() == time_s
 
 
+def test_unix_times_of_arrivals_count_from_the_first(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_s\n1700000000.25\n1700000000.5\n1700000002\n")
+    assert load_arrivals(path).time_s.tolist() == [0.0, 0.25, 1.75]
+
+
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=200).map(sorted))
 def test_mahimahi_keeps_every_packet(tmp_path_factory, delivery_ms):
     delivery_ms[-1] += 1

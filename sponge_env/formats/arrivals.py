@@ -12,8 +12,8 @@ from sponge_env.formats.table import Format, Table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
-_LONGEST_COUNT_S = 1e8
-"""Three years; each second takes room, with or without requests."""
+_LONGEST_S = 1e8
+"""Three years: no trace is as long, and 1973 as a Unix time."""
 
 
 class Events(NamedTuple):
@@ -31,10 +31,13 @@ class Counts(NamedTuple):
 
 
 def parse_csv(table: Table) -> Events:
-    """CSV with the column ``arrival_s``, in seconds since the start of the trace."""
+    """CSV with the column ``arrival_s``, in seconds since the start of the trace.
+
+    Where these are Unix times, the trace starts with the first request.
+    """
     time_s = table.seconds("arrival_s")
     table.ascending("arrival_s", time_s)
-    return Events(time_s)
+    return Events(time_s - time_s[0] if time_s[0] > _LONGEST_S else time_s)
 
 
 def parse_counts(table: Table) -> Counts:
@@ -70,7 +73,7 @@ def parse_burstgpt(table: Table) -> Events | Counts:
     time_s -= time_s[0]
     if np.any(time_s != np.floor(time_s)):
         return Events(time_s)
-    table.require(time_s < _LONGEST_COUNT_S, "Timestamp is years after the first")
+    table.require(time_s < _LONGEST_S, "Timestamp is years after the first")
     return Counts(np.bincount(time_s.astype(np.int64)).astype(np.float64))
 
 
