@@ -43,18 +43,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="hyper-parameter, e.g. learning_rate=1e-3; may be repeated",
+        help="hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated",
     )
     parser.add_argument(
         "--steps",
         type=cli.at_least(1),
-        default=1_000_000,
-        help="environment steps over all environments (default: 1000000)",
+        help="steps over all environments (default: 1000000, 200000 for residual-ppo)",
     )
     parser.add_argument(
         "--envs",
         type=cli.at_least(1),
-        help="simulated environments (default: 256); the live system is one",
+        help="simulated environments (default: 256, 16 for residual-ppo); the live system is one",
     )
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
     parser.add_argument(
@@ -75,20 +74,20 @@ def train(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     scenario = cli.chosen_scenario(arguments)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from agents.learn.plan import LearnConfig, TrainingPlan
+    from agents.learn.plan import TrainingPlan, learn_config
     from agents.learn.train import check_checkpoint
     from agents.learn.train import train as run
     from sponge_env.console import Progress
     from sponge_env.experiment import check_scenario
-    from sponge_env.mapping import from_mapping
     from sponge_env.recording import RunDirectory
 
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
     also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
+    learner = LEARNERS[arguments.agent]
     plan = TrainingPlan(
         scenarios=(scenario, *also),
-        steps=arguments.steps,
-        envs=arguments.envs or (256 if arguments.backend == "sim" else 1),
+        steps=arguments.steps or learner.steps,
+        envs=arguments.envs or (learner.envs if arguments.backend == "sim" else 1),
         seed=arguments.seed,
         folder=Path(),
         agent=arguments.agent,
@@ -99,9 +98,9 @@ def train(argv: Sequence[str]) -> int:
         command=shlex.join(["python", "train.py", *argv]),
     )
     options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
-    config = from_mapping(LearnConfig, options.get("x", {}))
     if arguments.resume is not None:
         check_checkpoint(arguments.resume, plan)
+    config = learn_config(arguments.agent, options.get("x", {}), arguments.resume)
     print(f"{arguments.agent} learns {', '.join(s.name for s in plan.scenarios)} ({profile.name})")
     settings = {key: str(value) for key, value in vars(arguments).items()}
     purpose = f"train-{arguments.agent}-{scenario.name}"

@@ -12,5 +12,6 @@ CONTROLLERS = {
     "maskable-ppo": "agents.learned:maskable_ppo",
     "recurrent-ppo": "agents.learned:recurrent_ppo",
     "recurrent-ppo-joint": "agents.learned:recurrent_ppo_joint",
+    "residual-ppo": "agents.residual:ResidualController",
 }
 """Name -> ``module:callable``, imported only when asked for."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
-from agents.forecast import ForecastConfig
+from agents.exact_kernel import IntArray
+from agents.mpc_config import MPCConfig
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
 
@@ -16,13 +18,16 @@ _PRIOR = 30
 """Intervals of experience that the belief in a lasting rate is worth."""
 _SAMPLES = 64
 """Rates that stand for the distribution of the coming ones."""
+_REMEMBERED = 3600
+"""Past intervals whose rates are remembered."""
 _OVERLOAD = 10.0
-"""Cost of each share of the rate that no cores can serve, in full allocations."""
+"""Cost of each share of the rate that no cores can serve, in full allocations, and of each core
+that the CPU does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetConfig(ForecastConfig):
-    """Options of the fleet, and of the forecast that the plan needs."""
+class FleetConfig(MPCConfig):
+    """Options of the fleet, and of the program that chooses its cores."""
 
     utilisation: float = 0.9
     """Share of the planned throughput that a replica is trusted with."""
@@ -35,7 +40,7 @@ class FleetConfig(ForecastConfig):
 
     def __post_init__(self) -> None:
         # Explicit, for a class with slots is made anew and super() would miss it.
-        ForecastConfig.__post_init__(self)
+        MPCConfig.__post_init__(self)
         for name in ("utilisation", "batch_share"):
             value = getattr(self, name)
             if not 0 < value <= 1:
@@ -92,8 +97,11 @@ class Fleet:
         self._config = config
         self._spec = spec
         self._replicas = np.arange(1, spec.replicas_max + 1)
+        shared = np.minimum(spec.cpu_cores, spec.cores_max * self._replicas)
+        self._cores_max = np.maximum(shared // self._replicas, 1).astype(np.int64)
+        """(replicas_max,) most cores of each replica, so that their CPU has enough for all."""
         self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
-        self._rates_rps: list[float] = []
+        self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals."""
@@ -125,7 +133,9 @@ class Fleet:
         """Return (replicas_max,) mean cores that each of so many ready replicas needs."""
         load_rps = rates_rps[None, :] / self._replicas[:, None]
         cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
-        beyond = np.maximum(load_rps / serves_rps[-1] - 1, 0.0)
+        cores = np.minimum(cores, self._cores_max[:, None])
+        most_rps = serves_rps[self._cores_max - 1]
+        beyond = np.maximum(load_rps / most_rps[:, None] - 1, 0.0)
         mean: FloatArray = (cores + _OVERLOAD * self._spec.cores_max * beyond).mean(axis=1)
         return mean
 
@@ -134,16 +144,27 @@ class Fleet:
         held = view.allocation.replicas
         ready = min(max(view.replicas_ready, 1), held)
         from_, to = self._replicas[:, None], self._replicas[None, :]
-        step = to * np.where(to >= from_, ahead[:, None], ahead[None, :])
+        step = self._held(to, np.where(to >= from_, ahead[:, None], ahead[None, :]))
         value = np.zeros(len(self._replicas))
         for _ in range(self._config.cold_starts_ahead):
             value = (step + value).min(axis=1)
         wait = self._wait(view, ready)
         serving = np.minimum(self._replicas, ready) - 1
-        total = wait * self._replicas * now[serving] + (1 - wait) * self._replicas * ahead + value
+        waiting, warm = self._held(self._replicas, now[serving]), self._held(self._replicas, ahead)
+        total = wait * waiting + (1 - wait) * warm + value
         best = int(total.argmin())
         good_enough = total[best] >= (1 - self._config.reluctance) * total[held - 1]
         return held if good_enough else best + 1
+
+    def _held(self, replicas: IntArray, cores: FloatArray) -> FloatArray:
+        """Return what replicas of so many cores cost.
+
+        Those that start need the CPU, too: on one that is busy they take it from those that
+        serve.
+        """
+        held = replicas * cores
+        cost: FloatArray = held + _OVERLOAD * np.maximum(held - self._spec.cpu_cores, 0.0)
+        return cost
 
     def _wait(self, view: SystemView, ready: int) -> FloatArray:
         """Return (replicas_max,) cold starts until a fleet of each size is warm."""

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agents.learners import LEARNERS, masks_for
 from agents.policy import POLICY_FILE, Memory, Policy, load_policy
 from sponge_env.encoding import control_named, decode, encode
@@ -54,11 +57,20 @@ class PolicyController:
 
     def decide(self, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
-        assert self._policy is not None, "call reset first"
-        assert self._spec is not None
+        assert self._spec is not None, "call reset first"
         observation = encode(view, self._spec, self._control)
         allowed = self._masks(observation) if self._masks is not None else None
-        return decode(self._policy.act(observation, allowed, self._memory))
+        return self._allocation(self.policy.act(observation, allowed, self._memory), view)
+
+    def _allocation(self, action: NDArray[np.int64], view: SystemView) -> Allocation:
+        """Turn the policy's action into an allocation."""
+        return decode(action)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that it follows."""
+        assert self._policy is not None, "call reset first"
+        return self._policy
 
     @property
     def description(self) -> str:

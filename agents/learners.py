@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sponge_env.config import ControlName
@@ -18,6 +19,14 @@ class Learner:
     """Proximal policy optimisation: plain, with action masks, or with an LSTM."""
     control: ControlName = "vertical"
     """What it sees and chooses."""
+    corrects: bool = False
+    """Whether its actions correct the look-ahead program instead, see :mod:`agents.residual`."""
+    steps: int = 1_000_000
+    """Environment steps of a training run, if nothing else is said."""
+    envs: int = 256
+    """Simulated environments likewise."""
+    options: Mapping[str, float] = field(default_factory=dict)
+    """Hyper-parameters likewise, where they differ from :class:`~agents.learn.plan.LearnConfig`."""
 
 
 LEARNERS: dict[str, Learner] = {
@@ -26,6 +35,13 @@ LEARNERS: dict[str, Learner] = {
     "maskable-ppo": Learner("maskable"),
     "recurrent-ppo": Learner("recurrent"),
     "recurrent-ppo-joint": Learner("recurrent", "joint"),
+    # A step with the program takes half a millisecond, on the batch simulator a microsecond.
+    "residual-ppo": Learner(
+        corrects=True,
+        steps=200_000,
+        envs=16,
+        options={"learning_rate": 1e-3, "entropy": 0.005, "rollout_steps": 64},
+    ),
 }
 """By name of the agent."""
 

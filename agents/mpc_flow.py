@@ -17,6 +17,7 @@ import numpy as np
 from agents.exact_kernel import compiled, entry_point
 from agents.mpc_config import MPCConfig
 from agents.mpc_paths import Outlook
+from agents.mpc_sizes import Sizes
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
 
 _WINDOWS = 30
@@ -56,6 +57,7 @@ class Flow:
         self._log_delays: deque[float] = deque(maxlen=_WINDOWS)
         self._rate_rps, self._watched_s = 0.0, spec.interval_s
         self._scatter, self._scatter_windows = 1.0, 3
+        self._sizes = Sizes()
         self.kinds = np.array([[1.0, spec.slo_s]])
         """(arrivals, 2) relative size and SLO of the newest arrivals."""
 
@@ -69,7 +71,8 @@ class Flow:
             for count, delay_s in zip(view.arrivals[:-1], view.mean_delays_s[:-1], strict=True):
                 self._add(float(count), _known_s(float(delay_s)))
         if view.delays_s.size:
-            self.kinds = _kinds(view)
+            self._sizes.observe(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
+            self.kinds = _kinds(view, self._sizes.differ)
         self._add(float(view.arrivals[-1]), self._newest_delay_s(view))
         return self._like_the_last(view) if self._naive else self._outlook()
 
@@ -133,10 +136,10 @@ def _known_s(delay_s: float) -> float:
     return _LEAST_DELAY_S if math.isnan(delay_s) else max(delay_s, _LEAST_DELAY_S)
 
 
-def _kinds(view: SystemView) -> FloatArray:
-    """Return (arrivals, 2) delay relative to the mean and SLO; one row if all SLOs are alike."""
+def _kinds(view: SystemView, sizes_differ: bool) -> FloatArray:
+    """Return (arrivals, 2) delay relative to the mean and SLO; one row if all are alike."""
     slos_s = view.delays_s + view.budgets_s
-    if float(np.ptp(slos_s)) < 1e-6:
+    if not sizes_differ and float(np.ptp(slos_s)) < 1e-6:
         return np.array([[1.0, float(slos_s[0])]])
     mean_s = _known_s(float(view.delays_s.mean()))
     return np.stack([np.maximum(view.delays_s, _LEAST_DELAY_S) / mean_s, slos_s], axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 from agents.exact_kernel import compiled
 from sponge_env.interfaces import FloatArray
 
-_MEMORY = 0.75
+_MEMORY_PER_S = 0.75
 """Correlation of a 4G bandwidth from one second to the next."""
 _RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
 _BANDWIDTH_SHARES = (0.7, 0.3)
@@ -109,7 +109,7 @@ def sample_path(
     Returns:
         The number of arrivals; those that find no place are left out.
     """
-    _draw_speed(outlook, chance.bandwidth[path], speed)
+    _draw_speed(outlook, chance.bandwidth[path], interval_s, speed)
     scatter = math.sqrt(outlook.scatter)
     fast_rps = _rate_rps(outlook, chance, path, scatter, interval_s)
     horizon_s = speed.size * interval_s
@@ -132,13 +132,15 @@ def sample_path(
 
 
 @compiled
-def _draw_speed(outlook: Outlook, normal: float, speed: FloatArray) -> None:
+def _draw_speed(outlook: Outlook, normal: float, interval_s: float, speed: FloatArray) -> None:
     """Let the log of the bandwidth return to its mean, after one shock in the next interval."""
+    memory = _MEMORY_PER_S**interval_s
     mean, log_speed = -math.log(outlook.typical_s), -math.log(outlook.transfer_s)
-    log_speed += outlook.swing * math.sqrt(1.0 - _MEMORY * _MEMORY) * normal / _MEMORY
+    log_speed = mean + memory * (log_speed - mean)
+    log_speed += outlook.swing * math.sqrt(1.0 - memory * memory) * normal
     for interval in range(speed.size):
-        log_speed = mean + _MEMORY * (log_speed - mean)
         speed[interval] = math.exp(log_speed)
+        log_speed = mean + memory * (log_speed - mean)
 
 
 @compiled

@@ -35,6 +35,8 @@ class Rules(NamedTuple):
     """Core-seconds that giving up a core costs."""
     batching: bool
     """Whether other batches than the largest are tried."""
+    held: int = 1
+    """Replicas, each of which holds the cores."""
 
 
 class Memory(NamedTuple):
@@ -64,9 +66,9 @@ def make_memory(rules: Rules, paths: int, intervals: int, queued: int, places: i
     """Make room for a queue, and for so many arrivals on each path."""
     cores_max, batch_max = rules.service_s.shape
     return Memory(
-        make_queue(queued + places, 1),
-        make_queue(queued + places, 1),
-        make_queue(queued + places, 1),
+        make_queue(queued + places, rules.held),
+        make_queue(queued + places, rules.held),
+        make_queue(queued + places, rules.held),
         np.empty(intervals),
         np.empty((paths, places, 2)),
         np.zeros(paths, dtype=np.int64),
@@ -171,7 +173,7 @@ def _score(
     The paths come worst first, and no more are played once the cost has reached ``limit``.
     """
     row_s, interval_s, guard_s = rules.service_s[c - 1], rules.interval_s, rules.guard_s
-    score = c * interval_s + rules.release_price * max(0, cores - c)
+    score = rules.held * (c * interval_s + rules.release_price * max(0, cores - c))
     then, expected = c, 0.0
     for path in range(chance.weight.size):
         if score >= limit:
@@ -231,12 +233,11 @@ def _rest(
     Without look-ahead the backlog is priced at once, and worked off as it stands.
     """
     horizon_s = memory.speed.size * rules.interval_s
-    row_s = rules.service_s[then - 1]
-    batch = b
+    row_s, guard_s = rules.service_s[then - 1], rules.guard_s
     copy_queue(memory.middle, memory.end)
     resize(memory.end, rules.interval_s, rules.service_s[c - 1], row_s)
-    late = advance(memory.end, arrivals_s, row_s, batch, rules.interval_s, horizon_s, rules.guard_s)
+    late = advance(memory.end, arrivals_s, row_s, b, rules.interval_s, horizon_s, guard_s)
     left = unfinished(memory.end, horizon_s, row_s)
-    late += advance(memory.end, arrivals_s, row_s, batch, horizon_s, math.inf, rules.guard_s)
-    cores_s = then * (horizon_s - rules.interval_s)
+    late += advance(memory.end, arrivals_s, row_s, b, horizon_s, math.inf, guard_s)
+    cores_s = rules.held * then * (horizon_s - rules.interval_s)
     return cores_s + rules.late_price * late + backlog_price * left

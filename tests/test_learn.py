@@ -12,13 +12,13 @@ from stable_baselines3 import PPO
 from agents.learn import learners
 from agents.learn import train as training
 from agents.learn.environments import ConstrainedRewards, make_environments
-from agents.learn.judge import Judge
-from agents.learn.plan import LearnConfig, TrainingPlan
+from agents.learn.judge import Verdict, make_judge
+from agents.learn.plan import LearnConfig, TrainingPlan, learn_config
 from agents.learn.randomise import variants
 from agents.learn.train import check_checkpoint, train
 from agents.learned import ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
-from sponge_env.encoding import OBS_DIM
+from sponge_env.encoding import FIELDS, OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_system
@@ -40,6 +40,16 @@ def plan(folder: Path, **changes: object) -> TrainingPlan:
 def same(one: Policy, other: Policy) -> bool:
     pairs = zip(one.layers, other.layers, strict=True)
     return all(np.array_equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True))
+
+
+def decisions(policy: Policy, observation: np.ndarray) -> np.ndarray:
+    """Return the first hidden layer, which tells more than the few actions that follow."""
+    if policy.recurrence is not None:
+        memory = policy.memory()
+        assert memory is not None
+        return policy.recurrence(observation, memory)
+    weight, bias = policy.layers[0]
+    return observation @ weight.T + bias
 
 
 def test_the_policy_file_decides_like_the_trained_model(tmp_path: Path) -> None:
@@ -74,17 +84,14 @@ def test_the_same_seed_trains_the_same_policy(tmp_path: Path) -> None:
 def test_the_best_policy_is_kept_not_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rewards = iter([-1.0, -9.0])
+    cores = iter([1.0, 9.0])
     judged: list[Policy] = []
 
-    class Scripted:
-        def __init__(self, *_: object) -> None: ...
+    def scripted(policy: Policy) -> Verdict:
+        judged.append(policy)
+        return Verdict(next(cores), 16, 0.0, 0.0)
 
-        def __call__(self, policy: Policy, violation_weight: float) -> dict[str, float]:
-            judged.append(policy)
-            return {"score": next(rewards), "cores": 1.0, "violation_rate": 0.0}
-
-    monkeypatch.setattr(training, "Judge", Scripted)
+    monkeypatch.setattr(training, "make_judge", lambda *_: scripted)
     kept = load_policy(train(plan(tmp_path), CONFIG))
     assert same(kept, judged[0])
     assert not same(kept, judged[1])
@@ -113,6 +120,41 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert resumed.num_timesteps == 128
 
 
+def test_a_run_that_goes_on_keeps_its_settings_but_for_those_given(tmp_path: Path) -> None:
+    first = dataclasses.replace(CONFIG, gamma=0.8, violation_weight=7.0)
+    train(plan(tmp_path / "first"), first)
+    checkpoint = tmp_path / "first" / "checkpoint.zip"
+    assert learn_config("ppo", {}, checkpoint) == first
+    changed = learn_config(
+        "ppo", {"learning_rate": 1e-4, "epochs": 5, "rollout_steps": 8}, checkpoint
+    )
+    assert (changed.gamma, changed.violation_weight) == (0.8, 7.0)
+    train(plan(tmp_path / "second", resume=checkpoint), changed)
+    resumed = PPO.load(tmp_path / "second" / "checkpoint.zip", device="cpu")
+    assert (resumed.n_epochs, resumed.n_steps, resumed.gamma) == (5, 8, 0.8)
+    assert resumed.lr_schedule(1.0) == 1e-4
+    assert learn_config("ppo", {}, tmp_path / "second" / "checkpoint.zip") == changed
+
+
+def test_a_network_cannot_change_its_size_on_the_way(tmp_path: Path) -> None:
+    train(plan(tmp_path), CONFIG)
+    with pytest.raises(ConfigError, match=r"hidden cannot change with --resume.*\(16, 16\)"):
+        learn_config("ppo", {"hidden": "32,32"}, tmp_path / "checkpoint.zip")
+
+
+def test_lost_settings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"hyper-parameters in .*learn\.json cannot be read"):
+        learn_config("ppo", {}, tmp_path / "checkpoint.zip")
+
+
+def test_lists_are_given_with_commas() -> None:
+    assert learn_config("ppo", {"hidden": "32,16"}).hidden == (32, 16)
+    assert learn_config("ppo", {"hidden": 32}).hidden == (32,)
+    assert learn_config("ppo", {"blind_to": "due,delay_trend"}).blind_to == ("due", "delay_trend")
+    with pytest.raises(ConfigError, match="hidden must be a whole number"):
+        learn_config("ppo", {"hidden": "wide"})
+
+
 def test_a_checkpoint_of_another_system_is_refused(tmp_path: Path) -> None:
     train(plan(tmp_path), CONFIG)
     with pytest.raises(PolicyError, match="train anew"):
@@ -137,7 +179,7 @@ def test_minibatches_divide_the_rollout(total: int, largest: int, size: int) -> 
 
 def test_the_judge_scores_what_the_environment_gives(tmp_path: Path) -> None:
     policy = load_policy(train(plan(tmp_path), CONFIG))
-    verdict = Judge([SCENARIO], episodes=1)(policy, violation_weight=2.0)
+    verdict = make_judge([SCENARIO], episodes=1)(policy)
     env = SpongeEnv(SCENARIO)
     observation, _ = env.reset(options={"episode_seed": 2**31})
     cores, violations, avoidable, offered = [], 0, 0, 0
@@ -147,9 +189,9 @@ def test_the_judge_scores_what_the_environment_gives(tmp_path: Path) -> None:
         violations += info["violations"]
         avoidable += info["avoidable_violations"]
         offered += info["offered"]
-    assert verdict["cores"] == pytest.approx(np.mean(cores))
-    assert verdict["violation_rate"] == violations / offered
-    assert verdict["score"] == pytest.approx(-np.mean(cores) / 16 - 2 * avoidable / offered)
+    assert verdict.cores == pytest.approx(np.mean(cores))
+    assert verdict.violation_rate == violations / offered
+    assert verdict.score(2.0) == pytest.approx(-np.mean(cores) / 16 - 2 * avoidable / offered)
 
 
 def test_a_masked_learner_decides_as_it_was_trained(tmp_path: Path) -> None:
@@ -210,6 +252,31 @@ def test_the_multiplier_grows_with_too_many_violations_and_falls_again(tmp_path:
         envs.step(everything)
         envs.adapt()
     assert envs.multiplier < grown
+
+
+@pytest.mark.parametrize("agent", ["ppo", "recurrent-ppo"])
+def test_a_blind_policy_does_not_depend_on_what_it_did_not_see(tmp_path: Path, agent: str) -> None:
+    config = dataclasses.replace(CONFIG, blind_to=("due", "delay_trend"))
+    envs = make_environments(plan(tmp_path, agent=agent), config)
+    hidden = [k for k, name in enumerate(FIELDS) if name.startswith("due") or name == "delay_trend"]
+    assert len(hidden) == 9
+    seen = [envs.reset(), *(envs.step(np.zeros((2, 2), np.int64))[0] for _ in range(5))]
+    used = np.any(seen, axis=(0, 1))
+    assert not used[hidden].any()
+    assert used[FIELDS.index("queue_length")]
+    policy = load_policy(train(plan(tmp_path, agent=agent), config))
+    observation = np.random.default_rng(0).normal(size=OBS_DIM).astype(np.float32)
+    other = observation.copy()
+    other[hidden] += 3.0
+    assert np.array_equal(decisions(policy, observation), decisions(policy, other))
+    other[0] += 3.0
+    assert not np.array_equal(decisions(policy, observation), decisions(policy, other))
+
+
+def test_unknown_fields_cannot_be_hidden(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, blind_to=("budgett",))
+    with pytest.raises(ConfigError, match="unknown observation field 'budgett'"):
+        make_environments(plan(tmp_path), config)
 
 
 def test_variants_differ_but_stay_of_one_system() -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
+from agents.learn.correction import CorrectionEnv
 from agents.learn.plan import LearnConfig, TrainingPlan
 from agents.learn.randomise import variants
 from agents.learners import masks_for
+from sponge_env.encoding import Control, control_named
 from sponge_env.env import SpongeEnv
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.masks import ActionMasks
 from sponge_env.scenario import Scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
@@ -25,27 +30,53 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     Raises:
         SpongeError: The scenario or machine does not allow it.
     """
-    if plan.backend == "live":
-        if config.violation_target is not None:
-            raise ConfigError("violation_target is for the simulator, which counts fast enough")
-        scenario = _weighted(plan.scenarios[0], config)
-        live = SpongeEnv(
-            scenario, backend="live", limiter=plan.limiter, control=plan.learner.control
+    batch = plan.backend == "sim" and not plan.learner.corrects
+    if config.violation_target is not None and not batch:
+        raise ConfigError(
+            "violation_target is for learners that choose allocations on the simulator"
         )
-        return VecMonitor(DummyVecEnv([lambda: live]))
-    shared = [plan.scenarios[k % len(plan.scenarios)] for k in range(plan.envs)]
-    if plan.randomised:
-        # Half of the environments keep to the scenarios, which are what counts in the end.
-        random = [variants(each, 1, plan.seed * plan.envs + k)[0] for k, each in enumerate(shared)]
-        shared = [each if k % 2 else random[k] for k, each in enumerate(shared)]
-    envs: VecEnv = SpongeVecEnv(
-        [_weighted(each, config) for each in shared], plan.envs, control=plan.learner.control
-    )
+    hidden = hidden_fields(config.blind_to, control_named(plan.learner.control))
+    envs = _batch(plan, config) if batch else _singles(plan, config)
     if (masks := masks_for(plan.agent, plan.spec)) is not None:
         envs = MaskedEnvs(envs, masks)
+    if hidden:
+        envs = BlindedEnvs(envs, hidden)
     if config.violation_target is not None:
         envs = ConstrainedRewards(envs, config, plan.spec.cores_max)
     return envs
+
+
+def _batch(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
+    """Make simulated environments that step at once."""
+    scenarios = _scenarios(plan, config)
+    return SpongeVecEnv(scenarios, plan.envs, control=plan.learner.control)
+
+
+def _singles(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
+    """Make environments that step one after the other."""
+    makers: list[Callable[[], gym.Env[Any, Any]]] = [
+        partial(CorrectionEnv, scenario, plan.backend, plan.limiter)
+        if plan.learner.corrects
+        else partial(
+            SpongeEnv,
+            scenario,
+            backend=plan.backend,
+            limiter=plan.limiter,
+            control=plan.learner.control,
+        )
+        for scenario in _scenarios(plan, config)
+    ]
+    return VecMonitor(DummyVecEnv(makers))
+
+
+def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
+    """Return each environment's scenario."""
+    shared = [plan.scenarios[k % len(plan.scenarios)] for k in range(plan.envs)]
+    if plan.randomised and plan.backend == "sim":
+        # Half of the environments keep to the scenarios, which are what counts in the end.
+        random = [variants(each, 1, plan.seed * plan.envs + k)[0] for k, each in enumerate(shared)]
+        shared = [each if k % 2 else random[k] for k, each in enumerate(shared)]
+    return [_weighted(each, config) for each in shared]
 
 
 def _weighted(scenario: Scenario, config: LearnConfig) -> Scenario:
@@ -82,6 +113,41 @@ class MaskedEnvs(VecEnvWrapper):
         if method_name == "action_masks":
             return list(self._masks(self._observations))
         return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
+
+
+def hidden_fields(blind_to: Sequence[str], control: Control) -> list[int]:
+    """Return the places of the fields whose names begin with one of the given words.
+
+    Raises:
+        ConfigError: No field's name begins so.
+    """
+    for word in blind_to:
+        if not any(name.startswith(word) for name in control.fields):
+            raise ConfigError(unknown("observation field", word, control.fields))
+    return [k for k, name in enumerate(control.fields) if name.startswith(tuple(blind_to))]
+
+
+class BlindedEnvs(VecEnvWrapper):
+    """Shows 0 in the place of some fields of the observation."""
+
+    def __init__(self, venv: VecEnv, hidden: Sequence[int]) -> None:
+        super().__init__(venv)
+        self._seen = np.ones(venv.observation_space.shape or (), np.float32)
+        self._seen[list(hidden)] = 0.0
+
+    def reset(self) -> Any:
+        """Start new episodes."""
+        return self._blinded(self.venv.reset())
+
+    def step_wait(self) -> Any:
+        """Serve one interval."""
+        observations, rewards, ends, infos = self.venv.step_wait()
+        for k in np.flatnonzero(ends):
+            infos[k]["terminal_observation"] = self._blinded(infos[k]["terminal_observation"])
+        return self._blinded(observations), rewards, ends, infos
+
+    def _blinded(self, observations: Any) -> Any:
+        return observations * self._seen
 
 
 class ConstrainedRewards(VecEnvWrapper):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from agents.learn.correction import CorrectionEnv
 from agents.learners import LEARNERS, masks_for
 from agents.policy import Policy
 from sponge_env.encoding import control_named
@@ -15,67 +19,117 @@ from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workload import as_long_as_its_traces
 
 
-class Judge:
-    """Scores policies on fixed simulated episodes that training never uses."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy costs: means over all intervals."""
 
-    def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str = "ppo") -> None:
-        """Prepare the episodes.
+    cores: float
+    cores_max: int
+    """Those of one replica, to which the reward relates."""
+    violation_rate: float
+    avoidable_violation_rate: float
+
+    def score(self, violation_weight: float) -> float:
+        """Return one number, which is better when larger.
 
         Args:
-            scenarios: What to judge on.
-            episodes: Number of them, shared out to the scenarios; at least one each.
-            agent: Name of the learner.
+            violation_weight: Cost of a violated request, against 1 for holding all cores
+                for an interval of average load.
         """
-        count = max(episodes, len(scenarios))
+        return -self.cores / self.cores_max - violation_weight * self.avoidable_violation_rate
+
+
+class Judge(Protocol):
+    """Scores policies on fixed simulated episodes that training never uses."""
+
+    def __call__(self, policy: Policy) -> Verdict:
+        """Return what a policy costs."""
+
+
+def make_judge(scenarios: Sequence[Scenario], episodes: int, agent: str = "ppo") -> Judge:
+    """Prepare the episodes.
+
+    Args:
+        scenarios: What to judge on.
+        episodes: Number of them, shared out to the scenarios; at least one each.
+        agent: Name of the learner.
+    """
+    count = max(episodes, len(scenarios))
+    return (CorrectionJudge if LEARNERS[agent].corrects else BatchJudge)(scenarios, count, agent)
+
+
+class BatchJudge:
+    """Judges policies that choose allocations, all episodes at once."""
+
+    def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str) -> None:
+        """Prepare the episodes; see :func:`make_judge`."""
         self._windows = max(as_long_as_its_traces(each).windows for each in scenarios)
         self._cores_max = scenarios[0].limits.cores
         self._simulator = BatchSimulator(
             scenarios,
-            np.arange(count) % len(scenarios),
+            np.arange(episodes) % len(scenarios),
             obs_dim=control_named(LEARNERS[agent].control).obs_dim,
         )
         self._masks = masks_for(agent, self._simulator.specs[0])
-        self._seeds = SEED_LIMIT + np.arange(count)
+        self._seeds = SEED_LIMIT + np.arange(episodes)
 
-    def __call__(self, policy: Policy, violation_weight: float) -> dict[str, float]:
-        """Return what a policy costs: means over all intervals.
-
-        Args:
-            policy: The policy.
-            violation_weight: Cost of a violated request, against 1 for holding all cores
-                for an interval of average load.
-
-        Returns:
-            ``cores``, ``violation_rate``, ``avoidable_violation_rate`` and the ``score``,
-            which is better when larger.
-        """
+    def __call__(self, policy: Policy) -> Verdict:
+        """Play the episodes."""
         simulator, episodes = self._simulator, len(self._seeds)
         observations = np.zeros((episodes, policy.observed), np.float32)
         simulator.reset(np.ones(episodes, np.bool_), self._seeds, observations)
-        names = ("cores", "violations", "avoidable_violations", "offered")
-        totals = dict.fromkeys(names, 0.0)
-        memory, steps = policy.memory(episodes), 0
+        totals = _Totals()
+        memory = policy.memory(episodes)
         for _ in range(self._windows):
-            steps += int(np.count_nonzero(~simulator.over))
+            steps = int(np.count_nonzero(~simulator.over))
             allowed = self._masks(observations) if self._masks is not None else None
             actions = policy.act(observations, allowed, memory)
             observations, metrics = simulator.step(allocations(actions))
-            for name in totals:
-                totals[name] += float(metrics[name].sum())
-        offered = max(1.0, totals["offered"])
-        cores = totals["cores"] / steps
-        avoidable = totals["avoidable_violations"] / offered
-        return {
-            "cores": cores,
-            "violation_rate": totals["violations"] / offered,
-            "avoidable_violation_rate": avoidable,
-            "score": -cores / self._cores_max - violation_weight * avoidable,
-        }
+            totals.add(steps, *(float(metrics[name].sum()) for name in _Totals.METRICS))
+        return totals.verdict(self._cores_max)
 
 
-def allocations(
-    actions: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+class CorrectionJudge:
+    """Judges policies that correct the look-ahead program, one episode after the other."""
+
+    def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str) -> None:
+        """Prepare the episodes; see :func:`make_judge`."""
+        self._envs = [CorrectionEnv(each) for each in scenarios]
+        self._episodes = episodes
+
+    def __call__(self, policy: Policy) -> Verdict:
+        """Play the episodes."""
+        totals = _Totals()
+        for episode in range(self._episodes):
+            env = self._envs[episode % len(self._envs)]
+            observation, _ = env.reset(options={"episode_seed": SEED_LIMIT + episode})
+            over = False
+            while not over:
+                observation, _, _, over, _ = env.step(policy.act(observation))
+                totals.add(1, *(getattr(env.metrics, name) for name in _Totals.METRICS))
+        return totals.verdict(self._envs[0].scenario.limits.cores)
+
+
+class _Totals:
+    """Sums over intervals."""
+
+    METRICS = ("cores", "violations", "avoidable_violations", "offered")
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(1 + len(self.METRICS))
+
+    def add(self, steps: int, *values: float) -> None:
+        """Add intervals: how many, and the sum of each metric."""
+        self._sums += (steps, *values)
+
+    def verdict(self, cores_max: int) -> Verdict:
+        """Return the means."""
+        steps, cores, violations, avoidable, offered = self._sums.tolist()
+        offered = max(1.0, offered)
+        return Verdict(cores / steps, cores_max, violations / offered, avoidable / offered)
+
+
+def allocations(actions: NDArray[np.int64]) -> NDArray[np.int64]:
     """Turn (n, parts) actions into (n, 3) cores, batch and replicas; one replica if left out."""
     if actions.shape[1] == 3:
         return actions + 1

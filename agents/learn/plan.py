@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from agents.learners import LEARNERS, Learner
 from sponge_env.config import Backend, Limiter
-from sponge_env.errors import ConfigError, unknown
+from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import SystemSpec
+from sponge_env.mapping import from_mapping
+from sponge_env.recording import write_json
 from sponge_env.scenario import Scenario
+
+CHECKPOINT_FILE = "checkpoint.zip"
+"""Its name in a run directory; Stable-Baselines3's own format, for resuming only."""
+SETTINGS_FILE = "learn.json"
+"""Hyper-parameters in a run directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,9 @@ class LearnConfig:
     """How often the policy is evaluated during training."""
     evaluation_episodes: int = 16
     """Episodes of each evaluation, always the same."""
+    blind_to: tuple[str, ...] = ()
+    """Beginnings of the names of those observation fields that the policy does not see: for
+    ablations."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "rollout_steps", "minibatch", "epochs", "evaluations"):
@@ -57,6 +70,62 @@ class LearnConfig:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)!r}")
 
 
+def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
+    """Return the hyper-parameters of a run.
+
+    Args:
+        agent: Name of the learner.
+        options: Some by name; lists may be given as text with commas.
+        resume: Checkpoint of a run whose hyper-parameters hold where no option says otherwise.
+
+    Raises:
+        ConfigError: An option is unknown or out of range, or cannot change on the way.
+        PolicyError: The checkpoint's settings cannot be read.
+    """
+    given = {key: _listed(key, value) for key, value in options.items()}
+    if resume is None:
+        return from_mapping(LearnConfig, {**LEARNERS[agent].options, **given})
+    before = _saved(resume.with_name(SETTINGS_FILE))
+    config = from_mapping(LearnConfig, {**_plain(before), **given})
+    if config.hidden != before.hidden:
+        raise ConfigError(
+            f"hidden cannot change with --resume: the checkpoint's layers have {before.hidden} "
+            "units"
+        )
+    return config
+
+
+def save_settings(config: LearnConfig, folder: Path) -> None:
+    """Write the hyper-parameters into a run directory.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    write_json(folder / SETTINGS_FILE, _plain(config))
+
+
+def _saved(path: Path) -> LearnConfig:
+    try:
+        return from_mapping(LearnConfig, json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
+
+
+def _plain(config: LearnConfig) -> dict[str, Any]:
+    """Return what :func:`~sponge_env.mapping.from_mapping` takes."""
+    values = {key: value for key, value in asdict(config).items() if value is not None}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def _listed(key: str, value: Any) -> Any:
+    """Return a list where an option wants one: ``64,64`` or ``due,delay``."""
+    wanted = {field.name: field.type for field in fields(LearnConfig)}.get(key)
+    if not str(wanted).startswith("tuple"):
+        return value
+    parts = str(value).split(",")
+    return [int(part) if part.strip().isdecimal() else part.strip() for part in parts]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """One training run."""
@@ -69,7 +138,7 @@ class TrainingPlan:
     envs: int
     seed: int
     folder: Path
-    """An existing folder; receives the policy, checkpoint.zip and TensorBoard events."""
+    """An existing folder; receives the policy, checkpoint, settings and TensorBoard events."""
     agent: str = "ppo"
     """Name of the learner."""
     randomised: bool = False
@@ -77,7 +146,7 @@ class TrainingPlan:
     backend: Backend = "sim"
     limiter: Limiter = "auto"
     resume: Path | None = None
-    """A checkpoint.zip of an earlier run to go on from."""
+    """A checkpoint of an earlier run to go on from."""
     command: str = ""
     """Command line, to be kept with the policy."""
 
