@@ -1,19 +1,21 @@
 """FA2: horizontal scaling with one-core replicas and a common batch size.
 
 After FA2 (Razavi et al., RTAS 2022) as the authors of Sponge (EuroMLSys 2024) implemented
-it again for their comparison.
+it again for their comparison, with one change. Where its formula finds no fleet that fits,
+theirs keeps what is in force, be it a single replica under a load for ten; this one asks for
+all replicas there are. ``when_infeasible="keep"`` is the published form.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 from sponge_env.mapping import from_mapping
 
 
@@ -26,6 +28,8 @@ class FA2Config:
     rate_windows: int = 1
     """Past intervals whose highest rate is planned for; 1 as published. With more, a short
     lull does not give up replicas, or cancel starting ones, that are wanted again at once."""
+    when_infeasible: Literal["largest", "keep"] = "largest"
+    """What to ask for where no fleet fits: the largest one, or as published what is in force."""
 
     def __post_init__(self) -> None:
         if self.rate_windows < 1:
@@ -60,7 +64,7 @@ class FA2:
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
-        """Return the smallest fleet that fits, or what is in force if none does.
+        """Return the smallest fleet that fits; if none does, what ``when_infeasible`` says.
 
         Until a request has arrived there is nothing to plan for, and the allocation stays.
 
@@ -75,6 +79,8 @@ class FA2:
         rate_rps = float(view.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
         delay_max_s = float(view.delays_s.max(initial=0.0))
         answer = smallest_fleet(spec, rate_rps, delay_max_s, self.config.slo_fraction)
+        if answer is None and self.config.when_infeasible == "largest":
+            return largest_fleet(spec, self.config.slo_fraction)
         return answer or dataclasses.replace(view.allocation, feasible=False)
 
 
@@ -98,7 +104,7 @@ def smallest_fleet(
     """
     batches = np.arange(1, spec.batch_max + 1)
     replicas = np.arange(1, spec.replicas_max + 1)[:, None]
-    latency_ms = np.maximum(np.floor(spec.latency.table_s(spec.batch_max, 1)[:, 0] * 1e3), 1)
+    latency_ms = _latency_ms(spec)
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_max_s * 1e3
     budget_ms = slo_ms - delay_ms
     served = replicas * np.floor(budget_ms / latency_ms) * batches
@@ -109,3 +115,25 @@ def smallest_fleet(
         return None
     row, column = divmod(int(fits.argmax()), spec.batch_max)
     return Allocation(cores=1, batch=column + 1, replicas=row + 1)
+
+
+def largest_fleet(spec: SystemSpec, slo_fraction: float) -> Allocation:
+    """Return all replicas with the batch size of the highest throughput within reason.
+
+    Within reason is a batch that a request can wait for and still be served by the next one:
+    ``2 * l < slo_fraction * SLO``. If none is, the batch size is 1.
+
+    Args:
+        spec: The system.
+        slo_fraction: Share of the SLO to plan with.
+    """
+    latency_ms = _latency_ms(spec)
+    reasonable = 2 * latency_ms < slo_fraction * spec.slo_s * 1e3
+    throughput = np.where(reasonable, np.arange(1, spec.batch_max + 1) / latency_ms, 0.0)
+    batch = int(throughput.argmax()) + 1
+    return Allocation(cores=1, batch=batch, replicas=spec.replicas_max, feasible=False)
+
+
+def _latency_ms(spec: SystemSpec) -> FloatArray:
+    """Return the latency of each batch size on one core, (batch_max,) whole milliseconds."""
+    return np.maximum(np.floor(spec.latency.table_s(spec.batch_max, 1)[:, 0] * 1e3), 1)

@@ -30,15 +30,21 @@ def tuned_options(agent: str, scenario: str, profile: str) -> dict[str, Any]:
     cell = cell_key(scenario, profile)
     found = _tuned().get(agent, {}).get("cells", {}).get(cell)
     if found is None:
-        LOG.warning(
-            "no tuned options of %s for %s; its defaults are used (to tune: python -m "
-            "baselines.tune --agents %s)",
-            agent,
-            cell,
-            agent,
-        )
+        _say_untuned(agent, cell)
         return {}
     return dict(found["options"])
+
+
+@cache
+def _say_untuned(agent: str, cell: str) -> None:
+    """Warn, once per process, though a cell is asked for with each of its starts."""
+    LOG.warning(
+        "no tuned options of %s for %s: its defaults are used (python -m baselines.tune "
+        "--agents %s --suite SUITE tunes it, for the cells of a suite's name or file)",
+        agent,
+        cell,
+        agent,
+    )
 
 
 def cell_key(scenario: str, profile: str) -> str:

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 from sponge_env.mapping import from_mapping
 
 
@@ -99,10 +100,10 @@ class Themis:
 
 def one_core_replicas(spec: SystemSpec, rate_rps: float, budget_s: float) -> int:
     """Return the fewest one-core replicas that serve a rate; 0 if no number of them does."""
-    for replicas in range(1, spec.replicas_max + 1):
-        if _smallest_batch(spec, 1, replicas, rate_rps, budget_s):
-            return replicas
-    return 0
+    latency_s = spec.latency.table_s(spec.batch_max, 1)[:, 0]
+    replicas = np.arange(1, spec.replicas_max + 1)[:, None]
+    enough = _fits(latency_s, replicas, rate_rps, budget_s).any(axis=1)
+    return int(enough.argmax()) + 1 if enough.any() else 0
 
 
 def grow(spec: SystemSpec, replicas: int, rate_rps: float, budget_s: float) -> Allocation:
@@ -116,26 +117,24 @@ def grow(spec: SystemSpec, replicas: int, rate_rps: float, budget_s: float) -> A
         rate_rps: Requests per second.
         budget_s: Time for waiting and service.
     """
-    for cores in range(1, spec.cores_max + 1):
-        batch = _smallest_batch(spec, cores, replicas, rate_rps, budget_s)
-        if batch:
-            return Allocation(cores, batch, replicas)
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, -1]
-    fastest = int((np.arange(1, spec.batch_max + 1) / latency_s).argmax()) + 1
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max).T  # (cores, batch)
+    fits = _fits(latency_s, np.array(replicas), rate_rps, budget_s)
+    if fits.any():
+        cores, batch = divmod(int(fits.argmax()), spec.batch_max)
+        return Allocation(cores + 1, batch + 1, replicas)
+    fastest = int((np.arange(1, spec.batch_max + 1) / latency_s[-1]).argmax()) + 1
     return Allocation(spec.cores_max, fastest, replicas, feasible=False)
 
 
-def _smallest_batch(
-    spec: SystemSpec, cores: int, replicas: int, rate_rps: float, budget_s: float
-) -> int:
-    """Return the smallest batch with which replicas keep up and in time; 0 if there is none.
+def _fits(
+    latency_s: FloatArray, replicas: NDArray[np.int_], rate_rps: float, budget_s: float
+) -> NDArray[np.bool_]:
+    """Return with which batch sizes, in the last axis, replicas keep up and are in time.
 
     They keep up if ``replicas * b / l(b, c) >= rate``. They are in time if the batch's first
     request, which waits for ``b - 1`` more at its replica, and the service fit the budget:
     ``(b - 1) * replicas / rate + l(b, c) <= budget``.
     """
-    batches = np.arange(1, spec.batch_max + 1)
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, cores - 1]
+    batches = np.arange(1, latency_s.shape[-1] + 1)
     filling_s = (batches - 1) * replicas / max(rate_rps, 1e-9)
-    fits = (replicas * batches / latency_s >= rate_rps) & (filling_s + latency_s <= budget_s)
-    return int(fits.argmax()) + 1 if fits.any() else 0
+    return (replicas * batches / latency_s >= rate_rps) & (filling_s + latency_s <= budget_s)

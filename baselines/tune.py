@@ -1,31 +1,36 @@
 """Tune the baselines for every cell of a suite, on training seeds.
 
-    python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5]
+    python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
 
-For each scenario and profile, the options of :mod:`baselines.searches` are tried with a warm
-start. ``tuned.json`` keeps the best, for cold and warm starts, and says what best means.
+For each scenario and profile, :mod:`baselines.racing` looks for the best of the options in
+:mod:`baselines.searches`, with a warm start. ``tuned.json`` keeps them, for cold and warm
+starts, and says what best means.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from baselines import tuned_file
 from baselines.options import TUNED_FILE, cell_key
-from baselines.searches import SEARCHES, YARDSTICK, Outcome, search_options
+from baselines.racing import Outcome, find_best
+from baselines.searches import SEARCHES, YARDSTICK
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.factory import scenario_profile
-from sponge_env.files import check_writable, replacing
+from sponge_env.files import check_writable
 from sponge_env.host import describe_versions
+from sponge_env.metrics import EpisodeMetrics
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
@@ -36,10 +41,12 @@ from sponge_env.suite.warm import warm
 from sponge_env.tables import aligned
 from sponge_env.vector.system import CompiledSystem
 
+EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
+
 OBJECTIVE = (
     "fewest avoidable violations beyond the tolerance and those of static with all cores "
     "and its best batch size (unsaved), as shares of all requests; of equal ones the fewest "
-    "mean cores; of equal ones the first of the grid"
+    "mean cores; of equal ones the first tried"
 )
 
 
@@ -58,25 +65,42 @@ class Task:
         """Name of the cell in ``tuned.json``."""
         return cell_key(self.scenario.name, self.scenario.profile)
 
-    def try_options(self, options: dict[str, Any]) -> Outcome:
-        """Run all seeds.
+    @property
+    def allowed(self) -> float:
+        """Share of avoidable violations that counts as none."""
+        return self.unsaved + SEARCHES[self.agent].tolerance
+
+    def try_options(self, options: dict[str, Any], to_beat: Outcome | None = None) -> Outcome:
+        """Run the seeds: all of them, unless the options fall behind others.
 
         Raises:
             SpongeError: The scenario, the profile or the controller cannot be used.
         """
+        summaries: list[EpisodeMetrics] = []
+        for summary in self._episodes(options):
+            summaries.append(summary)
+            outcome = self._outcome(options, summaries, to_beat)
+            if to_beat and outcome.rank(self.allowed) > to_beat.rank(self.allowed):
+                break
+        return outcome
+
+    def _episodes(self, options: dict[str, Any]) -> Iterator[EpisodeMetrics]:
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(self.scenario, controller, profile)
-        violations = offered = 0.0
-        cores = []
         for seed in self.seeds:
             system = CompiledSystem(scenario, seed, profile)
             run = Run.of(self.agent, scenario, "sim", seed)
-            summary = run_episode(system, controller, run).summary
-            violations += summary.avoidable_violation_rate * summary.offered
-            offered += summary.offered
-            cores.append(summary.mean_cores)
-        return Outcome(options, violations / max(1.0, offered), sum(cores) / len(cores))
+            yield run_episode(system, controller, run).summary
+
+    def _outcome(
+        self, options: dict[str, Any], done: Sequence[EpisodeMetrics], to_beat: Outcome | None
+    ) -> Outcome:
+        """Return what the seeds so far add up to, as shares and means over all of them."""
+        violations = sum(s.avoidable_violation_rate * s.offered for s in done)
+        offered = to_beat.offered if to_beat else sum(s.offered for s in done)
+        cores = sum(s.mean_cores for s in done) / len(self.seeds)
+        return Outcome(options, violations / max(1, offered), cores, offered)
 
 
 def tune_cell(task: Task) -> Outcome:
@@ -85,11 +109,8 @@ def tune_cell(task: Task) -> Outcome:
     Raises:
         SpongeError: The scenario, the profile or the controller cannot be used.
     """
-    search = SEARCHES[task.agent]
-    allowed = task.unsaved + search.tolerance
     cores_max = task.scenario.limits.cores
-    tried = search_options(search, allowed, cores_max, task.try_options)
-    return min(tried, key=lambda outcome: outcome.rank(allowed))
+    return find_best(SEARCHES[task.agent], task.allowed, cores_max, task.try_options)
 
 
 def tune(
@@ -133,47 +154,57 @@ def _collect(
         progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
 
 
-def save(
-    path: Path, found: Mapping[str, Mapping[str, Outcome]], suite: str, seeds: Sequence[int]
-) -> None:
-    """Put tuned controllers in the place of their old entries in a file.
+def save(path: Path, found: Mapping[str, Mapping[str, Outcome]], about: dict[str, Any]) -> None:
+    """Put what was found into a file, in the place of its old entries.
+
+    Args:
+        path: The file.
+        found: Outcomes by controller and cell, the yardstick's among them.
+        about: What is to be known of the run.
 
     Raises:
-        RunDirectoryError: The file cannot be written.
+        ConfigError: The file is there but something else.
+        RunDirectoryError: It cannot be written.
     """
-    data = json.loads(path.read_text()) if path.exists() else {"agents": {}}
-    measured = found[YARDSTICK]
-    for agent in found.keys() - {YARDSTICK}:
-        data["agents"][agent] = {
-            "suite": suite,
-            "seeds": list(seeds),
-            **dataclasses.asdict(SEARCHES[agent]),
-            "cells": {
-                cell: {
-                    **dataclasses.asdict(outcome),
-                    "unsaved": measured[cell].avoidable_violation_rate,
-                }
-                for cell, outcome in found[agent].items()
-            },
-        }
-    data = {
-        "objective": OBJECTIVE,
-        "versions": describe_versions(),
-        "agents": dict(sorted(data["agents"].items())),
+    unsaved = {c: o.avoidable_violation_rate for c, o in found[YARDSTICK].items()}
+    entries = {
+        agent: {c: dataclasses.asdict(o) | {"unsaved": unsaved[c]} for c, o in outcomes.items()}
+        for agent, outcomes in found.items()
+        if agent != YARDSTICK
     }
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(data, indent=1) + "\n")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    tuned_file.write(path, date, about, entries)
+
+
+def describe(arguments: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return what is to be known of a run, without anything that belongs to the machine."""
+    suite, searched = Path(arguments.suite).name, sorted({YARDSTICK, *arguments.agents})
+    words = ["python", "-m", "baselines.tune", "--suite", suite, "--seeds", str(len(seeds))]
+    return {
+        "command": shlex.join([*words, "--agents", *arguments.agents]),
+        "suite": suite,
+        "seeds": list(seeds),
+        "objective": OBJECTIVE,
+        "searches": {name: dataclasses.asdict(SEARCHES[name]) for name in searched},
+        "versions": describe_versions(),
+    }
 
 
 def table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
-    """Return a line for each controller and cell."""
+    """Return a line for each controller and cell; values at an edge of their grid get a star."""
     rows = [["agent on scenario/profile", "avoidable %", "cores", "options"]]
     for agent, by_cell in found.items():
         for cell, outcome in by_cell.items():
-            options = " ".join(f"{key}={value}" for key, value in outcome.options.items())
             violations = f"{outcome.avoidable_violation_rate:.3%}"[:-1]
-            rows.append([f"{agent} on {cell}", violations, f"{outcome.mean_cores:.2f}", options])
-    return "\n".join(aligned(rows))
+            cores = f"{outcome.mean_cores:.2f}"
+            rows.append([f"{agent} on {cell}", violations, cores, _options(outcome)])
+    starred = any(outcome.at_edge for cells in found.values() for outcome in cells.values())
+    return "\n".join([*aligned(rows), EDGE_NOTE] if starred else aligned(rows))
+
+
+def _options(outcome: Outcome) -> str:
+    edges = outcome.at_edge
+    return " ".join(f"{k}={v}{'*' * (k in edges)}" for k, v in outcome.options.items())
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -199,11 +230,12 @@ def run(argv: Sequence[str]) -> int:
     """Tune, write the file and print a table."""
     arguments = parse(argv)
     check_writable(arguments.out)
+    tuned_file.read(arguments.out)  # a file that is something else is noticed now
     suite = dataclasses.replace(load_suite(arguments.suite), starts=("warm",))
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
     with cli.terminate_like_interrupt():
         found = tune(cells(suite), arguments.agents, seeds, arguments.jobs)
-    save(arguments.out, found, suite.name, seeds)
+    save(arguments.out, found, describe(arguments, seeds))
     sys.stdout.write(f"{table(found)}\n\nwritten to {arguments.out}\n")
     return 0
 

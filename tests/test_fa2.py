@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import NOTHING, busy_view, make_spec, make_view
 
-from baselines.fa2 import FA2, smallest_fleet
+from baselines.fa2 import FA2, largest_fleet, smallest_fleet
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
@@ -66,11 +66,31 @@ def test_keeps_the_allocation_before_the_first_request() -> None:
         assert answer.feasible
 
 
-def test_keeps_the_allocation_when_nothing_fits() -> None:
-    held = Allocation(cores=1, batch=2, replicas=3)
-    answer = decide(busy_view(delay_s=0.95, allocation=held))
-    assert answer == held
+OVERLOAD = busy_view(rate_rps=500, allocation=Allocation(cores=1, batch=2, replicas=1))
+
+
+def test_asks_for_the_largest_fleet_when_nothing_fits() -> None:
+    answer = decide(OVERLOAD)
+    assert (answer.cores, answer.replicas) == (1, 16)
     assert not answer.feasible
+
+
+def test_keeps_the_allocation_when_nothing_fits_as_published() -> None:
+    answer = decide(OVERLOAD, {"when_infeasible": "keep"})
+    assert answer == OVERLOAD.allocation
+    assert not answer.feasible
+
+
+@pytest.mark.parametrize("profile", ["yolov5s", "resnet18"])
+@pytest.mark.parametrize("slo_fraction", [0.2, 0.5, 1.0])
+def test_the_largest_fleet_has_the_fastest_batch_that_two_in_a_row_fit(
+    profile: str, slo_fraction: float
+) -> None:
+    spec = make_spec(profile)
+    latency_s = [math.floor(float(spec.latency.predict_s(b, 1)) * 1e3) / 1e3 for b in range(1, 17)]
+    fit = [b for b in range(1, 17) if 2 * latency_s[b - 1] < slo_fraction * spec.slo_s]
+    fastest = max(fit, key=lambda b: b / latency_s[b - 1], default=1)
+    assert largest_fleet(spec, slo_fraction).batch == fastest
 
 
 def test_rate_counts_per_second() -> None:
@@ -95,6 +115,7 @@ def test_a_remembered_rate_keeps_replicas_through_a_lull() -> None:
     [
         ({"slo_fraction": 1.5}, "slo_fraction must be"),
         ({"rate_windows": 0}, "rate_windows must be"),
+        ({"when_infeasible": "kep"}, "did you mean 'keep'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], words: str) -> None:

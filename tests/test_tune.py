@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from baselines import tune, tuned_options
+from baselines import options, tune, tuned_file, tuned_options
 from baselines.options import cell_key
-from baselines.searches import SEARCHES, Outcome, Search, search_options
+from baselines.racing import Outcome, find_best
+from baselines.searches import RULE_TOLERANCE, SEARCHES, Search
 from baselines.tune import Task, tune_cell
 from sponge_env.config import Arrivals
 from sponge_env.registry import known_controllers, make_controller
+from sponge_env.report.targets import MOST_VIOLATIONS
 from sponge_env.scenario import Scenario
 
 SHORT = Scenario(
@@ -42,29 +44,97 @@ rate_rps = 40.0
 def test_every_combination_is_one_that_the_controller_takes(agent: str) -> None:
     search = SEARCHES[agent]
     assert search.combinations()
-    for options in search.combinations():
+    for combination in search.combinations():
         smallest = {search.smallest: 1} if search.smallest else {}
-        make_controller(agent, known_controllers(), options | smallest)
+        make_controller(agent, known_controllers(), combination | smallest)
+
+
+@pytest.mark.parametrize("agent", SEARCHES)
+def test_natural_ends_are_ends(agent: str) -> None:
+    search = SEARCHES[agent]
+    for name, values in search.grid.items():
+        assert list(values) == sorted(set(values))
+        assert set(search.natural.get(name, ())) <= {values[0], values[-1]}
+    assert search.natural.keys() <= search.grid.keys()
+
+
+@pytest.mark.parametrize("agent", [name for name in SEARCHES if not SEARCHES[name].smallest])
+def test_searches_start_from_the_defaults(agent: str) -> None:
+    search = SEARCHES[agent]
+    assert search.start in search.combinations()
+    task = Task(agent, SHORT, seeds=(1000,))
+    assert task.try_options(search.start).rank(0.0) == task.try_options({}).rank(0.0)
+
+
+def test_no_rule_may_miss_more_than_the_program() -> None:
+    assert RULE_TOLERANCE == MOST_VIOLATIONS
+
+
+def outcome(violations: float, cores: float, options: dict[str, Any] | None = None) -> Outcome:
+    return Outcome(options or {}, violations, cores, offered=1000)
 
 
 @pytest.mark.parametrize("fewest", range(1, 17))
 def test_bisection_finds_the_fewest_cores(fewest: int) -> None:
     tried: list[int] = []
 
-    def attempt(options: dict[str, Any]) -> Outcome:
+    def attempt(options: dict[str, Any], to_beat: Outcome | None) -> Outcome:
         tried.append(options["cores"])
-        return Outcome(options, 0.5 * (options["cores"] < fewest), float(options["cores"]))
+        return outcome(0.5 * (options["cores"] < fewest), options["cores"], options)
 
-    search = Search({"batch": (4,)}, smallest="cores")
-    outcomes = list(search_options(search, allowed=0.0, cores_max=16, attempt=attempt))
-    best = min(outcomes, key=lambda outcome: outcome.rank(0.0))
-    assert best.options == {"batch": 4, "cores": fewest}
+    search = Search({}, smallest="cores")
+    best = find_best(search, allowed=0.0, cores_max=16, attempt=attempt)
+    assert best.options == {"cores": fewest}
     assert len(set(tried)) == len(tried) <= 5
 
 
 def test_violations_come_first_and_the_allowed_ones_do_not_count() -> None:
-    few, cheap, bad = (Outcome({}, *pair) for pair in ((0.0, 9.0), (0.001, 8.0), (0.002, 1.0)))
+    few, cheap, bad = outcome(0.0, 9.0), outcome(0.001, 8.0), outcome(0.002, 1.0)
     assert sorted([few, bad, cheap], key=lambda o: o.rank(allowed=0.001)) == [cheap, few, bad]
+
+
+def search_for(
+    cores: dict[tuple[int, int], float], tried: list[Any] | None = None, **natural: tuple[int, ...]
+) -> Outcome:
+    """Search options x and y from 1 to 5 by their cores: 9 where there are none, from (3, 3)."""
+    values = (1, 2, 3, 4, 5)
+    search = Search({"x": values, "y": values}, natural=natural, start={"x": 3, "y": 3})
+
+    def attempt(options: dict[str, Any], to_beat: Outcome | None) -> Outcome:
+        if tried is not None:
+            tried.append(tuple(options.values()))
+        return outcome(0.0, cores.get((options["x"], options["y"]), 9.0), options)
+
+    return find_best(search, allowed=0.0, cores_max=16, attempt=attempt)
+
+
+def test_the_search_goes_from_the_best_of_the_coarse_grid_to_better_neighbours() -> None:
+    tried: list[Any] = []
+    cores = {(1, 5): 8.0, (2, 4): 7.0, (3, 3): 7.5, (3, 4): 6.0}
+    assert search_for(cores, tried).options == {"x": 3, "y": 4}
+    assert tried[0] == (3, 3)
+    assert set(itertools.product((1, 3, 5), repeat=2)) <= set(tried)
+    assert len(set(tried)) == len(tried) < 25
+
+
+def test_a_best_value_that_ends_its_grid_is_marked() -> None:
+    assert search_for({(2, 3): 1.0}).at_edge == ()
+    assert search_for({(5, 3): 1.0}).at_edge == ("x",)
+    assert search_for({(5, 1): 1.0}).at_edge == ("x", "y")
+
+
+def test_an_end_is_no_edge_where_nothing_lies_beyond_or_the_step_to_it_gains_nothing() -> None:
+    assert search_for({(5, 1): 1.0}, x=(5,)).at_edge == ("y",)
+    assert search_for({(1, 3): 1.0, (2, 3): 1.0}).at_edge == ()
+
+
+def test_the_table_marks_edges() -> None:
+    found = {"vpa": {"a/b": Outcome({"margin": 2.0, "percentile": 0.9}, 0.0, 4.0, 1, ("margin",))}}
+    lines = tune.table(found).splitlines()
+    assert lines[1].endswith("margin=2.0* percentile=0.9")
+    assert lines[-1] == tune.EDGE_NOTE
+    inside = {"vpa": {"a/b": Outcome({"margin": 2.0}, 0.0, 4.0, 1)}}
+    assert "*" not in tune.table(inside)
 
 
 def test_static_gets_the_smallest_allocation_without_avoidable_violations() -> None:
@@ -81,32 +151,70 @@ def test_outcomes_repeat() -> None:
     assert task.try_options({"margin": 1.5}) == task.try_options({"margin": 1.5})
 
 
+def test_giving_up_early_changes_no_outcome() -> None:
+    task = Task("static-tuned", SHORT, seeds=(1000, 1001, 1002))
+    small, large = ({"batch": 4, "cores": cores} for cores in (1, 12))
+    few, many = task.try_options(small), task.try_options(large)
+    assert few.rank(task.allowed) > many.rank(task.allowed)
+    assert task.try_options(large, to_beat=few) == many
+    given_up = task.try_options(small, to_beat=many)
+    assert many.rank(task.allowed) < given_up.rank(task.allowed) < few.rank(task.allowed)
+
+
 def test_script_writes_what_the_suite_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "short.toml").write_text(SCENARIO)
     suite, out = tmp_path / "suite.toml", tmp_path / "tuned.json"
     suite.write_text(SUITE.format("short.toml"))
-    out.write_text(json.dumps({"agents": {"other": {"cells": {}}}}))
     arguments = ["--suite", str(suite), "--seeds", "1", "--jobs", "1", "--out", str(out)]
     assert tune.main([*arguments, "--agents", "sponge-no-scaling"]) == 0
     assert "sponge-no-scaling on short/resnet18" in capsys.readouterr().out
-    data = json.loads(out.read_text())
-    assert set(data["agents"]) == {"other", "sponge-no-scaling"}
-    entry = data["agents"]["sponge-no-scaling"]
-    assert entry["seeds"] == [1000]
+    data = tuned_file.read(out)
+    entry = data["agents"]["sponge-no-scaling"]["cells"]["short/resnet18"]
+    run = data["runs"][entry["run"]]
+    assert (run["suite"], run["seeds"]) == ("suite.toml", [1000])
+    assert str(tmp_path) not in out.read_text()
     monkeypatch.setattr("baselines.options._tuned", lambda: data["agents"])
-    options = tuned_options("sponge-no-scaling", "short", "resnet18")
-    assert options == entry["cells"]["short/resnet18"]["options"]
-    assert 1 <= options["cores_fixed"] <= 16
+    chosen = tuned_options("sponge-no-scaling", "short", "resnet18")
+    assert chosen == entry["options"]
+    assert 1 <= chosen["cores_fixed"] <= 16
 
 
-def test_a_cell_that_was_not_tuned_gets_defaults_and_a_warning(
+def test_tuning_again_replaces_its_cells_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "tuned.json"
+    tuned_file.write(out, "run1", {"suite": "one"}, {"hpa": {"a/x": {"n": 1}, "b/x": {"n": 1}}})
+    tuned_file.write(out, "run2", {"suite": "two"}, {"hpa": {"b/x": {"n": 2}}, "vpa": {"b/x": {}}})
+    assert tuned_file.read(out) == {
+        "runs": {"run1": {"suite": "one"}, "run2": {"suite": "two"}},
+        "agents": {
+            "hpa": {"cells": {"a/x": {"n": 1, "run": "run1"}, "b/x": {"n": 2, "run": "run2"}}},
+            "vpa": {"cells": {"b/x": {"run": "run2"}}},
+        },
+    }
+    tuned_file.write(out, "run3", {}, {"hpa": {"a/x": {}}})
+    assert tuned_file.read(out)["runs"].keys() == {"run2", "run3"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"agents": {}}'])
+def test_a_file_of_something_else_is_not_replaced(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine.json"
+    out.write_text(text)
+    assert tune.main(["--suite", "quick", "--out", str(out)]) == 2
+    assert "mine.json is not what python -m baselines.tune writes" in capsys.readouterr().err
+    assert out.read_text() == text
+
+
+def test_a_cell_that_was_not_tuned_gets_defaults_and_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    options._say_untuned.cache_clear()
     assert tuned_options("hpa", "my-own", "/home/me/mine.json") == {}
-    assert "no tuned options of hpa for my-own/mine" in caplog.text
-    assert "python -m baselines.tune --agents hpa" in caplog.text
+    assert tuned_options("hpa", "my-own", "/home/me/mine.json") == {}
+    assert caplog.text.count("no tuned options of hpa for my-own/mine") == 1
+    assert "python -m baselines.tune --agents hpa --suite" in caplog.text
 
 
 def test_profiles_count_by_name() -> None:
@@ -114,11 +222,11 @@ def test_profiles_count_by_name() -> None:
 
 
 def test_what_is_shipped_fits_the_controllers() -> None:
-    shipped = json.loads((Path(tune.__file__).parent / "tuned.json").read_text())
+    shipped = tuned_file.read(options.TUNED_FILE)
     for agent, entry in shipped["agents"].items():
-        assert entry["grid"].keys() == SEARCHES[agent].grid.keys()
         for cell in entry["cells"].values():
             make_controller(agent, known_controllers(), cell["options"])
+            assert agent in shipped["runs"][cell["run"]]["searches"]
 
 
 @pytest.mark.parametrize(
