@@ -34,6 +34,7 @@ DOORS = {
     "sb3_contrib": {"agents/learn/learners.py"},
     "torch": {"agents/learn/learners.py", "agents/learn/train.py", "sponge_env/models.py"},
     "pulp": {"agents/solve_pulp.py"},
+    "optuna": {"agents/learn/study.py"},
     "numba": {
         "agents/exact_kernel.py",
         "sponge_env/vector/compiler.py",

@@ -3,151 +3,92 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
-from agents.forecast import Forecast
+from agents import mpc_episode
 from agents.joint_fleet import Fleet, FleetConfig, rate_samples
-from agents.joint_kernel import Moment, Plant, cheapest_plan
 from agents.joint_latency import Latency
-from agents.sponge_joint import SpongeJoint, expected_arrivals_s, replica_states
+from agents.mpc_episode import replica_states
+from agents.sponge_joint import SpongeJoint
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
-from sponge_env.interfaces import Allocation, RunningBatch
+from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
 from sponge_env.metrics import WindowMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 
 SPEC = make_spec(replicas_max=8)
-SIZES = np.array([1, 2, 4])
 
 
-def plant(**changes: Any) -> Plant:
-    table_s = np.ascontiguousarray(SPEC.latency.table_s(4, 6).T)
-    return Plant(table_s, SIZES, np.array([1, 2, 4, 6]), 0.05, 1.0, 1.0, 4.0, 2.5)._replace(
-        **changes
+def decide(view: SystemView, spec: SystemSpec = SPEC, **options: Any) -> Allocation:
+    """Return the first decision of a new controller that keeps its replicas."""
+    controller = SpongeJoint(reluctance=0.99, **options)
+    controller.reset(spec, seed=0)
+    return controller.decide(view)
+
+
+@pytest.mark.parametrize("rate_rps", [400, 3000])
+def test_a_queue_too_long_to_play_gets_all_cores(rate_rps: int) -> None:
+    flood = busy_view(rate_rps=rate_rps, budgets_left_s=tuple(np.linspace(-1.0, 0.9, 5000)))
+    answer = decide(flood)
+    assert (answer.cores, answer.feasible) == (16, False)
+
+
+def test_a_high_load_is_planned_in_groups_as_it_is_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast = LatencyModel(gamma_s=0.012, delta_s=1e-4, epsilon_s=0.0, eta_s=1e-3)
+    spec = make_spec(latency=fast)
+    view = busy_view(rate_rps=400, allocation=Allocation(4, 8, 2), replicas_ready=2)
+    answers = []
+    for played in (10_000, 200):
+        monkeypatch.setattr(mpc_episode, "_PLAYED", played)
+        answers.append(decide(view, spec))
+    exact, grouped = answers
+    assert exact.feasible
+    assert grouped.feasible
+    assert 1 < exact.cores < 16
+    assert abs(grouped.cores - exact.cores) <= 1
+
+
+def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
+    """Under perfect scaling four replicas on one CPU serve what one does with all of it."""
+    latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
+    own, shared = (
+        Fleet(FleetConfig(), dataclasses.replace(SPEC, latency=latency, cpu_cores=cpu_cores))
+        for cpu_cores in (math.inf, 16.0)
     )
-
-
-def misses(plant: Plant, moment: Moment, now: int, later: int, batch: int) -> int:
-    """Count a plan's misses with a queue that is as plain as it is slow."""
-
-    def service_s(cores: int, size: int) -> float:
-        return float(plant.service_s[cores - 1, size - 1])
-
-    def end_s(begin_s: float, work: float, size: int) -> float:
-        """Work is the share of the batch that is left."""
-        if begin_s < 1.0:
-            first_s = begin_s + work * service_s(now, size)
-            if first_s <= 1.0:
-                return first_s
-            work, begin_s = (first_s - 1.0) / service_s(now, size), 1.0
-        return begin_s + work * service_s(later, size)
-
-    free_s = [
-        end_s(0.0, left_s / service_s(moment.cores, int(size)), int(size)) if size else left_s
-        for left_s, size in moment.replicas.tolist()
-    ]
-    waiting = [(due_s, 0.0) for due_s in moment.slacks_s.tolist()]
-    coming = [(due_s, arrival_s) for arrival_s, due_s in moment.arrivals_s.tolist()]
-    missed, done_s = 0, 0.0
-    while waiting or coming:
-        replica = free_s.index(min(free_s))
-        begin_s = free_s[replica] if waiting else max(free_s[replica], coming[0][1])
-        chosen: list[tuple[float, float]] = []
-        while len(chosen) < batch:
-            here = waiting[:1] + [request for request in coming[:1] if request[1] <= begin_s]
-            if not here:
-                break
-            chosen.append(min(here, key=lambda request: request[0]))
-            (waiting if chosen[-1] in waiting[:1] else coming).pop(0)
-        free_s[replica] = end_s(begin_s, 1.0, len(chosen))
-        done_s = max(done_s, free_s[replica])
-        for due_s, arrival_s in chosen:
-            hopeless = arrival_s == 0.0 and due_s < plant.fastest_s
-            missed += not hopeless and free_s[replica] > due_s
-    return missed + int(max(0.0, done_s - plant.clear_by_s) * moment.rate_rps)
-
-
-@st.composite
-def moments(draw: st.DrawFn) -> Moment:
-    slacks_s = np.sort(np.array(draw(st.lists(st.floats(-0.5, 1.0), max_size=12))))
-    arrival_s = np.sort(np.array(draw(st.lists(st.floats(0.01, 2.0), max_size=12))))
-    budget_s = draw(st.floats(0.02, 1.0))
-    replicas = draw(
-        st.lists(
-            st.tuples(st.floats(0.0, 0.5), st.sampled_from([0, 1, 2, 4])), min_size=1, max_size=4
-        )
-    )
-    return Moment(
-        slacks_s,
-        np.column_stack([arrival_s, arrival_s + budget_s]),
-        np.array(replicas, dtype=np.float64),
-        draw(st.integers(1, 6)),
-        draw(st.floats(0.0, 50.0)),
-    )
-
-
-@settings(max_examples=60, deadline=None)
-@given(moment=moments())
-def test_the_plan_is_the_cheapest_of_all(moment: Moment) -> None:
-    here = plant()
-    costs = {
-        (now, later, batch): len(moment.replicas) * (now + later)
-        + here.miss_cost * misses(here, moment, now, later, batch)
-        for now in range(1, 7)
-        for later in {now, *here.later_cores.tolist()}
-        for batch in here.batches.tolist()
-    }
-    cores, batch, missed = cheapest_plan(here, moment)
-    least = min(costs.values())
-    reached = [
-        cost
-        for (now, later, size), cost in costs.items()
-        if (now, size) == (cores, batch) and misses(here, moment, now, later, size) == missed
-    ]
-    assert min(reached) == pytest.approx(least)
-
-
-def test_an_idle_system_needs_one_core() -> None:
-    idle = Moment(np.empty(0), np.empty((0, 2)), np.zeros((3, 2)), 4, 0.0)
-    assert cheapest_plan(plant(), idle) == (1, 1, 0)
+    service_s = np.ascontiguousarray(latency.table_s(16, 16).T)
+    view = busy_view(rate_rps=300, allocation=Allocation(16, 16, 1))
+    sizes = []
+    for fleet in (own, shared):
+        for _ in range(60):
+            fleet.observe(view)
+        sizes.append(fleet.replicas(view, service_s))
+    assert sizes[0] > 1
+    assert sizes[1] == 1
 
 
 def test_more_replicas_need_fewer_cores() -> None:
-    arrival_s = np.arange(0.0, 2.0, 0.05)
-    arrivals_s = np.column_stack([arrival_s, arrival_s + 0.6])
     cores = [
-        cheapest_plan(plant(), Moment(np.empty(0), arrivals_s, np.zeros((held, 2)), 1, 20.0))[0]
+        decide(busy_view(allocation=Allocation(4, 4, held), replicas_ready=held)).cores
         for held in (1, 2, 3, 4)
     ]
     assert cores == sorted(cores, reverse=True)
     assert cores[0] > cores[-1] == 1
 
 
-def test_a_queue_that_lasts_needs_cores_though_nothing_in_it_can_be_saved() -> None:
-    hopeless = Moment(np.full(60, -1.0), np.empty((0, 2)), np.zeros((1, 2)), 1, 20.0)
-    assert cheapest_plan(plant(), hopeless)[0] > 1
-    assert cheapest_plan(plant(), hopeless._replace(rate_rps=0.0))[0] == 1
-
-
-def test_expected_arrivals_come_early_and_the_first_have_the_least_time() -> None:
-    forecast = Forecast(rate_rps=20.0, noise=1.0, budget_low_s=0.4, budget_high_s=0.8)
-    arrivals_s = expected_arrivals_s(forecast, intervals=2, interval_s=1.0)
-    budgets_s = arrivals_s[:, 1] - arrivals_s[:, 0]
-    assert len(arrivals_s) == int(40 + np.sqrt(40))
-    assert np.all(np.diff(arrivals_s[:, 0]) > 0)
-    assert np.sum(arrivals_s[:, 0] < 1.0) > 20
-    assert budgets_s.min() >= 0.4
-    assert budgets_s.max() <= 0.8
-    assert np.all(np.diff(budgets_s[:20]) > 0)
-    assert budgets_s[20] == pytest.approx(budgets_s[0])
-    assert not len(expected_arrivals_s(dataclasses.replace(forecast, rate_rps=0.0), 2, 1.0))
+def test_cores_cover_the_load_until_a_replica_is_warm() -> None:
+    held = Allocation(4, 4, 3)
+    warm = decide(busy_view(allocation=held, replicas_ready=3))
+    starting = decide(busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0)))
+    assert starting.cores > warm.cores
 
 
 def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
@@ -157,9 +98,11 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
         starting_s=(3.0,),
         running=(RunningBatch(4, 4.9, 5.3), RunningBatch(1, 4.9, 4.95), RunningBatch(2, 4.9, 5.1)),
     )
-    states = replica_states(SPEC, view, held=4)
-    assert states == pytest.approx(np.array([[0.3, 4], [0.1, 2], [3.0, 0], [10.0, 0]]))
-    assert replica_states(SPEC, view, held=1) == pytest.approx(np.array([[0.3, 4]]))
+    times_s, sizes = zip(*replica_states(SPEC, view, held=4), strict=True)
+    assert times_s == pytest.approx((0.1, 0.3, 3.0, 10.0))
+    assert sizes == (2, 4, 0, 0)
+    assert [size for _, size in replica_states(SPEC, view, held=1)] == [4]
+    assert replica_states(SPEC, make_view(replicas_ready=2), held=2) == [(0.0, 0), (0.0, 0)]
 
 
 def test_a_steady_rate_is_expected_to_stay() -> None:
@@ -202,37 +145,77 @@ def test_replicas_that_start_are_not_cancelled_as_long_as_they_are_wanted() -> N
     assert fleet_size([20.0] * 60, held=3, ready=2, starting_s=(4.0,)) == 3
 
 
+def interval(**changes: Any) -> WindowMetrics:
+    """Return an interval in which 100 batches of one request ran for 0.12 s on two cores."""
+    values: dict[str, Any] = {
+        "requested_cores": 2,
+        "core_seconds": 60.0,
+        "utilisation": 0.4,
+        "on_time": 90,
+        "late": 10,
+        "batch_mean": 1.0,
+        "service_mean_s": 0.12,
+    }
+    return WindowMetrics(**values | changes)
+
+
+def learned_s(*lasts: WindowMetrics, **view: Any) -> float:
+    """Return what batches of one request are taken to need on two cores after intervals."""
+    latency = Latency(SPEC, margin=0.0, safety=0.0)
+    for last in lasts:
+        latency.observe(make_view(last=last, **view))
+    return float(latency.table_s[1, 0])
+
+
 def test_latencies_are_learned_where_batches_are_of_one_size() -> None:
     latency = Latency(SPEC, margin=0.1, safety=0.0)
-    guess_s = latency.service_s
+    guess_s = latency.table_s
     assert guess_s == pytest.approx(1.1 * SPEC.latency.table_s(16, 16).T)
-    # On three replicas of two cores 100 batches of one request took 15 s: 0.15 s each.
-    last = WindowMetrics(
-        requested_cores=2, core_seconds=60.0, utilisation=0.5, on_time=90, late=10, batch_mean=1.0
-    )
-    latency.observe(make_view(last=last))
-    latency.observe(make_view(last=dataclasses.replace(last, requested_cores=3, batch_mean=1.5)))
-    latency.observe(make_view(last=dataclasses.replace(last, batch_mean=np.nan)))
-    learned_s = latency.service_s
+    latency.observe(make_view(last=interval(service_mean_s=0.15)))
+    latency.observe(make_view(last=interval(requested_cores=3, batch_mean=1.5)))
+    latency.observe(make_view(last=interval(batch_mean=np.nan, service_mean_s=np.nan)))
+    learned_s = latency.table_s
     assert learned_s[1, 0] == pytest.approx(0.15, abs=0.01)
     others = np.ones(learned_s.shape, np.bool_)
     others[1, 0] = False
     assert learned_s[others] == pytest.approx(guess_s[others])
 
 
+def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used() -> None:
+    # 30 core-seconds for 100 batches on two cores, though each was done after 0.12 s.
+    assert learned_s(interval(utilisation=0.5)) == pytest.approx(0.15, abs=0.01)
+    # With serial parts, two cores are not busy all the time that a batch runs.
+    assert learned_s(interval(utilisation=0.2)) == pytest.approx(0.12, abs=0.01)
+
+
+def test_loading_a_model_is_no_service() -> None:
+    loading = interval(utilisation=0.5)
+    assert learned_s(loading, starting_s=(3.0,)) == pytest.approx(0.12, abs=0.01)
+    latency = Latency(SPEC, margin=0.0, safety=0.0)
+    latency.observe(make_view(last=None, starting_s=(0.5,)))
+    latency.observe(make_view(last=loading))  # it became ready meanwhile
+    assert latency.table_s[1, 0] == pytest.approx(0.12, abs=0.01)
+    assert learned_s(dataclasses.replace(loading, restarts=1)) == pytest.approx(0.12, abs=0.01)
+
+
+def test_what_is_learned_stays_near_the_profile() -> None:
+    fit_s = SPEC.latency.table_s(16, 16)[0, 1]
+    for seen_s, factor in ((10.0, 2.0), (1e-4, 0.5)):
+        intervals = [interval(service_mean_s=seen_s, utilisation=0.0)] * 20
+        assert learned_s(*intervals) == pytest.approx(factor * fit_s, rel=0.02)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"margin_probability": 1.5},
-        {"intervals": 1},
-        {"miss_cost": 0.0},
         {"safety": -0.1},
-        {"clear_share": -1.0},
+        {"late_price": -1.0},
         {"utilisation": 0.0},
         {"batch_share": 2.0},
         {"cold_starts_ahead": 0},
         {"reluctance": 1.0},
-        {"sigmas": -1.0},
+        {"guard": 0.0},
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any]) -> None:

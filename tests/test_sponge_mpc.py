@@ -23,6 +23,7 @@ from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, FloatArray, Request, RunningBatch, SystemView
+from sponge_env.latency import LatencyModel
 from sponge_env.metrics import WindowMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
@@ -50,21 +51,26 @@ def serve(
     edge_s: float,
 ) -> float:
     """Serve with some cores up to a moment and with others after it, through a copy."""
-    late = advance(queue, arrivals_s, service_s[cores[0] - 1], batch, 0.0, edge_s, GUARD_S)
+    row_s = service_s[cores[0] - 1]
+    late = advance(queue, arrivals_s, row_s, batch, 0.0, edge_s, GUARD_S)
     copy_queue(queue, spare)
     resize(spare, edge_s, service_s[cores[0] - 1], service_s[cores[1] - 1])
-    return late + advance(
-        spare, arrivals_s, service_s[cores[1] - 1], batch, edge_s, math.inf, GUARD_S
-    )
+    row_s = service_s[cores[1] - 1]
+    return late + advance(spare, arrivals_s, row_s, batch, edge_s, math.inf, GUARD_S)
 
 
 @entry_point
 def path_of(
-    outlook: Outlook, chance: Any, path: int, kinds: FloatArray, speed: FloatArray
+    outlook: Outlook,
+    chance: Any,
+    path: int,
+    kinds: FloatArray,
+    speed: FloatArray,
+    interval_s: float = 1.0,
 ) -> FloatArray:
     """Return one path's arrivals and deadlines."""
     arrivals_s = np.empty((500, 2))
-    count = sample_path(outlook, chance, path, kinds, 1.0, speed, arrivals_s)
+    count = sample_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
     return arrivals_s[:count].copy()
 
 
@@ -75,7 +81,11 @@ def left_of(queue: Queue, now_s: float, service_s: FloatArray) -> float:
 
 
 def reference(
-    arrivals_s: FloatArray, cores: tuple[int, int], batch: int, edge_s: float, replicas: int
+    arrivals_s: FloatArray,
+    cores: tuple[int, int],
+    batch: int,
+    edge_s: float,
+    replicas: int,
 ) -> float:
     """Serve with the serving core and the simulated worker; weight late answers alike."""
     initial = make_spec().initial
@@ -100,7 +110,12 @@ def reference(
 
 @settings(max_examples=60, deadline=None)
 @example(  # the second of two that come at once, for a replica idle since before
-    gaps_s=[0.25, 0.0], budgets_s=[0.0] * 40, cores=(1, 1), batch=1, edge_s=1.0, replicas=2
+    gaps_s=[0.25, 0.0],
+    budgets_s=[0.0] * 40,
+    cores=(1, 1),
+    batch=1,
+    edge_s=1.0,
+    replicas=2,
 )
 @given(
     gaps_s=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=40),
@@ -154,6 +169,14 @@ def test_kinds_of_requests_overtake_each_other() -> None:
     arrivals_s = path_of(CALM, make_chance(risk=False), 0, kinds, np.empty(2))
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
     assert np.any(np.diff(arrivals_s[:, 1]) < 0)
+
+
+def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is() -> None:
+    stalled, chance = CALM._replace(transfer_s=0.8), make_chance(risk=False)
+    whole, halves = np.empty(2), np.empty(4)
+    path_of(stalled, chance, 0, KINDS, whole, 1.0)
+    path_of(stalled, chance, 0, KINDS, halves, 0.5)
+    np.testing.assert_allclose(halves[1::2], whole)
 
 
 def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
@@ -210,6 +233,40 @@ def test_few_arrivals_are_expected_where_few_came() -> None:
     flow.observe(interval_view(10, 1, 0.1, np.ones(10)))
     outlook = flow.observe(interval_view(11, 0, 0.1, np.array([1.0] * 10 + [0.0])))
     assert outlook.transfer_s == pytest.approx(0.1)
+
+
+def network_view(
+    window: int, bandwidth: float, payloads_bytes: list[float], base_s: float = 0.01
+) -> SystemView:
+    """Return a view after an interval whose requests saw one bandwidth."""
+    delays_s = base_s + np.array(payloads_bytes) / bandwidth
+    return make_view(
+        now_s=float(window),
+        arrivals=np.full(window, float(len(payloads_bytes))),
+        mean_delays_s=np.full(window, delays_s.mean()),
+        bandwidths_bytes_per_s=np.full(window, bandwidth),
+        delays_s=delays_s,
+        budgets_s=1.0 - delays_s,
+    )
+
+
+@pytest.mark.parametrize("base_s", [0.0, 0.01, 0.2])
+def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_s: float) -> None:
+    flow = Flow(SPEC, MPCConfig())
+    for window, bandwidth in enumerate((3e6, 1e6, 1e6, 4.1e6, 2e4, 7e6, 3e6), start=1):
+        flow.observe(network_view(window, bandwidth, [3e5] * 20, base_s))
+        assert flow.kinds.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("bandwidths", [(3e6, 3.0001e6), (3e6, 1e6, 4e6, 2e6)])
+def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[float, ...]) -> None:
+    flow = Flow(SPEC, MPCConfig())
+    for window, bandwidth in enumerate(bandwidths, start=1):
+        large = 3 + window % 3
+        flow.observe(network_view(window, bandwidth, [6e5] * large + [5e4] * (20 - large)))
+    assert flow.kinds.shape == (20, 2)
+    assert flow.kinds[0, 0] > 3 * flow.kinds[-1, 0]
+    np.testing.assert_allclose(flow.kinds[:, 1], 1.0)
 
 
 def test_steady_arrivals_do_not_scatter_and_random_ones_do() -> None:
@@ -297,6 +354,30 @@ def test_a_plan_that_cannot_keep_up_says_so() -> None:
     flood = decide(busy_view(rate_rps=60, budgets_left_s=tuple(np.linspace(0, 0.9, 60))))
     assert not flood.feasible
     assert flood.cores == 16
+
+
+def test_a_high_load_is_played_in_groups_as_it_is_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from agents import mpc_episode
+
+    fast = LatencyModel(gamma_s=0.005, delta_s=1e-4, epsilon_s=0.0, eta_s=1e-3)
+    view = busy_view(rate_rps=400, allocation=Allocation(8, 8))
+    answers = []
+    for played in (10_000, 200):
+        monkeypatch.setattr(mpc_episode, "_PLAYED", played)
+        answers.append(decide(view, make_spec(latency=fast)))
+    exact, grouped = answers
+    assert exact.feasible
+    assert grouped.feasible
+    assert 1 < exact.cores < 16
+    assert abs(grouped.cores - exact.cores) <= 1
+
+
+def test_a_flood_of_thousands_gets_all_cores() -> None:
+    flood = busy_view(rate_rps=3000, budgets_left_s=tuple(np.linspace(-1.0, 0.9, 5000)))
+    answer = decide(flood)
+    assert (answer.cores, answer.feasible) == (16, False)
 
 
 def test_giving_up_cores_at_a_price_is_hysteresis() -> None:

@@ -1,0 +1,54 @@
+"""``sponge-joint`` on the real worker: several replicas, one queue, nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from control_groups import groups_of
+from machine import needs_two_cpus
+
+from agents.sponge_joint import SpongeJoint
+from sponge_env.config import Arrivals, Initial
+from sponge_env.factory import make_system
+from sponge_env.profile import load_profile
+from sponge_env.rollout import Run, run_episode
+from sponge_env.scenario import load_scenario
+from sponge_env.system import System
+from sponge_env.workers.pool import PoolWorker
+
+pytestmark = [pytest.mark.live, needs_two_cpus]
+
+
+def small_live_system() -> System:
+    """Return two replicas under a load that either could serve alone."""
+    scenario = dataclasses.replace(
+        load_scenario("local"),
+        duration_s=4.0,
+        arrivals=Arrivals(rate_rps=15.0),
+        initial=Initial(cores=8, batch=4, replicas=2),
+    )
+    return make_system(scenario, 1000, backend="live", profile=load_profile("lite0"))
+
+
+def test_the_joint_controller_serves_live_and_leaves_nothing() -> None:
+    system = small_live_system()
+    assert isinstance(system.worker, PoolWorker)
+    pids = [replica.pid for replica in system.worker.replicas]
+    # So reluctant that it keeps both.
+    controller = SpongeJoint(reluctance=0.99)
+    try:
+        episode = run_episode(system, controller, Run("sponge-joint", "local", "live", 1000))
+        used = set(system.columns()["replica"].tolist())
+    finally:
+        system.close()
+    total = episode.summary
+    assert total.offered == total.on_time + total.late + total.dropped + total.failed > 30
+    assert total.queued == total.running == 0
+    assert total.on_time > total.offered / 2
+    assert [window.replicas_ready for window in episode.windows] == [2, 2, 2, 2]
+    assert len(used - {-1}) == 2, "both served"
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not groups_of(os.getpid())
