@@ -129,7 +129,7 @@ SEARCHES: Mapping[str, Search] = {
     "vpa": Search(
         grid={
             "percentile": (0.5, 0.9, 0.98, 1.0),
-            "margin": (1.0, 1.15, 1.5, 2.0, 3.0),
+            "margin": (1.0, 1.15, 1.5, 2.0, 3.0, 5.0),
             **_SHARE,
         },
         natural={"percentile": (1.0,), "margin": (1.0,), **_SHARE_ENDS},
