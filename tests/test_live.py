@@ -69,12 +69,18 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
     with (scenario_file.parent / "stderr").open("w") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
     windows = run / "static-8-seed0" / "windows.csv"
-    wait_for(
-        lambda: (
-            process.poll() is not None or (windows.exists() and windows.read_text().count("\n") > 3)
-        ),
-        "three intervals",
-    )
+    try:
+        wait_for(
+            lambda: (
+                process.poll() is not None
+                or (windows.exists() and windows.read_text().count("\n") > 3)
+            ),
+            "three intervals",
+        )
+    except AssertionError:
+        process.kill()  # its janitor takes the rest away
+        process.wait()
+        raise
     assert process.poll() is None, (scenario_file.parent / "stderr").read_text()
     return process, run / "static-8-seed0"
 
