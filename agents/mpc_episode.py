@@ -92,7 +92,7 @@ def choose(
     price = group * backlog_price * episode.curve.price(outlook.rate_rps / held)
     outlook = _thinned(outlook, group)
     running = sum(batch.size for batch in view.running)
-    waiting = (view.queued_deadlines_s.size + running) // group + held
+    waiting = (view.queued_deadlines_s.size + running) // group + held + 1
     _make_room(episode, rules, waiting, expected / group)
     _fill(episode, view, outlook.rate_rps, group)
     cores, batch, late = plan(

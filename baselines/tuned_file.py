@@ -1,6 +1,6 @@
 """``tuned.json``: the best options of each agent in each cell, and the run that found them.
 
-    {"runs": {RUN: {"command", "suite", "seeds", "objective", "grids", "versions"}},
+    {"runs": {RUN: {"command", "suite", "seeds", "objective", "searches", "versions"}},
      "agents": {AGENT: {"cells": {CELL: {"options", ..., "run": RUN}}}}}
 
 A run is named after its date. Cells that are tuned again take the place of the old ones; the

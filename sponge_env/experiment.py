@@ -41,8 +41,10 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     plan = system.plan
     if plan.requests and plan.requests[0].arrival_s >= plan.windows * scenario.interval_s:
         raise TraceError(
-            f"no request arrives within the {plan.windows} intervals of an episode: the network "
-            f"({scenario.network.trace}) is too slow for {plan.requests[0].payload_bytes:g} bytes"
+            f"no request arrives within the {plan.windows} intervals of an episode: the first is "
+            f"sent at {plan.requests[0].sent_s:g} s, and the network ({scenario.network.trace}) "
+            f"brings its {plan.requests[0].payload_bytes:g} bytes by "
+            f"{plan.requests[0].arrival_s:g} s"
         )
     if backend == "live":
         check_live(scenario, profile, limiter)

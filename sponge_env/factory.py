@@ -86,7 +86,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         cold_start_s=profile.cold_start_s if cold_start_s is None else cold_start_s,
         core_unit=profile.core_unit,
         initial=Allocation(initial.cores, initial.batch, initial.replicas),
-        cpu_cores=math.inf if profile.quota is None else 1 / profile.core_unit,
+        cpu_cores=math.inf if profile.quota is None else max(limits.cores, 1 / profile.core_unit),
         fingerprint=_fingerprint(scenario, profile),
     )
 

@@ -39,8 +39,6 @@ SIGNIFICANCE = 0.05
 """A difference with a smaller p value counts as one."""
 SIGN_FLIPS = 10_000
 """All sign flips are tried up to so many, 13 seeds; with more seeds, so many drawn ones."""
-FEWEST_SEEDS = 6
-"""With fewer, not even all differences of one sign have a p value below 0.05."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,7 +255,7 @@ def test_bad_training_arguments_end_with_one_sentence(
         ("time_s,bandwidth_bytes_per_s\n1,1e6\n0,1e6\n", r"bandwidth\.csv.*3"),
         (
             "time_s,bandwidth_bytes_per_s\n0,4.28\n",
-            r"bandwidth\.csv.* is too slow for 300000 bytes",
+            r"bandwidth\.csv\) brings its 300000 bytes by",
         ),
     ],
 )

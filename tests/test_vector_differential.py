@@ -20,6 +20,8 @@ from sponge_env.config import (
     Simulation,
 )
 from sponge_env.encoding import OBS_DIM
+from sponge_env.factory import make_system
+from sponge_env.interfaces import Allocation
 from sponge_env.scenario import Scenario, load_scenario
 
 
@@ -103,6 +105,26 @@ def test_replicas_that_share_a_cpu_run_alike(files: Path) -> None:
         simulation=Simulation(cold_start_s=0.5),
     )
     check_equal([scenario] * 2, [1, 2])
+
+
+def test_there_is_room_for_all_that_drain_on_a_full_cpu() -> None:
+    """Whoever drains slows the others down, so that more and more are there at once."""
+    scenario = dataclasses.replace(
+        load_scenario("local"),
+        profile="lite0",
+        duration_s=40.0,
+        arrivals=Arrivals("constant", 400.0),
+        network=Network("none"),
+        simulation=Simulation(cold_start_s=0.0),
+    )
+    batch, system = simulator([scenario]), make_system(scenario, 1)
+    batch.reset(np.ones(1, np.bool_), np.array([1]), np.zeros((1, OBS_DIM), np.float32))
+    for window in range(scenario.windows):
+        allocation = Allocation(1, 16, 1 if window % 2 else 16)
+        expected = system.step(allocation)
+        _, metrics = batch.step(np.array([[allocation.cores, 16, allocation.replicas]]))
+        assert metrics["core_seconds"][0] == expected.core_seconds
+        assert metrics["on_time"][0] == expected.on_time
 
 
 @pytest.mark.parametrize("trace", ["wrapping.csv", "stalls.csv"])

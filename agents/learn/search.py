@@ -110,6 +110,8 @@ def report(study: Any, arguments: argparse.Namespace) -> str:
     command = ["python", "train.py", "--agent", arguments.agent, "--scenario", arguments.scenario]
     command += ["--profile", arguments.profile] if arguments.profile else []
     command += ["--also", *arguments.also] if arguments.also else []
+    command += ["--steps", str(arguments.steps)]
+    command += ["--envs", str(arguments.envs)] if arguments.envs else []
     for name, value in ranked[0].params.items():
         command += ["--option", f"{name}={value:.4g}"]
     return "\n".join([*aligned(rows), "", "train with the best:", shlex.join(command)])

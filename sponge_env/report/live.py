@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
-from sponge_env.report.agents import FA2, LEARNED, LOOKING_AHEAD
+from sponge_env.report.agents import FA2, LEARNED, LOOKING_AHEAD, PUBLISHED_HORIZONTAL
 from sponge_env.report.fidelity import Fidelity
 from sponge_env.report.judging import Target, Verdict
 from sponge_env.report.rates import percent
@@ -34,11 +34,12 @@ def _simulator(fidelity: Fidelity) -> Iterator[Target]:
 def _winners(fidelity: Fidelity) -> Iterator[Target]:
     """The horizontal scaler's violations beside those of who looks ahead or has learned."""
     for scenario in dict.fromkeys(run.scenario for run in fidelity.live):
-        theirs = _rates(fidelity, FA2[0], scenario)
-        for agent in (*LOOKING_AHEAD, *LEARNED):
-            ours = _rates(fidelity, agent, scenario)
-            if ours and ours.keys() == theirs.keys():
-                yield _winner(agent, scenario, ours, theirs)
+        for horizontal in (*FA2, *PUBLISHED_HORIZONTAL):
+            theirs = _rates(fidelity, horizontal, scenario)
+            for agent in (*LOOKING_AHEAD, *LEARNED):
+                ours = _rates(fidelity, agent, scenario)
+                if ours and ours.keys() == theirs.keys():
+                    yield _winner((agent, horizontal), scenario, ours, theirs)
 
 
 def _rates(fidelity: Fidelity, agent: str, scenario: str) -> dict[int, float]:
@@ -48,13 +49,13 @@ def _rates(fidelity: Fidelity, agent: str, scenario: str) -> dict[int, float]:
 
 
 def _winner(
-    agent: str, scenario: str, ours: Mapping[int, float], theirs: Mapping[int, float]
+    agents: tuple[str, str], scenario: str, ours: Mapping[int, float], theirs: Mapping[int, float]
 ) -> Target:
     each = [_times(ours[n], theirs[n]) for n in ours]
     mean_ours, mean_theirs = fmean(ours.values()), fmean(theirs.values())
     many = sum(times >= FEWEST_TIMES for times in each)
     return Target(
-        f"{FA2[0]} / {agent}, {scenario} live: avoidable violations",
+        f"{agents[1]} / {agents[0]}, {scenario} live: avoidable violations",
         f"at least {FEWEST_TIMES:g} times, in every repetition",
         f"{percent(mean_theirs, 3)} against {percent(mean_ours, 3)}; in {many} of {len(each)} "
         "repetitions",

@@ -142,8 +142,9 @@ class Configuration:
                 row[name] = getattr(quota, name)
             work_s = profile.work_table_s(limits.batch)
             row["work_at"] = self.numbers.add(work_s)
-            crowding = max(1.0, 2 * limits.replicas / spec.cpu_cores)
-            slowest_s = quota.slowest_s(float(work_s.max()) * crowding, profile.core_unit)
+            slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
+            if 2 * self._replicas_max > spec.cpu_cores:
+                slowest_s = scenario.duration_s  # those that drain slow each other down
         else:
             served_s = profile.service_table_s(limits.batch, limits.cores)
             row["served_at"] = self.numbers.add(served_s)
@@ -155,7 +156,8 @@ class Configuration:
         """Make room for all replicas and resizes that can be under way at once.
 
         A draining replica lives on for one batch at most, and replicas must be added
-        before a second resize can drain as many again.
+        before a second resize can drain as many again. Memory that is never used costs
+        nothing.
         """
         most = max(self._replicas_max, scenario.initial.replicas)
         drains = 1 + math.ceil(longest_batch_s / scenario.interval_s) // 2

@@ -160,7 +160,7 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     for k in range(env.replicas):
         staying += not w.replicas[k].draining
     old = env.replicas
-    for _ in range(replicas - staying):
+    for _ in range(min(replicas - staying, len(w.replicas) - old)):
         _add_replica(w)
     _load(w, old)
     for _ in range(staying - replicas):
