@@ -110,7 +110,8 @@ def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixtu
     line = "--suite tiny.toml --agent static-8 own_controllers:Fails --run-dir run"
     assert run(f"{line} --jobs 1") == 1
     printed = capsys.readouterr().out
-    assert printed.count("own_controllers:Fails: failed with RuntimeError: too slow for me") == 2
+    assert printed.count("own_controllers:Fails: failed with ControllerError: ") == 2
+    assert printed.count("RuntimeError: too slow for me") == 2
     assert "2 results failed" in printed
     assert len(load_failures(Path("run"))) == 2
     frame = load_results(Path("run"))
