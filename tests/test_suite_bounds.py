@@ -44,7 +44,12 @@ def test_those_of_the_standard_suite_ship(kind: ControlName) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("paper-100kb+resnet18+cold", "vertical"), ("flash-crowd+resnet18+warm", "joint")],
+    [
+        ("paper-100kb+resnet18+cold", "vertical"),
+        ("flash-crowd+resnet18+warm", "joint"),
+        ("flash-crowd+lite0+warm", "vertical"),
+        ("flash-crowd+lite0+cold", "joint"),
+    ],
 )
 def test_what_ships_is_what_is_found(name: str, kind: ControlName) -> None:
     assert bounds.bound_of(CELLS[name], 3, kind) == tuple(bounds.shipped(CELLS[name], kind)[3])
