@@ -1,6 +1,6 @@
 """What PPO's observation, reward and extensions are worth: train without, and look.
 
-    python -m benchmarks.ppo_ablations [--scenario S] [--steps N] [--seeds N] [--quick]
+    python -m benchmarks.ppo_ablations [--scenario S] [--steps N] [--option KEY=VALUE ...] [--quick]
 
 Each variant is trained several times and judged on episodes that no training uses, the same for
 all. The score is that of the trainer, with the scenario's weight of violations for all variants,
@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents.learn.judge import Verdict, make_judge
-from agents.learn.plan import LearnConfig, TrainingPlan
+from agents.learn.plan import TrainingPlan, learn_config
 from agents.learn.train import train
 from agents.learners import LEARNERS
 from agents.policy import load_policy
 from benchmarks.simulator import print_table
+from sponge_env.cli import parse_options
 from sponge_env.scenario import Scenario, load_scenario
 
 JUDGED_EPISODES = 64
@@ -35,13 +36,13 @@ class Variant:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    """Changes to :class:`~agents.learn.plan.LearnConfig`."""
+    """Changes to the hyper-parameters."""
     agent: str = "ppo"
 
 
 def blind(name: str, *fields: str) -> Variant:
     """Take fields of the observation away."""
-    return Variant(f"without {name}", {"blind_to": fields})
+    return Variant(f"without {name}", {"blind_to": ",".join(fields)})
 
 
 VARIANTS = (
@@ -64,8 +65,11 @@ VARIANTS = (
 )
 
 
-def trained(variant: Variant, scenario: Scenario, steps: int, seed: int) -> Verdict:
+def trained(
+    variant: Variant, options: Mapping[str, Any], scenario: Scenario, steps: int, seed: int
+) -> Verdict:
     """Train once and judge what was kept."""
+    config = learn_config(variant.agent, {**options, **variant.options})
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan(
             scenarios=(scenario,),
@@ -75,13 +79,15 @@ def trained(variant: Variant, scenario: Scenario, steps: int, seed: int) -> Verd
             folder=Path(folder),
             agent=variant.agent,
         )
-        policy = load_policy(train(plan, replace(LearnConfig(), **variant.options)))
+        policy = load_policy(train(plan, config))
     return make_judge([scenario], JUDGED_EPISODES, variant.agent)(policy)
 
 
-def row(variant: Variant, scenario: Scenario, steps: int, seeds: int) -> list[str]:
+def row(
+    variant: Variant, options: Mapping[str, Any], scenario: Scenario, steps: int, seeds: int
+) -> list[str]:
     """Train a variant several times."""
-    verdicts = [trained(variant, scenario, steps, seed) for seed in range(seeds)]
+    verdicts = [trained(variant, options, scenario, steps, seed) for seed in range(seeds)]
     scores = [verdict.score(scenario.reward.violation_weight) for verdict in verdicts]
     return [
         variant.name,
@@ -98,14 +104,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenario", default="bursty", help="default: bursty")
     parser.add_argument("--steps", type=int, default=300_000, help="of each training")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="hyper-parameter of all variants, as for train.py; may be repeated",
+    )
     parser.add_argument("--quick", action="store_true", help="every fourth variant, once, briefly")
-    options = parser.parse_args(argv)
-    variants, steps, seeds = VARIANTS, options.steps, options.seeds
-    if options.quick:
+    arguments = parser.parse_args(argv)
+    variants, steps, seeds = VARIANTS, arguments.steps, arguments.seeds
+    if arguments.quick:
         variants, steps, seeds = VARIANTS[::4], 20_000, 1
-    scenario = load_scenario(options.scenario)
-    rows = [row(variant, scenario, steps, seeds) for variant in variants]
-    print(f"{options.scenario}, {seeds} trainings of {steps} steps each\n")
+    options = parse_options([f"x.{option}" for option in arguments.option], ["x"]).get("x", {})
+    scenario = load_scenario(arguments.scenario)
+    rows = [row(variant, options, scenario, steps, seeds) for variant in variants]
+    print(f"{arguments.scenario}, {seeds} trainings of {steps} steps each\n")
     print_table(["variant", "cores", "avoidable [%]", "score", "+-"], rows)
 
 

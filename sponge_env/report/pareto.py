@@ -105,9 +105,10 @@ def pareto_figure(
         styles: Of the agents.
     """
     rows, columns = len(panels), len(panels[0])
-    figure = Figure(figsize=(2.2 + 3.4 * columns, 0.6 + 3.0 * rows), dpi=110, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     all_styles = {**styles, **BOUND_STYLES}
+    height = max(0.6 + 3.0 * rows, 0.3 + 0.2 * len(all_styles))  # the legend has a row for each
+    figure = Figure(figsize=(2.2 + 3.4 * columns, height), dpi=110, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     drawn: set[str] = set()
     lowest = 0.0
     for axes, row in zip(grid, panels, strict=True):
