@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +42,9 @@ class ControlledSystem(Protocol):
     @property
     def limiter(self) -> str:
         """What limits the worker's CPU."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Let no time pass for requests and worker meanwhile."""
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
@@ -109,7 +113,8 @@ def run_episode(
     windows: list[WindowMetrics] = []
     partial, failure = False, None
     try:
-        start(controller, system.spec, run.seed)
+        with system.paused():  # a controller may load or compile something now
+            start(controller, system.spec, run.seed)
         while not system.done:
             windows.append(_step(system, controller))
             for sink in sinks:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,18 @@ class System:
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Return the ledger; see :meth:`sponge_env.serving.ledger.Ledger.columns`."""
         return self.core.ledger.columns()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let no time pass for requests and worker meanwhile."""
+        if self._hold:
+            yield  # it stands still already
+            return
+        self.worker.hold()
+        try:
+            yield
+        finally:
+            self.worker.release()
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""

@@ -13,7 +13,7 @@ from scenarios import QUOTA_PROFILE, SHORT, Scripted, short
 from sponge_env.config import Arrivals, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
-from sponge_env.interfaces import Allocation
+from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.metrics import WindowMetrics, names
 from sponge_env.profile import Profile, load_profile
 from sponge_env.rollout import Run, run_episode
@@ -173,6 +173,22 @@ def test_an_interrupt_leaves_a_partial_summary() -> None:
     assert episode.summary.partial
     assert episode.summary.duration_s == 3.0
     assert len(episode.windows) == 3
+
+
+def test_time_stands_still_while_a_controller_prepares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may compile something, which on a real worker would take seconds of the episode."""
+    happened: list[str] = []
+
+    class Preparing(Scripted):
+        def reset(self, spec: SystemSpec, seed: int) -> None:
+            happened.append("reset")
+            super().reset(spec, seed)
+
+    system = make_system(SHORT, seed=0)
+    for name in ("hold", "release"):
+        monkeypatch.setattr(system.worker, name, lambda name=name: happened.append(name))
+    run_episode(system, Preparing(Allocation(8, 8)), RUN)
+    assert happened == ["hold", "reset", "release"]
 
 
 def test_window_metrics_are_numbers() -> None:

@@ -7,6 +7,7 @@ reference makes them, so whatever a view says of past arrivals is a stretch of t
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,10 @@ class CompiledSystem:
     def done(self) -> bool:
         """Whether the last interval is over."""
         return self._window >= self.plan.windows
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Do nothing: the virtual clock stands still by itself."""
+        return nullcontext()
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
