@@ -174,7 +174,7 @@ def report(experiment: Experiment, json: Path | None) -> None:
     if not summaries:
         return
     print(comparison_table(summaries))
-    if any(episode.windows for episode in experiment.episodes):
+    if any(episode.intervals for episode in experiment.episodes):
         print(f"\nplot         {experiment.plot()}")
     print(f"TensorBoard  tensorboard --logdir {experiment.directory.path}")
     if json:

@@ -12,8 +12,8 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.latency import quantile
 
-_WINDOWS_FOR_DISPERSION = 5
-"""With fewer windows, arrivals are taken to scatter like a Poisson process."""
+_INTERVALS_FOR_DISPERSION = 5
+"""With fewer intervals, arrivals are taken to scatter like a Poisson process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Forecast:
 def forecast_arrivals(config: ForecastConfig, spec: SystemSpec, view: SystemView) -> Forecast:
     """Forecast an interval's arrivals from the past ones.
 
-    The rate is the mean of the last windows plus ``sigmas`` standard errors, or the most
+    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most
     recent rate if that is higher. Plain floats, for the arrays are far too short for NumPy
     to pay.
 
@@ -93,7 +93,7 @@ def _dispersion(counts: list[float], mean: float) -> float:
     the rate for scatter; that from successive differences counts requests twice which the
     network held back in one interval and delivered in the next.
     """
-    if mean <= 0 or len(counts) < _WINDOWS_FOR_DISPERSION:
+    if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
         return 1.0
     around_mean = sum((count - mean) ** 2 for count in counts)
     successive = sum((after - before) ** 2 for before, after in itertools.pairwise(counts)) / 2

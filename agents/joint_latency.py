@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 
 _PRIOR_S = 1.0
 """Service that the first guess is worth."""
@@ -57,7 +57,7 @@ class Latency:
         self._add((last.requested_cores - 1, size - 1), last, loading)
         return True
 
-    def _add(self, cell: tuple[int, int], last: WindowMetrics, loading: bool) -> None:
+    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
         for table in (self._ran_s, self._granted_s, self._batches):
             table *= _FORGET
         batches = (last.on_time + last.late) / last.batch_mean

@@ -20,9 +20,9 @@ from agents.mpc_paths import Outlook
 from agents.mpc_sizes import Sizes
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
 
-_WINDOWS = 30
+_INTERVALS = 30
 """Intervals that are remembered."""
-_SCATTER_WINDOWS = 60
+_SCATTER_INTERVALS = 60
 """Intervals over which the scatter is averaged."""
 _STALL_ARRIVALS = 4.0
 """An interval without arrivals means a stalled network where so many were expected."""
@@ -52,11 +52,11 @@ class Flow:
         self._interval_s = spec.interval_s
         self._longest_stall_s = _STALL_SLOS * spec.slo_s
         self._naive = not config.forecast
-        self._counts: deque[float] = deque(maxlen=_WINDOWS)
-        self._spans_s: deque[float] = deque(maxlen=_WINDOWS)
-        self._log_delays: deque[float] = deque(maxlen=_WINDOWS)
+        self._counts: deque[float] = deque(maxlen=_INTERVALS)
+        self._spans_s: deque[float] = deque(maxlen=_INTERVALS)
+        self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
         self._rate_rps, self._watched_s = 0.0, spec.interval_s
-        self._scatter, self._scatter_windows = 1.0, 3
+        self._scatter, self._scatter_intervals = 1.0, 3
         self._sizes = Sizes()
         self.kinds = np.array([[1.0, spec.slo_s]])
         """(arrivals, 2) relative size and SLO of the newest arrivals."""
@@ -105,8 +105,8 @@ class Flow:
         after, before = (self._counts[at] - self._rate_rps * self._spans_s[at] for at in (-1, -2))
         expected = self._rate_rps * (self._spans_s[-1] + self._spans_s[-2])
         ratio = min((after - before) ** 2 / max(expected, 0.2), 4.0)
-        self._scatter_windows = min(self._scatter_windows + 1, _SCATTER_WINDOWS)
-        self._scatter += (ratio - self._scatter) / self._scatter_windows
+        self._scatter_intervals = min(self._scatter_intervals + 1, _SCATTER_INTERVALS)
+        self._scatter += (ratio - self._scatter) / self._scatter_intervals
 
     def _typical_s(self) -> float:
         return math.exp(math.fsum(self._log_delays) / max(1, len(self._log_delays)))
@@ -150,8 +150,8 @@ def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tupl
     """Average the rate over as many past intervals as agree on it.
 
     Args:
-        counts: (windows,) arrivals, newest last.
-        spans_s: (windows,) time within which they were sent; may be negative.
+        counts: (intervals,) arrivals, newest last.
+        spans_s: (intervals,) time within which they were sent; may be negative.
         interval_s: Time between two decisions.
 
     Returns:
@@ -182,9 +182,9 @@ def _group(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> FloatA
     """
     groups = np.empty((counts.size, 2))
     found, count, span_s = 0, 0.0, 0.0
-    for window in range(counts.size - 1, -1, -1):
-        count += counts[window]
-        span_s += spans_s[window]
+    for interval in range(counts.size - 1, -1, -1):
+        count += counts[interval]
+        span_s += spans_s[interval]
         if span_s >= 0.75 * interval_s:
             groups[found, 0], groups[found, 1] = count, span_s
             found, count, span_s = found + 1, 0.0, 0.0

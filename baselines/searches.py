@@ -114,7 +114,7 @@ SEARCHES: Mapping[str, Search] = {
         start={"slo_fraction": 0.9, "rate_windows": 2, "stable_windows": 3},
     ),
     # At 0.001 practically any throttling makes the cores grow; above 1/3 none does, for three
-    # times that is more than all periods. Two windows are the fewest with a deviation.
+    # times that is more than all periods. Two intervals are the fewest with a deviation.
     "throttle": Search(
         grid={
             "target": (0.001, 0.003, 0.01, 0.05, 0.1, 0.2, 0.3),

@@ -34,7 +34,7 @@ from baselines.batching import BatchConfig, batch_size, share
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.mapping import from_mapping
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 
 ALPHA = 3.0
 """Throttling that makes the limit grow, relative to the target."""
@@ -135,7 +135,7 @@ class Captain:
             self.limit = max(SHRINK_TO * self.limit, wanted)
 
 
-def signals(last: WindowMetrics, core_unit: float) -> tuple[float, float]:
+def signals(last: IntervalMetrics, core_unit: float) -> tuple[float, float]:
     """Return the share of throttled periods and the core units in use, or their stand-ins.
 
     Args:

@@ -55,7 +55,7 @@ VARIANTS = (
     blind("arrival averages", "arrivals_1s", "arrivals_5s", "arrivals_30s"),
     blind("running batch", "running"),
     blind("allocation", "cores", "batch"),
-    blind("last window", "on_time", "late", "dropped", "utilisation", "throttled"),
+    blind("last interval", "on_time", "late", "dropped", "utilisation", "throttled"),
     Variant("weight of violations 5", {"violation_weight": 5.0}),
     Variant("weight of violations 80", {"violation_weight": 80.0}),
     Variant("weight learned for 0.1 %", {"violation_target": 0.001}),

@@ -23,7 +23,7 @@ from sponge_env.interfaces import (
     SystemSpec,
     SystemView,
 )
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 
 Process = Generator[simpy.Event, object, None]
 
@@ -134,7 +134,7 @@ class Server:
             budgets_s=self._spec.slo_s - delays_s,
             mean_delays_s=np.array(self._mean_delays_s[-30:]),
             bandwidths_bytes_per_s=np.array(self._bandwidths[-30:]),
-            last=WindowMetrics(
+            last=IntervalMetrics(
                 on_time=interval.on_time,
                 late=interval.late,
                 utilisation=interval.busy_s / self._spec.interval_s,

@@ -36,7 +36,7 @@ from sponge_env.workload import make_requests
 LOADS_RPS = (10, 20, 100, 1000)
 ENVS = (16, 256, 1024, 4096)
 THREADS = (1, 2)
-WINDOWS = 60
+INTERVALS = 60
 PAPER_RPS = 20
 
 
@@ -59,7 +59,7 @@ def make_scenario(folder: Path, rate_rps: int) -> Scenario:
     return dataclasses.replace(
         load_scenario("paper"),
         profile=str(path),
-        duration_s=float(WINDOWS),
+        duration_s=float(INTERVALS),
         arrivals=Arrivals("constant", float(rate_rps)),
     )
 
@@ -81,7 +81,7 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
         [scenario], np.zeros(envs, np.int64), replicas_max=1, threads=threads, queue_capacity=4096
     )
     rng = np.random.default_rng(0)
-    allocations = rng.integers(1, 17, (WINDOWS, envs, 3))
+    allocations = rng.integers(1, 17, (INTERVALS, envs, 3))
     allocations[..., 2] = 1
     observations = np.zeros((envs, OBS_DIM), np.float32)
     everyone, seeds = np.ones(envs, np.bool_), np.arange(envs)
@@ -93,25 +93,25 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
 
     seconds = best_s(episode, repeats)
     simulator.close()
-    return WINDOWS * envs / seconds
+    return INTERVALS * envs / seconds
 
 
 def single_steps_per_s(scenario: Scenario, repeats: int) -> float:
     """Measure one ``Sponge-v0``."""
     env = SpongeEnv(scenario)
-    actions = np.random.default_rng(0).integers(0, 16, (WINDOWS, 2))
+    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, 2))
 
     def episode() -> None:
         env.reset(seed=0)
         for action in actions:
             env.step(action)
 
-    return WINDOWS / best_s(episode, repeats)
+    return INTERVALS / best_s(episode, repeats)
 
 
 def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
     """Measure a vectorized environment of Stable-Baselines3, and close it."""
-    actions = np.random.default_rng(0).integers(0, 16, (WINDOWS, envs.num_envs, 2))
+    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, envs.num_envs, 2))
     envs.seed(0)
     envs.reset()
 
@@ -121,7 +121,7 @@ def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
 
     seconds = best_s(episode, repeats)
     envs.close()
-    return WINDOWS * envs.num_envs / seconds
+    return INTERVALS * envs.num_envs / seconds
 
 
 def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
@@ -129,7 +129,7 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
     profile = scenario_profile(scenario)
     spec = make_spec(scenario, profile)
     latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
-    plan = np.random.default_rng(0).integers(1, 17, (WINDOWS, 2)).tolist()
+    plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
 
     def episode() -> None:
         noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
@@ -137,7 +137,7 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
         for cores, batch in plan:
             server.step(cores, batch)
 
-    return WINDOWS / best_s(episode, repeats)
+    return INTERVALS / best_s(episode, repeats)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -185,7 +185,7 @@ def print_comparison(scenario: Scenario, best: float, envs: int, repeats: int) -
 
 def print_request_costs(scenarios: dict[int, Scenario], envs: int, repeats: int) -> None:
     """Print what one simulated request costs as the load grows."""
-    idle = dataclasses.replace(scenarios[PAPER_RPS], arrivals=Arrivals("constant", 1 / WINDOWS))
+    idle = dataclasses.replace(scenarios[PAPER_RPS], arrivals=Arrivals("constant", 1 / INTERVALS))
     step_ns = 1e9 / batch_steps_per_s(idle, envs, 1, repeats)
     rows = []
     for rate, scenario in scenarios.items():

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             reference_s = episode_s(make_system, scenario, agent, repeats)
             ratio = f"{reference_s / compiled_s:.1f}"
             times = (f"{seconds * 1000:.0f}" for seconds in (compiled_s, reference_s))
-            rows.append([name, agent, str(scenario.windows), *times, ratio])
+            rows.append([name, agent, str(scenario.intervals), *times, ratio])
     print_table(
         ["scenario", "agent", "intervals", "compiled [ms]", "reference [ms]", "ratio"], rows
     )

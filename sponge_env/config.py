@@ -237,7 +237,7 @@ class Reward:
     """Weights of the reward; see :func:`sponge_env.reward.reward`."""
 
     violation_weight: float = 20.0
-    """Cost of a window whose requests all miss their deadline, against 1 for a window
+    """Cost of an interval whose requests all miss their deadline, against 1 for an interval
     in which all cores are held."""
 
     def __post_init__(self) -> None:

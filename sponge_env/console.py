@@ -9,7 +9,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 
 
 class Progress:
@@ -72,7 +72,7 @@ class ConsoleSink:
         self._progress = progress
         self._done = self._violations = 0
 
-    def window(self, metrics: WindowMetrics) -> None:
+    def interval(self, metrics: IntervalMetrics) -> None:
         """Advance by one interval."""
         self._done += 1
         self._violations += metrics.violations
@@ -85,7 +85,7 @@ class ConsoleSink:
         """Say in one line how the episode ended."""
         self._progress.close()
         self._progress.say(
-            f"{'interrupted' if metrics.partial else 'done'} after {self._done} windows, "
+            f"{'interrupted' if metrics.partial else 'done'} after {self._done} intervals, "
             f"{metrics.violation_rate:.3%} violations, {metrics.mean_cores:.2f} cores"
         )
 

@@ -33,7 +33,7 @@ CLIP = 5.0
 BANDWIDTH_SCALE_BYTES_PER_S = 5e6
 BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 DUE_BINS = 8
-TREND_WINDOWS = 5
+TREND_INTERVALS = 5
 STARTING_SLOTS = 8
 """Cold-starting replicas that a joint observation tells apart: those that serve first."""
 
@@ -137,7 +137,7 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
         *_arrival_rates(view.arrivals, spec.interval_s) / rate_scale,
         *_network(view, spec.slo_s),
         *_allocation(view, spec),
-        *_last_window(view, rate_scale * spec.interval_s),
+        *_last_interval(view, rate_scale * spec.interval_s),
         *_starting(view, spec),
     ]
     observation = np.array(values[: control.obs_dim], dtype=np.float32)
@@ -196,7 +196,7 @@ def _network(view: SystemView, slo_s: float) -> list[float]:
 
 def _trend(history: FloatArray) -> float:
     """Last value against the mean of the few before it; NaN where there are none."""
-    before = history[-1 - TREND_WINDOWS : -1]
+    before = history[-1 - TREND_INTERVALS : -1]
     return float(history[-1] - np.add.reduce(before) / len(before)) if len(before) else 0.0
 
 
@@ -212,7 +212,7 @@ def _allocation(view: SystemView, spec: SystemSpec) -> list[float]:
     ]
 
 
-def _last_window(view: SystemView, count_scale: float) -> list[float]:
+def _last_interval(view: SystemView, count_scale: float) -> list[float]:
     last = view.last
     if last is None:
         return [0.0] * 5

@@ -15,7 +15,7 @@ from sponge_env.encoding import CLIP, control_named, decode, encode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.masks import ActionMasks
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.render import frame, status_line
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
@@ -103,7 +103,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self._limiter = limiter
         self._masks = ActionMasks(self._system_spec, joint=control == "joint")
         self._system: System | None = None
-        self._windows: list[WindowMetrics] = []
+        self._intervals: list[IntervalMetrics] = []
         self.action_space = gym.spaces.MultiDiscrete(self._choices)
         self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self._control.obs_dim,), np.float32)
 
@@ -145,7 +145,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             limiter=self._limiter,
             hold_between_steps=self._backend == "live",
         )
-        self._windows = []
+        self._intervals = []
         return self._observe(), {"episode_seed": episode_seed}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -160,16 +160,16 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         """
         system = self.system
         metrics = system.step(decode(whole(action, self._choices)))
-        self._windows.append(metrics)
+        self._intervals.append(metrics)
         info = dataclasses.asdict(metrics)
         return self._observe(), metrics.reward, False, system.done, info
 
     def render(self) -> Any:
         """Draw the episode so far, as a line of text or as (height, width, 3) pixels."""
         if self.render_mode == "ansi":
-            return status_line(self._windows)
+            return status_line(self._intervals)
         if self.render_mode == "rgb_array":
-            return frame(self._windows, self.scenario)
+            return frame(self._intervals, self.scenario)
         return None
 
     def close(self) -> None:

@@ -39,9 +39,9 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     system = make_system(scenario, 0, profile=profile)
     system.close()
     plan = system.plan
-    if plan.requests and plan.requests[0].arrival_s >= plan.windows * scenario.interval_s:
+    if plan.requests and plan.requests[0].arrival_s >= plan.intervals * scenario.interval_s:
         raise TraceError(
-            f"no request arrives within the {plan.windows} intervals of an episode: the first is "
+            f"no request arrives within the {plan.intervals} intervals of an episode: the first is "
             f"sent at {plan.requests[0].sent_s:g} s, and the network ({scenario.network.trace}) "
             f"brings its {plan.requests[0].payload_bytes:g} bytes by "
             f"{plan.requests[0].arrival_s:g} s"
@@ -135,7 +135,7 @@ class Experiment:
             sinks: list[Sink] = [
                 *file_sinks(folder),
                 TensorBoardSink(folder),
-                ConsoleSink(Progress(label, system.plan.windows, "window")),
+                ConsoleSink(Progress(label, system.plan.intervals, "interval")),
             ]
             for sink in sinks:
                 stack.callback(sink.close)
@@ -151,5 +151,5 @@ class Experiment:
             first.setdefault(episode.summary.agent, episode)
         path = self.directory.path / "comparison.png"
         title = f"{self.scenario.name} ({self.backend}), seed 0"
-        plot_comparison({name: e.windows for name, e in first.items()}, path, title)
+        plot_comparison({name: e.intervals for name, e in first.items()}, path, title)
         return path

@@ -112,7 +112,7 @@ def make_plan(scenario: Scenario, requests: Sequence[Request]) -> EpisodePlan:
     """Describe the episode in which a scenario's requests, ascending by arrival, are served."""
     return EpisodePlan(
         requests=requests,
-        windows=scenario.windows,
+        intervals=scenario.intervals,
         base_delay_s=scenario.network.base_delay_s,
         violation_weight=scenario.reward.violation_weight,
         count_from_s=scenario.count_from_s,

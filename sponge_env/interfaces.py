@@ -21,7 +21,7 @@ from sponge_env.arrays import FloatArray as FloatArray
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
-    from sponge_env.metrics import EpisodeMetrics, WindowMetrics
+    from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class SystemView:
     bandwidths_bytes_per_s: FloatArray
     """(<= 30,) bandwidth the arrivals of each past interval saw (bytes over transfer
     time), newest last; an interval without arrivals repeats the one before it."""
-    last: WindowMetrics | None
+    last: IntervalMetrics | None
     """Metrics of the last interval; None before the first."""
 
 
@@ -259,7 +259,7 @@ class Controller(Protocol):
 class Sink(Protocol):
     """Receives metrics while a run goes on."""
 
-    def window(self, metrics: WindowMetrics) -> None:
+    def interval(self, metrics: IntervalMetrics) -> None:
         """Take one interval's metrics."""
 
     def episode(self, metrics: EpisodeMetrics) -> None:

@@ -34,7 +34,7 @@ NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
-class WindowMetrics:
+class IntervalMetrics:
     """One adaptation interval."""
 
     time_s: float = metric("time", "s", "End of the interval since the start of the episode.")
@@ -206,7 +206,7 @@ def document() -> str:
         "`episode/group/name` per episode.\n"
         "\nAt any time `offered = on_time + late + dropped + failed + queued + running`.\n"
     ]
-    for cls, title in ((WindowMetrics, "Per interval"), (EpisodeMetrics, "Per episode")):
+    for cls, title in ((IntervalMetrics, "Per interval"), (EpisodeMetrics, "Per episode")):
         parts.append(f"\n## {title}: `{cls.__name__}`\n\n")
         parts.append(
             "| group | name | unit | better | meaning |\n| --- | --- | --- | --- | --- |\n"

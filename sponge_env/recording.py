@@ -4,9 +4,9 @@ A run directory holds what defined the evaluation and, for each agent and seed, 
 with the results::
 
     runs/<name>/config.json command.txt versions.json host.json
-    runs/<name>/<agent>-seed<k>/windows.csv requests.parquet summary.json events.out.*
+    runs/<name>/<agent>-seed<k>/intervals.csv requests.parquet summary.json events.out.*
 
-JSON and parquet files appear whole or not at all; ``windows.csv`` grows interval by
+JSON and parquet files appear whole or not at all; ``intervals.csv`` grows interval by
 interval, so that an interrupted run keeps what it has.
 """
 
@@ -33,7 +33,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.files import replacing, saying_why
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Sink
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.scenario import Scenario
 
 RUNS = Path("runs")
@@ -170,11 +170,11 @@ class CsvSink:
         self._path = path
         with saying_why(path):
             self._file = path.open("x", newline="")
-            self._rows = csv.DictWriter(self._file, names(WindowMetrics))
+            self._rows = csv.DictWriter(self._file, names(IntervalMetrics))
             self._rows.writeheader()
             self._file.flush()
 
-    def window(self, metrics: WindowMetrics) -> None:
+    def interval(self, metrics: IntervalMetrics) -> None:
         """Append one interval.
 
         Raises:
@@ -198,7 +198,7 @@ class SummarySink:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def window(self, metrics: WindowMetrics) -> None:
+    def interval(self, metrics: IntervalMetrics) -> None:
         """Do nothing: intervals have their own file."""
 
     def episode(self, metrics: EpisodeMetrics) -> None:
@@ -219,4 +219,4 @@ def file_sinks(folder: Path) -> tuple[Sink, ...]:
     Raises:
         RunDirectoryError: A file exists already or cannot be written.
     """
-    return CsvSink(folder / "windows.csv"), SummarySink(folder / "summary.json")
+    return CsvSink(folder / "intervals.csv"), SummarySink(folder / "summary.json")

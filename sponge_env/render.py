@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.metrics import WindowMetrics, axis_label
+from sponge_env.metrics import IntervalMetrics, axis_label
 from sponge_env.scenario import Scenario
 
-SHOWN_WINDOWS = 60
+SHOWN_INTERVALS = 60
 """Intervals in a frame."""
 
 
-def status_line(windows: Sequence[WindowMetrics]) -> str:
+def status_line(intervals: Sequence[IntervalMetrics]) -> str:
     """Describe the last interval in one line."""
-    if not windows:
+    if not intervals:
         return "t=0 s: nothing has happened yet"
-    last = windows[-1]
+    last = intervals[-1]
     return (
         f"t={last.time_s:.0f} s: {last.requested_cores} cores x {last.replicas}, "
         f"batch {last.batch}; {last.offered} arrived, {last.violations} missed, "
@@ -27,7 +27,7 @@ def status_line(windows: Sequence[WindowMetrics]) -> str:
     )
 
 
-def frame(windows: Sequence[WindowMetrics], scenario: Scenario) -> NDArray[np.uint8]:
+def frame(intervals: Sequence[IntervalMetrics], scenario: Scenario) -> NDArray[np.uint8]:
     """Draw cores, queue and violations of the last minute.
 
     Returns:
@@ -39,12 +39,12 @@ def frame(windows: Sequence[WindowMetrics], scenario: Scenario) -> NDArray[np.ui
 
     figure = Figure(figsize=(4.8, 3.2), dpi=100, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
-    shown = windows[-SHOWN_WINDOWS:]
+    shown = intervals[-SHOWN_INTERVALS:]
     time_s = [w.time_s for w in shown]
     panels = (("cores", scenario.limits.cores), ("queued", None), ("violations", None))
     for axes, (name, top) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
         axes.step(time_s, [getattr(w, name) for w in shown], where="pre")
-        axes.set_ylabel(axis_label(WindowMetrics, name), fontsize=6)
+        axes.set_ylabel(axis_label(IntervalMetrics, name), fontsize=6)
         axes.set_ylim(bottom=0, top=top)
         axes.tick_params(labelsize=6)
     canvas.draw()

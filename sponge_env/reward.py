@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 
 
-def reward(metrics: WindowMetrics, cores_max: int, violation_weight: float) -> float:
+def reward(metrics: IntervalMetrics, cores_max: int, violation_weight: float) -> float:
     """Charge the cores held and the requests that missed their deadline.
 
     ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``

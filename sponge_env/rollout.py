@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sponge_env.contract import decision, start
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.summation import total
 from sponge_env.system import EpisodePlan
@@ -49,7 +49,7 @@ class ControlledSystem(Protocol):
     def view(self) -> SystemView:
         """Return what a controller sees now."""
 
-    def step(self, allocation: Allocation, decision_s: float = 0.0) -> WindowMetrics:
+    def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """Put an allocation in force and serve until the interval ends."""
 
     def drain(self) -> object:
@@ -86,7 +86,7 @@ class Episode:
     """What an episode leaves behind."""
 
     summary: EpisodeMetrics
-    windows: tuple[WindowMetrics, ...]
+    intervals: tuple[IntervalMetrics, ...]
 
 
 def run_episode(
@@ -110,29 +110,29 @@ def run_episode(
     Raises:
         SpongeError: The worker or the controller cannot go on.
     """
-    windows: list[WindowMetrics] = []
+    intervals: list[IntervalMetrics] = []
     partial, failure = False, None
     try:
         with system.paused():  # a controller may load or compile something now
             start(controller, system.spec, run.seed)
         while not system.done:
-            windows.append(_step(system, controller))
+            intervals.append(_step(system, controller))
             for sink in sinks:
-                sink.window(windows[-1])
+                sink.interval(intervals[-1])
         system.drain()
     except KeyboardInterrupt:
         partial = True
     except SpongeError as error:
         partial, failure = True, error
-    summary = summarise(system, windows, run, partial)
+    summary = summarise(system, intervals, run, partial)
     for sink in sinks:
         sink.episode(summary)
     if failure is not None:
         raise failure
-    return Episode(summary, tuple(windows))
+    return Episode(summary, tuple(intervals))
 
 
-def _step(system: ControlledSystem, controller: Controller) -> WindowMetrics:
+def _step(system: ControlledSystem, controller: Controller) -> IntervalMetrics:
     view = system.view()
     started_s = time.perf_counter()
     allocation = decision(controller, view, system.spec)
@@ -140,7 +140,7 @@ def _step(system: ControlledSystem, controller: Controller) -> WindowMetrics:
 
 
 def summarise(
-    system: ControlledSystem, windows: Sequence[WindowMetrics], run: Run, partial: bool = False
+    system: ControlledSystem, intervals: Sequence[IntervalMetrics], run: Run, partial: bool = False
 ) -> EpisodeMetrics:
     """Sum up the part of an episode that counts, from its ledger and its intervals.
 
@@ -148,26 +148,26 @@ def summarise(
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
     from_s = system.plan.count_from_s
-    windows = [w for w in windows if w.time_s > from_s + 1e-9]
-    duration_s = len(windows) * system.spec.interval_s
-    core_seconds = total(w.core_seconds for w in windows)
-    decisions_s = [w.decision_s for w in windows] or [0.0]
+    intervals = [w for w in intervals if w.time_s > from_s + 1e-9]
+    duration_s = len(intervals) * system.spec.interval_s
+    core_seconds = total(w.core_seconds for w in intervals)
+    decisions_s = [w.decision_s for w in intervals] or [0.0]
     return EpisodeMetrics(
         **dataclasses.asdict(run),
         partial=partial,
         limiter=system.limiter,
         duration_s=duration_s,
         **_request_metrics(system.columns(), from_s),
-        mean_cores=core_seconds / duration_s if windows else 0.0,
+        mean_cores=core_seconds / duration_s if intervals else 0.0,
         core_seconds=core_seconds,
         physical_core_seconds=core_seconds * system.spec.core_unit,
-        utilisation=_mean_by_cores(windows, "utilisation"),
-        throttled_share=_mean_by_cores(windows, "throttled_share"),
-        restarts=sum(w.restarts for w in windows),
-        infeasible_decisions=sum(not w.feasible for w in windows),
+        utilisation=_mean_by_cores(intervals, "utilisation"),
+        throttled_share=_mean_by_cores(intervals, "throttled_share"),
+        restarts=sum(w.restarts for w in intervals),
+        infeasible_decisions=sum(not w.feasible for w in intervals),
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
-        reward=total(w.reward for w in windows),
+        reward=total(w.reward for w in intervals),
     )
 
 
@@ -194,8 +194,8 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
     }
 
 
-def _mean_by_cores(windows: Sequence[WindowMetrics], name: str) -> float:
-    held = total(w.core_seconds for w in windows)
+def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
+    held = total(w.core_seconds for w in intervals)
     if held <= 0:
         return 0.0
-    return total(getattr(w, name) * w.core_seconds for w in windows) / held
+    return total(getattr(w, name) * w.core_seconds for w in intervals) / held

@@ -99,7 +99,7 @@ class Scenario:
             require(1 <= value <= limit, f"initial.{name}", value, f"between 1 and {limit}")
 
     @property
-    def windows(self) -> int:
+    def intervals(self) -> int:
         """Number of adaptation intervals in an episode."""
         return int(self.duration_s / self.interval_s + 1e-9)
 

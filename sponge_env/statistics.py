@@ -42,7 +42,7 @@ SIGN_FLIPS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class Estimate:
     """An estimate and its 95 % interval."""
 
     value: float
@@ -51,7 +51,7 @@ class Interval:
     high: float
 
 
-def mean(values: FloatArray) -> Interval:
+def mean(values: FloatArray) -> Estimate:
     """Return the mean.
 
     Args:
@@ -63,7 +63,7 @@ def mean(values: FloatArray) -> Interval:
     return _over_seeds(lambda drawn: drawn.mean(axis=(0, -1)), values)
 
 
-def interquartile_mean(values: FloatArray) -> Interval:
+def interquartile_mean(values: FloatArray) -> Estimate:
     """Return the mean of the middle half of all values.
 
     Args:
@@ -143,7 +143,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> Interval:
+def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> Estimate:
     """Return how likely ours is better on a random cell and seed; less is better.
 
     Both run the same seed. A tie counts as one half.
@@ -164,7 +164,7 @@ def _require_pairs(ours: FloatArray, theirs: FloatArray) -> None:
         raise ValueError(f"pairs need equal shapes, not {ours.shape} and {theirs.shape}")
 
 
-def _over_seeds(statistic: Callable[[FloatArray], FloatArray], values: FloatArray) -> Interval:
+def _over_seeds(statistic: Callable[[FloatArray], FloatArray], values: FloatArray) -> Estimate:
     """Estimate a statistic and its interval over resampled seeds.
 
     Args:
@@ -177,7 +177,7 @@ def _over_seeds(statistic: Callable[[FloatArray], FloatArray], values: FloatArra
     seeds = table.shape[-1]
     estimate = float(statistic(table))
     if seeds < 2 or math.isnan(estimate):
-        return Interval(estimate, math.nan, math.nan)
+        return Estimate(estimate, math.nan, math.nan)
 
     def of_drawn(drawn: Indices, axis: int) -> FloatArray:
         return statistic(table[:, drawn])
@@ -186,7 +186,7 @@ def _over_seeds(statistic: Callable[[FloatArray], FloatArray], values: FloatArra
     if not (math.isfinite(low) and math.isfinite(high)):
         # Without any scatter there is nothing to correct the interval by.
         low, high = _ends(of_drawn, seeds, "percentile")
-    return Interval(estimate, low, high)
+    return Estimate(estimate, low, high)
 
 
 def _ends(

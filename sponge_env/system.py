@@ -24,7 +24,7 @@ from sponge_env.interfaces import (
     Worker,
 )
 from sponge_env.measure import latency_metrics, resource_metrics, slo_metrics
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.reward import reward
 from sponge_env.serving.core import ServingCore
 from sponge_env.serving.drive import ArrivalCursor, drive
@@ -44,7 +44,7 @@ class EpisodePlan:
 
     requests: Sequence[Request]
     """All requests, ascending by arrival."""
-    windows: int
+    intervals: int
     """Number of intervals."""
     base_delay_s: float
     """Part of the communication delay that is not transfer."""
@@ -84,9 +84,9 @@ class System:
         self._hold = hold_between_steps
         self._allocation = spec.initial
         self._expected_end_s: dict[int, float] = {}
-        self._window = 0
+        self._interval = 0
         self._history = _History()
-        self._last: WindowMetrics | None = None
+        self._last: IntervalMetrics | None = None
         self._counts = core.counts
         self._status = worker.status()
         self._measured_s = worker.now()
@@ -96,7 +96,7 @@ class System:
     @property
     def done(self) -> bool:
         """Whether the last interval is over."""
-        return self._window >= self.plan.windows
+        return self._interval >= self.plan.intervals
 
     @property
     def limiter(self) -> str:
@@ -136,7 +136,7 @@ class System:
             last=self._last,
         )
 
-    def step(self, allocation: Allocation, decision_s: float = 0.0) -> WindowMetrics:
+    def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """Put an allocation in force and serve until the interval ends.
 
         Args:
@@ -155,8 +155,8 @@ class System:
         check_allocation(allocation, self.spec)
         paused_s = self.worker.release() if self._hold else 0.0
         self._resize(allocation)
-        self._window += 1
-        until_s = self._window * self.spec.interval_s
+        self._interval += 1
+        until_s = self._interval * self.spec.interval_s
         drive(self.core, self.worker, self._arrivals, allocation.batch, until_s)
         self._last = self._measure(until_s, allocation, decision_s, paused_s)
         if self._hold:
@@ -217,12 +217,12 @@ class System:
 
     def _measure(
         self, until_s: float, allocation: Allocation, decision_s: float, paused_s: float
-    ) -> WindowMetrics:
-        arrived, ended, completions = self.core.take_window()
+    ) -> IntervalMetrics:
+        arrived, ended, completions = self.core.take_interval()
         self._history.add(arrived, self.plan.base_delay_s)
         now_s, counts, status = self.worker.now(), self.core.counts, self.worker.status()
         elapsed_s = now_s - self._measured_s
-        metrics = WindowMetrics(
+        metrics = IntervalMetrics(
             time_s=until_s,
             **slo_metrics(self._counts, counts),
             **latency_metrics(ended, completions),

@@ -31,7 +31,7 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics, axis_label, scalars, tag
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label, scalars, tag
 
 EPISODE_PREFIX = "episode/"
 TOTAL_PREFIX = "total/"
@@ -59,11 +59,11 @@ COMPARED = (
 
 def _help() -> Iterator[tuple[str, str]]:
     """Yield each tag and what the schema says about it."""
-    for cls, prefix in ((WindowMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX)):
+    for cls, prefix in ((IntervalMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX)):
         for field in dataclasses.fields(cls):
             yield prefix + tag(cls, field.name), field.metadata["help"]
     for name in TOTALS:
-        yield TOTAL_PREFIX + tag(WindowMetrics, name), "Sum since the start of the episode."
+        yield TOTAL_PREFIX + tag(IntervalMetrics, name), "Sum since the start of the episode."
 
 
 HELP = dict(_help())
@@ -91,12 +91,12 @@ class TensorBoardSink:
         self._described: set[str] = set()
         self._add(_layout(), 0.0)
 
-    def window(self, metrics: WindowMetrics) -> None:
+    def interval(self, metrics: IntervalMetrics) -> None:
         """Write one interval's numbers."""
         values = dict(scalars(metrics))
         for name in TOTALS:
             self._totals[name] += getattr(metrics, name)
-            values[TOTAL_PREFIX + tag(WindowMetrics, name)] = self._totals[name]
+            values[TOTAL_PREFIX + tag(IntervalMetrics, name)] = self._totals[name]
         self._add(self._scalars(values), metrics.time_s)
         self._steps += 1
 
@@ -166,8 +166,8 @@ def _layout() -> Summary:
 
 
 def _chart(name: str, prefix: str = "") -> Chart:
-    pattern = f"^{re.escape(prefix + tag(WindowMetrics, name))}$"
-    title = prefix.replace("/", " ") + axis_label(WindowMetrics, name)
+    pattern = f"^{re.escape(prefix + tag(IntervalMetrics, name))}$"
+    title = prefix.replace("/", " ") + axis_label(IntervalMetrics, name)
     return Chart(title=title, multiline=MultilineChartContent(tag=[pattern]))
 
 

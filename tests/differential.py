@@ -29,7 +29,8 @@ def allocations(
     limits = scenario.limits
     most = (limits.cores, limits.batch, replicas_max or limits.replicas)
     return [
-        tuple(map(int, row)) for row in rng.integers(1, most, (scenario.windows, 3), endpoint=True)
+        tuple(map(int, row))
+        for row in rng.integers(1, most, (scenario.intervals, 3), endpoint=True)
     ]  # type: ignore[misc]
 
 
@@ -54,8 +55,8 @@ def check_equal(
     batch.reset(np.ones(len(scenarios), np.bool_), np.array(seeds), observations)
     for i, system in enumerate(systems):
         _check_observation(system, observations[i])
-    for window in range(max(s.windows for s in scenarios)):
-        wanted = [plan[min(window, len(plan) - 1)] for plan in plans]
+    for interval in range(max(s.intervals for s in scenarios)):
+        wanted = [plan[min(interval, len(plan) - 1)] for plan in plans]
         observations, metrics = batch.step(np.array(wanted))
         for i, system in enumerate(systems):
             if not system.done:

@@ -12,7 +12,7 @@ import numpy as np
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.recording import summary
 from sponge_env.suite.store import FORMAT
-from sponge_env.suite.unit import QUANTILES, WINDOWS
+from sponge_env.suite.unit import INTERVALS, QUANTILES
 
 COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
 OFFERED = 1000
@@ -102,14 +102,14 @@ def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float
     return {
         "episodes": [summary(episode) for episode in episodes],
         "latency_s": [list(np.linspace(0.1, 0.9, QUANTILES + 1)) for _ in episodes],
-        "windows": windows(start, violations[0], cores),
+        "intervals": intervals(start, violations[0], cores),
     }
 
 
-def windows(start: str, violations: int, cores: float) -> dict[str, list[float]]:
+def intervals(start: str, violations: int, cores: float) -> dict[str, list[float]]:
     """Return intervals whose violations all fall into the third second."""
     time_s = np.arange(1.0, DURATION_S + (WARMUP_S if start == "warm" else 0.0) + 1.0)
-    columns = {name: np.full(time_s.size, 1.0) for name in WINDOWS}
+    columns = {name: np.full(time_s.size, 1.0) for name in INTERVALS}
     columns |= {"time_s": time_s, "cores": np.full(time_s.size, cores)}
     columns["violations"] = np.where(time_s == 3.0, violations, 0)
     columns["avoidable_violations"] = columns["violations"]

@@ -87,7 +87,7 @@ def test_an_evaluation_records_everything(capsys: pytest.CaptureFixture[str]) ->
         assert summary["offered"] == sum(summary[key] for key in ended) > 0
         folder = Path("run") / f"{summary['agent']}-seed{summary['seed']}"
         assert json.loads((folder / "summary.json").read_text()) == summary
-        assert len(pd.read_csv(folder / "windows.csv")) == 20
+        assert len(pd.read_csv(folder / "intervals.csv")) == 20
         assert len(pd.read_parquet(folder / "requests.parquet")) == summary["offered"]
         assert list(folder.glob("events.out.tfevents.*"))
     for name in ("config.json", "command.txt", "versions.json", "host.json", "comparison.png"):
@@ -149,9 +149,9 @@ def test_agents_take_options() -> None:
         "static.batch=2",
     ]
     assert evaluate.main([*argv, "--run-dir", "run"]) == 0
-    windows = pd.read_csv("run/static-seed0/windows.csv")
-    assert set(windows["requested_cores"]) == {3}
-    assert set(windows["batch"]) == {2}
+    intervals = pd.read_csv("run/static-seed0/intervals.csv")
+    assert set(intervals["requested_cores"]) == {3}
+    assert set(intervals["batch"]) == {2}
 
 
 def test_a_controller_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_controller_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(".")
     assert evaluate.main(["--agent", "mine:Mine", "--duration", "5", "--run-dir", "run"]) == 0
     (folder,) = Path("run").glob("*-seed0")
-    assert set(pd.read_csv(folder / "windows.csv")["requested_cores"]) == {5}
+    assert set(pd.read_csv(folder / "intervals.csv")["requested_cores"]) == {5}
 
 
 def test_own_traces_replace_the_scenario_s() -> None:

@@ -4,9 +4,9 @@ from itertools import count
 import pytest
 
 from sponge_env.console import ConsoleSink, Progress
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 
-WINDOW = WindowMetrics(cores=8.0, queued=3, violations=2)
+INTERVAL = IntervalMetrics(cores=8.0, queued=3, violations=2)
 
 
 class Terminal(io.StringIO):
@@ -14,10 +14,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def play(stream, windows, **options):
-    sink = ConsoleSink(Progress("fa2 seed 0", windows, "window", stream=stream, **options))
-    for _ in range(windows):
-        sink.window(WINDOW)
+def play(stream, intervals, **options):
+    sink = ConsoleSink(Progress("fa2 seed 0", intervals, "interval", stream=stream, **options))
+    for _ in range(intervals):
+        sink.interval(INTERVAL)
     sink.episode(EpisodeMetrics(violation_rate=0.015, mean_cores=5.0))
     sink.close()
     return stream.getvalue()
@@ -30,7 +30,7 @@ def test_without_a_terminal_a_line_appears_now_and_then():
     assert "\r" not in text
     assert 1 <= len(progress) < 10
     assert progress[0].startswith("fa2 seed 0: ")
-    assert "/10 windows, 8 cores, 3 queued, " in progress[0]
+    assert "/10 intervals, 8 cores, 3 queued, " in progress[0]
 
 
 def test_violations_are_summed_up_to_the_line():
@@ -44,24 +44,24 @@ def test_violations_are_summed_up_to_the_line():
 
 def test_a_fast_episode_is_one_line():
     text = play(io.StringIO(), 3, clock=lambda: 0.0)
-    assert text == "fa2 seed 0: done after 3 windows, 1.500% violations, 5.00 cores\n"
+    assert text == "fa2 seed 0: done after 3 intervals, 1.500% violations, 5.00 cores\n"
 
 
 def test_an_interrupted_episode_says_so():
     stream = io.StringIO()
-    ConsoleSink(Progress("ppo", 9, "window", stream=stream)).episode(EpisodeMetrics(partial=True))
-    assert stream.getvalue().startswith("ppo: interrupted after 0 windows, ")
+    ConsoleSink(Progress("ppo", 9, "interval", stream=stream)).episode(EpisodeMetrics(partial=True))
+    assert stream.getvalue().startswith("ppo: interrupted after 0 intervals, ")
 
 
 def test_a_terminal_shows_a_bar_and_then_the_last_line():
     text = play(Terminal(), 10)
     assert "\r" in text
     assert "fa2 seed 0:   0%" in text
-    assert text.endswith("\rfa2 seed 0: done after 10 windows, 1.500% violations, 5.00 cores\n")
+    assert text.endswith("\rfa2 seed 0: done after 10 intervals, 1.500% violations, 5.00 cores\n")
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_closing_twice_does_no_harm(stream):
-    sink = ConsoleSink(Progress("ppo", 9, "window", stream=stream))
+    sink = ConsoleSink(Progress("ppo", 9, "interval", stream=stream))
     sink.close()
     sink.close()

@@ -97,7 +97,7 @@ class Summaries:
     def __init__(self) -> None:
         self.episodes: list[Any] = []
 
-    def window(self, metrics: object) -> None:
+    def interval(self, metrics: object) -> None:
         """Ignore it."""
 
     def episode(self, metrics: object) -> None:

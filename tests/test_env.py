@@ -14,7 +14,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
-from sponge_env.metrics import WindowMetrics, names
+from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.reward import reward
 
 
@@ -50,8 +50,8 @@ def test_episodes_end_by_truncation_and_differ() -> None:
     for seed in (3, None):
         _, info = env.reset(seed=seed)
         seeds.append(info["episode_seed"])
-        ends = [env.step(np.array([7, 7]))[2:4] for _ in range(SHORT.windows)]
-        assert ends == [(False, False)] * (SHORT.windows - 1) + [(False, True)]
+        ends = [env.step(np.array([7, 7]))[2:4] for _ in range(SHORT.intervals)]
+        assert ends == [(False, False)] * (SHORT.intervals - 1) + [(False, True)]
     assert seeds[0] != seeds[1]
 
 
@@ -60,7 +60,7 @@ def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
     env.reset(options={"episode_seed": 5})
     info = env.step(np.array([7, 7]))[4]
     metrics = make_system(SHORT, 5).step(Allocation(8, 8))
-    assert repr(info) == repr({name: getattr(metrics, name) for name in names(WindowMetrics)})
+    assert repr(info) == repr({name: getattr(metrics, name) for name in names(IntervalMetrics)})
 
 
 @pytest.mark.parametrize(
@@ -181,11 +181,11 @@ def test_actions_decode_to_allocations() -> None:
 
 
 def test_reward_charges_cores_and_misses() -> None:
-    calm = WindowMetrics(cores=8.0, on_time=20)
+    calm = IntervalMetrics(cores=8.0, on_time=20)
     assert reward(calm, 16, 20.0) == -0.5
-    missing = WindowMetrics(cores=8.0, on_time=15, late=3, dropped=2, violations=5)
+    missing = IntervalMetrics(cores=8.0, on_time=15, late=3, dropped=2, violations=5)
     assert reward(missing, 16, 20.0) == -0.5 - 20 * 5 / 20
-    assert reward(WindowMetrics(cores=16.0), 16, 20.0) == -1.0
+    assert reward(IntervalMetrics(cores=16.0), 16, 20.0) == -1.0
 
 
 def test_masks_fit_the_actions_of_either_control() -> None:

@@ -29,14 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
     """Return a state from idle to overloaded, about half of them without a clean answer."""
-    now_s, windows = rng.uniform(0, 1000), int(rng.integers(1, 31))
-    arrivals = rng.poisson(rng.choice([0, 0.5, 5, 12, 20, 60]), windows).astype(np.float64)
+    now_s, intervals = rng.uniform(0, 1000), int(rng.integers(1, 31))
+    arrivals = rng.poisson(rng.choice([0, 0.5, 5, 12, 20, 60]), intervals).astype(np.float64)
     budgets_s = spec.slo_s - rng.uniform(0, rng.choice([0.1, 0.3, 1.5]), int(arrivals[-1]))
     queued = int(rng.choice([0, 1, 5, 30, 150]) * rng.uniform(0, 2))
     lowest_s = rng.choice([-2.0, 0.0, 0.2, 1.0])
     slacks_s = rng.uniform(lowest_s, lowest_s + rng.choice([0.2, 1.0, 30.0]), queued)
-    means_s = rng.uniform(0, rng.choice([0.1, 0.9]), windows)
-    means_s[: rng.integers(0, windows + 1)] = np.nan
+    means_s = rng.uniform(0, rng.choice([0.1, 0.9]), intervals)
+    means_s[: rng.integers(0, intervals + 1)] = np.nan
     running = [
         RunningBatch(
             int(rng.integers(1, spec.batch_max + 1)), now_s - 0.1, now_s + rng.uniform(-0.1, 0.5)

@@ -37,7 +37,7 @@ COUNTS = {
 }
 
 
-def windows(lines: list[str]) -> bytes:
+def intervals(lines: list[str]) -> bytes:
     return b"\xef\xbb\xbf" + "".join(line + "\r\n" for line in [*lines, ""]).encode()
 
 
@@ -68,7 +68,7 @@ def with_trailing_commas(lines: list[str]) -> bytes:
     return "\n".join([lines[0], *(line + "," for line in lines[1:])]).encode()
 
 
-ANY_WRITER = (windows, compressed, commented, padded, with_tabs)
+ANY_WRITER = (intervals, compressed, commented, padded, with_tabs)
 CSV_WRITERS = (quoted, with_trailing_commas)
 
 

@@ -70,7 +70,7 @@ def test_the_reward_charges_the_cores_of_all_replicas() -> None:
 def test_the_first_part_of_the_observation_is_the_vertical_one() -> None:
     joint, vertical = joint_env(), SpongeEnv(BRIEF)
     one, other = joint.reset(seed=3)[0], vertical.reset(seed=3)[0]
-    for _ in range(BRIEF.windows):
+    for _ in range(BRIEF.intervals):
         np.testing.assert_array_equal(one[: len(FIELDS)], other)
         assert one.shape == (len(JOINT_FIELDS),)
         one, other = joint.step(np.array([3, 1, 0]))[0], vertical.step(np.array([3, 1]))[0]
@@ -119,7 +119,7 @@ def test_the_batch_simulator_equals_a_sync_vector_env(mode: AutoresetMode) -> No
     assert ours.single_observation_space == theirs.single_observation_space
     np.testing.assert_array_equal(ours.reset(seed=5)[0], theirs.reset(seed=5)[0])
     theirs.action_space.seed(0)
-    for _ in range(2 * BRIEF.windows + 3):
+    for _ in range(2 * BRIEF.intervals + 3):
         actions = theirs.action_space.sample()
         one, other = ours.step(actions), theirs.step(actions)
         for mine, yours in zip(one[:4], other[:4], strict=True):

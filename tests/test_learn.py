@@ -183,7 +183,7 @@ def test_the_judge_scores_what_the_environment_gives(tmp_path: Path) -> None:
     env = SpongeEnv(SCENARIO)
     observation, _ = env.reset(options={"episode_seed": 2**31})
     cores, violations, avoidable, offered = [], 0, 0, 0
-    for _ in range(SCENARIO.windows):
+    for _ in range(SCENARIO.intervals):
         observation, _, _, _, info = env.step(policy.act(observation))
         cores.append(info["cores"])
         violations += info["violations"]

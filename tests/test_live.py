@@ -68,12 +68,12 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
     ]  # fmt: skip
     with (scenario_file.parent / "stderr").open("w") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
-    windows = run / "static-8-seed0" / "windows.csv"
+    intervals = run / "static-8-seed0" / "intervals.csv"
     try:
         wait_for(
             lambda: (
                 process.poll() is not None
-                or (windows.exists() and windows.read_text().count("\n") > 3)
+                or (intervals.exists() and intervals.read_text().count("\n") > 3)
             ),
             "three intervals",
         )
@@ -184,7 +184,7 @@ def test_the_quota_in_force_is_the_one_asked_for(profile: Profile, scenario_file
 def test_a_killed_worker_costs_no_request(scenario_file: Path) -> None:
     process, folder = start_evaluation(scenario_file)
     os.kill(replica_of(process.pid), signal.SIGKILL)
-    wait_for(lambda: serves_again(folder / "windows.csv"), "serving after the restart")
+    wait_for(lambda: serves_again(folder / "intervals.csv"), "serving after the restart")
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 130
     summary = json.loads((folder / "summary.json").read_text())
@@ -197,11 +197,11 @@ def test_a_killed_worker_costs_no_request(scenario_file: Path) -> None:
     }
 
 
-def serves_again(windows_csv: Path) -> bool:
+def serves_again(intervals_csv: Path) -> bool:
     """Tell whether requests met their deadlines in an interval after that of a restart."""
-    windows = pd.read_csv(windows_csv)
-    after = windows["restarts"].cumsum().shift(fill_value=0) > 0
-    return bool(windows["on_time"][after].sum() > 0)
+    intervals = pd.read_csv(intervals_csv)
+    after = intervals["restarts"].cumsum().shift(fill_value=0) > 0
+    return bool(intervals["on_time"][after].sum() > 0)
 
 
 def test_a_killed_harness_leaves_nothing(scenario_file: Path) -> None:
@@ -223,8 +223,8 @@ def test_an_interrupted_run_keeps_what_it_has(scenario_file: Path, end: signal.S
     assert not groups_of(process.pid)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["partial"]
-    windows = pd.read_csv(folder / "windows.csv")
-    assert 3 <= len(windows) < 600
+    intervals = pd.read_csv(folder / "intervals.csv")
+    assert 3 <= len(intervals) < 600
     assert summary["offered"] == len(pd.read_parquet(folder / "requests.parquet"))
 
 

@@ -48,7 +48,7 @@ def test_the_joint_controller_serves_live_and_leaves_nothing() -> None:
     assert total.offered == total.on_time + total.late + total.dropped + total.failed > 30
     assert total.queued == total.running == 0
     assert total.on_time > total.offered / 2
-    assert [window.replicas_ready for window in episode.windows] == [2, 2, 2, 2]
+    assert [interval.replicas_ready for interval in episode.intervals] == [2, 2, 2, 2]
     assert len(used - {-1}) == 2, "both served"
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert not groups_of(os.getpid())

@@ -6,7 +6,7 @@ import pytest
 
 from sponge_env.metrics import (
     EpisodeMetrics,
-    WindowMetrics,
+    IntervalMetrics,
     axis_label,
     document,
     names,
@@ -14,7 +14,7 @@ from sponge_env.metrics import (
     tag,
 )
 
-SCHEMAS = (WindowMetrics, EpisodeMetrics)
+SCHEMAS = (IntervalMetrics, EpisodeMetrics)
 
 
 def test_the_docs_are_what_the_schema_generates():
@@ -50,20 +50,20 @@ def test_the_docs_have_one_row_for_each_metric(cls):
 
 def test_a_quantity_of_both_schemas_means_the_same_in_both():
     episode = {f.name: f.metadata for f in dataclasses.fields(EpisodeMetrics)}
-    for field in dataclasses.fields(WindowMetrics):
+    for field in dataclasses.fields(IntervalMetrics):
         if field.name in episode:
             for key in ("group", "unit", "better"):
                 assert field.metadata[key] == episode[field.name][key], field.name
 
 
 def test_a_tag_is_the_group_and_the_name():
-    assert tag(WindowMetrics, "violations") == "slo/violations"
+    assert tag(IntervalMetrics, "violations") == "slo/violations"
     assert tag(EpisodeMetrics, "mean_cores") == "resources/mean_cores"
 
 
 def test_a_metric_that_is_not_in_the_schema_has_no_tag():
     with pytest.raises(KeyError):
-        tag(WindowMetrics, "mean_cores")
+        tag(IntervalMetrics, "mean_cores")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_metric_that_is_not_in_the_schema_has_no_tag():
     ],
 )
 def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
-    assert axis_label(WindowMetrics, name) == label
+    assert axis_label(IntervalMetrics, name) == label
 
 
 def test_scalars_are_the_numbers_and_only_these():

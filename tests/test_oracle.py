@@ -26,7 +26,7 @@ TINY = Scenario(
     arrivals=Arrivals(kind="poisson", rate_rps=9.0),
     network=Network(payload_bytes=500_000.0),
 )
-"""Few enough windows and cores to try all schedules."""
+"""Few enough intervals and cores to try all schedules."""
 
 CLASSES = (RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0))
 
@@ -66,7 +66,7 @@ def every_schedule(scenario: Scenario, seed: int, replicas: int) -> list[tuple[i
     allocations = [Allocation(*choice) for choice in choices]
     runs = (
         replay(scenario, profile, seed, schedule)
-        for schedule in itertools.product(allocations, repeat=scenario.windows)
+        for schedule in itertools.product(allocations, repeat=scenario.intervals)
     )
     return [(run.violations, run.core_seconds) for run in runs]
 

@@ -18,15 +18,15 @@ def episode(
     replicas_max: int = 1,
     last_batch: float = 0.0,
 ) -> Fluid:
-    """Describe an episode in which one core serves 2 requests per window, two serve 3."""
-    windows = len(arrived)
+    """Describe an episode in which one core serves 2 requests per interval, two serve 3."""
+    intervals = len(arrived)
     return Fluid(
         arrived=np.array(arrived, dtype=np.float64),
         due=np.array(due, dtype=np.float64),
         served=np.array([2.0, 3.0]),
         last_batch=last_batch,
-        price=np.ones(windows, np.int64),
-        start=np.full(windows, start),
+        price=np.ones(intervals, np.int64),
+        start=np.full(intervals, start),
         ready_from=1,
         replicas=replicas,
         replicas_max=replicas_max,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sponge_env import host
 from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.mapping import from_mapping
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.recording import (
     CsvSink,
     RunDirectory,
@@ -36,11 +36,11 @@ REQUIRED = """
     infeasible_decisions decision_p50_s decision_p99_s
 """
 
-WINDOWS = st.builds(
-    WindowMetrics,
+INTERVALS = st.builds(
+    IntervalMetrics,
     **{
         name: st.integers(0, 10**9) if hint is int else st.floats(allow_infinity=False)
-        for name, hint in typing.get_type_hints(WindowMetrics).items()
+        for name, hint in typing.get_type_hints(IntervalMetrics).items()
     },
 )
 
@@ -135,45 +135,45 @@ def test_each_agent_and_seed_gets_one_folder_once(tmp_path):
 
 
 def test_the_csv_header_is_the_schema(tmp_path):
-    CsvSink(tmp_path / "windows.csv").close()
-    with (tmp_path / "windows.csv").open() as file:
-        assert next(csv.reader(file)) == list(names(WindowMetrics))
+    CsvSink(tmp_path / "intervals.csv").close()
+    with (tmp_path / "intervals.csv").open() as file:
+        assert next(csv.reader(file)) == list(names(IntervalMetrics))
 
 
 @settings(max_examples=30)
-@given(windows=st.lists(WINDOWS, min_size=1, max_size=4))
-def test_a_csv_reads_back_as_the_metrics_that_were_written(tmp_path_factory, windows):
-    path = tmp_path_factory.mktemp("csv") / "windows.csv"
+@given(intervals=st.lists(INTERVALS, min_size=1, max_size=4))
+def test_a_csv_reads_back_as_the_metrics_that_were_written(tmp_path_factory, intervals):
+    path = tmp_path_factory.mktemp("csv") / "intervals.csv"
     sink = CsvSink(path)
-    for window in windows:
-        sink.window(window)
+    for interval in intervals:
+        sink.interval(interval)
     sink.episode(EpisodeMetrics())
     sink.close()
     with path.open(newline="") as file:
         exact = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
-    written = [dataclasses.astuple(window) for window in windows]
+    written = [dataclasses.astuple(interval) for interval in intervals]
     np.testing.assert_array_equal(exact, written)
     np.testing.assert_allclose(pd.read_csv(path).to_numpy(), written, rtol=1e-12)
 
 
 def test_an_interrupted_run_leaves_a_readable_csv(tmp_path):
-    sink = CsvSink(tmp_path / "windows.csv")
+    sink = CsvSink(tmp_path / "intervals.csv")
     for index in range(3):
-        sink.window(WindowMetrics(time_s=index + 1.0))
-        frame = pd.read_csv(tmp_path / "windows.csv")
+        sink.interval(IntervalMetrics(time_s=index + 1.0))
+        frame = pd.read_csv(tmp_path / "intervals.csv")
         assert list(frame["time_s"]) == [1.0, 2.0, 3.0][: index + 1]
     sink.close()
 
 
 def test_a_csv_is_not_written_over(tmp_path):
-    CsvSink(tmp_path / "windows.csv").close()
-    with pytest.raises(RunDirectoryError, match=r"windows\.csv': File exists"):
-        CsvSink(tmp_path / "windows.csv")
+    CsvSink(tmp_path / "intervals.csv").close()
+    with pytest.raises(RunDirectoryError, match=r"intervals\.csv': File exists"):
+        CsvSink(tmp_path / "intervals.csv")
 
 
 def test_a_summary_has_the_names_of_the_schema_and_all_that_are_promised(tmp_path):
     sink = SummarySink(tmp_path / "summary.json")
-    sink.window(WindowMetrics())
+    sink.interval(IntervalMetrics())
     assert not list(tmp_path.iterdir())
     sink.episode(EpisodeMetrics(agent="fa2", seed=3, violation_rate=0.015, partial=True))
     sink.close()
@@ -186,10 +186,10 @@ def test_a_summary_has_the_names_of_the_schema_and_all_that_are_promised(tmp_pat
 
 def test_the_files_of_an_episode_have_the_names_of_the_layout(tmp_path):
     for sink in file_sinks(tmp_path):
-        sink.window(WindowMetrics())
+        sink.interval(IntervalMetrics())
         sink.episode(EpisodeMetrics())
         sink.close()
-    assert {file.name for file in tmp_path.iterdir()} == {"windows.csv", "summary.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"intervals.csv", "summary.json"}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -5,22 +5,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.report import plot_comparison
 from sponge_env.report.comparison import series
 from sponge_env.report.style import COLOURS, moving_mean
 
 
-def run(windows, violations=0, cores=4.0):
+def run(intervals, violations=0, cores=4.0):
     return [
-        WindowMetrics(
+        IntervalMetrics(
             time_s=index + 1.0,
             violations=violations,
             cores=cores,
             delay_mean_s=0.1,
             delay_max_s=0.2,
         )
-        for index in range(windows)
+        for index in range(intervals)
     ]
 
 
@@ -41,25 +41,25 @@ def test_every_agent_is_drawn_in_its_own_colour(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "windows",
+    "intervals",
     [
         {"a": run(1)},
         {"a": run(5), "interrupted at once": []},
         {"a": run(5), "interrupted": run(2)},
-        {"a": [WindowMetrics(time_s=1.0), WindowMetrics(time_s=2.0)]},
+        {"a": [IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)]},
         {str(index): run(3) for index in range(9)},
     ],
-    ids=["one window", "no windows", "fewer", "no arrivals", "many agents"],
+    ids=["one interval", "no intervals", "fewer", "no arrivals", "many agents"],
 )
-def test_odd_runs_are_drawn_without_a_warning(tmp_path, windows):
-    plot_comparison(windows, tmp_path / "comparison.png", "odd")
+def test_odd_runs_are_drawn_without_a_warning(tmp_path, intervals):
+    plot_comparison(intervals, tmp_path / "comparison.png", "odd")
     with Image.open(tmp_path / "comparison.png") as picture:
         assert picture.format == "PNG"
 
 
-@pytest.mark.parametrize("windows", [{}, {"a": []}], ids=["no agent", "no windows"])
-def test_without_any_interval_there_is_no_picture(tmp_path, windows):
-    plot_comparison(windows, tmp_path / "comparison.png", "empty")
+@pytest.mark.parametrize("intervals", [{}, {"a": []}], ids=["no agent", "no intervals"])
+def test_without_any_interval_there_is_no_picture(tmp_path, intervals):
+    plot_comparison(intervals, tmp_path / "comparison.png", "empty")
     assert not list(tmp_path.iterdir())
 
 

@@ -54,19 +54,19 @@ def test_violations_of_the_first_minute_are_told_from_later_ones(tmp_path: Path)
         "Most of fa2's avoidable violations after a cold start (first seed) fall into the first "
         "minute in paper-300kb (100 %)."
     ]
-    found.windows.loc[found.windows["avoidable_violations"] > 0, "time_s"] = 61.0
+    found.intervals.loc[found.intervals["avoidable_violations"] > 0, "time_s"] = 61.0
     assert "come after the first minute in paper-300kb (0 %)" in said(found, "first minute")[0]
 
 
 def test_hopeless_requests_say_nothing_about_the_first_minute(tmp_path: Path) -> None:
     found = source(tmp_path, fa2=(MANY, 5.0))
-    found.windows["avoidable_violations"] = 0
+    found.intervals["avoidable_violations"] = 0
     assert not said(found, "first minute")
 
 
 def test_of_an_episode_of_a_minute_nothing_is_said_about_its_first(tmp_path: Path) -> None:
     found = source(tmp_path, fa2=(MANY, 5.0))
-    short = replace(found, windows=found.windows[found.windows["time_s"] <= 60.0])
+    short = replace(found, intervals=found.intervals[found.intervals["time_s"] <= 60.0])
     assert not said(short, "first minute")
 
 

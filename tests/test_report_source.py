@@ -50,9 +50,9 @@ def test_the_first_agent_is_the_reference_where_the_usual_one_is_missing(tmp_pat
 
 def test_intervals_of_the_warm_up_are_left_out(tmp_path: Path) -> None:
     source = load_source(write_suite(tmp_path / "run", {"sponge-ip": ([5], 8.0)}))
-    warm = source.windows_of("sponge-ip", WARM)["time_s"]
+    warm = source.intervals_of("sponge-ip", WARM)["time_s"]
     assert (warm.min(), warm.max()) == (WARMUP_S + 1, WARMUP_S + DURATION_S)
-    assert source.windows_of("sponge-ip", COLD)["time_s"].min() == 1
+    assert source.intervals_of("sponge-ip", COLD)["time_s"].min() == 1
 
 
 def test_a_cell_on_which_everybody_failed_is_still_a_cell(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
     assert source.seeds == 2
     assert source.comparison.common_bound == ""
     assert source.comparison.bounded([cell]) == []
-    assert source.windows_of("fa2", cell)["time_s"].min() == 31
+    assert source.intervals_of("fa2", cell)["time_s"].min() == 31
     latencies = source.latencies_of("static-8", cell)
     assert np.all(np.diff(latencies["latency_s"]) >= 0)
     found = latencies["latency_s"][latencies["quantile"] == 0.99].item()
@@ -157,7 +157,7 @@ def test_runs_of_another_version_are_refused(copy: Path, tmp_path: Path) -> None
         load_source(suite)
 
 
-@pytest.mark.parametrize("name", ["windows.csv", "requests.parquet"])
+@pytest.mark.parametrize("name", ["intervals.csv", "requests.parquet"])
 def test_a_broken_file_is_named(copy: Path, name: str) -> None:
     (copy / "static-8-seed0" / name).write_text("nonsense\n")
     with pytest.raises(RunDirectoryError, match=f"cannot read .*{name}"):

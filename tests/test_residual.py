@@ -69,12 +69,12 @@ def played(controller: Controller, seed: int = 0) -> Episode:
 
 
 def allocations(episode: Episode) -> list[tuple[float, int]]:
-    return [(window.cores, window.batch) for window in episode.windows]
+    return [(interval.cores, interval.batch) for interval in episode.intervals]
 
 
 def test_the_preset_action_corrects_nothing() -> None:
     assert corrected(MPCConfig(), PRESET) == MPCConfig()
-    actions = np.tile(PRESET, (SCENARIO.windows, 1))
+    actions = np.tile(PRESET, (SCENARIO.intervals, 1))
     assert allocations(played(Correcting(actions))) == allocations(played(SpongeMPC()))
 
 
@@ -85,7 +85,7 @@ def test_every_action_is_a_setting_of_its_own() -> None:
 
 def test_corrections_hold_for_one_decision_and_leave_no_trace() -> None:
     rng = np.random.default_rng(0)
-    wild = rng.integers(CHOICES, size=(SCENARIO.windows, len(CHOICES)))
+    wild = rng.integers(CHOICES, size=(SCENARIO.intervals, len(CHOICES)))
     controller = Correcting(wild)
     changed = allocations(played(controller))
     assert changed != allocations(played(SpongeMPC()))
@@ -108,26 +108,26 @@ def test_more_margin_takes_more_cores(tmp_path: Path) -> None:
 def test_the_environment_plays_the_episodes_of_the_controller(tmp_path: Path) -> None:
     action = np.array([0, 2, 1])
     save_policy(always(action), tmp_path / POLICY_FILE)
-    expected = played(ResidualController(str(tmp_path)), seed=1234).windows
+    expected = played(ResidualController(str(tmp_path)), seed=1234).intervals
     env = CorrectionEnv(SCENARIO)
     observation, info = env.reset(options={"episode_seed": 1234})
     assert info == {"episode_seed": 1234}
-    for number, window in enumerate(expected, start=1):
+    for number, interval in enumerate(expected, start=1):
         observation, reward, ended, over, _ = env.step(action)
-        assert (reward, ended, over) == (window.reward, False, number == len(expected))
+        assert (reward, ended, over) == (interval.reward, False, number == len(expected))
         assert observation in env.observation_space
         assert env.metrics is not None
-        assert env.metrics.cores == window.cores
+        assert env.metrics.cores == interval.cores
 
 
 def test_the_judge_plays_what_the_controller_decides(tmp_path: Path) -> None:
     action = np.array([3, 0, 2])
     save_policy(always(action), tmp_path / POLICY_FILE)
     verdict = make_judge([SCENARIO], 1, "residual-ppo")(always(action))
-    windows = played(ResidualController(str(tmp_path)), seed=2**31).windows
-    assert verdict.cores == pytest.approx(np.mean([window.cores for window in windows]))
-    offered = sum(window.offered for window in windows)
-    assert verdict.violation_rate == sum(window.violations for window in windows) / offered
+    intervals = played(ResidualController(str(tmp_path)), seed=2**31).intervals
+    assert verdict.cores == pytest.approx(np.mean([interval.cores for interval in intervals]))
+    offered = sum(interval.offered for interval in intervals)
+    assert verdict.violation_rate == sum(interval.violations for interval in intervals) / offered
 
 
 def test_the_program_as_it_is_is_judged_before_training(tmp_path: Path) -> None:

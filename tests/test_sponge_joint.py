@@ -19,7 +19,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 
@@ -158,7 +158,7 @@ def test_an_interval_says_how_long_its_batches_ran() -> None:
     assert last.service_mean_s == pytest.approx(0.0757, rel=0.01)  # measured on YOLOv5s
 
 
-def interval(**changes: Any) -> WindowMetrics:
+def interval(**changes: Any) -> IntervalMetrics:
     """Return an interval in which 100 batches of one request ran for 0.12 s on two cores."""
     values: dict[str, Any] = {
         "requested_cores": 2,
@@ -169,10 +169,10 @@ def interval(**changes: Any) -> WindowMetrics:
         "batch_mean": 1.0,
         "service_mean_s": 0.12,
     }
-    return WindowMetrics(**values | changes)
+    return IntervalMetrics(**values | changes)
 
 
-def learned_s(*lasts: WindowMetrics, **view: Any) -> float:
+def learned_s(*lasts: IntervalMetrics, **view: Any) -> float:
     """Return what batches of one request are taken to need on two cores after intervals."""
     latency = Latency(SPEC, margin=0.0, safety=0.0)
     for last in lasts:
@@ -246,7 +246,7 @@ def test_it_holds_fewer_cores_than_the_vertical_program_and_misses_hardly_anythi
     system = make_system(scenario, 1000)
     run = Run.of("sponge-joint", scenario, "sim", 1000)
     episode = run_episode(system, SpongeJoint(), run)
-    settled = episode.windows[60:]
-    assert np.mean([window.cores for window in settled]) < 4
-    assert sum(window.avoidable_violations for window in settled) == 0
+    settled = episode.intervals[60:]
+    assert np.mean([interval.cores for interval in settled]) < 4
+    assert sum(interval.avoidable_violations for interval in settled) == 0
     assert episode.summary.avoidable_violation_rate < 0.01

@@ -24,7 +24,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, FloatArray, Request, RunningBatch, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 from sponge_env.serving.core import ServingCore
@@ -208,13 +208,13 @@ def test_a_stall_in_the_network_does_not_change_the_rate() -> None:
     assert rate_rps == pytest.approx(20.0)
 
 
-def interval_view(windows: int, arrived: int, delay_s: float, mean: FloatArray) -> SystemView:
+def interval_view(intervals: int, arrived: int, delay_s: float, mean: FloatArray) -> SystemView:
     """Return a view after an interval with given arrivals, all of one delay."""
     return make_view(
-        now_s=float(windows),
+        now_s=float(intervals),
         arrivals=mean,
-        mean_delays_s=np.full(windows, delay_s),
-        bandwidths_bytes_per_s=np.full(windows, 3e6),
+        mean_delays_s=np.full(intervals, delay_s),
+        bandwidths_bytes_per_s=np.full(intervals, 3e6),
         delays_s=np.full(arrived, delay_s),
         budgets_s=np.full(arrived, 1.0 - delay_s),
     )
@@ -236,15 +236,15 @@ def test_few_arrivals_are_expected_where_few_came() -> None:
 
 
 def network_view(
-    window: int, bandwidth: float, payloads_bytes: list[float], base_s: float = 0.01
+    interval: int, bandwidth: float, payloads_bytes: list[float], base_s: float = 0.01
 ) -> SystemView:
     """Return a view after an interval whose requests saw one bandwidth."""
     delays_s = base_s + np.array(payloads_bytes) / bandwidth
     return make_view(
-        now_s=float(window),
-        arrivals=np.full(window, float(len(payloads_bytes))),
-        mean_delays_s=np.full(window, delays_s.mean()),
-        bandwidths_bytes_per_s=np.full(window, bandwidth),
+        now_s=float(interval),
+        arrivals=np.full(interval, float(len(payloads_bytes))),
+        mean_delays_s=np.full(interval, delays_s.mean()),
+        bandwidths_bytes_per_s=np.full(interval, bandwidth),
         delays_s=delays_s,
         budgets_s=1.0 - delays_s,
     )
@@ -253,17 +253,17 @@ def network_view(
 @pytest.mark.parametrize("base_s", [0.0, 0.01, 0.2])
 def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_s: float) -> None:
     flow = Flow(SPEC, MPCConfig())
-    for window, bandwidth in enumerate((3e6, 1e6, 1e6, 4.1e6, 2e4, 7e6, 3e6), start=1):
-        flow.observe(network_view(window, bandwidth, [3e5] * 20, base_s))
+    for interval, bandwidth in enumerate((3e6, 1e6, 1e6, 4.1e6, 2e4, 7e6, 3e6), start=1):
+        flow.observe(network_view(interval, bandwidth, [3e5] * 20, base_s))
         assert flow.kinds.tolist() == [[1.0, 1.0]]
 
 
 @pytest.mark.parametrize("bandwidths", [(3e6, 3.0001e6), (3e6, 1e6, 4e6, 2e6)])
 def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[float, ...]) -> None:
     flow = Flow(SPEC, MPCConfig())
-    for window, bandwidth in enumerate(bandwidths, start=1):
-        large = 3 + window % 3
-        flow.observe(network_view(window, bandwidth, [6e5] * large + [5e4] * (20 - large)))
+    for interval, bandwidth in enumerate(bandwidths, start=1):
+        large = 3 + interval % 3
+        flow.observe(network_view(interval, bandwidth, [6e5] * large + [5e4] * (20 - large)))
     assert flow.kinds.shape == (20, 2)
     assert flow.kinds[0, 0] > 3 * flow.kinds[-1, 0]
     np.testing.assert_allclose(flow.kinds[:, 1], 1.0)
@@ -297,7 +297,7 @@ def full_batches_view(now_s: float, started_s: float, cores: int = 4, **last: An
         now_s=now_s,
         running=(RunningBatch(2, started_s, now_s + 0.1),),
         allocation=Allocation(cores=cores, batch=2),
-        last=WindowMetrics(**metrics | last),
+        last=IntervalMetrics(**metrics | last),
     )
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from sponge_env.statistics import (
     SIGNIFICANCE,
-    Interval,
+    Estimate,
     holm,
     improvement_p,
     interquartile_mean,
@@ -31,7 +31,7 @@ def test_the_interval_of_a_mean_is_scipys() -> None:
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=2000, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
-    assert mean(values) == Interval(values.mean(), expected.low, expected.high)
+    assert mean(values) == Estimate(values.mean(), expected.low, expected.high)
 
 
 def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says() -> None:
@@ -145,8 +145,8 @@ def test_improvement_of_one_is_the_others_setback(seeds: int, cells: int, random
 
 
 def test_values_without_scatter_have_an_interval_without_width() -> None:
-    assert mean(np.full((3, 10), 2.5)) == Interval(2.5, 2.5, 2.5)
-    assert interquartile_mean(np.full((3, 10), 2.5)) == Interval(2.5, 2.5, 2.5)
+    assert mean(np.full((3, 10), 2.5)) == Estimate(2.5, 2.5, 2.5)
+    assert interquartile_mean(np.full((3, 10), 2.5)) == Estimate(2.5, 2.5, 2.5)
 
 
 def test_one_seed_has_no_interval() -> None:

@@ -130,8 +130,8 @@ def test_an_episode_of_a_suite_is_that_of_the_reference_system() -> None:
     for name in ("offered", "violations", "core_seconds", "latency_p99_s"):
         assert result["episodes"][0][name] == getattr(episode.summary, name)
     assert result["latency_s"][0][99] == pytest.approx(episode.summary.latency_p99_s, rel=1e-4)
-    cores = [window.cores for window in episode.windows]
-    assert result["windows"]["cores"] == pytest.approx(cores, rel=1e-4)
+    cores = [interval.cores for interval in episode.intervals]
+    assert result["intervals"]["cores"] == pytest.approx(cores, rel=1e-4)
 
 
 def test_sharing_requests_changes_nothing() -> None:

@@ -15,9 +15,9 @@ from sponge_env.suite.bounds import BoundUnit
 from sponge_env.suite.results import (
     load_bounds,
     load_failures,
+    load_intervals,
     load_latencies,
     load_results,
-    load_windows,
 )
 from sponge_env.suite.store import ResultStore
 from sponge_env.suite.unit import AgentUnit
@@ -78,14 +78,14 @@ def test_who_beats_a_bound_is_below_it(tmp_path: Path, result: dict[str, Any]) -
     assert (frame["beyond_bound_rate"] * frame["offered"]).tolist() == pytest.approx([-9.0, -9.0])
 
 
-def test_windows_and_latencies_are_kept_for_pictures(
+def test_intervals_and_latencies_are_kept_for_pictures(
     tmp_path: Path, result: dict[str, Any]
 ) -> None:
     with ResultStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, result, None)
-    windows = load_windows(tmp_path)
-    assert list(windows["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert set(windows["cores"]) == {8.0}
+    intervals = load_intervals(tmp_path)
+    assert list(intervals["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert set(intervals["cores"]) == {8.0}
     latencies = load_latencies(tmp_path)
     assert len(latencies) == 101
     assert latencies["latency_s"].is_monotonic_increasing

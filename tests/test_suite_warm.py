@@ -64,7 +64,7 @@ def test_steady_means_equal_gaps_at_the_mean_rate(arrivals: Arrivals) -> None:
     sent_s = np.sort(make_workload(steady, PROFILE, 0).sent_s)
     expected_s = 1 / rate_rps(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
     np.testing.assert_allclose(np.diff(sent_s), expected_s)
-    assert (steady.windows, steady.simulation.noise) == (SETTLING, 0.0)
+    assert (steady.intervals, steady.simulation.noise) == (SETTLING, 0.0)
 
 
 def test_steady_means_no_fades() -> None:

@@ -14,7 +14,7 @@ from sponge_env.config import Arrivals, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec
-from sponge_env.metrics import WindowMetrics, names
+from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.profile import Profile, load_profile
 from sponge_env.rollout import Run, run_episode
 from sponge_env.vector.simulator import BatchSimulator
@@ -24,12 +24,12 @@ RUN = Run("scripted", "short", "sim", 0)
 
 def test_intervals_add_up_to_the_ledger() -> None:
     system = make_system(SHORT, seed=1)
-    windows = [system.step(Allocation(8, 4)) for _ in range(SHORT.windows)]
+    intervals = [system.step(Allocation(8, 4)) for _ in range(SHORT.intervals)]
     assert system.done
     counts = system.core.counts
     for name in ("offered", "on_time", "late", "dropped", "failed", "violations", "hopeless"):
-        assert sum(getattr(w, name) for w in windows) == getattr(counts, name)
-    assert windows[-1].queued == counts.queued
+        assert sum(getattr(w, name) for w in intervals) == getattr(counts, name)
+    assert intervals[-1].queued == counts.queued
     assert counts.offered > 200
 
 
@@ -74,13 +74,13 @@ def test_the_throttled_share_is_a_share() -> None:
     assert 0.3 < max(shares) <= 1.0
 
 
-def test_the_same_seed_gives_the_same_windows() -> None:
-    def windows(seed: int) -> list[WindowMetrics]:
+def test_the_same_seed_gives_the_same_intervals() -> None:
+    def intervals(seed: int) -> list[IntervalMetrics]:
         system = make_system(SHORT, seed)
-        return [system.step(Allocation(6, 8)) for _ in range(SHORT.windows)]
+        return [system.step(Allocation(6, 8)) for _ in range(SHORT.intervals)]
 
-    assert repr(windows(3)) == repr(windows(3))
-    assert repr(windows(3)) != repr(windows(4))
+    assert repr(intervals(3)) == repr(intervals(3))
+    assert repr(intervals(3)) != repr(intervals(4))
 
 
 def test_views_show_what_happened() -> None:
@@ -88,8 +88,8 @@ def test_views_show_what_happened() -> None:
     episode = run_episode(make_system(SHORT, seed=0), controller, RUN)
     first, later = controller.views[0], controller.views[-1]
     assert (first.last, len(first.arrivals), first.now_s) == (None, 0, 0.0)
-    assert later.last == episode.windows[-2]
-    assert list(later.arrivals) == [w.offered for w in episode.windows[:-1]]
+    assert later.last == episode.intervals[-2]
+    assert list(later.arrivals) == [w.offered for w in episode.intervals[:-1]]
     assert later.delays_s.max() == later.last.delay_max_s
     assert np.all(np.diff(later.queued_deadlines_s) >= 0)
     assert np.allclose(later.budgets_s, SHORT.slo_s - later.delays_s)
@@ -140,7 +140,7 @@ def test_every_request_ends_in_exactly_one_way(
     assert np.array_equal(columns["outcome"] == "late", late & answered)
     assert np.all(columns["started_s"][answered] >= columns["arrival_s"][answered])
     assert np.all(columns["finished_s"][answered] > columns["started_s"][answered])
-    assert summary.core_seconds == pytest.approx(sum(w.core_seconds for w in episode.windows))
+    assert summary.core_seconds == pytest.approx(sum(w.core_seconds for w in episode.intervals))
     assert 0 <= summary.utilisation <= 1 + 1e-9
 
 
@@ -172,7 +172,7 @@ def test_an_interrupt_leaves_a_partial_summary() -> None:
     episode = run_episode(make_system(SHORT, seed=0), Interrupted(Allocation(8, 8)), RUN)
     assert episode.summary.partial
     assert episode.summary.duration_s == 3.0
-    assert len(episode.windows) == 3
+    assert len(episode.intervals) == 3
 
 
 def test_time_stands_still_while_a_controller_prepares(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,17 +191,17 @@ def test_time_stands_still_while_a_controller_prepares(monkeypatch: pytest.Monke
     assert happened == ["hold", "reset", "release"]
 
 
-def test_window_metrics_are_numbers() -> None:
+def test_interval_metrics_are_numbers() -> None:
     metrics = make_system(SHORT, seed=0).step(Allocation(16, 16))
-    for name in names(WindowMetrics):
+    for name in names(IntervalMetrics):
         assert isinstance(getattr(metrics, name), int | float), name
     assert not math.isnan(metrics.latency_mean_s)
     assert metrics.latency_p50_s <= metrics.latency_p99_s
 
 
-@pytest.mark.parametrize(("short_trace", "windows"), [("wrap", 20), ("end", 7)])
+@pytest.mark.parametrize(("short_trace", "intervals"), [("wrap", 20), ("end", 7)])
 def test_a_short_trace_wraps_or_ends_the_episode(
-    tmp_path: Path, short_trace: str, windows: int
+    tmp_path: Path, short_trace: str, intervals: int
 ) -> None:
     path = tmp_path / "bandwidth.csv"
     rows = "\n".join(f"{second},2000000" for second in range(7))
@@ -212,10 +212,10 @@ def test_a_short_trace_wraps_or_ends_the_episode(
     while not system.done:
         system.step(Allocation(16, 8))
         steps += 1
-    assert steps == windows
+    assert steps == intervals
     simulator = BatchSimulator([scenario], np.zeros(1, np.int64))
     simulator.reset(np.ones(1, np.bool_), np.zeros(1, np.int64), np.zeros((1, OBS_DIM), np.float32))
-    for _ in range(windows - 1):
+    for _ in range(intervals - 1):
         simulator.step(np.ones((1, 3), np.int64))
     assert not simulator.over[0]
     simulator.step(np.ones((1, 3), np.int64))

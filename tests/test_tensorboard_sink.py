@@ -13,13 +13,13 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.util.tensor_util import make_ndarray
 
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics, axis_label, scalars, tag
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label, scalars, tag
 from sponge_env.tensorboard_sink import COMPARED, EPISODE_PREFIX, IDENTITY, TensorBoardSink
 
-WINDOWS = [
-    WindowMetrics(time_s=1.0, violations=2, cores=4.0, core_seconds=4.0, delay_max_s=0.3),
-    WindowMetrics(time_s=2.0, violations=0, cores=8.0, core_seconds=8.0, latency_p99_s=0.9),
-    WindowMetrics(time_s=3.0, violations=1, cores=6.0, core_seconds=6.0, latency_p99_s=0.5),
+INTERVALS = [
+    IntervalMetrics(time_s=1.0, violations=2, cores=4.0, core_seconds=4.0, delay_max_s=0.3),
+    IntervalMetrics(time_s=2.0, violations=0, cores=8.0, core_seconds=8.0, latency_p99_s=0.9),
+    IntervalMetrics(time_s=3.0, violations=1, cores=6.0, core_seconds=6.0, latency_p99_s=0.5),
 ]
 EPISODE = EpisodeMetrics(
     agent="fa2", scenario="paper", backend="sim", seed=3, duration_s=3.0, violation_rate=0.015
@@ -28,8 +28,8 @@ EPISODE = EpisodeMetrics(
 
 def record(folder):
     sink = TensorBoardSink(folder)
-    for window in WINDOWS:
-        sink.window(window)
+    for interval in INTERVALS:
+        sink.interval(interval)
     sink.episode(EPISODE)
     sink.close()
     return folder
@@ -46,15 +46,15 @@ def points(events, name):
 
 
 def test_each_number_of_an_interval_is_a_scalar_at_its_index(events):
-    for step, window in enumerate(WINDOWS):
-        for name, value in scalars(window):
+    for step, interval in enumerate(INTERVALS):
+        for name, value in scalars(interval):
             if not math.isnan(value):
                 assert dict(points(events, name))[step] == np.float32(value), name
 
 
 def test_what_was_not_measured_is_left_out(events):
-    assert [step for step, _ in points(events, tag(WindowMetrics, "latency_p99_s"))] == [1, 2]
-    assert tag(WindowMetrics, "batch_mean") not in events.Tags()["tensors"]
+    assert [step for step, _ in points(events, tag(IntervalMetrics, "latency_p99_s"))] == [1, 2]
+    assert tag(IntervalMetrics, "batch_mean") not in events.Tags()["tensors"]
 
 
 def test_running_sums_show_what_the_run_has_cost(events):
@@ -63,19 +63,19 @@ def test_running_sums_show_what_the_run_has_cost(events):
 
 
 def test_the_relative_axis_is_the_time_of_the_episode(events):
-    times = [event.wall_time for event in events.Tensors(tag(WindowMetrics, "cores"))]
+    times = [event.wall_time for event in events.Tensors(tag(IntervalMetrics, "cores"))]
     np.testing.assert_allclose(np.diff(times), 1.0, atol=1e-3)
 
 
 def test_episode_values_stay_apart_from_the_intervals(events):
     name = tag(EpisodeMetrics, "violation_rate")
-    assert name == tag(WindowMetrics, "violation_rate")
+    assert name == tag(IntervalMetrics, "violation_rate")
     assert points(events, EPISODE_PREFIX + name) == [(3, np.float32(0.015))]
     assert len(points(events, name)) == 3
 
 
 def test_the_schema_explains_every_scalar(events):
-    explained = {f.name: f.metadata["help"] for f in dataclasses.fields(WindowMetrics)}
+    explained = {f.name: f.metadata["help"] for f in dataclasses.fields(IntervalMetrics)}
     for name in events.PluginTagToContent(scalar_metadata.PLUGIN_NAME):
         text = events.SummaryMetadata(name).summary_description
         assert text.endswith(".")
@@ -87,7 +87,7 @@ def test_the_custom_page_charts_violations_beside_cores(events):
     (event,) = events.Tensors(custom_scalars.CONFIG_SUMMARY_TAG)
     layout = Layout.FromString(make_ndarray(event.tensor_proto).item())
     charted = [[chart.title for chart in category.chart] for category in layout.category]
-    assert ["violations", axis_label(WindowMetrics, "cores")] in charted
+    assert ["violations", axis_label(IntervalMetrics, "cores")] in charted
     written = events.PluginTagToContent(scalar_metadata.PLUGIN_NAME)
     for category in layout.category:
         assert len(category.chart) == 2

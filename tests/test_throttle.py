@@ -10,7 +10,7 @@ from views import busy_view, make_spec, make_view
 from baselines.throttle import Captain, Throttle, ThrottleConfig, signals
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 
 TARGET = 0.05
 
@@ -30,7 +30,7 @@ def test_growth_is_one_plus_the_excess() -> None:
 def test_shrinks_to_recent_usage_and_margin() -> None:
     moved = captain(limit=16.0)
     moved.move(throttled=0.0, usage=10.0)
-    assert moved.limit == 16.0  # the usage of both windows is needed
+    assert moved.limit == 16.0  # the usage of both intervals is needed
     moved.move(throttled=0.0, usage=11.0)
     assert moved.limit == pytest.approx(11.0 + (3.0 - 2 * TARGET) * 0.5**0.5)
 
@@ -68,22 +68,22 @@ def test_the_limit_stays_within_bounds(intervals: list[tuple[float, float]]) -> 
 
 def test_under_a_quota_stopped_time_tells_throttled_periods() -> None:
     # At 4/16 core a replica that never rests is stopped for three quarters of each period.
-    last = WindowMetrics(requested_cores=4, cores=4.0, utilisation=1.0, throttled_share=0.75)
+    last = IntervalMetrics(requested_cores=4, cores=4.0, utilisation=1.0, throttled_share=0.75)
     assert signals(last, core_unit=1 / 16) == (1.0, 4.0)
-    last = WindowMetrics(requested_cores=8, cores=8.0, utilisation=0.5, throttled_share=0.1)
+    last = IntervalMetrics(requested_cores=8, cores=8.0, utilisation=0.5, throttled_share=0.1)
     assert signals(last, core_unit=1 / 16) == pytest.approx((0.2, 4.0))
 
 
 @pytest.mark.parametrize(("cores", "core_unit"), [(4, 1.0), (16, 1 / 16)])
 def test_without_a_quota_load_stands_in(cores: int, core_unit: float) -> None:
-    last = WindowMetrics(
+    last = IntervalMetrics(
         requested_cores=cores, cores=float(cores), utilisation=0.8, batch=4, batch_mean=2.0
     )
     assert signals(last, core_unit) == pytest.approx((0.4**2, 0.4 * cores))
 
 
 def test_a_batch_longer_than_the_interval_counts_as_full() -> None:
-    last = WindowMetrics(requested_cores=2, cores=2.0, utilisation=1.0, batch=4)
+    last = IntervalMetrics(requested_cores=2, cores=2.0, utilisation=1.0, batch=4)
     assert signals(last, core_unit=1.0) == (1.0, 2.0)
 
 
@@ -91,7 +91,7 @@ def test_cores_are_the_limit_rounded_up() -> None:
     controller = Throttle(batch=1)
     controller.reset(make_spec(initial=Allocation(cores=4, batch=1)), seed=0)
     assert controller.decide(make_view()).cores == 4
-    last = WindowMetrics(requested_cores=4, cores=4.0, utilisation=1.0, batch=1, batch_mean=1.0)
+    last = IntervalMetrics(requested_cores=4, cores=4.0, utilisation=1.0, batch=1, batch_mean=1.0)
     assert controller.decide(busy_view(last=last)) == Allocation(cores=8, batch=1)
 
 

@@ -119,8 +119,8 @@ def test_there_is_room_for_all_that_drain_on_a_full_cpu() -> None:
     )
     batch, system = simulator([scenario]), make_system(scenario, 1)
     batch.reset(np.ones(1, np.bool_), np.array([1]), np.zeros((1, OBS_DIM), np.float32))
-    for window in range(scenario.windows):
-        allocation = Allocation(1, 16, 1 if window % 2 else 16)
+    for interval in range(scenario.intervals):
+        allocation = Allocation(1, 16, 1 if interval % 2 else 16)
         expected = system.step(allocation)
         _, metrics = batch.step(np.array([[allocation.cores, 16, allocation.replicas]]))
         assert metrics["core_seconds"][0] == expected.core_seconds

@@ -137,11 +137,11 @@ def test_gymnasium_wrappers_take_it() -> None:
     envs = RecordEpisodeStatistics(NormalizeObservation(vector_env()))
     envs.reset(seed=0)
     infos: dict[str, Any] = {}
-    for _ in range(BRIEF.windows):
+    for _ in range(BRIEF.intervals):
         observations, _, _, truncated, infos = envs.step(envs.action_space.sample())
         assert observations.shape == (3, OBS_DIM)
     assert truncated.all()
-    assert infos["episode"]["l"].tolist() == [BRIEF.windows] * 3
+    assert infos["episode"]["l"].tolist() == [BRIEF.intervals] * 3
     envs.close()
 
 
@@ -281,7 +281,7 @@ def test_stable_baselines_trains_and_evaluates_on_it() -> None:
     model.learn(64)
     assert len(model.ep_info_buffer or ()) == 2 * (16 // 4) + 2 * (16 // 3)
     rewards, lengths = evaluate_policy(model, envs, 4, return_episode_rewards=True)
-    assert set(lengths) == {BRIEF.windows, BRIEFER.windows}
+    assert set(lengths) == {BRIEF.intervals, BRIEFER.intervals}
     assert all(reward < 0 for reward in rewards)  # type: ignore[union-attr]
     assert envs.get_attr("scenario", 1) == [BRIEFER]
     with pytest.raises(AttributeError, match="no attribute 'system'"):

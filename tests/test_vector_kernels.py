@@ -106,7 +106,7 @@ def test_an_episode_that_is_over_stands_still() -> None:
     observations, metrics = batch.step(allocations)
     assert not observations[0].any()
     assert metrics["time_s"].tolist() == [0.0, 2.0]
-    assert batch.episode_windows.tolist() == [1, 2]
+    assert batch.episode_intervals.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

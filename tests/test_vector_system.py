@@ -79,7 +79,7 @@ def check_alike(scenario: Scenario, seed: int, profile: Profile | None = None) -
     assert compiled.spec == reference.spec
     check_same(compiled.view(), reference.view(), "view")
     check_columns(compiled, reference)
-    for wanted in allocations(scenario, seed)[: reference.plan.windows]:
+    for wanted in allocations(scenario, seed)[: reference.plan.intervals]:
         allocation = Allocation(*wanted, feasible=sum(wanted) % 2 == 0)
         check_same(compiled.step(allocation), reference.step(allocation), "metrics")
         check_same(compiled.view(), reference.view(), "view")
@@ -118,7 +118,7 @@ def test_every_controller_decides_alike(agent: str, system: str) -> None:
             make_system(scenario, 1, profile=profile),
         )
     )
-    check_same(episode.windows, expected.windows, "windows")
+    check_same(episode.intervals, expected.intervals, "intervals")
     check_same(episode.summary, expected.summary, "summary")
 
 

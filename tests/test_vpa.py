@@ -11,11 +11,11 @@ from views import busy_view, make_spec, make_view
 from baselines.vpa import GROWTH, VPA, DecayingHistogram
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemView
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 
 
 def view_at(now_s: float, used: float, held: int) -> SystemView:
-    last = WindowMetrics(utilisation=used / held, cores=float(held))
+    last = IntervalMetrics(utilisation=used / held, cores=float(held))
     return busy_view(now_s=now_s, allocation=Allocation(held, 1), last=last)
 
 

@@ -51,20 +51,20 @@ def busy_view(
     rate_rps: int = 20,
     delay_s: float = 0.1,
     slo_s: float = 1.0,
-    windows: int = 10,
+    intervals: int = 10,
     budgets_left_s: tuple[float, ...] = (),
     **changes: Any,
 ) -> SystemView:
     """Return a view after steady intervals of one second."""
-    now_s = float(windows)
+    now_s = float(intervals)
     values: dict[str, Any] = {
         "now_s": now_s,
         "queued_deadlines_s": now_s + np.sort(np.array(budgets_left_s, dtype=np.float64)),
-        "arrivals": np.full(windows, float(rate_rps)),
+        "arrivals": np.full(intervals, float(rate_rps)),
         "delays_s": np.full(rate_rps, delay_s),
         "budgets_s": np.full(rate_rps, slo_s - delay_s),
-        "mean_delays_s": np.full(windows, delay_s),
-        "bandwidths_bytes_per_s": np.full(windows, 3e6),
+        "mean_delays_s": np.full(intervals, delay_s),
+        "bandwidths_bytes_per_s": np.full(intervals, 3e6),
     }
     return make_view(**values | changes)
 
@@ -73,13 +73,13 @@ def busy_view(
 def views(draw: st.DrawFn, max_queued: int = 60) -> SystemView:
     """Views from idle to overloaded, of any moment of an episode."""
     now_s = draw(st.floats(0, 1000))
-    windows = draw(st.integers(0, 30))
-    counts = draw(st.lists(st.integers(0, 60), min_size=windows, max_size=windows))
+    intervals = draw(st.integers(0, 30))
+    counts = draw(st.lists(st.integers(0, 60), min_size=intervals, max_size=intervals))
     arrived = counts[-1] if counts else 0
     delays_s = np.array(draw(st.lists(st.floats(0, 1.5), min_size=arrived, max_size=arrived)))
-    means_s = draw(st.lists(st.floats(0, 1.5), min_size=windows, max_size=windows))
+    means_s = draw(st.lists(st.floats(0, 1.5), min_size=intervals, max_size=intervals))
     if not any(counts):
-        means_s = [float("nan")] * windows
+        means_s = [float("nan")] * intervals
     slacks_s = np.sort(np.array(draw(st.lists(st.floats(-2, 1.2), max_size=max_queued))))
     allocation = Allocation(draw(st.integers(1, 16)), draw(st.integers(1, 16)))
     sizes = draw(st.lists(st.integers(1, 16), max_size=2))
@@ -96,5 +96,5 @@ def views(draw: st.DrawFn, max_queued: int = 60) -> SystemView:
         delays_s=delays_s,
         budgets_s=1.0 - delays_s,
         mean_delays_s=np.array(means_s, dtype=np.float64),
-        bandwidths_bytes_per_s=np.full(windows, 3e6),
+        bandwidths_bytes_per_s=np.full(intervals, 3e6),
     )

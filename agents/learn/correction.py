@@ -12,7 +12,7 @@ from agents.residual import CHOICES, Action, CorrectedMPC
 from sponge_env.config import Backend, Limiter
 from sponge_env.encoding import CLIP, OBS_DIM, encode
 from sponge_env.factory import make_system
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.system import System
@@ -43,7 +43,7 @@ class CorrectionEnv(gym.Env[Observation, Action]):
         self._backend, self._limiter = backend, limiter
         self._program = CorrectedMPC()
         self._system: System | CompiledSystem | None = None
-        self.metrics: WindowMetrics | None = None
+        self.metrics: IntervalMetrics | None = None
         """Of the last interval; None before the first."""
         self.action_space = gym.spaces.MultiDiscrete(list(CHOICES))
         self.observation_space = gym.spaces.Box(-CLIP, CLIP, (OBS_DIM,), np.float32)

@@ -63,7 +63,7 @@ class BatchJudge:
 
     def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str) -> None:
         """Prepare the episodes; see :func:`make_judge`."""
-        self._windows = max(as_long_as_its_traces(each).windows for each in scenarios)
+        self._intervals = max(as_long_as_its_traces(each).intervals for each in scenarios)
         self._cores_max = scenarios[0].limits.cores
         self._simulator = BatchSimulator(
             scenarios,
@@ -80,7 +80,7 @@ class BatchJudge:
         simulator.reset(np.ones(episodes, np.bool_), self._seeds, observations)
         totals = _Totals()
         memory = policy.memory(episodes)
-        for _ in range(self._windows):
+        for _ in range(self._intervals):
             steps = int(np.count_nonzero(~simulator.over))
             allowed = self._masks(observations) if self._masks is not None else None
             actions = policy.act(observations, allowed, memory)

@@ -135,7 +135,7 @@ class Subject:
         """
         system = assemble(self.scenario, self.profile, self.seed, make_worker)
         label = f"{self.agent}, {self.scenario.name}, {backend}, repetition {repetition + 1}"
-        sink = ConsoleSink(Progress(label, system.plan.windows, "window"))
+        sink = ConsoleSink(Progress(label, system.plan.intervals, "interval"))
         try:
             run = Run.of(self.agent, self.scenario, backend, self.seed)
             summary = run_episode(system, self.controller, run, [sink]).summary

@@ -18,13 +18,13 @@ class Attained:
     """A schedule and what it costs."""
 
     violations: int
-    core_windows: float
+    core_intervals: float
     schedule: tuple[Allocation, ...]
 
     @property
     def cost(self) -> tuple[int, float]:
         """What schedules are compared by."""
-        return self.violations, self.core_windows
+        return self.violations, self.core_intervals
 
 
 def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attained:
@@ -33,10 +33,10 @@ def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attain
     Args:
         p: The problem.
         late: See :func:`~sponge_env.oracle.lookahead.lookahead`.
-        replicas: (windows,) to be kept.
+        replicas: (intervals,) to be kept.
         width: Width of the beam.
     """
-    rows = np.zeros((p.windows, 2), np.int64)
+    rows = np.zeros((p.intervals, 2), np.int64)
     memory = make_search(p, width)
     cost = find_schedule(p, late, replicas, memory, rows)
     violations = int(cost // VIOLATION)

@@ -11,7 +11,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.attained import Attained, search
-from sponge_env.oracle.joint import joint_core_windows, joint_schedule, joint_violations
+from sponge_env.oracle.joint import joint_core_intervals, joint_schedule, joint_violations
 from sponge_env.oracle.lookahead import lookahead
 from sponge_env.oracle.lower import OVERFLOW, VIOLATION, least_cost
 from sponge_env.oracle.memory import make_memory
@@ -87,7 +87,7 @@ def bound(
     p = make_problem(scenario, profile, seed)
     if joint:
         found = joint_schedule(p)
-        cores = joint_core_windows(p, found.violations)
+        cores = joint_core_intervals(p, found.violations)
         return _between(p, joint_violations(p), cores, found)
     return _vertical(p)
 
@@ -95,37 +95,37 @@ def bound(
 def _vertical(p: Problem) -> Bound:
     line = in_one_line(p)
     late, late_in_line = lookahead(p), lookahead(line)
-    one = np.ones(p.windows, np.int64)
+    one = np.ones(p.intervals, np.int64)
     best = search(p, late, one, NARROW)
     least = divmod(_least(line, late_in_line, VIOLATION, best), VIOLATION)
     # Under a quota the gap is the lower side's.
-    if not p.quota and best.core_windows > least[1] * (1 + GOOD_GAP):
+    if not p.quota and best.core_intervals > least[1] * (1 + GOOD_GAP):
         best = min(best, search(p, late, one, WIDE), key=lambda found: found.cost)
     cores = float(least[1])
     if least[0] < best.violations:
         # Who has no more violations than these, holds at least what the priced ones leave.
         priced = _least(line, late_in_line, TRADE, best)
         cores = float(priced - TRADE * best.violations)
-    # Requests as water know less of each other, but more of the CPU that a window grants.
-    alone = joint_core_windows(p._replace(replicas_max=1), best.violations)
+    # Requests as water know less of each other, but more of the CPU that an interval grants.
+    alone = joint_core_intervals(p._replace(replicas_max=1), best.violations)
     return _between(p, least[0], max(cores, alone), best)
 
 
-def _between(p: Problem, violations: int, core_windows: float, found: Attained) -> Bound:
+def _between(p: Problem, violations: int, core_intervals: float, found: Attained) -> Bound:
     """Put the lower side beside a schedule."""
     return Bound(
         offered=int(p.counts.sum()),
         violations_lower=violations,
         violations_upper=found.violations,
-        core_seconds_lower=core_windows * p.interval_s,
-        core_seconds_upper=found.core_windows * p.interval_s,
+        core_seconds_lower=core_intervals * p.interval_s,
+        core_seconds_upper=found.core_intervals * p.interval_s,
         schedule=found.schedule,
     )
 
 
 def _least(line: Problem, late: IntArray, violation: int, attained: Attained) -> int:
     """Return the least cost of the relaxed server."""
-    at_most = violation * attained.violations + round(attained.core_windows)
+    at_most = violation * attained.violations + round(attained.core_intervals)
     span = SPAN
     while span <= SPAN_MAX:
         cost = least_cost(line, late, violation, at_most, make_memory(line, ROOM, span))

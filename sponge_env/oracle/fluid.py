@@ -1,6 +1,6 @@
 """Replicas and cores as a fluid: the lower side of joint scaling, and plans for its upper.
 
-Requests are served like water: in a window, n replicas of c cores serve as many as their
+Requests are served like water: in an interval, n replicas of c cores serve as many as their
 largest throughput allows, of what has arrived. For each number of ready replicas and each
 cost it is enough to know how many requests can have been served at most.
 """
@@ -25,22 +25,22 @@ NOWHERE = -1.0
 
 
 class Fluid(NamedTuple):
-    """An episode in requests per window."""
+    """An episode in requests per interval."""
 
     arrived: FloatArray
-    """(windows,) requests that have arrived by the end of each."""
+    """(intervals,) requests that have arrived by the end of each."""
     due: FloatArray
-    """(windows,) those of them whose deadline has passed then."""
+    """(intervals,) those of them whose deadline has passed then."""
     served: FloatArray
-    """(cores_max,) requests that a replica can serve in a window."""
+    """(cores_max,) requests that a replica can serve in an interval."""
     last_batch: float
     """Requests at most that a replica still answers after it was taken away."""
     price: IntArray
-    """(windows,) 1 where cores count."""
+    """(intervals,) 1 where cores count."""
     start: IntArray
-    """(windows,) cores that a replica has cost by the time it is ready, at least."""
+    """(intervals,) cores that a replica has cost by the time it is ready, at least."""
     ready_from: int
-    """First window in which a replica that was not there at the start can serve."""
+    """First interval in which a replica that was not there at the start can serve."""
     replicas: int
     """Replicas at the start."""
     replicas_max: int
@@ -54,28 +54,28 @@ class Table(NamedTuple):
     now: FloatArray
     """(replicas_max, LEVELS) requests served at most."""
     then: FloatArray
-    """(replicas_max, LEVELS) the same a window later."""
+    """(replicas_max, LEVELS) the same an interval later."""
     origin: IntArray
-    """(replicas_max, LEVELS) state in the window before, as a flat index."""
+    """(replicas_max, LEVELS) state in the interval before, as a flat index."""
     source: IntArray
-    """(windows, replicas_max, LEVELS) such states, for every window."""
+    """(intervals, replicas_max, LEVELS) such states, for every interval."""
 
 
-def make_table(windows: int, replicas_max: int) -> Table:
+def make_table(intervals: int, replicas_max: int) -> Table:
     """Allocate working space."""
     shape = replicas_max, LEVELS
-    integers = np.zeros(shape, np.int64), np.zeros((windows, *shape), np.int64)
+    integers = np.zeros(shape, np.int64), np.zeros((intervals, *shape), np.int64)
     return Table(np.zeros(shape), np.zeros(shape), *integers)
 
 
 def fluid(p: Problem, replicas: int) -> Fluid:
-    """Count an episode's requests by window; those that nobody can answer are left out.
+    """Count an episode's requests by interval; those that nobody can answer are left out.
 
     Args:
         p: The problem.
         replicas: Replicas at the start.
     """
-    ends_s = np.arange(1, p.windows + 1) * p.interval_s
+    ends_s = np.arange(1, p.intervals + 1) * p.interval_s
     possible = p.deadline_s - p.release_s >= p.fastest_s
     possible &= p.counts > 0
     release_s, deadline_s = np.sort(p.release_s[possible]), np.sort(p.deadline_s[possible])
@@ -84,7 +84,7 @@ def fluid(p: Problem, replicas: int) -> Fluid:
     cold = p.cold_start_s / p.interval_s
     longest = math.ceil(cold - 1e-9)
     counted = np.concatenate([np.zeros(longest, np.int64) + p.price[0], p.price])
-    paid = np.array([counted[k : k + longest].all() for k in range(p.windows)])
+    paid = np.array([counted[k : k + longest].all() for k in range(p.intervals)])
     least = int(cold / (1 + p.ahead_s.max() / p.interval_s) + 1e-9)
     return Fluid(
         arrived=np.searchsorted(release_s, ends_s, side="right").astype(np.float64),
@@ -106,9 +106,9 @@ def least_fluid_cost(f: Fluid, violation: float, t: Table, replicas: IntArray) -
 
     Args:
         f: The episode.
-        violation: What it costs to leave a request out, in cores held for a window.
+        violation: What it costs to leave a request out, in cores held for an interval.
         t: Working space.
-        replicas: (windows,) the replicas that it takes; is written.
+        replicas: (intervals,) the replicas that it takes; is written.
     """
     t.now[:] = NOWHERE
     t.now[f.replicas - 1, 0] = 0.0
@@ -163,9 +163,9 @@ def _improve(t: Table, n: int, level: int, other: int, other_level: int, served:
 
 @compiled
 def _serve(f: Fluid, k: int, violation: float, t: Table) -> int:
-    """Serve a window with all numbers of cores; return the least cost of a state after it.
+    """Serve an interval with all numbers of cores; return the least cost of a state after it.
 
-    Costs in ``then`` count from the least before the window.
+    Costs in ``then`` count from the least before the interval.
     """
     t.then[:] = NOWHERE
     least = LEVELS - 1

@@ -32,7 +32,7 @@ def joint_schedule(p: Problem) -> Attained:
     search, in the serving core's own semantics.
     """
     late = lookahead(p)
-    plans = [np.ones(p.windows, np.int64)]
+    plans = [np.ones(p.intervals, np.int64)]
     if not p.quota:  # replicas that share one CPU serve no more than one that has it all
         plans += [_plan(p, margin) for margin in MARGINS]
     found = [(search(p, late, plan, NARROW), plan) for plan in plans]
@@ -43,13 +43,13 @@ def joint_schedule(p: Problem) -> Attained:
 
 
 def _plan(p: Problem, margin: float) -> IntArray:
-    """Return the (windows,) replicas to ask for, early enough to be ready when needed."""
+    """Return the (intervals,) replicas to ask for, early enough to be ready when needed."""
     ahead = math.ceil(p.cold_start_s * p.crowd_loading / p.interval_s - 1e-9)
     f = _fluid(p)
-    cost = np.full(p.windows, round(p.cold_start_s / p.interval_s))
+    cost = np.full(p.intervals, round(p.cold_start_s / p.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
-    ready = np.zeros(p.windows, np.int64)
-    least_fluid_cost(f, DEAR, make_table(p.windows, p.replicas_max), ready)
+    ready = np.zeros(p.intervals, np.int64)
+    least_fluid_cost(f, DEAR, make_table(p.intervals, p.replicas_max), ready)
     later = np.concatenate([ready, np.zeros(ahead, np.int64)])
     asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
     return asked
@@ -65,12 +65,12 @@ def joint_violations(p: Problem) -> int:
     return max(int(late[0]), int(p.counts.sum()) - _fluid(p).counted)
 
 
-def joint_core_windows(p: Problem, violations_upper: int) -> float:
-    """Return how many core-windows it takes to have no more than so many violations.
+def joint_core_intervals(p: Problem, violations_upper: int) -> float:
+    """Return how many core-intervals it takes to have no more than so many violations.
 
     See ``docs/oracle.md`` for why a price on violations gives a bound.
     """
     f = _fluid(p)
     others = violations_upper - (int(p.counts.sum()) - f.counted)
-    table, path = make_table(p.windows, p.replicas_max), np.zeros(p.windows, np.int64)
+    table, path = make_table(p.intervals, p.replicas_max), np.zeros(p.intervals, np.int64)
     return max(least_fluid_cost(f, trade, table, path) - trade * others for trade in TRADES)

@@ -1,4 +1,4 @@
-"""What the lower side keeps while it goes from window to window."""
+"""What the lower side keeps while it goes from interval to interval."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Memory(NamedTuple):
     free: Fronts
     """(span,) when the replica is free."""
     idle: IntArray
-    """(span,) least cost with the replica free at the window's end."""
+    """(span,) least cost with the replica free at the interval's end."""
     running: Fronts
-    """(span * batch_max,) what is left of a batch at the window's end, by its size."""
+    """(span * batch_max,) what is left of a batch at the interval's end, by its size."""
 
 
-class Window(NamedTuple):
-    """A window under one number of cores."""
+class CoresInterval(NamedTuple):
+    """An interval under one number of cores."""
 
     start_s: float
     end_s: float
@@ -47,7 +47,7 @@ class Window(NamedTuple):
     pay: int
     """What its cores cost."""
     violation: int
-    """What a violation costs, in cores held for a window."""
+    """What a violation costs, in cores held for an interval."""
     base: int
     """Position of row 0."""
     arrived: int
@@ -62,7 +62,7 @@ def make_memory(p: Problem, room: int, span: int) -> Memory:
     Args:
         p: The problem.
         room: Alternatives that are kept apart for one state.
-        span: Requests between the most and the least that one window looks at.
+        span: Requests between the most and the least that one interval looks at.
     """
     most = span * room
     integers = [np.zeros(most, np.int64) for _ in range(3)]

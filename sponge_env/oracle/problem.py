@@ -39,7 +39,7 @@ class Problem(NamedTuple):
     ``profile``, the CPU time of the service ``quota``, which does not depend on the cores.
     """
 
-    windows: int
+    intervals: int
     interval_s: float
     classes: int
     release_s: FloatArray
@@ -53,12 +53,12 @@ class Problem(NamedTuple):
     first: IntArray
     """(classes + 1,) position of each class's first request, and n."""
     arrived: IntArray
-    """(windows + 1, classes) position after the last request that has arrived at each
-    boundary of the windows."""
+    """(intervals + 1, classes) position after the last request that has arrived at each
+    boundary of the intervals."""
     price: IntArray
-    """(windows,) 1 where cores count, 0 before the counting starts."""
+    """(intervals,) 1 where cores count, 0 before the counting starts."""
     to_pay: IntArray
-    """(windows + 1,) windows from each boundary on in which cores count."""
+    """(intervals + 1,) intervals from each boundary on in which cores count."""
     cores_max: int
     batch_max: int
     replicas_max: int
@@ -83,12 +83,12 @@ class Problem(NamedTuple):
     share: FloatArray
     """(cores_max,) work done per second in the long run."""
     ahead_s: FloatArray
-    """(cores_max,) by how much time the CPU granted in a window can be ahead of the long run
+    """(cores_max,) by how much time the CPU granted in an interval can be ahead of the long run
     at its end."""
     ahead_awake_s: FloatArray
     """(cores_max,) the same of the CPU granted after an idle moment."""
     refill_s: FloatArray
-    """(cores_max,) by how much more than that it can be ahead before the window's end."""
+    """(cores_max,) by how much more than that it can be ahead before the interval's end."""
     fastest_s: float
     """Shortest service of one request."""
     rate_rps: float
@@ -123,7 +123,7 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
     price = _prices(scenario)
     workload = make_workload(scenario, profile, seed)
     return Problem(
-        windows=scenario.windows,
+        intervals=scenario.intervals,
         interval_s=scenario.interval_s,
         **_requests(scenario, workload),
         price=price,
@@ -151,7 +151,7 @@ def in_one_line(p: Problem) -> Problem:
         return p
     order = np.argsort(p.deadline_s, kind="stable")
     release_s = np.minimum.accumulate(p.release_s[order][::-1])[::-1].copy()
-    boundaries_s = np.arange(p.windows + 1) * p.interval_s
+    boundaries_s = np.arange(p.intervals + 1) * p.interval_s
     arrived = np.searchsorted(release_s, boundaries_s, side="right")
     return p._replace(
         classes=1,
@@ -180,7 +180,7 @@ def _check(scenario: Scenario) -> None:
 
 def _requests(scenario: Scenario, workload: Workload) -> dict[str, Any]:
     """Sort the requests that arrive within the episode by class."""
-    end_s = scenario.windows * scenario.interval_s
+    end_s = scenario.intervals * scenario.interval_s
     slo_s = np.round(workload.deadline_s - workload.sent_s, 9)
     kinds = np.stack([slo_s, workload.payload_bytes], axis=1)
     _, kind = np.unique(kinds, axis=0, return_inverse=True)
@@ -205,7 +205,7 @@ def _requests(scenario: Scenario, workload: Workload) -> dict[str, Any]:
 
 
 def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntArray:
-    boundaries_s = np.arange(scenario.windows + 1) * scenario.interval_s
+    boundaries_s = np.arange(scenario.intervals + 1) * scenario.interval_s
     columns = [
         start + np.searchsorted(release_s[start:end], boundaries_s, side="right")
         for start, end in pairwise(first.tolist())
@@ -214,7 +214,7 @@ def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntA
 
 
 def _prices(scenario: Scenario) -> IntArray:
-    ends_s = np.arange(1, scenario.windows + 1) * scenario.interval_s
+    ends_s = np.arange(1, scenario.intervals + 1) * scenario.interval_s
     return (ends_s > scenario.count_from_s + 1e-9).astype(np.int64)
 
 

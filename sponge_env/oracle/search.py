@@ -1,6 +1,6 @@
 """The upper side: a search for a schedule in the serving core's own semantics.
 
-A beam search: from window to window it follows many schedules at once, with every number of
+A beam search: from interval to interval it follows many schedules at once, with every number of
 cores and every batch cap that makes a difference. Of those that cost the same so far, in
 violations that are certain and in cores, it keeps the few that have got furthest.
 """
@@ -33,7 +33,7 @@ LEVELS = 12
 
 
 class Candidates(NamedTuple):
-    """Schedules that a window was tried with."""
+    """Schedules that an interval was tried with."""
 
     cost: IntArray
     """(candidates,)."""
@@ -66,11 +66,11 @@ class Search(NamedTuple):
     kept_count: IntArray
     """(LEVELS,)."""
     parents: IntArray
-    """(windows, beam) position of the schedule that each goes on from."""
+    """(intervals, beam) position of the schedule that each goes on from."""
     cores: IntArray
-    """(windows, beam) and with which allocation."""
+    """(intervals, beam) and with which allocation."""
     batch: IntArray
-    """(windows, beam)."""
+    """(intervals, beam)."""
 
 
 def make_search(p: Problem, width: int) -> Search:
@@ -99,7 +99,7 @@ def make_search(p: Problem, width: int) -> Search:
         np.zeros((LEVELS, width), np.int64),
         np.zeros(1, np.int64),
         np.zeros(LEVELS, np.int64),
-        *(np.zeros((p.windows, beam), np.int64) for _ in range(3)),
+        *(np.zeros((p.intervals, beam), np.int64) for _ in range(3)),
     )
 
 
@@ -112,32 +112,32 @@ def find_schedule(
     Args:
         p: The problem.
         late: See :func:`sponge_env.oracle.lookahead.lookahead`.
-        replicas: (windows,) to be kept in each window.
+        replicas: (intervals,) to be kept in each interval.
         s: Working space.
-        schedule: (windows, 2) cores and batch; is written.
+        schedule: (intervals, 2) cores and batch; is written.
 
     Returns:
-        Its violations times VIOLATION, and its core-windows.
+        Its violations times VIOLATION, and its core-intervals.
     """
     begin(p, branch(p, s.branches, 0))
     here, there, followed = 0, s.beam, 1
-    for window in range(p.windows):
+    for interval in range(p.intervals):
         s.candidates.tried[0], s.least[0] = 0, NEVER
         for n in range(followed):
-            _try_all(p, late, s, here + n, window, replicas[window])
-        followed = _choose(s, window, replicas[window])
+            _try_all(p, late, s, here + n, interval, replicas[interval])
+        followed = _choose(s, interval, replicas[interval])
         for n in range(followed):
-            cores, batch = s.cores[window, n], s.batch[window, n]
-            _copy(s.branches, here + s.parents[window, n], there + n)
+            cores, batch = s.cores[interval, n], s.batch[interval, n]
+            _copy(s.branches, here + s.parents[interval, n], there + n)
             w = branch(p, s.branches, there + n)
-            serve(p, w, window, cores, batch, replicas[window])
+            serve(p, w, interval, cores, batch, replicas[interval])
         here, there = there, here
     n = _cheapest(s, here, followed)
     state = s.branches.states[here + n]
     cost = float(VIOLATION * state.violations) + state.counted_core_s / p.interval_s
-    for window in range(p.windows - 1, -1, -1):
-        schedule[window, 0], schedule[window, 1] = s.cores[window, n], s.batch[window, n]
-        n = s.parents[window, n]
+    for interval in range(p.intervals - 1, -1, -1):
+        schedule[interval, 0], schedule[interval, 1] = s.cores[interval, n], s.batch[interval, n]
+        n = s.parents[interval, n]
     return float(cost)
 
 
@@ -161,29 +161,29 @@ def _copy(branches: Branches, source: int, target: int) -> None:
 
 
 @compiled
-def _try_all(p: Problem, late: IntArray, s: Search, k: int, window: int, replicas: int) -> None:
-    """Serve a window with all allocations; a cap that no batch met makes no difference."""
+def _try_all(p: Problem, late: IntArray, s: Search, k: int, interval: int, replicas: int) -> None:
+    """Serve an interval with all allocations; a cap that no batch met makes no difference."""
     scratch = 2 * s.beam
     state = s.branches.states[k]
     so_far = VIOLATION * state.violations + int(state.counted_core_s / p.interval_s)
     for cores in range(1, p.cores_max + 1):
-        if so_far + p.price[window] * cores * replicas >= s.least[0] + LEVELS * replicas:
+        if so_far + p.price[interval] * cores * replicas >= s.least[0] + LEVELS * replicas:
             break
         batch = p.batch_max
         while batch > 0:
             _copy(s.branches, k, scratch)
             w = branch(p, s.branches, scratch)
-            largest = serve(p, w, window, cores, batch, replicas)
-            _note(p, late, s, k, window, cores, batch)
+            largest = serve(p, w, interval, cores, batch, replicas)
+            _note(p, late, s, k, interval, cores, batch)
             batch = min(batch, largest) - 1
 
 
 @compiled
 def _note(
-    p: Problem, late: IntArray, s: Search, k: int, window: int, cores: int, batch: int
+    p: Problem, late: IntArray, s: Search, k: int, interval: int, cores: int, batch: int
 ) -> None:
     """Add the schedule that was just tried to the candidates."""
-    k_tried, end_s = 2 * s.beam, (window + 1) * p.interval_s
+    k_tried, end_s = 2 * s.beam, (interval + 1) * p.interval_s
     state, free_s = s.branches.states[k_tried], end_s
     violations, progress = state.violations, 0.0
     for n in range(state.replicas):
@@ -209,7 +209,7 @@ def _note(
 
 
 @compiled
-def _choose(s: Search, window: int, replicas: int) -> int:
+def _choose(s: Search, interval: int, replicas: int) -> int:
     """Choose the candidates that are followed; return how many they are."""
     c = s.candidates
     s.kept_count[:] = 0
@@ -217,7 +217,7 @@ def _choose(s: Search, window: int, replicas: int) -> int:
         level = (c.cost[n] - s.least[0]) // replicas
         if level < LEVELS:
             _keep(s, n, level)
-    return _furthest(s, window)
+    return _furthest(s, interval)
 
 
 @compiled
@@ -239,16 +239,16 @@ def _keep(s: Search, n: int, level: int) -> None:
 
 
 @compiled
-def _furthest(s: Search, window: int) -> int:
+def _furthest(s: Search, interval: int) -> int:
     """Follow the candidates that are ahead of all that cost less."""
     c, followed, ahead = s.candidates, 0, -math.inf
     for level in range(LEVELS):
         for k in range(s.kept_count[level]):
             n = s.kept[level, k]
             if c.progress[n] > ahead:
-                s.parents[window, followed] = c.parent[n]
-                s.cores[window, followed] = c.cores[n]
-                s.batch[window, followed] = c.batch[n]
+                s.parents[interval, followed] = c.parent[n]
+                s.cores[interval, followed] = c.cores[n]
+                s.batch[interval, followed] = c.batch[n]
                 followed += 1
         if s.kept_count[level]:
             ahead = max(ahead, c.progress[s.kept[level, 0]])

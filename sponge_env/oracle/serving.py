@@ -107,34 +107,34 @@ def begin(p: Problem, w: Branch) -> None:
 
 
 @compiled
-def serve(p: Problem, w: Branch, window: int, cores: int, batch: int, replicas: int) -> int:
-    """Put an allocation in force and serve until the window ends.
+def serve(p: Problem, w: Branch, interval: int, cores: int, batch: int, replicas: int) -> int:
+    """Put an allocation in force and serve until the interval ends.
 
-    After the last window, what is left is served, too.
+    After the last interval, what is left is served, too.
 
     Returns:
         Requests in the largest batch.
     """
     held_core_s = worker.held_core_s(_world(w))
     worker.resize(_world(w), cores, replicas)
-    largest = _serve_until(p, w, window, batch, (window + 1) * p.interval_s)
+    largest = _serve_until(p, w, interval, batch, (interval + 1) * p.interval_s)
     for n in range(w.env.replicas):  # as the core does when it reads the meters
         advance(_world(w), w.replicas[n], w.env.now_s)
     held_core_s = worker.held_core_s(_world(w)) - held_core_s
-    w.env.counted_core_s += p.price[window] * held_core_s
-    if window == p.windows - 1:
-        largest = max(largest, _serve_until(p, w, window, batch, math.inf))
+    w.env.counted_core_s += p.price[interval] * held_core_s
+    if interval == p.intervals - 1:
+        largest = max(largest, _serve_until(p, w, interval, batch, math.inf))
     return largest
 
 
 @compiled
-def _serve_until(p: Problem, w: Branch, window: int, batch: int, until_s: float) -> int:
+def _serve_until(p: Problem, w: Branch, interval: int, batch: int, until_s: float) -> int:
     """Follow the events until a moment, at which no batch is formed any more."""
     largest = 0
     while True:
-        largest = max(largest, _form_batches(p, w, window, batch))
+        largest = max(largest, _form_batches(p, w, interval, batch))
         worker.share_cpu(_world(w))
-        event_s = min(worker.next_event_s(_world(w)), _next_arrival_s(p, w, window))
+        event_s = min(worker.next_event_s(_world(w)), _next_arrival_s(p, w, interval))
         if event_s > until_s or event_s == math.inf:
             break
         w.env.now_s = event_s
@@ -147,14 +147,14 @@ def _serve_until(p: Problem, w: Branch, window: int, batch: int, until_s: float)
 
 
 @compiled
-def _next_arrival_s(p: Problem, w: Branch, window: int) -> float:
+def _next_arrival_s(p: Problem, w: Branch, interval: int) -> float:
     """Return when a request comes for which a replica is idle."""
     for n in range(w.env.replicas):
         if worker.is_idle(_world(w).env, _world(w).replicas[n]):
             arrival_s = math.inf
             for kind in range(p.classes):
                 i = w.env.served[kind]
-                if i < p.arrived[window + 1, kind]:
+                if i < p.arrived[interval + 1, kind]:
                     arrival_s = min(arrival_s, p.release_s[i])
             return arrival_s
     return math.inf
@@ -185,17 +185,17 @@ def late_in_batch(p: Problem, replica: Replica, finish_s: float) -> int:
 
 
 @compiled
-def _form_batches(p: Problem, w: Branch, window: int, limit: int) -> int:
+def _form_batches(p: Problem, w: Branch, interval: int, limit: int) -> int:
     """Give what waits to the idle replicas; return the largest batch."""
     largest = 0
     for n in range(w.env.replicas):
         replica = w.replicas[n]
         if worker.is_idle(_world(w).env, _world(w).replicas[n]):
-            _drop_expired(p, w.env, window)
+            _drop_expired(p, w.env, interval)
             for kind in range(p.classes):
                 replica.begin[kind] = w.env.served[kind]
             size = 0
-            while size < limit and _take_most_urgent(p, w.env, window):
+            while size < limit and _take_most_urgent(p, w.env, interval):
                 size += 1
             if size == 0:
                 break
@@ -207,11 +207,11 @@ def _form_batches(p: Problem, w: Branch, window: int, limit: int) -> int:
 
 
 @compiled
-def _drop_expired(p: Problem, state: State, window: int) -> None:
+def _drop_expired(p: Problem, state: State, interval: int) -> None:
     for kind in range(p.classes):
         i = state.served[kind]
         while (
-            i < p.arrived[window + 1, kind]
+            i < p.arrived[interval + 1, kind]
             and p.release_s[i] <= state.now_s
             and p.deadline_s[i] < state.now_s - p.drop_grace_s
         ):
@@ -221,11 +221,11 @@ def _drop_expired(p: Problem, state: State, window: int) -> None:
 
 
 @compiled
-def _take_most_urgent(p: Problem, state: State, window: int) -> bool:
+def _take_most_urgent(p: Problem, state: State, interval: int) -> bool:
     chosen = -1
     for kind in range(p.classes):
         i = state.served[kind]
-        waits = i < p.arrived[window + 1, kind] and p.release_s[i] <= state.now_s
+        waits = i < p.arrived[interval + 1, kind] and p.release_s[i] <= state.now_s
         if waits and (chosen < 0 or p.urgency[i] < p.urgency[state.served[chosen]]):
             chosen = kind
     if chosen >= 0:

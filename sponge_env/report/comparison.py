@@ -13,7 +13,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from sponge_env.files import replacing
 from sponge_env.interfaces import FloatArray
-from sponge_env.metrics import WindowMetrics, axis_label
+from sponge_env.metrics import IntervalMetrics, axis_label
 from sponge_env.report.style import (
     COLOURS,
     LINEAR_UP_TO,
@@ -24,14 +24,14 @@ from sponge_env.report.style import (
     tidy,
 )
 
-Runs = Mapping[str, Sequence[WindowMetrics]]
+Runs = Mapping[str, Sequence[IntervalMetrics]]
 
 
-def plot_comparison(windows: Runs, path: Path, title: str) -> None:
+def plot_comparison(intervals: Runs, path: Path, title: str) -> None:
     """Draw network, violations so far and cores held of all agents on one time axis.
 
     Args:
-        windows: The intervals of each agent, all of the same seed and so under the same
+        intervals: The intervals of each agent, all of the same seed and so under the same
             network and arrivals. Agents without intervals are left out.
         path: The PNG to write, whole or not at all; not written without any interval.
         title: Heading.
@@ -39,7 +39,7 @@ def plot_comparison(windows: Runs, path: Path, title: str) -> None:
     Raises:
         RunDirectoryError: The file cannot be written.
     """
-    runs = {agent: run for agent, run in windows.items() if run}
+    runs = {agent: run for agent, run in intervals.items() if run}
     if not runs:
         return
     figure = Figure(figsize=(10, 7.5), dpi=150, layout="constrained")
@@ -50,18 +50,18 @@ def plot_comparison(windows: Runs, path: Path, title: str) -> None:
     for ax in (network, violations, cores):
         tidy(ax)
     network.set_title(title, loc="left", fontweight="bold")
-    cores.set_xlabel(axis_label(WindowMetrics, "time_s"))
+    cores.set_xlabel(axis_label(IntervalMetrics, "time_s"))
     figure.align_ylabels()
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
 
 
-def _draw_network(ax: Axes, run: Sequence[WindowMetrics]) -> None:
+def _draw_network(ax: Axes, run: Sequence[IntervalMetrics]) -> None:
     """Draw the delay, which is what the network takes from the budgets."""
     delay_s = series(run, "delay_mean_s")
     ax.fill_between(series(run, "time_s"), delay_s, color=NETWORK_COLOUR, linewidth=0)
     ax.set_ylim(bottom=0)
-    ax.set_ylabel("communication\n" + axis_label(WindowMetrics, "delay_mean_s"))
+    ax.set_ylabel("communication\n" + axis_label(IntervalMetrics, "delay_mean_s"))
 
 
 def _draw_violations(ax: Axes, runs: Runs) -> None:
@@ -72,7 +72,7 @@ def _draw_violations(ax: Axes, runs: Runs) -> None:
     ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.set_ylim(bottom=-0.5)  # keeps an agent without violations off the axis
-    ax.set_ylabel(f"{axis_label(WindowMetrics, 'violations')} so far\n(log above {LINEAR_UP_TO})")
+    ax.set_ylabel(f"{axis_label(IntervalMetrics, 'violations')} so far\n(log above {LINEAR_UP_TO})")
     add_legend(ax, "Violations in all")
 
 
@@ -85,10 +85,10 @@ def _draw_cores(ax: Axes, runs: Runs) -> None:
         label = f"{agent}: {cores.mean():.2f}"
         ax.plot(time_s, smooth, color=colour, linewidth=1.6, label=label)
     ax.set_ylim(bottom=0)
-    ax.set_ylabel(axis_label(WindowMetrics, "cores"))
+    ax.set_ylabel(axis_label(IntervalMetrics, "cores"))
     add_legend(ax, "Mean cores")
 
 
-def series(run: Sequence[WindowMetrics], name: str) -> FloatArray:
+def series(run: Sequence[IntervalMetrics], name: str) -> FloatArray:
     """Return a metric of every interval, shape (intervals,)."""
-    return np.array([getattr(window, name) for window in run], dtype=np.float64)
+    return np.array([getattr(interval, name) for interval in run], dtype=np.float64)

@@ -15,7 +15,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import NAN, EpisodeMetrics, names
 from sponge_env.suite.results import CELL, EPISODE
 from sponge_env.suite.store import read
-from sponge_env.suite.unit import QUANTILES, WINDOWS
+from sponge_env.suite.unit import INTERVALS, QUANTILES
 
 EVALUATION = "config.json"
 """File that tells the folder of an evaluation."""
@@ -30,7 +30,7 @@ class Frames:
 
     episodes: pd.DataFrame
     failures: pd.DataFrame
-    windows: pd.DataFrame
+    intervals: pd.DataFrame
     latencies: pd.DataFrame
     bounds: pd.DataFrame
 
@@ -59,7 +59,7 @@ def load_evaluation(path: Path) -> Frames:
     return Frames(
         episodes=_episodes(list(counted.values()), latencies),
         failures=pd.DataFrame(failures, columns=["agent", *CELL, "type", "message"]),
-        windows=_joined(_windows(folder, s) for folder, s in first.items()),
+        intervals=_joined(_intervals(folder, s) for folder, s in first.items()),
         latencies=_median_over_seeds(latencies),
         bounds=pd.DataFrame(),
     )
@@ -98,11 +98,11 @@ def _named(summary: Summary) -> dict[str, str]:
     return {name: summary[name] for name in ("agent", *CELL)}
 
 
-def _windows(folder: Path, summary: Summary) -> pd.DataFrame:
+def _intervals(folder: Path, summary: Summary) -> pd.DataFrame:
     """Read the intervals of an episode."""
-    file = folder / "windows.csv"
+    file = folder / "intervals.csv"
     try:
-        table = pd.read_csv(file, usecols=list(WINDOWS))
+        table = pd.read_csv(file, usecols=list(INTERVALS))
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"cannot read {str(file)!r}: {error}") from error
     return table.assign(**_named(summary))

@@ -65,10 +65,10 @@ def _against_horizontal(source: Source, start: str) -> str:
 
 def _first_minute(source: Source) -> Iterator[str]:
     """Say when the horizontal scaler violates after a cold start."""
-    windows, agent = source.windows, FA2[0]
-    if windows.empty:
+    intervals, agent = source.intervals, FA2[0]
+    if intervals.empty:
         return
-    cold = windows[(windows["agent"] == agent) & (windows["start"] == "cold")]
+    cold = intervals[(intervals["agent"] == agent) & (intervals["start"] == "cold")]
     if cold.empty or cold["time_s"].max() < 2 * FIRST_S:
         return  # nearly all of the episode is its first minute
     shares = {name: _share_in_first_minute(run) for name, run in cold.groupby("scenario")}
@@ -82,10 +82,10 @@ def _first_minute(source: Source) -> Iterator[str]:
         yield f"Most of {what} come after the first minute in {listed(late)}."
 
 
-def _share_in_first_minute(windows: pd.DataFrame) -> float:
-    violations = windows["avoidable_violations"]
+def _share_in_first_minute(intervals: pd.DataFrame) -> float:
+    violations = intervals["avoidable_violations"]
     total = float(violations.sum())
-    return float(violations[windows["time_s"] <= FIRST_S].sum()) / total if total else math.nan
+    return float(violations[intervals["time_s"] <= FIRST_S].sum()) / total if total else math.nan
 
 
 def _published(source: Source) -> Iterator[str]:

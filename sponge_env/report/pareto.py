@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sponge_env.metrics import EpisodeMetrics, axis_label
 from sponge_env.report.source import Source
 from sponge_env.report.style import NETWORK_COLOUR, Style, open_frame
-from sponge_env.statistics import Interval, mean
+from sponge_env.statistics import Estimate, mean
 from sponge_env.suite.comparison import Cell
 from sponge_env.suite.results import CELL, AgainstBound
 from sponge_env.suite.unit import BOUND_AGENTS
@@ -40,8 +40,8 @@ class Point:
     """An agent, or a bound, on some cells."""
 
     agent: str
-    cores: Interval
-    violations: Interval
+    cores: Estimate
+    violations: Estimate
     """In per cent."""
 
 
@@ -181,7 +181,7 @@ def _front(shown: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _reach(interval: Interval) -> list[list[float]]:
+def _reach(interval: Estimate) -> list[list[float]]:
     """Return how far an interval reaches below and above its estimate; 0 where unknown."""
     below, above = interval.value - interval.low, interval.high - interval.value
     return [[max(0.0, float(np.nan_to_num(below)))], [max(0.0, float(np.nan_to_num(above)))]]

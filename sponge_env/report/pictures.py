@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics, axis_label
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label
 from sponge_env.report.source import Source
 from sponge_env.report.style import (
     LINEAR_UP_TO,
@@ -45,7 +45,7 @@ def time_series(source: Source, cell: Cell, styles: Styles) -> Figure:
         cell: Which episodes.
         styles: Agents to show.
     """
-    runs = {agent: source.windows_of(agent, cell) for agent in styles}
+    runs = {agent: source.intervals_of(agent, cell) for agent in styles}
     runs = {agent: run for agent, run in runs.items() if not run.empty}
     figure = Figure(figsize=(9, 8.5), dpi=90, layout="constrained")
     panels = figure.subplots(7, 1, sharex=True, height_ratios=(1.1, 1.1, 1.1, 1.6, 2, 1.2, 1.1))
@@ -54,13 +54,13 @@ def time_series(source: Source, cell: Cell, styles: Styles) -> Figure:
         if not given.empty:
             ax.fill_between(given["time_s"], given[name] * scale, color=NETWORK_COLOUR, linewidth=0)
         ax.set_ylim(bottom=0)
-        ax.set_ylabel(_stacked(axis_label(WindowMetrics, name, unit)))
+        ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name, unit)))
     _draw_violations(panels[3], runs, styles)
     for ax, name in zip(panels[4:], OUTPUTS, strict=True):
         _draw_choice(ax, runs, name, styles)
     for ax in panels:
         tidy(ax)
-    panels[-1].set_xlabel(axis_label(WindowMetrics, "time_s"))
+    panels[-1].set_xlabel(axis_label(IntervalMetrics, "time_s"))
     figure.align_ylabels()
     handles, labels = panels[3].get_legend_handles_labels()
     figure.legend(
@@ -82,7 +82,7 @@ def _draw_violations(ax: Axes, runs: Mapping[str, pd.DataFrame], styles: Styles)
     ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.set_ylim(bottom=-0.5)  # keeps an agent without violations off the axis
-    ax.set_ylabel(f"{axis_label(WindowMetrics, 'violations')}\nso far")
+    ax.set_ylabel(f"{axis_label(IntervalMetrics, 'violations')}\nso far")
 
 
 def _draw_choice(ax: Axes, runs: Mapping[str, pd.DataFrame], name: str, styles: Styles) -> None:
@@ -94,7 +94,7 @@ def _draw_choice(ax: Axes, runs: Mapping[str, pd.DataFrame], name: str, styles: 
         ax.plot(run["time_s"], values, color=colour, linewidth=0.6, alpha=0.3)
         ax.plot(run["time_s"], smooth, color=colour, linewidth=1.4)
     ax.set_ylim(bottom=0)
-    ax.set_ylabel(_stacked(axis_label(WindowMetrics, name)))
+    ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))
 
 
 def latency_figure(source: Source, scenario: str, styles: Styles) -> Figure:

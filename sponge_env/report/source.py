@@ -19,9 +19,9 @@ from sponge_env.suite.results import (
     CELL,
     load_bounds,
     load_failures,
+    load_intervals,
     load_latencies,
     load_results,
-    load_windows,
 )
 from sponge_env.suite.store import read
 
@@ -38,7 +38,7 @@ class Source:
 
     path: Path
     comparison: Comparison
-    windows: pd.DataFrame
+    intervals: pd.DataFrame
     """The part that counts of every agent's first seed, one row per interval."""
     latencies: pd.DataFrame
     """See :func:`sponge_env.suite.results.load_latencies`."""
@@ -66,17 +66,17 @@ class Source:
         """Episodes of each agent and cell."""
         return int(self.comparison.episodes["seed"].nunique())
 
-    def windows_of(self, agent: str, cell: Cell) -> pd.DataFrame:
+    def intervals_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the intervals of an agent's first seed on a cell; empty if it has none."""
-        return self._windows_by_cell.get((agent, *cell), pd.DataFrame())
+        return self._intervals_by_cell.get((agent, *cell), pd.DataFrame())
 
     def latencies_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the quantiles of an agent's latencies on a cell; empty if it has none."""
         return self._latencies_by_cell.get((agent, *cell), pd.DataFrame())
 
     @cached_property
-    def _windows_by_cell(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        return _by_cell(self.windows)
+    def _intervals_by_cell(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        return _by_cell(self.intervals)
 
     @cached_property
     def _latencies_by_cell(self) -> dict[tuple[str, ...], pd.DataFrame]:
@@ -108,7 +108,7 @@ def load_source(path: Path) -> Source:
     return Source(
         path=path,
         comparison=_comparison(frames),
-        windows=_counted(frames.windows, frames.episodes),
+        intervals=_counted(frames.intervals, frames.episodes),
         latencies=frames.latencies,
         command=_command(path),
         host=read(path / "host.json"),
@@ -121,7 +121,7 @@ def _load_frames(path: Path) -> Frames:
         return Frames(
             load_results(path),
             load_failures(path),
-            load_windows(path),
+            load_intervals(path),
             load_latencies(path),
             load_bounds(path),
         )
@@ -168,13 +168,13 @@ def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
     return known + sorted(there - set(known))
 
 
-def _counted(windows: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
+def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
     """Leave the warm-up out, which is what goes before an episode's ``duration_s``."""
-    if windows.empty:
-        return windows
+    if intervals.empty:
+        return intervals
     key = ["agent", *CELL]
     durations_s = episodes.groupby(key, as_index=False)["duration_s"].max()
-    merged = windows.merge(durations_s, on=key)
+    merged = intervals.merge(durations_s, on=key)
     end_s = merged.groupby(key)["time_s"].transform("max")
     return merged[merged["time_s"] > end_s - merged["duration_s"] + 1e-6]
 

@@ -130,8 +130,8 @@ class ServingCore:
         for request in self._queue.pop(len(self._queue)):
             self._ended.append(self.ledger.drop(request, now_s))
 
-    def take_window(self) -> tuple[list[Request], list[Entry], list[Completion]]:
+    def take_interval(self) -> tuple[list[Request], list[Entry], list[Completion]]:
         """Return and forget what arrived, what ended, and which batches ended."""
-        window = self._arrived, self._ended, self._completions
+        interval = self._arrived, self._ended, self._completions
         self._arrived, self._ended, self._completions = [], [], []
-        return window
+        return interval

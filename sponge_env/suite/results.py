@@ -123,16 +123,16 @@ def load_failures(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["agent", *CELL, "type", "message"])
 
 
-def load_windows(path: Path) -> pd.DataFrame:
+def load_intervals(path: Path) -> pd.DataFrame:
     """Return one row per agent, cell and interval, of the first seed.
 
     Raises:
         RunDirectoryError: It is no such folder, or one of another version.
     """
     return _long(
-        {"agent": result["agent"], **_cell(result), **result["windows"]}
+        {"agent": result["agent"], **_cell(result), **result["intervals"]}
         for result in _results(path)
-        if "windows" in result
+        if "intervals" in result
     )
 
 

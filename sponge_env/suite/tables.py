@@ -10,7 +10,7 @@ import numpy as np
 
 from sponge_env.statistics import (
     FloatArray,
-    Interval,
+    Estimate,
     improvement_p,
     interquartile_mean,
     mean,
@@ -216,7 +216,7 @@ def _number(values: FloatArray, scale: float, digits: int) -> str:
     return f"{measured.mean() * scale:z.{digits}f}" if measured.size else "-"
 
 
-def _with_interval(interval: Interval, scale: float, digits: int) -> str:
+def _with_interval(interval: Estimate, scale: float, digits: int) -> str:
     text = f"{interval.value * scale:z.{digits}f}"
     if math.isnan(interval.low):
         return text

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sponge_env.config import ControlName, Initial, Serving
 from sponge_env.factory import scenario_profile
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.profile import Profile
 from sponge_env.recording import summary
 from sponge_env.registry import make_controller
@@ -31,7 +31,7 @@ from sponge_env.suite.warm import warm
 from sponge_env.vector.system import CompiledSystem
 from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
 
-WINDOWS = (
+INTERVALS = (
     "time_s",
     "offered",
     "violations",
@@ -101,7 +101,7 @@ class AgentUnit:
 
         Returns:
             ``episodes``: each seed's summary; ``latency_s``: each seed's latency quantiles;
-            ``windows``: the first seed's intervals by column; ``initial``: the allocation it
+            ``intervals``: the first seed's intervals by column; ``initial``: the allocation it
             began with; ``bound``: the name of its bound.
 
         Raises:
@@ -121,7 +121,7 @@ class AgentUnit:
             "initial": asdict(scenario.initial),
             "episodes": [summary(episode.summary) for episode in episodes],
             "latency_s": latencies_s,
-            "windows": _columns(episodes[0]),
+            "intervals": _columns(episodes[0]),
         }
 
 
@@ -154,11 +154,11 @@ def _latency_quantiles_s(system: ControlledSystem) -> list[float | None]:
 
 
 def _columns(episode: Episode) -> dict[str, list[float | None]]:
-    return {name: _short(_series(episode.windows, name)) for name in WINDOWS}
+    return {name: _short(_series(episode.intervals, name)) for name in INTERVALS}
 
 
-def _series(windows: tuple[WindowMetrics, ...], name: str) -> NDArray[np.float64]:
-    return np.array([getattr(window, name) for window in windows], dtype=np.float64)
+def _series(intervals: tuple[IntervalMetrics, ...], name: str) -> NDArray[np.float64]:
+    return np.array([getattr(interval, name) for interval in intervals], dtype=np.float64)
 
 
 def _short(values: NDArray[np.float64]) -> list[float | None]:

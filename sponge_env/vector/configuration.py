@@ -112,7 +112,7 @@ class Configuration:
             self.traffic.add(row, scenario, profile)
 
     def _add_system(self, row: Any, scenario: Scenario, spec: SystemSpec) -> None:
-        row["windows"] = scenario.windows
+        row["intervals"] = scenario.intervals
         row["interval_s"], row["slo_s"] = scenario.interval_s, scenario.slo_s
         for name in ("cores", "batch", "replicas"):
             row[f"{name}_max"] = getattr(scenario.limits, name)

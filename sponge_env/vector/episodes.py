@@ -34,7 +34,7 @@ class Episodes:
         queue_capacity: int | None,
         threads: int | None,
         control: ControlName,
-        windows_max: int | None = None,
+        intervals_max: int | None = None,
     ) -> None:
         """Allocate everything.
 
@@ -45,7 +45,7 @@ class Episodes:
                 for ``threads``.
             threads: Threads that share the work.
             control: What an action chooses.
-            windows_max: Most steps of an episode.
+            intervals_max: Most steps of an episode.
 
         Raises:
             SpongeError: A setting or scenario cannot be used.
@@ -61,7 +61,7 @@ class Episodes:
             obs_dim=self.control.obs_dim,
             queue_capacity=queue_capacity,
             threads=threads,
-            windows_max=windows_max,
+            intervals_max=intervals_max,
         )
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
         self._allocations = np.ones((num_envs, 3), np.int64)

@@ -12,8 +12,8 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.encoding import TREND_WINDOWS
-from sponge_env.metrics import WindowMetrics
+from sponge_env.encoding import TREND_INTERVALS
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.system import HISTORY
 from sponge_env.vector.compiler import Position, Records, Words, dtype_of, sources_mark
 from sponge_env.vector.settings import Settings
@@ -23,7 +23,7 @@ PAST, RECENT = 32, 8
 find interval k at ``k & (length - 1)``, not below what the observation looks at."""
 
 assert PAST >= HISTORY
-assert RECENT > TREND_WINDOWS
+assert RECENT > TREND_INTERVALS
 
 Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
@@ -34,7 +34,7 @@ class Env:
 
     scenario: int
     """Row of its scenario in ``settings``."""
-    window: int
+    interval: int
     """Intervals that are over."""
     now_s: float
     measured_s: float
@@ -274,11 +274,11 @@ ENDED = dtype_of(Ended)
 UNMEASURED = ("latency_p50_s", "latency_p99_s")
 """Metrics of an interval that would need all its latencies at once."""
 
-_MEASURED = [f.name for f in dataclasses.fields(WindowMetrics) if f.name not in UNMEASURED]
+_MEASURED = [f.name for f in dataclasses.fields(IntervalMetrics) if f.name not in UNMEASURED]
 _TYPES = {int: np.int64, float: np.float64}
 
 METRICS = np.dtype(
-    [(name, _TYPES[get_type_hints(WindowMetrics)[name]]) for name in _MEASURED]
+    [(name, _TYPES[get_type_hints(IntervalMetrics)[name]]) for name in _MEASURED]
     + [("overflowed", np.int64)]
 )
 """The schema's metrics of an interval, and the requests for which no room was left in the

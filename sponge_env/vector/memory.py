@@ -43,7 +43,7 @@ def allocate(
     envs = np.zeros(count, ENV)
     envs["private_at"] = len(shared) + np.arange(count) * private
     envs["ring"] = capacity - 1
-    envs["window"] = np.iinfo(np.int64).max
+    envs["interval"] = np.iinfo(np.int64).max
     return Arrays(
         envs=envs,
         replicas=np.zeros((count, configuration.replica_slots), REPLICA),

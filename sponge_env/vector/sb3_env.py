@@ -156,7 +156,7 @@ class SpongeVecEnv(VecEnv):
         metrics = self.metrics[index]
         episode = {
             "r": float(simulator.episode_returns[index]),
-            "l": int(simulator.episode_windows[index]),
+            "l": int(simulator.episode_intervals[index]),
             "t": float(metrics["time_s"]),
         }
         return {

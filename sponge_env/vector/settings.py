@@ -15,7 +15,7 @@ beginning, a trace from a random moment on."""
 class Settings:
     """One scenario, as the kernels need it. ``*_at`` are positions in ``numbers``."""
 
-    windows: int
+    intervals: int
     interval_s: float
     slo_s: float
     cores_max: int

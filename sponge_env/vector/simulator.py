@@ -44,7 +44,7 @@ class BatchSimulator:
         ledger_capacity: int = 0,
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
-        windows_max: int | None = None,
+        intervals_max: int | None = None,
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
@@ -63,7 +63,7 @@ class BatchSimulator:
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.encoding`.
-            windows_max: Intervals after which an episode is over even if its scenario is not.
+            intervals_max: Intervals after which an episode is over even if its scenario is not.
 
         Raises:
             SpongeError: A setting or scenario cannot be used.
@@ -84,10 +84,10 @@ class BatchSimulator:
         limits = self.scenarios[0].limits
         self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
         self._configuration = Configuration(self.scenarios, self._most[2])
-        if windows_max is not None:
-            _at_least("the number of steps", windows_max, 1)
-            windows = self._configuration.settings["windows"]
-            np.minimum(windows, windows_max, out=windows)
+        if intervals_max is not None:
+            _at_least("the number of steps", intervals_max, 1)
+            intervals = self._configuration.settings["intervals"]
+            np.minimum(intervals, intervals_max, out=intervals)
         room = queue_capacity or self._configuration.queue_capacity
         self._arrays = allocate(self._configuration, count, room, ledger_capacity)
         self._metrics = np.zeros(count, METRICS)
@@ -120,9 +120,9 @@ class BatchSimulator:
         return np.array(self._arrays.envs["episode_return"])
 
     @property
-    def episode_windows(self) -> NDArray[np.int64]:
+    def episode_intervals(self) -> NDArray[np.int64]:
         """(n,) intervals of each environment's episode so far."""
-        return np.array(self._arrays.envs["window"])
+        return np.array(self._arrays.envs["interval"])
 
     def reset(
         self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations

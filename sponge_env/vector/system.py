@@ -17,7 +17,7 @@ from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_plan
 from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, SystemSpec, SystemView
 from sponge_env.measure import latency_summary
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.serving.ledger import Outcome
@@ -80,10 +80,10 @@ class CompiledSystem:
         self._metrics = np.zeros(1, METRICS)
         self._over = np.zeros(1, np.bool_)
         self._allocation = self.spec.initial
-        self._window = 0
+        self._interval = 0
         self._arrived = (0, 0)
-        self._history = np.zeros((3, self.plan.windows))
-        self._last: WindowMetrics | None = None
+        self._history = np.zeros((3, self.plan.intervals))
+        self._last: IntervalMetrics | None = None
         seeds = np.array([seed], np.int64)
         out = self._observation, self._metrics, self._over
         reset_range(self._arrays, 0, 1, _ONE, _SCENARIO, seeds, *out)
@@ -91,7 +91,7 @@ class CompiledSystem:
     @property
     def done(self) -> bool:
         """Whether the last interval is over."""
-        return self._window >= self.plan.windows
+        return self._interval >= self.plan.intervals
 
     def paused(self) -> AbstractContextManager[None]:
         """Do nothing: the virtual clock stands still by itself."""
@@ -105,7 +105,7 @@ class CompiledSystem:
         serving = sum(not draining for _, draining, *_ in replicas) - len(waits_s)
         waiting = self._queued_rows[self._env["head"] : self._env["tail"]]
         arrived = slice(*self._arrived)
-        recent = self._history[:, max(0, self._window - HISTORY) : self._window]
+        recent = self._history[:, max(0, self._interval - HISTORY) : self._interval]
         return SystemView(
             now_s=now_s,
             queued_deadlines_s=self._workload.deadline_s[waiting],
@@ -121,7 +121,7 @@ class CompiledSystem:
             last=self._last,
         )
 
-    def step(self, allocation: Allocation, decision_s: float = 0.0) -> WindowMetrics:
+    def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """Put an allocation in force and serve until the interval ends.
 
         Args:
@@ -176,7 +176,7 @@ class CompiledSystem:
         ]
         return tuple(sorted(batches, key=lambda batch: batch.started_s))
 
-    def _read(self, ended: int, feasible: int, decision_s: float) -> WindowMetrics:
+    def _read(self, ended: int, feasible: int, decision_s: float) -> IntervalMetrics:
         """Return the interval's metrics; the ledger's rows from ``ended`` on belong to it."""
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics.item(), strict=False))
         rows = self._arrays.ledger[0, ended : self._env["ended"]]
@@ -184,11 +184,11 @@ class CompiledSystem:
         answered_s = np.sort(latency_s[rows["outcome"] != _DROPPED])
         measured |= latency_summary(answered_s.tolist())
         measured |= {"feasible": feasible, "decision_s": decision_s}
-        return WindowMetrics(**measured)
+        return IntervalMetrics(**measured)
 
-    def _remember(self, metrics: WindowMetrics) -> None:
+    def _remember(self, metrics: IntervalMetrics) -> None:
         """Add the interval to the history."""
         past = metrics.offered, metrics.delay_mean_s, metrics.bandwidth_bytes_per_s
-        self._history[:, self._window] = past
+        self._history[:, self._interval] = past
         self._arrived = self._arrived[1], self._arrived[1] + metrics.offered
-        self._window += 1
+        self._interval += 1

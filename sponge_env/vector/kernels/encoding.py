@@ -16,7 +16,7 @@ from sponge_env.encoding import (
     JOINT_FIELDS,
     OBS_DIM,
     STARTING_SLOTS,
-    TREND_WINDOWS,
+    TREND_INTERVALS,
 )
 from sponge_env.system import HISTORY
 from sponge_env.vector.compiler import Records, compiled
@@ -45,10 +45,10 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
     _put(observation, 0, queued / (w.settings.rate_scale * w.settings.slo_s))
     _put_budgets(w, observation, queued)
     _put_due_counts(w, observation, queued)
-    if w.env.window:
+    if w.env.interval:
         _put_arrivals(w, observation)
         _put_network(w, observation)
-        _put_last_window(w, observation)
+        _put_last_interval(w, observation)
     else:
         observation[_ARRIVALS:_ALLOCATION] = 0.0
         observation[_LAST:] = 0.0
@@ -121,10 +121,10 @@ def _put_arrivals(w: World, observation: NDArray[np.float32]) -> None:
 
 @compiled
 def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int) -> None:
-    window = w.env.window
-    span = min(span, min(window, HISTORY))
+    interval = w.env.interval
+    span = min(span, min(interval, HISTORY))
     total = 0.0
-    for k in range(window - span, window):
+    for k in range(interval - span, interval):
         total += w.env.arrivals[k & (PAST - 1)]
     rate = total / span / w.settings.interval_s
     _put(observation, field, rate / w.settings.rate_scale)
@@ -133,7 +133,7 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
 @compiled
 def _put_network(w: World, observation: NDArray[np.float32]) -> None:
     env, slo_s = w.env, w.settings.slo_s
-    last = (env.window - 1) & (RECENT - 1)
+    last = (env.interval - 1) & (RECENT - 1)
     bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
     bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
     _put(observation, _NETWORK, env.mean_delays_s[last] / slo_s)
@@ -145,14 +145,14 @@ def _put_network(w: World, observation: NDArray[np.float32]) -> None:
 
 @compiled
 def _trend(w: World, history: Records[float]) -> float:
-    window = w.env.window
-    before = min(TREND_WINDOWS, window - 1)
+    interval = w.env.interval
+    before = min(TREND_INTERVALS, interval - 1)
     if before == 0:
         return 0.0
     total = 0.0
-    for k in range(window - 1 - before, window - 1):
+    for k in range(interval - 1 - before, interval - 1):
         total += history[k & (RECENT - 1)]
-    return history[(window - 1) & (RECENT - 1)] - total / before
+    return history[(interval - 1) & (RECENT - 1)] - total / before
 
 
 @compiled
@@ -173,7 +173,7 @@ def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
 
 
 @compiled
-def _put_last_window(w: World, observation: NDArray[np.float32]) -> None:
+def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
     metrics = w.metrics
     scale = w.settings.rate_scale * w.settings.interval_s
     _put(observation, _LAST, metrics.on_time / scale)

@@ -36,10 +36,10 @@ def step_range(
     """
     for i in range(first, last):
         w = _world(arrays, i, metrics)
-        if w.env.window < w.settings.windows:
+        if w.env.interval < w.settings.intervals:
             step(w, allocations[i, 0], allocations[i, 1], allocations[i, 2])
             encode(w, observations[i])
-            over[i] = w.env.window == w.settings.windows
+            over[i] = w.env.interval == w.settings.intervals
 
 
 @entry_point

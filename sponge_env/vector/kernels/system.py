@@ -19,7 +19,7 @@ from sponge_env.vector.layout import PAST, RECENT, Replica, World
 def reset(w: World, seed: int) -> None:
     """Start an episode."""
     env, settings = w.env, w.settings
-    env.window, env.measured_s = 0, 0.0
+    env.interval, env.measured_s = 0, 0.0
     env.head, env.tail, env.oldest, env.running, env.ended = 0, 0, 0, 0, 0
     env.requested_cores, env.requested_batch = settings.cores, settings.batch
     env.requested_replicas = settings.replicas
@@ -36,8 +36,8 @@ def step(w: World, cores: int, batch: int, replicas: int) -> None:
     env = w.env
     _clear_sums(w)
     _resize(w, cores, batch, replicas)
-    env.window += 1
-    until_s = env.window * w.settings.interval_s
+    env.interval += 1
+    until_s = env.interval * w.settings.interval_s
     drive(w, batch, until_s)
     _remember_arrivals(w)
     _measure_requests(w)
@@ -104,17 +104,17 @@ def _remember_arrivals(w: World) -> None:
     """Add the interval's arrivals to the history."""
     env, offered = w.env, w.metrics.offered
     mean_s = bandwidth = math.nan
-    if env.window > 1:
-        mean_s = env.mean_delays_s[(env.window - 2) & (RECENT - 1)]
-        bandwidth = env.bandwidths[(env.window - 2) & (RECENT - 1)]
+    if env.interval > 1:
+        mean_s = env.mean_delays_s[(env.interval - 2) & (RECENT - 1)]
+        bandwidth = env.bandwidths[(env.interval - 2) & (RECENT - 1)]
     if offered:
         mean_s = env.delay_sum_s / offered
         transfer_s = env.delay_sum_s - w.settings.base_delay_s * offered
         if transfer_s > ROUNDING_S * offered:
             bandwidth = env.payload_sum_bytes / transfer_s
-    env.arrivals[(env.window - 1) & (PAST - 1)] = offered
-    env.mean_delays_s[(env.window - 1) & (RECENT - 1)] = mean_s
-    env.bandwidths[(env.window - 1) & (RECENT - 1)] = bandwidth
+    env.arrivals[(env.interval - 1) & (PAST - 1)] = offered
+    env.mean_delays_s[(env.interval - 1) & (RECENT - 1)] = mean_s
+    env.bandwidths[(env.interval - 1) & (RECENT - 1)] = bandwidth
 
 
 @compiled
@@ -167,9 +167,9 @@ def _measure_rest(w: World, until_s: float) -> None:
     metrics.time_s = until_s
     metrics.requested_cores, metrics.batch = env.requested_cores, env.requested_batch
     metrics.replicas = env.requested_replicas
-    metrics.delay_mean_s = env.mean_delays_s[(env.window - 1) & (RECENT - 1)]
+    metrics.delay_mean_s = env.mean_delays_s[(env.interval - 1) & (RECENT - 1)]
     metrics.delay_max_s = env.delay_max_s if metrics.offered else math.nan
-    metrics.bandwidth_bytes_per_s = env.bandwidths[(env.window - 1) & (RECENT - 1)]
+    metrics.bandwidth_bytes_per_s = env.bandwidths[(env.interval - 1) & (RECENT - 1)]
     metrics.feasible = 1
     metrics.cpu_s = metrics.actuation_s = metrics.decision_s = metrics.paused_s = 0.0
     metrics.restarts = 0
