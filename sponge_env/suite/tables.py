@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sponge_env.statistics import (
-    FloatArray,
     Estimate,
+    FloatArray,
     improvement_p,
     interquartile_mean,
     mean,
