@@ -11,7 +11,7 @@ from views import busy_view, make_spec, make_view
 from baselines.hpa import HPA, HPAConfig, Scaler, desired_replicas, hpa_fast
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemView
-from sponge_env.metrics import WindowMetrics
+from sponge_env.metrics import IntervalMetrics
 
 
 def view_at(
@@ -19,7 +19,7 @@ def view_at(
 ) -> SystemView:
     """One-core replicas after an interval of one second."""
     ready = replicas if ready is None else ready
-    last = WindowMetrics(utilisation=utilisation * ready / replicas, core_seconds=float(replicas))
+    last = IntervalMetrics(utilisation=utilisation * ready / replicas, core_seconds=float(replicas))
     return busy_view(
         now_s=now_s,
         allocation=Allocation(cores=1, batch=1, replicas=replicas),
