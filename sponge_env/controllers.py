@@ -129,4 +129,3 @@ class BaseController(ABC):
     @abstractmethod
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Apply the rule to what the system shows now."""
-
