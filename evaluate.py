@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from agents.learners import LEARNERS
+from agents import LEARNERS
 from sponge_env import cli
 from sponge_env.config import Start
 from sponge_env.errors import ConfigError

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agents.learners import LEARNERS
+from agents import LEARNERS
 from sponge_env import cli
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.scenario import load_scenario
@@ -74,9 +74,9 @@ def train(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     scenario = cli.chosen_scenario(arguments)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from agents.learn.plan import TrainingPlan, learn_config
-    from agents.learn.train import check_checkpoint
-    from agents.learn.train import train as run
+    from agents.learn import TrainingPlan, learn_config
+    from agents.learn.training import check_checkpoint
+    from agents.learn.training import train as run
     from sponge_env.console import Progress
     from sponge_env.experiment import check_scenario
     from sponge_env.recording import RunDirectory

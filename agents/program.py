@@ -2,8 +2,8 @@
 
 The decision is one pair out of ``batch_max * cores_max``. Two formulations fill the same
 :class:`Program`: the published one, which gives every request the worst budget, and one
-that follows each request's own deadline. Nothing here solves anything, and nothing has
-state: arrays in, arrays out.
+that follows each request's own deadline. :mod:`.exact` solves them without building the tables;
+the reference solver at the end of this file hands them to PuLP.
 
 Arrays over the pairs have shape (batch_max, cores_max): row ``b - 1``, column ``c - 1``.
 """
@@ -12,19 +12,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agents.forecast import Forecast
-from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-CountArray = NDArray[np.int64]
+if TYPE_CHECKING:
+    import pulp  # it takes a while to import, and only its own solver needs it
 
 ROUNDING = 1e-9
 """Requests that a count may be off by rounding."""
 ROUNDING_MS = 1e-6
 """Milliseconds that a published budget may be off by rounding."""
+
+
+class Forecast(NamedTuple):
+    """What is expected to arrive until the next decision."""
+
+    rate_rps: float
+    """Arrivals per second."""
+    noise: float
+    """Fluctuation to be ready for: up to ``n + noise * sqrt(n)`` requests arrive where
+    ``n`` are expected."""
+    budget_low_s: float
+    """Lowest budget on arrival."""
+    budget_high_s: float
+    """Highest budget on arrival."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +55,7 @@ class Program:
 
     cost: FloatArray
     """(batch_max, cores_max) what is minimised; all different."""
-    late: CountArray
+    late: IntArray
     """(batch_max, cores_max) requests that would miss their deadline."""
 
 
@@ -195,7 +211,7 @@ def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
 
 def _late_arrivals(
     service_s: FloatArray, clear_s: FloatArray, forecast: Forecast, interval_s: float
-) -> CountArray:
+) -> IntArray:
     """Count the forecast arrivals that miss their deadline: (batch_max, cores_max).
 
     An arrival is served behind the queue and the arrivals before it, or after the batch it
@@ -215,12 +231,81 @@ def _late_arrivals(
     settled_s = _settled_s(service_s, forecast)
     behind_queue_s = clear_s + order // batches * service_s
     done_s = np.maximum(behind_queue_s, arrival_s + settled_s) + settled_s
-    late: CountArray = np.count_nonzero(done_s > deadline_s, axis=0)
+    late: IntArray = np.count_nonzero(done_s > deadline_s, axis=0)
     return late
 
 
-def _unserved(service_s: FloatArray, rate_rps: float, interval_s: float) -> CountArray:
+def _unserved(service_s: FloatArray, rate_rps: float, interval_s: float) -> IntArray:
     """Count by how many requests an interval's throughput falls short of the rate."""
     throughput_rps = np.arange(1, service_s.shape[0] + 1)[:, None] / service_s
     short = np.ceil((rate_rps - throughput_rps) * interval_s - ROUNDING)
     return np.maximum(short, 0).astype(np.int64)
+
+
+Backend = Literal["pulp", "highs"]
+
+
+class PulpSolver:
+    """Solves both formulations for one system."""
+
+    def __init__(self, spec: SystemSpec, margin: float, backend: pulp.LpSolver) -> None:
+        """Take a system, the margin of the per-request form, and a :func:`make_backend`."""
+        self._spec, self._margin, self._backend = spec, margin, backend
+
+    def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
+        """Solve the published form."""
+        program = published_program(self._spec, rate_rps, delay_max_s, slo_fraction)
+        return solve(program, self._backend)
+
+    def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
+        """Solve the per-request form."""
+        program = per_request_program(self._spec, view, forecast, self._margin)
+        return solve(program, self._backend)
+
+
+def solve(program: Program, backend: pulp.LpSolver) -> Allocation:
+    """Solve a program; of the pairs that miss the fewest deadlines, the cheapest wins.
+
+    Where a pair meets every budget, that is the published program. Where none does, the
+    bound on violations rises from 0 to the least there are, which the table of a one-hot
+    choice shows without another solve.
+
+    Raises:
+        RuntimeError: The solver did not find the optimum.
+    """
+    import pulp
+
+    fewest = int(program.late.min())
+    pairs = list(np.ndindex(program.cost.shape))
+    model = pulp.LpProblem("sponge", pulp.LpMinimize)
+    chosen = [model.add_variable(f"b{b + 1}_c{c + 1}", cat=pulp.LpBinary) for b, c in pairs]
+    model += pulp.lpDot(program.cost.ravel().tolist(), chosen)
+    model += pulp.lpSum(chosen) == 1
+    model += pulp.lpDot(program.late.ravel().tolist(), chosen) <= fewest
+    if model.solve(backend) != pulp.LpStatusOptimal:
+        raise RuntimeError(f"{backend.name} ended as {pulp.LpStatus[model.status]}")
+    row, column = next(pair for pair, x in zip(pairs, chosen, strict=True) if x.varValue > 0.5)
+    return Allocation(cores=column + 1, batch=row + 1, feasible=fewest == 0)
+
+
+def make_backend(name: Backend) -> pulp.LpSolver:
+    """Make the solver behind PuLP; the only place that knows which there are.
+
+    The relative gap is 0, for the weight of the batch size is below the usual tolerances.
+
+    Raises:
+        ConfigError: The solver is not installed.
+    """
+    import pulp
+
+    if name == "pulp":
+        # PuLP 3.3 warns that its class for the bundled CBC will go; the binary is the same.
+        backend = pulp.COIN_CMD(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0)
+    else:
+        backend = pulp.HiGHS(msg=False, gapRel=0.0)
+    if not backend.available():
+        raise ConfigError(
+            f"the solver {name!r} is not installed; choose another (exact, pulp, highs) or "
+            f"install {'PuLP with its bundled CBC' if name == 'pulp' else 'the package highspy'}"
+        )
+    return backend

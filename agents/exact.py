@@ -1,51 +1,39 @@
-"""The exact solver's kernel: pruned enumeration of Sponge's program, compiled by numba.
+"""The exact solver: pruned enumeration of Sponge's program, compiled by numba.
 
-It answers what :mod:`agents.program` defines without building its tables. Pairs are tried
-in the order of the objective, those that cannot win are left out, and counting stops as soon
-as a pair has lost. Every floating-point operation is the builder's, in its order and without
-contraction, so that the answers are equal and not just close; change both together.
-
-The compiled code is cached on disk.
+It answers what :mod:`.program` defines without building its tables. Pairs are tried in the order
+of the objective, those that cannot win are left out, and counting stops as soon as a pair has
+lost. Every floating-point operation is the builder's, in its order and without contraction, so
+that the answers are equal and not just close; change both together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from agents.program import ROUNDING, ROUNDING_MS
-from sponge_env.interfaces import FloatArray
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
+from sponge_env.vector.compiler import compiled, entry_point
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-IntArray = NDArray[np.int64]
+from .program import (
+    ROUNDING,
+    ROUNDING_MS,
+    Forecast,
+    arrivals_to_expect,
+    fastest_s,
+    published_table_ms,
+    recovery_table,
+    service_table_s,
+)
+
 Answer = tuple[int, int, int]
 """Cores, batch and misses."""
 
 _MANY = 2**62
 """More requests than there can be."""
-
-
-def compiled(function: Function) -> Function:
-    """Compile a function into the compiled functions that call it."""
-    return cast(Function, numba.njit(error_model="numpy", forceinline=True)(function))
-
-
-def entry_point(function: Function) -> Function:
-    """Compile a function that Python calls, at its first call.
-
-    The machine code is cached on disk, beside the source or in the user's cache directory;
-    where neither can be written, every process compiles anew.
-    """
-    try:
-        jitted = numba.njit(cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        jitted = numba.njit(error_model="numpy")(function)
-    return cast(Function, jitted)
 
 
 class Tables(NamedTuple):
@@ -79,14 +67,10 @@ class State(NamedTuple):
     """(batches, 2) size and expected end of each batch in flight."""
     cores: int
     """Cores in force."""
-    rate_rps: float
-    """This and the next three are the :class:`~agents.forecast.Forecast`."""
-    noise: float
-    budget_low_s: float
-    budget_high_s: float
+    forecast: Forecast
 
 
-class Option(NamedTuple):
+class CoresOption(NamedTuple):
     """What all batch sizes share that run on the same cores."""
 
     service_s: FloatArray
@@ -99,7 +83,7 @@ class Option(NamedTuple):
 
 @entry_point
 def solve_per_request(tables: Tables, state: State, arrivals_s: FloatArray) -> Answer:
-    """Return the pair that misses the fewest requests; see :mod:`agents.program`."""
+    """Return the pair that misses the fewest requests; see :mod:`.program`."""
     _forecast_arrivals(state, arrivals_s)
     hopeless = _hopeless(state, tables.fastest_s)
     sizes = tables.service_s.shape[1]
@@ -120,7 +104,7 @@ def solve_per_request(tables: Tables, state: State, arrivals_s: FloatArray) -> A
 
 @entry_point
 def solve_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) -> Answer:
-    """Return the cheapest of the pairs that miss the fewest; see :mod:`agents.program`."""
+    """Return the cheapest of the pairs that miss the fewest; see :mod:`.program`."""
     requests = math.ceil(rate_rps)
     cores, batch, fewest = 1, 1, _MANY
     for c in range(1, latency_ms.shape[1] + 1):
@@ -162,19 +146,19 @@ def _smallest_batch(
 
 @compiled
 def _forecast_arrivals(state: State, arrivals_s: FloatArray) -> None:
-    count = arrivals_s.shape[0]
-    step_s = (state.budget_high_s - state.budget_low_s) / max(count - 1, 1)
+    forecast, count = state.forecast, arrivals_s.shape[0]
+    step_s = (forecast.budget_high_s - forecast.budget_low_s) / max(count - 1, 1)
     for order in range(count):
-        root = (math.sqrt(state.noise * state.noise + 4 * order) - state.noise) / 2
-        arrivals_s[order, 0] = root * root / state.rate_rps
-        arrivals_s[order, 1] = arrivals_s[order, 0] + (state.budget_low_s + step_s * order)
+        root = (math.sqrt(forecast.noise * forecast.noise + 4 * order) - forecast.noise) / 2
+        arrivals_s[order, 0] = root * root / forecast.rate_rps
+        arrivals_s[order, 1] = arrivals_s[order, 0] + (forecast.budget_low_s + step_s * order)
 
 
 @compiled
-def _option(tables: Tables, state: State, row: int) -> Option:
+def _option(tables: Tables, state: State, row: int) -> CoresOption:
     service_s = tables.service_s[row]
-    settled = _settled(service_s, state.rate_rps, state.noise)
-    return Option(service_s, _free_after_s(tables, state, row + 1), settled)
+    settled = _settled(service_s, state.forecast.rate_rps, state.forecast.noise)
+    return CoresOption(service_s, _free_after_s(tables, state, row + 1), settled)
 
 
 @compiled
@@ -218,14 +202,14 @@ def _late(
     tables: Tables,
     state: State,
     arrivals_s: FloatArray,
-    option: Option,
+    option: CoresOption,
     hopeless: int,
     batch: int,
     limit: int,
 ) -> int:
     """Count the misses of one pair; above ``limit`` some may be left out."""
     throughput_rps = batch / option.service_s[batch - 1]
-    short = (state.rate_rps - throughput_rps) * tables.interval_s - ROUNDING
+    short = (state.forecast.rate_rps - throughput_rps) * tables.interval_s - ROUNDING
     late: int = max(math.ceil(short), 0)
     # The arrivals first: behind the queue they are the first to tell that it is too long.
     if late <= limit:
@@ -237,7 +221,7 @@ def _late(
 
 
 @compiled
-def _late_queued(state: State, option: Option, hopeless: int, batch: int, limit: int) -> int:
+def _late_queued(state: State, option: CoresOption, hopeless: int, batch: int, limit: int) -> int:
     """Count the misses in the queue, batch by batch: the requests of one end together."""
     late, before = 0, hopeless // batch
     stop = before * batch
@@ -256,14 +240,14 @@ def _late_queued(state: State, option: Option, hopeless: int, batch: int, limit:
 
 
 @compiled
-def _done_s(option: Option, before: int, batch: int, own: int) -> float:
+def _done_s(option: CoresOption, before: int, batch: int, own: int) -> float:
     """Return when a batch of ``own`` ends that has ``before`` full ones before it."""
     done_s: float = option.free_s + before * option.service_s[batch - 1] + option.service_s[own - 1]
     return done_s
 
 
 @compiled
-def _clear_after_s(option: Option, queued: int, batch: int) -> float:
+def _clear_after_s(option: CoresOption, queued: int, batch: int) -> float:
     """Return when the queue is done."""
     if queued == 0:
         return option.free_s
@@ -273,7 +257,7 @@ def _clear_after_s(option: Option, queued: int, batch: int) -> float:
 
 @compiled
 def _late_arrivals(
-    arrivals_s: FloatArray, option: Option, clear_s: float, batch: int, limit: int
+    arrivals_s: FloatArray, option: CoresOption, clear_s: float, batch: int, limit: int
 ) -> int:
     """Count the misses among the forecast arrivals."""
     late, before, stop = 0, 0, 0
@@ -286,3 +270,97 @@ def _late_arrivals(
             late += max(behind_queue_s, idle_s) + settled_s > arrivals_s[order, 1]
         before += 1
     return late
+
+
+class ExactSolver:
+    """Solves both formulations for one system."""
+
+    def __init__(self, spec: SystemSpec, margin: float) -> None:
+        """Lay the system's tables out for the kernel.
+
+        Args:
+            spec: The system.
+            margin: Relative allowance on every latency that the per-request form predicts.
+
+        Raises:
+            ProfileError: The system's latency model predicts one that is not positive.
+        """
+        fit, orderly = spec.latency, _is_orderly(spec)
+        self._slo_s = spec.slo_s
+        self._latency_ms = published_table_ms(spec)
+        self.tables = Tables(
+            service_s=np.ascontiguousarray(service_table_s(spec, margin).T),
+            orderly=orderly,
+            by_recovery=_recovery_order(spec, orderly),
+            coefficients_s=(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s),
+            fastest_s=fastest_s(spec),
+            margin=margin,
+            interval_s=spec.interval_s,
+        )
+
+    def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
+        """Solve the published form; see :func:`.program.published_program`."""
+        limit_ms = (slo_fraction * self._slo_s - delay_max_s) * 1e3
+        cores, batch, late = solve_published(self._latency_ms, rate_rps, limit_ms)
+        return Allocation(cores, batch, feasible=late == 0)
+
+    def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
+        """Solve the per-request form; see :func:`.program.per_request_program`."""
+        cores, batch, late = solve_per_request(self.tables, *self.arguments(view, forecast))
+        return Allocation(cores, batch, feasible=late == 0)
+
+    def arguments(self, view: SystemView, forecast: Forecast) -> tuple[State, FloatArray]:
+        """Return what the kernel takes beside the tables; no array of the view is copied.
+
+        Returns:
+            The state, and memory for when each forecast arrival comes and when it is due:
+            (arrivals, 2).
+        """
+        waiting = not view.replicas_ready and view.starting_s
+        running = np.empty((len(view.running), 2))
+        for row, batch in enumerate(view.running):
+            running[row, 0], running[row, 1] = batch.size, batch.expected_end_s
+        state = State(
+            view.now_s,
+            view.queued_deadlines_s,
+            view.starting_s[0] if waiting else 0.0,
+            running,
+            view.allocation.cores,
+            forecast,
+        )
+        arrivals = arrivals_to_expect(forecast.rate_rps, self.tables.interval_s)
+        return state, np.empty((arrivals, 2))
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from disk, so that no decision waits for it."""
+    fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
+    spec = SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0)
+    solver = ExactSolver(spec, margin=0.0)
+    solver.published(rate_rps=0.0, delay_max_s=0.0, slo_fraction=1.0)
+    idle = State(0.0, np.empty(0), 0.0, np.empty((0, 2)), 1, Forecast(0.0, 0.0, 0.0, 0.0))
+    solve_per_request(solver.tables, idle, np.empty((0, 2)))
+
+
+def _is_orderly(spec: SystemSpec) -> bool:
+    """Return whether latency falls with cores and grows with the batch, as it should.
+
+    Then no request is done later with more cores, however it is rounded. A fit may have it
+    otherwise.
+    """
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
+    grows = np.all(np.diff(latency_s, axis=0) >= 0)
+    return bool(grows and np.all(np.diff(latency_s, axis=1) <= 0))
+
+
+def _recovery_order(spec: SystemSpec, orderly: bool) -> IntArray:
+    """Return flat indices of the pairs that can miss the fewest, best throughput first.
+
+    In an orderly system the pairs with all the cores are enough: none with fewer cores
+    misses less, and it comes behind them by throughput unless that is the same.
+    """
+    ranks = recovery_table(spec).T
+    order = np.argsort(ranks, axis=None)
+    if orderly and np.all(ranks[-1] <= ranks):
+        return order[order >= (spec.cores_max - 1) * spec.batch_max]
+    return order

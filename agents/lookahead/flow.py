@@ -14,11 +14,11 @@ from collections import deque
 
 import numpy as np
 
-from agents.exact_kernel import compiled, entry_point
-from agents.mpc_config import MPCConfig
-from agents.mpc_paths import Outlook
-from agents.mpc_sizes import Sizes
-from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
+from sponge_env.arrays import FloatArray
+from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.vector.compiler import compiled, entry_point
+
+from .paths import Outlook
 
 _INTERVALS = 30
 """Intervals that are remembered."""
@@ -35,6 +35,8 @@ _LEAST_SPREAD = 0.05
 _FIRST_SWING = 0.4
 _LEAST_SWING = 0.2
 """Standard deviation of the log of the bandwidth, before it is known and at least."""
+_SAME_SIZE = 1e-6
+"""Relative deviation of a delay that is taken for rounding."""
 _LEAST_DELAY_S = 1e-3
 _LEAST_RATE_RPS = 0.01
 
@@ -42,16 +44,16 @@ _LEAST_RATE_RPS = 0.01
 class Flow:
     """Follows the requests of one episode, interval by interval."""
 
-    def __init__(self, spec: SystemSpec, config: MPCConfig) -> None:
+    def __init__(self, spec: SystemSpec, naive: bool = False) -> None:
         """Start without knowledge.
 
         Args:
             spec: The system.
-            config: Options.
+            naive: Whether to expect the next interval to be like the last one.
         """
         self._interval_s = spec.interval_s
         self._longest_stall_s = _STALL_SLOS * spec.slo_s
-        self._naive = not config.forecast
+        self._naive = naive
         self._counts: deque[float] = deque(maxlen=_INTERVALS)
         self._spans_s: deque[float] = deque(maxlen=_INTERVALS)
         self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
@@ -145,7 +147,6 @@ def _kinds(view: SystemView, sizes_differ: bool) -> FloatArray:
     return np.stack([np.maximum(view.delays_s, _LEAST_DELAY_S) / mean_s, slos_s], axis=1)
 
 
-@entry_point
 def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tuple[float, float]:
     """Average the rate over as many past intervals as agree on it.
 
@@ -157,30 +158,53 @@ def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tupl
     Returns:
         Requests per second, and the time over which they were averaged.
     """
-    groups = _group(counts, spans_s, interval_s)
-    if groups.shape[0] == 0:
-        return counts.sum() / max(spans_s.sum(), interval_s), interval_s
-    totals = np.zeros((groups.shape[0] + 1, 2))
-    for row in range(groups.shape[0]):
-        totals[row + 1] = totals[row] + groups[row]
+    groups, totals = np.empty((2, counts.size + 1, 2))
+    return _fit_rate(counts, spans_s, interval_s, groups, totals)
+
+
+@entry_point
+def _fit_rate(
+    counts: FloatArray,
+    spans_s: FloatArray,
+    interval_s: float,
+    groups: FloatArray,
+    totals: FloatArray,
+) -> tuple[float, float]:
+    """Do so with memory for groups of intervals, and for sums over the newest ones."""
+    found = _group(counts, spans_s, interval_s, groups)
+    if found == 0:
+        count, span_s = 0.0, 0.0
+        for interval in range(counts.size):
+            count, span_s = count + counts[interval], span_s + spans_s[interval]
+        return count / max(span_s, interval_s), interval_s
+    totals[0, 0], totals[0, 1] = 0.0, 0.0
+    for row in range(found):
+        totals[row + 1, 0] = totals[row, 0] + groups[row, 0]
+        totals[row + 1, 1] = totals[row, 1] + groups[row, 1]
     agreed = 1
-    while agreed < groups.shape[0]:
-        newer, half = totals[agreed], totals[(agreed + 1) // 2]
-        older_half = totals[agreed + 1] - half
-        if _differ(newer, groups[agreed]) or _differ(half, older_half):
+    while agreed < found:
+        count, span_s = totals[agreed, 0], totals[agreed, 1]
+        if _differ(count, span_s, groups[agreed, 0], groups[agreed, 1]):
+            break
+        # The halves catch a slow drift, in which each interval agrees with all the newer ones.
+        half, half_s = totals[(agreed + 1) // 2, 0], totals[(agreed + 1) // 2, 1]
+        older, older_s = totals[agreed + 1, 0] - half, totals[agreed + 1, 1] - half_s
+        if _differ(half, half_s, older, older_s):
             break
         agreed += 1
     return totals[agreed, 0] / totals[agreed, 1], totals[agreed, 1]
 
 
 @compiled
-def _group(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> FloatArray:
+def _group(counts: FloatArray, spans_s: FloatArray, interval_s: float, groups: FloatArray) -> int:
     """Join intervals, newest first, until each group spans most of an interval.
 
     A network that stalls in the middle of an interval shows only in the next one, whose span
     then is negative; joined, the two are right.
+
+    Returns:
+        The number of groups: (count, span) each.
     """
-    groups = np.empty((counts.size, 2))
     found, count, span_s = 0, 0.0, 0.0
     for interval in range(counts.size - 1, -1, -1):
         count += counts[interval]
@@ -188,13 +212,53 @@ def _group(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> FloatA
         if span_s >= 0.75 * interval_s:
             groups[found, 0], groups[found, 1] = count, span_s
             found, count, span_s = found + 1, 0.0, 0.0
-    return groups[:found]
+    return found
 
 
 @compiled
-def _differ(one: FloatArray, other: FloatArray) -> bool:
+def _differ(one: float, one_s: float, other: float, other_s: float) -> bool:
     """Return whether two Poisson counts over their spans have different rates."""
-    pooled = max((one[0] + other[0]) / (one[1] + other[1]), 0.5)
-    gap = abs(one[0] / one[1] - other[0] / other[1])
-    allowed = _SIGMAS * math.sqrt(pooled * (1.0 / one[1] + 1.0 / other[1]))
-    return bool(gap > allowed)
+    pooled = max((one + other) / (one_s + other_s), 0.5)
+    gap = abs(one / one_s - other / other_s)
+    return bool(gap > _SIGMAS * math.sqrt(pooled * (1.0 / one_s + 1.0 / other_s)))
+
+
+class Sizes:
+    """Finds out whether all requests are of one size, which a view does not say.
+
+    Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``. With
+    one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not negative,
+    so that the delay rises by no larger share than ``1 / bandwidth``. Where an interval lies
+    elsewhere, sizes differ, and that is never forgotten.
+    """
+
+    def __init__(self) -> None:
+        """Take all requests to be of one size."""
+        self.differ = False
+        self._points: list[tuple[float, float]] = []
+
+    def observe(self, bandwidth_bytes_per_s: float, delays_s: FloatArray) -> None:
+        """Take in an interval in which requests arrived.
+
+        Args:
+            bandwidth_bytes_per_s: What they saw; NaN where no transfer took time.
+            delays_s: (arrived,) their delays.
+        """
+        if self.differ or not bandwidth_bytes_per_s > 0:
+            return
+        point = 1 / bandwidth_bytes_per_s, float(delays_s.mean())
+        # An interval that shows the same bandwidth again may not have measured any.
+        if not self._points or point[0] != self._points[-1][0]:
+            self._points = [*self._points[-2:], point]
+            self.differ = not _on_one_line(self._points)
+
+
+def _on_one_line(points: list[tuple[float, float]]) -> bool:
+    """Return whether up to three points lie on a line whose offset is not negative."""
+    x, y = points[0]
+    steps = [(after_x / x - 1, after_y / y - 1) for after_x, after_y in points[1:]]
+    steeper = any(abs(rise) > abs(run) + _SAME_SIZE for run, rise in steps)
+    if steeper or len(steps) < 2:
+        return not steeper
+    (run, rise), (other_run, other_rise) = steps
+    return abs(run * other_rise - other_run * rise) <= _SAME_SIZE * max(abs(run), abs(other_run))

@@ -10,12 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agents.exact_kernel import compiled
-from sponge_env.interfaces import FloatArray
-
-IntArray = NDArray[np.int64]
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.vector.compiler import compiled
 
 HEAD, TAIL, NEXT = 0, 1, 2
 """Places in :attr:`Queue.marks`."""

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.exact_kernel import IntArray, compiled, entry_point
-from agents.mpc_paths import Chance, Outlook, sample_path
-from agents.mpc_queue import Queue, advance, copy_queue, make_queue, resize, unfinished
-from sponge_env.interfaces import FloatArray
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.vector.compiler import compiled, entry_point
+
+from .paths import Chance, Outlook, sample_path
+from .queue import Queue, advance, copy_queue, make_queue, resize, unfinished
 
 _MOVES = 6
 """Ways to change a pair; see :func:`_moved`."""
@@ -37,12 +38,12 @@ class Rules(NamedTuple):
     """Core-seconds that giving up a core costs."""
     batching: bool
     """Whether other batches than the largest are tried."""
-    held: int = 1
+    replicas: int = 1
     """Replicas, each of which holds the cores."""
 
 
 class Memory(NamedTuple):
-    """Room to play in."""
+    """Arrays to play in, allocated once."""
 
     start: Queue
     """Queue at the decision, under the cores in force."""
@@ -65,18 +66,20 @@ class Memory(NamedTuple):
 
 
 def make_memory(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Memory:
-    """Make room for a queue, and for so many arrivals on each path."""
-    cores_max, batch_max = rules.service_s.shape
+    """Allocate what a queue and so many arrivals on each path need."""
+    def queue() -> Queue:
+        return make_queue(queued + places, rules.replicas)
+
     return Memory(
-        make_queue(queued + places, rules.held),
-        make_queue(queued + places, rules.held),
-        make_queue(queued + places, rules.held),
-        np.empty(intervals),
-        np.empty((paths, places, 2)),
-        np.zeros(paths, dtype=np.int64),
-        np.empty((cores_max, batch_max)),
-        np.empty((cores_max, batch_max)),
-        np.empty(0, [(_sources_mark(), np.bool_)]),
+        start=queue(),
+        middle=queue(),
+        end=queue(),
+        speed=np.empty(intervals),
+        arrivals_s=np.empty((paths, places, 2)),
+        counts=np.zeros(paths, dtype=np.int64),
+        score=np.empty(rules.service_s.shape),
+        late=np.empty(rules.service_s.shape),
+        sources=np.empty(0, [(_sources_mark(), np.bool_)]),
     )
 
 
@@ -87,7 +90,7 @@ def _sources_mark() -> str:
     numba's cache on disk looks at the file of :func:`plan` only, and at its arguments' types.
     """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("mpc_*.py")):
+    for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return f"sources_{digest.hexdigest()[:12]}"
 
@@ -112,7 +115,7 @@ def plan(
         rules: What stays the same.
         outlook: What is believed.
         chance: What tells the paths apart.
-        kinds: See :func:`~agents.mpc_paths.sample_path`.
+        kinds: See :func:`~.paths.sample_path`.
         backlog_price: Core-seconds that a request left at the end costs.
         memory: Its ``start`` is read, the rest is overwritten.
         cores: Those in force.
@@ -175,7 +178,7 @@ def _score(
     The paths come worst first, and no more are played once the cost has reached ``limit``.
     """
     row_s, interval_s, guard_s = rules.service_s[c - 1], rules.interval_s, rules.guard_s
-    score = rules.held * (c * interval_s + rules.release_price * max(0, cores - c))
+    score = rules.replicas * (c * interval_s + rules.release_price * max(0, cores - c))
     then, expected = c, 0.0
     for path in range(chance.weight.size):
         if score >= limit:
@@ -244,5 +247,5 @@ def _rest(
     late = advance(memory.end, arrivals_s, row_s, b, rules.interval_s, horizon_s, guard_s)
     left = unfinished(memory.end, horizon_s, row_s)
     late += advance(memory.end, arrivals_s, row_s, b, horizon_s, math.inf, guard_s)
-    cores_s = rules.held * then * (horizon_s - rules.interval_s)
+    cores_s = rules.replicas * then * (horizon_s - rules.interval_s)
     return cores_s + rules.late_price * late + backlog_price * left

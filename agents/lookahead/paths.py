@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
-from agents.exact_kernel import compiled
-from sponge_env.interfaces import FloatArray
+from sponge_env.arrays import FloatArray
+from sponge_env.vector.compiler import compiled
 
 _MEMORY_PER_S = 0.75
 """Correlation of a 4G bandwidth from one second to the next."""
@@ -59,6 +60,7 @@ class Chance(NamedTuple):
     """(paths, draws) uniform: kind of each request."""
 
 
+@functools.cache
 def make_chance(risk: bool) -> Chance:
     """Return weighted paths for all strata, or a single path for the expected future."""
     nodes = [(1.0, 0.0, 0.0)]
@@ -115,7 +117,10 @@ def sample_path(
     horizon_s = speed.size * interval_s
     draws, draw, count = chance.gaps.shape[1], 0, 0
     # The oldest that can still be on the way: the largest kind sent one transfer ago.
-    sent_s = -outlook.transfer_s * max(1.0, kinds[:, 0].max())
+    largest = 1.0
+    for kind in range(kinds.shape[0]):
+        largest = max(largest, kinds[kind, 0])
+    sent_s = -outlook.transfer_s * largest
     sent_s += chance.kinds[path, 0] / fast_rps
     while sent_s < horizon_s and count < arrivals_s.shape[0]:
         kind = int(chance.kinds[path, draw % draws] * kinds.shape[0])
@@ -186,6 +191,7 @@ def _insert(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) 
     """Put a request where it arrives in its turn; small ones overtake."""
     place = count
     while place > 0 and arrivals_s[place - 1, 0] > arrival_s:
-        arrivals_s[place] = arrivals_s[place - 1]
+        for column in range(2):
+            arrivals_s[place, column] = arrivals_s[place - 1, column]
         place -= 1
     arrivals_s[place, 0], arrivals_s[place, 1] = arrival_s, due_s
