@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 from test_sponge_ip import exhaustive, same
 from views import busy_view, make_spec, make_view, views
 
-from agents.exact_kernel import solve_per_request
-from agents.forecast import Forecast, ForecastConfig, forecast_arrivals
-from agents.program import per_request_program, published_program
-from agents.solve_exact import ExactSolver
-from agents.sponge_ip import SpongeIP
+from agents.exact import ExactSolver, solve_per_request
+from agents.program import Forecast, per_request_program, published_program
+from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
@@ -74,7 +72,7 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
     for _ in range(1000):
         spec = random_spec(rng, largest=20)
         view, margin = random_view(rng, spec), float(rng.choice([0.0, 0.1, 0.25]))
-        forecast = forecast_arrivals(ForecastConfig(), spec, view)
+        forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
         answer = ExactSolver(spec, margin).per_request(view, forecast)
         assert same(answer, exhaustive(per_request_program(spec, view, forecast, margin)))
         feasible += answer.feasible
@@ -129,7 +127,7 @@ def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
     except ProfileError:
         assume(False)
     assume(view.arrivals.size)
-    forecast = forecast_arrivals(ForecastConfig(), spec, view)
+    forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
     expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
     assert same(solver.per_request(view, forecast), expected)
 
@@ -153,7 +151,7 @@ def test_published_form_equals_exhaustive_search(
 def test_long_and_empty_queues(queued: int, slack_s: float) -> None:
     spec = make_spec()
     view = busy_view(rate_rps=5, budgets_left_s=tuple(np.linspace(slack_s, slack_s + 1, queued)))
-    forecast = forecast_arrivals(ForecastConfig(), spec, view)
+    forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
     expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
     assert same(ExactSolver(spec, margin=0.1).per_request(view, forecast), expected)
 

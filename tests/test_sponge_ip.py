@@ -12,16 +12,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from views import NOTHING, busy_view, make_spec, make_view, views
 
-from agents.forecast import Forecast, ForecastConfig, forecast_arrivals
 from agents.program import (
+    Forecast,
     Program,
     cost_table,
+    make_backend,
     per_request_program,
     published_program,
     recovery_table,
+    solve,
 )
-from agents.solve_pulp import make_backend, solve
-from agents.sponge_ip import SpongeIP
+from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 
@@ -71,7 +72,7 @@ def test_cbc_equals_exhaustive_search(program: Program) -> None:
 @given(view=views(), margin=st.sampled_from([0.0, 0.1]))
 def test_cbc_equals_exhaustive_search_on_views(view: SystemView, margin: float) -> None:
     assume(view.arrivals.size)
-    forecast = forecast_arrivals(ForecastConfig(), make_spec(), view)
+    forecast = forecast_arrivals(SpongeIPConfig(), make_spec(), view)
     program = per_request_program(make_spec(), view, forecast, margin)
     assert same(solve(program, CBC), exhaustive(program))
 
@@ -288,7 +289,7 @@ class TestPerRequest:
 
 class TestForecast:
     def forecast(self, view: SystemView, **options: Any) -> Forecast:
-        return forecast_arrivals(ForecastConfig(**options), make_spec(), view)
+        return forecast_arrivals(SpongeIPConfig(**options), make_spec(), view)
 
     def test_equal_gaps_need_no_allowance(self) -> None:
         forecast = self.forecast(busy_view(rate_rps=20))
@@ -313,7 +314,7 @@ class TestForecast:
 
     def test_rate_is_per_second(self) -> None:
         spec = make_spec(interval_s=0.5)
-        assert forecast_arrivals(ForecastConfig(), spec, busy_view(rate_rps=20)).rate_rps == 40
+        assert forecast_arrivals(SpongeIPConfig(), spec, busy_view(rate_rps=20)).rate_rps == 40
 
     def test_budgets_remember_the_worst_recent_delay(self) -> None:
         delays_s = np.array([0.9, 0.5, 0.1, 0.1])

@@ -12,13 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
-from agents.exact_kernel import entry_point
-from agents.mpc_config import MPCConfig
-from agents.mpc_flow import Flow, fit_rate
-from agents.mpc_paths import Outlook, make_chance, sample_path
-from agents.mpc_price import cost_curve
-from agents.mpc_queue import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
-from agents.mpc_service import ServiceTimes
+from agents import lookahead
+from agents.lookahead.flow import Flow, fit_rate
+from agents.lookahead.paths import Outlook, make_chance, sample_path
+from agents.lookahead.queue import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
+from agents.lookahead.service import ServiceTimes, cost_curve
 from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
@@ -29,6 +27,7 @@ from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 from sponge_env.serving.core import ServingCore
 from sponge_env.serving.drive import ArrivalCursor, drive
+from sponge_env.vector.compiler import entry_point
 from sponge_env.workers.service import ProfileService
 from sponge_env.workers.simulated import SimulatedWorker
 
@@ -60,6 +59,19 @@ def serve(
 
 
 @entry_point
+def play_path(
+    outlook: Outlook,
+    chance: Any,
+    path: int,
+    kinds: FloatArray,
+    interval_s: float,
+    speed: FloatArray,
+    arrivals_s: FloatArray,
+) -> int:
+    """Call the compiled function."""
+    return sample_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
+
+
 def path_of(
     outlook: Outlook,
     chance: Any,
@@ -70,8 +82,8 @@ def path_of(
 ) -> FloatArray:
     """Return one path's arrivals and deadlines."""
     arrivals_s = np.empty((500, 2))
-    count = sample_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
-    return arrivals_s[:count].copy()
+    count = play_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
+    return arrivals_s[:count]
 
 
 @entry_point
@@ -221,7 +233,7 @@ def interval_view(intervals: int, arrived: int, delay_s: float, mean: FloatArray
 
 
 def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     flow.observe(interval_view(10, 20, 0.1, np.full(10, 20.0)))
     outlook = flow.observe(interval_view(11, 0, 0.1, np.array([20.0] * 10 + [0.0])))
     assert outlook.rate_rps == pytest.approx(20.0)
@@ -229,7 +241,7 @@ def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
 
 
 def test_few_arrivals_are_expected_where_few_came() -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     flow.observe(interval_view(10, 1, 0.1, np.ones(10)))
     outlook = flow.observe(interval_view(11, 0, 0.1, np.array([1.0] * 10 + [0.0])))
     assert outlook.transfer_s == pytest.approx(0.1)
@@ -252,7 +264,7 @@ def network_view(
 
 @pytest.mark.parametrize("base_s", [0.0, 0.01, 0.2])
 def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_s: float) -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     for interval, bandwidth in enumerate((3e6, 1e6, 1e6, 4.1e6, 2e4, 7e6, 3e6), start=1):
         flow.observe(network_view(interval, bandwidth, [3e5] * 20, base_s))
         assert flow.kinds.tolist() == [[1.0, 1.0]]
@@ -260,7 +272,7 @@ def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_
 
 @pytest.mark.parametrize("bandwidths", [(3e6, 3.0001e6), (3e6, 1e6, 4e6, 2e6)])
 def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[float, ...]) -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     for interval, bandwidth in enumerate(bandwidths, start=1):
         large = 3 + interval % 3
         flow.observe(network_view(interval, bandwidth, [6e5] * large + [5e4] * (20 - large)))
@@ -272,7 +284,7 @@ def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[fl
 def test_steady_arrivals_do_not_scatter_and_random_ones_do() -> None:
     rng = np.random.default_rng(1)
     for counts, low, high in ((np.full(30, 20.0), 0.0, 0.2), (rng.poisson(20, 30), 0.5, 1.0)):
-        outlook = Flow(SPEC, MPCConfig()).observe(
+        outlook = Flow(SPEC).observe(
             interval_view(30, int(counts[-1]), 0.1, counts.astype(np.float64))
         )
         assert low <= outlook.scatter <= high
@@ -359,13 +371,11 @@ def test_a_plan_that_cannot_keep_up_says_so() -> None:
 def test_a_high_load_is_played_in_groups_as_it_is_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from agents import mpc_episode
-
     fast = LatencyModel(gamma_s=0.005, delta_s=1e-4, epsilon_s=0.0, eta_s=1e-3)
     view = busy_view(rate_rps=400, allocation=Allocation(8, 8))
     answers = []
     for played in (10_000, 200):
-        monkeypatch.setattr(mpc_episode, "_PLAYED", played)
+        monkeypatch.setattr(lookahead, "_PLAYED", played)
         answers.append(decide(view, make_spec(latency=fast)))
     exact, grouped = answers
     assert exact.feasible

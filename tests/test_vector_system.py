@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE, SHORT, short
 
-from agents.learners import LEARNERS
+from agents import LEARNERS
 from sponge_env.config import RequestClass, Serving, Simulation
 from sponge_env.errors import ProfileError
 from sponge_env.factory import make_system

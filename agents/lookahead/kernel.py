@@ -67,6 +67,7 @@ class Memory(NamedTuple):
 
 def make_memory(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Memory:
     """Allocate what a queue and so many arrivals on each path need."""
+
     def queue() -> Queue:
         return make_queue(queued + places, rules.replicas)
 
