@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -22,29 +21,10 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 
 from .program import Forecast
-
-SolverName = Literal["exact", "pulp", "highs"]
+from .solvers import SolverName, solver_maker
 
 _INTERVALS_FOR_DISPERSION = 5
 """With fewer intervals, arrivals are taken to scatter like a Poisson process."""
-
-
-class Solver(Protocol):
-    """Answers the programs of :mod:`.program` for one system.
-
-    Of the pairs that miss the fewest deadlines, the one of the lowest cost wins; it is
-    feasible if it misses none.
-    """
-
-    def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve :func:`.program.published_program`."""
-
-    def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
-        """Solve :func:`.program.per_request_program`."""
-
-
-SolverMaker = Callable[[SystemSpec, float], Solver]
-"""Takes the system and the margin of the per-request form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +77,7 @@ class SpongeIP(BaseController):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
-        self._make_solver = _solver_maker(self.config.solver)
+        self._make_solver = solver_maker(self.config.solver)
 
     def begin(self, spec: SystemSpec) -> None:
         """Make the solver for a system whose latency model predicts positive latencies."""
@@ -129,24 +109,6 @@ class SpongeIP(BaseController):
 def sponge_exact(**options: object) -> SpongeIP:
     """Make the controller with the compiled solver, whatever the default is."""
     return SpongeIP(solver="exact", **options)
-
-
-def _solver_maker(name: SolverName) -> SolverMaker:
-    """Import a solver's library and return what makes it for a system.
-
-    Raises:
-        ConfigError: The solver is not installed.
-    """
-    # Each brings a library that takes a while to import and that the other does not need.
-    if name == "exact":
-        from .exact import ExactSolver, warm_up
-
-        warm_up()
-        return ExactSolver
-    from .program import PulpSolver, make_backend
-
-    backend = make_backend(name)
-    return lambda spec, margin: PulpSolver(spec, margin, backend)
 
 
 def forecast_arrivals(config: SpongeIPConfig, spec: SystemSpec, view: SystemView) -> Forecast:

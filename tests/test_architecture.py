@@ -40,7 +40,7 @@ DOORS = {
         "agents/learn/training.py",
         "sponge_env/models.py",
     },
-    "pulp": {"agents/program.py"},
+    "pulp": {"agents/solvers.py"},
     "optuna": {"agents/learn/search.py"},
     "numba": {
         "sponge_env/vector/compiler.py",

@@ -10,18 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from reference.program import published_program
 from views import NOTHING, busy_view, make_spec, make_view, views
 
-from agents.program import (
-    Forecast,
-    Program,
-    cost_table,
-    make_backend,
-    per_request_program,
-    published_program,
-    recovery_table,
-    solve,
-)
+from agents.program import Forecast, cost_table, recovery_table
+from agents.solvers import Program, PulpSolver, make_backend, solve
 from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
@@ -43,6 +36,12 @@ def exhaustive(program: Program) -> Allocation:
 
 def same(one: Allocation, other: Allocation) -> bool:
     return (one, one.feasible) == (other, other.feasible)
+
+
+def per_request_program(
+    spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float
+) -> Program:
+    return PulpSolver(spec, margin, CBC).per_request_program(view, forecast)
 
 
 def decide(view: SystemView, spec: SystemSpec | None = None, **options: Any) -> Allocation:
