@@ -18,6 +18,7 @@ from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_pol
 from agents.residual import CHOICES, CorrectedMPC, ResidualController, corrected, preset
 from agents.sponge_mpc import SpongeMPC
 from sponge_env.encoding import FIELDS, OBS_DIM
+from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
@@ -109,15 +110,14 @@ def test_the_environment_plays_the_episodes_of_the_controller(tmp_path: Path) ->
     action = np.array([0, 2, 1])
     save_policy(always(action), tmp_path / POLICY_FILE)
     expected = played(ResidualController(str(tmp_path)), seed=1234).intervals
-    env = CorrectionEnv(SCENARIO)
+    env = CorrectionEnv(SpongeEnv(SCENARIO))
     observation, info = env.reset(options={"episode_seed": 1234})
     assert info == {"episode_seed": 1234}
     for number, interval in enumerate(expected, start=1):
         observation, reward, ended, over, _ = env.step(action)
         assert (reward, ended, over) == (interval.reward, False, number == len(expected))
         assert observation in env.observation_space
-        assert env.metrics is not None
-        assert env.metrics.cores == interval.cores
+        assert env.metrics["cores"] == interval.cores
 
 
 def test_validation_plays_what_the_controller_decides(tmp_path: Path) -> None:

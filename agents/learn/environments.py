@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,17 +12,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from sponge_env.arrays import IntArray
-from sponge_env.config import Arrivals, Backend, Initial, Limiter, Network, Serving
-from sponge_env.encoding import CLIP, OBS_DIM, control_named, encode
+from sponge_env.config import Arrivals, Initial, Network, Serving
+from sponge_env.encoding import control_named
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system
-from sponge_env.metrics import IntervalMetrics
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT, stream
-from sponge_env.system import System
+from sponge_env.seeding import stream
 from sponge_env.vector.sb3_env import SpongeVecEnv
-from sponge_env.vector.system import CompiledSystem
 
 from ..learned import masks_for
 from ..residual import CHOICES, CorrectedMPC
@@ -70,19 +65,13 @@ def _batch(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
 
 def _singles(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     """Make environments that step one after the other."""
-    makers: list[Callable[[], gym.Env[Any, Any]]] = [
-        partial(CorrectionEnv, scenario, plan.backend, plan.limiter)
-        if plan.learner.corrects
-        else partial(
-            SpongeEnv,
-            scenario,
-            backend=plan.backend,
-            limiter=plan.limiter,
-            control=plan.learner.control,
-        )
-        for scenario in _scenarios(plan, config)
-    ]
-    return VecMonitor(DummyVecEnv(makers))
+
+    def make(scenario: Scenario) -> gym.Env[Any, Any]:
+        control = plan.learner.control
+        env = SpongeEnv(scenario, backend=plan.backend, limiter=plan.limiter, control=control)
+        return CorrectionEnv(env) if plan.learner.corrects else env
+
+    return VecMonitor(DummyVecEnv([partial(make, each) for each in _scenarios(plan, config)]))
 
 
 def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
@@ -102,58 +91,27 @@ def _weighted(scenario: Scenario, config: LearnConfig) -> Scenario:
     return dataclasses.replace(scenario, reward=reward)
 
 
-class CorrectionEnv(gym.Env[Observation, IntArray]):
+class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
     """``Sponge-v0`` with the program between the action and the system.
 
     Observation, reward and the sequence of episodes are those of ``Sponge-v0``; what an action
     means says :func:`..residual.corrected`.
     """
 
-    def __init__(
-        self, scenario: Scenario, backend: Backend = "sim", limiter: Limiter = "auto"
-    ) -> None:
-        """Nothing is started before ``reset``.
-
-        Args:
-            scenario: The experiment.
-            backend: Simulated or real worker; the real one's clock stands still between two
-                steps.
-            limiter: CPU limiter of the real worker.
-        """
-        self.scenario = scenario
-        self._backend, self._limiter = backend, limiter
-        self._program = CorrectedMPC()
-        self._system: System | CompiledSystem | None = None
-        self.metrics: IntervalMetrics | None = None
-        """Of the last interval; None before the first."""
+    def __init__(self, env: SpongeEnv) -> None:
+        super().__init__(env)
+        self._sponge, self._program = env, CorrectedMPC()
+        self.metrics: dict[str, Any] = {}
+        """Of the last interval."""
         self.action_space = gym.spaces.MultiDiscrete(list(CHOICES))
-        self.observation_space = gym.spaces.Box(-CLIP, CLIP, (OBS_DIM,), np.float32)
-
-    @property
-    def system(self) -> System | CompiledSystem:
-        """The system behind the environment."""
-        assert self._system is not None, "call reset first"
-        return self._system
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a new episode.
-
-        Args:
-            seed: Seeds the sequence of episodes.
-            options: ``episode_seed`` fixes the episode itself.
-
-        Returns:
-            The first observation, and the episode's seed as info.
-        """
-        super().reset(seed=seed)
-        drawn = int(self.np_random.integers(EVALUATION_SEEDS, SEED_LIMIT))
-        episode_seed = (options or {}).get("episode_seed", drawn)
-        self.close()
-        self._system = self._make_system(episode_seed)
-        self._program.reset(self._system.spec, episode_seed)
-        return self._observe(), {"episode_seed": episode_seed}
+        """Start a new episode, as the environment does."""
+        observation, info = self._sponge.reset(seed=seed, options=options)
+        self._program.reset(self._sponge.system.spec, info["episode_seed"])
+        return observation, info
 
     def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Let the corrected program decide, and serve one interval.
@@ -163,29 +121,10 @@ class CorrectionEnv(gym.Env[Observation, IntArray]):
             metrics say is in :attr:`metrics`, for SB3 copies every info at every step.
         """
         self._program.correct(action)
-        self.metrics = self.system.step(self._program.decide(self._view))
-        return self._observe(), self.metrics.reward, False, self.system.done, {}
-
-    def close(self) -> None:
-        """Stop the worker; safe to call at any time."""
-        if self._system is not None:
-            self._system.close()
-            self._system = None
-
-    def _observe(self) -> Observation:
-        self._view = self.system.view()
-        return encode(self._view, self.system.spec)
-
-    def _make_system(self, seed: int) -> System | CompiledSystem:
-        if self._backend == "sim":
-            return CompiledSystem(self.scenario, seed)
-        return make_system(
-            self.scenario,
-            seed,
-            backend=self._backend,
-            limiter=self._limiter,
-            hold_between_steps=True,
-        )
+        chosen = self._program.decide(self._sponge.system.view())
+        allocation = np.array([chosen.cores - 1, chosen.batch - 1])
+        observation, reward, ended, over, self.metrics = self._sponge.step(allocation)
+        return observation, reward, ended, over, {}
 
 
 def variants(scenario: Scenario, count: int, seed: int) -> list[Scenario]:

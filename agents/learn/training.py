@@ -20,6 +20,7 @@ from stable_baselines3.common.logger import configure
 
 from sponge_env.arrays import IntArray
 from sponge_env.encoding import control_named
+from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import SEED_LIMIT
@@ -244,7 +245,8 @@ class CorrectionValidator:
 
     def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str) -> None:
         """Prepare the episodes; see :func:`make_validator`."""
-        self._envs = [CorrectionEnv(each) for each in scenarios]
+        self._scenarios = scenarios
+        self._envs = [CorrectionEnv(SpongeEnv(each)) for each in scenarios]
         self._episodes = episodes
 
     def __call__(self, policy: Policy) -> Validation:
@@ -256,8 +258,8 @@ class CorrectionValidator:
             over = False
             while not over:
                 observation, _, _, over, _ = env.step(policy.act(observation))
-                totals.add(1, *(getattr(env.metrics, name) for name in _Totals.METRICS))
-        return totals.result(self._envs[0].scenario.limits.cores)
+                totals.add(1, *(env.metrics[name] for name in _Totals.METRICS))
+        return totals.result(self._scenarios[0].limits.cores)
 
 
 class _Totals:

@@ -17,7 +17,7 @@ from sponge_env.controllers import Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .flow import Flow, fit_rate
-from .kernel import Rules, make_memory, plan
+from .kernel import Decision, Rules, make_memory, plan
 from .paths import Outlook, make_chance
 from .queue import HEAD, NEXT, TAIL
 from .service import cost_curve
@@ -91,7 +91,7 @@ class LookAhead:
         self._memory = make_memory(self._rules, paths, intervals, spec.batch_max, _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
-        plan(self._rules, nothing, self._chance, self._flow.kinds, 0.0, self._memory, 1, 1)
+        plan(self._decision(self._rules, 0.0, 1), nothing, self._flow.kinds, 1)
 
     def use(self, service_s: FloatArray, replicas: int = 1) -> None:
         """Plan with other service times, and for so many replicas."""
@@ -121,26 +121,29 @@ class LookAhead:
         most = _PLAYED * _PLAYED_CORES / max(spec.cores_max, _PLAYED_CORES)
         group = group_size(queued + expected, most)
         rules = _grouped(self._rules, group)
-        price = self._curve.price(outlook.rate_rps / replicas)
+        price = group * self._config.backlog_price
+        price *= self._curve.price(outlook.rate_rps / replicas)
         running = sum(batch.size for batch in view.running)
         waiting = (queued + running) // group + replicas + 1
         self._reserve(rules, waiting, expected / group)
         self._fill(view, outlook.rate_rps, group)
+        # In groups, the number of requests scatters less.
+        outlook = outlook._replace(
+            rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group
+        )
         cores, batch, late = plan(
-            rules,
-            # In groups, the number of requests scatters less.
-            outlook._replace(rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group),
-            self._chance,
+            self._decision(rules, price, view.allocation.cores),
+            outlook,
             self._flow.kinds,
-            group * self._config.backlog_price * price,
-            self._memory,
-            view.allocation.cores,
             in_groups(view.allocation.batch, group, rules.service_s.shape[1]),
         )
         expired = queued and view.queued_deadlines_s[0] < view.now_s
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
         size = min(group * int(batch), spec.batch_max)
         return Allocation(int(cores), size, replicas, feasible=feasible)
+
+    def _decision(self, rules: Rules, backlog_price: float, cores: int) -> Decision:
+        return Decision(rules, self._chance, self._memory, backlog_price, cores)
 
     def _expected(self, outlook: Outlook) -> float:
         """Return how many requests are on the way or will be sent before the look-ahead ends."""

@@ -65,6 +65,19 @@ class Memory(NamedTuple):
     """(0,) of a type that tells from which sources the kernel was made."""
 
 
+class Decision(NamedTuple):
+    """What is decided, and with what."""
+
+    rules: Rules
+    chance: Chance
+    memory: Memory
+    """Its ``start`` is read, the rest is overwritten."""
+    backlog_price: float
+    """Core-seconds that a request costs which is left at the end."""
+    cores: int
+    """Those in force."""
+
+
 def make_memory(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Memory:
     """Allocate what a queue and so many arrivals on each path need."""
 
@@ -98,14 +111,7 @@ def _sources_mark() -> str:
 
 @entry_point
 def plan(
-    rules: Rules,
-    outlook: Outlook,
-    chance: Chance,
-    kinds: FloatArray,
-    backlog_price: float,
-    memory: Memory,
-    cores: int,
-    batch: int,
+    decision: Decision, outlook: Outlook, kinds: FloatArray, batch: int
 ) -> tuple[int, int, float]:
     """Return the pair that costs least over the next interval and the look-ahead.
 
@@ -113,30 +119,28 @@ def plan(
     paths, so they fall and rise smoothly and the walk is short.
 
     Args:
-        rules: What stays the same.
+        decision: What is decided.
         outlook: What is believed.
-        chance: What tells the paths apart.
         kinds: See :func:`~.paths.sample_path`.
-        backlog_price: Core-seconds that a request left at the end costs.
-        memory: Its ``start`` is read, the rest is overwritten.
-        cores: Those in force.
-        batch: Likewise.
+        batch: That in force.
 
     Returns:
         Cores, batch, and the late requests to expect in the next interval.
     """
+    rules, chance, memory = decision.rules, decision.chance, decision.memory
     for path in range(chance.weight.size):
         memory.counts[path] = sample_path(
             outlook, chance, path, kinds, rules.interval_s, memory.speed, memory.arrivals_s[path]
         )
     memory.score[:] = math.nan
-    best_cores, best_batch, move = cores, batch if rules.batching else rules.service_s.shape[1], 0
-    best = _score(rules, chance, backlog_price, memory, cores, best_cores, best_batch, math.inf)
+    best_cores, move = decision.cores, 0
+    best_batch = batch if rules.batching else rules.service_s.shape[1]
+    best = _score(decision, best_cores, best_batch, math.inf)
     while move < _MOVES:
         c, b = _moved(rules, best_cores, best_batch, move)
         move += 1
         if math.isnan(memory.score[c - 1, b - 1]):
-            score = _score(rules, chance, backlog_price, memory, cores, c, b, best)
+            score = _score(decision, c, b, best)
             if score < best:
                 best, best_cores, best_batch, move = score, c, b, 0
     return best_cores, best_batch, memory.late[best_cores - 1, best_batch - 1]
@@ -164,21 +168,14 @@ def _moved(rules: Rules, cores: int, batch: int, move: int) -> tuple[int, int]:
 
 
 @compiled
-def _score(
-    rules: Rules,
-    chance: Chance,
-    backlog_price: float,
-    memory: Memory,
-    cores: int,
-    c: int,
-    b: int,
-    limit: float,
-) -> float:
+def _score(decision: Decision, c: int, b: int, limit: float) -> float:
     """Return the expected cost of a pair: its cores, and what each path costs under it.
 
     The paths come worst first, and no more are played once the cost has reached ``limit``.
     """
+    rules, chance, memory = decision.rules, decision.chance, decision.memory
     row_s, interval_s, guard_s = rules.service_s[c - 1], rules.interval_s, rules.guard_s
+    cores = decision.cores
     score = rules.replicas * (c * interval_s + rules.release_price * max(0, cores - c))
     then, expected = c, 0.0
     for path in range(chance.weight.size):
@@ -188,7 +185,7 @@ def _score(
         copy_queue(memory.start, memory.middle)
         resize(memory.middle, 0.0, rules.service_s[cores - 1], row_s)
         late = advance(memory.middle, arrivals_s, row_s, b, 0.0, interval_s, guard_s)
-        rest, then = _look_ahead(rules, backlog_price, memory, arrivals_s, c, b, then)
+        rest, then = _look_ahead(decision, arrivals_s, c, b, then)
         expected += chance.weight[path] * late
         score += chance.weight[path] * (rules.late_price * late + rest)
     memory.score[c - 1, b - 1], memory.late[c - 1, b - 1] = score, expected
@@ -197,20 +194,14 @@ def _score(
 
 @compiled
 def _look_ahead(
-    rules: Rules,
-    backlog_price: float,
-    memory: Memory,
-    arrivals_s: FloatArray,
-    c: int,
-    b: int,
-    then: int,
+    decision: Decision, arrivals_s: FloatArray, c: int, b: int, then: int
 ) -> tuple[float, int]:
     """Return what a path costs after the next interval, with the cores that suit it best.
 
     The search for them starts at ``then``, those that suited the path before.
     """
-    best = _rest(rules, backlog_price, memory, arrivals_s, c, b, then)
-    if memory.speed.size == 1:
+    best = _rest(decision, arrivals_s, c, b, then)
+    if decision.memory.speed.size == 1:
         return best, then
     best_cores = then
     for sign in (-1, 1):
@@ -218,9 +209,9 @@ def _look_ahead(
             break
         while True:
             cores = best_cores + sign * max(1, int(best_cores * _STRIDE))
-            if not 1 <= cores <= rules.service_s.shape[0]:
+            if not 1 <= cores <= decision.rules.service_s.shape[0]:
                 break
-            rest = _rest(rules, backlog_price, memory, arrivals_s, c, b, cores)
+            rest = _rest(decision, arrivals_s, c, b, cores)
             if rest >= best:
                 break
             best, best_cores = rest, cores
@@ -228,19 +219,12 @@ def _look_ahead(
 
 
 @compiled
-def _rest(
-    rules: Rules,
-    backlog_price: float,
-    memory: Memory,
-    arrivals_s: FloatArray,
-    c: int,
-    b: int,
-    then: int,
-) -> float:
+def _rest(decision: Decision, arrivals_s: FloatArray, c: int, b: int, then: int) -> float:
     """Return what a path costs after the next interval if it goes on with given cores.
 
     Without look-ahead the backlog is priced at once, and worked off as it stands.
     """
+    rules, memory = decision.rules, decision.memory
     horizon_s = memory.speed.size * rules.interval_s
     row_s, guard_s = rules.service_s[then - 1], rules.guard_s
     copy_queue(memory.middle, memory.end)
@@ -249,4 +233,4 @@ def _rest(
     left = unfinished(memory.end, horizon_s, row_s)
     late += advance(memory.end, arrivals_s, row_s, b, horizon_s, math.inf, guard_s)
     cores_s = rules.replicas * then * (horizon_s - rules.interval_s)
-    return cores_s + rules.late_price * late + backlog_price * left
+    return cores_s + rules.late_price * late + decision.backlog_price * left
