@@ -25,11 +25,15 @@ from benchmarks.simpy_model import Server
 from sponge_env.config import Arrivals
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
-from sponge_env.factory import make_spec, scenario_profile
+from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.profile import load_profile, save_profile
+from sponge_env.registry import known_controllers, make_controller
+from sponge_env.rollout import ControlledSystem, Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeding import stream
+from sponge_env.seeding import EVALUATION_SEEDS, stream
+from sponge_env.tables import aligned
 from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.vector.system import CompiledSystem
 from sponge_env.workers.simulated import noise_source
 from sponge_env.workload import make_requests
 
@@ -140,14 +144,21 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
     return INTERVALS / best_s(episode, repeats)
 
 
+def episode_s(
+    make: Callable[[Scenario, int], ControlledSystem], scenario: Scenario, agent: str, repeats: int
+) -> float:
+    """Return the shortest wall time of an episode of an agent, its making included."""
+    controllers, seed = known_controllers(), EVALUATION_SEEDS
+    run = Run.of(agent, scenario, "sim", seed)
+    return best_s(
+        lambda: run_episode(make(scenario, seed), make_controller(agent, controllers), run),
+        repeats,
+    )
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print an aligned Markdown table."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * (width - 1) + ":" for width in widths]
-    for row in (header, rule, *rows):
-        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        print("| " + " | ".join(cells) + " |")
-    print()
+    """Print an aligned table and a blank line."""
+    print("\n".join([*aligned([header, *rows]), ""]))
 
 
 def print_speeds(scenarios: dict[int, Scenario], sizes: Sequence[int], repeats: int) -> float:
@@ -197,6 +208,24 @@ def print_request_costs(scenarios: dict[int, Scenario], envs: int, repeats: int)
     print_table(["load", "ns per request", "without the step"], rows)
 
 
+def print_episodes(quick: bool) -> None:
+    """Print what whole episodes take on the compiled system and on the reference."""
+    rows = []
+    for name in ("paper", "bursty", "mixed")[: 1 if quick else 3]:
+        scenario = load_scenario(name)
+        for agent in ("static-16", "sponge-ip", "fa2")[: 1 if quick else 3]:
+            times_s = [
+                episode_s(make, scenario, agent, 1 if quick else 5)
+                for make in (CompiledSystem, make_system)
+            ]
+            times = (f"{1000 * seconds:.0f}" for seconds in times_s)
+            ratio = f"{times_s[1] / times_s[0]:.1f}"
+            rows.append([name, agent, str(scenario.intervals), *times, ratio])
+    print("Episodes as suites and evaluations run them:\n")
+    headings = ["scenario", "agent", "intervals", "compiled [ms]", "reference [ms]", "ratio"]
+    print_table(headings, rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="Time the batch simulator.")
@@ -208,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         best = print_speeds(scenarios, sizes, repeats)
         print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
         print_request_costs(scenarios, 64, repeats)
+    print_episodes(quick)
 
 
 if __name__ == "__main__":
