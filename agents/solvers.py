@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -31,56 +31,25 @@ if TYPE_CHECKING:
 SolverName = Literal["exact", "pulp", "highs"]
 
 
-class Solver(Protocol):
-    """Answers the programs of :mod:`.program` for one system.
-
-    Of the pairs that miss the fewest deadlines, the one of the lowest cost wins; it is
-    feasible if it misses none.
-    """
-
-    def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve the published form; see :func:`.exact.solve_published`."""
-
-    def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
-        """Solve the per-request form; see :func:`.exact.solve_per_request`."""
-
-
-SolverMaker = Callable[[SystemSpec, float], Solver]
-"""Takes the system and the margin of the per-request form."""
-
-
-def solver_maker(name: SolverName) -> SolverMaker:
-    """Return what makes a solver for a system; compiles, so that no decision waits for it.
-
-    Raises:
-        ConfigError: The solver is not installed.
-    """
-    make: SolverMaker = ExactSolver
-    if name != "exact":
-        backend = make_backend(name)
-        make = partial(PulpSolver, backend=backend)
-    fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
-    solver = make(SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0), 0.0)
-    solver.published(rate_rps=0.0, delay_max_s=0.0, slo_fraction=1.0)
-    solver.per_request(_IDLE, Forecast(0.0, 0.0, 0.0, 0.0))
-    return make
-
-
 class ExactSolver:
-    """Solves both formulations for one system, by enumeration."""
+    """Solves both formulations for one system, by enumeration.
+
+    Of the pairs that miss the fewest deadlines, the one of the lowest cost wins; it is feasible
+    if it misses none.
+    """
 
     def __init__(self, spec: SystemSpec, margin: float) -> None:
         self._spec, self._latency_ms = spec, published_table_ms(spec)
         self.tables = make_tables(spec, margin)
 
     def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve the published form."""
+        """Solve the published form; see :func:`.exact.solve_published`."""
         limit_ms = self._limit_ms(delay_max_s, slo_fraction)
         cores, batch, late = solve_published(self._latency_ms, rate_rps, limit_ms)
         return Allocation(cores, batch, feasible=late == 0)
 
     def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
-        """Solve the per-request form."""
+        """Solve the per-request form; see :func:`.exact.solve_per_request`."""
         cores, batch, late = solve_per_request(self.tables, *self.arguments(view, forecast))
         return Allocation(cores, batch, feasible=late == 0)
 
@@ -181,17 +150,28 @@ def make_backend(name: SolverName) -> pulp.LpSolver:
     return backend
 
 
-_IDLE = SystemView(
-    now_s=0.0,
-    queued_deadlines_s=np.empty(0),
-    running=(),
-    allocation=Allocation(1, 1),
-    replicas_ready=1,
-    starting_s=(),
-    arrivals=np.empty(0),
-    delays_s=np.empty(0),
-    budgets_s=np.empty(0),
-    mean_delays_s=np.empty(0),
-    bandwidths_bytes_per_s=np.empty(0),
-    last=None,
-)
+def solver_maker(name: SolverName) -> Callable[[SystemSpec, float], ExactSolver]:
+    """Return what makes a solver for a system, with the margin of the per-request form.
+
+    Raises:
+        ConfigError: The solver is not installed.
+    """
+    if name == "exact":
+        _compile()
+        return ExactSolver
+    backend = make_backend(name)
+    _compile(np.zeros((1, 1), np.int64))
+    return partial(PulpSolver, backend=backend)
+
+
+def _compile(late: IntArray | None = None) -> None:
+    """Compile a solver's kernels, or load them from disk, so that no decision waits for it."""
+    fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
+    tables = make_tables(SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0), 0.0)
+    idle = State(0.0, np.empty(0), 0.0, np.empty((0, 2)), 1, Forecast(0.0, 0.0, 0.0, 0.0))
+    if late is None:
+        solve_published(np.ones((1, 1)), 0.0, 1.0)
+        solve_per_request(tables, idle, np.empty((0, 2)))
+    else:
+        count_published(np.ones((1, 1)), 0.0, 1.0, late)
+        count_per_request(tables, idle, np.empty((0, 2)), late)

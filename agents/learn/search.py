@@ -11,6 +11,7 @@ on where it was interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 import tempfile
@@ -39,7 +40,6 @@ TRIALS_BEFORE_PRUNING = 4
 """Trials that run to their end whatever they do."""
 _STUDY = "search"
 """Its name in the file."""
-MINIBATCHES = (256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +94,11 @@ class Search:
 
 
 def suggest(trial: Any, weight: float) -> dict[str, Any]:
-    """Draw hyper-parameters.
-
-    Args:
-        trial: An optuna trial.
-        weight: Weight of violations around which that of the reward is drawn.
-    """
+    """Draw hyper-parameters; the weight of violations is drawn around the given one."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
         "entropy": trial.suggest_float("entropy", 1e-5, 1e-2, log=True),
-        "minibatch": trial.suggest_categorical("minibatch", MINIBATCHES),
+        "minibatch": trial.suggest_categorical("minibatch", (256, 512, 1024, 2048, 4096)),
         "epochs": trial.suggest_int("epochs", 1, 8),
         "gamma": trial.suggest_float("gamma", 0.5, 0.99),
         "violation_weight": trial.suggest_float(
@@ -210,8 +205,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def search(argv: Sequence[str]) -> int:
     """Search, and print the best."""
     arguments = parse(argv)
-    names = [arguments.scenario, *arguments.also]
-    scenarios = [load_scenario(name) for name in names]
+    scenarios = [load_scenario(name) for name in (arguments.scenario, *arguments.also)]
     profile = arguments.profile or scenarios[0].profile
     path = arguments.out or Path("runs") / f"search-{arguments.agent}-{scenarios[0].name}.log"
     with saying_why(path):
@@ -229,19 +223,13 @@ def search(argv: Sequence[str]) -> int:
     _ = plan.spec  # notices scenarios that do not go together
     wanted = Search(plan, scenarios[0].reward.violation_weight)
     study = open_study(wanted, path)
-    with cli.terminate_like_interrupt():
-        run_trials(wanted, study, arguments.trials)
+    progress = Progress("search", arguments.trials, "trial")
+    with cli.terminate_like_interrupt(), contextlib.closing(progress):
+        while (done := finished(study)) < arguments.trials:
+            progress.show(done)
+            study.optimize(wanted.score, n_trials=1)
     sys.stdout.write(f"{report(study, arguments)}\n")
     return 0
-
-
-def run_trials(wanted: Search, study: Any, trials: int) -> None:
-    """Run trials until so many have ended."""
-    progress = Progress("search", trials, "trial")
-    while (done := finished(study)) < trials:
-        progress.show(done)
-        study.optimize(wanted.score, n_trials=1)
-    progress.close()
 
 
 def report(study: Any, arguments: argparse.Namespace) -> str:
@@ -253,20 +241,19 @@ def report(study: Any, arguments: argparse.Namespace) -> str:
     rows = [["trial", "score", "cores", "avoidable %", *names]]
     rows += [_row(trial, names) for trial in shown]
     command = ["python", "train.py", "--agent", arguments.agent, "--scenario", arguments.scenario]
-    command += ["--profile", arguments.profile] if arguments.profile else []
-    command += ["--also", *arguments.also] if arguments.also else []
-    command += ["--steps", str(arguments.steps)]
-    command += ["--envs", str(arguments.envs)] if arguments.envs else []
+    for key in ("profile", "also", "steps", "envs"):
+        if value := getattr(arguments, key):
+            command += [f"--{key}", *(value if key == "also" else [str(value)])]
     for name, value in ranked[0].params.items():
         command += ["--option", f"{name}={value:.4g}"]
     return "\n".join([*aligned(rows), "", "train with the best:", shlex.join(command)])
 
 
 def _row(trial: Any, names: Sequence[str]) -> list[str]:
-    name = f"{trial.number} (defaults)" if _default(trial) else str(trial.number)
     cores = f"{trial.user_attrs['cores']:.2f}"
     avoidable = f"{100 * trial.user_attrs['avoidable_violation_rate']:.3f}"
     values = [f"{trial.params[name]:.4g}" for name in names]
+    name = f"{trial.number}{' (defaults)' * _default(trial)}"
     return [name, f"{trial.value:.4f}", cores, avoidable, *values]
 
 

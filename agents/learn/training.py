@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     """Check that a checkpoint can be resumed.
 
     Raises:
-        PolicyError: It is missing, or of another learner, system or layout.
+        PolicyError: It is missing, or of another learner, system or observation.
     """
     if not path.is_file():
         raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from")
@@ -125,6 +126,8 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile, interval "
             f"or limits differ from those of {names}; train anew"
         )
+    if info.inputs != control_named(plan.learner.control).fields:
+        raise PolicyError("the checkpoint was trained on other observation fields; train anew")
 
 
 class _Keeper(BaseCallback):
@@ -188,101 +191,74 @@ class _Keeper(BaseCallback):
         self._report(self.num_timesteps - self._start, result)
 
 
-class Validator(Protocol):
-    """Scores policies on fixed simulated episodes that training never uses."""
-
-    def __call__(self, policy: Policy) -> Validation:
-        """Return what a policy costs."""
-
-
-def make_validator(scenarios: Sequence[Scenario], episodes: int, agent: str = "ppo") -> Validator:
-    """Prepare the episodes.
+def make_validator(
+    scenarios: Sequence[Scenario], episodes: int, agent: str = "ppo"
+) -> Callable[[Policy], Validation]:
+    """Prepare episodes on which policies are validated, always the same.
 
     Args:
         scenarios: What to validate on.
         episodes: Number of them, shared out to the scenarios; at least one each.
         agent: Name of the learner.
     """
-    count = max(episodes, len(scenarios))
-    return (CorrectionValidator if LEARNERS[agent].corrects else BatchValidator)(
-        scenarios, count, agent
-    )
+    seeds = SEED_LIMIT + np.arange(max(episodes, len(scenarios)))
+    play = _play_corrections if LEARNERS[agent].corrects else _play_batch
+    return partial(_validated, play(scenarios, seeds, agent), scenarios[0].limits.cores)
 
 
-class BatchValidator:
-    """Validates policies that choose allocations, all episodes at once."""
+_METRICS = ("cores", "violations", "avoidable_violations", "offered")
 
-    def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str) -> None:
-        """Prepare the episodes; see :func:`make_validator`."""
-        self._intervals = max(as_long_as_its_traces(each).intervals for each in scenarios)
-        self._cores_max = scenarios[0].limits.cores
-        self._simulator = BatchSimulator(
-            scenarios,
-            np.arange(episodes) % len(scenarios),
-            obs_dim=control_named(LEARNERS[agent].control).obs_dim,
-        )
-        self._masks = masks_for(agent, self._simulator.specs[0])
-        self._seeds = SEED_LIMIT + np.arange(episodes)
-
-    def __call__(self, policy: Policy) -> Validation:
-        """Play the episodes."""
-        simulator, episodes = self._simulator, len(self._seeds)
-        observations = np.zeros((episodes, len(policy.info.inputs)), np.float32)
-        simulator.reset(np.ones(episodes, np.bool_), self._seeds, observations)
-        totals = _Totals()
-        memory = policy.memory(episodes)
-        for _ in range(self._intervals):
-            steps = int(np.count_nonzero(~simulator.over))
-            allowed = self._masks(observations) if self._masks is not None else None
-            actions = policy.act(observations, allowed, memory)
-            observations, metrics = simulator.step(allocations(actions))
-            totals.add(steps, *(float(metrics[name].sum()) for name in _Totals.METRICS))
-        return totals.result(self._cores_max)
+Played = Iterator[tuple[int, Any]]
+"""Number of intervals, and their metrics by name: one or an array of each."""
 
 
-class CorrectionValidator:
-    """Validates policies that correct the look-ahead program, one episode after the other."""
+def _validated(play: Callable[[Policy], Played], cores_max: int, policy: Policy) -> Validation:
+    sums = np.zeros(1 + len(_METRICS))
+    for count, metrics in play(policy):
+        sums += (count, *(float(np.sum(metrics[name])) for name in _METRICS))
+    intervals, cores, violations, avoidable, offered = sums.tolist()
+    offered = max(1.0, offered)
+    return Validation(cores / intervals, cores_max, violations / offered, avoidable / offered)
 
-    def __init__(self, scenarios: Sequence[Scenario], episodes: int, agent: str) -> None:
-        """Prepare the episodes; see :func:`make_validator`."""
-        self._scenarios = scenarios
-        self._envs = [CorrectionEnv(SpongeEnv(each)) for each in scenarios]
-        self._episodes = episodes
 
-    def __call__(self, policy: Policy) -> Validation:
-        """Play the episodes."""
-        totals = _Totals()
-        for episode in range(self._episodes):
-            env = self._envs[episode % len(self._envs)]
-            observation, _ = env.reset(options={"episode_seed": SEED_LIMIT + episode})
-            over = False
+def _play_batch(
+    scenarios: Sequence[Scenario], seeds: IntArray, agent: str
+) -> Callable[[Policy], Played]:
+    """Play all episodes at once, with policies that choose allocations."""
+    length = max(as_long_as_its_traces(each).intervals for each in scenarios)
+    obs_dim = control_named(LEARNERS[agent].control).obs_dim
+    assigned = np.arange(seeds.size) % len(scenarios)
+    simulator = BatchSimulator(scenarios, assigned, obs_dim=obs_dim)
+    masks = masks_for(agent, simulator.specs[0])
+
+    def play(policy: Policy) -> Played:
+        observations = np.zeros((seeds.size, obs_dim), np.float32)
+        simulator.reset(np.ones(seeds.size, np.bool_), seeds, observations)
+        memory = policy.memory(seeds.size)
+        for _ in range(length):
+            intervals = int(np.count_nonzero(~simulator.over))
+            allowed = masks(observations) if masks is not None else None
+            chosen = policy.act(observations, allowed, memory) + 1
+            # Where an action does not choose them, there is one replica.
+            replicas = np.ones((seeds.size, 3 - chosen.shape[1]), np.int64)
+            observations, metrics = simulator.step(np.hstack([chosen, replicas]))
+            yield intervals, metrics
+
+    return play
+
+
+def _play_corrections(
+    scenarios: Sequence[Scenario], seeds: IntArray, agent: str
+) -> Callable[[Policy], Played]:
+    """Play one episode after the other, with policies that correct the look-ahead program."""
+    envs = [CorrectionEnv(SpongeEnv(each)) for each in scenarios]
+
+    def play(policy: Policy) -> Played:
+        for number, seed in enumerate(seeds.tolist()):
+            env, over = envs[number % len(envs)], False
+            observation, _ = env.reset(options={"episode_seed": seed})
             while not over:
                 observation, _, _, over, _ = env.step(policy.act(observation))
-                totals.add(1, *(env.metrics[name] for name in _Totals.METRICS))
-        return totals.result(self._scenarios[0].limits.cores)
+                yield 1, env.metrics
 
-
-class _Totals:
-    """Sums over intervals."""
-
-    METRICS = ("cores", "violations", "avoidable_violations", "offered")
-
-    def __init__(self) -> None:
-        self._sums = np.zeros(1 + len(self.METRICS))
-
-    def add(self, steps: int, *values: float) -> None:
-        """Add intervals: how many, and the sum of each metric."""
-        self._sums += (steps, *values)
-
-    def result(self, cores_max: int) -> Validation:
-        """Return the means."""
-        steps, cores, violations, avoidable, offered = self._sums.tolist()
-        offered = max(1.0, offered)
-        return Validation(cores / steps, cores_max, violations / offered, avoidable / offered)
-
-
-def allocations(actions: IntArray) -> IntArray:
-    """Turn (n, parts) actions into (n, 3) cores, batch and replicas; one replica if left out."""
-    if actions.shape[1] == 3:
-        return actions + 1
-    return np.column_stack([actions + 1, np.ones(len(actions), np.int64)])
+    return play
