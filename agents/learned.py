@@ -29,7 +29,7 @@ def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
 
 
 class PolicyController(BaseController):
-    """Follows a policy that was trained for the system it is given."""
+    """Follows a policy that was trained for the system at hand."""
 
     def __init__(self, agent: str, policy: str = "newest") -> None:
         """Choose where the policy comes from; it is read by :meth:`reset`.

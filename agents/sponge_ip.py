@@ -44,24 +44,24 @@ class SpongeIPConfig(Options):
     solver: SolverName = "exact"
     """``exact`` is compiled enumeration; ``pulp`` solves the same program with PuLP and its
     CBC, ``highs`` with PuLP and the package ``highspy``. Their answers are equal."""
-    slo_fraction: float = option(1.0, above=0, most=1)
+    slo_fraction: float = option(1.0, above=0, at_most=1)
     """Share of the SLO that ``paper`` plans with. 1 gives the published answer (5 cores and
     batch 10 for ResNet18 at 100 requests per second, a delay of 50 ms and an SLO of 1 s);
     the published code's 0.9 gives 6 and 10."""
-    margin_probability: float = option(0.9, least=0, most=1)
+    margin_probability: float = option(0.9, at_least=0, at_most=1)
     """Probability with which ``per-request`` wants a latency to stay below prediction plus
     margin, by the residuals of the profile's fit."""
-    rate_windows: int = option(10, least=1)
+    rate_windows: int = option(10, at_least=1)
     """Past intervals over which the forecast averages the arrival rate."""
-    recent_windows: int = option(2, least=1)
+    recent_windows: int = option(2, at_least=1)
     """Past intervals whose mean rate the forecast never falls below, so that it follows a
     step up at once."""
-    sigmas: float = option(1.0, least=0)
+    sigmas: float = option(1.0, at_least=0)
     """Standard deviations of the arrivals to be ready for, in their rate and during one
     batch."""
-    budget_quantile: float = option(0.05, least=0, most=0.5)
+    budget_quantile: float = option(0.05, at_least=0, at_most=0.5)
     """Quantile of the last interval's budgets on arrival that is the lowest expected."""
-    delay_windows: int = option(5, least=1)
+    delay_windows: int = option(5, at_least=1)
     """Past intervals whose largest mean communication delay may come again."""
 
 
@@ -166,10 +166,10 @@ def _budget_range_s(
 class AblatedConfig(SpongeIPConfig):
     """Options of :class:`Ablated`."""
 
-    cores_fixed: int | None = option(None, least=1)
+    cores_fixed: int | None = option(None, at_least=1)
     """Cores to hold always, never more than the scenario's limit; chosen by the program if left
     out."""
-    batch_limit: int | None = option(None, least=1)
+    batch_limit: int | None = option(None, at_least=1)
     """Largest batch to plan with; the scenario's limit if left out."""
 
 

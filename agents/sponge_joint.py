@@ -23,7 +23,7 @@ from .lookahead.service import QuotaServiceTimes
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
 _PRIOR = 30
-"""Intervals of experience that the belief in a lasting rate is worth."""
+"""Intervals of experience that the belief in a lasting rate counts for."""
 _SAMPLES = 64
 """Rates that stand for the distribution of the coming ones."""
 _REMEMBERED = 3600
@@ -40,18 +40,18 @@ class SpongeJointConfig(MPCConfig):
     The defaults were chosen on training seeds over several scenarios and profiles at once.
     """
 
-    utilisation: float = option(0.9, above=0, most=1)
+    utilisation: float = option(0.9, above=0, at_most=1)
     """Share of the planned throughput that a replica is trusted with."""
-    batch_share: float = option(0.4, above=0, most=1)
+    batch_share: float = option(0.4, above=0, at_most=1)
     """Longest batch to reckon with, relative to the SLO."""
-    cold_starts_ahead: int = option(6, least=1)
+    cold_starts_ahead: int = option(6, at_least=1)
     """Cold starts to look ahead."""
-    reluctance: float = option(0.03, least=0, below=1)
+    reluctance: float = option(0.03, at_least=0, below=1)
     """Saving, relative to the whole cost, for which the fleet changes."""
-    margin_probability: float = option(0.95, least=0, most=1)
+    margin_probability: float = option(0.95, at_least=0, at_most=1)
     """Probability with which a latency that was never seen should stay below prediction plus
     margin, by the residuals of the profile's fit."""
-    safety: float = option(0.03, least=0)
+    safety: float = option(0.03, at_least=0)
     """Relative allowance on latencies that were seen, for single batches scatter."""
 
 
@@ -159,23 +159,23 @@ class Fleet:
         return serves_rps
 
     def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
-        """Return (serving, held) mean cost of so many replicas of which so many serve.
+        """Return (serving, allocated) mean cost of so many replicas of which so many serve.
 
         Each holds the cores that those which serve need. Replicas on one CPU that hold more
         than it has take it from each other, for those that start need it, too.
         """
         load_rps = rates_rps / self._replicas[:, None]
         cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
-        held = cores[:, None, :] * self._replicas[:, None]
-        missing = np.maximum(held - self._spec.cpu_cores, 0.0)
+        allocated = cores[:, None, :] * self._replicas[:, None]
+        missing = np.maximum(allocated - self._spec.cpu_cores, 0.0)
         missing += self._spec.cores_max * np.maximum(load_rps / serves_rps[-1] - 1, 0.0)[:, None, :]
-        cost: FloatArray = (held + _OVERLOAD * missing).mean(axis=2)
+        cost: FloatArray = (allocated + _OVERLOAD * missing).mean(axis=2)
         return cost
 
     def _cheapest(self, view: SystemView, now: FloatArray, ahead: FloatArray) -> int:
         """Return the first step of the cheapest path, in units of cold starts."""
-        held = view.allocation.replicas
-        ready = min(max(view.replicas_ready, 1), held)
+        current = view.allocation.replicas
+        ready = min(max(view.replicas_ready, 1), current)
         warm = ahead.diagonal()
         step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
         value = np.zeros(len(self._replicas))
@@ -185,8 +185,8 @@ class Fleet:
         waiting = np.where(self._replicas > ready, now[ready - 1], now.diagonal())
         total = wait * waiting + (1 - wait) * warm + value
         best = int(total.argmin())
-        good_enough = total[best] >= (1 - self._config.reluctance) * total[held - 1]
-        return held if good_enough else best + 1
+        good_enough = total[best] >= (1 - self._config.reluctance) * total[current - 1]
+        return current if good_enough else best + 1
 
     def _wait(self, view: SystemView, ready: int) -> FloatArray:
         """Return (replicas_max,) cold starts until a fleet of each size is warm."""

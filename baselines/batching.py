@@ -18,9 +18,9 @@ from sponge_env.interfaces import SystemSpec
 class BatchConfig(Options):
     """Options of the batch size."""
 
-    batch: int | None = option(None, least=1)
+    batch: int | None = option(None, at_least=1)
     """Largest batch, never above the scenario's limit; by ``batch_slo_share`` if left out."""
-    batch_slo_share: float = option(0.3, above=0, most=1)
+    batch_slo_share: float = option(0.3, above=0, at_most=1)
     """Share of the SLO within which a batch has to be served."""
 
 

@@ -22,9 +22,9 @@ from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 class FA2Config(Options):
     """Options of :class:`FA2`."""
 
-    slo_fraction: float = option(0.9, above=0, most=1)
+    slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO within which an interval's last batch must end, as published."""
-    rate_windows: int = option(1, least=1)
+    rate_windows: int = option(1, at_least=1)
     """Past intervals whose highest rate is planned for; 1 as published. With more, a short
     lull does not give up replicas, or cancel starting ones, that are wanted again at once."""
     when_infeasible: Literal["largest", "keep"] = "largest"

@@ -72,7 +72,7 @@ class Outcome:
     offered: int
     """Requests of all seeds, whatever is done with them."""
     at_edge: tuple[str, ...] = ()
-    """Options that were worth taking to an end of their grid, beyond which there may be more."""
+    """Options that gained at an end of their grid, beyond which there may be more."""
 
     def rank(self, allowed: float) -> tuple[float, float]:
         """Return what is to be small: violations beyond the allowed share, then cores."""
@@ -184,90 +184,77 @@ def _gains(race: Race, search: Search, name: str) -> bool:
 YARDSTICK = "static"
 """With all cores and its best batch size it misses only what hardly anything could save."""
 
+Axis = tuple[tuple[Any, ...], Any, tuple[Any, ...]]
+"""Values of an option, its default, and the ends beyond which there is nothing to look for."""
+
+
+def _search(axes: Mapping[str, Axis], smallest: str = "", **more: float) -> Search:
+    grid, start, natural = ({name: axis[k] for name, axis in axes.items()} for k in range(3))
+    return Search(grid, natural, {} if smallest else start, smallest, **more)
+
+
 # A batch of one, and the largest that the shipped scenarios allow.
-_BATCH = {"batch": (1, 2, 4, 8, 16)}
-_BATCH_ENDS = {"batch": (1, 16)}
+_BATCH: dict[str, Axis] = {"batch": ((1, 2, 4, 8, 16), 16, (1, 16))}
 
 # At 0.01 all batches are of one; of two batches in a row that are longer than 0.5, the second
 # ends after the SLO.
-_SHARE = {"batch_slo_share": (0.01, 0.1, 0.2, 0.3, 0.5)}
-_SHARE_ENDS = {"batch_slo_share": (0.01, 0.5)}
-_SHARE_START = {"batch_slo_share": 0.3}
+_SHARE: dict[str, Axis] = {"batch_slo_share": ((0.01, 0.1, 0.2, 0.3, 0.5), 0.3, (0.01, 0.5))}
 
 # Above 1 / (1 + tolerance) = 0.91, a busy replica is within the tolerance: no scaling out.
-_HPA = Search(
-    grid={"target": (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9), **_SHARE},
-    natural={"target": (0.9,), **_SHARE_ENDS},
-    start={"target": 0.8, **_SHARE_START},
-)
+_HPA = _search({"target": ((0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9), 0.8, (0.9,)), **_SHARE})
 
 # 1 is the whole SLO; in 0.15 of it hardly anything fits on the shipped profiles, so that all
 # there is is asked for. A view holds the last 30 intervals.
-_SLO_FRACTION = {"slo_fraction": (0.15, 0.3, 0.5, 0.7, 0.9, 1.0)}
-_SLO_ENDS = {"slo_fraction": (0.15, 1.0)}
-_RATE_ENDS = {"rate_windows": (1, 30)}
+_SLO: dict[str, Axis] = {"slo_fraction": ((0.15, 0.3, 0.5, 0.7, 0.9, 1.0), 0.9, (0.15, 1.0))}
+_RATE_ENDS = (1, 30)
 
 SEARCHES: Mapping[str, Search] = {
-    "fa2": Search(
-        grid={
-            **_SLO_FRACTION,
-            "rate_windows": (1, 3, 10, 30),
-            "when_infeasible": ("keep", "largest"),
-        },
-        natural={
-            **_SLO_ENDS,
-            **_RATE_ENDS,
-            "when_infeasible": ("keep", "largest"),
-        },
-        start={"slo_fraction": 0.9, "rate_windows": 1, "when_infeasible": "largest"},
+    "fa2": _search(
+        {
+            **_SLO,
+            "rate_windows": ((1, 3, 10, 30), 1, _RATE_ENDS),
+            "when_infeasible": (("keep", "largest"), "largest", ("keep", "largest")),
+        }
     ),
     "hpa": _HPA,
     "hpa-fast": _HPA,
     # Below 1/16 request per core, of at most 16, any request that waits adds cores; after 100
-    # calm intervals of 600 hardly any are given back.
-    "queue-rule": Search(
-        grid={
-            "up_queue": (0.06, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
-            "down_after": (1, 3, 10, 30, 100),
+    # calm intervals of 600 hardly any are released.
+    "queue-rule": _search(
+        {
+            "up_queue": ((0.06, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0), 1.0, (0.06,)),
+            "down_after": ((1, 3, 10, 30, 100), 10, (1, 100)),
             **_SHARE,
-        },
-        natural={"up_queue": (0.06,), "down_after": (1, 100), **_SHARE_ENDS},
-        start={"up_queue": 1.0, "down_after": 10, **_SHARE_START},
+        }
     ),
-    "sponge-no-scaling": Search({}, smallest="cores_fixed"),
-    YARDSTICK: Search(_BATCH, natural=_BATCH_ENDS, start={"batch": 16}, tolerance=0.0),
-    "static-tuned": Search(_BATCH, natural=_BATCH_ENDS, smallest="cores", tolerance=0.0),
+    "sponge-no-scaling": _search({}, smallest="cores_fixed"),
+    YARDSTICK: _search(_BATCH, tolerance=0.0),
+    "static-tuned": _search(_BATCH, smallest="cores", tolerance=0.0),
     # A number of replicas wanted for 100 intervals is hardly ever met where the load moves.
-    "themis": Search(
-        grid={
-            **_SLO_FRACTION,
-            "rate_windows": (1, 2, 5, 10, 30),
-            "stable_windows": (1, 3, 10, 30, 100),
-        },
-        natural={**_SLO_ENDS, **_RATE_ENDS, "stable_windows": (1, 100)},
-        start={"slo_fraction": 0.9, "rate_windows": 2, "stable_windows": 3},
+    "themis": _search(
+        {
+            **_SLO,
+            "rate_windows": ((1, 2, 5, 10, 30), 2, _RATE_ENDS),
+            "stable_windows": ((1, 3, 10, 30, 100), 3, (1, 100)),
+        }
     ),
     # At 0.001 practically any throttling makes the cores grow; above 1/3 none does, for three
     # times that is more than all periods. Two intervals are the fewest with a deviation.
-    "throttle": Search(
-        grid={
-            "target": (0.001, 0.003, 0.01, 0.05, 0.1, 0.2, 0.3),
-            "usage_windows": (2, 5, 15, 30, 60),
+    "throttle": _search(
+        {
+            "target": ((0.001, 0.003, 0.01, 0.05, 0.1, 0.2, 0.3), 0.05, (0.001, 0.3)),
+            "usage_windows": ((2, 5, 15, 30, 60), 5, (2,)),
             **_SHARE,
-        },
-        natural={"target": (0.001, 0.3), "usage_windows": (2,), **_SHARE_ENDS},
-        start={"target": 0.05, "usage_windows": 5, **_SHARE_START},
+        }
     ),
     # The largest usage is the 100th percentile. A margin below 1 would give less than was
     # used, and cores that are in use all the time would not grow.
-    "vpa": Search(
-        grid={
-            "percentile": (0.5, 0.9, 0.98, 1.0),
-            "margin": (1.0, 1.15, 1.5, 2.0, 3.0, 5.0),
+    "vpa": _search(
+        {
+            "percentile": ((0.5, 0.9, 0.98, 1.0), 0.9, (1.0,)),
+            "margin": ((1.0, 1.15, 1.5, 2.0, 3.0, 5.0), 1.15, (1.0,)),
             **_SHARE,
-        },
-        natural={"percentile": (1.0,), "margin": (1.0,), **_SHARE_ENDS},
-        start={"percentile": 0.9, "margin": 1.15, **_SHARE_START},
+        }
     ),
 }
 """By registered name."""

@@ -31,23 +31,23 @@ ROUNDING_S = 1e-9
 class HPAConfig(BatchConfig):
     """Options of :class:`HPA`; the defaults are those of Kubernetes."""
 
-    target: float = option(0.8, above=0, most=1)
+    target: float = option(0.8, above=0, at_most=1)
     """Utilisation of the ready replicas to hold."""
-    tolerance: float = option(0.1, least=0)
+    tolerance: float = option(0.1, at_least=0)
     """Relative distance from the target within which nothing changes."""
     period_s: float = option(15.0, above=0)
     """Time between two looks at the utilisation, which is averaged over it."""
-    up_window_s: float = option(0.0, least=0)
+    up_window_s: float = option(0.0, at_least=0)
     """Past time whose lowest recommendation bounds scaling out."""
-    down_window_s: float = option(300.0, least=0)
+    down_window_s: float = option(300.0, at_least=0)
     """Past time whose highest recommendation bounds scaling in."""
     policy_s: float = option(15.0, above=0)
     """Time in which no more than the following may be added."""
-    up_share: float = option(1.0, least=0)
+    up_share: float = option(1.0, at_least=0)
     """Replicas that may be added, relative to those at its beginning ..."""
-    up_replicas: int = option(4, least=1)
+    up_replicas: int = option(4, at_least=1)
     """... or this many, if that is more."""
-    cores: int = option(1, least=1)
+    cores: int = option(1, at_least=1)
     """Core units of each replica, never more than the scenario's limit."""
 
 

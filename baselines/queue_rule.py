@@ -17,12 +17,12 @@ class QueueRuleConfig(BatchConfig):
 
     up_queue: float = option(1.0, above=0)
     """Waiting requests per core above which cores are added."""
-    calm_share: float = option(0.25, above=0, most=1)
+    calm_share: float = option(0.25, above=0, at_most=1)
     """An interval counts as calm if less waits than this share of ``up_queue``."""
-    up_factor: float = option(1.5, least=1)
+    up_factor: float = option(1.5, at_least=1)
     """How many times the cores are held after growing; at least one is added."""
-    down_after: int = option(10, least=1)
-    """Calm intervals in a row after which one core is given back."""
+    down_after: int = option(10, at_least=1)
+    """Calm intervals in a row after which one core is released."""
 
 
 class QueueRule(BaseController):

@@ -13,9 +13,9 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 class StaticConfig(Options):
     """Options of :class:`Static`."""
 
-    cores: int | None = option(None, least=1)
+    cores: int | None = option(None, at_least=1)
     """Core units; all of them if left out, and never more than there are."""
-    batch: int | None = option(None, least=1)
+    batch: int | None = option(None, at_least=1)
     """Largest batch; the scenario's limit if left out, and never above it."""
 
 

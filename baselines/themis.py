@@ -29,11 +29,11 @@ from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 class ThemisConfig(Options):
     """Options of :class:`Themis`."""
 
-    slo_fraction: float = option(0.9, above=0, most=1)
+    slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO to plan with."""
-    rate_windows: int = option(2, least=1)
+    rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
-    stable_windows: int = option(3, least=1)
+    stable_windows: int = option(3, at_least=1)
     """Intervals that the wanted number of one-core replicas must stay the same before the
     load counts as stable."""
 

@@ -49,9 +49,9 @@ FIRST_MARGIN = 3.0
 class ThrottleConfig(BatchConfig):
     """Options of :class:`Throttle`."""
 
-    target: float = option(0.05, above=0, most=1)
+    target: float = option(0.05, above=0, at_most=1)
     """Share of throttled periods to hold. In Autothrottle a learned controller sets it."""
-    usage_windows: int = option(5, least=2)
+    usage_windows: int = option(5, at_least=2)
     """Past intervals whose usage the limit has to cover; 5 s as published."""
 
 

@@ -34,7 +34,7 @@ class VPAConfig(BatchConfig):
 
     half_life_s: float = option(60.0, above=0)
     """Time in which a sample loses half of its weight."""
-    percentile: float = option(0.9, above=0, most=1)
+    percentile: float = option(0.9, above=0, at_most=1)
     """Share of the weighted samples that the recommendation covers."""
     margin: float = option(1.15, above=0)
     """Recommendation relative to that percentile."""

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from benchmarks.simpy_model import Server
 from sponge_env.config import Arrivals
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
@@ -36,6 +35,7 @@ from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.vector.system import CompiledSystem
 from sponge_env.workers.simulated import noise_source
 from sponge_env.workload import make_requests
+from tests.reference.simpy_model import Server
 
 LOADS_RPS = (10, 20, 100, 1000)
 ENVS = (16, 256, 1024, 4096)

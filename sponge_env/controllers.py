@@ -7,7 +7,9 @@ A controller from elsewhere needs none of it: two methods are enough, see
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -15,49 +17,23 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.mapping import from_mapping
 
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """An interval of numbers, as a user is told of it."""
-
-    least: float | None
-    above: float | None
-    most: float | None
-    below: float | None
-    whole: bool
-    """Whether the option is a whole number, which need not be called a number."""
-
-    def holds(self, value: float) -> bool:
-        """Return whether a value lies within; infinity and NaN never do."""
-        return (
-            math.isfinite(value)
-            and (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
-            and (self.most is None or value <= self.most)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        """Say what is allowed: ``must be ...``."""
-        if self.least is not None and self.most is not None:
-            return f"between {self.least} and {self.most}"
-        low = f"at least {self.least}" if self.above is None else f"above {self.above}"
-        if self.most is None and self.below is None:
-            return low if self.whole else f"a number {'of ' * (self.above is None)}{low}"
-        high = f"at most {self.most}" if self.below is None else f"below {self.below}"
-        return f"{low} and {high}"
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
 
 
-def option(
-    default: Any,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """Declare a field of :class:`Options` with its default and its limits."""
-    bounds = Bounds(least, above, most, below, whole=not isinstance(default, float))
+def option(default: Any, **limits: float) -> Any:
+    """Declare a field of :class:`Options`.
+
+    Args:
+        default: Its default.
+        limits: Some of ``at_least``, ``above``, ``at_most`` and ``below``.
+    """
+    bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
+    assert bounds.keys() <= _HOLDS.keys()
     return field(default=default, metadata={"bounds": bounds})
 
 
@@ -69,8 +45,24 @@ class Options:
         for each in fields(self):
             value, bounds = getattr(self, each.name), each.metadata.get("bounds")
             # None stands for a choice that is left to the controller.
-            if bounds is not None and value is not None and not bounds.holds(value):
-                raise ConfigError(f"{each.name} must be {bounds}, not {value!r}")
+            if bounds and value is not None and not _within(value, bounds):
+                rule = _rule(bounds, whole=not isinstance(each.default, float))
+                raise ConfigError(f"{each.name} must be {rule}, not {value!r}")
+
+
+def _within(value: float, bounds: Mapping[str, float]) -> bool:
+    holds = all(_HOLDS[word](value, limit) for word, limit in bounds.items())
+    return math.isfinite(value) and holds
+
+
+def _rule(bounds: Mapping[str, float], whole: bool) -> str:
+    """Say what bounds allow, as a user is told it."""
+    if bounds.keys() == {"at least", "at most"}:
+        return f"between {bounds['at least']} and {bounds['at most']}"
+    rule = " and ".join(f"{word} {limit}" for word, limit in bounds.items())
+    if whole or len(bounds) > 1:
+        return rule
+    return f"a number {'of ' * ('at least' in bounds)}{rule}"
 
 
 class BaseController(ABC):

@@ -22,7 +22,7 @@ ROUGH = ("running_left", "utilisation")
 
 
 def test_it_counts_and_observes_what_the_system_does() -> None:
-    from benchmarks.simpy_model import Server
+    from reference.simpy_model import Server
 
     scenario = dataclasses.replace(load_scenario("paper"), duration_s=30.0)
     profile = scenario_profile(scenario)

@@ -34,15 +34,15 @@ class LearnConfig(Options):
 
     learning_rate: float = option(3e-3, above=0)
     """At the start; falls linearly to a twentieth."""
-    rollout_steps: int = option(32, least=1)
+    rollout_steps: int = option(32, at_least=1)
     """Steps of each environment between two updates."""
-    minibatch: int = option(2048, least=1)
+    minibatch: int = option(2048, at_least=1)
     """Largest number of transitions in one gradient step."""
-    epochs: int = option(3, least=1)
+    epochs: int = option(3, at_least=1)
     """Passes over a rollout."""
-    gamma: float = option(0.9, least=0, most=1)
+    gamma: float = option(0.9, at_least=0, at_most=1)
     """Discount for one interval: what is decided now is over within seconds."""
-    gae_lambda: float = option(0.9, least=0, most=1)
+    gae_lambda: float = option(0.9, at_least=0, at_most=1)
     entropy: float = 0.002
     """Weight of the entropy bonus."""
     hidden: tuple[int, ...] = (64, 64)
@@ -52,7 +52,7 @@ class LearnConfig(Options):
     violation_target: float | None = option(None, above=0)
     """Rate of avoidable violations to stay below, on the simulator: the weight is then learned,
     beginning with ``violation_weight``. A fixed weight if left out."""
-    evaluations: int = option(10, least=1)
+    evaluations: int = option(10, at_least=1)
     """How often the policy is evaluated during training."""
     evaluation_episodes: int = 16
     """Episodes of each evaluation, always the same."""

@@ -51,14 +51,14 @@ class MPCConfig(Options):
     """Choose the largest batch together with the cores; without, it is the system's largest."""
     learning: bool = True
     """Correct the fitted service times by those that are seen."""
-    look_ahead: int = option(1, least=0, most=5)
+    look_ahead: int = option(1, at_least=0, at_most=5)
     """Intervals after the next one that are played, each future with the cores that suit it."""
-    late_price: float = option(15.0, least=0)
+    late_price: float = option(15.0, at_least=0)
     """What a late request costs."""
-    backlog_price: float = option(1.2, least=0)
+    backlog_price: float = option(1.2, at_least=0)
     """What a request costs that is left at the end of the look-ahead, relative to what serving
     one more costs at the forecast rate."""
-    release_price: float = option(0.0, least=0)
+    release_price: float = option(0.0, at_least=0)
     """What giving up one core costs: hysteresis when scaling down."""
     guard: float = option(0.15, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the

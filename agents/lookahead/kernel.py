@@ -220,7 +220,7 @@ def _look_ahead(
 
 @compiled
 def _rest(decision: Decision, arrivals_s: FloatArray, c: int, b: int, then: int) -> float:
-    """Return what a path costs after the next interval if it goes on with given cores.
+    """Return what a path costs after the next interval if it goes on with ``then`` cores.
 
     Without look-ahead the backlog is priced at once, and worked off as it stands.
     """

@@ -1,4 +1,4 @@
-"""The queue that the look-ahead plays with: one EDF queue, some replicas, given arrivals.
+"""The queue that the look-ahead plays with: one EDF queue, some replicas, known arrivals.
 
 It repeats what :mod:`sponge_env.serving` and the simulated worker do: a batch starts as soon as
 a replica is free and a request waits, takes the earliest deadlines, and what is left of it is

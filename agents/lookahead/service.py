@@ -23,7 +23,7 @@ _TRUST = 2
 _REMEMBERED = 20
 """Such intervals that count at most."""
 _PRIOR_S = 1.0
-"""Service that the first guess is worth under a quota."""
+"""Service that the first guess counts for under a quota."""
 _FORGET = 0.998
 """Weight that experience keeps per interval under a quota."""
 _SAME_BATCH = 0.1
@@ -162,7 +162,7 @@ class CostCurve:
     def price(self, rate_rps: float) -> float:
         """Return the core-seconds that one more request costs at a rate.
 
-        It is 0 where a single core serves more than the rate, for less than one cannot be held,
+        It is 0 where a single core serves more than the rate, for there is no less than one,
         and stays at its last value beyond what all cores serve.
         """
         piece = bisect.bisect_left(self.rates_rps, rate_rps)
