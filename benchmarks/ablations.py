@@ -20,9 +20,9 @@ from benchmarks.simulator import print_table
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import EVALUATION_SEEDS
+from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.suite.definition import cell_name, cells, load_suite
-from sponge_env.vector.system import CompiledSystem
+from sponge_env.system import SimulatedSystem
 
 AGENT = "sponge-mpc"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ def cores_and_violations(
     for seed in seeds:
         controller = make_controller(agent, known_controllers(), options)
         run = Run.of(agent, scenario, "sim", seed)
-        summary = run_episode(CompiledSystem(scenario, seed), controller, run).summary
+        summary = run_episode(SimulatedSystem(scenario, seed), controller, run).summary
         rows.append((summary.mean_cores, 100 * summary.avoidable_violation_rate))
     cores, violations = np.mean(rows, axis=0)
     return float(cores), float(violations)

@@ -15,7 +15,7 @@ from sponge_env.factory import make_system
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import ControlledSystem, Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.vector.system import CompiledSystem
+from sponge_env.system import SimulatedSystem
 
 AGENTS = ("static-16", "sponge-ip", "fa2")
 SCENARIOS = ("paper", "bursty", "mixed")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         scenario = load_scenario(name)
         for agent in agents:
-            compiled_s = episode_s(CompiledSystem, scenario, agent, repeats)
+            compiled_s = episode_s(SimulatedSystem, scenario, agent, repeats)
             reference_s = episode_s(make_system, scenario, agent, repeats)
             ratio = f"{reference_s / compiled_s:.1f}"
             times = (f"{seconds * 1000:.0f}" for seconds in (compiled_s, reference_s))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sponge_env.errors import ControllerError, SpongeError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.system import check_allocation
+from sponge_env.spec import check_allocation
 
 
 def start(controller: Controller, spec: SystemSpec, seed: int) -> None:

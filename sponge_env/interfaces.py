@@ -15,7 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from sponge_env.arrays import FloatArray as FloatArray
 
@@ -24,30 +27,19 @@ if TYPE_CHECKING:
     from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One inference request; it carries its own deadline.
+HISTORY = 30
+"""Past intervals that a view shows."""
 
-    The client sends it at ``sent_s``; after the transfer over the network it reaches the
-    server at ``arrival_s``. ``deadline_s`` is the send time plus the SLO, so the time
-    spent on the way is already gone from its budget.
-    """
 
-    id: int
-    sent_s: float
-    arrival_s: float
-    deadline_s: float
-    payload_bytes: float = 0.0
+class Outcome(IntEnum):
+    """Where a request stands. The last four are final."""
 
-    @property
-    def delay_s(self) -> float:
-        """Communication delay: time between sending and arrival."""
-        return self.arrival_s - self.sent_s
-
-    @property
-    def budget_on_arrival_s(self) -> float:
-        """Time left until the deadline when the request reaches the server."""
-        return self.deadline_s - self.arrival_s
+    QUEUED = 0
+    RUNNING = 1
+    ON_TIME = 2
+    LATE = 3
+    DROPPED = 4
+    FAILED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,8 @@ class Batch:
     """Requests that one replica runs together, earliest deadline first."""
 
     id: int
-    requests: tuple[Request, ...]
+    requests: tuple[int, ...]
+    """Ids of its requests, in the order in which the workload sends them."""
 
     @property
     def size(self) -> int:
@@ -134,6 +127,12 @@ class SystemSpec:
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
+
+    @property
+    def capacity_rps(self) -> float:
+        """Largest planned throughput of one replica, max over b of b / l(b, c_max)."""
+        latency_s = self.latency.table_s(self.batch_max, self.cores_max)[:, -1]
+        return float(np.max(np.arange(1, self.batch_max + 1) / latency_s))
 
 
 @dataclass(frozen=True, slots=True)

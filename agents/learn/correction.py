@@ -14,9 +14,8 @@ from sponge_env.encoding import CLIP, OBS_DIM, encode
 from sponge_env.factory import make_system
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
-from sponge_env.system import System
-from sponge_env.vector.system import CompiledSystem
+from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.system import SimulatedSystem, System
 
 Observation = NDArray[np.float32]
 
@@ -42,14 +41,14 @@ class CorrectionEnv(gym.Env[Observation, Action]):
         self.scenario = scenario
         self._backend, self._limiter = backend, limiter
         self._program = CorrectedMPC()
-        self._system: System | CompiledSystem | None = None
+        self._system: System | SimulatedSystem | None = None
         self.metrics: IntervalMetrics | None = None
         """Of the last interval; None before the first."""
         self.action_space = gym.spaces.MultiDiscrete(list(CHOICES))
         self.observation_space = gym.spaces.Box(-CLIP, CLIP, (OBS_DIM,), np.float32)
 
     @property
-    def system(self) -> System | CompiledSystem:
+    def system(self) -> System | SimulatedSystem:
         """The system behind the environment."""
         assert self._system is not None, "call reset first"
         return self._system
@@ -95,9 +94,9 @@ class CorrectionEnv(gym.Env[Observation, Action]):
         self._view = self.system.view()
         return encode(self._view, self.system.spec)
 
-    def _make_system(self, seed: int) -> System | CompiledSystem:
+    def _make_system(self, seed: int) -> System | SimulatedSystem:
         if self._backend == "sim":
-            return CompiledSystem(self.scenario, seed)
+            return SimulatedSystem(self.scenario, seed)
         return make_system(
             self.scenario,
             seed,

@@ -14,7 +14,7 @@ from agents.learners import LEARNERS, masks_for
 from agents.policy import Policy
 from sponge_env.encoding import control_named
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import SEED_LIMIT
+from sponge_env.seeds import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workload import as_long_as_its_traces
 

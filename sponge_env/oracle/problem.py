@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import sources_mark
+from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_spec
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.service import service_terms
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.vector.compiler import sources_mark
-from sponge_env.vector.configuration import Configuration
-from sponge_env.vector.layout import PENDING
+from sponge_env.simulation.configuration import Configuration
 from sponge_env.workload import Workload, make_workload
 
 MAX_CLASSES = 4

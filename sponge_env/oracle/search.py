@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import unavoidable
 from sponge_env.oracle.lower import NEVER, VIOLATION
@@ -26,7 +27,6 @@ from sponge_env.oracle.serving import (
     late_in_batch,
     serve,
 )
-from sponge_env.vector.compiler import compiled, entry_point
 
 LEVELS = 12
 """Costs that are followed, in cores of each replica above the least one."""

@@ -13,12 +13,12 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.core import records as layout
+from sponge_env.core import replicas as worker
+from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
+from sponge_env.core.service import advance
+from sponge_env.core.settings import Settings
 from sponge_env.oracle.problem import MAX_CLASSES, Problem
-from sponge_env.vector import layout
-from sponge_env.vector.compiler import Records, Words, compiled, dtype_of, inlined
-from sponge_env.vector.kernels import worker
-from sponge_env.vector.kernels.service import advance
-from sponge_env.vector.settings import Settings
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
 
@@ -67,7 +67,7 @@ REPLICA, STATE = dtype_of(Replica), dtype_of(State)
 
 
 class Branch(NamedTuple):
-    """One schedule: what the worker's kernels see of a :class:`~sponge_env.vector.layout.World`."""
+    """One schedule: what the worker's kernels see of a :class:`~sponge_env.core.records.World`."""
 
     env: State
     settings: Settings

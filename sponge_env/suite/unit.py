@@ -28,7 +28,7 @@ from sponge_env.suite.fingerprint import (
     scenario_fingerprint,
 )
 from sponge_env.suite.warm import warm
-from sponge_env.vector.system import CompiledSystem
+from sponge_env.system import SimulatedSystem
 from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
 
 INTERVALS = (
@@ -129,7 +129,7 @@ def fast_system(scenario: Scenario, seed: int, profile: Profile) -> ControlledSy
     """Build the simulated system of one episode, the fastest that there is."""
     # What the requests do not depend on is levelled, so that all agents share them.
     requested = replace(scenario, start="cold", initial=Initial(), serving=Serving())
-    return CompiledSystem(scenario, seed, profile, _workload(requested, seed))
+    return SimulatedSystem(scenario, seed, profile, _workload(requested, seed))
 
 
 @lru_cache(maxsize=20)  # the seeds of the cell at hand, which all agents run one after another

@@ -1,4 +1,4 @@
-"""From scenarios to the arrays that kernels read."""
+"""From scenarios to the settings and tables that the core reads."""
 
 from __future__ import annotations
 
@@ -9,29 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.encoding import capacity_rps
+from sponge_env.core.compiled import rows
+from sponge_env.core.records import SAMPLE, Arrays
+from sponge_env.core.settings import INSTANT, LISTED, SETTINGS, write_table, write_tables
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import SystemSpec
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.vector.pool import Pool
-from sponge_env.vector.settings import GIVEN, INSTANT, SETTINGS
-from sponge_env.vector.traffic import Traffic
-from sponge_env.workload import Workload, as_long_as_its_traces, make_workload, rate_rps
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.memory import Pool, Room, allocate
+from sponge_env.simulation.traffic import Traffic
+from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.workload import Workload, as_long_as_its_traces, rate_rps
 
 FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16
 """Limits of the room for waiting requests that is made unasked."""
-
-_QUOTA_FIELDS = (
-    "period_s",
-    "tick_s",
-    "dispatch_s",
-    "dispatch_request_s",
-    "resume_s",
-    "crowd_loading",
-)
-"""Fields of :class:`~sponge_env.quota.QuotaService` that settings have, too."""
 
 
 class Configuration:
@@ -43,7 +35,7 @@ class Configuration:
         replicas_max: int,
         *,
         profile: Profile | None = None,
-        given: bool = False,
+        listed: bool = False,
     ) -> None:
         """Read the scenarios' profiles and traces.
 
@@ -51,15 +43,15 @@ class Configuration:
             scenarios: Interval and limits must be the same in all.
             replicas_max: Most replicas that an allocation asks for.
             profile: Instead of those that the scenarios name.
-            given: The kernels get all requests from :meth:`workload`, not only those of
-                several classes, which they cannot draw.
+            listed: All requests come from :meth:`workload`, not only those of several
+                classes, which the core cannot draw one at a time.
 
         Raises:
             SpongeError: A scenario cannot be used, or not beside the others.
         """
         _check_alike(scenarios)
         self.settings = np.zeros(len(scenarios), SETTINGS)
-        """(scenarios,) records of :class:`~sponge_env.vector.settings.Settings`."""
+        """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
         self.specs: list[SystemSpec] = []
         """(scenarios,) what controllers may know."""
         self.numbers = Pool(np.float64)
@@ -73,7 +65,7 @@ class Configuration:
         self.queue_capacity = FEWEST_QUEUED
         """Requests for which the queue of an environment should have room."""
         self._replicas_max = replicas_max
-        self._given = given
+        self._listed = listed
         self.scenarios: list[Scenario] = []
         """(scenarios,) as long as their traces."""
         self._profiles: list[Profile] = []
@@ -92,7 +84,32 @@ class Configuration:
         Raises:
             TraceError: A trace cannot be used.
         """
-        return make_workload(self.scenarios[row], self._profiles[row], seed)
+        return draw_workload(self.scenarios[row], self._profiles[row], seed)
+
+    def allocate(self, count: int, queue: int, ledger: int) -> Arrays:
+        """Allocate the memory of ``count`` environments.
+
+        Args:
+            count: How many.
+            queue: Requests that can wait and run in one of them.
+            ledger: Requests of an episode whose end is kept.
+        """
+        room = Room(
+            queue=queue,
+            ledger=ledger,
+            replicas=self.replica_slots,
+            pending=self.pending_slots,
+            group=self.traffic.group_size,
+            private=self.traffic.private_rows,
+        )
+        traces = self.traffic.traces.array
+        return allocate(count, room, rows(self.settings), traces, self.numbers.array)
+
+    def bytes_per_env(self, arrays: Arrays) -> int:
+        """Return the memory that one environment takes of :meth:`allocate`."""
+        own = (a for name, a in arrays._asdict().items() if name not in _SHARED)
+        trace = self.traffic.private_rows * SAMPLE.itemsize
+        return trace + sum(array.nbytes // len(arrays.envs) for array in own)
 
     def _add(self, row: Any, scenario: Scenario) -> None:
         scenario = as_long_as_its_traces(scenario)
@@ -104,25 +121,21 @@ class Configuration:
         expected = rate_rps(scenario, profile) * scenario.duration_s
         room = min(MOST_QUEUED, math.ceil(1.25 * expected))
         self.queue_capacity = max(self.queue_capacity, room)
+        write_tables(row, scenario)
         self._add_system(row, scenario, spec)
         self._add_service(row, scenario, profile, spec)
-        if self._given or scenario.classes:
-            row["arrivals"], row["network"] = GIVEN, INSTANT
+        if self._listed or scenario.classes:
+            row["arrival_kind"], row["network_kind"] = LISTED, INSTANT
         else:
             self.traffic.add(row, scenario, profile)
 
     def _add_system(self, row: Any, scenario: Scenario, spec: SystemSpec) -> None:
         row["intervals"] = scenario.intervals
         row["interval_s"], row["slo_s"] = scenario.interval_s, scenario.slo_s
-        for name in ("cores", "batch", "replicas"):
-            row[f"{name}_max"] = getattr(scenario.limits, name)
-            row[name] = getattr(scenario.initial, name)
-        row["base_delay_s"] = scenario.network.base_delay_s
         # Requests of one class arrive in the order of their deadlines.
         row["fifo"] = scenario.serving.order == "fifo" and len(scenario.classes) > 0
         row["drop_grace_s"] = scenario.serving.drop_grace_s
-        row["violation_weight"] = scenario.reward.violation_weight
-        row["rate_scale"] = capacity_rps(spec)
+        row["rate_scale"] = spec.capacity_rps
         for span_s in (1, 5, 30):
             row[f"span_{span_s}s"] = max(1, round(span_s / scenario.interval_s))
 
@@ -133,13 +146,11 @@ class Configuration:
         row["hopeless_below_s"] = profile.fastest_s(limits.cores)
         row["planned_at"] = self.numbers.add(profile.latency.table_s(limits.batch, limits.cores))
         row["core_unit"], row["cold_start_s"] = profile.core_unit, spec.cold_start_s
-        row["actuation_delay_s"] = simulation.actuation_delay_s
-        row["noise"], row["noise_points"] = simulation.noise, len(profile.noise_quantiles)
+        row["noise_points"] = len(profile.noise_quantiles)
         row["noise_at"] = self.numbers.add(profile.noise_quantiles)
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
-            row["quota"], row["cpu_cores"] = True, spec.cpu_cores
-            for name in _QUOTA_FIELDS:
-                row[name] = getattr(quota, name)
+            row["limited"], row["cpu_cores"] = True, spec.cpu_cores
+            write_table(row["quota"], quota)
             work_s = profile.work_table_s(limits.batch)
             row["work_at"] = self.numbers.add(work_s)
             slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
@@ -164,6 +175,9 @@ class Configuration:
         self.replica_slots = max(self.replica_slots, most + drains * (most - 1) + 1)
         resizes = math.ceil(scenario.simulation.actuation_delay_s / scenario.interval_s) + 2
         self.pending_slots = max(self.pending_slots, resizes)
+
+
+_SHARED = ("settings", "traces", "numbers", "blank")
 
 
 def _check_alike(scenarios: Sequence[Scenario]) -> None:

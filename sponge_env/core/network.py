@@ -1,7 +1,8 @@
-"""When a transfer ends, and bandwidth traces that are made for an episode.
+"""When a transfer ends, and the bandwidth of an episode: generated or recorded, with fades.
 
-Repeats :mod:`sponge_env.bandwidth` and :mod:`sponge_env.network`, whose docstrings say
-what is computed and why.
+A trace is piecewise constant and wraps around at its end. Each transfer has the whole
+bandwidth to itself, so it ends when the bytes that the trace delivers from its start on reach
+the payload.
 """
 
 from __future__ import annotations
@@ -10,12 +11,34 @@ import math
 
 import numpy as np
 
-from sponge_env.bandwidth import _TINY_BYTES
-from sponge_env.network import _MEMORY_PER_S, _SLOW_SHARE, QUANTILES_4G
-from sponge_env.vector.compiler import Records, compiled
-from sponge_env.vector.kernels.rng import FADES, NETWORK, seed_stream, uniform
-from sponge_env.vector.layout import Env, Sample, World
-from sponge_env.vector.settings import GENERATED, INSTANT, SHIFTED, Settings
+from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.records import Env, TraceSample, World
+from sponge_env.core.rng import FADES, NETWORK, seed_stream, uniform
+from sponge_env.core.settings import GENERATED, INSTANT, SHIFTED, Settings
+
+QUANTILES_4G = {
+    0.0: 0.43e6,
+    0.01: 0.89e6,
+    0.05: 1.33e6,
+    0.25: 2.60e6,
+    0.50: 3.36e6,
+    0.75: 4.29e6,
+    0.95: 5.80e6,
+    1.0: 7.00e6,
+}
+"""Bytes per second by probability in the Ghent 4G bus log that the Sponge paper used."""
+
+AUTOCORRELATION_4G = {1: 0.75, 2: 0.63, 5: 0.44, 10: 0.16, 30: 0.07}
+"""Autocorrelation of the same log by lag in seconds."""
+
+_MEMORY_PER_S = 0.86
+"""Correlation of the slow part of a synthetic trace from one second to the next."""
+_SLOW_SHARE = 0.88
+"""Share of the variance in the slow part; the rest is white. Both fit
+``AUTOCORRELATION_4G`` by least squares."""
+
+_TINY_BYTES = float(np.finfo(np.float64).tiny)
+"""Smallest amount that can be left of a transfer; keeps it out of samples without any."""
 
 _PROBABILITIES = tuple(QUANTILES_4G)
 _BANDWIDTHS = tuple(QUANTILES_4G.values())
@@ -26,13 +49,13 @@ def reset_network(w: World, seed: int) -> None:
     """Choose or make the episode's bandwidth trace."""
     env, settings = w.env, w.settings
     env.trace_at, samples = settings.trace_at, settings.samples
-    if settings.network in (GENERATED, SHIFTED):
+    if settings.network_kind in (GENERATED, SHIFTED):
         env.trace_at = env.private_at
         seed_stream(env.network_rng, seed, NETWORK)
     own = w.traces[env.trace_at :]
-    if settings.network == GENERATED:
+    if settings.network_kind == GENERATED:
         _synthetic_4g(own[: samples + 1], env.network_rng)
-    elif settings.network == SHIFTED:
+    elif settings.network_kind == SHIFTED:
         shared = w.traces[settings.trace_at : settings.trace_at + samples + 1]
         samples = _shifted(own, shared, uniform(env.network_rng))
     if settings.faded:
@@ -41,18 +64,26 @@ def reset_network(w: World, seed: int) -> None:
         seed_stream(env.network_rng, seed, FADES)
         samples = _faded(w.traces[env.trace_at :], whole, settings, env.network_rng)
     env.trace_end = env.trace_at + samples
+    start_over(env)
+
+
+@compiled
+def start_over(env: Env) -> None:
+    """Go back to the trace's beginning, for transfers that begin there or are of another size."""
     env.lap, env.begins_at, env.ends_at = 0.0, env.trace_at, env.trace_at
 
 
 @compiled
-def transferred_s(w: World, sent_s: float) -> float:
+def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
     """Return when a transfer that starts at ``sent_s`` ends.
 
-    Send times ascend, and with them the ends; so the samples are walked through instead
-    of searched, and begin anew only with another lap.
+    The bytes delivered up to ``sent_s`` plus the payload are looked up among the sums of what
+    the trace has delivered, and interpolated inside one sample. Send times of one payload
+    ascend, and with them the ends; so the samples are walked through instead of searched, and
+    begin anew only with another lap.
     """
     env, settings, trace = w.env, w.settings, w.traces
-    if settings.network == INSTANT:
+    if settings.network_kind == INSTANT or payload_bytes == 0:
         return sent_s
     # Dividing is slow, and what does not exceed the divisor has a quotient of at most 1.
     if sent_s >= settings.trace_s:
@@ -62,7 +93,7 @@ def transferred_s(w: World, sent_s: float) -> float:
         env.begins_at += 1
     first = trace[env.begins_at]
     so_far = first.cumulative + (phase_s - first.start_s) * first.bandwidth
-    laps, rest = 0.0, so_far + settings.payload_bytes
+    laps, rest = 0.0, so_far + payload_bytes
     total_bytes = trace[env.trace_end].cumulative
     if rest > total_bytes:
         laps = np.ceil(rest / total_bytes) - 1.0
@@ -82,8 +113,14 @@ def _enter_lap(env: Env, lap: float) -> None:
 
 
 @compiled
-def _synthetic_4g(trace: Records[Sample], rng: Records[np.uint64]) -> None:
-    """Fill a trace of one-second samples, all rows but the last."""
+def _synthetic_4g(trace: Records[TraceSample], rng: Records[np.uint64]) -> None:
+    """Fill a trace of one-second samples, all rows but the last, in the manner of 4G.
+
+    A Gaussian process (first-order autoregression plus white noise) is mapped through the
+    normal distribution and the piecewise-linear quantile function of ``QUANTILES_4G``. Each
+    second takes two uniforms and, from them by Box and Muller's transform, two normals: slow
+    part first, then white.
+    """
     kick = math.sqrt(1.0 - _MEMORY_PER_S**2)
     slow = 0.0
     for second in range(len(trace) - 1):
@@ -113,7 +150,7 @@ def _interpolated(probability: float) -> float:
 
 
 @compiled
-def _shifted(trace: Records[Sample], shared: Records[Sample], offset: float) -> int:
+def _shifted(trace: Records[TraceSample], shared: Records[TraceSample], offset: float) -> int:
     """Fill a trace with another one that begins later; return its number of samples.
 
     ``offset`` is a part of the other one's length.
@@ -139,13 +176,13 @@ def _shifted(trace: Records[Sample], shared: Records[Sample], offset: float) -> 
 
 @compiled
 def _faded(
-    trace: Records[Sample],
-    whole: Records[Sample],
+    trace: Records[TraceSample],
+    whole: Records[TraceSample],
     settings: Settings,
     rng: Records[np.uint64],
 ) -> int:
     """Fill a trace with laps of another one and fades; return its number of samples."""
-    every_s, length_s = settings.fade_every_s, settings.fade_s
+    every_s, length_s = settings.network.fade_every_s, settings.network.fade_s
     samples, sample, filled, time_s = len(whole) - 1, 0, 0, 0.0
     stretch, starts_s, ends_s = -1, 0.0, 0.0
     while time_s < settings.trace_s:
@@ -157,7 +194,7 @@ def _faded(
             ends_s = min(starts_s + length_s, (stretch + 1) * every_s)
         fading = starts_s <= time_s
         trace[filled].start_s = time_s
-        left = settings.fade_depth if fading else 1.0
+        left = settings.network.fade_depth if fading else 1.0
         trace[filled].bandwidth = left * whole[sample % samples].bandwidth
         filled += 1
         time_s = min(_lapped_start_s(whole, sample + 1), ends_s if fading else starts_s)
@@ -166,14 +203,14 @@ def _faded(
 
 
 @compiled
-def _lapped_start_s(trace: Records[Sample], sample: int) -> float:
+def _lapped_start_s(trace: Records[TraceSample], sample: int) -> float:
     """Return when a sample begins, counted over all laps."""
     samples = len(trace) - 1
     return (sample // samples) * trace[samples].start_s + trace[sample % samples].start_s
 
 
 @compiled
-def _accumulate(trace: Records[Sample], duration_s: float) -> None:
+def _accumulate(trace: Records[TraceSample], duration_s: float) -> None:
     """Add the last row and the bytes delivered before each sample."""
     samples = len(trace) - 1
     trace[samples].start_s, trace[samples].bandwidth = duration_s, 0.0

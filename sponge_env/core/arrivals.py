@@ -1,21 +1,19 @@
-"""Requests in the order in which they are sent, drawn one at a time.
+"""Requests in the order in which they are sent, drawn one at a time as they are needed.
 
-Repeats :mod:`sponge_env.workload`, :mod:`sponge_env.arrival_processes` and
-:mod:`sponge_env.arrival_traces`. The reference draws an episode's requests at once and sorts
-them by arrival; here they come as they are needed. All requests that are
-drawn here have one payload, one base delay and one SLO, so they arrive in the order in which
-they were sent. Others are made by the reference before the episode and given to it.
+All requests that are drawn here have one payload, one base delay and one SLO, so they arrive
+in the order in which they were sent. Where a scenario mixes classes, its requests are drawn
+and sorted before the episode (:mod:`sponge_env.core.workload`) and listed.
 """
 
 from __future__ import annotations
 
 import math
 
-from sponge_env.vector.compiler import Records, compiled
-from sponge_env.vector.kernels.network import transferred_s
-from sponge_env.vector.kernels.rng import ARRIVALS, next_uint64, seed_stream, uniform
-from sponge_env.vector.layout import World
-from sponge_env.vector.settings import BURSTY, CONSTANT, DIURNAL, FLASH_CROWD, GIVEN, POISSON
+from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.network import transferred_s
+from sponge_env.core.records import World
+from sponge_env.core.rng import ARRIVALS, next_uint64, seed_stream, uniform
+from sponge_env.core.settings import BURSTY, CONSTANT, DIURNAL, FLASH_CROWD, LISTED, POISSON
 
 
 @compiled
@@ -24,14 +22,14 @@ def reset_arrivals(w: World, seed: int) -> None:
     env, settings = w.env, w.settings
     seed_stream(env.arrivals_rng, seed, ARRIVALS)
     env.sent, env.clock_s, env.arrival_s = 0, 0.0, 0.0
-    env.group, env.group_size, env.group_next = 0, 0, 0
-    if settings.arrivals == BURSTY:
+    env.group, env.group_requests, env.group_next = 0, 0, 0
+    if settings.arrival_kind == BURSTY:
         env.state = int(uniform(env.arrivals_rng) * settings.states)
-        env.state_ends_s = settings.dwell_s * _exponential(w)
-    elif settings.arrivals == FLASH_CROWD:
+        env.state_ends_s = settings.arrivals.burst_dwell_s * _exponential(w)
+    elif settings.arrival_kind == FLASH_CROWD:
         env.state, env.stretch = 0, 0
         env.state_ends_s = _flash_starts_s(w)
-    elif settings.arrivals == DIURNAL:
+    elif settings.arrival_kind == DIURNAL:
         env.day_begins = uniform(env.arrivals_rng)
     elif settings.rounded:
         # First all numbers of requests are rounded, then the requests are placed.
@@ -39,8 +37,8 @@ def reset_arrivals(w: World, seed: int) -> None:
             env.rounding_rng[k] = env.arrivals_rng[k]
         for _ in range(settings.groups):
             next_uint64(env.arrivals_rng)
-    if settings.arrivals == GIVEN:
-        next_given(w)
+    if settings.arrival_kind == LISTED:
+        next_listed(w)
     else:
         next_request(w)
 
@@ -49,29 +47,30 @@ def reset_arrivals(w: World, seed: int) -> None:
 def next_request(w: World) -> None:
     """Draw the next request into ``env.sent_s`` and ``env.arrival_s``."""
     env, settings = w.env, w.settings
-    if settings.arrivals == POISSON:
+    if settings.arrival_kind == POISSON:
         env.clock_s += _exponential(w) / settings.rate_rps
-    elif settings.arrivals == CONSTANT:
+    elif settings.arrival_kind == CONSTANT:
         env.clock_s = env.sent / settings.rate_rps if env.sent < settings.requests else math.inf
-    elif settings.arrivals in (BURSTY, FLASH_CROWD):
+    elif settings.arrival_kind in (BURSTY, FLASH_CROWD):
         _next_in_pieces(w)
-    elif settings.arrivals == DIURNAL:
+    elif settings.arrival_kind == DIURNAL:
         _next_of_the_day(w)
     else:
         _next_recorded(w)
     env.sent += 1
     if env.clock_s < settings.sent_before_s:
         env.sent_s = env.clock_s
-        arrival_s = transferred_s(w, env.sent_s) + settings.base_delay_s
+        end_s = transferred_s(w, env.sent_s, settings.network.payload_bytes)
+        arrival_s = end_s + settings.network.base_delay_s
         env.arrival_s = max(env.arrival_s, arrival_s)
     else:
         env.sent_s = env.arrival_s = math.inf
 
 
 @compiled
-def next_given(w: World) -> None:
-    """Take the next request from those that were made before the episode."""
-    env, request = w.env, w.given[w.env.sent]
+def next_listed(w: World) -> None:
+    """Take the next request of those that were drawn before the episode."""
+    env, request = w.env, w.requests[w.env.sent]
     env.sent_s, env.arrival_s = request.sent_s, request.arrival_s
     env.sent += 1
 
@@ -89,7 +88,7 @@ def _next_in_pieces(w: World) -> None:
     while expected >= rates_rps[env.state] * (env.state_ends_s - env.clock_s):
         expected -= rates_rps[env.state] * (env.state_ends_s - env.clock_s)
         env.clock_s = env.state_ends_s
-        if settings.arrivals == BURSTY:
+        if settings.arrival_kind == BURSTY:
             _enter_burst(w)
         else:
             _enter_part_of_stretch(w)
@@ -101,33 +100,36 @@ def _enter_burst(w: World) -> None:
     env, settings = w.env, w.settings
     others = settings.states - 1
     env.state = (env.state + 1 + int(uniform(env.arrivals_rng) * others)) % settings.states
-    env.state_ends_s += settings.dwell_s * _exponential(w)
+    env.state_ends_s += settings.arrivals.burst_dwell_s * _exponential(w)
 
 
 @compiled
 def _enter_part_of_stretch(w: World) -> None:
     env, settings = w.env, w.settings
-    stretch_ends_s = (env.stretch + 1) * settings.flash_every_s
+    stretch_ends_s = (env.stretch + 1) * settings.arrivals.flash_every_s
     env.state = (env.state + 1) % settings.states
     if env.state == 0:
         env.stretch += 1
         env.state_ends_s = _flash_starts_s(w)
     elif env.state == 1:
-        env.state_ends_s = min(env.state_ends_s + settings.flash_s, stretch_ends_s)
+        env.state_ends_s = min(env.state_ends_s + settings.arrivals.flash_s, stretch_ends_s)
     else:
         env.state_ends_s = stretch_ends_s
 
 
 @compiled
 def _flash_starts_s(w: World) -> float:
-    every_s, room_s = w.settings.flash_every_s, w.settings.flash_every_s - w.settings.flash_s
+    every_s, room_s = (
+        w.settings.arrivals.flash_every_s,
+        w.settings.arrivals.flash_every_s - w.settings.arrivals.flash_s,
+    )
     return w.env.stretch * every_s + uniform(w.env.arrivals_rng) * room_s
 
 
 @compiled
 def _next_of_the_day(w: World) -> None:
     env, settings = w.env, w.settings
-    amplitude, period_s = settings.diurnal_amplitude, settings.diurnal_period_s
+    amplitude, period_s = settings.arrivals.diurnal_amplitude, settings.arrivals.diurnal_period_s
     most_rps = settings.rate_rps * (1.0 + amplitude)
     stays = False
     while not stays:
@@ -141,7 +143,7 @@ def _next_of_the_day(w: World) -> None:
 @compiled
 def _next_recorded(w: World) -> None:
     env = w.env
-    while env.group_next == env.group_size:
+    while env.group_next == env.group_requests:
         if env.group == w.settings.groups:
             env.clock_s = math.inf
             return
@@ -159,13 +161,13 @@ def _fill_group(w: World) -> None:
     expected = w.numbers[settings.group_count_at + env.group]
     if settings.rounded:
         expected += uniform(env.rounding_rng)
-    env.group_size, env.group_next = int(expected), 0
-    for k in range(env.group_size):
+    env.group_requests, env.group_next = int(expected), 0
+    for k in range(env.group_requests):
         part = uniform(env.arrivals_rng)
         if settings.keeps_first and k == 0:
             part = 0.0
         w.group[k] = start_s + part * length_s
-    _sort(w.group, env.group_size)
+    _sort(w.group, env.group_requests)
     env.group += 1
 
 

@@ -1,4 +1,4 @@
-"""The observation. Repeats :mod:`sponge_env.encoding`, field by field."""
+"""The observation, field by field as :mod:`sponge_env.encoding` declares it."""
 
 from __future__ import annotations
 
@@ -7,51 +7,50 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.encoding import (
+from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.queue import deadline_s
+from sponge_env.core.records import PAST, RECENT, World
+from sponge_env.core.step import planned_end_s
+from sponge_env.fields import (
     BANDWIDTH_SCALE_BYTES_PER_S,
     BUDGET_QUANTILES,
     CLIP,
     DUE_BINS,
     FIELDS,
-    JOINT_FIELDS,
+    JOINT_NAMES,
     OBS_DIM,
     STARTING_SLOTS,
     TREND_INTERVALS,
 )
-from sponge_env.system import HISTORY
-from sponge_env.vector.compiler import Records, compiled
-from sponge_env.vector.kernels.queue import deadline_s
-from sponge_env.vector.kernels.system import planned_end_s
-from sponge_env.vector.layout import PAST, RECENT, World
+from sponge_env.interfaces import HISTORY
 
 _CLIP = np.float32(CLIP)
 _QUANTILES = np.array(BUDGET_QUANTILES)
 _SCAN = 16
 """Queue length from which on halving beats counting one by one."""
 
+_QUEUE = FIELDS.index("queue_length")
 _BUDGETS = FIELDS.index("budget_q0")
 _DUE = FIELDS.index("due_1_of_8")
 _ARRIVALS = FIELDS.index("arrivals_last")
 _NETWORK = FIELDS.index("delay_mean")
 _ALLOCATION = FIELDS.index("cores")
 _LAST = FIELDS.index("on_time")
-_STARTING = JOINT_FIELDS.index("replicas_starting")
+_STARTING = JOINT_NAMES.index("replicas_starting")
 
 
 @compiled
 def encode(w: World, observation: NDArray[np.float32]) -> None:
     """Write the observation, (OBS_DIM,) float32, or the longer one of joint control."""
-    queued = w.env.tail - w.env.head
-    _put(observation, 0, queued / (w.settings.rate_scale * w.settings.slo_s))
+    queued = w.stage.tail - w.stage.head
+    observation[:] = 0.0
+    _put(observation, _QUEUE, queued / (w.settings.rate_scale * w.settings.slo_s))
     _put_budgets(w, observation, queued)
     _put_due_counts(w, observation, queued)
     if w.env.interval:
         _put_arrivals(w, observation)
         _put_network(w, observation)
         _put_last_interval(w, observation)
-    else:
-        observation[_ARRIVALS:_ALLOCATION] = 0.0
-        observation[_LAST:] = 0.0
     _put_allocation(w, observation)
     if len(observation) > OBS_DIM:
         _put_starting(w, observation)
@@ -69,13 +68,13 @@ def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
 @compiled
 def _budget(w: World, index: int) -> float:
     """Return the budget of the request at a place in the queue, in SLOs."""
-    return (deadline_s(w, w.env.head + index) - w.env.now_s) / w.settings.slo_s
+    return (deadline_s(w, w.stage.head + index) - w.env.now_s) / w.settings.slo_s
 
 
 @compiled
 def _put_budgets(w: World, observation: NDArray[np.float32], queued: int) -> None:
     if not queued:
-        observation[_BUDGETS:_DUE] = 1.0
+        observation[_BUDGETS : _BUDGETS + len(_QUANTILES)] = 1.0
         return
     for k in range(len(_QUANTILES)):
         position = _QUANTILES[k] * (queued - 1)
@@ -157,19 +156,19 @@ def _trend(w: World, history: Records[float]) -> float:
 
 @compiled
 def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
-    env, settings = w.env, w.settings
+    env, stage, limits = w.env, w.stage, w.settings.limits
     ready, left_s = 0, 0.0
-    for k in range(env.replicas):
+    for k in range(stage.replicas):
         replica = w.replicas[k]
         ready += not replica.draining and replica.ready_s <= env.now_s
-        if replica.size:
+        if replica.batch_size:
             left_s = max(left_s, planned_end_s(w, replica) - env.now_s)
-    _put(observation, _ALLOCATION, env.requested_cores / settings.cores_max)
-    _put(observation, _ALLOCATION + 1, env.requested_batch / settings.batch_max)
-    _put(observation, _ALLOCATION + 2, env.requested_replicas / settings.replicas_max)
-    _put(observation, _ALLOCATION + 3, ready / settings.replicas_max)
-    _put(observation, _ALLOCATION + 4, env.running / settings.batch_max)
-    _put(observation, _ALLOCATION + 5, left_s / settings.slo_s)
+    _put(observation, _ALLOCATION, stage.wanted.cores / limits.cores)
+    _put(observation, _ALLOCATION + 1, stage.wanted.batch / limits.batch)
+    _put(observation, _ALLOCATION + 2, stage.wanted.replicas / limits.replicas)
+    _put(observation, _ALLOCATION + 3, ready / limits.replicas)
+    _put(observation, _ALLOCATION + 4, stage.running / limits.batch)
+    _put(observation, _ALLOCATION + 5, left_s / w.settings.slo_s)
 
 
 @compiled
@@ -188,13 +187,16 @@ def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
     env, settings = w.env, w.settings
     scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
     starting = 0
-    observation[_STARTING:] = 0.0
-    for k in range(env.replicas):
+    for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
-            _put_in_order(observation[_STARTING + 1 :], starting, left_s / scale_s)
+            _put_in_order(
+                observation[_STARTING + 1 : _STARTING + 1 + STARTING_SLOTS],
+                starting,
+                left_s / scale_s,
+            )
             starting += 1
-    _put(observation, _STARTING, starting / settings.replicas_max)
+    _put(observation, _STARTING, starting / settings.limits.replicas)
 
 
 @compiled

@@ -1,4 +1,8 @@
-"""SFC64 streams, seeded and continued as NumPy does (``sponge_env/seeding.py``)."""
+"""Random streams: one seed, one stream for each purpose.
+
+They are those of ``numpy.random.Generator(SFC64(SeedSequence([seed, crc32(purpose)])))``,
+seeded and continued bit for bit: the state is four 64-bit words and a step a few additions.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from sponge_env.vector.compiler import Records, compiled
+from sponge_env.core.compiled import Records, compiled
 
 _U64 = np.uint64
 _MASK = _U64(0xFFFFFFFF)
@@ -21,7 +25,8 @@ ARRIVALS = _U64(zlib.crc32(b"arrivals"))
 NETWORK = _U64(zlib.crc32(b"network"))
 FADES = _U64(zlib.crc32(b"fades"))
 NOISE = _U64(zlib.crc32(b"noise"))
-"""Purposes, as :func:`sponge_env.seeding.stream` tells them apart."""
+CLASSES = _U64(zlib.crc32(b"classes"))
+"""Purposes."""
 
 
 @compiled

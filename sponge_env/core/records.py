@@ -1,7 +1,8 @@
-"""What is in memory: one record for each environment, scenario, replica and so on.
+"""What is in memory: one record for each environment, stage, scenario, replica and so on.
 
 All arrays are allocated once. ``n`` is the number of environments; times are in seconds
-since the start of the episode.
+since the start of the episode. No field bears the name of a NumPy attribute, such as
+``size``, for the interpreter could not tell them apart.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.encoding import TREND_INTERVALS
+from sponge_env.core.compiled import Position, Records, Words, dtype_of
+from sponge_env.core.settings import Settings
+from sponge_env.fields import TREND_INTERVALS
+from sponge_env.interfaces import HISTORY
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.system import HISTORY
-from sponge_env.vector.compiler import Position, Records, Words, dtype_of, sources_mark
-from sponge_env.vector.settings import Settings
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
@@ -63,7 +64,7 @@ class Env:
     """Part of the day at which ``DIURNAL`` arrivals begin."""
     group: int
     """Next group of ``RECORDED`` arrivals."""
-    group_size: int
+    group_requests: int
     """Requests of the group at hand."""
     group_next: int
 
@@ -80,6 +81,58 @@ class Env:
     ends_at: Position
     """Row of the sample in which it ended."""
 
+    ended: int
+    """Rows of the ledger in use."""
+
+    delay_sum_s: float
+    """Sums over this interval, as are the rest but the last four."""
+    delay_max_s: float
+    payload_sum_bytes: float
+    latency_sum_s: float
+    service_sum_s: float
+    batches: int
+    batched: int
+    """Requests in these batches."""
+    finished: int
+    """Batches that did not die with their replica."""
+    answered: int
+    """Requests in those."""
+    arrivals: Past
+    """Arrivals of past intervals."""
+    mean_delays_s: Recent
+    bandwidths: Recent
+
+    episode_return: float
+    """Sum of the rewards."""
+
+
+class StageAllocation:
+    """What a controller asks for; see :class:`sponge_env.interfaces.StageAllocation`."""
+
+    cores: int
+    batch: int
+    replicas: int
+    variant: int
+
+
+class Meters:
+    """Counters of a stage's worker, and its state; see
+    :class:`sponge_env.interfaces.WorkerStatus`.
+    """
+
+    ready: int
+    effective_cores: float
+    core_seconds: float
+    used_core_s: float
+    throttled_s: float
+    cpu_s: float
+    restarts: int
+    actuation_s: float
+
+
+class Stage:
+    """One model of an environment, with its queue and replicas."""
+
     ring: Position
     """Capacity of the queue minus 1; position k is row ``k & ring``."""
     head: int
@@ -89,15 +142,11 @@ class Env:
     oldest: int
     """No running request lies before this position."""
     running: int
-    ended: int
-    """Rows of the ledger in use."""
 
+    wanted: StageAllocation
+    """The allocation last asked for."""
     cores: int
     """Core units in force on the worker."""
-    requested_cores: int
-    """Core units of the allocation in force."""
-    requested_batch: int
-    requested_replicas: int
     replicas: int
     """Replicas held: rows of ``replicas`` in use, by id."""
     next_replica: int
@@ -108,37 +157,21 @@ class Env:
     held_core_s: float
     """Integral of ``held_cores`` up to ``held_since_s``."""
     retired_core_s: float
+    """What replicas that are gone have used, as is the next."""
     retired_throttled_s: float
-    core_seconds: float
-    """Counters at the last measurement, as are the next two."""
-    used_core_s: float
-    throttled_s: float
-
-    delay_sum_s: float
-    """Sums over this interval, as are the next five."""
-    delay_max_s: float
-    payload_sum_bytes: float
-    latency_sum_s: float
-    service_sum_s: float
-    batches: int
-    answered: int
-    """Requests in these batches."""
-    arrivals: Past
-    """Arrivals of past intervals."""
-    mean_delays_s: Recent
-    bandwidths: Recent
-
-    episode_return: float
-    """Sum of the rewards."""
+    meters: Meters
+    """As they stand now."""
+    before: Meters
+    """As they stood at the last measurement."""
 
 
-class Replica:
+class ReplicaState:
     """One replica, its batch and its service model."""
 
     id: int
     ready_s: float
     draining: bool
-    size: int
+    batch_size: int
     """Requests in its batch; 0 when it has none."""
     first: int
     """Position of the batch's first request in the queue; the others follow."""
@@ -161,7 +194,7 @@ class Replica:
     slice_s: float
     stopped: bool
     end_refill_s: float
-    """The books when the work is done, as are the rest."""
+    """The account when the work is done, as are the rest."""
     end_pool_s: float
     end_slice_s: float
     end_stopped: bool
@@ -169,7 +202,7 @@ class Replica:
     end_throttled_s: float
 
 
-class Sample:
+class TraceSample:
     """A stretch of a bandwidth trace; one more marks its end."""
 
     start_s: float
@@ -179,8 +212,8 @@ class Sample:
     """Bytes that the trace has delivered before."""
 
 
-class Given:
-    """A request that was made before the episode; after the last comes an endless one."""
+class Listed:
+    """A request that was drawn before the episode; after the last comes an endless one."""
 
     id: int
     sent_s: float
@@ -196,9 +229,11 @@ class Waiting:
     row: Position
     """Its place in the order of arrival."""
     hopeless: bool
+    retries: Annotated[int, np.uint8]
+    """Batches that died under it."""
 
 
-class Pending:
+class PendingResize:
     """A resize that has been asked for and is not in force yet."""
 
     time_s: float
@@ -206,8 +241,8 @@ class Pending:
     replicas: int
 
 
-class Ended:
-    """How one request ended; see :class:`sponge_env.serving.ledger.Entry`."""
+class LedgerRow:
+    """How one request ended; see :func:`sponge_env.core.ledger.columns`."""
 
     row: int
     """Its place in the order of arrival."""
@@ -218,27 +253,29 @@ class Ended:
     outcome: int
     batch_size: int
     replica: int
+    attempts: int
     overflowed: bool
     """Whether the queue was full when it arrived."""
 
 
 class World(NamedTuple):
-    """Everything that belongs to one environment."""
+    """Everything that belongs to one stage of one environment."""
 
     env: Env
+    stage: Stage
     settings: Settings
-    replicas: Records[Replica]
+    replicas: Records[ReplicaState]
     """(slots,)"""
-    pending: Records[Pending]
-    given: Records[Given]
-    """(requests + 1,) those of ``GIVEN`` arrivals, ascending by ``arrival_s``."""
+    pending: Records[PendingResize]
+    requests: Records[Listed]
+    """(requests + 1,) those of ``LISTED`` arrivals, ascending by ``arrival_s``."""
     queue: Records[Waiting]
     """(capacity,) a power of two."""
     group: Records[float]
     """Send times of the group of ``RECORDED`` arrivals at hand, ascending."""
-    ledger: Records[Ended]
+    ledger: Records[LedgerRow]
     """Requests that ended, until it is full."""
-    traces: Records[Sample]
+    traces: Records[TraceSample]
     """All bandwidth traces."""
     numbers: Records[float]
     """All tables of all scenarios."""
@@ -250,9 +287,11 @@ class Arrays(NamedTuple):
     """All memory; each :class:`World` is a view of it. The first axis is ``n`` long."""
 
     envs: NDArray[Any]
+    stages: NDArray[Any]
+    """(n, stages)"""
     replicas: NDArray[Any]
     pending: NDArray[Any]
-    given: NDArray[Any]
+    requests: NDArray[Any]
     queue: NDArray[Any]
     group: NDArray[np.float64]
     ledger: NDArray[Any]
@@ -261,25 +300,32 @@ class Arrays(NamedTuple):
     traces: NDArray[Any]
     """(rows,)"""
     numbers: NDArray[np.float64]
+    blank: NDArray[Any]
+    """(1,) of :data:`METRICS`, where nothing was measured."""
 
 
-ENV = dtype_of(Env, sources_mark())
-REPLICA = dtype_of(Replica)
-SAMPLE = dtype_of(Sample)
-GIVEN_REQUEST = dtype_of(Given)
+ENV = dtype_of(Env)
+STAGE = dtype_of(Stage)
+ALLOCATION = dtype_of(StageAllocation)
+REPLICA = dtype_of(ReplicaState)
+SAMPLE = dtype_of(TraceSample)
+LISTED_REQUEST = dtype_of(Listed)
 WAITING = dtype_of(Waiting)
-PENDING = dtype_of(Pending)
-ENDED = dtype_of(Ended)
+PENDING = dtype_of(PendingResize)
+LEDGER_ROW = dtype_of(LedgerRow)
 
 UNMEASURED = ("latency_p50_s", "latency_p99_s")
 """Metrics of an interval that would need all its latencies at once."""
 
-_MEASURED = [f.name for f in dataclasses.fields(IntervalMetrics) if f.name not in UNMEASURED]
+_MEASURED = [f for f in dataclasses.fields(IntervalMetrics) if f.name not in UNMEASURED]
 _TYPES = {int: np.int64, float: np.float64}
 
 METRICS = np.dtype(
-    [(name, _TYPES[get_type_hints(IntervalMetrics)[name]]) for name in _MEASURED]
+    [(f.name, _TYPES[get_type_hints(IntervalMetrics)[f.name]]) for f in _MEASURED]
     + [("overflowed", np.int64)]
 )
 """The schema's metrics of an interval, and the requests for which no room was left in the
 queue (they count as dropped)."""
+
+BLANK = np.array([(*(f.default for f in _MEASURED), 0)], METRICS)
+"""(1,) the metrics of an interval in which nothing was measured."""

@@ -1,4 +1,4 @@
-"""From scenarios to the arrivals and the bandwidth that kernels draw and read."""
+"""From scenarios to the arrivals and the bandwidth that the core draws and reads."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrival_processes import burst_rates_rps, flash_rates_rps
 from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.bandwidth import BandwidthTrace
-from sponge_env.formats import find_trace
-from sponge_env.network import recorded_trace
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
-from sponge_env.seeding import stream
-from sponge_env.vector.layout import SAMPLE
-from sponge_env.vector.pool import Pool
-from sponge_env.vector.settings import (
+from sponge_env.bandwidth import BandwidthTrace, recorded_trace
+from sponge_env.config import Arrivals
+from sponge_env.core.records import SAMPLE
+from sponge_env.core.settings import (
     BURSTY,
     CONSTANT,
     DIURNAL,
@@ -30,7 +24,11 @@ from sponge_env.vector.settings import (
     RECORDED,
     SHIFTED,
 )
-from sponge_env.workload import load_arrivals, rate_rps, send_times_s
+from sponge_env.errors import TraceError
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.memory import Pool
+from sponge_env.workload import rate_rps, recorded_arrivals
 
 _KINDS = {
     "poisson": POISSON,
@@ -63,7 +61,8 @@ class Traffic:
         """Write a scenario's arrivals and network into its settings.
 
         Args:
-            row: A record of :class:`~sponge_env.vector.settings.Settings`.
+            row: A record of :class:`~sponge_env.core.settings.Settings` that has the
+                scenario's tables.
             scenario: As long as its traces.
             profile: Says how much a load is.
 
@@ -75,37 +74,36 @@ class Traffic:
 
     def _add_network(self, row: Any, scenario: Scenario) -> None:
         network = scenario.network
-        row["payload_bytes"] = network.payload_bytes
-        row["network"] = INSTANT
+        row["network_kind"] = INSTANT
         if network.trace == "4g":
             samples = math.ceil(scenario.duration_s)
-            row["network"], row["samples"], row["trace_s"] = GENERATED, samples, samples
+            row["network_kind"], row["samples"], row["trace_s"] = GENERATED, samples, samples
         elif network.trace != "none":
             trace = recorded_trace(network)
             if math.isfinite(trace.mean_bytes_per_s):
                 self._add_trace(row, trace)
-                row["network"] = FIXED if network.start == "beginning" else SHIFTED
-        if network.payload_bytes == 0:
-            row["network"] = INSTANT
+                row["network_kind"] = FIXED if network.start == "beginning" else SHIFTED
+        if scenario.mean_payload_bytes == 0:
+            row["network_kind"] = INSTANT
         own_rows = {GENERATED: row["samples"] + 1, SHIFTED: row["samples"] + 2}
-        self._add_fades(row, scenario, own_rows.get(int(row["network"]), 0))
+        self._add_fades(row, scenario, own_rows.get(int(row["network_kind"]), 0))
 
     def _add_fades(self, row: Any, scenario: Scenario, own_rows: int) -> None:
         """Add fades, if any, and make room for the traces that environments make.
+
+        Fades fall anew on each lap of a trace that is shorter than the episode.
 
         Args:
             row: Settings; the network without fades is there already.
             scenario: Says how the bandwidth fades.
             own_rows: Rows that the trace without fades takes in an environment's own part.
         """
-        network = scenario.network
-        if network.fade_every_s is not None and row["network"] != INSTANT:
+        every_s = scenario.network.fade_every_s
+        if every_s is not None and row["network_kind"] != INSTANT:
             laps = max(1, math.ceil(scenario.duration_s / row["trace_s"]))
             row["trace_s"] *= laps
             row["faded"], row["faded_at"] = True, own_rows
-            row["fade_every_s"] = network.fade_every_s
-            row["fade_s"], row["fade_depth"] = network.fade_s, network.fade_depth
-            edges = 2 * math.ceil(row["trace_s"] / network.fade_every_s) + 2
+            edges = 2 * math.ceil(row["trace_s"] / every_s) + 2
             own_rows += laps * (row["samples"] + 1) + edges + 1
         self.private_rows = max(self.private_rows, int(own_rows))
 
@@ -120,50 +118,70 @@ class Traffic:
     def _add_arrivals(self, row: Any, scenario: Scenario, profile: Profile) -> None:
         arrivals, duration_s = scenario.arrivals, scenario.duration_s
         rate = rate_rps(scenario, profile)
-        row["arrivals"] = _KINDS[arrivals.kind]
+        row["arrival_kind"] = _KINDS[arrivals.kind]
         row["rate_rps"], row["sent_before_s"] = rate, duration_s
         if arrivals.kind == "constant":
             row["requests"] = math.ceil(duration_s * rate)
         elif arrivals.kind == "bursty":
-            rates_rps = burst_rates_rps(arrivals, rate)
-            row["states"], row["dwell_s"] = len(rates_rps), arrivals.burst_dwell_s
-            row["rates_at"] = self._numbers.add(rates_rps)
+            rates_rps = _burst_rates_rps(arrivals, rate)
+            row["states"], row["rates_at"] = len(rates_rps), self._numbers.add(rates_rps)
         elif arrivals.kind == "flash-crowd":
-            outside_rps, within_rps = flash_rates_rps(arrivals, rate)
+            outside_rps, within_rps = _flash_rates_rps(arrivals, rate)
             row["states"] = 3
             row["rates_at"] = self._numbers.add([outside_rps, within_rps, outside_rps])
-            row["flash_s"], row["flash_every_s"] = arrivals.flash_s, arrivals.flash_every_s
-        elif arrivals.kind == "diurnal":
-            row["diurnal_amplitude"] = arrivals.diurnal_amplitude
-            row["diurnal_period_s"] = arrivals.diurnal_period_s
         elif arrivals.kind == "trace":
-            # It finds whatever is wrong with the trace.
-            send_times_s(arrivals, rate, duration_s, stream(0, "arrivals"))
-            trace = load_arrivals(find_trace(str(arrivals.file), "arrivals"))
-            self._add_recorded(row, trace, duration_s, arrivals.rate_rps)
+            self._add_recorded(row, recorded_arrivals(arrivals), duration_s, arrivals)
 
     def _add_recorded(
-        self, row: Any, trace: EventTrace | CountTrace, duration_s: float, rate: float | None
+        self, row: Any, trace: EventTrace | CountTrace, duration_s: float, arrivals: Arrivals
     ) -> None:
         """Add arrivals as groups of requests that lie anywhere in a stretch of time.
 
-        That is one group for each second of counted requests, and one for each request
-        of a trace with exact times.
+        That is one group for each second of counted requests, and one for each request of a
+        trace with exact times. With a rate, each group's size is rounded up or down at random
+        so that this is the mean rate; the first copy of a request with an exact time keeps
+        its time, further ones lie anywhere before the next request.
+
+        Raises:
+            TraceError: The trace has no request in the episode.
         """
         start_s: NDArray[Any]
+        rate = arrivals.rate_rps
         if isinstance(trace, EventTrace):
-            start_s = trace.send_times_s(duration_s, None, stream(0, "arrivals"))
+            start_s = trace.recorded_s(duration_s)
             length_s = np.diff(start_s, append=duration_s)
-            mean = 1.0 if rate is None else rate * duration_s / start_s.size
+            mean = 1.0 if rate is None else rate * duration_s / max(1, start_s.size)
             counts = np.full(start_s.size, mean)
             row["keeps_first"], row["sent_before_s"] = True, np.inf
         else:
-            counts = np.resize(trace.per_second, math.ceil(duration_s))
+            counts = trace.recorded(duration_s)
             start_s, length_s = np.arange(counts.size), np.ones(counts.size)
-            if rate is not None:
+            if rate is not None and counts.any():
                 counts = counts * (rate / np.mean(counts))
+        if not counts.any():
+            raise nothing_sent(arrivals, duration_s)
         row["rounded"], row["groups"] = rate is not None, start_s.size
         row["group_start_at"] = self._numbers.add(start_s)
         row["group_length_at"] = self._numbers.add(length_s)
         row["group_count_at"] = self._numbers.add(counts)
         self.group_size = max(self.group_size, math.floor(counts.max()) + 1)
+
+
+def nothing_sent(arrivals: Arrivals, duration_s: float) -> TraceError:
+    """Say that an arrival trace has no request in the episode."""
+    return TraceError(
+        f"{arrivals.file} has no request in its first {duration_s:g} s; cut its start off"
+    )
+
+
+def _burst_rates_rps(arrivals: Arrivals, rate_rps: float) -> list[float]:
+    """Return the rate of each state of the ``bursty`` process."""
+    factors = arrivals.burst_factors
+    return [rate_rps * factor * len(factors) / sum(factors) for factor in factors]
+
+
+def _flash_rates_rps(arrivals: Arrivals, rate_rps: float) -> tuple[float, float]:
+    """Return the rates outside and within a flash crowd, whose mean is ``rate_rps``."""
+    share = arrivals.flash_s / arrivals.flash_every_s
+    outside_rps = rate_rps / (1.0 + (arrivals.flash_factor - 1.0) * share)
+    return outside_rps, outside_rps * arrivals.flash_factor

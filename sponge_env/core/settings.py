@@ -1,11 +1,29 @@
-"""A scenario as the kernels need it: one record of numbers, and positions of its tables."""
+"""A scenario as the kernels need it: its own tables, and what follows from them.
+
+Every number of the configuration's dataclasses is here under its own name, such as
+``settings.serving.drop_late_by_s``; a new key needs no line in this file.
+"""
 
 from __future__ import annotations
 
-from sponge_env.vector.compiler import Position, dtype_of
+import dataclasses
+import math
+from typing import Any
 
-POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, GIVEN = range(7)
-"""Kinds of arrivals; the requests of the last were made before the episode."""
+from sponge_env.config import (
+    Arrivals,
+    Initial,
+    Limits,
+    Network,
+    Reward,
+    Serving,
+    Simulation,
+)
+from sponge_env.core.compiled import Position, dtype_of
+from sponge_env.quota import QuotaService
+
+POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
+"""Kinds of arrivals; the requests of the last were drawn before the episode."""
 
 INSTANT, GENERATED, FIXED, SHIFTED = range(4)
 """Kinds of networks: no transfer time, a synthetic trace for each seed, a trace from its
@@ -13,20 +31,23 @@ beginning, a trace from a random moment on."""
 
 
 class Settings:
-    """One scenario, as the kernels need it. ``*_at`` are positions in ``numbers``."""
+    """One scenario. ``*_at`` are positions in ``numbers``."""
+
+    limits: Limits
+    initial: Initial
+    arrivals: Arrivals
+    network: Network
+    serving: Serving
+    simulation: Simulation
+    reward: Reward
+    quota: QuotaService
+    """All zero without one."""
 
     intervals: int
     interval_s: float
     slo_s: float
-    cores_max: int
-    batch_max: int
-    replicas_max: int
-    cores: int
-    """Initial allocation, as are the next two."""
-    batch: int
-    replicas: int
 
-    arrivals: int
+    arrival_kind: int
     """One of the kinds above."""
     rate_rps: float
     requests: int
@@ -37,11 +58,6 @@ class Settings:
     """States of ``BURSTY`` arrivals; their rates are next."""
     rates_at: Position
     """Of ``FLASH_CROWD`` arrivals, the rates before, within and after a flash crowd."""
-    dwell_s: float
-    flash_s: float
-    flash_every_s: float
-    diurnal_amplitude: float
-    diurnal_period_s: float
     groups: int
     """Groups of ``RECORDED`` arrivals, such as the requests of one second."""
     group_start_at: Position
@@ -53,7 +69,7 @@ class Settings:
     keeps_first: bool
     """Whether the first request of a group is sent at the group's start."""
 
-    network: int
+    network_kind: int
     """``INSTANT``, ``GENERATED``, ``FIXED`` or ``SHIFTED``."""
     trace_at: Position
     """First row of a ``FIXED`` trace in ``traces``, or of one to be ``SHIFTED``."""
@@ -61,18 +77,14 @@ class Settings:
     trace_s: float
     """Length of the trace, after which it repeats; with its fades, where there are any."""
     faded: bool
-    """Whether there are fades; the next four belong to them."""
+    """Whether there are fades."""
     faded_at: Position
     """Row of the environment's own part of ``traces`` from which the faded trace lies."""
-    fade_every_s: float
-    fade_s: float
-    fade_depth: float
-    payload_bytes: float
-    base_delay_s: float
 
     fifo: bool
     """Whether batches are formed first in, first out."""
     drop_grace_s: float
+    """Lateness at which a waiting request is dropped."""
     hopeless_below_s: float
     """Budget on arrival below which a request counts as hopeless."""
 
@@ -80,27 +92,21 @@ class Settings:
     """(batch_max, cores_max) latency by the fit."""
     served_at: Position
     """(batch_max, cores_max) latency of the service model ``profile``."""
-    quota: bool
-    """Whether the service model is ``quota``; the next nine belong to it."""
+    limited: bool
+    """Whether the service model is ``quota``."""
     work_at: Position
-    """(batch_max,) CPU seconds."""
-    period_s: float
-    tick_s: float
-    dispatch_s: float
-    dispatch_request_s: float
-    resume_s: float
-    crowd_loading: float
+    """(batch_max,) CPU seconds under a quota."""
     core_unit: float
     cpu_cores: float
-    noise: float
+    """Core units of the CPU that all replicas share."""
     noise_at: Position
     noise_points: int
+    replay_at: Position
+    """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
     cold_start_s: float
-    actuation_delay_s: float
 
-    violation_weight: float
     rate_scale: float
-    """Requests per second that all cores can serve; see :mod:`sponge_env.encoding`."""
+    """Requests per second that all cores can serve; see :mod:`sponge_env.fields`."""
     span_1s: int
     """Intervals in one second, as in the next two."""
     span_5s: int
@@ -108,3 +114,23 @@ class Settings:
 
 
 SETTINGS = dtype_of(Settings)
+
+
+def write_table(row: Any, table: Any) -> None:
+    """Copy the numbers of a configuration's dataclass into the record of the same name.
+
+    Args:
+        row: The record.
+        table: The dataclass; what was left out is NaN.
+    """
+    for name in row.dtype.names:
+        value = getattr(table, name)
+        row[name] = math.nan if value is None else value
+
+
+def write_tables(row: Any, scenario: Any) -> None:
+    """Copy all tables of a scenario that settings have, too."""
+    for f in dataclasses.fields(scenario):
+        table = getattr(scenario, f.name)
+        if dataclasses.is_dataclass(table) and f.name in SETTINGS.fields:
+            write_table(row[f.name], table)
