@@ -1,9 +1,10 @@
 """Records the golden files, or checks that everything is still computed as they say.
 
-python -m tests.golden.record            write them anew
+python -m tests.golden.record            write them anew, with the columns that they have
 python -m tests.golden.record --check    play everything and say what differs
-    [--only PATTERN]                     only entries whose file/key contains it
-    [--dump DIR]                         keep all columns, for golden.difference
+    --only PATTERN                       only entries whose file/key contains it
+    --dump DIR                           keep all columns, for tests.golden.difference
+    --columns                            write them anew with all columns of today
 """
 
 from __future__ import annotations
@@ -58,15 +59,26 @@ def _lines(entries: Mapping[str, Entry]) -> str:
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
-def record() -> None:
-    """Write all files anew."""
-    names = play.column_names()
-    about = {"columns": names, "not played": cells.UNTRAINED}
-    COLUMNS.write_text(json.dumps(about, indent=1) + "\n")
+def record(only: str, columns: bool) -> None:
+    """Write files anew.
+
+    Args:
+        only: What must be in an entry's file and key; the others stay as they are.
+        columns: Whether all columns of today are hashed from now on, which changes every hash.
+    """
+    if columns or not COLUMNS.exists():
+        about = {"columns": play.column_names(), "not played": cells.UNTRAINED}
+        COLUMNS.write_text(json.dumps(about, indent=1) + "\n")
+    names = read_names()
     for name, wanted in keys().items():
-        made = {key: MAKERS[name](key, names)[0] for key in wanted}
-        (HERE / f"{name}.json").write_text(_lines(made))
-        sys.stdout.write(f"{name}: {len(made)} entries\n")
+        kept = read(name) if only else {}
+        entries = {
+            key: MAKERS[name](key, names)[0] if only in f"{name}/{key}" else kept[key]
+            for key in wanted
+            if only in f"{name}/{key}" or key in kept
+        }
+        (HERE / f"{name}.json").write_text(_lines(entries))
+        sys.stdout.write(f"{name}: {len(entries)} entries\n")
 
 
 def check(only: str, dump: Path | None) -> int:
@@ -104,9 +116,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--dump", type=Path)
+    parser.add_argument("--columns", action="store_true")
     arguments = parser.parse_args()
     if not arguments.check:
-        record()
+        record(arguments.only, arguments.columns)
         return 0
     return min(1, check(arguments.only, arguments.dump))
 
