@@ -27,7 +27,6 @@ from baselines.searches import SEARCHES, YARDSTICK
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.factory import scenario_profile
 from sponge_env.files import check_writable
 from sponge_env.host import describe_versions
 from sponge_env.metrics import EpisodeMetrics
@@ -35,6 +34,7 @@ from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.spec import scenario_profile
 from sponge_env.suite.definition import cells, load_suite
 from sponge_env.suite.pool import Failure, ProcessPool
 from sponge_env.suite.warm import warm

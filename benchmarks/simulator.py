@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from sponge_env.seeding import stream
+from sponge_env.workers.simulated import noise_source
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from benchmarks.simpy_model import Server
@@ -28,9 +30,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeding import stream
 from sponge_env.vector.simulator import BatchSimulator
-from sponge_env.workers.simulated import noise_source
 from sponge_env.workload import make_requests
 
 LOADS_RPS = (10, 20, 100, 1000)

@@ -23,6 +23,7 @@ from sponge_env.errors import ConfigError, unknown
 from sponge_env.fields import CLIP as CLIP
 from sponge_env.fields import FIELDS as FIELDS
 from sponge_env.fields import JOINT_NAMES
+from sponge_env.fields import OBS_DIM as OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.simulation.memory import Room, allocate, blank_metrics
 
@@ -79,7 +80,8 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
     observe_one(*_recalled(view, spec), observation)
-    return observation[0]
+    first: NDArray[np.float32] = observation[0]
+    return first
 
 
 def decode(action: NDArray[np.int64]) -> Allocation:

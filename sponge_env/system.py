@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import total
 from sponge_env.core import entry
 from sponge_env.core.ledger import ledger_columns
 from sponge_env.core.records import UNMEASURED
@@ -67,6 +68,7 @@ class System(ABC):
         seed: int,
         profile: Profile | None = None,
         workload: Workload | None = None,
+        measured_work: FloatArray | None = None,
     ) -> None:
         """Start an episode.
 
@@ -75,12 +77,18 @@ class System(ABC):
             seed: Seed of arrivals, bandwidth and noise.
             profile: Latency profile; the scenario's if left out.
             workload: Requests; those of scenario and seed if left out.
+            measured_work: Work that simulated batches take instead of that of the profile, see
+                :class:`~sponge_env.fidelity.replay.MeasuredWork`.
 
         Raises:
             SpongeError: The scenario or profile cannot be used.
         """
         configuration = Configuration(
-            [scenario], scenario.limits.replicas, profile=profile, listed=True
+            [scenario],
+            scenario.limits.replicas,
+            profile=profile,
+            listed=True,
+            measured_work=measured_work,
         )
         self.spec: SystemSpec = configuration.specs[0]
         played = configuration.scenarios[0]
@@ -249,11 +257,8 @@ def _latency_summary(latencies_s: Sequence[float]) -> dict[str, float]:
     """Return mean and quantiles of latencies, which ascend; nothing where there are none."""
     if not latencies_s:
         return {}
-    total_s = 0.0  # one after the other: sum() compensates for rounding on some Pythons only
-    for latency_s in latencies_s:
-        total_s += latency_s
     return {
-        "latency_mean_s": total_s / len(latencies_s),
+        "latency_mean_s": total(latencies_s) / len(latencies_s),
         "latency_p50_s": quantile(latencies_s, 0.5),
         "latency_p99_s": quantile(latencies_s, 0.99),
     }

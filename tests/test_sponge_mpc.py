@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sponge_env.serving.core import ServingCore
+from sponge_env.serving.drive import ArrivalCursor, drive
+from sponge_env.workers.service import ProfileService
+from sponge_env.workers.simulated import SimulatedWorker
 from views import busy_view, make_spec, make_view
 
 from agents.exact_kernel import entry_point
@@ -27,10 +31,6 @@ from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
-from sponge_env.serving.core import ServingCore
-from sponge_env.serving.drive import ArrivalCursor, drive
-from sponge_env.workers.service import ProfileService
-from sponge_env.workers.simulated import SimulatedWorker
 
 GUARD_S = 1e-9
 """So short that only late requests count."""

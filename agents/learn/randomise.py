@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from sponge_env.seeding import stream
+from sponge_env.seeds import stream
 
 from sponge_env.config import Arrivals, Initial, Network, Serving
 from sponge_env.scenario import Scenario

@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 
 LOG = logging.getLogger("sponge_env")
 
-INTERPRETED = bool(numba.config.DISABLE_JIT)
+INTERPRETED = bool(getattr(numba.config, "DISABLE_JIT", False))
 """Whether kernels run as ordinary Python."""
 
-CPUS = int(numba.config.NUMBA_NUM_THREADS)
+CPUS = int(getattr(numba.config, "NUMBA_NUM_THREADS", 1))
 """Threads that kernels may use at once."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -146,7 +146,7 @@ def dtype_of(cls: type[Any]) -> np.dtype[Any]:
     return np.dtype(fields, align=True)
 
 
-class _SourceCache(FunctionCache):  # type: ignore[misc]  # numba has no types
+class _SourceCache(FunctionCache):
     """numba's cache of machine code, told apart by all sources that it was made from.
 
     numba looks at the file of an entry point only. What cannot be read is made anew, with a
@@ -192,12 +192,13 @@ class _SourceCache(FunctionCache):  # type: ignore[misc]  # numba has no types
         LOG.warning("%s: %s (%s)", self._cache_path, what, f"{type(error).__name__}: {error}")
 
 
-class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+class _CheckedFile(IndexDataCacheFile):
     """Cache files that are not executed when a byte of them has changed."""
 
-    def _dump(self, data: Any) -> bytes:
-        content: bytes = super()._dump(data)
-        return hashlib.sha256(content).digest() + content
+    def _save_data(self, name: str, data: Any) -> None:
+        content: bytes = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(content).digest() + content)
 
     def _load_data(self, name: str) -> Any:
         content = Path(self._data_path(name)).read_bytes()

@@ -182,7 +182,7 @@ def _faded(
     rng: Records[np.uint64],
 ) -> int:
     """Fill a trace with laps of another one and fades; return its number of samples."""
-    every_s, length_s = settings.network.fade_every_s, settings.network.fade_s
+    every_s, length_s = settings.fade_every_s, settings.network.fade_s
     samples, sample, filled, time_s = len(whole) - 1, 0, 0, 0.0
     stretch, starts_s, ends_s = -1, 0.0, 0.0
     while time_s < settings.trace_s:

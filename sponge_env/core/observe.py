@@ -186,15 +186,11 @@ def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
 def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
     env, settings = w.env, w.settings
     scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
-    starting = 0
+    starting, first, end = 0, _STARTING + 1, _STARTING + 1 + STARTING_SLOTS
     for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
-            _put_in_order(
-                observation[_STARTING + 1 : _STARTING + 1 + STARTING_SLOTS],
-                starting,
-                left_s / scale_s,
-            )
+            _put_in_order(observation[first:end], starting, left_s / scale_s)
             starting += 1
     _put(observation, _STARTING, starting / settings.limits.replicas)
 

@@ -116,9 +116,7 @@ class StageAllocation:
 
 
 class Meters:
-    """Counters of a stage's worker, and its state; see
-    :class:`sponge_env.interfaces.WorkerStatus`.
-    """
+    """What :class:`sponge_env.interfaces.WorkerStatus` says of a stage's worker."""
 
     ready: int
     effective_cores: float

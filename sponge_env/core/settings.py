@@ -78,6 +78,8 @@ class Settings:
     """Length of the trace, after which it repeats; with its fades, where there are any."""
     faded: bool
     """Whether there are fades."""
+    fade_every_s: float
+    """There is one in each such stretch of time."""
     faded_at: Position
     """Row of the environment's own part of ``traces`` from which the faded trace lies."""
 
@@ -123,7 +125,7 @@ def write_table(row: Any, table: Any) -> None:
         row: The record.
         table: The dataclass; what was left out is NaN.
     """
-    for name in row.dtype.names:
+    for name in row.dtype.names or ():
         value = getattr(table, name)
         row[name] = math.nan if value is None else value
 
@@ -131,6 +133,5 @@ def write_table(row: Any, table: Any) -> None:
 def write_tables(row: Any, scenario: Any) -> None:
     """Copy all tables of a scenario that settings have, too."""
     for f in dataclasses.fields(scenario):
-        table = getattr(scenario, f.name)
-        if dataclasses.is_dataclass(table) and f.name in SETTINGS.fields:
-            write_table(row[f.name], table)
+        if dataclasses.is_dataclass(getattr(scenario, f.name)):
+            write_table(row[f.name], getattr(scenario, f.name))

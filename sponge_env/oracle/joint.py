@@ -56,7 +56,7 @@ def _plan(p: Problem, margin: float) -> IntArray:
 
 
 def _fluid(p: Problem) -> Fluid:
-    return fluid(p, min(p.replicas_max, int(p.settings["replicas"][0])))
+    return fluid(p, min(p.replicas_max, int(p.settings["initial"]["replicas"][0])))
 
 
 def joint_violations(p: Problem) -> int:

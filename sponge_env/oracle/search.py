@@ -188,11 +188,11 @@ def _note(
     violations, progress = state.violations, 0.0
     for n in range(state.replicas):
         replica = s.branches.replicas[k_tried, n]
-        if replica.size:
-            work_s = p.work_s[replica.size - 1, cores - 1] / p.share[cores - 1]
+        if replica.batch_size:
+            work_s = p.work_s[replica.batch_size - 1, cores - 1] / p.share[cores - 1]
             left = min(1.0, (replica.finish_s - end_s) / work_s)
-            done_s = end_s + left * p.shortest_s[replica.size - 1]
-            progress -= left * replica.size
+            done_s = end_s + left * p.shortest_s[replica.batch_size - 1]
+            progress -= left * replica.batch_size
             violations += late_in_batch(p, replica, done_s)
             if state.replicas == 1:
                 free_s = done_s

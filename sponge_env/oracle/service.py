@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from sponge_env.core.quota import SLICE_S
 from sponge_env.interfaces import FloatArray
 from sponge_env.profile import Profile
 from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
-from sponge_env.workers.bucket import SLICE_S
 
 
 def service_terms(scenario: Scenario, profile: Profile) -> dict[str, Any]:

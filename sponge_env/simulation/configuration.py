@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import rows
 from sponge_env.core.records import SAMPLE, Arrays
 from sponge_env.core.settings import INSTANT, LISTED, SETTINGS, write_table, write_tables
@@ -36,6 +37,7 @@ class Configuration:
         *,
         profile: Profile | None = None,
         listed: bool = False,
+        measured_work: FloatArray | None = None,
     ) -> None:
         """Read the scenarios' profiles and traces.
 
@@ -45,6 +47,8 @@ class Configuration:
             profile: Instead of those that the scenarios name.
             listed: All requests come from :meth:`workload`, not only those of several
                 classes, which the core cannot draw one at a time.
+            measured_work: Table of the work of batches under a quota, for a single environment,
+                which uses it up; see :mod:`sponge_env.core.service`.
 
         Raises:
             SpongeError: A scenario cannot be used, or not beside the others.
@@ -66,6 +70,7 @@ class Configuration:
         """Requests for which the queue of an environment should have room."""
         self._replicas_max = replicas_max
         self._listed = listed
+        self._measured_work = measured_work
         self.scenarios: list[Scenario] = []
         """(scenarios,) as long as their traces."""
         self._profiles: list[Profile] = []
@@ -108,8 +113,8 @@ class Configuration:
     def bytes_per_env(self, arrays: Arrays) -> int:
         """Return the memory that one environment takes of :meth:`allocate`."""
         own = (a for name, a in arrays._asdict().items() if name not in _SHARED)
-        trace = self.traffic.private_rows * SAMPLE.itemsize
-        return trace + sum(array.nbytes // len(arrays.envs) for array in own)
+        trace: int = self.traffic.private_rows * SAMPLE.itemsize
+        return trace + sum(int(array.nbytes) // len(arrays.envs) for array in own)
 
     def _add(self, row: Any, scenario: Scenario) -> None:
         scenario = as_long_as_its_traces(scenario)
@@ -153,6 +158,9 @@ class Configuration:
             write_table(row["quota"], quota)
             work_s = profile.work_table_s(limits.batch)
             row["work_at"] = self.numbers.add(work_s)
+            if self._measured_work is not None:
+                row["replay_at"] = self.numbers.add(self._measured_work)
+                row["quota"]["resume_s"] = 0.0  # the measured times include it
             slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
             if 2 * self._replicas_max > spec.cpu_cores:
                 slowest_s = scenario.duration_s  # those that drain slow each other down

@@ -102,7 +102,7 @@ class Traffic:
         if every_s is not None and row["network_kind"] != INSTANT:
             laps = max(1, math.ceil(scenario.duration_s / row["trace_s"]))
             row["trace_s"] *= laps
-            row["faded"], row["faded_at"] = True, own_rows
+            row["faded"], row["faded_at"], row["fade_every_s"] = True, own_rows, every_s
             edges = 2 * math.ceil(row["trace_s"] / every_s) + 2
             own_rows += laps * (row["samples"] + 1) + edges + 1
         self.private_rows = max(self.private_rows, int(own_rows))

@@ -9,12 +9,13 @@ import numpy as np
 
 from sponge_env.config import Arrivals, Initial
 from sponge_env.contract import decision, start
-from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.workload import Workload, make_workload, rate_rps
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
+from sponge_env.workload import Workload, rate_rps
 
 SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the
@@ -59,7 +60,7 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
     from sponge_env.system import SimulatedSystem  # a cold start can do without numba
 
     steady = steady_scenario(scenario, profile)
-    workload = equally_fast(make_workload(steady, profile, _SEED), steady.network.base_delay_s)
+    workload = equally_fast(draw_workload(steady, profile, _SEED), steady.network.base_delay_s)
     system = SimulatedSystem(steady, _SEED, profile, workload)
     start(controller, system.spec, _SEED)
     chosen = []

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import NamedTuple, Protocol
 
 from sponge_env.errors import WorkerError
-from sponge_env.interfaces import Allocation, Batch, FloatArray, Request
+from sponge_env.interfaces import Allocation, Batch, FloatArray
 from sponge_env.workers.pool import PoolWorker
 from sponge_env.workers.real_config import RealWorkerConfig
 
@@ -78,10 +78,9 @@ class Bench:
             WorkerError: The batch did not end well.
         """
         now_s = self._worker.now()
-        requests = (Request(i, now_s, now_s, now_s + PATIENCE_S) for i in range(size))
         self._batches += 1
         begin_s = time.monotonic()
-        self._worker.start(Batch(self._batches, tuple(requests)))
+        self._worker.start(Batch(self._batches, tuple(range(size))))
         ended = self._worker.wait(now_s + PATIENCE_S)
         latency_s = time.monotonic() - begin_s
         if len(ended) != 1 or not ended[0].ok:

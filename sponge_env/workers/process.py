@@ -138,7 +138,7 @@ class Replica:
     def start(self, batch: Batch, threads: int) -> None:
         """Send a batch; the replica must be idle."""
         for row, request in enumerate(batch.requests):
-            self._inputs[row] = self._images[request.id % len(self._images)]
+            self._inputs[row] = self._images[request % len(self._images)]
         self.state = State.BUSY
         self.busy_since_s = time.monotonic()
         self.running = Running(batch, self.busy_since_s)

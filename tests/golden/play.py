@@ -13,19 +13,19 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 import sponge_env  # noqa: F401  # registers the environments
+from sponge_env.core.records import METRICS
 from sponge_env.encoding import control_named, encode
-from sponge_env.factory import assemble, make_system, scenario_profile, simulated_worker
-from sponge_env.fidelity.replay import MeasuredWork, replaying_worker
+from sponge_env.fidelity.replay import MeasuredWork
 from sponge_env.fidelity.trial import Subject
-from sponge_env.interfaces import Allocation, Batch, Completion, Request
-from sponge_env.metrics import EpisodeMetrics, WindowMetrics, names
+from sponge_env.interfaces import Allocation, Batch, Completion
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.oracle import bound
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.spec import scenario_profile
 from sponge_env.suite.warm import warm
-from sponge_env.vector.layout import METRICS
-from sponge_env.vector.system import CompiledSystem
+from sponge_env.system import SimulatedSystem
 
 from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
 from .cells import Sequence as ActionSequence
@@ -44,8 +44,8 @@ def column_names() -> dict[str, list[str]]:
     """Return the columns of today, which are those that are hashed."""
     vector = [*(METRICS.names or ())]
     return {
-        "ledger": list(CompiledSystem(scenario("paper", "cold", 1.0), 0).columns()),
-        "intervals": [name for name in names(WindowMetrics) if name not in WALL_CLOCK],
+        "ledger": list(SimulatedSystem(scenario("paper", "cold", 1.0), 0).columns()),
+        "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],
         "summary": [name for name in names(EpisodeMetrics) if name not in WALL_CLOCK],
         "vector_infos": [name for name in vector if name not in WALL_CLOCK],
         "vertical": list(control_named("vertical").fields),
@@ -95,21 +95,15 @@ class _Watched:
         return self._controller.decide(view)
 
 
-def play(episode: Episode, reference: bool = False) -> Played:
-    """Play an episode as ``evaluate.py`` does.
-
-    Args:
-        episode: What to play.
-        reference: With the Python system instead of the compiled one.
-    """
+def play(episode: Episode) -> Played:
+    """Play an episode as ``evaluate.py`` does."""
     agent, options = episode.controller
     controller: Any = make_controller(agent, known_controllers(), options)
     where = warm(scenario(episode.cell, episode.start), controller)
     control = LEARNED.get(episode.agent)
     if control:
         controller = _Watched(controller, control)
-    make: Any = make_system if reference else CompiledSystem
-    system = make(where, episode.seed)
+    system = SimulatedSystem(where, episode.seed)
     run = Run.of(episode.agent, where, "sim", episode.seed)
     played = _collect(system, controller, run)
     if not control:
@@ -122,8 +116,8 @@ def _collect(system: Any, controller: Any, run: Run) -> Played:
     done = run_episode(system, controller, run)
     system.close()
     intervals = {
-        name: np.array([getattr(one, name) for one in done.windows])
-        for name in names(WindowMetrics)
+        name: np.array([getattr(one, name) for one in done.intervals])
+        for name in names(IntervalMetrics)
     }
     initial = system.spec.initial
     summary = {name: getattr(done.summary, name) for name in names(EpisodeMetrics)}
@@ -172,22 +166,13 @@ def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Playe
     work_s = profile.work_table_s(place.limits.batch)
     completions = []
     for number, (size, ratio) in enumerate(measured):
-        batch = Batch(number, tuple(Request(i, 0.0, 0.0, 1.0) for i in range(size)))
         cpu_s = ratio * float(work_s[size - 1])
+        batch = Batch(number, tuple(range(size)))
         completions.append(Completion(batch, 0, 0.0, 1.0, True, cpu_s))
-    work = MeasuredWork(completions, work_s)
-
-    def simulated(spec: Any) -> Any:
-        return simulated_worker(subject.scenario, profile, spec, repetition)
-
-    def replayed(spec: Any) -> Any:
-        return replaying_worker(profile, spec, work, repetition)
-
     rows = {}
-    for kind, make_worker in (("simulated", simulated), ("replayed", replayed)):
-        system = assemble(subject.scenario, profile, subject.seed, make_worker)
+    for kind, work in (("simulated", None), ("replayed", MeasuredWork(completions, work_s))):
         run = Run.of(agent, subject.scenario, "sim", subject.seed)
-        rows[kind] = _collect(system, controller, run)
+        rows[kind] = _collect(subject.simulated(repetition, work), controller, run)
     return rows
 
 

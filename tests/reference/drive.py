@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sponge_env.interfaces import Request, Worker
 from sponge_env.serving.core import ServingCore
+
+from sponge_env.interfaces import Request, Worker
 
 
 class ArrivalCursor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sponge_env.interfaces import Completion, WorkerStatus
-from sponge_env.latency import quantile
 from sponge_env.serving.ledger import Counts, Entry, Outcome
 from sponge_env.summation import total
+
+from sponge_env.interfaces import Completion, WorkerStatus
+from sponge_env.latency import quantile
 
 
 def slo_metrics(before: Counts, after: Counts) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from sponge_env.interfaces import Batch, Completion, FloatArray, Request
 from sponge_env.serving.edf import EdfQueue
 from sponge_env.serving.ledger import Counts, Entry, Ledger
+
+from sponge_env.interfaces import Batch, Completion, FloatArray, Request
 
 
 class RequestQueue(Protocol):

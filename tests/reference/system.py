@@ -13,6 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sponge_env.measure import latency_metrics, resource_metrics, slo_metrics
+from sponge_env.reward import reward
+from sponge_env.serving.core import ServingCore
+from sponge_env.serving.drive import ArrivalCursor, drive
+from sponge_env.serving.ledger import Counts
+from sponge_env.summation import total
 
 from sponge_env.interfaces import (
     Allocation,
@@ -23,13 +29,7 @@ from sponge_env.interfaces import (
     SystemView,
     Worker,
 )
-from sponge_env.measure import latency_metrics, resource_metrics, slo_metrics
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.reward import reward
-from sponge_env.serving.core import ServingCore
-from sponge_env.serving.drive import ArrivalCursor, drive
-from sponge_env.serving.ledger import Counts
-from sponge_env.summation import total
 
 HISTORY = 30
 """Past intervals that a view shows."""

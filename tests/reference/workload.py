@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sponge_env.arrival_processes import bursty_s, diurnal_s, flash_crowd_s, poisson_s
+from sponge_env.network import RESERVED, make_network, recorded_trace
+from sponge_env.seeding import stream
 
 from sponge_env.arrays import FloatArray
-from sponge_env.arrival_processes import bursty_s, diurnal_s, flash_crowd_s, poisson_s
 from sponge_env.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import Counts, find_trace, read_arrivals
 from sponge_env.interfaces import Request
-from sponge_env.network import RESERVED, make_network, recorded_trace
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import stream
 
 _PROCESSES = {"bursty": bursty_s, "flash-crowd": flash_crowd_s, "diurnal": diurnal_s}
 """Arrivals at a rate that varies."""
