@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sponge_env.serving.core import ServingCore
+from reference.serving import ServingCore
 
-from sponge_env.interfaces import Request, Worker
+from reference.requests import Request
+from sponge_env.interfaces import Worker
 
 
 class ArrivalCursor:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sponge_env.interfaces import FloatArray, Request
+from reference.requests import Request
+from sponge_env.interfaces import FloatArray
 
 
 class EdfQueue:

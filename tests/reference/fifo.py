@@ -6,7 +6,8 @@ from bisect import insort
 
 import numpy as np
 
-from sponge_env.interfaces import FloatArray, Request
+from reference.requests import Request
+from sponge_env.interfaces import FloatArray
 
 
 class FifoQueue:

@@ -9,7 +9,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.interfaces import Completion, Request
+from reference.requests import Request
+from sponge_env.interfaces import Completion
 
 
 class Outcome(IntEnum):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sponge_env.serving.ledger import Counts, Entry, Outcome
-from sponge_env.summation import total
+from reference.ledger import Counts, Entry, Outcome
+from reference.summation import total
 
 from sponge_env.interfaces import Completion, WorkerStatus
 from sponge_env.latency import quantile

@@ -1,7 +1,7 @@
 """How long a batch takes on a simulated replica, also when its cores change meanwhile.
 
 Two models. ``ProfileService`` charges the measured l(b, c): right for whole cores, as in
-the paper. :class:`~sponge_env.workers.bucket.QuotaBucket` repeats the kernel's CPU bandwidth
+the paper. :class:`~reference.bucket.QuotaBucket` repeats the kernel's CPU bandwidth
 control.
 """
 

@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from sponge_env.serving.edf import EdfQueue
-from sponge_env.serving.ledger import Counts, Entry, Ledger
+from reference.edf import EdfQueue
+from reference.ledger import Counts, Entry, Ledger
 
-from sponge_env.interfaces import Batch, Completion, FloatArray, Request
+from reference.requests import Request
+from sponge_env.interfaces import Batch, Completion, FloatArray
 
 
 class RequestQueue(Protocol):

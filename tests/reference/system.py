@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sponge_env.measure import latency_metrics, resource_metrics, slo_metrics
-from sponge_env.reward import reward
-from sponge_env.serving.core import ServingCore
-from sponge_env.serving.drive import ArrivalCursor, drive
-from sponge_env.serving.ledger import Counts
-from sponge_env.summation import total
+from reference.measure import latency_metrics, resource_metrics, slo_metrics
+from reference.reward import reward
+from reference.serving import ServingCore
+from reference.drive import ArrivalCursor, drive
+from reference.ledger import Counts
+from reference.summation import total
 
 from sponge_env.interfaces import (
     Allocation,
@@ -104,7 +104,7 @@ class System:
         return self.worker.limiter
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the ledger; see :meth:`sponge_env.serving.ledger.Ledger.columns`."""
+        """Return the ledger; see :meth:`reference.ledger.Ledger.columns`."""
         return self.core.ledger.columns()
 
     @contextmanager

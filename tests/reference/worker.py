@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sponge_env.summation import total
-from sponge_env.workers.service import Service
+from reference.summation import total
+from reference.service import Service
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.latency import quantile

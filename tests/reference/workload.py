@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sponge_env.arrival_processes import bursty_s, diurnal_s, flash_crowd_s, poisson_s
-from sponge_env.network import RESERVED, make_network, recorded_trace
-from sponge_env.seeding import stream
+from reference.arrival_processes import bursty_s, diurnal_s, flash_crowd_s, poisson_s
+from reference.network import RESERVED, make_network, recorded_trace
+from reference.seeding import stream
 
 from sponge_env.arrays import FloatArray
-from sponge_env.arrival_traces import CountTrace, EventTrace
+from reference.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import Counts, find_trace, read_arrivals
-from sponge_env.interfaces import Request
+from reference.requests import Request
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 
