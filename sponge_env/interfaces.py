@@ -72,8 +72,8 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Allocation:
-    """What a controller asks for until its next decision."""
+class StageAllocation:
+    """What one stage gets until the next decision."""
 
     cores: int
     """Core units of each replica."""
@@ -83,9 +83,60 @@ class Allocation:
     """Replicas kept running."""
     variant: int = 0
     """Model variant."""
-    feasible: bool = field(default=True, compare=False)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Allocation:
+    """What a controller asks for until its next decision: one record for each stage.
+
+    ``Allocation(cores=4, batch=8)`` is that of a system of one stage, and ``cores``, ``batch``,
+    ``replicas`` and ``variant`` are those of its first.
+    """
+
+    stages: tuple[StageAllocation, ...]
+    feasible: bool = field(compare=False)
     """False when the controller found nothing that meets every budget and took the
     least bad allocation."""
+
+    def __init__(
+        self,
+        cores: int = 1,
+        batch: int = 1,
+        replicas: int = 1,
+        variant: int = 0,
+        feasible: bool = True,
+        *,
+        stages: tuple[StageAllocation, ...] = (),
+    ) -> None:
+        """Take one stage's allocation, or those of several."""
+        one = (StageAllocation(cores, batch, replicas, variant),)
+        object.__setattr__(self, "stages", stages or one)
+        object.__setattr__(self, "feasible", feasible)
+
+    @property
+    def cores(self) -> int:
+        """Core units of each replica of the first stage."""
+        return self.stages[0].cores
+
+    @property
+    def batch(self) -> int:
+        """Largest batch of the first stage."""
+        return self.stages[0].batch
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of the first stage."""
+        return self.stages[0].replicas
+
+    @property
+    def variant(self) -> int:
+        """Model variant of the first stage."""
+        return self.stages[0].variant
+
+    @property
+    def total_cores(self) -> int:
+        """Core units of all replicas of all stages."""
+        return sum(stage.cores * stage.replicas for stage in self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +172,10 @@ class SystemSpec:
     """Physical cores in one core unit."""
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
+    total_cores: int = 0
+    """Core units that all replicas together may hold; 0 for as many as they like."""
+    resize_delay_s: float = 0.0
+    """Time from a decision until its cores and replicas are in force."""
     cpu_cores: float = math.inf
     """Core units of the CPU that all replicas share: quotas may add up to more, but what runs
     at once does not get more."""
