@@ -25,21 +25,14 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Allocation
+from sponge_env.live.bench import Bench, OnProgress, measure_grid, measure_pauses, measure_work
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.limits import DESCRIPTIONS
+from sponge_env.live.measured import build_profile, build_quota, interpolate_work
+from sponge_env.live.worker import LiveWorker
 from sponge_env.models import resolve_model
 from sponge_env.profile import Profile, save_profile
 from sponge_env.quota import CROWD
-from sponge_env.workers.bench import (
-    Bench,
-    Report,
-    measure_grid,
-    measure_pauses,
-    measure_work,
-    silent,
-)
-from sponge_env.workers.limits import DESCRIPTIONS
-from sponge_env.workers.measured import build_profile, build_quota, interpolate_work
-from sponge_env.workers.pool import PoolWorker
-from sponge_env.workers.real_config import RealWorkerConfig
 
 SECONDS = 45.0
 """About how long a calibration takes."""
@@ -68,7 +61,9 @@ class TerminalProgress:
 
 
 def calibrate(
-    config: RealWorkerConfig, seconds: float = SECONDS, progress: Report = silent
+    config: LiveConfig,
+    seconds: float = SECONDS,
+    progress: OnProgress = lambda stage, done, total: None,
 ) -> Profile:
     """Measure the worker that a configuration describes.
 
@@ -90,7 +85,7 @@ def calibrate(
         initial=Allocation(config.cores_max, config.batch_max),
         replicas_max=max(1 + CROWD, config.replicas_max),
     )
-    with PoolWorker(config) as worker:
+    with LiveWorker(config) as worker:
         bench = Bench(worker)
         crowded = max(1, config.cores_max // CROWD)
         progress("cold start", 0, 3)
@@ -112,7 +107,7 @@ def calibrate(
     return dataclasses.replace(profile, quota=quota)
 
 
-def _check(config: RealWorkerConfig, seconds: float) -> None:
+def _check(config: LiveConfig, seconds: float) -> None:
     """Raise what keeps a configuration from being measured."""
     if not 0 < seconds < math.inf:
         raise ConfigError(f"the seconds to measure must be above 0, not {seconds:g}")
@@ -125,7 +120,7 @@ def _check(config: RealWorkerConfig, seconds: float) -> None:
         )
 
 
-def calibrate_to(path: Path, config: RealWorkerConfig, seconds: float = SECONDS) -> Profile:
+def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Profile:
     """Calibrate with progress on the terminal, and save the profile.
 
     Raises:
@@ -189,8 +184,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _config(args: argparse.Namespace) -> RealWorkerConfig:
-    return RealWorkerConfig(
+def _config(args: argparse.Namespace) -> LiveConfig:
+    return LiveConfig(
         model=args.model,
         batch_max=args.batch,
         cores_max=args.cores,

@@ -17,6 +17,7 @@ from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, ProfileError, unknown
 from sponge_env.host import describe_host
 from sponge_env.interfaces import Allocation, Request, SystemSpec, Worker
+from sponge_env.live.config import LiveConfig
 from sponge_env.profile import Profile, load_profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
@@ -25,7 +26,6 @@ from sponge_env.serving.edf import EdfQueue
 from sponge_env.serving.fifo import FifoQueue
 from sponge_env.system import EpisodePlan, System
 from sponge_env.workers.bucket import QuotaBucket
-from sponge_env.workers.real_config import RealWorkerConfig
 from sponge_env.workers.service import ProfileService, Service
 from sponge_env.workers.simulated import SimulatedWorker, noise_source
 from sponge_env.workload import as_long_as_its_traces, make_requests
@@ -61,7 +61,7 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
         from sponge_env.calibrate import calibrate_to
 
-        calibrate_to(local_profile_path(), RealWorkerConfig(limiter=limiter))
+        calibrate_to(local_profile_path(), LiveConfig(limiter=limiter))
     return scenario_profile(scenario)
 
 
@@ -219,7 +219,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     Raises:
         SpongeError: Model, limits or machine do not allow it.
     """
-    from sponge_env.workers.pool import check_machine
+    from sponge_env.live.local import check_machine
 
     if not profile.samples:
         raise ConfigError(
@@ -234,14 +234,14 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
 
 def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
     # What starts processes is imported only where they are wanted.
-    from sponge_env.workers.pool import PoolWorker
+    from sponge_env.live.worker import LiveWorker
 
-    return PoolWorker(real_config(spec, profile, limiter))
+    return LiveWorker(real_config(spec, profile, limiter))
 
 
-def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> RealWorkerConfig:
+def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveConfig:
     """Say how the real worker of a system is set up."""
-    return RealWorkerConfig(
+    return LiveConfig(
         model=profile.model,
         batch_max=spec.batch_max,
         cores_max=spec.cores_max,

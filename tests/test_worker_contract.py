@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 from sponge_env.quota import QuotaService
 from sponge_env.workers.bucket import QuotaBucket
-from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 from sponge_env.workers.service import ProfileService
 from sponge_env.workers.simulated import SimulatedWorker
 
@@ -75,8 +76,8 @@ def _quota_rig(initial: Allocation) -> Rig:
 
 
 def _real_rig(initial: Allocation) -> Rig:
-    worker = PoolWorker(
-        RealWorkerConfig(batch_max=BATCH, cores_max=CORES, replicas_max=REPLICAS, initial=initial)
+    worker = LiveWorker(
+        LiveConfig(batch_max=BATCH, cores_max=CORES, replicas_max=REPLICAS, initial=initial)
     )
     return Rig(worker, worker.crash)
 

@@ -12,27 +12,27 @@ import numpy as np
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import LatencyModel, fit_latency, to_quantiles
+from sponge_env.live.bench import PAUSED_SIZE, BatchRun, Grid
+from sponge_env.live.cgroups import find_hierarchy
+from sponge_env.live.config import LiveConfig
 from sponge_env.profile import Profile, Sample
 from sponge_env.quota import MOST_LOST, QuotaService
-from sponge_env.workers.bench import PAUSED_SIZE, Grid, Run
-from sponge_env.workers.cgroups import find_hierarchy
-from sponge_env.workers.real_config import RealWorkerConfig
 
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
 
-def interpolate_work(work: dict[int, list[Run]], batch_max: int) -> FloatArray:
+def interpolate_work(work: dict[int, list[BatchRun]], batch_max: int) -> FloatArray:
     """Return the (batch_max,) mean CPU seconds of each batch size."""
     mean_s = [fmean(run.cpu_s for run in runs) for runs in work.values()]
     return np.interp(np.arange(1, batch_max + 1), list(work), mean_s)
 
 
 def build_quota(
-    config: RealWorkerConfig,
+    config: LiveConfig,
     period_s: float,
     tick_s: float,
-    work: dict[int, list[Run]],
+    work: dict[int, list[BatchRun]],
     lost_s: Sequence[float],
     crowd_loading: float,
 ) -> QuotaService:
@@ -43,7 +43,7 @@ def build_quota(
         period_s: Period of its quota.
         tick_s: Time between two looks of the limiter.
         work: Runs at full speed by batch size.
-        lost_s: See :func:`~sponge_env.workers.bench.measure_pauses`.
+        lost_s: See :func:`~sponge_env.live.bench.measure_pauses`.
         crowd_loading: See :class:`~sponge_env.quota.QuotaService`.
     """
     sizes = list(work)
@@ -65,9 +65,7 @@ def build_quota(
     )
 
 
-def build_profile(
-    config: RealWorkerConfig, grid: Grid, cold_start_s: float, limiter: str
-) -> Profile:
+def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: str) -> Profile:
     """Fit l(b, c) to the grid and put the profile together, without quota data.
 
     Raises:

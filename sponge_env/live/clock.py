@@ -66,3 +66,24 @@ class EpisodeClock:
         self._paused_s += held_s
         self._held = False
         return held_s
+
+
+class Meter:
+    """Integrates a quantity that changes in steps, such as the cores held.
+
+    Args:
+        value: From time 0 on.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self._since_s = self._total = 0.0
+
+    def set(self, now_s: float, value: float) -> None:
+        """Change the value from ``now_s`` on, which is not before the last change."""
+        self._total = self.read(now_s)
+        self._since_s, self.value = now_s, value
+
+    def read(self, now_s: float) -> float:
+        """Return the integral from 0 to ``now_s``."""
+        return self._total + self.value * max(0.0, now_s - self._since_s)

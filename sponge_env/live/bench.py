@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from statistics import fmean
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray, Request
-from sponge_env.workers.pool import PoolWorker
-from sponge_env.workers.real_config import RealWorkerConfig
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 
 WORK_RUNS = 8
 """Batches of each size that are run at full speed."""
@@ -24,18 +25,11 @@ PATIENCE_S = 300.0
 """Longest wait for one batch or one cold start."""
 
 
-class Report(Protocol):
-    """Is told how far the calibration has come."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take that ``done`` of ``total`` steps of a stage are done."""
+OnProgress = Callable[[str, int, int], None]
+"""Is told that so many of so many steps of a stage are done."""
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """Show nothing."""
-
-
-class Run(NamedTuple):
+class BatchRun(NamedTuple):
     """One batch."""
 
     latency_s: float
@@ -45,7 +39,7 @@ class Run(NamedTuple):
     """The part of the latency outside the replica."""
 
 
-class Loading(NamedTuple):
+class ColdStart(NamedTuple):
     """The cold start of replicas."""
 
     latency_s: float
@@ -56,14 +50,14 @@ class Loading(NamedTuple):
 
 Cell = tuple[int, int]
 """Batch size and core units."""
-Grid = dict[Cell, list[Run]]
+Grid = dict[Cell, list[BatchRun]]
 """Runs per cell."""
 
 
 class Bench:
     """Runs batches one after another on the one replica of a worker."""
 
-    def __init__(self, worker: PoolWorker) -> None:
+    def __init__(self, worker: LiveWorker) -> None:
         self._worker = worker
         self._batches = 0
 
@@ -71,8 +65,8 @@ class Bench:
         """Put cores in force."""
         self._worker.resize(Allocation(cores, self._worker.config.batch_max, replicas))
 
-    def run(self, size: int) -> Run:
-        """Run one batch.
+    def run(self, size: int) -> BatchRun:
+        """BatchRun one batch.
 
         Raises:
             WorkerError: The batch did not end well.
@@ -87,38 +81,38 @@ class Bench:
         if len(ended) != 1 or not ended[0].ok:
             raise WorkerError("the replica died during the calibration; calibrate again")
         inside_s = ended[0].finished_s - ended[0].started_s
-        return Run(latency_s, ended[0].cpu_s, latency_s - inside_s)
+        return BatchRun(latency_s, ended[0].cpu_s, latency_s - inside_s)
 
-    def load(self, cores: int, crowd: int = 1) -> Loading:
+    def load(self, cores: int, replicas: int = 1) -> ColdStart:
         """Measure how long more replicas take to be ready, all started at once.
 
         Args:
             cores: Core units of each.
-            crowd: How many.
+            replicas: How many.
 
         Raises:
             WorkerError: They are not ready in the end.
         """
         begin_s = time.monotonic()
-        self.resize(cores, 1 + crowd)
-        while self._worker.status().ready < 1 + crowd:
+        self.resize(cores, 1 + replicas)
+        while self._worker.status().ready < 1 + replicas:
             self._worker.wait(self._worker.now() + 1.0)
             if time.monotonic() - begin_s > PATIENCE_S:
                 raise WorkerError(f"a replica was not ready after {PATIENCE_S:g} s")
         latency_s = time.monotonic() - begin_s
         cpu_s = fmean(replica.cpu_s() for replica in self._worker.replicas[1:])
         self.resize(cores)
-        return Loading(latency_s, cpu_s)
+        return ColdStart(latency_s, cpu_s)
 
 
-def measure_work(bench: Bench, batch_max: int, progress: Report) -> dict[int, list[Run]]:
-    """Run batches of several sizes without a limit.
+def measure_work(bench: Bench, batch_max: int, progress: OnProgress) -> dict[int, list[BatchRun]]:
+    """BatchRun batches of several sizes without a limit.
 
     Returns:
         Runs per batch size.
     """
     sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
-    runs: dict[int, list[Run]] = defaultdict(list)
+    runs: dict[int, list[BatchRun]] = defaultdict(list)
     for i in range(WORK_RUNS):
         progress("work", i, WORK_RUNS)
         for size in sizes:
@@ -126,8 +120,8 @@ def measure_work(bench: Bench, batch_max: int, progress: Report) -> dict[int, li
     return runs
 
 
-def measure_pauses(bench: Bench, config: RealWorkerConfig, progress: Report) -> list[float]:
-    """Run equal batches at full speed and at half of it in turn, against drift.
+def measure_pauses(bench: Bench, config: LiveConfig, progress: OnProgress) -> list[float]:
+    """BatchRun equal batches at full speed and at half of it in turn, against drift.
 
     Returns:
         CPU seconds that each pair differs by.
@@ -145,12 +139,12 @@ def measure_pauses(bench: Bench, config: RealWorkerConfig, progress: Report) -> 
 
 def measure_grid(
     bench: Bench,
-    config: RealWorkerConfig,
+    config: LiveConfig,
     work_s: FloatArray,
     end_s: float,
-    progress: Report,
+    progress: OnProgress,
 ) -> Grid:
-    """Run batches back to back in each cell of the grid.
+    """BatchRun batches back to back in each cell of the grid.
 
     It goes round the grid as often as the time allows, so that the machine's drift spreads
     over all cells.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sponge_env.workers.janitor import remove_group
+from sponge_env.live.janitor import remove_group
 
 WEIGHT = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
 """File and largest value of a group's weight, which says who waits when a CPU is wanted by
@@ -87,68 +87,91 @@ def _counter(path: Path, name: str) -> int:
     return int(fields.get(name, 0))
 
 
-class CpuGroup(ABC):
-    """One leaf control group with a CPU quota."""
+class CgroupLimiter(ABC):
+    """Limits a replica by the quota of a control group of its own. Implements ``Limiter``.
 
-    def __init__(self, path: Path, period_us: int) -> None:
-        self.path = path
-        self.period_us = period_us
+    Every method raises ``OSError`` where the kernel refuses.
 
-    def join(self, pid: int) -> None:
-        """Move a process with all its threads into the group."""
-        _write(self.path / "cgroup.procs", str(pid))
+    Args:
+        group: Directory of the group, which exists and is removed in the end.
+        period_us: Enforcement period.
+        cpus: CPUs the replica can use; as many cores are no limit.
+    """
+
+    def __init__(self, group: Path, period_us: int, cpus: int) -> None:
+        self.group = group
+        self._period_us = period_us
+        self._cpus = cpus
+        self._throttled_s = 0.0
+        self._closed = False
+
+    def attach(self, pid: int) -> None:
+        """Move the process with all its threads into the group."""
+        _write(self.group / "cgroup.procs", str(pid))
+
+    def apply(self, cores: float) -> None:
+        """Write the quota."""
+        self._write_quota(None if cores >= self._cpus else round(cores * self._period_us))
+
+    def granted_cores(self) -> float:
+        """Read the quota back."""
+        quota_us = None if self._closed else self._read_quota()
+        return float(self._cpus) if quota_us is None else quota_us / self._period_us
+
+    def throttled_s(self) -> float:
+        """Read the throttle counter, summed over CPUs; after the end, its last value."""
+        if not self._closed:
+            self._throttled_s = self._read_throttled_s()
+        return self._throttled_s
+
+    def close(self) -> None:
+        """Remove the group."""
+        if not self._closed:
+            self.throttled_s()
+            self._closed = True
+            remove_group(str(self.group))
 
     @abstractmethod
-    def set_quota_us(self, quota_us: int | None) -> None:
+    def _write_quota(self, quota_us: int | None) -> None:
         """Grant CPU time per period; None lifts the limit."""
 
     @abstractmethod
-    def quota_us(self) -> int | None:
-        """Read back the CPU time granted per period; None is without limit."""
+    def _read_quota(self) -> int | None: ...
 
     @abstractmethod
-    def throttled_s(self) -> float:
-        """Read how long the group stood stopped by its quota, summed over CPUs."""
+    def _read_throttled_s(self) -> float: ...
 
 
-class CpuGroupV1(CpuGroup):
-    """A group of the version 1 interface."""
+class CgroupLimiterV1(CgroupLimiter):
+    """Version 1: quota and period in two files, -1 without limit, counter in nanoseconds."""
 
-    def set_quota_us(self, quota_us: int | None) -> None:
-        """Write the quota; -1 is without limit."""
-        if self._period_us() != self.period_us:
-            _write(self.path / "cpu.cfs_period_us", str(self.period_us))
-        _write(self.path / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
+    def _write_quota(self, quota_us: int | None) -> None:
+        period = self.group / "cpu.cfs_period_us"
+        if int(_read(period)) != self._period_us:
+            _write(period, str(self._period_us))
+        _write(self.group / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
 
-    def quota_us(self) -> int | None:
-        """Read ``cpu.cfs_quota_us``."""
-        quota_us = int(_read(self.path / "cpu.cfs_quota_us"))
+    def _read_quota(self) -> int | None:
+        quota_us = int(_read(self.group / "cpu.cfs_quota_us"))
         return None if quota_us < 0 else quota_us
 
-    def throttled_s(self) -> float:
-        """Read ``throttled_time``, which is in nanoseconds."""
-        return _counter(self.path / "cpu.stat", "throttled_time") * 1e-9
-
-    def _period_us(self) -> int:
-        return int(_read(self.path / "cpu.cfs_period_us"))
+    def _read_throttled_s(self) -> float:
+        return _counter(self.group / "cpu.stat", "throttled_time") * 1e-9
 
 
-class CpuGroupV2(CpuGroup):
-    """A group of the version 2 interface."""
+class CgroupLimiterV2(CgroupLimiter):
+    """Version 2: quota and period in one file, counter in microseconds."""
 
-    def set_quota_us(self, quota_us: int | None) -> None:
-        """Write quota and period together."""
+    def _write_quota(self, quota_us: int | None) -> None:
         quota = "max" if quota_us is None else str(quota_us)
-        _write(self.path / "cpu.max", f"{quota} {self.period_us}")
+        _write(self.group / "cpu.max", f"{quota} {self._period_us}")
 
-    def quota_us(self) -> int | None:
-        """Read ``cpu.max``."""
-        quota = _read(self.path / "cpu.max").split()[0]
+    def _read_quota(self) -> int | None:
+        quota = _read(self.group / "cpu.max").split()[0]
         return None if quota == "max" else int(quota)
 
-    def throttled_s(self) -> float:
-        """Read ``throttled_usec``."""
-        return _counter(self.path / "cpu.stat", "throttled_usec") * 1e-6
+    def _read_throttled_s(self) -> float:
+        return _counter(self.group / "cpu.stat", "throttled_usec") * 1e-6
 
 
 class RunGroup:
@@ -186,13 +209,20 @@ class RunGroup:
             self.close()
             raise
 
-    def leaf(self) -> CpuGroup:
-        """Make the group of one replica, without limit so far."""
+    def limiter(self, cpus: int) -> CgroupLimiter:
+        """Make the group of one replica, without limit so far.
+
+        Args:
+            cpus: CPUs the replica can use.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
         assert self._path is not None, "the run's group is closed"
         path = self._make(self._path / f"replica-{self._count}")
         self._count += 1
-        kind = CpuGroupV1 if self._hierarchy.version == 1 else CpuGroupV2
-        return kind(path, self._period_us)
+        kind = CgroupLimiterV1 if self._hierarchy.version == 1 else CgroupLimiterV2
+        return kind(path, self._period_us, cpus)
 
     def close(self) -> None:
         """Remove the run's group, whose leaves must be gone, and move back."""

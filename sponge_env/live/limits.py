@@ -10,16 +10,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sponge_env.config import Limiter as WantedLimiter
+from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.workers.cgroup_limiter import CgroupLimiter, describe, refusal_as_sentence
-from sponge_env.workers.cgroups import Hierarchy, RunGroup, find_hierarchy
-from sponge_env.workers.duty_cycle import POLL_MIN_S, DutyCycleLimiter
-from sponge_env.workers.janitor import remove_group
+from sponge_env.live.cgroups import Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.duty_cycle import POLL_MIN_S, DutyCycleLimiter
 
 LOG = logging.getLogger("sponge_env")
 
@@ -45,22 +44,22 @@ COARSE_CLOCK = 6
 """``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel."""
 
 
-class Limiter(Protocol):
-    """Limits the CPU of one replica."""
+class CpuLimiter(Protocol):
+    """Limits the CPU of one child process; :func:`refusal_as_sentence` translates errors."""
 
     def attach(self, pid: int) -> None:
         """Begin to limit a child process.
 
         Raises:
             ProcessLookupError: It is gone.
-            WorkerError: The kernel refuses.
+            OSError: The kernel refuses.
         """
 
     def apply(self, cores: float) -> None:
         """Grant physical cores from now on, also to what is running.
 
         Raises:
-            WorkerError: The kernel refuses.
+            OSError: The kernel refuses.
         """
 
     def granted_cores(self) -> float:
@@ -118,15 +117,14 @@ class CpuLimits:
         """Time between two looks at what was used; until then a quota can be overdrawn."""
         return POLL_MIN_S if self.kind == "duty-cycle" else time.clock_getres(COARSE_CLOCK)
 
-    def limiter(self) -> Limiter:
+    def limiter(self) -> CpuLimiter:
         """Make the limiter of one replica.
 
         Raises:
-            WorkerError: The kernel refuses the replica's control group.
+            OSError: The kernel refuses the replica's control group.
         """
         if self._group is not None:
-            with refusal_as_sentence():
-                return CgroupLimiter(self._group.leaf(), self._cpus)
+            return self._group.limiter(self._cpus)
         if self.kind == "duty-cycle":
             return DutyCycleLimiter(self.period_s, self._cpus)
         return NoLimiter(self._cpus)
@@ -135,6 +133,29 @@ class CpuLimits:
         """Remove what the limiters shared; they must be closed. Safe to call twice."""
         if self._group is not None:
             self._group.close()
+
+
+@contextmanager
+def refusal_as_sentence() -> Iterator[None]:
+    """Turn what the kernel says into a sentence for the user.
+
+    Raises:
+        ProcessLookupError: As it is; a process may die at any time.
+        WorkerError: In place of every other ``OSError``.
+    """
+    try:
+        yield
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        raise WorkerError(
+            f"the kernel refuses a CPU limit: {_describe(error)}; use the limiter 'duty-cycle'"
+        ) from error
+
+
+def _describe(error: OSError) -> str:
+    """Say what the kernel refused, and where."""
+    return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 
 def enforcement_period_s(core_unit: float) -> float:
@@ -158,7 +179,7 @@ def enforcement_period_s(core_unit: float) -> float:
     return period_s
 
 
-def choose_kind(wanted: WantedLimiter, hierarchy: Hierarchy | None) -> Kind:
+def choose_kind(wanted: Limiter, hierarchy: Hierarchy | None) -> Kind:
     """Choose the means to limit CPU time.
 
     Raises:
@@ -172,7 +193,7 @@ def choose_kind(wanted: WantedLimiter, hierarchy: Hierarchy | None) -> Kind:
 
 
 def open_limits(
-    wanted: WantedLimiter, core_unit: float, cpus: int, announce: Callable[[Path], None]
+    wanted: Limiter, core_unit: float, cpus: int, announce: Callable[[Path], None]
 ) -> CpuLimits:
     """Set up the CPU limits of a run.
 
@@ -197,7 +218,7 @@ def open_limits(
         group = RunGroup(hierarchy, round(period_s * 1e6), announce)
         _try_quotas(group, core_unit, cpus)
     except OSError as error:
-        return CpuLimits(_without_cgroup(wanted, describe(error)), period_s, cpus, None)
+        return CpuLimits(_without_cgroup(wanted, _describe(error)), period_s, cpus, None)
     return CpuLimits(kind, period_s, cpus, group)
 
 
@@ -211,19 +232,16 @@ def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:
         OSError: The kernel refuses.
     """
     try:
-        leaf = group.leaf()
-        try:
+        with closing(group.limiter(cpus)) as limiter:
             for cores in {core_unit, cpus - core_unit}:
                 if 0 < cores < cpus:
-                    leaf.set_quota_us(round(cores * leaf.period_us))
-        finally:
-            remove_group(str(leaf.path))
+                    limiter.apply(cores)
     except OSError:
         group.close()
         raise
 
 
-def _without_cgroup(wanted: WantedLimiter, reason: str) -> Kind:
+def _without_cgroup(wanted: Limiter, reason: str) -> Kind:
     """Fall back where that is allowed, and say so."""
     if wanted == "cgroup":
         raise WorkerError(
