@@ -25,7 +25,14 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Allocation
-from sponge_env.live.bench import Bench, OnProgress, measure_grid, measure_pauses, measure_work
+from sponge_env.live.bench import (
+    Bench,
+    OnProgress,
+    measure_cold_starts,
+    measure_grid,
+    measure_pauses,
+    measure_work,
+)
 from sponge_env.live.config import LiveConfig
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.measured import build_profile, build_quota, interpolate_work
@@ -38,7 +45,7 @@ SECONDS = 45.0
 """About how long a calibration takes."""
 
 
-class TerminalProgress:
+class StageProgress:
     """Shows each stage of a calibration on the terminal."""
 
     def __init__(self) -> None:
@@ -46,11 +53,10 @@ class TerminalProgress:
         self._shown: Progress | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show the state."""
+        """Show that ``done`` of ``total`` steps of a stage are done."""
         if self._shown is None or stage != self._stage:
             self.close()
-            self._stage = stage
-            self._shown = Progress("calibrating", total, "step")
+            self._stage, self._shown = stage, Progress("calibrating", total, "step")
             self._shown.say(stage)
         self._shown.show(done)
 
@@ -61,9 +67,7 @@ class TerminalProgress:
 
 
 def calibrate(
-    config: LiveConfig,
-    seconds: float = SECONDS,
-    progress: OnProgress = lambda stage, done, total: None,
+    config: LiveConfig, seconds: float = SECONDS, progress: OnProgress | None = None
 ) -> Profile:
     """Measure the worker that a configuration describes.
 
@@ -86,24 +90,17 @@ def calibrate(
         replicas_max=max(1 + CROWD, config.replicas_max),
     )
     with LiveWorker(config) as worker:
-        bench = Bench(worker)
-        crowded = max(1, config.cores_max // CROWD)
-        progress("cold start", 0, 3)
-        # Memory that nobody has used since the machine started is slow to come by.
-        bench.load(crowded, CROWD)
-        progress("cold start", 1, 3)
-        alone = bench.load(cores=1)
-        progress("cold start", 2, 3)
-        crowd = bench.load(crowded, CROWD)
-        lost_s = measure_pauses(bench, config, progress)
-        work = measure_work(bench, config.batch_max, progress)
-        work_s = interpolate_work(work, config.batch_max)
-        grid = measure_grid(bench, config, work_s, end_s, progress)
+        bench = Bench(worker, progress or (lambda stage, done, total: None))
+        alone, together = measure_cold_starts(bench, CROWD)
+        lost_s = measure_pauses(bench)
+        work = measure_work(bench)
+        grid = measure_grid(bench, interpolate_work(work, config.batch_max), end_s)
     profile = build_profile(config, grid, alone.latency_s, worker.limiter)
-    if config.cores_max * config.core_unit > 1:
+    if config.physical_cores(config.cores_max) > 1:
         return profile  # the token bucket of the simulator is one CPU's
-    crowd_loading = max(1.0, crowd.cpu_s / alone.cpu_s)  # less is noise
-    quota = build_quota(config, worker.period_s, worker.tick_s, work, lost_s, crowd_loading)
+    contention = max(1.0, together.cpu_s / alone.cpu_s)  # less is noise
+    period_s, tick_s = worker.launcher.period_s, worker.launcher.tick_s
+    quota = build_quota(config, period_s, tick_s, work, lost_s, contention)
     return dataclasses.replace(profile, quota=quota)
 
 
@@ -127,7 +124,7 @@ def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Pr
         SpongeError: The worker cannot be measured, or the profile not be written.
     """
     check_writable(path)
-    progress = TerminalProgress()
+    progress = StageProgress()
     try:
         profile = calibrate(config, seconds, progress)
     finally:

@@ -17,7 +17,7 @@ from machine import needs_cgroup
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import cgroups, limits
-from sponge_env.live.cgroups import CgroupLimiterV2, Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy
 from sponge_env.live.duty_cycle import TokenBucket
 from sponge_env.live.janitor import kill, remove_group, start_ticks
 from sponge_env.live.limits import (
@@ -186,7 +186,7 @@ def test_two_runs_do_not_meet(fake_v2: Path) -> None:
 
 def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
     leaf = make_v2_group(fake_v2 / "leaf")
-    limiter = CgroupLimiterV2(leaf, 20_000, cpus=1)
+    limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
     limiter.apply(1 / 16)
     assert (leaf / "cpu.max").read_text() == "1250 20000"
     assert limiter.granted_cores() == 1 / 16
@@ -202,7 +202,7 @@ def test_a_refusal_becomes_a_sentence_that_names_the_file(fake_v2: Path) -> None
     leaf = make_v2_group(fake_v2 / "leaf")
     (leaf / "cpu.max").unlink()
     (leaf / "cpu.max").symlink_to("/dev/full")  # can be opened, but not written
-    limiter = CgroupLimiterV2(leaf, 20_000, cpus=1)
+    limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
     with (
         pytest.raises(WorkerError, match=r"No space left on device .*cpu\.max.*'duty-cycle'"),
         refusal_as_sentence(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,17 @@ from typing import Literal
 
 from sponge_env.live.janitor import remove_group
 
-WEIGHT = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
+Version = Literal[1, 2]
+
+WEIGHT: dict[Version, tuple[str, str]] = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
 """File and largest value of a group's weight, which says who waits when a CPU is wanted by
 several. Replicas have it, so that their quota limits them and not what else runs here."""
+
+THROTTLED: dict[Version, tuple[str, float]] = {
+    1: ("throttled_time", 1e-9),
+    2: ("throttled_usec", 1e-6),
+}
+"""Counter of the time that a group stood stopped by its quota, and its unit in seconds."""
 
 PROC = Path("/proc/self")
 """Where the kernel says which hierarchies are mounted and which groups we are in."""
@@ -29,7 +36,7 @@ PROC = Path("/proc/self")
 class Hierarchy:
     """A mounted cgroup hierarchy that has the CPU controller."""
 
-    version: Literal[1, 2]
+    version: Version
     mount: Path
     own: Path
     """Directory of the group this process is in."""
@@ -82,24 +89,19 @@ def _write(path: Path, text: str) -> None:
         os.close(handle)
 
 
-def _counter(path: Path, name: str) -> int:
-    fields = dict(line.split() for line in _read(path).splitlines())
-    return int(fields.get(name, 0))
-
-
-class CgroupLimiter(ABC):
-    """Limits a replica by the quota of a control group of its own. Implements ``Limiter``.
-
-    Every method raises ``OSError`` where the kernel refuses.
+class CgroupLimiter:
+    """Limits a replica by the quota of a control group of its own. Implements ``CpuLimiter``.
 
     Args:
+        version: Of the kernel's interface.
         group: Directory of the group, which exists and is removed in the end.
         period_us: Enforcement period.
         cpus: CPUs the replica can use; as many cores are no limit.
     """
 
-    def __init__(self, group: Path, period_us: int, cpus: int) -> None:
+    def __init__(self, version: Version, group: Path, period_us: int, cpus: int) -> None:
         self.group = group
+        self._version = version
         self._period_us = period_us
         self._cpus = cpus
         self._throttled_s = 0.0
@@ -110,18 +112,31 @@ class CgroupLimiter(ABC):
         _write(self.group / "cgroup.procs", str(pid))
 
     def apply(self, cores: float) -> None:
-        """Write the quota."""
-        self._write_quota(None if cores >= self._cpus else round(cores * self._period_us))
+        """Write the quota and, where it is not in force yet, the period."""
+        quota_us = None if cores >= self._cpus else round(cores * self._period_us)
+        if self._version == 2:
+            quota = "max" if quota_us is None else quota_us
+            _write(self.group / "cpu.max", f"{quota} {self._period_us}")
+            return
+        period = self.group / "cpu.cfs_period_us"
+        if int(_read(period)) != self._period_us:
+            _write(period, str(self._period_us))
+        _write(self.group / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
 
     def granted_cores(self) -> float:
         """Read the quota back."""
-        quota_us = None if self._closed else self._read_quota()
-        return float(self._cpus) if quota_us is None else quota_us / self._period_us
+        quota = "max"
+        if not self._closed:
+            name = "cpu.cfs_quota_us" if self._version == 1 else "cpu.max"
+            quota = _read(self.group / name).split()[0]
+        return float(self._cpus) if quota in ("-1", "max") else int(quota) / self._period_us
 
     def throttled_s(self) -> float:
         """Read the throttle counter, summed over CPUs; after the end, its last value."""
         if not self._closed:
-            self._throttled_s = self._read_throttled_s()
+            counters = dict(map(str.split, _read(self.group / "cpu.stat").splitlines()))
+            name, unit_s = THROTTLED[self._version]
+            self._throttled_s = int(counters.get(name, 0)) * unit_s
         return self._throttled_s
 
     def close(self) -> None:
@@ -130,48 +145,6 @@ class CgroupLimiter(ABC):
             self.throttled_s()
             self._closed = True
             remove_group(str(self.group))
-
-    @abstractmethod
-    def _write_quota(self, quota_us: int | None) -> None:
-        """Grant CPU time per period; None lifts the limit."""
-
-    @abstractmethod
-    def _read_quota(self) -> int | None: ...
-
-    @abstractmethod
-    def _read_throttled_s(self) -> float: ...
-
-
-class CgroupLimiterV1(CgroupLimiter):
-    """Version 1: quota and period in two files, -1 without limit, counter in nanoseconds."""
-
-    def _write_quota(self, quota_us: int | None) -> None:
-        period = self.group / "cpu.cfs_period_us"
-        if int(_read(period)) != self._period_us:
-            _write(period, str(self._period_us))
-        _write(self.group / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
-
-    def _read_quota(self) -> int | None:
-        quota_us = int(_read(self.group / "cpu.cfs_quota_us"))
-        return None if quota_us < 0 else quota_us
-
-    def _read_throttled_s(self) -> float:
-        return _counter(self.group / "cpu.stat", "throttled_time") * 1e-9
-
-
-class CgroupLimiterV2(CgroupLimiter):
-    """Version 2: quota and period in one file, counter in microseconds."""
-
-    def _write_quota(self, quota_us: int | None) -> None:
-        quota = "max" if quota_us is None else str(quota_us)
-        _write(self.group / "cpu.max", f"{quota} {self._period_us}")
-
-    def _read_quota(self) -> int | None:
-        quota = _read(self.group / "cpu.max").split()[0]
-        return None if quota == "max" else int(quota)
-
-    def _read_throttled_s(self) -> float:
-        return _counter(self.group / "cpu.stat", "throttled_usec") * 1e-6
 
 
 class RunGroup:
@@ -221,8 +194,7 @@ class RunGroup:
         assert self._path is not None, "the run's group is closed"
         path = self._make(self._path / f"replica-{self._count}")
         self._count += 1
-        kind = CgroupLimiterV1 if self._hierarchy.version == 1 else CgroupLimiterV2
-        return kind(path, self._period_us, cpus)
+        return CgroupLimiter(self._hierarchy.version, path, self._period_us, cpus)
 
     def close(self) -> None:
         """Remove the run's group, whose leaves must be gone, and move back."""

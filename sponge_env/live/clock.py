@@ -1,34 +1,43 @@
-"""The clock of a live episode, which can be stopped while a learner learns."""
+"""The clock of a live episode, and what is integrated over its time."""
 
 from __future__ import annotations
 
-import bisect
+import math
 import time
+from typing import NamedTuple
+
+
+class _Hold(NamedTuple):
+    """A time that the clock stood still; monotonic stamps but for the last field."""
+
+    begin_s: float
+    end_s: float
+    """Infinite while it lasts."""
+    at_s: float
+    """The episode's time meanwhile."""
 
 
 class EpisodeClock:
     """Maps the machine's monotonic clock to seconds since the start of the episode.
 
     ``CLOCK_MONOTONIC`` is the same in all processes, so stamps of a child process can be
-    mapped too. While the clock is held, episode time stands still.
+    mapped too. While the clock is held, for instance for a learner, episode time stands still.
     """
 
     def __init__(self) -> None:
         self._origin_s = time.monotonic()
-        self._holds_s: list[float] = []
-        self._paused_before_s: list[float] = []
+        self._holds: list[_Hold] = []
         self._paused_s = 0.0
-        self._held = False
 
     @property
     def held(self) -> bool:
         """Whether the clock stands still."""
-        return self._held
+        return bool(self._holds) and self._holds[-1].end_s == math.inf
 
     @property
     def paused_s(self) -> float:
         """Total time held until now."""
-        since_s = time.monotonic() - self._holds_s[-1] if self._held else 0.0
+        since_s = time.monotonic() - self._holds[-1].begin_s if self.held else 0.0
         return self._paused_s + since_s
 
     def now_s(self) -> float:
@@ -40,31 +49,27 @@ class EpisodeClock:
 
         What happened during a hold happened at the hold's instant.
         """
-        index = bisect.bisect_right(self._holds_s, monotonic_s) - 1
-        if index < 0:
-            return monotonic_s - self._origin_s
-        hold_s, before_s = self._holds_s[index], self._paused_before_s[index]
-        last = index == len(self._holds_s) - 1
-        if last and self._held:
-            return hold_s - self._origin_s - before_s
-        until_s = self._paused_s if last else self._paused_before_s[index + 1]
-        running_s = max(0.0, monotonic_s - hold_s - (until_s - before_s))
-        return hold_s - self._origin_s - before_s + running_s
+        for hold in reversed(self._holds):  # stamps are recent: the last ones decide
+            if monotonic_s >= hold.end_s:
+                return hold.at_s + (monotonic_s - hold.end_s)
+            if monotonic_s >= hold.begin_s:
+                return hold.at_s
+        return monotonic_s - self._origin_s
 
     def hold(self) -> None:
         """Stop the clock; does nothing while it is held."""
-        if not self._held:
-            self._holds_s.append(time.monotonic())
-            self._paused_before_s.append(self._paused_s)
-            self._held = True
+        if not self.held:
+            begin_s = time.monotonic()
+            self._holds.append(_Hold(begin_s, math.inf, self.at(begin_s)))
 
     def release(self) -> float:
         """Let the clock run on; return how long it was held, 0 if it was not."""
-        if not self._held:
+        if not self.held:
             return 0.0
-        held_s = time.monotonic() - self._holds_s[-1]
+        end_s = time.monotonic()
+        held_s = end_s - self._holds[-1].begin_s
+        self._holds[-1] = self._holds[-1]._replace(end_s=end_s)
         self._paused_s += held_s
-        self._held = False
         return held_s
 
 

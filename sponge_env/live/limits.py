@@ -12,8 +12,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
@@ -73,66 +74,41 @@ class CpuLimiter(Protocol):
 
 
 class NoLimiter:
-    """Limits nothing."""
+    """Limits nothing. Implements ``CpuLimiter``."""
 
     def __init__(self, cpus: int) -> None:
         self._cpus = cpus
-
-    def attach(self, pid: int) -> None:
-        """Do nothing."""
-
-    def apply(self, cores: float) -> None:
-        """Do nothing."""
 
     def granted_cores(self) -> float:
         """Return all CPUs."""
         return float(self._cpus)
 
     def throttled_s(self) -> float:
-        """Return 0."""
+        """Return 0: it is never stopped."""
         return 0.0
 
-    def close(self) -> None:
-        """Do nothing."""
+    def attach(self, pid: int) -> None:
+        """Do nothing, as all of these."""
 
-
-class CpuLimits:
-    """The CPU limits of one run: makes a limiter per replica, owns what they share.
-
-    Args:
-        kind: The means.
-        period_s: Enforcement period.
-        cpus: CPUs the replicas are pinned to.
-        group: The run's control group, for the kinds that have one.
-    """
-
-    def __init__(self, kind: Kind, period_s: float, cpus: int, group: RunGroup | None) -> None:
-        self.kind = kind
-        self.period_s = period_s
-        self._cpus = cpus
-        self._group = group
-
-    @property
-    def tick_s(self) -> float:
-        """Time between two looks at what was used; until then a quota can be overdrawn."""
-        return POLL_MIN_S if self.kind == "duty-cycle" else time.clock_getres(COARSE_CLOCK)
-
-    def limiter(self) -> CpuLimiter:
-        """Make the limiter of one replica.
-
-        Raises:
-            OSError: The kernel refuses the replica's control group.
-        """
-        if self._group is not None:
-            return self._group.limiter(self._cpus)
-        if self.kind == "duty-cycle":
-            return DutyCycleLimiter(self.period_s, self._cpus)
-        return NoLimiter(self._cpus)
+    def apply(self, cores: float) -> None:
+        """Leave all CPUs granted."""
 
     def close(self) -> None:
-        """Remove what the limiters shared; they must be closed. Safe to call twice."""
-        if self._group is not None:
-            self._group.close()
+        """Leave nothing, for there was nothing."""
+
+
+class CpuLimits(NamedTuple):
+    """The CPU limits of one run."""
+
+    kind: Kind
+    period_s: float
+    """Enforcement period."""
+    tick_s: float
+    """Time between two looks at what was used; until then a quota can be overdrawn."""
+    limiter: Callable[[], CpuLimiter]
+    """Makes the limiter of one replica; ``OSError`` where the kernel refuses."""
+    close: Callable[[], None] = lambda: None
+    """Removes what the limiters shared; they must be closed. Safe to call twice."""
 
 
 @contextmanager
@@ -210,16 +186,20 @@ def open_limits(
             not with the quotas that are needed.
     """
     period_s = enforcement_period_s(core_unit)
+    kernel_tick_s = time.clock_getres(COARSE_CLOCK)
     hierarchy = find_hierarchy()
     kind = choose_kind(wanted, hierarchy)
-    if kind in ("duty-cycle", "none") or hierarchy is None:
-        return CpuLimits(kind, period_s, cpus, None)
-    try:
-        group = RunGroup(hierarchy, round(period_s * 1e6), announce)
-        _try_quotas(group, core_unit, cpus)
-    except OSError as error:
-        return CpuLimits(_without_cgroup(wanted, _describe(error)), period_s, cpus, None)
-    return CpuLimits(kind, period_s, cpus, group)
+    if kind == "none":
+        return CpuLimits(kind, period_s, kernel_tick_s, partial(NoLimiter, cpus))
+    if kind != "duty-cycle" and hierarchy is not None:
+        try:
+            group = RunGroup(hierarchy, round(period_s * 1e6), announce)
+            _try_quotas(group, core_unit, cpus)
+            limiter = partial(group.limiter, cpus)
+            return CpuLimits(kind, period_s, kernel_tick_s, limiter, group.close)
+        except OSError as error:
+            kind = _without_cgroup(wanted, _describe(error))
+    return CpuLimits(kind, period_s, POLL_MIN_S, partial(DutyCycleLimiter, period_s, cpus))
 
 
 def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:

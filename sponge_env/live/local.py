@@ -60,8 +60,6 @@ class LocalReplica:
         WorkerError: Its CPU cannot be limited.
     """
 
-    pid: int
-
     def __init__(
         self, id: int, setup: Setup, limiter: CpuLimiter, cores: float, full_speed: bool = False
     ) -> None:
@@ -74,25 +72,30 @@ class LocalReplica:
         self._closed = False
         # memory files vanish with their last user, however it ends
         self._stderr = os.memfd_create("sponge-stderr")
-        memory = os.memfd_create("sponge-tensors")
         self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
-        job = replace(setup.job, threads=self.threads, socket=far_end.fileno(), memory=memory)
+        with far_end:
+            self._process = self._spawn(setup.job, far_end.fileno())
+        self.pid: int | None = self._process.pid
+        self._janitor.watch_process(self._process.pid)
+        self._confine(setup.cpus, math.inf if full_speed else cores)
+
+    def _spawn(self, job: Job, channel: int) -> subprocess.Popen[bytes]:
+        """Start the child with its end of the channel and the tensors that it shares."""
+        memory = os.memfd_create("sponge-tensors")
+        job = replace(job, threads=self.threads, socket=channel, memory=memory)
         os.ftruncate(memory, job.memory_bytes)
         self._inputs, self._outputs = job.map_tensors()
-        with far_end:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(CHILD), job.to_json()],
-                pass_fds=(far_end.fileno(), memory),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                start_new_session=True,
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(CHILD), job.to_json()],
+            pass_fds=(channel, memory),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            start_new_session=True,
+        )
         os.close(memory)
-        self.pid = self._process.pid
-        self._janitor.watch_process(self.pid)
-        self._confine(setup.cpus, math.inf if full_speed else cores)
+        return process
 
     @property
     def threads(self) -> int:
@@ -107,9 +110,9 @@ class LocalReplica:
         """
         try:
             with refusal_as_sentence():
-                os.sched_setaffinity(self.pid, cpus)
+                os.sched_setaffinity(self._process.pid, cpus)
                 self._limiter.apply(cores)
-                self._limiter.attach(self.pid)
+                self._limiter.attach(self._process.pid)
         except ProcessLookupError:
             pass  # an early death is noticed by whoever polls
         except BaseException:
@@ -171,7 +174,7 @@ class LocalReplica:
         """Read the child's CPU clock; after its end, return what was read last."""
         if self._process.returncode is None:
             with contextlib.suppress(OSError):
-                self._cpu_s = process_cpu_s(self.pid)
+                self._cpu_s = process_cpu_s(self._process.pid)
         return self._cpu_s
 
     def kill(self) -> None:
@@ -190,7 +193,7 @@ class LocalReplica:
         self._limiter.close()
         self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
-        self._janitor.forget_process(self.pid)
+        self._janitor.forget_process(self._process.pid)
         self._channel.close()
         os.close(self._stderr)
         del self._inputs, self._outputs  # and with them the shared memory
@@ -223,7 +226,7 @@ class LocalLauncher:
             )
             cleanup.callback(self._limits.close)
             self._cleanup = cleanup.pop_all()
-        self.limiter = self._limits.kind
+        self.limiter: str = self._limits.kind
         self.period_s = self._limits.period_s
         self.tick_s = self._limits.tick_s
 
@@ -245,6 +248,4 @@ def check_machine(config: LiveConfig) -> None:
         ConfigError: The configuration or the model cannot be used.
         WorkerError: The CPU cannot be limited as asked.
     """
-    cpus = choose_cpus(config.cpus, config.physical_cores(config.cores_max))
-    resolve_model(config.model)
-    open_limits(config.limiter, config.core_unit, len(cpus), lambda group: None).close()
+    LocalLauncher(config).close()

@@ -42,13 +42,10 @@ Event = Ready | Answer | Death
 class Replica(Protocol):
     """One copy of the model under a CPU limit. No method blocks but :meth:`close`."""
 
-    @property
-    def id(self) -> int:
-        """Identity within the fleet; a later replica has a larger one."""
-
-    @property
-    def pid(self) -> int | None:
-        """Process id on this machine, if it is a process here."""
+    id: int
+    """Identity within the fleet; a later replica has a larger one."""
+    pid: int | None
+    """Process id on this machine, if it is a process here."""
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable while :meth:`poll` has an event."""
@@ -90,17 +87,12 @@ class Replica(Protocol):
 class Launcher(Protocol):
     """Starts replicas somewhere, and owns what they share."""
 
-    @property
-    def limiter(self) -> str:
-        """What limits the CPU, e.g. ``cgroup-v1``."""
-
-    @property
-    def period_s(self) -> float:
-        """Period in which the limit grants CPU time."""
-
-    @property
-    def tick_s(self) -> float:
-        """Time between two looks at what was used; until then a limit can be overdrawn."""
+    limiter: str
+    """What limits the CPU, e.g. ``cgroup-v1``."""
+    period_s: float
+    """Period in which the limit grants CPU time."""
+    tick_s: float
+    """Time between two looks at what was used; until then a limit can be overdrawn."""
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:
         """Start a replica, which loads its model under its limit.

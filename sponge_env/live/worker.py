@@ -38,9 +38,9 @@ class LiveWorker:
         self._cpu_s = 0.0
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
-            self._launcher = launcher or LocalLauncher(self.config)
-            cleanup.callback(self._launcher.close)
-            self._fleet = Fleet(self.config, self._launcher)
+            self.launcher = launcher or LocalLauncher(self.config)
+            cleanup.callback(self.launcher.close)
+            self._fleet = Fleet(self.config, self.launcher)
             cleanup.callback(self._fleet.close)
             physical_cores = self.config.physical_cores(self._cores)
             self._fleet.warm_up(self.config.initial.replicas, physical_cores)
@@ -52,17 +52,7 @@ class LiveWorker:
     @property
     def limiter(self) -> str:
         """What limits the CPU: cgroup-v1, cgroup-v2, duty-cycle or none."""
-        return self._launcher.limiter
-
-    @property
-    def period_s(self) -> float:
-        """Enforcement period of the CPU limit."""
-        return self._launcher.period_s
-
-    @property
-    def tick_s(self) -> float:
-        """Time between two looks of the CPU limit at what was used."""
-        return self._launcher.tick_s
+        return self.launcher.limiter
 
     @property
     def paused_s(self) -> float:
