@@ -39,7 +39,7 @@ from sponge_env.live.measured import build_profile, build_quota, interpolate_wor
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models import resolve_model
 from sponge_env.profile import Profile, save_profile
-from sponge_env.quota import CROWD
+from sponge_env.quota import CONTENDING
 
 SECONDS = 45.0
 """About how long a calibration takes."""
@@ -87,11 +87,11 @@ def calibrate(
         config,
         model=resolve_model(config.model).name,
         initial=Allocation(config.cores_max, config.batch_max),
-        replicas_max=max(1 + CROWD, config.replicas_max),
+        replicas_max=max(1 + CONTENDING, config.replicas_max),
     )
     with LiveWorker(config) as worker:
         bench = Bench(worker, progress or (lambda stage, done, total: None))
-        alone, together = measure_cold_starts(bench, CROWD)
+        alone, together = measure_cold_starts(bench, CONTENDING)
         lost_s = measure_pauses(bench)
         work = measure_work(bench)
         grid = measure_grid(bench, interpolate_work(work, config.batch_max), end_s)

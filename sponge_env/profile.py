@@ -193,6 +193,8 @@ def _from_json(data: dict[str, Any]) -> Profile:
         raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
     fit, fit_error = data.pop("latency"), data.pop("fit_error")
     quota, samples = data.pop("quota"), data.pop("samples")
+    if quota and "crowd_loading" in quota:  # its name until version 0.2
+        quota["loading_contention"] = quota.pop("crowd_loading")
     return Profile(
         latency=LatencyModel(**_tuples(fit)),
         fit_error=FitError(**fit_error),

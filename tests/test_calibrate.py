@@ -67,18 +67,18 @@ def test_work_between_measured_sizes_is_interpolated() -> None:
 def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
     # 40 ms of work in quotas of 5 ms (half a core for 10 ms) that cost 0.1 ms each
-    quota = build_quota(SMALL, 0.01, 0.004, work, lost_s=[0.0007, 0.0009], crowd_loading=1.4)
+    quota = build_quota(SMALL, 0.01, 0.004, work, lost_s=[0.0007, 0.0009], loading_contention=1.4)
     assert quota.work_s == pytest.approx((0.01, 0.02, 0.03, 0.04))
     assert quota.dispatch_s == pytest.approx(0.0003)
     assert quota.dispatch_request_s == pytest.approx(0.0001)
     assert quota.resume_s == pytest.approx(0.0001)
-    assert (quota.period_s, quota.tick_s, quota.crowd_loading) == (0.01, 0.004, 1.4)
+    assert (quota.period_s, quota.tick_s, quota.loading_contention) == (0.01, 0.004, 1.4)
 
 
 @pytest.mark.parametrize(("lost_s", "resume_s"), [(-0.001, 0.0), (1.0, 0.00125)])
 def test_pauses_cost_something_but_never_all(lost_s: float, resume_s: float) -> None:
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0)] for b in (1, 4)}
-    quota = build_quota(SMALL, 0.01, 0.004, work, [lost_s], crowd_loading=1.0)
+    quota = build_quota(SMALL, 0.01, 0.004, work, [lost_s], loading_contention=1.0)
     assert quota.resume_s == pytest.approx(resume_s)
 
 
@@ -99,7 +99,7 @@ def test_a_calibration_is_whole(profile: Profile, tmp_path: Path) -> None:
     assert list(profile.quota.work_s) == sorted(profile.quota.work_s)
     assert 0 <= profile.quota.dispatch_s < profile.quota.work_s[0]
     assert profile.quota.tick_s > 0
-    assert profile.quota.crowd_loading > 0
+    assert profile.quota.loading_contention > 0
     assert profile.cold_start_s > 0
     assert profile.host["onnxruntime"]
     save_profile(profile, tmp_path / "p.json")

@@ -34,7 +34,7 @@ def build_quota(
     tick_s: float,
     work: dict[int, list[BatchRun]],
     lost_s: Sequence[float],
-    crowd_loading: float,
+    loading_contention: float,
 ) -> QuotaService:
     """Put together what the simulator needs of a worker under a quota.
 
@@ -44,7 +44,7 @@ def build_quota(
         tick_s: Time between two looks of the limiter.
         work: Runs at full speed by batch size.
         lost_s: See :func:`~sponge_env.live.bench.measure_pauses`.
-        crowd_loading: See :class:`~sponge_env.quota.QuotaService`.
+        loading_contention: See :class:`~sponge_env.quota.QuotaService`.
     """
     sizes = list(work)
     dispatch_s = [float(np.median([run.dispatch_s for run in work[size]])) for size in sizes]
@@ -61,7 +61,7 @@ def build_quota(
         dispatch_request_s=max(0.0, float(per_request_s)),
         tick_s=tick_s,
         resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
-        crowd_loading=crowd_loading,
+        loading_contention=loading_contention,
     )
 
 

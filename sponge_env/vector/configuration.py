@@ -29,7 +29,7 @@ _QUOTA_FIELDS = (
     "dispatch_s",
     "dispatch_request_s",
     "resume_s",
-    "crowd_loading",
+    "loading_contention",
 )
 """Fields of :class:`~sponge_env.quota.QuotaService` that settings have, too."""
 

@@ -89,7 +89,7 @@ class Settings:
     dispatch_s: float
     dispatch_request_s: float
     resume_s: float
-    crowd_loading: float
+    loading_contention: float
     core_unit: float
     cpu_cores: float
     noise: float

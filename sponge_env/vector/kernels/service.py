@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sponge_env.quota import CROWD
+from sponge_env.quota import CONTENDING
 from sponge_env.vector.compiler import compiled
 from sponge_env.vector.kernels.bucket import advance_bucket, new_bucket, wake, write_quota
 from sponge_env.vector.kernels.rng import uniform
@@ -24,8 +24,8 @@ def load_service(w: World, replica: Replica, now_s: float, crowd: int) -> None:
     """Begin to load the model, as one of ``crowd`` replicas that do so."""
     settings = w.settings
     if settings.quota:
-        crowded = min(1.0, (crowd - 1) / (CROWD - 1))
-        loading = 1.0 + (settings.crowd_loading - 1.0) * crowded
+        crowded = min(1.0, (crowd - 1) / (CONTENDING - 1))
+        loading = 1.0 + (settings.loading_contention - 1.0) * crowded
         wake(settings, replica, now_s, settings.cold_start_s * settings.core_unit * loading, 0.0)
     else:
         replica.finish_s = now_s + settings.cold_start_s
