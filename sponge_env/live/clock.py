@@ -1,4 +1,4 @@
-"""The clock of a live episode, and what is integrated over its time."""
+"""The clock of a live episode, which stands still while it is held."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 
 class _Hold(NamedTuple):
-    """A time that the clock stood still; monotonic stamps but for the last field."""
+    """A time that the clock stood still, in monotonic stamps."""
 
     begin_s: float
     end_s: float
     """Infinite while it lasts."""
     at_s: float
-    """The episode's time meanwhile."""
+    """The episode's time meanwhile, on its own clock."""
 
 
 class EpisodeClock:
@@ -71,24 +71,3 @@ class EpisodeClock:
         self._holds[-1] = self._holds[-1]._replace(end_s=end_s)
         self._paused_s += held_s
         return held_s
-
-
-class Meter:
-    """Integrates a quantity that changes in steps, such as the cores held.
-
-    Args:
-        value: From time 0 on.
-    """
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-        self._since_s = self._total = 0.0
-
-    def set(self, now_s: float, value: float) -> None:
-        """Change the value from ``now_s`` on, which is not before the last change."""
-        self._total = self.read(now_s)
-        self._since_s, self.value = now_s, value
-
-    def read(self, now_s: float) -> float:
-        """Return the integral from 0 to ``now_s``."""
-        return self._total + self.value * max(0.0, now_s - self._since_s)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
-from sponge_env.live.clock import EpisodeClock, Meter
+from sponge_env.live.clock import EpisodeClock
 from sponge_env.live.config import LiveConfig
 from sponge_env.live.fleet import Ended, Fleet, State
 from sponge_env.live.local import LocalLauncher
@@ -47,7 +46,8 @@ class LiveWorker:
             self._cleanup = cleanup.pop_all()
         self._warm_up_cpu_s = self._fleet.cpu_s
         self._clock = EpisodeClock()
-        self._held = Meter(self._held_cores)
+        self._core_seconds = self._charged_s = self._held_cores = 0.0
+        self._charge()
 
     @property
     def limiter(self) -> str:
@@ -102,7 +102,7 @@ class LiveWorker:
             left_s = until_s - self.now()
             changed, ended = self._fleet.poll(max(0.0, left_s))
             if changed:
-                self._update_held()
+                self._charge()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
 
@@ -124,7 +124,7 @@ class LiveWorker:
             self._cores = allocation.cores
             self._fleet.limit(self.config.physical_cores(self._cores))
         self._fleet.scale(allocation.replicas)
-        self._update_held()
+        self._charge()
         self._actuation_s = time.monotonic() - begin_s
 
     def status(self) -> WorkerStatus:
@@ -134,14 +134,15 @@ class LiveWorker:
         of messages and of cold starts included; ``cpu_s`` counts batches when they end,
         with the handling of their messages.
         """
+        self._charge()
         fleet, core_unit = self._fleet, self.config.core_unit
         granted_cores = [replica.granted_cores() for replica in self.replicas[:1]]
         return WorkerStatus(
             ready=fleet.serving,
             starting_s=tuple(fleet.starting_s),
-            held_cores=self._held.value,
+            held_cores=self._held_cores,
             effective_cores=sum(granted_cores) / core_unit,
-            core_seconds=self._held.read(self.now()),
+            core_seconds=self._core_seconds,
             used_core_seconds=(fleet.cpu_s - self._warm_up_cpu_s) / core_unit,
             cpu_s=self._cpu_s,
             throttled_s=fleet.throttled_s,
@@ -169,20 +170,15 @@ class LiveWorker:
     def __enter__(self) -> LiveWorker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    @property
-    def _held_cores(self) -> float:
-        return float(self._cores * len(self._fleet.members))
-
-    def _update_held(self) -> None:
-        self._held.set(self.now(), self._held_cores)
+    def _charge(self) -> None:
+        """Charge the cores held since the last time, then those that are held now."""
+        now_s = self.now()
+        self._core_seconds += self._held_cores * max(0.0, now_s - self._charged_s)
+        self._charged_s = now_s
+        self._held_cores = float(self._cores * len(self._fleet.members))
 
     def _complete(self, end: Ended) -> Completion:
         """Put the end of a batch on the episode's clock."""
