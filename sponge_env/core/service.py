@@ -11,7 +11,7 @@ from sponge_env.core.compiled import compiled
 from sponge_env.core.quota import advance_bucket, new_bucket, wake, write_quota
 from sponge_env.core.records import ReplicaState, World
 from sponge_env.core.rng import uniform
-from sponge_env.quota import CROWD
+from sponge_env.quota import CONTENDING
 
 
 @compiled
@@ -32,8 +32,8 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
     """
     settings = w.settings
     if settings.limited:
-        contention = min(1.0, (loading - 1) / (CROWD - 1))
-        slowdown = 1.0 + (settings.quota.crowd_loading - 1.0) * contention
+        contention = min(1.0, (loading - 1) / (CONTENDING - 1))
+        slowdown = 1.0 + (settings.quota.loading_contention - 1.0) * contention
         wake(settings, replica, now_s, settings.cold_start_s * settings.core_unit * slowdown, 0.0)
     else:
         replica.finish_s = now_s + settings.cold_start_s

@@ -1,6 +1,6 @@
 """The process that runs the model, and nothing else.
 
-Started as a script by :mod:`sponge_env.workers.process`. It lives under its CPU limit from
+Started as a script by :mod:`sponge_env.live.local`. It lives under its CPU limit from
 its first moment, so it imports no more than it needs: under a small share every import is
 felt. Everything it does is charged to its quota. It leaves it to the parent to read its CPU
 clock: reading one's own settles the quota's accounts there and then, and a batch that had

@@ -9,17 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sponge_env.workers.janitor import remove_group
+from sponge_env.live.janitor import remove_group
 
-WEIGHT = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
+Version = Literal[1, 2]
+
+WEIGHT: dict[Version, tuple[str, str]] = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
 """File and largest value of a group's weight, which says who waits when a CPU is wanted by
 several. Replicas have it, so that their quota limits them and not what else runs here."""
+
+THROTTLED: dict[Version, tuple[str, float]] = {
+    1: ("throttled_time", 1e-9),
+    2: ("throttled_usec", 1e-6),
+}
+"""Counter of the time that a group stood stopped by its quota, and its unit in seconds."""
 
 PROC = Path("/proc/self")
 """Where the kernel says which hierarchies are mounted and which groups we are in."""
@@ -29,7 +36,7 @@ PROC = Path("/proc/self")
 class Hierarchy:
     """A mounted cgroup hierarchy that has the CPU controller."""
 
-    version: Literal[1, 2]
+    version: Version
     mount: Path
     own: Path
     """Directory of the group this process is in."""
@@ -82,73 +89,62 @@ def _write(path: Path, text: str) -> None:
         os.close(handle)
 
 
-def _counter(path: Path, name: str) -> int:
-    fields = dict(line.split() for line in _read(path).splitlines())
-    return int(fields.get(name, 0))
+class CgroupLimiter:
+    """Limits a replica by the quota of a control group of its own. Implements ``CpuLimiter``.
 
+    Args:
+        version: Of the kernel's interface.
+        group: Directory of the group, which exists and is removed in the end.
+        period_us: Enforcement period.
+        cpus: CPUs the replica can use; as many cores are no limit.
+    """
 
-class CpuGroup(ABC):
-    """One leaf control group with a CPU quota."""
+    def __init__(self, version: Version, group: Path, period_us: int, cpus: int) -> None:
+        self.group = group
+        self._version = version
+        self._period_us = period_us
+        self._cpus = cpus
+        self._throttled_s = 0.0
+        self._closed = False
 
-    def __init__(self, path: Path, period_us: int) -> None:
-        self.path = path
-        self.period_us = period_us
+    def attach(self, pid: int) -> None:
+        """Move the process with all its threads into the group."""
+        _write(self.group / "cgroup.procs", str(pid))
 
-    def join(self, pid: int) -> None:
-        """Move a process with all its threads into the group."""
-        _write(self.path / "cgroup.procs", str(pid))
+    def apply(self, cores: float) -> None:
+        """Write the quota and, where it is not in force yet, the period."""
+        quota_us = None if cores >= self._cpus else round(cores * self._period_us)
+        if self._version == 2:
+            quota = "max" if quota_us is None else quota_us
+            _write(self.group / "cpu.max", f"{quota} {self._period_us}")
+            return
+        period = self.group / "cpu.cfs_period_us"
+        if int(_read(period)) != self._period_us:
+            _write(period, str(self._period_us))
+        _write(self.group / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
 
-    @abstractmethod
-    def set_quota_us(self, quota_us: int | None) -> None:
-        """Grant CPU time per period; None lifts the limit."""
-
-    @abstractmethod
-    def quota_us(self) -> int | None:
-        """Read back the CPU time granted per period; None is without limit."""
-
-    @abstractmethod
-    def throttled_s(self) -> float:
-        """Read how long the group stood stopped by its quota, summed over CPUs."""
-
-
-class CpuGroupV1(CpuGroup):
-    """A group of the version 1 interface."""
-
-    def set_quota_us(self, quota_us: int | None) -> None:
-        """Write the quota; -1 is without limit."""
-        if self._period_us() != self.period_us:
-            _write(self.path / "cpu.cfs_period_us", str(self.period_us))
-        _write(self.path / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
-
-    def quota_us(self) -> int | None:
-        """Read ``cpu.cfs_quota_us``."""
-        quota_us = int(_read(self.path / "cpu.cfs_quota_us"))
-        return None if quota_us < 0 else quota_us
-
-    def throttled_s(self) -> float:
-        """Read ``throttled_time``, which is in nanoseconds."""
-        return _counter(self.path / "cpu.stat", "throttled_time") * 1e-9
-
-    def _period_us(self) -> int:
-        return int(_read(self.path / "cpu.cfs_period_us"))
-
-
-class CpuGroupV2(CpuGroup):
-    """A group of the version 2 interface."""
-
-    def set_quota_us(self, quota_us: int | None) -> None:
-        """Write quota and period together."""
-        quota = "max" if quota_us is None else str(quota_us)
-        _write(self.path / "cpu.max", f"{quota} {self.period_us}")
-
-    def quota_us(self) -> int | None:
-        """Read ``cpu.max``."""
-        quota = _read(self.path / "cpu.max").split()[0]
-        return None if quota == "max" else int(quota)
+    def granted_cores(self) -> float:
+        """Read the quota back."""
+        quota = "max"
+        if not self._closed:
+            name = "cpu.cfs_quota_us" if self._version == 1 else "cpu.max"
+            quota = _read(self.group / name).split()[0]
+        return float(self._cpus) if quota in ("-1", "max") else int(quota) / self._period_us
 
     def throttled_s(self) -> float:
-        """Read ``throttled_usec``."""
-        return _counter(self.path / "cpu.stat", "throttled_usec") * 1e-6
+        """Read the throttle counter, summed over CPUs; after the end, its last value."""
+        if not self._closed:
+            counters = dict(map(str.split, _read(self.group / "cpu.stat").splitlines()))
+            name, unit_s = THROTTLED[self._version]
+            self._throttled_s = int(counters.get(name, 0)) * unit_s
+        return self._throttled_s
+
+    def close(self) -> None:
+        """Remove the group."""
+        if not self._closed:
+            self.throttled_s()
+            self._closed = True
+            remove_group(str(self.group))
 
 
 class RunGroup:
@@ -186,13 +182,19 @@ class RunGroup:
             self.close()
             raise
 
-    def leaf(self) -> CpuGroup:
-        """Make the group of one replica, without limit so far."""
+    def limiter(self, cpus: int) -> CgroupLimiter:
+        """Make the group of one replica, without limit so far.
+
+        Args:
+            cpus: CPUs the replica can use.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
         assert self._path is not None, "the run's group is closed"
         path = self._make(self._path / f"replica-{self._count}")
         self._count += 1
-        kind = CpuGroupV1 if self._hierarchy.version == 1 else CpuGroupV2
-        return kind(path, self._period_us)
+        return CgroupLimiter(self._hierarchy.version, path, self._period_us, cpus)
 
     def close(self) -> None:
         """Remove the run's group, whose leaves must be gone, and move back."""

@@ -1,9 +1,10 @@
 """Cleans up after a run, however it ended: kills its processes, removes its groups.
 
-Runs as a process of its own (``python -S -E janitor.py``), in its own session, so that
-neither Ctrl-C nor the death of the harness ends it. It learns what to watch from lines on
-its standard input: ``process PID START_TICKS``, ``group PATH``, and ``forget PID``. When
-that pipe ends, because the harness closed it, crashed or was killed, it cleans up and exits.
+:class:`Janitor` is the harness's end. It runs this file as a process of its own, in its own
+session, so that neither Ctrl-C nor the death of the harness ends it. That process learns
+what to watch from lines on its standard input: ``process PID START_TICKS``, ``group PATH``
+and ``forget PID``. When that pipe ends, because the harness closed it, crashed or was killed,
+it cleans up and exits. So this file imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -11,11 +12,59 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 PATIENCE_S = 10.0
 """How long to wait for killed processes to leave a group."""
+
+
+class Janitor:
+    """A helper process that cleans up after this one, even if this one is killed."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-I", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        self._stdin = self._process.stdin
+
+    def watch_process(self, pid: int) -> None:
+        """Have a process killed in the end."""
+        self._tell(f"process {pid} {start_ticks(pid)}")
+
+    def forget_process(self, pid: int) -> None:
+        """Leave a process alone: it has ended."""
+        self._tell(f"forget {pid}")
+
+    def watch_group(self, path: Path) -> None:
+        """Have a control group removed in the end; announce a group before those in it."""
+        self._tell(f"group {path}")
+
+    def close(self) -> None:
+        """Let it clean up, and wait for it. Safe to call twice."""
+        # the pipe's end alone would not do: a forked process may hold a copy of it
+        self._tell("end")
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._stdin.close()
+        try:
+            self._process.wait(2 * PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        # a janitor that somebody killed is no reason to stop serving
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._stdin.write(line + "\n")
+            self._stdin.flush()
 
 
 def start_ticks(pid: int) -> str:
@@ -65,8 +114,8 @@ def remove_group(path: str, patience_s: float = PATIENCE_S) -> bool:
             time.sleep(0.005)
 
 
-def main() -> None:
-    """Watch until the pipe ends, then clean up."""
+def watch() -> None:
+    """Read what to watch until the pipe ends, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     processes: dict[int, str] = {}
@@ -92,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    watch()

@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from sponge_env.config import Limiter as WantedLimiter
+from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.workers.cgroup_limiter import CgroupLimiter, describe, refusal_as_sentence
-from sponge_env.workers.cgroups import Hierarchy, RunGroup, find_hierarchy
-from sponge_env.workers.duty_cycle import POLL_MIN_S, DutyCycleLimiter
-from sponge_env.workers.janitor import remove_group
+from sponge_env.live.cgroups import Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.duty_cycle import POLL_MIN_S, DutyCycleLimiter
 
 LOG = logging.getLogger("sponge_env")
 
@@ -45,22 +45,22 @@ COARSE_CLOCK = 6
 """``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel."""
 
 
-class Limiter(Protocol):
-    """Limits the CPU of one replica."""
+class CpuLimiter(Protocol):
+    """Limits the CPU of one child process; :func:`refusal_as_sentence` translates errors."""
 
     def attach(self, pid: int) -> None:
         """Begin to limit a child process.
 
         Raises:
             ProcessLookupError: It is gone.
-            WorkerError: The kernel refuses.
+            OSError: The kernel refuses.
         """
 
     def apply(self, cores: float) -> None:
         """Grant physical cores from now on, also to what is running.
 
         Raises:
-            WorkerError: The kernel refuses.
+            OSError: The kernel refuses.
         """
 
     def granted_cores(self) -> float:
@@ -74,67 +74,64 @@ class Limiter(Protocol):
 
 
 class NoLimiter:
-    """Limits nothing."""
+    """Limits nothing. Implements ``CpuLimiter``."""
 
     def __init__(self, cpus: int) -> None:
         self._cpus = cpus
-
-    def attach(self, pid: int) -> None:
-        """Do nothing."""
-
-    def apply(self, cores: float) -> None:
-        """Do nothing."""
 
     def granted_cores(self) -> float:
         """Return all CPUs."""
         return float(self._cpus)
 
     def throttled_s(self) -> float:
-        """Return 0."""
+        """Return 0: it is never stopped."""
         return 0.0
 
+    def attach(self, pid: int) -> None:
+        """Do nothing, as all of these."""
+
+    def apply(self, cores: float) -> None:
+        """Leave all CPUs granted."""
+
     def close(self) -> None:
-        """Do nothing."""
+        """Leave nothing, for there was nothing."""
 
 
-class CpuLimits:
-    """The CPU limits of one run: makes a limiter per replica, owns what they share.
+class CpuLimits(NamedTuple):
+    """The CPU limits of one run."""
 
-    Args:
-        kind: The means.
-        period_s: Enforcement period.
-        cpus: CPUs the replicas are pinned to.
-        group: The run's control group, for the kinds that have one.
+    kind: Kind
+    period_s: float
+    """Enforcement period."""
+    tick_s: float
+    """Time between two looks at what was used; until then a quota can be overdrawn."""
+    limiter: Callable[[], CpuLimiter]
+    """Makes the limiter of one replica; ``OSError`` where the kernel refuses."""
+    close: Callable[[], None] = lambda: None
+    """Removes what the limiters shared; they must be closed. Safe to call twice."""
+
+
+@contextmanager
+def refusal_as_sentence() -> Iterator[None]:
+    """Turn what the kernel says into a sentence for the user.
+
+    Raises:
+        ProcessLookupError: As it is; a process may die at any time.
+        WorkerError: In place of every other ``OSError``.
     """
+    try:
+        yield
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        raise WorkerError(
+            f"the kernel refuses a CPU limit: {_describe(error)}; use the limiter 'duty-cycle'"
+        ) from error
 
-    def __init__(self, kind: Kind, period_s: float, cpus: int, group: RunGroup | None) -> None:
-        self.kind = kind
-        self.period_s = period_s
-        self._cpus = cpus
-        self._group = group
 
-    @property
-    def tick_s(self) -> float:
-        """Time between two looks at what was used; until then a quota can be overdrawn."""
-        return POLL_MIN_S if self.kind == "duty-cycle" else time.clock_getres(COARSE_CLOCK)
-
-    def limiter(self) -> Limiter:
-        """Make the limiter of one replica.
-
-        Raises:
-            WorkerError: The kernel refuses the replica's control group.
-        """
-        if self._group is not None:
-            with refusal_as_sentence():
-                return CgroupLimiter(self._group.leaf(), self._cpus)
-        if self.kind == "duty-cycle":
-            return DutyCycleLimiter(self.period_s, self._cpus)
-        return NoLimiter(self._cpus)
-
-    def close(self) -> None:
-        """Remove what the limiters shared; they must be closed. Safe to call twice."""
-        if self._group is not None:
-            self._group.close()
+def _describe(error: OSError) -> str:
+    """Say what the kernel refused, and where."""
+    return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 
 def enforcement_period_s(core_unit: float) -> float:
@@ -158,7 +155,7 @@ def enforcement_period_s(core_unit: float) -> float:
     return period_s
 
 
-def choose_kind(wanted: WantedLimiter, hierarchy: Hierarchy | None) -> Kind:
+def choose_kind(wanted: Limiter, hierarchy: Hierarchy | None) -> Kind:
     """Choose the means to limit CPU time.
 
     Raises:
@@ -172,7 +169,7 @@ def choose_kind(wanted: WantedLimiter, hierarchy: Hierarchy | None) -> Kind:
 
 
 def open_limits(
-    wanted: WantedLimiter, core_unit: float, cpus: int, announce: Callable[[Path], None]
+    wanted: Limiter, core_unit: float, cpus: int, announce: Callable[[Path], None]
 ) -> CpuLimits:
     """Set up the CPU limits of a run.
 
@@ -189,16 +186,20 @@ def open_limits(
             not with the quotas that are needed.
     """
     period_s = enforcement_period_s(core_unit)
+    kernel_tick_s = time.clock_getres(COARSE_CLOCK)
     hierarchy = find_hierarchy()
     kind = choose_kind(wanted, hierarchy)
-    if kind in ("duty-cycle", "none") or hierarchy is None:
-        return CpuLimits(kind, period_s, cpus, None)
-    try:
-        group = RunGroup(hierarchy, round(period_s * 1e6), announce)
-        _try_quotas(group, core_unit, cpus)
-    except OSError as error:
-        return CpuLimits(_without_cgroup(wanted, describe(error)), period_s, cpus, None)
-    return CpuLimits(kind, period_s, cpus, group)
+    if kind == "none":
+        return CpuLimits(kind, period_s, kernel_tick_s, partial(NoLimiter, cpus))
+    if kind != "duty-cycle" and hierarchy is not None:
+        try:
+            group = RunGroup(hierarchy, round(period_s * 1e6), announce)
+            _try_quotas(group, core_unit, cpus)
+            limiter = partial(group.limiter, cpus)
+            return CpuLimits(kind, period_s, kernel_tick_s, limiter, group.close)
+        except OSError as error:
+            kind = _without_cgroup(wanted, _describe(error))
+    return CpuLimits(kind, period_s, POLL_MIN_S, partial(DutyCycleLimiter, period_s, cpus))
 
 
 def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:
@@ -211,19 +212,16 @@ def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:
         OSError: The kernel refuses.
     """
     try:
-        leaf = group.leaf()
-        try:
+        with closing(group.limiter(cpus)) as limiter:
             for cores in {core_unit, cpus - core_unit}:
                 if 0 < cores < cpus:
-                    leaf.set_quota_us(round(cores * leaf.period_us))
-        finally:
-            remove_group(str(leaf.path))
+                    limiter.apply(cores)
     except OSError:
         group.close()
         raise
 
 
-def _without_cgroup(wanted: WantedLimiter, reason: str) -> Kind:
+def _without_cgroup(wanted: Limiter, reason: str) -> Kind:
     """Fall back where that is allowed, and say so."""
     if wanted == "cgroup":
         raise WorkerError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from statistics import fmean
 
@@ -11,30 +11,30 @@ import numpy as np
 
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import FloatArray
-from sponge_env.latency import LatencyModel, fit_latency, to_quantiles
+from sponge_env.latency import fit_latency, to_quantiles
+from sponge_env.live.bench import PAUSED_SIZE, BatchRun, Grid
+from sponge_env.live.cgroups import find_hierarchy
+from sponge_env.live.config import LiveConfig
 from sponge_env.profile import Profile, Sample
 from sponge_env.quota import MOST_LOST, QuotaService
-from sponge_env.workers.bench import PAUSED_SIZE, Grid, Run
-from sponge_env.workers.cgroups import find_hierarchy
-from sponge_env.workers.real_config import RealWorkerConfig
 
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
 
-def interpolate_work(work: dict[int, list[Run]], batch_max: int) -> FloatArray:
+def interpolate_work(work: dict[int, list[BatchRun]], batch_max: int) -> FloatArray:
     """Return the (batch_max,) mean CPU seconds of each batch size."""
     mean_s = [fmean(run.cpu_s for run in runs) for runs in work.values()]
     return np.interp(np.arange(1, batch_max + 1), list(work), mean_s)
 
 
 def build_quota(
-    config: RealWorkerConfig,
+    config: LiveConfig,
     period_s: float,
     tick_s: float,
-    work: dict[int, list[Run]],
+    work: dict[int, list[BatchRun]],
     lost_s: Sequence[float],
-    crowd_loading: float,
+    loading_contention: float,
 ) -> QuotaService:
     """Put together what the simulator needs of a worker under a quota.
 
@@ -43,8 +43,8 @@ def build_quota(
         period_s: Period of its quota.
         tick_s: Time between two looks of the limiter.
         work: Runs at full speed by batch size.
-        lost_s: See :func:`~sponge_env.workers.bench.measure_pauses`.
-        crowd_loading: See :class:`~sponge_env.quota.QuotaService`.
+        lost_s: See :func:`~sponge_env.live.bench.measure_pauses`.
+        loading_contention: See :class:`~sponge_env.quota.QuotaService`.
     """
     sizes = list(work)
     dispatch_s = [float(np.median([run.dispatch_s for run in work[size]])) for size in sizes]
@@ -61,24 +61,23 @@ def build_quota(
         dispatch_request_s=max(0.0, float(per_request_s)),
         tick_s=tick_s,
         resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
-        crowd_loading=crowd_loading,
+        loading_contention=loading_contention,
     )
 
 
-def build_profile(
-    config: RealWorkerConfig, grid: Grid, cold_start_s: float, limiter: str
-) -> Profile:
+def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: str) -> Profile:
     """Fit l(b, c) to the grid and put the profile together, without quota data.
 
     Raises:
         ProfileError: The measurements cannot be described by l(b, c).
     """
     batches, cores = sorted({b for b, _ in grid}), sorted({c for _, c in grid})
-    mean_s = np.array(
-        [[np.mean([run.latency_s for run in grid[b, c]]) for c in cores] for b in batches]
-    )
+    latency_s = {cell: np.array([run.latency_s for run in runs]) for cell, runs in grid.items()}
+    cpu_s = {cell: np.array([run.cpu_s for run in runs]) for cell, runs in grid.items()}
+    mean_s = np.array([[latency_s[b, c].mean() for c in cores] for b in batches])
     model, fit_error = fit_latency(batches, cores, mean_s, relative=True)
-    model = dataclasses.replace(model, residual_quantiles=_residuals(model, grid))
+    residuals = _scatter(latency_s[b, c] / model.predict_s(b, c) - 1 for b, c in grid)
+    model = dataclasses.replace(model, residual_quantiles=residuals)
     model.table_s(config.batch_max, config.cores_max)  # refuses a fit that is not positive
     return Profile(
         name="local",
@@ -90,41 +89,25 @@ def build_profile(
         latency_s=tuple(tuple(row) for row in mean_s.tolist()),
         latency=model,
         fit_error=fit_error,
-        noise_quantiles=_noise(grid),
+        # the scatter of latencies would count the phase of the token bucket a second time,
+        # which the simulator's quota service has by itself
+        noise_quantiles=_scatter(values / values.mean() - 1 for values in cpu_s.values()),
         cold_start_s=cold_start_s,
         core_unit=config.core_unit,
         limiter=limiter,
         host=host_facts(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         samples=tuple(
-            Sample(b, c, tuple(run.latency_s for run in runs), tuple(run.cpu_s for run in runs))
-            for (b, c), runs in sorted(grid.items())
+            Sample(b, c, tuple(latency_s[b, c].tolist()), tuple(cpu_s[b, c].tolist()))
+            for b, c in sorted(grid)
         ),
     )
 
 
-def _residuals(model: LatencyModel, grid: Grid) -> tuple[float, ...]:
-    """Summarise measured / predicted - 1 over single runs, every cell with equal weight."""
-    errors = [
-        to_quantiles(
-            np.array([run.latency_s for run in runs]) / model.predict_s(b, c) - 1, QUANTILES
-        )
-        for (b, c), runs in grid.items()
-    ]
-    return to_quantiles(np.concatenate(errors), QUANTILES)
-
-
-def _noise(grid: Grid) -> tuple[float, ...]:
-    """Summarise how CPU work scatters about its cell's mean.
-
-    The scatter of latencies would count the phase of the token bucket a second time, which
-    the simulator's quota service has by itself.
-    """
-    deviations = []
-    for runs in grid.values():
-        cpu_s = np.array([run.cpu_s for run in runs])
-        deviations.append(to_quantiles(cpu_s / cpu_s.mean() - 1, QUANTILES))
-    return to_quantiles(np.concatenate(deviations), QUANTILES)
+def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
+    """Summarise single runs' deviations, those of each cell with equal weight."""
+    cells = [to_quantiles(values, QUANTILES) for values in deviations]
+    return to_quantiles(np.concatenate(cells), QUANTILES)
 
 
 def host_facts() -> dict[str, str | int | None]:

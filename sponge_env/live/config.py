@@ -1,4 +1,4 @@
-"""Configuration of the real worker."""
+"""Settings of the real worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sponge_env.interfaces import Allocation
 
 
 @dataclass(frozen=True, slots=True)
-class RealWorkerConfig:
+class LiveConfig:
     """How the real worker is set up."""
 
     model: str = "efficientnet-lite0"
@@ -59,10 +59,6 @@ class RealWorkerConfig:
                 raise ConfigError(
                     f"an allocation's {name} must be between 1 and {largest}, not {value!r}"
                 )
-
-    def threads(self, cores: int) -> int:
-        """Return the threads for core units: more than the quota can run collapse it."""
-        return math.ceil(self.physical_cores(cores))
 
     def physical_cores(self, cores: int) -> float:
         """Return the physical cores of core units."""
