@@ -59,12 +59,12 @@ class Ablated:
         if self._spec is None:
             raise RuntimeError("call reset() before decide()")
         held = view.allocation
-        held = dataclasses.replace(held, batch=min(held.batch, self._spec.batch_max))
+        held = held.changed(batch=min(held.batch, self._spec.batch_max))
         if self._cores_fixed is None:
             return self._program.decide(dataclasses.replace(view, allocation=held))
-        one = dataclasses.replace(held, cores=1)
+        one = held.changed(cores=1)
         answer = self._program.decide(dataclasses.replace(view, allocation=one))
-        return dataclasses.replace(answer, cores=min(self._cores_fixed, self._spec.cores_max))
+        return answer.changed(cores=min(self._cores_fixed, self._spec.cores_max))
 
 
 def bundled(spec: SystemSpec, cores: int) -> SystemSpec:

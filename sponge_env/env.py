@@ -160,7 +160,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             ConfigError: The action is outside the action space.
         """
         system = self.system
-        metrics = system.step(decode(whole(action, self._choices)))
+        metrics = system.step(system.spec.fitting(decode(whole(action, self._choices))))
         self._intervals.append(metrics)
         info = dataclasses.asdict(metrics)
         return self._observe(), metrics.reward, False, system.done, info

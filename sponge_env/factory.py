@@ -105,6 +105,7 @@ def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveCon
         cores_max=spec.cores_max,
         core_unit=profile.core_unit,
         replicas_max=spec.replicas_max,
+        total_cores=spec.total_cores,
         initial=spec.initial,
         limiter=limiter,
     )

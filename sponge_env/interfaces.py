@@ -12,6 +12,7 @@ Cores are counted in core units (see :attr:`SystemSpec.core_unit`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,11 @@ class Allocation:
         """Model variant of the first stage."""
         return self.stages[0].variant
 
+    def changed(self, **changes: int) -> Allocation:
+        """Return the same with other numbers for the first stage."""
+        first = dataclasses.replace(self.stages[0], **changes)
+        return Allocation(stages=(first, *self.stages[1:]), feasible=self.feasible)
+
     @property
     def total_cores(self) -> int:
         """Core units of all replicas of all stages."""
@@ -172,8 +178,9 @@ class SystemSpec:
     """Physical cores in one core unit."""
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
-    total_cores: int = 0
-    """Core units that all replicas together may hold; 0 for as many as they like."""
+    total_cores: int = 1 << 30
+    """Core units of the machine: what all replicas together can hold, those that start or drain
+    included."""
     resize_delay_s: float = 0.0
     """Time from a decision until its cores and replicas are in force."""
     cpu_cores: float = math.inf
@@ -182,6 +189,13 @@ class SystemSpec:
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
+
+    def fitting(self, allocation: Allocation) -> Allocation:
+        """Return an allocation of no more replicas than have room on the machine."""
+        cores, replicas = allocation.cores, allocation.replicas
+        if allocation.total_cores <= self.total_cores:
+            return allocation
+        return allocation.changed(replicas=max(1, min(replicas, self.total_cores // cores)))
 
     @property
     def capacity_rps(self) -> float:

@@ -18,6 +18,12 @@ from sponge_env.live.worker import LiveWorker
 CONFIG = LiveConfig(start_timeout_s=100.0, batch_timeout_s=10.0, cold_start_s=8.0)
 
 
+def scale(fleet: Fleet, wanted: int) -> None:
+    fleet.shrink(wanted)
+    fleet.grow(wanted - len(fleet.staying))
+
+
+
 class Monotonic:
     """Stands in for the module ``time`` in the fleet."""
 
@@ -84,7 +90,7 @@ def test_the_first_replicas_load_at_full_speed_and_are_limited_then(make_rig: Ma
     rig = make_rig(2)
     granted = [[cores for _, cores in replica._limits] for replica in rig.replicas]
     assert granted == [[1.0, 0.5], [1.0, 0.5]]
-    rig.fleet.scale(3)
+    scale(rig.fleet, 3)
     assert rig.replicas[2].granted_cores() == 0.5
     rig.fleet.limit(0.25)
     assert [replica.granted_cores() for replica in rig.replicas] == [0.25] * 3
@@ -108,10 +114,10 @@ def test_the_oldest_idle_replica_gets_the_batch(make_rig: MakeRig) -> None:
 def test_scale_in_takes_cold_ones_then_idle_ones_the_youngest_first(make_rig: MakeRig) -> None:
     rig = make_rig(3)
     rig.start(1)
-    rig.fleet.scale(5)
+    scale(rig.fleet, 5)
     assert (rig.fleet.serving, len(rig.fleet.starting_s)) == (3, 2)
     for wanted, left in ((4, [0, 1, 2, 3]), (3, [0, 1, 2]), (2, [0, 1]), (1, [0])):
-        rig.fleet.scale(wanted)
+        scale(rig.fleet, wanted)
         assert rig.open == left
 
 
@@ -119,7 +125,7 @@ def test_a_busy_replica_finishes_its_batch_before_it_goes(make_rig: MakeRig) -> 
     rig = make_rig(2)
     rig.start(1)
     rig.start(2)
-    rig.fleet.scale(1)
+    scale(rig.fleet, 1)
     assert (rig.open, rig.fleet.serving) == ([0, 1], 1)
     rig.replicas[1].answer()
     assert [ended.batch.id for ended in rig.poll()] == [2]
@@ -130,7 +136,7 @@ def test_a_draining_replica_that_dies_is_not_replaced(make_rig: MakeRig) -> None
     rig = make_rig(2)
     rig.start(1)
     rig.start(2)
-    rig.fleet.scale(1)
+    scale(rig.fleet, 1)
     rig.replicas[1].die()
     assert [(ended.batch.id, ended.answer) for ended in rig.poll()] == [(2, None)]
     assert (rig.open, rig.fleet.restarts) == ([0], 0)
@@ -160,7 +166,7 @@ def test_a_death_while_starting_or_idle_is_made_good(make_rig: MakeRig) -> None:
 def test_replicas_that_never_start_end_it_with_their_reason(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     rig.start(1)
-    rig.fleet.scale(2)
+    scale(rig.fleet, 2)
     for attempt in range(1, START_ATTEMPTS):
         rig.replicas[attempt].die()
         rig.poll()
@@ -185,7 +191,7 @@ def test_one_that_starts_in_between_lets_it_go_on(make_rig: MakeRig) -> None:
 
 def test_what_hangs_is_killed(clock: Monotonic, make_rig: MakeRig) -> None:
     rig = make_rig(2)
-    rig.fleet.scale(3)
+    scale(rig.fleet, 3)
     rig.start(1)
     clock.now_s += 10.5
     assert rig.poll() == []
@@ -223,13 +229,13 @@ def test_the_cold_start_is_measured_but_not_at_full_speed(
     monkeypatch.setattr("fake_replicas.time", clock)
     rig = make_rig(1)
     assert rig.fleet.cold_start_s == 8.0
-    rig.fleet.scale(2)
+    scale(rig.fleet, 2)
     clock.now_s += 3.0
     assert rig.fleet.starting_s == [5.0]
     rig.replicas[1].ready()
     rig.poll()
     assert rig.fleet.cold_start_s == 3.0
-    rig.fleet.scale(3)
+    scale(rig.fleet, 3)
     clock.now_s += 4.0
     assert rig.fleet.starting_s == [0.0]
 
@@ -241,7 +247,7 @@ def test_counters_keep_what_past_replicas_used(make_rig: MakeRig) -> None:
     for replica in rig.replicas[:2]:
         replica.answer()
     rig.poll()
-    rig.fleet.scale(1)
+    scale(rig.fleet, 1)
     assert rig.fleet.cpu_s == pytest.approx(2 * CPU_S)
     assert rig.fleet.throttled_s == pytest.approx(CPU_S)
 
@@ -250,7 +256,7 @@ def test_a_refused_replica_leaves_the_others_running(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     rig.launcher.refuses = True
     with pytest.raises(WorkerError, match="no replica is to be had"):
-        rig.fleet.scale(2)
+        scale(rig.fleet, 2)
     rig.start(1)
     rig.replicas[0].answer()
     assert len(rig.poll()) == 1

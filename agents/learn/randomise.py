@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from sponge_env.seeds import stream
 
 from sponge_env.config import Arrivals, Initial, Network, Serving
 from sponge_env.scenario import Scenario
+from sponge_env.seeds import stream
 
 _LOADS = (0.08, 0.75)
 """Mean load, relative to the capacity with all cores."""

@@ -143,6 +143,10 @@ class Stage:
 
     wanted: StageAllocation
     """The allocation last asked for."""
+    target_cores: int
+    """Cores and replicas that the worker was told last and comes to as soon as those that drain
+    leave room for them on the machine."""
+    target_replicas: int
     cores: int
     """Core units in force on the worker."""
     replicas: int

@@ -2,7 +2,8 @@
 
 A resize acts at once, also on a running batch, or after the actuation delay; new replicas
 serve after their cold start and hold their cores from the moment they are asked for; a replica
-that is scaled in finishes its batch first.
+that is scaled in finishes its batch first. All that are held, those that start or drain
+included, never have more cores than the machine.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def reset_worker(w: World, seed: int) -> None:
     env, stage, initial = w.env, w.stage, w.settings.initial
     seed_stream(env.noise_rng, seed, NOISE)
     env.now_s = 0.0
-    stage.cores = initial.cores
+    stage.cores = stage.target_cores = initial.cores
+    stage.target_replicas = initial.replicas
     stage.replicas, stage.next_replica, stage.pending = 0, 0, 0
     stage.retired_core_s = stage.retired_throttled_s = 0.0
     stage.held_cores = stage.held_since_s = stage.held_core_s = 0.0
@@ -100,6 +102,8 @@ def release(w: World, row: int) -> None:
     replica.batch_size = 0
     if replica.draining:
         _retire(w, row)
+        if w.stage.cores < w.stage.target_cores or _staying(w) < w.stage.target_replicas:
+            _fit(w)
 
 
 @compiled
@@ -160,6 +164,40 @@ def read_meters(w: World) -> None:
 
 @compiled
 def _apply(w: World, cores: int, replicas: int) -> None:
+    """Put an allocation in force, as far as the machine has room for it."""
+    stage = w.stage
+    stage.target_cores, stage.target_replicas = cores, replicas
+    for _ in range(_staying(w) - replicas):
+        _drain(w, _next_to_go(w))
+    _fit(w)
+
+
+@compiled
+def _fit(w: World) -> None:
+    """Come as close to the allocation as those that still drain allow.
+
+    They hold cores, too. Until they go there are fewer cores for each replica, and no more
+    replicas than the machine has cores.
+    """
+    stage, held, total = w.stage, w.stage.replicas, w.settings.total_cores
+    missing = min(stage.target_replicas - _staying(w), total - held, len(w.replicas) - held)
+    _set_cores(w, min(stage.target_cores, total // (held + max(0, missing))))
+    for _ in range(missing):
+        _add_replica(w)
+    _load(w, held)
+    update_held(w)
+
+
+@compiled
+def _staying(w: World) -> int:
+    staying = 0
+    for k in range(w.stage.replicas):
+        staying += not w.replicas[k].draining
+    return staying
+
+
+@compiled
+def _set_cores(w: World, cores: int) -> None:
     now_s, stage = w.env.now_s, w.stage
     if cores != stage.cores:
         stage.cores = cores
@@ -168,16 +206,6 @@ def _apply(w: World, cores: int, replicas: int) -> None:
             resize_service(w, replica, now_s, cores)
             if replica.ready_s > now_s:
                 replica.ready_s = replica.finish_s
-    staying = 0
-    for k in range(stage.replicas):
-        staying += not w.replicas[k].draining
-    old = stage.replicas
-    for _ in range(min(replicas - staying, len(w.replicas) - old)):
-        _add_replica(w)
-    _load(w, old)
-    for _ in range(staying - replicas):
-        _drain(w, _next_to_go(w))
-    update_held(w)
 
 
 @compiled

@@ -24,6 +24,8 @@ class LiveConfig:
     """Physical cores in one core unit."""
     replicas_max: int = 16
     """Largest number of replicas."""
+    total_cores: int = 1 << 30
+    """Core units that all replicas together may hold."""
     initial: Allocation = field(default_factory=lambda: Allocation(cores=1, batch=1))
     """Allocation in force when the clock starts, with all its replicas warm."""
     limiter: Limiter = "auto"
@@ -59,6 +61,11 @@ class LiveConfig:
                 raise ConfigError(
                     f"an allocation's {name} must be between 1 and {largest}, not {value!r}"
                 )
+        if allocation.total_cores > self.total_cores:
+            raise ConfigError(
+                f"{allocation.replicas} replicas of {allocation.cores} cores are more than the "
+                f"{self.total_cores} cores of the machine"
+            )
 
     def physical_cores(self, cores: int) -> float:
         """Return the physical cores of core units."""

@@ -159,22 +159,31 @@ class Fleet:
         for member in self.members:
             member.replica.limit(cores)
 
-    def scale(self, wanted: int) -> None:
-        """Start or stop replicas.
+    @property
+    def staying(self) -> list[Member]:
+        """Replicas that are not draining, oldest first."""
+        return [member for member in self.members if not member.draining]
+
+    def shrink(self, wanted: int) -> None:
+        """Stop replicas beyond a number of them.
 
         Cold ones go first, then idle ones, then busy ones, which finish their batch; of
         each kind the youngest first.
-
-        Raises:
-            WorkerError: A new replica cannot be started or limited.
         """
-        staying = [member for member in self.members if not member.draining]
+        staying = self.staying
         staying.sort(key=lambda member: (member.state, -member.replica.id))
         surplus = staying[: max(0, len(staying) - wanted)]
         for member in surplus:
             member.draining = member.state is State.BUSY
         self._stop([member for member in surplus if not member.draining])
-        for _ in range(wanted - len(staying)):
+
+    def grow(self, count: int) -> None:
+        """Start further replicas.
+
+        Raises:
+            WorkerError: A new replica cannot be started or limited.
+        """
+        for _ in range(count):
             self._launch()
 
     def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:

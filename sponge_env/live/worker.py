@@ -33,7 +33,8 @@ class LiveWorker:
 
     def __init__(self, config: LiveConfig | None = None, launcher: Launcher | None = None) -> None:
         self.config = config or LiveConfig()
-        self._cores = self.config.initial.cores
+        self._target = self.config.initial
+        self._cores = self._target.cores
         self._cpu_s = 0.0
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
@@ -103,6 +104,8 @@ class LiveWorker:
             changed, ended = self._fleet.poll(max(0.0, left_s))
             if changed:
                 self._charge()
+                if self._falls_short:
+                    self._fit()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
 
@@ -119,13 +122,30 @@ class LiveWorker:
         """
         self.config.check(allocation)
         begin_s = time.monotonic()
-        # a quota write refills the kernel's tokens: none without need
-        if allocation.cores != self._cores:
-            self._cores = allocation.cores
-            self._fleet.limit(self.config.physical_cores(self._cores))
-        self._fleet.scale(allocation.replicas)
-        self._charge()
+        self._target = allocation
+        self._fleet.shrink(allocation.replicas)
+        self._fit()
         self._actuation_s = time.monotonic() - begin_s
+
+    def _fit(self) -> None:
+        """Come as close to the allocation as those that still drain allow.
+
+        See :func:`sponge_env.core.replicas._fit`: the same rule, for the same reason.
+        """
+        target, held = self._target, len(self._fleet.members)
+        missing = min(target.replicas - len(self._fleet.staying), self.config.total_cores - held)
+        cores = min(target.cores, self.config.total_cores // (held + max(0, missing)))
+        # a quota write refills the kernel's tokens: none without need
+        if cores != self._cores:
+            self._cores = cores
+            self._fleet.limit(self.config.physical_cores(cores))
+        self._fleet.grow(missing)
+        self._charge()
+
+    @property
+    def _falls_short(self) -> bool:
+        target = self._target
+        return self._cores < target.cores or len(self._fleet.staying) < target.replicas
 
     def status(self) -> WorkerStatus:
         """Return the replicas' state and the counters up to now.

@@ -153,7 +153,8 @@ class BatchSimulator:
         """Serve one interval; environments whose episode is over stand still.
 
         Args:
-            allocations: (n, 3) cores, batch and replicas of each environment.
+            allocations: (n, 3) cores, batch and replicas of each environment; replicas beyond
+                the machine's cores are left out.
 
         Returns:
             (n, obs_dim) observations and (n,) records of
@@ -171,6 +172,9 @@ class BatchSimulator:
                 "environment's do not"
             )
         self._numbers[:, :3] = allocations
+        if self._most[2] > 1:  # no more replicas than the machine has room for
+            room = self.specs[0].total_cores // allocations[:, 0]
+            np.minimum(allocations[:, 2], room, out=self._numbers[:, 2])
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
         self._metrics = rows(new(self.num_envs, METRICS))

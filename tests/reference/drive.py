@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reference.requests import Request
 from reference.serving import ServingCore
 
-from reference.requests import Request
 from sponge_env.interfaces import Worker
 
 

@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Iterable
 
 import numpy as np
-
 from reference.requests import Request
+
 from sponge_env.interfaces import FloatArray
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import insort
 
 import numpy as np
-
 from reference.requests import Request
+
 from sponge_env.interfaces import FloatArray
 
 

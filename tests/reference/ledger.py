@@ -8,8 +8,8 @@ from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
-
 from reference.requests import Request
+
 from sponge_env.interfaces import Completion
 
 

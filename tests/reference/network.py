@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from reference.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
 from reference.seeding import stream
 
 from sponge_env.arrays import FloatArray
-from reference.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
 from sponge_env.config import Network
 from sponge_env.formats import find_trace
 from sponge_env.scenario import Scenario

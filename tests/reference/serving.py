@@ -8,8 +8,8 @@ from typing import Protocol
 
 from reference.edf import EdfQueue
 from reference.ledger import Counts, Entry, Ledger
-
 from reference.requests import Request
+
 from sponge_env.interfaces import Batch, Completion, FloatArray
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from reference.drive import ArrivalCursor, drive
+from reference.ledger import Counts
 from reference.measure import latency_metrics, resource_metrics, slo_metrics
 from reference.reward import reward
 from reference.serving import ServingCore
-from reference.drive import ArrivalCursor, drive
-from reference.ledger import Counts
 from reference.summation import total
 
 from sponge_env.interfaces import (

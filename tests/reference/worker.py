@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from reference.summation import total
 from reference.service import Service
+from reference.summation import total
+from sponge_env.workers.meter import Meter
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.latency import quantile
-from sponge_env.workers.meter import Meter
 
 
 @dataclass(slots=True)

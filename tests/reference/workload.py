@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from reference.arrival_processes import bursty_s, diurnal_s, flash_crowd_s, poisson_s
+from reference.arrival_traces import CountTrace, EventTrace
 from reference.network import RESERVED, make_network, recorded_trace
+from reference.requests import Request
 from reference.seeding import stream
 
 from sponge_env.arrays import FloatArray
-from reference.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import Counts, find_trace, read_arrivals
-from reference.requests import Request
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 
