@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.vector.compiler import compiled, entry_point
+from sponge_env.core.compiled import compiled, entry_point
 
 from .program import ROUNDING, ROUNDING_MS, Forecast, State, Tables
 

@@ -193,13 +193,11 @@ class Ablated(SpongeIP):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the smaller program."""
         fixed, smaller = self.config.cores_fixed, self._smaller
-        in_force = view.allocation
-        in_force = dataclasses.replace(in_force, batch=min(in_force.batch, smaller.batch_max))
-        if fixed is not None:
-            in_force = dataclasses.replace(in_force, cores=1)
+        batch = min(view.allocation.batch, smaller.batch_max)
+        cores = view.allocation.cores if fixed is None else 1
+        in_force = view.allocation.changed(cores=cores, batch=batch)
         answer = super().allocate(smaller, dataclasses.replace(view, allocation=in_force))
-        cores = answer.cores if fixed is None else min(fixed, spec.cores_max)
-        return dataclasses.replace(answer, cores=cores)
+        return answer if fixed is None else answer.changed(cores=min(fixed, spec.cores_max))
 
 
 def bundled(spec: SystemSpec, cores: int) -> SystemSpec:

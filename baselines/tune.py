@@ -26,19 +26,19 @@ from typing import Any
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.factory import scenario_profile
 from sponge_env.files import check_writable, replacing
 from sponge_env.host import describe_versions
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import EVALUATION_SEEDS
+from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.spec import scenario_profile
 from sponge_env.suite.definition import cells, load_suite
 from sponge_env.suite.pool import Failure, ProcessPool
 from sponge_env.suite.warm import warm
+from sponge_env.system import SimulatedSystem
 from sponge_env.tables import aligned
-from sponge_env.vector.system import CompiledSystem
 
 from . import TUNED_FILE, cell_key
 from .grid_search import SEARCHES, YARDSTICK, Outcome, find_best
@@ -91,7 +91,7 @@ class Task:
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(self.scenario, controller, profile)
         for seed in self.seeds:
-            system = CompiledSystem(scenario, seed, profile)
+            system = SimulatedSystem(scenario, seed, profile)
             run = Run.of(self.agent, scenario, "sim", seed)
             yield run_episode(system, controller, run).summary
 

@@ -27,10 +27,10 @@ from sponge_env.cli import parse_options
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeding import EVALUATION_SEEDS
+from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.suite.definition import cell_name, cells, load_suite
+from sponge_env.system import SimulatedSystem
 from sponge_env.tables import aligned
-from sponge_env.vector.system import CompiledSystem
 
 Options = dict[str, Any]
 
@@ -77,7 +77,7 @@ def cores_and_violations(
     for seed in seeds:
         controller = make_controller(agent, known_controllers(), options)
         run = Run.of(agent, scenario, "sim", seed)
-        summary = run_episode(CompiledSystem(scenario, seed), controller, run).summary
+        summary = run_episode(SimulatedSystem(scenario, seed), controller, run).summary
         rows.append((summary.mean_cores, 100 * summary.avoidable_violation_rate))
     cores, violations = np.mean(rows, axis=0)
     return float(cores), float(violations)

@@ -1,9 +1,22 @@
-"""Names of array types; shapes stand in the docstrings."""
+"""Names of array types, whose shapes stand in the docstrings, and a sum."""
 
 from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+
+def total(values: Iterable[float]) -> float:
+    """Add numbers one after the other.
+
+    :func:`sum` does so only up to Python 3.11; from 3.12 on it compensates for rounding, which
+    compiled code does not.
+    """
+    return reduce(operator.add, values, 0.0)

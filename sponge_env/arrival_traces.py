@@ -1,4 +1,4 @@
-"""Recorded arrivals, and the send times of an episode that plays them."""
+"""Recorded arrivals; :mod:`sponge_env.core.arrivals` plays them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
@@ -41,33 +40,8 @@ class EventTrace:
         in_last = np.count_nonzero(full_laps * self.period_s + self.time_s < duration_s)
         return (full_laps * self.time_s.size + int(in_last)) / duration_s
 
-    def send_times_s(
-        self, duration_s: float, rate_rps: float | None, rng: np.random.Generator
-    ) -> FloatArray:
-        """Return the send times before ``duration_s``.
-
-        With a rate, each request is left out or repeated so that this is the mean rate.
-        The first copy keeps its time; further ones lie anywhere before the next request.
-
-        Args:
-            duration_s: Length of the episode.
-            rate_rps: Mean rate wanted; None for the recorded one.
-            rng: With a rate, one uniform per request (is it rounded up?) and then one
-                per copy (where does it lie?).
-
-        Returns:
-            (n,) ascending.
-        """
-        time_s = self._recorded_s(duration_s)
-        if rate_rps is None or time_s.size == 0:
-            return time_s
-        copies = _rounded(np.full(time_s.size, rate_rps * duration_s / time_s.size), rng)
-        original = np.repeat(np.arange(time_s.size), copies)
-        further = np.diff(original, prepend=-1) == 0
-        gap_s = np.diff(time_s, append=duration_s)[original]
-        return np.sort(time_s[original] + further * rng.random(original.size) * gap_s)
-
-    def _recorded_s(self, duration_s: float) -> FloatArray:
+    def recorded_s(self, duration_s: float) -> FloatArray:
+        """Return the (n,) times before ``duration_s``, ascending."""
         laps = np.arange(math.ceil(duration_s / self.period_s))
         time_s = (laps[:, np.newaxis] * self.period_s + self.time_s).ravel()
         return time_s[time_s < duration_s]
@@ -95,35 +69,8 @@ class CountTrace:
 
     def mean_rps(self, duration_s: float) -> float:
         """Mean rate over the first ``duration_s``, rounded up to whole seconds."""
-        return float(np.mean(self._recorded(duration_s)))
+        return float(np.mean(self.recorded(duration_s)))
 
-    def send_times_s(
-        self, duration_s: float, rate_rps: float | None, rng: np.random.Generator
-    ) -> FloatArray:
-        """Return the send times before ``duration_s``.
-
-        Args:
-            duration_s: Length of the episode.
-            rate_rps: Mean rate to scale the counts to; None for the recorded one.
-            rng: With a rate, one uniform per second (is its count rounded up?); then
-                one per request (where in its second does it lie?), by second.
-
-        Returns:
-            (n,) ascending.
-        """
-        recorded = self._recorded(duration_s)
-        if rate_rps is None or not recorded.any():
-            counts = recorded.astype(np.int64)
-        else:
-            counts = _rounded(recorded * (rate_rps / np.mean(recorded)), rng)
-        second = np.repeat(np.arange(counts.size), counts)
-        time_s = np.sort(second + rng.random(second.size))
-        return time_s[time_s < duration_s]
-
-    def _recorded(self, duration_s: float) -> FloatArray:
+    def recorded(self, duration_s: float) -> FloatArray:
+        """Return the (seconds,) counts that cover ``duration_s``."""
         return np.resize(self.per_second, math.ceil(duration_s))
-
-
-def _rounded(expected: FloatArray, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Round each number up or down at random, so that its mean stays what it is."""
-    return np.floor(expected + rng.random(expected.size)).astype(np.int64)

@@ -10,8 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sponge_env.errors import ControllerError, SpongeError
-from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.system import check_allocation
+from sponge_env.interfaces import (
+    Allocation,
+    Controller,
+    StageAllocation,
+    SystemSpec,
+    SystemView,
+)
+from sponge_env.spec import check_allocation
 
 
 def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
@@ -40,11 +46,9 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
         check_allocation(answer, spec)
     except ValueError as error:
         raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
-    if type(answer.cores) is type(answer.batch) is type(answer.replicas) is int:
-        return answer
-    return dataclasses.replace(
-        answer, cores=int(answer.cores), batch=int(answer.batch), replicas=int(answer.replicas)
-    )
+    numbers = (dataclasses.astuple(stage) for stage in answer.stages)
+    stages = tuple(StageAllocation(*map(int, stage)) for stage in numbers)
+    return Allocation(stages=stages, feasible=answer.feasible)
 
 
 @contextmanager

@@ -1,77 +1,34 @@
 """Between the physical view and the vectors of a learner, in both directions.
 
-The environment and the learned controllers use the same functions, so training and
-evaluation cannot differ.
-
-Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are divided by
-the SLO. Request counts are divided by what the system can serve within one SLO on all
-cores of one replica, rates by what it can serve per second, so that the same policy
-input means the same pressure on any profile.
-
-Two kinds of control share this: *vertical*, which chooses cores and batch size of one
-replica, and *joint*, which chooses the number of replicas, too. The vertical observation is
-the first part of the joint one.
+The environments and the learned controllers use the same functions, so training and
+evaluation cannot differ. Two kinds of control share them: *vertical*, which chooses cores and
+batch size of one replica, and *joint*, which chooses the number of replicas, too. The vertical
+observation is the first part of the joint one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.config import ControlName, Limits
+from sponge_env.core.compiled import rows
+from sponge_env.core.entry import observe_one
+from sponge_env.core.records import METRICS, RECENT, Arrays
+from sponge_env.core.settings import LISTED, SETTINGS
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
+from sponge_env.fields import CLIP as CLIP
+from sponge_env.fields import FIELDS as FIELDS
+from sponge_env.fields import JOINT_NAMES
+from sponge_env.fields import OBS_DIM as OBS_DIM
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.simulation.memory import Room, allocate, blank_metrics
 
 LAYOUT_VERSION = 1
-"""Changes whenever a field of the observation changes its place or meaning."""
-
-CLIP = 5.0
-"""Largest absolute value of an observation."""
-
-BANDWIDTH_SCALE_BYTES_PER_S = 5e6
-BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
-DUE_BINS = 8
-TREND_INTERVALS = 5
-STARTING_SLOTS = 8
-"""Cold-starting replicas that a joint observation tells apart: those that serve first."""
-
-FIELDS: tuple[str, ...] = (
-    "queue_length",
-    *(f"budget_q{int(100 * q)}" for q in BUDGET_QUANTILES),
-    *(f"due_{i + 1}_of_{DUE_BINS}" for i in range(DUE_BINS)),
-    "arrivals_last",
-    "arrivals_1s",
-    "arrivals_5s",
-    "arrivals_30s",
-    "delay_mean",
-    "delay_max",
-    "delay_trend",
-    "bandwidth",
-    "bandwidth_trend",
-    "cores",
-    "batch",
-    "replicas",
-    "replicas_ready",
-    "running_size",
-    "running_left",
-    "on_time",
-    "late",
-    "dropped",
-    "utilisation",
-    "throttled_share",
-)
-"""Names of the observation's entries, in order; explained in ``docs/environment.md``."""
-
-OBS_DIM = len(FIELDS)
-
-JOINT_FIELDS: tuple[str, ...] = (
-    *FIELDS,
-    "replicas_starting",
-    *(f"ready_in_{slot + 1}" for slot in range(STARTING_SLOTS)),
-)
-"""Likewise of the joint observation."""
+"""Changes whenever a field of the observation changes its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +38,8 @@ class Control:
     fields: tuple[str, ...]
     """Names of the observation's entries, in order."""
     choices: tuple[str, ...]
-    """Fields of :class:`~sponge_env.interfaces.Allocation` that an action chooses, in order;
-    the others are 1."""
+    """Fields of :class:`~sponge_env.interfaces.StageAllocation` that an action chooses, in
+    order; the others are 1."""
 
     @property
     def obs_dim(self) -> int:
@@ -95,7 +52,7 @@ class Control:
 
 
 VERTICAL = Control(FIELDS, ("cores", "batch"))
-JOINT = Control(JOINT_FIELDS, ("cores", "batch", "replicas"))
+JOINT = Control(JOINT_NAMES, ("cores", "batch", "replicas"))
 _CONTROLS: dict[str, Control] = {"vertical": VERTICAL, "joint": JOINT}
 
 
@@ -110,12 +67,6 @@ def control_named(name: ControlName) -> Control:
     return _CONTROLS[name]
 
 
-def capacity_rps(spec: SystemSpec) -> float:
-    """Return the largest planned throughput of one replica, max over b of b / l(b, c_max)."""
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, -1]
-    return float(np.max(np.arange(1, spec.batch_max + 1) / latency_s))
-
-
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
     """Turn a view into an observation.
 
@@ -127,22 +78,10 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
     Returns:
         (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
-    rate_scale = capacity_rps(spec)
-    count_scale = rate_scale * spec.slo_s
-    budgets = (view.queued_deadlines_s - view.now_s) / spec.slo_s
-    values = [
-        len(budgets) / count_scale,
-        *_budget_quantiles(budgets),
-        *_due_counts(budgets) / count_scale,
-        *_arrival_rates(view.arrivals, spec.interval_s) / rate_scale,
-        *_network(view, spec.slo_s),
-        *_allocation(view, spec),
-        *_last_interval(view, rate_scale * spec.interval_s),
-        *_starting(view, spec),
-    ]
-    observation = np.array(values[: control.obs_dim], dtype=np.float32)
-    observation[np.isnan(observation)] = 0.0
-    return np.minimum(np.maximum(observation, np.float32(-CLIP)), np.float32(CLIP))
+    observation = np.zeros((1, control.obs_dim), np.float32)
+    observe_one(*_recalled(view, spec), observation)
+    first: NDArray[np.float32] = observation[0]
+    return first
 
 
 def decode(action: NDArray[np.int64]) -> Allocation:
@@ -156,83 +95,77 @@ def decode(action: NDArray[np.int64]) -> Allocation:
     return Allocation(cores, batch, replicas)
 
 
-def _budget_quantiles(budgets: FloatArray) -> FloatArray:
-    """Quantiles of ascending budgets; a full SLO when nothing waits."""
-    if not len(budgets):
-        return np.ones(len(BUDGET_QUANTILES))
-    position = np.array(BUDGET_QUANTILES) * (len(budgets) - 1)
-    below = position.astype(np.int64)
-    above = np.minimum(below + 1, len(budgets) - 1)
-    return budgets[below] + (position - below) * (budgets[above] - budgets[below])
+def _recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.void]]:
+    """Write a view into memory, as of time 0; return it and the last interval's metrics."""
+    replicas = len(view.running) + view.replicas_ready + len(view.starting_s)
+    arrays = _memory(spec, _power_of_two(len(view.queued_deadlines_s)), _power_of_two(replicas))
+    stage = arrays.stages[0, 0]
+    stage["head"], stage["tail"] = 0, len(view.queued_deadlines_s)
+    arrays.requests["deadline_s"][0, : stage["tail"]] = view.queued_deadlines_s - view.now_s
+    wanted = view.allocation
+    stage["wanted"] = wanted.cores, wanted.batch, wanted.replicas, wanted.variant
+    _recall_history(arrays, view)
+    _recall_replicas(arrays, view, replicas)
+    metrics = blank_metrics(1)
+    if view.last is not None:
+        for name in _SHOWN:
+            metrics[name] = getattr(view.last, name)
+    return arrays, metrics
 
 
-def _due_counts(budgets: FloatArray) -> FloatArray:
-    """Count the requests due in each eighth of the SLO; overdue ones in the first."""
-    bins = np.minimum(np.maximum(budgets * DUE_BINS, 0.0), DUE_BINS - 1).astype(np.int64)
-    return np.bincount(bins, minlength=DUE_BINS).astype(np.float64)
+_SHOWN = ("on_time", "late", "dropped", "utilisation", "throttled_share")
+"""Metrics of the last interval that an observation shows."""
+
+assert METRICS.names is not None
+assert set(_SHOWN) <= set(METRICS.names)
 
 
-def _arrival_rates(arrivals: FloatArray, interval_s: float) -> FloatArray:
-    """Mean rates over the last interval and the last 1, 5 and 30 s, in requests per second."""
-    if not len(arrivals):
-        return np.zeros(4)
-    spans = [1, *(max(1, round(span_s / interval_s)) for span_s in (1, 5, 30))]
-    means = [float(np.add.reduce(part)) / len(part) for part in (arrivals[-s:] for s in spans)]
-    return np.array(means) / interval_s
+def _recall_history(arrays: Arrays, view: SystemView) -> None:
+    env, past = arrays.envs[0], len(view.arrivals)
+    env["interval"] = past
+    env["arrivals"][:past] = view.arrivals
+    for name, values in (
+        ("mean_delays_s", view.mean_delays_s),
+        ("bandwidths", view.bandwidths_bytes_per_s),
+    ):
+        last = values[-RECENT:]
+        env[name][np.arange(past - len(last), past) & (RECENT - 1)] = last
+    env["delay_max_s"] = view.delays_s.max() if len(view.delays_s) else 0.0
 
 
-def _network(view: SystemView, slo_s: float) -> list[float]:
-    if not len(view.mean_delays_s):
-        return [0.0] * 5
-    delays, bandwidths = view.mean_delays_s, view.bandwidths_bytes_per_s
-    return [
-        delays[-1] / slo_s,
-        view.delays_s.max() / slo_s if len(view.delays_s) else 0.0,
-        _trend(delays) / slo_s,
-        bandwidths[-1] / BANDWIDTH_SCALE_BYTES_PER_S,
-        _trend(bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S,
-    ]
+def _recall_replicas(arrays: Arrays, view: SystemView, replicas: int) -> None:
+    """Write one row for each running batch, each ready replica and each that starts."""
+    rows_, running = arrays.replicas[0], len(view.running)
+    stage, ready = arrays.stages[0, 0], running + view.replicas_ready
+    stage["replicas"], stage["running"] = replicas, sum(batch.size for batch in view.running)
+    rows_["batch_size"][:replicas] = 0
+    rows_["draining"][:replicas] = np.arange(replicas) < running  # so that none counts twice
+    rows_["ready_s"][:ready] = 0.0
+    rows_["ready_s"][ready:replicas] = view.starting_s
+    for row, batch in enumerate(view.running):
+        rows_[row]["batch_size"] = batch.size
+        rows_[row]["planned_end_s"] = batch.expected_end_s - view.now_s
 
 
-def _trend(history: FloatArray) -> float:
-    """Last value against the mean of the few before it; NaN where there are none."""
-    before = history[-1 - TREND_INTERVALS : -1]
-    return float(history[-1] - np.add.reduce(before) / len(before)) if len(before) else 0.0
+def _power_of_two(least: int) -> int:
+    return 1 << max(0, least - 1).bit_length()
 
 
-def _allocation(view: SystemView, spec: SystemSpec) -> list[float]:
-    left_s = max((r.expected_end_s - view.now_s for r in view.running), default=0.0)
-    return [
-        view.allocation.cores / spec.cores_max,
-        view.allocation.batch / spec.batch_max,
-        view.allocation.replicas / spec.replicas_max,
-        view.replicas_ready / spec.replicas_max,
-        sum(r.size for r in view.running) / spec.batch_max,
-        max(0.0, left_s) / spec.slo_s,
-    ]
-
-
-def _last_interval(view: SystemView, count_scale: float) -> list[float]:
-    last = view.last
-    if last is None:
-        return [0.0] * 5
-    return [
-        last.on_time / count_scale,
-        last.late / count_scale,
-        last.dropped / count_scale,
-        last.utilisation,
-        last.throttled_share,
-    ]
-
-
-def _starting(view: SystemView, spec: SystemSpec) -> list[float]:
-    """How many replicas start, and when each will serve; 0 where there is none.
-
-    In cold starts and not in SLOs, which are far shorter. A replica counts down to 0 and
-    then counts as ready, so nothing jumps in its slot.
-    """
-    slots = np.zeros(STARTING_SLOTS)
-    first_s = view.starting_s[:STARTING_SLOTS]
-    slots[: len(first_s)] = first_s
-    scale_s = spec.cold_start_s or 1.0
-    return [len(view.starting_s) / spec.replicas_max, *(slots / scale_s)]
+@lru_cache(maxsize=32)
+def _memory(spec: SystemSpec, queue: int, replicas: int) -> Arrays:
+    """Return the memory of one environment in which a view finds room."""
+    settings = np.zeros(1, SETTINGS)
+    row = settings[0]
+    row["limits"]["cores"], row["limits"]["batch"] = spec.cores_max, spec.batch_max
+    row["limits"]["replicas"] = spec.replicas_max
+    row["arrival_kind"], row["slo_s"] = LISTED, spec.slo_s
+    row["interval_s"], row["cold_start_s"] = spec.interval_s, spec.cold_start_s
+    row["rate_scale"] = spec.capacity_rps
+    for span_s in (1, 5, 30):
+        row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
+    nothing = np.zeros(0)
+    room = Room(queue=queue, replicas=replicas)
+    arrays = allocate(1, room, rows(settings), nothing, nothing)
+    arrays.queue["row"][0] = np.arange(queue)
+    requests = rows(np.zeros((1, queue), arrays.requests.dtype))
+    return arrays._replace(requests=requests)

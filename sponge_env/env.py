@@ -11,14 +11,15 @@ from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
-from sponge_env.encoding import CLIP, control_named, decode, encode
+from sponge_env.encoding import CLIP, control_named, decode
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.factory import make_spec, make_system, scenario_profile
+from sponge_env.factory import make_system
 from sponge_env.masks import ActionMasks
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.render import frame, status_line
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
 
 Observation = NDArray[np.float32]
@@ -40,12 +41,12 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     batch - 1 and replicas - 1.
 
     ## Observation Space
-    ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.encoding.FIELDS`, or
-    :data:`~sponge_env.encoding.JOINT_FIELDS`; see ``docs/environment.md``.
+    ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.fields.FIELDS`, or
+    :data:`~sponge_env.fields.JOINT_NAMES`; see ``docs/environment.md``.
 
     ## Rewards
     ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``, see
-    :func:`sponge_env.reward.reward`. The cores are those of all replicas, so that under
+    ``docs/environment.md``. The cores are those of all replicas, so that under
     joint control the first term may exceed 1.
 
     ## Starting State
@@ -159,7 +160,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             ConfigError: The action is outside the action space.
         """
         system = self.system
-        metrics = system.step(decode(whole(action, self._choices)))
+        metrics = system.step(system.spec.fitting(decode(whole(action, self._choices))))
         self._intervals.append(metrics)
         info = dataclasses.asdict(metrics)
         return self._observe(), metrics.reward, False, system.done, info
@@ -189,7 +190,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return masks
 
     def _observe(self) -> Observation:
-        return encode(self.system.view(), self._system_spec, self._control)
+        return self.system.observe(self._control)
 
 
 def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:

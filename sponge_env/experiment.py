@@ -12,15 +12,18 @@ from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.contract import start
 from sponge_env.errors import TraceError
-from sponge_env.factory import check_live, ensure_profile, make_spec, make_system
+from sponge_env.factory import check_live, ensure_profile, make_system
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.profile import Profile, save_profile
 from sponge_env.recording import RunDirectory, file_sinks, write_requests
 from sponge_env.report import plot_comparison
 from sponge_env.rollout import Episode, Run, run_episode
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import make_spec
 from sponge_env.suite.warm import warm
 from sponge_env.tensorboard_sink import TensorBoardSink
+from sponge_env.workload import as_long_as_its_traces
 
 
 def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
@@ -35,16 +38,14 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
         SpongeError: Something cannot be used.
     """
     profile = ensure_profile(scenario, backend, limiter)
-    # A system built and closed shows mistakes in traces.
-    system = make_system(scenario, 0, profile=profile)
-    system.close()
-    plan = system.plan
-    if plan.requests and plan.requests[0].arrival_s >= plan.intervals * scenario.interval_s:
+    played = as_long_as_its_traces(scenario)
+    workload, end_s = draw_workload(played, profile, 0), played.intervals * scenario.interval_s
+    make_spec(scenario, profile)
+    if workload.id.size and workload.arrival_s[0] >= end_s:
         raise TraceError(
-            f"no request arrives within the {plan.intervals} intervals of an episode: the first is "
-            f"sent at {plan.requests[0].sent_s:g} s, and the network ({scenario.network.trace}) "
-            f"brings its {plan.requests[0].payload_bytes:g} bytes by "
-            f"{plan.requests[0].arrival_s:g} s"
+            f"no request arrives within the {played.intervals} intervals of an episode: the first "
+            f"is sent at {workload.sent_s[0]:g} s, and the network ({scenario.network.trace}) "
+            f"brings its {workload.payload_bytes[0]:g} bytes by {workload.arrival_s[0]:g} s"
         )
     if backend == "live":
         check_live(scenario, profile, limiter)
@@ -139,8 +140,8 @@ class Experiment:
             ]
             for sink in sinks:
                 stack.callback(sink.close)
-            ledger = system.core.ledger
-            stack.callback(lambda: write_requests(folder / "requests.parquet", ledger.columns()))
+            requests = folder / "requests.parquet"
+            stack.callback(lambda: write_requests(requests, system.columns()))
             run = Run.of(agent, scenario, self.backend, seed)
             return run_episode(system, controller, run, sinks)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.encoding import FIELDS, capacity_rps
+from sponge_env.fields import FIELDS
 from sponge_env.interfaces import SystemSpec
 
 _RATE = FIELDS.index("arrivals_5s")
@@ -32,7 +32,7 @@ class ActionMasks:
         """
         latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
         batches = np.arange(1, spec.batch_max + 1)[:, None]
-        self._served = (batches / latency_s).max(axis=0) / capacity_rps(spec)
+        self._served = (batches / latency_s).max(axis=0) / spec.capacity_rps
         self._fits = latency_s[:, -1] <= spec.slo_s
         self._fits[0] = True
         if joint:

@@ -1,140 +1,182 @@
 """The controlled system: one step puts an allocation in force for one interval.
 
-Simulated and real alike; only the worker differs.
+Simulated and live alike, queue, batches, ledger, measures and view are the core's; only who
+runs the batches and knows the time differs.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import total
+from sponge_env.core import entry
+from sponge_env.core.ledger import ledger_columns
+from sponge_env.core.records import UNMEASURED
+from sponge_env.encoding import Control, encode
+from sponge_env.fields import JOINT_OBS_DIM
 from sponge_env.interfaces import (
+    HISTORY,
     Allocation,
+    Batch,
+    Completion,
     FloatArray,
-    Request,
+    Outcome,
     RunningBatch,
     SystemSpec,
     SystemView,
     Worker,
 )
-from sponge_env.measure import latency_metrics, resource_metrics, slo_metrics
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.reward import reward
-from sponge_env.serving.core import ServingCore
-from sponge_env.serving.drive import ArrivalCursor, drive
-from sponge_env.serving.ledger import Counts
-from sponge_env.summation import total
+from sponge_env.latency import quantile
+from sponge_env.metrics import IntervalMetrics, names
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.configuration import Configuration
+from sponge_env.simulation.memory import allocations, blank_metrics, list_requests
+from sponge_env.spec import check_allocation
+from sponge_env.workload import Workload
 
-HISTORY = 30
-"""Past intervals that a view shows."""
-
-ROUNDING_S = 1e-9
-"""A shorter transfer is none: delay and base delay differ by rounding only."""
+_MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
+_BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s"]
+_ONE = np.ones(1, np.bool_)
+_SCENARIO = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:
-    """What a system needs to know about its episode beyond the spec."""
+    """How long an episode is, and from when on it counts."""
 
-    requests: Sequence[Request]
-    """All requests, ascending by arrival."""
     intervals: int
     """Number of intervals."""
-    base_delay_s: float
-    """Part of the communication delay that is not transfer."""
-    violation_weight: float
-    """Weight of the reward."""
-    count_from_s: float = 0.0
+    count_from_s: float
     """Time from which requests and cores count in the summary."""
 
 
-class System:
+class System(ABC):
     """Queue, batches, ledger and worker under control."""
 
     def __init__(
         self,
-        spec: SystemSpec,
-        plan: EpisodePlan,
-        core: ServingCore,
-        worker: Worker,
-        *,
-        hold_between_steps: bool = False,
+        scenario: Scenario,
+        seed: int,
+        profile: Profile | None = None,
+        workload: Workload | None = None,
+        measured_work: FloatArray | None = None,
     ) -> None:
-        """Start at time 0.
+        """Start an episode.
 
         Args:
-            spec: What controllers know, too.
-            plan: The episode.
-            core: An empty serving core.
-            worker: A worker at time 0 with ``spec.initial`` in force. The system closes it.
-            hold_between_steps: Stop the clock while no step runs, so that a learner may
-                take its time on a live system.
+            scenario: The experiment.
+            seed: Seed of arrivals, bandwidth and noise.
+            profile: Latency profile; the scenario's if left out.
+            workload: Requests; those of scenario and seed if left out.
+            measured_work: Work that simulated batches take instead of that of the profile, see
+                :class:`~sponge_env.fidelity.replay.MeasuredWork`.
+
+        Raises:
+            SpongeError: The scenario or profile cannot be used.
         """
-        self.spec = spec
-        self.plan = plan
-        self.core = core
-        self.worker = worker
-        self._arrivals = ArrivalCursor(plan.requests)
-        self._hold = hold_between_steps
-        self._allocation = spec.initial
-        self._expected_end_s: dict[int, float] = {}
+        configuration = Configuration(
+            [scenario],
+            scenario.limits.replicas,
+            profile=profile,
+            listed=True,
+            measured_work=measured_work,
+        )
+        self.spec: SystemSpec = configuration.specs[0]
+        played = configuration.scenarios[0]
+        self.plan = EpisodePlan(played.intervals, played.count_from_s)
+        self._workload = workload or configuration.workload(0, seed)
+        # With room for all of its requests, come back or not, the queue never overflows.
+        room = 2 * max(1, self._workload.id.size)
+        arrays = configuration.allocate(1, room, room)
+        self._arrays = list_requests(arrays, 0, self._workload)
+        self._delays_s = self._workload.arrival_s - self._workload.sent_s
+        self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
+        self._env: Any = self._arrays.envs[0]
+        self._stage: Any = self._arrays.stages[0, 0]
+        self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
+        self._numbers, self._wanted = allocations(1)
+        self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
+        self._metrics = blank_metrics(1)
+        self._over = np.zeros(1, np.bool_)
+        self._allocation = self.spec.initial
         self._interval = 0
-        self._history = _History()
+        self._arrived = (0, 0)
+        self._history = np.zeros((3, self.plan.intervals))
         self._last: IntervalMetrics | None = None
-        self._counts = core.counts
-        self._status = worker.status()
-        self._measured_s = worker.now()
-        if self._hold:
-            worker.hold()
+        self._reset(seed)
+
+    @property
+    @abstractmethod
+    def limiter(self) -> str:
+        """What limits the worker's CPU."""
+
+    @abstractmethod
+    def paused(self) -> AbstractContextManager[None]:
+        """Let no time pass for requests and worker meanwhile."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """End the episode: serve what is left under the allocation in force.
+
+        No request arrives any more. Requests that still wait when the last deadline has
+        passed are dropped, so that afterwards nothing is queued or running.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the worker."""
+
+    @abstractmethod
+    def _serve(self, allocation: Allocation) -> dict[str, float]:
+        """Serve an interval under an allocation; return what only the worker can measure."""
+
+    @abstractmethod
+    def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
+        """Return the time, the ready replicas, and seconds until others are, ascending."""
 
     @property
     def done(self) -> bool:
         """Whether the last interval is over."""
         return self._interval >= self.plan.intervals
 
-    @property
-    def limiter(self) -> str:
-        """What limits the worker's CPU."""
-        return self.worker.limiter
-
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the ledger; see :meth:`sponge_env.serving.ledger.Ledger.columns`."""
-        return self.core.ledger.columns()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let no time pass for requests and worker meanwhile."""
-        if self._hold:
-            yield  # it stands still already
-            return
-        self.worker.hold()
-        try:
-            yield
-        finally:
-            self.worker.release()
+        """Return the ledger; see :func:`sponge_env.core.ledger.ledger_columns`."""
+        return ledger_columns(self._arrays, self._workload, int(self._env["sent"]) - 1)
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
+        now_s, ready, starting_s = self._replicas_now()
+        positions = np.arange(self._stage["head"], self._stage["tail"]) & self._stage["ring"]
+        waiting = self._arrays.queue["row"][0][positions]
+        arrived = slice(*self._arrived)
+        recent = self._history[:, max(0, self._interval - HISTORY) : self._interval]
         return SystemView(
-            now_s=self.worker.now(),
-            queued_deadlines_s=self.core.queued_deadlines_s(),
+            now_s=now_s,
+            queued_deadlines_s=self._workload.deadline_s[waiting],
             running=self._running(),
             allocation=self._allocation,
-            replicas_ready=self._status.ready,
-            starting_s=self._status.starting_s,
-            arrivals=np.array(self._history.arrivals, dtype=np.float64),
-            delays_s=self._history.delays_s,
-            budgets_s=self._history.budgets_s,
-            mean_delays_s=np.array(self._history.mean_delays_s, dtype=np.float64),
-            bandwidths_bytes_per_s=np.array(self._history.bandwidths, dtype=np.float64),
+            replicas_ready=ready,
+            starting_s=starting_s,
+            arrivals=recent[0].copy(),
+            delays_s=self._delays_s[arrived].copy(),
+            budgets_s=self._budgets_s[arrived].copy(),
+            mean_delays_s=recent[1].copy(),
+            bandwidths_bytes_per_s=recent[2].copy(),
             last=self._last,
         )
+
+    def observe(self, control: Control) -> NDArray[np.float32]:
+        """Return what a learner sees now, (control.obs_dim,)."""
+        return encode(self.view(), self.spec, control)
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """Put an allocation in force and serve until the interval ends.
@@ -153,133 +195,264 @@ class System:
         if self.done:
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec)
-        paused_s = self.worker.release() if self._hold else 0.0
-        self._resize(allocation)
-        self._interval += 1
-        until_s = self._interval * self.spec.interval_s
-        drive(self.core, self.worker, self._arrivals, allocation.batch, until_s)
-        self._last = self._measure(until_s, allocation, decision_s, paused_s)
-        if self._hold:
-            self.worker.hold()
+        ended = int(self._env["ended"])
+        self._numbers[0] = (
+            allocation.cores,
+            allocation.batch,
+            allocation.replicas,
+            allocation.variant,
+        )
+        only_worker = self._serve(allocation)
+        self._allocation = allocation
+        feasible = int(allocation.feasible)
+        self._last = self._read(ended, only_worker, feasible, decision_s)
+        self._remember(self._last)
         return self._last
 
-    def drain(self) -> Counts:
-        """End the episode: serve what is left under the allocation in force.
+    def _reset(self, seed: int) -> None:
+        seeds = np.array([seed], np.int64)
+        out = self._observation, self._metrics, self._over
+        entry.reset_range(self._arrays, 0, 1, _ONE, _SCENARIO, seeds, *out)
 
-        No request arrives any more. Requests that still wait when the last deadline has
-        passed are dropped, so that afterwards nothing is queued or running.
+    def _running(self) -> tuple[RunningBatch, ...]:
+        """Return the running batches in the order in which they were formed."""
+        table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)
+        latency_s: FloatArray = table_s[:, self._allocation.cores - 1]
+        batches = [
+            RunningBatch(
+                count,
+                started_s,
+                float(started_s + latency_s[count - 1]) if math.isnan(planned_s) else planned_s,
+            )
+            for _, _, count, started_s, planned_s in self._rows()
+            if count
+        ]
+        return tuple(sorted(batches, key=lambda batch: batch.started_s))
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self._replicas[: self._stage["replicas"]].tolist()
+        return rows
+
+    def _read(
+        self, ended: int, only_worker: dict[str, float], feasible: int, decision_s: float
+    ) -> IntervalMetrics:
+        """Return the interval's metrics; the ledger's rows from ``ended`` on belong to it."""
+        measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
+        rows = self._arrays.ledger[0, ended : self._env["ended"]]
+        answered = (rows["outcome"] == Outcome.ON_TIME) | (rows["outcome"] == Outcome.LATE)
+        latency_s = np.sort((rows["finished_s"] - rows["sent_s"])[answered])
+        measured |= _latency_summary(latency_s.tolist()) | only_worker
+        measured |= {"feasible": feasible, "decision_s": decision_s}
+        return IntervalMetrics(**measured)
+
+    def _remember(self, metrics: IntervalMetrics) -> None:
+        """Add the interval to the history."""
+        past = metrics.offered, metrics.delay_mean_s, metrics.bandwidth_bytes_per_s
+        self._history[:, self._interval] = past
+        self._arrived = self._arrived[1], self._arrived[1] + metrics.offered
+        self._interval += 1
+
+
+def _latency_summary(latencies_s: Sequence[float]) -> dict[str, float]:
+    """Return mean and quantiles of latencies, which ascend; nothing where there are none."""
+    if not latencies_s:
+        return {}
+    return {
+        "latency_mean_s": total(latencies_s) / len(latencies_s),
+        "latency_p50_s": quantile(latencies_s, 0.5),
+        "latency_p99_s": quantile(latencies_s, 0.99),
+    }
+
+
+class SimulatedSystem(System):
+    """The system on simulated replicas: the clock jumps inside compiled code."""
+
+    limiter = "simulated"
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Do nothing: the virtual clock stands still by itself."""
+        return nullcontext()
+
+    def observe(self, control: Control) -> NDArray[np.float32]:
+        """Return what a learner sees now, (control.obs_dim,)."""
+        return self._observation[0, : control.obs_dim].copy()
+
+    def drain(self) -> None:
+        """End the episode: serve what is left under the allocation in force."""
+        entry.drain_one(self._arrays, 0, self._metrics)
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+    def _serve(self, allocation: Allocation) -> dict[str, float]:
+        out = self._observation, self._metrics, self._over
+        entry.step_range(self._arrays, 0, 1, self._wanted, *out)
+        return {}
+
+    def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
+        now_s = float(self._env["now_s"])
+        replicas = self._rows()
+        starting_s = sorted(r[0] - now_s for r in replicas if not r[1] and r[0] > now_s)
+        serving = sum(not draining for _, draining, *_ in replicas) - len(starting_s)
+        return now_s, serving, tuple(starting_s)
+
+
+class LiveSystem(System):
+    """The system on a worker of its own clock, such as the real one."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        make_worker: Callable[[SystemSpec], Worker],
+        profile: Profile | None = None,
+        workload: Workload | None = None,
+        *,
+        hold_between_steps: bool = False,
+    ) -> None:
+        """Start an episode.
+
+        Args:
+            scenario: The experiment.
+            seed: Seed of arrivals and bandwidth.
+            make_worker: Makes a worker at time 0 with ``spec.initial`` in force; called last,
+                for its clock runs from then on. The system closes it.
+            profile: Latency profile; the scenario's if left out.
+            workload: Requests; those of scenario and seed if left out.
+            hold_between_steps: Stop the clock while no step runs, so that a learner may
+                take its time on a live system.
+
+        Raises:
+            SpongeError: The scenario, the profile or the machine cannot be used.
         """
+        super().__init__(scenario, seed, profile, workload)
+        self._batches = 0
+        self._slots: dict[int, int] = {}  # batch id to its row of replicas
+        self._hold = hold_between_steps
+        self._rehearse(seed)
+        self.worker = make_worker(self.spec)
+        self._status = self.worker.status()
+        self._read_meters()
+        self._env["measured_s"] = self.worker.now()
+        self._stage["before"] = self._stage["meters"]
+        if self._hold:
+            self.worker.hold()
+
+    @property
+    def limiter(self) -> str:
+        """What limits the worker's CPU."""
+        return self.worker.limiter
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let no time pass for requests and worker meanwhile."""
+        if self._hold:
+            yield  # it stands still already
+            return
+        self.worker.hold()
+        try:
+            yield
+        finally:
+            self.worker.release()
+
+    def drain(self) -> None:
+        """End the episode: serve what is left under the allocation in force."""
         if self._hold:
             self.worker.release()
-        no_arrivals = ArrivalCursor(())
-        deadlines_s = [r.deadline_s for b, _ in self.core.running.values() for r in b.requests]
-        last_s = max([*deadlines_s, *self.core.queued_deadlines_s()[-1:]], default=0.0)
-        while self.core.pending and self.worker.now() < last_s:
-            until_s = min(last_s, self.worker.now() + self.spec.interval_s)
-            drive(self.core, self.worker, no_arrivals, self._allocation.batch, until_s)
-        self.core.abandon(self.worker.now())
-        while self.core.running:
-            for completion in self.worker.wait(self.worker.now() + self.spec.interval_s):
-                self.core.settle(completion)
-        return self.core.counts
+        self._env["arrival_s"] = math.inf
+        batch_max, interval_s = self._allocation.batch, self.spec.interval_s
+        last_s = entry.last_deadline(self._arrays, self._metrics)
+        while self._pending and (now_s := self.worker.now()) < last_s:
+            self._drive(batch_max, min(last_s, now_s + interval_s))
+        entry.abandon(self._arrays, self._metrics, self.worker.now())
+        while self._slots:
+            for completion in self.worker.wait(self.worker.now() + interval_s):
+                self._end(completion)
 
     def close(self) -> None:
         """Release the worker."""
         self.worker.close()
 
-    def _resize(self, allocation: Allocation) -> None:
-        now_s, old, new = self.worker.now(), self._allocation.cores, allocation.cores
+    @property
+    def _pending(self) -> bool:
+        return bool(self._slots or self._stage["head"] < self._stage["tail"])
+
+    def _rehearse(self, seed: int) -> None:
+        """Make every move once, so that none has to be compiled while the clock runs."""
+        moves = self._arrays, self._metrics
+        entry.begin_live_interval(*moves, self._wanted)
+        entry.take_in(*moves, 0.0, -1.0)
+        entry.form_batch(*moves, 0, 1)
+        entry.end_batch(*moves, 0, 0, (0.0, 0.0), True)
+        entry.end_live_interval(*moves, 1.0)
+        entry.last_deadline(*moves)
+        entry.abandon(*moves, 0.0)
+        self._reset(seed)
+        # From now on rows are batches, whichever replica runs them.
+        self._stage["replicas"] = self._arrays.replicas.shape[1]
+
+    def _serve(self, allocation: Allocation) -> dict[str, float]:
+        paused_s = self.worker.release() if self._hold else 0.0
+        self._env["now_s"] = self.worker.now()
         self.worker.resize(allocation)
-        expected = {}
-        for batch_id, (batch, _) in self.core.running.items():
-            left_s = max(0.0, self._planned_end_s(batch_id) - now_s)
-            before_s, after_s = self._latency_s(batch.size, [old, new])
-            expected[batch_id] = now_s + left_s * after_s / before_s
-        self._expected_end_s = expected
-        self._allocation = allocation
+        entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
+        self._drive(allocation.batch, float(self._env["interval"]) * self.spec.interval_s)
+        now_s, self._status = self.worker.now(), self.worker.status()
+        self._read_meters()
+        entry.end_live_interval(self._arrays, self._metrics, now_s)
+        if self._hold:
+            self.worker.hold()
+        return {"paused_s": paused_s}
 
-    def _running(self) -> tuple[RunningBatch, ...]:
-        return tuple(
-            RunningBatch(batch.size, started_s, self._planned_end_s(batch_id))
-            for batch_id, (batch, started_s) in self.core.running.items()
+    def _drive(self, batch_max: int, until_s: float) -> None:
+        """Serve until a moment on the worker's clock; nothing is started at it any more.
+
+        A batch starts as soon as a replica is idle and a request waits.
+        """
+        moves = self._arrays, self._metrics
+        while True:
+            now_s = self.worker.now()
+            next_s = entry.take_in(*moves, now_s, min(now_s, until_s))
+            if now_s >= until_s:
+                return
+            while self.worker.idle() and self._start(batch_max):
+                pass
+            for completion in self.worker.wait(min(until_s, next_s)):
+                self._end(completion)
+
+    def _start(self, batch_max: int) -> bool:
+        """Form a batch and give it to the worker; return False if nothing waits."""
+        taken = self._slots.values()
+        row = next(row for row in range(len(taken) + 1) if row not in taken)
+        count = entry.form_batch(self._arrays, self._metrics, row, batch_max)
+        if count:
+            self._batches += 1
+            self._slots[self._batches] = row
+            first = int(self._arrays.replicas["first"][0, row])
+            positions = np.arange(first, first + count) & self._stage["ring"]
+            requests = self._workload.id[self._arrays.queue["row"][0][positions]]
+            self.worker.start(Batch(self._batches, tuple(requests.tolist())))
+        return bool(count)
+
+    def _end(self, completion: Completion) -> None:
+        row = self._slots.pop(completion.batch.id)
+        times_s = completion.started_s, completion.finished_s
+        entry.end_batch(
+            self._arrays, self._metrics, row, completion.replica, times_s, completion.ok
         )
 
-    def _planned_end_s(self, batch_id: int) -> float:
-        """When the latency model expects a running batch to end."""
-        if batch_id in self._expected_end_s:
-            return self._expected_end_s[batch_id]
-        batch, started_s = self.core.running[batch_id]
-        return started_s + self._latency_s(batch.size, [self._allocation.cores])[0]
-
-    def _latency_s(self, size: int, cores: list[int]) -> list[float]:
-        table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)
-        return [float(table_s[size - 1, c - 1]) for c in cores]
-
-    def _measure(
-        self, until_s: float, allocation: Allocation, decision_s: float, paused_s: float
-    ) -> IntervalMetrics:
-        arrived, ended, completions = self.core.take_interval()
-        self._history.add(arrived, self.plan.base_delay_s)
-        now_s, counts, status = self.worker.now(), self.core.counts, self.worker.status()
-        elapsed_s = now_s - self._measured_s
-        metrics = IntervalMetrics(
-            time_s=until_s,
-            **slo_metrics(self._counts, counts),
-            **latency_metrics(ended, completions),
-            **resource_metrics(self._status, status, elapsed_s, self.spec.core_unit),
-            requested_cores=allocation.cores,
-            batch=allocation.batch,
-            replicas=allocation.replicas,
-            delay_mean_s=self._history.mean_delays_s[-1],
-            delay_max_s=float(self._history.delays_s.max()) if arrived else np.nan,
-            bandwidth_bytes_per_s=self._history.bandwidths[-1],
-            feasible=int(allocation.feasible),
-            decision_s=decision_s,
-            paused_s=paused_s,
+    def _read_meters(self) -> None:
+        status = self._status
+        self._stage["meters"] = (
+            status.ready,
+            status.effective_cores,
+            status.core_seconds,
+            status.used_core_seconds,
+            status.throttled_s,
+            status.cpu_s,
+            status.restarts,
+            status.actuation_s,
         )
-        self._counts, self._status, self._measured_s = counts, status, now_s
-        value = reward(metrics, self.spec.cores_max, self.plan.violation_weight)
-        return dataclasses.replace(metrics, reward=value)
 
-
-def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
-    """Check that an allocation lies within the limits.
-
-    Raises:
-        ValueError: It does not.
-    """
-    for name in ("cores", "batch", "replicas"):
-        value, limit = getattr(allocation, name), getattr(spec, f"{name}_max")
-        if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
-            raise ValueError(
-                f"allocation.{name} must be a whole number between 1 and {limit}, not {value!r}"
-            )
-    if allocation.variant != 0:
-        raise ValueError(f"there is only model variant 0, not {allocation.variant!r}")
-
-
-class _History:
-    """What the past intervals' arrivals had to say about load and network."""
-
-    def __init__(self) -> None:
-        self.arrivals: deque[float] = deque(maxlen=HISTORY)
-        self.mean_delays_s: deque[float] = deque(maxlen=HISTORY)
-        self.bandwidths: deque[float] = deque(maxlen=HISTORY)
-        self.delays_s: FloatArray = np.zeros(0)
-        self.budgets_s: FloatArray = np.zeros(0)
-
-    def add(self, arrived: Sequence[Request], base_delay_s: float) -> None:
-        """Add one interval."""
-        self.arrivals.append(float(len(arrived)))
-        self.delays_s = np.array([r.delay_s for r in arrived], dtype=np.float64)
-        self.budgets_s = np.array([r.budget_on_arrival_s for r in arrived], dtype=np.float64)
-        mean_s = self.mean_delays_s[-1] if self.mean_delays_s else np.nan
-        bandwidth = self.bandwidths[-1] if self.bandwidths else np.nan
-        if arrived:
-            total_s = total(r.delay_s for r in arrived)
-            transfer_s = total_s - base_delay_s * len(arrived)
-            mean_s = total_s / len(arrived)
-            if transfer_s > ROUNDING_S * len(arrived):
-                bandwidth = total(r.payload_bytes for r in arrived) / transfer_s
-        self.mean_delays_s.append(mean_s)
-        self.bandwidths.append(bandwidth)
+    def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
+        return self.worker.now(), self._status.ready, self._status.starting_s

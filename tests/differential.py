@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.core.records import METRICS
 from sponge_env.encoding import JOINT, encode
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario import Scenario
 from sponge_env.system import System
-from sponge_env.vector.layout import METRICS
 from sponge_env.vector.simulator import BatchSimulator
 
 OWN_ORDER = ("latency_mean_s",)

@@ -48,7 +48,7 @@ DOORS = {
     },
     "scipy": {"sponge_env/statistics.py"},
     "tensorboard": {"sponge_env/tensorboard_sink.py"},
-    "onnxruntime": {"sponge_env/workers/child.py", "sponge_env/models.py"},
+    "onnxruntime": {"sponge_env/live/child.py", "sponge_env/models.py"},
     "matplotlib": {"sponge_env/report/*", "sponge_env/render.py", "sponge_env/models.py"},
 }
 """Files that may import a library."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sponge_env.workers.bucket import QuotaBucket
 
 from sponge_env.quota import QuotaService
-from sponge_env.workers.bucket import QuotaBucket
 
 UNIT = 1 / 16
 PERIOD_S, TICK_S = 0.02, 0.004
@@ -21,10 +21,15 @@ def bucket(
     work_s: float,
     phase: float = 0.0,
     resume_s: float = 0.0,
-    crowd_loading: float = 1.0,
+    loading_contention: float = 1.0,
 ) -> QuotaBucket:
     quota = QuotaService(
-        PERIOD_S, (work_s,), 0.0, tick_s=TICK_S, resume_s=resume_s, crowd_loading=crowd_loading
+        PERIOD_S,
+        (work_s,),
+        0.0,
+        tick_s=TICK_S,
+        resume_s=resume_s,
+        loading_contention=loading_contention,
     )
     return QuotaBucket(quota, np.array([work_s]), UNIT, cores, phase)
 
@@ -112,7 +117,7 @@ def test_unlimited_means_no_throttling() -> None:
 def test_loading_is_work_and_more_so_in_a_crowd(
     cores: int, crowd: int, expected_s: float, resume_s: float
 ) -> None:
-    service = bucket(cores, work_s=0.01, crowd_loading=1.5, resume_s=resume_s)
+    service = bucket(cores, work_s=0.01, loading_contention=1.5, resume_s=resume_s)
     service.load(0.0, cold_start_s=6.4, crowd=crowd)
     assert service.finish_s == pytest.approx(expected_s, rel=0.03)
     service.start(service.finish_s, 1, 1.0)

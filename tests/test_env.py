@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from scenarios import SHORT
+from sponge_env.reward import reward
 
 from sponge_env.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
 from sponge_env.env import SpongeEnv
@@ -15,7 +16,6 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.reward import reward
 
 
 def test_gymnasium_accepts_the_environment() -> None:

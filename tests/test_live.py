@@ -24,11 +24,12 @@ from sponge_env.config import Backend
 from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
+from sponge_env.live import limits
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile, save_profile
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.workers import limits
-from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
@@ -38,7 +39,7 @@ pytestmark = [pytest.mark.live, needs_two_cpus]
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return calibrate(RealWorkerConfig(), seconds=15)
+    return calibrate(LiveConfig(), seconds=15)
 
 
 @pytest.fixture
@@ -260,6 +261,6 @@ def test_a_live_worker_falls_back_and_says_so(
 ) -> None:
     monkeypatch.setattr(limits, "_WARNED", set())
     monkeypatch.setattr(limits, "find_hierarchy", lambda: None)
-    with PoolWorker(RealWorkerConfig(initial=Allocation(8, 8))) as worker:
+    with LiveWorker(LiveConfig(initial=Allocation(8, 8))) as worker:
         assert worker.limiter == "duty-cycle"
     assert "duty cycle" in caplog.text

@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from sponge_env.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
-from sponge_env.config import Network
-from sponge_env.errors import TraceError
 from sponge_env.network import (
     AUTOCORRELATION_4G,
     QUANTILES_4G,
@@ -19,8 +15,12 @@ from sponge_env.network import (
     make_network,
     synthetic_4g,
 )
-from sponge_env.scenario import Scenario
 from sponge_env.seeding import stream
+
+from sponge_env.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
+from sponge_env.config import Network
+from sponge_env.errors import TraceError
+from sponge_env.scenario import Scenario
 from sponge_env.workload import as_long_as_its_traces
 from traces import generate
 

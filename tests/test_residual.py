@@ -23,7 +23,7 @@ from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.rollout import Episode, Run, run_episode
-from sponge_env.vector.system import CompiledSystem
+from sponge_env.system import SimulatedSystem
 from train import main
 
 SCENARIO = short(duration_s=12.0)
@@ -65,7 +65,7 @@ class Correcting:
 
 
 def played(controller: Controller, seed: int = 0) -> Episode:
-    system = CompiledSystem(SCENARIO, seed)
+    system = SimulatedSystem(SCENARIO, seed)
     return run_episode(system, controller, Run.of("agent", SCENARIO, "sim", seed))
 
 

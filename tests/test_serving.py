@@ -6,14 +6,14 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import request_lists
-
-from sponge_env.interfaces import Batch, Completion, Request
 from sponge_env.serving.core import RequestQueue, ServingCore
 from sponge_env.serving.drive import ArrivalCursor
 from sponge_env.serving.edf import EdfQueue
 from sponge_env.serving.fifo import FifoQueue
 from sponge_env.serving.ledger import Ledger, Outcome
+from strategies import request_lists
+
+from sponge_env.interfaces import Batch, Completion, Request
 
 
 def request(number: int, deadline_s: float = 1.0, arrival_s: float = 0.0) -> Request:

@@ -6,14 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reference.worker import noise_source
+from reference.workload import make_requests
 
 from sponge_env.encoding import FIELDS, encode
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario import load_scenario
-from sponge_env.seeding import stream
-from sponge_env.workers.simulated import noise_source
-from sponge_env.workload import make_requests
+from sponge_env.seeds import stream
 
 pytest.importorskip("simpy")
 

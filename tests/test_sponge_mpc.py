@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reference.drive import ArrivalCursor, drive
+from reference.service import ProfileService
+from reference.serving import ServingCore
+from reference.worker import SimulatedWorker
 from views import busy_view, make_spec, make_view
 
 from agents import lookahead
@@ -18,6 +22,7 @@ from agents.lookahead.paths import Outlook, make_chance, sample_path
 from agents.lookahead.queue import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
 from agents.lookahead.service import ServiceTimes, cost_curve
 from agents.sponge_mpc import SpongeMPC
+from sponge_env.core.compiled import entry_point
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, FloatArray, Request, RunningBatch, SystemView
@@ -25,11 +30,6 @@ from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
-from sponge_env.serving.core import ServingCore
-from sponge_env.serving.drive import ArrivalCursor, drive
-from sponge_env.vector.compiler import entry_point
-from sponge_env.workers.service import ProfileService
-from sponge_env.workers.simulated import SimulatedWorker
 
 GUARD_S = 1e-9
 """So short that only late requests count."""

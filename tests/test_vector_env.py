@@ -19,11 +19,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sponge_env.config import Arrivals, Network
+from sponge_env.core.records import METRICS
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
 from sponge_env.vector.gym_env import SpongeVectorEnv
-from sponge_env.vector.layout import METRICS
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
 BRIEF = dataclasses.replace(SHORT, duration_s=4.0)

@@ -11,18 +11,18 @@ from differential import simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
+from sponge_env.network import synthetic_4g
+from sponge_env.seeding import stream
 
 from sponge_env.config import Arrivals, Network, RequestClass
+from sponge_env.core.compiled import dtype_of
+from sponge_env.core.network import _synthetic_4g
+from sponge_env.core.records import SAMPLE, Waiting
+from sponge_env.core.rng import ARRIVALS, NETWORK, NOISE, seed_stream, uniform
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.factory import scenario_profile
-from sponge_env.network import synthetic_4g
 from sponge_env.scenario import load_scenario
-from sponge_env.seeding import stream
-from sponge_env.vector.compiler import dtype_of
-from sponge_env.vector.kernels.network import _synthetic_4g
-from sponge_env.vector.kernels.rng import ARRIVALS, NETWORK, NOISE, seed_stream, uniform
-from sponge_env.vector.layout import SAMPLE, Waiting
 from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workload import make_requests
 

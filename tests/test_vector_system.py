@@ -23,7 +23,7 @@ from sponge_env.profile import Profile
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.vector.system import CompiledSystem
+from sponge_env.system import SimulatedSystem
 
 CLASSES = (RequestClass(1.0, 0.6, 2e5), RequestClass(2.0, 1.2, 4e5), RequestClass(1.0, 2.0, 0.0))
 WALL_TIMES = {"decision_s", "decision_p50_s", "decision_p99_s"}
@@ -64,7 +64,7 @@ def check_same(value: Any, wanted: Any, name: str) -> None:
         assert (value, type(value)) == (wanted, type(wanted)), name
 
 
-def check_columns(compiled: CompiledSystem, reference: Any) -> None:
+def check_columns(compiled: SimulatedSystem, reference: Any) -> None:
     columns, expected = compiled.columns(), reference.columns()
     assert list(columns) == list(expected)
     for name, column in expected.items():
@@ -74,7 +74,7 @@ def check_columns(compiled: CompiledSystem, reference: Any) -> None:
 
 def check_alike(scenario: Scenario, seed: int, profile: Profile | None = None) -> None:
     """Drive both by the same random allocations and compare all that they show."""
-    compiled = CompiledSystem(scenario, seed, profile)
+    compiled = SimulatedSystem(scenario, seed, profile)
     reference = make_system(scenario, seed, profile=profile)
     assert compiled.spec == reference.spec
     check_same(compiled.view(), reference.view(), "view")
@@ -114,7 +114,7 @@ def test_every_controller_decides_alike(agent: str, system: str) -> None:
     episode, expected = (
         run_episode(each, make_controller(agent, known_controllers()), run)
         for each in (
-            CompiledSystem(scenario, 1, profile),
+            SimulatedSystem(scenario, 1, profile),
             make_system(scenario, 1, profile=profile),
         )
     )
@@ -124,7 +124,7 @@ def test_every_controller_decides_alike(agent: str, system: str) -> None:
 
 def test_the_plan_shows_the_requests_of_the_reference() -> None:
     scenario, _ = SYSTEMS["classes"]
-    compiled, reference = CompiledSystem(scenario, 2).plan, make_system(scenario, 2).plan
+    compiled, reference = SimulatedSystem(scenario, 2).plan, make_system(scenario, 2).plan
     assert tuple(compiled.requests) == tuple(reference.requests)
     assert tuple(compiled.requests[-3:]) == tuple(reference.requests[-3:])
     assert dataclasses.replace(compiled, requests=()) == dataclasses.replace(reference, requests=())
@@ -136,7 +136,7 @@ def test_an_episode_without_requests_is_empty() -> None:
 
 
 def test_what_a_controller_saw_stays_as_it_was() -> None:
-    system = CompiledSystem(SHORT, 3)
+    system = SimulatedSystem(SHORT, 3)
     for _ in range(5):
         system.step(Allocation(1, 2))
     view = system.view()
@@ -153,11 +153,11 @@ def test_what_a_controller_saw_stays_as_it_was() -> None:
 @pytest.mark.parametrize("allocation", [Allocation(17, 1), Allocation(1, 0), Allocation(1, 1, 99)])
 def test_an_allocation_beyond_the_limits_is_refused(allocation: Allocation) -> None:
     with pytest.raises(ValueError, match="must be a whole number between 1 and 16"):
-        CompiledSystem(SHORT, 0).step(allocation)
+        SimulatedSystem(SHORT, 0).step(allocation)
 
 
 def test_an_episode_that_is_over_goes_on_no_more() -> None:
-    system = CompiledSystem(short(duration_s=1.0), 0)
+    system = SimulatedSystem(short(duration_s=1.0), 0)
     system.step(Allocation(4, 4))
     with pytest.raises(RuntimeError, match="the episode is over"):
         system.step(Allocation(4, 4))
@@ -165,4 +165,4 @@ def test_an_episode_that_is_over_goes_on_no_more() -> None:
 
 def test_an_unknown_profile_is_refused() -> None:
     with pytest.raises(ProfileError, match="yolov5x"):
-        CompiledSystem(short(profile="yolov5x"), 0)
+        SimulatedSystem(short(profile="yolov5x"), 0)

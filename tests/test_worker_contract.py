@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-
-from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
-from sponge_env.quota import QuotaService
 from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 from sponge_env.workers.service import ProfileService
 from sponge_env.workers.simulated import SimulatedWorker
+
+from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
+from sponge_env.quota import QuotaService
 
 CORES, BATCH, REPLICAS = 16, 8, 3
 PATIENCE_S = 60.0

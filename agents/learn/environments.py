@@ -17,7 +17,7 @@ from sponge_env.encoding import control_named
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import stream
+from sponge_env.seeds import stream
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
 from ..learned import masks_for

@@ -24,7 +24,7 @@ from sponge_env.encoding import control_named
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import SEED_LIMIT
+from sponge_env.seeds import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workload import as_long_as_its_traces
 

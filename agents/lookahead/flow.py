@@ -15,8 +15,8 @@ from collections import deque
 import numpy as np
 
 from sponge_env.arrays import FloatArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
-from sponge_env.vector.compiler import compiled, entry_point
 
 from .paths import Outlook
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.vector.compiler import compiled, entry_point
+from sponge_env.core.compiled import compiled, entry_point
 
 from .paths import Chance, Outlook, sample_path
 from .queue import Queue, advance, copy_queue, make_queue, resize, unfinished
@@ -61,8 +57,6 @@ class Memory(NamedTuple):
     """(cores_max, batch_max) scores found; NaN where none was."""
     late: FloatArray
     """(cores_max, batch_max) late requests to expect in the next interval, by the scores."""
-    sources: NDArray[Any]
-    """(0,) of a type that tells from which sources the kernel was made."""
 
 
 class Decision(NamedTuple):
@@ -93,20 +87,7 @@ def make_memory(rules: Rules, paths: int, intervals: int, queued: int, places: i
         counts=np.zeros(paths, dtype=np.int64),
         score=np.empty(rules.service_s.shape),
         late=np.empty(rules.service_s.shape),
-        sources=np.empty(0, [(_sources_mark(), np.bool_)]),
     )
-
-
-@functools.cache
-def _sources_mark() -> str:
-    """Return a name that changes with the sources that make the kernel.
-
-    numba's cache on disk looks at the file of :func:`plan` only, and at its arguments' types.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return f"sources_{digest.hexdigest()[:12]}"
 
 
 @entry_point

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.vector.compiler import compiled
+from sponge_env.core.compiled import compiled
 
 _MEMORY_PER_S = 0.75
 """Correlation of a 4G bandwidth from one second to the next."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.vector.compiler import compiled
+from sponge_env.core.compiled import compiled
 
 HEAD, TAIL, NEXT = 0, 1, 2
 """Places in :attr:`Queue.marks`."""

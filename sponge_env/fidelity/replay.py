@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 
-from sponge_env.interfaces import Completion, FloatArray, SystemSpec
-from sponge_env.profile import Profile
-from sponge_env.seeding import stream
-from sponge_env.workers.bucket import QuotaBucket
-from sponge_env.workers.simulated import SimulatedWorker
+import numpy as np
+
+from sponge_env.interfaces import Completion, FloatArray
 
 
 class MeasuredWork:
@@ -29,7 +26,7 @@ class MeasuredWork:
             usual_s: (batch_max,) CPU seconds of a batch by the profile.
         """
         self._usual_s = usual_s
-        self._measured_s: dict[int, deque[float]] = defaultdict(deque)
+        self._measured_s: dict[int, list[float]] = defaultdict(list)
         measured_s = expected_s = 0.0
         for completion in completions:
             if completion.ok and completion.cpu_s > 0:
@@ -40,46 +37,13 @@ class MeasuredWork:
         self.ratio = measured_s / expected_s if expected_s > 0 else 1.0
         """CPU time of all batches, relative to the profile's."""
 
-    def take(self, size: int) -> float:
-        """Return the work of the next batch of a size, relative to the usual."""
-        if self._measured_s[size]:
-            return self._measured_s[size].popleft() / float(self._usual_s[size - 1])
-        return self.ratio
-
-
-class ReplayedBucket(QuotaBucket):
-    """A replica under a CPU quota that does measured work."""
-
-    work: MeasuredWork
-
-    def start(self, now_s: float, size: int, noise: float) -> None:
-        """Begin a batch; what was measured takes the place of the noise."""
-        super().start(now_s, size, self.work.take(size))
-
-
-def replaying_worker(
-    profile: Profile, spec: SystemSpec, work: MeasuredWork, seed: int
-) -> SimulatedWorker:
-    """Build a simulated worker whose batches do measured work.
-
-    Args:
-        profile: Measured under a CPU quota.
-        spec: The system.
-        work: The batches' CPU time; used up by the worker.
-        seed: Of the moments at which the kernel refills the replicas' quotas.
-
-    Raises:
-        ProfileError: The profile was not measured under a CPU quota.
-    """
-    work_s, rng = profile.work_table_s(spec.batch_max), stream(seed, "noise")
-    assert profile.quota is not None  # or there would be no table of the work
-    quota = replace(profile.quota, resume_s=0.0)  # which the measured times include
-
-    def make_service(cores: int) -> ReplayedBucket:
-        bucket = ReplayedBucket(quota, work_s, spec.core_unit, cores, rng.random())
-        bucket.work = work
-        return bucket
-
-    return SimulatedWorker(
-        make_service, spec.initial, cold_start_s=spec.cold_start_s, cpu_cores=spec.cpu_cores
-    )
+    def table(self) -> FloatArray:
+        """Return what the simulated service reads, see :mod:`sponge_env.core.service`."""
+        rows: list[float] = []
+        works: list[float] = []
+        first = 1 + 2 * len(self._usual_s)
+        for size, usual_s in enumerate(self._usual_s.tolist(), start=1):
+            begin = first + len(works)
+            works += [measured_s / usual_s for measured_s in self._measured_s[size]]
+            rows += [begin, first + len(works)]
+        return np.array([self.ratio, *rows, *works])

@@ -8,16 +8,18 @@ from typing import Literal, Protocol
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
-from sponge_env.factory import assemble, real_config, simulated_worker
-from sponge_env.fidelity.replay import MeasuredWork, replaying_worker
+from sponge_env.factory import real_config
+from sponge_env.fidelity.replay import MeasuredWork
 from sponge_env.interfaces import Completion, Controller, SystemSpec, Worker
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.profile import Profile
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.draw import draw_workload
 from sponge_env.suite.warm import warm
-from sponge_env.workers.pool import PoolWorker
-from sponge_env.workers.real_config import RealWorkerConfig
+from sponge_env.system import LiveSystem, SimulatedSystem, System
 from sponge_env.workload import as_long_as_its_traces
 
 Kind = Literal["live", "simulated", "replayed"]
@@ -31,10 +33,10 @@ class RecordingWorker(Worker, Protocol):
         """Batches that ended, in the order of their end."""
 
 
-class RecordingPool(PoolWorker):
+class RecordingPool(LiveWorker):
     """The real worker, keeping what its batches took."""
 
-    def __init__(self, config: RealWorkerConfig) -> None:
+    def __init__(self, config: LiveConfig) -> None:
         super().__init__(config)
         self.completions: list[Completion] = []
 
@@ -100,17 +102,24 @@ class Subject:
         live, completions = self._live(repetition, start_live)
         work = MeasuredWork(completions, self.profile.work_table_s(self.scenario.limits.batch))
 
-        def simulated(spec: SystemSpec) -> Worker:
-            return simulated_worker(self.scenario, self.profile, spec, repetition)
-
-        def replayed(spec: SystemSpec) -> Worker:
-            return replaying_worker(self.profile, spec, work, repetition)
-
+        simulated = self._play("sim", repetition, self.simulated(repetition))
+        replayed = self._play("sim", repetition, self.simulated(repetition, work))
         return [
             Trial("live", repetition, live, work.ratio),
-            Trial("simulated", repetition, self._play("sim", repetition, simulated), work.ratio),
-            Trial("replayed", repetition, self._play("sim", repetition, replayed), work.ratio),
+            Trial("simulated", repetition, simulated, work.ratio),
+            Trial("replayed", repetition, replayed, work.ratio),
         ]
+
+    def simulated(self, repetition: int, work: MeasuredWork | None = None) -> SimulatedSystem:
+        """Build the simulated counterpart of a live episode.
+
+        Args:
+            repetition: Seeds its noise.
+            work: CPU times that its batches take, if they were measured.
+        """
+        workload = draw_workload(self.scenario, self.profile, self.seed)
+        table = None if work is None else work.table()
+        return SimulatedSystem(self.scenario, repetition, self.profile, workload, table)
 
     def _live(
         self, repetition: int, start: Callable[[SystemSpec], RecordingWorker]
@@ -122,18 +131,16 @@ class Subject:
             workers.append(start(spec))
             return workers[0]
 
-        summary = self._play("live", repetition, recorded)
+        system = LiveSystem(self.scenario, self.seed, recorded, self.profile)
+        summary = self._play("live", repetition, system)
         return summary, workers[0].completions
 
-    def _play(
-        self, backend: Backend, repetition: int, make_worker: Callable[[SystemSpec], Worker]
-    ) -> EpisodeMetrics:
+    def _play(self, backend: Backend, repetition: int, system: System) -> EpisodeMetrics:
         """Run one episode.
 
         Raises:
             KeyboardInterrupt: It was interrupted.
         """
-        system = assemble(self.scenario, self.profile, self.seed, make_worker)
         label = f"{self.agent}, {self.scenario.name}, {backend}, repetition {repetition + 1}"
         sink = ConsoleSink(Progress(label, system.plan.intervals, "interval"))
         try:

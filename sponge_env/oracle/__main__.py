@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sponge_env.cli import Parser, at_least, one_of, run_script
-from sponge_env.factory import scenario_profile
 from sponge_env.oracle.bound import Bound, bound
 from sponge_env.scenario import load_scenario
+from sponge_env.spec import scenario_profile
 
 HEAD = (
     "          violations          core-seconds\n"

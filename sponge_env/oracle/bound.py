@@ -8,7 +8,6 @@ import numpy as np
 
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError
-from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.attained import Attained, search
 from sponge_env.oracle.joint import joint_core_intervals, joint_schedule, joint_violations
@@ -18,6 +17,7 @@ from sponge_env.oracle.memory import make_memory
 from sponge_env.oracle.problem import Problem, in_one_line, make_problem
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
+from sponge_env.spec import scenario_profile
 from sponge_env.workload import as_long_as_its_traces
 
 NARROW, WIDE = 1, 6

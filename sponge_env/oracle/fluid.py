@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.problem import Problem
-from sponge_env.vector.compiler import compiled, entry_point
 
 LEVELS = 512
 """Costs that are told apart, in cores above the least; what costs more counts as the last."""

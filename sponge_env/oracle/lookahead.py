@@ -13,8 +13,8 @@ import math
 import numpy as np
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.oracle.problem import Problem
-from sponge_env.vector.compiler import compiled, entry_point
 
 SLACK_S = 1e-9
 """A request this late may be so by rounding only; the lower side lets it pass."""

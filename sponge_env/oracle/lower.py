@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.oracle.lookahead import SLACK_S, unavoidable
 from sponge_env.oracle.memory import CoresInterval, Memory
 from sponge_env.oracle.pareto import put
 from sponge_env.oracle.problem import Problem
-from sponge_env.vector.compiler import compiled, entry_point
 
 VIOLATION = 2**32
 """A violation's cost if it is to outweigh all cores; a core for an interval costs 1."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
-from sponge_env.vector.compiler import compiled, entry_point
 
 
 class Fronts(NamedTuple):

@@ -7,26 +7,24 @@ one position per class. All the oracle's kernels read the same :class:`Problem`.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_spec
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.service import service_terms
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.vector.compiler import sources_mark
-from sponge_env.vector.configuration import Configuration
-from sponge_env.vector.layout import PENDING
-from sponge_env.workload import Workload, make_workload
+from sponge_env.simulation.configuration import Configuration
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import make_spec
+from sponge_env.workload import Workload
 
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""
@@ -66,7 +64,7 @@ class Problem(NamedTuple):
     """Time until a replica serves: whatever its cores or, under a quota, on one core unit."""
     quota: bool
     """Whether a quota limits the CPU."""
-    crowd_loading: float
+    loading_contention: float
     """By how much longer a cold start takes when many replicas start at once."""
     drop_grace_s: float
     """Lateness at which a waiting request is dropped; infinite where none is."""
@@ -102,9 +100,6 @@ class Problem(NamedTuple):
     """(1,) no resize ever waits."""
     replica_slots: int
     """Most replicas at one time, draining ones included."""
-    sources: NDArray[Any]
-    """(0,) of a type that changes with the sources: numba's cache on disk looks at no other
-    file than that of the function that is called."""
 
 
 def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
@@ -121,7 +116,7 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
     _check(scenario)
     spec = make_spec(scenario, profile)
     price = _prices(scenario)
-    workload = make_workload(scenario, profile, seed)
+    workload = draw_workload(scenario, profile, seed)
     return Problem(
         intervals=scenario.intervals,
         interval_s=scenario.interval_s,
@@ -137,7 +132,6 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
         **service_terms(scenario, profile),
         seed=seed,
         **_worker(scenario, profile),
-        sources=_sources(),
     )
 
 
@@ -222,17 +216,10 @@ def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:
     """Describe the simulated worker as its compiled kernels take it."""
     simulation = replace(scenario.simulation, noise=0.0)
     silent = replace(scenario, simulation=simulation)
-    configuration = Configuration([silent], scenario.limits.replicas, profile=profile, given=True)
+    configuration = Configuration([silent], scenario.limits.replicas, profile=profile, listed=True)
     return {
         "settings": configuration.settings,
         "numbers": configuration.numbers.array,
         "pending": np.zeros(1, PENDING),
         "replica_slots": configuration.replica_slots,
     }
-
-
-def _sources() -> NDArray[Any]:
-    digest = hashlib.sha256(sources_mark().encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return np.zeros(0, np.dtype([(f"sources_{digest.hexdigest()[:12]}", np.bool_)]))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.lookahead import unavoidable
 from sponge_env.oracle.lower import NEVER, VIOLATION
@@ -26,7 +27,6 @@ from sponge_env.oracle.serving import (
     late_in_batch,
     serve,
 )
-from sponge_env.vector.compiler import compiled, entry_point
 
 LEVELS = 12
 """Costs that are followed, in cores of each replica above the least one."""
@@ -188,11 +188,11 @@ def _note(
     violations, progress = state.violations, 0.0
     for n in range(state.replicas):
         replica = s.branches.replicas[k_tried, n]
-        if replica.size:
-            work_s = p.work_s[replica.size - 1, cores - 1] / p.share[cores - 1]
+        if replica.batch_size:
+            work_s = p.work_s[replica.batch_size - 1, cores - 1] / p.share[cores - 1]
             left = min(1.0, (replica.finish_s - end_s) / work_s)
-            done_s = end_s + left * p.shortest_s[replica.size - 1]
-            progress -= left * replica.size
+            done_s = end_s + left * p.shortest_s[replica.batch_size - 1]
+            progress -= left * replica.batch_size
             violations += late_in_batch(p, replica, done_s)
             if state.replicas == 1:
                 free_s = done_s

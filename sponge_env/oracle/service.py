@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from sponge_env.core.quota import SLICE_S
 from sponge_env.interfaces import FloatArray
 from sponge_env.profile import Profile
 from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
-from sponge_env.workers.bucket import SLICE_S
 
 
 def service_terms(scenario: Scenario, profile: Profile) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def service_terms(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         "shortest_s": padded_s.min(axis=1),
         "dispatch_s": dispatch_s,
         "quota": limited,
-        "crowd_loading": quota.crowd_loading if limited and quota is not None else 1.0,
+        "loading_contention": quota.loading_contention if limited and quota is not None else 1.0,
         **grants,
         "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),

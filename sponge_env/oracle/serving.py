@@ -13,12 +13,12 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.core import records
+from sponge_env.core import replicas as worker
+from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
+from sponge_env.core.service import advance, start_service
+from sponge_env.core.settings import Settings
 from sponge_env.oracle.problem import MAX_CLASSES, Problem
-from sponge_env.vector import layout
-from sponge_env.vector.compiler import Records, Words, compiled, dtype_of, inlined
-from sponge_env.vector.kernels import worker
-from sponge_env.vector.kernels.service import advance
-from sponge_env.vector.settings import Settings
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
 
@@ -32,7 +32,7 @@ class _Members:
     """Request of each class after the last in the batch."""
 
 
-class Replica(layout.Replica, _Members):
+class PlannedReplica(records.ReplicaState, _Members):
     """A replica and what it runs.
 
     The members come first in memory: a record that begins like the simulator's would pass for
@@ -45,6 +45,8 @@ class State:
 
     now_s: float
     noise_rng: Words
+    target_cores: int
+    target_replicas: int
     cores: int
     replicas: int
     next_replica: int
@@ -63,16 +65,17 @@ class State:
     violations: int
 
 
-REPLICA, STATE = dtype_of(Replica), dtype_of(State)
+REPLICA, STATE = dtype_of(PlannedReplica), dtype_of(State)
 
 
 class Branch(NamedTuple):
-    """One schedule: what the worker's kernels see of a :class:`~sponge_env.vector.layout.World`."""
+    """One schedule: what the worker's kernels see of a :class:`~sponge_env.core.records.World`."""
 
     env: State
+    stage: State
     settings: Settings
-    replicas: Records[Replica]
-    pending: Records[layout.Pending]
+    replicas: Records[PlannedReplica]
+    pending: Records[records.PendingResize]
     numbers: Records[float]
 
 
@@ -82,17 +85,18 @@ class Branches(NamedTuple):
     states: NDArray[Any]
     """(schedules,) of :class:`State`."""
     replicas: NDArray[Any]
-    """(schedules, slots) of :class:`Replica`."""
+    """(schedules, slots) of :class:`PlannedReplica`."""
 
 
 @inlined
 def branch(p: Problem, branches: Branches, k: int) -> Branch:
     """Return one of many schedules."""
-    return Branch(branches.states[k], p.settings[0], branches.replicas[k], p.pending, p.numbers)
+    state = branches.states[k]
+    return Branch(state, state, p.settings[0], branches.replicas[k], p.pending, p.numbers)
 
 
 @inlined
-def _world(w: Branch) -> layout.World:
+def _world(w: Branch) -> records.World:
     """Return a branch as what the worker's kernels take; they read no other fields."""
     return w  # type: ignore[return-value]
 
@@ -175,7 +179,7 @@ def _settle(p: Problem, w: Branch) -> None:
 
 
 @compiled
-def late_in_batch(p: Problem, replica: Replica, finish_s: float) -> int:
+def late_in_batch(p: Problem, replica: PlannedReplica, finish_s: float) -> int:
     """Count the violations in a replica's batch if it ends at a moment."""
     late = 0
     for kind in range(p.classes):
@@ -201,7 +205,8 @@ def _form_batches(p: Problem, w: Branch, interval: int, limit: int) -> int:
                 break
             for kind in range(p.classes):
                 replica.end[kind] = w.env.served[kind]
-            worker.start_batch(_world(w), _world(w).replicas[n], size)
+            replica.batch_size, replica.started_s = size, w.env.now_s
+            start_service(_world(w), _world(w).replicas[n], w.env.now_s)
             largest = max(largest, size)
     return largest
 

@@ -17,7 +17,7 @@ from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.mapping import from_mapping
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeding import EVALUATION_SEEDS
+from sponge_env.seeds import EVALUATION_SEEDS
 
 SUITE_DIR = Path(__file__).resolve().parent.parent.parent / "traces" / "suites"
 """Suites that ship with the project."""

@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sponge_env.factory import scenario_profile
+from sponge_env.bandwidth import RESERVED
 from sponge_env.formats.detect import find_trace
-from sponge_env.network import RESERVED
 from sponge_env.scenario import Scenario
+from sponge_env.spec import scenario_profile
 
 PACKAGES = ("sponge_env", "agents", "baselines")
 """Where the project's code lies."""

@@ -15,21 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.config import ControlName, Initial, Serving
-from sponge_env.factory import scenario_profile
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.profile import Profile
 from sponge_env.recording import summary
 from sponge_env.registry import make_controller
 from sponge_env.rollout import ControlledSystem, Episode, Run, run_episode
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
 from sponge_env.suite.fingerprint import (
     controller_fingerprint,
     fingerprint,
     scenario_fingerprint,
 )
 from sponge_env.suite.warm import warm
-from sponge_env.vector.system import CompiledSystem
-from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
+from sponge_env.system import SimulatedSystem
+from sponge_env.workload import Workload, as_long_as_its_traces
 
 INTERVALS = (
     "time_s",
@@ -129,13 +130,13 @@ def fast_system(scenario: Scenario, seed: int, profile: Profile) -> ControlledSy
     """Build the simulated system of one episode, the fastest that there is."""
     # What the requests do not depend on is levelled, so that all agents share them.
     requested = replace(scenario, start="cold", initial=Initial(), serving=Serving())
-    return CompiledSystem(scenario, seed, profile, _workload(requested, seed))
+    return SimulatedSystem(scenario, seed, profile, _workload(requested, seed))
 
 
 @lru_cache(maxsize=20)  # the seeds of the cell at hand, which all agents run one after another
 def _workload(scenario: Scenario, seed: int) -> Workload:
     profile = scenario_profile(scenario)
-    return make_workload(as_long_as_its_traces(scenario), profile, seed)
+    return draw_workload(as_long_as_its_traces(scenario), profile, seed)
 
 
 def _latency_quantiles_s(system: ControlledSystem) -> list[float | None]:

@@ -9,12 +9,13 @@ import numpy as np
 
 from sponge_env.config import Arrivals, Initial
 from sponge_env.contract import decision, start
-from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.seeding import EVALUATION_SEEDS
-from sponge_env.workload import Workload, make_workload, rate_rps
+from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
+from sponge_env.workload import Workload, rate_rps
 
 SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the
@@ -56,11 +57,11 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
     Raises:
         SpongeError: The scenario or the controller cannot be used.
     """
-    from sponge_env.vector.system import CompiledSystem  # a cold start can do without numba
+    from sponge_env.system import SimulatedSystem  # a cold start can do without numba
 
     steady = steady_scenario(scenario, profile)
-    workload = equally_fast(make_workload(steady, profile, _SEED), steady.network.base_delay_s)
-    system = CompiledSystem(steady, _SEED, profile, workload)
+    workload = equally_fast(draw_workload(steady, profile, _SEED), steady.network.base_delay_s)
+    system = SimulatedSystem(steady, _SEED, profile, workload)
     start(controller, system.spec, _SEED)
     chosen = []
     while not system.done:

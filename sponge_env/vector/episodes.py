@@ -17,7 +17,7 @@ from sponge_env.config import ControlName
 from sponge_env.encoding import CLIP, control_named
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator, Observations
 
 ScenarioLike = str | Scenario

@@ -11,9 +11,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from sponge_env.config import ControlName
+from sponge_env.core.records import METRICS
 from sponge_env.errors import ConfigError
 from sponge_env.vector.episodes import Episodes, ScenarioLike
-from sponge_env.vector.layout import METRICS
 
 Observations = NDArray[np.float32]
 Actions = NDArray[np.int64]

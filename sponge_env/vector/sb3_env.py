@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from sponge_env.config import ControlName
+from sponge_env.core.records import METRICS
 from sponge_env.masks import ActionMasks
 from sponge_env.vector.episodes import Episodes, ScenarioLike
-from sponge_env.vector.layout import METRICS
 
 _NOTHING: dict[str, Any] = {}
 """Info of every environment whose episode goes on: one object for all."""

@@ -7,19 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numba import config as numba_config
 from numpy.typing import NDArray
 
-from sponge_env.encoding import OBS_DIM
+from sponge_env.core.compiled import CPUS, rows
+from sponge_env.core.entry import reset_range, step_range, within
+from sponge_env.core.ledger import outcome_names
+from sponge_env.core.records import LEDGER_ROW, METRICS
+from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
+from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario import Scenario
-from sponge_env.serving.ledger import Outcome
-from sponge_env.vector.configuration import Configuration
-from sponge_env.vector.kernels.entry import reset_range, step_range, within
-from sponge_env.vector.layout import ENDED, METRICS, SAMPLE
-from sponge_env.vector.memory import allocate, give
-from sponge_env.vector.settings import GIVEN
+from sponge_env.simulation.configuration import Configuration
+from sponge_env.simulation.memory import allocations, blank_metrics, list_requests
 
 Observations = NDArray[np.float32]
 
@@ -79,8 +79,7 @@ class BatchSimulator:
         self._obs_dim = obs_dim
         self.over = np.ones(count, np.bool_)
         """(n,) whether each environment's episode is over."""
-        cpus = int(getattr(numba_config, "NUMBA_NUM_THREADS", 1))
-        self.threads = threads or max(1, min(cpus, count // ENVS_PER_THREAD))
+        self.threads = threads or max(1, min(CPUS, count // ENVS_PER_THREAD))
         limits = self.scenarios[0].limits
         self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
         self._configuration = Configuration(self.scenarios, self._most[2])
@@ -89,8 +88,9 @@ class BatchSimulator:
             intervals = self._configuration.settings["intervals"]
             np.minimum(intervals, intervals_max, out=intervals)
         room = queue_capacity or self._configuration.queue_capacity
-        self._arrays = allocate(self._configuration, count, room, ledger_capacity)
-        self._metrics = np.zeros(count, METRICS)
+        self._arrays = self._configuration.allocate(count, room, ledger_capacity)
+        self._numbers, self._wanted = allocations(count)
+        self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -109,10 +109,8 @@ class BatchSimulator:
 
         Of a large queue or ledger, the operating system provides what was ever used.
         """
-        a = self._arrays
-        arrays = (a.envs, a.replicas, a.pending, a.given, a.queue, a.group, a.ledger, self._metrics)
-        trace = self._configuration.traffic.private_rows * SAMPLE.itemsize
-        return trace + sum(array.nbytes // self.num_envs for array in arrays)
+        own = self._configuration.bytes_per_env(self._arrays)
+        return own + self._metrics.nbytes // self.num_envs
 
     @property
     def episode_returns(self) -> NDArray[np.float64]:
@@ -142,24 +140,25 @@ class BatchSimulator:
         """
         chosen = _array("chosen", chosen, np.bool_, (self.num_envs,))
         seeds = _array("episode_seeds", episode_seeds, np.int64, (self.num_envs,))
-        rows = _array("assignment", self.assignment, np.int64, (self.num_envs,))
+        scenarios = _array("assignment", self.assignment, np.int64, (self.num_envs,))
         if _array("out", out, np.float32, (self.num_envs, self._obs_dim)) is not out:
             raise ValueError("out must be a contiguous float32 array, to be written to")
         _at_least("every episode seed", int(seeds.min()), 0)
-        if rows.min() < 0 or rows.max() >= len(self.scenarios):
+        if scenarios.min() < 0 or scenarios.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
-        self._give_requests(chosen, rows, seeds)
-        self._run(reset_range, chosen, rows, seeds, out, self._metrics, self.over)
+        self._list_requests(chosen, scenarios, seeds)
+        self._run(reset_range, chosen, scenarios, seeds, out, self._metrics, self.over)
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.
 
         Args:
-            allocations: (n, 3) cores, batch and replicas of each environment.
+            allocations: (n, 3) cores, batch and replicas of each environment; replicas beyond
+                the machine's cores are left out.
 
         Returns:
             (n, obs_dim) observations and (n,) records of
-            :data:`~sponge_env.vector.layout.METRICS`, both new arrays; all zeros where
+            :data:`~sponge_env.core.records.METRICS`, both new arrays; all zeros where
             the episode was over.
 
         Raises:
@@ -172,10 +171,14 @@ class BatchSimulator:
                 f"cores, batch and replicas must lie between 1 and {self._most}, but one "
                 "environment's do not"
             )
+        self._numbers[:, :3] = allocations
+        if self._most[2] > 1:  # no more replicas than the machine has room for
+            room = self.specs[0].total_cores // allocations[:, 0]
+            np.minimum(allocations[:, 2], room, out=self._numbers[:, 2])
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
-        self._metrics = new(self.num_envs, METRICS)
-        self._run(step_range, allocations, observations, self._metrics, self.over)
+        self._metrics = rows(new(self.num_envs, METRICS))
+        self._run(step_range, self._wanted, observations, self._metrics, self.over)
         return observations, self._metrics
 
     def ledger(self, index: int) -> dict[str, NDArray[Any]]:
@@ -186,13 +189,12 @@ class BatchSimulator:
 
         Returns:
             Columns, in the order of the ends, at most ``ledger_capacity`` long: those of
-            :class:`~sponge_env.vector.layout.Ended`, of which ``row`` is the row in
-            :meth:`sponge_env.serving.ledger.Ledger.columns`.
+            :class:`~sponge_env.core.records.LedgerRow`, of which ``row`` is the row in
+            :func:`sponge_env.core.ledger.ledger_columns`.
         """
         rows = self._arrays.ledger[index, : self._arrays.envs[index]["ended"]]
-        columns = {name: rows[name].copy() for name in ENDED.names or ()}
-        names = np.array([outcome.name.lower() for outcome in Outcome])
-        return {**columns, "outcome": names[columns["outcome"]]}
+        columns = {name: rows[name].copy() for name in LEDGER_ROW.names or ()}
+        return {**columns, "outcome": outcome_names(columns["outcome"])}
 
     def close(self) -> None:
         """Stop the threads; safe to call twice."""
@@ -200,14 +202,14 @@ class BatchSimulator:
             self._pool.shutdown()
             self._pool = None
 
-    def _give_requests(
-        self, chosen: NDArray[np.bool_], rows: NDArray[np.int64], seeds: NDArray[np.int64]
+    def _list_requests(
+        self, chosen: NDArray[np.bool_], scenarios: NDArray[np.int64], seeds: NDArray[np.int64]
     ) -> None:
-        """Make the requests that the kernels do not draw."""
-        given = self._arrays.settings["arrivals"][rows] == GIVEN
-        for i in np.flatnonzero(chosen & given).tolist():
-            workload = self._configuration.workload(int(rows[i]), int(seeds[i]))
-            self._arrays = give(self._arrays, i, workload)
+        """Draw the requests that the kernels do not draw one at a time."""
+        listed = self._arrays.settings["arrival_kind"][scenarios] == LISTED
+        for i in np.flatnonzero(chosen & listed).tolist():
+            workload = self._configuration.workload(int(scenarios[i]), int(seeds[i]))
+            self._arrays = list_requests(self._arrays, i, workload)
 
     def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
         """Share the environments among the threads; this one works, too."""

@@ -1,0 +1,312 @@
+"""What Python calls.
+
+The simulation takes a range of environments at a time, one range for each thread; the rest
+are the moves of a live system, whose clock and worker are elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.core import batching
+from sponge_env.core.arrivals import next_request, reset_arrivals
+from sponge_env.core.compiled import entry_point, inlined
+from sponge_env.core.measure import measure
+from sponge_env.core.network import reset_network, start_over, transferred_s
+from sponge_env.core.observe import encode
+from sponge_env.core.queue import last_deadline_s
+from sponge_env.core.records import Arrays, World
+from sponge_env.core.rng import CLASSES, seed_stream, uniform
+from sponge_env.core.step import begin_interval, drain, reset, step
+
+
+@inlined
+def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
+    env = arrays.envs[i]
+    return World(
+        env,
+        arrays.stages[i, 0],
+        arrays.settings[env.scenario],
+        arrays.replicas[i],
+        arrays.pending[i],
+        arrays.requests[i],
+        arrays.queue[i],
+        arrays.group[i],
+        arrays.ledger[i],
+        arrays.traces,
+        arrays.numbers,
+        metrics[i],
+    )
+
+
+@entry_point
+def step_range(
+    arrays: Arrays,
+    first: int,
+    last: int,
+    allocations: NDArray[Any],
+    observations: NDArray[np.float32],
+    metrics: NDArray[Any],
+    over: NDArray[np.bool_],
+) -> None:
+    """Step the environments [first, last), but for those whose episode is over.
+
+    Args:
+        arrays: All memory.
+        first: First environment.
+        last: Environment after the last.
+        allocations: (n, stages) of ``ALLOCATION``.
+        observations: (n, obs_dim) is written.
+        metrics: (n,) of ``METRICS``, is written.
+        over: (n,) whether the episode is over now, is written.
+    """
+    for i in range(first, last):
+        w = _world(arrays, i, metrics)
+        if w.env.interval < w.settings.intervals:
+            metrics[i] = arrays.blank[0]
+            step(w, allocations[i])
+            encode(w, observations[i])
+            over[i] = w.env.interval == w.settings.intervals
+
+
+@entry_point
+def reset_range(
+    arrays: Arrays,
+    first: int,
+    last: int,
+    chosen: NDArray[np.bool_],
+    scenarios: NDArray[np.int64],
+    seeds: NDArray[np.int64],
+    observations: NDArray[np.float32],
+    metrics: NDArray[Any],
+    over: NDArray[np.bool_],
+) -> None:
+    """Start new episodes in the chosen environments of [first, last).
+
+    Args:
+        arrays: All memory.
+        first: First environment.
+        last: Environment after the last.
+        chosen: (n,) which ones.
+        scenarios: (n,) row in ``settings`` of each.
+        seeds: (n,) episode seed of each.
+        observations: (n, obs_dim) is written where chosen.
+        metrics: (n,) of ``METRICS``.
+        over: (n,) is cleared where chosen.
+    """
+    for i in range(first, last):
+        if chosen[i]:
+            arrays.envs[i].scenario = scenarios[i]
+            w = _world(arrays, i, metrics)
+            reset(w, seeds[i])
+            encode(w, observations[i])
+            over[i] = False
+
+
+@entry_point
+def drain_one(arrays: Arrays, i: int, metrics: NDArray[Any]) -> None:
+    """Serve what is left after the last interval of environment ``i``.
+
+    Args:
+        arrays: All memory.
+        i: The environment.
+        metrics: (n,) of ``METRICS``; those of the environment lose their meaning.
+    """
+    drain(_world(arrays, i, metrics))
+
+
+@entry_point
+def within(allocations: NDArray[np.int64], cores: int, batch: int, replicas: int) -> bool:
+    """Return whether all (n, 3) allocations lie between 1 and the limits."""
+    for i in range(len(allocations)):
+        if not 1 <= allocations[i, 0] <= cores:
+            return False
+        if not 1 <= allocations[i, 1] <= batch:
+            return False
+        if not 1 <= allocations[i, 2] <= replicas:
+            return False
+    return True
+
+
+@entry_point
+def begin_drawing(arrays: Arrays, metrics: NDArray[Any], seed: int) -> None:
+    """Start the traffic of the only environment."""
+    w = _world(arrays, 0, metrics)
+    reset_network(w, seed)
+    reset_arrivals(w, seed)
+
+
+@entry_point
+def draw_requests(arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any]) -> int:
+    """Draw the next requests of the only environment.
+
+    Args:
+        arrays: All memory.
+        metrics: (1,) of ``METRICS``.
+        requests: (room,) of ``LISTED_REQUEST``, is written.
+
+    Returns:
+        How many there were: fewer than there is room for, if these are the last.
+    """
+    w = _world(arrays, 0, metrics)
+    for k in range(len(requests)):
+        if w.env.sent_s == np.inf:
+            return k
+        request = requests[k]
+        request.id, request.sent_s, request.arrival_s = (
+            w.env.sent - 1,
+            w.env.sent_s,
+            w.env.arrival_s,
+        )
+        request.deadline_s = w.env.sent_s + w.settings.slo_s
+        request.payload_bytes = w.settings.network.payload_bytes
+        next_request(w)
+    return len(requests)
+
+
+@entry_point
+def choose_classes(
+    arrays: Arrays,
+    requests: NDArray[Any],
+    ends: NDArray[np.float64],
+    slo_s: NDArray[np.float64],
+    payload_bytes: NDArray[np.float64],
+    seed: int,
+) -> None:
+    """Choose the class of each request, with one uniform each in the order of sending.
+
+    Args:
+        arrays: All memory; the only environment's ``noise_rng`` is used.
+        requests: (n,) of ``LISTED_REQUEST``; deadline and payload are written.
+        ends: (classes,) cumulated shares.
+        slo_s: (classes,) objective of each.
+        payload_bytes: (classes,) size of the requests of each.
+        seed: Seed of the episode.
+    """
+    rng, last = arrays.envs[0].noise_rng, len(ends) - 1
+    seed_stream(rng, seed, CLASSES)
+    for k in range(len(requests)):
+        drawn, kind = uniform(rng) * ends[last], 0
+        # Rounding may lift the largest product onto the last end.
+        while kind < last and ends[kind] <= drawn:
+            kind += 1
+        requests[k].deadline_s = requests[k].sent_s + slo_s[kind]
+        requests[k].payload_bytes = payload_bytes[kind]
+
+
+@entry_point
+def arrive(
+    arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any], payload_bytes: float
+) -> None:
+    """Transfer the requests of one size.
+
+    Args:
+        arrays: All memory; the network of the only environment is ready.
+        metrics: (1,) of ``METRICS``.
+        requests: (n,) of ``LISTED_REQUEST`` in the order of sending; arrivals are written.
+        payload_bytes: Which ones.
+    """
+    w = _world(arrays, 0, metrics)
+    start_over(w.env)
+    latest_s = 0.0
+    for k in range(len(requests)):
+        request = requests[k]
+        if request.payload_bytes == payload_bytes:
+            end_s = transferred_s(w, request.sent_s, payload_bytes)
+            # Transfers held up by the same outage end at the same moment; rounding must not
+            # make a later one arrive earlier.
+            latest_s = max(latest_s, end_s + w.settings.network.base_delay_s)
+            request.arrival_s = latest_s
+
+
+@entry_point
+def take_in(arrays: Arrays, metrics: NDArray[Any], now_s: float, until_s: float) -> float:
+    """Take in what has arrived at a live system; return when the next request comes.
+
+    Args:
+        arrays: All memory; the first environment is the system.
+        metrics: (1,) of ``METRICS``.
+        now_s: The worker's clock.
+        until_s: Requests that arrive later are not taken in yet.
+    """
+    w = _world(arrays, 0, metrics)
+    w.env.now_s = now_s
+    batching.take_in(w, until_s)
+    return w.env.arrival_s
+
+
+@entry_point
+def form_batch(arrays: Arrays, metrics: NDArray[Any], row: int, batch_max: int) -> int:
+    """Form a batch of a live system in a row of ``replicas``; return its size."""
+    w = _world(arrays, 0, metrics)
+    return batching.form_batch(w, w.replicas[row], batch_max)
+
+
+@entry_point
+def end_batch(
+    arrays: Arrays,
+    metrics: NDArray[Any],
+    row: int,
+    replica: int,
+    times_s: tuple[float, float],
+    ok: bool,
+) -> None:
+    """Close a live system's batch.
+
+    Args:
+        arrays: All memory.
+        metrics: (1,) of ``METRICS``.
+        row: Row of ``replicas`` in which it was formed.
+        replica: Identity of the replica that ran it.
+        times_s: When it started and ended.
+        ok: Whether it was answered; False if the replica died.
+    """
+    w = _world(arrays, 0, metrics)
+    batch = w.replicas[row]
+    batch.id, batch.started_s = replica, times_s[0]
+    if ok:
+        batching.answer(w, batch, times_s[1])
+    else:
+        batching.give_back(w, batch, times_s[1])
+    batch.batch_size = 0
+    batching.rewind(w)
+
+
+@entry_point
+def begin_live_interval(arrays: Arrays, metrics: NDArray[Any], allocations: NDArray[Any]) -> None:
+    """Begin an interval of a live system, whose worker has the allocation already."""
+    metrics[0] = arrays.blank[0]
+    begin_interval(_world(arrays, 0, metrics), allocations[0])
+
+
+@entry_point
+def end_live_interval(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
+    """Drop what has expired and measure the interval; the meters were written."""
+    w = _world(arrays, 0, metrics)
+    w.env.now_s = now_s
+    batching.drop_expired(w)
+    measure(w)
+
+
+@entry_point
+def last_deadline(arrays: Arrays, metrics: NDArray[Any]) -> float:
+    """Return the latest deadline of what waits or runs in a live system."""
+    return last_deadline_s(_world(arrays, 0, metrics))
+
+
+@entry_point
+def abandon(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
+    """Drop all that waits in a live system."""
+    w = _world(arrays, 0, metrics)
+    w.env.now_s = now_s
+    batching.drop_expired(w)
+    batching.abandon(w)
+
+
+@entry_point
+def observe_one(arrays: Arrays, metrics: NDArray[Any], observations: NDArray[np.float32]) -> None:
+    """Write the (1, obs_dim) observation of the only environment."""
+    encode(_world(arrays, 0, metrics), observations[0])

@@ -1,0 +1,123 @@
+"""From counters and sums to an interval's metrics, under the schema's names."""
+
+from __future__ import annotations
+
+import math
+
+from sponge_env.core.compiled import compiled
+from sponge_env.core.records import PAST, RECENT, Meters, World
+
+ROUNDING_S = 1e-9
+"""A shorter transfer is none: delay and base delay differ by rounding only."""
+
+
+@compiled
+def clear_sums(w: World) -> None:
+    """Begin an interval's sums at 0; the metrics are blank already."""
+    env = w.env
+    env.delay_sum_s = env.delay_max_s = env.payload_sum_bytes = 0.0
+    env.latency_sum_s = env.service_sum_s = 0.0
+    env.batches = env.batched = env.finished = env.answered = 0
+
+
+@compiled
+def measure(w: World) -> None:
+    """Write the metrics of the interval that is over; the worker's meters are read."""
+    _remember_arrivals(w)
+    _measure_requests(w)
+    _measure_resources(w)
+    _measure_rest(w)
+    w.metrics.reward = _reward(w)
+    w.env.episode_return += w.metrics.reward
+
+
+@compiled
+def _remember_arrivals(w: World) -> None:
+    """Add the interval's arrivals to the history."""
+    env, offered = w.env, w.metrics.offered
+    mean_s = bandwidth = math.nan
+    if env.interval > 1:
+        mean_s = env.mean_delays_s[(env.interval - 2) & (RECENT - 1)]
+        bandwidth = env.bandwidths[(env.interval - 2) & (RECENT - 1)]
+    if offered:
+        mean_s = env.delay_sum_s / offered
+        transfer_s = env.delay_sum_s - w.settings.network.base_delay_s * offered
+        if transfer_s > ROUNDING_S * offered:
+            bandwidth = env.payload_sum_bytes / transfer_s
+    env.arrivals[(env.interval - 1) & (PAST - 1)] = offered
+    env.mean_delays_s[(env.interval - 1) & (RECENT - 1)] = mean_s
+    env.bandwidths[(env.interval - 1) & (RECENT - 1)] = bandwidth
+
+
+@compiled
+def _measure_requests(w: World) -> None:
+    env, metrics = w.env, w.metrics
+    violations = metrics.late + metrics.dropped + metrics.failed
+    ended = metrics.on_time + violations
+    metrics.violations = violations
+    metrics.violation_rate = violations / ended if ended else 0.0
+    metrics.queued = w.stage.tail - w.stage.head
+    metrics.running = w.stage.running
+    if env.batches:
+        metrics.batch_mean = env.batched / env.batches
+    if env.finished:
+        metrics.service_mean_s = env.service_sum_s / env.finished
+        metrics.latency_mean_s = env.latency_sum_s / env.answered
+
+
+@compiled
+def _measure_resources(w: World) -> None:
+    metrics, now, before = w.metrics, w.stage.meters, w.stage.before
+    core_seconds = now.core_seconds - before.core_seconds
+    metrics.core_seconds = core_seconds
+    metrics.cores = core_seconds / (w.env.now_s - w.env.measured_s)
+    metrics.physical_core_seconds = core_seconds * w.settings.core_unit
+    metrics.effective_cores = now.effective_cores
+    metrics.replicas_ready = now.ready
+    if core_seconds > 0:
+        metrics.utilisation = min(1.0, (now.used_core_s - before.used_core_s) / core_seconds)
+        stopped_s = now.throttled_s - before.throttled_s
+        metrics.throttled_share = stopped_s * now.effective_cores / core_seconds
+    metrics.cpu_s = now.cpu_s - before.cpu_s
+    metrics.restarts = now.restarts - before.restarts
+    metrics.actuation_s = now.actuation_s
+    remember_meters(now, before)
+    w.env.measured_s = w.env.now_s
+
+
+@compiled
+def remember_meters(now: Meters, before: Meters) -> None:
+    """Keep what the counters say now for the next measurement."""
+    before.core_seconds, before.used_core_s = now.core_seconds, now.used_core_s
+    before.throttled_s, before.cpu_s = now.throttled_s, now.cpu_s
+    before.restarts = now.restarts
+
+
+@compiled
+def _measure_rest(w: World) -> None:
+    env, metrics, wanted = w.env, w.metrics, w.stage.wanted
+    metrics.time_s = env.interval * w.settings.interval_s
+    metrics.requested_cores, metrics.batch = wanted.cores, wanted.batch
+    metrics.replicas = wanted.replicas
+    metrics.delay_mean_s = env.mean_delays_s[(env.interval - 1) & (RECENT - 1)]
+    if metrics.offered:
+        metrics.delay_max_s = env.delay_max_s
+    metrics.bandwidth_bytes_per_s = env.bandwidths[(env.interval - 1) & (RECENT - 1)]
+    metrics.feasible = 1
+
+
+@compiled
+def _reward(w: World) -> float:
+    """Charge the cores held and the requests that missed their deadline.
+
+    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``
+
+    The first term is the cost of the interval relative to holding everything, the second the
+    share of requests that ended badly. With the default weight of 20, a lasting violation rate
+    of 0.3 % costs as much as one core unit of 16, so that cores are worth saving but never at
+    the price of visible violations.
+    """
+    metrics, settings = w.metrics, w.settings
+    held: float = metrics.cores / settings.limits.cores
+    missed: float = metrics.violations / max(1, metrics.on_time + metrics.violations)
+    return -held - settings.reward.violation_weight * missed

@@ -1,0 +1,207 @@
+"""The observation, field by field as :mod:`sponge_env.encoding` declares it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.queue import deadline_s
+from sponge_env.core.records import PAST, RECENT, World
+from sponge_env.core.step import planned_end_s
+from sponge_env.fields import (
+    BANDWIDTH_SCALE_BYTES_PER_S,
+    BUDGET_QUANTILES,
+    CLIP,
+    DUE_BINS,
+    FIELDS,
+    JOINT_NAMES,
+    OBS_DIM,
+    STARTING_SLOTS,
+    TREND_INTERVALS,
+)
+from sponge_env.interfaces import HISTORY
+
+_CLIP = np.float32(CLIP)
+_QUANTILES = np.array(BUDGET_QUANTILES)
+_SCAN = 16
+"""Queue length from which on halving beats counting one by one."""
+
+_QUEUE = FIELDS.index("queue_length")
+_BUDGETS = FIELDS.index("budget_q0")
+_DUE = FIELDS.index("due_1_of_8")
+_ARRIVALS = FIELDS.index("arrivals_last")
+_NETWORK = FIELDS.index("delay_mean")
+_ALLOCATION = FIELDS.index("cores")
+_LAST = FIELDS.index("on_time")
+_STARTING = JOINT_NAMES.index("replicas_starting")
+
+
+@compiled
+def encode(w: World, observation: NDArray[np.float32]) -> None:
+    """Write the observation, (OBS_DIM,) float32, or the longer one of joint control."""
+    queued = w.stage.tail - w.stage.head
+    observation[:] = 0.0
+    _put(observation, _QUEUE, queued / (w.settings.rate_scale * w.settings.slo_s))
+    _put_budgets(w, observation, queued)
+    _put_due_counts(w, observation, queued)
+    if w.env.interval:
+        _put_arrivals(w, observation)
+        _put_network(w, observation)
+        _put_last_interval(w, observation)
+    _put_allocation(w, observation)
+    if len(observation) > OBS_DIM:
+        _put_starting(w, observation)
+
+
+@compiled
+def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
+    """Write one number, 0 if there is none, clipped."""
+    number = np.float32(value)
+    if math.isnan(number):
+        number = np.float32(0.0)
+    observation[field] = min(max(number, -_CLIP), _CLIP)
+
+
+@compiled
+def _budget(w: World, index: int) -> float:
+    """Return the budget of the request at a place in the queue, in SLOs."""
+    return (deadline_s(w, w.stage.head + index) - w.env.now_s) / w.settings.slo_s
+
+
+@compiled
+def _put_budgets(w: World, observation: NDArray[np.float32], queued: int) -> None:
+    if not queued:
+        observation[_BUDGETS : _BUDGETS + len(_QUANTILES)] = 1.0
+        return
+    for k in range(len(_QUANTILES)):
+        position = _QUANTILES[k] * (queued - 1)
+        below = int(position)
+        low, high = _budget(w, below), _budget(w, min(below + 1, queued - 1))
+        _put(observation, _BUDGETS + k, low + (position - below) * (high - low))
+
+
+@compiled
+def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> None:
+    """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
+    scale = w.settings.rate_scale * w.settings.slo_s
+    begin = 0
+    for due in range(DUE_BINS - 1):
+        end = _first_due_after(w, due, begin, queued)
+        _put(observation, _DUE + due, (end - begin) / scale)
+        begin = end
+    _put(observation, _DUE + DUE_BINS - 1, (queued - begin) / scale)
+
+
+@compiled
+def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
+    """Return the first place in [begin, end) whose bin is above ``due``; ``end`` if none."""
+    while end - begin > _SCAN:
+        middle = (begin + end) // 2
+        if math.floor(_budget(w, middle) * DUE_BINS) > due:
+            end = middle
+        else:
+            begin = middle + 1
+    while begin < end and not math.floor(_budget(w, begin) * DUE_BINS) > due:
+        begin += 1
+    return begin
+
+
+@compiled
+def _put_arrivals(w: World, observation: NDArray[np.float32]) -> None:
+    settings = w.settings
+    _put_rate(w, observation, _ARRIVALS, 1)
+    _put_rate(w, observation, _ARRIVALS + 1, settings.span_1s)
+    _put_rate(w, observation, _ARRIVALS + 2, settings.span_5s)
+    _put_rate(w, observation, _ARRIVALS + 3, settings.span_30s)
+
+
+@compiled
+def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int) -> None:
+    interval = w.env.interval
+    span = min(span, min(interval, HISTORY))
+    total = 0.0
+    for k in range(interval - span, interval):
+        total += w.env.arrivals[k & (PAST - 1)]
+    rate = total / span / w.settings.interval_s
+    _put(observation, field, rate / w.settings.rate_scale)
+
+
+@compiled
+def _put_network(w: World, observation: NDArray[np.float32]) -> None:
+    env, slo_s = w.env, w.settings.slo_s
+    last = (env.interval - 1) & (RECENT - 1)
+    bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
+    bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
+    _put(observation, _NETWORK, env.mean_delays_s[last] / slo_s)
+    _put(observation, _NETWORK + 1, env.delay_max_s / slo_s)
+    _put(observation, _NETWORK + 2, _trend(w, env.mean_delays_s) / slo_s)
+    _put(observation, _NETWORK + 3, bandwidth)
+    _put(observation, _NETWORK + 4, bandwidth_trend)
+
+
+@compiled
+def _trend(w: World, history: Records[float]) -> float:
+    interval = w.env.interval
+    before = min(TREND_INTERVALS, interval - 1)
+    if before == 0:
+        return 0.0
+    total = 0.0
+    for k in range(interval - 1 - before, interval - 1):
+        total += history[k & (RECENT - 1)]
+    return history[(interval - 1) & (RECENT - 1)] - total / before
+
+
+@compiled
+def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
+    env, stage, limits = w.env, w.stage, w.settings.limits
+    ready, left_s = 0, 0.0
+    for k in range(stage.replicas):
+        replica = w.replicas[k]
+        ready += not replica.draining and replica.ready_s <= env.now_s
+        if replica.batch_size:
+            left_s = max(left_s, planned_end_s(w, replica) - env.now_s)
+    _put(observation, _ALLOCATION, stage.wanted.cores / limits.cores)
+    _put(observation, _ALLOCATION + 1, stage.wanted.batch / limits.batch)
+    _put(observation, _ALLOCATION + 2, stage.wanted.replicas / limits.replicas)
+    _put(observation, _ALLOCATION + 3, ready / limits.replicas)
+    _put(observation, _ALLOCATION + 4, stage.running / limits.batch)
+    _put(observation, _ALLOCATION + 5, left_s / w.settings.slo_s)
+
+
+@compiled
+def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
+    metrics = w.metrics
+    scale = w.settings.rate_scale * w.settings.interval_s
+    _put(observation, _LAST, metrics.on_time / scale)
+    _put(observation, _LAST + 1, metrics.late / scale)
+    _put(observation, _LAST + 2, metrics.dropped / scale)
+    _put(observation, _LAST + 3, metrics.utilisation)
+    _put(observation, _LAST + 4, metrics.throttled_share)
+
+
+@compiled
+def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
+    env, settings = w.env, w.settings
+    scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
+    starting, first, end = 0, _STARTING + 1, _STARTING + 1 + STARTING_SLOTS
+    for k in range(w.stage.replicas):
+        left_s = w.replicas[k].ready_s - env.now_s
+        if left_s > 0 and not w.replicas[k].draining:
+            _put_in_order(observation[first:end], starting, left_s / scale_s)
+            starting += 1
+    _put(observation, _STARTING, starting / settings.limits.replicas)
+
+
+@compiled
+def _put_in_order(slots: NDArray[np.float32], taken: int, value: float) -> None:
+    """Put a value among the smallest so far, which ascend; the largest may fall out."""
+    slot = min(taken, STARTING_SLOTS)
+    while slot > 0 and value < slots[slot - 1]:
+        if slot < STARTING_SLOTS:
+            slots[slot] = slots[slot - 1]
+        slot -= 1
+    if slot < STARTING_SLOTS:
+        _put(slots, slot, value)

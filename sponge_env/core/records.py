@@ -1,0 +1,333 @@
+"""What is in memory: one record for each environment, stage, scenario, replica and so on.
+
+All arrays are allocated once. ``n`` is the number of environments; times are in seconds
+since the start of the episode. No field bears the name of a NumPy attribute, such as
+``size``, for the interpreter could not tell them apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.core.compiled import Position, Records, Words, dtype_of
+from sponge_env.core.settings import Settings
+from sponge_env.fields import TREND_INTERVALS
+from sponge_env.interfaces import HISTORY
+from sponge_env.metrics import IntervalMetrics
+
+PAST, RECENT = 32, 8
+"""Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
+find interval k at ``k & (length - 1)``, not below what the observation looks at."""
+
+assert PAST >= HISTORY
+assert RECENT > TREND_INTERVALS
+
+Past = Annotated[Records[float], np.float64, PAST]
+Recent = Annotated[Records[float], np.float64, RECENT]
+
+
+class Env:
+    """One environment."""
+
+    scenario: int
+    """Row of its scenario in ``settings``."""
+    interval: int
+    """Intervals that are over."""
+    now_s: float
+    measured_s: float
+    """Time of the last measurement."""
+
+    arrivals_rng: Words
+    rounding_rng: Words
+    """A second reader of the arrivals' stream, for ``RECORDED`` ones."""
+    network_rng: Words
+    noise_rng: Words
+
+    sent_s: float
+    """The next request; infinite after the last."""
+    arrival_s: float
+    sent: int
+    """Requests drawn so far."""
+    clock_s: float
+    """Time up to which arrivals are drawn."""
+    state: int
+    """State of ``BURSTY`` arrivals; before, within or after the flash crowd of a stretch of
+    ``FLASH_CROWD`` ones: 0, 1, 2."""
+    state_ends_s: float
+    stretch: int
+    """Stretch of ``FLASH_CROWD`` arrivals."""
+    day_begins: float
+    """Part of the day at which ``DIURNAL`` arrivals begin."""
+    group: int
+    """Next group of ``RECORDED`` arrivals."""
+    group_requests: int
+    """Requests of the group at hand."""
+    group_next: int
+
+    private_at: Position
+    """First row of this environment's own part of ``traces``."""
+    trace_at: Position
+    """First row of the bandwidth trace in ``traces``."""
+    trace_end: Position
+    """The row that marks its end."""
+    lap: float
+    """Lap of the trace in which the last transfer began."""
+    begins_at: Position
+    """Row of the sample in which it began."""
+    ends_at: Position
+    """Row of the sample in which it ended."""
+
+    ended: int
+    """Rows of the ledger in use."""
+
+    delay_sum_s: float
+    """Sums over this interval, as are the rest but the last four."""
+    delay_max_s: float
+    payload_sum_bytes: float
+    latency_sum_s: float
+    service_sum_s: float
+    batches: int
+    batched: int
+    """Requests in these batches."""
+    finished: int
+    """Batches that did not die with their replica."""
+    answered: int
+    """Requests in those."""
+    arrivals: Past
+    """Arrivals of past intervals."""
+    mean_delays_s: Recent
+    bandwidths: Recent
+
+    episode_return: float
+    """Sum of the rewards."""
+
+
+class StageAllocation:
+    """What a controller asks for; see :class:`sponge_env.interfaces.StageAllocation`."""
+
+    cores: int
+    batch: int
+    replicas: int
+    variant: int
+
+
+class Meters:
+    """What :class:`sponge_env.interfaces.WorkerStatus` says of a stage's worker."""
+
+    ready: int
+    effective_cores: float
+    core_seconds: float
+    used_core_s: float
+    throttled_s: float
+    cpu_s: float
+    restarts: int
+    actuation_s: float
+
+
+class Stage:
+    """One model of an environment, with its queue and replicas."""
+
+    ring: Position
+    """Capacity of the queue minus 1; position k is row ``k & ring``."""
+    head: int
+    """Position of the earliest waiting request; positions only grow, until all is empty."""
+    tail: int
+    """Position after the latest waiting request."""
+    oldest: int
+    """No running request lies before this position."""
+    running: int
+
+    wanted: StageAllocation
+    """The allocation last asked for."""
+    target_cores: int
+    """Cores and replicas that the worker was told last and comes to as soon as those that drain
+    leave room for them on the machine."""
+    target_replicas: int
+    cores: int
+    """Core units in force on the worker."""
+    replicas: int
+    """Replicas held: rows of ``replicas`` in use, by id."""
+    next_replica: int
+    pending: int
+    """Rows of ``pending`` in use, earliest first."""
+    held_cores: float
+    held_since_s: float
+    held_core_s: float
+    """Integral of ``held_cores`` up to ``held_since_s``."""
+    retired_core_s: float
+    """What replicas that are gone have used, as is the next."""
+    retired_throttled_s: float
+    meters: Meters
+    """As they stand now."""
+    before: Meters
+    """As they stood at the last measurement."""
+
+
+class ReplicaState:
+    """One replica, its batch and its service model."""
+
+    id: int
+    ready_s: float
+    draining: bool
+    batch_size: int
+    """Requests in its batch; 0 when it has none."""
+    first: int
+    """Position of the batch's first request in the queue; the others follow."""
+    started_s: float
+    planned_end_s: float
+    """When the batch was expected to end at the last resize; NaN if it began later."""
+
+    cores: int
+    since_s: float
+    finish_s: float
+    used_core_s: float
+    throttled_s: float
+    left_s: float
+    """CPU time the batch still needs; this and the rest are for the quota model only."""
+    resume_s: float
+    share: float
+    granted_s: float
+    refill_s: float
+    pool_s: float
+    slice_s: float
+    stopped: bool
+    end_refill_s: float
+    """The account when the work is done, as are the rest."""
+    end_pool_s: float
+    end_slice_s: float
+    end_stopped: bool
+    end_used_core_s: float
+    end_throttled_s: float
+
+
+class TraceSample:
+    """A stretch of a bandwidth trace; one more marks its end."""
+
+    start_s: float
+    bandwidth: float
+    """Bytes per second."""
+    cumulative: float
+    """Bytes that the trace has delivered before."""
+
+
+class Listed:
+    """A request that was drawn before the episode; after the last comes an endless one."""
+
+    id: int
+    sent_s: float
+    arrival_s: float
+    deadline_s: float
+    payload_bytes: float
+
+
+class Waiting:
+    """A request in the queue, running ones included."""
+
+    sent_s: float
+    row: Position
+    """Its place in the order of arrival."""
+    hopeless: bool
+    retries: Annotated[int, np.uint8]
+    """Batches that died under it."""
+
+
+class PendingResize:
+    """A resize that has been asked for and is not in force yet."""
+
+    time_s: float
+    cores: int
+    replicas: int
+
+
+class LedgerRow:
+    """How one request ended; see :func:`sponge_env.core.ledger.columns`."""
+
+    row: int
+    """Its place in the order of arrival."""
+    sent_s: float
+    started_s: float
+    """NaN if it never ran, as is ``replica`` -1."""
+    finished_s: float
+    outcome: int
+    batch_size: int
+    replica: int
+    attempts: int
+    overflowed: bool
+    """Whether the queue was full when it arrived."""
+
+
+class World(NamedTuple):
+    """Everything that belongs to one stage of one environment."""
+
+    env: Env
+    stage: Stage
+    settings: Settings
+    replicas: Records[ReplicaState]
+    """(slots,)"""
+    pending: Records[PendingResize]
+    requests: Records[Listed]
+    """(requests + 1,) those of ``LISTED`` arrivals, ascending by ``arrival_s``."""
+    queue: Records[Waiting]
+    """(capacity,) a power of two."""
+    group: Records[float]
+    """Send times of the group of ``RECORDED`` arrivals at hand, ascending."""
+    ledger: Records[LedgerRow]
+    """Requests that ended, until it is full."""
+    traces: Records[TraceSample]
+    """All bandwidth traces."""
+    numbers: Records[float]
+    """All tables of all scenarios."""
+    metrics: Any
+    """The interval's metrics, under the names of :data:`METRICS`."""
+
+
+class Arrays(NamedTuple):
+    """All memory; each :class:`World` is a view of it. The first axis is ``n`` long."""
+
+    envs: NDArray[Any]
+    stages: NDArray[Any]
+    """(n, stages)"""
+    replicas: NDArray[Any]
+    pending: NDArray[Any]
+    requests: NDArray[Any]
+    queue: NDArray[Any]
+    group: NDArray[np.float64]
+    ledger: NDArray[Any]
+    settings: NDArray[Any]
+    """(scenarios,)"""
+    traces: NDArray[Any]
+    """(rows,)"""
+    numbers: NDArray[np.float64]
+    blank: NDArray[Any]
+    """(1,) of :data:`METRICS`, where nothing was measured."""
+
+
+ENV = dtype_of(Env)
+STAGE = dtype_of(Stage)
+ALLOCATION = dtype_of(StageAllocation)
+REPLICA = dtype_of(ReplicaState)
+SAMPLE = dtype_of(TraceSample)
+LISTED_REQUEST = dtype_of(Listed)
+WAITING = dtype_of(Waiting)
+PENDING = dtype_of(PendingResize)
+LEDGER_ROW = dtype_of(LedgerRow)
+
+UNMEASURED = ("latency_p50_s", "latency_p99_s")
+"""Metrics of an interval that would need all its latencies at once."""
+
+_MEASURED = [f for f in dataclasses.fields(IntervalMetrics) if f.name not in UNMEASURED]
+_TYPES = {int: np.int64, float: np.float64}
+
+METRICS = np.dtype(
+    [(f.name, _TYPES[get_type_hints(IntervalMetrics)[f.name]]) for f in _MEASURED]
+    + [("overflowed", np.int64)]
+)
+"""The schema's metrics of an interval, and the requests for which no room was left in the
+queue (they count as dropped)."""
+
+BLANK = np.array([(*(f.default for f in _MEASURED), 0)], METRICS)
+"""(1,) the metrics of an interval in which nothing was measured."""

@@ -1,0 +1,266 @@
+"""Simulated replicas on a virtual clock that jumps from event to event.
+
+A resize acts at once, also on a running batch, or after the actuation delay; new replicas
+serve after their cold start and hold their cores from the moment they are asked for; a replica
+that is scaled in finishes its batch first. All that are held, those that start or drain
+included, never have more cores than the machine.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sponge_env.core.compiled import compiled
+from sponge_env.core.quota import share
+from sponge_env.core.records import Env, ReplicaState, World
+from sponge_env.core.rng import NOISE, seed_stream
+from sponge_env.core.service import (
+    advance,
+    load_service,
+    new_service,
+    resize_service,
+)
+
+
+@compiled
+def reset_worker(w: World, seed: int) -> None:
+    """Start at time 0 with the initial replicas warm."""
+    env, stage, initial = w.env, w.stage, w.settings.initial
+    seed_stream(env.noise_rng, seed, NOISE)
+    env.now_s = 0.0
+    stage.cores = stage.target_cores = initial.cores
+    stage.target_replicas = initial.replicas
+    stage.replicas, stage.next_replica, stage.pending = 0, 0, 0
+    stage.retired_core_s = stage.retired_throttled_s = 0.0
+    stage.held_cores = stage.held_since_s = stage.held_core_s = 0.0
+    for _ in range(initial.replicas):
+        _add_replica(w)
+    update_held(w)
+
+
+@compiled
+def is_idle(env: Env, replica: ReplicaState) -> bool:
+    """Return whether a replica could start a batch now."""
+    return replica.batch_size == 0 and replica.ready_s <= env.now_s
+
+
+@compiled
+def next_event_s(w: World) -> float:
+    """Return when a batch ends, a replica becomes ready or a resize takes effect."""
+    now_s, stage = w.env.now_s, w.stage
+    event_s = w.pending[0].time_s if stage.pending else math.inf
+    for k in range(stage.replicas):
+        replica = w.replicas[k]
+        if replica.batch_size:
+            event_s = min(event_s, replica.finish_s)
+        elif replica.ready_s > now_s:
+            event_s = min(event_s, replica.ready_s)
+    return event_s
+
+
+@compiled
+def share_cpu(w: World) -> None:
+    """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
+    env, stage, settings = w.env, w.stage, w.settings
+    if not settings.limited or settings.limits.replicas == 1:
+        return
+    busy = 0
+    for k in range(stage.replicas):
+        busy += not is_idle(env, w.replicas[k])
+    whole = float(stage.cores)
+    part = min(whole, settings.cpu_cores / max(1, busy))
+    for k in range(stage.replicas):
+        replica = w.replicas[k]
+        share(settings, replica, env.now_s, whole if is_idle(env, replica) else part)
+        if replica.ready_s > env.now_s:
+            replica.ready_s = replica.finish_s
+
+
+@compiled
+def first_ended(w: World) -> int:
+    """Return the row of the replica whose batch ended first, by now; -1 if none has."""
+    first = -1
+    for k in range(w.stage.replicas):
+        replica = w.replicas[k]
+        if _has_ended(w.env, replica) and (
+            first < 0 or replica.finish_s < w.replicas[first].finish_s
+        ):
+            first = k
+    return first
+
+
+@compiled
+def _has_ended(env: Env, replica: ReplicaState) -> bool:
+    return replica.batch_size > 0 and replica.finish_s <= env.now_s
+
+
+@compiled
+def release(w: World, row: int) -> None:
+    """Take the batch from a replica; a draining one goes."""
+    replica = w.replicas[row]
+    advance(w, replica, replica.finish_s)
+    replica.batch_size = 0
+    if replica.draining:
+        _retire(w, row)
+        if w.stage.cores < w.stage.target_cores or _staying(w) < w.stage.target_replicas:
+            _fit(w)
+
+
+@compiled
+def resize(w: World, cores: int, replicas: int) -> None:
+    """Put an allocation in force, after the actuation delay if there is one."""
+    stage, delay_s = w.stage, w.settings.simulation.actuation_delay_s
+    if delay_s > 0:
+        row = w.pending[stage.pending]
+        row.time_s, row.cores, row.replicas = w.env.now_s + delay_s, cores, replicas
+        stage.pending += 1
+    else:
+        _apply(w, cores, replicas)
+
+
+@compiled
+def apply_pending(w: World) -> None:
+    """Put in force what is due."""
+    stage = w.stage
+    while stage.pending and w.pending[0].time_s <= w.env.now_s:
+        _apply(w, w.pending[0].cores, w.pending[0].replicas)
+        stage.pending -= 1
+        for k in range(stage.pending):
+            w.pending[k] = w.pending[k + 1]
+
+
+@compiled
+def update_held(w: World) -> None:
+    """Charge the cores held so far and note what is held from now on."""
+    stage = w.stage
+    stage.held_core_s = held_core_s(w)
+    stage.held_since_s = w.env.now_s
+    stage.held_cores = float(stage.cores * stage.replicas)
+
+
+@compiled
+def held_core_s(w: World) -> float:
+    """Return the core-seconds held up to now."""
+    stage = w.stage
+    return stage.held_core_s + stage.held_cores * max(0.0, w.env.now_s - stage.held_since_s)
+
+
+@compiled
+def read_meters(w: World) -> None:
+    """Let all replicas progress until now, and read their counters."""
+    now_s, stage, meters = w.env.now_s, w.stage, w.stage.meters
+    used_core_s, throttled_s, ready = 0.0, 0.0, 0
+    for k in range(stage.replicas):
+        replica = w.replicas[k]
+        advance(w, replica, now_s)
+        used_core_s += replica.used_core_s
+        throttled_s += replica.throttled_s
+        ready += not replica.draining and replica.ready_s <= now_s
+    meters.used_core_s = used_core_s + stage.retired_core_s
+    meters.throttled_s = throttled_s + stage.retired_throttled_s
+    meters.core_seconds = held_core_s(w)
+    meters.effective_cores, meters.ready = float(stage.cores), ready
+
+
+@compiled
+def _apply(w: World, cores: int, replicas: int) -> None:
+    """Put an allocation in force, as far as the machine has room for it."""
+    stage = w.stage
+    stage.target_cores, stage.target_replicas = cores, replicas
+    for _ in range(_staying(w) - replicas):
+        _drain(w, _next_to_go(w))
+    _fit(w)
+
+
+@compiled
+def _fit(w: World) -> None:
+    """Come as close to the allocation as those that still drain allow.
+
+    They hold cores, too. Until they go there are fewer cores for each replica, and no more
+    replicas than the machine has cores.
+    """
+    stage, held, total = w.stage, w.stage.replicas, w.settings.total_cores
+    missing = min(stage.target_replicas - _staying(w), total - held, len(w.replicas) - held)
+    _set_cores(w, min(stage.target_cores, total // (held + max(0, missing))))
+    for _ in range(missing):
+        _add_replica(w)
+    _load(w, held)
+    update_held(w)
+
+
+@compiled
+def _staying(w: World) -> int:
+    staying = 0
+    for k in range(w.stage.replicas):
+        staying += not w.replicas[k].draining
+    return staying
+
+
+@compiled
+def _set_cores(w: World, cores: int) -> None:
+    now_s, stage = w.env.now_s, w.stage
+    if cores != stage.cores:
+        stage.cores = cores
+        for k in range(stage.replicas):
+            replica = w.replicas[k]
+            resize_service(w, replica, now_s, cores)
+            if replica.ready_s > now_s:
+                replica.ready_s = replica.finish_s
+
+
+@compiled
+def _next_to_go(w: World) -> int:
+    """Cold replicas go first, then idle ones, then busy ones; the youngest first."""
+    chosen, chosen_rank = -1, 3
+    for k in range(w.stage.replicas - 1, -1, -1):
+        replica = w.replicas[k]
+        if not replica.draining:
+            ready = replica.ready_s <= w.env.now_s
+            rank = (1 + (replica.batch_size > 0)) if ready else 0
+            if rank < chosen_rank:
+                chosen, chosen_rank = k, rank
+    return chosen
+
+
+@compiled
+def _drain(w: World, row: int) -> None:
+    if w.replicas[row].batch_size == 0:
+        _retire(w, row)
+    else:
+        w.replicas[row].draining = True
+
+
+@compiled
+def _add_replica(w: World) -> None:
+    """Add a replica that is ready."""
+    stage = w.stage
+    replica = w.replicas[stage.replicas]
+    replica.id, replica.ready_s = stage.next_replica, w.env.now_s
+    replica.batch_size, replica.draining = 0, False
+    new_service(w, replica, stage.cores)
+    stage.next_replica += 1
+    stage.replicas += 1
+
+
+@compiled
+def _load(w: World, first: int) -> None:
+    """Let the new replicas, from the row ``first`` on, load their model."""
+    now_s, stage = w.env.now_s, w.stage
+    loading = stage.replicas - first
+    for k in range(first):
+        loading += w.replicas[k].ready_s > now_s
+    for k in range(first, stage.replicas):
+        replica = w.replicas[k]
+        load_service(w, replica, now_s, loading)
+        replica.ready_s = replica.finish_s
+
+
+@compiled
+def _retire(w: World, row: int) -> None:
+    stage, replica = w.stage, w.replicas[row]
+    advance(w, replica, w.env.now_s)
+    stage.retired_core_s += replica.used_core_s
+    stage.retired_throttled_s += replica.throttled_s
+    stage.replicas -= 1
+    for k in range(row, stage.replicas):
+        w.replicas[k] = w.replicas[k + 1]

@@ -1,0 +1,117 @@
+"""How long a batch takes on a simulated replica, also when its cores change meanwhile.
+
+Two models. ``profile`` charges the measured l(b, c) to every batch: right for whole cores, as
+in the paper; a resize rescales the time that is left, and loading the model takes its time on
+any cores and does not count as use of them. ``quota`` is :mod:`sponge_env.core.quota`.
+"""
+
+from __future__ import annotations
+
+from sponge_env.core.compiled import compiled
+from sponge_env.core.quota import advance_bucket, new_bucket, wake, write_quota
+from sponge_env.core.records import ReplicaState, World
+from sponge_env.core.rng import uniform
+from sponge_env.quota import CONTENDING
+
+
+@compiled
+def new_service(w: World, replica: ReplicaState, cores: int) -> None:
+    """Start idle; under a quota, with refills at a moment of its own."""
+    replica.cores = cores
+    replica.since_s = replica.finish_s = 0.0
+    replica.used_core_s = replica.throttled_s = 0.0
+    if w.settings.limited:
+        new_bucket(w.settings, replica, uniform(w.env.noise_rng))
+
+
+@compiled
+def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) -> None:
+    """Begin to load the model, as one of ``loading`` replicas that do so.
+
+    The cold start was measured on one core unit with its pauses, so these cost nothing more.
+    """
+    settings = w.settings
+    if settings.limited:
+        contention = min(1.0, (loading - 1) / (CONTENDING - 1))
+        slowdown = 1.0 + (settings.quota.loading_contention - 1.0) * contention
+        wake(settings, replica, now_s, settings.cold_start_s * settings.core_unit * slowdown, 0.0)
+    else:
+        replica.finish_s = now_s + settings.cold_start_s
+
+
+@compiled
+def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
+    """Begin a batch."""
+    settings, count = w.settings, replica.batch_size
+    noise = _work(w, count)
+    if settings.limited:
+        quota = settings.quota
+        dispatch_s = quota.dispatch_s + count * quota.dispatch_request_s
+        work_s = w.numbers[settings.work_at + count - 1] * noise
+        wake(settings, replica, now_s + dispatch_s, work_s, quota.resume_s)
+    else:
+        replica.since_s = now_s
+        replica.finish_s = now_s + _served_s(w, count, replica.cores) * noise
+
+
+@compiled
+def advance(w: World, replica: ReplicaState, now_s: float) -> None:
+    """Let the batch and the counters progress to ``now_s``."""
+    if w.settings.limited:
+        advance_bucket(w.settings, replica, now_s)
+        return
+    to_s = min(now_s, replica.finish_s)
+    if replica.batch_size and to_s > replica.since_s:
+        replica.used_core_s += (to_s - replica.since_s) * replica.cores
+        replica.since_s = to_s
+
+
+@compiled
+def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) -> None:
+    """Change the cores; what is left of the batch goes on at the new speed."""
+    if w.settings.limited:
+        replica.cores = cores
+        write_quota(w.settings, replica, now_s)
+        return
+    advance(w, replica, now_s)
+    if replica.batch_size and replica.finish_s > now_s:
+        old_s = _served_s(w, replica.batch_size, replica.cores)
+        new_s = _served_s(w, replica.batch_size, cores)
+        replica.finish_s = now_s + (replica.finish_s - now_s) * (new_s / old_s)
+    replica.cores = cores
+
+
+@compiled
+def _served_s(w: World, count: int, cores: int) -> float:
+    settings = w.settings
+    return w.numbers[settings.served_at + (count - 1) * settings.limits.cores + cores - 1]
+
+
+@compiled
+def _work(w: World, count: int) -> float:
+    """Return the work of a batch relative to the usual: measured, or drawn from the scatter."""
+    settings = w.settings
+    if settings.replay_at:
+        return _replayed(w, count)
+    last = settings.noise_points - 1
+    position = uniform(w.env.noise_rng) * last
+    below = min(int(position), last)
+    above = min(below + 1, last)
+    low = w.numbers[settings.noise_at + below]
+    high = w.numbers[settings.noise_at + above]
+    return max(0.05, 1.0 + settings.simulation.noise * (low + (position - below) * (high - low)))
+
+
+@compiled
+def _replayed(w: World, count: int) -> float:
+    """Take the next measured work of a batch of this size; the mean ratio when all are used.
+
+    The table begins with that ratio; then come, for each size, the row of its next work and
+    the row after its last; then the works. The rows move on as works are taken.
+    """
+    at = w.settings.replay_at
+    row = w.numbers[at + 2 * count - 1]
+    if row < w.numbers[at + 2 * count]:
+        w.numbers[at + 2 * count - 1] = row + 1.0
+        return w.numbers[at + int(row)]
+    return w.numbers[at]

@@ -1,0 +1,139 @@
+"""A scenario as the kernels need it: its own tables, and what follows from them.
+
+Every number of the configuration's dataclasses is here under its own name, such as
+``settings.serving.drop_late_by_s``; a new key needs no line in this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from sponge_env.config import (
+    Arrivals,
+    Initial,
+    Limits,
+    Network,
+    Reward,
+    Serving,
+    Simulation,
+)
+from sponge_env.core.compiled import Position, dtype_of
+from sponge_env.quota import QuotaService
+
+POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
+"""Kinds of arrivals; the requests of the last were drawn before the episode."""
+
+INSTANT, GENERATED, FIXED, SHIFTED = range(4)
+"""Kinds of networks: no transfer time, a synthetic trace for each seed, a trace from its
+beginning, a trace from a random moment on."""
+
+
+class Settings:
+    """One scenario. ``*_at`` are positions in ``numbers``."""
+
+    limits: Limits
+    initial: Initial
+    arrivals: Arrivals
+    network: Network
+    serving: Serving
+    simulation: Simulation
+    reward: Reward
+    quota: QuotaService
+    """All zero without one."""
+
+    intervals: int
+    interval_s: float
+    slo_s: float
+
+    arrival_kind: int
+    """One of the kinds above."""
+    rate_rps: float
+    requests: int
+    """Requests of ``CONSTANT`` arrivals."""
+    sent_before_s: float
+    """No request is sent at this time or later."""
+    states: int
+    """States of ``BURSTY`` arrivals; their rates are next."""
+    rates_at: Position
+    """Of ``FLASH_CROWD`` arrivals, the rates before, within and after a flash crowd."""
+    groups: int
+    """Groups of ``RECORDED`` arrivals, such as the requests of one second."""
+    group_start_at: Position
+    group_length_at: Position
+    group_count_at: Position
+    """Expected number of requests in each group."""
+    rounded: bool
+    """Whether the numbers of requests are rounded up or down at random."""
+    keeps_first: bool
+    """Whether the first request of a group is sent at the group's start."""
+
+    network_kind: int
+    """``INSTANT``, ``GENERATED``, ``FIXED`` or ``SHIFTED``."""
+    trace_at: Position
+    """First row of a ``FIXED`` trace in ``traces``, or of one to be ``SHIFTED``."""
+    samples: int
+    trace_s: float
+    """Length of the trace, after which it repeats; with its fades, where there are any."""
+    faded: bool
+    """Whether there are fades."""
+    fade_every_s: float
+    """There is one in each such stretch of time."""
+    faded_at: Position
+    """Row of the environment's own part of ``traces`` from which the faded trace lies."""
+
+    fifo: bool
+    """Whether batches are formed first in, first out."""
+    drop_grace_s: float
+    """Lateness at which a waiting request is dropped."""
+    hopeless_below_s: float
+    """Budget on arrival below which a request counts as hopeless."""
+
+    planned_at: Position
+    """(batch_max, cores_max) latency by the fit."""
+    served_at: Position
+    """(batch_max, cores_max) latency of the service model ``profile``."""
+    total_cores: int
+    """Core units of the machine."""
+    limited: bool
+    """Whether the service model is ``quota``."""
+    work_at: Position
+    """(batch_max,) CPU seconds under a quota."""
+    core_unit: float
+    cpu_cores: float
+    """Core units of the CPU that all replicas share."""
+    noise_at: Position
+    noise_points: int
+    replay_at: Position
+    """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
+    cold_start_s: float
+
+    rate_scale: float
+    """Requests per second that all cores can serve; see :mod:`sponge_env.fields`."""
+    span_1s: int
+    """Intervals in one second, as in the next two."""
+    span_5s: int
+    span_30s: int
+
+
+SETTINGS = dtype_of(Settings)
+
+
+def write_table(row: Any, table: Any) -> None:
+    """Copy the numbers of a configuration's dataclass into the record of the same name.
+
+    Args:
+        row: The record.
+        table: The dataclass; what was left out is NaN.
+    """
+    for name in row.dtype.names or ():
+        value = getattr(table, name)
+        row[name] = math.nan if value is None else value
+
+
+def write_tables(row: Any, scenario: Any) -> None:
+    """Copy all tables of a scenario that settings have, too."""
+    for f in dataclasses.fields(scenario):
+        if dataclasses.is_dataclass(getattr(scenario, f.name)):
+            write_table(row[f.name], getattr(scenario, f.name))

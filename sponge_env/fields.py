@@ -1,0 +1,117 @@
+"""The observation's fields, each declared once: name, meaning and scale.
+
+:mod:`sponge_env.core.observe` computes them; ``python -m sponge_env.fields`` prints the table in
+``docs/environment.md``. A field more is a line here and one there.
+
+Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are divided by the SLO.
+Request counts are divided by what the system can serve within one SLO on all cores of one
+replica, rates by what it can serve per second, so that the same number means the same pressure
+on any profile.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+CLIP = 5.0
+"""Largest absolute value of an observation."""
+
+BANDWIDTH_SCALE_BYTES_PER_S = 5e6
+BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
+DUE_BINS = 8
+TREND_INTERVALS = 5
+STARTING_SLOTS = 8
+"""Cold-starting replicas that a joint observation tells apart: those that serve first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One entry of the observation."""
+
+    name: str
+    meaning: str
+    scale: str
+    """What it is divided by."""
+
+
+_CAPACITY = "requests that all cores of a replica serve within one SLO"
+_RATE = "requests per second that all cores of a replica serve"
+_INTERVAL = "requests that all cores of a replica serve in an interval"
+
+VERTICAL_FIELDS: tuple[Field, ...] = (
+    Field("queue_length", "requests waiting", _CAPACITY),
+    *(
+        Field(
+            f"budget_q{int(100 * q)}",
+            f"{q:.0%} quantile of the waiting requests' budgets; 1 when none waits",
+            "SLO",
+        )
+        for q in BUDGET_QUANTILES
+    ),
+    *(
+        Field(
+            f"due_{i + 1}_of_{DUE_BINS}",
+            f"waiting requests due in part {i + 1} of {DUE_BINS} of the SLO"
+            + ("; overdue ones, too" if i == 0 else ""),
+            _CAPACITY,
+        )
+        for i in range(DUE_BINS)
+    ),
+    Field("arrivals_last", "arrival rate of the last interval", _RATE),
+    Field("arrivals_1s", "mean arrival rate over 1 s, at most 30 intervals", _RATE),
+    Field("arrivals_5s", "mean arrival rate over 5 s, at most 30 intervals", _RATE),
+    Field("arrivals_30s", "mean arrival rate over 30 s, at most 30 intervals", _RATE),
+    Field("delay_mean", "mean communication delay of the last interval's arrivals", "SLO"),
+    Field("delay_max", "largest communication delay of the last interval's arrivals", "SLO"),
+    Field("delay_trend", "last mean delay minus the mean of the five before", "SLO"),
+    Field("bandwidth", "bandwidth that the last interval's arrivals saw", "5 MB/s"),
+    Field("bandwidth_trend", "last bandwidth minus the mean of the five before", "5 MB/s"),
+    Field("cores", "cores of each replica asked for", "limit"),
+    Field("batch", "largest batch asked for", "limit"),
+    Field("replicas", "replicas asked for", "limit"),
+    Field("replicas_ready", "replicas serving", "limit"),
+    Field("running_size", "requests in flight", "largest batch"),
+    Field("running_left", "expected time until the last running batch ends", "SLO"),
+    Field("on_time", "requests answered in time in the last interval", _INTERVAL),
+    Field("late", "requests answered late in it", _INTERVAL),
+    Field("dropped", "requests given up in it", _INTERVAL),
+    Field("utilisation", "share of the held cores that was in use in it", ""),
+    Field("throttled_share", "share of the held cores' time stopped by the CPU limit", ""),
+)
+"""What controllers of cores and batch size see, in order."""
+
+JOINT_FIELDS: tuple[Field, ...] = (
+    *VERTICAL_FIELDS,
+    Field("replicas_starting", "replicas that start cold", "limit"),
+    *(
+        Field(
+            f"ready_in_{slot + 1}",
+            f"time until starting replica {slot + 1}, soonest first, serves; 0 if there is none",
+            "expected cold start",
+        )
+        for slot in range(STARTING_SLOTS)
+    ),
+)
+"""What controllers of replicas see as well."""
+
+FIELDS = tuple(field.name for field in VERTICAL_FIELDS)
+"""Names of the vertical observation's entries, in order."""
+
+JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
+"""Names of the joint observation's entries, in order."""
+
+OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
+
+
+def document() -> str:
+    """Return the table of all fields, as ``docs/environment.md`` shows it."""
+    lines = ["| entry | name | meaning | divided by |", "| ---: | --- | --- | --- |"]
+    for entry, field in enumerate(JOINT_FIELDS):
+        joint = " *(joint control only)*" if entry >= OBS_DIM else ""
+        lines.append(f"| {entry} | `{field.name}` | {field.meaning}{joint} | {field.scale} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

@@ -1,1 +1,0 @@
-"""The serving core: queue, batches, ledger and the loop that drives them."""

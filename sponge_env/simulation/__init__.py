@@ -1,0 +1,1 @@
+"""From scenarios to the memory that the core works on."""

@@ -1,0 +1,81 @@
+"""The requests of an episode, and its bandwidth, drawn by the core before the episode."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.core.compiled import rows
+from sponge_env.core.entry import arrive, begin_drawing, choose_classes, draw_requests
+from sponge_env.core.records import LISTED_REQUEST, Arrays
+from sponge_env.core.settings import SETTINGS, write_tables
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.memory import Pool, Room, allocate, blank_metrics
+from sponge_env.simulation.traffic import Traffic, nothing_sent
+from sponge_env.workload import Workload, rate_rps
+
+_SOME = 1024
+"""Requests for which there is room beyond those that are expected."""
+
+
+def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
+    """Draw the requests of one episode.
+
+    They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
+    when its transfer ends, plus the base delay; those that arrive after the episode's
+    end are included.
+
+    Args:
+        scenario: As long as its traces, see
+            :func:`~sponge_env.workload.as_long_as_its_traces`.
+        profile: Says how much a load is.
+        seed: Seed of the episode.
+
+    Raises:
+        TraceError: The arrival or the bandwidth trace cannot be used.
+    """
+    arrays = _begun(scenario, profile, seed)
+    expected = math.ceil(1.1 * rate_rps(scenario, profile) * scenario.duration_s)
+    parts, full = [], True
+    while full:
+        part = rows(np.zeros(expected + _SOME, LISTED_REQUEST))
+        drawn = draw_requests(arrays, blank_metrics(1), part)
+        parts.append(part[:drawn])
+        full = drawn == len(part)
+    requests = rows(np.concatenate(parts))
+    if scenario.arrivals.kind == "trace" and not len(requests):
+        raise nothing_sent(scenario.arrivals, scenario.duration_s)
+    if scenario.classes:
+        requests = _mixed(scenario, arrays, requests, seed)
+    columns = (np.ascontiguousarray(requests[f.name]) for f in dataclasses.fields(Workload))
+    return Workload(*columns)
+
+
+def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
+    """Return an environment that is about to draw its first request."""
+    settings, numbers = np.zeros(1, SETTINGS), Pool(np.float64)
+    traffic = Traffic(numbers)
+    write_tables(settings[0], scenario)
+    settings[0]["slo_s"] = scenario.slo_s
+    traffic.add(settings[0], scenario, profile)
+    room = Room(group=traffic.group_size, private=traffic.private_rows)
+    arrays = allocate(1, room, rows(settings), traffic.traces.array, numbers.array)
+    begin_drawing(arrays, blank_metrics(1), seed)
+    return arrays
+
+
+def _mixed(scenario: Scenario, arrays: Arrays, requests: NDArray[Any], seed: int) -> NDArray[Any]:
+    """Give each request a class of its own; return them in the order in which they arrive."""
+    kinds = scenario.classes
+    table = np.array([(k.share, k.slo_s, k.payload_bytes) for k in kinds], dtype=np.float64)
+    ends = np.cumsum(table[:, 0])
+    choose_classes(arrays, requests, ends, table[:, 1], table[:, 2], seed)
+    # Transfers of one size, whatever their SLO, keep their order.
+    for payload_bytes in np.unique(requests["payload_bytes"]).tolist():
+        arrive(arrays, blank_metrics(1), requests, payload_bytes)
+    return rows(requests[np.argsort(requests["arrival_s"], kind="stable")])

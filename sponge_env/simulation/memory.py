@@ -1,0 +1,142 @@
+"""All memory of a batch of environments, and requests put into it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sponge_env.core.compiled import rows
+from sponge_env.core.records import (
+    ALLOCATION,
+    BLANK,
+    ENV,
+    LEDGER_ROW,
+    LISTED_REQUEST,
+    PENDING,
+    REPLICA,
+    SAMPLE,
+    STAGE,
+    WAITING,
+    Arrays,
+)
+from sponge_env.workload import Workload
+
+_SPARE = 8
+"""Room for listed requests grows by an eighth more than is needed, so that it grows seldom."""
+
+
+class Pool:
+    """Arrays one after the other in one array; equal ones are kept once."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype = dtype
+        self._begins: dict[bytes, int] = {}
+        self._parts: list[NDArray[Any]] = [np.zeros(1, dtype)]
+        self._rows = 1
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """(rows,) all of them, after one empty row."""
+        return np.concatenate(self._parts)
+
+    def add(self, values: ArrayLike) -> int:
+        """Add an array; return where it begins."""
+        part = np.ravel(np.asarray(values, self._dtype))
+        key = part.tobytes()
+        if key not in self._begins:
+            self._begins[key] = self._rows
+            self._parts.append(part)
+            self._rows += part.size
+        return self._begins[key]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """How much an environment can hold."""
+
+    queue: int = 1
+    """Requests that can wait and run, rounded up to a power of two."""
+    ledger: int = 0
+    """Requests of an episode whose end is kept."""
+    replicas: int = 1
+    """Replicas at one time, draining ones included."""
+    pending: int = 1
+    """Resizes that wait for their time at once, and one."""
+    group: int = 1
+    """Requests in a group of recorded arrivals."""
+    private: int = 0
+    """Rows of bandwidth that belong to one environment."""
+
+
+def allocate(
+    count: int, room: Room, settings: NDArray[Any], traces: NDArray[Any], numbers: NDArray[Any]
+) -> Arrays:
+    """Allocate everything.
+
+    Args:
+        count: Number of environments.
+        room: How much each of them can hold.
+        settings: (scenarios,) records of :class:`~sponge_env.core.settings.Settings`.
+        traces: Recorded bandwidth that all share.
+        numbers: Tables that all share.
+    """
+    shared = len(traces)
+    all_traces = np.zeros(shared + count * room.private, SAMPLE)
+    all_traces[:shared] = traces
+    capacity = 1 << (room.queue - 1).bit_length()
+    envs, stages = np.zeros(count, ENV), np.zeros((count, 1), STAGE)
+    envs["private_at"] = shared + np.arange(count) * room.private
+    envs["interval"] = np.iinfo(np.int64).max
+    stages["ring"] = capacity - 1
+    arrays = Arrays(
+        envs=envs,
+        stages=stages,
+        replicas=np.zeros((count, room.replicas), REPLICA),
+        pending=np.zeros((count, room.pending), PENDING),
+        requests=np.zeros((count, 1), LISTED_REQUEST),
+        queue=np.zeros((count, capacity), WAITING),
+        group=np.zeros((count, room.group)),
+        ledger=np.zeros((count, room.ledger), LEDGER_ROW),
+        settings=settings,
+        traces=all_traces,
+        numbers=numbers,
+        blank=BLANK,
+    )
+    return Arrays(*map(rows, arrays))
+
+
+def allocations(count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return memory for what environments are asked for, twice.
+
+    Returns:
+        (count, 4) cores, batch, replicas and variant; and (count, stages) records of the same
+        memory, as the core takes them.
+    """
+    numbers = np.ones((count, 1, 4), np.int64)
+    numbers[..., 3] = 0
+    return numbers[:, 0], rows(numbers.view(ALLOCATION)[..., 0])
+
+
+def blank_metrics(count: int) -> NDArray[Any]:
+    """Return (count,) metrics of intervals in which nothing was measured."""
+    return rows(np.repeat(BLANK, count))
+
+
+def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
+    """Put the requests of an episode where environment ``i`` finds them at its next reset.
+
+    Returns:
+        The memory, with more room for requests if they needed it.
+    """
+    count, requests = workload.id.size, arrays.requests
+    if requests.shape[1] <= count:
+        room = count + count // _SPARE + 1
+        requests = rows(np.zeros((len(requests), room), LISTED_REQUEST))
+        requests[:, : arrays.requests.shape[1]] = arrays.requests
+    for f in dataclasses.fields(workload):
+        requests[f.name][i, :count] = getattr(workload, f.name)
+    requests["sent_s"][i, count] = requests["arrival_s"][i, count] = np.inf
+    return arrays._replace(requests=requests)

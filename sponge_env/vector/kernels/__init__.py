@@ -1,1 +1,0 @@
-"""The reference system once more, as compiled functions of a ``World``."""

@@ -1,0 +1,252 @@
+"""What is played: scenarios with their changes, and agents with their options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TRACE = str(HERE / "short-bandwidth.csv")
+"""47 s long, with a second in which nothing gets through."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A scenario, shortened, in the terms of its TOML file."""
+
+    scenario: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    starts: tuple[str, ...] = ("cold",)
+    shipped_policies: bool = True
+    """False where interval or limits are not those that the shipped policies are for."""
+    variants: bool = False
+    """Whether agents with other options are played, too."""
+
+
+def cell(scenario: str, profile: str, *starts: str, **changes: Any) -> Cell:
+    """Return a cell of two minutes."""
+    options = {k: changes.pop(k) for k in ("shipped_policies", "variants") if k in changes}
+    changes = {"profile": profile, "duration_s": 120.0, **changes}
+    return Cell(scenario, changes, starts or ("cold",), **options)
+
+
+BOTH = ("cold", "warm")
+
+CELLS = {
+    # Every shipped scenario. ``lite0`` stands for this machine, whose profile is no fixed one.
+    "paper": cell("paper", "yolov5s", *BOTH, variants=True),
+    "paper-100kb": cell("paper-100kb", "resnet18", *BOTH),
+    "paper-200kb": cell("paper-200kb", "lite0", *BOTH),
+    "paper-300kb": cell("paper-300kb", "yolov5s", *BOTH),
+    "paper-500kb": cell("paper-500kb", "lite0", *BOTH),
+    "bursty": cell("bursty", "resnet18", *BOTH, variants=True),
+    "flash-crowd": cell("flash-crowd", "resnet18", *BOTH, duration_s=150.0),
+    "deep-fade": cell("deep-fade", "yolov5s", *BOTH),
+    "diurnal": cell("diurnal", "lite0", *BOTH),
+    "mixed": cell("mixed", "yolov5s", *BOTH),
+    "local": cell("local", "lite0", *BOTH),
+    "flash-crowd-local": cell("flash-crowd-local", "lite0", *BOTH, variants=True),
+    # Options that reach other code.
+    "expired-classes": cell("mixed", "resnet18", serving={"drop": "expired"}),
+    "late-fifo": cell(
+        "mixed", "yolov5s", serving={"drop": "late", "drop_late_by_s": 0.25, "order": "fifo"}
+    ),
+    "fifo-quota": cell("mixed", "lite0", serving={"drop": "expired", "order": "fifo"}),
+    "slow-actuation": cell(
+        "bursty", "resnet18", simulation={"actuation_delay_s": 0.5, "cold_start_s": 3.0}
+    ),
+    "slow-actuation-quota": cell(
+        "flash-crowd-local",
+        "lite0",
+        simulation={"actuation_delay_s": 0.5},
+        serving={"drop": "expired"},
+        network={"fade_every_s": 30.0, "fade_s": 4.0, "fade_depth": 0.05},
+    ),
+    "half-interval": cell(
+        "paper", "yolov5s", *BOTH, interval_s=0.5, duration_s=60.0, shipped_policies=False
+    ),
+    "recorded": cell(
+        "paper",
+        "resnet18",
+        network={"trace": "4g-600s", "start": "random"},
+        arrivals={
+            "kind": "trace", "file": "arrivals-bursty-600s", "rate_rps": 90.0, "load": None
+        },
+    ),
+    "recorded-counts": cell(
+        "paper",
+        "yolov5s",
+        *BOTH,
+        network={"trace": TRACE, "start": "random"},
+        arrivals={
+            "kind": "trace", "file": "arrivals-day-600s", "rate_rps": None, "load": None
+        },
+        serving={"drop": "late", "drop_late_by_s": 1.0},
+    ),
+    "short-trace-ends": cell(
+        "diurnal", "resnet18", short_trace="end", network={"trace": TRACE}, variants=True
+    ),
+    "many-replicas": cell(
+        "local",
+        "lite0",
+        simulation={"cold_start_s": 0.5},
+        initial={"cores": 3, "batch": 4, "replicas": 6},
+        arrivals={"load": 0.9},
+    ),
+    "narrow": cell(
+        "flash-crowd",
+        "yolov5s",
+        *BOTH,
+        limits={"cores": 6, "batch": 5, "replicas": 3},
+        arrivals={"load": 0.3},
+        reward={"violation_weight": 5.0},
+        shipped_policies=False,
+    ),
+    "no-network": cell(
+        "local",
+        "lite0",
+        network={"trace": "none"},
+        arrivals={"load": 0.7},
+        simulation={"service": "profile", "noise": 0.0},
+    ),
+}  # fmt: skip
+"""By name."""
+
+SEEDS = {"cold": (0,), "warm": (1,)}
+"""Episodes of each cell by its start."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sponge-paper": ("sponge-ip", {"formulation": "paper", "slo_fraction": 0.9}),
+    "sponge-hold": ("sponge-ip", {"on_infeasible": "hold"}),
+    "sponge-pulp": ("sponge-ip", {"solver": "pulp"}),
+    "sponge-mpc-far": ("sponge-mpc", {"look_ahead": 2}),
+    "fa2-keep": ("fa2", {"when_infeasible": "keep"}),
+    "hpa-half": ("hpa", {"target": 0.5}),
+    "static-6x4": ("static", {"cores": 6, "batch": 4}),
+}
+"""Agents with options that are not the default: what they are of, and the options."""
+
+UNTRAINED = dict.fromkeys(
+    ("maskable-ppo", "recurrent-ppo", "recurrent-ppo-joint", "residual-ppo"),
+    "no policy ships; it has to be trained first",
+)
+"""Agents that are not played, and why."""
+
+LEARNED = {"ppo": "vertical", "ppo-joint": "joint"}
+"""Agents that follow a shipped policy, and what they see."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of one agent."""
+
+    cell: str
+    start: str
+    agent: str
+    seed: int
+
+    @classmethod
+    def of(cls, key: str) -> Episode:
+        """Read what :attr:`key` says."""
+        cell, start, agent, seed = key.split("/")
+        return cls(cell, start, agent, int(seed))
+
+    @property
+    def key(self) -> str:
+        """Name in the files."""
+        return f"{self.cell}/{self.start}/{self.agent}/{self.seed}"
+
+    @property
+    def controller(self) -> tuple[str, dict[str, Any]]:
+        """Registered name and options of the agent."""
+        shipped = {"policy": "shipped"} if self.agent in LEARNED else {}
+        return VARIANTS.get(self.agent, (self.agent, shipped))
+
+
+def agents_of(cell: Cell, known: list[str]) -> list[str]:
+    """Return the agents that are played in a cell.
+
+    Args:
+        cell: Where.
+        known: All registered agents.
+    """
+    able = [agent for agent in known if agent not in UNTRAINED]
+    if not cell.shipped_policies:
+        able = [agent for agent in able if agent not in LEARNED]
+    return sorted([*able, *(VARIANTS if cell.variants else ())])
+
+
+def episodes(known: list[str]) -> Iterator[Episode]:
+    """Yield all episodes, the agents of one start of one cell in a row."""
+    for name, where in CELLS.items():
+        for start in where.starts:
+            for seed in SEEDS[start]:
+                for agent in agents_of(where, known):
+                    yield Episode(name, start, agent, seed)
+
+
+SEQUENCES = 50
+"""Random action sequences."""
+STEPS = 40
+SEQUENCE_S = 30.0
+"""Length of their episodes: shorter than a sequence, so that the next one begins in it."""
+VECTOR_ENVS = 8
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Random actions for one environment, or for some that are stepped at once."""
+
+    number: int
+
+    @property
+    def control(self) -> str:
+        """What is chosen."""
+        return "joint" if self.number % 2 else "vertical"
+
+    @property
+    def vector(self) -> bool:
+        """Whether it is for a vector environment."""
+        return self.number % 10 >= 6
+
+    @property
+    def cells(self) -> list[str]:
+        """The cell, or one for each environment; their limits are the same."""
+        able = [n for n, where in CELLS.items() if n not in ("narrow", "half-interval")]
+        if self.vector and self.number % 3 == 0:
+            return [able[(self.number + i) % len(able)] for i in range(VECTOR_ENVS)]
+        names = list(CELLS) if not self.vector else able
+        return [names[(5 * self.number) // 2 % len(names)]]
+
+    @property
+    def autoreset(self) -> str:
+        """When the next episode of a vector environment begins."""
+        return "SameStep" if self.number % 20 >= 10 else "NextStep"
+
+    @property
+    def key(self) -> str:
+        """Name in the files."""
+        kind = f"vector-{self.autoreset}" if self.vector else "single"
+        return f"{self.number:02d}/{kind}/{self.control}/{'+'.join(self.cells)}"
+
+
+FIDELITY = {
+    f"{cell}/{start}/{agent}/{repetition}": (cell, start, agent, repetition)
+    for cell, start, agent in (
+        ("local", "cold", "static-8"),
+        ("local", "warm", "sponge-ip"),
+        ("flash-crowd-local", "cold", "fa2"),
+    )
+    for repetition in (0, 1)
+}
+"""Fidelity runs: cell, start, agent, and the repetition, which seeds the noise."""
+
+BOUNDS = {
+    f"{cell}/{control}": (cell, control)
+    for cell in ("paper", "expired-classes", "flash-crowd-local")
+    for control in ("vertical", "joint")
+}
+"""Clairvoyant bounds of short episodes."""
+BOUND_S = 20.0

@@ -1,0 +1,193 @@
+"""Plays what ``cells.py`` says. The only file here that knows the insides of the product."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+import sponge_env  # noqa: F401  # registers the environments
+from sponge_env.core.records import METRICS
+from sponge_env.encoding import control_named, encode
+from sponge_env.fidelity.replay import MeasuredWork
+from sponge_env.fidelity.trial import Subject
+from sponge_env.interfaces import Allocation, Batch, Completion
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.oracle import bound
+from sponge_env.registry import known_controllers, make_controller
+from sponge_env.rollout import Run, run_episode
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.spec import scenario_profile
+from sponge_env.suite.warm import warm
+from sponge_env.system import SimulatedSystem
+
+from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
+from .cells import Sequence as ActionSequence
+from .hashing import Columns
+
+WALL_CLOCK = {"decision_s", "actuation_s", "paused_s", "decision_p50_s", "decision_p99_s"}
+"""Metrics that differ from run to run."""
+
+
+def registered() -> list[str]:
+    """Return the names of all agents."""
+    return sorted(known_controllers())
+
+
+def column_names() -> dict[str, list[str]]:
+    """Return the columns of today, which are those that are hashed."""
+    vector = [*(METRICS.names or ())]
+    return {
+        "ledger": list(SimulatedSystem(scenario("paper", "cold", 1.0), 0).columns()),
+        "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],
+        "summary": [name for name in names(EpisodeMetrics) if name not in WALL_CLOCK],
+        "vector_infos": [name for name in vector if name not in WALL_CLOCK],
+        "vertical": list(control_named("vertical").fields),
+        "joint": list(control_named("joint").fields),
+    }
+
+
+def scenario(cell: str, start: str, duration_s: float | None = None) -> Scenario:
+    """Return a cell's scenario."""
+    made = load_scenario(CELLS[cell].scenario)
+    for key, value in CELLS[cell].changes.items():
+        if isinstance(value, Mapping):
+            value = dataclasses.replace(getattr(made, key), **value)
+        made = dataclasses.replace(made, **{key: value})
+    if duration_s is not None:
+        made = dataclasses.replace(made, duration_s=duration_s)
+    return dataclasses.replace(made, start=start)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What an episode leaves behind."""
+
+    initial: list[int]
+    """Allocation at the start."""
+    ledger: Columns
+    intervals: Columns
+    summary: Mapping[str, Any]
+    observations: Columns | None
+    """By field, of agents that follow a policy."""
+
+
+class _Watched:
+    """A controller, and what a learner sees when it decides."""
+
+    def __init__(self, controller: Any, control: str) -> None:
+        self._controller = controller
+        self._control = control_named(control)  # type: ignore[arg-type]
+        self.seen: list[NDArray[np.float32]] = []
+
+    def reset(self, spec: Any, seed: int) -> None:
+        self._spec = spec
+        self._controller.reset(spec, seed)
+
+    def decide(self, view: Any) -> Allocation:
+        self.seen.append(encode(view, self._spec, self._control))
+        return self._controller.decide(view)
+
+
+def play(episode: Episode) -> Played:
+    """Play an episode as ``evaluate.py`` does."""
+    agent, options = episode.controller
+    controller: Any = make_controller(agent, known_controllers(), options)
+    where = warm(scenario(episode.cell, episode.start), controller)
+    control = LEARNED.get(episode.agent)
+    if control:
+        controller = _Watched(controller, control)
+    system = SimulatedSystem(where, episode.seed)
+    run = Run.of(episode.agent, where, "sim", episode.seed)
+    played = _collect(system, controller, run)
+    if not control:
+        return played
+    rows = np.array(controller.seen)
+    return dataclasses.replace(played, observations=by_field(rows, control))
+
+
+def _collect(system: Any, controller: Any, run: Run) -> Played:
+    done = run_episode(system, controller, run)
+    system.close()
+    intervals = {
+        name: np.array([getattr(one, name) for one in done.intervals])
+        for name in names(IntervalMetrics)
+    }
+    initial = system.spec.initial
+    summary = {name: getattr(done.summary, name) for name in names(EpisodeMetrics)}
+    return Played(
+        [initial.cores, initial.batch, initial.replicas],
+        system.columns(),
+        intervals,
+        {name: value for name, value in summary.items() if name not in WALL_CLOCK},
+        None,
+    )
+
+
+def by_field(observations: NDArray[np.float32], control: str) -> Columns:
+    """Name the entries of observations, which are the last axis."""
+    fields = control_named(control).fields  # type: ignore[arg-type]
+    return {name: observations[..., i] for i, name in enumerate(fields)}
+
+
+def make_env(sequence: ActionSequence) -> Any:
+    """Make the environment of an action sequence."""
+    places = [scenario(cell, "cold", SEQUENCE_S) for cell in sequence.cells]
+    name = {"vertical": "Sponge-v0", "joint": "SpongeJoint-v0"}[sequence.control]
+    if not sequence.vector:
+        return gymnasium.make(name, scenario=places[0])
+    return gymnasium.make_vec(
+        name,
+        num_envs=VECTOR_ENVS,
+        vectorization_mode="vector_entry_point",
+        scenario=places if len(places) > 1 else places[0],
+        autoreset_mode=AutoresetMode(sequence.autoreset),
+    )
+
+
+def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Played]:
+    """Play the simulated counterparts of a live run, as a fidelity run does.
+
+    Args:
+        key: Of :data:`FIDELITY`.
+        measured: Size of each live batch, and its CPU time relative to the profile's.
+    """
+    cell, start, agent, repetition = FIDELITY[key]
+    place = scenario(cell, start, 60.0)
+    profile = scenario_profile(place)
+    controller = make_controller(agent, known_controllers())
+    subject = Subject.of(agent, controller, place, profile, seed=0)
+    work_s = profile.work_table_s(place.limits.batch)
+    completions = []
+    for number, (size, ratio) in enumerate(measured):
+        cpu_s = ratio * float(work_s[size - 1])
+        batch = Batch(number, tuple(range(size)))
+        completions.append(Completion(batch, 0, 0.0, 1.0, True, cpu_s))
+    rows = {}
+    for kind, work in (("simulated", None), ("replayed", MeasuredWork(completions, work_s))):
+        run = Run.of(agent, subject.scenario, "sim", subject.seed)
+        rows[kind] = _collect(subject.simulated(repetition, work), controller, run)
+    return rows
+
+
+def clairvoyant(cell: str, control: str) -> tuple[dict[str, float], Columns]:
+    """Return the sides of a short episode's bound, and the schedule that attains it."""
+    found = bound(scenario(cell, "cold", BOUND_S), 0, joint=control == "joint")
+    sides = {
+        name: float(getattr(found, name))
+        for name in (
+            *("offered", "violations_lower", "violations_upper"),
+            *("core_seconds_lower", "core_seconds_upper"),
+        )
+    }
+    schedule = {
+        name: np.array([getattr(allocation, name) for allocation in found.schedule])
+        for name in ("cores", "batch", "replicas")
+    }
+    return sides, schedule

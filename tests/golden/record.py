@@ -1,0 +1,128 @@
+"""Records the golden files, or checks that everything is still computed as they say.
+
+python -m tests.golden.record            write them anew, with the columns that they have
+python -m tests.golden.record --check    play everything and say what differs
+    --only PATTERN                       only entries whose file/key contains it
+    --dump DIR                           keep all columns, for tests.golden.difference
+    --columns                            write them anew with all columns of today
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import cells, play
+from .entries import MAKERS, Entry, Names, Tables, keys
+
+HERE = Path(__file__).resolve().parent
+COLUMNS = HERE / "columns.json"
+
+
+def read(name: str) -> dict[str, Entry]:
+    """Read a golden file."""
+    entries: dict[str, Entry] = json.loads((HERE / f"{name}.json").read_text())
+    return entries
+
+
+def read_names() -> Names:
+    """Read which columns are hashed."""
+    names: Names = json.loads(COLUMNS.read_text())["columns"]
+    return names
+
+
+def differences(name: str, key: str, wanted: Entry, names: Names) -> Iterator[str]:
+    """Make an entry anew and yield what is not as it was."""
+    entry, _ = MAKERS[name](key, names)
+    yield from compared(entry, wanted)
+
+
+def compared(entry: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Yield the parts of an entry that are not as they were."""
+    for part in sorted(entry.keys() | wanted.keys()):
+        was, now = wanted.get(part), entry.get(part)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from compared(now, was, f"{where}{part}.")
+        elif was != now:
+            yield f"{where}{part}: {was} -> {now}"
+
+
+def _lines(entries: Mapping[str, Entry]) -> str:
+    rows = (f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in entries.items())
+    return "{\n" + ",\n".join(rows) + "\n}\n"
+
+
+def record(only: str, columns: bool) -> None:
+    """Write files anew.
+
+    Args:
+        only: What must be in an entry's file and key; the others stay as they are.
+        columns: Whether all columns of today are hashed from now on, which changes every hash.
+    """
+    if columns or not COLUMNS.exists():
+        about = {"columns": play.column_names(), "not played": cells.UNTRAINED}
+        COLUMNS.write_text(json.dumps(about, indent=1) + "\n")
+    names = read_names()
+    for name, wanted in keys().items():
+        kept = read(name) if only else {}
+        entries = {
+            key: MAKERS[name](key, names)[0] if only in f"{name}/{key}" else kept[key]
+            for key in wanted
+            if only in f"{name}/{key}" or key in kept
+        }
+        (HERE / f"{name}.json").write_text(_lines(entries))
+        sys.stdout.write(f"{name}: {len(entries)} entries\n")
+
+
+def check(only: str, dump: Path | None) -> int:
+    """Play everything that is recorded; return how many entries differ."""
+    names, now = read_names(), keys()
+    differing = 0
+    for name in MAKERS:
+        entries, started_s = read(name), time.perf_counter()
+        chosen = [key for key in entries if only in f"{name}/{key}"]
+        for key in chosen:
+            entry, tables = MAKERS[name](key, names)
+            if dump is not None:
+                _dump(dump / f"{name}/{key}", tables)
+            if found := list(compared(entry, entries[key])):
+                differing += 1
+                sys.stdout.write(f"{name}/{key} differs\n    " + "\n    ".join(found) + "\n")
+        took_s = time.perf_counter() - started_s
+        sys.stdout.write(f"{name}: {len(chosen)} entries checked in {took_s:.0f} s\n")
+        if new := [key for key in now[name] if key not in entries]:
+            sys.stdout.write(f"{name}: not recorded: {', '.join(new)}\n")
+    sys.stdout.write(f"{differing} entries differ\n")
+    return differing
+
+
+def _dump(folder: Path, tables: Tables) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, columns in tables.items():
+        np.savez_compressed(folder / f"{name}.npz", **columns)
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--dump", type=Path)
+    parser.add_argument("--columns", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        record(arguments.only, arguments.columns)
+        return 0
+    return min(1, check(arguments.only, arguments.dump))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""The simulated worker: replicas on a virtual clock that jumps from event to event."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from reference.service import Service
+from reference.summation import total
+from sponge_env.workers.meter import Meter
+
+from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
+from sponge_env.latency import quantile
+
+
+@dataclass(slots=True)
+class _Replica:
+    id: int
+    ready_s: float
+    service: Service
+    batch: Batch | None = None
+    started_s: float = 0.0
+    draining: bool = False
+
+
+class SimulatedWorker:
+    """Serves batches in virtual time; the same seed gives the same completions."""
+
+    limiter = "simulated"
+
+    def __init__(
+        self,
+        make_service: Callable[[int], Service],
+        initial: Allocation,
+        *,
+        cold_start_s: float,
+        actuation_delay_s: float = 0.0,
+        cpu_cores: float = math.inf,
+        noise: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        """Start at time 0 with the initial replicas warm.
+
+        Args:
+            make_service: Makes the service of a replica with the given core units.
+            initial: Allocation in force at first.
+            cold_start_s: Time until a new replica serves; what that means on how many cores is
+                the service's business.
+            actuation_delay_s: Time from :meth:`resize` until it takes effect.
+            cpu_cores: Core units that all replicas together can get.
+            noise: Draws the work of a batch relative to the usual.
+        """
+        self._make_service = make_service
+        self._cold_start_s = cold_start_s
+        self._actuation_delay_s = actuation_delay_s
+        self.cpu_cores = cpu_cores
+        self._noise = noise
+        self._now_s = 0.0
+        self._cores = initial.cores
+        self._next_id = 0
+        self._replicas: list[_Replica] = []
+        self._pending: list[tuple[float, Allocation]] = []
+        self._crashed: list[Completion] = []
+        self._retired_core_s = 0.0
+        self._retired_throttled_s = 0.0
+        self._restarts = 0
+        self._held = Meter()
+        for _ in range(initial.replicas):
+            self._add_replica()
+        self._update_held()
+
+    def now(self) -> float:
+        """Return the virtual time."""
+        return self._now_s
+
+    def idle(self) -> int:
+        """Return how many replicas could start a batch now."""
+        return sum(1 for replica in self._replicas if self._is_idle(replica))
+
+    def start(self, batch: Batch) -> None:
+        """Give a batch to the idle replica with the lowest id."""
+        replica = next((r for r in self._replicas if self._is_idle(r)), None)
+        if replica is None:
+            raise RuntimeError("no replica is idle")
+        replica.batch, replica.started_s = batch, self._now_s
+        replica.service.start(self._now_s, batch.size, self._noise())
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        """Jump to the next event, at the latest to ``until_s``."""
+        if self._crashed:
+            crashed, self._crashed = self._crashed, []
+            return crashed
+        self._share_cpu()
+        event_s = min(self._event_times(), default=float("inf"))
+        self._now_s = max(self._now_s, min(until_s, event_s))
+        while self._pending and self._pending[0][0] <= self._now_s:
+            self._apply(self._pending.pop(0)[1])
+        return self._take_completions()
+
+    def wake(self) -> None:
+        """Do nothing: virtual time never blocks."""
+
+    def resize(self, allocation: Allocation) -> None:
+        """Put an allocation in force, after the actuation delay if there is one."""
+        if self._actuation_delay_s > 0:
+            self._pending.append((self._now_s + self._actuation_delay_s, allocation))
+        else:
+            self._apply(allocation)
+
+    def hold(self) -> None:
+        """Do nothing: the virtual clock stands still by itself."""
+
+    def release(self) -> float:
+        """Return 0: no wall time was held."""
+        return 0.0
+
+    def status(self) -> WorkerStatus:
+        """Return the replicas' state and the counters up to now."""
+        for replica in self._replicas:
+            replica.service.advance(self._now_s)
+        staying = [replica for replica in self._replicas if not replica.draining]
+        starting_s = sorted(r.ready_s - self._now_s for r in staying if r.ready_s > self._now_s)
+        services = [replica.service for replica in self._replicas]
+        return WorkerStatus(
+            ready=len(staying) - len(starting_s),
+            starting_s=tuple(starting_s),
+            held_cores=self._held.value,
+            effective_cores=float(self._cores),
+            core_seconds=self._held.read(self._now_s),
+            used_core_seconds=self._retired_core_s + total(s.used_core_s for s in services),
+            cpu_s=0.0,
+            throttled_s=self._retired_throttled_s + total(s.throttled_s for s in services),
+            restarts=self._restarts,
+            actuation_s=0.0,
+        )
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+    def crash(self) -> None:
+        """Kill the first replica that serves, and restart it cold (failure injection).
+
+        Raises:
+            RuntimeError: No replica serves.
+        """
+        serving = [r for r in self._replicas if r.ready_s <= self._now_s]
+        if not serving:
+            raise RuntimeError("no replica serves that could crash")
+        replica = min(serving, key=lambda r: (r.batch is None, r.id))
+        if replica.batch is not None:
+            self._crashed.append(self._completion(replica, self._now_s, ok=False))
+        self._retire(replica)
+        self._restarts += 1
+        if not replica.draining:
+            self._load([self._add_replica()])
+        self._update_held()
+
+    def _is_idle(self, replica: _Replica) -> bool:
+        return replica.batch is None and replica.ready_s <= self._now_s
+
+    def _share_cpu(self) -> None:
+        """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
+        busy = sum(1 for replica in self._replicas if not self._is_idle(replica))
+        part = min(self._cores, self.cpu_cores / max(1, busy))
+        for replica in self._replicas:
+            idle = self._is_idle(replica)
+            replica.service.share(self._now_s, float(self._cores if idle else part))
+            if replica.ready_s > self._now_s:
+                replica.ready_s = replica.service.finish_s
+
+    def _event_times(self) -> list[float]:
+        ends = [r.service.finish_s for r in self._replicas if r.batch is not None]
+        ready = [r.ready_s for r in self._replicas if r.ready_s > self._now_s]
+        return ends + ready + [time_s for time_s, _ in self._pending[:1]]
+
+    def _take_completions(self) -> list[Completion]:
+        ended = [
+            replica
+            for replica in self._replicas
+            if replica.batch is not None and replica.service.finish_s <= self._now_s
+        ]
+        ended.sort(key=lambda replica: (replica.service.finish_s, replica.id))
+        completions = [self._completion(r, r.service.finish_s, ok=True) for r in ended]
+        for replica in ended:
+            replica.service.advance(replica.service.finish_s)
+            replica.batch = None
+            if replica.draining:
+                self._retire(replica)
+        if ended:
+            self._update_held()
+        return completions
+
+    @staticmethod
+    def _completion(replica: _Replica, finished_s: float, ok: bool) -> Completion:
+        assert replica.batch is not None
+        return Completion(replica.batch, replica.id, replica.started_s, finished_s, ok)
+
+    def _apply(self, allocation: Allocation) -> None:
+        if allocation.cores != self._cores:
+            self._cores = allocation.cores
+            for replica in self._replicas:
+                replica.service.resize(self._now_s, allocation.cores)
+                if replica.ready_s > self._now_s:
+                    replica.ready_s = replica.service.finish_s
+        staying = [replica for replica in self._replicas if not replica.draining]
+        self._load([self._add_replica() for _ in range(allocation.replicas - len(staying))])
+        surplus = len(staying) - allocation.replicas
+        if surplus > 0:
+            for replica in sorted(staying, key=self._scale_in_order)[:surplus]:
+                self._drain(replica)
+        self._update_held()
+
+    def _scale_in_order(self, replica: _Replica) -> tuple[bool, bool, int]:
+        """Cold ones go first, then idle ones, then busy ones; the youngest first."""
+        return (replica.ready_s <= self._now_s, replica.batch is not None, -replica.id)
+
+    def _drain(self, replica: _Replica) -> None:
+        if replica.batch is None:
+            self._retire(replica)
+        else:
+            replica.draining = True
+
+    def _add_replica(self) -> _Replica:
+        """Add a replica that is ready."""
+        replica = _Replica(self._next_id, self._now_s, self._make_service(self._cores))
+        self._replicas.append(replica)
+        self._next_id += 1
+        return replica
+
+    def _load(self, replicas: Sequence[_Replica]) -> None:
+        """Let new replicas load their model."""
+        crowd = len(replicas) + sum(r.ready_s > self._now_s for r in self._replicas)
+        for replica in replicas:
+            replica.service.load(self._now_s, self._cold_start_s, crowd)
+            replica.ready_s = replica.service.finish_s
+
+    def _retire(self, replica: _Replica) -> None:
+        replica.service.advance(self._now_s)
+        self._retired_core_s += replica.service.used_core_s
+        self._retired_throttled_s += replica.service.throttled_s
+        self._replicas.remove(replica)
+
+    def _update_held(self) -> None:
+        self._held.set(self._now_s, float(self._cores * len(self._replicas)))
+
+
+def noise_source(
+    quantiles: Sequence[float], scale: float, rng: np.random.Generator
+) -> Callable[[], float]:
+    """Make a source of multiplicative noise from a profile's scatter.
+
+    Args:
+        quantiles: Relative deviations at evenly spaced probabilities.
+        scale: Factor on the deviations; 0 gives 1.0 always.
+        rng: One uniform number is drawn from it for each batch.
+
+    Returns:
+        A function that returns one factor, at least 0.05, at each call.
+    """
+    return lambda: max(0.05, 1.0 + scale * quantile(quantiles, rng.random()))
