@@ -108,12 +108,12 @@ class BaseController(ABC):
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
-        """Return the allocation for the next interval.
+        """Return the allocation for the next interval, of no more cores than the machine has.
 
         Raises:
             RuntimeError: Before the first :meth:`reset`.
         """
-        return self.allocate(self.spec, view)
+        return self.spec.fitting(self.allocate(self.spec, view))
 
     def begin(self, spec: SystemSpec) -> None:  # noqa: B027  # rules without memory need none
         """Forget the last episode and get ready for one on this system."""

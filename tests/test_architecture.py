@@ -25,7 +25,7 @@ CONTROLLERS_MAY_IMPORT = {
     "masks",
     "scenario",
     "metrics",
-    "vector.compiler",
+    "core.compiled",
 }
 DOORS = {
     "stable_baselines3": {
@@ -43,7 +43,7 @@ DOORS = {
     "pulp": {"agents/solvers.py"},
     "optuna": {"agents/learn/search.py"},
     "numba": {
-        "sponge_env/vector/compiler.py",
+        "sponge_env/core/compiled.py",
         "sponge_env/vector/simulator.py",
     },
     "scipy": {"sponge_env/statistics.py"},

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference.drive import ArrivalCursor, drive
+from reference.requests import Request
 from reference.service import ProfileService
 from reference.serving import ServingCore
 from reference.worker import SimulatedWorker
@@ -25,7 +26,7 @@ from agents.sponge_mpc import SpongeMPC
 from sponge_env.core.compiled import entry_point
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
-from sponge_env.interfaces import Allocation, FloatArray, Request, RunningBatch, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.rollout import Run, run_episode
@@ -105,9 +106,7 @@ def reference(
         Request(number, arrival_s, arrival_s, due_s)
         for number, (arrival_s, due_s) in enumerate(arrivals_s.tolist())
     )
-    first, second = (
-        dataclasses.replace(initial, cores=c, batch=batch, replicas=replicas) for c in cores
-    )
+    first, second = (initial.changed(cores=c, batch=batch, replicas=replicas) for c in cores)
     core = ServingCore(drop_grace_s=math.inf)
     worker = SimulatedWorker(
         lambda c: ProfileService(SPEC.latency.table_s(16, 16), c), first, cold_start_s=0.0
@@ -391,7 +390,7 @@ def test_a_flood_of_thousands_gets_all_cores() -> None:
 
 
 def test_giving_up_cores_at_a_price_is_hysteresis() -> None:
-    view = busy_view(allocation=dataclasses.replace(SPEC.initial, cores=12, batch=8))
+    view = busy_view(allocation=SPEC.initial.changed(cores=12, batch=8))
     assert decide(view, release_price=50.0).cores == 12
     assert decide(view).cores < 12
 

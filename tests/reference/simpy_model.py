@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
+from reference.requests import Request
 
 from sponge_env.encoding import encode
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,
-    Request,
     RunningBatch,
     SystemSpec,
     SystemView,
