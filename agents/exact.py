@@ -65,6 +65,7 @@ def solve_per_request(tables: Tables, state: State, arrivals_s: FloatArray) -> A
         late = _late(problem, option, pair % sizes + 1, fewest - 1)
         if late < fewest:
             best, fewest = pair, late
+        # Where one pair misses nothing, cost decides among all that do.
         if late == 0:
             return _cheapest(problem)
     return best // sizes + 1, best % sizes + 1, fewest
@@ -236,6 +237,7 @@ def _late_queued(state: State, option: CoresOption, hopeless: int, batch: int, l
         first, stop = stop, min(stop + batch, state.deadlines_s.size)
         done_s = _done_s(option, before, batch, stop - first)
         request = max(first, hopeless)
+        # Ascending deadlines: if the last of a batch is missed, all of it are.
         if done_s > state.deadlines_s[stop - 1] - state.now_s:
             late += stop - request
         else:

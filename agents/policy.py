@@ -140,6 +140,7 @@ class Policy:
         """
         hidden = observation
         if self.places is not None:
+            # Rows stay contiguous, so that products come out the same to the bit.
             hidden = np.take(observation, self.places, axis=-1)
         if self.recurrence is not None and memory is not None:
             hidden = self.recurrence(hidden, memory)

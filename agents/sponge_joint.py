@@ -109,6 +109,7 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     before, after = swing[:-lag], swing[lag:]
     power = float(before @ before)
     seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
+    # A belief that rates last, until so much experience says otherwise.
     phi = (pairs * seen + _PRIOR) / (pairs + _PRIOR)
     errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
     samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
@@ -177,14 +178,18 @@ class Fleet:
         current = view.allocation.replicas
         ready = min(max(view.replicas_ready, 1), current)
         warm = ahead.diagonal()
+        # From n to m replicas: fewer are warm at once, more hold their cores while they start.
         step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
+        # Backward induction: what each size costs from its first cold start on.
         value = np.zeros(len(self._replicas))
         for _ in range(self._config.cold_starts_ahead):
             value = (step + value).min(axis=1)
+        # Replicas that start already come sooner, so their first cold start counts in part.
         wait = self._wait(view, ready)
         waiting = np.where(self._replicas > ready, now[ready - 1], now.diagonal())
         total = wait * waiting + (1 - wait) * warm + value
         best = int(total.argmin())
+        # A change for little would cancel what is wanted again soon.
         good_enough = total[best] >= (1 - self._config.reluctance) * total[current - 1]
         return current if good_enough else best + 1
 

@@ -84,6 +84,7 @@ def smallest_fleet(
     fits = (latency_ms <= budget_ms) & (served >= rate_rps) & (end_ms < slo_fraction * slo_ms)
     if not fits.any():
         return None
+    # The first that fits, row by row: fewest replicas, then the smallest batch.
     row, column = divmod(int(fits.argmax()), spec.batch_max)
     return Allocation(cores=1, batch=column + 1, replicas=row + 1)
 

@@ -132,6 +132,7 @@ def _climb(search: Search, allowed: float, attempt: Attempt) -> Race:
     race = Race(allowed, attempt, search.start)
     for options in search.coarse():
         race.enter(options)
+    # A new best moves the neighbourhood; a round without one ends the climb.
     centre = None
     while race.best is not centre:
         centre = race.best

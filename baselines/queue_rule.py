@@ -51,6 +51,7 @@ class QueueRule(BaseController):
         self._calm = self._calm + 1 if calm else 0
         if waiting > config.up_queue:
             return max(cores + 1, math.ceil(cores * config.up_factor))
+        # Release slowly: a core too few costs deadlines, one too many only itself.
         if self._calm >= config.down_after:
             self._calm = 0
             return cores - 1

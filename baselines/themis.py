@@ -63,6 +63,7 @@ class Themis(BaseController):
             and len(self._wanted) == config.stable_windows
             and len(set(self._wanted)) == 1
         )
+        # While the load moves, the replicas that are ready take it by growing.
         replicas = self._wanted[-1] if stable else view.allocation.replicas
         ready = max(1, min(view.replicas_ready, replicas))
         grown = grow(spec, ready, rate_rps, budget_s)

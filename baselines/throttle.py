@@ -96,6 +96,7 @@ class Captain:
         before, self._before_shrink = self._before_shrink, None
         excess = throttled - ALPHA * self._target
         if excess > 0:
+            # Throttled right after a fall: the fall was wrong, so go back and as far beyond.
             grown = self.limit * (1 + excess) if before is None else 2 * before - self.limit
             self.limit = min(grown, self._limit_max)
         else:

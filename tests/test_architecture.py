@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,28 @@ def test_heavy_libraries_have_one_door(library: str) -> None:
     }
     doors = DOORS[library]
     assert not {path for path in importers if not any(fnmatch(path, door) for door in doors)}
+
+
+def test_controllers_work_within_another_package(tmp_path: Path) -> None:
+    for package in ("agents", "baselines"):
+        shutil.copytree(ROOT / package, tmp_path / "bundle" / package)
+    (tmp_path / "bundle" / "__init__.py").touch()
+    code = (
+        "import importlib, bundle.agents, bundle.baselines\n"
+        "for places in (bundle.agents.CONTROLLERS, bundle.baselines.CONTROLLERS):\n"
+        "    for place in places.values():\n"
+        "        module, _, name = place.partition(':')\n"
+        "        assert module.startswith('bundle.'), module\n"
+        "        getattr(importlib.import_module(module), name)\n"
+        "import bundle.agents.learn\n"
+        "assert bundle.baselines.tuned_options('vpa', 'bursty', 'lite0')\n"
+        "assert list(bundle.agents.learned.SHIPPED.iterdir())\n"
+    )
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_serving_core_knows_no_clock() -> None:

@@ -81,6 +81,7 @@ class Flow:
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
         self._counts.append(count)
+        # What arrived within an interval was sent within its span; see the top of this file.
         self._spans_s.append(self._interval_s - (delay_s - before_s))
         self._log_delays.append(math.log(delay_s))
         rate_rps, self._watched_s = fit_rate(
@@ -99,6 +100,7 @@ class Flow:
         last_s = math.exp(self._log_delays[-1]) if self._log_delays else _LEAST_DELAY_S
         if self._rate_rps * self._interval_s < _STALL_ARRIVALS:
             return last_s
+        # Nothing came where some should have: what is on the way got older by an interval.
         stalled_s = last_s + self._interval_s
         return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
 

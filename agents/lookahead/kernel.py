@@ -114,6 +114,7 @@ def plan(
             outlook, chance, path, kinds, rules.interval_s, memory.speed, memory.arrivals_s[path]
         )
     memory.score[:] = math.nan
+    # Any pair that is better begins the round of moves anew; a round without one is the end.
     best_cores, move = decision.cores, 0
     best_batch = batch if rules.batching else rules.service_s.shape[1]
     best = _score(decision, best_cores, best_batch, math.inf)
@@ -140,6 +141,7 @@ def _moved(rules: Rules, cores: int, batch: int, move: int) -> tuple[int, int]:
     elif not rules.batching:
         return cores, batch
     elif move == 3:
+        # Far at once: a queue that is served in full batches changes little in between.
         batch = batch // 2 if batch == batch_max else batch_max
     elif move == 4:
         batch -= max(1, batch // 4)
@@ -185,6 +187,7 @@ def _look_ahead(
     if decision.memory.speed.size == 1:
         return best, then
     best_cores = then
+    # The rest is about convex in the cores: where one side is downhill, the other is not.
     for sign in (-1, 1):
         if best_cores != then:
             break
@@ -212,6 +215,7 @@ def _rest(decision: Decision, arrivals_s: FloatArray, c: int, b: int, then: int)
     resize(memory.end, rules.interval_s, rules.service_s[c - 1], row_s)
     late = advance(memory.end, arrivals_s, row_s, b, rules.interval_s, horizon_s, guard_s)
     left = unfinished(memory.end, horizon_s, row_s)
+    # What is left is served, too, or a plan could leave its late requests behind the horizon.
     late += advance(memory.end, arrivals_s, row_s, b, horizon_s, math.inf, guard_s)
     cores_s = rules.replicas * then * (horizon_s - rules.interval_s)
     return cores_s + rules.late_price * late + decision.backlog_price * left

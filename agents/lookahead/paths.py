@@ -131,6 +131,7 @@ def sample_path(
                 _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
                 count += 1
         draw += 1
+        # Only the next interval has a rate of its own: the next decision will know it.
         gap = 1.0 + scatter * (chance.gaps[path, draw % draws] - 1.0)
         sent_s += gap / (fast_rps if sent_s < interval_s else outlook.rate_rps)
     return count

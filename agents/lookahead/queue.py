@@ -114,6 +114,7 @@ def advance(
     while True:
         replica = _first_free(queue.free_s)
         now_s = max(queue.free_s[replica], now_s)
+        # With nothing to serve, time jumps to the next arrival.
         if head == tail and now_s < until_s and following < arrivals_s.shape[0]:
             now_s = max(now_s, arrivals_s[following, 0])
         tail, following = _admit(
