@@ -168,7 +168,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def report(experiment: Experiment, json: Path | None) -> None:
     """Print what there is, also after an interrupt or a failure."""
-    from sponge_env.tables import comparison_table, write_summaries
+    from sponge_env.results.tables import comparison_table, write_summaries
 
     summaries = [episode.summary for episode in experiment.episodes]
     if not summaries:

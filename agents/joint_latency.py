@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 
 _PRIOR_S = 1.0
 """Service that the first guess is worth."""

@@ -34,7 +34,7 @@ from baselines.batching import BatchConfig, batch_size, share
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.mapping import from_mapping
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 
 ALPHA = 3.0
 """Throttling that makes the limit grow, relative to the target."""

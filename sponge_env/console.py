@@ -9,7 +9,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
 
 class Progress:

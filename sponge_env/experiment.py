@@ -16,11 +16,11 @@ from sponge_env.factory import check_live, ensure_profile, make_spec, make_syste
 from sponge_env.interfaces import Controller, Sink
 from sponge_env.profile import Profile, save_profile
 from sponge_env.recording import RunDirectory, file_sinks, write_requests
-from sponge_env.report import plot_comparison
+from sponge_env.results.figures import plot_comparison
+from sponge_env.results.tensorboard import TensorBoardSink
 from sponge_env.rollout import Episode, Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.suite.warm import warm
-from sponge_env.tensorboard_sink import TensorBoardSink
 
 
 def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:

@@ -33,7 +33,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.files import replacing, saying_why
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Sink
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.scenario import Scenario
 
 RUNS = Path("runs")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sponge_env.contract import decision, start
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.summation import total
 from sponge_env.system import EpisodePlan

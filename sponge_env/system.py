@@ -24,7 +24,7 @@ from sponge_env.interfaces import (
     Worker,
 )
 from sponge_env.measure import latency_metrics, resource_metrics, slo_metrics
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.reward import reward
 from sponge_env.serving.core import ServingCore
 from sponge_env.serving.drive import ArrivalCursor, drive

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.metrics import EpisodeMetrics
 from sponge_env.recording import summary
+from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.suite.store import FORMAT
 from sponge_env.suite.unit import INTERVALS, QUANTILES
 

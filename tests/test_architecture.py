@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import agents as agents_registry
+import baselines as baselines_registry
+from sponge_env.suite.definition import load_suite
+
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLLERS_MAY_IMPORT = {
     "config",
@@ -22,7 +26,7 @@ CONTROLLERS_MAY_IMPORT = {
     "mapping",
     "masks",
     "scenario",
-    "metrics",
+    "results.schema",
 }
 DOORS = {
     "stable_baselines3": {
@@ -40,10 +44,10 @@ DOORS = {
         "sponge_env/vector/compiler.py",
         "sponge_env/vector/simulator.py",
     },
-    "scipy": {"sponge_env/statistics.py"},
-    "tensorboard": {"sponge_env/tensorboard_sink.py"},
+    "scipy": {"sponge_env/results/statistics.py"},
+    "tensorboard": {"sponge_env/results/tensorboard.py"},
     "onnxruntime": {"sponge_env/workers/child.py", "sponge_env/models.py"},
-    "matplotlib": {"sponge_env/report/*", "sponge_env/render.py", "sponge_env/models.py"},
+    "matplotlib": {"sponge_env/results/*", "sponge_env/render.py", "sponge_env/models.py"},
 }
 """Files that may import a library."""
 
@@ -66,6 +70,19 @@ def test_the_package_knows_no_controllers(path: Path) -> None:
     assert not [name for name in imports(path) if name.split(".")[0] in ("agents", "baselines")]
 
 
+def test_no_string_of_the_package_is_an_agents_name() -> None:
+    """What knows agents by name lives in suites and in ``benchmarks/``."""
+    agents = {*agents_registry.CONTROLLERS, *baselines_registry.CONTROLLERS}
+    agents |= set(load_suite("standard").agents)
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in python_files("sponge_env")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in agents
+    }
+    assert not found
+
+
 @pytest.mark.parametrize("path", python_files("agents", "baselines"), ids=str)
 def test_controllers_see_only_the_interfaces(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0]
@@ -74,7 +91,7 @@ def test_controllers_see_only_the_interfaces(path: Path) -> None:
     assert not [name for name in names if name.split(".")[0] == other]
     if path.parent.name == "learn" or path.name == "tune.py":
         return  # training builds environments, tuning runs episodes
-    inside = [name.split(".")[1] for name in names if name.startswith("sponge_env.")]
+    inside = [name.removeprefix("sponge_env.") for name in names if name.startswith("sponge_env.")]
     assert set(inside) <= CONTROLLERS_MAY_IMPORT, own
 
 

@@ -14,7 +14,7 @@ import evaluate
 import train
 from agents.policy import save_policy
 from sponge_env import calibrate
-from sponge_env.metrics import EpisodeMetrics, names
+from sponge_env.results.schema import EpisodeMetrics, names
 
 REQUIRED_KEYS = {
     "agent",

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from sponge_env import host
 from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.mapping import from_mapping
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.recording import (
     CsvSink,
     RunDirectory,
@@ -28,6 +27,7 @@ from sponge_env.recording import (
     write_json,
     write_requests,
 )
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.scenario import Scenario
 
 REQUIRED = """

@@ -13,8 +13,8 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.util.tensor_util import make_ndarray
 
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label, scalars, tag
-from sponge_env.tensorboard_sink import COMPARED, EPISODE_PREFIX, IDENTITY, TensorBoardSink
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, axis_label, scalars, tag
+from sponge_env.results.tensorboard import COMPARED, EPISODE_PREFIX, IDENTITY, TensorBoardSink
 
 INTERVALS = [
     IntervalMetrics(time_s=1.0, violations=2, cores=4.0, core_seconds=4.0, delay_max_s=0.3),
@@ -125,7 +125,7 @@ def test_all_agents_have_the_same_tags(tmp_path):
 
 def test_the_sink_needs_neither_torch_nor_tensorflow():
     code = (
-        "import sys, sponge_env.tensorboard_sink; "
+        "import sys, sponge_env.results.tensorboard; "
         "print([name for name in ('torch', 'tensorflow', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from agents.residual import CHOICES, Action, CorrectedMPC
 from sponge_env.config import Backend, Limiter
 from sponge_env.encoding import CLIP, OBS_DIM, encode
 from sponge_env.factory import make_system
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.system import System

@@ -22,6 +22,7 @@ from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.recording import new_folder
 from sponge_env.registry import known_controllers, make_controller
 from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.suite.definition import load_suite
 from sponge_env.workers.real_config import RealWorkerConfig
 
 FRESH = timedelta(hours=1)
@@ -34,9 +35,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--agent",
         nargs="+",
-        default=["sponge-ip", "fa2", "static-8"],
+        default=list(load_suite("quick").agents),
         metavar="NAME",
-        help="registered controllers, or your own as module:Class",
+        help="registered controllers, or your own as module:Class (default: those of the suite "
+        "quick)",
     )
     parser.add_argument(
         "--scenario",

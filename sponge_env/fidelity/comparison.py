@@ -19,7 +19,7 @@ class Quantity:
     """A metric that is compared, and how people read it."""
 
     metric: str
-    """Name in :class:`~sponge_env.metrics.EpisodeMetrics`."""
+    """Name in :class:`~sponge_env.results.schema.EpisodeMetrics`."""
     heading: str
     digits: int
     """Decimal places."""

@@ -11,8 +11,8 @@ from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import assemble, real_config, simulated_worker
 from sponge_env.fidelity.replay import MeasuredWork, replaying_worker
 from sponge_env.interfaces import Completion, Controller, SystemSpec, Worker
-from sponge_env.metrics import EpisodeMetrics
 from sponge_env.profile import Profile
+from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.suite.warm import warm

@@ -69,10 +69,10 @@ def chosen_suite(arguments: Namespace) -> Suite:
 def report(path: Path, suite: Suite) -> int:
     """Write and print the tables, and what TensorBoard shows; return the exit code."""
     # These bring pandas, SciPy and TensorBoard, which bad input should not wait for.
-    from sponge_env.suite.comparison import Comparison
+    from sponge_env.results.comparison import Comparison
+    from sponge_env.results.tables import all_tables
+    from sponge_env.results.tensorboard import write_runs
     from sponge_env.suite.results import load_bounds, load_failures, load_results
-    from sponge_env.suite.tables import all_tables
-    from sponge_env.suite.tensorboard import write_runs
 
     shown = [*suite.agents, *(BOUND_AGENTS[control] for control in suite.bounds)]
     failures = load_failures(path)

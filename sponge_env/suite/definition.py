@@ -68,6 +68,8 @@ class Suite:
     """Clairvoyant bounds that are computed for each cell."""
     reference: str = ""
     """Agent that the others are compared with; the first if left out."""
+    featured: tuple[str, ...] = ()
+    """Agents that a report shows where there is no room for all."""
     cells: tuple[CellGroup, ...] = ()
     agents: dict[str, AgentEntry] = field(default_factory=dict)
 
@@ -81,6 +83,9 @@ class Suite:
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
         if self.reference and self.reference not in self.agents:
             raise ConfigError(unknown("reference", self.reference, self.agents))
+        for name in self.featured:
+            if name not in self.agents:
+                raise ConfigError(unknown("featured", name, self.agents))
 
     @property
     def compared_with(self) -> str:

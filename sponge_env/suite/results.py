@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +12,16 @@ import numpy as np
 import pandas as pd
 
 from sponge_env.arrays import FloatArray
-from sponge_env.metrics import NAN, EpisodeMetrics, metric, names
+from sponge_env.results.schema import (
+    CELL,
+    NAN,
+    AgainstBound,
+    AllRequests,
+    EpisodeMetrics,
+    names,
+)
 from sponge_env.suite.store import read, result_files
 from sponge_env.suite.unit import BOUND_AGENTS, QUANTILES
-
-CELL = ("scenario", "profile", "start")
-"""Columns that name a cell."""
-
-
-@dataclass(frozen=True, slots=True)
-class AllRequests:
-    """What the requests that were never answered belong to as well."""
-
-    latency_p99_of_all_s: float = metric(
-        "latency",
-        "s",
-        "99th percentile of the latency of all requests, infinite for one never answered.",
-        "less",
-        NAN,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class AgainstBound:
-    """An episode beside schedules that know arrivals, delays and service times.
-
-    A schedule is attained in the simulator without noise, and has the fewest violations that
-    were found, then the fewest core-seconds. An agent with fewer has a negative distance. NaN
-    where the suite has no bound of the cell.
-    """
-
-    bound: str = metric("bound", "", "Bound of the agent's own kind of scaling.", default="")
-    beyond_bound_rate: float = metric(
-        "bound", "", "Violations beyond those of its own bound, per request offered.", "less", NAN
-    )
-    cores_over_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of its own bound.", "less", NAN
-    )
-    beyond_common_bound_rate: float = metric(
-        "bound", "", "Violations beyond those of all agents' bound, per request.", "less", NAN
-    )
-    cores_over_common_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of all agents' bound.", "less", NAN
-    )
-
 
 EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
 """Columns that describe an episode."""

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from sponge_env.config import ControlName, Initial, Serving
 from sponge_env.factory import scenario_profile
-from sponge_env.metrics import IntervalMetrics
 from sponge_env.profile import Profile
 from sponge_env.recording import summary
 from sponge_env.registry import make_controller
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.rollout import ControlledSystem, Episode, Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.suite.fingerprint import (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.encoding import TREND_INTERVALS
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.system import HISTORY
 from sponge_env.vector.compiler import Position, Records, Words, dtype_of, sources_mark
 from sponge_env.vector.settings import Settings

@@ -17,8 +17,8 @@ from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_plan
 from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, SystemSpec, SystemView
 from sponge_env.measure import latency_summary
-from sponge_env.metrics import IntervalMetrics
 from sponge_env.profile import Profile
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.serving.ledger import Outcome
 from sponge_env.system import HISTORY, check_allocation

@@ -1,0 +1,207 @@
+"""Runs in TensorBoard, of an episode or of a suite; nothing else imports TensorBoard.
+
+It writes event files with TensorBoard's own writer, which needs neither torch nor
+TensorFlow. Each agent and seed is a run with the same tags, so that TensorBoard overlays
+them. The tags are the schema's; episode values carry the prefix ``episode/``, for some
+share their tag with an interval's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.custom_scalar.layout_pb2 import (
+    Category,
+    Chart,
+    Layout,
+    MultilineChartContent,
+)
+from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` needs TensorFlow
+from tensorboard.plugins.scalar.metadata import create_summary_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from sponge_env.results.schema import (
+    CELL,
+    EpisodeMetrics,
+    IntervalMetrics,
+    axis_label,
+    columns,
+    names,
+    scalars,
+    tag,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EPISODE_PREFIX = "episode/"
+TOTAL_PREFIX = "total/"
+
+TOTALS = ("violations", "core_seconds")
+"""Interval metrics whose running sums are written too, under the prefix ``total/``."""
+
+CHARTS: Mapping[str, tuple[str, ...]] = {
+    "SLO violations beside cores in each interval": ("violations", "cores"),
+    "Latency beside queue": ("latency_p99_s", "queued"),
+    "Network beside allocation": ("delay_max_s", "batch"),
+}
+"""Sections of the custom-scalars page, and the interval metrics they chart side by side."""
+
+IDENTITY = ("agent", "scenario", "backend", "seed", "start")
+"""Episode metrics that name a row of the hyper-parameter table."""
+
+COMPARED = tuple(column.metric for column in columns("tensorboard"))
+"""Metrics that TensorBoard compares: in the hyper-parameter table, or means of a suite."""
+
+
+def _help() -> Iterator[tuple[str, str]]:
+    """Yield each tag and what the schema says about it."""
+    for cls, prefix in ((IntervalMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX)):
+        for field in dataclasses.fields(cls):
+            yield prefix + tag(cls, field.name), field.metadata["help"]
+    for name in TOTALS:
+        yield TOTAL_PREFIX + tag(IntervalMetrics, name), "Sum since the start of the episode."
+
+
+HELP = dict(_help())
+
+
+class TensorBoardSink:
+    """Writes one run: scalars, the layout of the custom page, and a row of the table.
+
+    The step is the interval's index. Events are stamped with the start plus the
+    episode's time, so that TensorBoard's relative axis shows the episode's time also
+    where a simulated worker ran faster.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open an event file.
+
+        Args:
+            folder: The run's folder; its name and its parent's name the table's row.
+        """
+        self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=1)
+        self._trial = f"{folder.parent.name}/{folder.name}"
+        self._start_s = time.time()
+        self._steps = 0
+        self._totals = dict.fromkeys(TOTALS, 0.0)
+        self._described: set[str] = set()
+        self._add(_layout(), 0.0)
+
+    def interval(self, metrics: IntervalMetrics) -> None:
+        """Write one interval's numbers."""
+        values = dict(scalars(metrics))
+        for name in TOTALS:
+            self._totals[name] += getattr(metrics, name)
+            values[TOTAL_PREFIX + tag(IntervalMetrics, name)] = self._totals[name]
+        self._add(self._numbers(values), metrics.time_s)
+        self._steps += 1
+
+    def episode(self, metrics: EpisodeMetrics) -> None:
+        """Write the summary's numbers and the row of the hyper-parameter table."""
+        values = {EPISODE_PREFIX + name: value for name, value in scalars(metrics)}
+        self._add(self._numbers(values), metrics.duration_s)
+        for summary in _table_row(metrics, self._trial):
+            self._add(summary, metrics.duration_s)
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._writer.close()
+
+    def _add(self, summary: Summary, time_s: float) -> None:
+        wall_time = self._start_s + time_s
+        self._writer.add_event(Event(wall_time=wall_time, step=self._steps, summary=summary))
+
+    def _numbers(self, values: Mapping[str, float]) -> Summary:
+        message = _message(values, self._described)
+        self._described |= {value.tag for value in message.value}
+        return message
+
+
+def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
+    """Write a suite's runs anew: one per agent, one number per metric and cell.
+
+    Args:
+        folder: Where; what is there goes.
+        episodes: See :func:`sponge_env.suite.results.load_results`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    means = episodes.groupby(["agent", *CELL], as_index=False)[list(COMPARED)].mean()
+    for agent, table in means.groupby("agent"):
+        values = {
+            f"{row['start']} {name}/{row['scenario']} {row['profile']}": float(row[name])
+            for row in table.to_dict("records")
+            for name in COMPARED
+        }
+        writer = EventFileWriter(str(folder / str(agent)))
+        writer.add_event(Event(wall_time=time.time(), step=0, summary=_message(values)))
+        writer.close()
+
+
+def _message(values: Mapping[str, float], described: Set[str] = frozenset()) -> Summary:
+    """Put the numbers that were measured into one message.
+
+    They are tensors because TensorBoard's fast loader ignores what is said about the older
+    ``simple_value``.
+
+    Args:
+        values: Tag to number; what is not a number is left out.
+        described: Tags that were explained before.
+    """
+    summary = Summary()
+    for name, value in values.items():
+        if not math.isnan(value):
+            tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
+            scalar = summary.value.add(tag=name, tensor=tensor)
+            if name not in described:
+                scalar.metadata.CopyFrom(create_summary_metadata("", HELP.get(name, "")))
+    return summary
+
+
+def _layout() -> Summary:
+    """Return the custom-scalars page: charts of all runs, two in a row."""
+    totals = [_chart(name, TOTAL_PREFIX) for name in TOTALS]
+    sections = [Category(title="SLO violations beside core-seconds since the start", chart=totals)]
+    for title, charted in CHARTS.items():
+        sections.append(Category(title=title, chart=[_chart(name) for name in charted]))
+    summary = Summary()
+    summary.value.add(
+        tag=custom_scalars.CONFIG_SUMMARY_TAG,
+        metadata=custom_scalars.create_summary_metadata(),
+        tensor=make_tensor_proto(Layout(category=sections).SerializeToString()),
+    )
+    return summary
+
+
+def _chart(name: str, prefix: str = "") -> Chart:
+    pattern = f"^{re.escape(prefix + tag(IntervalMetrics, name))}$"
+    title = prefix.replace("/", " ") + axis_label(IntervalMetrics, name)
+    return Chart(title=title, multiline=MultilineChartContent(tag=[pattern]))
+
+
+def _table_row(metrics: EpisodeMetrics, trial: str) -> tuple[Summary, Summary]:
+    """Return what declares the hyper-parameter table and what adds one row to it."""
+    compared = [
+        hparams.Metric(
+            EPISODE_PREFIX + tag(EpisodeMetrics, name),
+            display_name=axis_label(EpisodeMetrics, name),
+        )
+        for name in COMPARED
+        if name in names(EpisodeMetrics)
+    ]
+    identity = [hparams.HParam(name) for name in IDENTITY]
+    row = {name: getattr(metrics, name) for name in IDENTITY}
+    return hparams.hparams_config_pb(identity, compared), hparams.hparams_pb(row, trial_id=trial)
