@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from benchmarks.rates import (
     AVOIDABLE,
@@ -51,23 +51,13 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What was to be reached, beside what a run shows."""
 
     what: str
     wanted: str
     measured: str
     verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is measured."""
-
-    comparison: Comparison
-    fidelity: Fidelity | None = None
-    """What the real worker did."""
 
 
 def declared(what: Literal["finding", "target"]) -> list[Mapping[str, Any]]:
@@ -77,77 +67,140 @@ def declared(what: Literal["finding", "target"]) -> list[Mapping[str, Any]]:
 
 def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Target]:
     """Return the targets that the runs say something about."""
-    evidence, found = Evidence(comparison, fidelity), []
+    found: list[Target] = []
     for entry in declared("target"):
-        arguments = {key: value for key, value in entry.items() if key != "kind"}
-        found += KINDS[entry["kind"]](evidence, **arguments)
+        kind, arguments = entry["kind"], {k: v for k, v in entry.items() if k != "kind"}
+        if kind in LIVE_KINDS:
+            found += LIVE_KINDS[kind](fidelity, **arguments) if fidelity else ()
+        else:
+            found += KINDS[kind](comparison, **arguments)
     return found
 
 
 def target_table(found: Sequence[Target]) -> Table:
     """Return targets as a table."""
-    rows = [(t.what, t.wanted, t.measured, t.verdict) for t in found]
-    return Table.of(["target", "wanted", "measured", ""], rows)
+    return Table.of(["target", "wanted", "measured", ""], found)
 
 
 def at_most(value: float, limit: float) -> Verdict:
-    """Judge a number that is no comparison."""
+    """Say whether a number is within its limit, which is no comparison."""
     return "met" if value <= limit else "missed"
 
 
 def all_of(*verdicts: Verdict) -> Verdict:
-    """Judge a target of several parts."""
+    """Say whether a target of several parts is met: the worst of them decides."""
     worst: tuple[Verdict, ...] = ("missed", "not decidable")
     return next((verdict for verdict in worst if verdict in verdicts), "met")
 
 
-def _violations(
-    evidence: Evidence, ours: Group, where: str, scenarios: str, most: float
-) -> Iterator[Target]:
-    """Our avoidable violations, worst cell."""
-    comparison = evidence.comparison
-    for start in comparison.starts:
-        cells = shared(comparison, select(comparison, scenarios, start=start), ours)
-        if cells:
-            means = values(comparison, ours, AVOIDABLE, cells).mean(axis=1)
-            worst = int(means.argmax())
-            yield Target(
-                f"{ours[0]}, {where}, {start} start: avoidable violations",
-                f"at most {percent(most, 2)} in every cell",
-                f"at most {percent(means[worst], 3)} ({', '.join(cells[worst][:2])})",
-                at_most(means[worst], most),
-            )
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Ours and theirs on the cells that both have; p values are those of a target's rows."""
 
+    comparison: Comparison
+    cells: Sequence[Cell]
+    ours: Group
+    theirs: Group
+    rates: Rates
+    cores_p: float
+    """That both hold as many cores."""
 
-def _cores(
-    evidence: Evidence, ours: Group, theirs: Group, where: str, scenarios: str, most: float
-) -> Iterator[Target]:
-    """Our cores against theirs, at no more violations."""
-    comparison = evidence.comparison
-    by_start = {
-        start: shared(comparison, select(comparison, scenarios, start=start), ours, theirs)
-        for start in comparison.starts
-    }
-    parts = {start: cells for start, cells in by_start.items() if cells}
-    compared = [rates(comparison, cells, ours, theirs) for cells in parts.values()]
-    ps = holm([_core_p(comparison, cells, ours, theirs) for cells in parts.values()])
-    rows = zip(parts.items(), corrected([r for r in compared if r]), ps, strict=True)
-    for (start, cells), found, p in rows:
-        ratio = float(core_ratios(comparison, cells, ours, theirs).mean())
-        fewer: Verdict = "met" if p < SIGNIFICANCE else "not decidable"
+    def times(self, least: float) -> Target:
+        """How many times as many avoidable violations they have, and in how many cells."""
+        parts = [f"{self.rates}, p = {self.rates.p:.2g}"]
+        each = [rates(self.comparison, [cell], self.ours, self.theirs) for cell in self.cells]
+        alone = sum(r is not None and r.ratio >= least for r in each)
+        if len(self.cells) > 1:
+            parts.append(f"in {alone} of {len(self.cells)} cells each for itself")
+        parts += filter(None, [picks(self.comparison, self.cells, self.theirs)])
+        many, sure = self.rates.ratio >= least, self.rates.significant
+        enough: Verdict = "met" if many and sure else "not decidable"
+        return Target(
+            "avoidable violations",
+            f"at least {least:g} times",
+            "; ".join(parts),
+            "missed" if self.rates.ratio < least else enough,
+        )
+
+    def cores(self, most: float) -> Target:
+        """Our cores relative to theirs, at no more violations."""
+        ratio = float(core_ratios(self.comparison, self.cells, self.ours, self.theirs).mean())
+        fewer: Verdict = "met" if self.cores_p < SIGNIFICANCE else "not decidable"
         # More violations by chance alone decide nothing.
-        more: Verdict = "missed" if found.significant else "not decidable"
-        yield Target(
-            f"{ours[0]} / {theirs[0]}, {where}, {start} start: cores at no more avoidable "
-            "violations",
+        more: Verdict = "missed" if self.rates.significant else "not decidable"
+        return Target(
+            "cores at no more avoidable violations",
             f"at most {most:.2f}",
-            f"{ratio:.2f}, p = {p:.2g} ({percent(found.ours, 3)} against "
-            f"{percent(found.theirs, 3)} avoidable violations)",
+            f"{ratio:.2f}, p = {self.cores_p:.2g} ({percent(self.rates.ours, 3)} against "
+            f"{percent(self.rates.theirs, 3)} avoidable violations)",
             all_of(
                 fewer if ratio <= most else "missed",
-                "met" if found.ours <= found.theirs else more,
+                "met" if self.rates.ours <= self.rates.theirs else more,
             ),
         )
+
+    def cores_everywhere(self, most: float) -> Target:
+        """Our cores relative to theirs, worst cell."""
+        ratios = core_ratios(self.comparison, self.cells, self.ours, self.theirs)
+        measured = f"cores {ratios.mean():.2f}, at most {ratios.max():.2f}"
+        wanted = f"at most {most:.2f} in every cell"
+        return Target(f"{self.ours[0]}'s cores", wanted, measured, at_most(ratios.max(), most))
+
+    def violations(self, most: float) -> Target:
+        """Our avoidable violations, worst cell."""
+        means = values(self.comparison, self.ours, AVOIDABLE, self.cells).mean(axis=1)
+        worst, cell = means.max(), self.cells[int(means.argmax())]
+        return Target(
+            f"{self.ours[0]}'s avoidable violations"
+            if self.theirs != self.ours
+            else "avoidable violations",
+            f"at most {percent(most, 2)} in every cell",
+            f"at most {percent(worst, 3)} ({', '.join(cell[:2])})",
+            at_most(worst, most),
+        )
+
+
+def _compared(
+    comparison: Comparison,
+    ours: Group,
+    cells: Sequence[Mapping[str, str]],
+    theirs: Sequence[Group] = (),
+    **limits: float,
+) -> Iterator[Target]:
+    """Our violations and cores beside theirs, a row for each choice of cells and each of them.
+
+    Args:
+        comparison: The run.
+        ours: Who is to be better.
+        cells: What :func:`~benchmarks.rates.select` takes, and ``where`` to call it so.
+        theirs: Who is compared with; nobody if empty.
+        limits: Methods of :class:`_Pair`, and what each of them wants.
+    """
+    there = [group for group in theirs if any(agent in comparison.agents for agent in group)]
+    rows = []
+    for chosen, group in product(cells, there if theirs else [ours]):
+        place, found = _chosen(comparison, **chosen)
+        if both := shared(comparison, found, ours, group):
+            rows.append((place, both, group))
+    compared = [rates(comparison, both, ours, group) for _, both, group in rows]
+    adjusted = corrected([found for found in compared if found])
+    ps = holm([_core_p(comparison, both, ours, group) for _, both, group in rows])
+    for (place, both, group), found, p in zip(rows, adjusted, ps, strict=True):
+        pair = _Pair(comparison, both, ours, group, found, p)
+        parts = [getattr(pair, name)(limit) for name, limit in limits.items()]
+        *texts, verdicts = zip(*parts, strict=True)
+        names = [ours[0], named(comparison, group)] if theirs else [ours[0]]
+        who = " / ".join(reversed(names) if "times" in limits else names)
+        what, wanted, measured = (
+            joint.join(text) for joint, text in zip((", and ", ", and ", "; "), texts, strict=True)
+        )
+        yield Target(f"{who}, {place}: {what}", wanted, measured, all_of(*verdicts))
+
+
+def _chosen(comparison: Comparison, where: str = "", **patterns: str) -> tuple[str, list[Cell]]:
+    """Return some cells, and what to call them."""
+    names = [where or patterns.get("scenarios", ""), f"{patterns['start']} start"]
+    return ", ".join(filter(None, names)), select(comparison, **patterns)
 
 
 def _core_p(comparison: Comparison, cells: Sequence[Cell], ours: Group, theirs: Group) -> float:
@@ -157,76 +210,10 @@ def _core_p(comparison: Comparison, cells: Sequence[Cell], ours: Group, theirs: 
     return paired_p(a / usual, b / usual)
 
 
-def _times(
-    evidence: Evidence,
-    ours: Group,
-    theirs: Sequence[Group],
-    cells: Sequence[Mapping[str, str]],
-    least: float,
-    most_cores: float | None = None,
-) -> Iterator[Target]:
-    """How many times as many avoidable violations they have, pooled over some cells.
-
-    All rows are one family of tests.
-    """
-    comparison = evidence.comparison
-    rows = [(where, group) for where in cells for group in _there(comparison, theirs)]
-    compared = [rates(comparison, select(comparison, **where), ours, g) for where, g in rows]
-    adjusted = iter(corrected([found for found in compared if found]))
-    for (where, group), found in zip(rows, compared, strict=True):
-        if not found:
-            continue
-        pooled = next(adjusted)
-        there = shared(comparison, select(comparison, **where), ours, group)
-        what, wanted = "avoidable violations", f"at least {least:g} times"
-        measured = _times_text(comparison, there, (ours, group), pooled, least)
-        verdict = _at_least(pooled, least)
-        if most_cores is not None:
-            cores = core_ratios(comparison, there, ours, group)
-            what += ", and the latter's cores over the former's"
-            wanted += f", and at most {most_cores:.2f} in every cell"
-            measured += f"; cores {cores.mean():.2f}, at most {cores.max():.2f}"
-            verdict = all_of(verdict, at_most(cores.max(), most_cores))
-        names = [where[key] for key in ("scenarios",) if key in where]
-        place = ", ".join([*names, f"{where['start']} start"])
-        yield Target(
-            f"{named(comparison, group)} / {ours[0]}, {place}: {what}", wanted, measured, verdict
-        )
-
-
-def _there(comparison: Comparison, groups: Sequence[Group]) -> list[Group]:
-    """Return the groups of which the run has an agent."""
-    return [group for group in groups if any(agent in comparison.agents for agent in group)]
-
-
-def _times_text(
-    comparison: Comparison,
-    cells: Sequence[Cell],
-    pair: tuple[Group, Group],
-    pooled: Rates,
-    least: float,
-) -> str:
-    """Say how many times as many, in how many cells, and who of them counted where."""
-    parts = [f"{pooled}, p = {pooled.p:.2g}"]
-    each = [rates(comparison, [cell], *pair) for cell in cells]
-    alone = sum(r is not None and r.ratio >= least for r in each)
-    if len(cells) > 1:
-        parts.append(f"in {alone} of {len(cells)} cells each for itself")
-    chosen = picks(comparison, cells, pair[1])
-    return "; ".join([*parts, *([chosen] if chosen else [])])
-
-
-def _at_least(found: Rates, least: float) -> Verdict:
-    """Judge whether they have so many times as many."""
-    if found.ratio < least:
-        return "missed"
-    return "met" if found.ratio >= least and found.significant else "not decidable"
-
-
-def _bound_gap(evidence: Evidence, most: float) -> Iterator[Target]:
+def _bound_gap(comparison: Comparison, most: float) -> Iterator[Target]:
     """How far apart the two sides of a bound are, worst cell."""
-    for name, gaps in evidence.comparison.bound_gaps().items():
-        for start in evidence.comparison.starts:
+    for name, gaps in comparison.bound_gaps().items():
+        for start in comparison.starts:
             cores = gaps["cores"][gaps.index.get_level_values("start") == start]
             if not cores.empty:
                 yield Target(
@@ -238,9 +225,9 @@ def _bound_gap(evidence: Evidence, most: float) -> Iterator[Target]:
                 )
 
 
-def _over_bound(evidence: Evidence, scaling: ControlName, most: float) -> Iterator[Target]:
+def _over_bound(comparison: Comparison, scaling: ControlName, most: float) -> Iterator[Target]:
     """The best controller of a kind of scaling beside its bound, scenario by scenario."""
-    comparison, name = evidence.comparison, BOUND_AGENTS[scaling]
+    name = BOUND_AGENTS[scaling]
     if comparison.bounds.empty or name not in set(comparison.bounds["agent"]):
         return
     for start, scenario in product(comparison.starts, comparison.scenarios):
@@ -274,79 +261,41 @@ def _nearest(comparison: Comparison, cell: Cell, bound: str, most: float) -> tup
     return f"{known[best]:.2f} ({best})", at_most(known[best], most)
 
 
-def _cores_and_violations(
-    evidence: Evidence,
-    ours: Group,
-    theirs: Sequence[Group],
-    where: str,
-    scenarios: str,
-    profiles: str,
-    most: float,
-) -> Iterator[Target]:
-    """Our cores against theirs, and few violations; each in its worst cell."""
-    comparison = evidence.comparison
-    for start in comparison.starts:
-        for group in _there(comparison, theirs):
-            cells = shared(comparison, select(comparison, scenarios, profiles, start), ours, group)
-            if not cells:
-                continue
-            cores = core_ratios(comparison, cells, ours, group).max()
-            violations = values(comparison, ours, AVOIDABLE, cells).mean(axis=1).max()
-            yield Target(
-                f"{ours[0]} / {named(comparison, group)}, {where}, {start} start: cores, and its "
-                "avoidable violations",
-                f"at most {most:.2f}, and at most {percent(FEW_VIOLATIONS, 1)}",
-                f"at most {cores:.2f}, and at most {percent(violations, 3)} (worst payload each)",
-                all_of(at_most(cores, most), at_most(violations, FEW_VIOLATIONS)),
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class _Learned:
-    """The best policy beside the best rule or program, on one cell."""
-
-    ratio: float
-    """Cores relative to the rule's."""
-    p: float
-    """That they differ so much by chance, for this cell alone."""
-
-
-def _learned(evidence: Evidence, ours: Group, most: float) -> Iterator[Target]:
+def _learned(comparison: Comparison, ours: Group, most: float) -> Iterator[Target]:
     """The best policy against the best of all others, cell by cell."""
-    comparison = evidence.comparison
-    rules = [agent for agent in comparison.agents if agent not in ours]
+    rules, more = [agent for agent in comparison.agents if agent not in ours], percent(most - 1)
     for start in comparison.starts:
         cells = shared(comparison, comparison.cells_of(start=start), ours, rules)
-        if cells:
-            found = [_against_rules(comparison, cell, ours, rules) for cell in cells]
-            yield _learned_target(start, found, most)
-
-
-def _learned_target(start: str, found: Sequence[_Learned | None], most: float) -> Target:
-    there = [one for one in found if one]
-    fewer = [one for one in there if one.ratio < 1.0]
-    shown = sum(one.p < SIGNIFICANCE for one in fewer)
-    worse = sum(one.ratio > most for one in there)
-    missing, more = len(found) - len(there), percent(most - 1)
-    enough = 2 * len(fewer) >= len(found) and not worse and not missing
-    return Target(
-        f"best learned controller against the best rule or program, {start} start: cores at no "
-        "more avoidable violations",
-        f"fewer in at least half of the cells, over {more} more in none",
-        f"fewer in {len(fewer)} of {len(found)} ({shown} with p < {SIGNIFICANCE:g} each for "
-        f"itself, uncorrected), over {more} more in {worse}, all policies with more violations "
-        f"in {missing}",
-        "missed" if not enough else "met" if 2 * shown >= len(found) else "not decidable",
-    )
+        if not cells:
+            continue
+        found = [_against_rules(comparison, cell, ours, rules) for cell in cells]
+        there = [one for one in found if one]
+        fewer = [p for ratio, p in there if ratio < 1.0]
+        shown = sum(p < SIGNIFICANCE for p in fewer)
+        worse, missing = sum(ratio > most for ratio, _ in there), found.count(None)
+        enough = 2 * len(fewer) >= len(found) and not worse and not missing
+        yield Target(
+            f"best learned controller against the best rule or program, {start} start: cores at "
+            "no more avoidable violations",
+            f"fewer in at least half of the cells, over {more} more in none",
+            f"fewer in {len(fewer)} of {len(found)} ({shown} with p < {SIGNIFICANCE:g} each for "
+            f"itself, uncorrected), over {more} more in {worse}, all policies with more violations "
+            f"in {missing}",
+            "missed" if not enough else "met" if 2 * shown >= len(found) else "not decidable",
+        )
 
 
 def _against_rules(
     comparison: Comparison, cell: Cell, policies: Group, rules: Group
-) -> _Learned | None:
-    """Compare the cheapest policy that violates no more than the best rule; None without one.
+) -> tuple[float, float] | None:
+    """Compare the cheapest policy that violates no more than the best rule.
 
     The best rule is the cheapest with few violations or, where none has few, the one with the
     fewest.
+
+    Returns:
+        Cores relative to the rule's, and the p value that both are alike, for this cell alone;
+        None without such a policy.
     """
 
     def cores(agent: str) -> float:
@@ -363,13 +312,12 @@ def _against_rules(
         return None
     policy = min(able, key=cores)
     a, b = (comparison.values(agent, "core_seconds", [cell]) for agent in (policy, rule))
-    return _Learned(cores(policy) / cores(rule), paired_p(a, b))
+    return cores(policy) / cores(rule), paired_p(a, b)
 
 
-def _simulator(evidence: Evidence) -> Iterator[Target]:
+def _simulator(fidelity: Fidelity) -> Iterator[Target]:
     """What the simulator says of the real worker."""
-    rows = evidence.fidelity.rows if evidence.fidelity else ()
-    verdicts = [row.verdict for row in rows if row.verdict]
+    verdicts = [row.verdict for row in fidelity.rows if row.verdict]
     if verdicts:
         missed = verdicts.count("missed")
         yield Target(
@@ -380,47 +328,33 @@ def _simulator(evidence: Evidence) -> Iterator[Target]:
         )
 
 
-def _live(evidence: Evidence, ours: Group, theirs: Group, least: float) -> Iterator[Target]:
+def _live(fidelity: Fidelity, ours: Group, theirs: Group, least: float) -> Iterator[Target]:
     """How many times as many avoidable violations they have on the real worker."""
-    runs = evidence.fidelity.live if evidence.fidelity else ()
-    for scenario in dict.fromkeys(run["scenario"] for run in runs):
+    by_run: dict[tuple[str, str], dict[int, float]] = {}
+    for run in fidelity.live:
+        of_agent = by_run.setdefault((run["agent"], run["scenario"]), {})
+        of_agent[run["repetition"]] = run["avoidable_violation_rate"]
+    for scenario in dict.fromkeys(scenario for _, scenario in by_run):
         for b, a in product(theirs, ours):
-            rates_a, rates_b = (
-                {
-                    run["repetition"]: float(run["avoidable_violation_rate"])
-                    for run in runs
-                    if (run["agent"], run["scenario"]) == (agent, scenario)
-                }
-                for agent in (a, b)
-            )
-            if rates_a and rates_a.keys() == rates_b.keys():
-                yield _live_target(f"{b} / {a}, {scenario}", rates_a, rates_b, least)
-
-
-def _live_target(
-    who: str, ours: Mapping[int, float], theirs: Mapping[int, float], least: float
-) -> Target:
-    each = [Rates(ours[n], theirs[n], math.nan).ratio for n in ours]
-    pooled = Rates(fmean(ours.values()), fmean(theirs.values()), math.nan)
-    many = sum(ratio >= least for ratio in each)
-    always: Verdict = "met" if many == len(each) else "not decidable"
-    return Target(
-        f"{who} live: avoidable violations",
-        f"at least {least:g} times, in every repetition",
-        f"{percent(pooled.theirs, 3)} against {percent(pooled.ours, 3)}; in {many} of "
-        f"{len(each)} repetitions",
-        "missed" if pooled.ratio < least else always,
-    )
+            a_rates, b_rates = (by_run.get((agent, scenario), {}) for agent in (a, b))
+            if a_rates and a_rates.keys() == b_rates.keys():
+                pooled = Rates(fmean(a_rates.values()), fmean(b_rates.values()), math.nan)
+                each = [Rates(a_rates[n], b_rates[n], math.nan).ratio for n in a_rates]
+                many = sum(ratio >= least for ratio in each)
+                always: Verdict = "met" if many == len(each) else "not decidable"
+                yield Target(
+                    f"{b} / {a}, {scenario} live: avoidable violations",
+                    f"at least {least:g} times, in every repetition",
+                    f"{percent(pooled.theirs, 3)} against {percent(pooled.ours, 3)}; in {many} "
+                    f"of {len(each)} repetitions",
+                    "missed" if pooled.ratio < least else always,
+                )
 
 
 KINDS = {
-    "violations": _violations,
-    "cores": _cores,
-    "times": _times,
+    "compared": _compared,
     "bound gap": _bound_gap,
     "over bound": _over_bound,
-    "cores and violations": _cores_and_violations,
     "learned": _learned,
-    "simulator": _simulator,
-    "live": _live,
 }
+LIVE_KINDS = {"simulator": _simulator, "live": _live}

@@ -47,8 +47,8 @@ def test_who_has_more_violations_is_what_the_data_says(
 def test_fewer_and_more_cores_than_published(tmp_path: Path) -> None:
     cheaper = source(tmp_path / "a", sponge_ip=(FEW, 6.0), sponge_paper=(FEW, 8.0))
     assert "holds 25 % fewer cores" in said(cheaper, "sponge-paper;")[0]
-    dearer = source(tmp_path / "b", sponge_ip=(FEW, 10.0), sponge_paper=(FEW, 8.0))
-    assert "holds 25 % more cores" in said(dearer, "sponge-paper;")[0]
+    more_cores = source(tmp_path / "b", sponge_ip=(FEW, 10.0), sponge_paper=(FEW, 8.0))
+    assert "holds 25 % more cores" in said(more_cores, "sponge-paper;")[0]
 
 
 def test_violations_of_the_first_minute_are_told_from_later_ones(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_fidelity_result_is_included(written: Path) -> None:
     assert "limiter cgroup-v1" in (written / "run/report/report.html").read_text()
 
 
-def test_a_users_report_judges_nobody(run: Path, tmp_path: Path) -> None:
+def test_a_users_report_has_no_targets_of_ours(run: Path, tmp_path: Path) -> None:
     argv = [str(run), "--out", str(tmp_path), "--markdown", str(tmp_path / "results.md")]
     assert main(argv) == 0
     text = (tmp_path / "results.md").read_text()

@@ -1,4 +1,4 @@
-"""Targets are judged by what the data says: met, missed, or not decidable."""
+"""Whether targets are met is told by what the data says: met, missed, or not decidable."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def found(
     return targets(load_run(run).comparison)
 
 
-def about(judged: Sequence[Target], *words: str) -> Target:
-    (target,) = [t for t in judged if all(word in t.what for word in words)]
+def about(reached: Sequence[Target], *words: str) -> Target:
+    (target,) = [t for t in reached if all(word in t.what for word in words)]
     return target
 
 
-def test_without_the_agents_nothing_is_judged(tmp_path: Path) -> None:
+def test_without_the_agents_nothing_is_measured(tmp_path: Path) -> None:
     assert found(tmp_path, {"static-8": (FEW, 8.0)}) == []
 
 
@@ -56,14 +56,14 @@ def test_targets_of_the_program_are_met_or_missed(tmp_path: Path) -> None:
 def test_a_ratio_is_met_only_if_chance_does_not_explain_it(
     tmp_path: Path, ours: list[int], theirs: list[int], verdict: Verdict, words: str
 ) -> None:
-    judged = found(tmp_path, {"sponge-ip": (ours, 8.0), "fa2": (theirs, 5.0)})
+    reached = found(tmp_path, {"sponge-ip": (ours, 8.0), "fa2": (theirs, 5.0)})
     for start in ("cold start", "warm start"):
-        target = about(judged, "fa2 / sponge-ip", start)
+        target = about(reached, "fa2 / sponge-ip", start)
         assert target.verdict == verdict
         assert words in target.measured
 
 
-def test_the_better_horizontal_scaler_is_judged_and_the_published_one_listed(
+def test_the_better_horizontal_scaler_is_measured_and_the_published_one_listed(
     tmp_path: Path,
 ) -> None:
     agents = {
@@ -72,18 +72,18 @@ def test_the_better_horizontal_scaler_is_judged_and_the_published_one_listed(
         "fa2": (MANY, 5.0),
         "fa2-tuned": ([2] * 10, 6.0),
     }
-    judged = found(tmp_path, agents, COLD)
-    better = about(judged, "the better of fa2 and fa2-tuned / sponge-ip")
+    reached = found(tmp_path, agents, COLD)
+    better = about(reached, "the better of fa2 and fa2-tuned / sponge-ip")
     assert better.verdict == "missed"
     assert better.measured.endswith("fa2-tuned in 1")
-    assert about(judged, "fa2-paper / sponge-ip").verdict == "met"
+    assert about(reached, "fa2-paper / sponge-ip").verdict == "met"
 
 
 def test_pooled_cells_say_in_how_many_it_holds_alone(tmp_path: Path) -> None:
     agents: Agents = {"sponge-ip": (FEW, 8.0), "fa2": (MANY, 5.0)}
     other = ("paper-300kb", "resnet18", "cold")
-    judged = found(tmp_path, agents, COLD, other)
-    assert "in 2 of 2 cells each for itself" in about(judged, "fa2 / sponge-ip").measured
+    reached = found(tmp_path, agents, COLD, other)
+    assert "in 2 of 2 cells each for itself" in about(reached, "fa2 / sponge-ip").measured
 
 
 def test_fewer_cores_count_only_with_no_more_violations(tmp_path: Path) -> None:
@@ -93,36 +93,36 @@ def test_fewer_cores_count_only_with_no_more_violations(tmp_path: Path) -> None:
     assert about(found(tmp_path / "b", by_chance), "sponge-paper").verdict == "not decidable"
 
 
-def test_each_kind_of_scaling_is_judged_by_its_own_bound(tmp_path: Path) -> None:
+def test_each_kind_of_scaling_has_its_own_bound(tmp_path: Path) -> None:
     agents: Agents = {
         "sponge-ip": (FEW, 4.2),
         "static-8": (MANY, 2.0),
         "sponge-joint": (FEW, 3.6),
     }
-    judged = found(tmp_path, agents, COLD, bounds={"oracle": 4.0, "oracle-joint": 3.0})
-    vertical, joint = (about(judged, f"best {kind} controller") for kind in ("vertical", "joint"))
+    reached = found(tmp_path, agents, COLD, bounds={"oracle": 4.0, "oracle-joint": 3.0})
+    vertical, joint = (about(reached, f"best {kind} controller") for kind in ("vertical", "joint"))
     assert (vertical.verdict, vertical.measured) == ("met", "yolov5s 1.05 (sponge-ip)")
     assert (joint.verdict, joint.measured) == ("missed", "yolov5s 1.20 (sponge-joint)")
 
 
 def test_a_bound_is_missed_by_who_violates(tmp_path: Path) -> None:
-    judged = found(tmp_path, {"static-8": (MANY, 4.0)}, COLD, bounds={"oracle": 4.0})
-    target = about(judged, "best vertical controller")
+    reached = found(tmp_path, {"static-8": (MANY, 4.0)}, COLD, bounds={"oracle": 4.0})
+    target = about(reached, "best vertical controller")
     assert (target.verdict, target.measured) == ("missed", "yolov5s none")
 
 
-def test_joint_scaling_is_judged_by_violations_and_cores(tmp_path: Path) -> None:
+def test_joint_scaling_is_measured_by_violations_and_cores(tmp_path: Path) -> None:
     cells = (COLD, WARM, BURSTY)
     for name, cores, verdict in (("a", 5.0, "met"), ("b", 5.9, "missed")):
         agents: Agents = {"sponge-joint": (NONE, cores), "fa2": (MANY, 5.0)}
-        judged = found(tmp_path / name, agents, *cells)
+        reached = found(tmp_path / name, agents, *cells)
         for words in (["paper with yolov5s"], ["flash-crowd"], ["bursty"]):
-            assert about(judged, "sponge-joint", *words).verdict == verdict
+            assert about(reached, "sponge-joint", *words).verdict == verdict
 
 
 def test_joint_scaling_without_anything_to_divide_decides_nothing(tmp_path: Path) -> None:
-    judged = found(tmp_path, {"sponge-joint": (NONE, 5.0), "fa2": (NONE, 5.0)}, BURSTY)
-    assert about(judged, "bursty").verdict == "not decidable"
+    reached = found(tmp_path, {"sponge-joint": (NONE, 5.0), "fa2": (NONE, 5.0)}, BURSTY)
+    assert about(reached, "bursty").verdict == "not decidable"
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_joint_scaling_without_anything_to_divide_decides_nothing(tmp_path: Path
         ((MANY, 4.0), (FEW, 5.0), "missed", "all policies with more violations in 1"),
         ((FEW, 4.0), (MANY, 5.0), "met", "fewer in 1 of 1"),
     ],
-    ids=["cheaper", "dearer", "much dearer", "more violations", "nobody meets the SLO"],
+    ids=["cheaper", "more cores", "many more cores", "more violations", "nobody meets the SLO"],
 )
-def test_a_policy_is_judged_by_the_best_rule(
+def test_a_policy_is_compared_with_the_best_rule(
     tmp_path: Path,
     policy: tuple[list[int], float],
     rule: tuple[list[int], float],

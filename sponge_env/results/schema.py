@@ -169,7 +169,7 @@ class AllRequests:
     latency_p99_of_all_s: float = metric(
         "latency",
         "s",
-        "99th percentile of the latency of all requests, infinite for one never answered.",
+        "99th percentile over all requests; infinite if never answered.",
         "less",
         NAN,
     )
@@ -244,67 +244,40 @@ class Column:
 
 EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "page", "tensorboard")
 TABLES: tuple[Place, ...] = ("cell", "page")
+SUITE: tuple[Place, ...] = ("cell", "page", "tensorboard")
+ALONE: tuple[Place, ...] = ("evaluation",)
+AND_PAGE: tuple[Place, ...] = ("evaluation", "page")
+PAGE: tuple[Place, ...] = ("page",)
 
 COLUMNS = (
     Column("violation_rate", "violated", "%", 3, EVERYWHERE),
     Column(
-        "avoidable_violation_rate",
-        "avoidable",
-        "%",
-        3,
-        EVERYWHERE,
-        interval=("page",),
-        compared=True,
+        "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=PAGE, compared=True,
         pooled=("middle half", "mean"),
     ),
-    Column("hopeless_rate", "hopeless", "%", 3, ("evaluation",)),
-    Column(
-        "beyond_bound_rate",
-        "beyond bound",
-        "%",
-        3,
-        ("cell", "page", "tensorboard"),
-        interval=("page",),
-        bound="needed",
-    ),
+    Column("hopeless_rate", "hopeless", "%", 3, ALONE),
+    Column("beyond_bound_rate", "beyond bound", "%", 3, SUITE, interval=PAGE, bound="needed"),
     Column("beyond_common_bound_rate", "beyond bound", "%", 3, pooled=("mean",), bound="needed"),
     Column(
-        "mean_cores",
-        "mean cores",
-        "",
-        2,
-        EVERYWHERE,
-        interval=("cell", "page"),
-        compared=True,
-        pooled=("middle half",),
-        bound="instead",
+        "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=TABLES, compared=True,
+        pooled=("middle half",), bound="instead",
     ),
     Column("core_seconds", "core-seconds", "", 0, ("evaluation", "tensorboard")),
+    Column("cores_over_bound", "cores over bound", "", 3, SUITE, interval=PAGE, bound="needed"),
     Column(
-        "cores_over_bound",
-        "cores over bound",
-        "",
-        3,
-        ("cell", "page", "tensorboard"),
-        interval=("page",),
-        bound="needed",
+        "cores_over_common_bound", "cores over bound", "", 2,
+        pooled=("middle half",), bound="needed",
     ),
-    Column(
-        "cores_over_common_bound",
-        "cores over bound",
-        "",
-        2,
-        pooled=("middle half",),
-        bound="needed",
-    ),
-    Column("latency_p50_s", "p50", "ms", 0, ("evaluation",)),
+    Column("utilisation", "utilisation", "%", 1),
+    Column("latency_mean_s", "mean", "ms", 0),
+    Column("latency_p50_s", "p50", "ms", 0, ALONE),
     Column("latency_p99_s", "p99", "ms", 0, ("evaluation", "tensorboard")),
-    Column("latency_p99_of_all_s", "p99 of all", "ms", 0, TABLES, interval=("page",)),
-    Column("dropped", "dropped", "", 0, ("evaluation",)),
-    Column("infeasible_decisions", "infeasible decisions", "", 0, ("evaluation", "page")),
-    Column("decision_p50_s", "decision p50", "ms", 3, ("evaluation", "page")),
-    Column("decision_p99_s", "decision p99", "ms", 3, ("evaluation", "page")),
-)
+    Column("latency_p99_of_all_s", "p99 of all", "ms", 0, TABLES, interval=PAGE),
+    Column("dropped", "dropped", "", 0, ALONE),
+    Column("infeasible_decisions", "infeasible decisions", "", 0, AND_PAGE),
+    Column("decision_p50_s", "decision p50", "ms", 3, AND_PAGE),
+    Column("decision_p99_s", "decision p99", "ms", 3, AND_PAGE),
+)  # fmt: skip
 """In the order in which they stand."""
 
 

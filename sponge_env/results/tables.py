@@ -340,9 +340,9 @@ def _means(comparison: Comparison, agent: str, start: str) -> list[str]:
     there = f"{len(cells)}/{len(comparison.cells_of(start=start))}"
     if not cells:
         return [there, MISSING, MISSING]
-    violations, held = (
+    violations, cores = (
         c.text(float(comparison.values(agent, c.metric, cells).mean())) for c in (AVOIDABLE, CORES)
     )
     if comparison.common_bound:
-        held = _over_bound(comparison, agent, cells)
-    return [there, f"{violations} {AVOIDABLE.unit}", held]
+        cores = _over_bound(comparison, agent, cells)
+    return [there, f"{violations} {AVOIDABLE.unit}", cores]
