@@ -1,4 +1,4 @@
-"""Runs in TensorBoard, of an episode or of a suite; nothing else imports TensorBoard.
+"""The TensorBoard sink; nothing else imports TensorBoard.
 
 It writes event files with TensorBoard's own writer, which needs neither torch nor
 TensorFlow. Each agent and seed is a run with the same tags, so that TensorBoard overlays
@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,13 +107,13 @@ class TensorBoardSink:
         for name in TOTALS:
             self._totals[name] += getattr(metrics, name)
             values[TOTAL_PREFIX + tag(IntervalMetrics, name)] = self._totals[name]
-        self._add(self._numbers(values), metrics.time_s)
+        self._add(self._scalars(values), metrics.time_s)
         self._steps += 1
 
     def episode(self, metrics: EpisodeMetrics) -> None:
         """Write the summary's numbers and the row of the hyper-parameter table."""
         values = {EPISODE_PREFIX + name: value for name, value in scalars(metrics)}
-        self._add(self._numbers(values), metrics.duration_s)
+        self._add(self._scalars(values), metrics.duration_s)
         for summary in _table_row(metrics, self._trial):
             self._add(summary, metrics.duration_s)
 
@@ -125,14 +125,43 @@ class TensorBoardSink:
         wall_time = self._start_s + time_s
         self._writer.add_event(Event(wall_time=wall_time, step=self._steps, summary=summary))
 
-    def _numbers(self, values: Mapping[str, float]) -> Summary:
-        message = _message(values, self._described)
-        self._described |= {value.tag for value in message.value}
-        return message
+    def _scalars(self, values: Mapping[str, float]) -> Summary:
+        """Put the numbers that were measured into one message.
+
+        They are tensors because TensorBoard's fast loader ignores what is said about the
+        older ``simple_value``.
+        """
+        summary = Summary()
+        for name, value in values.items():
+            if not math.isnan(value):
+                tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
+                scalar = summary.value.add(tag=name, tensor=tensor)
+                if name not in self._described:
+                    self._described.add(name)
+                    scalar.metadata.CopyFrom(create_summary_metadata("", HELP[name]))
+        return summary
+
+
+def write_summary(folder: Path, values: Mapping[str, float]) -> None:
+    """Write a run that is one set of numbers.
+
+    Args:
+        folder: The run's folder.
+        values: Tag to number; what is not a number is left out.
+    """
+    summary = Summary()
+    for name, value in values.items():
+        if not math.isnan(value):
+            tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
+            metadata = create_summary_metadata("", "")
+            summary.value.add(tag=name, tensor=tensor, metadata=metadata)
+    writer = EventFileWriter(str(folder))
+    writer.add_event(Event(wall_time=time.time(), step=0, summary=summary))
+    writer.close()
 
 
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
-    """Write a suite's runs anew: one per agent, one number per metric and cell.
+    """Write a suite anew: one run per agent, one number per metric and cell.
 
     Args:
         folder: Where; what is there goes.
@@ -146,29 +175,7 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
             for row in table.to_dict("records")
             for name in COMPARED
         }
-        writer = EventFileWriter(str(folder / str(agent)))
-        writer.add_event(Event(wall_time=time.time(), step=0, summary=_message(values)))
-        writer.close()
-
-
-def _message(values: Mapping[str, float], described: Set[str] = frozenset()) -> Summary:
-    """Put the numbers that were measured into one message.
-
-    They are tensors because TensorBoard's fast loader ignores what is said about the older
-    ``simple_value``.
-
-    Args:
-        values: Tag to number; what is not a number is left out.
-        described: Tags that were explained before.
-    """
-    summary = Summary()
-    for name, value in values.items():
-        if not math.isnan(value):
-            tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
-            scalar = summary.value.add(tag=name, tensor=tensor)
-            if name not in described:
-                scalar.metadata.CopyFrom(create_summary_metadata("", HELP.get(name, "")))
-    return summary
+        write_summary(folder / str(agent), values)
 
 
 def _layout() -> Summary:
