@@ -8,8 +8,9 @@ label, and the row in ``docs/metrics.md`` (``python -m sponge_env.metrics`` prin
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -190,6 +191,20 @@ def scalars(metrics: Any) -> Iterator[tuple[str, float]]:
         value = getattr(metrics, f.name)
         if isinstance(value, int | float):
             yield f"{f.metadata['group']}/{f.name}", float(value)
+
+
+def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
+    """Return an episode's metrics under their names; a number that is not finite is None."""
+    values = {name: getattr(metrics, name) for name in names(EpisodeMetrics)}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
+    """Return the metrics of which :func:`summary` made plain data; None is NaN again."""
+    return EpisodeMetrics(**{name: NAN if v is None else v for name, v in values.items()})
 
 
 def _field(cls: type[Any], name: str) -> dataclasses.Field[Any]:

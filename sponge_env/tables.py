@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from sponge_env.metrics import EpisodeMetrics
-from sponge_env.recording import summary, write_json
+from sponge_env.files import write_json
+from sponge_env.metrics import EpisodeMetrics, summary
 
 
 @dataclass(frozen=True, slots=True)

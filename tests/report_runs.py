@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from sponge_env.metrics import EpisodeMetrics
-from sponge_env.recording import summary
-from sponge_env.suite.store import FORMAT
-from sponge_env.suite.unit import INTERVALS, QUANTILES
+from sponge_env.run.record import summary
+from sponge_env.run.store import FORMAT
+from sponge_env.run.unit import INTERVALS, QUANTILES
 
 COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
 OFFERED = 1000

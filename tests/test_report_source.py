@@ -16,7 +16,7 @@ import evaluate
 from sponge_env.config import Arrivals, Serving
 from sponge_env.errors import RunDirectoryError
 from sponge_env.report.source import load_source
-from sponge_env.suite.unit import AgentUnit
+from sponge_env.run.unit import AgentUnit
 
 
 @pytest.fixture(scope="module")

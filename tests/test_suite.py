@@ -15,14 +15,14 @@ import pytest
 import evaluate
 from agents.sponge_ip import SpongeIP
 from sponge_env.factory import make_system, scenario_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.read import load_failures, load_results
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.unit import AgentUnit
+from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
 from sponge_env.suite import bounds as suite_bounds
-from sponge_env.suite.bounds import BoundUnit
-from sponge_env.suite.definition import cells, load_suite
-from sponge_env.suite.results import load_failures, load_results
-from sponge_env.suite.unit import AgentUnit
-from sponge_env.suite.warm import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 

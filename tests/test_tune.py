@@ -13,8 +13,8 @@ from baselines.racing import Outcome, find_best
 from baselines.searches import RULE_TOLERANCE, SEARCHES, Search
 from baselines.tune import Task, tune_cell
 from sponge_env.config import Arrivals
-from sponge_env.registry import known_controllers, make_controller
 from sponge_env.report.targets import MOST_VIOLATIONS
+from sponge_env.run.controllers import known_controllers, make_controller
 from sponge_env.scenario import Scenario
 
 SHORT = Scenario(

@@ -10,10 +10,10 @@ from typing import Any
 
 from sponge_env.fidelity.comparison import Row, compare
 from sponge_env.fidelity.trial import Trial
-from sponge_env.files import replacing
+from sponge_env.files import replacing, write_json
 from sponge_env.host import describe_host, describe_versions
+from sponge_env.metrics import summary
 from sponge_env.profile import Profile
-from sponge_env.recording import summary, write_json
 
 HEADINGS = (
     "agent", "quantity", "live", "live runs", "simulated", "off by", "verdict", "replayed",

@@ -1,7 +1,7 @@
 """Reports: what runs found, as a page, as Markdown and as pictures.
 
-``source.py`` reads run directories (``evaluation.py`` those of one evaluation, ``fidelity.py``
-what the fidelity check wrote); ``tables.py``, ``overview.py``, ``pareto.py`` and ``pictures.py``
+``source.py`` reads run directories (``fidelity.py`` what the fidelity check wrote);
+``tables.py``, ``overview.py``, ``pareto.py`` and ``pictures.py``
 show what is in them, ``findings.py`` says it in sentences. ``rates.py`` compares two
 controllers, named in ``agents.py``; ``targets.py``, ``scaling.py`` and ``live.py`` judge by it,
 with ``judging.py``. ``section.py`` gathers all of one run and ``render.py`` fills it into

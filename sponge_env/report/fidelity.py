@@ -9,9 +9,9 @@ from typing import Any
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.comparison import QUANTITIES, Row
 from sponge_env.fidelity.report import HEADINGS, cells, introduction
+from sponge_env.files import read_json
 from sponge_env.metrics import NAN
 from sponge_env.report.tables import Entry, Table
-from sponge_env.suite.store import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def load_fidelity(path: Path) -> Fidelity:
     Raises:
         RunDirectoryError: It cannot be read, or is something else or of another version.
     """
-    data = read(path)
+    data = read_json(path)
     try:
         command = " ".join(data["command"])
         return Fidelity(

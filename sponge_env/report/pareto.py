@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from sponge_env.metrics import EpisodeMetrics, axis_label
 from sponge_env.report.source import Source
 from sponge_env.report.style import NETWORK_COLOUR, Style, open_frame
+from sponge_env.run.bounds import BOUND_AGENTS
+from sponge_env.run.read import CELL, AgainstBound
 from sponge_env.statistics import Estimate, mean
 from sponge_env.suite.comparison import Cell
-from sponge_env.suite.results import CELL, AgainstBound
-from sponge_env.suite.unit import BOUND_AGENTS
 
 LINEAR_UP_TO_PERCENT = 0.1
 """Violations from which on their axis is logarithmic; 0 must be on it."""

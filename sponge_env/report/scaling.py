@@ -21,9 +21,9 @@ from sponge_env.report.judging import (
 from sponge_env.report.overview import FEW_VIOLATIONS
 from sponge_env.report.rates import AVOIDABLE, core_ratios, named, percent, picked, shared, values
 from sponge_env.report.source import Source
+from sponge_env.run.bounds import BOUND_AGENTS
 from sponge_env.statistics import SIGNIFICANCE, paired_p
 from sponge_env.suite.comparison import Cell, Comparison
-from sponge_env.suite.unit import BOUND_AGENTS
 
 LIMITS: Mapping[ControlName, float] = {"vertical": 1.10, "joint": 1.15}
 """Most cores of the best controller, relative to the bound of its kind of scaling."""

@@ -12,10 +12,8 @@ from typing import Any, cast
 import pandas as pd
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.report.evaluation import EVALUATION, Frames, load_evaluation
-from sponge_env.suite.comparison import Cell, Comparison
-from sponge_env.suite.definition import Suite, load_suite
-from sponge_env.suite.results import (
+from sponge_env.files import read_json
+from sponge_env.run.read import (
     CELL,
     load_bounds,
     load_failures,
@@ -23,13 +21,27 @@ from sponge_env.suite.results import (
     load_latencies,
     load_results,
 )
-from sponge_env.suite.store import read
-
-SUITE = "suite.json"
-"""File that tells a suite's folder."""
+from sponge_env.run.suite import Suite, load_suite
+from sponge_env.suite.comparison import Cell, Comparison
 
 STANDARD = "standard"
 """Suite whose order of agents, scenarios, profiles and starts all reports keep to."""
+
+
+DRAWN = (
+    "time_s",
+    "offered",
+    "violations",
+    "avoidable_violations",
+    "cores",
+    "batch",
+    "replicas_ready",
+    "queued",
+    "latency_p99_s",
+    "delay_mean_s",
+    "bandwidth_bytes_per_s",
+)
+"""Interval metrics that reports show."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Source:
     intervals: pd.DataFrame
     """The part that counts of every agent's first seed, one row per interval."""
     latencies: pd.DataFrame
-    """See :func:`sponge_env.suite.results.load_latencies`."""
+    """See :func:`sponge_env.run.read.load_latencies`."""
     command: str
     host: dict[str, Any]
     versions: dict[str, Any]
@@ -100,42 +112,24 @@ def load_source(path: Path) -> Source:
     Raises:
         RunDirectoryError: It is none, one of another version, or holds no finished episode.
     """
-    frames = _load_frames(path)
-    if frames.episodes.empty:
+    episodes = load_results(path)
+    if episodes.empty:
         raise RunDirectoryError(
             f"{str(path)!r} holds no finished episode; let evaluate.py finish first"
         )
     return Source(
         path=path,
-        comparison=_comparison(frames),
-        intervals=_counted(frames.intervals, frames.episodes),
-        latencies=frames.latencies,
+        comparison=_comparison(episodes, load_failures(path), load_bounds(path)),
+        intervals=_counted(load_intervals(path, DRAWN, seed=0), episodes),
+        latencies=load_latencies(path),
         command=_command(path),
-        host=read(path / "host.json"),
-        versions=read(path / "versions.json"),
+        host=read_json(path / "host.json"),
+        versions=read_json(path / "versions.json"),
     )
 
 
-def _load_frames(path: Path) -> Frames:
-    if (path / SUITE).is_file():
-        return Frames(
-            load_results(path),
-            load_failures(path),
-            load_intervals(path),
-            load_latencies(path),
-            load_bounds(path),
-        )
-    if (path / EVALUATION).is_file():
-        return load_evaluation(path)
-    raise RunDirectoryError(
-        f"{str(path)!r} is no run (it has neither {SUITE} nor {EVALUATION}); "
-        "choose a folder that evaluate.py wrote"
-    )
-
-
-def _comparison(frames: Frames) -> Comparison:
+def _comparison(episodes: pd.DataFrame, failures: pd.DataFrame, bounds: pd.DataFrame) -> Comparison:
     """Put agents and cells into the order of the standard suite, further ones after them."""
-    episodes, failures = frames.episodes, frames.failures
     standard = load_suite(STANDARD)
     agents = _ordered(episodes["agent"], list(standard.agents))
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]]).drop_duplicates()
@@ -146,7 +140,7 @@ def _comparison(frames: Frames) -> Comparison:
         agents=agents,
         cells=_ordered_cells(cells, standard),
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
-        bounds=frames.bounds,
+        bounds=bounds,
     )
 
 

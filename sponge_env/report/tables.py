@@ -11,9 +11,9 @@ import numpy as np
 
 from sponge_env.interfaces import FloatArray
 from sponge_env.metrics import EpisodeMetrics, axis_label
+from sponge_env.run.read import AgainstBound, AllRequests
 from sponge_env.statistics import mean
 from sponge_env.suite.comparison import BoundSides, Cell, Comparison
-from sponge_env.suite.results import AgainstBound, AllRequests
 from sponge_env.suite.tables import NOT_SIGNIFICANT, aggregate_rows, latency_text, span_text
 
 DAGGER = "†"

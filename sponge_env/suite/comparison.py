@@ -14,8 +14,8 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from sponge_env.run.read import CELL, common_bound
 from sponge_env.statistics import SIGNIFICANCE, FloatArray, holm, paired_p
-from sponge_env.suite.results import CELL, common_bound
 
 Cell = tuple[str, str, str]
 """Scenario, profile, start."""
@@ -39,15 +39,15 @@ class Comparison:
     """A suite's results, and in which order they are shown."""
 
     episodes: pd.DataFrame
-    """See :func:`sponge_env.suite.results.load_results`."""
+    """See :func:`sponge_env.run.read.load_results`."""
     failures: pd.DataFrame
-    """See :func:`sponge_env.suite.results.load_failures`."""
+    """See :func:`sponge_env.run.read.load_failures`."""
     agents: Sequence[str]
     cells: Sequence[Cell]
     reference: str
     """Agent that the others are compared with."""
     bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """See :func:`sponge_env.suite.results.load_bounds`; empty without bounds."""
+    """See :func:`sponge_env.run.read.load_bounds`; empty without bounds."""
 
     @cached_property
     def _by_cell(self) -> dict[tuple[str, ...], pd.DataFrame]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sponge_env.run.read import CELL
 from sponge_env.statistics import (
     Estimate,
     FloatArray,
@@ -17,7 +18,6 @@ from sponge_env.statistics import (
     probability_of_improvement,
 )
 from sponge_env.suite.comparison import BoundSides, Cell, Comparison, Span
-from sponge_env.suite.results import CELL
 from sponge_env.tables import aligned
 
 NOT_SIGNIFICANT = "n.s."

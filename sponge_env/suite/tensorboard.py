@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sponge_env.suite.results import CELL
+from sponge_env.run.read import CELL
 from sponge_env.tensorboard_sink import write_summary
 
 COMPARED = (
@@ -26,7 +26,7 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
 
     Args:
         folder: Where; what is there goes.
-        episodes: See :func:`sponge_env.suite.results.load_results`.
+        episodes: See :func:`sponge_env.run.read.load_results`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     means = episodes.groupby(["agent", *CELL], as_index=False)[list(COMPARED)].mean()

@@ -11,16 +11,16 @@ import pytest
 from scenarios import SHORT
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.suite.bounds import BoundUnit
-from sponge_env.suite.results import (
+from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.read import (
     load_bounds,
     load_failures,
     load_intervals,
     load_latencies,
     load_results,
 )
-from sponge_env.suite.store import ResultStore
-from sponge_env.suite.unit import AgentUnit
+from sponge_env.run.store import ResultStore
+from sponge_env.run.unit import AgentUnit
 
 IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
 TINY = dataclasses.replace(SHORT, duration_s=5.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sponge_env.config import ControlName
+from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
 from sponge_env.suite import bounds
-from sponge_env.suite.definition import cell_name, cells, load_suite
 
 STANDARD = load_suite("standard")
 CELLS = {cell_name(cell): cell for cell in cells(STANDARD)}

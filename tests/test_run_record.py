@@ -18,7 +18,7 @@ from sponge_env import host
 from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.mapping import from_mapping
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
-from sponge_env.recording import (
+from sponge_env.run.record import (
     CsvSink,
     RunDirectory,
     SummarySink,

@@ -8,7 +8,7 @@ from multiprocessing import active_children
 
 import pytest
 
-from sponge_env.suite.pool import ONE_THREAD, Failure, ProcessPool
+from sponge_env.run.executor import ONE_THREAD, Failure, Processes
 
 
 def work(task: object) -> object:
@@ -25,7 +25,7 @@ def work(task: object) -> object:
 
 def test_every_task_ends_with_its_result_or_its_failure() -> None:
     tasks = ["raise", "die", *range(6), "die", "threads", 7]
-    with ProcessPool(work, 2) as pool:
+    with Processes(work, 2) as pool:
         done = list(pool.results(tasks))
     assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
     died = Failure("ProcessDied", "its process ended with code 7")
@@ -39,7 +39,7 @@ def test_every_task_ends_with_its_result_or_its_failure() -> None:
 
 
 def interrupted_after_two() -> None:
-    with ProcessPool(work, 2) as pool:
+    with Processes(work, 2) as pool:
         for task, _ in pool.results([1, "hang", 2]):
             if task == 2:
                 raise KeyboardInterrupt
@@ -52,5 +52,5 @@ def test_no_process_outlives_the_pool() -> None:
 
 
 def test_nothing_to_do_starts_nothing() -> None:
-    with ProcessPool(work, 0) as pool:
+    with Processes(work, 0) as pool:
         assert list(pool.results([])) == []
