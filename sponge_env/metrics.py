@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 Better = Literal["less", "more", ""]
@@ -187,10 +188,15 @@ def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
 
 def scalars(metrics: Any) -> Iterator[tuple[str, float]]:
     """Yield (tag, value) of every number in a metrics object."""
-    for f in dataclasses.fields(metrics):
-        value = getattr(metrics, f.name)
+    for name, tag_of_name in _tags(metrics.__class__):
+        value = getattr(metrics, name)
         if isinstance(value, int | float):
-            yield f"{f.metadata['group']}/{f.name}", float(value)
+            yield tag_of_name, float(value)
+
+
+@cache  # every interval of every episode asks
+def _tags(cls: type[Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, tag(cls, name)) for name in names(cls))
 
 
 def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
@@ -204,7 +210,8 @@ def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
 
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
     """Return the metrics of which :func:`summary` made plain data; None is NaN again."""
-    return EpisodeMetrics(**{name: NAN if v is None else v for name, v in values.items()})
+    measured: dict[str, Any] = {name: NAN if v is None else v for name, v in values.items()}
+    return EpisodeMetrics(**measured)
 
 
 def _field(cls: type[Any], name: str) -> dataclasses.Field[Any]:

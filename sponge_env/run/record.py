@@ -117,7 +117,7 @@ class Recorder:
 
             folder = self._store.path / "tensorboard" / f"{run.agent}-seed{run.seed}"
             shutil.rmtree(folder, ignore_errors=True)  # of an episode that was interrupted
-            yield TensorBoardSink(folder)
+            yield TensorBoardSink(folder, f"{self._store.path.name}/{folder.name}")
             label = f"{run.agent}, seed {run.seed}"
             yield ConsoleSink(Progress(label, system.plan.intervals, "interval"))
 
@@ -233,8 +233,11 @@ def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
+    repeated = [name for name, column in columns.items() if column.dtype.kind in "iU"]
     with replacing(path) as partial:
-        pyarrow.parquet.write_table(pyarrow.table(dict(columns)), partial, compression="zstd")
+        pyarrow.parquet.write_table(
+            pyarrow.table(dict(columns)), partial, compression="zstd", use_dictionary=repeated
+        )
 
 
 def read_intervals(path: Path) -> list[IntervalMetrics]:
