@@ -1,14 +1,16 @@
-"""Processes that work through tasks, and what becomes of them."""
+"""Executors: what becomes of tasks, wherever they run."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from multiprocessing import active_children
+from typing import Any
 
 import pytest
 
-from sponge_env.run.executor import ONE_THREAD, Failure, Processes
+from sponge_env.run.executor import ONE_THREAD, Executor, Failure, Inline, Processes
 
 
 def work(task: object) -> object:
@@ -23,7 +25,52 @@ def work(task: object) -> object:
     return (task, os.getpid())
 
 
-def test_every_task_ends_with_its_result_or_its_failure() -> None:
+def processes(work: Callable[[Any], Any]) -> Executor:
+    return Processes(work, 2)
+
+
+@pytest.fixture(params=[Inline, processes], ids=["inline", "processes"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    made: Executor = request.param(work)
+    return made
+
+
+def test_every_task_ends_with_its_result_or_the_failure_of_it(executor: Executor) -> None:
+    tasks = ["raise", *range(6), "raise", 7]
+    with executor:
+        done = list(executor.results(tasks))
+    assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
+    for task, result in done:
+        assert result == Failure("ValueError", "no good") if task == "raise" else result[0] == task
+    assert not active_children()
+
+
+def test_results_come_as_tasks_end(executor: Executor) -> None:
+    with executor:
+        first, result = next(iter(executor.results([1, 2, 3])))
+        assert result[0] == first
+    assert not active_children()
+
+
+def test_without_tasks_there_are_no_results(executor: Executor) -> None:
+    with executor:
+        assert list(executor.results([])) == []
+
+
+def test_in_this_process_a_failure_has_its_exception() -> None:
+    ((_, failure),) = Inline(work).results(["raise"])
+    assert isinstance(failure.cause, ValueError)
+
+
+def test_an_interrupt_is_no_failure() -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(Inline(interrupt).results([1]))
+
+
+def test_a_process_that_dies_takes_only_its_task_along() -> None:
     tasks = ["raise", "die", *range(6), "die", "threads", 7]
     with Processes(work, 2) as pool:
         done = list(pool.results(tasks))

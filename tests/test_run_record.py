@@ -4,6 +4,8 @@ import json
 import math
 import os
 import shlex
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -13,23 +15,30 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenarios import SHORT
+from unit_runs import IDENTITY
 
 from sponge_env import host
 from sponge_env.errors import RunDirectoryError, SpongeError
+from sponge_env.files import replacing, write_json
 from sponge_env.mapping import from_mapping
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, from_summary, names, summary
+from sponge_env.run.read import load_intervals
 from sponge_env.run.record import (
-    CsvSink,
-    RunDirectory,
-    SummarySink,
-    file_sinks,
-    replacing,
-    summary,
-    write_json,
-    write_requests,
+    COLUMNS,
+    Journal,
+    interval_columns,
+    read_intervals,
+    run_unit,
+    write_table,
 )
-from sponge_env.scenario import Scenario
+from sponge_env.run.rollout import Run
+from sponge_env.run.store import RunStore, describe, make_folder, new_folder
+from sponge_env.run.suite import AgentEntry, CellGroup, Suite
+from sponge_env.run.unit import AgentUnit
 
+ROOT = Path(__file__).resolve().parent.parent
+RUN = Run("fa2", "paper", "live", 3, "yolov5s", "warm")
 REQUIRED = """
     agent scenario backend seed start offered on_time late dropped failed hopeless violation_rate
     avoidable_violation_rate mean_cores core_seconds latency_p50_s latency_p99_s
@@ -45,10 +54,6 @@ INTERVALS = st.builds(
 )
 
 
-def create(path, **options):
-    return RunDirectory.create(path, Scenario(name="paper"), options, ["python", "evaluate.py"])
-
-
 def read(path):
     return json.loads(path.read_text())
 
@@ -58,27 +63,28 @@ def partials(folder):
 
 
 def test_a_run_directory_holds_what_defines_the_run(tmp_path):
-    scenario = Scenario(name="paper", slo_s=0.8)
+    changes = {"slo_s": 0.8, "network.trace": "none"}
+    cells = (CellGroup(("paper",), ("yolov5s", "resnet18"), changes),)
+    agents = {"fa2": AgentEntry(options={"slo_fraction": 0.8}), "static-8": AgentEntry()}
+    suite = Suite("mine", seeds=3, starts=("warm",), cells=cells, agents=agents)
     command = ["python", "evaluate.py", "--scenario", "my scenario.toml"]
-    options = {"agent": ["fa2", "ppo"], "policy": Path("a/policy.zip")}
-    run = RunDirectory.create(tmp_path / "runs" / "one", scenario, options, command)
-    config = read(run.path / "config.json")
-    assert from_mapping(Scenario, _without_none(config["scenario"])) == scenario
-    assert config["options"] == {"agent": ["fa2", "ppo"], "policy": "a/policy.zip"}
-    assert shlex.split((run.path / "command.txt").read_text()) == command
+    with RunStore.open(tmp_path / "runs" / "one", IDENTITY) as store:
+        store.describe(suite, command)
+        store.describe(suite, ["python", "evaluate.py", "again"])
+    definition = read(store.path / "run.json")["definition"]
+    assert from_mapping(Suite, definition) == suite
+    lines = (store.path / "command.txt").read_text().splitlines()
+    assert [shlex.split(line) for line in lines] == [command, ["python", "evaluate.py", "again"]]
+    assert {file.name for file in (store.path / "profiles").iterdir()} == {
+        "yolov5s.json",
+        "resnet18.json",
+    }
     assert not partials(tmp_path)
 
 
-def _without_none(data):
-    """TOML has no null: a setting that is None was left out."""
-    if isinstance(data, dict):
-        return {key: _without_none(value) for key, value in data.items() if value is not None}
-    return data
-
-
 def test_versions_and_host_are_recorded(tmp_path):
-    run = create(tmp_path / "one")
-    versions, machine = read(run.path / "versions.json"), read(run.path / "host.json")
+    describe(tmp_path, ["python"])
+    versions, machine = read(tmp_path / "versions.json"), read(tmp_path / "host.json")
     assert versions["numpy"] == np.__version__
     assert set(versions) == {"python", "platform", *host.PACKAGES}
     assert machine["cpu_model"]
@@ -105,7 +111,7 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "config.json").write_text("mine")
     with pytest.raises(RunDirectoryError, match=r"one' exists already; choose another name"):
-        create(tmp_path / "one")
+        make_folder(tmp_path / "one")
     assert (tmp_path / "one" / "config.json").read_text() == "mine"
     assert len(list((tmp_path / "one").iterdir())) == 1
 
@@ -113,83 +119,135 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
 def test_a_directory_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match=r"file/one': Not a directory; choose a path"):
-        create(tmp_path / "file" / "one")
+        make_folder(tmp_path / "file" / "one")
 
 
 def test_a_directory_without_permission_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", _refuse)
     with pytest.raises(SpongeError) as error:
-        create(tmp_path / "one")
+        make_folder(tmp_path / "one")
     assert str(error.value) == (
         f"cannot write {str(tmp_path / 'one')!r}: Permission denied; "
         "choose a path that can be written"
     )
 
 
-def test_each_agent_and_seed_gets_one_folder_once(tmp_path):
-    run = create(tmp_path / "one")
-    assert run.episode("fa2", 3) == run.path / "fa2-seed3"
-    assert run.episode("fa2", 4).is_dir()
-    with pytest.raises(RunDirectoryError, match="fa2-seed3"):
-        run.episode("fa2", 3)
+def test_folders_made_at_the_same_time_have_different_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len({new_folder("paper-sim") for _ in range(3)}) == 3
 
 
-def test_the_csv_header_is_the_schema(tmp_path):
-    CsvSink(tmp_path / "intervals.csv").close()
+def test_the_header_of_the_journal_is_the_schema(tmp_path):
+    Journal(tmp_path / "intervals.csv", RUN).close()
     with (tmp_path / "intervals.csv").open() as file:
-        assert next(csv.reader(file)) == list(names(IntervalMetrics))
+        assert next(csv.reader(file)) == list(COLUMNS)
+    assert COLUMNS[5:] == names(IntervalMetrics)
 
 
 @settings(max_examples=30)
 @given(intervals=st.lists(INTERVALS, min_size=1, max_size=4))
-def test_a_csv_reads_back_as_the_metrics_that_were_written(tmp_path_factory, intervals):
-    path = tmp_path_factory.mktemp("csv") / "intervals.csv"
-    sink = CsvSink(path)
+def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
+    folder = tmp_path_factory.mktemp("intervals")
+    journal = Journal(folder / "a.csv", RUN)
     for interval in intervals:
-        sink.interval(interval)
-    sink.episode(EpisodeMetrics())
-    sink.close()
-    with path.open(newline="") as file:
-        exact = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
+        journal.interval(interval)
+    journal.episode(EpisodeMetrics())
+    journal.close()
+    with (folder / "a.csv").open(newline="") as file:
+        exact = [[float(cell) for cell in row[5:]] for row in list(csv.reader(file))[1:]]
     written = [dataclasses.astuple(interval) for interval in intervals]
     np.testing.assert_array_equal(exact, written)
-    np.testing.assert_allclose(pd.read_csv(path).to_numpy(), written, rtol=1e-12)
+    write_table(folder / "a.parquet", interval_columns(RUN, intervals))
+    parquet = [dataclasses.astuple(interval) for interval in read_intervals(folder / "a.parquet")]
+    np.testing.assert_array_equal(parquet, written)
+    frame = pd.read_parquet(folder / "a.parquet")
+    assert list(frame) == list(COLUMNS)
+    assert tuple(frame.iloc[0, :5]) == ("fa2", "paper", "yolov5s", "warm", 3)
+    assert frame["offered"].dtype == np.int64
+    assert frame["time_s"].dtype == np.float64
 
 
-def test_an_interrupted_run_leaves_a_readable_csv(tmp_path):
-    sink = CsvSink(tmp_path / "intervals.csv")
+def test_an_interrupted_run_leaves_a_readable_journal(tmp_path):
+    journal = Journal(tmp_path / "intervals.csv", RUN)
     for index in range(3):
-        sink.interval(IntervalMetrics(time_s=index + 1.0))
+        journal.interval(IntervalMetrics(time_s=index + 1.0))
         frame = pd.read_csv(tmp_path / "intervals.csv")
         assert list(frame["time_s"]) == [1.0, 2.0, 3.0][: index + 1]
-    sink.close()
+    journal.close()
 
 
-def test_a_csv_is_not_written_over(tmp_path):
-    CsvSink(tmp_path / "intervals.csv").close()
-    with pytest.raises(RunDirectoryError, match=r"intervals\.csv': File exists"):
-        CsvSink(tmp_path / "intervals.csv")
+def test_an_episode_without_an_interval_has_a_file_of_no_rows(tmp_path):
+    write_table(tmp_path / "a.parquet", interval_columns(RUN, []))
+    assert read_intervals(tmp_path / "a.parquet") == []
+    assert list(pd.read_parquet(tmp_path / "a.parquet")) == list(COLUMNS)
 
 
-def test_a_summary_has_the_names_of_the_schema_and_all_that_are_promised(tmp_path):
-    sink = SummarySink(tmp_path / "summary.json")
-    sink.interval(IntervalMetrics())
-    assert not list(tmp_path.iterdir())
-    sink.episode(EpisodeMetrics(agent="fa2", seed=3, violation_rate=0.015, partial=True))
-    sink.close()
-    data = read(tmp_path / "summary.json")
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import sponge_env.run.unit as unit
+from sponge_env.factory import make_system
+from sponge_env.interfaces import Allocation
+from test_run_record import live_unit
+from unit_runs import result
+
+class Killed:
+    def reset(self, spec, seed):
+        self.seed = seed
+
+    def decide(self, view):
+        if self.seed == 1 and view.now_s >= 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Allocation(4, 4)
+
+unit.make_controller = lambda *_: Killed()
+unit.make_system = lambda scenario, seed, **_: make_system(scenario, seed)
+result(live_unit(), Path(sys.argv[1]), requests=2, watched=True)
+"""
+
+
+def live_unit():
+    scenario = dataclasses.replace(SHORT, duration_s=5.0)
+    static = "baselines.static:static_8"
+    return AgentUnit("killed", static, {}, "vertical", scenario, 3, backend="live")
+
+
+def test_a_killed_live_run_keeps_its_episodes_and_intervals(tmp_path):
+    """The real worker is a simulated one here; what is recorded is that of a live episode."""
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
+    assert subprocess.run(command, env=path, check=False, cwd=tmp_path).returncode == -9
+    intervals = load_intervals(tmp_path / "run")
+    assert intervals.groupby("seed")["time_s"].max().to_dict() == {0: 5.0, 1: 3.0}
+    files = sorted(path.name for path in (tmp_path / "run/intervals/killed").iterdir())
+    assert files == ["short+yolov5s+cold-seed0.parquet", "short+yolov5s+cold-seed1.csv"]
+    assert len(list((tmp_path / "run/requests/killed").iterdir())) == 1
+    with RunStore.open(tmp_path / "run", IDENTITY) as store:
+        assert not store.kept(live_unit()).get("complete")
+
+
+def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("sponge_env.run.record._KEEP_EVERY_S", 0.0)
+    unit = dataclasses.replace(live_unit(), backend="sim")
+    kept, keep = [], RunStore.keep
+
+    def remember(self, unit, result, error=None, complete=True):
+        kept.append((len(result["episodes"]), complete))
+        keep(self, unit, result, error, complete)
+
+    monkeypatch.setattr(RunStore, "keep", remember)
+    with RunStore.open(tmp_path, IDENTITY) as store:
+        run_unit(unit, store)
+    assert kept == [(1, False), (2, False), (3, False), (3, True)]
+
+
+def test_a_summary_has_the_names_of_the_schema_and_all_that_are_promised():
+    data = summary(EpisodeMetrics(agent="fa2", seed=3, violation_rate=0.015, partial=True))
     assert tuple(data) == names(EpisodeMetrics)
     assert set(REQUIRED.split()) <= set(data)
     assert (data["agent"], data["seed"], data["violation_rate"]) == ("fa2", 3, 0.015)
     assert data["partial"] is True
-
-
-def test_the_files_of_an_episode_have_the_names_of_the_layout(tmp_path):
-    for sink in file_sinks(tmp_path):
-        sink.interval(IntervalMetrics())
-        sink.episode(EpisodeMetrics())
-        sink.close()
-    assert {file.name for file in tmp_path.iterdir()} == {"intervals.csv", "summary.json"}
+    assert summary(from_summary(data)) == data
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -204,7 +262,7 @@ def test_requests_survive_parquet(tmp_path):
         "outcome": np.array(["on_time", "dropped", "late"]),
         "hopeless": np.array([True, False, False]),
     }
-    write_requests(tmp_path / "requests.parquet", columns)
+    write_table(tmp_path / "requests.parquet", columns)
     frame = pd.read_parquet(tmp_path / "requests.parquet")
     assert list(frame) == list(columns)
     for name, values in columns.items():
@@ -214,7 +272,7 @@ def test_requests_survive_parquet(tmp_path):
 
 def test_requests_that_cannot_be_written_leave_nothing(tmp_path):
     with pytest.raises(pyarrow.ArrowInvalid):
-        write_requests(tmp_path / "requests.parquet", {"a": np.zeros(2), "b": np.zeros(3)})
+        write_table(tmp_path / "requests.parquet", {"a": np.zeros(2), "b": np.zeros(3)})
     assert not list(tmp_path.iterdir())
 
 

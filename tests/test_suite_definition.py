@@ -17,8 +17,10 @@ from sponge_env.run.suite import (
     cells,
     changed,
     load_suite,
+    with_agents,
+    with_options,
 )
-from sponge_env.run.unit import AgentUnit, units, with_agents, with_options
+from sponge_env.run.unit import AgentUnit, units
 from sponge_env.scenario import load_scenario
 
 PAPER = CellGroup(("paper",), ("yolov5s",))

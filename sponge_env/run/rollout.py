@@ -207,7 +207,7 @@ def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> l
     A request that is never answered has an infinite latency: without it, who drops looks fast.
 
     Returns:
-        (QUANTILES + 1,) numbers of five significant digits, None for infinite ones.
+        (QUANTILES + 1,) numbers, None for infinite ones.
     """
     answered = np.isin(columns["outcome"], ("on_time", "late"))
     latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)
@@ -216,7 +216,7 @@ def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> l
         return [None] * (QUANTILES + 1)
     with np.errstate(invalid="ignore"):  # between a number and infinity lies none
         values = np.quantile(counted_s, np.linspace(0.0, 1.0, QUANTILES + 1)).tolist()
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
