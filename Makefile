@@ -61,7 +61,7 @@ results: setup  ## run the standard suite, write docs/results.md and the README'
 	$(PY) -m benchmarks.results $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
-	$(PY) -m sponge_env.suite.bounds
+	$(PY) -m sponge_env.run.bounds
 
 policies: setup  ## train the policies that ship, half an hour
 	@for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \

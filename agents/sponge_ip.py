@@ -74,6 +74,8 @@ class SpongeIP:
     the per-request form then takes everything, the published one keeps what is in force.
     """
 
+    options = SpongeIPConfig
+
     def __init__(self, **options: Any) -> None:
         """Check the options.
 

@@ -30,15 +30,15 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import scenario_profile
 from sponge_env.files import check_writable
 from sponge_env.host import describe_versions
-from sponge_env.registry import known_controllers, make_controller
 from sponge_env.results.layout import aligned
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import EVALUATION_SEEDS
-from sponge_env.suite.definition import cells, load_suite
-from sponge_env.suite.pool import Failure, ProcessPool
-from sponge_env.suite.warm import warm
 from sponge_env.vector.system import CompiledSystem
 
 EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
@@ -128,7 +128,7 @@ def tune(
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
     searches = len(scenarios) * len(agents)
     progress = Progress("tuning", len(measures) + searches, "task")
-    with ProcessPool(tune_cell, processes) as pool:
+    with Processes(tune_cell, processes) as pool:
         _collect(pool.results(measures), found, progress)
         tasks = [
             dataclasses.replace(

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.simulator import print_table
-from sponge_env.registry import known_controllers, make_controller
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import EVALUATION_SEEDS
-from sponge_env.suite.definition import cell_name, cells, load_suite
 from sponge_env.vector.system import CompiledSystem
 
 AGENT = "sponge-mpc"

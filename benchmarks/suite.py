@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.simulator import best_s, print_table
 from sponge_env.factory import make_system
-from sponge_env.registry import known_controllers, make_controller
-from sponge_env.rollout import ControlledSystem, Run, run_episode
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.rollout import ControlledSystem, Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.vector.system import CompiledSystem
 

@@ -35,7 +35,7 @@ from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
 from sponge_env.results.findings import percent
 from sponge_env.results.layout import Table
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
-from sponge_env.suite.unit import BOUND_AGENTS
+from sponge_env.run.bounds import BOUND_AGENTS
 
 FILE = Path(__file__).with_name("targets.toml")
 

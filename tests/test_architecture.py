@@ -13,7 +13,7 @@ import pytest
 
 import agents as agents_registry
 import baselines as baselines_registry
-from sponge_env.suite.definition import load_suite
+from sponge_env.run.suite import load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLLERS_MAY_IMPORT = {

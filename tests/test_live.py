@@ -25,7 +25,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.profile import Profile, save_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.workers import limits
 from sponge_env.workers.pool import PoolWorker, RealWorkerConfig

@@ -15,7 +15,7 @@ from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_pol
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 
 SPEC = make_spec(SHORT, scenario_profile(SHORT))
 INFO = PolicyInfo("ppo", SPEC.fingerprint, ("short",), actions=(16, 16), steps=1, seed=0)

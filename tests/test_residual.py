@@ -23,7 +23,7 @@ from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.rollout import Episode, Run, run_episode
+from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.vector.system import CompiledSystem
 from train import main
 

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from report_runs import COLD, DURATION_S, WARM, WARMUP_S, keep, write, write_suite
 from scenarios import short
+from unit_runs import result
 
 import evaluate
 from sponge_env.config import Arrivals, Serving
 from sponge_env.errors import RunDirectoryError
 from sponge_env.results.load import load_run
-from sponge_env.suite.unit import AgentUnit
+from sponge_env.run.read import load_intervals
+from sponge_env.run.unit import AgentUnit
 
 
 @pytest.fixture(scope="module")
@@ -79,27 +81,13 @@ def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
         assert run.comparison.values("static-8", name, [cell]).mean() == pytest.approx(found)
 
 
-def test_what_is_never_answered_has_an_infinite_latency(copy: Path) -> None:
-    for file in copy.glob("static-8-seed*/requests.parquet"):
-        requests = pd.read_parquet(file)
-        requests.loc[requests.index % 50 == 0, "outcome"] = "dropped"
-        requests.to_parquet(file)
-    run = load_run(copy)
-    (cell,) = run.comparison.cells
-    latencies = run.comparison.latencies_of("static-8", cell).set_index("quantile")["latency_s"]
-    assert np.isinf(latencies[0.99:]).all()
-    assert np.isfinite(latencies[:0.97]).all()
-    assert np.isinf(run.comparison.values("static-8", "latency_p99_of_all_s", [cell])).all()
-    assert np.isfinite(run.comparison.values("static-8", "latency_p99_s", [cell])).all()
-
-
-def test_a_suite_keeps_what_was_never_answered(tmp_path: Path) -> None:
+def test_what_is_never_answered_has_an_infinite_latency(tmp_path: Path) -> None:
     scenario = short(arrivals=Arrivals("constant", 30.0), serving=Serving(drop="expired"))
     options = {"cores": 1, "batch": 1}
     unit = AgentUnit("one", "baselines.static:Static", options, "vertical", scenario, 1)
     run = write_suite(tmp_path / "run", {}, [])
     cell = (scenario.name, scenario.profile, scenario.start)
-    keep(run, "one", cell, unit.run())
+    keep(run, "one", cell, result(unit, tmp_path / "unit"))
     run = load_run(run)
     (episode,) = run.comparison.episodes.to_dict("records")
     assert episode["latency_p99_s"] < 2.0
@@ -107,15 +95,18 @@ def test_a_suite_keeps_what_was_never_answered(tmp_path: Path) -> None:
     latencies = run.comparison.latencies_of("one", cell)
     answered = (episode["on_time"] + episode["late"]) / episode["offered"]
     assert np.isfinite(latencies["latency_s"]).mean() == pytest.approx(answered, abs=0.02)
+    assert np.isinf(latencies["latency_s"].iloc[-1])
 
 
-def change_summary(folder: Path, **changes: object) -> None:
-    file = folder / "summary.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+def change_summary(run: Path, agent: str, seed: int, **changes: object) -> None:
+    (file,) = (run / "results" / agent).iterdir()
+    data = json.loads(file.read_text())
+    data["episodes"][seed] |= changes
+    write(file, data | {"complete": False})
 
 
 def test_agents_are_compared_on_the_seeds_that_all_of_them_finished(copy: Path) -> None:
-    change_summary(copy / "static-8-seed1", partial=True)
+    change_summary(copy, "static-8", 1, partial=True)
     run = load_run(copy)
     assert run.comparison.seeds == 1
     assert len(run.comparison.episodes) == 2
@@ -123,7 +114,7 @@ def test_agents_are_compared_on_the_seeds_that_all_of_them_finished(copy: Path) 
 
 def test_an_agent_without_a_whole_episode_has_failed(copy: Path) -> None:
     for seed in (0, 1):
-        change_summary(copy / f"static-8-seed{seed}", partial=True)
+        change_summary(copy, "static-8", seed, partial=True)
     run = load_run(copy)
     assert run.comparison.agents == ["fa2"]
     assert run.comparison.seeds == 2
@@ -137,28 +128,38 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_finished_episode_is_refused(copy: Path, tmp_path: Path) -> None:
-    for folder in copy.glob("*-seed*"):
-        shutil.rmtree(folder)
+    shutil.rmtree(copy / "results")
     for path in (copy, write_suite(tmp_path / "run", {}, [])):
         with pytest.raises(RunDirectoryError, match="no finished episode"):
             load_run(path)
 
 
 def test_runs_of_another_version_are_refused(copy: Path, tmp_path: Path) -> None:
-    file = copy / "static-8-seed0" / "summary.json"
+    (file,) = (copy / "results" / "static-8").iterdir()
     data = json.loads(file.read_text())
-    del data["mean_cores"]
+    del data["episodes"][0]["mean_cores"]
     write(file, data)
     with pytest.raises(RunDirectoryError, match=r"another version \(it lacks mean_cores\)"):
         load_run(copy)
     suite = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)})
-    write(suite / "suite.json", {"format": 99})
+    write(suite / "run.json", {"format": 99})
     with pytest.raises(RunDirectoryError, match="format 99"):
         load_run(suite)
 
 
-@pytest.mark.parametrize("name", ["intervals.csv", "requests.parquet"])
-def test_a_broken_file_is_named(copy: Path, name: str) -> None:
-    (copy / "static-8-seed0" / name).write_text("nonsense\n")
-    with pytest.raises(RunDirectoryError, match=f"cannot read .*{name}"):
+@pytest.mark.parametrize("kind", ["intervals", "results"])
+def test_a_broken_file_is_named(copy: Path, kind: str) -> None:
+    file = min((copy / kind / "static-8").iterdir())
+    file.write_text("nonsense\n")
+    with pytest.raises(RunDirectoryError, match=f"cannot read .*{kind}/static-8/paper"):
         load_run(copy)
+
+
+def test_intervals_of_a_killed_live_run_are_read(copy: Path) -> None:
+    file = copy / "intervals" / "static-8" / "paper+yolov5s+warm-seed1.parquet"
+    table = pd.read_parquet(file)
+    file.unlink()
+    table.head(7).to_csv(file.with_suffix(".csv"), index=False)
+    intervals = load_intervals(copy)
+    rows = intervals[(intervals["agent"] == "static-8") & (intervals["seed"] == 1)]
+    assert list(rows["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]

@@ -25,7 +25,7 @@ from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, FloatArray, Request, RunningBatch, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.results.schema import IntervalMetrics
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 from sponge_env.serving.core import ServingCore
 from sponge_env.serving.drive import ArrivalCursor, drive

@@ -14,7 +14,7 @@ from baselines.searches import RULE_TOLERANCE, SEARCHES, Search
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import declared
 from sponge_env.config import Arrivals
-from sponge_env.registry import known_controllers, make_controller
+from sponge_env.run.controllers import known_controllers, make_controller
 from sponge_env.scenario import Scenario
 
 SHORT = Scenario(

@@ -12,9 +12,9 @@ from agents.learners import LEARNERS, Learner
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.factory import make_spec, scenario_profile
+from sponge_env.files import write_json
 from sponge_env.interfaces import SystemSpec
 from sponge_env.mapping import from_mapping
-from sponge_env.recording import write_json
 from sponge_env.scenario import Scenario
 
 CHECKPOINT_FILE = "checkpoint.zip"

@@ -19,10 +19,10 @@ from sponge_env.factory import check_live
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.profile import Profile, load_profile, save_profile
-from sponge_env.recording import new_folder
-from sponge_env.registry import known_controllers, make_controller
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.store import new_folder
+from sponge_env.run.suite import load_suite
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.suite.definition import load_suite
 from sponge_env.workers.real_config import RealWorkerConfig
 
 FRESH = timedelta(hours=1)

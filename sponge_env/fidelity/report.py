@@ -11,12 +11,10 @@ from typing import Any
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.comparison import QUANTITIES, Row, compare
 from sponge_env.fidelity.trial import Trial
-from sponge_env.files import replacing
+from sponge_env.files import read_json, replacing, write_json
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.profile import Profile
-from sponge_env.recording import summary, write_json
-from sponge_env.results.schema import NAN
-from sponge_env.suite.store import read
+from sponge_env.results.schema import NAN, summary
 
 HEADINGS = (
     "agent", "quantity", "live", "live runs", "simulated", "off by", "verdict", "replayed",
@@ -50,7 +48,7 @@ def load_fidelity(path: Path) -> Fidelity:
     Raises:
         RunDirectoryError: It cannot be read, or is something else or of another version.
     """
-    data = read(path)
+    data = read_json(path)
     try:
         said = f"Command `{' '.join(data['command'])}`. {introduction(data)}"
         rows = tuple(_read_row(row) for row in data["comparison"])

@@ -13,9 +13,9 @@ from sponge_env.fidelity.replay import MeasuredWork, replaying_worker
 from sponge_env.interfaces import Completion, Controller, SystemSpec, Worker
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
-from sponge_env.suite.warm import warm
 from sponge_env.workers.pool import PoolWorker
 from sponge_env.workers.real_config import RealWorkerConfig
 from sponge_env.workload import as_long_as_its_traces

@@ -9,7 +9,7 @@ from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
 
 

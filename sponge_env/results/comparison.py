@@ -17,7 +17,7 @@ import pandas as pd
 from sponge_env.arrays import FloatArray
 from sponge_env.results.schema import CELL
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
-from sponge_env.suite.results import common_bound
+from sponge_env.run.read import common_bound
 
 Cell = tuple[str, str, str]
 """Scenario, profile, start."""
@@ -44,7 +44,7 @@ class Comparison:
     """Results, and in which order they are shown."""
 
     episodes: pd.DataFrame
-    """See :func:`sponge_env.suite.results.load_results`, as for the other frames."""
+    """See :func:`sponge_env.run.read.load_results`, as for the other frames."""
     failures: pd.DataFrame
     agents: Sequence[str]
     cells: Sequence[Cell]

@@ -11,24 +11,33 @@ from typing import Any, cast
 import pandas as pd
 
 from sponge_env.errors import RunDirectoryError
+from sponge_env.files import read_json
 from sponge_env.results.comparison import Cell, Comparison
-from sponge_env.results.evaluation import EVALUATION, load_evaluation
 from sponge_env.results.schema import CELL
-from sponge_env.suite.definition import Suite, load_suite
-from sponge_env.suite.results import (
+from sponge_env.run.read import (
     load_bounds,
     load_failures,
     load_intervals,
     load_latencies,
     load_results,
 )
-from sponge_env.suite.store import read
-
-SUITE = "suite.json"
-"""File that tells a suite's folder."""
+from sponge_env.run.suite import Suite, load_suite
 
 STANDARD = "standard"
 """Suite whose order of agents, scenarios, profiles and starts all reports keep to."""
+
+DRAWN = (
+    "time_s",
+    "offered",
+    "violations",
+    "avoidable_violations",
+    "cores",
+    "batch",
+    "replicas_ready",
+    "delay_mean_s",
+    "bandwidth_bytes_per_s",
+)
+"""Interval metrics that pictures show and sentences are about."""
 
 
 @dataclass(frozen=True)
@@ -64,26 +73,19 @@ def load_run(path: Path) -> Run:
         comparison=_comparison(frames, standard),
         featured=standard.featured,
         command=_command(path),
-        host=read(path / "host.json"),
-        versions=read(path / "versions.json"),
+        host=read_json(path / "host.json"),
+        versions=read_json(path / "versions.json"),
     )
 
 
 def _frames(path: Path) -> dict[str, pd.DataFrame]:
-    if (path / SUITE).is_file():
-        return {
-            "episodes": load_results(path),
-            "failures": load_failures(path),
-            "bounds": load_bounds(path),
-            "intervals": load_intervals(path),
-            "latencies": load_latencies(path),
-        }
-    if (path / EVALUATION).is_file():
-        return load_evaluation(path)
-    raise RunDirectoryError(
-        f"{str(path)!r} is no run (it has neither {SUITE} nor {EVALUATION}); "
-        "choose a folder that evaluate.py wrote"
-    )
+    return {
+        "episodes": load_results(path),
+        "failures": load_failures(path),
+        "bounds": load_bounds(path),
+        "intervals": load_intervals(path, DRAWN, seed=0),
+        "latencies": load_latencies(path),
+    }
 
 
 def _comparison(frames: dict[str, pd.DataFrame], standard: Suite) -> Comparison:
@@ -118,11 +120,9 @@ def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
-    """Keep the first seed, without the warm-up: what goes before an episode's ``duration_s``."""
+    """Leave the warm-up out, which is what goes before an episode's ``duration_s``."""
     if intervals.empty:
         return intervals
-    if "seed" in intervals:
-        intervals = intervals[intervals["seed"] == intervals["seed"].min()]
     key = ["agent", *CELL]
     durations_s = episodes.groupby(key, as_index=False)["duration_s"].max()
     merged = intervals.merge(durations_s, on=key)

@@ -18,7 +18,7 @@ from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.schema import CELL, AgainstBound, EpisodeMetrics, axis_label
 from sponge_env.results.statistics import Estimate, mean
 from sponge_env.results.style import NETWORK_COLOUR, Style, log_axis, open_frame, plain_number
-from sponge_env.suite.unit import BOUND_AGENTS
+from sponge_env.run.bounds import BOUND_AGENTS
 
 LINEAR_UP_TO_PERCENT = 0.1
 """Violations from which on their axis is logarithmic; 0 must be on it."""

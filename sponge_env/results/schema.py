@@ -9,8 +9,10 @@ read it in tables is one :class:`Column` beside it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 Better = Literal["less", "more", ""]
@@ -329,7 +331,27 @@ def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
 
 def scalars(metrics: Any) -> Iterator[tuple[str, float]]:
     """Yield (tag, value) of every number in a metrics object."""
-    for f in dataclasses.fields(metrics):
-        value = getattr(metrics, f.name)
+    for name, tag_of_name in _tags(metrics.__class__):
+        value = getattr(metrics, name)
         if isinstance(value, int | float):
-            yield f"{f.metadata['group']}/{f.name}", float(value)
+            yield tag_of_name, float(value)
+
+
+@cache  # every interval of every episode asks
+def _tags(cls: type[Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, tag(cls, name)) for name in names(cls))
+
+
+def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
+    """Return an episode's metrics under their names; a number that is not finite is None."""
+    values = {name: getattr(metrics, name) for name in names(EpisodeMetrics)}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
+    """Return the metrics of which :func:`summary` made plain data; None is NaN again."""
+    measured: dict[str, Any] = {name: NAN if v is None else v for name, v in values.items()}
+    return EpisodeMetrics(**measured)

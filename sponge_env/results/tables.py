@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.recording import summary, write_json
+from sponge_env.files import write_json
 from sponge_env.results.layout import Entry, Table, terminal
 from sponge_env.results.schema import (
     CELL,
@@ -21,6 +21,7 @@ from sponge_env.results.schema import (
     Place,
     column,
     columns,
+    summary,
 )
 from sponge_env.results.statistics import (
     Estimate,

@@ -1,9 +1,9 @@
 """The TensorBoard sink; nothing else imports TensorBoard.
 
-It writes event files with TensorBoard's own writer, which needs neither torch nor
-TensorFlow. Each agent and seed is a run with the same tags, so that TensorBoard overlays
-them. The tags are the schema's; episode values carry the prefix ``episode/``, for some
-share their tag with an interval's.
+It makes events of TensorBoard's own messages, which need neither torch nor TensorFlow. Each
+agent and seed is a run with the same tags, so that TensorBoard overlays them. The tags are the
+schema's; episode values carry the prefix ``episode/``, for some share their tag with an
+interval's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import compress
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +32,9 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 )
 from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` needs TensorFlow
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from sponge_env.event_file import EventFile
 from sponge_env.results.schema import (
     CELL,
     EpisodeMetrics,
@@ -52,6 +54,7 @@ TOTAL_PREFIX = "total/"
 
 TOTALS = ("violations", "core_seconds")
 """Interval metrics whose running sums are written too, under the prefix ``total/``."""
+_TOTAL_TAGS = {name: TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS}
 
 CHARTS: Mapping[str, tuple[str, ...]] = {
     "SLO violations beside cores in each interval": ("violations", "cores"),
@@ -72,11 +75,16 @@ def _help() -> Iterator[tuple[str, str]]:
     for cls, prefix in ((IntervalMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX)):
         for field in dataclasses.fields(cls):
             yield prefix + tag(cls, field.name), field.metadata["help"]
-    for name in TOTALS:
-        yield TOTAL_PREFIX + tag(IntervalMetrics, name), "Sum since the start of the episode."
+    for total_tag in _TOTAL_TAGS.values():
+        yield total_tag, "Sum since the start of the episode."
 
 
 HELP = dict(_help())
+
+_of_interval = attrgetter(*names(IntervalMetrics))
+_INTERVAL_TAGS = [tag(IntervalMetrics, name) for name in names(IntervalMetrics)]
+_INTERVAL_TAGS += _TOTAL_TAGS.values()
+_EMPTY = TensorProto(dtype=DT_FLOAT, float_val=[0.0])
 
 
 class TensorBoardSink:
@@ -87,59 +95,93 @@ class TensorBoardSink:
     where a simulated worker ran faster.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, trial: str = "") -> None:
         """Open an event file.
 
         Args:
-            folder: The run's folder; its name and its parent's name the table's row.
+            folder: The run's folder.
+            trial: Names the table's row; the folder's name and its parent's if left out.
         """
-        self._writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=1)
-        self._trial = f"{folder.parent.name}/{folder.name}"
+        self._file = open_events(folder)
+        self._trial = trial or f"{folder.parent.name}/{folder.name}"
         self._start_s = time.time()
         self._steps = 0
         self._totals = dict.fromkeys(TOTALS, 0.0)
         self._described: set[str] = set()
-        self._add(_layout(), 0.0)
+        self._forms: dict[tuple[str, bytes], _Form] = {}
+        self._add(Event(summary=_layout()), 0.0)
 
     def interval(self, metrics: IntervalMetrics) -> None:
         """Write one interval's numbers."""
-        values = dict(scalars(metrics))
         for name in TOTALS:
             self._totals[name] += getattr(metrics, name)
-            values[TOTAL_PREFIX + tag(IntervalMetrics, name)] = self._totals[name]
-        self._add(self._scalars(values), metrics.time_s)
+        values = (*_of_interval(metrics), *self._totals.values())
+        self._add_scalars(_INTERVAL_TAGS, values, metrics.time_s)
         self._steps += 1
 
     def episode(self, metrics: EpisodeMetrics) -> None:
         """Write the summary's numbers and the row of the hyper-parameter table."""
-        values = {EPISODE_PREFIX + name: value for name, value in scalars(metrics)}
-        self._add(self._scalars(values), metrics.duration_s)
+        tags, values = zip(*scalars(metrics), strict=True)
+        self._add_scalars([EPISODE_PREFIX + name for name in tags], values, metrics.duration_s)
         for summary in _table_row(metrics, self._trial):
-            self._add(summary, metrics.duration_s)
+            self._add(Event(summary=summary), metrics.duration_s)
 
     def close(self) -> None:
         """Write what is left and close the file."""
-        self._writer.close()
+        self._file.close()
 
-    def _add(self, summary: Summary, time_s: float) -> None:
-        wall_time = self._start_s + time_s
-        self._writer.add_event(Event(wall_time=wall_time, step=self._steps, summary=summary))
+    def _add(self, event: Event, time_s: float) -> None:
+        event.wall_time, event.step = self._start_s + time_s, self._steps
+        self._file.add(event.SerializeToString())
 
-    def _scalars(self, values: Mapping[str, float]) -> Summary:
-        """Put the numbers that were measured into one message.
+    def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
+        """Write the numbers that were measured.
 
-        They are tensors because TensorBoard's fast loader ignores what is said about the
-        older ``simple_value``.
+        Args:
+            tags: What they are called.
+            values: One for each; NaN where nothing was measured.
+            time_s: Time of the episode.
         """
-        summary = Summary()
-        for name, value in values.items():
-            if not math.isnan(value):
-                tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
-                scalar = summary.value.add(tag=name, tensor=tensor)
-                if name not in self._described:
-                    self._described.add(name)
-                    scalar.metadata.CopyFrom(create_summary_metadata("", HELP[name]))
-        return summary
+        measured = [value == value for value in values]
+        key = tags[0], bytes(measured)
+        form = self._forms.get(key)
+        if form is None:
+            there = list(compress(tags, measured))
+            form = _Form(there, set(there) - self._described)
+            if self._described.issuperset(there):
+                self._forms[key] = form
+            self._described.update(there)
+        for slot, value in zip(form.slots, compress(values, measured), strict=True):
+            slot[0] = value
+        self._add(form.event, time_s)
+
+
+class _Form:
+    """An event with a slot for each number: filling it in is quicker than making another."""
+
+    def __init__(self, tags: Sequence[str], described: Set[str]) -> None:
+        """Make an event.
+
+        The numbers are tensors because TensorBoard's fast loader ignores what is said about
+        the older ``simple_value``.
+
+        Args:
+            tags: What the numbers are called.
+            described: Those whose meaning is said.
+        """
+        self.event = Event()
+        for name in tags:
+            scalar = self.event.summary.value.add(tag=name, tensor=_EMPTY)
+            if name in described:
+                scalar.metadata.CopyFrom(create_summary_metadata("", HELP[name]))
+        self.slots = [scalar.tensor.float_val for scalar in self.event.summary.value]
+
+
+def open_events(folder: Path) -> EventFile:
+    """Start an event file."""
+    file = EventFile(folder)
+    file.add(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    return file
 
 
 def write_summary(folder: Path, values: Mapping[str, float]) -> None:
@@ -155,9 +197,9 @@ def write_summary(folder: Path, values: Mapping[str, float]) -> None:
             tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
             metadata = create_summary_metadata("", "")
             summary.value.add(tag=name, tensor=tensor, metadata=metadata)
-    writer = EventFileWriter(str(folder))
-    writer.add_event(Event(wall_time=time.time(), step=0, summary=summary))
-    writer.close()
+    file = open_events(folder)
+    file.add(Event(wall_time=time.time(), step=0, summary=summary).SerializeToString())
+    file.close()
 
 
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
@@ -165,7 +207,7 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
 
     Args:
         folder: Where; what is there goes.
-        episodes: See :func:`sponge_env.suite.results.load_results`.
+        episodes: See :func:`sponge_env.run.read.load_results`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     means = episodes.groupby(["agent", *CELL], as_index=False)[list(COMPARED)].mean()

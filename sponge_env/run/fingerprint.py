@@ -63,7 +63,9 @@ def scenario_fingerprint(scenario: Scenario) -> str:
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = _content(find_trace(scenario.arrivals.file, "arrivals"))
     if scenario.network.trace not in RESERVED:
-        data["network"]["trace"] = _content(find_trace(scenario.network.trace, "bandwidth"))
+        data["network"]["trace"] = _content(
+            find_trace(scenario.network.trace, "bandwidth", RESERVED)
+        )
     return fingerprint(data)
 
 

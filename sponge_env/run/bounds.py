@@ -1,6 +1,6 @@
 """The clairvoyant bounds of a suite's cells, and those that ship.
 
-    python -m sponge_env.suite.bounds [--suite standard]
+    python -m sponge_env.run.bounds [--suite standard]
 
 A bound takes seconds for each episode and is a fact about a scenario, a profile and a seed,
 whoever is compared with it. So those of the shipped suites are in :data:`SHIPPED`, made by the
@@ -17,20 +17,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sponge_env.cache import cache_dir
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.config import ControlName
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, replacing
-from sponge_env.recording import write_json
+from sponge_env.files import check_writable, replacing, write_json
+from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.fingerprint import code_fingerprint, fingerprint, scenario_fingerprint
+from sponge_env.run.suite import SUITE_DIR, cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
-from sponge_env.suite.definition import SUITE_DIR, cell_name, cells, load_suite
-from sponge_env.suite.fingerprint import code_fingerprint, fingerprint, scenario_fingerprint
-from sponge_env.suite.pool import Failure, ProcessPool
-from sponge_env.suite.unit import BOUND_AGENTS
+
+if TYPE_CHECKING:
+    from sponge_env.run.record import Recorder
+
+BOUND_AGENTS: Mapping[ControlName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
+"""Names under which the bounds stand in the results."""
 
 SHIPPED = SUITE_DIR / "bounds.json"
 """By cell and kind of scaling: the fingerprint of the scenario, and each seed's bound."""
@@ -41,7 +45,7 @@ SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_sec
 
 @dataclass(frozen=True, slots=True)
 class BoundUnit:
-    """The clairvoyant bound of one cell; a :class:`~sponge_env.suite.unit.Unit`."""
+    """The clairvoyant bound of one cell; a :class:`~sponge_env.run.store.Unit`."""
 
     control: ControlName
     scenario: Scenario
@@ -61,15 +65,17 @@ class BoundUnit:
         parts = {"control": self.control, "seeds": self.seeds}
         return fingerprint(parts | {"scenario": scenario_fingerprint(self.scenario)})
 
-    def run(self) -> dict[str, Any]:
-        """Bound all seeds, or recall what was found before.
+    def run(self, record: Recorder) -> None:
+        """Bound all seeds, or recall what was found before, as ``bounds``.
 
-        Returns:
-            ``bounds``: violations and core-seconds of each seed, from below and as attained.
+        These are violations and core-seconds of each seed, from below and as attained.
         """
-        found = self._recall()
-        bounds = [{"seed": seed, **dict(zip(SIDES, found[seed], strict=True))} for seed in found]
-        return {"bounds": bounds}
+        record.say(bounds=self.found())
+
+    def found(self) -> list[dict[str, Any]]:
+        """Return the seeds' :data:`SIDES` by name."""
+        sides = self._recall()
+        return [{"seed": seed, **dict(zip(SIDES, sides[seed], strict=True))} for seed in sides]
 
     def _recall(self) -> dict[int, Sequence[float]]:
         known = shipped(self.scenario, self.control)
@@ -118,12 +124,12 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
     """
     progress = Progress("bounds", len(units), "cell")
     found: dict[str, dict[str, Any]] = {}
-    with ProcessPool(_run, processes) as pool:
+    with Processes(_found, processes) as pool:
         for done, (unit, result) in enumerate(pool.results(units), start=1):
             name = cell_name(unit.scenario)
             if isinstance(result, Failure):
                 raise ConfigError(f"no {unit.control} bound of {name}: {result.message}")
-            sides = [[bound[side] for side in SIDES] for bound in result["bounds"]]
+            sides = [[bound[side] for side in SIDES] for bound in result]
             found.setdefault(name, {})[unit.control] = {
                 "scenario": scenario_fingerprint(unit.scenario),
                 "seeds": sides,
@@ -133,8 +139,8 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
     return found
 
 
-def _run(unit: BoundUnit) -> dict[str, Any]:
-    return unit.run()
+def _found(unit: BoundUnit) -> list[dict[str, Any]]:
+    return unit.found()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str]) -> int:
-    parser = Parser(prog="python -m sponge_env.suite.bounds", description=_description())
+    parser = Parser(prog="python -m sponge_env.run.bounds", description=_description())
     parser.add_argument("--suite", default="standard", help="shipped suite or TOML file")
     parser.add_argument("--jobs", type=at_least(1), help="processes (default: one per CPU)")
     parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)

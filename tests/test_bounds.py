@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sponge_env.config import ControlName
+from sponge_env.run import bounds
+from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
-from sponge_env.suite import bounds
-from sponge_env.suite.definition import cell_name, cells, load_suite
 
 STANDARD = load_suite("standard")
 CELLS = {cell_name(cell): cell for cell in cells(STANDARD)}
@@ -64,11 +64,11 @@ def test_a_changed_scenario_has_bounds_of_its_own(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(bounds, "bound_of", bound_of)
     cell = CELLS["paper-100kb+resnet18+cold"]
-    known = bounds.BoundUnit("vertical", cell, 2).run()["bounds"]
+    known = bounds.BoundUnit("vertical", cell, 2).found()
     assert [bound["seed"] for bound in known] == [0, 1]
     assert not asked
     slower = dataclasses.replace(cell, slo_s=2.0)
-    assert bounds.BoundUnit("vertical", slower, 2).run()["bounds"] != known
+    assert bounds.BoundUnit("vertical", slower, 2).found() != known
     assert asked == [0, 1]
 
 

@@ -13,8 +13,8 @@ from baselines.static import Static
 from sponge_env.config import Arrivals, Initial, Network, RequestClass
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
+from sponge_env.run.warm import JUDGED, SETTLING, equally_fast, settled, steady_scenario, warm
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.suite.warm import JUDGED, SETTLING, equally_fast, settled, steady_scenario, warm
 from sponge_env.workload import make_workload, rate_rps
 
 WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)

@@ -1,7 +1,7 @@
-"""A few processes that work through many tasks.
+"""Executors work through many tasks: here, or in a few processes.
 
 Unlike in the standard library's pools, a process that dies takes only its task along, and
-leaving the pool ends every process at once, whatever it is doing.
+leaving the executor ends every process at once, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 Task = TypeVar("Task")
 
@@ -32,18 +32,49 @@ class Failure:
     type: str
     """Name of the exception, or ``ProcessDied``."""
     message: str
+    cause: Exception | None = field(default=None, compare=False)
+    """The exception itself, where the task ran in this process."""
+
+
+class Executor(Protocol):
+    """Runs a function on tasks; a context manager that stops everything when it is left."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def results(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Yield each task with its result, or with a :class:`Failure`, as they end."""
+
+
+class Inline:
+    """Runs a function on one task after the other, in this process."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self._work = work
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: nothing runs by itself."""
+
+    def results(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Yield each task with its result, or with a :class:`Failure`, in their order."""
+        for task in tasks:
+            yield task, _attempt(self._work, task)
 
 
 @dataclass(frozen=True, slots=True)
-class _Helper(Generic[Task]):
+class _Helper:
     process: SpawnProcess
-    task: Task
+    task: Any
 
 
-class ProcessPool(Generic[Task]):
-    """Runs a function on tasks in processes of its own; a context manager."""
+class Processes:
+    """Runs a function on tasks in processes of its own, each with one thread."""
 
-    def __init__(self, work: Callable[[Task], Any], processes: int) -> None:
+    def __init__(self, work: Callable[[Any], Any], processes: int) -> None:
         """Start nothing yet.
 
         Args:
@@ -52,7 +83,7 @@ class ProcessPool(Generic[Task]):
         """
         self._work = work
         self._processes = processes
-        self._busy: dict[Connection, _Helper[Task]] = {}
+        self._busy: dict[Connection, _Helper] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +110,7 @@ class ProcessPool(Generic[Task]):
                 self._go_on(connection, alive, waiting)
                 yield task, result
 
-    def _start(self, task: Task) -> None:
+    def _start(self, task: Any) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
@@ -99,7 +130,7 @@ class ProcessPool(Generic[Task]):
             message = f"its process ended with code {process.exitcode}"
             return Failure("ProcessDied", message), False
 
-    def _go_on(self, connection: Connection, alive: bool, waiting: deque[Task]) -> None:
+    def _go_on(self, connection: Connection, alive: bool, waiting: deque[Any]) -> None:
         """Give a process the next task; replace it if it died, end it if there is none."""
         helper = self._busy.pop(connection)
         if alive and waiting:
@@ -117,16 +148,19 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     try:
         while True:
-            connection.send(_attempt(work, connection.recv()))
+            result = _attempt(work, connection.recv())
+            if isinstance(result, Failure):
+                result = replace(result, cause=None)  # not every exception can be sent
+            connection.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
-def _attempt(work: Callable[[Task], Any], task: Task) -> Any:
+def _attempt(work: Callable[[Any], Any], task: Any) -> Any:
     try:
         return work(task)
     except Exception as error:
-        return Failure(type(error).__name__, str(error) or repr(error))
+        return Failure(type(error).__name__, str(error) or repr(error), error)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""What a suite found, as data frames."""
+"""What a run found, as data frames; the same for a suite and for a single evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,21 @@ import numpy as np
 import pandas as pd
 
 from sponge_env.arrays import FloatArray
+from sponge_env.errors import RunDirectoryError
+from sponge_env.files import read_json
 from sponge_env.results.schema import (
     CELL,
     NAN,
     AgainstBound,
     AllRequests,
     EpisodeMetrics,
+    IntervalMetrics,
     names,
 )
-from sponge_env.suite.store import read, result_files
-from sponge_env.suite.unit import BOUND_AGENTS, QUANTILES
+from sponge_env.run.bounds import BOUND_AGENTS
+from sponge_env.run.record import IDENTITY, whole_episodes
+from sponge_env.run.rollout import QUANTILES
+from sponge_env.run.store import result_files
 
 EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
 """Columns that describe an episode."""
@@ -31,7 +36,7 @@ def load_results(path: Path) -> pd.DataFrame:
     """Return one row per agent, scenario, profile, start and seed.
 
     Args:
-        path: A suite's folder.
+        path: A run's folder.
 
     Returns:
         The columns :data:`EPISODE`; no row where an agent failed.
@@ -88,17 +93,37 @@ def load_failures(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["agent", *CELL, "type", "message"])
 
 
-def load_intervals(path: Path) -> pd.DataFrame:
-    """Return one row per agent, cell and interval, of the first seed.
+def load_intervals(
+    path: Path, columns: Sequence[str] = names(IntervalMetrics), seed: int | None = None
+) -> pd.DataFrame:
+    """Return one row per agent, cell, seed and interval.
+
+    Args:
+        path: A run's folder.
+        columns: Interval metrics.
+        seed: The only one wanted; all if left out.
+
+    Returns:
+        ``agent``, ``scenario``, ``profile``, ``start``, ``seed`` and the metrics; also of an
+        episode that was interrupted, or whose process was killed.
 
     Raises:
-        RunDirectoryError: It is no such folder, or one of another version.
+        RunDirectoryError: It is no such folder, or a file cannot be read.
     """
-    return _long(
-        {"agent": result["agent"], **_cell(result), **result["intervals"]}
-        for result in _results(path)
-        if "intervals" in result
-    )
+    result_files(path)
+    wanted = [*IDENTITY, *columns]
+    name = f"*/*-seed{'*' if seed is None else seed}"
+    tables = [_table(file, wanted) for file in sorted((path / "intervals").glob(f"{name}.*"))]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=wanted)
+
+
+def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        if file.suffix == ".csv":  # of an episode on the real worker that has not ended
+            return pd.read_csv(file, usecols=list(columns))[list(columns)]
+        return pd.read_parquet(file, columns=list(columns))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"cannot read {str(file)!r}: {error}") from error
 
 
 def load_latencies(path: Path) -> pd.DataFrame:
@@ -119,7 +144,7 @@ def load_latencies(path: Path) -> pd.DataFrame:
             "latency_s": np.median(_latencies_s(result), axis=0),
         }
         for result in _results(path)
-        if "latency_s" in result
+        if result.get("latency_s")
     )
 
 
@@ -130,7 +155,7 @@ def _latencies_s(result: Mapping[str, Any]) -> FloatArray:
 
 
 def _p99_of_all_s(result: Mapping[str, Any]) -> list[float]:
-    if "latency_s" not in result:
+    if not result.get("latency_s"):
         return []
     p99_s = _latencies_s(result)[:, round(0.99 * QUANTILES)].tolist()
     return [
@@ -173,7 +198,42 @@ def _distance(episode: Mapping[str, Any], bound: Sides | None) -> tuple[float, f
 
 
 def _results(path: Path) -> list[dict[str, Any]]:
-    return [read(file) for file in result_files(path)]
+    """Read all results, with the episodes that count.
+
+    These are the whole ones of agents that did not fail. In a run of one cell that was
+    interrupted they are those on the seeds that every agent finished, so that agents are
+    compared on the same seeds; elsewhere those of agents that finished all seeds.
+    """
+    results = [_checked(file) for file in result_files(path)]
+    ended = [_seeds(result) for result in results]
+    one_cell = len({tuple(_cell(result).values()) for result in results}) == 1
+    shared = set.intersection(*(seeds for seeds in ended if seeds)) if any(ended) else set()
+    for result, seeds in zip(results, ended, strict=True):
+        counted = shared if one_cell else seeds if result["complete"] else set()
+        pairs = [(e, t) for e, t in whole_episodes(result) if e["seed"] in counted & seeds]
+        if "episodes" in result:
+            result["episodes"] = [episode for episode, _ in pairs]
+            result["latency_s"] = [latency_s for _, latency_s in pairs]
+        if not (pairs or result["complete"] or result["error"]):
+            result["error"] = {"type": "interruption", "message": "it was interrupted"}
+    return results
+
+
+def _seeds(result: Mapping[str, Any]) -> set[int]:
+    """Return the seeds of an agent that ended; none if it failed."""
+    return set() if result["error"] else {e["seed"] for e, _ in whole_episodes(result)}
+
+
+def _checked(file: Path) -> dict[str, Any]:
+    """Read one result; its summaries have the schema's names."""
+    result = read_json(file)
+    for episode in result.get("episodes", ()):
+        if missing := [name for name in names(EpisodeMetrics) if name not in episode]:
+            raise RunDirectoryError(
+                f"{str(file)!r} was written by another version (it lacks {', '.join(missing)}); "
+                "run evaluate.py again"
+            )
+    return result
 
 
 def _cell(result: Mapping[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,13 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.contract import decision, start
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+from sponge_env.run.controllers import decision, start
 from sponge_env.scenario import Scenario
 from sponge_env.summation import total
 from sponge_env.system import EpisodePlan
+
+QUANTILES = 100
+"""Latencies are kept as so many quantiles of equal distance, and the smallest."""
 
 _OUTCOMES = ("on_time", "late", "dropped", "failed", "queued", "running")
 
@@ -61,6 +65,9 @@ class ControlledSystem(Protocol):
         The columns that a summary reads: ``sent_s``, ``arrival_s``, ``finished_s``,
         ``outcome``, ``hopeless``.
         """
+
+    def close(self) -> None:
+        """Release what is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,24 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
         "latency_p50_s": float(np.quantile(latency_s, 0.5)) if latency_s.size else np.nan,
         "latency_p99_s": float(np.quantile(latency_s, 0.99)) if latency_s.size else np.nan,
     }
+
+
+def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list[float | None]:
+    """Return quantiles of the latency of the requests that arrived at ``from_s`` or later.
+
+    A request that is never answered has an infinite latency: without it, who drops looks fast.
+
+    Returns:
+        (QUANTILES + 1,) numbers, None for infinite ones.
+    """
+    answered = np.isin(columns["outcome"], ("on_time", "late"))
+    latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)
+    counted_s = latency_s[columns["arrival_s"] >= from_s]
+    if not counted_s.size:
+        return [None] * (QUANTILES + 1)
+    with np.errstate(invalid="ignore"):  # between a number and infinity lies none
+        values = np.quantile(counted_s, np.linspace(0.0, 1.0, QUANTILES + 1)).tolist()
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:

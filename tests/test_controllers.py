@@ -10,13 +10,12 @@ import pytest
 from scenarios import SHORT, Scripted
 
 import evaluate
-from sponge_env.contract import decision, start
 from sponge_env.errors import ConfigError, ControllerError, SpongeError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.registry import make_controller
-from sponge_env.rollout import Run, run_episode
-from sponge_env.suite.warm import settled
+from sponge_env.run.controllers import decision, make_controller, start
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.warm import settled
 
 
 class Answers:
@@ -49,12 +48,12 @@ def decide(answer: Any) -> Allocation:
         (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),  # type: ignore[arg-type]
         (Allocation(4, 4, 99), "allocation.replicas must be a whole number"),
         (Allocation(4, 4, variant=1), "there is only model variant 0"),
-        (ZeroDivisionError("by\nzero"), r"failed in test_contract.py, line \d+: .*Error: by$"),
-        (RuntimeError(), r"failed in test_contract.py, line \d+: RuntimeError$"),
+        (ZeroDivisionError("by\nzero"), r"failed in test_controllers.py, line \d+: .*Error: by$"),
+        (RuntimeError(), r"failed in test_controllers.py, line \d+: RuntimeError$"),
     ],
 )
 def test_a_bad_answer_is_named(answer: Any, reason: str) -> None:
-    with pytest.raises(ControllerError, match=rf"test_contract:Answers\.decide\(\).* ?{reason}"):
+    with pytest.raises(ControllerError, match=rf"test_controllers:Answers\.decide\(\).* ?{reason}"):
         decide(answer)
 
 
@@ -150,7 +149,7 @@ def test_the_command_ends_with_the_sentence(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    arguments = ["--agent", "test_contract:FailsLater", "--duration", "5"]
+    arguments = ["--agent", "test_controllers:FailsLater", "--duration", "5"]
     assert evaluate.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: test_contract:FailsLater.decide(): allocation.cores must be")
+    assert last.startswith("error: test_controllers:FailsLater.decide(): allocation.cores must be")

@@ -1,6 +1,7 @@
-"""What a suite is, read from TOML; ``traces/suites`` holds those that ship.
+"""What a suite is: agents crossed with *cells*, each a scenario with a profile and a start.
 
-A suite crosses agents with *cells*. A cell is a scenario with a profile and a start.
+``traces/suites`` holds those that ship, as TOML; an evaluation of one scenario is a suite of
+one cell, made from the command line.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.mapping import from_mapping
+from sponge_env.run.controllers import known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeding import EVALUATION_SEEDS
 
@@ -79,7 +81,7 @@ class Suite:
         for name in ("starts", "cells", "agents"):
             require(len(getattr(self, name)) > 0, name, getattr(self, name), "not empty")
         for name in self.agents:
-            allowed = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", name) is not None
+            allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
         if self.reference and self.reference not in self.agents:
             raise ConfigError(unknown("reference", self.reference, self.agents))
@@ -128,6 +130,42 @@ def _beside(group: CellGroup, folder: Path) -> CellGroup:
         scenarios=tuple(map(absolute, group.scenarios)),
         profiles=tuple(map(absolute, group.profiles)),
     )
+
+
+def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
+    """Return the suite with some of its agents, or with others of the registry.
+
+    Args:
+        suite: The suite.
+        names: Agents of the suite, registered controllers, or ``module:Class``; all of the
+            suite's if empty.
+
+    Raises:
+        ConfigError: There is no such agent.
+    """
+    if not names:
+        return suite
+    registered = known_controllers()
+    for name in names:
+        if ":" not in name and name not in suite.agents and name not in registered:
+            raise ConfigError(unknown("agent", name, {*suite.agents, *registered}))
+    agents = {name: suite.agents.get(name, AgentEntry()) for name in names}
+    reference = suite.reference if suite.reference in agents else ""
+    return dataclasses.replace(suite, agents=agents, reference=reference)
+
+
+def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:
+    """Return the suite with further options of its agents.
+
+    Args:
+        suite: The suite.
+        options: By agent, all of the suite.
+    """
+    agents = {
+        name: dataclasses.replace(entry, options={**entry.options, **options.get(name, {})})
+        for name, entry in suite.agents.items()
+    }
+    return dataclasses.replace(suite, agents=agents)
 
 
 def cell_name(scenario: Scenario) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a suite: what it keeps, refuses and gives back."""
+"""The folder of a run: what it keeps, refuses and gives back."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 
 import pytest
 from scenarios import SHORT
+from unit_runs import IDENTITY
+from unit_runs import result as run
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.suite.bounds import BoundUnit
-from sponge_env.suite.results import (
+from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.read import (
     load_bounds,
     load_failures,
     load_intervals,
     load_latencies,
     load_results,
 )
-from sponge_env.suite.store import ResultStore
-from sponge_env.suite.unit import AgentUnit
+from sponge_env.run.store import RunStore
+from sponge_env.run.unit import AgentUnit
 
-IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
 TINY = dataclasses.replace(SHORT, duration_s=5.0)
 UNIT = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", TINY, seeds=2)
 BOUND = BoundUnit("vertical", TINY, seeds=2)
@@ -41,12 +43,12 @@ BOUNDS = {
 
 
 @pytest.fixture(scope="module")
-def result() -> dict[str, Any]:
-    return UNIT.run()
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(UNIT, tmp_path_factory.mktemp("run"))
 
 
 def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> None:
-    with ResultStore.open(tmp_path / "run", IDENTITY) as store:
+    with RunStore.open(tmp_path / "run", IDENTITY) as store:
         assert store.missing([UNIT]) == [UNIT]
         store.keep(UNIT, result, None)
         assert store.missing([UNIT]) == []
@@ -60,7 +62,7 @@ def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> 
 
 
 def test_results_stand_beside_their_bound(tmp_path: Path, result: dict[str, Any]) -> None:
-    with ResultStore.open(tmp_path, IDENTITY) as store:
+    with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, result, None)
         store.keep(BOUND, BOUNDS, None)
     frame = load_results(tmp_path)
@@ -71,21 +73,25 @@ def test_results_stand_beside_their_bound(tmp_path: Path, result: dict[str, Any]
 
 def test_who_beats_a_bound_is_below_it(tmp_path: Path, result: dict[str, Any]) -> None:
     loose = {"bounds": [bound | {"violations_upper": 9.0} for bound in BOUNDS["bounds"]]}
-    with ResultStore.open(tmp_path, IDENTITY) as store:
+    with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, result, None)
         store.keep(BOUND, loose, None)
     frame = load_results(tmp_path)
     assert (frame["beyond_bound_rate"] * frame["offered"]).tolist() == pytest.approx([-9.0, -9.0])
 
 
-def test_intervals_and_latencies_are_kept_for_pictures(
-    tmp_path: Path, result: dict[str, Any]
-) -> None:
-    with ResultStore.open(tmp_path, IDENTITY) as store:
-        store.keep(UNIT, result, None)
+def test_intervals_and_latencies_are_kept_for_pictures(tmp_path: Path) -> None:
+    run(UNIT, tmp_path)
     intervals = load_intervals(tmp_path)
-    assert list(intervals["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert list(intervals.columns[:5]) == ["agent", "scenario", "profile", "start", "seed"]
+    assert tuple(intervals.columns[5:]) == names(IntervalMetrics)
+    assert list(intervals["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0] * 2
+    assert list(intervals["seed"]) == [0] * 5 + [1] * 5
     assert set(intervals["cores"]) == {8.0}
+    assert set(intervals["agent"]) == {"eight"}
+    few = load_intervals(tmp_path, ["violations"], seed=1)
+    assert list(few)[4:] == ["seed", "violations"]
+    assert list(few["seed"]) == [1] * 5
     latencies = load_latencies(tmp_path)
     assert len(latencies) == 101
     assert latencies["latency_s"].is_monotonic_increasing
@@ -93,7 +99,7 @@ def test_intervals_and_latencies_are_kept_for_pictures(
 
 
 def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
-    with ResultStore.open(tmp_path, IDENTITY) as store:
+    with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, {"type": "ValueError", "message": "no good"})
         assert store.missing([UNIT]) == [UNIT]
     (row,) = load_failures(tmp_path).to_dict("records")
@@ -108,41 +114,41 @@ def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
     assert load_results(tmp_path).empty
 
 
-def test_two_suites_do_not_write_into_one_folder(tmp_path: Path) -> None:
-    with ResultStore.open(tmp_path, IDENTITY):
-        again = ResultStore.open(tmp_path, IDENTITY)
-        with pytest.raises(RunDirectoryError, match="another suite is writing"):
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, IDENTITY):
+        again = RunStore.open(tmp_path, IDENTITY)
+        with pytest.raises(RunDirectoryError, match="another run is writing"):
             again.__enter__()
-    with ResultStore.open(tmp_path, IDENTITY):
+    with RunStore.open(tmp_path, IDENTITY):
         pass
 
 
 @pytest.mark.parametrize("key", IDENTITY)
 def test_a_folder_of_another_suite_or_version_is_refused(tmp_path: Path, key: str) -> None:
-    with ResultStore.open(tmp_path, IDENTITY):
+    with RunStore.open(tmp_path, IDENTITY):
         pass
-    other = ResultStore.open(tmp_path, {**IDENTITY, key: "other"})
+    other = RunStore.open(tmp_path, {**IDENTITY, key: "other"})
     with pytest.raises(RunDirectoryError, match=rf"another suite or version \(other {key}\)"):
         other.__enter__()
 
 
 def test_a_folder_of_something_else_stays_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(RunDirectoryError, match="no folder of a suite"):
-        ResultStore.open(tmp_path, IDENTITY).__enter__()
+    with pytest.raises(RunDirectoryError, match="is no run"):
+        RunStore.open(tmp_path, IDENTITY).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(RunDirectoryError, match="no folder of a suite"):
+    with pytest.raises(RunDirectoryError, match="is no run"):
         load_results(tmp_path)
 
 
 def test_another_format_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "suite.json").write_text(json.dumps({"format": 0}))
-    with pytest.raises(RunDirectoryError, match="format 0, this version reads 2"):
+    (tmp_path / "run.json").write_text(json.dumps({"format": 0}))
+    with pytest.raises(RunDirectoryError, match="format 0, this version reads 3"):
         load_results(tmp_path)
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    with ResultStore.open(tmp_path, IDENTITY) as store:
+    with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, None)
         (path,) = tmp_path.rglob("short+yolov5s+cold.json")
         path.write_text("{")
@@ -162,7 +168,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
 def test_results_of_an_agent_that_changed_are_refused(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    with ResultStore.open(tmp_path, IDENTITY) as store:
+    with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, None)
         with pytest.raises(RunDirectoryError, match="agent 'eight' with other options"):
             store.missing([dataclasses.replace(UNIT, **changes)])

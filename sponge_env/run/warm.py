@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 
 from sponge_env.config import Arrivals, Initial
-from sponge_env.contract import decision, start
 from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.profile import Profile
+from sponge_env.run.controllers import decision, start
 from sponge_env.scenario import Scenario
 from sponge_env.seeding import EVALUATION_SEEDS
 from sponge_env.workload import Workload, make_workload, rate_rps
