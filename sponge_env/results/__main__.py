@@ -21,34 +21,17 @@ PAGE = "report.html"
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m sponge_env.results", description=__doc__)
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folders that evaluate.py wrote"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=f"where {PAGE} and its pictures go (default: report in the first run)",
-    )
-    parser.add_argument(
-        "--agent",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="agents shown where there is no room for all",
-    )
-    parser.add_argument(
-        "--fidelity",
-        type=Path,
-        metavar="FILE",
-        help="fidelity.json of python -m sponge_env.fidelity",
-    )
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write this too, with its pictures beside it"
-    )
-    parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="write its part about results anew"
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that evaluate.py wrote")
+    where = f"where {PAGE} and its pictures go (default: report in the first run)"
+    add("--out", type=Path, metavar="DIR", help=where)
+    few = "agents shown where there is no room for all"
+    add("--agent", nargs="+", default=[], metavar="NAME", help=few)
+    measured = "fidelity.json of python -m sponge_env.fidelity"
+    add("--fidelity", type=Path, metavar="FILE", help=measured)
+    beside = "write this too, with its pictures beside it"
+    add("--markdown", type=Path, metavar="FILE", help=beside)
+    add("--readme", type=Path, metavar="FILE", help="write its part about results anew")
     arguments = parser.parse_args(argv)
     if arguments.markdown and len(arguments.runs) > 1:
         raise ConfigError("--markdown is about one run; name only one")

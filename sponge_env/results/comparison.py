@@ -81,28 +81,31 @@ class Comparison:
         return [c for c in self.cells if scenario in ("", c[0]) and start in ("", c[2])]
 
     @cached_property
-    def _episodes(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        return _by_cell(self.episodes.sort_values("seed"))
-
-    @cached_property
-    def _intervals(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        return _by_cell(self.intervals)
-
-    @cached_property
-    def _latencies(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        return _by_cell(self.latencies)
+    def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        """Rows by the name of their frame, agent and cell."""
+        frames = {
+            "episodes": self.episodes.sort_values("seed"),
+            "intervals": self.intervals,
+            "latencies": self.latencies,
+        }
+        return {
+            (name, *cast(tuple[str, ...], key)): rows
+            for name, frame in frames.items()
+            if not frame.empty
+            for key, rows in frame.groupby(["agent", *CELL])
+        }
 
     def intervals_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the intervals of an agent's first seed on a cell; empty if it has none."""
-        return self._intervals.get((agent, *cell), pd.DataFrame())
+        return self._rows.get(("intervals", agent, *cell), pd.DataFrame())
 
     def latencies_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the quantiles of an agent's latencies on a cell; empty if it has none."""
-        return self._latencies.get((agent, *cell), pd.DataFrame())
+        return self._rows.get(("latencies", agent, *cell), pd.DataFrame())
 
     def has(self, agent: str, cell: Cell) -> bool:
         """Whether an agent has results on a cell."""
-        return (agent, *cell) in self._episodes
+        return ("episodes", agent, *cell) in self._rows
 
     def there(self, cell: Cell) -> list[str]:
         """Return the agents that have results on a cell."""
@@ -110,8 +113,8 @@ class Comparison:
 
     def values(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
         """Return a metric of an agent, shape (cells, seeds)."""
-        rows = [self._episodes[agent, *cell][name].to_numpy(np.float64) for cell in cells]
-        return np.array(rows)
+        rows = [self._rows["episodes", agent, *cell][name] for cell in cells]
+        return np.array(rows, dtype=np.float64)
 
     def mean(self, agent: str, name: str, cell: Cell) -> float:
         """Return a metric of an agent on a cell, mean over the seeds."""
@@ -119,7 +122,7 @@ class Comparison:
 
     def own_bound(self, agent: str, cell: Cell) -> str:
         """Return the name of the bound of an agent's kind of scaling; empty if unknown."""
-        return str(self._episodes[agent, *cell]["bound"].iloc[0])
+        return str(self._rows["episodes", agent, *cell]["bound"].iloc[0])
 
     def shared_cells(self, agent: str, start: str) -> list[Cell]:
         """Return the cells of a start on which both the agent and the reference have results."""
@@ -217,14 +220,6 @@ class Comparison:
             }
         )
         return {str(name): gap.droplevel("agent") for name, gap in gaps.groupby(level="agent")}
-
-
-def _by_cell(frame: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
-    """Return the rows of every agent and cell."""
-    if frame.empty:
-        return {}
-    groups = frame.groupby(["agent", *CELL])
-    return {cast(tuple[str, ...], key): rows for key, rows in groups}
 
 
 def _sides(name: str, bound: pd.DataFrame) -> BoundSides:

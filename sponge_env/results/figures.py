@@ -13,7 +13,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from sponge_env.arrays import FloatArray
 from sponge_env.files import replacing
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, axis_label
+from sponge_env.results.schema import SCALES, EpisodeMetrics, IntervalMetrics, axis_label
 from sponge_env.results.style import (
     LINEAR_UP_TO,
     NETWORK_COLOUR,
@@ -35,12 +35,8 @@ Runs = Mapping[str, Any]
 
 Styles = Mapping[str, Style]
 
-INPUTS = (
-    ("bandwidth_bytes_per_s", 1e-6, "MB/s"),
-    ("delay_mean_s", 1.0, None),
-    ("offered", 1.0, None),
-)
-"""What happens to every agent: metric, scale, unit."""
+INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered", None))
+"""What happens to every agent: metric, and unit if not its own."""
 
 OUTPUTS = ("cores", "batch", "replicas_ready")
 """What an agent chooses."""
@@ -106,9 +102,9 @@ def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
     runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
     figure = Figure(figsize=(9, 8.5), dpi=90, layout="constrained")
     panels = figure.subplots(7, 1, sharex=True, height_ratios=(1.1, 1.1, 1.1, 1.6, 2, 1.2, 1.1))
-    for ax, (name, scale, unit) in zip(panels, INPUTS, strict=False):
+    for ax, (name, unit) in zip(panels, INPUTS, strict=False):
         for run in list(runs.values())[:1]:
-            _draw_input(ax, run, name, scale)
+            _draw_input(ax, run, name, SCALES.get(unit or "", 1.0))
         ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name, unit)))
     _draw_violations(panels[3], runs, styles)
     panels[3].set_ylabel(panels[3].get_ylabel().replace(" so", "\nso"))

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from sponge_env.arrays import FloatArray
 from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.schema import CELL, AgainstBound, EpisodeMetrics, axis_label
 from sponge_env.results.statistics import Estimate, mean
@@ -63,26 +62,18 @@ def points(comparison: Comparison, cells: Sequence[Cell]) -> list[Point]:
 
 def _bound_points(comparison: Comparison, cells: Sequence[Cell]) -> Iterator[Point]:
     """Yield the bounds that all of some cells have, relative to that of all agents."""
-    best = {n: _of_bound(comparison, comparison.common_bound, n, cells) for n in _BOUND_COLUMNS}
-    for name in BOUND_STYLES if comparison.common_bound else ():
-        own = {n: _of_bound(comparison, name, n, cells) for n in _BOUND_COLUMNS}
-        if len(own["offered"]) == len(cells):
+    if not comparison.common_bound:
+        return
+    wide = comparison.bound_episodes.pivot(index=["agent", *CELL], columns="seed")
+    best = wide.loc[comparison.common_bound].loc[list(cells)]
+    for name in BOUND_STYLES:
+        if all((name, *cell) in wide.index for cell in cells):
+            own = wide.loc[name].loc[list(cells)]
             cores = own["core_seconds_upper"] / best["core_seconds_upper"]
             # Below 0 where the bound is beaten.
             beyond = own["violations_upper"] - best["violations_upper"]
-            yield Point(name, mean(cores), mean(beyond / own["offered"].clip(min=1) * 100))
-
-
-_BOUND_COLUMNS = ("core_seconds_upper", "violations_upper", "offered")
-
-
-def _of_bound(comparison: Comparison, name: str, column: str, cells: Sequence[Cell]) -> FloatArray:
-    """Return what is known of a bound, shape (cells that have it, seeds)."""
-    rows = comparison.bound_episodes
-    if rows.empty:
-        return np.empty((0, 0))
-    wide = rows[rows["agent"] == name].pivot(index=list(CELL), columns="seed", values=column)
-    return wide[wide.index.isin(list(cells))].to_numpy(np.float64)
+            rates = beyond / own["offered"].clip(lower=1) * 100
+            yield Point(name, mean(cores.to_numpy()), mean(rates.to_numpy()))
 
 
 def pareto_figure(
@@ -112,25 +103,19 @@ def pareto_figure(
     lowest = min([0.0, *(point.violations.value for point in drawn)])
     _label(grid, bool(comparison.common_bound), lowest)
     there = {point.agent for point in drawn}
-    _add_legend(figure, {a: style for a, style in all_styles.items() if a in there})
+    handles = [
+        Line2D([], [], linestyle="none", label=agent, **_marker(style))
+        for agent, style in all_styles.items()
+        if agent in there
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 
-def _add_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker=style.marker,
-            color=style.colour,
-            markerfacecolor=style.fill,
-            markersize=style.size,
-            label=agent,
-        )
-        for agent, style in styles.items()
-    ]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
+def _marker(style: Style) -> dict[str, Any]:
+    """Return how an agent's marker looks."""
+    shape = {"marker": style.marker, "markersize": style.size}
+    return {**shape, "color": style.colour, "markerfacecolor": style.fill}
 
 
 def _draw(ax: Axes, shown: Sequence[Point], styles: Mapping[str, Style]) -> None:
@@ -144,19 +129,15 @@ def _draw(ax: Axes, shown: Sequence[Point], styles: Mapping[str, Style]) -> None
         linewidth=0.8,
     )
     for height, point in enumerate(reversed(shown)):
-        style = styles[point.agent]
         ax.errorbar(
             point.cores.value,
             point.violations.value,
             xerr=_reach(point.cores),
             yerr=_reach(point.violations),
-            fmt=style.marker,
-            color=style.colour,
-            markerfacecolor=style.fill,
-            markersize=style.size,
             elinewidth=0.8,
             clip_on=False,
             zorder=3 + height,
+            **_marker(styles[point.agent]),
         )
 
 
