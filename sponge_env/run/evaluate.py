@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from sponge_env.run.controllers import known_controllers, make_controller, start
 from sponge_env.run.suite import Suite, cells
 
 if TYPE_CHECKING:
-    from sponge_env.run.executor import Executor, Failure
     from sponge_env.run.store import RunStore, Unit
 
 FAILED = 1
@@ -49,9 +48,10 @@ def evaluate(argv: Sequence[str]) -> int:
     from sponge_env.run.store import RunStore, identity, new_folder
     from sponge_env.run.unit import units
 
+    single = not arguments.suite
     work = units(suite, arguments.backend, arguments.limiter)
-    said = [] if arguments.suite else _check(suite, arguments)
-    purpose = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
+    said = _check(suite, arguments) if single else []
+    purpose = f"{suite.name}-{arguments.backend}" if single else f"suite-{suite.name}"
     common = identity(suite, arguments.backend, arguments.limiter)
     path = arguments.run_dir or new_folder(purpose)
     with cli.terminate_like_interrupt(), RunStore.open(path, common) as store:
@@ -61,8 +61,19 @@ def evaluate(argv: Sequence[str]) -> int:
             said.append(f"{len(work) - len(todo)} of {len(work)} results are in {path} already")
         for line in said:
             _say(line)
-        run = _run_suite if arguments.suite else _run_cell
-        return run(store, suite, work, todo, arguments)
+        try:
+            _run(store, todo, arguments)
+        except KeyboardInterrupt:
+            _say(f"interrupted; the same command with --run-dir {path} goes on from here")
+            return cli.INTERRUPTED
+        finally:
+            if single:
+                _report_cell(store, work, arguments)
+        if not single:
+            return report_suite(path, suite)
+        if arguments.backend == "sim":
+            _say("\nOn the real worker: add --backend live --scenario local")
+        return 0
 
 
 def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
@@ -87,93 +98,33 @@ def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
     return said
 
 
-def _run_suite(
-    store: RunStore,
-    suite: Suite,
-    work: Sequence[Unit],
-    todo: Sequence[Unit],
-    arguments: argparse.Namespace,
-) -> int:
-    """Run units in processes, whatever fails; print tables of all cells."""
-    from sponge_env.run.executor import Processes
-    from sponge_env.run.record import run_unit
-
-    task = partial(run_unit, store=store, requests=arguments.requests or 0)
-    jobs = min(arguments.jobs or len(os.sched_getaffinity(0)), len(todo))
-    progress, failed = Progress("suite", len(todo), "result"), 0
-
-    def count(done: int, failure: Failure | None) -> None:
-        nonlocal failed
-        failed += failure is not None
-        progress.show(done, f"{failed} failed" if failed else "")
-
-    try:
-        with closing(progress):
-            _run(store, Processes(task, jobs), todo, count)
-    except KeyboardInterrupt:
-        return _interrupted(store)
-    return report_suite(store.path, suite)
-
-
-def _run_cell(
-    store: RunStore,
-    suite: Suite,
-    work: Sequence[Unit],
-    todo: Sequence[Unit],
-    arguments: argparse.Namespace,
-) -> int:
-    """Run units here, watched, until one fails; print the table of the cell.
+def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -> None:
+    """Run units: those of a suite in processes, whatever fails; others here, watched.
 
     Raises:
-        SpongeError: An agent failed; the table has the episodes before.
-    """
-    from sponge_env.run.executor import Inline
-    from sponge_env.run.record import run_unit
-
-    requests = math.inf if arguments.requests is None else arguments.requests
-    task = partial(run_unit, store=store, requests=requests, watched=True)
-
-    def stop(done: int, failure: Failure | None) -> None:
-        if failure:
-            raise failure.cause or SpongeError(failure.message)
-
-    try:
-        _run(store, Inline(task), todo, stop)
-    except KeyboardInterrupt:
-        return _interrupted(store)
-    finally:
-        _report_cell(store, work, arguments)
-    if arguments.backend == "sim":
-        _say("\nOn the real worker: add --backend live --scenario local")
-    return 0
-
-
-def _run(
-    store: RunStore,
-    executor: Executor,
-    todo: Sequence[Unit],
-    ended: Callable[[int, Failure | None], None],
-) -> None:
-    """Run units and keep why some failed.
-
-    Args:
-        store: Where their results go.
-        executor: Runs them.
-        todo: The units.
-        ended: Called after each, with the number of those that ended and what went wrong.
-
-    Raises:
+        SpongeError: An agent failed on the only scenario.
         KeyboardInterrupt: Interrupted; what has ended was kept and no process is left.
     """
-    from sponge_env.run.executor import Failure
+    from sponge_env.run.executor import Executor, Failure, Inline, Processes
+    from sponge_env.run.record import run_unit
 
-    with executor:
+    single = not arguments.suite
+    requests = arguments.requests
+    if requests is None:
+        requests = math.inf if single else 0
+    task = partial(run_unit, store=store, requests=requests, watched=single)
+    jobs = min(arguments.jobs or len(os.sched_getaffinity(0)), len(todo))
+    executor: Executor = Inline(task) if single else Processes(task, jobs)
+    progress, failed = Progress("suite", len(todo), "result", shown=not single), 0
+    with closing(progress), executor:
         for done, (unit, result) in enumerate(executor.results(todo), start=1):
-            failure = result if isinstance(result, Failure) else None
-            if failure:
-                error = {"type": failure.type, "message": failure.message}
+            if isinstance(result, Failure):
+                failed += 1
+                error = {"type": result.type, "message": result.message}
                 store.keep(unit, store.kept(unit), error)
-            ended(done, failure)
+                if single:
+                    raise result.cause or SpongeError(result.message)
+            progress.show(done, f"{failed} failed" if failed else "")
 
 
 def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Namespace) -> None:
@@ -234,11 +185,6 @@ def report_suite(path: Path, suite: Suite) -> int:
         return 0
     _say(f"{len(comparison.failures)} results failed; the tables say why")
     return FAILED
-
-
-def _interrupted(store: RunStore) -> int:
-    _say(f"interrupted; the same command with --run-dir {store.path} goes on from here")
-    return cli.INTERRUPTED
 
 
 def _say(text: str) -> None:

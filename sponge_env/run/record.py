@@ -11,7 +11,6 @@ import csv
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -21,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.console import ConsoleSink, Progress
-from sponge_env.errors import RunDirectoryError
 from sponge_env.files import replacing, saying_why
 from sponge_env.interfaces import Sink
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names, summary
-from sponge_env.run.rollout import ControlledSystem, Run, latency_quantiles_s
+from sponge_env.run.rollout import ControlledSystem, Episode, Run, latency_quantiles_s
 from sponge_env.run.store import RunStore, Unit
 
 IDENTITY = ("agent", "scenario", "profile", "start", "seed")
@@ -72,23 +70,34 @@ class Recorder:
         self._result |= facts
         self._kept = False
 
-    @contextmanager
-    def episode(self, run: Run, system: ControlledSystem) -> Iterator[list[Sink]]:
-        """Record one episode: yield its sinks, and write what they were told afterwards."""
-        memory = _Memory()
-        try:
-            with ExitStack() as stack:
-                sinks: list[Sink] = [memory, *self._watchers(run, system)]
-                for sink in sinks:
-                    stack.callback(sink.close)
-                yield sinks
-        finally:
-            if memory.summary is not None:
-                self._write(run, memory.intervals, system)
-                latency_s = latency_quantiles_s(system.columns(), system.plan.count_from_s)
-                self._add(summary(memory.summary), latency_s)
-                if memory.summary.partial or time.monotonic() >= self._due_s:
-                    self.keep()
+    def sinks(self, run: Run, intervals: int) -> Iterator[Sink]:
+        """Open what follows an episode of so many intervals while it runs."""
+        if run.backend == "live":
+            yield Journal(self._file("intervals", run, "csv"), run)
+        if self._watched:
+            from sponge_env.results.tensorboard import TensorBoardSink  # a suite does without
+
+            folder = self._store.path / "tensorboard" / f"{run.agent}-seed{run.seed}"
+            shutil.rmtree(folder, ignore_errors=True)  # of an episode that was interrupted
+            yield TensorBoardSink(folder, f"{self._store.path.name}/{folder.name}")
+            yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
+
+    def add(self, run: Run, episode: Episode, system: ControlledSystem) -> None:
+        """Write an episode that ended, of this system.
+
+        Raises:
+            RunDirectoryError: A file cannot be written.
+        """
+        requests = system.columns()
+        if run.seed < self._requests:
+            write_table(self._file("requests", run, "parquet"), requests)
+        columns = interval_columns(run, episode.intervals)
+        write_table(self._file("intervals", run, "parquet"), columns)
+        self._file("intervals", run, "csv").unlink(missing_ok=True)
+        latency_s = latency_quantiles_s(requests, system.plan.count_from_s)
+        self._add(summary(episode.summary), latency_s)
+        if time.monotonic() >= self._due_s:
+            self.keep()
 
     def finish(self) -> None:
         """Note that the unit's results are all there."""
@@ -108,26 +117,6 @@ class Recorder:
         self._result.setdefault("episodes", []).append(episode)
         self._result.setdefault("latency_s", []).append(latency_s)
         self._kept = False
-
-    def _watchers(self, run: Run, system: ControlledSystem) -> Iterator[Sink]:
-        if run.backend == "live":
-            yield Journal(self._file("intervals", run, "csv"), run)
-        if self._watched:
-            from sponge_env.results.tensorboard import TensorBoardSink  # a suite does without
-
-            folder = self._store.path / "tensorboard" / f"{run.agent}-seed{run.seed}"
-            shutil.rmtree(folder, ignore_errors=True)  # of an episode that was interrupted
-            yield TensorBoardSink(folder, f"{self._store.path.name}/{folder.name}")
-            label = f"{run.agent}, seed {run.seed}"
-            yield ConsoleSink(Progress(label, system.plan.intervals, "interval"))
-
-    def _write(
-        self, run: Run, intervals: Sequence[IntervalMetrics], system: ControlledSystem
-    ) -> None:
-        if run.seed < self._requests:
-            write_table(self._file("requests", run, "parquet"), system.columns())
-        write_table(self._file("intervals", run, "parquet"), interval_columns(run, intervals))
-        self._file("intervals", run, "csv").unlink(missing_ok=True)
 
     def _file(self, kind: str, run: Run, suffix: str) -> Path:
         return self._store.file(kind, self._unit, f"-seed{run.seed}.{suffix}")
@@ -157,25 +146,6 @@ def whole_episodes(
     """
     pairs = zip(result.get("episodes", ()), result.get("latency_s", ()), strict=True)
     return [(episode, latency_s) for episode, latency_s in pairs if not episode["partial"]]
-
-
-class _Memory:
-    """Remembers an episode."""
-
-    def __init__(self) -> None:
-        self.intervals: list[IntervalMetrics] = []
-        self.summary: EpisodeMetrics | None = None
-
-    def interval(self, metrics: IntervalMetrics) -> None:
-        """Remember one interval."""
-        self.intervals.append(metrics)
-
-    def episode(self, metrics: EpisodeMetrics) -> None:
-        """Remember the summary."""
-        self.summary = metrics
-
-    def close(self) -> None:
-        """Keep everything."""
 
 
 class Journal:
@@ -241,15 +211,8 @@ def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 
 
 def read_intervals(path: Path) -> list[IntervalMetrics]:
-    """Read the intervals of one episode.
-
-    Raises:
-        RunDirectoryError: The file cannot be read.
-    """
+    """Read the intervals of one episode, from parquet."""
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.read_table(path, columns=list(names(IntervalMetrics)))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"cannot read {str(path)!r}: {error}") from error
+    table = pyarrow.parquet.read_table(path, columns=list(names(IntervalMetrics)))
     return [IntervalMetrics(**row) for row in table.to_pylist()]

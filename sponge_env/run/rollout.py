@@ -93,10 +93,27 @@ class Episode:
     """What an episode leaves behind."""
 
     summary: EpisodeMetrics
+    """``summary.partial`` tells whether it ended early."""
     intervals: tuple[IntervalMetrics, ...]
+    failure: SpongeError | None = None
+    """Why worker or controller could not go on."""
 
 
 def run_episode(
+    system: ControlledSystem, controller: Controller, run: Run, sinks: Sequence[Sink] = ()
+) -> Episode:
+    """Let a controller drive a system as :func:`play` does.
+
+    Raises:
+        SpongeError: The worker or the controller cannot go on.
+    """
+    episode = play(system, controller, run, sinks)
+    if episode.failure is not None:
+        raise episode.failure
+    return episode
+
+
+def play(
     system: ControlledSystem, controller: Controller, run: Run, sinks: Sequence[Sink] = ()
 ) -> Episode:
     """Let a controller drive a system to the end of its episode.
@@ -110,12 +127,6 @@ def run_episode(
         controller: Decides once per interval.
         run: Names for the summary.
         sinks: Receive every interval and the summary.
-
-    Returns:
-        Summary and intervals. ``summary.partial`` tells whether it was interrupted.
-
-    Raises:
-        SpongeError: The worker or the controller cannot go on.
     """
     intervals: list[IntervalMetrics] = []
     partial, failure = False, None
@@ -134,9 +145,7 @@ def run_episode(
     summary = summarise(system, intervals, run, partial)
     for sink in sinks:
         sink.episode(summary)
-    if failure is not None:
-        raise failure
-    return Episode(summary, tuple(intervals))
+    return Episode(summary, tuple(intervals), failure)
 
 
 def _step(system: ControlledSystem, controller: Controller) -> IntervalMetrics:

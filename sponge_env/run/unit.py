@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from sponge_env.run.fingerprint import (
     scenario_fingerprint,
 )
 from sponge_env.run.record import Recorder
-from sponge_env.run.rollout import ControlledSystem, Run, run_episode
+from sponge_env.run.rollout import ControlledSystem, Run, play
 from sponge_env.run.store import Unit
 from sponge_env.run.suite import AgentEntry, Suite, cell_name, cells, changed
 from sponge_env.run.warm import warm
@@ -87,10 +87,13 @@ class AgentUnit:
         for seed in range(record.seeds, self.seeds):
             system = build_system(scenario, seed, profile, self.backend, self.limiter)
             run = Run.of(self.agent, scenario, self.backend, seed)
-            with closing(system), record.episode(run, system) as sinks:
-                episode = run_episode(system, controller, run, sinks)
+            with closing(system), ExitStack() as stack:
+                opened = record.sinks(run, system.plan.intervals)
+                sinks = [stack.enter_context(closing(sink)) for sink in opened]
+                episode = play(system, controller, run, sinks)
+                record.add(run, episode, system)
             if episode.summary.partial:
-                raise KeyboardInterrupt
+                raise episode.failure or KeyboardInterrupt
 
 
 def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> list[Unit]:
