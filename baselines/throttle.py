@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 
 from .batching import BatchConfig, batch_size
 

@@ -28,17 +28,21 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, replacing
 from sponge_env.host import describe_versions
-from sponge_env.metrics import EpisodeMetrics
-from sponge_env.registry import known_controllers, make_controller
-from sponge_env.rollout import Run, run_episode
+from sponge_env.results.layout import aligned
+from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.spec import scenario_profile
-from sponge_env.suite.definition import cells, load_suite
-from sponge_env.suite.pool import Failure, ProcessPool
-from sponge_env.suite.warm import warm
+from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.executor import Failure, ProcessPool
+from sponge_env.run.warm import warm
 from sponge_env.system import SimulatedSystem
-from sponge_env.tables import aligned
+from sponge_env.results.layout import aligned
 
 from . import TUNED_FILE, cell_key
 from .grid_search import SEARCHES, YARDSTICK, Outcome, find_best
@@ -130,7 +134,7 @@ def tune(
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
     searches = len(scenarios) * len(agents)
     progress = Progress("tuning", len(measures) + searches, "task")
-    with ProcessPool(tune_cell, processes) as pool:
+    with Processes(tune_cell, processes) as pool:
         _collect(pool.results(measures), found, progress)
         tasks = [
             dataclasses.replace(

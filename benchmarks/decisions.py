@@ -27,7 +27,7 @@ from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.profile import load_profile
-from sponge_env.tables import aligned
+from sponge_env.results.layout import aligned
 
 QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)

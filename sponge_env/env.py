@@ -15,8 +15,8 @@ from sponge_env.encoding import CLIP, control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
 from sponge_env.masks import ActionMasks
-from sponge_env.metrics import IntervalMetrics
 from sponge_env.render import frame, status_line
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.spec import make_spec, scenario_profile

@@ -25,7 +25,7 @@ from sponge_env.arrays import FloatArray as FloatArray
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
-    from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+    from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
 
 HISTORY = 30

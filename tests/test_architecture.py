@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import agents as agents_registry
+import baselines as baselines_registry
+from sponge_env.run.suite import load_suite
+
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLLERS_MAY_IMPORT = {
     "arrays",
@@ -71,6 +75,19 @@ def imports(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", python_files("sponge_env"), ids=str)
 def test_the_package_knows_no_controllers(path: Path) -> None:
     assert not [name for name in imports(path) if name.split(".")[0] in ("agents", "baselines")]
+
+
+def test_no_string_of_the_package_is_an_agents_name() -> None:
+    """What knows agents by name lives in suites and in ``benchmarks/``."""
+    agents = {*agents_registry.CONTROLLERS, *baselines_registry.CONTROLLERS}
+    agents |= set(load_suite("standard").agents)
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in python_files("sponge_env")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in agents
+    }
+    assert not found
 
 
 @pytest.mark.parametrize("path", python_files("agents", "baselines"), ids=str)

@@ -15,7 +15,7 @@ import agents
 import baselines
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.registry import make_controller
+from sponge_env.run.controllers import make_controller
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
 TRAINED = agents.LEARNERS.keys()

@@ -203,9 +203,12 @@ def test_the_exact_solver_does_not_load_pulp() -> None:
 def test_solver_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
     import evaluate
 
-    arguments = ["--agent", "static-4", "--solver", "pulp", "--run-dir", str(tmp_path / "run")]
+    arguments = ["--agent", "static-8", "--solver", "pulp", "--run-dir", str(tmp_path / "run")]
     assert evaluate.main(arguments) == 2
-    assert "--solver is for the agent sponge-ip, which is not" in capsys.readouterr().err
+    assert (
+        "--solver is for one agent that takes the option 'solver'; none of static-8"
+        in capsys.readouterr().err
+    )
     arguments = ["--agent", "sponge-ip", "--solver", "cplex", "--run-dir", str(tmp_path / "run")]
     assert evaluate.main(arguments) == 2
     assert "choose from exact, highs, pulp" in capsys.readouterr().err

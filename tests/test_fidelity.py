@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from machine import needs_cgroup, needs_two_cpus
 from scenarios import QUOTA_PROFILE
-from sponge_env.seeding import stream
+from sponge_env.seeds import stream
 from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.simulated import SimulatedWorker
 
@@ -29,8 +29,8 @@ from sponge_env.fidelity.replay import MeasuredWork
 from sponge_env.fidelity.report import section, table
 from sponge_env.fidelity.trial import Kind, RecordingWorker, Subject, Trial
 from sponge_env.interfaces import Batch, Completion, Request, SystemSpec
-from sponge_env.metrics import EpisodeMetrics
 from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.scenario import Scenario
 
 assert QUOTA_PROFILE.quota is not None

@@ -20,7 +20,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_system
 from sponge_env.masks import ActionMasks
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 
 SCENARIO = short(duration_s=10.0)
 CONFIG = LearnConfig(

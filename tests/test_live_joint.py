@@ -15,7 +15,7 @@ from sponge_env.config import Arrivals, Initial
 from sponge_env.factory import make_system
 from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import load_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 from sponge_env.system import System
 

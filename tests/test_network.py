@@ -15,7 +15,7 @@ from sponge_env.network import (
     make_network,
     synthetic_4g,
 )
-from sponge_env.seeding import stream
+from sponge_env.seeds import stream
 
 from sponge_env.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
 from sponge_env.config import Network

@@ -21,7 +21,7 @@ from sponge_env.encoding import FIELDS, OBS_DIM, Control, control_named, encode
 from sponge_env.errors import PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.interfaces import SystemSpec, SystemView
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 
 SPEC = make_spec(SHORT, scenario_profile(SHORT))
 INFO = PolicyInfo("ppo", SPEC.fingerprint, ("short",), (16, 16), FIELDS, steps=1, seed=0)

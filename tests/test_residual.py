@@ -22,7 +22,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.rollout import Episode, Run, run_episode
+from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.system import SimulatedSystem
 from train import main
 

@@ -18,8 +18,8 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.rollout import Run, run_episode
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 
 SPEC = make_spec(replicas_max=8)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
 from sponge_env.network import synthetic_4g
-from sponge_env.seeding import stream
+from sponge_env.seeds import stream
 
 from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.core.compiled import dtype_of

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sponge_env.network import make_network
-from sponge_env.seeding import stream
+from sponge_env.seeds import stream
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals, Network, RequestClass

@@ -26,8 +26,8 @@ from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.files import check_writable, saying_why
+from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
-from sponge_env.tables import aligned
 
 from .. import LEARNERS
 from . import TrainingPlan, learn_config

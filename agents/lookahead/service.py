@@ -14,7 +14,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import SystemSpec, SystemView
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 
 _RANGE = (0.5, 2.0)
 """What was seen is not believed beyond these multiples of the fit."""

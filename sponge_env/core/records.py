@@ -17,7 +17,7 @@ from sponge_env.core.compiled import Position, Records, Words, dtype_of
 from sponge_env.core.settings import Settings
 from sponge_env.fields import TREND_INTERVALS
 from sponge_env.interfaces import HISTORY
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 
 
 def reward(metrics: IntervalMetrics, cores_max: int, violation_weight: float) -> float:
