@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -124,8 +125,8 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
     """
     progress = Progress("bounds", len(units), "cell")
     found: dict[str, dict[str, Any]] = {}
-    with Processes(_found, processes) as pool:
-        for done, (unit, result) in enumerate(pool.results(units), start=1):
+    with closing(progress), closing(Processes(processes).run(_found, units)) as results:
+        for done, (unit, result) in enumerate(results, start=1):
             name = cell_name(unit.scenario)
             if isinstance(result, Failure):
                 raise ConfigError(f"no {unit.control} bound of {name}: {result.message}")
@@ -135,7 +136,6 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
                 "seeds": sides,
             }
             progress.show(done, "")
-    progress.close()
     return found
 
 
