@@ -85,7 +85,7 @@ def train(argv: Sequence[str]) -> int:
     from agents.learn.train import train as run
     from sponge_env.console import Progress
     from sponge_env.files import write_json
-    from sponge_env.run.store import describe, make_folder, new_folder
+    from sponge_env.run.store import describe, new_folder
     from sponge_env.run.unit import check_scenario
 
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
@@ -111,7 +111,7 @@ def train(argv: Sequence[str]) -> int:
     _say(f"{arguments.agent} learns {', '.join(s.name for s in plan.scenarios)} ({profile.name})")
     settings = {key: str(value) for key, value in vars(arguments).items()}
     purpose = f"train-{arguments.agent}-{scenario.name}"
-    folder = make_folder(arguments.run_dir) if arguments.run_dir else new_folder(purpose)
+    folder = new_folder(purpose, arguments.run_dir)
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": settings})
     describe(folder, shlex.split(plan.command))
     progress = Progress(f"training {arguments.agent}", plan.steps, "step")

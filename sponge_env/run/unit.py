@@ -5,11 +5,9 @@ A unit is plain data, so that it can be sent to another process.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from sponge_env.config import Backend, ControlName, Initial, Limiter, Serving
 from sponge_env.errors import ConfigError, TraceError
@@ -22,7 +20,7 @@ from sponge_env.factory import (
 )
 from sponge_env.profile import Profile
 from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.controllers import imported, known_controllers, make_controller
 from sponge_env.run.fingerprint import (
     controller_fingerprint,
     fingerprint,
@@ -124,19 +122,9 @@ def _agent_unit(name: str, entry: AgentEntry, cell: Scenario, seeds: int) -> Age
     scenario = changed(cell, entry.changes)
     if cell_name(scenario) != cell_name(cell):
         raise ConfigError(f"agents.{name}.changes must leave name, profile and start as they are")
-    tuned = _tuned_options(controller, cell) if entry.tuned else {}
+    tuned = imported(TUNED)(controller, cell.name, cell.profile) if entry.tuned else {}
     target = known_controllers().get(controller, controller)
     return AgentUnit(name, target, {**tuned, **entry.options}, entry.control, scenario, seeds)
-
-
-def _tuned_options(controller: str, cell: Scenario) -> Mapping[str, Any]:
-    """Return a controller's options for one cell, as tuned on training seeds."""
-    module, _, attribute = TUNED.partition(":")
-    tuned = cast(
-        Callable[[str, str, str], Mapping[str, Any]],
-        getattr(importlib.import_module(module), attribute),
-    )
-    return tuned(controller, cell.name, cell.profile)
 
 
 def build_system(
