@@ -17,7 +17,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,18 +32,14 @@ from sponge_env.host import describe_versions
 from sponge_env.results.layout import aligned
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.controllers import known_controllers, make_controller
-from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.executor import Failure, Processes, Results
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.spec import scenario_profile
-from sponge_env.run.suite import cells, load_suite
-from sponge_env.run.executor import Failure, ProcessPool
-from sponge_env.run.warm import warm
 from sponge_env.system import SimulatedSystem
-from sponge_env.results.layout import aligned
 
 from . import TUNED_FILE, cell_key
 from .grid_search import SEARCHES, YARDSTICK, Outcome, find_best
@@ -134,30 +131,31 @@ def tune(
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
     searches = len(scenarios) * len(agents)
     progress = Progress("tuning", len(measures) + searches, "task")
-    with Processes(tune_cell, processes) as pool:
-        _collect(pool.results(measures), found, progress)
-        tasks = [
-            dataclasses.replace(
-                task, agent=agent, unsaved=found[YARDSTICK][task.cell].avoidable_violation_rate
-            )
-            for task in measures
-            for agent in agents
-        ]
-        _collect(pool.results(tasks), found, progress)
+    executor = Processes(processes)
+    _collect(executor.run(tune_cell, measures), found, progress)
+    tasks = [
+        dataclasses.replace(
+            task, agent=agent, unsaved=found[YARDSTICK][task.cell].avoidable_violation_rate
+        )
+        for task in measures
+        for agent in agents
+    ]
+    _collect(executor.run(tune_cell, tasks), found, progress)
     progress.close()
     return {agent: dict(sorted(cells.items())) for agent, cells in found.items()}
 
 
 def _collect(
-    results: Iterable[tuple[Task, Any]], found: dict[str, dict[str, Outcome]], progress: Progress
+    results: Results[Task], found: dict[str, dict[str, Outcome]], progress: Progress
 ) -> None:
-    for task, result in results:
-        if isinstance(result, Failure):
-            raise ConfigError(
-                f"{task.agent} failed on {task.cell} ({result.type}: {result.message})"
-            )
-        found[task.agent][task.cell] = result
-        progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
+    with closing(results):
+        for task, result in results:
+            if isinstance(result, Failure):
+                raise ConfigError(
+                    f"{task.agent} failed on {task.cell} ({result.type}: {result.message})"
+                )
+            found[task.agent][task.cell] = result
+            progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
 
 
 def entries(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Any]]:

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from sponge_env.cli import parse_options
+from sponge_env.results.layout import aligned
 from sponge_env.run.controllers import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.system import SimulatedSystem
-from sponge_env.results.layout import aligned
 
 Options = dict[str, Any]
 

@@ -26,13 +26,13 @@ from sponge_env.config import Arrivals
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.profile import load_profile, save_profile
+from sponge_env.results.layout import aligned
 from sponge_env.run.controllers import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, stream
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import SimulatedSystem
-from sponge_env.results.layout import aligned
 from sponge_env.vector.simulator import BatchSimulator
 
 LOADS_RPS = (10, 20, 100, 1000)

@@ -35,8 +35,8 @@ from sponge_env.interfaces import (
     Worker,
 )
 from sponge_env.latency import quantile
-from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.profile import Profile
+from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, list_requests

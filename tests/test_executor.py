@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from contextlib import closing
 from multiprocessing import active_children
-from typing import Any
 
 import pytest
 
@@ -25,20 +24,15 @@ def work(task: object) -> object:
     return (task, os.getpid())
 
 
-def processes(work: Callable[[Any], Any]) -> Executor:
-    return Processes(work, 2)
-
-
-@pytest.fixture(params=[Inline, processes], ids=["inline", "processes"])
+@pytest.fixture(params=[Inline(), Processes(2)], ids=["inline", "processes"])
 def executor(request: pytest.FixtureRequest) -> Executor:
-    made: Executor = request.param(work)
+    made: Executor = request.param
     return made
 
 
 def test_every_task_ends_with_its_result_or_the_failure_of_it(executor: Executor) -> None:
     tasks = ["raise", *range(6), "raise", 7]
-    with executor:
-        done = list(executor.results(tasks))
+    done = list(executor.run(work, tasks))
     assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
     for task, result in done:
         assert result == Failure("ValueError", "no good") if task == "raise" else result[0] == task
@@ -46,19 +40,18 @@ def test_every_task_ends_with_its_result_or_the_failure_of_it(executor: Executor
 
 
 def test_results_come_as_tasks_end(executor: Executor) -> None:
-    with executor:
-        first, result = next(iter(executor.results([1, 2, 3])))
+    with closing(executor.run(work, [1, 2, 3])) as results:
+        first, result = next(results)
         assert result[0] == first
     assert not active_children()
 
 
 def test_without_tasks_there_are_no_results(executor: Executor) -> None:
-    with executor:
-        assert list(executor.results([])) == []
+    assert list(executor.run(work, [])) == []
 
 
 def test_in_this_process_a_failure_has_its_exception() -> None:
-    ((_, failure),) = Inline(work).results(["raise"])
+    ((_, failure),) = Inline().run(work, ["raise"])
     assert isinstance(failure.cause, ValueError)
 
 
@@ -67,13 +60,12 @@ def test_an_interrupt_is_no_failure() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(Inline(interrupt).results([1]))
+        list(Inline().run(interrupt, [1]))
 
 
 def test_a_process_that_dies_takes_only_its_task_along() -> None:
     tasks = ["raise", "die", *range(6), "die", "threads", 7]
-    with Processes(work, 2) as pool:
-        done = list(pool.results(tasks))
+    done = list(Processes(2).run(work, tasks))
     assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
     died = Failure("ProcessDied", "its process ended with code 7")
     expected = {"raise": Failure("ValueError", "no good"), "die": died, "threads": ["1"] * 4}
@@ -86,18 +78,17 @@ def test_a_process_that_dies_takes_only_its_task_along() -> None:
 
 
 def interrupted_after_two() -> None:
-    with Processes(work, 2) as pool:
-        for task, _ in pool.results([1, "hang", 2]):
+    with closing(Processes(2).run(work, [1, "hang", 2])) as results:
+        for task, _ in results:
             if task == 2:
                 raise KeyboardInterrupt
 
 
-def test_no_process_outlives_the_pool() -> None:
+def test_no_process_outlives_the_results() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_after_two()
     assert not active_children()
 
 
 def test_nothing_to_do_starts_nothing() -> None:
-    with Processes(work, 0) as pool:
-        assert list(pool.results([])) == []
+    assert list(Processes(0).run(work, [])) == []

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from machine import needs_cgroup, needs_two_cpus
 from scenarios import QUOTA_PROFILE
-from sponge_env.seeds import stream
 from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.simulated import SimulatedWorker
 
@@ -32,6 +31,7 @@ from sponge_env.interfaces import Batch, Completion, Request, SystemSpec
 from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.scenario import Scenario
+from sponge_env.seeds import stream
 
 assert QUOTA_PROFILE.quota is not None
 QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, resume_s=0.0)

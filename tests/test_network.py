@@ -15,12 +15,12 @@ from sponge_env.network import (
     make_network,
     synthetic_4g,
 )
-from sponge_env.seeds import stream
 
 from sponge_env.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
 from sponge_env.config import Network
 from sponge_env.errors import TraceError
 from sponge_env.scenario import Scenario
+from sponge_env.seeds import stream
 from sponge_env.workload import as_long_as_its_traces
 from traces import generate
 

@@ -33,7 +33,7 @@ from sponge_env.run.record import (
     write_table,
 )
 from sponge_env.run.rollout import Run
-from sponge_env.run.store import RunStore, describe, make_folder, new_folder
+from sponge_env.run.store import RunStore, describe, new_folder
 from sponge_env.run.suite import AgentEntry, CellGroup, Suite
 from sponge_env.run.unit import AgentUnit
 
@@ -111,7 +111,7 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "config.json").write_text("mine")
     with pytest.raises(RunDirectoryError, match=r"one' exists already; choose another name"):
-        make_folder(tmp_path / "one")
+        new_folder("", tmp_path / "one")
     assert (tmp_path / "one" / "config.json").read_text() == "mine"
     assert len(list((tmp_path / "one").iterdir())) == 1
 
@@ -119,13 +119,13 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
 def test_a_directory_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match=r"file/one': Not a directory; choose a path"):
-        make_folder(tmp_path / "file" / "one")
+        new_folder("", tmp_path / "file" / "one")
 
 
 def test_a_directory_without_permission_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", _refuse)
     with pytest.raises(SpongeError) as error:
-        make_folder(tmp_path / "one")
+        new_folder("", tmp_path / "one")
     assert str(error.value) == (
         f"cannot write {str(tmp_path / 'one')!r}: Permission denied; "
         "choose a path that can be written"

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
 from sponge_env.network import synthetic_4g
-from sponge_env.seeds import stream
 
 from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.core.compiled import dtype_of
@@ -23,6 +22,7 @@ from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.factory import scenario_profile
 from sponge_env.scenario import load_scenario
+from sponge_env.seeds import stream
 from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workload import make_requests
 

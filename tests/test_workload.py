@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sponge_env.network import make_network
-from sponge_env.seeds import stream
 
 from sponge_env.arrival_traces import CountTrace, EventTrace
 from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.profile import load_profile
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.seeds import stream
 from sponge_env.workload import make_requests, make_workload, rate_rps, send_times_s
 
 PROFILE = load_profile("yolov5s")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from sponge_env.network import AUTOCORRELATION_4G, QUANTILES_4G, synthetic_4g
-from sponge_env.seeds import stream
 
 from sponge_env.config import Arrivals
+from sponge_env.seeds import stream
 from sponge_env.workload import send_times_s
 
 SEED = 2024

@@ -14,9 +14,9 @@ from typing import Any
 from sponge_env.config import Backend, Limiter
 from sponge_env.controllers import Options, option
 from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.files import write_json
 from sponge_env.interfaces import SystemSpec
 from sponge_env.mapping import from_mapping
-from sponge_env.recording import write_json
 from sponge_env.scenario import Scenario
 from sponge_env.spec import make_spec, scenario_profile
 

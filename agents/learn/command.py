@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from agents.learners import LEARNERS
 from sponge_env import cli
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.run.suite import changed
 from sponge_env.scenario import load_scenario
+
+from .. import LEARNERS
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -80,13 +81,14 @@ def train(argv: Sequence[str]) -> int:
     scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     scenario = replace(scenario, profile=arguments.profile or scenario.profile)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from agents.learn.plan import TrainingPlan, learn_config
-    from agents.learn.train import check_checkpoint
-    from agents.learn.train import train as run
     from sponge_env.console import Progress
     from sponge_env.files import write_json
-    from sponge_env.run.store import describe, make_folder, new_folder
+    from sponge_env.run.store import describe, new_folder
     from sponge_env.run.unit import check_scenario
+
+    from . import TrainingPlan, learn_config
+    from .training import check_checkpoint
+    from .training import train as run
 
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
     also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
@@ -111,7 +113,7 @@ def train(argv: Sequence[str]) -> int:
     _say(f"{arguments.agent} learns {', '.join(s.name for s in plan.scenarios)} ({profile.name})")
     settings = {key: str(value) for key, value in vars(arguments).items()}
     purpose = f"train-{arguments.agent}-{scenario.name}"
-    folder = make_folder(arguments.run_dir) if arguments.run_dir else new_folder(purpose)
+    folder = new_folder(purpose, arguments.run_dir)
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": settings})
     describe(folder, shlex.split(plan.command))
     progress = Progress(f"training {arguments.agent}", plan.steps, "step")

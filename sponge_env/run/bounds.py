@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,22 +75,16 @@ class BoundUnit:
 
     def found(self) -> list[dict[str, Any]]:
         """Return the seeds' :data:`SIDES` by name."""
-        sides = self._recall()
-        return [{"seed": seed, **dict(zip(SIDES, sides[seed], strict=True))} for seed in sides]
-
-    def _recall(self) -> dict[int, Sequence[float]]:
         known = shipped(self.scenario, self.control)
         if len(known) < self.seeds:
             key = fingerprint({"unit": self.fingerprint(), "code": code_fingerprint()})
             kept = cache_dir() / "bounds" / f"{key}.json"
             if not kept.exists():
-                write_json(kept, [bound_of(self.scenario, s, self.control) for s in self._seeds])
+                seeds = range(self.seeds)
+                write_json(kept, [bound_of(self.scenario, s, self.control) for s in seeds])
             known = json.loads(kept.read_text())
-        return {seed: known[seed] for seed in self._seeds}
-
-    @property
-    def _seeds(self) -> range:
-        return range(self.seeds)
+        sides = enumerate(known[: self.seeds])
+        return [{"seed": seed, **dict(zip(SIDES, of, strict=True))} for seed, of in sides]
 
 
 def bound_of(scenario: Scenario, seed: int, control: ControlName) -> tuple[float, ...]:
@@ -124,8 +119,8 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
     """
     progress = Progress("bounds", len(units), "cell")
     found: dict[str, dict[str, Any]] = {}
-    with Processes(_found, processes) as pool:
-        for done, (unit, result) in enumerate(pool.results(units), start=1):
+    with closing(progress), closing(Processes(processes).run(BoundUnit.found, units)) as results:
+        for done, (unit, result) in enumerate(results, start=1):
             name = cell_name(unit.scenario)
             if isinstance(result, Failure):
                 raise ConfigError(f"no {unit.control} bound of {name}: {result.message}")
@@ -135,12 +130,7 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
                 "seeds": sides,
             }
             progress.show(done, "")
-    progress.close()
     return found
-
-
-def _found(unit: BoundUnit) -> list[dict[str, Any]]:
-    return unit.found()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,7 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str]) -> int:
-    parser = Parser(prog="python -m sponge_env.run.bounds", description=_description())
+    parser = Parser(
+        prog="python -m sponge_env.run.bounds",
+        description="Find the clairvoyant bounds that ship with a suite.",
+    )
     parser.add_argument("--suite", default="standard", help="shipped suite or TOML file")
     parser.add_argument("--jobs", type=at_least(1), help="processes (default: one per CPU)")
     parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)
@@ -174,10 +167,6 @@ def write_shipped(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
     ]
     with replacing(path) as partial:
         partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def _description() -> str:
-    return "find the clairvoyant bounds that ship with a suite"
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
-from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.system import check_allocation
+from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
+from sponge_env.spec import check_allocation
 
 REGISTRIES = ("agents:CONTROLLERS", "baselines:CONTROLLERS")
 """Where named controllers are registered; the package itself knows none."""
@@ -21,11 +21,13 @@ REGISTRIES = ("agents:CONTROLLERS", "baselines:CONTROLLERS")
 
 def known_controllers() -> dict[str, str]:
     """Return all registered names and their lazy ``"module:callable"`` strings."""
-    registered: dict[str, str] = {}
-    for target in REGISTRIES:
-        module_name, _, attribute = target.partition(":")
-        registered.update(getattr(importlib.import_module(module_name), attribute))
-    return registered
+    return {name: target for each in REGISTRIES for name, target in imported(each).items()}
+
+
+def imported(target: str) -> Any:
+    """Import what ``module:attribute`` names."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def make_controller(
@@ -80,11 +82,11 @@ def _options(factory: Callable[..., Any]) -> set[str]:
 
 
 def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
-    module_name, _, attribute = registry.get(name, name).partition(":")
-    if not (module_name and attribute):
+    target = registry.get(name, name)
+    if not all(target.partition(":")):
         raise ConfigError(unknown("agent", name, registry))
     try:
-        return cast(Callable[..., Any], getattr(importlib.import_module(module_name), attribute))
+        return cast(Callable[..., Any], imported(target))
     except Exception as error:  # whatever a user's module does when it is imported
         raise ConfigError(f"agent {name!r} cannot be imported: {_said(error)}") from error
 
@@ -122,11 +124,9 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
         check_allocation(answer, spec)
     except ValueError as error:
         raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
-    if type(answer.cores) is type(answer.batch) is type(answer.replicas) is int:
-        return answer
-    return dataclasses.replace(
-        answer, cores=int(answer.cores), batch=int(answer.batch), replicas=int(answer.replicas)
-    )
+    numbers = (dataclasses.astuple(stage) for stage in answer.stages)
+    stages = tuple(StageAllocation(*map(int, stage)) for stage in numbers)
+    return Allocation(stages=stages, feasible=answer.feasible)
 
 
 @contextmanager

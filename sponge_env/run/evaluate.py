@@ -82,8 +82,8 @@ def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
     Returns:
         What controllers have to say about themselves.
     """
-    from sponge_env.factory import make_spec
     from sponge_env.run.unit import check_scenario
+    from sponge_env.spec import make_spec
 
     if arguments.json:
         check_writable(arguments.json)
@@ -114,10 +114,10 @@ def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -
         requests = math.inf if single else 0
     task = partial(run_unit, store=store, requests=requests, watched=single)
     jobs = min(arguments.jobs or len(os.sched_getaffinity(0)), len(todo))
-    executor: Executor = Inline(task) if single else Processes(task, jobs)
+    executor: Executor = Inline() if single else Processes(jobs)
     progress, failed = Progress("suite", len(todo), "result", shown=not single), 0
-    with closing(progress), executor:
-        for done, (unit, result) in enumerate(executor.results(todo), start=1):
+    with closing(progress), closing(executor.run(task, todo)) as results:
+        for done, (unit, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 failed += 1
                 error = {"type": result.type, "message": result.message}

@@ -1,7 +1,7 @@
 """Executors work through many tasks: here, or in a few processes.
 
 Unlike in the standard library's pools, a process that dies takes only its task along, and
-leaving the executor ends every process at once, whatever it is doing.
+closing the results ends every process at once, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Task = TypeVar("Task")
+Work = Callable[[Any], Any]
+"""What is done with a task; a module's function or a partial one, for it is sent by name."""
+Results = Generator[tuple[Task, Any], None, None]
+"""Tasks with their results, or with a :class:`Failure`, as they end. Closing it stops all."""
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -37,32 +41,54 @@ class Failure:
 
 
 class Executor(Protocol):
-    """Runs a function on tasks; a context manager that stops everything when it is left."""
+    """Runs tasks somewhere."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def results(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        """Yield each task with its result, or with a :class:`Failure`, as they end."""
+    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
+        """Yield each task with what became of it; to be closed by the caller."""
 
 
 class Inline:
-    """Runs a function on one task after the other, in this process."""
+    """Runs one task after the other, in this process."""
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
-        self._work = work
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: nothing runs by itself."""
-
-    def results(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        """Yield each task with its result, or with a :class:`Failure`, in their order."""
+    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
+        """Yield each task with what became of it, in their order."""
         for task in tasks:
-            yield task, _attempt(self._work, task)
+            yield task, _attempt(work, task)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Runs tasks in processes of its own, each with one thread."""
+
+    count: int
+    """How many tasks run at a time."""
+
+    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
+        """Yield each task with what became of it, in the order in which they end."""
+        waiting, busy = deque(tasks), dict[Connection, _Helper]()
+        try:
+            while waiting and len(busy) < self.count:
+                _start(work, waiting.popleft(), busy)
+            while busy:
+                for connection in wait(list(busy)):
+                    assert isinstance(connection, Connection)
+                    helper = busy.pop(connection)
+                    result, alive = _receive(connection, helper)
+                    if alive and waiting:
+                        busy[connection] = _Helper(helper.process, waiting.popleft())
+                        connection.send(busy[connection].task)
+                    else:
+                        connection.close()
+                        helper.process.join()
+                        if waiting:  # it died: another takes its place
+                            _start(work, waiting.popleft(), busy)
+                    yield helper.task, result
+        finally:
+            for helper in busy.values():
+                helper.process.terminate()
+            for connection, helper in busy.items():
+                helper.process.join()
+                connection.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,79 +97,29 @@ class _Helper:
     task: Any
 
 
-class Processes:
-    """Runs a function on tasks in processes of its own, each with one thread."""
+def _start(work: Work, task: Any, busy: dict[Connection, _Helper]) -> None:
+    """Start a process and give it its first task."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+    with _environment(ONE_THREAD):
+        process.start()
+    theirs.close()  # so that reading from ours ends when the process does
+    busy[ours] = _Helper(process, task)
+    ours.send(task)
 
-    def __init__(self, work: Callable[[Any], Any], processes: int) -> None:
-        """Start nothing yet.
 
-        Args:
-            work: A module's function, for it is sent by name.
-            processes: How many tasks run at a time.
-        """
-        self._work = work
-        self._processes = processes
-        self._busy: dict[Connection, _Helper] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End all processes, also in the middle of a task."""
-        for helper in self._busy.values():
-            helper.process.terminate()
-        for connection, helper in self._busy.items():
-            helper.process.join()
-            connection.close()
-        self._busy.clear()
-
-    def results(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        """Yield each task with its result, or with a :class:`Failure`, as they end."""
-        waiting = deque(tasks)
-        while waiting and len(self._busy) < self._processes:
-            self._start(waiting.popleft())
-        while self._busy:
-            for connection in wait(list(self._busy)):
-                assert isinstance(connection, Connection)
-                task = self._busy[connection].task
-                result, alive = self._receive(connection)
-                self._go_on(connection, alive, waiting)
-                yield task, result
-
-    def _start(self, task: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
-        with _environment(ONE_THREAD):
-            process.start()
-        theirs.close()  # so that reading from ours ends when the process does
-        self._busy[ours] = _Helper(process, task)
-        ours.send(task)
-
-    def _receive(self, connection: Connection) -> tuple[Any, bool]:
-        """Return a task's result and whether its process lives on."""
-        try:
-            return connection.recv(), True
-        except (EOFError, ConnectionResetError):
-            process = self._busy[connection].process
-            process.join()
-            message = f"its process ended with code {process.exitcode}"
-            return Failure("ProcessDied", message), False
-
-    def _go_on(self, connection: Connection, alive: bool, waiting: deque[Any]) -> None:
-        """Give a process the next task; replace it if it died, end it if there is none."""
-        helper = self._busy.pop(connection)
-        if alive and waiting:
-            self._busy[connection] = _Helper(helper.process, waiting.popleft())
-            connection.send(self._busy[connection].task)
-            return
-        connection.close()
+def _receive(connection: Connection, helper: _Helper) -> tuple[Any, bool]:
+    """Return a task's result and whether its process lives on."""
+    try:
+        return connection.recv(), True
+    except (EOFError, ConnectionResetError):
         helper.process.join()
-        if waiting:
-            self._start(waiting.popleft())
+        message = f"its process ended with code {helper.process.exitcode}"
+        return Failure("ProcessDied", message), False
 
 
-def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+def _serve(connection: Connection, work: Work) -> None:
     """Do tasks until there are no more, or nobody is left to want them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     try:
@@ -156,7 +132,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
         return
 
 
-def _attempt(work: Callable[[Any], Any], task: Any) -> Any:
+def _attempt(work: Work, task: Any) -> Any:
     try:
         return work(task)
     except Exception as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +150,8 @@ def load_latencies(path: Path) -> pd.DataFrame:
 
 def _latencies_s(result: Mapping[str, Any]) -> FloatArray:
     """Return the quantiles of latency of each seed, shape (seeds, QUANTILES + 1)."""
-    stored = np.array(result["latency_s"], dtype=np.float64)
+    stored = np.array(result.get("latency_s", ()), dtype=np.float64)
     return np.where(np.isnan(stored), math.inf, stored)  # what JSON cannot hold
-
-
-def _p99_of_all_s(result: Mapping[str, Any]) -> list[float]:
-    if not result.get("latency_s"):
-        return []
-    p99_s = _latencies_s(result)[:, round(0.99 * QUANTILES)].tolist()
-    return [
-        p99 if episode["offered"] else NAN
-        for p99, episode in zip(p99_s, result["episodes"], strict=True)
-    ]
 
 
 Sides = Mapping[str, float]
@@ -178,14 +168,15 @@ def _rows(
         bounds: By name, cell and seed.
         common: Name of the bound of all agents.
     """
-    for episode, p99_s in zip(result.get("episodes", ()), _p99_of_all_s(result), strict=True):
+    for episode, latency_s in zip(result.get("episodes", ()), _latencies_s(result), strict=True):
         cell = (*_cell(result).values(), episode["seed"])
         own, shared = bounds.get((result["bound"], *cell)), bounds.get((common, *cell))
         against = AgainstBound(
             result["bound"], *_distance(episode, own), *_distance(episode, shared)
         )
-        latency = AllRequests(latency_p99_of_all_s=p99_s)
-        yield _measured(episode) | dataclasses.asdict(latency) | dataclasses.asdict(against)
+        p99_s = float(latency_s[round(0.99 * QUANTILES)]) if episode["offered"] else NAN
+        measured = {name: NAN if value is None else value for name, value in episode.items()}
+        yield measured | asdict(AllRequests(p99_s)) | asdict(against)
 
 
 def _distance(episode: Mapping[str, Any], bound: Sides | None) -> tuple[float, float]:
@@ -238,11 +229,6 @@ def _checked(file: Path) -> dict[str, Any]:
 
 def _cell(result: Mapping[str, Any]) -> dict[str, str]:
     return {name: result[name] for name in CELL}
-
-
-def _measured(episode: Mapping[str, Any]) -> dict[str, Any]:
-    """Put NaN back where JSON has nothing."""
-    return {name: NAN if value is None else value for name, value in episode.items()}
 
 
 def _long(tables: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

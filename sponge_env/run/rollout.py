@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import total
-from sponge_env.run.controllers import decision, start
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics

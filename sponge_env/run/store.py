@@ -28,13 +28,13 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import RunDirectoryError
-from sponge_env.factory import scenario_profile
 from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.profile import save_profile
 from sponge_env.run.fingerprint import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import Suite, cell_name, cells
 from sponge_env.scenario import Scenario
+from sponge_env.spec import scenario_profile
 
 if TYPE_CHECKING:
     from sponge_env.run.record import Recorder
@@ -204,38 +204,29 @@ def result_files(path: Path) -> list[Path]:
     return sorted((path / "results").glob("*/*.json"))
 
 
-def new_folder(purpose: str) -> Path:
-    """Make a folder of a new name in ``runs``, also when several runs start at the same time.
+def new_folder(purpose: str, path: Path | None = None) -> Path:
+    """Make a folder, also when several runs start at the same time.
+
+    Args:
+        purpose: Its name in ``runs``, after the time and before a number if need be.
+        path: Another place, where nothing must be yet.
 
     Raises:
-        RunDirectoryError: It cannot be written.
+        RunDirectoryError: It exists already or cannot be written.
     """
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
-    for number in itertools.count(1):
-        path = RUNS / (f"{name}-{number}" if number > 1 else name)
-        with saying_why(path):
-            RUNS.mkdir(exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                path.mkdir()
-                return path
-    raise AssertionError("counting never ends")
+    names = (f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}{n}" for n in _numbers())
+    for folder in [path] if path else (RUNS / name for name in names):
+        with saying_why(folder), contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise RunDirectoryError(
+        f"the run directory {str(path)!r} exists already; choose another name or remove it first"
+    )
 
 
-def make_folder(path: Path) -> Path:
-    """Make a folder that must not exist yet.
-
-    Raises:
-        RunDirectoryError: It does, or it cannot be written.
-    """
-    with saying_why(path):
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise RunDirectoryError(
-                f"the run directory {str(path)!r} exists already; "
-                "choose another name or remove it first"
-            ) from None
-    return path
+def _numbers() -> Iterator[str]:
+    yield ""
+    yield from (f"-{number}" for number in itertools.count(2))
 
 
 def describe(path: Path, command: Sequence[str]) -> None:

@@ -5,24 +5,16 @@ A unit is plain data, so that it can be sent to another process.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from sponge_env.config import Backend, ControlName, Initial, Limiter, Serving
 from sponge_env.errors import ConfigError, TraceError
-from sponge_env.factory import (
-    check_live,
-    ensure_profile,
-    make_spec,
-    make_system,
-    scenario_profile,
-)
+from sponge_env.factory import check_live, ensure_profile, make_system
 from sponge_env.profile import Profile
 from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.controllers import imported, known_controllers, make_controller
 from sponge_env.run.fingerprint import (
     controller_fingerprint,
     fingerprint,
@@ -34,7 +26,9 @@ from sponge_env.run.store import Unit
 from sponge_env.run.suite import AgentEntry, Suite, cell_name, cells, changed
 from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
-from sponge_env.workload import Workload, as_long_as_its_traces, make_workload
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.workload import Workload, as_long_as_its_traces
 
 TUNED = "baselines:tuned_options"
 """Where tuned options come from; called with controller, scenario and profile."""
@@ -124,19 +118,9 @@ def _agent_unit(name: str, entry: AgentEntry, cell: Scenario, seeds: int) -> Age
     scenario = changed(cell, entry.changes)
     if cell_name(scenario) != cell_name(cell):
         raise ConfigError(f"agents.{name}.changes must leave name, profile and start as they are")
-    tuned = _tuned_options(controller, cell) if entry.tuned else {}
+    tuned = imported(TUNED)(controller, cell.name, cell.profile) if entry.tuned else {}
     target = known_controllers().get(controller, controller)
     return AgentUnit(name, target, {**tuned, **entry.options}, entry.control, scenario, seeds)
-
-
-def _tuned_options(controller: str, cell: Scenario) -> Mapping[str, Any]:
-    """Return a controller's options for one cell, as tuned on training seeds."""
-    module, _, attribute = TUNED.partition(":")
-    tuned = cast(
-        Callable[[str, str, str], Mapping[str, Any]],
-        getattr(importlib.import_module(module), attribute),
-    )
-    return tuned(controller, cell.name, cell.profile)
 
 
 def build_system(
@@ -164,7 +148,7 @@ def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload
     levelled = replace(scenario, start="cold", initial=Initial(), serving=Serving())
     key = scenario_fingerprint(levelled), seed
     if key not in _DRAWN:
-        _DRAWN[key] = make_workload(as_long_as_its_traces(levelled), profile, seed)
+        _DRAWN[key] = draw_workload(as_long_as_its_traces(levelled), profile, seed)
         while len(_DRAWN) > 1 and sum(w.id.size for w in _DRAWN.values()) > CACHED_REQUESTS:
             del _DRAWN[next(iter(_DRAWN))]  # the oldest
     return _DRAWN[key]

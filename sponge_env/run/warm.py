@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 
 from sponge_env.config import Arrivals, Initial
-from sponge_env.run.controllers import decision, start
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.profile import Profile
 from sponge_env.run.controllers import decision, start

@@ -19,6 +19,7 @@ from reference.measure import latency_metrics, resource_metrics, slo_metrics
 from reference.reward import reward
 from reference.serving import ServingCore
 from reference.summation import total
+from sponge_env.metrics import IntervalMetrics
 
 from sponge_env.interfaces import (
     Allocation,
@@ -29,7 +30,6 @@ from sponge_env.interfaces import (
     SystemView,
     Worker,
 )
-from sponge_env.metrics import IntervalMetrics
 
 HISTORY = 30
 """Past intervals that a view shows."""
