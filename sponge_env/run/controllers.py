@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
@@ -62,7 +62,7 @@ def make_controller(
 def who_takes(option: str, agents: Sequence[str], registry: Mapping[str, str]) -> str:
     """Return the one agent that takes an option.
 
-    A factory with ``**options`` says which by a dataclass in its attribute ``options``.
+    A factory with ``**options`` says which by the dataclass that annotates its ``config``.
 
     Raises:
         ConfigError: None of the agents takes it, or several do.
@@ -75,10 +75,11 @@ def who_takes(option: str, agents: Sequence[str], registry: Mapping[str, str]) -
 
 
 def _options(factory: Callable[..., Any]) -> set[str]:
-    declared = getattr(factory, "options", None)
-    if declared is None:
-        return set(inspect.signature(factory).parameters)
-    return {field.name for field in dataclasses.fields(declared)}
+    made = getattr(factory, "func", factory)  # what a partial calls
+    declared = get_type_hints(made).get("config") if isinstance(made, type) else None
+    if dataclasses.is_dataclass(declared):
+        return {field.name for field in dataclasses.fields(declared)}
+    return set(inspect.signature(factory).parameters)
 
 
 def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
