@@ -31,7 +31,7 @@ FRESH = timedelta(hours=1)
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = cli.Parser(prog="python -m sponge_env.fidelity", description=__doc__)
+    parser = cli.Parser(prog="sponge fidelity", description=__doc__)
     parser.add_argument(
         "--agent",
         nargs="+",
