@@ -74,6 +74,6 @@ def require_extra(extra: str, what: str) -> None:
     """
     if modules := missing(extra):
         raise MissingExtraError(
-            f"{what} needs what is not installed ({', '.join(modules)}); run: "
+            f"{what} needs modules that are not installed ({', '.join(modules)}); run: "
             f"{how_to_install(extra)}"
         )

@@ -28,12 +28,12 @@ assert env.observation_space.contains(observation)
 """
 
 NEEDED: Mapping[str, Sequence[str]] = {
-    "'sponge-env[train]'": ["train"],
-    "'sponge-env[live]'": ["calibrate"],
-    "needs what is not installed": ["report", "runs"],
-    "'sponge-env[report]'": ["evaluate", "--suite", "quick"],
+    "sponge-env[train]": ["train"],
+    "sponge-env[live]": ["calibrate"],
+    "the report": ["report", "runs"],
+    "sponge-env[report]": ["evaluate", "--suite", "quick"],
 }
-"""Commands that do without nothing, by what their error names."""
+"""Commands that do not run on the base alone, by what their error names."""
 
 
 def build(folder: Path) -> Path:
@@ -78,7 +78,7 @@ def main() -> None:
         for done in (
             run("sponge", "--version"),
             run("sponge", "evaluate", *evaluation),
-            run("python", "-m", "sponge_env", "evaluate", *evaluation),
+            run("python", "-m", "sponge_env", "evaluate", "--agent", "sponge-ip", *evaluation[2:]),
             run("python", "-c", STEP),
         ):
             assert done.returncode == 0, f"{done.args}: {done.stderr}"

@@ -45,7 +45,7 @@ def evaluate(argv: Sequence[str]) -> int:
     """
     arguments = parse(argv)
     if arguments.suite:
-        require_extra("report", "the tables of a suite")
+        require_extra("report", "a suite")
     sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     suite = chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
