@@ -32,9 +32,7 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[dev]'
-	@# Compiles what the first evaluation would wait for.
-	@folder=$$(mktemp -d); $(PY) evaluate.py --agent sponge-ip --duration 5 --run-dir $$folder/run \
-	  >$$folder/log 2>&1 || { cat $$folder/log; exit 1; }; rm -rf $$folder
+	$(PY) -m sponge_env.run.precompile
 	@touch $@
 
 demo: setup  ## calibrate this machine, train PPO, compare four controllers simulated and live

@@ -204,7 +204,7 @@ class _SourceCache(FunctionCache):
 @functools.cache
 def _say_compiling() -> None:
     """Tell whoever waits why, once per process."""
-    sys.stderr.write("compiling, once on this machine: 10 to 20 s ...\n")
+    sys.stderr.write("compiling, once on this machine; it takes up to 20 s ...\n")
 
 
 class _CheckedFile(IndexDataCacheFile):
