@@ -29,7 +29,7 @@ CONTROLLERS_MAY_IMPORT = {
     "mapping",
     "masks",
     "scenario",
-    "metrics",
+    "results.schema",
     "core.compiled",
 }
 DOORS = {
@@ -51,10 +51,10 @@ DOORS = {
         "sponge_env/core/compiled.py",
         "sponge_env/vector/simulator.py",
     },
-    "scipy": {"sponge_env/statistics.py"},
-    "tensorboard": {"sponge_env/tensorboard_sink.py"},
+    "scipy": {"sponge_env/results/statistics.py"},
+    "tensorboard": {"sponge_env/results/tensorboard.py"},
     "onnxruntime": {"sponge_env/live/child.py", "sponge_env/models.py"},
-    "matplotlib": {"sponge_env/report/*", "sponge_env/render.py", "sponge_env/models.py"},
+    "matplotlib": {"sponge_env/results/*", "sponge_env/render.py", "sponge_env/models.py"},
 }
 """Files that may import a library."""
 
