@@ -45,7 +45,9 @@ demo: setup  ## calibrate this machine, train PPO, compare four controllers simu
 	@echo "  $(VENV)/bin/tensorboard --logdir runs"
 
 test: setup lint  ## lint, check types, and run all tests
-	$(PY) -m pytest
+	$(PY) -m sponge_env.run.precompile --all
+	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
+	$(PY) -m pytest -m "live or cgroup"
 
 package: setup  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel
