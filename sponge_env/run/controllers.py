@@ -33,23 +33,15 @@ def imported(target: str) -> Any:
 def make_controller(
     name: str, registry: Mapping[str, str], options: Mapping[str, Any] | None = None
 ) -> Controller:
-    """Make a controller from a registry of lazy ``"module:callable"`` strings.
-
-    Args:
-        name: A registered name, or itself ``"module:Class"``.
-        registry: Registered names.
-        options: Keyword arguments of the callable.
+    """Make a controller by its registered name, or as ``"module:Class"``.
 
     Raises:
         ConfigError: No such controller, or options that it does not take.
     """
-    factory = _factory(name, registry)
+    factory, options = _factory(name, registry), options or {}
     try:
-        inspect.signature(factory).bind(**(options or {}))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"agent {name!r} cannot be made: {error}") from error
-    try:
-        controller = factory(**(options or {}))
+        inspect.signature(factory).bind(**options)  # said more plainly than by the call itself
+        controller = factory(**options)
     except SpongeError:
         raise
     except Exception as error:
@@ -59,7 +51,7 @@ def make_controller(
     return cast(Controller, controller)
 
 
-def who_takes(option: str, agents: Sequence[str], registry: Mapping[str, str]) -> str:
+def who_takes(option: str, agents: Sequence[str]) -> str:
     """Return the one agent that takes an option.
 
     A factory with ``**options`` says which by the dataclass that annotates its ``config``.
@@ -67,6 +59,7 @@ def who_takes(option: str, agents: Sequence[str], registry: Mapping[str, str]) -
     Raises:
         ConfigError: None of the agents takes it, or several do.
     """
+    registry = known_controllers()
     takers = [name for name in agents if option in _options(_factory(name, registry))]
     if len(takers) != 1:
         found = f"{', '.join(takers)} do" if takers else f"none of {', '.join(agents)} does"
@@ -100,11 +93,7 @@ def _said(error: Exception) -> str:
 
 
 def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
-    """Reset a controller.
-
-    Raises:
-        ControllerError: It fails.
-    """
+    """Reset a controller; whatever it raises becomes a :class:`ControllerError`."""
     with _named(controller, "reset"):
         controller.reset(spec, seed)
 
@@ -113,7 +102,7 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
     """Return what a controller decides, in Python's own numbers.
 
     Raises:
-        ControllerError: It fails, or answers with no allocation within the limits.
+        ControllerError: It fails, or its answer is no allocation within the limits.
     """
     with _named(controller, "decide"):
         answer = controller.decide(view)
@@ -125,9 +114,8 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
         check_allocation(answer, spec)
     except ValueError as error:
         raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
-    numbers = (dataclasses.astuple(stage) for stage in answer.stages)
-    stages = tuple(StageAllocation(*map(int, stage)) for stage in numbers)
-    return Allocation(stages=stages, feasible=answer.feasible)
+    stages = (StageAllocation(*map(int, dataclasses.astuple(each))) for each in answer.stages)
+    return Allocation(stages=tuple(stages), feasible=answer.feasible)
 
 
 @contextmanager

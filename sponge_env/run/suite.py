@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.mapping import from_mapping
+from sponge_env.mapping import beside, from_mapping, load_toml
 from sponge_env.run.controllers import known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
@@ -101,44 +100,22 @@ def load_suite(name_or_path: str | Path) -> Suite:
     Raises:
         ConfigError: No such suite, or a key or value in it that cannot be used.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        shipped = {file.stem: file for file in SUITE_DIR.glob("*.toml")}
-        if str(name_or_path) not in shipped:
-            raise ConfigError(unknown("suite", str(name_or_path), shipped))
-        path = shipped[str(name_or_path)]
-    try:
-        data = tomllib.loads(path.read_text())
-        suite = from_mapping(Suite, {"name": path.stem, **data})
-    except FileNotFoundError:
-        raise ConfigError(f"there is no suite file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML suite: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return dataclasses.replace(suite, cells=tuple(_beside(g, path.parent) for g in suite.cells))
-
-
-def _beside(group: CellGroup, folder: Path) -> CellGroup:
-    """Make file names absolute where such a file lies beside the suite's."""
-
-    def absolute(name: str) -> str:
-        return str((folder / name).resolve()) if (folder / name).is_file() else name
-
-    return dataclasses.replace(
-        group,
-        scenarios=tuple(map(absolute, group.scenarios)),
-        profiles=tuple(map(absolute, group.profiles)),
+    suite, folder = load_toml(Suite, "suite", name_or_path, SUITE_DIR)
+    groups = (
+        dataclasses.replace(
+            group,
+            scenarios=tuple(beside(folder, name) for name in group.scenarios),
+            profiles=tuple(beside(folder, name) for name in group.profiles),
+        )
+        for group in suite.cells
     )
+    return dataclasses.replace(suite, cells=tuple(groups))
 
 
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
-    """Return the suite with some of its agents, or with others of the registry.
+    """Return the suite with only some agents: its own, registered ones, or ``module:Class``.
 
-    Args:
-        suite: The suite.
-        names: Agents of the suite, registered controllers, or ``module:Class``; all of the
-            suite's if empty.
+    Without names it keeps all of its own.
 
     Raises:
         ConfigError: There is no such agent.
@@ -155,12 +132,7 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
 
 
 def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:
-    """Return the suite with further options of its agents.
-
-    Args:
-        suite: The suite.
-        options: By agent, all of the suite.
-    """
+    """Return the suite with further options of its agents, by their names."""
     agents = {
         name: dataclasses.replace(entry, options={**entry.options, **options.get(name, {})})
         for name, entry in suite.agents.items()
@@ -199,10 +171,8 @@ def _cells(suite: Suite) -> Iterator[Scenario]:
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     """Return a scenario with changes.
 
-    Args:
-        scenario: What to start from.
-        changes: ``table`` or ``key`` to its new value, whole; ``"table.key"`` to the new
-            value of one key, which leaves the rest of the table as it is.
+    They lead from ``table`` or ``key`` to its new value, whole, or from ``"table.key"`` to the
+    new value of one key, which leaves the rest of the table as it is.
 
     Raises:
         ConfigError: There is no such key, or a value cannot be used.
