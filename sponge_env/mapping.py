@@ -16,16 +16,10 @@ T = TypeVar("T")
 
 
 def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) -> tuple[T, Path]:
-    """Load a configuration by the name under which it ships, or from any TOML file.
-
-    Args:
-        cls: The dataclass; its ``name`` is the file's if the file has none.
-        kind: What it is, for messages.
-        name_or_path: Name, or path that ends with ``.toml``.
-        shipped: Folder of those that ship.
+    """Load a configuration by its name in a folder of those that ship, or any TOML file.
 
     Returns:
-        The configuration and the folder that it was in.
+        The configuration, whose ``name`` is the file's if it says none, and its folder.
 
     Raises:
         ConfigError: There is none, or a key or value in it cannot be used.

@@ -69,21 +69,13 @@ class Scenario:
     reward: Reward = field(default_factory=Reward)
 
     def __post_init__(self) -> None:
-        require(
-            re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None,
-            "name",
-            self.name,
-            "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)",
-        )
-        positive("slo_s", self.slo_s)
-        positive("interval_s", self.interval_s)
-        positive("duration_s", self.duration_s)
-        require(
-            self.duration_s >= self.interval_s,
-            "duration_s",
-            self.duration_s,
-            f"at least one interval ({self.interval_s:g} s)",
-        )
+        rule = "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)"
+        named = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None
+        require(named, "name", self.name, rule)
+        for name in ("slo_s", "interval_s", "duration_s"):
+            positive(name, getattr(self, name))
+        rule = f"at least one interval ({self.interval_s:g} s)"
+        require(self.duration_s >= self.interval_s, "duration_s", self.duration_s, rule)
         not_negative("warmup_s", self.warmup_s)
         if self.start == "warm":
             rule = f"shorter than the episode ({self.duration_s:g} s)"

@@ -28,7 +28,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, replacing, write_json
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
-from sponge_env.run.suite import SUITE_DIR, cell_name, cells, load_suite
+from sponge_env.run.suite import SUITE_DIR, Suite, cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class BoundUnit:
         return [tuple(sides) for sides in known[: self.seeds]]
 
 
+def bound_units(suite: Suite) -> list[BoundUnit]:
+    """Return the bounds that a suite asks for."""
+    return [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in cells(suite)]
+
+
 def bound_of(scenario: Scenario, seed: int, control: ControlName) -> tuple[float, ...]:
     """Return :data:`SIDES`: what a controller that knows the future can reach."""
     from sponge_env.oracle import bound  # compiled; only bounds need it
@@ -102,11 +107,7 @@ def _shipped() -> dict[str, Any]:
 
 
 def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[str, Any]]:
-    """Bound cells in parallel; return what :data:`SHIPPED` holds.
-
-    Raises:
-        ConfigError: A scenario has no bound.
-    """
+    """Bound cells in parallel; return what :data:`SHIPPED` holds."""
     progress = Progress("bounds", len(units), "cell")
     found: dict[str, dict[str, Any]] = {}
     with closing(progress), closing(Processes(processes).run(BoundUnit.found, units)) as results:
@@ -136,9 +137,8 @@ def _command(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     suite = load_suite(arguments.suite)
     check_writable(arguments.out)
-    units = [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in cells(suite)]
     with terminate_like_interrupt():
-        found = find_bounds(units, arguments.jobs or len(os.sched_getaffinity(0)))
+        found = find_bounds(bound_units(suite), arguments.jobs or len(os.sched_getaffinity(0)))
     everything = {**_shipped(), **found}  # those of other cells stay
     lines = [
         f'"{name}": {{\n'

@@ -52,13 +52,7 @@ def make_controller(
 
 
 def who_takes(option: str, agents: Sequence[str]) -> str:
-    """Return the one agent that takes an option.
-
-    A factory with ``**options`` says which by the dataclass that annotates its ``config``.
-
-    Raises:
-        ConfigError: None of the agents takes it, or several do.
-    """
+    """Return the one agent that takes an option; none or several are a :class:`ConfigError`."""
     registry = known_controllers()
     takers = [name for name in agents if option in _options(_factory(name, registry))]
     if len(takers) != 1:
@@ -68,6 +62,7 @@ def who_takes(option: str, agents: Sequence[str]) -> str:
 
 
 def _options(factory: Callable[..., Any]) -> set[str]:
+    # With ``**options`` the dataclass that annotates ``config`` says which there are.
     made = getattr(factory, "func", factory)  # what a partial calls
     declared = get_type_hints(made).get("config") if isinstance(made, type) else None
     if dataclasses.is_dataclass(declared):
@@ -108,7 +103,7 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
         answer = controller.decide(view)
     if not isinstance(answer, Allocation):
         raise ControllerError(
-            f"{_name(controller)}.decide() must return an Allocation, not {_type(answer)}"
+            f"{_name(controller)}.decide() must return an Allocation, not {type(answer).__name__}"
         )
     try:
         check_allocation(answer, spec)
@@ -126,7 +121,7 @@ def _named(controller: Controller, method: str) -> Iterator[None]:
     except SpongeError:
         raise
     except Exception as error:
-        said = f"{_type(error)}: {error}".splitlines()[0].removesuffix(": ")
+        said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
         raise ControllerError(
             f"{_name(controller)}.{method}() failed{_place(error, controller)}: {said}"
         ) from error
@@ -144,7 +139,3 @@ def _place(error: Exception, controller: Controller) -> str:
 
 def _name(controller: Controller) -> str:
     return f"{type(controller).__module__}:{type(controller).__qualname__}"
-
-
-def _type(value: object) -> str:
-    return type(value).__name__

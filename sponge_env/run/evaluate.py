@@ -50,14 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Run what is missing, print the tables, and say where everything is.
-
-    Returns:
-        The exit code: :data:`FAILED` if an agent of a suite failed.
-
-    Raises:
-        SpongeError: Something cannot be used, or an agent failed on the only scenario.
-    """
+    """Run what is missing, print the tables, say where everything is; return the exit code."""
     arguments = _parse(argv)
     sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     suite = _chosen_suite(arguments)
@@ -94,11 +87,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        ConfigError: An option is unknown, has a bad value, or would be ignored.
-    """
+    """Parse the command line."""
     parser = cli.Parser(
         prog="evaluate.py",
         description="Compare controllers on one scenario, simulated or real, or on a whole suite.",
@@ -149,11 +138,7 @@ def _first_seeds(text: str) -> float:
 
 
 def _chosen_suite(arguments: argparse.Namespace) -> Suite:
-    """Return the suite that the arguments name, or make one of one cell.
-
-    Raises:
-        ConfigError: Something about it cannot be used.
-    """
+    """Return the suite that the arguments name, or make one of one cell."""
     if arguments.suite:
         suite = with_agents(load_suite(arguments.suite), arguments.agent or ())
     else:
@@ -177,11 +162,7 @@ def _chosen_suite(arguments: argparse.Namespace) -> Suite:
 
 
 def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
-    """Try the only cell and its controllers before anything is written.
-
-    Returns:
-        What controllers have to say about themselves.
-    """
+    """Try the only cell before anything is written; return what its controllers say."""
     from sponge_env.run.unit import check_scenario
     from sponge_env.spec import make_spec
 

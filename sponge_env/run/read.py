@@ -34,11 +34,7 @@ EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
 
 
 def load_results(path: Path) -> pd.DataFrame:
-    """Return one row per agent, scenario, profile, start and seed.
-
-    Returns:
-        The columns :data:`EPISODE`; no row where an agent failed.
-    """
+    """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
     results = _results(path)
     rows = [row for result in results for row in _rows(result)]
     frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), *names(AllRequests), "bound"])
@@ -76,8 +72,7 @@ def common_bound(there: Iterable[str]) -> str:
 def load_bounds(path: Path) -> pd.DataFrame:
     """Return one row per bound (``agent``), cell and seed.
 
-    Returns:
-        Violations and core-seconds, ``..._lower`` proven and ``..._upper`` attained.
+    That is violations and core-seconds, ``..._lower`` proven and ``..._upper`` attained.
     """
     return _bounds(_results(path))
 
@@ -100,16 +95,9 @@ def load_failures(path: Path) -> pd.DataFrame:
 def load_intervals(
     path: Path, columns: Sequence[str] = names(IntervalMetrics), seed: int | None = None
 ) -> pd.DataFrame:
-    """Return one row per agent, cell, seed and interval.
+    """Return :data:`IDENTITY` and metrics of each interval, of one seed or of all.
 
-    Args:
-        path: A run's folder.
-        columns: Interval metrics.
-        seed: The only one wanted; all if left out.
-
-    Returns:
-        ``agent``, ``scenario``, ``profile``, ``start``, ``seed`` and the metrics; also of an
-        episode that was interrupted, or whose process was killed.
+    Also of an episode that was interrupted, or whose process was killed.
     """
     result_files(path)
     wanted = [*IDENTITY, *columns]
@@ -136,9 +124,8 @@ def read_intervals(path: Path) -> list[IntervalMetrics]:
 def load_latencies(path: Path) -> pd.DataFrame:
     """Return the quantiles of latency of every agent and cell, as medians over the seeds.
 
-    Returns:
-        One row per quantile, with ``quantile`` from 0 to 1 and ``latency_s``, infinite where
-        requests were never answered.
+    One row per ``quantile``, from 0 to 1; ``latency_s`` is infinite where requests were never
+    answered.
     """
     tables = [
         pd.DataFrame(

@@ -202,9 +202,6 @@ def warm(scenario: Scenario, controller: Controller, profile: Profile | None = N
     """Return a scenario that begins with the controller's own allocation for its mean load.
 
     One with a cold start is returned as it is. The controller is to be reset again.
-
-    Raises:
-        SpongeError: The scenario, its profile or the controller cannot be used.
     """
     if scenario.start == "cold":
         return scenario

@@ -84,11 +84,7 @@ def code_fingerprint() -> str:
 
 
 def scenario_fingerprint(scenario: Scenario) -> str:
-    """Return the fingerprint of a scenario; profile and traces count by what they say.
-
-    Raises:
-        SpongeError: There is no such profile or trace.
-    """
+    """Return the fingerprint of a scenario; profile and traces count by what they say."""
     data = asdict(scenario) | {"profile": asdict(scenario_profile(scenario))}
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
@@ -129,15 +125,10 @@ class RunStore:
     @classmethod
     @contextmanager
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
-        """Make the folder, or go on with that of the same run, and lock it.
-
-        Args:
-            path: The folder.
-            identity: What all of its results have in common, as plain data.
+        """Make the folder, or go on with that of a run of the same identity, and lock it.
 
         Raises:
-            RunDirectoryError: It holds something else, somebody writes into it, or it cannot
-                be written.
+            RunDirectoryError: It holds something else, or somebody writes into it.
         """
         wanted = {"format": FORMAT, **identity}
         with saying_why(path):
@@ -233,29 +224,18 @@ def whole_episodes(
 
 
 def result_files(path: Path) -> list[Path]:
-    """Return the files with results of a run's folder, in order of their names.
-
-    Raises:
-        RunDirectoryError: It is no such folder, or one of another version.
-    """
+    """Return the files with results of a run's folder, in order of their names."""
     found = _definition(path).get("format")
     if found != FORMAT:
-        raise RunDirectoryError(
-            f"{str(path)!r} has format {found!r}, this version reads {FORMAT}; run evaluate.py "
-            "again"
-        )
+        said = f"{str(path)!r} has format {found!r}, this version reads {FORMAT}"
+        raise RunDirectoryError(f"{said}; run evaluate.py again")
     return sorted((path / "results").glob("*/*.json"))
 
 
 def new_folder(purpose: str, path: Path | None = None) -> Path:
-    """Make a folder, also when several runs start at the same time.
+    """Make a folder: at a path where nothing must be yet, or in ``runs``.
 
-    Args:
-        purpose: Its name in ``runs``, after the time and before a number if need be.
-        path: Another place, where nothing must be yet.
-
-    Raises:
-        RunDirectoryError: It exists already or cannot be written.
+    There it is named after time and purpose, also when several runs start at the same time.
     """
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))

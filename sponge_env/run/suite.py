@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,10 @@ class Suite:
         for name in self.agents:
             allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
-        if self.reference and self.reference not in self.agents:
-            raise ConfigError(unknown("reference", self.reference, self.agents))
-        for name in self.featured:
+        named = [("reference", self.compared_with), *(("featured", name) for name in self.featured)]
+        for key, name in named:
             if name not in self.agents:
-                raise ConfigError(unknown("featured", name, self.agents))
+                raise ConfigError(unknown(key, name, self.agents))
 
     @property
     def compared_with(self) -> str:
@@ -95,11 +95,7 @@ class Suite:
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
-    """Load a shipped suite by name, or any suite from a TOML file.
-
-    Raises:
-        ConfigError: No such suite, or a key or value in it that cannot be used.
-    """
+    """Load a shipped suite by name, or any suite from a TOML file."""
     suite, folder = load_toml(Suite, "suite", name_or_path, SUITE_DIR)
     groups = (
         dataclasses.replace(
@@ -116,9 +112,6 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
     """Return the suite with only some agents: its own, registered ones, or ``module:Class``.
 
     Without names it keeps all of its own.
-
-    Raises:
-        ConfigError: There is no such agent.
     """
     if not names:
         return suite
@@ -133,10 +126,9 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
 
 def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:
     """Return the suite with further options of its agents, by their names."""
-    agents = {
-        name: dataclasses.replace(entry, options={**entry.options, **options.get(name, {})})
-        for name, entry in suite.agents.items()
-    }
+    agents = dict(suite.agents)
+    for name, more in options.items():
+        agents[name] = dataclasses.replace(agents[name], options={**agents[name].options, **more})
     return dataclasses.replace(suite, agents=agents)
 
 
@@ -151,21 +143,15 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
     Raises:
         ConfigError: A scenario or a change cannot be used, or a cell is there twice.
     """
-    scenarios: dict[str, Scenario] = {}
-    for scenario in _cells(suite):
-        if cell_name(scenario) in scenarios:
-            raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(scenario)} twice")
-        scenarios[cell_name(scenario)] = scenario
-    return tuple(scenarios.values())
-
-
-def _cells(suite: Suite) -> Iterator[Scenario]:
+    found: dict[str, Scenario] = {}
     for group in suite.cells:
-        for name in group.scenarios:
-            scenario = changed(load_scenario(name), group.changes)
-            for profile in group.profiles:
-                for start in suite.starts:
-                    yield dataclasses.replace(scenario, profile=profile, start=start)
+        scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
+        for scenario, profile, start in product(scenarios, group.profiles, suite.starts):
+            cell = dataclasses.replace(scenario, profile=profile, start=start)
+            if cell_name(cell) in found:
+                raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(cell)} twice")
+            found[cell_name(cell)] = cell
+    return tuple(found.values())
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
@@ -173,9 +159,6 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
 
     They lead from ``table`` or ``key`` to its new value, whole, or from ``"table.key"`` to the
     new value of one key, which leaves the rest of the table as it is.
-
-    Raises:
-        ConfigError: There is no such key, or a value cannot be used.
     """
     for path, value in changes.items():
         table, _, key = path.partition(".")

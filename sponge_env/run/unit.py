@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from sponge_env.files import replacing, saying_why
 from sponge_env.interfaces import Sink
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names, summary
-from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit
+from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit, bound_units
 from sponge_env.run.controllers import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
 from sponge_env.run.store import (
@@ -40,7 +41,7 @@ from sponge_env.run.store import (
     scenario_fingerprint,
     whole_episodes,
 )
-from sponge_env.run.suite import AgentEntry, Suite, cell_name, cells, changed
+from sponge_env.run.suite import Suite, cell_name, cells, changed
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.draw import draw_workload
 from sponge_env.spec import make_spec, scenario_profile
@@ -97,7 +98,7 @@ class AgentUnit:
 
         Raises:
             SpongeError: The scenario, the profile, the worker or the controller cannot go on.
-            KeyboardInterrupt: Interrupted; the record has the episode up to that moment.
+            KeyboardInterrupt: As for it, the record has the episode up to that moment.
         """
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.controller, {}, self.options)
@@ -130,41 +131,26 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
     """Return all units of a suite: bounds first, which take longest, then cell by cell.
 
     Every controller is made once, so that mistakes show before anything runs.
-
-    Raises:
-        ConfigError: A scenario, a change, a controller or an option cannot be used.
     """
     registry = known_controllers()
     for name, entry in suite.agents.items():
         if name in BOUND_AGENTS.values():
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
-    scenarios = cells(suite)
-    bounds = [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in scenarios]
-    agents = [
-        replace(_agent_unit(name, entry, cell, suite.seeds), backend=backend, limiter=limiter)
-        for cell in scenarios
-        for name, entry in suite.agents.items()
-    ]
-    return [*bounds, *agents]
-
-
-def _agent_unit(name: str, entry: AgentEntry, cell: Scenario, seeds: int) -> AgentUnit:
-    controller = entry.controller or name
-    scenario = changed(cell, entry.changes)
-    if cell_name(scenario) != cell_name(cell):
-        raise ConfigError(f"agents.{name}.changes must leave name, profile and start as they are")
-    tuned = imported(TUNED)(controller, cell.name, cell.profile) if entry.tuned else {}
-    target = known_controllers().get(controller, controller)
-    return AgentUnit(name, target, {**tuned, **entry.options}, entry.control, scenario, seeds)
+    work: list[Unit] = list(bound_units(suite))
+    for cell, (name, entry) in product(cells(suite), suite.agents.items()):
+        controller, scenario = entry.controller or name, changed(cell, entry.changes)
+        if cell_name(scenario) != cell_name(cell):
+            said = f"agents.{name}.changes must leave name, profile and start as they are"
+            raise ConfigError(said)
+        tuned = imported(TUNED)(controller, cell.name, cell.profile) if entry.tuned else {}
+        what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
+        work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
+    return work
 
 
 def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload:
-    """Return the requests of an episode, drawn once for all agents.
-
-    Raises:
-        SpongeError: A trace cannot be used, or there are too many requests.
-    """
+    """Return the requests of an episode, drawn once for all agents."""
     # What the requests do not depend on is levelled; traces count by what is in them.
     levelled = replace(scenario, start="cold", initial=Initial(), serving=Serving())
     key = scenario_fingerprint(levelled), seed
@@ -179,9 +165,6 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     """Notice what would keep a scenario from running, and return its profile.
 
     Nothing is written, but a live scenario of this machine is calibrated if it never was.
-
-    Raises:
-        SpongeError: Something cannot be used.
     """
     profile = ensure_profile(scenario, backend, limiter)
     make_spec(scenario, profile)  # refuses limits and latencies that make no sense
@@ -199,11 +182,14 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
 
 
 def run_unit(unit: Unit, store: RunStore, requests: float = 0, watched: bool = False) -> None:
-    """Run what is missing of a unit and keep it; arguments as for :class:`Recorder`.
+    """Run what is missing of a unit and keep it, or as much as there is when it is interrupted.
 
-    Raises:
-        SpongeError: It cannot go on; what there is was kept.
-        KeyboardInterrupt: Likewise.
+    Args:
+        unit: Agent or bound.
+        store: Where results go.
+        requests: Seeds below this keep their requests.
+        watched: Whether somebody looks on: with TensorBoard events interval by interval and
+            progress on the terminal.
     """
     record, complete = Recorder(store, unit, requests, watched), False
     try:
@@ -216,18 +202,8 @@ def run_unit(unit: Unit, store: RunStore, requests: float = 0, watched: bool = F
 class Recorder:
     """Keeps the results of one unit, on top of what an earlier run kept of it."""
 
-    def __init__(
-        self, store: RunStore, unit: Unit, requests: float = 0, watched: bool = False
-    ) -> None:
-        """Take up what there is.
-
-        Args:
-            store: Where results go.
-            unit: Whose.
-            requests: Seeds below this keep their requests.
-            watched: Whether somebody looks on: with TensorBoard events interval by interval
-                and progress on the terminal.
-        """
+    def __init__(self, store: RunStore, unit: Unit, requests: float, watched: bool) -> None:
+        """Take up what there is; arguments as for :func:`run_unit`."""
         self._store, self._unit = store, unit
         self._requests, self._watched = requests, watched
         self._facts: dict[str, Any] = {}
