@@ -15,8 +15,7 @@ from sponge_env.live.config import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.run.warm import warm
+from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.draw import draw_workload
 from sponge_env.system import LiveSystem, SimulatedSystem, System
