@@ -16,8 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sponge_env.bandwidth import RESERVED
-from sponge_env.formats.detect import find_trace
+from sponge_env.formats import RESERVED, find_trace
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
 
@@ -63,9 +62,7 @@ def scenario_fingerprint(scenario: Scenario) -> str:
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = _content(find_trace(scenario.arrivals.file, "arrivals"))
     if scenario.network.trace not in RESERVED:
-        data["network"]["trace"] = _content(
-            find_trace(scenario.network.trace, "bandwidth", RESERVED)
-        )
+        data["network"]["trace"] = _content(find_trace(scenario.network.trace, "bandwidth"))
     return fingerprint(data)
 
 

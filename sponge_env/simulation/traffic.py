@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.bandwidth import BandwidthTrace, recorded_trace
 from sponge_env.config import Arrivals
 from sponge_env.core.records import SAMPLE
 from sponge_env.core.settings import (
@@ -25,10 +23,17 @@ from sponge_env.core.settings import (
     SHIFTED,
 )
 from sponge_env.errors import TraceError
+from sponge_env.formats import (
+    BandwidthTrace,
+    CountTrace,
+    EventTrace,
+    recorded_arrivals,
+    recorded_bandwidth,
+)
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import Pool
-from sponge_env.workload import rate_rps, recorded_arrivals
+from sponge_env.workload import rate_rps
 
 _KINDS = {
     "poisson": POISSON,
@@ -79,7 +84,7 @@ class Traffic:
             samples = math.ceil(scenario.duration_s)
             row["network_kind"], row["samples"], row["trace_s"] = GENERATED, samples, samples
         elif network.trace != "none":
-            trace = recorded_trace(network)
+            trace = recorded_bandwidth(network)
             if math.isfinite(trace.mean_bytes_per_s):
                 self._add_trace(row, trace)
                 row["network_kind"] = FIXED if network.start == "beginning" else SHIFTED
