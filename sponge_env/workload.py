@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError
-from sponge_env.formats import RESERVED, recorded_arrivals, recorded_bandwidth
+from sponge_env.formats import RESERVED, read_arrivals, read_bandwidth
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 
@@ -61,7 +61,7 @@ def _rate_rps(scenario: Scenario, profile: Profile) -> float:
         return arrivals.rate_rps
     if arrivals.load is not None:
         return arrivals.load * profile.capacity_rps(limits.batch, limits.cores)
-    return recorded_arrivals(arrivals).mean_rps(scenario.duration_s)
+    return read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
 
 
 def as_long_as_its_traces(scenario: Scenario) -> Scenario:
@@ -75,7 +75,7 @@ def as_long_as_its_traces(scenario: Scenario) -> Scenario:
         return scenario
     lengths_s = [scenario.duration_s]
     if scenario.network.trace not in RESERVED:
-        lengths_s.append(recorded_bandwidth(scenario.network).duration_s)
+        lengths_s.append(read_bandwidth(scenario.network.trace).duration_s)
     if scenario.arrivals.kind == "trace":
-        lengths_s.append(recorded_arrivals(scenario.arrivals).period_s)
+        lengths_s.append(read_arrivals(str(scenario.arrivals.file)).period_s)
     return dataclasses.replace(scenario, duration_s=min(lengths_s))

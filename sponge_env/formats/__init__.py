@@ -7,11 +7,11 @@ a format more is a line in their tables.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sponge_env.config import Arrivals, Network
 from sponge_env.errors import TraceError, unknown
 from sponge_env.formats import arrivals, bandwidth
 from sponge_env.formats.arrivals import CountTrace as CountTrace
@@ -41,52 +41,35 @@ _SETTING = {
 }
 
 
-def recorded_bandwidth(network: Network) -> BandwidthTrace:
-    """Load the trace that a network names, if it is none of those that are :data:`RESERVED`.
-
-    Raises:
-        TraceError: There is no such trace, or its file cannot be used.
-    """
-    return read_bandwidth(find_trace(network.trace, "bandwidth"))
-
-
-def recorded_arrivals(arrivals: Arrivals) -> EventTrace | CountTrace:
-    """Load the trace that arrivals of the kind ``trace`` play.
-
-    Raises:
-        TraceError: There is no such trace, or its file cannot be used.
-    """
-    return read_arrivals(find_trace(str(arrivals.file), "arrivals"))
-
-
-def read_bandwidth(path: str | Path) -> BandwidthTrace:
-    """Read a bandwidth trace in any known format.
+def read_bandwidth(name: str | Path) -> BandwidthTrace:
+    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format.
 
     Raises:
         TraceError: The file cannot be read, is in no such format, or a line is bad.
     """
-    trace: BandwidthTrace = _read(Path(path), "bandwidth")
+    trace: BandwidthTrace = _read(name, "bandwidth")
     return trace
 
 
-def read_arrivals(path: str | Path) -> EventTrace | CountTrace:
-    """Read an arrival trace in any known format.
+def read_arrivals(name: str | Path) -> EventTrace | CountTrace:
+    """Read an arrival trace, named as for :func:`find_trace`, in any known format.
 
     Raises:
         TraceError: The file cannot be read, is in no such format, or a line is bad.
     """
-    trace: EventTrace | CountTrace = _read(Path(path), "arrivals")
+    trace: EventTrace | CountTrace = _read(name, "arrivals")
     return trace
 
 
-def find_trace(name: str, content: Content) -> Path:
+def find_trace(name: str | Path, content: Content) -> Path:
     """Return the file of a trace: named by its path, or by its name in ``traces/``.
 
     Raises:
         TraceError: There is no such file.
     """
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return Path(name)
+    name = str(name)
     shipped = {
         file.stem: file
         for file in TRACE_DIR.glob("*.csv")
@@ -99,11 +82,9 @@ def find_trace(name: str, content: Content) -> Path:
     return shipped[stem]
 
 
-def _read(path: Path, content: Content) -> Any:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise TraceError(f"cannot read the trace {path}: {error.strerror}") from None
+def _read(name: str | Path, content: Content) -> Any:
+    path = find_trace(name, content)
+    status = path.stat()
     return _parse(path, content, (status.st_ino, status.st_mtime_ns, status.st_size))
 
 
