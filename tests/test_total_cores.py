@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from fake_replicas import FakeLauncher, FakeReplica
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sponge_env.errors import ConfigError
@@ -157,6 +157,17 @@ def test_scale_out_while_others_drain_waits_for_their_places(rigs: list[Rig]) ->
     assert (rig.worker.status().ready, rig.machine.limits) == (16, [1] * 16)
 
 
+def test_new_ones_get_fewer_cores_until_others_have_drained(rigs: list[Rig]) -> None:
+    rigs.append(rig := Rig(4, 4))
+    rig.fill()
+    rig.resize(16, 1)
+    rig.resize(2, 8)
+    assert rig.machine.limits == [1] * 11, "8 that stay and 3 that drain"
+    for replica in rig.machine.busy[1:]:
+        rig.answer(replica)
+    assert rig.machine.limits == [2] * 8
+
+
 def test_a_later_decision_counts_and_not_the_one_that_fell_short(rigs: list[Rig]) -> None:
     rigs.append(rig := Rig(8, 2))
     rig.fill()
@@ -193,6 +204,7 @@ moves = st.one_of(
 )
 
 
+@example([(4, 4), "fill", (16, 1), (2, 8)])
 @given(st.lists(moves, max_size=40))
 def test_whatever_happens_the_machine_is_enough_and_in_the_end_all_is_granted(
     moves: list[tuple[int, int] | int | str],
