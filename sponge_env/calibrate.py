@@ -56,10 +56,7 @@ def calibrate(
 ) -> Profile:
     """Measure the worker that a configuration describes, with one replica.
 
-    Args:
-        config: The worker.
-        seconds: About how long it may take; the grid is measured once at least.
-        progress: Is told how far it has come.
+    It takes about so many seconds; the grid is measured once at least.
 
     Raises:
         ConfigError: The configuration cannot be used.
@@ -117,13 +114,8 @@ def build_quota(
 ) -> QuotaService:
     """Put together what the simulator needs of a worker under a quota.
 
-    Args:
-        config: Of the worker.
-        period_s: Period of its quota.
-        tick_s: Time between two looks of the limiter.
-        work: Runs at full speed.
-        lost_s: See :meth:`~sponge_env.live.bench.Bench.pauses`.
-        loading_contention: See :class:`~sponge_env.profile.QuotaService`.
+    ``work`` are runs at full speed, ``lost_s`` is what :meth:`~sponge_env.live.bench.Bench.pauses`
+    returns; the rest goes into the :class:`~sponge_env.profile.QuotaService` as it is.
     """
     dispatch_s = [float(np.median([run.dispatch_s for run in runs])) for runs in work.values()]
     per_request_s, per_batch_s = np.polyfit(list(work), dispatch_s, 1)

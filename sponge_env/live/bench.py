@@ -53,12 +53,7 @@ Grid = dict[tuple[int, int], list[BatchRun]]
 
 
 class Bench:
-    """Runs batches one after another on the one replica of a worker.
-
-    Args:
-        worker: The worker, with one replica at full speed.
-        progress: Is told how far the measurements have come.
-    """
+    """Runs batches one after another on the one replica, at full speed, of a worker."""
 
     def __init__(self, worker: LiveWorker, progress: OnProgress) -> None:
         self.config = worker.config
@@ -135,11 +130,6 @@ class Bench:
         self._worker.resize(Allocation(cores, self.config.batch_max, replicas))
 
     def _run(self, size: int) -> BatchRun:
-        """Run one batch.
-
-        Raises:
-            WorkerError: The batch did not end well.
-        """
         now_s = self._worker.now()
         self._batches += 1
         begin_s = time.monotonic()
@@ -152,11 +142,7 @@ class Bench:
         return BatchRun(latency_s, ended[0].cpu_s, latency_s - inside_s)
 
     def _load(self, cores: int, replicas: int) -> ColdStart:
-        """Measure how long more replicas take to be ready, all started at once.
-
-        Raises:
-            WorkerError: They are not ready in the end.
-        """
+        """Measure how long more replicas take to be ready, all started at once."""
         begin_s = time.monotonic()
         self._resize(cores, 1 + replicas)
         while self._worker.status().ready < 1 + replicas:

@@ -120,8 +120,7 @@ class Fleet:
     def warm_up(self, replicas: int, cores: float) -> None:
         """Start the first replicas at full speed; grant physical cores when all are ready."""
         self._cores = cores
-        for _ in range(replicas):
-            self._launch(full_speed=True)
+        self.grow(replicas, full_speed=True)
         expected_s = self.cold_start_s
         while self.starting_s:
             self.poll(HEARTBEAT_S)
@@ -160,10 +159,14 @@ class Fleet:
             member.draining = member.state is State.BUSY
         self._stop([member for member in surplus if not member.draining])
 
-    def grow(self, count: int) -> None:
+    def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
         """Start further replicas."""
         for _ in range(count):
-            self._launch()
+            launched_s = time.monotonic()
+            replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
+            self._next_id += 1
+            self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
+            self._selector.register(replica, selectors.EVENT_READ, self.members[-1])
 
     def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
         """Take in what happened, waiting for it if need be.
@@ -209,14 +212,6 @@ class Fleet:
         self._selector.close()
         self._wake_receiver.close()
         self._wake_sender.close()
-
-    def _launch(self, full_speed: bool = False) -> None:
-        launched_s = time.monotonic()
-        replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
-        self._next_id += 1
-        member = Member(replica, launched_s, timeout_from_s=launched_s)
-        self.members.append(member)
-        self._selector.register(replica, selectors.EVENT_READ, member)
 
     def _stop(self, members: Sequence[Member]) -> None:
         for member in members:  # all at once: a replica takes its time to end
@@ -264,4 +259,4 @@ class Fleet:
             self._death_reason = death.reason
         if not dead.draining and self._failed_starts < START_ATTEMPTS:
             self.restarts += 1
-            self._launch()
+            self.grow()

@@ -51,22 +51,17 @@ POLL_MIN_S = 0.0002
 
 
 class CpuLimiter(Protocol):
-    """Limits the CPU of one child process; :func:`refusal_as_sentence` translates errors."""
+    """Limits the CPU of one child process.
+
+    Where the kernel refuses, an ``OSError`` says so, which :func:`refusal_as_sentence`
+    translates.
+    """
 
     def attach(self, pid: int) -> None:
-        """Begin to limit a child process, not yet waited for.
-
-        Raises:
-            ProcessLookupError: It is gone.
-            OSError: The kernel refuses.
-        """
+        """Begin to limit a child process not yet waited for; it may be gone already."""
 
     def apply(self, cores: float) -> None:
-        """Grant physical cores from now on, also to what is running.
-
-        Raises:
-            OSError: The kernel refuses.
-        """
+        """Grant physical cores from now on, also to what is running."""
 
     def granted_cores(self) -> float:
         """Return the physical cores granted, as the limiter itself reports them."""
@@ -286,17 +281,13 @@ def choose_kind(wanted: Limiter, hierarchy: Hierarchy | None) -> Kind:
 def open_limits(
     wanted: Limiter, core_unit: float, cpus: int, announce: Callable[[Path], None]
 ) -> CpuLimits:
-    """Set up the CPU limits of a run.
+    """Set up the CPU limits of a run, for replicas pinned to so many CPUs.
 
-    Args:
-        wanted: ``auto`` takes control groups where this process may make them, else the
-            duty cycle, and says so in a warning.
-        core_unit: Physical cores in one core unit.
-        cpus: CPUs the replicas are pinned to.
-        announce: Called with each control group before it is made.
+    ``auto`` takes control groups where this process may make them, else the duty cycle, and
+    says so in a warning. Each control group is announced before it is made.
 
     Raises:
-        ConfigError: The core unit is too small for any period.
+        ConfigError: The core unit, in physical cores, is too small for any period.
         WorkerError: ``cgroup`` is wanted and this process may not make control groups, or
             not with the quotas that are needed.
     """

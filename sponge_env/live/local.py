@@ -48,14 +48,8 @@ class LocalReplica:
     """A child process with its channel, tensors and CPU limit. Implements ``Replica``.
 
     A batch's end is stamped by the child just before it answers; should the quota be found
-    exhausted in the microseconds between, the answer arrives up to a period later.
-
-    Args:
-        id: Identity of the replica.
-        setup: What it shares with others.
-        limiter: Its CPU limit, which it lives under from its start; closed with it.
-        cores: Physical cores it shall be ready for.
-        full_speed: Grant it all CPUs at first instead.
+    exhausted in the microseconds between, the answer arrives up to a period later. It lives
+    under its limiter from its start to its end, at full speed with all CPUs granted at first.
 
     Raises:
         WorkerError: Its CPU cannot be limited.
@@ -230,12 +224,7 @@ class LocalLauncher:
 
 
 def check_machine(config: LiveConfig) -> None:
-    """Raise now what would keep a worker from starting here, before anything is started.
-
-    Raises:
-        ConfigError: The configuration or the model cannot be used.
-        WorkerError: The CPU cannot be limited as asked.
-    """
+    """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`."""
     LocalLauncher(config).close()
 
 

@@ -76,13 +76,9 @@ class LiveWorker:
     """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
 
     The constructor returns when the initial replicas are ready; they start at full speed,
-    then their limits are put in force and the clock starts. All methods but :meth:`wake`
+    then their limits are put in force and the clock starts. The launcher, by default that of
+    child processes on this machine, is closed with the worker. All methods but :meth:`wake`
     belong to one thread at a time.
-
-    Args:
-        config: How to set it up.
-        launcher: Starts the replicas, and is closed with the worker; child processes on
-            this machine if left out.
 
     Raises:
         ConfigError: The configuration or the model cannot be used.
@@ -122,10 +118,7 @@ class LiveWorker:
         return self._clock.now_s()
 
     def hold(self) -> None:
-        """Stop the clock, for instance while a policy learns.
-
-        What runs goes on running; batches that end meanwhile end at the hold's instant.
-        """
+        """Stop the clock; what runs goes on, and batches that end do so at the hold's instant."""
         self._clock.hold()
 
     def release(self) -> float:
@@ -169,7 +162,7 @@ class LiveWorker:
         """Put cores and replicas in force, as far as those that drain leave room.
 
         Raises:
-            ConfigError: Cores or replicas out of range.
+            ConfigError: More than the configuration allows.
             WorkerError: The kernel refuses the new limit or a new replica's.
         """
         self.config.check(allocation)
@@ -223,9 +216,7 @@ class LiveWorker:
         )
 
     def crash(self) -> None:
-        """Kill the first replica that serves, a busy one if there is one.
-
-        For failure injection. The next :meth:`wait` notices, as it does every death.
+        """Inject a failure: kill the first replica that serves, a busy one if there is one.
 
         Raises:
             RuntimeError: No replica serves.
