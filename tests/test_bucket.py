@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sponge_env.workers.bucket import QuotaBucket
 
-from sponge_env.quota import QuotaService
+from sponge_env.profile import QuotaService
 
 UNIT = 1 / 16
 PERIOD_S, TICK_S = 0.02, 0.004

@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from sponge_env import models
-from sponge_env.cache import cache_dir, local_profile_path
 from sponge_env.errors import ConfigError
+from sponge_env.files import cache_dir
 from sponge_env.live import child
 from sponge_env.models import inspect_onnx, resolve_model, sample_images
+from sponge_env.profile import local_profile_path
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""

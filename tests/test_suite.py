@@ -19,8 +19,8 @@ from unit_runs import result as unit_result
 
 import evaluate
 from agents.sponge_ip import SpongeIP
+from sponge_env import formats
 from sponge_env.factory import make_system, scenario_profile
-from sponge_env.formats import detect, table
 from sponge_env.profile import Profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.run import bounds as suite_bounds
@@ -205,16 +205,17 @@ def test_a_trace_is_parsed_once_and_requests_are_drawn_once_a_seed(
     Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,2000000\n")
     Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{i / 10}" for i in range(200)))
     parsed, drawn = [], []
+    really_read = formats.read_lines
 
     def read_lines(path: Path) -> Any:
         parsed.append(path.name)
-        return table.read_lines(path)
+        return really_read(path)
 
     def draw(scenario: Scenario, profile: Profile, seed: int) -> Workload:
         drawn.append(seed)
         return draw_workload(scenario, profile, seed)
 
-    monkeypatch.setattr(detect, "read_lines", read_lines)
+    monkeypatch.setattr(formats, "read_lines", read_lines)
     monkeypatch.setattr(unit_module, "draw_workload", draw)
     monkeypatch.setattr(unit_module, "_DRAWN", {})
     traces = "--trace own.csv --arrivals arrivals.csv"

@@ -17,7 +17,7 @@ from sponge_env.workers.service import ProfileService
 from sponge_env.workers.simulated import SimulatedWorker
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
-from sponge_env.quota import QuotaService
+from sponge_env.profile import QuotaService
 
 CORES, BATCH, REPLICAS = 16, 8, 3
 PATIENCE_S = 60.0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
-from sponge_env.cache import local_profile_path
 from sponge_env.calibrate import calibrate_to
 from sponge_env.config import Limiter, Start
 from sponge_env.errors import ConfigError
@@ -20,7 +19,7 @@ from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.installation import require_extra
 from sponge_env.live.config import LiveConfig
-from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.profile import Profile, load_profile, local_profile_path, save_profile
 from sponge_env.run.controllers import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite

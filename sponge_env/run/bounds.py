@@ -20,12 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sponge_env.cache import cache_dir
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.config import ControlName
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, replacing, write_json
+from sponge_env.files import cache_dir, check_writable, replacing, write_json
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import SUITE_DIR, Suite, cell_name, cells, load_suite

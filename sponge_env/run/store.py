@@ -34,11 +34,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sponge_env.bandwidth import RESERVED
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json, saying_why, write_json
-from sponge_env.formats.detect import find_trace
+from sponge_env.formats import RESERVED, find_trace
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.installation import bundled
 from sponge_env.profile import save_profile
