@@ -23,7 +23,7 @@ from benchmarks.rates import (
     shared,
 )
 from sponge_env.results.comparison import Comparison
-from sponge_env.results.findings import listed, percent
+from sponge_env.results.layout import listed, percent
 
 FIRST_S = 60.0
 """What "the first minute" is."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.results.comparison import Cell, Comparison
-from sponge_env.results.findings import listed, percent
+from sponge_env.results.layout import listed, percent
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
 
 Group = Sequence[str]

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -32,8 +33,7 @@ from benchmarks.rates import (
 from sponge_env.config import ControlName
 from sponge_env.fidelity.report import Fidelity
 from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
-from sponge_env.results.findings import percent
-from sponge_env.results.layout import Table
+from sponge_env.results.layout import Table, percent
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
 from sponge_env.run.bounds import BOUND_AGENTS
 
@@ -79,7 +79,8 @@ def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Ta
 
 def target_table(found: Sequence[Target]) -> Table:
     """Return targets as a table."""
-    return Table.of(["target", "wanted", "measured", ""], found)
+    headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
+    return Table.of([(text, attrgetter(name)) for name, text in headings.items()], found)
 
 
 def at_most(value: float, limit: float) -> Verdict:

@@ -12,9 +12,9 @@ from report_runs import COLD, write_suite
 from benchmarks import findings as ours
 from benchmarks.rates import Rates, corrected, picked
 from benchmarks.targets import declared
-from sponge_env.results.comparison import Comparison
-from sponge_env.results.findings import findings, listed, percent
-from sponge_env.results.load import load_run
+from sponge_env.results.comparison import Comparison, load_run
+from sponge_env.results.layout import listed, percent
+from sponge_env.results.page import Section
 
 FEW, MANY = [1, 0, 0, 1, 0, 0], [40, 41, 42, 40, 41, 43]
 

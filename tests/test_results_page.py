@@ -12,7 +12,7 @@ from report_runs import COLD, WARM, keep, write, write_suite
 
 from benchmarks.results import main as ours
 from sponge_env.results.__main__ import main
-from sponge_env.results.load import load_run
+from sponge_env.results.comparison import load_run
 from sponge_env.results.page import featured
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
