@@ -23,10 +23,8 @@ from baselines.static import Static
 from sponge_env import cli
 from sponge_env.config import Arrivals, Network
 from sponge_env.errors import WorkerError
-from sponge_env.fidelity.comparison import QUANTITIES, Row, compare
-from sponge_env.fidelity.replay import MeasuredWork
-from sponge_env.fidelity.report import section, table
-from sponge_env.fidelity.trial import Kind, RecordingWorker, Subject, Trial
+from sponge_env.fidelity.report import QUANTITIES, Row, compare, padded, section, tables
+from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
 from sponge_env.interfaces import Batch, Completion, Request, SystemSpec
 from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.results.schema import EpisodeMetrics
@@ -169,7 +167,7 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing() -> None:
     assert rows["violation_rate"].verdict == "met"
     assert math.isnan(rows["latency_mean_s"].difference)
     assert rows["latency_mean_s"].verdict == ""
-    assert "| -" in table([rows["latency_mean_s"]])
+    assert "| -" in padded(tables([rows["latency_mean_s"]])["s"])
 
 
 def test_the_section_names_the_host_and_every_agent() -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -80,10 +80,10 @@ class Section:
         """The run's results."""
         return self.run.comparison
 
-    @cached_property
+    @property
     def findings(self) -> list[str]:
-        """Sentences whose numbers and direction come from the data, whoever was compared."""
-        return [*_cheapest(self.comparison), *_bounds(self.comparison)]
+        """Sentences."""
+        return findings(self.comparison)
 
     @property
     def unbounded(self) -> list[Cell]:
@@ -139,6 +139,11 @@ class Section:
 
 def _series(cell: Cell) -> str:
     return f"series-{'-'.join(cell)}"
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Return sentences whose numbers and direction come from the data, whoever was compared."""
+    return [*_cheapest(comparison), *_bounds(comparison)]
 
 
 def _cheapest(comparison: Comparison) -> Iterator[str]:

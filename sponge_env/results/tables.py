@@ -222,9 +222,12 @@ def pooled_table(comparison: Comparison, start: str) -> Table:
         ("cells", lambda agent: f"{len(cells_of[agent])}/{total}"),
     ]
     left_out = "instead" if comparison.common_bound else "needed"
-    for c in COLUMNS:
-        for how in c.pooled if c.bound != left_out else ():
-            found.append((f"{c.label}, {how}", partial(_pooled, comparison, cells_of, c, how)))
+    found += [
+        (f"{c.label}, {how}", partial(_pooled, comparison, cells_of, c, how))
+        for c in COLUMNS
+        for how in c.pooled
+        if c.bound != left_out
+    ]
     for name, what in COUNTED.items():
         different = comparison.different(name, cells_of, improvement_p)
         heading = f"fewer {what} than {comparison.reference}"
