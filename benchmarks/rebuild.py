@@ -2,10 +2,9 @@
 
     python -m benchmarks.rebuild [--base REV] [--rounds N]
 
-The earlier commit, by default the last before the core was compiled once for all, is checked
-out into a temporary worktree. Both are measured in turn, each time in a process of its own of
-the same interpreter, as CPU time, which says the same on a busy machine. A ratio above 1 means
-quicker now; it is the median of the rounds' ratios, for the two of a round ran side by side.
+The earlier commit, by default the last before issue 9, is checked out into a temporary worktree.
+Both are measured in turn, each time in a process of its own of the same interpreter, as CPU time.
+A ratio above 1 means quicker now; it is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,17 +33,16 @@ def single_steps_per_s() -> float:
 
     env = gymnasium.make("Sponge-v0", scenario="paper")
     env.reset(seed=0)
-    begin_s = 0.0
-    for step in range(-100, STEPS):  # the first ones compile, or load what was
-        if step == 0:
-            begin_s = time.process_time()
+    env.step([7, 3])  # compiles, or loads what was
+    begin_s = time.process_time()
+    for _ in range(STEPS):
         *_, terminated, truncated, _ = env.step([7, 3])
         if terminated or truncated:
             env.reset()
     return STEPS / (time.process_time() - begin_s)
 
 
-def batch_steps_per_s(name: str, profile: str | None = None) -> float:
+def batch_steps_per_s(name: str, profile: str) -> float:
     """Time the batch simulator on one thread under random allocations, the better of two."""
     import numpy as np
 
@@ -53,10 +50,8 @@ def batch_steps_per_s(name: str, profile: str | None = None) -> float:
     from sponge_env.scenario import load_scenario
     from sponge_env.vector.simulator import BatchSimulator
 
-    scenario = load_scenario(name)
-    scenario = dataclasses.replace(scenario, profile=profile or scenario.profile)
-    assignment = np.zeros(ENVS, np.int64)
-    simulator = BatchSimulator([scenario], assignment, replicas_max=1, threads=1)
+    scenario = dataclasses.replace(load_scenario(name), profile=profile)
+    simulator = BatchSimulator([scenario], np.zeros(ENVS, np.int64), replicas_max=1, threads=1)
     most = [scenario.limits.cores + 1, scenario.limits.batch + 1, 2]
     allocations = np.random.default_rng(0).integers(1, most, (INTERVALS, ENVS, 3))
     observations, everyone = np.zeros((ENVS, OBS_DIM), np.float32), np.ones(ENVS, np.bool_)
@@ -73,7 +68,7 @@ def batch_steps_per_s(name: str, profile: str | None = None) -> float:
 
 INSIDE: dict[str, Callable[[], float]] = {
     "Sponge-v0, paper [steps/s]": single_steps_per_s,
-    f"batch of {ENVS}, paper [steps/s]": lambda: batch_steps_per_s("paper"),
+    f"batch of {ENVS}, paper [steps/s]": lambda: batch_steps_per_s("paper", "yolov5s"),
     f"batch of {ENVS}, local [steps/s]": lambda: batch_steps_per_s("local", "lite0"),
 }
 EPISODE = f"evaluate.py, local, {EPISODE_S} s [s]"
@@ -82,14 +77,12 @@ EPISODE = f"evaluate.py, local, {EPISODE_S} s [s]"
 def child(tree: Path, *argv: str) -> tuple[str, float]:
     """Run Python in a tree; return what it prints and its CPU time."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, *argv], cwd=tree, env=environment, check=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    taken_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return done.stdout, taken_s
+    before = os.times()
+    command = [sys.executable, *argv]
+    out = subprocess.check_output(command, cwd=tree, env=environment, stderr=subprocess.DEVNULL)
+    after = os.times()
+    taken_s = sum(after[2:4]) - sum(before[2:4])  # of children, user and system
+    return out.decode(), taken_s
 
 
 def episode_s(tree: Path) -> float:
@@ -109,13 +102,6 @@ def measured(tree: Path) -> dict[str, float]:
     return {**found, EPISODE: episode_s(tree)}
 
 
-def row(name: str, before: Sequence[float], now: Sequence[float]) -> str:
-    """Return a line of the table."""
-    pairs = [(a / b if name == EPISODE else b / a) for a, b in zip(before, now, strict=True)]
-    texts = [f"{statistics.median(values):,.4g}" for values in (before, now, pairs)]
-    return f"{name:36}" + "".join(f"{text:>12}" for text in texts)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -126,20 +112,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.inside:
         print(INSIDE[arguments.inside]())
         return
+    from sponge_env.results.layout import aligned  # inside, the earlier tree has none
+
     git = ["git", "-C", str(ROOT), "worktree"]
     with tempfile.TemporaryDirectory() as folder:
-        old = Path(folder) / "before"
-        subprocess.run([*git, "add", "--quiet", "--detach", str(old), arguments.base], check=True)
+        trees = (Path(folder) / "before", ROOT)
+        subprocess.run([*git, "add", "-q", "--detach", trees[0], arguments.base], check=True)
         try:
-            for tree in (old, ROOT):
+            for tree in trees:
                 episode_s(tree)  # fills the caches
-            rounds = [[measured(tree) for tree in (old, ROOT)] for _ in range(arguments.rounds)]
+            rounds = [[measured(tree) for tree in trees] for _ in range(arguments.rounds)]
         finally:
-            subprocess.run([*git, "remove", "--force", str(old)], check=True)
-    print(f"{'':36}" + "".join(f"{heading:>12}" for heading in ("before", "now", "ratio")))
+            subprocess.run([*git, "remove", "--force", trees[0]], check=True)
+    rows = [["", "before", "now", "ratio"]]
     for name in rounds[0][0]:
-        before, now = ([pair[side][name] for pair in rounds] for side in (0, 1))
-        print(row(name, before, now))
+        pairs = [(before[name], now[name]) for before, now in rounds]
+        ratios = [a / b if name == EPISODE else b / a for a, b in pairs]
+        medians = map(statistics.median, (*zip(*pairs, strict=True), ratios))
+        rows.append([name, *(f"{median:,.6g}" for median in medians)])
+    print("\n".join(aligned(rows)))
 
 
 if __name__ == "__main__":

@@ -72,11 +72,8 @@ def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
 def profile_of(path: Path, again: bool | None, limiter: Limiter, copy: Path) -> Profile:
     """Load this machine's profile, or measure it for this comparison alone.
 
-    Args:
-        path: This machine's profile, if there is one.
-        again: Whether to measure; None: if the profile is not fresh.
-        limiter: CPU limiter.
-        copy: Where to keep the profile that was used.
+    It is measured if there is none, or if ``again``; if that is None, when it is not fresh. The
+    profile that was used is kept in ``copy``.
 
     Raises:
         SpongeError: It cannot be read or measured.

@@ -41,12 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None) -> int:
-    """Read everything, then write everything; return the exit code.
-
-    Args:
-        argv: The command line.
-        remark: Says more about the run in the Markdown.
-    """
+    """Read everything, then write everything, with more to say in the Markdown if there is."""
     arguments = parse(argv)
     # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
     from sponge_env.results.page import Remarks, around, page, results, sections, with_results

@@ -74,11 +74,8 @@ def plot_comparison(
 ) -> None:
     """Draw network, violations so far and cores held of all agents on one time axis.
 
-    Args:
-        intervals: The intervals of each agent, all of the same seed and so under the same
-            network and arrivals. Agents without intervals are left out.
-        path: The PNG to write, whole or not at all; not written without any interval.
-        title: Heading.
+    All are of the same seed and so under the same network and arrivals. Agents without
+    intervals are left out; without any, no PNG is written.
 
     Raises:
         RunDirectoryError: The file cannot be written.
@@ -115,13 +112,7 @@ def series(run: Sequence[IntervalMetrics], name: str) -> FloatArray:
 
 
 def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
-    """Draw a cell's episodes of the first seed: what came in, what agents chose, what went wrong.
-
-    Args:
-        comparison: The run.
-        cell: Which episodes.
-        styles: Agents to show.
-    """
+    """Draw the first seed's episodes: what came in, what agents chose, what went wrong."""
     frames = {agent: comparison.intervals_of(agent, cell) for agent in styles}
     runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
     figure = Figure(figsize=(9, 8.5), dpi=90, layout="constrained")
@@ -188,15 +179,8 @@ def _grid(
 ) -> tuple[Figure, list[tuple[Axes, Sequence[Cell]]]]:
     """Lay out panels with shared axes, of which the horizontal one is logarithmic.
 
-    Args:
-        panels: What to show.
-        size: Inches.
-        dpi: Dots per inch.
-        labels: Of the horizontal and the vertical axis, at the grid's edges.
-        lines: Which lines stand behind the data: x, y or both.
-
-    Returns:
-        The figure, and each panel with its cells.
+    The size is in inches, the labels are those of both axes, and the lines behind the data x,
+    y or both. With the figure comes each panel with its cells.
     """
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey=True)

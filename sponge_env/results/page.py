@@ -185,10 +185,7 @@ def sections(
 ) -> list[Section]:
     """Read everything that a report is about.
 
-    Args:
-        runs: Run directories.
-        agents: Agents that are shown where there is no room for all; a choice if empty.
-        fidelity: Result of ``python -m sponge_env.fidelity``, for the first section.
+    The result of ``python -m sponge_env.fidelity`` goes with the first run.
 
     Raises:
         SpongeError: Something cannot be read, or no run has an agent.
@@ -207,9 +204,7 @@ def sections(
 def featured(run: Run, chosen: Sequence[str] = ()) -> list[str]:
     """Return the agents that are shown where there is no room for all.
 
-    Args:
-        run: The run.
-        chosen: The agents wanted; as many as there are colours if empty.
+    Those chosen, or else at most as many as there are colours.
     """
     agents = list(run.comparison.agents)
     if chosen:
@@ -241,10 +236,7 @@ def results(
 def with_results(readme: Path, section: Section, folder: Path) -> str:
     """Return a README with its part about results written anew.
 
-    Args:
-        readme: The README.
-        section: The run.
-        folder: Where the pictures and the Markdown are.
+    The folder is where the pictures and the Markdown are.
 
     Raises:
         ConfigError: It cannot be read, or does not have the two marks.
