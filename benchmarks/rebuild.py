@@ -2,9 +2,8 @@
 
     python -m benchmarks.rebuild [--base REV] [--rounds N]
 
-The earlier commit, by default the last before issue 9, is checked out into a temporary worktree.
-Both are measured in turn, each time in a process of its own of the same interpreter, as CPU time.
-A ratio above 1 means quicker now; it is the median of the rounds' ratios.
+The earlier commit, by default the last before there was one core, is checked out into a
+temporary worktree. The two take turns in processes of their own; times are CPU times.
 """
 
 from __future__ import annotations
@@ -17,43 +16,38 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from sponge_env.encoding import OBS_DIM
+from sponge_env.scenario import load_scenario
+from sponge_env.vector.simulator import BatchSimulator
 
 BASE = "e2e7f30"
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, ENVS, INTERVALS, EPISODE_S = 2_000, 1024, 60, 600
+STEPS, ENVS, EPISODE_S = 500, 1024, 600
+SHAPE = (60, ENVS, 3)  # intervals, environments, and what an allocation consists of
 
 
 def single_steps_per_s() -> float:
-    """Time ``gymnasium.make`` under a fixed action, resets included."""
-    import gymnasium
-
-    import sponge_env  # noqa: F401  # registers the environments
-
+    """Time ``gymnasium.make`` under a fixed action, within one episode."""
     env = gymnasium.make("Sponge-v0", scenario="paper")
     env.reset(seed=0)
     env.step([7, 3])  # compiles, or loads what was
     begin_s = time.process_time()
     for _ in range(STEPS):
-        *_, terminated, truncated, _ = env.step([7, 3])
-        if terminated or truncated:
-            env.reset()
+        env.step([7, 3])
     return STEPS / (time.process_time() - begin_s)
 
 
 def batch_steps_per_s(name: str, profile: str) -> float:
     """Time the batch simulator on one thread under random allocations, the better of two."""
-    import numpy as np
-
-    from sponge_env.encoding import OBS_DIM
-    from sponge_env.scenario import load_scenario
-    from sponge_env.vector.simulator import BatchSimulator
-
     scenario = dataclasses.replace(load_scenario(name), profile=profile)
     simulator = BatchSimulator([scenario], np.zeros(ENVS, np.int64), replicas_max=1, threads=1)
-    most = [scenario.limits.cores + 1, scenario.limits.batch + 1, 2]
-    allocations = np.random.default_rng(0).integers(1, most, (INTERVALS, ENVS, 3))
+    most = [scenario.limits.cores, scenario.limits.batch, 1]
+    allocations = np.random.default_rng(0).integers(1, most, SHAPE, endpoint=True)
     observations, everyone = np.zeros((ENVS, OBS_DIM), np.float32), np.ones(ENVS, np.bool_)
     taken_s = []
     for _ in range(3):  # the first one compiles, or loads what was
@@ -62,58 +56,47 @@ def batch_steps_per_s(name: str, profile: str) -> float:
         for chosen in allocations:
             simulator.step(chosen)
         taken_s.append(time.process_time() - begin_s)
-    simulator.close()
-    return INTERVALS * ENVS / min(taken_s[1:])
+    return SHAPE[0] * ENVS / min(taken_s[1:])
 
 
-INSIDE: dict[str, Callable[[], float]] = {
-    "Sponge-v0, paper [steps/s]": single_steps_per_s,
-    f"batch of {ENVS}, paper [steps/s]": lambda: batch_steps_per_s("paper", "yolov5s"),
-    f"batch of {ENVS}, local [steps/s]": lambda: batch_steps_per_s("local", "lite0"),
+INSIDE = {
+    "Sponge-v0, paper [steps/s]": "import rebuild as r; print(r.single_steps_per_s())",
+    "batch, paper [steps/s]": "import rebuild as r; print(r.batch_steps_per_s('paper', 'yolov5s'))",
+    "batch, local [steps/s]": "import rebuild as r; print(r.batch_steps_per_s('local', 'lite0'))",
 }
 EPISODE = f"evaluate.py, local, {EPISODE_S} s [s]"
 
 
-def child(tree: Path, *argv: str) -> tuple[str, float]:
-    """Run Python in a tree; return what it prints and its CPU time."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    before = os.times()
-    command = [sys.executable, *argv]
-    out = subprocess.check_output(command, cwd=tree, env=environment, stderr=subprocess.DEVNULL)
-    after = os.times()
-    taken_s = sum(after[2:4]) - sum(before[2:4])  # of children, user and system
-    return out.decode(), taken_s
+def child(tree: Path, *argv: str) -> bytes:
+    """Run Python in a tree, which finds this module too; return what it prints."""
+    own = {"PYTHONPATH": f"{tree}{os.pathsep}{ROOT / 'benchmarks'}", "OMP_NUM_THREADS": "1"}
+    settings = {"cwd": tree, "env": {**os.environ, **own}, "stderr": subprocess.DEVNULL}
+    return subprocess.check_output([sys.executable, *argv], **settings)
 
 
 def episode_s(tree: Path) -> float:
     """Time an evaluation, without what a short one takes as well."""
-    taken_s = []
+    ends_s = [sum(os.times()[2:4])]  # of ended children, user and system
     for duration_s in (2, EPISODE_S):
         with tempfile.TemporaryDirectory() as folder:
             told = f"--agent sponge-ip --scenario local --profile lite0 --duration {duration_s}"
-            taken_s.append(child(tree, "evaluate.py", *told.split(), "--run-dir", f"{folder}/run"))
-    return taken_s[1][1] - taken_s[0][1]
+            child(tree, "evaluate.py", *told.split(), "--run-dir", f"{folder}/run")
+        ends_s.append(sum(os.times()[2:4]))
+    return ends_s[2] - 2 * ends_s[1] + ends_s[0]
 
 
 def measured(tree: Path) -> dict[str, float]:
     """Measure everything once."""
-    script = str(Path(__file__).resolve())
-    found = {name: float(child(tree, script, "--inside", name)[0]) for name in INSIDE}
+    found = {name: float(child(tree, "-c", code)) for name, code in INSIDE.items()}
     return {**found, EPISODE: episode_s(tree)}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--base", default=BASE, metavar="REV", help="commit to compare with")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of measurements")
-    parser.add_argument("--inside", choices=INSIDE, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if arguments.inside:
-        print(INSIDE[arguments.inside]())
-        return
-    from sponge_env.results.layout import aligned  # inside, the earlier tree has none
-
+    arguments = parser.parse_args()
     git = ["git", "-C", str(ROOT), "worktree"]
     with tempfile.TemporaryDirectory() as folder:
         trees = (Path(folder) / "before", ROOT)
@@ -124,13 +107,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             rounds = [[measured(tree) for tree in trees] for _ in range(arguments.rounds)]
         finally:
             subprocess.run([*git, "remove", "--force", trees[0]], check=True)
-    rows = [["", "before", "now", "ratio"]]
+    print(f"{'':34}{'before':>12}{'now':>12}{'ratio':>8}")
     for name in rounds[0][0]:
         pairs = [(before[name], now[name]) for before, now in rounds]
         ratios = [a / b if name == EPISODE else b / a for a, b in pairs]
-        medians = map(statistics.median, (*zip(*pairs, strict=True), ratios))
-        rows.append([name, *(f"{median:,.6g}" for median in medians)])
-    print("\n".join(aligned(rows)))
+        before, now = map(statistics.median, zip(*pairs, strict=True))
+        print(f"{name:34}{before:>12,.6g}{now:>12,.6g}{statistics.median(ratios):>8.3f}")
 
 
 if __name__ == "__main__":
