@@ -64,7 +64,7 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 # somewhere, which the report then says.
 results: setup  ## run the standard suite, write docs/results.md and the README's results
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
-	$(PY) -m benchmarks.results $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
+	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds

@@ -78,7 +78,7 @@ class System(ABC):
             profile: Latency profile; the scenario's if left out.
             workload: Requests; those of scenario and seed if left out.
             measured_work: Work that simulated batches take instead of that of the profile, see
-                :class:`~sponge_env.fidelity.replay.MeasuredWork`.
+                :class:`~sponge_env.fidelity.trial.MeasuredWork`.
 
         Raises:
             SpongeError: The scenario or profile cannot be used.

@@ -42,23 +42,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None) -> int:
-    """Read everything, then write everything; return the exit code.
-
-    Args:
-        argv: The command line.
-        remark: Says more about the run in the Markdown.
-    """
+    """Read everything, then write everything, with more to say in the Markdown if there is."""
     arguments = parse(argv)
     require_extra("report", "the report")
     # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
-    from sponge_env.results.layout import around
-    from sponge_env.results.page import MARK, Remarks, page, results, sections, with_results
+    from sponge_env.results.page import Remarks, around, page, results, sections, with_results
 
     out = arguments.out or arguments.runs[0] / "report"
     shown = sections(arguments.runs, arguments.agent, arguments.fidelity)
     texts = [path for path in (out / PAGE, arguments.markdown, arguments.readme) if path]
     if arguments.readme:
-        around(arguments.readme, MARK)  # notices a README without marks
+        around(arguments.readme)  # notices a README without marks
     for path in texts:
         check_writable(path)
     pictures = [section.pictures() for section in shown]

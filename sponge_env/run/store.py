@@ -88,7 +88,7 @@ def scenario_fingerprint(scenario: Scenario) -> str:
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
     if (trace := scenario.network.trace) not in RESERVED:
-        data["network"]["trace"] = of_file(find_trace(trace, "bandwidth", RESERVED))
+        data["network"]["trace"] = of_file(find_trace(trace, "bandwidth"))
     return fingerprint(data)
 
 

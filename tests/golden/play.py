@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 import sponge_env  # noqa: F401  # registers the environments
 from sponge_env.core.records import METRICS
 from sponge_env.encoding import control_named, encode
-from sponge_env.fidelity.replay import MeasuredWork
-from sponge_env.fidelity.trial import Subject
+from sponge_env.fidelity.trial import MeasuredWork, Subject
 from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.oracle import bound
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
