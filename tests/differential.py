@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from reference import make_system
+from reference.encoding import encode
+from reference.system import System
 
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import JOINT, encode
-from sponge_env.factory import make_system
+from sponge_env.encoding import JOINT
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario import Scenario
-from sponge_env.system import System
 from sponge_env.vector.simulator import BatchSimulator
 
 OWN_ORDER = ("latency_mean_s",)
@@ -71,7 +72,7 @@ def check_equal(
 
 def _check_observation(system: System, observation: NDArray[np.float32]) -> None:
     # The vertical observation is its first part.
-    expected = encode(system.view(), system.spec, JOINT)
+    expected = encode(system.view(), system.spec)
     for name, value, wanted in zip(JOINT.fields, observation, expected, strict=True):
         assert value == wanted, name
 
@@ -88,7 +89,7 @@ def _check_metrics(system: System, metrics: Any) -> None:
 
 
 def _check_ledger(system: System, ledger: dict[str, NDArray[Any]]) -> None:
-    expected = system.core.ledger.columns()
+    expected = system.columns()
     final = np.isin(expected["outcome"], ["on_time", "late", "dropped"])
     expected = {name: column[final] for name, column in expected.items()}
     assert not ledger["overflowed"].any()

@@ -20,7 +20,7 @@ from sponge_env.config import (
     Simulation,
 )
 from sponge_env.encoding import OBS_DIM
-from sponge_env.factory import make_system
+from reference import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario import Scenario, load_scenario
 

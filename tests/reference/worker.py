@@ -1,18 +1,98 @@
-"""The simulated worker: replicas on a virtual clock that jumps from event to event."""
+"""The simulated worker: replicas on a virtual clock that jumps from event to event.
+
+How long a batch takes is the business of a service: :class:`ProfileService` charges the measured
+l(b, c), right for whole cores; :class:`~reference.quota.QuotaBucket` is the kernel's CPU
+bandwidth control.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from reference.summation import total
-from reference.service import Service
-
-from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
+from sponge_env.arrays import total
+from sponge_env.interfaces import Allocation, Batch, Completion, FloatArray, WorkerStatus
 from sponge_env.latency import quantile
-from sponge_env.workers.meter import Meter
+
+
+class Service(Protocol):
+    """The batch on one replica, and the replica's counters."""
+
+    finish_s: float
+    """When the batch, or the loading, ends if nothing changes."""
+    used_core_s: float
+    throttled_s: float
+
+    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
+        """Begin to load the model, as one of ``loading`` replicas that do so."""
+
+    def start(self, now_s: float, size: int, noise: float) -> None:
+        """Begin a batch that takes ``noise`` times the usual work."""
+
+    def advance(self, now_s: float) -> None:
+        """Let the batch and the counters progress to ``now_s``."""
+
+    def resize(self, now_s: float, cores: int) -> None:
+        """Change the cores; what is left of the batch goes on at the new speed."""
+
+    def share(self, now_s: float, cores: float) -> None:
+        """Get no more than so many core units until this is called again, or a resize."""
+
+
+class ProfileService:
+    """Every batch takes l(b, c); a resize rescales the time that is left.
+
+    To load the model takes its time on any cores, and is not counted as use of them.
+    """
+
+    def __init__(self, latency_s: FloatArray, cores: int) -> None:
+        """Start idle; ``latency_s`` is (batch_max, cores_max)."""
+        self._latency_s = latency_s
+        self._cores = cores
+        self._size = 0  # 0 while loading
+        self._since_s = 0.0
+        self.finish_s = 0.0
+        self.used_core_s = 0.0
+        self.throttled_s = 0.0
+
+    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
+        self._size, self.finish_s = 0, now_s + cold_start_s
+
+    def start(self, now_s: float, size: int, noise: float) -> None:
+        self._size, self._since_s = size, now_s
+        self.finish_s = now_s + float(self._latency_s[size - 1, self._cores - 1]) * noise
+
+    def advance(self, now_s: float) -> None:
+        to_s = min(now_s, self.finish_s)
+        if self._size and to_s > self._since_s:
+            self.used_core_s += (to_s - self._since_s) * self._cores
+            self._since_s = to_s
+
+    def resize(self, now_s: float, cores: int) -> None:
+        self.advance(now_s)
+        if self._size and self.finish_s > now_s:
+            old, new = self._latency_s[self._size - 1, [self._cores - 1, cores - 1]]
+            self.finish_s = now_s + (self.finish_s - now_s) * float(new / old)
+        self._cores = cores
+
+    def share(self, now_s: float, cores: float) -> None:
+        """Do nothing: whole cores are a replica's own."""
+
+
+class _Held:
+    """Integral of the cores held."""
+
+    def __init__(self) -> None:
+        self.cores, self._since_s, self._total = 0.0, 0.0, 0.0
+
+    def set(self, now_s: float, cores: float) -> None:
+        self._total, self._since_s, self.cores = self.read(now_s), now_s, cores
+
+    def read(self, now_s: float) -> float:
+        return self._total + self.cores * max(0.0, now_s - self._since_s)
 
 
 @dataclass(slots=True)
@@ -65,7 +145,7 @@ class SimulatedWorker:
         self._retired_core_s = 0.0
         self._retired_throttled_s = 0.0
         self._restarts = 0
-        self._held = Meter()
+        self._held = _Held()
         for _ in range(initial.replicas):
             self._add_replica()
         self._update_held()
@@ -125,7 +205,7 @@ class SimulatedWorker:
         return WorkerStatus(
             ready=len(staying) - len(starting_s),
             starting_s=tuple(starting_s),
-            held_cores=self._held.value,
+            held_cores=self._held.cores,
             effective_cores=float(self._cores),
             core_seconds=self._held.read(self._now_s),
             used_core_seconds=self._retired_core_s + total(s.used_core_s for s in services),
@@ -230,9 +310,9 @@ class SimulatedWorker:
 
     def _load(self, replicas: Sequence[_Replica]) -> None:
         """Let new replicas load their model."""
-        crowd = len(replicas) + sum(r.ready_s > self._now_s for r in self._replicas)
+        loading = len(replicas) + sum(r.ready_s > self._now_s for r in self._replicas)
         for replica in replicas:
-            replica.service.load(self._now_s, self._cold_start_s, crowd)
+            replica.service.load(self._now_s, self._cold_start_s, loading)
             replica.ready_s = replica.service.finish_s
 
     def _retire(self, replica: _Replica) -> None:
