@@ -191,6 +191,7 @@ class System:
             bandwidth_bytes_per_s=self._history.bandwidths[-1],
             feasible=int(allocation.feasible),
             decision_s=decision_s,
+            paused_s=0.0,
         )
         self._counts, self._status, self._measured_s = counts, status, now_s
         weight = self._scenario.reward.violation_weight
