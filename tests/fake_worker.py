@@ -19,6 +19,7 @@ class FakeWorker(SimulatedWorker):
         self,
         *args: Any,
         crashes_s: Sequence[float] = (),
+        spared: int = -1,
         held_s: float = 0.0,
         watch: Callable[[], None] = lambda: None,
         **settings: Any,
@@ -28,11 +29,13 @@ class FakeWorker(SimulatedWorker):
         Args:
             args: Those of the reference's worker, as are further ``settings``.
             crashes_s: When a replica dies, if one serves then; ascending.
+            spared: The replica that never dies.
             held_s: What :meth:`release` says.
             watch: Called before every batch and every wait.
         """
         super().__init__(*args, **settings)
         self._crashes_s = list(crashes_s)
+        self._spared = spared
         self._held_s = held_s
         self._watch = watch
         self.diary: list[str] = []
@@ -52,7 +55,7 @@ class FakeWorker(SimulatedWorker):
             return completions
         self._crashes_s.pop(0)
         try:
-            self.crash()
+            self.crash(self._spared)
         except RuntimeError:  # none serves
             self.diary.append("spared")
         return completions

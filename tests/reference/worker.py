@@ -218,13 +218,15 @@ class SimulatedWorker:
     def close(self) -> None:
         """Do nothing: nothing is held."""
 
-    def crash(self) -> None:
-        """Kill the first replica that serves, and restart it cold (failure injection).
+    def crash(self, spared: int = -1) -> None:
+        """Kill the first replica that serves, a busy one if there is one; restart it cold.
+
+        The replica ``spared`` lives on.
 
         Raises:
             RuntimeError: No replica serves.
         """
-        serving = [r for r in self._replicas if r.ready_s <= self._now_s]
+        serving = [r for r in self._replicas if r.ready_s <= self._now_s and r.id != spared]
         if not serving:
             raise RuntimeError("no replica serves that could crash")
         replica = min(serving, key=lambda r: (r.batch is None, r.id))
