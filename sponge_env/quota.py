@@ -59,11 +59,3 @@ class QuotaService:
         cpu_s = (work_s + self.resume_s) / (1 - lost) + self.tick_s
         dispatch_s = self.dispatch_s + len(self.work_s) * self.dispatch_request_s
         return dispatch_s + 2 * self.period_s + cpu_s / core_unit
-
-    def loading(self, crowd: int) -> float:
-        """Return the CPU time to load the model, relative to one replica that does so alone.
-
-        Args:
-            crowd: Replicas that load at once; linear up to :data:`CROWD`, and no more beyond.
-        """
-        return 1.0 + (self.crowd_loading - 1.0) * min(1.0, (crowd - 1) / (CROWD - 1))

@@ -103,12 +103,6 @@ def test_the_fastest_service_under_a_quota_is_full_speed() -> None:
     assert profile.fastest_s(1) == profile.fastest_s(16) == pytest.approx(0.0106)
 
 
-@pytest.mark.parametrize(("crowd", "expected"), [(1, 1.0), (8, 1.5), (15, 1.5)])
-def test_a_crowd_loads_with_more_work_up_to_a_point(crowd: int, expected: float) -> None:
-    quota = QuotaService(0.02, (0.01,), 0.0, crowd_loading=1.5)
-    assert quota.loading(crowd) == pytest.approx(expected)
-
-
 def test_the_fastest_service_of_a_table_may_be_on_fewer_cores() -> None:
     profile = load_profile("resnet18")
     assert profile.fastest_s(16) == profile.service_table_s(1, 16).min()
