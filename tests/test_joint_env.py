@@ -16,10 +16,11 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sponge_env.config import Limits, Simulation
-from sponge_env.encoding import FIELDS, JOINT, JOINT_FIELDS, STARTING_SLOTS, encode
+from sponge_env.encoding import FIELDS, JOINT, encode
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
+from sponge_env.fields import JOINT_OBS_DIM, STARTING_SLOTS
 from sponge_env.interfaces import Allocation
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
@@ -72,7 +73,7 @@ def test_the_first_part_of_the_observation_is_the_vertical_one() -> None:
     one, other = joint.reset(seed=3)[0], vertical.reset(seed=3)[0]
     for _ in range(BRIEF.intervals):
         np.testing.assert_array_equal(one[: len(FIELDS)], other)
-        assert one.shape == (len(JOINT_FIELDS),)
+        assert one.shape == (JOINT_OBS_DIM,)
         one, other = joint.step(np.array([3, 1, 0]))[0], vertical.step(np.array([3, 1]))[0]
 
 
