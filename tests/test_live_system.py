@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from fake_worker import FakeWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import make_system, worker_settings
-from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, requests_at, short
+from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 
 from sponge_env.config import Limits, Serving, Simulation
 from sponge_env.interfaces import Allocation, SystemSpec
@@ -143,3 +141,30 @@ def check_conserved(system: LiveSystem) -> dict[str, int]:
     assert len(system.view().queued_deadlines_s) == counts["queued"]
     assert sum(batch.size for batch in system.view().running) == counts["running"]
     return counts
+
+
+def test_a_learner_takes_its_time_between_two_steps() -> None:
+    system = live_system(SHORT, hold=True, held_s=0.3)
+    worker = system.worker
+    assert isinstance(worker, FakeWorker)
+    assert worker.diary == ["hold"]
+    with system.paused():
+        assert worker.diary == ["hold"], "it stands still already"
+    assert system.step(Allocation(4, 4, 2)).paused_s == 0.3
+    assert worker.diary == ["hold", "release", "resize 4 x 2", "hold"]
+    system.drain()
+    assert worker.diary[4:] == ["release"]
+    system.close()
+    assert worker.diary[5:] == ["close"]
+    assert system.limiter == "fake"
+
+
+def test_batches_name_their_requests_in_the_order_in_which_they_are_served() -> None:
+    """The last three wait when a batch of two is formed."""
+    requests = requests_at((0.0, 9.0), (0.03, 5.0), (0.02, 4.0), (0.01, 5.0))
+    system = live_system(short(duration_s=2.0), profile=STEADY_PROFILE, workload=requests)
+    system.step(Allocation(16, 2))
+    worker = system.worker
+    assert isinstance(worker, FakeWorker)
+    assert [batch.requests for batch in worker.batches] == [(0,), (2, 1), (3,)]
+    assert len({batch.id for batch in worker.batches}) == 3
