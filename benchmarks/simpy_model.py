@@ -8,8 +8,9 @@ and the ledger are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import simpy
@@ -18,14 +19,36 @@ from sponge_env.encoding import encode
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,
-    Request,
     RunningBatch,
     SystemSpec,
     SystemView,
 )
+from sponge_env.latency import quantile
 from sponge_env.metrics import IntervalMetrics
+from sponge_env.workload import Workload
 
 Process = Generator[simpy.Event, object, None]
+
+
+class Request(NamedTuple):
+    """One request."""
+
+    id: int
+    sent_s: float
+    arrival_s: float
+    deadline_s: float
+    payload_bytes: float
+
+
+def requests_of(workload: Workload) -> Iterator[Request]:
+    """Yield the requests of an episode in the order of their arrival."""
+    columns = (getattr(workload, name).tolist() for name in Request._fields)
+    return map(Request, *columns)
+
+
+def noise_source(quantiles: Sequence[float], rng: np.random.Generator) -> Callable[[], float]:
+    """Return a function that draws the work of a batch, as the core does."""
+    return lambda: max(0.05, 1.0 + quantile(quantiles, rng.random()))
 
 
 @dataclass
@@ -44,7 +67,7 @@ class Server:
     def __init__(
         self,
         spec: SystemSpec,
-        requests: Sequence[Request],
+        workload: Workload,
         latency_s: FloatArray,
         noise: Callable[[], float],
     ) -> None:
@@ -52,7 +75,7 @@ class Server:
 
         Args:
             spec: The system.
-            requests: Ascending by arrival.
+            workload: The requests.
             latency_s: (batch_max, cores_max) seconds that batches take.
             noise: Draws the work of a batch relative to the usual.
         """
@@ -67,7 +90,7 @@ class Server:
         self._arrivals: list[float] = []
         self._mean_delays_s: list[float] = []
         self._bandwidths: list[float] = []
-        self._env.process(self._send(requests))
+        self._env.process(self._send(requests_of(workload)))
         self._worker = self._env.process(self._serve())
 
     def step(self, cores: int, batch: int) -> tuple[np.ndarray, Interval]:
@@ -79,7 +102,7 @@ class Server:
         interval, self._interval = self._interval, Interval()
         return encode(self._view(interval), self._spec), interval
 
-    def _send(self, requests: Sequence[Request]) -> Process:
+    def _send(self, requests: Iterator[Request]) -> Process:
         for request in requests:
             yield self._env.timeout(max(0.0, request.arrival_s - self._env.now))
             self._interval.arrived.append(request)
@@ -116,7 +139,7 @@ class Server:
         self._running = None
 
     def _view(self, interval: Interval) -> SystemView:
-        delays_s = np.array([r.delay_s for r in interval.arrived])
+        delays_s = np.array([r.arrival_s - r.sent_s for r in interval.arrived])
         transfer_s = delays_s.sum() - 0.01 * len(delays_s)
         self._arrivals.append(float(len(delays_s)))
         self._mean_delays_s.append(float(delays_s.mean()) if len(delays_s) else np.nan)

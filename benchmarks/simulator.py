@@ -19,19 +19,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from sponge_env.seeding import stream
-from sponge_env.workers.simulated import noise_source
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from benchmarks.simpy_model import Server
+from benchmarks.simpy_model import Server, noise_source
 from sponge_env.config import Arrivals
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
-from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.seeds import stream
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.vector.simulator import BatchSimulator
-from sponge_env.workload import make_requests
 
 LOADS_RPS = (10, 20, 100, 1000)
 ENVS = (16, 256, 1024, 4096)
@@ -132,8 +131,8 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
     plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
 
     def episode() -> None:
-        noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
-        server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
+        noise = noise_source(profile.noise_quantiles, stream(0, "noise"))
+        server = Server(spec, draw_workload(scenario, profile, 0), latency_s, noise)
         for cores, batch in plan:
             server.step(cores, batch)
 

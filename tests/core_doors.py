@@ -70,6 +70,20 @@ def _share(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: float) ->
     quota.share(w.settings, w.replicas[0], now_s, cores)
 
 
+@entry_point
+def _replayed(arrays: Arrays, metrics: NDArray[Any], size: int) -> float:
+    return service._replayed(_world(arrays, 0, metrics), size)
+
+
+def measured_works(table: NDArray[np.float64], sizes: Sequence[int]) -> list[float]:
+    """Return the relative works that batches of these sizes get of a table of measured ones."""
+    settings = np.zeros(1, SETTINGS)
+    settings["replay_at"] = 1
+    numbers, nothing = np.concatenate([np.zeros(1), table]), np.zeros(0, SAMPLE)
+    arrays = allocate(1, Room(), rows(settings), nothing, numbers)
+    return [_replayed(arrays, METRICS, size) for size in sizes]
+
+
 class CoreService:
     """The core's service of one replica, with the face of the reference's."""
 

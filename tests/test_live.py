@@ -27,6 +27,7 @@ from sponge_env.interfaces import Allocation
 from sponge_env.profile import Profile, save_profile
 from sponge_env.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.system import LiveSystem
 from sponge_env.workers import limits
 from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 
@@ -135,8 +136,9 @@ def play(scenario: Scenario, profile: Profile, backend: Backend) -> Played:
     system = make_system(scenario, 3, backend=backend, profile=profile)
     try:
         summary = run_episode(system, SpongeIP(), Run("sponge-ip", "here", backend, 3)).summary
-        requests = pd.DataFrame(system.core.ledger.columns()).set_index("id").sort_index()
-        return Played(requests, summary.violation_rate, system.worker.status().cpu_s)
+        requests = pd.DataFrame(system.columns()).set_index("id").sort_index()
+        cpu_s = system.worker.status().cpu_s if isinstance(system, LiveSystem) else 0.0
+        return Played(requests, summary.violation_rate, cpu_s)
     finally:
         system.close()
 

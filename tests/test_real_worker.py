@@ -26,7 +26,7 @@ from machine import needs_cgroup, needs_two_cpus
 from onnx import TensorProto, helper
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.interfaces import Allocation, Batch, Completion, Request
+from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.workers import cgroups
 from sponge_env.workers.duty_cycle import process_cpu_s
 from sponge_env.workers.janitor import start_ticks
@@ -41,7 +41,7 @@ MILITARY_UNIFORM = 652
 
 
 def batch(size: int, id: int = 1) -> Batch:
-    return Batch(id, tuple(Request(i, 0.0, 0.0, 1e9) for i in range(size)))
+    return Batch(id, tuple(range(size)))
 
 
 def next_completion(worker: PoolWorker) -> Completion:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sponge_env.serving.core import ServingCore
-from sponge_env.serving.drive import ArrivalCursor, drive
-from sponge_env.workers.service import ProfileService
-from sponge_env.workers.simulated import SimulatedWorker
+from reference.serving import ArrivalCursor, ServingCore, drive
+from reference.worker import ProfileService, SimulatedWorker
+from reference.workload import Request
 from views import busy_view, make_spec, make_view
 
 from agents.exact_kernel import entry_point
@@ -26,7 +25,7 @@ from agents.mpc_service import ServiceTimes
 from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
-from sponge_env.interfaces import Allocation, FloatArray, Request, RunningBatch, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.rollout import Run, run_episode

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from sponge_env.workers.bucket import QuotaBucket
-from sponge_env.workers.service import ProfileService
-from sponge_env.workers.simulated import SimulatedWorker
+from reference.quota import QuotaBucket
+from reference.worker import ProfileService, SimulatedWorker
 
-from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
+from sponge_env.interfaces import Allocation, Batch, Completion, Worker
 from sponge_env.quota import QuotaService
 from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 
@@ -37,7 +36,7 @@ class Rig:
         """Make a batch with a number of its own."""
         self.batches += 1
         first = self.batches * 1000
-        return Batch(self.batches, tuple(Request(first + i, 0.0, 0.0, 1e9) for i in range(size)))
+        return Batch(self.batches, tuple(first + i for i in range(size)))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Let time pass until the condition holds."""
