@@ -58,10 +58,10 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 # somewhere, which the report then says.
 results: setup  ## run the standard suite, write docs/results.md and the README's results
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
-	$(PY) -m sponge_env.report $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
+	$(PY) -m benchmarks.results $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
-	$(PY) -m sponge_env.suite.bounds
+	$(PY) -m sponge_env.run.bounds
 
 policies: setup  ## train the policies that ship, half an hour
 	@for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
@@ -71,7 +71,7 @@ policies: setup  ## train the policies that ship, half an hour
 	done; done
 
 docs: setup  ## write the generated pages again
-	$(PY) -m sponge_env.metrics > docs/metrics.md
+	$(PY) -m sponge_env.results.documentation > docs/metrics.md
 
 clean:  ## remove the environment and caches, not the runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

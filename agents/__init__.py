@@ -1,17 +1,63 @@
-"""Controllers that optimise or learn."""
+"""Controllers that optimise or learn, and how the latter learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sponge_env.config import ControlName
 
 CONTROLLERS = {
-    "sponge-ip": "agents.sponge_ip:SpongeIP",
-    "sponge-exact": "agents.sponge_ip:sponge_exact",
-    "sponge-mpc": "agents.sponge_mpc:SpongeMPC",
-    "sponge-joint": "agents.sponge_joint:SpongeJoint",
-    "sponge-no-batching": "agents.ablations:no_batching",
-    "sponge-no-scaling": "agents.ablations:no_scaling",
-    "ppo": "agents.learned:ppo",
-    "ppo-joint": "agents.learned:ppo_joint",
-    "maskable-ppo": "agents.learned:maskable_ppo",
-    "recurrent-ppo": "agents.learned:recurrent_ppo",
-    "recurrent-ppo-joint": "agents.learned:recurrent_ppo_joint",
-    "residual-ppo": "agents.residual:ResidualController",
+    name: f"{__name__}.{place}"
+    for name, place in {
+        "sponge-ip": "sponge_ip:SpongeIP",
+        "sponge-exact": "sponge_ip:sponge_exact",
+        "sponge-mpc": "sponge_mpc:SpongeMPC",
+        "sponge-joint": "sponge_joint:SpongeJoint",
+        "sponge-no-batching": "sponge_ip:no_batching",
+        "sponge-no-scaling": "sponge_ip:no_scaling",
+        "ppo": "learned:ppo",
+        "ppo-joint": "learned:ppo_joint",
+        "maskable-ppo": "learned:maskable_ppo",
+        "recurrent-ppo": "learned:recurrent_ppo",
+        "recurrent-ppo-joint": "learned:recurrent_ppo_joint",
+        "residual-ppo": "residual:ResidualController",
+    }.items()
 }
 """Name -> ``module:callable``, imported only when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """How an agent learns and decides."""
+
+    algorithm: Literal["ppo", "maskable", "recurrent"] = "ppo"
+    """Proximal policy optimisation: plain, with action masks, or with an LSTM."""
+    control: ControlName = "vertical"
+    """What it sees and chooses."""
+    corrects: bool = False
+    """Whether its actions correct the look-ahead program instead, see :mod:`.residual`."""
+    steps: int = 1_000_000
+    """Environment steps of a training run, if nothing else is said."""
+    envs: int = 256
+    """Simulated environments likewise."""
+    options: Mapping[str, float] = field(default_factory=dict)
+    """Hyper-parameters likewise, where they differ from :class:`.learn.LearnConfig`."""
+
+
+LEARNERS: dict[str, Learner] = {
+    "ppo": Learner(),
+    "ppo-joint": Learner(control="joint"),
+    "maskable-ppo": Learner("maskable"),
+    "recurrent-ppo": Learner("recurrent"),
+    "recurrent-ppo-joint": Learner("recurrent", "joint"),
+    # A step with the program takes half a millisecond, on the batch simulator a microsecond.
+    "residual-ppo": Learner(
+        corrects=True,
+        steps=200_000,
+        envs=16,
+        options={"learning_rate": 1e-3, "entropy": 0.005, "rollout_steps": 64},
+    ),
+}
+"""By name of the agent."""

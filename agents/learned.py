@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from agents.learners import LEARNERS, masks_for
-from agents.policy import POLICY_FILE, Memory, Policy, load_policy
+from sponge_env.arrays import IntArray
+from sponge_env.controllers import BaseController
 from sponge_env.encoding import control_named, decode, encode
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.masks import ActionMasks
+
+from . import LEARNERS
+from .policy import POLICY_FILE, Memory, Policy, load_policy
 
 RUNS = Path("runs")
 """Where train.py leaves its run directories."""
@@ -23,8 +23,13 @@ SHIPPED = Path(__file__).resolve().parent / "policies"
 """Policies that come with the project."""
 
 
-class PolicyController:
-    """Follows a policy that was trained for the system it is given."""
+def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
+    """Return the masks that an agent is trained with, if it is."""
+    return ActionMasks(spec) if LEARNERS[agent].algorithm == "maskable" else None
+
+
+class PolicyController(BaseController):
+    """Follows a policy that was trained for the system at hand."""
 
     def __init__(self, agent: str, policy: str = "newest") -> None:
         """Choose where the policy comes from; it is read by :meth:`reset`.
@@ -38,31 +43,26 @@ class PolicyController:
         self._control = control_named(LEARNERS[agent].control)
         self._wanted = policy
         self._policy: Policy | None = None
-        self._masks: ActionMasks | None = None
-        self._memory: Memory | None = None
-        self._spec: SystemSpec | None = None
         self._path: Path | None = None
 
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; the policy is deterministic.
+    def begin(self, spec: SystemSpec) -> None:
+        """Find a policy for this system, unless the last one was for it.
 
         Raises:
-            PolicyError: There is no policy for this system.
+            PolicyError: There is none.
         """
         if self._policy is None or self._policy.info.fingerprint != spec.fingerprint:
             self._path, self._policy = self._find(spec)
         self._masks = masks_for(self._agent, spec)
-        self._memory = self._policy.memory()
-        self._spec = spec
+        self._memory: Memory | None = self._policy.memory()
 
-    def decide(self, view: SystemView) -> Allocation:
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
-        assert self._spec is not None, "call reset first"
-        observation = encode(view, self._spec, self._control)
+        observation = encode(view, spec, self._control)
         allowed = self._masks(observation) if self._masks is not None else None
         return self._allocation(self.policy.act(observation, allowed, self._memory), view)
 
-    def _allocation(self, action: NDArray[np.int64], view: SystemView) -> Allocation:
+    def _allocation(self, action: IntArray, view: SystemView) -> Allocation:
         """Turn the policy's action into an allocation."""
         return decode(action)
 
@@ -84,7 +84,7 @@ class PolicyController:
             return self._named(Path(self._wanted), spec)
         for path in self._candidates():
             try:
-                policy = load_policy(path)
+                policy = load_policy(path, self._control.fields)
             except PolicyError:
                 continue  # of an older version, or still being written
             if (policy.info.agent, policy.info.fingerprint) == (self._agent, spec.fingerprint):
@@ -96,7 +96,7 @@ class PolicyController:
 
     def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
         path = path / POLICY_FILE if path.is_dir() else path
-        policy = load_policy(path)
+        policy = load_policy(path, self._control.fields)
         info = policy.info
         if info.agent != self._agent:
             raise PolicyError(f"{path} is a policy of {info.agent}, not of {self._agent}")

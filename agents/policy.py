@@ -1,9 +1,9 @@
 """Learned policies: a small network, and the file it comes in.
 
 A policy file is a safetensors file: plain arrays, so loading it executes nothing, and
-deciding needs neither PyTorch nor Stable-Baselines3. It carries the version of the
-observation layout and the fingerprint of the system it was trained on, because to any other
-its numbers mean nothing.
+deciding needs neither PyTorch nor Stable-Baselines3. It carries the names of its inputs, which
+are looked up among the observation's fields so that a new field changes nothing, and the
+fingerprint of the system it was trained on, because to any other its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,24 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sponge_env.encoding import LAYOUT_VERSION
+from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.files import replacing
 from sponge_env.mapping import from_mapping
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file layout."""
+
+_INPUTS_OF_FORMAT_2 = (
+    *("queue_length", "budget_q0", "budget_q10", "budget_q25", "budget_q50", "budget_q75"),
+    *("budget_q90", *(f"due_{number}_of_8" for number in range(1, 9))),
+    *("arrivals_last", "arrivals_1s", "arrivals_5s", "arrivals_30s"),
+    *("delay_mean", "delay_max", "delay_trend", "bandwidth", "bandwidth_trend"),
+    *("cores", "batch", "replicas", "replicas_ready", "running_size", "running_left"),
+    *("on_time", "late", "dropped", "utilisation", "throttled_share"),
+    *("replicas_starting", *(f"ready_in_{number}" for number in range(1, 9))),
+)
+"""Of policies whose files do not name their inputs: all, or as many as the first layer takes."""
 
 POLICY_FILE = "policy.safetensors"
 """Its name in a run directory."""
@@ -46,6 +57,8 @@ class PolicyInfo:
     """Scenarios that it was trained on."""
     actions: tuple[int, ...]
     """Number of choices of each part of an action: cores, batch sizes, replicas."""
+    inputs: tuple[str, ...]
+    """Names of the observation's fields that it reads, in order."""
     steps: int
     """Environment steps it was trained for."""
     seed: int
@@ -53,7 +66,6 @@ class PolicyInfo:
     """Command line that made it."""
     seconds: float = 0.0
     """How long that took."""
-    layout: int = LAYOUT_VERSION
     format: int = FORMAT
 
 
@@ -100,12 +112,8 @@ class Policy:
     layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]
     """(weight, bias) of each layer: (out, in) and (out,)."""
     recurrence: Recurrence | None = None
-
-    @property
-    def observed(self) -> int:
-        """Length of the observation."""
-        first = self.layers[0][0] if self.recurrence is None else self.recurrence.weight_in
-        return int(first.shape[1])
+    places: IntArray | None = None
+    """(inputs,) where each input stands in the observation; None where it is all of it."""
 
     def memory(self, *shape: int) -> Memory | None:
         """Return the memory of ``shape`` new episodes; None for a policy without one."""
@@ -123,7 +131,7 @@ class Policy:
         """Return the most probable action.
 
         Args:
-            observation: (..., observed) float32.
+            observation: (..., fields) float32.
             allowed: (..., sum of choices) which choices may be taken; all if left out.
             memory: What a recurrent policy remembers of the episode; updated.
 
@@ -131,8 +139,11 @@ class Policy:
             (..., parts) each part's choice, from 0 on.
         """
         hidden = observation
+        if self.places is not None:
+            # Rows stay contiguous, so that products come out the same to the bit.
+            hidden = np.take(observation, self.places, axis=-1)
         if self.recurrence is not None and memory is not None:
-            hidden = self.recurrence(observation, memory)
+            hidden = self.recurrence(hidden, memory)
         for weight, bias in self.layers[:-1]:
             hidden = np.tanh(hidden @ weight.T + bias)
         weight, bias = self.layers[-1]
@@ -160,12 +171,17 @@ def save_policy(policy: Policy, path: Path) -> None:
         save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 
 
-def load_policy(path: Path) -> Policy:
+def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     """Read a policy file.
 
+    Args:
+        path: The file.
+        observed: Names of the fields of the observations that it will be shown; its inputs if
+            left out.
+
     Raises:
-        PolicyError: There is no such file, it is damaged, not a policy, or of another
-            layout.
+        PolicyError: There is no such file, it is damaged, not a policy, or reads a field that
+            is not observed.
     """
     if path.suffix == ".zip":
         raise PolicyError(
@@ -175,23 +191,34 @@ def load_policy(path: Path) -> Policy:
     try:
         with safe_open(path, framework="numpy") as file:
             described = json.loads(file.metadata()["policy"])
-            _check_versions(path, described)
             count = sum(name.startswith("weight_") for name in file.keys())  # noqa: SIM118  # it is no mapping
             layers = tuple(
                 (file.get_tensor(f"weight_{i}"), file.get_tensor(f"bias_{i}")) for i in range(count)
             )
             recurrence = _recurrence(file)
-        info = from_mapping(PolicyInfo, described)
+        first = layers[0][0] if recurrence is None else recurrence.weight_in
+        info = from_mapping(PolicyInfo, _upgraded(path, described, first.shape[1]))
     except PolicyError:
         raise
     except FileNotFoundError:
         raise PolicyError(f"there is no policy file {str(path)!r}") from None
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError, ConfigError) as error:
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError, ConfigError) as error:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    _check_shapes(path, info, layers)
-    return Policy(info, layers, recurrence)
+    _check_shapes(path, info, layers, recurrence)
+    return Policy(info, layers, recurrence, _places(path, info.inputs, observed or info.inputs))
+
+
+def _places(path: Path, inputs: Sequence[str], observed: Sequence[str]) -> IntArray | None:
+    """Return where the inputs stand among what is observed; None where they are all of it."""
+    if list(inputs) == list(observed):
+        return None
+    if missing := [name for name in inputs if name not in observed]:
+        raise PolicyError(
+            f"{path} reads {', '.join(missing)}, which observations do not hold; train it again"
+        )
+    return np.array([observed.index(name) for name in inputs])
 
 
 def _recurrence(file: Any) -> Recurrence | None:
@@ -201,22 +228,32 @@ def _recurrence(file: Any) -> Recurrence | None:
     return Recurrence(*(file.get_tensor(f"lstm_{name}") for name in names))
 
 
-def _check_versions(path: Path, described: dict[str, object]) -> None:
-    layout, form = described["layout"], described["format"]
-    if (form, layout) != (FORMAT, LAYOUT_VERSION):
+def _upgraded(path: Path, described: dict[str, Any], width: int) -> dict[str, Any]:
+    """Return what a file says of its policy, as a file of this format says it."""
+    if described["format"] == FORMAT:
+        return described
+    if described["format"] != 2 or described.pop("layout") != 1:
+        form = described["format"]
         raise PolicyError(
-            f"{path} was made for observation layout {layout} in file format {form}, "
-            f"this version has {LAYOUT_VERSION} and {FORMAT}; train it again"
+            f"{path} is of format {form}, this version reads {FORMAT}; train it again"
         )
+    return described | {"format": FORMAT, "inputs": list(_INPUTS_OF_FORMAT_2[:width])}
 
 
 def _check_shapes(
-    path: Path, info: PolicyInfo, layers: Sequence[tuple[FloatMatrix, FloatMatrix]]
+    path: Path,
+    info: PolicyInfo,
+    layers: Sequence[tuple[FloatMatrix, FloatMatrix]],
+    recurrence: Recurrence | None,
 ) -> None:
-    width = layers[0][0].shape[-1] if layers else 0
+    width = len(info.inputs)
+    if recurrence is not None:
+        if recurrence.weight_in.shape[1:] != (width,):
+            raise PolicyError(f"{path} is damaged: its network does not fit its inputs")
+        width = recurrence.weight_hidden.shape[1]
     for weight, bias in layers:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             raise PolicyError(f"{path} is damaged: its layers do not fit together")
         width = weight.shape[0]
-    if not layers or width != sum(info.actions):
+    if width != sum(info.actions):
         raise PolicyError(f"{path} is damaged: its output does not fit its actions")

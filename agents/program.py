@@ -1,25 +1,24 @@
-"""Sponge's integer program, built from a view: what each (batch, cores) costs and misses.
+"""Sponge's integer program in numbers: what a (batch, cores) pair costs, and what decides it.
 
-The decision is one pair out of ``batch_max * cores_max``. Two formulations fill the same
-:class:`Program`: the published one, which gives every request the worst budget, and one
-that follows each request's own deadline. Nothing here solves anything, and nothing has
-state: arrays in, arrays out.
+The decision is one pair out of ``batch_max * cores_max``: minimise its cost so that no request
+misses its deadline. Two formulations say which do, and :mod:`.exact` counts them: the published
+one, which gives every request the worst budget, and one that follows each request's own deadline.
+Where no pair is without a miss, the fewest are wanted, and of several such pairs the one that
+works the backlog off fastest: what is late already makes the next ones late until it is gone.
 
-Arrays over the pairs have shape (batch_max, cores_max): row ``b - 1``, column ``c - 1``.
+Arrays over the pairs have shape (batch_max, cores_max), row ``b - 1``, column ``c - 1``, but for
+those of :class:`Tables`, which are the other way round.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agents.forecast import Forecast
-from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
-
-CountArray = NDArray[np.int64]
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.interfaces import SystemSpec, SystemView
 
 ROUNDING = 1e-9
 """Requests that a count may be off by rounding."""
@@ -27,20 +26,52 @@ ROUNDING_MS = 1e-6
 """Milliseconds that a published budget may be off by rounding."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Program:
-    """Minimise ``sum(cost * x)`` over one-hot ``x`` subject to ``sum(late * x) <= 0``.
+class Forecast(NamedTuple):
+    """What is expected to arrive until the next decision."""
 
-    The published program has one row per request r: its latency under the chosen pair
-    must not exceed its budget. With ``x`` one-hot, row r reads ``sum(misses[r] * x) <= 0``
-    with ``misses[r]`` the 0/1 table of the pairs under which r is late. The rows are not
-    negative, so together they say the same as their sum, which is ``late``.
-    """
+    rate_rps: float
+    """Arrivals per second."""
+    noise: float
+    """Fluctuation to be ready for: up to ``n + noise * sqrt(n)`` requests arrive where
+    ``n`` are expected."""
+    budget_low_s: float
+    """Lowest budget on arrival."""
+    budget_high_s: float
+    """Highest budget on arrival."""
 
-    cost: FloatArray
-    """(batch_max, cores_max) what is minimised; all different."""
-    late: CountArray
-    """(batch_max, cores_max) requests that would miss their deadline."""
+
+class Tables(NamedTuple):
+    """What stays the same for an episode."""
+
+    service_s: FloatArray
+    """(cores_max, batch_max) seconds to plan a batch with; row ``c - 1``, column ``b - 1``."""
+    orderly: bool
+    """Whether no request is done later with more cores."""
+    by_recovery: IntArray
+    """(<= pairs,) flat indices of those that can miss the fewest, best throughput first."""
+    coefficients_s: tuple[float, float, float, float]
+    """gamma, epsilon, delta, eta of the latency model."""
+    fastest_s: float
+    """Requests with less slack are hopeless."""
+    margin: float
+    """Relative allowance on every predicted latency."""
+    interval_s: float
+    """Time between two decisions."""
+
+
+class State(NamedTuple):
+    """What one decision looks at."""
+
+    now_s: float
+    deadlines_s: FloatArray
+    """(queued,) absolute, ascending."""
+    ready_s: float
+    """Seconds until there is a replica."""
+    running: FloatArray
+    """(batches, 2) size and expected end of each batch in flight."""
+    cores: int
+    """Cores in force."""
+    forecast: Forecast
 
 
 def cost_table(spec: SystemSpec) -> FloatArray:
@@ -69,158 +100,62 @@ def recovery_table(spec: SystemSpec) -> FloatArray:
     return ranks.reshape(throughput.shape)
 
 
-def service_table_s(spec: SystemSpec, margin: float) -> FloatArray:
-    """Return (batch_max, cores_max) seconds to plan a batch with."""
-    service_s: FloatArray = (1 + margin) * spec.latency.table_s(spec.batch_max, spec.cores_max)
-    return service_s
-
-
-def fastest_s(spec: SystemSpec) -> float:
-    """Return the shortest latency there is, without margin."""
-    return float(spec.latency.table_s(spec.batch_max, spec.cores_max)[0, -1])
-
-
 def published_table_ms(spec: SystemSpec) -> FloatArray:
     """Return (batch_max, cores_max) latencies floored to whole milliseconds, at least 1."""
     latency_ms = np.floor(spec.latency.table_s(spec.batch_max, spec.cores_max) * 1e3)
     return np.maximum(latency_ms, 1)
 
 
-def arrivals_to_expect(rate_rps: float, interval_s: float) -> int:
-    """Return the arrivals of one interval, rounded up."""
-    return math.ceil(rate_rps * interval_s - ROUNDING)
-
-
-def published_program(
-    spec: SystemSpec, rate_rps: float, delay_max_s: float, slo_fraction: float
-) -> Program:
-    """Build the program as published (Razavi et al., EuroMLSys 2024, and its code).
-
-    The next second's requests count as queued at once and are served in batches of ``b``
-    one after another; each must end within ``slo_fraction * SLO - cl_max``, with ``cl_max``
-    the largest communication delay, and the throughput must reach their rate. Latencies
-    are floored to whole milliseconds.
+def make_tables(spec: SystemSpec, margin: float) -> Tables:
+    """Lay a system out for the kernels.
 
     Args:
         spec: The system.
-        rate_rps: Requests per second, the published lambda.
-        delay_max_s: The published cl_max.
-        slo_fraction: Share of the SLO to plan with.
+        margin: Relative allowance on every latency that the per-request form predicts.
+
+    Raises:
+        ProfileError: The system's latency model predicts one that is not positive.
     """
-    latency_ms = published_table_ms(spec)
-    batches = np.arange(1, spec.batch_max + 1)[:, None]
-    limit_ms = (slo_fraction * spec.slo_s - delay_max_s) * 1e3
-    requests = int(np.ceil(rate_rps))
-    in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
-    misses = np.maximum(requests - in_time, 0)
-    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
-    return Program(cost_table(spec), (misses + unserved).astype(np.int64))
+    fit, latency_s = spec.latency, spec.latency.table_s(spec.batch_max, spec.cores_max)
+    # A fit may have it otherwise; then more cores may make a request late.
+    orderly = np.all(np.diff(latency_s, axis=0) >= 0) and np.all(np.diff(latency_s, axis=1) <= 0)
+    return Tables(
+        service_s=np.ascontiguousarray(((1 + margin) * latency_s).T),
+        orderly=bool(orderly),
+        by_recovery=_recovery_order(spec, bool(orderly)),
+        coefficients_s=(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s),
+        fastest_s=float(latency_s[0, -1]),
+        margin=margin,
+        interval_s=spec.interval_s,
+    )
 
 
-def per_request_program(
-    spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float
-) -> Program:
-    """Build the program that holds each request to its own deadline.
+def _recovery_order(spec: SystemSpec, orderly: bool) -> IntArray:
+    """Return flat indices of the pairs that can miss the fewest, best throughput first.
 
-    Queued requests leave batch by batch in order of their deadlines, after the batch that
-    is running. Forecast arrivals come behind the queue. The throughput must reach the
-    forecast rate. A queued request that not even the fastest service could save is
-    *hopeless*: it takes its service time from the next ones, but does not count as late.
-
-    Where no pair is without a miss, throughput is wanted instead of few cores: what is late
-    already makes the next ones late until the backlog is gone.
-
-    Args:
-        spec: The system.
-        view: What is queued and running.
-        forecast: What will arrive.
-        margin: Relative allowance on every predicted latency.
+    In an orderly system the pairs with all the cores are enough: none with fewer cores
+    misses less, and it comes behind them by throughput unless that is the same.
     """
-    service_s = service_table_s(spec, margin)
-    free_s = _free_after_s(spec, view, margin)
-    slack_s = view.queued_deadlines_s - view.now_s
-    done_s = _queue_done_s(service_s, free_s, slack_s.size)
-    clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
-    hopeless = slack_s < fastest_s(spec)
-
-    late = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
-    late += _late_arrivals(service_s, clear_s, forecast, spec.interval_s)
-    late += _unserved(service_s, forecast.rate_rps, spec.interval_s)
-    return Program(recovery_table(spec) if late.min() else cost_table(spec), late)
+    ranks = recovery_table(spec).T
+    order = np.argsort(ranks, axis=None)
+    if orderly and np.all(ranks[-1] <= ranks):
+        return order[order >= (spec.cores_max - 1) * spec.batch_max]
+    return order
 
 
-def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArray:
-    """Return (cores_max,) seconds until a replica takes the next batch, per core count.
+def make_state(view: SystemView, forecast: Forecast, interval_s: float) -> tuple[State, FloatArray]:
+    """Lay a decision out for the kernels; no array of the view is copied.
 
-    What is left of a running batch scales with the cores, for a resize acts on it at once.
+    Returns:
+        The state, and memory for when each forecast arrival comes and when it is due:
+        (arrivals, 2).
     """
-    cores = np.arange(1, spec.cores_max + 1)
-    free_s = np.zeros(spec.cores_max)
-    if not view.replicas_ready and view.starting_s:
-        free_s += view.starting_s[0]
-    for batch in view.running:
-        whole_s = float(spec.latency.predict_s(batch.size, view.allocation.cores))
-        left_s = max(0.0, batch.expected_end_s + margin * whole_s - view.now_s)
-        speed_up = spec.latency.predict_s(batch.size, cores) / whole_s
-        free_s = np.maximum(free_s, left_s * speed_up)
-    return free_s
-
-
-def _queue_done_s(service_s: FloatArray, free_s: FloatArray, queued: int) -> FloatArray:
-    """Return (queued, batch_max, cores_max) seconds until each queued request is done.
-
-    Full batches go first; the last batch holds what is left.
-    """
-    order = np.arange(queued)[:, None]
-    batches = np.arange(1, service_s.shape[0] + 1)
-    before = order // batches
-    own = np.minimum(batches, queued - before * batches)
-    done_s: FloatArray = free_s + before[:, :, None] * service_s + service_s[own - 1]
-    return done_s
-
-
-def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
-    """Return (batch_max, cores_max) seconds that a batch takes once the queue is gone.
-
-    Batches settle at the smallest size that holds what arrives during one, at most ``b``.
-    """
-    batches = np.arange(1, service_s.shape[0] + 1)[:, None]
-    expected = forecast.rate_rps * service_s
-    holds = batches >= expected + forecast.noise * np.sqrt(expected)
-    holds[-1] = True
-    rows = np.minimum(holds.argmax(axis=0), batches - 1)
-    settled_s: FloatArray = service_s[rows, np.arange(service_s.shape[1])]
-    return settled_s
-
-
-def _late_arrivals(
-    service_s: FloatArray, clear_s: FloatArray, forecast: Forecast, interval_s: float
-) -> CountArray:
-    """Count the forecast arrivals that miss their deadline: (batch_max, cores_max).
-
-    An arrival is served behind the queue and the arrivals before it, or after the batch it
-    finds in service, whichever is later. They come as early as their scatter lets them:
-    number ``n`` when ``x`` are expected with ``x + noise * sqrt(x) = n``. Budgets are spread
-    evenly; the first arrivals, which meet the queue, get the lowest.
-    """
-    count = arrivals_to_expect(forecast.rate_rps, interval_s)
-    if not count:
-        return np.zeros(service_s.shape, dtype=np.int64)
-    order = np.arange(count)[:, None, None]
-    batches = np.arange(1, service_s.shape[0] + 1)[:, None]
-    root = (np.sqrt(forecast.noise * forecast.noise + 4 * order) - forecast.noise) / 2
-    arrival_s = root * root / forecast.rate_rps
-    step_s = (forecast.budget_high_s - forecast.budget_low_s) / max(count - 1, 1)
-    deadline_s = arrival_s + (forecast.budget_low_s + step_s * order)
-    settled_s = _settled_s(service_s, forecast)
-    behind_queue_s = clear_s + order // batches * service_s
-    done_s = np.maximum(behind_queue_s, arrival_s + settled_s) + settled_s
-    late: CountArray = np.count_nonzero(done_s > deadline_s, axis=0)
-    return late
-
-
-def _unserved(service_s: FloatArray, rate_rps: float, interval_s: float) -> CountArray:
-    """Count by how many requests an interval's throughput falls short of the rate."""
-    throughput_rps = np.arange(1, service_s.shape[0] + 1)[:, None] / service_s
-    short = np.ceil((rate_rps - throughput_rps) * interval_s - ROUNDING)
-    return np.maximum(short, 0).astype(np.int64)
+    waiting = not view.replicas_ready and view.starting_s
+    running = np.empty((len(view.running), 2))
+    for row, batch in enumerate(view.running):
+        running[row, 0], running[row, 1] = batch.size, batch.expected_end_s
+    ready_s = view.starting_s[0] if waiting else 0.0
+    queued_s, cores = view.queued_deadlines_s, view.allocation.cores
+    state = State(view.now_s, queued_s, ready_s, running, cores, forecast)
+    arrivals = math.ceil(forecast.rate_rps * interval_s - ROUNDING)
+    return state, np.empty((arrivals, 2))

@@ -11,29 +11,25 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-from numpy.typing import NDArray
-
-from agents.learned import PolicyController
-from agents.mpc_config import MPCConfig
-from agents.mpc_episode import make_rules
-from agents.sponge_mpc import SpongeMPC
+from sponge_env.arrays import IntArray
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
+from .learned import PolicyController
+from .lookahead import MPCConfig
+from .sponge_mpc import SpongeMPC
+
 MARGINS = (0.25, 0.5, 1.0, 2.0)
-"""Multiples of :attr:`~agents.mpc_config.MPCConfig.guard` to choose from."""
+"""Multiples of :attr:`~.lookahead.MPCConfig.guard` to choose from."""
 HORIZONS = (0, 1, 2)
-"""Values of :attr:`~agents.mpc_config.MPCConfig.look_ahead` to choose from."""
+"""Values of :attr:`~.lookahead.MPCConfig.look_ahead` to choose from."""
 PRICES = (0.25, 1.0, 4.0)
-"""Multiples of :attr:`~agents.mpc_config.MPCConfig.late_price` to choose from."""
+"""Multiples of :attr:`~.lookahead.MPCConfig.late_price` to choose from."""
 
 CHOICES = (len(MARGINS), len(HORIZONS), len(PRICES))
 """Number of choices of each part of an action."""
 
 _GUARD_MAX = 0.9
-
-Action = NDArray[np.int64]
 
 
 def preset(config: MPCConfig) -> tuple[int, ...]:
@@ -41,7 +37,7 @@ def preset(config: MPCConfig) -> tuple[int, ...]:
     return MARGINS.index(1.0), HORIZONS.index(config.look_ahead), PRICES.index(1.0)
 
 
-def corrected(config: MPCConfig, action: Action) -> MPCConfig:
+def corrected(config: MPCConfig, action: IntArray) -> MPCConfig:
     """Return the options of the program under an action.
 
     Args:
@@ -68,16 +64,14 @@ class CorrectedMPC(SpongeMPC):
         super().__init__()
         self._preset = self.config
 
-    def correct(self, action: Action) -> None:
+    def correct(self, action: IntArray) -> None:
         """Set the options of the next decisions; after :meth:`reset`.
 
         Args:
             action: See :func:`corrected`.
         """
-        assert self._episode is not None, "call reset first"
-        episode, self.config = self._episode, corrected(self._preset, action)
-        episode.rules = make_rules(episode.spec, self.config, episode.times.table_s)
-        episode.memory = episode.memory._replace(speed=np.empty(1 + self.config.look_ahead))
+        self.config = corrected(self._preset, action)
+        self._program.correct(self.config)
 
 
 class ResidualController(PolicyController):
@@ -87,22 +81,22 @@ class ResidualController(PolicyController):
         """Choose where the policy comes from.
 
         Args:
-            policy: See :class:`~agents.learned.PolicyController`.
+            policy: See :class:`.learned.PolicyController`.
         """
         super().__init__("residual-ppo", policy)
         self._program = CorrectedMPC()
 
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode.
+    def begin(self, spec: SystemSpec) -> None:
+        """Find the policy and start the program.
 
         Raises:
             PolicyError: There is no policy for this system, or it makes other corrections.
         """
-        super().reset(spec, seed)
+        super().begin(spec)
         if self.policy.info.actions != CHOICES:
             raise PolicyError(f"{self._path} makes other corrections than this version; train anew")
-        self._program.reset(spec, seed)
+        self._program.reset(spec, seed=0)
 
-    def _allocation(self, action: Action, view: SystemView) -> Allocation:
+    def _allocation(self, action: IntArray, view: SystemView) -> Allocation:
         self._program.correct(action)
         return self._program.decide(view)

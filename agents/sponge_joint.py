@@ -1,101 +1,202 @@
 """Joint vertical and horizontal scaling: cores cover the load until cheaper replicas are warm.
 
 As Themis argues ("A Tale of Two Scales", Razavi et al., arXiv 2407.14843, 2024), replicas on
-few cores are the cheapest way to serve a load and cores the fastest way to follow one. Three
-parts share each decision: :class:`~agents.joint_latency.Latency` knows what batches take,
-:class:`~agents.joint_fleet.Fleet` says how many replicas to hold, and the look-ahead program of
-:mod:`agents.sponge_mpc` with which cores and batch size they serve the next seconds best.
+few cores are the cheapest way to serve a load and cores the fastest way to follow one. Two
+parts share each decision: :class:`Fleet` says how many replicas to keep, which takes a cold start
+to change, and the look-ahead program of ``sponge-mpc`` with which cores and batch size they serve
+the next seconds best.
 """
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
-from agents.joint_fleet import Fleet, FleetConfig
-from agents.joint_latency import Latency
-from agents.mpc_episode import Episode, choose, make_episode
-from agents.mpc_paths import make_chance
-from agents.mpc_price import cost_curve
-from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.mapping import from_mapping
+import numpy as np
+
+from sponge_env.controllers import BaseController, option
+from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
+
+from .lookahead import LookAhead, MPCConfig
+from .lookahead.service import QuotaServiceTimes
+
+_SMOOTHED = 5
+"""Intervals over which rates are averaged: shorter swings are the queue's business."""
+_PRIOR = 30
+"""Intervals of experience that the belief in a lasting rate counts for."""
+_SAMPLES = 64
+"""Rates that stand for the distribution of the coming ones."""
+_REMEMBERED = 3600
+"""Past intervals whose rates are remembered."""
+_OVERLOAD = 10.0
+"""Cost of each core that is missing: that the CPU does not have, or that the rate would need
+beyond the largest allocation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpongeJointConfig(FleetConfig):
-    """Options of :class:`SpongeJoint`.
+class SpongeJointConfig(MPCConfig):
+    """Options of :class:`SpongeJoint`: of the fleet, and of the program that chooses its cores.
 
     The defaults were chosen on training seeds over several scenarios and profiles at once.
     """
 
-    margin_probability: float = 0.95
+    utilisation: float = option(0.9, above=0, at_most=1)
+    """Share of the planned throughput that a replica is trusted with."""
+    batch_share: float = option(0.4, above=0, at_most=1)
+    """Longest batch to reckon with, relative to the SLO."""
+    cold_starts_ahead: int = option(6, at_least=1)
+    """Cold starts to look ahead."""
+    reluctance: float = option(0.03, at_least=0, below=1)
+    """Saving, relative to the whole cost, for which the fleet changes."""
+    margin_probability: float = option(0.95, at_least=0, at_most=1)
     """Probability with which a latency that was never seen should stay below prediction plus
     margin, by the residuals of the profile's fit."""
-    safety: float = 0.03
+    safety: float = option(0.03, at_least=0)
     """Relative allowance on latencies that were seen, for single batches scatter."""
 
-    def __post_init__(self) -> None:
-        FleetConfig.__post_init__(self)
-        if not 0 <= self.margin_probability <= 1:
-            raise ConfigError(
-                f"margin_probability must be between 0 and 1, not {self.margin_probability!r}"
-            )
-        if not 0 <= self.safety < math.inf:
-            raise ConfigError(f"safety must be a number of at least 0, not {self.safety!r}")
 
-
-class SpongeJoint:
+class SpongeJoint(BaseController):
     """Sponge with replicas: chooses how many, their cores, and the batch size.
 
     Before the first interval has passed the load is unknown, and the replicas that there are
     take all cores.
     """
 
-    def __init__(self, **options: Any) -> None:
-        """Check the options.
+    config: SpongeJointConfig
 
-        Args:
-            options: Fields of :class:`SpongeJointConfig`.
-
-        Raises:
-            ConfigError: An option is unknown or out of range.
-        """
-        self.config = from_mapping(SpongeJointConfig, options)
-        self._chance = make_chance(self.config.risk)
-        self._state: tuple[Episode, Fleet] | None = None
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn. Compiles at the first call.
-
-        Raises:
-            ProfileError: The system's latency model predicts one that is not positive.
-        """
+    def begin(self, spec: SystemSpec) -> None:
+        """Start from the fitted service times and a margin; compiles at the first call."""
         config = self.config
         margin = max(0.0, spec.latency.residual_quantile(config.margin_probability))
-        times = Latency(spec, margin, config.safety)
-        episode = make_episode(spec, config, self._chance, times)
-        self._state = episode, Fleet(config, spec)
+        self._times = QuotaServiceTimes(spec, margin, config.safety)
+        self._program = LookAhead(spec, config, self._times.table_s)
+        self._fleet = Fleet(config, spec)
 
-    def decide(self, view: SystemView) -> Allocation:
-        """Choose the fleet, then its cores and batch size.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
-        if self._state is None:
-            raise RuntimeError("call reset() before decide()")
-        episode, fleet = self._state
-        spec = episode.spec
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Choose the fleet, then its cores and batch size."""
         if not view.arrivals.size:
             return Allocation(spec.cores_max, spec.batch_max, view.allocation.replicas)
         if self.config.learning:
-            episode.times.observe(view)
-        fleet.observe(view)
-        outlook = episode.flow.observe(view)
-        service_s = episode.times.table_s
-        held = fleet.replicas(view, service_s)
-        episode.curve = cost_curve(service_s)
-        episode.rules = episode.rules._replace(service_s=service_s, held=held)
-        return choose(episode, self._chance, self.config.backlog_price, view, outlook)
+            self._times.observe(view)
+        self._fleet.observe(view)
+        outlook = self._program.observe(view)
+        service_s = self._times.table_s
+        self._program.use(service_s, self._fleet.replicas(view, service_s))
+        return self._program.choose(view, outlook)
+
+
+def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
+    """Return equally likely rates some intervals ahead, from all the past ones.
+
+    Rates revert to their mean as fast as they have done so far: with ``phi`` the
+    autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
+    the errors it would have had before. Young fleets take the rate to last.
+
+    Args:
+        rates: (intervals,) past ones, newest last, at least one.
+        lag: Intervals ahead.
+
+    Returns:
+        (<= 64,) rates of at least 0, in the unit of ``rates``.
+    """
+    width = min(_SMOOTHED, len(rates))
+    smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
+    mean = smooth.mean()
+    swing = smooth - mean
+    pairs = len(swing) - lag
+    if pairs < 1:
+        return smooth[-1:]
+    before, after = swing[:-lag], swing[lag:]
+    power = float(before @ before)
+    seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
+    # A belief that rates last, until so much experience says otherwise.
+    phi = (pairs * seen + _PRIOR) / (pairs + _PRIOR)
+    errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
+    samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
+    return samples
+
+
+class Fleet:
+    """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
+
+    Replicas on few cores are cheap to run but late to come, and while they start they hold
+    as many cores as those that serve, which must be many just then. So the cost of each way
+    from one fleet to the next is reckoned: ``m`` replicas held for one cold start on the
+    cores that the ``n`` ready ones need.
+    """
+
+    def __init__(self, config: SpongeJointConfig, spec: SystemSpec) -> None:
+        """Start without experience."""
+        self._config = config
+        self._spec = spec
+        self._replicas = np.arange(1, spec.replicas_max + 1)
+        self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
+        self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def observe(self, view: SystemView) -> None:
+        """Remember the last interval's arrivals."""
+        self._rates_rps.append(float(view.arrivals[-1]) / self._spec.interval_s)
+
+    def replicas(self, view: SystemView, service_s: FloatArray) -> int:
+        """Return how many replicas to hold now, starting ones included.
+
+        Args:
+            view: The state.
+            service_s: (cores_max, batch_max) seconds to plan a batch with.
+        """
+        serves_rps = self._serves_rps(service_s)
+        rates = np.array(self._rates_rps)
+        recent = rates[-_SMOOTHED:].mean()
+        now = self._cost(np.array([recent]), serves_rps)
+        ahead = self._cost(rate_samples(rates, 2 * self._cold_start), serves_rps)
+        return self._cheapest(view, now, ahead)
+
+    def _serves_rps(self, service_s: FloatArray) -> FloatArray:
+        """Return (cores_max,) what one replica is trusted with, never less with more cores."""
+        batches = np.arange(1, self._spec.batch_max + 1)
+        longest_s = max(self._config.batch_share * self._spec.slo_s, service_s[:, 0].max())
+        throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
+        serves_rps: FloatArray = np.maximum.accumulate(throughput) * self._config.utilisation
+        return serves_rps
+
+    def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
+        """Return (serving, allocated) mean cost of so many replicas of which so many serve.
+
+        Each holds the cores that those which serve need. Replicas on one CPU that hold more
+        than it has take it from each other, for those that start need it, too.
+        """
+        load_rps = rates_rps / self._replicas[:, None]
+        cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
+        allocated = cores[:, None, :] * self._replicas[:, None]
+        missing = np.maximum(allocated - self._spec.cpu_cores, 0.0)
+        missing += self._spec.cores_max * np.maximum(load_rps / serves_rps[-1] - 1, 0.0)[:, None, :]
+        cost: FloatArray = (allocated + _OVERLOAD * missing).mean(axis=2)
+        return cost
+
+    def _cheapest(self, view: SystemView, now: FloatArray, ahead: FloatArray) -> int:
+        """Return the first step of the cheapest path, in units of cold starts."""
+        current = view.allocation.replicas
+        ready = min(max(view.replicas_ready, 1), current)
+        warm = ahead.diagonal()
+        # From n to m replicas: fewer are warm at once, more hold their cores while they start.
+        step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
+        # Backward induction: what each size costs from its first cold start on.
+        value = np.zeros(len(self._replicas))
+        for _ in range(self._config.cold_starts_ahead):
+            value = (step + value).min(axis=1)
+        # Replicas that start already come sooner, so their first cold start counts in part.
+        wait = self._wait(view, ready)
+        waiting = np.where(self._replicas > ready, now[ready - 1], now.diagonal())
+        total = wait * waiting + (1 - wait) * warm + value
+        best = int(total.argmin())
+        # A change for little would cancel what is wanted again soon.
+        good_enough = total[best] >= (1 - self._config.reluctance) * total[current - 1]
+        return current if good_enough else best + 1
+
+    def _wait(self, view: SystemView, ready: int) -> FloatArray:
+        """Return (replicas_max,) cold starts until a fleet of each size is warm."""
+        wait = np.ones(len(self._replicas))
+        wait[:ready] = 0.0
+        left = np.array(view.starting_s[: len(wait) - ready]) / max(self._spec.cold_start_s, 1e-9)
+        wait[ready : ready + len(left)] = np.minimum(left, 1.0)
+        return wait

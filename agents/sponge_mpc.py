@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from agents.mpc_config import MPCConfig
-from agents.mpc_episode import Episode, choose, make_episode, make_rules
-from agents.mpc_paths import Chance, make_chance
-from agents.mpc_price import cost_curve
-from agents.mpc_service import ServiceTimes
+from sponge_env.controllers import BaseController
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.mapping import from_mapping
 
-__all__ = ["SpongeMPC", "make_rules"]
+from .lookahead import LookAhead, MPCConfig
+from .lookahead.service import ServiceTimes
 
 
-class SpongeMPC:
+class SpongeMPC(BaseController):
     """Vertical scaling by receding horizon: simulate, choose, and simulate anew.
 
     It plays the queue under a candidate allocation along weighted sample paths of arrivals and
@@ -31,40 +25,17 @@ class SpongeMPC:
     It asks for one replica always, and takes everything before the load is known.
     """
 
-    def __init__(self, **options: Any) -> None:
-        """Check the options.
+    config: MPCConfig
 
-        Args:
-            options: Fields of :class:`~agents.mpc_config.MPCConfig`.
+    def begin(self, spec: SystemSpec) -> None:
+        """Start from the fitted service times; compiles at the first call."""
+        self._times = ServiceTimes(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._program = LookAhead(spec, self.config, self._times.table_s)
 
-        Raises:
-            ConfigError: An option is unknown or out of range.
-        """
-        self.config = from_mapping(MPCConfig, options)
-        self._chance: Chance = make_chance(self.config.risk)
-        self._episode: Episode | None = None
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn. Compiles at the first call.
-
-        Raises:
-            ProfileError: The system's latency model predicts one that is not positive.
-        """
-        times = ServiceTimes(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
-        self._episode = make_episode(spec, self.config, self._chance, times)
-
-    def decide(self, view: SystemView) -> Allocation:
-        """Choose cores and batch for the next interval.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
-        if self._episode is None:
-            raise RuntimeError("call reset() before decide()")
-        episode, spec = self._episode, self._episode.spec
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Choose cores and batch size for the next interval."""
         if not view.arrivals.size:
             return Allocation(spec.cores_max, spec.batch_max)
-        if self.config.learning and episode.times.observe(view):
-            episode.curve = cost_curve(episode.times.table_s)
-        outlook = episode.flow.observe(view)
-        return choose(episode, self._chance, self.config.backlog_price, view, outlook)
+        if self.config.learning and self._times.observe(view):
+            self._program.use(self._times.table_s)
+        return self._program.choose(view, self._program.observe(view))

@@ -1,19 +1,74 @@
-"""Controllers to compare with."""
+"""Controllers to compare with, and the options that they were tuned to, cell by cell."""
 
-from baselines.options import tuned_options as tuned_options
+from __future__ import annotations
+
+import json
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
 
 CONTROLLERS = {
-    "fa2": "baselines.fa2:FA2",
-    "hpa": "baselines.hpa:HPA",
-    "hpa-fast": "baselines.hpa:hpa_fast",
-    "queue-rule": "baselines.queue_rule:QueueRule",
-    "static": "baselines.static:Static",
-    "static-8": "baselines.static:static_8",
-    "static-16": "baselines.static:static_16",
-    "static-tuned": "baselines.static:Static",
-    "themis": "baselines.themis:Themis",
-    "throttle": "baselines.throttle:Throttle",
-    "vpa": "baselines.vpa:VPA",
+    name: f"{__name__}.{place}"
+    for name, place in {
+        "fa2": "fa2:FA2",
+        "hpa": "hpa:HPA",
+        "hpa-fast": "hpa:hpa_fast",
+        "queue-rule": "queue_rule:QueueRule",
+        "static": "static:Static",
+        "static-8": "static:static_8",
+        "static-16": "static:static_16",
+        "static-tuned": "static:Static",
+        "themis": "themis:Themis",
+        "throttle": "throttle:Throttle",
+        "vpa": "vpa:VPA",
+    }.items()
 }
 """Name -> ``module:callable``, imported only when asked for. ``static-tuned`` is ``static`` with
-the smallest allocation that does on training seeds, see :mod:`baselines.tune`."""
+the smallest allocation that does on training seeds, see ``tune.py``."""
+
+LOG = logging.getLogger("baselines")
+
+TUNED_FILE = Path(__file__).parent / "tuned.json"
+"""What ``python -m baselines.tune`` found, and how."""
+
+
+def tuned_options(agent: str, scenario: str, profile: str) -> dict[str, Any]:
+    """Return a controller's tuned options for a scenario with a profile.
+
+    A warning says so where none were found; the controller then has its defaults.
+
+    Args:
+        agent: Registered name.
+        scenario: Name of the scenario.
+        profile: Name of the profile, or the path of its file.
+    """
+    cell = cell_key(scenario, profile)
+    found = _tuned().get(agent, {}).get("cells", {}).get(cell)
+    if found is None:
+        _say_untuned(agent, cell)
+        return {}
+    return dict(found["options"])
+
+
+def cell_key(scenario: str, profile: str) -> str:
+    """Return how ``tuned.json`` names a scenario with a profile (a name, or a file's path)."""
+    return f"{scenario}/{Path(profile).stem}"
+
+
+@cache
+def _say_untuned(agent: str, cell: str) -> None:
+    """Warn, once per process, though a cell is asked for with each of its starts."""
+    LOG.warning(
+        "no tuned options of %s for %s: its defaults are used (python -m baselines.tune "
+        "--agents %s --suite SUITE tunes it, for the cells of a suite's name or file)",
+        agent,
+        cell,
+        agent,
+    )
+
+
+@cache
+def _tuned() -> dict[str, Any]:
+    """Return the tuned agents; read once."""
+    return cast(dict[str, Any], json.loads(TUNED_FILE.read_text())["agents"])

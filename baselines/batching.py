@@ -10,33 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sponge_env.errors import ConfigError
+from sponge_env.controllers import Options, option
 from sponge_env.interfaces import SystemSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchConfig:
+class BatchConfig(Options):
     """Options of the batch size."""
 
-    batch: int | None = None
+    batch: int | None = option(None, at_least=1)
     """Largest batch, never above the scenario's limit; by ``batch_slo_share`` if left out."""
-    batch_slo_share: float = 0.3
+    batch_slo_share: float = option(0.3, above=0, at_most=1)
     """Share of the SLO within which a batch has to be served."""
-
-    def __post_init__(self) -> None:
-        if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"batch must be at least 1, not {self.batch!r}")
-        share("batch_slo_share", self.batch_slo_share)
-
-
-def share(name: str, value: float) -> None:
-    """Require a share above 0.
-
-    Raises:
-        ConfigError: It is not above 0 or above 1.
-    """
-    if not 0 < value <= 1:
-        raise ConfigError(f"{name} must be above 0 and at most 1, not {value!r}")
 
 
 def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:

@@ -10,70 +10,41 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from sponge_env.errors import ConfigError
+from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
-from sponge_env.mapping import from_mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FA2Config:
+class FA2Config(Options):
     """Options of :class:`FA2`."""
 
-    slo_fraction: float = 0.9
+    slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO within which an interval's last batch must end, as published."""
-    rate_windows: int = 1
+    rate_windows: int = option(1, at_least=1)
     """Past intervals whose highest rate is planned for; 1 as published. With more, a short
     lull does not give up replicas, or cancel starting ones, that are wanted again at once."""
     when_infeasible: Literal["largest", "keep"] = "largest"
     """What to ask for where no fleet fits: the largest one, or as published what is in force."""
 
-    def __post_init__(self) -> None:
-        if self.rate_windows < 1:
-            raise ConfigError(f"rate_windows must be at least 1, not {self.rate_windows!r}")
-        if not 0 < self.slo_fraction <= 1:
-            raise ConfigError(
-                f"slo_fraction must be above 0 and at most 1, not {self.slo_fraction!r}"
-            )
 
-
-class FA2:
+class FA2(BaseController):
     """Chooses the fewest one-core replicas that meet the rate and the tightest budget.
 
     It knows nothing of the queue, of replicas that are still starting, or of single
     deadlines.
     """
 
-    def __init__(self, **options: Any) -> None:
-        """Check the options.
+    config: FA2Config
 
-        Args:
-            options: Fields of :class:`FA2Config`.
-
-        Raises:
-            ConfigError: An option is unknown or out of range.
-        """
-        self.config = from_mapping(FA2Config, options)
-        self._spec: SystemSpec | None = None
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn."""
-        self._spec = spec
-
-    def decide(self, view: SystemView) -> Allocation:
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the smallest fleet that fits; if none does, what ``when_infeasible`` says.
 
         Until a request has arrived there is nothing to plan for, and the allocation stays.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
         """
-        spec = self._spec
-        if spec is None:
-            raise RuntimeError("call reset() before decide()")
         if not view.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
         rate_rps = float(view.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
@@ -113,6 +84,7 @@ def smallest_fleet(
     fits = (latency_ms <= budget_ms) & (served >= rate_rps) & (end_ms < slo_fraction * slo_ms)
     if not fits.any():
         return None
+    # The first that fits, row by row: fewest replicas, then the smallest batch.
     row, column = divmod(int(fits.argmax()), spec.batch_max)
     return Allocation(cores=1, batch=column + 1, replicas=row + 1)
 

@@ -17,12 +17,11 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from baselines.batching import BatchConfig, batch_size, share
-from sponge_env.errors import ConfigError
+from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.mapping import from_mapping
+
+from .batching import BatchConfig, batch_size
 
 ROUNDING_S = 1e-9
 """Time by which a decision may come early by rounding."""
@@ -32,73 +31,39 @@ ROUNDING_S = 1e-9
 class HPAConfig(BatchConfig):
     """Options of :class:`HPA`; the defaults are those of Kubernetes."""
 
-    target: float = 0.8
+    target: float = option(0.8, above=0, at_most=1)
     """Utilisation of the ready replicas to hold."""
-    tolerance: float = 0.1
+    tolerance: float = option(0.1, at_least=0)
     """Relative distance from the target within which nothing changes."""
-    period_s: float = 15.0
+    period_s: float = option(15.0, above=0)
     """Time between two looks at the utilisation, which is averaged over it."""
-    up_window_s: float = 0.0
+    up_window_s: float = option(0.0, at_least=0)
     """Past time whose lowest recommendation bounds scaling out."""
-    down_window_s: float = 300.0
+    down_window_s: float = option(300.0, at_least=0)
     """Past time whose highest recommendation bounds scaling in."""
-    policy_s: float = 15.0
+    policy_s: float = option(15.0, above=0)
     """Time in which no more than the following may be added."""
-    up_share: float = 1.0
+    up_share: float = option(1.0, at_least=0)
     """Replicas that may be added, relative to those at its beginning ..."""
-    up_replicas: int = 4
+    up_replicas: int = option(4, at_least=1)
     """... or this many, if that is more."""
-    cores: int = 1
+    cores: int = option(1, at_least=1)
     """Core units of each replica, never more than the scenario's limit."""
 
-    def __post_init__(self) -> None:
-        BatchConfig.__post_init__(self)
-        share("target", self.target)
-        for name in ("tolerance", "up_window_s", "down_window_s", "up_share"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"{name} must be a number of at least 0, not {value!r}")
-        for name in ("period_s", "policy_s"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a number above 0, not {value!r}")
-        for name in ("up_replicas", "cores"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value!r}")
 
-
-class HPA:
+class HPA(BaseController):
     """Keeps the mean utilisation of equal replicas near a target."""
 
-    def __init__(self, **options: Any) -> None:
-        """Check the options.
+    config: HPAConfig
 
-        Args:
-            options: Fields of :class:`HPAConfig`.
-
-        Raises:
-            ConfigError: An option is unknown or out of range.
-        """
-        self.config = from_mapping(HPAConfig, options)
-        self._episode: tuple[SystemSpec, Scaler] | None = None
-        self._sync_s = self._used_core_s = self._ready_core_s = 0.0
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn."""
-        self._episode = spec, Scaler(self.config, spec.initial.replicas)
+    def begin(self, spec: SystemSpec) -> None:
+        """Start with the initial replicas as the first recommendation."""
+        self._scaler = Scaler(self.config, spec.initial.replicas)
         self._sync_s = self.config.period_s
         self._used_core_s = self._ready_core_s = 0.0
 
-    def decide(self, view: SystemView) -> Allocation:
-        """Scale if a sync period has passed.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
-        if self._episode is None:
-            raise RuntimeError("call reset() before decide()")
-        spec, scaler = self._episode
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Scale if a sync period has passed."""
         replicas = view.allocation.replicas
         if view.last is not None:
             self._used_core_s += view.last.utilisation * view.last.core_seconds
@@ -106,7 +71,7 @@ class HPA:
             self._ready_core_s += ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
-                replicas = scaler.scale(view.now_s, replicas, desired, spec.replicas_max)
+                replicas = self._scaler.scale(view.now_s, replicas, desired, spec.replicas_max)
         cores = min(self.config.cores, spec.cores_max)
         return Allocation(cores, batch_size(self.config, spec, cores), replicas)
 

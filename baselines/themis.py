@@ -17,73 +17,44 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.errors import ConfigError
+from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
-from sponge_env.mapping import from_mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThemisConfig:
+class ThemisConfig(Options):
     """Options of :class:`Themis`."""
 
-    slo_fraction: float = 0.9
+    slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO to plan with."""
-    rate_windows: int = 2
+    rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
-    stable_windows: int = 3
+    stable_windows: int = option(3, at_least=1)
     """Intervals that the wanted number of one-core replicas must stay the same before the
     load counts as stable."""
 
-    def __post_init__(self) -> None:
-        for name in ("rate_windows", "stable_windows"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value!r}")
-        if not 0 < self.slo_fraction <= 1:
-            raise ConfigError(
-                f"slo_fraction must be above 0 and at most 1, not {self.slo_fraction!r}"
-            )
 
-
-class Themis:
+class Themis(BaseController):
     """Grows cores at once and replicas when the load has settled."""
 
-    def __init__(self, **options: Any) -> None:
-        """Check the options.
+    config: ThemisConfig
 
-        Args:
-            options: Fields of :class:`ThemisConfig`.
-
-        Raises:
-            ConfigError: An option is unknown or out of range.
-        """
-        self.config = from_mapping(ThemisConfig, options)
-        self._spec: SystemSpec | None = None
+    def begin(self, spec: SystemSpec) -> None:
+        """Forget which numbers of replicas were wanted."""
         self._wanted: deque[int] = deque(maxlen=self.config.stable_windows)
 
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn."""
-        self._spec = spec
-        self._wanted.clear()
-
-    def decide(self, view: SystemView) -> Allocation:
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale horizontally if the load is stable; choose cores for the ready replicas.
 
         Until a request has arrived there is nothing to plan for, and the allocation stays.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
         """
-        if self._spec is None:
-            raise RuntimeError("call reset() before decide()")
         if not view.arrivals.any():
             return view.allocation
-        spec, config = self._spec, self.config
+        config = self.config
         rate_rps = float(view.arrivals[-config.rate_windows :].max()) / spec.interval_s
         budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
         self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))
@@ -92,6 +63,7 @@ class Themis:
             and len(self._wanted) == config.stable_windows
             and len(set(self._wanted)) == 1
         )
+        # While the load moves, the replicas that are ready take it by growing.
         replicas = self._wanted[-1] if stable else view.allocation.replicas
         ready = max(1, min(view.replicas_ready, replicas))
         grown = grow(spec, ready, rate_rps, budget_s)

@@ -28,13 +28,12 @@ import math
 import statistics
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
-from baselines.batching import BatchConfig, batch_size, share
-from sponge_env.errors import ConfigError
+from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.mapping import from_mapping
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
+
+from .batching import BatchConfig, batch_size
 
 ALPHA = 3.0
 """Throttling that makes the limit grow, relative to the target."""
@@ -50,50 +49,26 @@ FIRST_MARGIN = 3.0
 class ThrottleConfig(BatchConfig):
     """Options of :class:`Throttle`."""
 
-    target: float = 0.05
+    target: float = option(0.05, above=0, at_most=1)
     """Share of throttled periods to hold. In Autothrottle a learned controller sets it."""
-    usage_windows: int = 5
+    usage_windows: int = option(5, at_least=2)
     """Past intervals whose usage the limit has to cover; 5 s as published."""
 
-    def __post_init__(self) -> None:
-        BatchConfig.__post_init__(self)
-        share("target", self.target)
-        if self.usage_windows < 2:
-            raise ConfigError(f"usage_windows must be at least 2, not {self.usage_windows!r}")
 
-
-class Throttle:
+class Throttle(BaseController):
     """Holds one replica at a target share of throttled periods."""
 
-    def __init__(self, **options: Any) -> None:
-        """Check the options.
+    config: ThrottleConfig
 
-        Args:
-            options: Fields of :class:`ThrottleConfig`.
+    def begin(self, spec: SystemSpec) -> None:
+        """Start from the initial allocation."""
+        self._captain = Captain(self.config, spec.initial.cores, spec.cores_max)
 
-        Raises:
-            ConfigError: An option is unknown or out of range.
-        """
-        self.config = from_mapping(ThrottleConfig, options)
-        self._episode: tuple[SystemSpec, Captain] | None = None
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn."""
-        captain = Captain(self.config, spec.initial.cores, spec.cores_max)
-        self._episode = spec, captain
-
-    def decide(self, view: SystemView) -> Allocation:
-        """Move the limit by the last interval's throttling and usage.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
-        if self._episode is None:
-            raise RuntimeError("call reset() before decide()")
-        spec, captain = self._episode
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Move the limit by the last interval's throttling and usage."""
         if view.last is not None:
-            captain.move(*signals(view.last, spec.core_unit))
-        cores = min(math.ceil(captain.limit), spec.cores_max)
+            self._captain.move(*signals(view.last, spec.core_unit))
+        cores = min(math.ceil(self._captain.limit), spec.cores_max)
         return Allocation(cores, batch_size(self.config, spec, cores))
 
 
@@ -121,6 +96,7 @@ class Captain:
         before, self._before_shrink = self._before_shrink, None
         excess = throttled - ALPHA * self._target
         if excess > 0:
+            # Throttled right after a fall: the fall was wrong, so go back and as far beyond.
             grown = self.limit * (1 + excess) if before is None else 2 * before - self.limit
             self.limit = min(grown, self._limit_max)
         else:

@@ -2,44 +2,47 @@
 
     python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
 
-For each scenario and profile, :mod:`baselines.racing` looks for the best of the options in
-:mod:`baselines.searches`, with a warm start. ``tuned.json`` keeps them, for cold and warm
-starts, and says what best means.
+For each scenario and profile, :mod:`.grid_search` looks for the best options, with a warm start.
+``tuned.json`` keeps them, for cold and warm starts, and says what best means:
+
+    {"runs": {RUN: {"command", "suite", "seeds", "objective", "searches", "versions"}},
+     "agents": {AGENT: {"cells": {CELL: {"options", ..., "run": RUN}}}}}
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from baselines import tuned_file
-from baselines.options import TUNED_FILE, cell_key
-from baselines.racing import Outcome, find_best
-from baselines.searches import SEARCHES, YARDSTICK
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable
+from sponge_env.files import check_writable, replacing
 from sponge_env.host import describe_versions
-from sponge_env.metrics import EpisodeMetrics
-from sponge_env.registry import known_controllers, make_controller
-from sponge_env.rollout import Run, run_episode
+from sponge_env.results.layout import aligned
+from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.executor import Failure, Processes, Results
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.spec import scenario_profile
-from sponge_env.suite.definition import cells, load_suite
-from sponge_env.suite.pool import Failure, ProcessPool
-from sponge_env.suite.warm import warm
 from sponge_env.system import SimulatedSystem
-from sponge_env.tables import aligned
+
+from . import TUNED_FILE, cell_key
+from .grid_search import SEARCHES, YARDSTICK, Outcome, find_best
 
 EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
 
@@ -128,52 +131,88 @@ def tune(
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
     searches = len(scenarios) * len(agents)
     progress = Progress("tuning", len(measures) + searches, "task")
-    with ProcessPool(tune_cell, processes) as pool:
-        _collect(pool.results(measures), found, progress)
-        tasks = [
-            dataclasses.replace(
-                task, agent=agent, unsaved=found[YARDSTICK][task.cell].avoidable_violation_rate
-            )
-            for task in measures
-            for agent in agents
-        ]
-        _collect(pool.results(tasks), found, progress)
+    executor = Processes(processes)
+    _collect(executor.run(tune_cell, measures), found, progress)
+    tasks = [
+        dataclasses.replace(
+            task, agent=agent, unsaved=found[YARDSTICK][task.cell].avoidable_violation_rate
+        )
+        for task in measures
+        for agent in agents
+    ]
+    _collect(executor.run(tune_cell, tasks), found, progress)
     progress.close()
     return {agent: dict(sorted(cells.items())) for agent, cells in found.items()}
 
 
 def _collect(
-    results: Iterable[tuple[Task, Any]], found: dict[str, dict[str, Outcome]], progress: Progress
+    results: Results[Task], found: dict[str, dict[str, Outcome]], progress: Progress
 ) -> None:
-    for task, result in results:
-        if isinstance(result, Failure):
-            raise ConfigError(
-                f"{task.agent} failed on {task.cell} ({result.type}: {result.message})"
-            )
-        found[task.agent][task.cell] = result
-        progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
+    with closing(results):
+        for task, result in results:
+            if isinstance(result, Failure):
+                raise ConfigError(
+                    f"{task.agent} failed on {task.cell} ({result.type}: {result.message})"
+                )
+            found[task.agent][task.cell] = result
+            progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
 
 
-def save(path: Path, found: Mapping[str, Mapping[str, Outcome]], about: dict[str, Any]) -> None:
-    """Put what was found into a file, in the place of its old entries.
+def entries(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Any]]:
+    """Return what the file holds of the outcomes, without the yardstick's own."""
+    unsaved = {c: o.avoidable_violation_rate for c, o in found[YARDSTICK].items()}
+    return {
+        agent: {c: dataclasses.asdict(o) | {"unsaved": unsaved[c]} for c, o in outcomes.items()}
+        for agent, outcomes in found.items()
+        if agent != YARDSTICK
+    }
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what is in a file; nothing is, if there is none.
+
+    Raises:
+        ConfigError: It is no such file.
+    """
+    if not path.is_file():
+        return {"runs": {}, "agents": {}}
+    try:
+        data = json.loads(path.read_text())
+        return {"runs": dict(data["runs"]), "agents": dict(data["agents"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path} is not what python -m baselines.tune writes; remove it or choose another file"
+        ) from None
+
+
+def write(
+    path: Path, run: str, about: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Put tuned cells in the place of their old entries, and drop runs that no cell names.
 
     Args:
         path: The file.
-        found: Outcomes by controller and cell, the yardstick's among them.
+        run: Name of the run that found them: its date.
         about: What is to be known of the run.
+        found: Entries by agent and cell.
 
     Raises:
         ConfigError: The file is there but something else.
         RunDirectoryError: It cannot be written.
     """
-    unsaved = {c: o.avoidable_violation_rate for c, o in found[YARDSTICK].items()}
-    entries = {
-        agent: {c: dataclasses.asdict(o) | {"unsaved": unsaved[c]} for c, o in outcomes.items()}
-        for agent, outcomes in found.items()
-        if agent != YARDSTICK
+    data = read(path)
+    agents, runs = data["agents"], {**data["runs"], run: dict(about)}
+    for agent, tuned in found.items():
+        old = agents.get(agent, {}).get("cells", {})
+        new = {cell: {**entry, "run": run} for cell, entry in tuned.items()}
+        agents[agent] = {"cells": dict(sorted({**old, **new}.items()))}
+    named = {entry["run"] for agent in agents.values() for entry in agent["cells"].values()}
+    data = {
+        "runs": {name: runs[name] for name in sorted(runs) if name in named},
+        "agents": dict(sorted(agents.items())),
     }
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    tuned_file.write(path, date, about, entries)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def describe(arguments: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
@@ -230,12 +269,13 @@ def run(argv: Sequence[str]) -> int:
     """Tune, write the file and print a table."""
     arguments = parse(argv)
     check_writable(arguments.out)
-    tuned_file.read(arguments.out)  # a file that is something else is noticed now
+    read(arguments.out)  # a file that is something else is noticed now
     suite = dataclasses.replace(load_suite(arguments.suite), starts=("warm",))
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
     with cli.terminate_like_interrupt():
         found = tune(cells(suite), arguments.agents, seeds, arguments.jobs)
-    save(arguments.out, found, describe(arguments, seeds))
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    write(arguments.out, date, describe(arguments, seeds), entries(found))
     sys.stdout.write(f"{table(found)}\n\nwritten to {arguments.out}\n")
     return 0
 

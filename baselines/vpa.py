@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from baselines.batching import BatchConfig, batch_size, share
-from sponge_env.errors import ConfigError
+from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.mapping import from_mapping
+
+from .batching import BatchConfig, batch_size
 
 FIRST_BUCKET = 0.01
 """Size of the histogram's first bucket, in core units."""
@@ -33,22 +32,14 @@ ROUNDING_S = 1e-9
 class VPAConfig(BatchConfig):
     """Options of :class:`VPA`."""
 
-    half_life_s: float = 60.0
+    half_life_s: float = option(60.0, above=0)
     """Time in which a sample loses half of its weight."""
-    percentile: float = 0.9
+    percentile: float = option(0.9, above=0, at_most=1)
     """Share of the weighted samples that the recommendation covers."""
-    margin: float = 1.15
+    margin: float = option(1.15, above=0)
     """Recommendation relative to that percentile."""
-    update_s: float = 1.0
+    update_s: float = option(1.0, above=0)
     """Time between two resizes."""
-
-    def __post_init__(self) -> None:
-        BatchConfig.__post_init__(self)
-        share("percentile", self.percentile)
-        for name in ("half_life_s", "margin", "update_s"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a number above 0, not {value!r}")
 
 
 class DecayingHistogram:
@@ -80,37 +71,19 @@ class DecayingHistogram:
         return float(self._ends[np.searchsorted(cumulative, probability * cumulative[-1])])
 
 
-class VPA:
+class VPA(BaseController):
     """Gives one replica a percentile of the cores it used lately, plus a margin."""
 
-    def __init__(self, **options: Any) -> None:
-        """Check the options.
+    config: VPAConfig
 
-        Args:
-            options: Fields of :class:`VPAConfig`.
-
-        Raises:
-            ConfigError: An option is unknown or out of range.
-        """
-        self.config = from_mapping(VPAConfig, options)
-        self._episode: tuple[SystemSpec, DecayingHistogram] | None = None
-        self._update_s = 0.0
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode; no random number is drawn."""
-        self._episode = spec, DecayingHistogram(self.config.half_life_s, spec.cores_max)
+    def begin(self, spec: SystemSpec) -> None:
+        """Start with an empty histogram."""
+        self._usage = DecayingHistogram(self.config.half_life_s, spec.cores_max)
         self._update_s = self.config.update_s
 
-    def decide(self, view: SystemView) -> Allocation:
-        """Add the last interval's usage; resize if it is time.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
-        if self._episode is None:
-            raise RuntimeError("call reset() before decide()")
-        spec, usage = self._episode
-        cores = view.allocation.cores
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Add the last interval's usage; resize if it is time."""
+        usage, cores = self._usage, view.allocation.cores
         if view.last is not None:
             usage.add(view.last.utilisation * view.last.cores, view.last.cores, view.now_s)
             if view.now_s >= self._update_s - ROUNDING_S:

@@ -1,48 +1,76 @@
-"""What each ingredient of ``sponge-mpc`` is worth: take one away, and look.
+"""What each ingredient of ``sponge-mpc`` or of PPO contributes: take one away, and look.
 
-    python -m benchmarks.ablations [--seeds N] [--quick]
+    python -m benchmarks.ablations mpc [--seeds N] [--quick]
+    python -m benchmarks.ablations ppo [--scenario S] [--steps N] [--option KEY=VALUE ...] [--quick]
 
-All variants play the same episodes: the cells of the suite ``standard``, cold, on training
-seeds. Cores are the geometric mean over the cells, so that each cell weighs alike; violations
-are those that are avoidable, as a plain mean and as the mean of the worst cell.
+Variants of ``sponge-mpc`` play the same episodes: the cells of the suite ``standard``, cold, on
+training seeds. Cores are the geometric mean over the cells, so that each cell weighs alike;
+violations are those that are avoidable, as a plain mean and as the mean of the worst cell.
+
+Variants of PPO are trained several times and validated on episodes that no training uses, the
+same for all. The score is that of the trainer, with the scenario's weight of violations for all
+variants, whatever weight they learned with; its spread is half the range over the trainings.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.simulator import print_table
-from sponge_env.registry import known_controllers, make_controller
-from sponge_env.rollout import Run, run_episode
-from sponge_env.scenario import Scenario
+from sponge_env.cli import parse_options
+from sponge_env.results.layout import aligned
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import cell_name, cells, load_suite
+from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.suite.definition import cell_name, cells, load_suite
 from sponge_env.system import SimulatedSystem
 
-AGENT = "sponge-mpc"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "preset": {},
-    "no forecast": {"forecast": False},
-    "expected future only": {"risk": False},
-    "largest batch always": {"batching": False},
-    "fitted service times": {"learning": False},
-    "no look-ahead": {"look_ahead": 0},
-    "look-ahead of 2": {"look_ahead": 2},
-    "no guard": {"guard": 0.001},
-    "backlog is free": {"backlog_price": 0.0},
-    "hysteresis 0.1": {"release_price": 0.1},
-    "hysteresis 0.2": {"release_price": 0.2},
+Options = dict[str, Any]
+
+MPC_VARIANTS: dict[str, tuple[str, Options]] = {
+    "preset": ("sponge-mpc", {}),
+    "no forecast": ("sponge-mpc", {"forecast": False}),
+    "expected future only": ("sponge-mpc", {"risk": False}),
+    "largest batch always": ("sponge-mpc", {"batching": False}),
+    "fitted service times": ("sponge-mpc", {"learning": False}),
+    "no look-ahead": ("sponge-mpc", {"look_ahead": 0}),
+    "look-ahead of 2": ("sponge-mpc", {"look_ahead": 2}),
+    "no guard": ("sponge-mpc", {"guard": 0.001}),
+    "backlog is free": ("sponge-mpc", {"backlog_price": 0.0}),
+    "hysteresis 0.1": ("sponge-mpc", {"release_price": 0.1}),
+    "hysteresis 0.2": ("sponge-mpc", {"release_price": 0.2}),
+    "sponge-ip": ("sponge-ip", {}),
 }
-BASELINE = "sponge-ip"
+PPO_VARIANTS: dict[str, tuple[str, Options]] = {
+    "preset": ("ppo", {}),
+    "without due histogram": ("ppo", {"blind_to": "due"}),
+    "without budget quantiles": ("ppo", {"blind_to": "budget"}),
+    "without queue at all": ("ppo", {"blind_to": "due,budget,queue"}),
+    "without trends": ("ppo", {"blind_to": "delay_trend,bandwidth_trend"}),
+    "without network at all": ("ppo", {"blind_to": "delay,bandwidth"}),
+    "without arrival averages": ("ppo", {"blind_to": "arrivals_1s,arrivals_5s,arrivals_30s"}),
+    "without running batch": ("ppo", {"blind_to": "running"}),
+    "without allocation": ("ppo", {"blind_to": "cores,batch"}),
+    "without last interval": ("ppo", {"blind_to": "on_time,late,dropped,utilisation,throttled"}),
+    "weight of violations 5": ("ppo", {"violation_weight": 5.0}),
+    "weight of violations 80": ("ppo", {"violation_weight": 80.0}),
+    "weight learned for 0.1 %": ("ppo", {"violation_target": 0.001}),
+    "weight learned for 0.02 %": ("ppo", {"violation_target": 0.0002}),
+    "action masks": ("maskable-ppo", {}),
+    "LSTM": ("recurrent-ppo", {}),
+}
+VALIDATION_EPISODES = 64
 
 
 def cores_and_violations(
-    agent: str, options: dict[str, Any], scenario: Scenario, seeds: Sequence[int]
+    agent: str, options: Options, scenario: Scenario, seeds: Sequence[int]
 ) -> tuple[float, float]:
     """Return mean cores and the avoidable violation rate in percent over some episodes."""
     rows = []
@@ -55,11 +83,9 @@ def cores_and_violations(
     return float(cores), float(violations)
 
 
-def row(
-    name: str, agent: str, options: dict[str, Any], grid: Sequence[Scenario], seeds: Sequence[int]
-) -> list[str]:
+def mpc_row(name: str, grid: Sequence[Scenario], seeds: Sequence[int]) -> list[str]:
     """Play one variant on all cells."""
-    results = [cores_and_violations(agent, options, scenario, seeds) for scenario in grid]
+    results = [cores_and_violations(*MPC_VARIANTS[name], scenario, seeds) for scenario in grid]
     cores, violations = (np.array(column) for column in zip(*results, strict=True))
     worst = int(violations.argmax())
     return [
@@ -72,19 +98,72 @@ def row(
     ]
 
 
+def mpc_rows(arguments: argparse.Namespace) -> list[list[str]]:
+    """Return the table of ``sponge-mpc``."""
+    grid = cells(dataclasses.replace(load_suite("standard"), starts=("cold",)))
+    grid, count = (grid[::5], 1) if arguments.quick else (grid, arguments.seeds)
+    seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + count)
+    headings = ["variant", "cores", "violations [%]", "worst [%]", "worst cell", "<= 0.1 %"]
+    return [headings, *(mpc_row(name, grid, seeds) for name in MPC_VARIANTS)]
+
+
+def ppo_row(
+    name: str, options: Mapping[str, Any], scenario: Scenario, steps: int, seeds: int
+) -> list[str]:
+    """Train one variant several times, and validate what was kept."""
+    # PyTorch takes seconds to import, and only this half of the file needs it.
+    from agents import LEARNERS
+    from agents.learn import TrainingPlan, learn_config
+    from agents.learn.training import make_validator, train
+    from agents.policy import load_policy
+
+    agent, changes = PPO_VARIANTS[name]
+    config, envs = learn_config(agent, {**options, **changes}), LEARNERS[agent].envs
+    results = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            plan = TrainingPlan((scenario,), steps, envs, seed, Path(folder), agent)
+            policy = load_policy(train(plan, config))
+        results.append(make_validator([scenario], VALIDATION_EPISODES, agent)(policy))
+    scores = [result.score(scenario.reward.violation_weight) for result in results]
+    return [
+        name,
+        f"{np.mean([result.cores for result in results]):.2f}",
+        f"{100 * np.mean([result.avoidable_violation_rate for result in results]):.3f}",
+        f"{np.mean(scores):.4f}",
+        f"{np.ptp(scores) / 2:.4f}",
+    ]
+
+
+def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
+    """Return the table of PPO."""
+    names, steps, seeds = list(PPO_VARIANTS), arguments.steps, arguments.seeds
+    if arguments.quick:
+        names, steps, seeds = names[::4], 20_000, 1
+    options = parse_options([f"x.{option}" for option in arguments.option], ["x"]).get("x", {})
+    scenario = load_scenario(arguments.scenario)
+    rows = [ppo_row(name, options, scenario, steps, seeds) for name in names]
+    return [["variant", "cores", "avoidable [%]", "score", "+-"], *rows]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Take ingredients of sponge-mpc away.")
-    parser.add_argument("--seeds", type=int, default=3, help="episodes of each cell")
-    parser.add_argument("--quick", action="store_true", help="every fifth cell, one seed")
-    options = parser.parse_args(argv)
-    grid = cells(dataclasses.replace(load_suite("standard"), starts=("cold",)))
-    grid, count = (grid[::5], 1) if options.quick else (grid, options.seeds)
-    seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + count)
-    rows = [row(name, AGENT, changes, grid, seeds) for name, changes in VARIANTS.items()]
-    rows.append(row(BASELINE, BASELINE, {}, grid, seeds))
-    headings = ["variant", "cores", "violations [%]", "worst [%]", "worst cell", "<= 0.1 %"]
-    print_table(headings, rows)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("of", choices=("mpc", "ppo"), help="what is taken apart")
+    parser.add_argument("--seeds", type=int, default=3, help="episodes of a cell, or trainings")
+    parser.add_argument("--quick", action="store_true", help="every fourth or fifth row, briefly")
+    parser.add_argument("--scenario", default="bursty", help="of PPO (default: bursty)")
+    parser.add_argument("--steps", type=int, default=300_000, help="of each training of PPO")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="hyper-parameter of all variants of PPO, as for train.py; may be repeated",
+    )
+    arguments = parser.parse_args(argv)
+    rows = (mpc_rows if arguments.of == "mpc" else ppo_rows)(arguments)
+    print("\n".join(aligned(rows)))
 
 
 if __name__ == "__main__":

@@ -17,36 +17,22 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from agents.exact_kernel import solve_per_request
-from agents.forecast import forecast_arrivals
-from agents.program import per_request_program
-from agents.solve_exact import ExactSolver
-from agents.solve_pulp import make_backend, solve
-from agents.sponge_ip import SpongeIP
+from agents.exact import solve_per_request
+from agents.solvers import PulpSolver, make_backend, solve
+from agents.sponge_ip import SpongeIP, forecast_arrivals
 from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.profile import load_profile
+from sponge_env.results.layout import aligned
 
 QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)
 MARGIN = 0.25
 """Allowance of the resnet18 profile at the default probability."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Medians over the states of one grid and queue length, in seconds."""
-
-    grid: int
-    queued: int
-    feasible: float
-    """Share of the states that have an answer that misses nothing."""
-    seconds: dict[str, float]
 
 
 COLUMNS = ("kernel", "decide", "MPC decide", "CBC solve", "CBC decide", "HiGHS decide", "published")
@@ -124,54 +110,45 @@ def controller(solver: str, spec: SystemSpec) -> SpongeIP | None:
     return made
 
 
-def measure(grid: int, queued: int, states: int) -> Row:
-    """Measure one row."""
+def measure(grid: int, queued: int, states: int) -> list[str]:
+    """Return one row: medians over the states in microseconds, and ratios."""
     spec = make_spec(grid, queued)
     rng = np.random.default_rng(queued)
     views = [make_view(rng, spec, queued) for _ in range(states)]
-    exact = controller("exact", spec)
+    exact, mpc = controller("exact", spec), SpongeMPC()
     assert exact is not None
-    mpc = SpongeMPC()
     mpc.reset(spec, seed=0)
-    solver, cbc = ExactSolver(spec, MARGIN), make_backend("pulp")
+    cbc = make_backend("pulp")
+    solver = PulpSolver(spec, MARGIN, cbc)
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    for view in views:
+    for number, view in enumerate(views):
         forecast = forecast_arrivals(exact.config, spec, view)
-        kernel = functools.partial(
-            solve_per_request, solver.tables, *solver.arguments(view, forecast)
-        )
-        times["kernel"].append(median_s(kernel, 100))
-        times["decide"].append(median_s(functools.partial(exact.decide, view), 100))
-        times["MPC decide"].append(median_s(functools.partial(mpc.decide, view), 20))
-        search = functools.partial(published_search, spec, queued, 0.2)
-        times["published"].append(median_s(search, 1))
-    # These take thousands of times longer: two states of each row are enough.
-    for view in views[:2]:
-        forecast = forecast_arrivals(exact.config, spec, view)
-        program = per_request_program(spec, view, forecast, MARGIN)
-        times["CBC solve"].append(median_s(functools.partial(solve, program, cbc), 2))
-        for name, option in (("CBC decide", "pulp"), ("HiGHS decide", "highs")):
-            reference = controller(option, spec)
-            if reference is not None:
-                times[name].append(median_s(functools.partial(reference.decide, view), 2))
+        arguments = solver.arguments(view, forecast)
+        calls: dict[str, tuple[int, Callable[[], object]]] = {
+            "kernel": (100, functools.partial(solve_per_request, solver.tables, *arguments)),
+            "decide": (100, functools.partial(exact.decide, view)),
+            "MPC decide": (20, functools.partial(mpc.decide, view)),
+            "published": (1, functools.partial(published_search, spec, queued, 0.2)),
+        }
+        # These take thousands of times longer: two states of each row are enough.
+        if number < 2:
+            program = solver.per_request_program(view, forecast)
+            calls["CBC solve"] = (2, functools.partial(solve, program, cbc))
+            for name, option in (("CBC decide", "pulp"), ("HiGHS decide", "highs")):
+                if (reference := controller(option, spec)) is not None:
+                    calls[name] = (2, functools.partial(reference.decide, view))
+        for name, (repeats, call) in calls.items():
+            times[name].append(median_s(call, repeats))
     feasible = float(np.mean([exact.decide(view).feasible for view in views]))
-    seconds = {name: float(np.median(values)) for name, values in times.items() if values}
-    return Row(grid, queued, feasible, seconds)
-
-
-def print_table(rows: Sequence[Row]) -> None:
-    """Print the medians in microseconds, and what they say of exact against PuLP/CBC."""
-    print(f"{'grid':6}{'queued':>7}{'feasible':>9}", *(f"{name:>13}" for name in COLUMNS), end="")
-    print(f"{'CBC/kernel':>12}{'CBC/decide':>12}   (microseconds; ratios)")
-    for row in rows:
-        cells = (
-            f"{row.seconds[name] * 1e6:13.1f}" if name in row.seconds else f"{'-':>13}"
-            for name in COLUMNS
-        )
-        kernel = row.seconds["CBC solve"] / row.seconds["kernel"]
-        decide = row.seconds["CBC decide"] / row.seconds["decide"]
-        print(f"{row.grid}x{row.grid:<3}{row.queued:7}{row.feasible:9.0%}", *cells, end="")
-        print(f"{kernel:12.0f}{decide:12.0f}")
+    medians = {name: 1e6 * float(np.median(values)) for name, values in times.items() if values}
+    return [
+        f"{grid}x{grid}",
+        str(queued),
+        f"{feasible:.0%}",
+        *(f"{medians[name]:.1f}" if name in medians else "-" for name in COLUMNS),
+        f"{medians['CBC solve'] / medians['kernel']:.0f}",
+        f"{medians['CBC decide'] / medians['decide']:.0f}",
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -180,7 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two rows, a few seconds")
     quick = parser.parse_args(argv).quick
     cells = [(16, 20), (16, 100)] if quick else [(g, q) for g in GRIDS for q in QUEUED]
-    print_table([measure(grid, queued, states=5 if quick else 15) for grid, queued in cells])
+    rows = [measure(grid, queued, states=5 if quick else 15) for grid, queued in cells]
+    headings = ["grid", "queued", "feasible", *COLUMNS, "CBC/kernel", "CBC/decide"]
+    print("Microseconds, and ratios:\n")
+    print("\n".join(aligned([headings, *rows])))
 
 
 if __name__ == "__main__":

@@ -15,54 +15,34 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
-from agents.learn.learners import make_model
-from agents.learn.plan import LearnConfig, TrainingPlan
+from agents.learn import LearnConfig, TrainingPlan
+from agents.learn.algorithms import make_model
+from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
 ENVS = 256
 
 
-class NothingEnv(VecEnv):
+class NothingEnv(VecEnvWrapper):
     """Costs nothing: the same observation, reward and empty infos at every step."""
 
-    def __init__(self, like: VecEnv) -> None:
-        super().__init__(like.num_envs, like.observation_space, like.action_space)
-        self._observations = np.zeros((like.num_envs, *like.observation_space.shape), np.float32)
-        self._rewards = np.zeros(like.num_envs, np.float32)
-        self._ends = np.zeros(like.num_envs, np.bool_)
-        self._infos: list[dict[str, Any]] = [{}] * like.num_envs
-
     def reset(self) -> Any:
-        """Return the observation."""
-        return self._observations
+        """Remember what looks like an environment's answer."""
+        count = self.num_envs
+        observations = np.zeros((count, *self.observation_space.shape), np.float32)
+        rewards, ends = np.zeros(count, np.float32), np.zeros(count, np.bool_)
+        self._answer = observations, rewards, ends, [{}] * count
+        return observations
 
     def step_async(self, actions: Any) -> None:
         """Do nothing."""
 
     def step_wait(self) -> Any:
         """Return the same as ever."""
-        return self._observations, self._rewards, self._ends, self._infos
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return nothing for each."""
-        return [None] * self.num_envs
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Do nothing."""
-
-    def env_method(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Do nothing."""
-        return []
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Claim the wrapper, so that nothing is added."""
-        return [True] * self.num_envs
+        return self._answer
 
 
 def steps_per_s(model: PPO, steps: int) -> float:
@@ -94,11 +74,11 @@ def main() -> None:
     ratio = statistics.median(
         one / other for one, other in zip(speeds["batch simulator"], speeds["nothing"], strict=True)
     )
-    print(f"| PPO, {ENVS} environments | steps/s | of the one that does nothing |")
-    print("| --- | --- | --- |")
+    rows = [[f"PPO, {ENVS} environments", "steps/s", "of the one that does nothing"]]
     for name, values in speeds.items():
         share = f"{ratio:.0%}" if name == "batch simulator" else ""
-        print(f"| {name} | {statistics.median(values):,.0f} | {share} |")
+        rows.append([name, f"{statistics.median(values):,.0f}", share])
+    print("\n".join(aligned(rows)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,15 +22,17 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from benchmarks.simpy_model import Server, noise_source
 from sponge_env.config import Arrivals
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.profile import load_profile, save_profile
+from sponge_env.results.layout import aligned
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeds import stream
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.seeds import EVALUATION_SEEDS, stream
 from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.system import SimulatedSystem
 from sponge_env.vector.simulator import BatchSimulator
 
 LOADS_RPS = (10, 20, 100, 1000)
@@ -124,29 +127,41 @@ def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
 
 
 def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
-    """Measure the model in SimPy."""
+    """Measure the model in SimPy, which is a reference of the tests."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+    from reference.simpy_model import Server
+    from reference.worker import noise_source
+    from reference.workload import make_requests
+
     profile = scenario_profile(scenario)
     spec = make_spec(scenario, profile)
     latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
     plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
 
     def episode() -> None:
-        noise = noise_source(profile.noise_quantiles, stream(0, "noise"))
-        server = Server(spec, draw_workload(scenario, profile, 0), latency_s, noise)
+        noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
+        server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
         for cores, batch in plan:
             server.step(cores, batch)
 
     return INTERVALS / best_s(episode, repeats)
 
 
+def episode_s(scenario: Scenario, agent: str, repeats: int) -> float:
+    """Return the shortest wall time of an episode of an agent, its making included."""
+    controllers, seed = known_controllers(), EVALUATION_SEEDS
+    run = Run.of(agent, scenario, "sim", seed)
+
+    def episode() -> None:
+        system = SimulatedSystem(scenario, seed)
+        run_episode(system, make_controller(agent, controllers), run)
+
+    return best_s(episode, repeats)
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print an aligned Markdown table."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * (width - 1) + ":" for width in widths]
-    for row in (header, rule, *rows):
-        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        print("| " + " | ".join(cells) + " |")
-    print()
+    """Print an aligned table and a blank line."""
+    print("\n".join([*aligned([header, *rows]), ""]))
 
 
 def print_speeds(scenarios: dict[int, Scenario], sizes: Sequence[int], repeats: int) -> float:
@@ -196,6 +211,19 @@ def print_request_costs(scenarios: dict[int, Scenario], envs: int, repeats: int)
     print_table(["load", "ns per request", "without the step"], rows)
 
 
+def print_episodes(quick: bool) -> None:
+    """Print what whole episodes take, as suites and evaluations run them."""
+    rows = []
+    for name in ("paper", "bursty", "mixed")[: 1 if quick else 3]:
+        scenario = load_scenario(name)
+        for agent in ("static-16", "sponge-ip", "fa2")[: 1 if quick else 3]:
+            taken_s = episode_s(scenario, agent, 1 if quick else 5)
+            per_interval_us = 1e6 * taken_s / scenario.intervals
+            rows.append([name, agent, f"{1000 * taken_s:.0f}", f"{per_interval_us:.0f}"])
+    print("Episodes of 600 intervals, as suites and evaluations run them:\n")
+    print_table(["scenario", "agent", "ms", "microseconds per interval"], rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="Time the batch simulator.")
@@ -207,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         best = print_speeds(scenarios, sizes, repeats)
         print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
         print_request_costs(scenarios, 64, repeats)
+    print_episodes(quick)
 
 
 if __name__ == "__main__":

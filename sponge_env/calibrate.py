@@ -25,27 +25,27 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.interfaces import Allocation
-from sponge_env.models import resolve_model
-from sponge_env.profile import Profile, save_profile
-from sponge_env.quota import CROWD
-from sponge_env.workers.bench import (
+from sponge_env.live.bench import (
     Bench,
-    Report,
+    OnProgress,
+    measure_cold_starts,
     measure_grid,
     measure_pauses,
     measure_work,
-    silent,
 )
-from sponge_env.workers.limits import DESCRIPTIONS
-from sponge_env.workers.measured import build_profile, build_quota, interpolate_work
-from sponge_env.workers.pool import PoolWorker
-from sponge_env.workers.real_config import RealWorkerConfig
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.limits import DESCRIPTIONS
+from sponge_env.live.measured import build_profile, build_quota, interpolate_work
+from sponge_env.live.worker import LiveWorker
+from sponge_env.models import resolve_model
+from sponge_env.profile import Profile, save_profile
+from sponge_env.quota import CONTENDING
 
 SECONDS = 45.0
 """About how long a calibration takes."""
 
 
-class TerminalProgress:
+class StageProgress:
     """Shows each stage of a calibration on the terminal."""
 
     def __init__(self) -> None:
@@ -53,11 +53,10 @@ class TerminalProgress:
         self._shown: Progress | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show the state."""
+        """Show that ``done`` of ``total`` steps of a stage are done."""
         if self._shown is None or stage != self._stage:
             self.close()
-            self._stage = stage
-            self._shown = Progress("calibrating", total, "step")
+            self._stage, self._shown = stage, Progress("calibrating", total, "step")
             self._shown.say(stage)
         self._shown.show(done)
 
@@ -68,7 +67,7 @@ class TerminalProgress:
 
 
 def calibrate(
-    config: RealWorkerConfig, seconds: float = SECONDS, progress: Report = silent
+    config: LiveConfig, seconds: float = SECONDS, progress: OnProgress | None = None
 ) -> Profile:
     """Measure the worker that a configuration describes.
 
@@ -88,31 +87,24 @@ def calibrate(
         config,
         model=resolve_model(config.model).name,
         initial=Allocation(config.cores_max, config.batch_max),
-        replicas_max=max(1 + CROWD, config.replicas_max),
+        replicas_max=max(1 + CONTENDING, config.replicas_max),
     )
-    with PoolWorker(config) as worker:
-        bench = Bench(worker)
-        crowded = max(1, config.cores_max // CROWD)
-        progress("cold start", 0, 3)
-        # Memory that nobody has used since the machine started is slow to come by.
-        bench.load(crowded, CROWD)
-        progress("cold start", 1, 3)
-        alone = bench.load(cores=1)
-        progress("cold start", 2, 3)
-        crowd = bench.load(crowded, CROWD)
-        lost_s = measure_pauses(bench, config, progress)
-        work = measure_work(bench, config.batch_max, progress)
-        work_s = interpolate_work(work, config.batch_max)
-        grid = measure_grid(bench, config, work_s, end_s, progress)
+    with LiveWorker(config) as worker:
+        bench = Bench(worker, progress or (lambda stage, done, total: None))
+        alone, together = measure_cold_starts(bench, CONTENDING)
+        lost_s = measure_pauses(bench)
+        work = measure_work(bench)
+        grid = measure_grid(bench, interpolate_work(work, config.batch_max), end_s)
     profile = build_profile(config, grid, alone.latency_s, worker.limiter)
-    if config.cores_max * config.core_unit > 1:
+    if config.physical_cores(config.cores_max) > 1:
         return profile  # the token bucket of the simulator is one CPU's
-    crowd_loading = max(1.0, crowd.cpu_s / alone.cpu_s)  # less is noise
-    quota = build_quota(config, worker.period_s, worker.tick_s, work, lost_s, crowd_loading)
+    contention = max(1.0, together.cpu_s / alone.cpu_s)  # less is noise
+    period_s, tick_s = worker.launcher.period_s, worker.launcher.tick_s
+    quota = build_quota(config, period_s, tick_s, work, lost_s, contention)
     return dataclasses.replace(profile, quota=quota)
 
 
-def _check(config: RealWorkerConfig, seconds: float) -> None:
+def _check(config: LiveConfig, seconds: float) -> None:
     """Raise what keeps a configuration from being measured."""
     if not 0 < seconds < math.inf:
         raise ConfigError(f"the seconds to measure must be above 0, not {seconds:g}")
@@ -125,14 +117,14 @@ def _check(config: RealWorkerConfig, seconds: float) -> None:
         )
 
 
-def calibrate_to(path: Path, config: RealWorkerConfig, seconds: float = SECONDS) -> Profile:
+def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Profile:
     """Calibrate with progress on the terminal, and save the profile.
 
     Raises:
         SpongeError: The worker cannot be measured, or the profile not be written.
     """
     check_writable(path)
-    progress = TerminalProgress()
+    progress = StageProgress()
     try:
         profile = calibrate(config, seconds, progress)
     finally:
@@ -189,8 +181,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _config(args: argparse.Namespace) -> RealWorkerConfig:
-    return RealWorkerConfig(
+def _config(args: argparse.Namespace) -> LiveConfig:
+    return LiveConfig(
         model=args.model,
         batch_max=args.batch,
         cores_max=args.cores,

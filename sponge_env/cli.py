@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ from typing import Any, NoReturn, get_args
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, SpongeError, unknown
-from sponge_env.scenario import Scenario, load_scenario
 
 BAD_INPUT = 2
 """Exit code after bad input."""
@@ -104,28 +102,24 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none",
     )
-    parser.add_argument("--run-dir", type=Path, help="folder for the results; must be new")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        help="folder for the results: a new one, or that of a run to go on with",
+    )
 
 
-def chosen_scenario(arguments: argparse.Namespace, duration_s: float | None = None) -> Scenario:
-    """Load the scenario that the arguments name, with their changes.
+def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the arguments change about a scenario but its profile.
 
-    Raises:
-        ConfigError: Something about it cannot be used.
+    See :func:`sponge_env.run.suite.changed`.
     """
-    scenario = load_scenario(arguments.scenario)
     changes: dict[str, Any] = {}
-    if duration_s is not None:
-        changes["duration_s"] = duration_s
-    if arguments.profile:
-        changes["profile"] = arguments.profile
     if arguments.trace:
-        changes["network"] = dataclasses.replace(scenario.network, trace=arguments.trace)
+        changes["network.trace"] = arguments.trace
     if arguments.arrivals:
-        changes["arrivals"] = dataclasses.replace(
-            scenario.arrivals, kind="trace", file=arguments.arrivals, rate_rps=None, load=None
-        )
-    return dataclasses.replace(scenario, **changes)
+        changes["arrivals"] = {"kind": "trace", "file": arguments.arrivals}
+    return changes
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -50,11 +50,21 @@ class Limits:
     """Requests in one batch."""
     replicas: int = 16
     """Replicas at one time."""
+    total_cores: int | None = None
+    """Core units of the machine, which all replicas share, those that start or drain included;
+    as many as one replica may have if left out."""
 
     def __post_init__(self) -> None:
         for name in ("cores", "batch", "replicas"):
             value = getattr(self, name)
             require(value >= 1, f"limits.{name}", value, "at least 1")
+        rule = f"at least limits.cores = {self.cores}"
+        require(self.machine_cores >= self.cores, "limits.total_cores", self.total_cores, rule)
+
+    @property
+    def machine_cores(self) -> int:
+        """Core units of the machine."""
+        return self.cores if self.total_cores is None else self.total_cores
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
 
 class Progress:
@@ -22,6 +23,7 @@ class Progress:
         unit: str,
         stream: TextIO | None = None,
         every_s: float = 10.0,
+        shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start at 0.
@@ -32,6 +34,7 @@ class Progress:
             unit: What is counted.
             stream: Where to write; standard error if left out.
             every_s: Wall time between two lines where there is no terminal.
+            shown: Whether anything is shown at all.
             clock: Wall clock in seconds.
         """
         self._stream = stream or sys.stderr
@@ -41,11 +44,11 @@ class Progress:
             unit=unit,
             file=self._stream,
             leave=False,
-            disable=not self._stream.isatty(),
+            disable=not (shown and self._stream.isatty()),
         )
         self._label, self._total, self._unit = label, total, unit
-        self._every_s, self._clock = every_s, clock
-        self._due_s = clock() + every_s
+        self._every_s, self._clock = every_s if shown else math.inf, clock
+        self._due_s = clock() + self._every_s
 
     def show(self, done: int, status: str = "") -> None:
         """Say how far it is."""

@@ -15,8 +15,8 @@ from sponge_env.encoding import CLIP, control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
 from sponge_env.masks import ActionMasks
-from sponge_env.metrics import IntervalMetrics
 from sponge_env.render import frame, status_line
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.spec import make_spec, scenario_profile
@@ -160,7 +160,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             ConfigError: The action is outside the action space.
         """
         system = self.system
-        metrics = system.step(decode(whole(action, self._choices)))
+        metrics = system.step(system.spec.fitting(decode(whole(action, self._choices))))
         self._intervals.append(metrics)
         info = dataclasses.asdict(metrics)
         return self._observe(), metrics.reward, False, system.done, info

@@ -10,11 +10,11 @@ from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.host import describe_host
 from sponge_env.interfaces import SystemSpec, Worker
+from sponge_env.live.config import LiveConfig
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import LiveSystem, SimulatedSystem, System
-from sponge_env.workers.real_config import RealWorkerConfig
 from sponge_env.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
@@ -29,7 +29,7 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
         from sponge_env.calibrate import calibrate_to
 
-        calibrate_to(local_profile_path(), RealWorkerConfig(limiter=limiter))
+        calibrate_to(local_profile_path(), LiveConfig(limiter=limiter))
     return scenario_profile(scenario)
 
 
@@ -77,7 +77,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     Raises:
         SpongeError: Model, limits or machine do not allow it.
     """
-    from sponge_env.workers.pool import check_machine
+    from sponge_env.live.local import check_machine
 
     if not profile.samples:
         raise ConfigError(
@@ -92,19 +92,20 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
 
 def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
     # What starts processes is imported only where they are wanted.
-    from sponge_env.workers.pool import PoolWorker
+    from sponge_env.live.worker import LiveWorker
 
-    return PoolWorker(real_config(spec, profile, limiter))
+    return LiveWorker(real_config(spec, profile, limiter))
 
 
-def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> RealWorkerConfig:
+def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveConfig:
     """Say how the real worker of a system is set up."""
-    return RealWorkerConfig(
+    return LiveConfig(
         model=profile.model,
         batch_max=spec.batch_max,
         cores_max=spec.cores_max,
         core_unit=profile.core_unit,
         replicas_max=spec.replicas_max,
+        total_cores=spec.total_cores,
         initial=spec.initial,
         limiter=limiter,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sponge_env.errors import RunDirectoryError
 
@@ -31,6 +33,38 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
+    """Write JSON, whole or not at all; what JSON cannot hold is written as text.
+
+    Args:
+        path: The file; folders above it are made.
+        data: What it says.
+        indent: Spaces of each level; None for long lists of numbers, all in one line.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+        ValueError: A number that is not finite; JSON has none.
+    """
+    text = json.dumps(data, indent=indent, allow_nan=False, default=str) + "\n"
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        RunDirectoryError: It cannot be read or is none.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"cannot read {str(path)!r}: {error}") from error
+    if not isinstance(data, dict):
+        raise RunDirectoryError(f"{str(path)!r} holds no JSON object")
+    return data
 
 
 def check_writable(path: Path) -> None:

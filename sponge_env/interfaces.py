@@ -12,6 +12,7 @@ Cores are counted in core units (see :attr:`SystemSpec.core_unit`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from sponge_env.arrays import FloatArray as FloatArray
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
-    from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+    from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
 
 HISTORY = 30
@@ -72,8 +73,8 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Allocation:
-    """What a controller asks for until its next decision."""
+class StageAllocation:
+    """What one stage gets until the next decision."""
 
     cores: int
     """Core units of each replica."""
@@ -83,9 +84,65 @@ class Allocation:
     """Replicas kept running."""
     variant: int = 0
     """Model variant."""
-    feasible: bool = field(default=True, compare=False)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Allocation:
+    """What a controller asks for until its next decision: one record for each stage.
+
+    ``Allocation(cores=4, batch=8)`` is that of a system of one stage, and ``cores``, ``batch``,
+    ``replicas`` and ``variant`` are those of its first.
+    """
+
+    stages: tuple[StageAllocation, ...]
+    feasible: bool = field(compare=False)
     """False when the controller found nothing that meets every budget and took the
     least bad allocation."""
+
+    def __init__(
+        self,
+        cores: int = 1,
+        batch: int = 1,
+        replicas: int = 1,
+        variant: int = 0,
+        feasible: bool = True,
+        *,
+        stages: tuple[StageAllocation, ...] = (),
+    ) -> None:
+        """Take one stage's allocation, or those of several."""
+        one = (StageAllocation(cores, batch, replicas, variant),)
+        object.__setattr__(self, "stages", stages or one)
+        object.__setattr__(self, "feasible", feasible)
+
+    @property
+    def cores(self) -> int:
+        """Core units of each replica of the first stage."""
+        return self.stages[0].cores
+
+    @property
+    def batch(self) -> int:
+        """Largest batch of the first stage."""
+        return self.stages[0].batch
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of the first stage."""
+        return self.stages[0].replicas
+
+    @property
+    def variant(self) -> int:
+        """Model variant of the first stage."""
+        return self.stages[0].variant
+
+    def changed(self, **changes: int) -> Allocation:
+        """Return the same with other numbers for the first stage."""
+        first = dataclasses.replace(self.stages[0], **changes)
+        return Allocation(stages=(first, *self.stages[1:]), feasible=self.feasible)
+
+    @property
+    def total_cores(self) -> int:
+        """Core units of all replicas of all stages."""
+        return sum(stage.cores * stage.replicas for stage in self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +178,24 @@ class SystemSpec:
     """Physical cores in one core unit."""
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
+    total_cores: int = 1 << 30
+    """Core units of the machine: what all replicas together can hold, those that start or drain
+    included."""
+    resize_delay_s: float = 0.0
+    """Time from a decision until its cores and replicas are in force."""
     cpu_cores: float = math.inf
     """Core units of the CPU that all replicas share: quotas may add up to more, but what runs
     at once does not get more."""
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
+
+    def fitting(self, allocation: Allocation) -> Allocation:
+        """Return an allocation of no more replicas than have room on the machine."""
+        cores, replicas = allocation.cores, allocation.replicas
+        if allocation.total_cores <= self.total_cores:
+            return allocation
+        return allocation.changed(replicas=max(1, min(replicas, self.total_cores // cores)))
 
     @property
     def capacity_rps(self) -> float:

@@ -36,7 +36,9 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
         fields = dataclasses.fields(cast(Any, cls))  # a TypeVar cannot be bound to dataclasses
         required = (f.name for f in fields if f.default is f.default_factory is MISSING)
         missing = [name for name in required if name not in values]
-        raise ConfigError(f"{prefix or 'the scenario'} needs {', '.join(missing)}") from None
+        raise ConfigError(
+            f"{prefix or 'the ' + cls.__name__.lower()} needs {', '.join(missing)}"
+        ) from None
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
@@ -49,6 +51,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
             return value
         raise ConfigError(unknown(key, value, args))
     if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
         return _convert(next(arg for arg in args if arg is not type(None)), value, key)
     if origin is dict and isinstance(value, dict):
         return {name: _convert(args[1], item, f"{key}.{name}") for name, item in value.items()}

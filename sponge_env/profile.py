@@ -20,6 +20,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
 from sponge_env.files import replacing
 from sponge_env.latency import FitError, LatencyModel
+from sponge_env.mapping import from_mapping
 from sponge_env.quota import MOST_LOST, QuotaService
 
 FORMAT = 1
@@ -191,21 +192,6 @@ def load_profile(name_or_path: str | Path) -> Profile:
 def _from_json(data: dict[str, Any]) -> Profile:
     if data.pop("format") != FORMAT:
         raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
-    fit, fit_error = data.pop("latency"), data.pop("fit_error")
-    quota, samples = data.pop("quota"), data.pop("samples")
-    return Profile(
-        latency=LatencyModel(**_tuples(fit)),
-        fit_error=FitError(**fit_error),
-        quota=QuotaService(**_tuples(quota)) if quota else None,
-        samples=tuple(Sample(**_tuples(sample)) for sample in samples),
-        **_tuples(data),
-    )
-
-
-def _tuples(data: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists into the tuples that the frozen dataclasses hold."""
-    return {key: _tuple(value) for key, value in data.items()}
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
+    if "crowd_loading" in (quota := data["quota"] or {}):  # its name until version 0.2
+        quota["loading_contention"] = quota.pop("crowd_loading")
+    return from_mapping(Profile, data)

@@ -10,8 +10,8 @@ from sponge_env.errors import ProfileError
 MOST_LOST = 0.5
 """Largest part of the quota of one core unit that may be lost when work goes on."""
 
-CROWD = 8
-"""Replicas that :attr:`QuotaService.crowd_loading` is about."""
+CONTENDING = 8
+"""Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class QuotaService:
     overdrawn. The default is a kernel's with 250 ticks per second."""
     resume_s: float = 0.0
     """CPU time lost whenever work goes on after a pause: caches have gone cold."""
-    crowd_loading: float = 1.0
-    """CPU time to load the model when :data:`CROWD` replicas do so at once, relative to one
+    loading_contention: float = 1.0
+    """CPU time to load the model when :data:`CONTENDING` replicas do so at once, relative to one
     that does so alone: memory that no process used lately is slow to come by."""
 
     def __post_init__(self) -> None:
-        values = (self.period_s, self.tick_s, self.crowd_loading, *self.work_s)
+        values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)
         if not self.work_s or not all(0 < value < math.inf for value in values):
             raise ProfileError("a quota service needs a period, a tick and work above 0")
         for value in (self.dispatch_s, self.dispatch_request_s, self.resume_s):
@@ -48,7 +48,7 @@ class QuotaService:
                 raise ProfileError("a quota service needs overheads of at least 0")
 
     def slowest_s(self, work_s: float, core_unit: float) -> float:
-        """Return a bound of how long work takes on one core unit.
+        """Return an upper bound of how long work takes on one core unit.
 
         Args:
             work_s: CPU time.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.metrics import IntervalMetrics, axis_label
+from sponge_env.results.schema import IntervalMetrics, axis_label
 from sponge_env.scenario import Scenario
 
 SHOWN_INTERVALS = 60

@@ -97,6 +97,9 @@ class Scenario:
         for name in ("cores", "batch", "replicas"):
             value, limit = getattr(self.initial, name), getattr(self.limits, name)
             require(1 <= value <= limit, f"initial.{name}", value, f"between 1 and {limit}")
+        most = self.limits.machine_cores // self.initial.cores
+        rule = f"at most {most}: the machine has {self.limits.machine_cores} cores"
+        require(self.initial.replicas <= most, "initial.replicas", self.initial.replicas, rule)
 
     @property
     def intervals(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -55,6 +54,8 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         core_unit=profile.core_unit,
         initial=Allocation(initial.cores, initial.batch, initial.replicas),
         cpu_cores=math.inf if profile.quota is None else max(limits.cores, 1 / profile.core_unit),
+        total_cores=limits.machine_cores,
+        resize_delay_s=scenario.simulation.actuation_delay_s,
         fingerprint=_fingerprint(scenario, profile),
     )
 
@@ -70,10 +71,13 @@ def _fingerprint(scenario: Scenario, profile: Profile) -> str:
         "model": profile.model,
         "core_unit": profile.core_unit,
         "interval_s": scenario.interval_s,
-        "limits": dataclasses.asdict(scenario.limits),
+        "limits": {name: getattr(scenario.limits, name) for name in _LIMITS},
     }
     text = json.dumps(meaning, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_LIMITS = ("cores", "batch", "replicas")
 
 
 def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
@@ -82,7 +86,7 @@ def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
     Raises:
         ValueError: It does not.
     """
-    for name in ("cores", "batch", "replicas"):
+    for name in _LIMITS:
         value, limit = getattr(allocation, name), getattr(spec, f"{name}_max")
         if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
             raise ValueError(
@@ -90,3 +94,8 @@ def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
             )
     if allocation.variant != 0:
         raise ValueError(f"there is only model variant 0, not {allocation.variant!r}")
+    if allocation.total_cores > spec.total_cores:
+        raise ValueError(
+            f"{allocation.replicas} replicas of {allocation.cores} cores are more than the "
+            f"{spec.total_cores} cores of the machine"
+        )

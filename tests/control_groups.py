@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sponge_env.workers.cgroups import find_hierarchy
+from sponge_env.live.cgroups import find_hierarchy
 
 
 def groups_of(pid: int) -> set[Path]:

@@ -29,14 +29,13 @@ WALL_TIMES = {"decision_s", "decision_p50_s", "decision_p99_s"}
 def allocations(
     scenario: Scenario, seed: int, replicas_max: int | None = None
 ) -> list[tuple[int, int, int]]:
-    """Return one random allocation for each interval."""
+    """Return one random allocation for each interval, of no more cores than there are."""
     rng = np.random.default_rng(seed)
     limits = scenario.limits
     most = (limits.cores, limits.batch, replicas_max or limits.replicas)
-    return [
-        tuple(map(int, row))
-        for row in rng.integers(1, most, (scenario.intervals, 3), endpoint=True)
-    ]  # type: ignore[misc]
+    drawn = rng.integers(1, most, (scenario.intervals, 3), endpoint=True)
+    drawn[:, 2] = np.minimum(drawn[:, 2], limits.machine_cores // drawn[:, 0])
+    return [tuple(row) for row in drawn.tolist()]  # type: ignore[misc]
 
 
 def simulator(scenarios: Sequence[Scenario], **settings: Any) -> BatchSimulator:

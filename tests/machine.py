@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sponge_env.errors import WorkerError
-from sponge_env.workers.limits import open_limits
+from sponge_env.live.limits import open_limits
 
 
 def _refusal() -> str:

@@ -1,4 +1,4 @@
-"""Folders of suites, made up: a report's input without running anything."""
+"""Folders of runs, made up: a report's input without running anything."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.metrics import EpisodeMetrics
-from sponge_env.recording import summary
-from sponge_env.suite.store import FORMAT
-from sponge_env.suite.unit import INTERVALS, QUANTILES
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, summary
+from sponge_env.run.record import interval_columns, write_table
+from sponge_env.run.rollout import QUANTILES, Run
+from sponge_env.run.store import FORMAT
 
 COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
 OFFERED = 1000
@@ -38,7 +38,7 @@ def write_suite(
         bounds: Mean cores of bounds without violations, by name.
         joint: Agents that scale horizontally as well.
     """
-    write(path / "suite.json", {"format": FORMAT, "suite": "made-up"})
+    write(path / "run.json", {"format": FORMAT, "suite": "made-up"})
     write(path / "host.json", {"cpu_model": "M", "cpus": 2, "cpus_allowed": 2, "kernel": "Linux"})
     write(path / "versions.json", {"python": "3.11", "numpy": None})
     (path / "command.txt").write_text("python evaluate.py --suite other\npython evaluate.py\n")
@@ -47,6 +47,7 @@ def write_suite(
             own = "oracle-joint" if agent in joint else "oracle"
             result = agent_result(agent, cell, violations, cores) | {"bound": own}
             keep(path, agent, cell, result)
+            write_intervals(path, agent, cell, violations[0], cores)
         for name, cores in (bounds or {}).items():
             seeds = range(len(next(iter(agents.values()))[0]))
             keep(path, name, cell, {"bounds": [bound(seed, cores) for seed in seeds]})
@@ -61,7 +62,7 @@ def write(path: Path, data: object) -> None:
 def keep(path: Path, agent: str, cell: Cell, result: Mapping[str, Any], **error: str) -> None:
     scenario, profile, start = cell
     head = {"format": FORMAT, "agent": agent, "scenario": scenario, "profile": profile}
-    head |= {"start": start, "fingerprint": "", "error": error or None}
+    head |= {"start": start, "fingerprint": "", "complete": not error, "error": error or None}
     write(path / "results" / agent / f"{'+'.join(cell)}.json", {**head, **result})
 
 
@@ -102,15 +103,24 @@ def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float
     return {
         "episodes": [summary(episode) for episode in episodes],
         "latency_s": [list(np.linspace(0.1, 0.9, QUANTILES + 1)) for _ in episodes],
-        "intervals": intervals(start, violations[0], cores),
     }
 
 
-def intervals(start: str, violations: int, cores: float) -> dict[str, list[float]]:
-    """Return intervals whose violations all fall into the third second."""
-    time_s = np.arange(1.0, DURATION_S + (WARMUP_S if start == "warm" else 0.0) + 1.0)
-    columns = {name: np.full(time_s.size, 1.0) for name in INTERVALS}
-    columns |= {"time_s": time_s, "cores": np.full(time_s.size, cores)}
-    columns["violations"] = np.where(time_s == 3.0, violations, 0)
-    columns["avoidable_violations"] = columns["violations"]
-    return {name: values.tolist() for name, values in columns.items()}
+def write_intervals(path: Path, agent: str, cell: Cell, violations: int, cores: float) -> None:
+    """Write intervals of the first seed whose violations all fall into the third second."""
+    scenario, profile, start = cell
+    end_s = DURATION_S + (WARMUP_S if start == "warm" else 0.0)
+    intervals = [
+        IntervalMetrics(
+            time_s=time_s,
+            cores=cores,
+            violations=violations * (time_s == 3.0),
+            avoidable_violations=violations * (time_s == 3.0),
+            **dict.fromkeys(("offered", "batch", "replicas_ready", "queued"), 1),
+            **dict.fromkeys(("latency_p99_s", "delay_mean_s", "bandwidth_bytes_per_s"), 1.0),
+        )
+        for time_s in np.arange(1.0, end_s + 1.0).tolist()
+    ]
+    run = Run(agent, scenario, "sim", 0, profile, start)
+    file = path / "intervals" / agent / f"{'+'.join(cell)}-seed0.parquet"
+    write_table(file, interval_columns(run, intervals))

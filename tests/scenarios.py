@@ -43,7 +43,7 @@ QUOTA_PROFILE = Profile(
         dispatch_s=0.0005,
         dispatch_request_s=0.0001,
         resume_s=0.0003,
-        crowd_loading=1.5,
+        loading_contention=1.5,
     ),
 )
 """A worker under a CPU quota."""

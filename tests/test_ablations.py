@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from test_exact import random_spec, random_view
 from views import busy_view, make_spec, make_view
 
-from agents.ablations import Ablated, bundled, no_batching, no_scaling
-from agents.sponge_ip import SpongeIP
+from agents.sponge_ip import Ablated, SpongeIP, bundled, no_batching, no_scaling
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 
@@ -68,7 +67,13 @@ def test_fixed_cores_stay_within_the_limit() -> None:
     assert controller.decide(busy_view()).cores == 6
 
 
-@pytest.mark.parametrize("options", [{"cores_fixed": 0}, {"batch_limit": 1.5}])
-def test_bad_options(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="must be a whole number of at least 1"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cores_fixed": 0}, "cores_fixed must be at least 1, not 0"),
+        ({"batch_limit": 1.5}, r"batch_limit must be a whole number, not 1\.5"),
+    ],
+)
+def test_bad_options(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
         Ablated(**options)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from machine import needs_two_cpus
 
-from sponge_env.workers.affinity import RESERVATIONS, Reservations, choose_cpus
+from sponge_env.live.affinity import RESERVATIONS, Reservations, choose_cpus
 
 pytestmark = needs_two_cpus
 

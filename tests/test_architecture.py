@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
+import agents as agents_registry
+import baselines as baselines_registry
+from sponge_env.run.suite import load_suite
+
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLLERS_MAY_IMPORT = {
+    "arrays",
     "config",
+    "controllers",
     "encoding",
     "errors",
     "files",
@@ -23,26 +30,30 @@ CONTROLLERS_MAY_IMPORT = {
     "masks",
     "scenario",
     "metrics",
+    "core.compiled",
 }
 DOORS = {
     "stable_baselines3": {
+        "agents/learn/algorithms.py",
         "agents/learn/environments.py",
-        "agents/learn/learners.py",
-        "agents/learn/train.py",
+        "agents/learn/training.py",
         "sponge_env/vector/sb3_env.py",
     },
-    "sb3_contrib": {"agents/learn/learners.py"},
-    "torch": {"agents/learn/learners.py", "agents/learn/train.py", "sponge_env/models.py"},
-    "pulp": {"agents/solve_pulp.py"},
-    "optuna": {"agents/learn/study.py"},
+    "sb3_contrib": {"agents/learn/algorithms.py"},
+    "torch": {
+        "agents/learn/algorithms.py",
+        "agents/learn/training.py",
+        "sponge_env/models.py",
+    },
+    "pulp": {"agents/solvers.py"},
+    "optuna": {"agents/learn/search.py"},
     "numba": {
-        "agents/exact_kernel.py",
-        "sponge_env/vector/compiler.py",
+        "sponge_env/core/compiled.py",
         "sponge_env/vector/simulator.py",
     },
     "scipy": {"sponge_env/statistics.py"},
     "tensorboard": {"sponge_env/tensorboard_sink.py"},
-    "onnxruntime": {"sponge_env/workers/child.py", "sponge_env/models.py"},
+    "onnxruntime": {"sponge_env/live/child.py", "sponge_env/models.py"},
     "matplotlib": {"sponge_env/report/*", "sponge_env/render.py", "sponge_env/models.py"},
 }
 """Files that may import a library."""
@@ -66,15 +77,29 @@ def test_the_package_knows_no_controllers(path: Path) -> None:
     assert not [name for name in imports(path) if name.split(".")[0] in ("agents", "baselines")]
 
 
+def test_no_string_of_the_package_is_an_agents_name() -> None:
+    """What knows agents by name lives in suites and in ``benchmarks/``."""
+    agents = {*agents_registry.CONTROLLERS, *baselines_registry.CONTROLLERS}
+    agents |= set(load_suite("standard").agents)
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in python_files("sponge_env")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in agents
+    }
+    assert not found
+
+
 @pytest.mark.parametrize("path", python_files("agents", "baselines"), ids=str)
 def test_controllers_see_only_the_interfaces(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0]
     other = {"agents": "baselines", "baselines": "agents"}[own]
     names = list(imports(path))
+    assert own not in {name.split(".")[0] for name in names}, "they import each other relatively"
     assert not [name for name in names if name.split(".")[0] == other]
     if path.parent.name == "learn" or path.name == "tune.py":
         return  # training builds environments, tuning runs episodes
-    inside = [name.split(".")[1] for name in names if name.startswith("sponge_env.")]
+    inside = [name.removeprefix("sponge_env.") for name in names if name.startswith("sponge_env.")]
     assert set(inside) <= CONTROLLERS_MAY_IMPORT, own
 
 
@@ -88,6 +113,28 @@ def test_heavy_libraries_have_one_door(library: str) -> None:
     }
     doors = DOORS[library]
     assert not {path for path in importers if not any(fnmatch(path, door) for door in doors)}
+
+
+def test_controllers_work_within_another_package(tmp_path: Path) -> None:
+    for package in ("agents", "baselines"):
+        shutil.copytree(ROOT / package, tmp_path / "bundle" / package)
+    (tmp_path / "bundle" / "__init__.py").touch()
+    code = (
+        "import importlib, bundle.agents, bundle.baselines\n"
+        "for places in (bundle.agents.CONTROLLERS, bundle.baselines.CONTROLLERS):\n"
+        "    for place in places.values():\n"
+        "        module, _, name = place.partition(':')\n"
+        "        assert module.startswith('bundle.'), module\n"
+        "        getattr(importlib.import_module(module), name)\n"
+        "import bundle.agents.learn\n"
+        "assert bundle.baselines.tuned_options('vpa', 'bursty', 'lite0')\n"
+        "assert list(bundle.agents.learned.SHIPPED.iterdir())\n"
+    )
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_serving_core_knows_no_clock() -> None:

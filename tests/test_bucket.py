@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from core_doors import CoreService
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from core_doors import CoreService
 from reference.quota import QuotaBucket
 
 from sponge_env.quota import QuotaService
@@ -26,9 +26,7 @@ def core_bucket(
     cores: int, work_s: float, phase: float = 0.0, unit: float = UNIT, **settings: float
 ) -> CoreService:
     quota = QuotaService(PERIOD_S, (work_s,), 0.0, tick_s=TICK_S, **settings)
-    return CoreService(
-        cores, limit=quota, work_s=[work_s], core_unit=unit, phase=phase
-    )
+    return CoreService(cores, limit=quota, work_s=[work_s], core_unit=unit, phase=phase)
 
 
 def reference_bucket(
@@ -134,7 +132,7 @@ def test_unlimited_means_no_throttling(bucket: MakeBucket) -> None:
 def test_loading_is_work_and_more_so_if_many_do_it_up_to_a_point(
     bucket: MakeBucket, cores: int, loading: int, expected_s: float, resume_s: float
 ) -> None:
-    service = bucket(cores, work_s=0.01, crowd_loading=1.5, resume_s=resume_s)
+    service = bucket(cores, work_s=0.01, loading_contention=1.5, resume_s=resume_s)
     service.load(0.0, 6.4, loading)
     assert service.finish_s == pytest.approx(expected_s, rel=0.03)
     service.start(service.finish_s, 1, 1.0)

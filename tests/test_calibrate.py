@@ -12,19 +12,19 @@ import sponge_env.calibrate as calibrate_module
 from sponge_env.calibrate import calibrate, main, summary
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
+from sponge_env.live.bench import BatchRun, Grid
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.measured import build_profile, build_quota, interpolate_work
 from sponge_env.profile import Profile, load_profile, save_profile
-from sponge_env.workers.bench import Grid, Run
-from sponge_env.workers.measured import build_profile, build_quota, interpolate_work
-from sponge_env.workers.real_config import RealWorkerConfig
 
-SMALL = RealWorkerConfig(batch_max=4, cores_max=4, core_unit=0.25)
+SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
 
 
 def made_up_grid(model: LatencyModel, scatter: tuple[float, ...]) -> Grid:
     """Make runs that lie about a known model; small cells have many of them."""
     return {
         (b, c): [
-            Run(float(model.predict_s(b, c)) * (1 + s), 0.01 * b * (1 + s / 10), 0.0002)
+            BatchRun(float(model.predict_s(b, c)) * (1 + s), 0.01 * b * (1 + s / 10), 0.0002)
             for s in scatter * (20 if b == 1 else 1)
         ]
         for b in (1, 2, 4)
@@ -60,25 +60,25 @@ def test_a_cell_with_many_runs_counts_no_more_than_another() -> None:
 
 
 def test_work_between_measured_sizes_is_interpolated() -> None:
-    work = {size: [Run(0.0, cpu_s, 0.0)] for size, cpu_s in ((1, 0.01), (2, 0.02), (4, 0.06))}
+    work = {size: [BatchRun(0.0, cpu_s, 0.0)] for size, cpu_s in ((1, 0.01), (2, 0.02), (4, 0.06))}
     assert interpolate_work(work, 4).tolist() == pytest.approx([0.01, 0.02, 0.04, 0.06])
 
 
 def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
-    work = {b: [Run(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
+    work = {b: [BatchRun(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
     # 40 ms of work in quotas of 5 ms (half a core for 10 ms) that cost 0.1 ms each
-    quota = build_quota(SMALL, 0.01, 0.004, work, lost_s=[0.0007, 0.0009], crowd_loading=1.4)
+    quota = build_quota(SMALL, 0.01, 0.004, work, lost_s=[0.0007, 0.0009], loading_contention=1.4)
     assert quota.work_s == pytest.approx((0.01, 0.02, 0.03, 0.04))
     assert quota.dispatch_s == pytest.approx(0.0003)
     assert quota.dispatch_request_s == pytest.approx(0.0001)
     assert quota.resume_s == pytest.approx(0.0001)
-    assert (quota.period_s, quota.tick_s, quota.crowd_loading) == (0.01, 0.004, 1.4)
+    assert (quota.period_s, quota.tick_s, quota.loading_contention) == (0.01, 0.004, 1.4)
 
 
 @pytest.mark.parametrize(("lost_s", "resume_s"), [(-0.001, 0.0), (1.0, 0.00125)])
 def test_pauses_cost_something_but_never_all(lost_s: float, resume_s: float) -> None:
-    work = {b: [Run(1.0, 0.01 * b, 0.0)] for b in (1, 4)}
-    quota = build_quota(SMALL, 0.01, 0.004, work, [lost_s], crowd_loading=1.0)
+    work = {b: [BatchRun(1.0, 0.01 * b, 0.0)] for b in (1, 4)}
+    quota = build_quota(SMALL, 0.01, 0.004, work, [lost_s], loading_contention=1.0)
     assert quota.resume_s == pytest.approx(resume_s)
 
 
@@ -99,7 +99,7 @@ def test_a_calibration_is_whole(profile: Profile, tmp_path: Path) -> None:
     assert list(profile.quota.work_s) == sorted(profile.quota.work_s)
     assert 0 <= profile.quota.dispatch_s < profile.quota.work_s[0]
     assert profile.quota.tick_s > 0
-    assert profile.quota.crowd_loading > 0
+    assert profile.quota.loading_contention > 0
     assert profile.cold_start_s > 0
     assert profile.host["onnxruntime"]
     save_profile(profile, tmp_path / "p.json")
@@ -178,15 +178,15 @@ def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured
 def test_a_model_file_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs: list[RealWorkerConfig] = []
+    configs: list[LiveConfig] = []
 
-    def stop(config: RealWorkerConfig) -> None:
+    def stop(config: LiveConfig) -> None:
         configs.append(config)
         raise KeyboardInterrupt
 
     write_model(tmp_path / "own.onnx")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(calibrate_module, "PoolWorker", stop)
+    monkeypatch.setattr(calibrate_module, "LiveWorker", stop)
     assert main(["--model", "own.onnx", "--out", "mine.json"]) == 130
     assert configs[0].model == str(tmp_path / "own.onnx")
     assert not (tmp_path / "mine.json").exists()
@@ -195,10 +195,10 @@ def test_a_model_file_is_found_from_any_folder(
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (RealWorkerConfig(limiter="none"), "needs a CPU limiter"),
-        (RealWorkerConfig(cores_max=1), "at least 2 core units and batches of 2"),
+        (LiveConfig(limiter="none"), "needs a CPU limiter"),
+        (LiveConfig(cores_max=1), "at least 2 core units and batches of 2"),
     ],
 )
-def test_what_cannot_be_calibrated_is_refused(config: RealWorkerConfig, reason: str) -> None:
+def test_what_cannot_be_calibrated_is_refused(config: LiveConfig, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         calibrate(config)

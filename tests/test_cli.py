@@ -14,7 +14,7 @@ import evaluate
 import train
 from agents.policy import save_policy
 from sponge_env import calibrate
-from sponge_env.metrics import EpisodeMetrics, names
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
 
 REQUIRED_KEYS = {
     "agent",
@@ -85,12 +85,18 @@ def test_an_evaluation_records_everything(capsys: pytest.CaptureFixture[str]) ->
         assert REQUIRED_KEYS <= set(summary) == set(names(EpisodeMetrics))
         ended = ("on_time", "late", "dropped", "failed")
         assert summary["offered"] == sum(summary[key] for key in ended) > 0
-        folder = Path("run") / f"{summary['agent']}-seed{summary['seed']}"
-        assert json.loads((folder / "summary.json").read_text()) == summary
-        assert len(pd.read_csv(folder / "intervals.csv")) == 20
-        assert len(pd.read_parquet(folder / "requests.parquet")) == summary["offered"]
-        assert list(folder.glob("events.out.tfevents.*"))
-    for name in ("config.json", "command.txt", "versions.json", "host.json", "comparison.png"):
+        agent, cell = summary["agent"], f"paper+yolov5s+cold-seed{summary['seed']}"
+        kept = json.loads(Path(f"run/results/{agent}/paper+yolov5s+cold.json").read_text())
+        assert kept["episodes"][summary["seed"]] == summary
+        intervals = pd.read_parquet(f"run/intervals/{agent}/{cell}.parquet")
+        assert len(intervals) == 20
+        assert set(names(IntervalMetrics)) < set(intervals.columns)
+        requests = pd.read_parquet(f"run/requests/{agent}/{cell}.parquet")
+        assert len(requests) == summary["offered"]
+        events = Path(f"run/tensorboard/{agent}-seed{summary['seed']}")
+        assert list(events.glob("events.out.tfevents.*"))
+    names_of_files = ("run.json", "command.txt", "versions.json", "host.json", "comparison.png")
+    for name in (*names_of_files, "profiles/yolov5s.json"):
         assert (Path("run") / name).stat().st_size > 0
     printed = capsys.readouterr().out
     assert "static-8" in printed
@@ -101,7 +107,7 @@ def test_the_same_seed_gives_the_same_requests() -> None:
     for name in ("one", "other"):
         evaluate.main(["--agent", "static-8", "--duration", "10", "--run-dir", name])
     one, other = (
-        pd.read_parquet(Path(name) / "static-8-seed0" / "requests.parquet")
+        pd.read_parquet(Path(name) / "requests/static-8/paper+yolov5s+cold-seed0.parquet")
         for name in ("one", "other")
     )
     assert one.equals(other)
@@ -124,11 +130,14 @@ def test_a_failure_keeps_the_episodes_before_it(
     assert evaluate.main(argv) == 2
     assert capsys.readouterr().err.endswith("error: it broke\n")
     assert [s["agent"] for s in json.loads(Path("out.json").read_text())] == ["static-8"]
-    summary = json.loads(Path("run/broken:Broken-seed0/summary.json").read_text())
+    kept = json.loads(Path("run/results/broken:Broken/paper+yolov5s+cold.json").read_text())
+    assert kept["error"] == {"type": "WorkerError", "message": "it broke"}
+    (summary,) = kept["episodes"]
     assert summary["partial"]
     ended = ("on_time", "late", "dropped", "failed", "queued", "running")
     assert summary["offered"] == sum(summary[key] for key in ended)
-    assert len(pd.read_parquet("run/broken:Broken-seed0/requests.parquet")) == summary["offered"]
+    requests = pd.read_parquet("run/requests/broken:Broken/paper+yolov5s+cold-seed0.parquet")
+    assert len(requests) == summary["offered"]
 
 
 def test_evaluations_started_together_do_not_meet() -> None:
@@ -149,7 +158,7 @@ def test_agents_take_options() -> None:
         "static.batch=2",
     ]
     assert evaluate.main([*argv, "--run-dir", "run"]) == 0
-    intervals = pd.read_csv("run/static-seed0/intervals.csv")
+    intervals = pd.read_parquet("run/intervals/static")
     assert set(intervals["requested_cores"]) == {3}
     assert set(intervals["batch"]) == {2}
 
@@ -163,8 +172,7 @@ def test_a_controller_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.syspath_prepend(".")
     assert evaluate.main(["--agent", "mine:Mine", "--duration", "5", "--run-dir", "run"]) == 0
-    (folder,) = Path("run").glob("*-seed0")
-    assert set(pd.read_csv(folder / "intervals.csv")["requested_cores"]) == {5}
+    assert set(pd.read_parquet("run/intervals/mine:Mine")["requested_cores"]) == {5}
 
 
 def test_own_traces_replace_the_scenario_s() -> None:
@@ -172,7 +180,7 @@ def test_own_traces_replace_the_scenario_s() -> None:
     Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{0.1 * i:.1f}" for i in range(99)))
     argv = "--agent static-8 --duration 5 --trace slow.csv --arrivals arrivals.csv --run-dir run"
     assert evaluate.main(argv.split()) == 0
-    requests = pd.read_parquet("run/static-8-seed0/requests.parquet")
+    requests = pd.read_parquet("run/requests/static-8")
     assert np.allclose(requests["arrival_s"] - requests["sent_s"], 1.01)
     assert np.allclose(np.diff(requests["sent_s"]), 0.1)
 
@@ -208,7 +216,11 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent sponge-ip --option sponge-ip.formulation=papr", "mean 'paper'"),
         ("--agent maskable-ppo", "no policy of maskable-ppo for this profile"),
         ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
-        ("--agent static-8 --policy x.safetensors", "--policy is for one agent of ppo"),
+        (
+            "--agent static-8 --policy x.safetensors",
+            "--policy is for one agent that takes the option 'policy'; none of static-8 does",
+        ),
+        ("--agent ppo ppo-joint --policy x", "option 'policy'; ppo, ppo-joint do"),
         ("--agent :X", "unknown agent ':X'"),
         ("--agent os:getcwd", "is no controller: it needs reset"),
         ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
@@ -277,9 +289,33 @@ def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str
 
 def test_a_run_directory_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     Path("run").mkdir()
+    Path("run/thesis.tex").touch()
     argv = ["--agent", "static-8", "--duration", "5", "--run-dir", "run"]
-    assert "'run' exists already" in failure(argv, capsys)
-    assert list(Path("run").iterdir()) == []
+    assert "'run' is no run" in failure(argv, capsys)
+    assert [path.name for path in Path("run").iterdir()] == ["thesis.tex"]
+    assert evaluate.main([*argv[:-1], "other"]) == 0
+    before = {path: path.read_bytes() for path in Path("other").rglob("*") if path.is_file()}
+    argv = ["--agent", "static-8", "--duration", "6", "--run-dir", "other"]
+    capsys.readouterr()
+    assert "'other' holds results of another suite or version" in failure(argv, capsys)
+    for path, content in before.items():
+        assert path.read_bytes() == content
+
+
+def test_the_same_command_goes_on_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--duration", "5", "--run-dir", "run", "--agent", "static-8"]
+    assert evaluate.main(argv) == 0
+    file = Path("run/results/static-8/paper+yolov5s+cold.json")
+    before = file.stat().st_mtime_ns
+    capsys.readouterr()
+    assert evaluate.main([*argv, "fa2"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 2 results are in run already" in printed
+    assert "\nstatic-8 " in printed
+    assert "\nfa2 " in printed
+    assert file.stat().st_mtime_ns == before
+    definition = json.loads(Path("run/run.json").read_text())["definition"]
+    assert list(definition["agents"]) == ["static-8", "fa2"]
 
 
 def test_a_run_directory_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_env.workers import clock as clock_module
-from sponge_env.workers.clock import EpisodeClock
+from sponge_env.live import clock as clock_module
+from sponge_env.live.clock import EpisodeClock
 
 
 class Monotonic:

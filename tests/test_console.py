@@ -4,7 +4,7 @@ from itertools import count
 import pytest
 
 from sponge_env.console import ConsoleSink, Progress
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
 INTERVAL = IntervalMetrics(cores=8.0, queued=3, violations=2)
 

@@ -13,13 +13,12 @@ from views import busy_view, make_spec, make_view, views
 
 import agents
 import baselines
-from agents.learners import LEARNERS
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.registry import make_controller
+from sponge_env.run.controllers import make_controller
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
-TRAINED = LEARNERS.keys()
+TRAINED = agents.LEARNERS.keys()
 """These need a policy file; ``test_learn.py`` holds them to the same contract."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in sorted(REGISTRY.keys() - TRAINED)),

@@ -15,7 +15,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
-from sponge_env.metrics import IntervalMetrics, names
+from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.system import SimulatedSystem
 
 

@@ -29,8 +29,8 @@ from sponge_env.fidelity.replay import MeasuredWork
 from sponge_env.fidelity.report import section, table
 from sponge_env.fidelity.trial import Kind, RecordingWorker, Subject, Trial
 from sponge_env.interfaces import Batch, Completion, SystemSpec
-from sponge_env.metrics import EpisodeMetrics
 from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
 

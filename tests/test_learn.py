@@ -9,13 +9,10 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from scenarios import short
 from stable_baselines3 import PPO
 
-from agents.learn import learners
-from agents.learn import train as training
-from agents.learn.environments import ConstrainedRewards, make_environments
-from agents.learn.judge import Verdict, make_judge
-from agents.learn.plan import LearnConfig, TrainingPlan, learn_config
-from agents.learn.randomise import variants
-from agents.learn.train import check_checkpoint, train
+from agents.learn import LearnConfig, TrainingPlan, algorithms, learn_config, training
+from agents.learn.algorithms import ConstrainedRewards
+from agents.learn.environments import make_environments, variants
+from agents.learn.training import Validation, check_checkpoint, make_validator, train
 from agents.learned import ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
 from sponge_env.encoding import FIELDS, OBS_DIM
@@ -23,7 +20,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_system
 from sponge_env.masks import ActionMasks
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 
 SCENARIO = short(duration_s=10.0)
 CONFIG = LearnConfig(
@@ -85,16 +82,16 @@ def test_the_best_policy_is_kept_not_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cores = iter([1.0, 9.0])
-    judged: list[Policy] = []
+    validated: list[Policy] = []
 
-    def scripted(policy: Policy) -> Verdict:
-        judged.append(policy)
-        return Verdict(next(cores), 16, 0.0, 0.0)
+    def scripted(policy: Policy) -> Validation:
+        validated.append(policy)
+        return Validation(next(cores), 16, 0.0, 0.0)
 
-    monkeypatch.setattr(training, "make_judge", lambda *_: scripted)
+    monkeypatch.setattr(training, "make_validator", lambda *_: scripted)
     kept = load_policy(train(plan(tmp_path), CONFIG))
-    assert same(kept, judged[0])
-    assert not same(kept, judged[1])
+    assert same(kept, validated[0])
+    assert not same(kept, validated[1])
 
 
 def test_an_interrupt_keeps_what_was_learned(tmp_path: Path) -> None:
@@ -174,12 +171,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "largest", "size"), [(384, 256, 192), (64, 256, 64), (7, 4, 1)])
 def test_minibatches_divide_the_rollout(total: int, largest: int, size: int) -> None:
-    assert learners.divisor(total, largest) == size
+    assert algorithms.divisor(total, largest) == size
 
 
-def test_the_judge_scores_what_the_environment_gives(tmp_path: Path) -> None:
+def test_validation_scores_what_the_environment_gives(tmp_path: Path) -> None:
     policy = load_policy(train(plan(tmp_path), CONFIG))
-    verdict = make_judge([SCENARIO], episodes=1)(policy)
+    result = make_validator([SCENARIO], episodes=1)(policy)
     env = SpongeEnv(SCENARIO)
     observation, _ = env.reset(options={"episode_seed": 2**31})
     cores, violations, avoidable, offered = [], 0, 0, 0
@@ -189,9 +186,9 @@ def test_the_judge_scores_what_the_environment_gives(tmp_path: Path) -> None:
         violations += info["violations"]
         avoidable += info["avoidable_violations"]
         offered += info["offered"]
-    assert verdict.cores == pytest.approx(np.mean(cores))
-    assert verdict.violation_rate == violations / offered
-    assert verdict.score(2.0) == pytest.approx(-np.mean(cores) / 16 - 2 * avoidable / offered)
+    assert result.cores == pytest.approx(np.mean(cores))
+    assert result.violation_rate == violations / offered
+    assert result.score(2.0) == pytest.approx(-np.mean(cores) / 16 - 2 * avoidable / offered)
 
 
 def test_a_masked_learner_decides_as_it_was_trained(tmp_path: Path) -> None:
@@ -216,7 +213,7 @@ def test_a_recurrent_policy_remembers_like_the_trained_model(tmp_path: Path, age
     rng = np.random.default_rng(0)
     memory, state, starts = policy.memory(), None, np.ones(1, np.bool_)
     for _ in range(20):
-        observation = rng.uniform(0, 3, policy.observed).astype(np.float32)
+        observation = rng.uniform(0, 3, len(policy.info.inputs)).astype(np.float32)
         expected, state = model.predict(observation, state, starts, deterministic=True)
         starts = np.zeros(1, np.bool_)
         assert np.array_equal(policy.act(observation, memory=memory), expected)

@@ -16,12 +16,17 @@ from machine import needs_cgroup
 
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.workers import cgroups, limits
-from sponge_env.workers.cgroup_limiter import CgroupLimiter
-from sponge_env.workers.cgroups import CpuGroupV2, Hierarchy, RunGroup, find_hierarchy
-from sponge_env.workers.duty_cycle import TokenBucket
-from sponge_env.workers.janitor import kill, remove_group, start_ticks
-from sponge_env.workers.limits import Kind, choose_kind, enforcement_period_s, open_limits
+from sponge_env.live import cgroups, limits
+from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.duty_cycle import TokenBucket
+from sponge_env.live.janitor import kill, remove_group, start_ticks
+from sponge_env.live.limits import (
+    Kind,
+    choose_kind,
+    enforcement_period_s,
+    open_limits,
+    refusal_as_sentence,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +133,7 @@ class FakeKernelGroup(RunGroup):
 
 @pytest.fixture
 def fake_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (cgroups, limits):
-        monkeypatch.setattr(module, "remove_group", shutil.rmtree)
+    monkeypatch.setattr(cgroups, "remove_group", shutil.rmtree)
     return make_v2_group(tmp_path / "cg", root=True)
 
 
@@ -138,12 +142,12 @@ def test_root_makes_a_sibling_of_its_own_group(fake_v2: Path) -> None:
     own = make_v2_group(fake_v2 / "session")
     announced: list[Path] = []
     run = FakeKernelGroup(Hierarchy(2, fake_v2, own), 20_000, announced.append)
-    leaf = run.leaf()
+    leaf = run.limiter(cpus=1)
     run_path, leaf_path = announced
     assert run_path.parent == fake_v2
     assert run_path.name.startswith(f"sponge-{os.getpid()}-")
     assert (run_path / "cgroup.subtree_control").read_text() == "+cpu"
-    assert leaf.path == leaf_path
+    assert leaf.group == leaf_path
     assert leaf_path.parent == run_path
     assert (own / "cgroup.procs").read_text() == ""
     run.close()
@@ -182,7 +186,7 @@ def test_two_runs_do_not_meet(fake_v2: Path) -> None:
 
 def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
     leaf = make_v2_group(fake_v2 / "leaf")
-    limiter = CgroupLimiter(CpuGroupV2(leaf, 20_000), cpus=1)
+    limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
     limiter.apply(1 / 16)
     assert (leaf / "cpu.max").read_text() == "1250 20000"
     assert limiter.granted_cores() == 1 / 16
@@ -198,11 +202,14 @@ def test_a_refusal_becomes_a_sentence_that_names_the_file(fake_v2: Path) -> None
     leaf = make_v2_group(fake_v2 / "leaf")
     (leaf / "cpu.max").unlink()
     (leaf / "cpu.max").symlink_to("/dev/full")  # can be opened, but not written
-    limiter = CgroupLimiter(CpuGroupV2(leaf, 20_000), cpus=1)
-    with pytest.raises(WorkerError, match=r"No space left on device .*cpu\.max.*'duty-cycle'"):
+    limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
+    with (
+        pytest.raises(WorkerError, match=r"No space left on device .*cpu\.max.*'duty-cycle'"),
+        refusal_as_sentence(),
+    ):
         limiter.apply(0.5)
     (leaf / "cgroup.procs").unlink()
-    with pytest.raises(WorkerError, match=r"cgroup\.procs"):
+    with pytest.raises(WorkerError, match=r"cgroup\.procs"), refusal_as_sentence():
         limiter.attach(os.getpid())
 
 

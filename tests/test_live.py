@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,22 +25,25 @@ from sponge_env.config import Backend
 from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
+from sponge_env.live import limits
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile, save_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.read import load_intervals
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.system import LiveSystem
-from sponge_env.workers import limits
-from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
+JOURNAL = Path("intervals/static-8/here+here+cold-seed0.csv")
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return calibrate(RealWorkerConfig(), seconds=15)
+    return calibrate(LiveConfig(), seconds=15)
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start a live evaluation in a process of its own; return it in mid-run."""
+    """Start a live evaluation in a process of its own; return it in mid-run, and its folder."""
     run = scenario_file.parent / "run"
     command = [
         sys.executable, "evaluate.py", "--agent", "static-8", "--backend", "live",
@@ -69,7 +73,7 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
     ]  # fmt: skip
     with (scenario_file.parent / "stderr").open("w") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
-    intervals = run / "static-8-seed0" / "intervals.csv"
+    intervals = run / JOURNAL
     try:
         wait_for(
             lambda: (
@@ -83,7 +87,14 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
         process.wait()
         raise
     assert process.poll() is None, (scenario_file.parent / "stderr").read_text()
-    return process, run / "static-8-seed0"
+    return process, run
+
+
+def the_summary(run: Path) -> dict[str, Any]:
+    (file,) = (run / "results" / "static-8").iterdir()
+    summary: dict[str, Any]
+    (summary,) = json.loads(file.read_text())["episodes"]
+    return summary
 
 
 def children(pid: int) -> list[int]:
@@ -184,16 +195,16 @@ def test_the_quota_in_force_is_the_one_asked_for(profile: Profile, scenario_file
 
 
 def test_a_killed_worker_costs_no_request(scenario_file: Path) -> None:
-    process, folder = start_evaluation(scenario_file)
+    process, run = start_evaluation(scenario_file)
     os.kill(replica_of(process.pid), signal.SIGKILL)
-    wait_for(lambda: serves_again(folder / "intervals.csv"), "serving after the restart")
+    wait_for(lambda: serves_again(run / JOURNAL), "serving after the restart")
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 130
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = the_summary(run)
     assert summary["restarts"] == 1
     outcomes = ("on_time", "late", "dropped", "failed", "queued", "running")
     assert summary["offered"] == sum(summary[key] for key in outcomes)
-    requests = pd.read_parquet(folder / "requests.parquet")
+    requests = pd.read_parquet(run / "requests")
     assert requests["outcome"].value_counts().to_dict() == {
         key: summary[key] for key in outcomes if summary[key]
     }
@@ -206,28 +217,30 @@ def serves_again(intervals_csv: Path) -> bool:
     return bool(intervals["on_time"][after].sum() > 0)
 
 
-def test_a_killed_harness_leaves_nothing(scenario_file: Path) -> None:
-    process, _ = start_evaluation(scenario_file)
+def test_a_killed_harness_leaves_nothing_but_its_intervals(scenario_file: Path) -> None:
+    process, run = start_evaluation(scenario_file)
     replica = replica_of(process.pid)
     process.kill()
     process.wait(PATIENCE_S)
+    assert len(load_intervals(run)) >= 3, "its intervals are there all the same"
     wait_for(lambda: gone(replica), "the replica's end")
     wait_for(lambda: not groups_of(process.pid), "the removal of its control groups")
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_it_has(scenario_file: Path, end: signal.Signals) -> None:
-    process, folder = start_evaluation(scenario_file)
+    process, run = start_evaluation(scenario_file)
     replica = replica_of(process.pid)
     process.send_signal(end)
     assert process.wait(PATIENCE_S) == 130
     assert gone(replica)
     assert not groups_of(process.pid)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = the_summary(run)
     assert summary["partial"]
-    intervals = pd.read_csv(folder / "intervals.csv")
+    intervals = load_intervals(run)
     assert 3 <= len(intervals) < 600
-    assert summary["offered"] == len(pd.read_parquet(folder / "requests.parquet"))
+    assert not (run / JOURNAL).exists()
+    assert summary["offered"] == len(pd.read_parquet(run / "requests"))
 
 
 def test_learning_live_pauses_the_world(profile: Profile, scenario_file: Path) -> None:
@@ -262,6 +275,6 @@ def test_a_live_worker_falls_back_and_says_so(
 ) -> None:
     monkeypatch.setattr(limits, "_WARNED", set())
     monkeypatch.setattr(limits, "find_hierarchy", lambda: None)
-    with PoolWorker(RealWorkerConfig(initial=Allocation(8, 8))) as worker:
+    with LiveWorker(LiveConfig(initial=Allocation(8, 8))) as worker:
         assert worker.limiter == "duty-cycle"
     assert "duty cycle" in caplog.text

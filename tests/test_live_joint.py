@@ -13,11 +13,11 @@ from machine import needs_two_cpus
 from agents.sponge_joint import SpongeJoint
 from sponge_env.config import Arrivals, Initial
 from sponge_env.factory import make_system
+from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import load_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 from sponge_env.system import System
-from sponge_env.workers.pool import PoolWorker
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
@@ -35,7 +35,7 @@ def small_live_system() -> System:
 
 def test_the_joint_controller_serves_live_and_leaves_nothing() -> None:
     system = small_live_system()
-    assert isinstance(system.worker, PoolWorker)
+    assert isinstance(system.worker, LiveWorker)
     pids = [replica.pid for replica in system.worker.replicas]
     # So reluctant that it keeps both.
     controller = SpongeJoint(reluctance=0.99)

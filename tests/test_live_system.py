@@ -108,9 +108,7 @@ def test_deaths_lead_to_every_outcome() -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
-def test_requests_are_conserved_at_any_moment(
-    files: Path, data: st.DataObject, seed: int
-) -> None:
+def test_requests_are_conserved_at_any_moment(files: Path, data: st.DataObject, seed: int) -> None:
     scenario = data.draw(scenarios(files, Limits(16, 16, 4)))
     crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s), max_size=12).map(sorted))
     systems: list[LiveSystem] = []

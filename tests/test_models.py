@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from sponge_env import models
 from sponge_env.cache import cache_dir, local_profile_path
 from sponge_env.errors import ConfigError
+from sponge_env.live import child
 from sponge_env.models import inspect_onnx, resolve_model, sample_images
-from sponge_env.workers import child
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""

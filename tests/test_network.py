@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core_doors import arrival_s
 from drawn_scenarios import SEEDS, networks, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from core_doors import arrival_s
 from reference import bandwidth as reference
 from reference.bandwidth import fade_edges_s
 

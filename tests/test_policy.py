@@ -1,24 +1,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from scenarios import SHORT, short
 
 from agents import learned
 from agents.learned import PolicyController, ppo
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from sponge_env.encoding import OBS_DIM
+from sponge_env.config import ControlName
+from sponge_env.encoding import FIELDS, OBS_DIM, Control, control_named, encode
 from sponge_env.errors import PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.run.rollout import Run, run_episode
 
 SPEC = make_spec(SHORT, scenario_profile(SHORT))
-INFO = PolicyInfo("ppo", SPEC.fingerprint, ("short",), actions=(16, 16), steps=1, seed=0)
+INFO = PolicyInfo("ppo", SPEC.fingerprint, ("short",), (16, 16), FIELDS, steps=1, seed=0)
 
 
 def random_policy(info: PolicyInfo = INFO) -> Policy:
@@ -74,11 +80,65 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_policy(tmp_path / POLICY_FILE)
 
 
-def test_another_layout_is_refused(tmp_path: Path) -> None:
+def test_inputs_that_are_not_observed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / POLICY_FILE
-    save_policy(random_policy(dataclasses.replace(INFO, layout=999)), path)
-    with pytest.raises(PolicyError, match="observation layout 999"):
+    save_policy(random_policy(dataclasses.replace(INFO, inputs=("colour", *FIELDS[1:]))), path)
+    with pytest.raises(PolicyError, match="reads colour, which observations do not hold; train"):
+        ppo(str(path)).reset(SPEC, 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    path.rename(tmp_path / "runs" / "one" / POLICY_FILE)
+    assert "policies/ppo-yolov5s" in followed(ppo()), "the newest cannot be followed"
+
+
+def test_files_that_name_no_inputs_have_those_of_their_format(tmp_path: Path) -> None:
+    policy, path = random_policy(), tmp_path / POLICY_FILE
+    arrays = {f"weight_{k}": weight for k, (weight, _) in enumerate(policy.layers)}
+    arrays |= {f"bias_{k}": bias for k, (_, bias) in enumerate(policy.layers)}
+    described = dataclasses.asdict(policy.info) | {"layout": 1, "format": 2}
+    del described["inputs"]
+    save_file(arrays, path, {"policy": json.dumps(described)})
+    assert load_policy(path).info == policy.info
+    save_file(arrays, path, {"policy": json.dumps(described | {"format": 1})})
+    with pytest.raises(PolicyError, match="is of format 1, this version reads 3; train it again"):
         load_policy(path)
+
+
+@pytest.mark.parametrize("agent", ["ppo", "ppo-joint"])
+def test_a_new_field_changes_no_decision_of_a_shipped_policy(
+    agent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A field in the middle, and in the place of the first one the last."""
+
+    def extended(values: Sequence[Any]) -> list[Any]:
+        return [values[-1], *values[1:20], values[3], *values[20:-1], values[0]]
+
+    def decisions() -> list[tuple[float, ...]]:
+        controller = PolicyController(agent, "shipped")
+        episode = run_episode(make_system(SHORT, 0), controller, Run(agent, "short", "sim", 0))
+        fields = ("cores", "batch", "replicas_ready", "late", "reward")
+        return [tuple(getattr(one, name) for name in fields) for one in episode.intervals]
+
+    expected = decisions()
+
+    def control(name: ControlName) -> Control:
+        known = control_named(name)
+        names = extended(known.fields)
+        names[20] = "new"
+        return dataclasses.replace(known, fields=tuple(names))
+
+    def observe(view: SystemView, spec: SystemSpec, control: Control) -> NDArray[np.float32]:
+        return np.array(extended(encode(view, spec, control_named_like(control))), np.float32)
+
+    def control_named_like(control: Control) -> Control:
+        return control_named("joint" if "replicas" in control.choices else "vertical")
+
+    monkeypatch.setattr(learned, "control_named", control)
+    monkeypatch.setattr(learned, "encode", observe)
+    assert decisions() == expected
+    assert len({tuple(each[:2]) for each in expected}) > 1
 
 
 def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:

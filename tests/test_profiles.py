@@ -106,3 +106,36 @@ def test_the_fastest_service_under_a_quota_is_full_speed() -> None:
 def test_the_fastest_service_of_a_table_may_be_on_fewer_cores() -> None:
     profile = load_profile("resnet18")
     assert profile.fastest_s(16) == profile.service_table_s(1, 16).min()
+
+
+def test_a_profile_of_version_0_1_still_loads(tmp_path: Path) -> None:
+    profile = load_profile("lite0")
+    assert profile.quota is not None
+    quota = dataclasses.replace(profile.quota, loading_contention=1.5)
+    contended = dataclasses.replace(profile, quota=quota)
+    save_profile(contended, tmp_path / "new.json")
+    text = (tmp_path / "new.json").read_text()
+    assert '"loading_contention": 1.5' in text
+    (tmp_path / "old.json").write_text(text.replace("loading_contention", "crowd_loading"))
+    assert load_profile(tmp_path / "old.json") == contended
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"cores": "1, 2"}, "cores must be a list of numbers, not '1, 2'"),
+        ({"kores": [1, 2]}, "unknown key 'kores'"),
+        ({"cold_start_s": None}, "cold_start_s must be a number, not None"),
+    ],
+)
+def test_a_damaged_profile_says_what_is_wrong(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    data = json.loads((PROFILE_DIR / "yolov5s.json").read_text())
+    (tmp_path / "damaged.json").write_text(json.dumps(data | change))
+    with pytest.raises(ProfileError, match=rf"damaged\.json is not a latency profile: .*{reason}"):
+        load_profile(tmp_path / "damaged.json")
+    del data["cores"]
+    (tmp_path / "damaged.json").write_text(json.dumps(data))
+    with pytest.raises(ProfileError, match="the profile needs cores"):
+        load_profile(tmp_path / "damaged.json")

@@ -9,8 +9,8 @@ import errno
 import gc
 import json
 import os
+import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,16 +27,17 @@ from onnx import TensorProto, helper
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion
-from sponge_env.workers import cgroups
-from sponge_env.workers.duty_cycle import process_cpu_s
-from sponge_env.workers.janitor import start_ticks
-from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
+from sponge_env.live import cgroups
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.duty_cycle import process_cpu_s
+from sponge_env.live.janitor import start_ticks
+from sponge_env.live.worker import LiveWorker
 
 pytestmark = pytest.mark.live
 
 PATIENCE_S = 60.0
 FULL = Allocation(cores=16, batch=16)
-FAST = RealWorkerConfig(initial=FULL)
+FAST = LiveConfig(initial=FULL)
 MILITARY_UNIFORM = 652
 
 
@@ -44,14 +45,14 @@ def batch(size: int, id: int = 1) -> Batch:
     return Batch(id, tuple(range(size)))
 
 
-def next_completion(worker: PoolWorker) -> Completion:
+def next_completion(worker: LiveWorker) -> Completion:
     end_s = worker.now() + PATIENCE_S
     while not (done := worker.wait(end_s)):
         assert worker.now() < end_s, "no batch ended"
     return done[0]
 
 
-def run(worker: PoolWorker, size: int) -> Completion:
+def run(worker: LiveWorker, size: int) -> Completion:
     worker.start(batch(size))
     return next_completion(worker)
 
@@ -64,7 +65,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def serve_until(worker: PoolWorker, condition: Callable[[], bool]) -> None:
+def serve_until(worker: LiveWorker, condition: Callable[[], bool]) -> None:
     """Let the worker go on until a condition holds."""
     end_s = worker.now() + PATIENCE_S
     while not condition():
@@ -82,18 +83,18 @@ def cpu_group(pid: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[PoolWorker]:
-    with PoolWorker(FAST) as shared:
+def worker() -> Iterator[LiveWorker]:
+    with LiveWorker(FAST) as shared:
         yield shared
 
 
 @pytest.fixture
-def own_worker() -> Iterator[PoolWorker]:
-    with PoolWorker(FAST) as own:
+def own_worker() -> Iterator[LiveWorker]:
+    with LiveWorker(FAST) as own:
         yield own
 
 
-def test_the_answers_are_those_of_the_model(worker: PoolWorker) -> None:
+def test_the_answers_are_those_of_the_model(worker: LiveWorker) -> None:
     completion = run(worker, 4)
     assert completion.ok
     assert completion.cpu_s > 0
@@ -103,7 +104,7 @@ def test_the_answers_are_those_of_the_model(worker: PoolWorker) -> None:
 
 @pytest.mark.cgroup
 @needs_cgroup
-def test_the_group_shows_the_quota_after_each_resize(worker: PoolWorker) -> None:
+def test_the_group_shows_the_quota_after_each_resize(worker: LiveWorker) -> None:
     if worker.limiter != "cgroup-v1":
         pytest.skip("reads the files of version 1")
     group = cpu_group(worker.replicas[0].pid)
@@ -114,7 +115,7 @@ def test_the_group_shows_the_quota_after_each_resize(worker: PoolWorker) -> None
         assert worker.status().effective_cores == pytest.approx(cores)
 
 
-def granted_share(worker: PoolWorker, cores: int) -> float:
+def granted_share(worker: LiveWorker, cores: int) -> float:
     """Measure CPU time per wall time of work without a pause."""
     worker.resize(Allocation(cores, 16))
     run(worker, 1)
@@ -129,7 +130,7 @@ def granted_share(worker: PoolWorker, cores: int) -> float:
 @pytest.mark.cgroup
 @needs_cgroup
 @pytest.mark.parametrize("cores", [4, 8])
-def test_the_kernel_grants_the_share_exactly(worker: PoolWorker, cores: int) -> None:
+def test_the_kernel_grants_the_share_exactly(worker: LiveWorker, cores: int) -> None:
     wanted = cores / 16
     for _ in range(4):  # less may be others' doing, but more is never granted
         share = granted_share(worker, cores)
@@ -141,7 +142,7 @@ def test_the_kernel_grants_the_share_exactly(worker: PoolWorker, cores: int) -> 
 
 @pytest.mark.cgroup
 @needs_cgroup
-def test_throttling_is_counted(worker: PoolWorker) -> None:
+def test_throttling_is_counted(worker: LiveWorker) -> None:
     before_s = worker.status().throttled_s
     worker.resize(Allocation(1, 16))
     run(worker, 4)
@@ -149,15 +150,15 @@ def test_throttling_is_counted(worker: PoolWorker) -> None:
 
 
 def test_the_duty_cycle_grants_the_share_roughly() -> None:
-    config = RealWorkerConfig(initial=FULL, limiter="duty-cycle")
-    with PoolWorker(config) as worker:
+    config = LiveConfig(initial=FULL, limiter="duty-cycle")
+    with LiveWorker(config) as worker:
         assert worker.limiter == "duty-cycle"
         for cores in (8, 3):
             assert_relative_share(worker, cores, tolerance=0.5)
         assert worker.status().throttled_s > 0
 
 
-def assert_relative_share(worker: PoolWorker, cores: int, tolerance: float) -> None:
+def assert_relative_share(worker: LiveWorker, cores: int, tolerance: float) -> None:
     """Check the share against what an unlimited replica gets at the same time.
 
     The limiter's thread shares the harness's CPU: others on it let the limiter overshoot, so
@@ -172,12 +173,12 @@ def assert_relative_share(worker: PoolWorker, cores: int, tolerance: float) -> N
 
 
 @needs_two_cpus
-def test_harness_and_replicas_keep_to_different_cpus(worker: PoolWorker) -> None:
+def test_harness_and_replicas_keep_to_different_cpus(worker: LiveWorker) -> None:
     assert not os.sched_getaffinity(0) & os.sched_getaffinity(worker.replicas[0].pid)
 
 
 @needs_two_cpus
-def test_two_workers_share_a_cpu(worker: PoolWorker, own_worker: PoolWorker) -> None:
+def test_two_workers_share_a_cpu(worker: LiveWorker, own_worker: LiveWorker) -> None:
     first, second = (os.sched_getaffinity(w.replicas[0].pid) for w in (worker, own_worker))
     assert first == second
     assert not os.sched_getaffinity(0) & first
@@ -187,23 +188,23 @@ def test_two_workers_share_a_cpu(worker: PoolWorker, own_worker: PoolWorker) -> 
 
 @needs_two_cpus
 def test_threads_follow_the_cores() -> None:
-    config = RealWorkerConfig(
+    config = LiveConfig(
         batch_max=2, cores_max=2, core_unit=1.0, initial=Allocation(2, 2), limiter="none"
     )
-    assert [config.threads(cores) for cores in (1, 2)] == [1, 2]
-    with PoolWorker(config) as worker:
-        assert run(worker, 2).ok
-        worker.resize(Allocation(1, 2))
-        assert run(worker, 2).ok
+    with LiveWorker(config) as worker:
+        for cores in (2, 1):
+            worker.resize(Allocation(cores, 2))
+            assert worker.replicas[0].threads == cores
+            assert run(worker, 2).ok
 
 
-def test_a_held_clock_stands_still(worker: PoolWorker) -> None:
+def test_a_held_clock_stands_still(worker: LiveWorker) -> None:
     worker.resize(FULL)
     worker.start(batch(16))
     worker.hold()
     held_at_s = worker.now()
     # the batch ends while the clock is held: its report makes the channel readable
-    wait_until(lambda: bool(peek(worker)))
+    wait_until(lambda: reported(worker))
     assert worker.now() == held_at_s
     with pytest.raises(RuntimeError, match="held"):
         worker.wait(held_at_s + 1)
@@ -212,15 +213,12 @@ def test_a_held_clock_stands_still(worker: PoolWorker) -> None:
     assert next_completion(worker).finished_s == pytest.approx(held_at_s, abs=1e-6)
 
 
-def peek(worker: PoolWorker) -> bytes:
-    """Look at a replica's next message without taking it."""
-    try:
-        return worker.replicas[0].channel.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return b""
+def reported(worker: LiveWorker) -> bool:
+    """Tell whether a replica's next event can be taken."""
+    return bool(select.select(worker.replicas, [], [], 0)[0])
 
 
-def test_another_thread_wakes_a_wait(worker: PoolWorker) -> None:
+def test_another_thread_wakes_a_wait(worker: LiveWorker) -> None:
     until_s = worker.now() + PATIENCE_S
     thread = threading.Thread(target=worker.wake)
     thread.start()
@@ -229,7 +227,7 @@ def test_another_thread_wakes_a_wait(worker: PoolWorker) -> None:
     thread.join()
 
 
-def test_misuse_is_refused(worker: PoolWorker) -> None:
+def test_misuse_is_refused(worker: LiveWorker) -> None:
     worker.start(batch(1))
     with pytest.raises(RuntimeError, match="no replica is idle"):
         worker.start(batch(1))
@@ -252,10 +250,10 @@ def test_misuse_is_refused(worker: PoolWorker) -> None:
 )
 def test_bad_settings_are_refused(values: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        PoolWorker(RealWorkerConfig(**values))  # type: ignore[arg-type] # of mixed types
+        LiveWorker(LiveConfig(**values))  # type: ignore[arg-type] # of mixed types
 
 
-def test_a_batch_survives_the_death_of_its_replica_as_a_failure(own_worker: PoolWorker) -> None:
+def test_a_batch_survives_the_death_of_its_replica_as_a_failure(own_worker: LiveWorker) -> None:
     own_worker.resize(Allocation(cores=4, batch=16))
     own_worker.start(batch(16, id=7))
     before_s = own_worker.now()
@@ -270,7 +268,7 @@ def test_a_batch_survives_the_death_of_its_replica_as_a_failure(own_worker: Pool
     assert run(own_worker, 2).ok
 
 
-def test_a_death_while_starting_or_idle_is_made_good(own_worker: PoolWorker) -> None:
+def test_a_death_while_starting_or_idle_is_made_good(own_worker: LiveWorker) -> None:
     def restarted(times: int) -> Callable[[], bool]:
         return lambda: own_worker.status().restarts == times
 
@@ -282,32 +280,11 @@ def test_a_death_while_starting_or_idle_is_made_good(own_worker: PoolWorker) -> 
 
 
 def test_a_hung_batch_is_given_up() -> None:
-    with PoolWorker(RealWorkerConfig(initial=FULL, batch_timeout_s=0.5)) as worker:
+    with LiveWorker(LiveConfig(initial=FULL, batch_timeout_s=0.5)) as worker:
         os.kill(worker.replicas[0].pid, signal.SIGSTOP)
         assert not run(worker, 1).ok
         serve_until(worker, lambda: worker.idle() == 1)
         assert run(worker, 1).ok
-
-
-def test_a_report_that_nobody_listened_to_in_time_counts() -> None:
-    with PoolWorker(RealWorkerConfig(initial=FULL, batch_timeout_s=1.0)) as worker:
-        worker.start(batch(1))
-        wait_until(lambda: bool(peek(worker)) and worker.now() > 1.5)
-        assert next_completion(worker).ok
-        assert run(worker, 1).ok
-        assert worker.status().restarts == 0
-
-
-def test_time_held_is_no_time_to_hang() -> None:
-    with PoolWorker(RealWorkerConfig(initial=FULL, batch_timeout_s=2.0)) as worker:
-        worker.start(batch(1))
-        os.kill(worker.replicas[0].pid, signal.SIGSTOP)
-        worker.hold()
-        wait_until(lambda: worker.paused_s > 2.5)
-        worker.release()
-        assert not worker.wait(worker.now())
-        os.kill(worker.replicas[0].pid, signal.SIGCONT)
-        assert next_completion(worker).ok
 
 
 @pytest.mark.cgroup
@@ -315,13 +292,13 @@ def test_time_held_is_no_time_to_hang() -> None:
 def test_a_replica_that_the_kernel_will_not_limit_does_not_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(group: cgroups.CpuGroup, pid: int) -> None:
-        raise OSError(errno.EBUSY, "it is busy", str(group.path / "cgroup.procs"))
+    def refuse(limiter: cgroups.CgroupLimiter, pid: int) -> None:
+        raise OSError(errno.EBUSY, "it is busy", str(limiter.group / "cgroup.procs"))
 
-    monkeypatch.setattr(cgroups.CpuGroup, "join", refuse)
+    monkeypatch.setattr(cgroups.CgroupLimiter, "attach", refuse)
     groups = groups_of(os.getpid())
     with pytest.raises(WorkerError, match=r"it is busy \(.*cgroup\.procs\)"):
-        PoolWorker(RealWorkerConfig(limiter="cgroup"))
+        LiveWorker(LiveConfig(limiter="cgroup"))
     assert groups_of(os.getpid()) == groups
 
 
@@ -334,7 +311,7 @@ def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path: Path) -> Non
     onnx.save(helper.make_model(graph), tmp_path / "bad.onnx")
     affinity = os.sched_getaffinity(0)
     with pytest.raises(WorkerError, match="NoSuchOp"):
-        PoolWorker(RealWorkerConfig(model=str(tmp_path / "bad.onnx")))
+        LiveWorker(LiveConfig(model=str(tmp_path / "bad.onnx")))
     assert os.sched_getaffinity(0) == affinity
 
 
@@ -346,7 +323,7 @@ def test_without_rights_the_worker_says_so_and_leaves_nothing(
     monkeypatch.setattr(cgroups, "PROC", tmp_path)
     affinity = os.sched_getaffinity(0)
     with pytest.raises(WorkerError, match="cannot limit CPU by control groups"):
-        PoolWorker(RealWorkerConfig(limiter="cgroup"))
+        LiveWorker(LiveConfig(limiter="cgroup"))
     assert os.sched_getaffinity(0) == affinity
 
 
@@ -357,7 +334,7 @@ def open_files() -> set[str]:
 
 def test_closing_twice_leaves_nothing_behind() -> None:
     files, affinity, groups = open_files(), os.sched_getaffinity(0), groups_of(os.getpid())
-    worker = PoolWorker(RealWorkerConfig(initial=Allocation(8, 1, replicas=2)))
+    worker = LiveWorker(LiveConfig(initial=Allocation(8, 1, replicas=2)))
     pids = [replica.pid for replica in worker.replicas]
     assert (groups_of(os.getpid()) > groups) == worker.limiter.startswith("cgroup")
     worker.start(batch(4))
@@ -375,9 +352,10 @@ HARNESS = """
 import json, os, sys
 sys.path.insert(0, sys.argv[2])
 from test_real_worker import FULL, batch
-from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 
-with PoolWorker(RealWorkerConfig(initial=FULL, limiter=sys.argv[1])) as worker:
+with LiveWorker(LiveConfig(initial=FULL, limiter=sys.argv[1])) as worker:
     worker.start(batch(16))
     worker.resize(type(FULL)(1, 16, replicas=2))
     facts = {

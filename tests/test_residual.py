@@ -10,20 +10,19 @@ from scenarios import short
 from stable_baselines3 import PPO
 
 import evaluate
-from agents.learn.correction import CorrectionEnv
-from agents.learn.environments import make_environments
-from agents.learn.judge import make_judge
-from agents.learn.plan import LearnConfig, TrainingPlan
-from agents.learn.train import train
-from agents.mpc_config import MPCConfig
+from agents.learn import LearnConfig, TrainingPlan
+from agents.learn.environments import CorrectionEnv, make_environments
+from agents.learn.training import make_validator, train
+from agents.lookahead import MPCConfig
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.residual import CHOICES, CorrectedMPC, ResidualController, corrected, preset
 from agents.sponge_mpc import SpongeMPC
-from sponge_env.encoding import OBS_DIM
+from sponge_env.encoding import FIELDS, OBS_DIM
+from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.rollout import Episode, Run, run_episode
+from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.system import SimulatedSystem
 from train import main
 
@@ -42,7 +41,9 @@ def plan(folder: Path, **changes: object) -> TrainingPlan:
 
 def always(action: np.ndarray) -> Policy:
     """Return a policy that sees nothing and always takes the same action."""
-    info = PolicyInfo("residual-ppo", SPEC.fingerprint, ("short",), CHOICES, steps=1, seed=0)
+    info = PolicyInfo(
+        "residual-ppo", SPEC.fingerprint, ("short",), CHOICES, FIELDS, steps=1, seed=0
+    )
     bias = np.zeros(sum(CHOICES), np.float32)
     bias[np.cumsum([0, *CHOICES[:-1]]) + action] = 1.0
     return Policy(info, ((np.zeros((bias.size, OBS_DIM), np.float32), bias),))
@@ -109,30 +110,29 @@ def test_the_environment_plays_the_episodes_of_the_controller(tmp_path: Path) ->
     action = np.array([0, 2, 1])
     save_policy(always(action), tmp_path / POLICY_FILE)
     expected = played(ResidualController(str(tmp_path)), seed=1234).intervals
-    env = CorrectionEnv(SCENARIO)
+    env = CorrectionEnv(SpongeEnv(SCENARIO))
     observation, info = env.reset(options={"episode_seed": 1234})
     assert info == {"episode_seed": 1234}
     for number, interval in enumerate(expected, start=1):
         observation, reward, ended, over, _ = env.step(action)
         assert (reward, ended, over) == (interval.reward, False, number == len(expected))
         assert observation in env.observation_space
-        assert env.metrics is not None
-        assert env.metrics.cores == interval.cores
+        assert env.metrics["cores"] == interval.cores
 
 
-def test_the_judge_plays_what_the_controller_decides(tmp_path: Path) -> None:
+def test_validation_plays_what_the_controller_decides(tmp_path: Path) -> None:
     action = np.array([3, 0, 2])
     save_policy(always(action), tmp_path / POLICY_FILE)
-    verdict = make_judge([SCENARIO], 1, "residual-ppo")(always(action))
+    result = make_validator([SCENARIO], 1, "residual-ppo")(always(action))
     intervals = played(ResidualController(str(tmp_path)), seed=2**31).intervals
-    assert verdict.cores == pytest.approx(np.mean([interval.cores for interval in intervals]))
+    assert result.cores == pytest.approx(np.mean([interval.cores for interval in intervals]))
     offered = sum(interval.offered for interval in intervals)
-    assert verdict.violation_rate == sum(interval.violations for interval in intervals) / offered
+    assert result.violation_rate == sum(interval.violations for interval in intervals) / offered
 
 
-def test_the_program_as_it_is_is_judged_before_training(tmp_path: Path) -> None:
+def test_the_program_as_it_is_is_validated_before_training(tmp_path: Path) -> None:
     seen: list[int] = []
-    path = train(plan(tmp_path), CONFIG, judged=lambda steps, verdict: seen.append(steps))
+    path = train(plan(tmp_path), CONFIG, validated=lambda steps, result: seen.append(steps))
     assert seen == [0, 32]
     assert load_policy(path).info.actions == CHOICES
     assert PPO.load(tmp_path / "checkpoint.zip", device="cpu").num_timesteps == 32

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from agents.learn import study as searching
-from agents.learn.search import main
-from agents.learn.study import Search, finished, open_study
+from agents.learn import LearnConfig, TrainingPlan, training
+from agents.learn import search as searching
+from agents.learn.search import Search, finished, main, open_study
+from agents.learn.training import Validation
+from sponge_env.scenario import load_scenario
 
 optuna = pytest.importorskip("optuna")
 
@@ -62,27 +64,23 @@ def test_a_search_with_other_settings_is_not_gone_on_with(
 def test_a_trial_behind_the_others_is_given_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from agents.learn.judge import Verdict
-    from agents.learn.plan import LearnConfig, TrainingPlan
-    from sponge_env.scenario import load_scenario
+    validations: list[int] = []
 
-    judged_of: list[int] = []
+    def scripted(plan: TrainingPlan, config: object, validated: Any) -> None:
+        cores = 2.0 if len(validations) <= searching.TRIALS_BEFORE_PRUNING else 9.0
+        validations.append(0)
+        for _ in range(searching.VALIDATIONS):
+            validations[-1] += 1
+            validated(1, Validation(cores, 16, 0.0, 0.0))
 
-    def scripted(plan: TrainingPlan, config: object, judged: Any) -> None:
-        cores = 2.0 if len(judged_of) <= searching.TRIALS_BEFORE_PRUNING else 9.0
-        judged_of.append(0)
-        for _ in range(searching.EVALUATIONS):
-            judged_of[-1] += 1
-            judged(1, Verdict(cores, 16, 0.0, 0.0))
-
-    monkeypatch.setattr(searching, "train", scripted)
+    monkeypatch.setattr(training, "train", scripted)
     plan = TrainingPlan((load_scenario("tiny.toml"),), 1, 1, 0, tmp_path)
     wanted = Search(plan, weight=20.0)
     study = open_study(wanted, tmp_path / "found.log")
     study.optimize(wanted.score, n_trials=searching.TRIALS_BEFORE_PRUNING + 2)
-    assert judged_of[:-1] == [searching.EVALUATIONS] * (searching.TRIALS_BEFORE_PRUNING + 1)
-    assert judged_of[-1] == 1
-    assert finished(study) == len(judged_of)
+    assert validations[:-1] == [searching.VALIDATIONS] * (searching.TRIALS_BEFORE_PRUNING + 1)
+    assert validations[-1] == 1
+    assert finished(study) == len(validations)
     assert study.best_value == -2 / 16
     first = study.trials[0]
     assert first.params["learning_rate"] == LearnConfig().learning_rate

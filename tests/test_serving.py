@@ -12,8 +12,8 @@ from fake_worker import FakeWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.serving import EdfQueue, FifoQueue, Ledger, RequestQueue
-from reference.workload import Request
 from reference.worker import ProfileService
+from reference.workload import Request
 from scenarios import STEADY_PROFILE, requests_at, short
 
 from sponge_env.config import RequestClass, Serving

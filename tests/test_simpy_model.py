@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reference.worker import noise_source
+from reference.workload import make_requests
 
 from sponge_env.encoding import FIELDS, encode
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario import load_scenario
 from sponge_env.seeds import stream
-from sponge_env.simulation.draw import draw_workload
 from sponge_env.spec import make_spec, scenario_profile
 
 pytest.importorskip("simpy")
@@ -22,14 +23,14 @@ ROUGH = ("running_left", "utilisation")
 
 
 def test_it_counts_and_observes_what_the_system_does() -> None:
-    from benchmarks.simpy_model import Server, noise_source
+    from reference.simpy_model import Server
 
     scenario = dataclasses.replace(load_scenario("paper"), duration_s=30.0)
     profile = scenario_profile(scenario)
     spec = make_spec(scenario, profile)
-    noise = noise_source(profile.noise_quantiles, stream(0, "noise"))
+    noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
     latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
-    server = Server(spec, draw_workload(scenario, profile, 0), latency_s, noise)
+    server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
     system = make_system(scenario, 0)
     exact = [name not in ROUGH for name in FIELDS]
     for cores, batch in np.random.default_rng(0).integers(1, 17, (30, 2)).tolist():

@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from reference.program import published_program
 from views import NOTHING, busy_view, make_spec, make_view, views
 
-from agents.forecast import Forecast, ForecastConfig, forecast_arrivals
-from agents.program import (
-    Program,
-    cost_table,
-    per_request_program,
-    published_program,
-    recovery_table,
-)
-from agents.solve_pulp import make_backend, solve
-from agents.sponge_ip import SpongeIP
+from agents.program import Forecast, cost_table, recovery_table
+from agents.solvers import Program, PulpSolver, make_backend, solve
+from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 
@@ -42,6 +36,12 @@ def exhaustive(program: Program) -> Allocation:
 
 def same(one: Allocation, other: Allocation) -> bool:
     return (one, one.feasible) == (other, other.feasible)
+
+
+def per_request_program(
+    spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float
+) -> Program:
+    return PulpSolver(spec, margin, CBC).per_request_program(view, forecast)
 
 
 def decide(view: SystemView, spec: SystemSpec | None = None, **options: Any) -> Allocation:
@@ -71,7 +71,7 @@ def test_cbc_equals_exhaustive_search(program: Program) -> None:
 @given(view=views(), margin=st.sampled_from([0.0, 0.1]))
 def test_cbc_equals_exhaustive_search_on_views(view: SystemView, margin: float) -> None:
     assume(view.arrivals.size)
-    forecast = forecast_arrivals(ForecastConfig(), make_spec(), view)
+    forecast = forecast_arrivals(SpongeIPConfig(), make_spec(), view)
     program = per_request_program(make_spec(), view, forecast, margin)
     assert same(solve(program, CBC), exhaustive(program))
 
@@ -288,7 +288,7 @@ class TestPerRequest:
 
 class TestForecast:
     def forecast(self, view: SystemView, **options: Any) -> Forecast:
-        return forecast_arrivals(ForecastConfig(**options), make_spec(), view)
+        return forecast_arrivals(SpongeIPConfig(**options), make_spec(), view)
 
     def test_equal_gaps_need_no_allowance(self) -> None:
         forecast = self.forecast(busy_view(rate_rps=20))
@@ -313,7 +313,7 @@ class TestForecast:
 
     def test_rate_is_per_second(self) -> None:
         spec = make_spec(interval_s=0.5)
-        assert forecast_arrivals(ForecastConfig(), spec, busy_view(rate_rps=20)).rate_rps == 40
+        assert forecast_arrivals(SpongeIPConfig(), spec, busy_view(rate_rps=20)).rate_rps == 40
 
     def test_budgets_remember_the_worst_recent_delay(self) -> None:
         delays_s = np.array([0.9, 0.5, 0.1, 0.1])

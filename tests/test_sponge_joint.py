@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 from views import busy_view, make_spec, make_view
 
-from agents import mpc_episode
-from agents.joint_fleet import Fleet, FleetConfig, rate_samples
-from agents.joint_latency import Latency
-from agents.mpc_episode import replica_states
-from agents.sponge_joint import SpongeJoint
+from agents import lookahead
+from agents.lookahead import replica_states
+from agents.lookahead.service import QuotaServiceTimes
+from agents.sponge_joint import Fleet, SpongeJoint, SpongeJointConfig, rate_samples
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.rollout import Run, run_episode
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 
 SPEC = make_spec(replicas_max=8)
@@ -48,7 +47,7 @@ def test_a_high_load_is_planned_in_groups_as_it_is_one_by_one(
     view = busy_view(rate_rps=400, allocation=Allocation(4, 8, 2), replicas_ready=2)
     answers = []
     for played in (10_000, 200):
-        monkeypatch.setattr(mpc_episode, "_PLAYED", played)
+        monkeypatch.setattr(lookahead, "_PLAYED", played)
         answers.append(decide(view, spec))
     exact, grouped = answers
     assert exact.feasible
@@ -61,7 +60,7 @@ def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
     """Under perfect scaling four replicas on one CPU serve what one does with all of it."""
     latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     own, shared = (
-        Fleet(FleetConfig(), dataclasses.replace(SPEC, latency=latency, cpu_cores=cpu_cores))
+        Fleet(SpongeJointConfig(), dataclasses.replace(SPEC, latency=latency, cpu_cores=cpu_cores))
         for cpu_cores in (math.inf, 16.0)
     )
     service_s = np.ascontiguousarray(latency.table_s(16, 16).T)
@@ -98,11 +97,11 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
         starting_s=(3.0,),
         running=(RunningBatch(4, 4.9, 5.3), RunningBatch(1, 4.9, 4.95), RunningBatch(2, 4.9, 5.1)),
     )
-    times_s, sizes = zip(*replica_states(SPEC, view, held=4), strict=True)
+    times_s, sizes = zip(*replica_states(SPEC, view, replicas=4), strict=True)
     assert times_s == pytest.approx((0.1, 0.3, 3.0, 10.0))
     assert sizes == (2, 4, 0, 0)
-    assert [size for _, size in replica_states(SPEC, view, held=1)] == [4]
-    assert replica_states(SPEC, make_view(replicas_ready=2), held=2) == [(0.0, 0), (0.0, 0)]
+    assert [size for _, size in replica_states(SPEC, view, replicas=1)] == [4]
+    assert replica_states(SPEC, make_view(replicas_ready=2), replicas=2) == [(0.0, 0), (0.0, 0)]
 
 
 def test_a_steady_rate_is_expected_to_stay() -> None:
@@ -119,14 +118,14 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
 
 
 def fleet_size(
-    rates: list[float], held: int, ready: int, starting_s: tuple[float, ...] = ()
+    rates: list[float], replicas: int, ready: int, starting_s: tuple[float, ...] = ()
 ) -> int:
-    fleet = Fleet(FleetConfig(), SPEC)
+    fleet = Fleet(SpongeJointConfig(), SPEC)
     answer = 0
     for rate in rates:
         view = busy_view(
             rate_rps=round(rate),
-            allocation=Allocation(4, 1, held),
+            allocation=Allocation(4, 1, replicas),
             replicas_ready=ready,
             starting_s=starting_s,
         )
@@ -136,13 +135,13 @@ def fleet_size(
 
 
 def test_a_fleet_grows_with_a_load_that_lasts_and_shrinks_again() -> None:
-    assert fleet_size([20.0] * 60, held=1, ready=1) > 1
-    assert fleet_size([20.0] * 60, held=4, ready=4) == 3
-    assert fleet_size([5.0] * 60, held=4, ready=4) == 1
+    assert fleet_size([20.0] * 60, replicas=1, ready=1) > 1
+    assert fleet_size([20.0] * 60, replicas=4, ready=4) == 3
+    assert fleet_size([5.0] * 60, replicas=4, ready=4) == 1
 
 
 def test_replicas_that_start_are_not_cancelled_as_long_as_they_are_wanted() -> None:
-    assert fleet_size([20.0] * 60, held=3, ready=2, starting_s=(4.0,)) == 3
+    assert fleet_size([20.0] * 60, replicas=3, ready=2, starting_s=(4.0,)) == 3
 
 
 def test_an_interval_says_how_long_its_batches_ran() -> None:
@@ -174,14 +173,14 @@ def interval(**changes: Any) -> IntervalMetrics:
 
 def learned_s(*lasts: IntervalMetrics, **view: Any) -> float:
     """Return what batches of one request are taken to need on two cores after intervals."""
-    latency = Latency(SPEC, margin=0.0, safety=0.0)
+    latency = QuotaServiceTimes(SPEC, margin=0.0, safety=0.0)
     for last in lasts:
         latency.observe(make_view(last=last, **view))
     return float(latency.table_s[1, 0])
 
 
 def test_latencies_are_learned_where_batches_are_of_one_size() -> None:
-    latency = Latency(SPEC, margin=0.1, safety=0.0)
+    latency = QuotaServiceTimes(SPEC, margin=0.1, safety=0.0)
     guess_s = latency.table_s
     assert guess_s == pytest.approx(1.1 * SPEC.latency.table_s(16, 16).T)
     latency.observe(make_view(last=interval(service_mean_s=0.15)))
@@ -204,7 +203,7 @@ def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used() -> Non
 def test_loading_a_model_is_no_service() -> None:
     loading = interval(utilisation=0.5)
     assert learned_s(loading, starting_s=(3.0,)) == pytest.approx(0.12, abs=0.01)
-    latency = Latency(SPEC, margin=0.0, safety=0.0)
+    latency = QuotaServiceTimes(SPEC, margin=0.0, safety=0.0)
     latency.observe(make_view(last=None, starting_s=(0.5,)))
     latency.observe(make_view(last=loading))  # it became ready meanwhile
     assert latency.table_s[1, 0] == pytest.approx(0.12, abs=0.01)

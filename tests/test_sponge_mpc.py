@@ -15,20 +15,19 @@ from reference.worker import ProfileService, SimulatedWorker
 from reference.workload import Request
 from views import busy_view, make_spec, make_view
 
-from agents.exact_kernel import entry_point
-from agents.mpc_config import MPCConfig
-from agents.mpc_flow import Flow, fit_rate
-from agents.mpc_paths import Outlook, make_chance, sample_path
-from agents.mpc_price import cost_curve
-from agents.mpc_queue import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
-from agents.mpc_service import ServiceTimes
+from agents import lookahead
+from agents.lookahead.flow import Flow, fit_rate
+from agents.lookahead.paths import Outlook, make_chance, sample_path
+from agents.lookahead.queue import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
+from agents.lookahead.service import ServiceTimes, cost_curve
 from agents.sponge_mpc import SpongeMPC
+from sponge_env.core.compiled import entry_point
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.rollout import Run, run_episode
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import load_scenario
 
 GUARD_S = 1e-9
@@ -59,6 +58,19 @@ def serve(
 
 
 @entry_point
+def play_path(
+    outlook: Outlook,
+    chance: Any,
+    path: int,
+    kinds: FloatArray,
+    interval_s: float,
+    speed: FloatArray,
+    arrivals_s: FloatArray,
+) -> int:
+    """Call the compiled function."""
+    return sample_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
+
+
 def path_of(
     outlook: Outlook,
     chance: Any,
@@ -69,8 +81,8 @@ def path_of(
 ) -> FloatArray:
     """Return one path's arrivals and deadlines."""
     arrivals_s = np.empty((500, 2))
-    count = sample_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
-    return arrivals_s[:count].copy()
+    count = play_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
+    return arrivals_s[:count]
 
 
 @entry_point
@@ -92,9 +104,7 @@ def reference(
         Request(number, arrival_s, arrival_s, due_s)
         for number, (arrival_s, due_s) in enumerate(arrivals_s.tolist())
     )
-    first, second = (
-        dataclasses.replace(initial, cores=c, batch=batch, replicas=replicas) for c in cores
-    )
+    first, second = (initial.changed(cores=c, batch=batch, replicas=replicas) for c in cores)
     core = ServingCore(drop_grace_s=math.inf)
     worker = SimulatedWorker(
         lambda c: ProfileService(SPEC.latency.table_s(16, 16), c), first, cold_start_s=0.0
@@ -220,7 +230,7 @@ def interval_view(intervals: int, arrived: int, delay_s: float, mean: FloatArray
 
 
 def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     flow.observe(interval_view(10, 20, 0.1, np.full(10, 20.0)))
     outlook = flow.observe(interval_view(11, 0, 0.1, np.array([20.0] * 10 + [0.0])))
     assert outlook.rate_rps == pytest.approx(20.0)
@@ -228,7 +238,7 @@ def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
 
 
 def test_few_arrivals_are_expected_where_few_came() -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     flow.observe(interval_view(10, 1, 0.1, np.ones(10)))
     outlook = flow.observe(interval_view(11, 0, 0.1, np.array([1.0] * 10 + [0.0])))
     assert outlook.transfer_s == pytest.approx(0.1)
@@ -251,7 +261,7 @@ def network_view(
 
 @pytest.mark.parametrize("base_s", [0.0, 0.01, 0.2])
 def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_s: float) -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     for interval, bandwidth in enumerate((3e6, 1e6, 1e6, 4.1e6, 2e4, 7e6, 3e6), start=1):
         flow.observe(network_view(interval, bandwidth, [3e5] * 20, base_s))
         assert flow.kinds.tolist() == [[1.0, 1.0]]
@@ -259,7 +269,7 @@ def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_
 
 @pytest.mark.parametrize("bandwidths", [(3e6, 3.0001e6), (3e6, 1e6, 4e6, 2e6)])
 def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[float, ...]) -> None:
-    flow = Flow(SPEC, MPCConfig())
+    flow = Flow(SPEC)
     for interval, bandwidth in enumerate(bandwidths, start=1):
         large = 3 + interval % 3
         flow.observe(network_view(interval, bandwidth, [6e5] * large + [5e4] * (20 - large)))
@@ -271,7 +281,7 @@ def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[fl
 def test_steady_arrivals_do_not_scatter_and_random_ones_do() -> None:
     rng = np.random.default_rng(1)
     for counts, low, high in ((np.full(30, 20.0), 0.0, 0.2), (rng.poisson(20, 30), 0.5, 1.0)):
-        outlook = Flow(SPEC, MPCConfig()).observe(
+        outlook = Flow(SPEC).observe(
             interval_view(30, int(counts[-1]), 0.1, counts.astype(np.float64))
         )
         assert low <= outlook.scatter <= high
@@ -358,13 +368,11 @@ def test_a_plan_that_cannot_keep_up_says_so() -> None:
 def test_a_high_load_is_played_in_groups_as_it_is_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from agents import mpc_episode
-
     fast = LatencyModel(gamma_s=0.005, delta_s=1e-4, epsilon_s=0.0, eta_s=1e-3)
     view = busy_view(rate_rps=400, allocation=Allocation(8, 8))
     answers = []
     for played in (10_000, 200):
-        monkeypatch.setattr(mpc_episode, "_PLAYED", played)
+        monkeypatch.setattr(lookahead, "_PLAYED", played)
         answers.append(decide(view, make_spec(latency=fast)))
     exact, grouped = answers
     assert exact.feasible
@@ -380,7 +388,7 @@ def test_a_flood_of_thousands_gets_all_cores() -> None:
 
 
 def test_giving_up_cores_at_a_price_is_hysteresis() -> None:
-    view = busy_view(allocation=dataclasses.replace(SPEC.initial, cores=12, batch=8))
+    view = busy_view(allocation=SPEC.initial.changed(cores=12, batch=8))
     assert decide(view, release_price=50.0).cores == 12
     assert decide(view).cores < 12
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sponge_env.statistics import (
+from sponge_env.results.statistics import (
     SIGNIFICANCE,
     Estimate,
     holm,

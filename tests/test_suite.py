@@ -9,20 +9,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from unit_runs import IDENTITY
+from unit_runs import result as unit_result
 
 import evaluate
 from agents.sponge_ip import SpongeIP
+from sponge_env import workload
 from sponge_env.factory import make_system, scenario_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.formats import detect, table
+from sponge_env.profile import Profile
+from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.run import bounds as suite_bounds
+from sponge_env.run import unit as unit_module
+from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.read import load_failures, load_intervals, load_results
+from sponge_env.run.record import run_unit
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.store import RunStore
+from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.unit import AgentUnit
+from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
-from sponge_env.suite import bounds as suite_bounds
-from sponge_env.suite.bounds import BoundUnit
-from sponge_env.suite.definition import cells, load_suite
-from sponge_env.suite.results import load_failures, load_results
-from sponge_env.suite.unit import AgentUnit
-from sponge_env.suite.warm import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -119,9 +131,10 @@ def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixtu
     assert set(frame[frame["agent"] == "own_controllers:Fails"]["profile"]) == {"resnet18"}
 
 
-def test_an_episode_of_a_suite_is_that_of_the_reference_system() -> None:
+def test_an_episode_of_a_suite_is_that_of_the_reference_system(tmp_path: Path) -> None:
     cell = cells(load_suite("tiny.toml"))[1]
-    result = AgentUnit("ip", "agents.sponge_ip:SpongeIP", {}, "vertical", cell, 1).run()
+    unit = AgentUnit("ip", "agents.sponge_ip:SpongeIP", {}, "vertical", cell, 1)
+    result = unit_result(unit, tmp_path / "run")
     controller = SpongeIP()
     scenario = warm(cell, controller, scenario_profile(cell))
     episode = run_episode(
@@ -130,20 +143,103 @@ def test_an_episode_of_a_suite_is_that_of_the_reference_system() -> None:
     for name in ("offered", "violations", "core_seconds", "latency_p99_s"):
         assert result["episodes"][0][name] == getattr(episode.summary, name)
     assert result["latency_s"][0][99] == pytest.approx(episode.summary.latency_p99_s, rel=1e-4)
-    cores = [interval.cores for interval in episode.intervals]
-    assert result["intervals"]["cores"] == pytest.approx(cores, rel=1e-4)
+    intervals = load_intervals(tmp_path / "run")
+    for name in set(names(IntervalMetrics)) - {"decision_s"}:
+        expected = [getattr(interval, name) for interval in episode.intervals]
+        np.testing.assert_array_equal(intervals[name], expected, name)
 
 
-def test_sharing_requests_changes_nothing() -> None:
+def test_sharing_requests_changes_nothing(tmp_path: Path) -> None:
     cell = cells(load_suite("tiny.toml"))[0]
     unit = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", cell, 2)
-    first = unit.run()
-    AgentUnit("two", "baselines.static:Static", {"cores": 2}, "vertical", cell, 2).run()
-    again = unit.run()
-    for result in (first, again):
-        for episode in result["episodes"]:
-            del episode["decision_p50_s"], episode["decision_p99_s"]
-    assert first == again
+    two = AgentUnit("two", "baselines.static:Static", {"cores": 2}, "vertical", cell, 2)
+    first = unit_result(unit, tmp_path / "first")
+    unit_result(two, tmp_path / "two")
+    again = unit_result(unit, tmp_path / "again")
+    assert without_times(first) == without_times(again)
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    """Return results without what the wall clock says."""
+    for episode in result["episodes"]:
+        del episode["decision_p50_s"], episode["decision_p99_s"]
+    return result
+
+
+def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
+    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n[[cells]]\nscenarios = ['paper']\n"
+    Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")
+    assert run("--suite one.toml --run-dir suite --requests 1") == 0
+    line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2 --requests 1"
+    assert run(f"{line} --run-dir single") == 0
+    cell, kinds = "fa2/paper+resnet18+warm", ("results", "intervals", "requests")
+    files: dict[str, dict[str, Path]] = {"suite": {}, "single": {}}
+    for name, found in files.items():
+        for kind in kinds:
+            found |= {str(path.relative_to(name)): path for path in Path(name, kind).glob("*/*")}
+    assert (
+        set(files["suite"])
+        == set(files["single"])
+        == {
+            f"results/{cell}.json",
+            *(f"intervals/{cell}-seed{seed}.parquet" for seed in (0, 1)),
+            f"requests/{cell}-seed0.parquet",
+        }
+    )
+    for name, path in files["suite"].items():
+        other = files["single"][name]
+        if path.suffix == ".json":
+            ours, theirs = (without_times(json.loads(file.read_text())) for file in (path, other))
+            assert ours == theirs
+        else:
+            frames = [pd.read_parquet(file) for file in (path, other)]
+            ours, theirs = (frame.drop(columns="decision_s", errors="ignore") for frame in frames)
+            pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    for name in ("run.json", "command.txt", "versions.json", "host.json", "profiles/resnet18.json"):
+        assert Path("suite", name).is_file()
+        assert Path("single", name).is_file()
+
+
+def test_a_trace_is_parsed_once_and_requests_are_drawn_once_a_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,2000000\n")
+    Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{i / 10}" for i in range(200)))
+    parsed, drawn = [], []
+
+    def read_lines(path: Path) -> Any:
+        parsed.append(path.name)
+        return table.read_lines(path)
+
+    def make_workload(scenario: Scenario, profile: Profile, seed: int) -> workload.Workload:
+        drawn.append(seed)
+        return workload.make_workload(scenario, profile, seed)
+
+    monkeypatch.setattr(detect, "read_lines", read_lines)
+    monkeypatch.setattr(unit_module, "make_workload", make_workload)
+    monkeypatch.setattr(unit_module, "_DRAWN", {})
+    traces = "--trace own.csv --arrivals arrivals.csv"
+    assert run(f"--agent static-8 static-16 fa2 --seeds 3 --duration 10 {traces}") == 0
+    assert sorted(parsed) == ["arrivals.csv", "own.csv"]
+    assert drawn == [0, 1, 2]
+
+
+def test_an_agent_that_was_interrupted_goes_on_with_the_seeds_it_lacks(tmp_path: Path) -> None:
+    cell = cells(load_suite("tiny.toml"))[1]
+    unit = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", cell, 3)
+    whole = unit_result(unit, tmp_path / "whole")
+    with RunStore.open(tmp_path / "resumed", IDENTITY) as store:
+        first, second = whole["episodes"][:2]
+        episodes = [first, second | {"partial": True}]
+        interrupted = {"episodes": episodes, "latency_s": whole["latency_s"][:2]}
+        store.keep(unit, interrupted, complete=False)
+        assert store.missing([unit]) == [unit]
+        run_unit(unit, store)
+        assert store.missing([unit]) == []
+        resumed = store.kept(unit)
+    seeds = {path.stem[-1] for path in (tmp_path / "resumed" / "intervals").rglob("*.parquet")}
+    assert seeds == {"1", "2"}, "the first was not run again"
+    assert without_times(resumed) == without_times(whole)
 
 
 def test_bounds_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -161,9 +257,9 @@ def test_bounds_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         for s in (0, 1)
     ]
     for _ in range(2):
-        assert BoundUnit("joint", cell, 2).run() == {"bounds": bounds}
+        assert BoundUnit("joint", cell, 2).found() == bounds
     assert asked == [("yolov5s", 0, "joint"), ("yolov5s", 1, "joint")]
-    BoundUnit("vertical", cell, 1).run()
+    BoundUnit("vertical", cell, 1).found()
     assert asked[2:] == [("yolov5s", 0, "vertical")]
 
 
@@ -177,6 +273,9 @@ def test_bounds_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ("--suite tiny.toml --option fa2.slo_fraction=1", "does not run here"),
         ("--suite tiny.toml --scenario bursty", "--scenario does not go with --suite"),
         ("--suite tiny.toml --backend live", "--backend does not go with --suite"),
+        ("--suite tiny.toml --profile lite0", "--profile does not go with --suite"),
+        ("--agent fa2 --requests some", "must be a whole number of at least 0, not 'some'"),
+        ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
         ("--suite tiny.toml --seeds 0", "at least 1"),
         ("--agent fa2 --jobs 2", "--jobs needs --suite"),
         ("--seeds 2", "--agent, or --suite"),
@@ -208,7 +307,7 @@ def test_an_interrupted_suite_leaves_its_results_and_no_process(stop: signal.Sig
     command = [sys.executable, str(ROOT / "evaluate.py"), *line.split()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     first = Path("run/results/static-8/paper+yolov5s+cold.json")
-    while not first.exists():
+    while not (first.exists() and json.loads(first.read_text())["complete"]):
         assert process.poll() is None
         time.sleep(0.05)
     if stop == signal.SIGINT:
@@ -222,6 +321,41 @@ def test_an_interrupted_suite_leaves_its_results_and_no_process(stop: signal.Sig
     while somebody_is_in_group(process.pid):
         time.sleep(0.05)  # what ends last only notices that the others have
     assert len(load_results(Path("run"))) >= 2
+
+
+def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on() -> None:
+    """Seed 0 ends, seed 1 is interrupted in its third interval."""
+    Path("slow.py").write_text(
+        "import os, signal\nfrom sponge_env.interfaces import Allocation\n"
+        "class Slow:\n"
+        "    def reset(self, spec, seed): self.seed = seed\n"
+        "    def decide(self, view):\n"
+        "        if self.seed == 1 and view.now_s == 2 and not os.path.exists('again'):\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return Allocation(4, 4)\n"
+    )
+    line = "--agent slow:Slow static-8 --duration 5 --seeds 3 --run-dir run --json out.json"
+    assert run(line) == 130
+    summaries = json.loads(Path("out.json").read_text())
+    assert [(s["seed"], s["partial"]) for s in summaries] == [(0, False), (1, True)]
+    assert not list(Path("run").rglob("*.partial"))
+    intervals = load_intervals(Path("run"))
+    assert list(intervals.groupby("seed")["time_s"].max()) == [5.0, 2.0]
+    requests = pd.read_parquet("run/requests/slow:Slow/paper+yolov5s+cold-seed1.parquet")
+    assert len(requests) == summaries[1]["offered"]
+    assert len(load_results(Path("run"))) == 1
+
+    first = Path("run/intervals/slow:Slow/paper+yolov5s+cold-seed0.parquet").stat().st_mtime_ns
+    Path("again").touch()
+    assert run(line) == 0
+    summaries = json.loads(Path("out.json").read_text())
+    assert [(s["agent"], s["seed"], s["partial"]) for s in summaries] == [
+        (agent, seed, False) for agent in ("slow:Slow", "static-8") for seed in range(3)
+    ]
+    again = Path("run/intervals/slow:Slow/paper+yolov5s+cold-seed0.parquet").stat().st_mtime_ns
+    assert again == first
+    assert len(list(Path("run/tensorboard/slow:Slow-seed1").iterdir())) == 1
+    assert len(load_results(Path("run"))) == 6
 
 
 def test_a_warm_start_without_a_suite_begins_with_the_agents_own_allocation() -> None:

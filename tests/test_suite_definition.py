@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from sponge_env.errors import ConfigError
-from sponge_env.scenario import load_scenario
-from sponge_env.suite.bounds import BoundUnit
-from sponge_env.suite.definition import (
+from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.suite import (
     SUITE_DIR,
     AgentEntry,
     CellGroup,
@@ -18,9 +17,11 @@ from sponge_env.suite.definition import (
     cells,
     changed,
     load_suite,
+    with_agents,
+    with_options,
 )
-from sponge_env.suite.plan import units, with_agents, with_options
-from sponge_env.suite.unit import AgentUnit
+from sponge_env.run.unit import AgentUnit, units
+from sponge_env.scenario import load_scenario
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sponge_env.suite.comparison import Comparison
-from sponge_env.suite.tables import aggregate_table, all_tables, cell_table
-from sponge_env.suite.tensorboard import write_runs
+from sponge_env.results.comparison import Comparison
+from sponge_env.results.tables import all_tables, cell_text, pooled_text
+from sponge_env.results.tensorboard import write_runs
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
 SEEDS = np.arange(10)
@@ -72,21 +72,21 @@ def row(table: str, agent: str) -> str:
 
 
 def test_a_cell_table_shows_means_intervals_and_differences() -> None:
-    table = cell_table(
+    table = cell_text(
         comparison(rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.021, 5 + NOISE)),
         COLD,
     )
     assert table.startswith("paper, yolov5s, cold start\n")
-    assert row(table, "ip") == "ip 0.100 0.100 0.100 - 8.00 [7.96, 8.04] - 2.000 500"
-    assert row(table, "fa2") == "fa2 2.100 2.100 2.100 +2.000 5.00 [4.96, 5.04] -3.00 1.250 500"
+    assert row(table, "ip") == "ip 0.100 0.100 - 0.100 8.00 [7.96, 8.04] - 2.000 500"
+    assert row(table, "fa2") == "fa2 2.100 2.100 +2.000 2.100 5.00 [4.96, 5.04] -3.00 1.250 500"
 
 
 def test_a_difference_within_the_noise_is_called_not_significant() -> None:
-    table = cell_table(
+    table = cell_text(
         comparison(rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.001, 8 - NOISE)), COLD
     )
     assert row(table, "fa2") == (
-        "fa2 0.100 0.100 0.100 +0.000 n.s. 8.00 [7.96, 8.04] +0.00 n.s. 2.000 500"
+        "fa2 0.100 0.100 +0.000 n.s. 0.100 8.00 [7.96, 8.04] +0.00 n.s. 2.000 500"
     )
 
 
@@ -103,19 +103,19 @@ def test_the_more_agents_the_more_has_to_be_shown() -> None:
 
 
 def test_a_bound_stands_below_the_agents_with_both_sides() -> None:
-    table = cell_table(comparison(rows("ip", COLD, 0.001, 8.0), agents="ip"), COLD)
+    table = cell_text(comparison(rows("ip", COLD, 0.001, 8.0), agents="ip"), COLD)
     assert row(table, "oracle") == "oracle 0.200 .. 0.300 0.000 .. 0.100 - - 3.60 .. 4.00 - - -"
 
 
 def test_who_violates_less_than_the_bound_is_below_zero() -> None:
     frame = rows("ip", COLD, 0.001, 8.0).assign(beyond_bound_rate=-0.002)
-    assert row(cell_table(comparison(frame, agents="ip"), COLD), "ip").split()[3] == "-0.200"
+    assert row(cell_text(comparison(frame, agents="ip"), COLD), "ip").split()[4] == "-0.200"
 
 
 def test_who_drops_has_no_p99_to_show_off_with() -> None:
     p99_s = np.where(SEEDS < 3, np.inf, 0.2)
     frame = rows("ip", COLD, 0.02, 8.0).assign(latency_p99_of_all_s=p99_s)
-    assert row(cell_table(comparison(frame, agents="ip"), COLD), "ip").endswith("dropped (3 of 10)")
+    assert row(cell_text(comparison(frame, agents="ip"), COLD), "ip").endswith("dropped (3 of 10)")
 
 
 def test_a_failed_agent_stands_below_the_table() -> None:
@@ -136,8 +136,8 @@ def test_a_failed_agent_stands_below_the_table() -> None:
 
 
 def test_where_the_reference_failed_nothing_is_compared_with_it() -> None:
-    table = cell_table(comparison(rows("fa2", COLD, 0.0, 5.0)), COLD)
-    assert row(table, "fa2").split()[4] == "-"
+    table = cell_text(comparison(rows("fa2", COLD, 0.0, 5.0)), COLD)
+    assert row(table, "fa2").split()[3] == "-"
 
 
 def pooled(*missing: tuple[str, str, str]) -> str:
@@ -152,7 +152,7 @@ def pooled(*missing: tuple[str, str, str]) -> str:
     for frame in frames:
         if tuple(frame[["scenario", "profile", "start"]].iloc[0]) in missing:
             frame[relative] = np.nan
-    return aggregate_table(comparison(*frames), "cold")
+    return pooled_text(comparison(*frames), "cold")
 
 
 def test_the_aggregate_pools_the_cells() -> None:
@@ -177,7 +177,7 @@ def test_a_bound_that_is_missing_takes_nothing_from_other_cells() -> None:
 
 def test_without_bounds_the_aggregate_says_what_it_shows_instead() -> None:
     found = comparison(rows("ip", COLD, 0.0, 8.0), agents="ip")
-    table = aggregate_table(replace(found, bounds=pd.DataFrame()), "cold")
+    table = pooled_text(replace(found, bounds=pd.DataFrame()), "cold")
     assert "avoidable %" in table
     assert "bound" not in table
     assert "8.00 [8.00, 8.00]" in table

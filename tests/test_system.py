@@ -17,9 +17,9 @@ from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.latency import LatencyModel
-from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.profile import Profile, load_profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.system import LiveSystem, SimulatedSystem
 from sponge_env.vector.simulator import BatchSimulator
 

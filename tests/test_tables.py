@@ -5,8 +5,8 @@ import math
 import pytest
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.metrics import EpisodeMetrics, names
-from sponge_env.tables import COLUMNS, comparison_table, write_summaries
+from sponge_env.results.schema import EpisodeMetrics, columns, names
+from sponge_env.results.tables import comparison_table, write_summaries
 
 EPISODE = EpisodeMetrics(
     agent="sponge-ip",
@@ -27,18 +27,20 @@ def episode(**changes):
 
 def cells(table, agent):
     (line,) = [line for line in table.splitlines() if line.split()[0].rstrip("*") == agent]
-    return dict(zip((column.metric for column in COLUMNS), line.split()[1:], strict=True))
+    return dict(
+        zip((column.metric for column in columns("evaluation")), line.split()[1:], strict=True)
+    )
 
 
 def test_every_column_shows_a_metric_of_the_schema():
-    assert {column.metric for column in COLUMNS} <= set(names(EpisodeMetrics))
+    assert {column.metric for column in columns("evaluation")} <= set(names(EpisodeMetrics))
 
 
 def test_times_are_shown_in_ms_and_rates_in_percent():
     row = cells(comparison_table([EPISODE]), "sponge-ip")
     assert row["violation_rate"] == "0.060"
     assert row["latency_p50_s"] == "456"
-    assert row["decision_p50_s"] == "4.12"
+    assert row["decision_p50_s"] == "4.120"
     assert row["mean_cores"] == "8.90"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +14,13 @@ from hypothesis import strategies as st
 from reference import make_system
 from scenarios import QUOTA_PROFILE, SHORT, short
 
-from agents.learners import LEARNERS
+from agents import LEARNERS
 from sponge_env.config import RequestClass, Serving, Simulation
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation
 from sponge_env.profile import Profile
-from sponge_env.registry import known_controllers, make_controller
-from sponge_env.rollout import Run, run_episode
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.system import SimulatedSystem
 

@@ -15,8 +15,9 @@ from reference.quota import QuotaBucket
 from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Worker
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 from sponge_env.quota import QuotaService
-from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
 
 CORES, BATCH, REPLICAS = 16, 8, 3
 PATIENCE_S = 60.0
@@ -74,8 +75,8 @@ def _quota_rig(initial: Allocation) -> Rig:
 
 
 def _real_rig(initial: Allocation) -> Rig:
-    worker = PoolWorker(
-        RealWorkerConfig(batch_max=BATCH, cores_max=CORES, replicas_max=REPLICAS, initial=initial)
+    worker = LiveWorker(
+        LiveConfig(batch_max=BATCH, cores_max=CORES, replicas_max=REPLICAS, initial=initial)
     )
     return Rig(worker, worker.crash)
 

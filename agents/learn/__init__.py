@@ -1,1 +1,175 @@
-"""Training of learned controllers. Following a policy is in :mod:`agents.learned`."""
+"""Training of learned controllers: what is trained, on what, and with which settings.
+
+:func:`.training.train` carries a plan out. Following a policy is in :mod:`..learned`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sponge_env.config import Backend, Limiter
+from sponge_env.controllers import Options, option
+from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.files import write_json
+from sponge_env.interfaces import SystemSpec
+from sponge_env.mapping import from_mapping
+from sponge_env.scenario import Scenario
+from sponge_env.spec import make_spec, scenario_profile
+
+from .. import LEARNERS, Learner
+
+CHECKPOINT_FILE = "checkpoint.zip"
+"""Its name in a run directory; Stable-Baselines3's own format, for resuming only."""
+SETTINGS_FILE = "learn.json"
+"""Hyper-parameters in a run directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnConfig(Options):
+    """Hyper-parameters, for a few hundred simulated environments at once."""
+
+    learning_rate: float = option(3e-3, above=0)
+    """At the start; falls linearly to a twentieth."""
+    rollout_steps: int = option(32, at_least=1)
+    """Steps of each environment between two updates."""
+    minibatch: int = option(2048, at_least=1)
+    """Largest number of transitions in one gradient step."""
+    epochs: int = option(3, at_least=1)
+    """Passes over a rollout."""
+    gamma: float = option(0.9, at_least=0, at_most=1)
+    """Discount for one interval: what is decided now is over within seconds."""
+    gae_lambda: float = option(0.9, at_least=0, at_most=1)
+    entropy: float = 0.002
+    """Weight of the entropy bonus."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers."""
+    violation_weight: float | None = option(None, above=0)
+    """Weight of violations in the reward; the scenario's if left out."""
+    violation_target: float | None = option(None, above=0)
+    """Rate of avoidable violations to stay below, on the simulator: the weight is then learned,
+    beginning with ``violation_weight``. A fixed weight if left out."""
+    evaluations: int = option(10, at_least=1)
+    """How often the policy is evaluated during training."""
+    evaluation_episodes: int = 16
+    """Episodes of each evaluation, always the same."""
+    blind_to: tuple[str, ...] = ()
+    """Beginnings of the names of those observation fields that the policy does not see: for
+    ablations."""
+
+    def __post_init__(self) -> None:
+        # Explicit, for a class with slots is made anew and super() would miss it.
+        Options.__post_init__(self)
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"hidden must be numbers of at least 1, not {self.hidden!r}")
+
+
+def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
+    """Return the hyper-parameters of a run.
+
+    Args:
+        agent: Name of the learner.
+        options: Some by name; lists may be given as text with commas.
+        resume: Checkpoint of a run whose hyper-parameters hold where no option says otherwise.
+
+    Raises:
+        ConfigError: An option is unknown or out of range, or cannot change on the way.
+        PolicyError: The checkpoint's settings cannot be read.
+    """
+    changes = {key: _listed(key, value) for key, value in options.items()}
+    if resume is None:
+        return from_mapping(LearnConfig, {**LEARNERS[agent].options, **changes})
+    before = _saved(resume.with_name(SETTINGS_FILE))
+    config = from_mapping(LearnConfig, {**_plain(before), **changes})
+    if config.hidden != before.hidden:
+        raise ConfigError(
+            f"hidden cannot change with --resume: the checkpoint's layers have {before.hidden} "
+            "units"
+        )
+    return config
+
+
+def save_settings(config: LearnConfig, folder: Path) -> None:
+    """Write the hyper-parameters into a run directory.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    write_json(folder / SETTINGS_FILE, _plain(config))
+
+
+def _saved(path: Path) -> LearnConfig:
+    try:
+        return from_mapping(LearnConfig, json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
+
+
+def _plain(config: LearnConfig) -> dict[str, Any]:
+    """Return what :func:`~sponge_env.mapping.from_mapping` takes."""
+    values = {key: value for key, value in asdict(config).items() if value is not None}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def _listed(key: str, value: Any) -> Any:
+    """Return a list where an option wants one: ``64,64`` or ``due,delay``."""
+    wanted = {field.name: field.type for field in fields(LearnConfig)}.get(key)
+    if not str(wanted).startswith("tuple"):
+        return value
+    parts = str(value).split(",")
+    return [int(part) if part.strip().isdecimal() else part.strip() for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """One training run."""
+
+    scenarios: tuple[Scenario, ...]
+    """What to train on, of one profile, interval and limits; shared out to the
+    environments."""
+    steps: int
+    """Environment steps over all environments."""
+    envs: int
+    seed: int
+    folder: Path
+    """An existing folder; receives the policy, checkpoint, settings and TensorBoard events."""
+    agent: str = "ppo"
+    """Name of the learner."""
+    randomised: bool = False
+    """Whether each environment gets a random variant of its scenario."""
+    backend: Backend = "sim"
+    limiter: Limiter = "auto"
+    resume: Path | None = None
+    """A checkpoint of an earlier run to go on from."""
+    command: str = ""
+    """Command line, to be kept with the policy."""
+
+    @property
+    def learner(self) -> Learner:
+        """How the agent learns.
+
+        Raises:
+            ConfigError: It is no learned agent.
+        """
+        if self.agent not in LEARNERS:
+            raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
+        return LEARNERS[self.agent]
+
+    @property
+    def spec(self) -> SystemSpec:
+        """The system that the policy is for.
+
+        Raises:
+            ConfigError: The scenarios are of different systems.
+        """
+        specs = [make_spec(each, scenario_profile(each)) for each in self.scenarios]
+        for scenario, spec in zip(self.scenarios, specs, strict=True):
+            if spec.fingerprint != specs[0].fingerprint:
+                raise ConfigError(
+                    f"scenarios {self.scenarios[0].name!r} and {scenario.name!r} cannot be "
+                    "trained on together: their profile, interval or limits differ"
+                )
+        return specs[0]

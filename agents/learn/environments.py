@@ -1,27 +1,38 @@
-"""The environments of a training run."""
+"""The environments of a training run, some of them with random variants of its scenarios."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
-from agents.learn.correction import CorrectionEnv
-from agents.learn.plan import LearnConfig, TrainingPlan
-from agents.learn.randomise import variants
-from agents.learners import masks_for
-from sponge_env.encoding import Control, control_named
+from sponge_env.arrays import IntArray
+from sponge_env.config import Arrivals, Initial, Network, Serving
+from sponge_env.encoding import control_named
 from sponge_env.env import SpongeEnv
-from sponge_env.errors import ConfigError, unknown
-from sponge_env.masks import ActionMasks
+from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario
+from sponge_env.seeds import stream
 from sponge_env.vector.sb3_env import SpongeVecEnv
+
+from ..learned import masks_for
+from ..residual import CHOICES, CorrectedMPC
+from . import LearnConfig, TrainingPlan
+from .algorithms import BlindedEnvs, ConstrainedRewards, MaskedEnvs, hidden_fields
+
+Observation = NDArray[np.float32]
+
+_LOADS = (0.08, 0.75)
+"""Mean load, relative to the capacity with all cores."""
+_SLOS_S = (0.5, 2.0)
+_PAYLOADS_BYTES = (20e3, 600e3)
+_DURATION_S = 200.0
+"""Variants are short, so that a batch of them shows many beginnings."""
 
 
 def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
@@ -54,19 +65,13 @@ def _batch(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
 
 def _singles(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     """Make environments that step one after the other."""
-    makers: list[Callable[[], gym.Env[Any, Any]]] = [
-        partial(CorrectionEnv, scenario, plan.backend, plan.limiter)
-        if plan.learner.corrects
-        else partial(
-            SpongeEnv,
-            scenario,
-            backend=plan.backend,
-            limiter=plan.limiter,
-            control=plan.learner.control,
-        )
-        for scenario in _scenarios(plan, config)
-    ]
-    return VecMonitor(DummyVecEnv(makers))
+
+    def make(scenario: Scenario) -> gym.Env[Any, Any]:
+        control = plan.learner.control
+        env = SpongeEnv(scenario, backend=plan.backend, limiter=plan.limiter, control=control)
+        return CorrectionEnv(env) if plan.learner.corrects else env
+
+    return VecMonitor(DummyVecEnv([partial(make, each) for each in _scenarios(plan, config)]))
 
 
 def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
@@ -86,114 +91,111 @@ def _weighted(scenario: Scenario, config: LearnConfig) -> Scenario:
     return dataclasses.replace(scenario, reward=reward)
 
 
-class MaskedEnvs(VecEnvWrapper):
-    """Answers sb3-contrib's question which actions are allowed."""
+class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
+    """``Sponge-v0`` with the program between the action and the system.
 
-    def __init__(self, venv: VecEnv, masks: ActionMasks) -> None:
-        super().__init__(venv)
-        self._masks = masks
-        self._observations: Any = None
-
-    def reset(self) -> Any:
-        """Start new episodes."""
-        self._observations = self.venv.reset()
-        return self._observations
-
-    def step_wait(self) -> Any:
-        """Serve one interval."""
-        self._observations, *rest = self.venv.step_wait()
-        return self._observations, *rest
-
-    def has_attr(self, attr_name: str) -> bool:
-        """Say that there are masks."""
-        return attr_name == "action_masks" or bool(super().has_attr(attr_name))
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
-        """Return the masks of all environments, or ask what is wrapped."""
-        if method_name == "action_masks":
-            return list(self._masks(self._observations))
-        return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
-
-
-def hidden_fields(blind_to: Sequence[str], control: Control) -> list[int]:
-    """Return the places of the fields whose names begin with one of the given words.
-
-    Raises:
-        ConfigError: No field's name begins so.
-    """
-    for word in blind_to:
-        if not any(name.startswith(word) for name in control.fields):
-            raise ConfigError(unknown("observation field", word, control.fields))
-    return [k for k, name in enumerate(control.fields) if name.startswith(tuple(blind_to))]
-
-
-class BlindedEnvs(VecEnvWrapper):
-    """Shows 0 in the place of some fields of the observation."""
-
-    def __init__(self, venv: VecEnv, hidden: Sequence[int]) -> None:
-        super().__init__(venv)
-        self._seen = np.ones(venv.observation_space.shape or (), np.float32)
-        self._seen[list(hidden)] = 0.0
-
-    def reset(self) -> Any:
-        """Start new episodes."""
-        return self._blinded(self.venv.reset())
-
-    def step_wait(self) -> Any:
-        """Serve one interval."""
-        observations, rewards, ends, infos = self.venv.step_wait()
-        for k in np.flatnonzero(ends):
-            infos[k]["terminal_observation"] = self._blinded(infos[k]["terminal_observation"])
-        return self._blinded(observations), rewards, ends, infos
-
-    def _blinded(self, observations: Any) -> Any:
-        return observations * self._seen
-
-
-class ConstrainedRewards(VecEnvWrapper):
-    """Learns the weight of violations: a Lagrange multiplier that keeps them at a target.
-
-    The reward is that of :func:`sponge_env.reward.reward` with the multiplier as weight and
-    without the violations of hopeless requests, which no weight could lower.
-    :meth:`adapt` moves the multiplier in proportion to its size (dual ascent on its
-    logarithm), so that it finds its order of magnitude by itself.
+    Observation, reward and the sequence of episodes are those of ``Sponge-v0``; what an action
+    means says :func:`..residual.corrected`.
     """
 
-    _RATE = 0.05
-    """Largest relative change of the multiplier at one update."""
-    _MEMORY = 0.9
-    """Weight of the past in the violation rate that the multiplier follows."""
+    def __init__(self, env: SpongeEnv) -> None:
+        super().__init__(env)
+        self._sponge, self._program = env, CorrectedMPC()
+        self.metrics: dict[str, Any] = {}
+        """Of the last interval."""
+        self.action_space = gym.spaces.MultiDiscrete(list(CHOICES))
 
-    def __init__(self, venv: VecEnv, config: LearnConfig, cores_max: int) -> None:
-        super().__init__(venv)
-        assert config.violation_target is not None
-        self._target = config.violation_target
-        self._cores_max = cores_max
-        self.multiplier = config.violation_weight or 20.0
-        """Weight of violations now."""
-        self._rate = self._target
-        self._violations = self._ended = 0
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start a new episode, as the environment does."""
+        observation, info = self._sponge.reset(seed=seed, options=options)
+        self._program.reset(self._sponge.system.spec, info["episode_seed"])
+        return observation, info
 
-    def reset(self) -> Any:
-        """Start new episodes."""
-        return self.venv.reset()
+    def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Let the corrected program decide, and serve one interval.
 
-    def step_wait(self) -> Any:
-        """Serve one interval."""
-        observations, _, ends, infos = self.venv.step_wait()
-        metrics = self.venv.metrics  # type: ignore[attr-defined]  # a batch simulator's
-        violations = metrics["avoidable_violations"]
-        ended = metrics["on_time"] + metrics["violations"]
-        self._violations += int(violations.sum())
-        self._ended += int(ended.sum())
-        missed = violations / np.maximum(1, ended)
-        rewards = -metrics["cores"] / self._cores_max - self.multiplier * missed
-        return observations, rewards.astype(np.float32), ends, infos
+        Returns:
+            Observation, reward, terminated (always False), truncated, and no info: what the
+            metrics say is in :attr:`metrics`, for SB3 copies every info at every step.
+        """
+        self._program.correct(action)
+        chosen = self._program.decide(self._sponge.system.view())
+        allocation = np.array([chosen.cores - 1, chosen.batch - 1])
+        observation, reward, ended, over, self.metrics = self._sponge.step(allocation)
+        return observation, reward, ended, over, {}
 
-    def adapt(self) -> None:
-        """Move the multiplier by the violations since the last call."""
-        rate = self._violations / max(1, self._ended)
-        self._rate = self._MEMORY * self._rate + (1 - self._MEMORY) * rate
-        excess = np.clip(self._rate / self._target - 1, -1, 1)
-        self.multiplier *= math.exp(self._RATE * float(excess))
-        self._violations = self._ended = 0
+
+def variants(scenario: Scenario, count: int, seed: int) -> list[Scenario]:
+    """Draw variants of a scenario: domain randomisation (Tobin et al., IROS 2017).
+
+    A policy that has seen one load, payload and SLO has learned those by heart. Trained on
+    variants, it has to read them from its observation, and then also fits workloads that nobody
+    foresaw. Model, interval and limits, which give actions their meaning, stay.
+
+    Args:
+        scenario: Gives profile, interval, limits and simulation.
+        count: Number of variants.
+        seed: Seed of the draws.
+
+    Returns:
+        ``count`` scenarios with random arrivals, network, SLO, drop policy and initial
+        allocation.
+    """
+    rng = stream(seed, "variants")
+    return [_variant(scenario, rng, number) for number in range(count)]
+
+
+def _variant(scenario: Scenario, rng: np.random.Generator, number: int) -> Scenario:
+    limits = scenario.limits
+    return dataclasses.replace(
+        scenario,
+        name=f"{scenario.name}-{number}",
+        slo_s=_between(rng, _SLOS_S, scale="log"),
+        duration_s=_DURATION_S,
+        classes=(),
+        start="cold",
+        arrivals=_arrivals(rng),
+        network=_network(rng),
+        serving=Serving(drop="expired" if rng.random() < 0.3 else "none"),
+        initial=Initial(
+            cores=1 + int(rng.random() * limits.cores), batch=1 + int(rng.random() * limits.batch)
+        ),
+    )
+
+
+def _arrivals(rng: np.random.Generator) -> Arrivals:
+    kind = ("constant", "poisson", "bursty", "flash-crowd", "diurnal")[int(rng.random() * 5)]
+    # A peak of k times the mean must still be served: the mean gets lower instead.
+    peak = {"bursty": 2.0, "flash-crowd": 2.5, "diurnal": 1.5}.get(kind, 1.0)
+    load = _between(rng, _LOADS) / peak
+    return Arrivals(
+        kind=kind,  # type: ignore[arg-type]  # one of its literals
+        load=load,
+        burst_dwell_s=_between(rng, (4.0, 30.0), scale="log"),
+        flash_factor=_between(rng, (2.0, 6.0)),
+        flash_s=_between(rng, (10.0, 40.0)),
+        flash_every_s=_between(rng, (60.0, 150.0)),
+        diurnal_amplitude=_between(rng, (0.3, 0.9)),
+        diurnal_period_s=_between(rng, (60.0, 300.0)),
+    )
+
+
+def _network(rng: np.random.Generator) -> Network:
+    if rng.random() < 0.1:
+        return Network(trace="none")
+    return Network(
+        payload_bytes=_between(rng, _PAYLOADS_BYTES, scale="log"),
+        base_delay_s=_between(rng, (0.001, 0.03)),
+        fade_every_s=_between(rng, (20.0, 90.0)) if rng.random() < 0.25 else None,
+        fade_s=_between(rng, (1.0, 6.0)),
+    )
+
+
+def _between(rng: np.random.Generator, ends: tuple[float, float], scale: str = "linear") -> float:
+    low, high = ends
+    share = float(rng.random())
+    if scale == "log":
+        return float(low * (high / low) ** share)
+    return low + share * (high - low)

@@ -2,8 +2,8 @@
 
     python -m agents.learn.search --agent ppo --scenario paper [--trials 20] [--steps 200000]
 
-Each trial trains a policy from the start and is judged now and then, on the episodes on which
-``train.py`` judges. A trial that falls behind the median of the others is given up. The first
+Each trial trains a policy from the start and is validated now and then, on the episodes on which
+``train.py`` validates. A trial that falls behind the median of the others is given up. The first
 trial has the default hyper-parameters. All trials are in a file, so that the same command goes
 on where it was interrupted.
 """
@@ -11,23 +11,169 @@ on where it was interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from agents.learners import LEARNERS
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.files import check_writable, saying_why
+from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
-from sponge_env.tables import aligned
+
+from .. import LEARNERS
+from . import TrainingPlan, learn_config
 
 SHOWN = 5
 """Trials in the table."""
+VALIDATIONS = 5
+"""Of each trial."""
+TRIALS_BEFORE_PRUNING = 4
+"""Trials that run to their end whatever they do."""
+_STUDY = "search"
+"""Its name in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What all trials share."""
+
+    plan: TrainingPlan
+    """Plan of a trial, but for the folder."""
+    weight: float
+    """Cost of a violated request in the score: the same for all trials, whatever weight they
+    learn with."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same where a search goes on, as JSON has it."""
+        plan = self.plan
+        return {
+            "agent": plan.agent,
+            "scenarios": [scenario.name for scenario in plan.scenarios],
+            "profile": plan.scenarios[0].profile,
+            "steps": plan.steps,
+            "envs": plan.envs,
+            "seed": plan.seed,
+            "weight": self.weight,
+        }
+
+    def score(self, trial: Any) -> float:
+        """Train with a trial's hyper-parameters; return the best validation.
+
+        Raises:
+            TrialPruned: The trial is given up.
+        """
+        # PyTorch takes seconds to import; bad input should not wait for it.
+        from .training import Validation, train
+
+        results: list[Validation] = []
+
+        def validated(_steps: int, result: Validation) -> None:
+            results.append(result)
+            trial.report(result.score(self.weight), len(results))
+            if trial.should_prune():
+                raise import_optuna().TrialPruned
+
+        drawn = suggest(trial, self.weight)
+        config = learn_config(self.plan.agent, {**drawn, "evaluations": VALIDATIONS})
+        with tempfile.TemporaryDirectory() as folder:
+            train(replace(self.plan, folder=Path(folder)), config, validated=validated)
+        best = max(results, key=lambda result: result.score(self.weight))
+        trial.set_user_attr("cores", best.cores)
+        trial.set_user_attr("avoidable_violation_rate", best.avoidable_violation_rate)
+        return best.score(self.weight)
+
+
+def suggest(trial: Any, weight: float) -> dict[str, Any]:
+    """Draw hyper-parameters; the weight of violations is drawn around the given one."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
+        "entropy": trial.suggest_float("entropy", 1e-5, 1e-2, log=True),
+        "minibatch": trial.suggest_categorical("minibatch", (256, 512, 1024, 2048, 4096)),
+        "epochs": trial.suggest_int("epochs", 1, 8),
+        "gamma": trial.suggest_float("gamma", 0.5, 0.99),
+        "violation_weight": trial.suggest_float(
+            "violation_weight", weight / 4, weight * 8, log=True
+        ),
+    }
+
+
+def defaults(agent: str, weight: float) -> dict[str, Any]:
+    """Return the hyper-parameters that :func:`suggest` draws, with their default values."""
+    config = learn_config(agent, {"violation_weight": weight})
+    names = ("learning_rate", "entropy", "minibatch", "epochs", "gamma", "violation_weight")
+    return {name: getattr(config, name) for name in names}
+
+
+def import_optuna() -> ModuleType:
+    """Import optuna, which only development installs.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError("the search needs optuna; install it with: pip install optuna") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def open_study(search: Search, path: Path) -> Any:
+    """Begin a study in a file, or go on with the one that is there.
+
+    Returns:
+        An optuna study; its first trial has the default hyper-parameters.
+
+    Raises:
+        ConfigError: The file holds another search, or something else.
+    """
+    optuna = import_optuna()
+    try:
+        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        storage = optuna.storages.JournalStorage(backend)
+        begun = optuna.get_all_study_names(storage) == [_STUDY]
+        if path.stat().st_size and not begun:
+            raise ConfigError("no study of that name")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} holds no search: {error}") from error
+    open_it = optuna.load_study if begun else partial(optuna.create_study, direction="maximize")
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING)
+    study = open_it(study_name=_STUDY, storage=storage, pruner=pruner)
+    _check_settings(study, search, path)
+    waiting = any(trial.state.name == "WAITING" for trial in study.trials)
+    if not waiting and not finished(study):
+        study.enqueue_trial(
+            defaults(search.plan.agent, search.weight), user_attrs={"defaults": True}
+        )
+    # Another seed at each start, or a search that goes on would draw its first trials again.
+    study.sampler = optuna.samplers.TPESampler(seed=search.plan.seed + len(study.trials))
+    return study
+
+
+def _check_settings(study: Any, search: Search, path: Path) -> None:
+    before = study.user_attrs.get("settings")
+    if before is None:
+        study.set_user_attr("settings", search.settings)
+        return
+    changed = [key for key, value in search.settings.items() if before.get(key) != value]
+    if changed:
+        was = ", ".join(f"{key} {before.get(key)}" for key in changed)
+        raise ConfigError(f"{path} holds a search with {was}; go on with that or choose --out")
+
+
+def finished(study: Any) -> int:
+    """Return the number of trials that ended, given up or not."""
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -59,17 +205,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def search(argv: Sequence[str]) -> int:
     """Search, and print the best."""
     arguments = parse(argv)
-    names = [arguments.scenario, *arguments.also]
-    scenarios = [load_scenario(name) for name in names]
+    scenarios = [load_scenario(name) for name in (arguments.scenario, *arguments.also)]
     profile = arguments.profile or scenarios[0].profile
     path = arguments.out or Path("runs") / f"search-{arguments.agent}-{scenarios[0].name}.log"
     with saying_why(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     check_writable(path)
-    # PyTorch takes seconds to import; bad input should not wait for it.
-    from agents.learn.plan import TrainingPlan
-    from agents.learn.study import Search, import_optuna, open_study
-
     import_optuna()
     plan = TrainingPlan(
         scenarios=tuple(replace(each, profile=profile) for each in scenarios),
@@ -82,21 +223,13 @@ def search(argv: Sequence[str]) -> int:
     _ = plan.spec  # notices scenarios that do not go together
     wanted = Search(plan, scenarios[0].reward.violation_weight)
     study = open_study(wanted, path)
-    with cli.terminate_like_interrupt():
-        run_trials(wanted, study, arguments.trials)
+    progress = Progress("search", arguments.trials, "trial")
+    with cli.terminate_like_interrupt(), contextlib.closing(progress):
+        while (done := finished(study)) < arguments.trials:
+            progress.show(done)
+            study.optimize(wanted.score, n_trials=1)
     sys.stdout.write(f"{report(study, arguments)}\n")
     return 0
-
-
-def run_trials(wanted: Any, study: Any, trials: int) -> None:
-    """Run trials until so many have ended."""
-    from agents.learn.study import finished
-
-    progress = Progress("search", trials, "trial")
-    while (done := finished(study)) < trials:
-        progress.show(done)
-        study.optimize(wanted.score, n_trials=1)
-    progress.close()
 
 
 def report(study: Any, arguments: argparse.Namespace) -> str:
@@ -108,20 +241,19 @@ def report(study: Any, arguments: argparse.Namespace) -> str:
     rows = [["trial", "score", "cores", "avoidable %", *names]]
     rows += [_row(trial, names) for trial in shown]
     command = ["python", "train.py", "--agent", arguments.agent, "--scenario", arguments.scenario]
-    command += ["--profile", arguments.profile] if arguments.profile else []
-    command += ["--also", *arguments.also] if arguments.also else []
-    command += ["--steps", str(arguments.steps)]
-    command += ["--envs", str(arguments.envs)] if arguments.envs else []
+    for key in ("profile", "also", "steps", "envs"):
+        if value := getattr(arguments, key):
+            command += [f"--{key}", *(value if key == "also" else [str(value)])]
     for name, value in ranked[0].params.items():
         command += ["--option", f"{name}={value:.4g}"]
     return "\n".join([*aligned(rows), "", "train with the best:", shlex.join(command)])
 
 
 def _row(trial: Any, names: Sequence[str]) -> list[str]:
-    name = f"{trial.number} (defaults)" if _default(trial) else str(trial.number)
     cores = f"{trial.user_attrs['cores']:.2f}"
     avoidable = f"{100 * trial.user_attrs['avoidable_violation_rate']:.3f}"
     values = [f"{trial.params[name]:.4g}" for name in names]
+    name = f"{trial.number}{' (defaults)' * _default(trial)}"
     return [name, f"{trial.value:.4f}", cores, avoidable, *values]
 
 

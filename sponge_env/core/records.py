@@ -17,7 +17,7 @@ from sponge_env.core.compiled import Position, Records, Words, dtype_of
 from sponge_env.core.settings import Settings
 from sponge_env.fields import TREND_INTERVALS
 from sponge_env.interfaces import HISTORY
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
@@ -143,6 +143,10 @@ class Stage:
 
     wanted: StageAllocation
     """The allocation last asked for."""
+    target_cores: int
+    """Cores and replicas that the worker was told last and comes to as soon as those that drain
+    leave room for them on the machine."""
+    target_replicas: int
     cores: int
     """Core units in force on the worker."""
     replicas: int

@@ -2,14 +2,15 @@
 
 A resize acts at once, also on a running batch, or after the actuation delay; new replicas
 serve after their cold start and hold their cores from the moment they are asked for; a replica
-that is scaled in finishes its batch first.
+that is scaled in finishes its batch first. All that are held, those that start or drain
+included, never have more cores than the machine.
 """
 
 from __future__ import annotations
 
 import math
 
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
 from sponge_env.core.records import Env, ReplicaState, World
 from sponge_env.core.rng import NOISE, seed_stream
@@ -21,13 +22,14 @@ from sponge_env.core.service import (
 )
 
 
-@compiled
+@inlined
 def reset_worker(w: World, seed: int) -> None:
     """Start at time 0 with the initial replicas warm."""
     env, stage, initial = w.env, w.stage, w.settings.initial
     seed_stream(env.noise_rng, seed, NOISE)
     env.now_s = 0.0
-    stage.cores = initial.cores
+    stage.cores = stage.target_cores = initial.cores
+    stage.target_replicas = initial.replicas
     stage.replicas, stage.next_replica, stage.pending = 0, 0, 0
     stage.retired_core_s = stage.retired_throttled_s = 0.0
     stage.held_cores = stage.held_since_s = stage.held_core_s = 0.0
@@ -36,13 +38,13 @@ def reset_worker(w: World, seed: int) -> None:
     update_held(w)
 
 
-@compiled
+@inlined
 def is_idle(env: Env, replica: ReplicaState) -> bool:
     """Return whether a replica could start a batch now."""
     return replica.batch_size == 0 and replica.ready_s <= env.now_s
 
 
-@compiled
+@inlined
 def next_event_s(w: World) -> float:
     """Return when a batch ends, a replica becomes ready or a resize takes effect."""
     now_s, stage = w.env.now_s, w.stage
@@ -56,7 +58,7 @@ def next_event_s(w: World) -> float:
     return event_s
 
 
-@compiled
+@inlined
 def share_cpu(w: World) -> None:
     """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
     env, stage, settings = w.env, w.stage, w.settings
@@ -87,12 +89,12 @@ def first_ended(w: World) -> int:
     return first
 
 
-@compiled
+@inlined
 def _has_ended(env: Env, replica: ReplicaState) -> bool:
     return replica.batch_size > 0 and replica.finish_s <= env.now_s
 
 
-@compiled
+@inlined
 def release(w: World, row: int) -> None:
     """Take the batch from a replica; a draining one goes."""
     replica = w.replicas[row]
@@ -100,9 +102,11 @@ def release(w: World, row: int) -> None:
     replica.batch_size = 0
     if replica.draining:
         _retire(w, row)
+        if w.stage.cores < w.stage.target_cores or _staying(w) < w.stage.target_replicas:
+            _fit(w)
 
 
-@compiled
+@inlined
 def resize(w: World, cores: int, replicas: int) -> None:
     """Put an allocation in force, after the actuation delay if there is one."""
     stage, delay_s = w.stage, w.settings.simulation.actuation_delay_s
@@ -114,7 +118,7 @@ def resize(w: World, cores: int, replicas: int) -> None:
         _apply(w, cores, replicas)
 
 
-@compiled
+@inlined
 def apply_pending(w: World) -> None:
     """Put in force what is due."""
     stage = w.stage
@@ -134,7 +138,7 @@ def update_held(w: World) -> None:
     stage.held_cores = float(stage.cores * stage.replicas)
 
 
-@compiled
+@inlined
 def held_core_s(w: World) -> float:
     """Return the core-seconds held up to now."""
     stage = w.stage
@@ -160,6 +164,40 @@ def read_meters(w: World) -> None:
 
 @compiled
 def _apply(w: World, cores: int, replicas: int) -> None:
+    """Put an allocation in force, as far as the machine has room for it."""
+    stage = w.stage
+    stage.target_cores, stage.target_replicas = cores, replicas
+    for _ in range(_staying(w) - replicas):
+        _drain(w, _next_to_go(w))
+    _fit(w)
+
+
+@compiled
+def _fit(w: World) -> None:
+    """Come as close to the allocation as those that still drain allow.
+
+    They hold cores, too. Until they go there are fewer cores for each replica, and no more
+    replicas than the machine has cores.
+    """
+    stage, held, total = w.stage, w.stage.replicas, w.settings.total_cores
+    missing = min(stage.target_replicas - _staying(w), total - held, len(w.replicas) - held)
+    _set_cores(w, min(stage.target_cores, total // (held + max(0, missing))))
+    for _ in range(missing):
+        _add_replica(w)
+    _load(w, held)
+    update_held(w)
+
+
+@compiled
+def _staying(w: World) -> int:
+    staying = 0
+    for k in range(w.stage.replicas):
+        staying += not w.replicas[k].draining
+    return staying
+
+
+@inlined
+def _set_cores(w: World, cores: int) -> None:
     now_s, stage = w.env.now_s, w.stage
     if cores != stage.cores:
         stage.cores = cores
@@ -168,19 +206,9 @@ def _apply(w: World, cores: int, replicas: int) -> None:
             resize_service(w, replica, now_s, cores)
             if replica.ready_s > now_s:
                 replica.ready_s = replica.finish_s
-    staying = 0
-    for k in range(stage.replicas):
-        staying += not w.replicas[k].draining
-    old = stage.replicas
-    for _ in range(min(replicas - staying, len(w.replicas) - old)):
-        _add_replica(w)
-    _load(w, old)
-    for _ in range(staying - replicas):
-        _drain(w, _next_to_go(w))
-    update_held(w)
 
 
-@compiled
+@inlined
 def _next_to_go(w: World) -> int:
     """Cold replicas go first, then idle ones, then busy ones; the youngest first."""
     chosen, chosen_rank = -1, 3
@@ -194,7 +222,7 @@ def _next_to_go(w: World) -> int:
     return chosen
 
 
-@compiled
+@inlined
 def _drain(w: World, row: int) -> None:
     if w.replicas[row].batch_size == 0:
         _retire(w, row)
@@ -214,7 +242,7 @@ def _add_replica(w: World) -> None:
     stage.replicas += 1
 
 
-@compiled
+@inlined
 def _load(w: World, first: int) -> None:
     """Let the new replicas, from the row ``first`` on, load their model."""
     now_s, stage = w.env.now_s, w.stage

@@ -94,6 +94,8 @@ class Settings:
     """(batch_max, cores_max) latency by the fit."""
     served_at: Position
     """(batch_max, cores_max) latency of the service model ``profile``."""
+    total_cores: int
+    """Core units of the machine."""
     limited: bool
     """Whether the service model is ``quota``."""
     work_at: Position

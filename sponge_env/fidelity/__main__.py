@@ -18,11 +18,12 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import check_live
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
+from sponge_env.live.config import LiveConfig
 from sponge_env.profile import Profile, load_profile, save_profile
-from sponge_env.recording import new_folder
-from sponge_env.registry import known_controllers, make_controller
+from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.store import new_folder
+from sponge_env.run.suite import load_suite
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.workers.real_config import RealWorkerConfig
 
 FRESH = timedelta(hours=1)
 """A profile that is older is measured again: a machine's speed drifts."""
@@ -34,9 +35,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--agent",
         nargs="+",
-        default=["sponge-ip", "fa2", "static-8"],
+        default=list(load_suite("quick").agents),
         metavar="NAME",
-        help="registered controllers, or your own as module:Class",
+        help="registered controllers, or your own as module:Class (default: those of the suite "
+        "quick)",
     )
     parser.add_argument(
         "--scenario",
@@ -102,7 +104,7 @@ def profile_of(path: Path, again: bool | None, limiter: Limiter, copy: Path) -> 
     """
     profile = load_profile(path) if path.exists() else None
     if profile is None or again or (again is None and not _is_fresh(profile)):
-        return calibrate_to(copy, RealWorkerConfig(limiter=limiter))
+        return calibrate_to(copy, LiveConfig(limiter=limiter))
     save_profile(profile, copy)
     return profile
 

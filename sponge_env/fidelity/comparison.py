@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Literal
 
 from sponge_env.fidelity.trial import Kind, Trial
+from sponge_env.results.schema import column
 
 Verdict = Literal["met", "within spread", "missed", ""]
 """Within the target; not, but among the live runs; neither; no target."""
@@ -16,23 +17,25 @@ Verdict = Literal["met", "within spread", "missed", ""]
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A metric that is compared, and how people read it."""
+    """A metric that is compared; its column says how people read it."""
 
     metric: str
-    """Name in :class:`~sponge_env.metrics.EpisodeMetrics`."""
-    heading: str
+    """Name in :class:`~sponge_env.results.schema.EpisodeMetrics`."""
     digits: int
     """Decimal places."""
-    scale: float = 1.0
-    """From the metric's unit to the heading's."""
     target: float | None = None
     """Largest difference wanted, in the metric's unit or relative to live."""
     relative: bool = True
     """Whether differences are relative to live."""
 
+    @property
+    def heading(self) -> str:
+        """The column's."""
+        return column(self.metric).label
+
     def text(self, value: float) -> str:
         """Write a value in the heading's unit."""
-        return f"{value * self.scale:.{self.digits}f}"
+        return f"{value * column(self.metric).scale:.{self.digits}f}"
 
     def difference_text(self, difference: float) -> str:
         """Write a difference: in per cent of live, or in points."""
@@ -42,12 +45,12 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity("violation_rate", "violations [%]", 2, 100, target=0.005, relative=False),
-    Quantity("latency_mean_s", "mean [ms]", 1, 1000, target=0.05),
-    Quantity("latency_p50_s", "p50 [ms]", 1, 1000),
-    Quantity("latency_p99_s", "p99 [ms]", 1, 1000, target=0.10),
-    Quantity("mean_cores", "cores", 2),
-    Quantity("utilisation", "utilisation [%]", 1, 100, relative=False),
+    Quantity("violation_rate", 2, target=0.005, relative=False),
+    Quantity("latency_mean_s", 1, target=0.05),
+    Quantity("latency_p50_s", 1),
+    Quantity("latency_p99_s", 1, target=0.10),
+    Quantity("mean_cores", 2),
+    Quantity("utilisation", 1, relative=False),
 )
 
 

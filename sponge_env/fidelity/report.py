@@ -3,22 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sponge_env.fidelity.comparison import Row, compare
+from sponge_env.errors import RunDirectoryError
+from sponge_env.fidelity.comparison import QUANTITIES, Row, compare
 from sponge_env.fidelity.trial import Trial
-from sponge_env.files import replacing
+from sponge_env.files import read_json, replacing, write_json
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.profile import Profile
-from sponge_env.recording import summary, write_json
+from sponge_env.results.schema import NAN, summary
 
 HEADINGS = (
     "agent", "quantity", "live", "live runs", "simulated", "off by", "verdict", "replayed",
     "off by",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What an earlier run left behind."""
+
+    introduction: str
+    """What was measured where."""
+    rows: tuple[Row, ...]
+    live: tuple[Mapping[str, Any], ...] = ()
+    """Episodes on the real worker, under the names of ``fidelity.json``."""
+
+    def of(self, scenario: str) -> list[tuple[str, ...]]:
+        """Return a scenario's rows under :data:`HEADINGS`."""
+        return [cells(row) for row in self.rows if row.scenario == scenario]
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The scenarios that there are, in order."""
+        return list(dict.fromkeys(row.scenario for row in self.rows))
+
+
+def load_fidelity(path: Path) -> Fidelity:
+    """Read ``fidelity.json``.
+
+    Raises:
+        RunDirectoryError: It cannot be read, or is something else or of another version.
+    """
+    data = read_json(path)
+    try:
+        said = f"Command `{' '.join(data['command'])}`. {introduction(data)}"
+        rows = tuple(_read_row(row) for row in data["comparison"])
+        return Fidelity(said, rows, tuple(t for t in data["trials"] if t["kind"] == "live"))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{str(path)!r} is no result of this version's python -m sponge_env.fidelity; "
+            "run it again"
+        ) from error
+
+
+def _read_row(data: Mapping[str, Any]) -> Row:
+    quantities = {quantity.metric: quantity for quantity in QUANTITIES}
+    names = ("live", "live_min", "live_max", "simulated", "replayed")
+    values = {name: NAN if data[name] is None else float(data[name]) for name in names}
+    return Row(data["agent"], data["scenario"], quantities[data["quantity"]], **values)
 
 
 def write_results(

@@ -11,15 +11,15 @@ from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import real_config
 from sponge_env.fidelity.replay import MeasuredWork
 from sponge_env.interfaces import Completion, Controller, SystemSpec, Worker
-from sponge_env.metrics import EpisodeMetrics
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile
-from sponge_env.rollout import Run, run_episode
+from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.draw import draw_workload
-from sponge_env.suite.warm import warm
 from sponge_env.system import LiveSystem, SimulatedSystem, System
-from sponge_env.workers.pool import PoolWorker
-from sponge_env.workers.real_config import RealWorkerConfig
 from sponge_env.workload import as_long_as_its_traces
 
 Kind = Literal["live", "simulated", "replayed"]
@@ -33,10 +33,10 @@ class RecordingWorker(Worker, Protocol):
         """Batches that ended, in the order of their end."""
 
 
-class RecordingPool(PoolWorker):
+class RecordingPool(LiveWorker):
     """The real worker, keeping what its batches took."""
 
-    def __init__(self, config: RealWorkerConfig) -> None:
+    def __init__(self, config: LiveConfig) -> None:
         super().__init__(config)
         self.completions: list[Completion] = []
 

@@ -78,15 +78,15 @@ def find_trace(name: str, content: Content, reserved: Iterable[str] = ()) -> Pat
 
 def _read(path: Path, content: Content) -> Any:
     try:
-        modified_ns = path.stat().st_mtime_ns
+        status = path.stat()
     except OSError as error:
         raise TraceError(f"cannot read the trace {path}: {error.strerror}") from None
-    return _parse(path, content, modified_ns)
+    return _parse(path, content, (status.st_ino, status.st_mtime_ns, status.st_size))
 
 
 @functools.lru_cache(maxsize=16)
-def _parse(path: Path, content: Content, modified_ns: int) -> Any:
-    """Parse a file once for all episodes, and again when it has changed."""
+def _parse(path: Path, content: Content, state: tuple[int, ...]) -> Any:
+    """Parse a file once for all episodes, and again when another is there by that name."""
     lines = read_lines(path)
     for candidate in FORMATS[content]:
         if candidate.matches(lines):

@@ -44,7 +44,7 @@ def joint_schedule(p: Problem) -> Attained:
 
 def _plan(p: Problem, margin: float) -> IntArray:
     """Return the (intervals,) replicas to ask for, early enough to be ready when needed."""
-    ahead = math.ceil(p.cold_start_s * p.crowd_loading / p.interval_s - 1e-9)
+    ahead = math.ceil(p.cold_start_s * p.loading_contention / p.interval_s - 1e-9)
     f = _fluid(p)
     cost = np.full(p.intervals, round(p.cold_start_s / p.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)

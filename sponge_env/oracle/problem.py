@@ -64,7 +64,7 @@ class Problem(NamedTuple):
     """Time until a replica serves: whatever its cores or, under a quota, on one core unit."""
     quota: bool
     """Whether a quota limits the CPU."""
-    crowd_loading: float
+    loading_contention: float
     """By how much longer a cold start takes when many replicas start at once."""
     drop_grace_s: float
     """Lateness at which a waiting request is dropped; infinite where none is."""

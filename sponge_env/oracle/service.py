@@ -35,7 +35,7 @@ def service_terms(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         "shortest_s": padded_s.min(axis=1),
         "dispatch_s": dispatch_s,
         "quota": limited,
-        "crowd_loading": quota.crowd_loading if limited and quota is not None else 1.0,
+        "loading_contention": quota.loading_contention if limited and quota is not None else 1.0,
         **grants,
         "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),

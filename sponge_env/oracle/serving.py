@@ -45,6 +45,8 @@ class State:
 
     now_s: float
     noise_rng: Words
+    target_cores: int
+    target_replicas: int
     cores: int
     replicas: int
     next_replica: int

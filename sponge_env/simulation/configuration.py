@@ -148,6 +148,7 @@ class Configuration:
         self, row: Any, scenario: Scenario, profile: Profile, spec: SystemSpec
     ) -> None:
         limits, simulation, quota = scenario.limits, scenario.simulation, profile.quota
+        row["total_cores"] = spec.total_cores
         row["hopeless_below_s"] = profile.fastest_s(limits.cores)
         row["planned_at"] = self.numbers.add(profile.latency.table_s(limits.batch, limits.cores))
         row["core_unit"], row["cold_start_s"] = profile.core_unit, spec.cold_start_s

@@ -14,7 +14,6 @@ from reference.serving import EdfQueue, FifoQueue, ServingCore
 from reference.system import System
 from reference.worker import ProfileService, Service, SimulatedWorker, noise_source
 from reference.workload import as_long_as_its_traces, make_requests
-
 from sponge_env.interfaces import SystemSpec, Worker
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
@@ -69,6 +68,7 @@ def worker_settings(
         "initial": spec.initial,
         "cold_start_s": spec.cold_start_s,
         "actuation_delay_s": scenario.simulation.actuation_delay_s,
+        "total_cores": spec.total_cores,
         "cpu_cores": spec.cpu_cores,
         "noise": noise_source(profile.noise_quantiles, scenario.simulation.noise, rng),
     }

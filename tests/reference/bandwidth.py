@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sponge_env.seeds import stream
 
 from sponge_env.arrays import FloatArray
 from sponge_env.config import Network
 from sponge_env.formats import find_trace, read_bandwidth
 from sponge_env.scenario import Scenario
+from sponge_env.seeds import stream
 
 QUANTILES_4G = {
     0.0: 0.43e6,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from sponge_env.interfaces import FloatArray
-from sponge_env.quota import CROWD, QuotaService
+from sponge_env.quota import CONTENDING, QuotaService
 
 SLICE_S = 0.005
 """What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)."""
@@ -84,8 +84,8 @@ class QuotaBucket:
 
     def _slowdown(self, loading: int) -> float:
         """Return the work of loading relative to a replica that does so alone."""
-        contention = min(1.0, (loading - 1) / (CROWD - 1))
-        return 1.0 + (self._quota.crowd_loading - 1.0) * contention
+        contention = min(1.0, (loading - 1) / (CONTENDING - 1))
+        return 1.0 + (self._quota.loading_contention - 1.0) * contention
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from reference.workload import Request
 
+from reference.workload import Request
 from sponge_env.interfaces import Batch, Completion, FloatArray, Outcome, Worker
 
 VIOLATIONS = (Outcome.LATE, Outcome.DROPPED, Outcome.FAILED)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from reference.serving import ArrivalCursor, Counts, Entry, ServingCore, drive
 from reference.workload import Request
-
 from sponge_env.arrays import total
 from sponge_env.interfaces import (
     HISTORY,
@@ -28,7 +28,7 @@ from sponge_env.interfaces import (
     WorkerStatus,
 )
 from sponge_env.latency import quantile
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.spec import check_allocation
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
 from sponge_env.arrays import total
 from sponge_env.interfaces import Allocation, Batch, Completion, FloatArray, WorkerStatus
 from sponge_env.latency import quantile
@@ -117,6 +118,7 @@ class SimulatedWorker:
         *,
         cold_start_s: float,
         actuation_delay_s: float = 0.0,
+        total_cores: int = 1 << 30,
         cpu_cores: float = math.inf,
         noise: Callable[[], float] = lambda: 1.0,
     ) -> None:
@@ -128,15 +130,18 @@ class SimulatedWorker:
             cold_start_s: Time until a new replica serves; what that means on how many cores is
                 the service's business.
             actuation_delay_s: Time from :meth:`resize` until it takes effect.
+            total_cores: Core units of the machine, which is all that replicas can hold together.
             cpu_cores: Core units that all replicas together can get.
             noise: Draws the work of a batch relative to the usual.
         """
         self._make_service = make_service
         self._cold_start_s = cold_start_s
         self._actuation_delay_s = actuation_delay_s
+        self._total_cores = total_cores
         self.cpu_cores = cpu_cores
         self._noise = noise
         self._now_s = 0.0
+        self._target = initial
         self._cores = initial.cores
         self._next_id = 0
         self._replicas: list[_Replica] = []
@@ -234,9 +239,7 @@ class SimulatedWorker:
             self._crashed.append(self._completion(replica, self._now_s, ok=False))
         self._retire(replica)
         self._restarts += 1
-        if not replica.draining:
-            self._load([self._add_replica()])
-        self._update_held()
+        self._fit()
 
     def _is_idle(self, replica: _Replica) -> bool:
         return replica.batch is None and replica.ready_s <= self._now_s
@@ -269,6 +272,7 @@ class SimulatedWorker:
             replica.batch = None
             if replica.draining:
                 self._retire(replica)
+                self._fit()
         if ended:
             self._update_held()
         return completions
@@ -278,20 +282,33 @@ class SimulatedWorker:
         assert replica.batch is not None
         return Completion(replica.batch, replica.id, replica.started_s, finished_s, ok)
 
+    @property
+    def _staying(self) -> list[_Replica]:
+        return [replica for replica in self._replicas if not replica.draining]
+
     def _apply(self, allocation: Allocation) -> None:
-        if allocation.cores != self._cores:
-            self._cores = allocation.cores
+        """Put an allocation in force, as far as the machine has room for it."""
+        self._target = allocation
+        surplus = len(self._staying) - allocation.replicas
+        for replica in sorted(self._staying, key=self._scale_in_order)[: max(0, surplus)]:
+            self._drain(replica)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Come as close to the allocation as those that still drain, and hold cores, allow."""
+        held, target = len(self._replicas), self._target
+        missing = max(0, min(target.replicas - len(self._staying), self._total_cores - held))
+        self._set_cores(min(target.cores, self._total_cores // max(1, held + missing)))
+        self._load([self._add_replica() for _ in range(missing)])
+        self._update_held()
+
+    def _set_cores(self, cores: int) -> None:
+        if cores != self._cores:
+            self._cores = cores
             for replica in self._replicas:
-                replica.service.resize(self._now_s, allocation.cores)
+                replica.service.resize(self._now_s, cores)
                 if replica.ready_s > self._now_s:
                     replica.ready_s = replica.service.finish_s
-        staying = [replica for replica in self._replicas if not replica.draining]
-        self._load([self._add_replica() for _ in range(allocation.replicas - len(staying))])
-        surplus = len(staying) - allocation.replicas
-        if surplus > 0:
-            for replica in sorted(staying, key=self._scale_in_order)[:surplus]:
-                self._drain(replica)
-        self._update_held()
 
     def _scale_in_order(self, replica: _Replica) -> tuple[bool, bool, int]:
         """Cold ones go first, then idle ones, then busy ones; the youngest first."""

@@ -7,11 +7,11 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+
 from reference.arrivals import recorded_trace as recorded_arrivals
 from reference.arrivals import send_times_s
 from reference.bandwidth import RESERVED, make_network
 from reference.bandwidth import recorded_trace as recorded_bandwidth
-
 from sponge_env.arrays import FloatArray
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario

@@ -1,0 +1,136 @@
+"""Train a learned controller on scenarios, on the simulator or on the real worker.
+
+The body of ``train.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from sponge_env import cli
+from sponge_env.errors import ConfigError, unknown
+from sponge_env.run.suite import changed
+from sponge_env.scenario import load_scenario
+
+from .. import LEARNERS
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = cli.Parser(
+        prog="train.py",
+        description="Train a learned controller on scenarios, simulated or on the real worker.",
+        epilog="example: python train.py --agent ppo --scenario paper",
+    )
+    parser.add_argument(
+        "--agent", default="ppo", help=f"what learns: {', '.join(LEARNERS)} (default: ppo)"
+    )
+    cli.add_experiment_arguments(parser)
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="further scenarios of the same profile and limits to train on",
+    )
+    parser.add_argument(
+        "--randomised",
+        action="store_true",
+        help="let half of the environments run random variants of the scenarios",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated",
+    )
+    parser.add_argument(
+        "--steps",
+        type=cli.at_least(1),
+        help="steps over all environments (default: 1000000, 200000 for residual-ppo)",
+    )
+    parser.add_argument(
+        "--envs",
+        type=cli.at_least(1),
+        help="simulated environments (default: 256, 16 for residual-ppo); the live system is one",
+    )
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.agent not in LEARNERS:
+        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
+    if arguments.backend == "live" and arguments.envs not in (None, 1):
+        raise ConfigError(f"the live system is one environment, not {arguments.envs}")
+    if arguments.resume is not None and arguments.resume.is_dir():
+        arguments.resume /= "checkpoint.zip"
+    return arguments
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train and say where the policy is."""
+    arguments = parse(argv)
+    scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
+    scenario = replace(scenario, profile=arguments.profile or scenario.profile)
+    # PyTorch takes seconds to import; bad input should not wait for it.
+    from sponge_env.console import Progress
+    from sponge_env.files import write_json
+    from sponge_env.run.store import describe, new_folder
+    from sponge_env.run.unit import check_scenario
+
+    from . import TrainingPlan, learn_config
+    from .training import check_checkpoint
+    from .training import train as run
+
+    profile = check_scenario(scenario, arguments.backend, arguments.limiter)
+    also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
+    learner = LEARNERS[arguments.agent]
+    plan = TrainingPlan(
+        scenarios=(scenario, *also),
+        steps=arguments.steps or learner.steps,
+        envs=arguments.envs or (learner.envs if arguments.backend == "sim" else 1),
+        seed=arguments.seed,
+        folder=Path(),
+        agent=arguments.agent,
+        randomised=arguments.randomised,
+        backend=arguments.backend,
+        limiter=arguments.limiter,
+        resume=arguments.resume,
+        command=shlex.join(["python", "train.py", *argv]),
+    )
+    options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
+    if arguments.resume is not None:
+        check_checkpoint(arguments.resume, plan)
+    config = learn_config(arguments.agent, options.get("x", {}), arguments.resume)
+    _say(f"{arguments.agent} learns {', '.join(s.name for s in plan.scenarios)} ({profile.name})")
+    settings = {key: str(value) for key, value in vars(arguments).items()}
+    purpose = f"train-{arguments.agent}-{scenario.name}"
+    folder = new_folder(purpose, arguments.run_dir)
+    write_json(folder / "config.json", {"scenario": asdict(scenario), "options": settings})
+    describe(folder, shlex.split(plan.command))
+    progress = Progress(f"training {arguments.agent}", plan.steps, "step")
+    with cli.terminate_like_interrupt(), contextlib.closing(progress):
+        policy = run(replace(plan, folder=folder), config, progress.show)
+    _say(f"policy       {policy}")
+    _say(
+        f"evaluate it  python evaluate.py --agent {arguments.agent} --scenario {arguments.scenario}"
+    )
+    _say(f"TensorBoard  tensorboard --logdir {folder}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(train, argv)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,256 @@
+"""The look-ahead program: its options, and one decision from a view to an allocation.
+
+Read on in :mod:`.kernel`, which scores pairs of cores and batch size along the sample paths of
+:mod:`.paths` with the queue of :mod:`.queue`. :mod:`.flow` follows the requests on the way,
+:mod:`.service` what batches take.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray
+from sponge_env.controllers import Options, option
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+
+from .flow import Flow, fit_rate
+from .kernel import Decision, Rules, make_memory, plan
+from .paths import Outlook, make_chance
+from .queue import HEAD, NEXT, TAIL
+from .service import cost_curve
+
+_OVERDUE = 0.02
+"""Share of its service time that a batch is taken to need still when it should have ended."""
+_PLACES = 512
+"""Arrivals that each path can hold at first."""
+_PLAYED, _PLAYED_CORES = 600, 16
+"""Requests that are played on each path at most where there are so many cores to choose from,
+and in proportion fewer where there are more, so that a decision takes a few milliseconds."""
+_LATE_IN_ONE_PLAN = 0.5
+"""Late requests to expect from which on a plan counts as infeasible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MPCConfig(Options):
+    """Options of the look-ahead program.
+
+    Prices are in core-seconds of the system's core units. The defaults were chosen on training
+    seeds over all scenarios and profiles at once; ``python -m benchmarks.ablations`` shows what
+    each ingredient contributes.
+    """
+
+    forecast: bool = True
+    """Follow the flow of requests through the network: rate, scatter, bandwidth, and what is on
+    the way. Without, the next interval brings what the last one brought, evenly."""
+    risk: bool = True
+    """Play several futures, weighted by their probability; without, the expected one."""
+    batching: bool = True
+    """Choose the largest batch together with the cores; without, it is the system's largest."""
+    learning: bool = True
+    """Correct the fitted service times by those that are seen."""
+    look_ahead: int = option(1, at_least=0, at_most=5)
+    """Intervals after the next one that are played, each future with the cores that suit it."""
+    late_price: float = option(15.0, at_least=0)
+    """What a late request costs."""
+    backlog_price: float = option(1.2, at_least=0)
+    """What a request costs that is left at the end of the look-ahead, relative to what serving
+    one more costs at the forecast rate."""
+    release_price: float = option(0.0, at_least=0)
+    """What giving up one core costs: hysteresis when scaling down."""
+    guard: float = option(0.15, above=0, below=1)
+    """Share of the SLO before a deadline within which an answer counts as late in part, the
+    more the closer it comes: predictions are not that exact."""
+
+
+class LookAhead:
+    """Decides through one episode.
+
+    Where more requests wait or are expected than can be played in time, ``group`` of them are put
+    together and the groups are played: each is served as a whole, batches are multiples of a
+    group, and rates are groups per second. With groups of one all stays as it is.
+    """
+
+    def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
+        """Start an episode; the kernel is compiled now, so that no decision waits for it.
+
+        Args:
+            spec: The system.
+            config: Options.
+            service_s: (cores_max, batch_max) seconds to plan a batch with. May change in place;
+                :meth:`use` is to be told.
+        """
+        self._spec, self._config = spec, config
+        self._chance = make_chance(config.risk)
+        self._flow = Flow(spec, naive=not config.forecast)
+        self._rules = _make_rules(spec, config, service_s)
+        self._curve = cost_curve(service_s)
+        paths, intervals = self._chance.weight.size, 1 + config.look_ahead
+        self._memory = make_memory(self._rules, paths, intervals, spec.batch_max, _PLACES)
+        fit_rate(np.ones(1), np.ones(1), spec.interval_s)
+        nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
+        plan(self._decision(self._rules, 0.0, 1), nothing, self._flow.kinds, 1)
+
+    def use(self, service_s: FloatArray, replicas: int = 1) -> None:
+        """Plan with other service times, and for so many replicas."""
+        self._curve = cost_curve(service_s)
+        self._rules = self._rules._replace(service_s=service_s, replicas=replicas)
+
+    def correct(self, config: MPCConfig) -> None:
+        """Plan with other options, but for those that say what is known of the future."""
+        self._config = config
+        rules = _make_rules(self._spec, config, self._rules.service_s)
+        self._rules = rules._replace(replicas=self._rules.replicas)
+        self._memory = self._memory._replace(speed=np.empty(1 + config.look_ahead))
+
+    def observe(self, view: SystemView) -> Outlook:
+        """Take in the interval that has passed; return what to expect."""
+        return self._flow.observe(view)
+
+    def choose(self, view: SystemView, outlook: Outlook) -> Allocation:
+        """Let the kernel choose cores and batch size.
+
+        Args:
+            view: The state.
+            outlook: What to expect, from :meth:`observe`.
+        """
+        spec, replicas = self._spec, self._rules.replicas
+        expected, queued = self._expected(outlook), view.queued_deadlines_s.size
+        most = _PLAYED * _PLAYED_CORES / max(spec.cores_max, _PLAYED_CORES)
+        group = group_size(queued + expected, most)
+        rules = _grouped(self._rules, group)
+        price = group * self._config.backlog_price
+        price *= self._curve.price(outlook.rate_rps / replicas)
+        running = sum(batch.size for batch in view.running)
+        waiting = (queued + running) // group + replicas + 1
+        self._reserve(rules, waiting, expected / group)
+        self._fill(view, outlook.rate_rps, group)
+        # In groups, the number of requests scatters less.
+        outlook = outlook._replace(
+            rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group
+        )
+        cores, batch, late = plan(
+            self._decision(rules, price, view.allocation.cores),
+            outlook,
+            self._flow.kinds,
+            in_groups(view.allocation.batch, group, rules.service_s.shape[1]),
+        )
+        expired = queued and view.queued_deadlines_s[0] < view.now_s
+        feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
+        size = min(group * int(batch), spec.batch_max)
+        return Allocation(int(cores), size, replicas, feasible=feasible)
+
+    def _decision(self, rules: Rules, backlog_price: float, cores: int) -> Decision:
+        return Decision(rules, self._chance, self._memory, backlog_price, cores)
+
+    def _expected(self, outlook: Outlook) -> float:
+        """Return how many requests are on the way or will be sent before the look-ahead ends."""
+        played_s = self._memory.speed.size * self._spec.interval_s
+        on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        return outlook.rate_rps * (played_s + on_the_way_s)
+
+    def _reserve(self, rules: Rules, waiting: int, expected: float) -> None:
+        """Let the memory hold a queue and the arrivals of each path, rare large numbers too."""
+        memory = self._memory
+        capacity, places = memory.start.due_s.size, memory.arrivals_s.shape[1]
+        wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
+        shape = *memory.score.shape, memory.start.size.size
+        fits = waiting <= capacity - places and wanted <= places
+        if fits and shape == (*rules.service_s.shape, rules.replicas):
+            return
+        paths, intervals = memory.counts.size, memory.speed.size
+        places = max(2 * wanted, _PLACES)
+        self._memory = make_memory(rules, paths, intervals, 2 * waiting, places)
+
+    def _fill(self, view: SystemView, rate_rps: float, group: int) -> None:
+        """Write the running batches and the waiting requests into the memory, in groups.
+
+        A group is due with the first of its requests.
+        """
+        queue, spec = self._memory.start, self._spec
+        ahead, largest = 0, self._memory.score.shape[1]
+        row_s = self._rules.service_s[view.allocation.cores - 1]
+        states = replica_states(spec, view, self._rules.replicas)
+        for at, (free_s, size) in enumerate(states):
+            groups = in_groups(size, group, largest) if size else 0
+            queue.free_s[at] = max(free_s, _OVERDUE * row_s[size - 1]) if size else free_s
+            queue.first[at], queue.size[at] = ahead, groups
+            ahead += groups
+        queued_s = view.queued_deadlines_s[::group]
+        tail = ahead + queued_s.size
+        np.subtract(queued_s, view.now_s, out=queue.due_s[ahead:tail])
+        older_s = np.arange(ahead, 0, -1) / max(rate_rps, 1.0)
+        queue.due_s[:ahead] = _newest_running_s(spec, view) - older_s
+        queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = ahead, tail, 0
+
+
+def _make_rules(spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> Rules:
+    return Rules(
+        service_s=service_s,
+        interval_s=spec.interval_s,
+        guard_s=config.guard * spec.slo_s,
+        late_price=config.late_price,
+        release_price=config.release_price,
+        batching=config.batching,
+    )
+
+
+def _grouped(rules: Rules, group: int) -> Rules:
+    service_s = grouped_service_s(rules.service_s, group)
+    return rules._replace(service_s=service_s, late_price=group * rules.late_price)
+
+
+def group_size(requests: float, most: float) -> int:
+    """Return how many requests go into one group so that there are at most ``most`` groups."""
+    return max(1, math.ceil(requests / most))
+
+
+def grouped_service_s(service_s: FloatArray, group: int) -> FloatArray:
+    """Return the time that batches of groups take.
+
+    Args:
+        service_s: (cores_max, batch_max) seconds of a batch of requests.
+        group: Requests in a group.
+
+    Returns:
+        (cores_max, max(1, batch_max // group)) seconds; column ``n - 1`` is a batch of ``n``
+        groups. A group larger than the largest batch takes as many of those as it needs.
+    """
+    if group == 1:
+        return service_s
+    batch_max = service_s.shape[1]
+    if group > batch_max:
+        return np.ascontiguousarray(service_s[:, -1:] * (group / batch_max))
+    return np.ascontiguousarray(service_s[:, group - 1 :: group])
+
+
+def in_groups(requests: int, group: int, largest: int) -> int:
+    """Return a batch's size in groups, between 1 and ``largest``."""
+    return min(max(1, round(requests / group)), largest)
+
+
+def replica_states(spec: SystemSpec, view: SystemView, replicas: int) -> list[tuple[float, int]]:
+    """Return when each replica is free, in seconds, and the size of its batch; soonest first.
+
+    A batch on a replica beyond the ready ones is on one that goes when it is done; the view does
+    not say which that is, so the batches that end last are taken to stay.
+    """
+    ready = min(view.replicas_ready, replicas)
+    batches = [(max(0.0, b.expected_end_s - view.now_s), b.size) for b in view.running]
+    busy = sorted(batches, reverse=True)[:ready]
+    idle = [(0.0, 0)] * (ready - len(busy))
+    cold = [*view.starting_s, *[spec.cold_start_s] * replicas][: replicas - ready]
+    return sorted([*busy, *idle, *((left_s, 0) for left_s in cold)])
+
+
+def _newest_running_s(spec: SystemSpec, view: SystemView) -> float:
+    """Return when the newest running request is due, about: a view does not say.
+
+    Running requests came before those that wait, and if none does, they are the newest arrivals;
+    at the rate, one came each ``1 / rate_rps``.
+    """
+    if view.queued_deadlines_s.size:
+        return float(view.queued_deadlines_s[0]) - view.now_s
+    return float(view.budgets_s[-1]) if view.budgets_s.size else spec.slo_s

@@ -1,0 +1,193 @@
+"""What batches take, corrected while they are seen, and what serving one more request costs.
+
+A fit of four numbers misses single cells of the table of service times, by up to 28 %. Tables
+have shape (cores_max, batch_max): row ``c - 1``, column ``b - 1``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray
+from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.results.schema import IntervalMetrics
+
+_RANGE = (0.5, 2.0)
+"""What was seen is not believed beyond these multiples of the fit."""
+_TRUST = 2
+"""Intervals that the fit counts for against those with full batches."""
+_REMEMBERED = 20
+"""Such intervals that count at most."""
+_PRIOR_S = 1.0
+"""Service that the first guess counts for under a quota."""
+_FORGET = 0.998
+"""Weight that experience keeps per interval under a quota."""
+_SAME_BATCH = 0.1
+"""Distance of a mean batch size from a whole number up to which all batches count as equal."""
+
+
+class ServiceTimes:
+    """The table of service times of one episode.
+
+    An interval tells the time of a cell where nothing is mixed: under the same cores as before,
+    all its batches full. Full batches follow each other without a gap, for a replica that waits
+    takes the first request that comes alone. So the batches that ended took the time from the
+    start of the one that ran before to the start of the one that runs now.
+    """
+
+    def __init__(self, fit_s: FloatArray) -> None:
+        """Start with the fit.
+
+        Args:
+            fit_s: (cores_max, batch_max) seconds of a batch.
+        """
+        self._fit_s = fit_s
+        self.table_s = fit_s.copy(order="C")
+        """(cores_max, batch_max) seconds of a batch; changes in place."""
+        self._seen: dict[tuple[int, int], int] = {}
+        self._before: SystemView | None = None
+
+    def observe(self, view: SystemView) -> bool:
+        """Take in the interval that has passed; return whether it changed the table."""
+        before, self._before = self._before, view
+        if before is None or not _all_full(before, view):
+            return False
+        last, cores, batch = view.last, view.allocation.cores, view.allocation.batch
+        assert last is not None
+        ended = round((last.on_time + last.late) / batch)
+        mean_s = (view.running[0].started_s - before.running[0].started_s) / ended
+        self._correct((cores - 1, batch - 1), mean_s)
+        return True
+
+    def _correct(self, cell: tuple[int, int], mean_s: float) -> None:
+        low, high = (self._fit_s[cell] * factor for factor in _RANGE)
+        seen = self._seen[cell] = min(self._seen.get(cell, 0) + 1, _REMEMBERED)
+        step_s = min(max(mean_s, low), high) - self.table_s[cell]
+        self.table_s[cell] += step_s / (_TRUST + seen)
+
+
+def _all_full(before: SystemView, view: SystemView) -> bool:
+    """Return whether all batches that ended were full and ran on the same cores throughout."""
+    last = view.last
+    return (
+        last is not None
+        and len(before.running) == len(view.running) == 1
+        and before.allocation.cores == view.allocation.cores
+        and before.running[0].started_s < view.running[0].started_s
+        # A lone request is a full batch of one: it says nothing about gaps before it.
+        and last.batch_mean == view.allocation.batch > 1
+        and last.restarts == 0  # a batch that died is no service time
+        and last.on_time + last.late >= view.allocation.batch
+    )
+
+
+class QuotaServiceTimes:
+    """Seconds to plan a batch with: the fit, until experience corrects it cell by cell.
+
+    An interval tells how long its batches ran, and their mean size. Where all were of one size,
+    that is the latency of one cell of the table. What was never seen keeps the first guess.
+
+    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
+    back to back do not. So a batch counts as long as its cores take to grant what it used,
+    should that be longer than it ran.
+    """
+
+    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
+        """Start from the fit.
+
+        Args:
+            spec: The system.
+            margin: First guess of how much longer batches take than the fit says.
+            safety: Allowance on what is learned, for single batches scatter.
+        """
+        self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
+        self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._guess_s = self._fit_s * (1 + margin)
+        self._ran_s = np.zeros(self._fit_s.shape)
+        self._granted_s = np.zeros(self._fit_s.shape)
+        self._batches = np.zeros(self._fit_s.shape)
+        self._safety = safety
+        self._loading = False
+
+    def observe(self, view: SystemView) -> bool:
+        """Take in the interval that has passed; return whether it changed the table."""
+        loading, self._loading = self._loading or bool(view.starting_s), bool(view.starting_s)
+        last = view.last
+        if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
+            return False  # replicas that wait for each other's CPU say nothing of their own
+        size = round(last.batch_mean)
+        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._sizes:
+            return False
+        self._add((last.requested_cores - 1, size - 1), last, loading)
+        return True
+
+    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
+        for table in (self._ran_s, self._granted_s, self._batches):
+            table *= _FORGET
+        batches = (last.on_time + last.late) / last.batch_mean
+        ran_s = last.service_mean_s * batches
+        self._ran_s[cell] += ran_s
+        # A replica that loads its model uses its cores, too.
+        used_s = last.utilisation * last.core_seconds / last.requested_cores
+        self._granted_s[cell] += ran_s if loading or last.restarts else used_s
+        self._batches[cell] += batches
+
+    @property
+    def table_s(self) -> FloatArray:
+        """(cores_max, batch_max) seconds; row ``c - 1``, column ``b - 1``."""
+        low_s, high_s = (factor * self._fit_s * self._batches for factor in _RANGE)
+        seen_s = np.clip(np.maximum(self._ran_s, self._granted_s), low_s, high_s)
+        prior = _PRIOR_S / self._guess_s
+        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + self._batches)
+        return table_s
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """Cores against rate: the lower convex hull of what each number of cores can serve.
+
+    Going to and fro between two numbers of cores serves any rate between theirs, so the hull is
+    what the best mix costs.
+    """
+
+    rates_rps: tuple[float, ...]
+    """(n,) where each straight piece ends, ascending."""
+    slopes: tuple[float, ...]
+    """(n,) core-seconds per request on each piece, ascending."""
+
+    def price(self, rate_rps: float) -> float:
+        """Return the core-seconds that one more request costs at a rate.
+
+        It is 0 where a single core serves more than the rate, for there is no less than one,
+        and stays at its last value beyond what all cores serve.
+        """
+        piece = bisect.bisect_left(self.rates_rps, rate_rps)
+        return self.slopes[min(piece, len(self.slopes) - 1)]
+
+
+def cost_curve(service_s: FloatArray) -> CostCurve:
+    """Build the curve from (cores_max, batch_max) seconds of a batch."""
+    batches = np.arange(1, service_s.shape[1] + 1)
+    capacity_rps = (batches / service_s).max(axis=1).tolist()
+    hull = [(0.0, 1.0)]
+    for cores, rate_rps in enumerate(capacity_rps, start=1):
+        corner = (rate_rps, float(cores))
+        if rate_rps <= hull[-1][0]:
+            continue  # more cores that serve no more never pay
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], corner):
+            hull.pop()
+        hull.append(corner)
+    return _pieces(hull)
+
+
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])
+
+
+def _pieces(hull: list[tuple[float, float]]) -> CostCurve:
+    slopes = tuple(_slope(left, right) for left, right in itertools.pairwise(hull))
+    return CostCurve(tuple(rate_rps for rate_rps, _ in hull[1:]), slopes)

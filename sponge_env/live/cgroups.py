@@ -1,0 +1,244 @@
+"""CPU control groups of both kernel interfaces: where they go, quotas, throttle counters.
+
+Version 1 has ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``, version 2 has ``cpu.max``.
+Every run gets one group with a unique name, and in it one leaf group per replica.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sponge_env.live.janitor import remove_group
+
+Version = Literal[1, 2]
+
+WEIGHT: dict[Version, tuple[str, str]] = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
+"""File and largest value of a group's weight, which says who waits when a CPU is wanted by
+several. Replicas have it, so that their quota limits them and not what else runs here."""
+
+THROTTLED: dict[Version, tuple[str, float]] = {
+    1: ("throttled_time", 1e-9),
+    2: ("throttled_usec", 1e-6),
+}
+"""Counter of the time that a group stood stopped by its quota, and its unit in seconds."""
+
+PROC = Path("/proc/self")
+"""Where the kernel says which hierarchies are mounted and which groups we are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """A mounted cgroup hierarchy that has the CPU controller."""
+
+    version: Version
+    mount: Path
+    own: Path
+    """Directory of the group this process is in."""
+
+
+def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
+    """Find the hierarchy that limits CPU time; None if there is none.
+
+    Args:
+        proc: Folder with ``mounts`` and ``cgroup``; this process's by default.
+    """
+    proc = PROC if proc is None else proc
+    mounts = [line.split() for line in _read(proc / "mounts").splitlines()]
+    member = [line.split(":", 2) for line in _read(proc / "cgroup").splitlines()]
+    for _, point, kind, options, *_ in mounts:
+        if kind == "cgroup" and "cpu" in options.split(","):
+            own = next((path for _, names, path in member if "cpu" in names.split(",")), "/")
+            return Hierarchy(1, Path(point), _below(Path(point), own))
+    for _, point, kind, *_ in mounts:
+        if kind == "cgroup2":
+            own = next((path for number, _, path in member if number == "0"), "/")
+            found = Hierarchy(2, Path(point), _below(Path(point), own))
+            if "cpu" in _read(found.mount / "cgroup.controllers").split():
+                return found
+    return None
+
+
+def _below(mount: Path, own: str) -> Path:
+    # in a container the kernel may name a path outside of what is mounted
+    path = mount / own.lstrip("/")
+    return path if path.is_dir() else mount
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a control file, which must exist."""
+    handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        os.write(handle, text.encode())
+    except OSError as error:
+        error.filename = str(path)  # which the kernel's refusal does not name
+        raise
+    finally:
+        os.close(handle)
+
+
+class CgroupLimiter:
+    """Limits a replica by the quota of a control group of its own. Implements ``CpuLimiter``.
+
+    Args:
+        version: Of the kernel's interface.
+        group: Directory of the group, which exists and is removed in the end.
+        period_us: Enforcement period.
+        cpus: CPUs the replica can use; as many cores are no limit.
+    """
+
+    def __init__(self, version: Version, group: Path, period_us: int, cpus: int) -> None:
+        self.group = group
+        self._version = version
+        self._period_us = period_us
+        self._cpus = cpus
+        self._throttled_s = 0.0
+        self._closed = False
+
+    def attach(self, pid: int) -> None:
+        """Move the process with all its threads into the group."""
+        _write(self.group / "cgroup.procs", str(pid))
+
+    def apply(self, cores: float) -> None:
+        """Write the quota and, where it is not in force yet, the period."""
+        quota_us = None if cores >= self._cpus else round(cores * self._period_us)
+        if self._version == 2:
+            quota = "max" if quota_us is None else quota_us
+            _write(self.group / "cpu.max", f"{quota} {self._period_us}")
+            return
+        period = self.group / "cpu.cfs_period_us"
+        if int(_read(period)) != self._period_us:
+            _write(period, str(self._period_us))
+        _write(self.group / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
+
+    def granted_cores(self) -> float:
+        """Read the quota back."""
+        quota = "max"
+        if not self._closed:
+            name = "cpu.cfs_quota_us" if self._version == 1 else "cpu.max"
+            quota = _read(self.group / name).split()[0]
+        return float(self._cpus) if quota in ("-1", "max") else int(quota) / self._period_us
+
+    def throttled_s(self) -> float:
+        """Read the throttle counter, summed over CPUs; after the end, its last value."""
+        if not self._closed:
+            counters = dict(map(str.split, _read(self.group / "cpu.stat").splitlines()))
+            name, unit_s = THROTTLED[self._version]
+            self._throttled_s = int(counters.get(name, 0)) * unit_s
+        return self._throttled_s
+
+    def close(self) -> None:
+        """Remove the group."""
+        if not self._closed:
+            self.throttled_s()
+            self._closed = True
+            remove_group(str(self.group))
+
+
+class RunGroup:
+    """The group of one run, above the leaf groups of its replicas.
+
+    Args:
+        hierarchy: Where to make it.
+        period_us: Enforcement period of the leaves.
+        announce: Called with each directory before it is made, so that somebody can clean
+            up after a crash.
+
+    Raises:
+        OSError: The kernel does not let this process make it.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, period_us: int, announce: Callable[[Path], None]
+    ) -> None:
+        self._hierarchy = hierarchy
+        self._period_us = period_us
+        self._announce = announce
+        self._count = 0
+        self._path: Path | None = None
+        self._shelter: Path | None = None
+        name = f"sponge-{os.getpid()}-{secrets.token_hex(4)}"
+        base = hierarchy.own
+        try:
+            if hierarchy.version == 2:
+                base = self._delegate(name)
+            self._path = self._make(base / name)
+            _write(self._path / WEIGHT[hierarchy.version][0], WEIGHT[hierarchy.version][1])
+            if hierarchy.version == 2:
+                _write(self._path / "cgroup.subtree_control", "+cpu")
+        except OSError:
+            self.close()
+            raise
+
+    def limiter(self, cpus: int) -> CgroupLimiter:
+        """Make the group of one replica, without limit so far.
+
+        Args:
+            cpus: CPUs the replica can use.
+
+        Raises:
+            OSError: The kernel refuses.
+        """
+        assert self._path is not None, "the run's group is closed"
+        path = self._make(self._path / f"replica-{self._count}")
+        self._count += 1
+        return CgroupLimiter(self._hierarchy.version, path, self._period_us, cpus)
+
+    def close(self) -> None:
+        """Remove the run's group, whose leaves must be gone, and move back."""
+        if self._path is not None:
+            remove_group(str(self._path))
+            self._path = None
+        if self._shelter is not None:
+            base = self._shelter.parent
+            with contextlib.suppress(OSError):
+                # a group that hands out controllers must not hold processes itself
+                _write(base / "cgroup.subtree_control", "-cpu")
+                _write(base / "cgroup.procs", str(os.getpid()))
+            remove_group(str(self._shelter))
+            self._shelter = None
+
+    def _delegate(self, name: str) -> Path:
+        """Choose a version 2 group to make ours in, and have it hand out the CPU controller.
+
+        That is the nearest group above our own that does so already and lets us (the run's
+        group becomes a sibling), else our own group, which a transient scope with
+        ``Delegate=yes`` gives to ordinary users; this process must then move down into a
+        leaf of it, for only leaves hold processes. The root group is exempt from that rule.
+        """
+        own, mount = self._hierarchy.own, self._hierarchy.mount
+        for above in own.parents:
+            if above.is_relative_to(mount) and _hands_out_cpu(above):
+                return above
+        if not _hands_out_cpu(own):
+            is_root_group = not (own / "cgroup.type").exists()
+            if not is_root_group:
+                self._shelter = self._make(own / f"{name}-harness")
+                _write(self._shelter / "cgroup.procs", str(os.getpid()))
+            _write(own / "cgroup.subtree_control", "+cpu")
+        return own
+
+    def _make(self, path: Path) -> Path:
+        self._announce(path)
+        path.mkdir()
+        return path
+
+
+def _hands_out_cpu(group: Path) -> bool:
+    """Tell whether groups made below a group get the CPU controller, and we may make them."""
+    hands_out = "cpu" in _read(group / "cgroup.subtree_control").split()
+    # moving a process takes the right to write to the group above both its groups
+    writable = (os.access(path, os.W_OK) for path in (group, group / "cgroup.procs"))
+    return hands_out and all(writable)

@@ -1,0 +1,288 @@
+"""The replicas of a worker: started, watched, restarted, limited and stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+import selectors
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sponge_env.errors import WorkerError
+from sponge_env.interfaces import Batch
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import Answer, Death, Launcher, Ready, Replica
+
+HEARTBEAT_S = 1.0
+"""Longest single wait for the replicas, after which hung ones are looked for."""
+START_ATTEMPTS = 3
+"""Replicas that may die one after another before any is ready."""
+
+
+class State(enum.IntEnum):
+    """What a replica is doing; on a scale-in the lowest goes first."""
+
+    STARTING = 0
+    IDLE = 1
+    BUSY = 2
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A replica and what the fleet asked of it. Times are monotonic."""
+
+    replica: Replica
+    launched_s: float
+    timeout_from_s: float
+    """From when its timeout counts; moved on by times that nobody polled."""
+    state: State = State.STARTING
+    draining: bool = False
+    """Whether it is stopped after its batch."""
+    batch: Batch | None = None
+    """The batch it runs."""
+    sent_s: float = 0.0
+    """When that was sent."""
+
+
+class Ended(NamedTuple):
+    """A batch that ended on a replica."""
+
+    batch: Batch
+    replica_id: int
+    sent_s: float
+    answer: Answer | None
+    """None when the replica died under it."""
+
+
+class Fleet:
+    """All replicas, each under the same CPU limit.
+
+    Args:
+        config: Of the worker.
+        launcher: Starts the replicas.
+    """
+
+    def __init__(self, config: LiveConfig, launcher: Launcher) -> None:
+        self.members: list[Member] = []
+        """Oldest first."""
+        self.cold_start_s = config.cold_start_s
+        """Time from asking for the last replica until it was ready; at first, a guess."""
+        self.restarts = 0
+        self._launcher = launcher
+        self._timeouts_s = {
+            State.STARTING: config.start_timeout_s,
+            State.IDLE: math.inf,
+            State.BUSY: config.batch_timeout_s,
+        }
+        self._cores = 0.0
+        self._next_id = 0
+        self._failed_starts = 0
+        self._death_reason = ""
+        self._past_throttled_s = self._past_cpu_s = 0.0
+        # epoll would round waits up to whole milliseconds
+        self._selector = selectors.SelectSelector()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
+
+    @property
+    def throttled_s(self) -> float:
+        """Time that replicas, past ones included, stood stopped by their limit."""
+        return self._past_throttled_s + sum(m.replica.throttled_s() for m in self.members)
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time that replicas, past ones included, used for anything."""
+        return self._past_cpu_s + sum(m.replica.cpu_s() for m in self.members)
+
+    @property
+    def idle(self) -> list[Member]:
+        """Replicas that could start a batch, oldest first."""
+        return [member for member in self.members if member.state is State.IDLE]
+
+    @property
+    def starting_s(self) -> list[float]:
+        """Expected time until each cold-starting replica is ready, ascending."""
+        now_s = time.monotonic()
+        starting = (m for m in self.members if m.state is State.STARTING)
+        return sorted(max(0.0, m.launched_s + self.cold_start_s - now_s) for m in starting)
+
+    @property
+    def serving(self) -> int:
+        """Replicas that have loaded and are not draining."""
+        return sum(not (m.draining or m.state is State.STARTING) for m in self.members)
+
+    def warm_up(self, replicas: int, cores: float) -> None:
+        """Start the first replicas at full speed; limit them when all are ready.
+
+        Args:
+            replicas: How many.
+            cores: Physical cores of each, from then on.
+
+        Raises:
+            WorkerError: They do not start.
+        """
+        self._cores = cores
+        for _ in range(replicas):
+            self._launch(full_speed=True)
+        expected_s = self.cold_start_s
+        while self.starting_s:
+            self.poll(HEARTBEAT_S)
+        self.cold_start_s = expected_s  # full speed tells nothing of it
+        self.limit(cores)
+
+    def start(self, batch: Batch, request_ids: Sequence[int]) -> None:
+        """Give a batch to the oldest idle replica.
+
+        Raises:
+            RuntimeError: No replica is idle.
+        """
+        if not self.idle:
+            raise RuntimeError("no replica is idle")
+        member = self.idle[0]
+        member.state, member.batch = State.BUSY, batch
+        member.sent_s = member.timeout_from_s = time.monotonic()
+        member.replica.start(batch.id, request_ids)
+
+    def limit(self, cores: float) -> None:
+        """Grant physical cores to each replica, also to what is running.
+
+        Raises:
+            WorkerError: The limit is refused.
+        """
+        self._cores = cores
+        for member in self.members:
+            member.replica.limit(cores)
+
+    @property
+    def staying(self) -> list[Member]:
+        """Replicas that are not draining, oldest first."""
+        return [member for member in self.members if not member.draining]
+
+    def shrink(self, wanted: int) -> None:
+        """Stop replicas beyond a number of them.
+
+        Cold ones go first, then idle ones, then busy ones, which finish their batch; of
+        each kind the youngest first.
+        """
+        staying = self.staying
+        staying.sort(key=lambda member: (member.state, -member.replica.id))
+        surplus = staying[: max(0, len(staying) - wanted)]
+        for member in surplus:
+            member.draining = member.state is State.BUSY
+        self._stop([member for member in surplus if not member.draining])
+
+    def grow(self, count: int) -> None:
+        """Start further replicas.
+
+        Raises:
+            WorkerError: A new replica cannot be started or limited.
+        """
+        for _ in range(count):
+            self._launch()
+
+    def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
+        """Take in what happened, waiting for it if need be.
+
+        Returns:
+            Whether anything happened, and the batches that ended.
+
+        Raises:
+            WorkerError: Replicas die one after another before they are ready.
+        """
+        ready = self._selector.select(min(timeout_s, HEARTBEAT_S))
+        ended = []
+        for key, _ in ready:
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_receiver.recv(4096)
+            else:
+                ended += self._take_event(key.data)
+        # last, for a report may have lain there while nobody polled
+        self._kill_overdue()
+        # batches that ended are handed over first; the failure shows again at the next poll
+        if self._failed_starts >= START_ATTEMPTS and not ended:
+            raise WorkerError(
+                f"{START_ATTEMPTS} replicas died one after another before they were ready; "
+                f"the last one said: {self._death_reason}"
+            )
+        return bool(ready), ended
+
+    def extend_timeouts(self, seconds: float) -> None:
+        """Give all replicas more time, for nobody polled them so long."""
+        for member in self.members:
+            member.timeout_from_s += seconds
+
+    def wake(self) -> None:
+        """Make a :meth:`poll` in another thread return; safe from any thread."""
+        # full: it returns anyway; closed: nobody waits
+        with contextlib.suppress(OSError):
+            self._wake_sender.send(b"!")
+
+    def close(self) -> None:
+        """Stop all replicas."""
+        self._stop(list(self.members))
+        self._selector.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+    def _launch(self, full_speed: bool = False) -> None:
+        launched_s = time.monotonic()
+        replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
+        self._next_id += 1
+        member = Member(replica, launched_s, timeout_from_s=launched_s)
+        self.members.append(member)
+        self._selector.register(replica, selectors.EVENT_READ, member)
+
+    def _stop(self, members: Sequence[Member]) -> None:
+        for member in members:  # all at once: a replica takes its time to end
+            member.replica.kill()
+        for member in members:
+            self._selector.unregister(member.replica)
+            member.replica.close()
+            self._past_throttled_s += member.replica.throttled_s()
+            self._past_cpu_s += member.replica.cpu_s()
+            self.members.remove(member)
+
+    def _kill_overdue(self) -> None:
+        """Kill replicas that hang; their deaths show at the next poll."""
+        now_s = time.monotonic()
+        for member in self.members:
+            if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
+                member.replica.kill()
+
+    def _take_event(self, member: Member) -> list[Ended]:
+        """Take in a replica's event; return its batch if that ended."""
+        event = member.replica.poll()
+        if event is None:
+            return []
+        ended = []
+        if member.batch is not None:
+            answer = event if isinstance(event, Answer) else None
+            ended.append(Ended(member.batch, member.replica.id, member.sent_s, answer))
+            member.batch = None
+        if isinstance(event, Death):
+            self._replace(member, event)
+            return ended
+        member.state = State.IDLE
+        if isinstance(event, Ready):
+            self._failed_starts = 0
+            self.cold_start_s = event.at_s - member.launched_s
+        elif member.draining:
+            self._stop([member])
+        return ended
+
+    def _replace(self, dead: Member, death: Death) -> None:
+        """Start another replica in place of one that died, unless none will start."""
+        self._stop([dead])
+        if dead.state is State.STARTING:
+            self._failed_starts += 1
+            self._death_reason = death.reason
+        if not dead.draining and self._failed_starts < START_ATTEMPTS:
+            self.restarts += 1
+            self._launch()

@@ -1,0 +1,144 @@
+"""Cleans up after a run, however it ended: kills its processes, removes its groups.
+
+:class:`Janitor` is the harness's end. It runs this file as a process of its own, in its own
+session, so that neither Ctrl-C nor the death of the harness ends it. That process learns
+what to watch from lines on its standard input: ``process PID START_TICKS``, ``group PATH``
+and ``forget PID``. When that pipe ends, because the harness closed it, crashed or was killed,
+it cleans up and exits. So this file imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PATIENCE_S = 10.0
+"""How long to wait for killed processes to leave a group."""
+
+
+class Janitor:
+    """A helper process that cleans up after this one, even if this one is killed."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-I", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        self._stdin = self._process.stdin
+
+    def watch_process(self, pid: int) -> None:
+        """Have a process killed in the end."""
+        self._tell(f"process {pid} {start_ticks(pid)}")
+
+    def forget_process(self, pid: int) -> None:
+        """Leave a process alone: it has ended."""
+        self._tell(f"forget {pid}")
+
+    def watch_group(self, path: Path) -> None:
+        """Have a control group removed in the end; announce a group before those in it."""
+        self._tell(f"group {path}")
+
+    def close(self) -> None:
+        """Let it clean up, and wait for it. Safe to call twice."""
+        # the pipe's end alone would not do: a forked process may hold a copy of it
+        self._tell("end")
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._stdin.close()
+        try:
+            self._process.wait(2 * PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        # a janitor that somebody killed is no reason to stop serving
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._stdin.write(line + "\n")
+            self._stdin.flush()
+
+
+def start_ticks(pid: int) -> str:
+    """Return when a process started, which tells it from a later one of the same id.
+
+    Returns:
+        Clock ticks since boot; empty if there is no such process.
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            # the name in parentheses may hold spaces; the start time is field 22
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def kill(pid: int, ticks: str) -> None:
+    """Kill a process unless its id has passed to another one."""
+    if ticks and start_ticks(pid) == ticks:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill_members(path: str) -> None:
+    """Kill what is left in a group, such as a process not announced in time."""
+    with contextlib.suppress(OSError), open(f"{path}/cgroup.procs") as file:
+        for line in file:
+            kill(int(line), start_ticks(int(line)))
+
+
+def remove_group(path: str, patience_s: float = PATIENCE_S) -> bool:
+    """Remove a control group, waiting for the processes in it to end.
+
+    Returns:
+        Whether it is gone.
+    """
+    end_s = time.monotonic() + patience_s
+    while True:
+        try:
+            os.rmdir(path)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            if time.monotonic() > end_s:
+                return False
+            time.sleep(0.005)
+
+
+def watch() -> None:
+    """Read what to watch until the pipe ends, then clean up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    processes: dict[int, str] = {}
+    groups: list[str] = []
+    for line in sys.stdin:
+        word, _, rest = line.rstrip("\n").partition(" ")
+        if word == "process":
+            pid, _, ticks = rest.partition(" ")
+            processes[int(pid)] = ticks
+        elif word == "forget":
+            processes.pop(int(rest), None)
+        elif word == "group":
+            groups.append(rest)
+        elif word == "end":
+            break
+    for pid, ticks in processes.items():
+        kill(pid, ticks)
+    for path in groups:
+        kill_members(path)
+    # a leaf is announced after the group it is in
+    for path in reversed(groups):
+        remove_group(path)
+
+
+if __name__ == "__main__":
+    watch()

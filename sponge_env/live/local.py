@@ -1,0 +1,251 @@
+"""Replicas that are child processes of this one, on CPUs of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.live.affinity import RESERVATIONS, choose_cpus
+from sponge_env.live.child import ORDER, READY, REPORT, Job
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.duty_cycle import process_cpu_s
+from sponge_env.live.janitor import Janitor
+from sponge_env.live.limits import CpuLimiter, open_limits, refusal_as_sentence
+from sponge_env.live.replica import Answer, Death, Event, Ready
+from sponge_env.models import resolve_model, sample_images
+
+CHILD = Path(__file__).with_name("child.py")
+END_TIMEOUT_S = 10.0
+"""How long a killed process may take to be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all replicas of a launcher have in common."""
+
+    job: Job
+    """What a child shall run; each replica fills in threads and file descriptors."""
+    images: NDArray[np.float32]
+    """(n, *image_shape); a request gets the image of its id modulo n."""
+    cpus: frozenset[int]
+    """CPUs the children are pinned to."""
+    janitor: Janitor
+    """Kills what is left should this process end without doing so."""
+
+
+class LocalReplica:
+    """A child process with its channel, tensors and CPU limit. Implements ``Replica``.
+
+    A batch's end is stamped by the child just before it answers; should the quota be found
+    exhausted in the microseconds between, the answer arrives up to a period later.
+
+    Args:
+        id: Identity of the replica.
+        setup: What it shares with others.
+        limiter: Its CPU limit, which it lives under from its start; closed with it.
+        cores: Physical cores it shall be ready for.
+        full_speed: Grant it all CPUs at first instead.
+
+    Raises:
+        WorkerError: Its CPU cannot be limited.
+    """
+
+    def __init__(
+        self, id: int, setup: Setup, limiter: CpuLimiter, cores: float, full_speed: bool = False
+    ) -> None:
+        self.id = id
+        self._limiter = limiter
+        self._janitor = setup.janitor
+        self._images = setup.images
+        self._cores = cores
+        self._cpu_s = self._reported_cpu_s = 0.0
+        self._closed = False
+        # memory files vanish with their last user, however it ends
+        self._stderr = os.memfd_create("sponge-stderr")
+        self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.setblocking(False)
+        with far_end:
+            self._process = self._spawn(setup.job, far_end.fileno())
+        self.pid: int | None = self._process.pid
+        self._janitor.watch_process(self._process.pid)
+        self._confine(setup.cpus, math.inf if full_speed else cores)
+
+    def _spawn(self, job: Job, channel: int) -> subprocess.Popen[bytes]:
+        """Start the child with its end of the channel and the tensors that it shares."""
+        memory = os.memfd_create("sponge-tensors")
+        job = replace(job, threads=self.threads, socket=channel, memory=memory)
+        os.ftruncate(memory, job.memory_bytes)
+        self._inputs, self._outputs = job.map_tensors()
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(CHILD), job.to_json()],
+            pass_fds=(channel, memory),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            start_new_session=True,
+        )
+        os.close(memory)
+        return process
+
+    @property
+    def threads(self) -> int:
+        """Threads of the next batch: more than the quota can run make it collapse."""
+        return math.ceil(self._cores)
+
+    def _confine(self, cpus: frozenset[int], cores: float) -> None:
+        """Pin and limit the child, which has only just begun.
+
+        Raises:
+            WorkerError: The kernel refuses it.
+        """
+        try:
+            with refusal_as_sentence():
+                os.sched_setaffinity(self._process.pid, cpus)
+                self._limiter.apply(cores)
+                self._limiter.attach(self._process.pid)
+        except ProcessLookupError:
+            pass  # an early death is noticed by whoever polls
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor of the channel to the child."""
+        return self._channel.fileno()
+
+    def outputs(self, size: int) -> NDArray[np.float32]:
+        """Return a copy of the answers to the first ``size`` images of the last batch."""
+        return self._outputs[:size].copy()
+
+    def start(self, batch_id: int, request_ids: Sequence[int]) -> None:
+        """Lay the requests' images into the shared memory and order their answers."""
+        for row, request_id in enumerate(request_ids):
+            self._inputs[row] = self._images[request_id % len(self._images)]
+        # if it just died, whoever polls notices the end of its channel
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._channel.send(ORDER.pack(batch_id, len(request_ids), self.threads))
+
+    def limit(self, cores: float) -> None:
+        """Put the limit in force, at once."""
+        self._cores = cores
+        with refusal_as_sentence():
+            self._limiter.apply(cores)
+
+    def poll(self) -> Event | None:
+        """Read the child's next report; the end of its channel is its death."""
+        try:
+            message = self._channel.recv(REPORT.size)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            message = b""
+        if len(message) < REPORT.size:
+            return Death(self._last_line())
+        batch_id, started_s, finished_s = REPORT.unpack(message)
+        before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
+        if batch_id == READY:
+            return Ready(finished_s)
+        return Answer(batch_id, started_s, finished_s, self._reported_cpu_s - before_s)
+
+    def _last_line(self) -> str:
+        """Return the last line on the child's standard error."""
+        lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "(nothing)")
+
+    def granted_cores(self) -> float:
+        """Ask the limiter."""
+        return self._limiter.granted_cores()
+
+    def throttled_s(self) -> float:
+        """Ask the limiter; after the end, it returns what it read last."""
+        return self._limiter.throttled_s()
+
+    def cpu_s(self) -> float:
+        """Read the child's CPU clock; after its end, return what was read last."""
+        if self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                self._cpu_s = process_cpu_s(self._process.pid)
+        return self._cpu_s
+
+    def kill(self) -> None:
+        """Send SIGKILL, without a limit that would delay the end."""
+        with contextlib.suppress(OSError):
+            self._limiter.apply(math.inf)
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the child, wait for it, and release channel, memory and limit."""
+        if self._closed:
+            return
+        self._closed = True
+        self.kill()
+        # before the child is waited for: until then its id is its own
+        self._limiter.close()
+        self.cpu_s()
+        self._process.wait(END_TIMEOUT_S)
+        self._janitor.forget_process(self._process.pid)
+        self._channel.close()
+        os.close(self._stderr)
+        del self._inputs, self._outputs  # and with them the shared memory
+
+
+class LocalLauncher:
+    """Starts replicas as child processes. Implements ``Launcher``.
+
+    While it is open, this process keeps off the replicas' CPUs.
+
+    Args:
+        config: Of the worker.
+
+    Raises:
+        ConfigError: The configuration or the model cannot be used.
+        WorkerError: The CPU cannot be limited as asked.
+    """
+
+    def __init__(self, config: LiveConfig) -> None:
+        cpus = choose_cpus(config.cpus, config.physical_cores(config.cores_max))
+        model = resolve_model(config.model)
+        job = Job(str(model.path), config.batch_max, model.image_shape, model.outputs)
+        with contextlib.ExitStack() as cleanup:
+            cleanup.enter_context(RESERVATIONS.keep_off(cpus))
+            janitor = Janitor()
+            cleanup.callback(janitor.close)
+            self._setup = Setup(job, sample_images(model.image_shape), cpus, janitor)
+            self._limits = open_limits(
+                config.limiter, config.core_unit, len(cpus), janitor.watch_group
+            )
+            cleanup.callback(self._limits.close)
+            self._cleanup = cleanup.pop_all()
+        self.limiter: str = self._limits.kind
+        self.period_s = self._limits.period_s
+        self.tick_s = self._limits.tick_s
+
+    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> LocalReplica:
+        """Start a child process under a limit of its own."""
+        with refusal_as_sentence():
+            limiter = self._limits.limiter()
+        return LocalReplica(id, self._setup, limiter, cores, full_speed)
+
+    def close(self) -> None:
+        """Remove the control groups, end the janitor, take back the CPUs."""
+        self._cleanup.close()
+
+
+def check_machine(config: LiveConfig) -> None:
+    """Raise now what would keep a worker from starting here, before anything is started.
+
+    Raises:
+        ConfigError: The configuration or the model cannot be used.
+        WorkerError: The CPU cannot be limited as asked.
+    """
+    LocalLauncher(config).close()

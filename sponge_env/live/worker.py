@@ -1,0 +1,212 @@
+"""The real worker: batches on real replicas, in real time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+
+from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
+from sponge_env.live.clock import EpisodeClock
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.fleet import Ended, Fleet, State
+from sponge_env.live.local import LocalLauncher
+from sponge_env.live.replica import Launcher, Replica
+
+
+class LiveWorker:
+    """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
+
+    The constructor returns when the initial replicas are ready; they start at full speed,
+    then their limits are put in force and the clock starts. All methods but :meth:`wake`
+    belong to one thread at a time.
+
+    Args:
+        config: How to set it up.
+        launcher: Starts the replicas, and is closed with the worker; child processes on
+            this machine if left out.
+
+    Raises:
+        ConfigError: The configuration or the model cannot be used.
+        WorkerError: No replica starts, or the CPU cannot be limited as asked.
+    """
+
+    def __init__(self, config: LiveConfig | None = None, launcher: Launcher | None = None) -> None:
+        self.config = config or LiveConfig()
+        self._target = self.config.initial
+        self._cores = self._target.cores
+        self._cpu_s = 0.0
+        self._actuation_s = 0.0
+        with contextlib.ExitStack() as cleanup:
+            self.launcher = launcher or LocalLauncher(self.config)
+            cleanup.callback(self.launcher.close)
+            self._fleet = Fleet(self.config, self.launcher)
+            cleanup.callback(self._fleet.close)
+            physical_cores = self.config.physical_cores(self._cores)
+            self._fleet.warm_up(self.config.initial.replicas, physical_cores)
+            self._cleanup = cleanup.pop_all()
+        self._warm_up_cpu_s = self._fleet.cpu_s
+        self._clock = EpisodeClock()
+        self._core_seconds = self._charged_s = self._held_cores = 0.0
+        self._charge()
+
+    @property
+    def limiter(self) -> str:
+        """What limits the CPU: cgroup-v1, cgroup-v2, duty-cycle or none."""
+        return self.launcher.limiter
+
+    @property
+    def paused_s(self) -> float:
+        """Total time that the clock was held."""
+        return self._clock.paused_s
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The replicas, oldest first; for inspection only."""
+        return tuple(member.replica for member in self._fleet.members)
+
+    def now(self) -> float:
+        """Return the time since the start of the episode, without the times held."""
+        return self._clock.now_s()
+
+    def hold(self) -> None:
+        """Stop the clock, for instance while a policy learns.
+
+        What runs goes on running; batches that end meanwhile end at the hold's instant.
+        """
+        self._clock.hold()
+
+    def release(self) -> float:
+        """Let the clock run on; return how long it was held."""
+        held_s = self._clock.release()
+        self._fleet.extend_timeouts(held_s)
+        return held_s
+
+    def idle(self) -> int:
+        """Return how many replicas could start a batch now."""
+        return len(self._fleet.idle)
+
+    def start(self, batch: Batch) -> None:
+        """Give a batch to the idle replica with the lowest id."""
+        self._fleet.start(batch, batch.requests)
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        """Block until something changes, at the latest until ``until_s``.
+
+        Raises:
+            WorkerError: Replicas die over and over before they are ready.
+            RuntimeError: The clock is held, so that ``until_s`` would never come.
+        """
+        if self._clock.held:
+            raise RuntimeError("cannot wait while the clock is held; release it first")
+        while True:
+            left_s = until_s - self.now()
+            changed, ended = self._fleet.poll(max(0.0, left_s))
+            if changed:
+                self._charge()
+                if self._falls_short:
+                    self._fit()
+            if changed or left_s <= 0:
+                return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
+
+    def wake(self) -> None:
+        """Make a :meth:`wait` in another thread return now; safe from any thread."""
+        self._fleet.wake()
+
+    def resize(self, allocation: Allocation) -> None:
+        """Put cores and replicas in force.
+
+        Raises:
+            ConfigError: Cores or replicas out of range.
+            WorkerError: The kernel refuses the new limit or a new replica's.
+        """
+        self.config.check(allocation)
+        begin_s = time.monotonic()
+        self._target = allocation
+        self._fleet.shrink(allocation.replicas)
+        self._fit()
+        self._actuation_s = time.monotonic() - begin_s
+
+    def _fit(self) -> None:
+        """Come as close to the allocation as those that still drain allow.
+
+        See :func:`sponge_env.core.replicas._fit`: the same rule, for the same reason.
+        """
+        target, held = self._target, len(self._fleet.members)
+        missing = min(target.replicas - len(self._fleet.staying), self.config.total_cores - held)
+        cores = min(target.cores, self.config.total_cores // (held + max(0, missing)))
+        # a quota write refills the kernel's tokens: none without need
+        if cores != self._cores:
+            self._cores = cores
+            self._fleet.limit(self.config.physical_cores(cores))
+        self._fleet.grow(missing)
+        self._charge()
+
+    @property
+    def _falls_short(self) -> bool:
+        target = self._target
+        return self._cores < target.cores or len(self._fleet.staying) < target.replicas
+
+    def status(self) -> WorkerStatus:
+        """Return the replicas' state and the counters up to now.
+
+        Cores in use are the CPU time of all replicas until now, that of running batches,
+        of messages and of cold starts included; ``cpu_s`` counts batches when they end,
+        with the handling of their messages.
+        """
+        self._charge()
+        fleet, core_unit = self._fleet, self.config.core_unit
+        granted_cores = [replica.granted_cores() for replica in self.replicas[:1]]
+        return WorkerStatus(
+            ready=fleet.serving,
+            starting_s=tuple(fleet.starting_s),
+            held_cores=self._held_cores,
+            effective_cores=sum(granted_cores) / core_unit,
+            core_seconds=self._core_seconds,
+            used_core_seconds=(fleet.cpu_s - self._warm_up_cpu_s) / core_unit,
+            cpu_s=self._cpu_s,
+            throttled_s=fleet.throttled_s,
+            restarts=fleet.restarts,
+            actuation_s=self._actuation_s,
+        )
+
+    def crash(self) -> None:
+        """Kill the first replica that serves, a busy one if there is one.
+
+        For failure injection. The next :meth:`wait` notices, as it does every death.
+
+        Raises:
+            RuntimeError: No replica serves.
+        """
+        serving = [m for m in self._fleet.members if m.state is not State.STARTING]
+        if not serving:
+            raise RuntimeError("no replica serves that could crash")
+        max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
+
+    def close(self) -> None:
+        """Stop; leave no process and no control group behind. Safe to call twice."""
+        self._cleanup.close()
+
+    def __enter__(self) -> LiveWorker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _charge(self) -> None:
+        """Charge the cores held since the last time, then those that are held now."""
+        now_s = self.now()
+        self._core_seconds += self._held_cores * max(0.0, now_s - self._charged_s)
+        self._charged_s = now_s
+        self._held_cores = float(self._cores * len(self._fleet.members))
+
+    def _complete(self, end: Ended) -> Completion:
+        """Put the end of a batch on the episode's clock."""
+        answer, at = end.answer, self._clock.at
+        if answer is None:
+            return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
+        self._cpu_s += answer.cpu_s
+        started_s, finished_s = at(answer.started_s), at(answer.finished_s)
+        return Completion(
+            end.batch, end.replica_id, started_s, finished_s, ok=True, cpu_s=answer.cpu_s
+        )

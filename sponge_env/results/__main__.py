@@ -1,0 +1,87 @@
+"""Report what runs found: ``python -m sponge_env.results RUNS``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sponge_env import cli
+from sponge_env.errors import ConfigError
+from sponge_env.files import check_writable, replacing
+
+if TYPE_CHECKING:
+    from sponge_env.results.page import Remarks, Section
+
+PAGE = "report.html"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = cli.Parser(prog="python -m sponge_env.results", description=__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that evaluate.py wrote")
+    where = f"where {PAGE} and its pictures go (default: report in the first run)"
+    add("--out", type=Path, metavar="DIR", help=where)
+    few = "agents shown where there is no room for all"
+    add("--agent", nargs="+", default=[], metavar="NAME", help=few)
+    measured = "fidelity.json of python -m sponge_env.fidelity"
+    add("--fidelity", type=Path, metavar="FILE", help=measured)
+    beside = "write this too, with its pictures beside it"
+    add("--markdown", type=Path, metavar="FILE", help=beside)
+    add("--readme", type=Path, metavar="FILE", help="write its part about results anew")
+    arguments = parser.parse_args(argv)
+    if arguments.markdown and len(arguments.runs) > 1:
+        raise ConfigError("--markdown is about one run; name only one")
+    if arguments.readme and not arguments.markdown:
+        raise ConfigError("--readme needs --markdown, whose picture it shows")
+    return arguments
+
+
+def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None) -> int:
+    """Read everything, then write everything; return the exit code.
+
+    Args:
+        argv: The command line.
+        remark: Says more about the run in the Markdown.
+    """
+    arguments = parse(argv)
+    # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
+    from sponge_env.results.layout import around
+    from sponge_env.results.page import MARK, Remarks, page, results, sections, with_results
+
+    out = arguments.out or arguments.runs[0] / "report"
+    shown = sections(arguments.runs, arguments.agent, arguments.fidelity)
+    texts = [path for path in (out / PAGE, arguments.markdown, arguments.readme) if path]
+    if arguments.readme:
+        around(arguments.readme, MARK)  # notices a README without marks
+    for path in texts:
+        check_writable(path)
+    pictures = [section.pictures() for section in shown]
+    files: dict[Path, str | bytes] = {out / PAGE: page(shown, pictures)}
+    for n, drawn in enumerate(pictures, start=1):
+        prefix = f"{n}-" if len(pictures) > 1 else ""
+        files |= {out / f"{prefix}{name}.png": p.content for name, p in drawn.items()}
+    if arguments.markdown:
+        remarks = remark(shown[0]) if remark else Remarks()
+        text, beside = results(shown[0], pictures[0], remarks)
+        folder = arguments.markdown.parent
+        files |= {arguments.markdown: text} | {folder / name: p for name, p in beside.items()}
+        if arguments.readme:
+            files[arguments.readme] = with_results(arguments.readme, shown[0], folder)
+    for path, content in files.items():
+        with replacing(path) as partial:
+            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+    sys.stdout.writelines(f"wrote {path}\n" for path in texts)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,357 @@
+"""The one schema of metrics, and the one list of columns.
+
+Each quantity is declared here once, as a dataclass field with its group, unit, help and
+direction. That declaration is the CSV column, the JSON key, the TensorBoard tag, the axis
+label, the row in ``docs/metrics.md`` and the field of the compiled code's records. How people
+read it in tables is one :class:`Column` beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+Better = Literal["less", "more", ""]
+
+
+def metric(group: str, unit: str, help: str, better: Better = "", default: Any = 0) -> Any:
+    """Declare a metric.
+
+    Args:
+        group: TensorBoard group and heading in the docs.
+        unit: Unit of the value; empty for a count or a share.
+        help: One sentence for people.
+        better: Which direction is good, if one is.
+        default: Value where nothing was measured, in compiled code as well.
+    """
+    metadata = {"group": group, "unit": unit, "help": help, "better": better}
+    return field(default=default, metadata=metadata)
+
+
+NAN = float("nan")
+
+CELL = ("scenario", "profile", "start")
+"""Metrics that name a cell: what is compared is compared within one."""
+
+
+def _field(cls: type[Any], name: str) -> dataclasses.Field[Any]:
+    return {f.name: f for f in dataclasses.fields(cls)}[name]
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalMetrics:
+    """One adaptation interval."""
+
+    time_s: float = metric("time", "s", "End of the interval since the start of the episode.")
+    offered: int = metric("slo", "", "Requests that arrived.")
+    on_time: int = metric("slo", "", "Requests answered by their deadline.", "more")
+    late: int = metric("slo", "", "Requests answered after their deadline.", "less")
+    dropped: int = metric("slo", "", "Requests given up before they ran.", "less")
+    failed: int = metric(
+        "slo", "", "Requests whose replica died and whose budget then ran out.", "less"
+    )
+    violations: int = metric("slo", "", "Late, dropped and failed requests.", "less")
+    avoidable_violations: int = metric("slo", "", "Violations without hopeless requests.", "less")
+    hopeless: int = metric("slo", "", "Arrivals whose budget was shorter than the fastest service.")
+    violation_rate: float = metric(
+        "slo", "", "Violations per request that ended in the interval.", "less"
+    )
+    queued: int = metric("queue", "", "Requests waiting at the end of the interval.", "less")
+    running: int = metric("queue", "", "Requests in flight at the end of the interval.")
+    batch_mean: float = metric("queue", "", "Mean size of the batches that ended.", default=NAN)
+    service_mean_s: float = metric(
+        "latency", "s", "Mean time that the batches that ended took to run.", "less", NAN
+    )
+    latency_mean_s: float = metric(
+        "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
+    )
+    latency_p50_s: float = metric("latency", "s", "Median end-to-end latency.", "less", NAN)
+    latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
+    cores: float = metric("resources", "core units", "Mean core units held.", "less")
+    core_seconds: float = metric("resources", "core unit s", "Core units held over time.", "less")
+    physical_core_seconds: float = metric(
+        "resources", "s", "The same in physical core-seconds.", "less"
+    )
+    requested_cores: int = metric("resources", "core units", "Cores asked for, per replica.")
+    effective_cores: float = metric(
+        "resources", "core units", "Cores the limiter grants each replica at the interval's end."
+    )
+    batch: int = metric("resources", "", "Largest batch allowed.")
+    replicas: int = metric("resources", "", "Replicas asked for.")
+    replicas_ready: int = metric("resources", "", "Replicas serving at the interval's end.")
+    utilisation: float = metric(
+        "resources", "", "Share of the held cores in use; a quota's overdraft does not count."
+    )
+    throttled_share: float = metric(
+        "resources", "", "Share of the cores' time that they stood stopped by the limit.", "less"
+    )
+    cpu_s: float = metric("resources", "s", "CPU time of the batches, where it is measured.")
+    actuation_s: float = metric("resources", "s", "Wall time of the resize call.", "less")
+    restarts: int = metric("resources", "", "Replicas restarted after a crash.", "less")
+    delay_mean_s: float = metric("network", "s", "Mean communication delay.", default=NAN)
+    delay_max_s: float = metric("network", "s", "Largest communication delay.", default=NAN)
+    bandwidth_bytes_per_s: float = metric(
+        "network", "B/s", "Bandwidth that the arrivals saw.", default=NAN
+    )
+    feasible: int = metric("controller", "", "1 if the allocation met every budget on paper.")
+    decision_s: float = metric("controller", "s", "Wall time of the decision.", "less")
+    paused_s: float = metric("controller", "s", "Time the live system was held before it.")
+    reward: float = metric("controller", "", "Reward of the interval.", "more")
+
+
+def _same(name: str) -> Any:
+    """Declare a metric that means the same over an episode as in an interval."""
+    declared = _field(IntervalMetrics, name)
+    return field(default=declared.default, metadata=declared.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeMetrics:
+    """One episode of one controller."""
+
+    agent: str = metric("run", "", "Controller.", default="")
+    scenario: str = metric("run", "", "Scenario.", default="")
+    profile: str = metric("run", "", "Latency profile of the model served.", default="")
+    backend: str = metric("run", "", "Simulated (sim) or real (live) worker.", default="")
+    seed: int = metric("run", "", "Seed of arrivals, bandwidth and noise.")
+    start: str = metric(
+        "run",
+        "",
+        "Begins with the scenario's allocation (cold), or with the controller's own for a "
+        "steady load and counts only after a warm-up (warm).",
+        default="cold",
+    )
+    partial: bool = metric("run", "", "Whether the run was interrupted.", default=False)
+    limiter: str = metric("run", "", "What limits the worker's CPU.", default="")
+    duration_s: float = metric("run", "s", "Length of the part of the episode that counts.")
+    offered: int = _same("offered")
+    on_time: int = _same("on_time")
+    late: int = _same("late")
+    dropped: int = _same("dropped")
+    failed: int = _same("failed")
+    queued: int = metric("queue", "", "Requests that still waited; 0 unless interrupted.", "less")
+    running: int = metric("queue", "", "Requests that still ran; 0 unless interrupted.")
+    hopeless: int = metric(
+        "slo", "", "Requests whose budget on arrival was shorter than the fastest service."
+    )
+    violations: int = _same("violations")
+    violation_rate: float = metric("slo", "", "Violations per request offered.", "less")
+    avoidable_violation_rate: float = metric(
+        "slo",
+        "",
+        "Violations among the requests that are not hopeless, per request offered.",
+        "less",
+    )
+    hopeless_rate: float = metric("slo", "", "Hopeless requests per request offered.")
+    mean_cores: float = metric("resources", "core units", "Mean core units held.", "less")
+    core_seconds: float = _same("core_seconds")
+    physical_core_seconds: float = _same("physical_core_seconds")
+    utilisation: float = _same("utilisation")
+    throttled_share: float = _same("throttled_share")
+    restarts: int = _same("restarts")
+    latency_mean_s: float = metric("latency", "s", "Mean end-to-end latency.", "less", NAN)
+    latency_p50_s: float = metric("latency", "s", "Median end-to-end latency.", "less", NAN)
+    latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
+    infeasible_decisions: int = metric(
+        "controller", "", "Decisions for which no allocation met every budget.", "less"
+    )
+    decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
+    decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
+    reward: float = metric("controller", "", "Sum of the rewards.", "more")
+
+
+@dataclass(frozen=True, slots=True)
+class AllRequests:
+    """What the requests that were never answered belong to as well."""
+
+    latency_p99_of_all_s: float = metric(
+        "latency",
+        "s",
+        "99th percentile over all requests; infinite if never answered.",
+        "less",
+        NAN,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgainstBound:
+    """An episode beside schedules that know arrivals, delays and service times.
+
+    A schedule is attained in the simulator without noise, and has the fewest violations that
+    were found, then the fewest core-seconds. An agent with fewer has a negative distance. NaN
+    where the suite has no bound of the cell.
+    """
+
+    bound: str = metric("bound", "", "Bound of the agent's own kind of scaling.", default="")
+    beyond_bound_rate: float = metric(
+        "bound", "", "Violations beyond those of its own bound, per request offered.", "less", NAN
+    )
+    cores_over_bound: float = metric(
+        "bound", "", "Core-seconds relative to those of its own bound.", "less", NAN
+    )
+    beyond_common_bound_rate: float = metric(
+        "bound", "", "Violations beyond those of all agents' bound, per request.", "less", NAN
+    )
+    cores_over_common_bound: float = metric(
+        "bound", "", "Core-seconds relative to those of all agents' bound.", "less", NAN
+    )
+
+
+Place = Literal["evaluation", "cell", "page", "tensorboard"]
+"""Terminal table of one evaluation; terminal table of a suite's cell; the report's table of it;
+comparison of runs in TensorBoard."""
+
+SCALES = {"%": 100.0, "ms": 1000.0, "MB/s": 1e-6}
+"""From a metric's own unit to the one that people read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How people read a metric of an episode, in every table and format."""
+
+    metric: str
+    heading: str
+    unit: str
+    """Unit shown, a key of :data:`SCALES` if it is not the metric's own."""
+    digits: int
+    """Decimal places."""
+    places: tuple[Place, ...] = ()
+    interval: tuple[Place, ...] = ()
+    """Where the 95 % interval stands beside the mean."""
+    compared: bool = False
+    """Whether it is said where an agent does not differ from the reference."""
+    pooled: tuple[Literal["middle half", "mean"], ...] = ()
+    """How it is averaged in the table over all cells, if it stands there."""
+    bound: Literal["", "needed", "instead"] = ""
+    """Left out without a bound of all agents, or over all cells with one."""
+
+    @property
+    def scale(self) -> float:
+        """From the metric's unit to the one shown."""
+        return SCALES.get(self.unit, 1.0)
+
+    @property
+    def label(self) -> str:
+        """Heading with its unit, such as ``p99 [ms]``."""
+        return f"{self.heading} [{self.unit}]" if self.unit else self.heading
+
+    def text(self, value: float, sign: str = "") -> str:
+        """Write a value in the unit shown."""
+        return f"{value * self.scale:{sign}z.{self.digits}f}"
+
+
+EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "page", "tensorboard")
+TABLES: tuple[Place, ...] = ("cell", "page")
+SUITE: tuple[Place, ...] = ("cell", "page", "tensorboard")
+ALONE: tuple[Place, ...] = ("evaluation",)
+AND_PAGE: tuple[Place, ...] = ("evaluation", "page")
+PAGE: tuple[Place, ...] = ("page",)
+
+COLUMNS = (
+    Column("violation_rate", "violated", "%", 3, EVERYWHERE),
+    Column(
+        "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=PAGE, compared=True,
+        pooled=("middle half", "mean"),
+    ),
+    Column("hopeless_rate", "hopeless", "%", 3, ALONE),
+    Column("beyond_bound_rate", "beyond bound", "%", 3, SUITE, interval=PAGE, bound="needed"),
+    Column("beyond_common_bound_rate", "beyond bound", "%", 3, pooled=("mean",), bound="needed"),
+    Column(
+        "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=TABLES, compared=True,
+        pooled=("middle half",), bound="instead",
+    ),
+    Column("core_seconds", "core-seconds", "", 0, ("evaluation", "tensorboard")),
+    Column("cores_over_bound", "cores over bound", "", 3, SUITE, interval=PAGE, bound="needed"),
+    Column(
+        "cores_over_common_bound", "cores over bound", "", 2,
+        pooled=("middle half",), bound="needed",
+    ),
+    Column("utilisation", "utilisation", "%", 1),
+    Column("latency_mean_s", "mean", "ms", 0),
+    Column("latency_p50_s", "p50", "ms", 0, ALONE),
+    Column("latency_p99_s", "p99", "ms", 0, ("evaluation", "tensorboard")),
+    Column("latency_p99_of_all_s", "p99 of all", "ms", 0, TABLES, interval=PAGE),
+    Column("dropped", "dropped", "", 0, ALONE),
+    Column("infeasible_decisions", "infeasible decisions", "", 0, AND_PAGE),
+    Column("decision_p50_s", "decision p50", "ms", 3, AND_PAGE),
+    Column("decision_p99_s", "decision p99", "ms", 3, AND_PAGE),
+)  # fmt: skip
+"""In the order in which they stand."""
+
+
+def column(metric: str) -> Column:
+    """Return how a metric is read.
+
+    Raises:
+        KeyError: It has no column.
+    """
+    return {c.metric: c for c in COLUMNS}[metric]
+
+
+def columns(place: Place) -> tuple[Column, ...]:
+    """Return the columns that stand in a place."""
+    return tuple(c for c in COLUMNS if place in c.places)
+
+
+def names(cls: type[Any]) -> tuple[str, ...]:
+    """Return the names of a schema's metrics, in order."""
+    return tuple(f.name for f in dataclasses.fields(cls))
+
+
+def blank(cls: type[Any]) -> dict[str, Any]:
+    """Return what each metric is where nothing was measured."""
+    return {f.name: f.default for f in dataclasses.fields(cls)}
+
+
+def tag(cls: type[Any], name: str) -> str:
+    """Return the TensorBoard tag ``group/name`` of a metric.
+
+    Raises:
+        KeyError: The schema has no such metric.
+    """
+    return f"{_field(cls, name).metadata['group']}/{name}"
+
+
+def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
+    """Return a label such as ``latency p99 [s]``.
+
+    Args:
+        cls: The schema.
+        name: The metric.
+        unit: What values are shown in, if not in the metric's own unit.
+    """
+    unit = _field(cls, name).metadata["unit"] if unit is None else unit
+    words = name.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", " ")
+    return f"{words} [{unit}]" if unit else words
+
+
+def scalars(metrics: Any) -> Iterator[tuple[str, float]]:
+    """Yield (tag, value) of every number in a metrics object."""
+    for name, tag_of_name in _tags(metrics.__class__):
+        value = getattr(metrics, name)
+        if isinstance(value, int | float):
+            yield tag_of_name, float(value)
+
+
+@cache  # every interval of every episode asks
+def _tags(cls: type[Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, tag(cls, name)) for name in names(cls))
+
+
+def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
+    """Return an episode's metrics under their names; a number that is not finite is None."""
+    values = {name: getattr(metrics, name) for name in names(EpisodeMetrics)}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
+    """Return the metrics of which :func:`summary` made plain data; None is NaN again."""
+    measured: dict[str, Any] = {name: NAN if v is None else v for name, v in values.items()}
+    return EpisodeMetrics(**measured)

@@ -1,0 +1,173 @@
+"""The clairvoyant bounds of a suite's cells, and those that ship.
+
+    python -m sponge_env.run.bounds [--suite standard]
+
+A bound takes seconds for each episode and is a fact about a scenario, a profile and a seed,
+whoever is compared with it. So those of the shipped suites are in :data:`SHIPPED`, made by the
+command above. Others are found when they are needed, and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sponge_env.cache import cache_dir
+from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
+from sponge_env.config import ControlName
+from sponge_env.console import Progress
+from sponge_env.errors import ConfigError
+from sponge_env.files import check_writable, replacing, write_json
+from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.fingerprint import code_fingerprint, fingerprint, scenario_fingerprint
+from sponge_env.run.suite import SUITE_DIR, cell_name, cells, load_suite
+from sponge_env.scenario import Scenario
+
+if TYPE_CHECKING:
+    from sponge_env.run.record import Recorder
+
+BOUND_AGENTS: Mapping[ControlName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
+"""Names under which the bounds stand in the results."""
+
+SHIPPED = SUITE_DIR / "bounds.json"
+"""By cell and kind of scaling: the fingerprint of the scenario, and each seed's bound."""
+
+SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_seconds_upper")
+"""The numbers of a bound, in the order in which they are shipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundUnit:
+    """The clairvoyant bound of one cell; a :class:`~sponge_env.run.store.Unit`."""
+
+    control: ControlName
+    scenario: Scenario
+    seeds: int
+
+    @property
+    def agent(self) -> str:
+        """Name in the results."""
+        return BOUND_AGENTS[self.control]
+
+    def fingerprint(self) -> str:
+        """Return what stands for everything that the result depends on but the code.
+
+        Raises:
+            SpongeError: There is no profile or trace as the scenario names.
+        """
+        parts = {"control": self.control, "seeds": self.seeds}
+        return fingerprint(parts | {"scenario": scenario_fingerprint(self.scenario)})
+
+    def run(self, record: Recorder) -> None:
+        """Bound all seeds, or recall what was found before, as ``bounds``.
+
+        These are violations and core-seconds of each seed, from below and as attained.
+        """
+        record.say(bounds=self.found())
+
+    def found(self) -> list[dict[str, Any]]:
+        """Return the seeds' :data:`SIDES` by name."""
+        known = shipped(self.scenario, self.control)
+        if len(known) < self.seeds:
+            key = fingerprint({"unit": self.fingerprint(), "code": code_fingerprint()})
+            kept = cache_dir() / "bounds" / f"{key}.json"
+            if not kept.exists():
+                seeds = range(self.seeds)
+                write_json(kept, [bound_of(self.scenario, s, self.control) for s in seeds])
+            known = json.loads(kept.read_text())
+        sides = enumerate(known[: self.seeds])
+        return [{"seed": seed, **dict(zip(SIDES, of, strict=True))} for seed, of in sides]
+
+
+def bound_of(scenario: Scenario, seed: int, control: ControlName) -> tuple[float, ...]:
+    """Return :data:`SIDES`: what a controller that knows the future can reach."""
+    from sponge_env.oracle import bound  # compiled; only bounds need it
+
+    found = bound(scenario, seed, joint=control == "joint")
+    return tuple(round(float(getattr(found, side)), 4) for side in SIDES)
+
+
+def shipped(scenario: Scenario, control: ControlName) -> list[list[float]]:
+    """Return :data:`SIDES` of the first seeds as they ship; none for a changed scenario."""
+    entry = _shipped().get(cell_name(scenario), {}).get(control)
+    if entry is None or entry["scenario"] != scenario_fingerprint(scenario):
+        return []
+    return cast(list[list[float]], entry["seeds"])
+
+
+@cache
+def _shipped() -> dict[str, Any]:
+    return cast(dict[str, Any], json.loads(SHIPPED.read_text())) if SHIPPED.exists() else {}
+
+
+def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[str, Any]]:
+    """Bound the cells of a suite, in parallel.
+
+    Returns:
+        What :data:`SHIPPED` holds.
+
+    Raises:
+        ConfigError: A scenario has no bound.
+    """
+    progress = Progress("bounds", len(units), "cell")
+    found: dict[str, dict[str, Any]] = {}
+    with closing(progress), closing(Processes(processes).run(BoundUnit.found, units)) as results:
+        for done, (unit, result) in enumerate(results, start=1):
+            name = cell_name(unit.scenario)
+            if isinstance(result, Failure):
+                raise ConfigError(f"no {unit.control} bound of {name}: {result.message}")
+            sides = [[bound[side] for side in SIDES] for bound in result]
+            found.setdefault(name, {})[unit.control] = {
+                "scenario": scenario_fingerprint(unit.scenario),
+                "seeds": sides,
+            }
+            progress.show(done, "")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run_script(_command, argv)
+
+
+def _command(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog="python -m sponge_env.run.bounds",
+        description="Find the clairvoyant bounds that ship with a suite.",
+    )
+    parser.add_argument("--suite", default="standard", help="shipped suite or TOML file")
+    parser.add_argument("--jobs", type=at_least(1), help="processes (default: one per CPU)")
+    parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    suite = load_suite(arguments.suite)
+    check_writable(arguments.out)
+    units = [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in cells(suite)]
+    with terminate_like_interrupt():
+        found = find_bounds(units, arguments.jobs or len(os.sched_getaffinity(0)))
+    write_shipped(arguments.out, found)
+    return 0
+
+
+def write_shipped(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write bounds beside those of other cells, a line for each cell and kind of scaling."""
+    everything = {**_shipped(), **found}
+    lines = [
+        f'"{name}": {{\n'
+        + ",\n".join(f'  "{kind}": {json.dumps(entry)}' for kind, entry in sorted(kinds.items()))
+        + "\n}"
+        for name, kinds in sorted(everything.items())
+    ]
+    with replacing(path) as partial:
+        partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

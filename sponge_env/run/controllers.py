@@ -1,0 +1,162 @@
+"""Controllers, whoever wrote them: made by name, called with care, their answers checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
+from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
+from sponge_env.spec import check_allocation
+
+REGISTRIES = ("agents:CONTROLLERS", "baselines:CONTROLLERS")
+"""Where named controllers are registered; the package itself knows none."""
+
+
+def known_controllers() -> dict[str, str]:
+    """Return all registered names and their lazy ``"module:callable"`` strings."""
+    return {name: target for each in REGISTRIES for name, target in imported(each).items()}
+
+
+def imported(target: str) -> Any:
+    """Import what ``module:attribute`` names."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_controller(
+    name: str, registry: Mapping[str, str], options: Mapping[str, Any] | None = None
+) -> Controller:
+    """Make a controller from a registry of lazy ``"module:callable"`` strings.
+
+    Args:
+        name: A registered name, or itself ``"module:Class"``.
+        registry: Registered names.
+        options: Keyword arguments of the callable.
+
+    Raises:
+        ConfigError: No such controller, or options that it does not take.
+    """
+    factory = _factory(name, registry)
+    try:
+        inspect.signature(factory).bind(**(options or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"agent {name!r} cannot be made: {error}") from error
+    try:
+        controller = factory(**(options or {}))
+    except SpongeError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"agent {name!r} cannot be made: {_said(error)}") from error
+    if not all(callable(getattr(controller, method, None)) for method in ("reset", "decide")):
+        raise ConfigError(f"agent {name!r} is no controller: it needs reset() and decide()")
+    return cast(Controller, controller)
+
+
+def who_takes(option: str, agents: Sequence[str], registry: Mapping[str, str]) -> str:
+    """Return the one agent that takes an option.
+
+    A factory with ``**options`` says which by the dataclass that annotates its ``config``.
+
+    Raises:
+        ConfigError: None of the agents takes it, or several do.
+    """
+    takers = [name for name in agents if option in _options(_factory(name, registry))]
+    if len(takers) != 1:
+        found = f"{', '.join(takers)} do" if takers else f"none of {', '.join(agents)} does"
+        raise ConfigError(f"--{option} is for one agent that takes the option {option!r}; {found}")
+    return takers[0]
+
+
+def _options(factory: Callable[..., Any]) -> set[str]:
+    made = getattr(factory, "func", factory)  # what a partial calls
+    declared = get_type_hints(made).get("config") if isinstance(made, type) else None
+    if dataclasses.is_dataclass(declared):
+        return {field.name for field in dataclasses.fields(declared)}
+    return set(inspect.signature(factory).parameters)
+
+
+def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
+    target = registry.get(name, name)
+    if not all(target.partition(":")):
+        raise ConfigError(unknown("agent", name, registry))
+    try:
+        return cast(Callable[..., Any], imported(target))
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise ConfigError(f"agent {name!r} cannot be imported: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Return an error in one line; its kind too, where its text alone would not tell."""
+    text = (str(error).splitlines() or [""])[0]
+    plain = isinstance(error, ImportError | AttributeError | TypeError | ValueError)
+    return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
+    """Reset a controller.
+
+    Raises:
+        ControllerError: It fails.
+    """
+    with _named(controller, "reset"):
+        controller.reset(spec, seed)
+
+
+def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allocation:
+    """Return what a controller decides, in Python's own numbers.
+
+    Raises:
+        ControllerError: It fails, or answers with no allocation within the limits.
+    """
+    with _named(controller, "decide"):
+        answer = controller.decide(view)
+    if not isinstance(answer, Allocation):
+        raise ControllerError(
+            f"{_name(controller)}.decide() must return an Allocation, not {_type(answer)}"
+        )
+    try:
+        check_allocation(answer, spec)
+    except ValueError as error:
+        raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
+    numbers = (dataclasses.astuple(stage) for stage in answer.stages)
+    stages = tuple(StageAllocation(*map(int, stage)) for stage in numbers)
+    return Allocation(stages=stages, feasible=answer.feasible)
+
+
+@contextmanager
+def _named(controller: Controller, method: str) -> Iterator[None]:
+    """Turn whatever a controller raises into a sentence that names it and the line."""
+    try:
+        yield
+    except SpongeError:
+        raise
+    except Exception as error:
+        said = f"{_type(error)}: {error}".splitlines()[0].removesuffix(": ")
+        raise ControllerError(
+            f"{_name(controller)}.{method}() failed{_place(error, controller)}: {said}"
+        ) from error
+
+
+def _place(error: Exception, controller: Controller) -> str:
+    """Say which line of the controller's own file an error came through."""
+    try:
+        path = inspect.getfile(type(controller))
+    except (TypeError, OSError):  # made up while running
+        return ""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    return f" in {Path(path).name}, line {lines[-1]}" if lines else ""
+
+
+def _name(controller: Controller) -> str:
+    return f"{type(controller).__module__}:{type(controller).__qualname__}"
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,218 @@
+"""What a suite is: agents crossed with *cells*, each a scenario with a profile and a start.
+
+``traces/suites`` holds those that ship, as TOML; an evaluation of one scenario is a suite of
+one cell, made from the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sponge_env.config import ControlName, Start, require
+from sponge_env.errors import ConfigError, unknown
+from sponge_env.mapping import from_mapping
+from sponge_env.run.controllers import known_controllers
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.seeds import EVALUATION_SEEDS
+
+SUITE_DIR = Path(__file__).resolve().parent.parent.parent / "traces" / "suites"
+"""Suites that ship with the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellGroup:
+    """Scenarios crossed with profiles."""
+
+    scenarios: tuple[str, ...]
+    """Shipped scenarios, or TOML files relative to the suite's."""
+    profiles: tuple[str, ...]
+    """Profiles that take the place of each scenario's own."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Changes to the scenarios, see :func:`changed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEntry:
+    """One agent of a suite."""
+
+    controller: str = ""
+    """Registered name or ``module:Class``; the agent's name if left out."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the controller."""
+    tuned: bool = False
+    """Whether each cell's tuned options come first, those above on top of them."""
+    control: ControlName = "vertical"
+    """Which bound it is compared with."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Changes to every scenario, see :func:`changed`: what an ablation takes away from the
+    system rather than from the controller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Agents, cells and seeds."""
+
+    name: str
+    """Short name; the file's if left out."""
+    description: str = ""
+    """What the suite is for."""
+    seeds: int = 10
+    """Episodes of each agent and cell: seeds 0 .. seeds - 1."""
+    starts: tuple[Start, ...] = ("cold", "warm")
+    """How each scenario starts; results are never mixed."""
+    bounds: tuple[ControlName, ...] = ()
+    """Clairvoyant bounds that are computed for each cell."""
+    reference: str = ""
+    """Agent that the others are compared with; the first if left out."""
+    featured: tuple[str, ...] = ()
+    """Agents that a report shows where there is no room for all."""
+    cells: tuple[CellGroup, ...] = ()
+    agents: dict[str, AgentEntry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rule = f"between 1 and {EVALUATION_SEEDS}, for training uses those above"
+        require(1 <= self.seeds <= EVALUATION_SEEDS, "seeds", self.seeds, rule)
+        for name in ("starts", "cells", "agents"):
+            require(len(getattr(self, name)) > 0, name, getattr(self, name), "not empty")
+        for name in self.agents:
+            allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
+            require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
+        if self.reference and self.reference not in self.agents:
+            raise ConfigError(unknown("reference", self.reference, self.agents))
+        for name in self.featured:
+            if name not in self.agents:
+                raise ConfigError(unknown("featured", name, self.agents))
+
+    @property
+    def compared_with(self) -> str:
+        """Name of the agent that the others are compared with."""
+        return self.reference or next(iter(self.agents))
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Load a shipped suite by name, or any suite from a TOML file.
+
+    Raises:
+        ConfigError: No such suite, or a key or value in it that cannot be used.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        shipped = {file.stem: file for file in SUITE_DIR.glob("*.toml")}
+        if str(name_or_path) not in shipped:
+            raise ConfigError(unknown("suite", str(name_or_path), shipped))
+        path = shipped[str(name_or_path)]
+    try:
+        data = tomllib.loads(path.read_text())
+        suite = from_mapping(Suite, {"name": path.stem, **data})
+    except FileNotFoundError:
+        raise ConfigError(f"there is no suite file {str(path)!r}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML suite: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return dataclasses.replace(suite, cells=tuple(_beside(g, path.parent) for g in suite.cells))
+
+
+def _beside(group: CellGroup, folder: Path) -> CellGroup:
+    """Make file names absolute where such a file lies beside the suite's."""
+
+    def absolute(name: str) -> str:
+        return str((folder / name).resolve()) if (folder / name).is_file() else name
+
+    return dataclasses.replace(
+        group,
+        scenarios=tuple(map(absolute, group.scenarios)),
+        profiles=tuple(map(absolute, group.profiles)),
+    )
+
+
+def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
+    """Return the suite with some of its agents, or with others of the registry.
+
+    Args:
+        suite: The suite.
+        names: Agents of the suite, registered controllers, or ``module:Class``; all of the
+            suite's if empty.
+
+    Raises:
+        ConfigError: There is no such agent.
+    """
+    if not names:
+        return suite
+    registered = known_controllers()
+    for name in names:
+        if ":" not in name and name not in suite.agents and name not in registered:
+            raise ConfigError(unknown("agent", name, {*suite.agents, *registered}))
+    agents = {name: suite.agents.get(name, AgentEntry()) for name in names}
+    reference = suite.reference if suite.reference in agents else ""
+    return dataclasses.replace(suite, agents=agents, reference=reference)
+
+
+def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:
+    """Return the suite with further options of its agents.
+
+    Args:
+        suite: The suite.
+        options: By agent, all of the suite.
+    """
+    agents = {
+        name: dataclasses.replace(entry, options={**entry.options, **options.get(name, {})})
+        for name, entry in suite.agents.items()
+    }
+    return dataclasses.replace(suite, agents=agents)
+
+
+def cell_name(scenario: Scenario) -> str:
+    """Return ``scenario+profile+start``; ``+`` is in none of the three."""
+    return f"{scenario.name}+{Path(scenario.profile).stem}+{scenario.start}"
+
+
+def cells(suite: Suite) -> tuple[Scenario, ...]:
+    """Return the scenarios of all cells.
+
+    Raises:
+        ConfigError: A scenario or a change cannot be used, or a cell is there twice.
+    """
+    scenarios: dict[str, Scenario] = {}
+    for scenario in _cells(suite):
+        if cell_name(scenario) in scenarios:
+            raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(scenario)} twice")
+        scenarios[cell_name(scenario)] = scenario
+    return tuple(scenarios.values())
+
+
+def _cells(suite: Suite) -> Iterator[Scenario]:
+    for group in suite.cells:
+        for name in group.scenarios:
+            scenario = changed(load_scenario(name), group.changes)
+            for profile in group.profiles:
+                for start in suite.starts:
+                    yield dataclasses.replace(scenario, profile=profile, start=start)
+
+
+def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
+    """Return a scenario with changes.
+
+    Args:
+        scenario: What to start from.
+        changes: ``table`` or ``key`` to its new value, whole; ``"table.key"`` to the new
+            value of one key, which leaves the rest of the table as it is.
+
+    Raises:
+        ConfigError: There is no such key, or a value cannot be used.
+    """
+    for path, value in changes.items():
+        table, _, key = path.partition(".")
+        data = {table: {key: value} if key else value}
+        # Parsed within a scenario of defaults, for the checks; only the change is taken.
+        parsed = getattr(from_mapping(Scenario, {"name": scenario.name, **data}), table)
+        if key:
+            parsed = dataclasses.replace(getattr(scenario, table), **{key: getattr(parsed, key)})
+        scenario = dataclasses.replace(scenario, **{table: parsed})
+    return scenario

@@ -1,1 +1,0 @@
-"""Workers: the simulated one and the real one, behind one seam."""

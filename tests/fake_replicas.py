@@ -1,0 +1,124 @@
+"""Replicas in memory: they do what a test tells them, or all that is asked of them at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from sponge_env.errors import WorkerError
+from sponge_env.live.replica import Answer, Death, Event, Ready
+
+CPU_S = 0.001
+"""CPU time that a batch takes."""
+
+
+class FakeReplica:
+    """A replica without a process. Implements ``Replica``.
+
+    A test makes it :meth:`ready`, lets it :meth:`answer` and :meth:`die`. A willing one is
+    ready from the start and answers at once.
+    """
+
+    pid = None
+
+    def __init__(self, id: int, cores: float, launcher: FakeLauncher) -> None:
+        self.id = id
+        self.closed = False
+        self.killed = False
+        self.batch_id: int | None = None
+        self.request_ids: Sequence[int] = ()
+        self._launcher = launcher
+        self._cpu_s = 0.0
+        self._limits = [(0.0, cores)]  # when each comes into force
+        self._events: deque[Event] = deque()
+        self._pending = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        if launcher.willing:
+            self.ready()
+
+    def ready(self) -> None:
+        self._tell(Ready(time.monotonic()))
+
+    def answer(self) -> None:
+        assert self.batch_id is not None, "it has no batch"
+        self._cpu_s += CPU_S
+        now_s = time.monotonic()
+        self._tell(Answer(self.batch_id, now_s, now_s, CPU_S))
+        self.batch_id = None
+
+    def die(self, reason: str = "it was killed") -> None:
+        self.killed = True
+        self._tell(Death(reason))
+
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        os.eventfd_write(self._pending, 1)
+
+    def fileno(self) -> int:
+        return self._pending
+
+    def poll(self) -> Event | None:
+        if not self._events:
+            return None
+        os.eventfd_read(self._pending)
+        return self._events.popleft()
+
+    def start(self, batch_id: int, request_ids: Sequence[int]) -> None:
+        assert self.batch_id is None, "it has a batch already"
+        if self.killed:
+            return
+        self.batch_id, self.request_ids = batch_id, request_ids
+        if self._launcher.willing:
+            self.answer()
+
+    def limit(self, cores: float) -> None:
+        self._limits.append((time.monotonic() + self._launcher.limit_delay_s, cores))
+
+    def granted_cores(self) -> float:
+        now_s = time.monotonic()
+        return [cores for since_s, cores in self._limits if since_s <= now_s][-1]
+
+    def cpu_s(self) -> float:
+        return self._cpu_s
+
+    def throttled_s(self) -> float:
+        return self._cpu_s / 2
+
+    def kill(self) -> None:
+        if not self.killed:
+            self.die()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            os.close(self._pending)
+
+
+class FakeLauncher:
+    """Starts fakes. Implements ``Launcher``.
+
+    Args:
+        willing: Whether replicas do by themselves what they are asked to.
+        limit_delay_s: Time until a limit comes into force.
+    """
+
+    limiter = "fake"
+    period_s = 0.1
+    tick_s = 0.0
+
+    def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:
+        self.willing = willing
+        self.limit_delay_s = limit_delay_s
+        self.launched: list[FakeReplica] = []
+        self.refuses = False
+        self.closed = False
+
+    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
+        if self.refuses:
+            raise WorkerError("no replica is to be had")
+        self.launched.append(FakeReplica(id, 1.0 if full_speed else cores, self))
+        return self.launched[-1]
+
+    def close(self) -> None:
+        self.closed = True

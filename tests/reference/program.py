@@ -1,0 +1,157 @@
+"""Sponge's program once more, in NumPy: an independent specification of what each pair misses.
+
+Arrays over the pairs have shape (batch_max, cores_max): row ``b - 1``, column ``c - 1``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from agents.program import (
+    ROUNDING,
+    ROUNDING_MS,
+    Forecast,
+    cost_table,
+    published_table_ms,
+    recovery_table,
+)
+from agents.solvers import Program
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.interfaces import SystemSpec, SystemView
+
+
+def published_program(
+    spec: SystemSpec, rate_rps: float, delay_max_s: float, slo_fraction: float
+) -> Program:
+    """Build the program as published (Razavi et al., EuroMLSys 2024, and its code).
+
+    The next second's requests count as queued at once and are served in batches of ``b``
+    one after another; each must end within ``slo_fraction * SLO - cl_max``, with ``cl_max``
+    the largest communication delay, and the throughput must reach their rate. Latencies
+    are floored to whole milliseconds.
+
+    Args:
+        spec: The system.
+        rate_rps: Requests per second, the published lambda.
+        delay_max_s: The published cl_max.
+        slo_fraction: Share of the SLO to plan with.
+    """
+    latency_ms = published_table_ms(spec)
+    batches = np.arange(1, spec.batch_max + 1)[:, None]
+    limit_ms = (slo_fraction * spec.slo_s - delay_max_s) * 1e3
+    requests = int(np.ceil(rate_rps))
+    in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
+    misses = np.maximum(requests - in_time, 0)
+    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
+    return Program(cost_table(spec), (misses + unserved).astype(np.int64))
+
+
+def per_request_program(
+    spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float
+) -> Program:
+    """Build the program that holds each request to its own deadline.
+
+    Queued requests leave batch by batch in order of their deadlines, after the batch that
+    is running. Forecast arrivals come behind the queue. The throughput must reach the
+    forecast rate. A queued request that not even the fastest service could save is
+    *hopeless*: it takes its service time from the next ones, but does not count as late.
+
+    Where no pair is without a miss, throughput is wanted instead of few cores: what is late
+    already makes the next ones late until the backlog is gone.
+
+    Args:
+        spec: The system.
+        view: What is queued and running.
+        forecast: What will arrive.
+        margin: Relative allowance on every predicted latency.
+    """
+    service_s = (1 + margin) * spec.latency.table_s(spec.batch_max, spec.cores_max)
+    free_s = _free_after_s(spec, view, margin)
+    slack_s = view.queued_deadlines_s - view.now_s
+    done_s = _queue_done_s(service_s, free_s, slack_s.size)
+    clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
+    hopeless = slack_s < spec.latency.table_s(spec.batch_max, spec.cores_max)[0, -1]
+
+    late = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
+    late += _late_arrivals(service_s, clear_s, forecast, spec.interval_s)
+    late += _unserved(service_s, forecast.rate_rps, spec.interval_s)
+    return Program(recovery_table(spec) if late.min() else cost_table(spec), late)
+
+
+def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArray:
+    """Return (cores_max,) seconds until a replica takes the next batch, per core count.
+
+    What is left of a running batch scales with the cores, for a resize acts on it at once.
+    """
+    cores = np.arange(1, spec.cores_max + 1)
+    free_s = np.zeros(spec.cores_max)
+    if not view.replicas_ready and view.starting_s:
+        free_s += view.starting_s[0]
+    for batch in view.running:
+        whole_s = float(spec.latency.predict_s(batch.size, view.allocation.cores))
+        left_s = max(0.0, batch.expected_end_s + margin * whole_s - view.now_s)
+        speed_up = spec.latency.predict_s(batch.size, cores) / whole_s
+        free_s = np.maximum(free_s, left_s * speed_up)
+    return free_s
+
+
+def _queue_done_s(service_s: FloatArray, free_s: FloatArray, queued: int) -> FloatArray:
+    """Return (queued, batch_max, cores_max) seconds until each queued request is done.
+
+    Full batches go first; the last batch holds what is left.
+    """
+    order = np.arange(queued)[:, None]
+    batches = np.arange(1, service_s.shape[0] + 1)
+    before = order // batches
+    own = np.minimum(batches, queued - before * batches)
+    done_s: FloatArray = free_s + before[:, :, None] * service_s + service_s[own - 1]
+    return done_s
+
+
+def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
+    """Return (batch_max, cores_max) seconds that a batch takes once the queue is gone.
+
+    Batches settle at the smallest size that holds what arrives during one, at most ``b``.
+    """
+    batches = np.arange(1, service_s.shape[0] + 1)[:, None]
+    expected = forecast.rate_rps * service_s
+    holds = batches >= expected + forecast.noise * np.sqrt(expected)
+    holds[-1] = True
+    rows = np.minimum(holds.argmax(axis=0), batches - 1)
+    settled_s: FloatArray = service_s[rows, np.arange(service_s.shape[1])]
+    return settled_s
+
+
+def _late_arrivals(
+    service_s: FloatArray, clear_s: FloatArray, forecast: Forecast, interval_s: float
+) -> IntArray:
+    """Count the forecast arrivals that miss their deadline: (batch_max, cores_max).
+
+    An arrival is served behind the queue and the arrivals before it, or after the batch it
+    finds in service, whichever is later. They come as early as their scatter lets them:
+    number ``n`` when ``x`` are expected with ``x + noise * sqrt(x) = n``. Budgets are spread
+    evenly; the first arrivals, which meet the queue, get the lowest.
+    """
+    count = math.ceil(forecast.rate_rps * interval_s - ROUNDING)
+    if not count:
+        return np.zeros(service_s.shape, dtype=np.int64)
+    order = np.arange(count)[:, None, None]
+    batches = np.arange(1, service_s.shape[0] + 1)[:, None]
+    root = (np.sqrt(forecast.noise * forecast.noise + 4 * order) - forecast.noise) / 2
+    arrival_s = root * root / forecast.rate_rps
+    step_s = (forecast.budget_high_s - forecast.budget_low_s) / max(count - 1, 1)
+    deadline_s = arrival_s + (forecast.budget_low_s + step_s * order)
+    settled_s = _settled_s(service_s, forecast)
+    behind_queue_s = clear_s + order // batches * service_s
+    done_s = np.maximum(behind_queue_s, arrival_s + settled_s) + settled_s
+    late: IntArray = np.count_nonzero(done_s > deadline_s, axis=0)
+    return late
+
+
+def _unserved(service_s: FloatArray, rate_rps: float, interval_s: float) -> IntArray:
+    """Count by how many requests an interval's throughput falls short of the rate."""
+    throughput_rps = np.arange(1, service_s.shape[0] + 1)[:, None] / service_s
+    short = np.ceil((rate_rps - throughput_rps) * interval_s - ROUNDING)
+    return np.maximum(short, 0).astype(np.int64)

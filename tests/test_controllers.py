@@ -1,0 +1,155 @@
+"""What a controller of somebody else does wrong is said in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scenarios import SHORT, Scripted
+
+import evaluate
+from sponge_env.errors import ConfigError, ControllerError, SpongeError
+from sponge_env.factory import make_system
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.run.controllers import decision, make_controller, start
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.warm import settled
+
+
+class Answers:
+    """Gives one answer, or raises it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Raise only what is wrong with the answer."""
+
+    def decide(self, view: SystemView) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def decide(answer: Any) -> Allocation:
+    system = make_system(SHORT, 0)
+    return decision(Answers(answer), system.view(), system.spec)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "must return an Allocation, not NoneType"),
+        ((4, 4), "must return an Allocation, not tuple"),
+        (Allocation(17, 4), "allocation.cores must be a whole number between 1 and 16, not 17"),
+        (Allocation(4, 0), "allocation.batch must be a whole number between 1 and 16, not 0"),
+        (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),  # type: ignore[arg-type]
+        (Allocation(4, 4, 99), "allocation.replicas must be a whole number"),
+        (Allocation(4, 4, variant=1), "there is only model variant 0"),
+        (ZeroDivisionError("by\nzero"), r"failed in test_controllers.py, line \d+: .*Error: by$"),
+        (RuntimeError(), r"failed in test_controllers.py, line \d+: RuntimeError$"),
+    ],
+)
+def test_a_bad_answer_is_named(answer: Any, reason: str) -> None:
+    with pytest.raises(ControllerError, match=rf"test_controllers:Answers\.decide\(\).* ?{reason}"):
+        decide(answer)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    answer = decide(Allocation(np.int64(3), np.uint8(2), np.int32(1), feasible=False))  # type: ignore[arg-type]
+    assert answer == Allocation(3, 2)
+    assert not answer.feasible
+    assert [type(number) for number in (answer.cores, answer.batch, answer.replicas)] == [int] * 3
+
+
+def test_what_a_controller_says_in_a_sentence_is_left_alone() -> None:
+    with pytest.raises(ConfigError, match=r"^no model$"):
+        decide(ConfigError("no model"))
+
+
+class Unready(Scripted):
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        raise KeyError("weights")
+
+
+def test_a_failing_reset_is_named() -> None:
+    with pytest.raises(ControllerError, match=r"Unready\.reset\(\) failed in .*KeyError: 'weights"):
+        start(Unready(), make_system(SHORT, 0).spec, 0)
+
+
+class FailsLater:
+    """Decides three times."""
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        self.left = 3
+
+    def decide(self, view: SystemView) -> Allocation:
+        self.left -= 1
+        return Allocation(0 if self.left < 0 else 4, 4)
+
+
+class Summaries:
+    """Keeps what a sink is told."""
+
+    def __init__(self) -> None:
+        self.episodes: list[Any] = []
+
+    def interval(self, metrics: object) -> None:
+        """Ignore it."""
+
+    def episode(self, metrics: object) -> None:
+        self.episodes.append(metrics)
+
+    def close(self) -> None:
+        """Keep it."""
+
+
+def test_an_episode_up_to_the_failure_is_summed_up() -> None:
+    sink = Summaries()
+    with pytest.raises(ControllerError, match=r"FailsLater\.decide\(\)"):
+        run_episode(make_system(SHORT, 0), FailsLater(), Run.of("x", SHORT, "sim", 0), [sink])
+    (summary,) = sink.episodes
+    assert summary.partial
+    assert summary.duration_s == 3.0
+
+
+def test_a_warm_start_names_it_too() -> None:
+    from sponge_env.factory import scenario_profile
+
+    with pytest.raises(ControllerError, match=r"FailsLater\.decide\(\)"):
+        settled(SHORT, FailsLater(), scenario_profile(SHORT))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("def x(:", "cannot be imported: SyntaxError: "),
+        ("import nothing_here", "cannot be imported: No module named 'nothing_here'"),
+        ("class C:\n    def __init__(self):\n        {}['model']", "cannot be made: KeyError"),
+        ("class C:\n    def decide(self, view): ...", "needs reset() and decide()"),
+    ],
+)
+def test_a_module_that_does_not_work_is_named(
+    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path.name  # another one for each case, for Python imports a name once
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SpongeError) as caught:
+        make_controller(f"{module}:C", {})
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_ends_with_the_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    arguments = ["--agent", "test_controllers:FailsLater", "--duration", "5"]
+    assert evaluate.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: test_controllers:FailsLater.decide(): allocation.cores must be")

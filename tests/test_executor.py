@@ -1,0 +1,94 @@
+"""Executors: what becomes of tasks, wherever they run."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+from multiprocessing import active_children
+
+import pytest
+
+from sponge_env.run.executor import ONE_THREAD, Executor, Failure, Inline, Processes
+
+
+def work(task: object) -> object:
+    if task == "raise":
+        raise ValueError("no good")
+    if task == "die":
+        os._exit(7)
+    if task == "hang":
+        time.sleep(3600)
+    if task == "threads":
+        return [os.environ[name] for name in ONE_THREAD]
+    return (task, os.getpid())
+
+
+@pytest.fixture(params=[Inline(), Processes(2)], ids=["inline", "processes"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    made: Executor = request.param
+    return made
+
+
+def test_every_task_ends_with_its_result_or_the_failure_of_it(executor: Executor) -> None:
+    tasks = ["raise", *range(6), "raise", 7]
+    done = list(executor.run(work, tasks))
+    assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
+    for task, result in done:
+        assert result == Failure("ValueError", "no good") if task == "raise" else result[0] == task
+    assert not active_children()
+
+
+def test_results_come_as_tasks_end(executor: Executor) -> None:
+    with closing(executor.run(work, [1, 2, 3])) as results:
+        first, result = next(results)
+        assert result[0] == first
+    assert not active_children()
+
+
+def test_without_tasks_there_are_no_results(executor: Executor) -> None:
+    assert list(executor.run(work, [])) == []
+
+
+def test_in_this_process_a_failure_has_its_exception() -> None:
+    ((_, failure),) = Inline().run(work, ["raise"])
+    assert isinstance(failure.cause, ValueError)
+
+
+def test_an_interrupt_is_no_failure() -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(Inline().run(interrupt, [1]))
+
+
+def test_a_process_that_dies_takes_only_its_task_along() -> None:
+    tasks = ["raise", "die", *range(6), "die", "threads", 7]
+    done = list(Processes(2).run(work, tasks))
+    assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
+    died = Failure("ProcessDied", "its process ended with code 7")
+    expected = {"raise": Failure("ValueError", "no good"), "die": died, "threads": ["1"] * 4}
+    for task, result in done:
+        assert result == expected[task] if task in expected else result[0] == task
+    processes = {result[1] for task, result in done if task not in expected}
+    assert os.getpid() not in processes
+    assert len(processes) <= 4, "a process does more than one task"
+    assert not active_children()
+
+
+def interrupted_after_two() -> None:
+    with closing(Processes(2).run(work, [1, "hang", 2])) as results:
+        for task, _ in results:
+            if task == 2:
+                raise KeyboardInterrupt
+
+
+def test_no_process_outlives_the_results() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_after_two()
+    assert not active_children()
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    assert list(Processes(0).run(work, [])) == []

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sponge_env.errors import RunDirectoryError
+from sponge_env.results.figures import plot_comparison, series
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.results.style import COLOURS, moving_mean
+
+
+def run(intervals, violations=0, cores=4.0):
+    return [
+        IntervalMetrics(
+            time_s=index + 1.0,
+            violations=violations,
+            cores=cores,
+            delay_mean_s=0.1,
+            delay_max_s=0.2,
+        )
+        for index in range(intervals)
+    ]
+
+
+def colours_in(path):
+    """Return the colours of the pixels, as #RRGGBB."""
+    with Image.open(path) as picture:
+        colours = picture.convert("RGB").getcolors(maxcolors=picture.width * picture.height)
+    return {"#{:02X}{:02X}{:02X}".format(*colour) for _, colour in colours}
+
+
+def test_every_agent_is_drawn_in_its_own_colour(tmp_path):
+    path = tmp_path / "comparison.png"
+    agents = {name: run(60, index, 4.0 + index) for index, name in enumerate("abcd")}
+    plot_comparison(agents, path, "four agents")
+    assert set(COLOURS[:4]) <= colours_in(path)
+    assert not set(COLOURS[4:6]) & colours_in(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["comparison.png"]
+
+
+@pytest.mark.parametrize(
+    "intervals",
+    [
+        {"a": run(1)},
+        {"a": run(5), "interrupted at once": []},
+        {"a": run(5), "interrupted": run(2)},
+        {"a": [IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)]},
+        {str(index): run(3) for index in range(9)},
+    ],
+    ids=["one interval", "no intervals", "fewer", "no arrivals", "many agents"],
+)
+def test_odd_runs_are_drawn_without_a_warning(tmp_path, intervals):
+    plot_comparison(intervals, tmp_path / "comparison.png", "odd")
+    with Image.open(tmp_path / "comparison.png") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("intervals", [{}, {"a": []}], ids=["no agent", "no intervals"])
+def test_without_any_interval_there_is_no_picture(tmp_path, intervals):
+    plot_comparison(intervals, tmp_path / "comparison.png", "empty")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_runs_give_the_same_picture(tmp_path):
+    for name in ("one.png", "two.png"):
+        plot_comparison({"a": run(10, violations=1)}, tmp_path / name, "same")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(RunDirectoryError, match="cannot write"):
+        plot_comparison({"a": run(2)}, tmp_path, "a folder")
+
+
+def test_series_takes_a_metric_of_every_interval():
+    np.testing.assert_array_equal(series(run(3), "time_s"), [1.0, 2.0, 3.0])
+
+
+def test_a_moving_mean_averages_the_neighbours_there_are():
+    values = np.array([0.0, 3.0, 6.0, 3.0])
+    np.testing.assert_allclose(moving_mean(values, 3), [1.5, 3.0, 4.0, 4.5])
+
+
+@given(
+    values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=50),
+    width=st.integers(-2, 60),
+)
+def test_a_moving_mean_keeps_length_and_range(values, width):
+    mean = moving_mean(np.array(values), width)
+    assert mean.shape == (len(values),)
+    assert np.all(mean >= min(values) - 1e-9)
+    assert np.all(mean <= max(values) + 1e-9)

@@ -1,0 +1,188 @@
+"""What every replica must do, wherever it runs; each test runs on all of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from fake_replicas import FakeLauncher
+
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.janitor import start_ticks
+from sponge_env.live.local import LocalLauncher
+from sponge_env.live.replica import Answer, Death, Event, Launcher, Ready, Replica
+
+BATCH = 8
+PATIENCE_S = 60.0
+
+
+def readable(replica: Replica, timeout_s: float = 0.0) -> bool:
+    return bool(select.select([replica], [], [], timeout_s)[0])
+
+
+def next_event(replica: Replica) -> Event:
+    assert readable(replica, PATIENCE_S), "nothing happened"
+    event = replica.poll()
+    assert event is not None
+    return event
+
+
+class Rig:
+    """A launcher, and the replicas that a test started on it."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
+        self.replicas: list[Replica] = []
+
+    def launch(self, cores: float = 1.0, *, full_speed: bool = False) -> Replica:
+        replica = self.launcher.launch(len(self.replicas), cores, full_speed=full_speed)
+        self.replicas.append(replica)
+        return replica
+
+    def launch_idle(self) -> Replica:
+        replica = self.launch()
+        assert isinstance(next_event(replica), Ready)
+        return replica
+
+    def start_long_batch(self, replica: Replica) -> None:
+        """Start a batch that is still running when the test goes on."""
+        if isinstance(self.launcher, FakeLauncher):
+            self.launcher.willing = False
+        replica.limit(1 / 16)
+        replica.start(1, range(BATCH))
+        assert not readable(replica)
+
+    def close(self) -> None:
+        for replica in self.replicas:
+            replica.close()
+        self.launcher.close()
+
+
+LAUNCHERS: dict[str, Callable[[], Launcher]] = {
+    "fake": FakeLauncher,
+    "fake-with-delay": lambda: FakeLauncher(limit_delay_s=0.05),
+    "local": lambda: LocalLauncher(LiveConfig(batch_max=BATCH)),
+}
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=[pytest.mark.live] * (n == "local")) for n in LAUNCHERS]
+)
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    rig = Rig(LAUNCHERS[request.param]())
+    yield rig
+    rig.close()
+
+
+def test_it_gets_ready_and_answers_batch_after_batch(rig: Rig) -> None:
+    begin_s = time.monotonic()
+    replica = rig.launch()
+    assert replica.id == 0
+    ready = next_event(replica)
+    assert isinstance(ready, Ready)
+    assert begin_s <= ready.at_s <= time.monotonic()
+    for batch_id, requests in ((7, range(3)), (9, range(100, 100 + BATCH))):
+        sent_s = time.monotonic()
+        replica.start(batch_id, requests)
+        answer = next_event(replica)
+        assert isinstance(answer, Answer)
+        assert answer.batch_id == batch_id
+        assert sent_s <= answer.started_s <= answer.finished_s <= time.monotonic()
+        assert answer.cpu_s > 0
+
+
+def test_it_is_readable_just_while_it_has_an_event(rig: Rig) -> None:
+    replica = rig.launch_idle()
+    assert not readable(replica)
+    assert replica.poll() is None
+    replica.start(1, range(2))
+    assert readable(replica, PATIENCE_S)
+    assert readable(replica)
+    assert replica.poll() is not None
+    assert not readable(replica)
+
+
+def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
+    replica = rig.launch_idle()
+    rig.start_long_batch(replica)
+    for cores in (0.25, 0.5):
+        replica.limit(cores)
+        end_s = time.monotonic() + PATIENCE_S
+        while replica.granted_cores() != pytest.approx(cores):
+            assert time.monotonic() < end_s, "the limit never came into force"
+            time.sleep(0.001)
+
+
+def test_full_speed_ends_with_the_first_limit(rig: Rig) -> None:
+    replica = rig.launch(0.25, full_speed=True)
+    assert replica.granted_cores() == 1.0
+    assert isinstance(next_event(replica), Ready)
+    replica.limit(0.25)
+    end_s = time.monotonic() + PATIENCE_S
+    while replica.granted_cores() != pytest.approx(0.25):
+        assert time.monotonic() < end_s, "the limit never came into force"
+        time.sleep(0.001)
+
+
+def test_a_replica_starts_under_its_limit(rig: Rig) -> None:
+    assert rig.launch(0.5).granted_cores() == pytest.approx(0.5)
+
+
+def test_a_killed_replica_takes_its_batch_along(rig: Rig) -> None:
+    replica = rig.launch_idle()
+    rig.start_long_batch(replica)
+    replica.kill()
+    death = next_event(replica)
+    assert isinstance(death, Death)
+    assert death.reason
+
+
+def test_a_batch_to_one_that_has_just_died_is_sent_in_vain(rig: Rig) -> None:
+    replica = rig.launch_idle()
+    replica.kill()
+    assert readable(replica, PATIENCE_S)
+    replica.start(1, range(2))
+    assert isinstance(next_event(replica), Death)
+
+
+def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
+    replica = rig.launch_idle()
+    before_s = replica.cpu_s()
+    replica.start(1, range(BATCH))
+    answer = next_event(replica)
+    assert isinstance(answer, Answer)
+    used_s = replica.cpu_s()
+    assert used_s >= before_s + answer.cpu_s > before_s
+    throttled_s = replica.throttled_s()
+    replica.close()
+    assert replica.cpu_s() >= used_s
+    assert replica.throttled_s() >= throttled_s
+
+
+def test_replicas_do_not_meet(rig: Rig) -> None:
+    first, second = rig.launch_idle(), rig.launch_idle()
+    assert first.id != second.id
+    first.kill()
+    assert isinstance(next_event(first), Death)
+    second.start(3, range(2))
+    assert isinstance(next_event(second), Answer)
+
+
+@pytest.mark.parametrize("state", ["starting", "idle", "busy", "dead"])
+def test_close_leaves_nothing_whatever_it_does(rig: Rig, state: str) -> None:
+    if isinstance(rig.launcher, FakeLauncher) and state == "starting":
+        rig.launcher.willing = False
+    files = set(os.listdir("/proc/self/fd"))
+    replica = rig.launch() if state == "starting" else rig.launch_idle()
+    if state == "busy":
+        rig.start_long_batch(replica)
+    if state == "dead":
+        replica.kill()
+        next_event(replica)
+    replica.close()
+    replica.close()
+    assert replica.pid is None or not start_ticks(replica.pid)
+    assert set(os.listdir("/proc/self/fd")) == files

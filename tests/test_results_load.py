@@ -1,0 +1,165 @@
+"""Run directories of suites and of evaluations give the same frames."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_runs import COLD, DURATION_S, WARM, WARMUP_S, keep, write, write_suite
+from scenarios import short
+from unit_runs import result
+
+import evaluate
+from sponge_env.config import Arrivals, Serving
+from sponge_env.errors import RunDirectoryError
+from sponge_env.results.load import load_run
+from sponge_env.run.read import load_intervals
+from sponge_env.run.unit import AgentUnit
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "evaluation"
+    argv = "--agent static-8 fa2 --seeds 2 --duration 40 --start warm --run-dir".split()
+    assert evaluate.main([*argv, str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def copy(evaluation: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(evaluation, tmp_path / "copy"))
+
+
+def test_agents_and_cells_come_in_the_order_of_the_standard_suite(tmp_path: Path) -> None:
+    other = ("aaa", "yolov5s", "cold")
+    agents = {name: ([0, 1], 8.0) for name in ("mine", "static-8", "fa2", "sponge-ip")}
+    run = load_run(write_suite(tmp_path / "run", agents, [other, WARM, COLD]))
+    assert run.comparison.agents == ["sponge-ip", "fa2", "static-8", "mine"]
+    assert run.comparison.cells == [COLD, WARM, other]
+    assert run.comparison.reference == "sponge-ip"
+    assert run.command == "python evaluate.py"
+    assert (run.comparison.seeds, run.comparison.starts) == (2, ["cold", "warm"])
+
+
+def test_the_first_agent_is_the_reference_where_the_usual_one_is_missing(tmp_path: Path) -> None:
+    run = load_run(write_suite(tmp_path / "run", {"mine": ([0], 8.0), "fa2": ([0], 8.0)}))
+    assert run.comparison.reference == "fa2"
+
+
+def test_intervals_of_the_warm_up_are_left_out(tmp_path: Path) -> None:
+    run = load_run(write_suite(tmp_path / "run", {"sponge-ip": ([5], 8.0)}))
+    warm = run.comparison.intervals_of("sponge-ip", WARM)["time_s"]
+    assert (warm.min(), warm.max()) == (WARMUP_S + 1, WARMUP_S + DURATION_S)
+    assert run.comparison.intervals_of("sponge-ip", COLD)["time_s"].min() == 1
+
+
+def test_a_cell_on_which_everybody_failed_is_still_a_cell(tmp_path: Path) -> None:
+    path = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)}, [COLD])
+    keep(path, "sponge-ip", WARM, {}, type="ValueError", message="no")
+    run = load_run(path)
+    assert run.comparison.cells == [COLD, WARM]
+    assert len(run.comparison.failures) == 1
+
+
+def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
+    run = load_run(evaluation)
+    assert run.comparison.agents == ["fa2", "static-8"]
+    (cell,) = run.comparison.cells
+    assert cell == ("paper", "yolov5s", "warm")
+    assert run.comparison.seeds == 2
+    assert run.comparison.common_bound == ""
+    assert run.comparison.bounded([cell]) == []
+    assert run.comparison.intervals_of("fa2", cell)["time_s"].min() == 31
+    latencies = run.comparison.latencies_of("static-8", cell)
+    assert np.all(np.diff(latencies["latency_s"]) >= 0)
+    found = latencies["latency_s"][latencies["quantile"] == 0.99].item()
+    for name in ("latency_p99_s", "latency_p99_of_all_s"):  # static-8 answers all requests
+        assert run.comparison.values("static-8", name, [cell]).mean() == pytest.approx(found)
+
+
+def test_what_is_never_answered_has_an_infinite_latency(tmp_path: Path) -> None:
+    scenario = short(arrivals=Arrivals("constant", 30.0), serving=Serving(drop="expired"))
+    options = {"cores": 1, "batch": 1}
+    unit = AgentUnit("one", "baselines.static:Static", options, "vertical", scenario, 1)
+    run = write_suite(tmp_path / "run", {}, [])
+    cell = (scenario.name, scenario.profile, scenario.start)
+    keep(run, "one", cell, result(unit, tmp_path / "unit"))
+    run = load_run(run)
+    (episode,) = run.comparison.episodes.to_dict("records")
+    assert episode["latency_p99_s"] < 2.0
+    assert np.isinf(episode["latency_p99_of_all_s"])
+    latencies = run.comparison.latencies_of("one", cell)
+    answered = (episode["on_time"] + episode["late"]) / episode["offered"]
+    assert np.isfinite(latencies["latency_s"]).mean() == pytest.approx(answered, abs=0.02)
+    assert np.isinf(latencies["latency_s"].iloc[-1])
+
+
+def change_summary(run: Path, agent: str, seed: int, **changes: object) -> None:
+    (file,) = (run / "results" / agent).iterdir()
+    data = json.loads(file.read_text())
+    data["episodes"][seed] |= changes
+    write(file, data | {"complete": False})
+
+
+def test_agents_are_compared_on_the_seeds_that_all_of_them_finished(copy: Path) -> None:
+    change_summary(copy, "static-8", 1, partial=True)
+    run = load_run(copy)
+    assert run.comparison.seeds == 1
+    assert len(run.comparison.episodes) == 2
+
+
+def test_an_agent_without_a_whole_episode_has_failed(copy: Path) -> None:
+    for seed in (0, 1):
+        change_summary(copy, "static-8", seed, partial=True)
+    run = load_run(copy)
+    assert run.comparison.agents == ["fa2"]
+    assert run.comparison.seeds == 2
+    assert run.comparison.failures["agent"].tolist() == ["static-8"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(RunDirectoryError, match=r"is no run .* choose a folder"):
+            load_run(path)
+
+
+def test_a_run_without_a_finished_episode_is_refused(copy: Path, tmp_path: Path) -> None:
+    shutil.rmtree(copy / "results")
+    for path in (copy, write_suite(tmp_path / "run", {}, [])):
+        with pytest.raises(RunDirectoryError, match="no finished episode"):
+            load_run(path)
+
+
+def test_runs_of_another_version_are_refused(copy: Path, tmp_path: Path) -> None:
+    (file,) = (copy / "results" / "static-8").iterdir()
+    data = json.loads(file.read_text())
+    del data["episodes"][0]["mean_cores"]
+    write(file, data)
+    with pytest.raises(RunDirectoryError, match=r"another version \(it lacks mean_cores\)"):
+        load_run(copy)
+    suite = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)})
+    write(suite / "run.json", {"format": 99})
+    with pytest.raises(RunDirectoryError, match="format 99"):
+        load_run(suite)
+
+
+@pytest.mark.parametrize("kind", ["intervals", "results"])
+def test_a_broken_file_is_named(copy: Path, kind: str) -> None:
+    file = min((copy / kind / "static-8").iterdir())
+    file.write_text("nonsense\n")
+    with pytest.raises(RunDirectoryError, match=f"cannot read .*{kind}/static-8/paper"):
+        load_run(copy)
+
+
+def test_intervals_of_a_killed_live_run_are_read(copy: Path) -> None:
+    file = copy / "intervals" / "static-8" / "paper+yolov5s+warm-seed1.parquet"
+    table = pd.read_parquet(file)
+    file.unlink()
+    table.head(7).to_csv(file.with_suffix(".csv"), index=False)
+    intervals = load_intervals(copy)
+    rows = intervals[(intervals["agent"] == "static-8") & (intervals["seed"] == 1)]
+    assert list(rows["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]

@@ -1,0 +1,201 @@
+"""The folder of a run: what it keeps, refuses and gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scenarios import SHORT
+from unit_runs import IDENTITY
+from unit_runs import result as run
+
+from sponge_env.errors import RunDirectoryError
+from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.read import (
+    load_bounds,
+    load_failures,
+    load_intervals,
+    load_latencies,
+    load_results,
+)
+from sponge_env.run.store import RunStore
+from sponge_env.run.unit import AgentUnit
+
+TINY = dataclasses.replace(SHORT, duration_s=5.0)
+UNIT = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", TINY, seeds=2)
+BOUND = BoundUnit("vertical", TINY, seeds=2)
+BOUNDS = {
+    "bounds": [
+        {
+            "seed": seed,
+            "violations_lower": 0.0,
+            "violations_upper": 0.0,
+            "core_seconds_lower": 19.0,
+            "core_seconds_upper": 20.0,
+        }
+        for seed in range(2)
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(UNIT, tmp_path_factory.mktemp("run"))
+
+
+def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> None:
+    with RunStore.open(tmp_path / "run", IDENTITY) as store:
+        assert store.missing([UNIT]) == [UNIT]
+        store.keep(UNIT, result, None)
+        assert store.missing([UNIT]) == []
+    frame = load_results(tmp_path / "run")
+    assert list(frame["seed"]) == [0, 1]
+    assert set(frame["agent"]) == {"eight"}
+    assert set(frame["profile"]) == {"yolov5s"}
+    assert list(frame["mean_cores"]) == [8.0, 8.0]
+    assert frame["cores_over_bound"].isna().all()
+    assert load_failures(tmp_path / "run").empty
+
+
+def test_results_stand_beside_their_bound(tmp_path: Path, result: dict[str, Any]) -> None:
+    with RunStore.open(tmp_path, IDENTITY) as store:
+        store.keep(UNIT, result, None)
+        store.keep(BOUND, BOUNDS, None)
+    frame = load_results(tmp_path)
+    assert list(frame["cores_over_bound"]) == [8 * 5 / 20] * 2
+    assert list(frame["beyond_bound_rate"]) == list(frame["violation_rate"])
+    assert list(load_bounds(tmp_path)["core_seconds_lower"]) == [19.0, 19.0]
+
+
+def test_who_beats_a_bound_is_below_it(tmp_path: Path, result: dict[str, Any]) -> None:
+    loose = {"bounds": [bound | {"violations_upper": 9.0} for bound in BOUNDS["bounds"]]}
+    with RunStore.open(tmp_path, IDENTITY) as store:
+        store.keep(UNIT, result, None)
+        store.keep(BOUND, loose, None)
+    frame = load_results(tmp_path)
+    assert (frame["beyond_bound_rate"] * frame["offered"]).tolist() == pytest.approx([-9.0, -9.0])
+
+
+def test_intervals_and_latencies_are_kept_for_pictures(tmp_path: Path) -> None:
+    run(UNIT, tmp_path)
+    intervals = load_intervals(tmp_path)
+    assert list(intervals.columns[:5]) == ["agent", "scenario", "profile", "start", "seed"]
+    assert tuple(intervals.columns[5:]) == names(IntervalMetrics)
+    assert list(intervals["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0] * 2
+    assert list(intervals["seed"]) == [0] * 5 + [1] * 5
+    assert set(intervals["cores"]) == {8.0}
+    assert set(intervals["agent"]) == {"eight"}
+    few = load_intervals(tmp_path, ["violations"], seed=1)
+    assert list(few)[4:] == ["seed", "violations"]
+    assert list(few["seed"]) == [1] * 5
+    latencies = load_latencies(tmp_path)
+    assert len(latencies) == 101
+    assert latencies["latency_s"].is_monotonic_increasing
+    assert latencies["quantile"].iloc[-1] == 1.0
+
+
+def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, IDENTITY) as store:
+        store.keep(UNIT, {}, {"type": "ValueError", "message": "no good"})
+        assert store.missing([UNIT]) == [UNIT]
+    (row,) = load_failures(tmp_path).to_dict("records")
+    assert row == {
+        "agent": "eight",
+        "scenario": "short",
+        "profile": "yolov5s",
+        "start": "cold",
+        "type": "ValueError",
+        "message": "no good",
+    }
+    assert load_results(tmp_path).empty
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, IDENTITY):
+        again = RunStore.open(tmp_path, IDENTITY)
+        with pytest.raises(RunDirectoryError, match="another run is writing"):
+            again.__enter__()
+    with RunStore.open(tmp_path, IDENTITY):
+        pass
+
+
+@pytest.mark.parametrize("key", IDENTITY)
+def test_a_folder_of_another_suite_or_version_is_refused(tmp_path: Path, key: str) -> None:
+    with RunStore.open(tmp_path, IDENTITY):
+        pass
+    other = RunStore.open(tmp_path, {**IDENTITY, key: "other"})
+    with pytest.raises(RunDirectoryError, match=rf"another suite or version \(other {key}\)"):
+        other.__enter__()
+
+
+def test_a_folder_of_something_else_stays_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunDirectoryError, match="is no run"):
+        RunStore.open(tmp_path, IDENTITY).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(RunDirectoryError, match="is no run"):
+        load_results(tmp_path)
+
+
+def test_another_format_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"format": 0}))
+    with pytest.raises(RunDirectoryError, match="format 0, this version reads 3"):
+        load_results(tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, IDENTITY) as store:
+        store.keep(UNIT, {}, None)
+        (path,) = tmp_path.rglob("short+yolov5s+cold.json")
+        path.write_text("{")
+        with pytest.raises(RunDirectoryError, match=r"short.yolov5s.cold.json"):
+            store.missing([UNIT])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": {"batch": 2}},
+        {"controller": "baselines.static:static_16"},
+        {"scenario": dataclasses.replace(TINY, slo_s=2.0)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_results_of_an_agent_that_changed_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with RunStore.open(tmp_path, IDENTITY) as store:
+        store.keep(UNIT, {}, None)
+        with pytest.raises(RunDirectoryError, match="agent 'eight' with other options"):
+            store.missing([dataclasses.replace(UNIT, **changes)])
+
+
+def test_a_controller_of_ones_own_counts_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, weights = tmp_path / "their_controller.py", tmp_path / "weights.bin"
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"weights": str(weights)}
+    unit = dataclasses.replace(UNIT, controller="their_controller:Mine", options=options)
+    seen = set()
+    for code, content in (("a = 1", "x"), ("a = 2", "x"), ("a = 2", "y")):
+        module.write_text(code)
+        weights.write_text(content)
+        seen.add(unit.fingerprint())
+    assert len(seen) == 3
+
+
+def test_the_profile_counts_by_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.json"
+    unit = dataclasses.replace(UNIT, scenario=dataclasses.replace(TINY, profile=str(path)))
+    shipped = Path(__file__).parent.parent / "sponge_env" / "profiles"
+    path.write_text((shipped / "yolov5s.json").read_text())
+    before = unit.fingerprint()
+    path.write_text((shipped / "resnet18.json").read_text())
+    assert unit.fingerprint() != before

@@ -1,0 +1,136 @@
+import dataclasses
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sponge_env.results.documentation import field_table, metrics_page
+from sponge_env.results.schema import (
+    COLUMNS,
+    AgainstBound,
+    AllRequests,
+    EpisodeMetrics,
+    IntervalMetrics,
+    axis_label,
+    blank,
+    column,
+    names,
+    scalars,
+    tag,
+)
+
+SCHEMAS = (IntervalMetrics, EpisodeMetrics)
+
+
+def test_the_docs_are_what_the_schema_generates():
+    page = Path(__file__).parent.parent / "docs" / "metrics.md"
+    assert page.read_text() == metrics_page(), "run: make docs"
+
+
+@pytest.mark.parametrize("cls", SCHEMAS)
+def test_every_metric_is_declared_in_full(cls):
+    for field in dataclasses.fields(cls):
+        assert set(field.metadata) == {"group", "unit", "help", "better"}, field.name
+        assert field.metadata["group"]
+        assert field.metadata["help"].endswith(".")
+        assert field.metadata["better"] in ("less", "more", "")
+
+
+@pytest.mark.parametrize("cls", SCHEMAS)
+def test_a_name_that_carries_a_unit_is_declared_with_it(cls):
+    units = {"_bytes_per_s": "B/s", "_s": "s"}
+    for field in dataclasses.fields(cls):
+        for suffix, unit in units.items():
+            if field.name.endswith(suffix):
+                assert field.metadata["unit"] == unit, field.name
+                break
+
+
+@pytest.mark.parametrize("cls", SCHEMAS)
+def test_the_docs_have_one_row_for_each_metric(cls):
+    section = metrics_page().split(f"`{cls.__name__}`")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
+    assert [row.split("`")[1] for row in rows] == list(names(cls))
+
+
+def test_a_quantity_of_both_schemas_means_the_same_in_both():
+    episode = {f.name: f.metadata for f in dataclasses.fields(EpisodeMetrics)}
+    for field in dataclasses.fields(IntervalMetrics):
+        if field.name in episode:
+            for key in ("group", "unit", "better"):
+                assert field.metadata[key] == episode[field.name][key], field.name
+
+
+def test_a_tag_is_the_group_and_the_name():
+    assert tag(IntervalMetrics, "violations") == "slo/violations"
+    assert tag(EpisodeMetrics, "mean_cores") == "resources/mean_cores"
+
+
+def test_a_metric_that_is_not_in_the_schema_has_no_tag():
+    with pytest.raises(KeyError):
+        tag(IntervalMetrics, "mean_cores")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("latency_p99_s", "latency p99 [s]"),
+        ("cores", "cores [core units]"),
+        ("violations", "violations"),
+        ("bandwidth_bytes_per_s", "bandwidth [B/s]"),
+    ],
+)
+def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
+    assert axis_label(IntervalMetrics, name) == label
+
+
+def test_scalars_are_the_numbers_and_only_these():
+    values = dict(scalars(EpisodeMetrics(agent="static", offered=7)))
+    assert values["slo/offered"] == 7.0
+    assert math.isnan(values["latency/latency_p99_s"])
+    assert tag(EpisodeMetrics, "agent") not in values
+    assert all(type(value) is float for value in values.values())
+
+
+METRICS = {f.name: f for cls in (*SCHEMAS, AllRequests, AgainstBound) for f in fields(cls)}
+
+
+def test_every_column_shows_a_metric_once():
+    shown = [column.metric for column in COLUMNS]
+    assert len(set(shown)) == len(shown)
+    assert set(shown) <= {
+        *names(EpisodeMetrics),
+        *names(AllRequests),
+        *names(AgainstBound),
+    }
+
+
+@pytest.mark.parametrize("shown", COLUMNS, ids=lambda shown: shown.metric)
+def test_a_column_is_in_the_metrics_unit_or_one_that_is_scaled_to(shown):
+    unit = METRICS[shown.metric].metadata["unit"]
+    assert (unit, shown.unit) in {("", "%"), ("s", "ms")} or shown.scale == 1.0
+
+
+def test_a_column_writes_a_value_in_its_unit():
+    assert column("latency_p99_s").label == "p99 [ms]"
+    assert column("latency_p99_s").text(0.0129) == "13"
+    assert column("violation_rate").text(-1e-9) == "0.000"
+    assert column("mean_cores").text(0.5, sign="+") == "+0.50"
+
+
+def test_what_was_not_measured_has_a_value_of_its_own():
+    assert blank(IntervalMetrics) == dataclasses.asdict(IntervalMetrics()) | {
+        name: pytest.approx(value, nan_ok=True) for name, value in blank(IntervalMetrics).items()
+    }
+    assert math.isnan(blank(IntervalMetrics)["latency_p99_s"])
+    assert blank(IntervalMetrics)["violations"] == 0
+
+
+def test_fields_that_mean_the_same_share_a_row():
+    rows = [("a", "left", "SLO"), *((f"due_{n}", "due", "") for n in range(4)), ("z", "left", "")]
+    assert field_table(rows, first=3).splitlines()[2:] == [
+        "| 3 | `a` | left | SLO |",
+        "| 4\N{EN DASH}7 | `due_0` … `due_3` | due |  |",
+        "| 8 | `z` | left |  |",
+    ]

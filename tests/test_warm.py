@@ -1,0 +1,97 @@
+"""Warm starts: steady versions of scenarios, and where controllers settle on them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scenarios import SHORT, Scripted
+
+from baselines.fa2 import FA2
+from baselines.static import Static
+from sponge_env.config import Arrivals, Initial, Network, RequestClass
+from sponge_env.interfaces import Allocation
+from sponge_env.run.warm import JUDGED, SETTLING, equally_fast, settled, steady_scenario, warm
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
+from sponge_env.workload import rate_rps
+
+WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)
+PROFILE = scenario_profile(SHORT)
+
+
+def test_a_static_allocation_is_where_it_begins() -> None:
+    assert warm(WARM, Static(cores=6, batch=3)).initial == Initial(cores=6, batch=3)
+
+
+def test_a_cold_start_stays_as_it_is() -> None:
+    assert warm(SHORT, Static(cores=6)) is SHORT
+
+
+def test_a_horizontal_scaler_begins_with_replicas_for_the_mean_load() -> None:
+    paper = dataclasses.replace(load_scenario("paper"), start="warm")
+    initial = warm(paper, FA2()).initial
+    assert initial.cores == 1
+    # One replica serves 6.6 of the 20 requests per second, more with batches.
+    assert 3 <= initial.replicas <= 6
+
+
+def test_only_the_start_changes() -> None:
+    changed = warm(WARM, Static(cores=2))
+    assert dataclasses.replace(changed, initial=WARM.initial) == WARM
+
+
+def test_the_most_frequent_allocation_at_the_end_is_taken() -> None:
+    rare, often = Allocation(16, 1), Allocation(9, 2)
+    assert settled(WARM, Scripted(rare, often, often), PROFILE) == often
+    assert SETTLING % 2 == 0
+    assert JUDGED % 2 == 0
+    assert settled(WARM, Scripted(rare, often), PROFILE) == often, "of two the latest"
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        Arrivals(kind="bursty", rate_rps=20.0),
+        Arrivals(kind="flash-crowd", rate_rps=20.0),
+        Arrivals(kind="diurnal", load=0.3),
+    ],
+    ids=lambda arrivals: arrivals.kind,
+)
+def test_steady_means_equal_gaps_at_the_mean_rate(arrivals: Arrivals) -> None:
+    steady = steady_scenario(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
+    sent_s = np.sort(draw_workload(steady, PROFILE, 0).sent_s)
+    expected_s = 1 / rate_rps(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
+    np.testing.assert_allclose(np.diff(sent_s), expected_s)
+    assert (steady.intervals, steady.simulation.noise) == (SETTLING, 0.0)
+
+
+def test_steady_means_no_fades() -> None:
+    network = dataclasses.replace(WARM.network, fade_every_s=60.0)
+    fading = dataclasses.replace(WARM, network=network)
+    assert steady_scenario(fading, PROFILE) == steady_scenario(WARM, PROFILE)
+
+
+def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time() -> None:
+    classes = (RequestClass(1.0, 1.0, 100_000.0), RequestClass(1.0, 2.0, 400_000.0))
+    steady = steady_scenario(dataclasses.replace(WARM, classes=classes), PROFILE)
+    moving = draw_workload(steady, PROFILE, 0)
+    base_s = steady.network.base_delay_s
+    level = equally_fast(moving, base_s)
+    bandwidth = level.payload_bytes / (level.arrival_s - level.sent_s - base_s)
+    np.testing.assert_allclose(bandwidth, bandwidth[0])
+    assert (level.arrival_s - level.sent_s).mean() == pytest.approx(
+        (moving.arrival_s - moving.sent_s).mean()
+    )
+    assert np.all(np.diff(level.arrival_s) >= 0)
+    by_id, before = np.argsort(level.id), np.argsort(moving.id)
+    np.testing.assert_array_equal(level.deadline_s[by_id], moving.deadline_s[before])
+
+
+def test_without_transfers_nothing_moves() -> None:
+    none: Scenario = dataclasses.replace(WARM, network=Network(trace="none", payload_bytes=0.0))
+    workload = draw_workload(steady_scenario(none, PROFILE), PROFILE, 0)
+    level = equally_fast(workload, none.network.base_delay_s)
+    np.testing.assert_allclose(level.arrival_s, workload.arrival_s)

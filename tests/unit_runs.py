@@ -1,0 +1,18 @@
+"""Units run into folders, without a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sponge_env.run.record import run_unit
+from sponge_env.run.store import RunStore, Unit
+
+IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
+
+
+def result(unit: Unit, path: Path, **options: Any) -> dict[str, Any]:
+    """Run a unit into a folder, made if need be; return what is kept of it."""
+    with RunStore.open(path, IDENTITY) as store:
+        run_unit(unit, store, **options)
+        return store.kept(unit)
