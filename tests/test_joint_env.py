@@ -27,7 +27,7 @@ from sponge_env.vector.sb3_env import SpongeVecEnv
 BRIEF = dataclasses.replace(
     SHORT,
     duration_s=8.0,
-    limits=Limits(cores=8, batch=8, replicas=12),
+    limits=Limits(cores=8, batch=8, replicas=12, total_cores=96),
     simulation=Simulation(cold_start_s=2.5),
 )
 FIRST = len(FIELDS) + 1
@@ -66,6 +66,16 @@ def test_the_reward_charges_the_cores_of_all_replicas() -> None:
     missed = info["violations"] / max(1, ended)
     assert info["cores"] == pytest.approx(96)
     assert reward == pytest.approx(-96 / 8 - BRIEF.reward.violation_weight * missed)
+
+
+def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
+    one_machine = dataclasses.replace(BRIEF, limits=Limits(cores=8, batch=8, replicas=12))
+    env = gymnasium.make("SpongeJoint-v0", scenario=one_machine)
+    env.reset(seed=0)
+    for cores, replicas in ((8, 1), (4, 2), (3, 2), (1, 8)):
+        info = env.step(np.array([cores - 1, 0, 11]))[4]
+        assert (info["requested_cores"], info["replicas"]) == (cores, replicas)
+        assert info["cores"] <= 8
 
 
 def test_the_first_part_of_the_observation_is_the_vertical_one() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import worker_settings
 from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_at, short
 
-from sponge_env.config import Arrivals, Network, Serving, Simulation
+from sponge_env.config import Arrivals, Limits, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec
@@ -135,6 +135,7 @@ def test_every_request_ends_in_exactly_one_way(
 ) -> None:
     scenario = short(
         serving=Serving(drop, 0.5 if drop == "late" else 0.0),  # type: ignore[arg-type]
+        limits=Limits(total_cores=64),
         simulation=Simulation(actuation_delay_s=delay_s, cold_start_s=3.0),
     )
     system = make_system(scenario, seed, profile=profile)
