@@ -150,7 +150,7 @@ class System(ABC):
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Return the ledger; see :func:`sponge_env.core.ledger.ledger_columns`."""
-        return ledger_columns(self._arrays, self._workload, int(self._env["sent"]) - 1)
+        return ledger_columns(self._arrays, self._workload.first(int(self._env["sent"]) - 1))
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
