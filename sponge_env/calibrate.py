@@ -156,9 +156,7 @@ def summary(profile: Profile) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser(
-        prog="python -m sponge_env.calibrate", description="Measure the real worker."
-    )
+    parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
     limiters = [name for name in get_args(Limiter) if name != "none"]
     parser.add_argument("--model", default="efficientnet-lite0", help="known name or .onnx file")
     parser.add_argument(

@@ -37,6 +37,13 @@ def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
         return INTERRUPTED
 
 
+def program(command: str) -> str:
+    """Return how a command is called here: by the console script, or from a clone."""
+    called = Path(sys.argv[0])
+    in_wheel = called.name == "sponge" or called.match("sponge_env/__main__.py")
+    return f"sponge {command}" if in_wheel else f"python {command}.py"
+
+
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
     """Let a termination signal unwind like Ctrl-C, so that workers are cleaned up."""

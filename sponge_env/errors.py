@@ -41,6 +41,10 @@ class RunDirectoryError(SpongeError, OSError):
     """A run directory that exists already or cannot be written."""
 
 
+class MissingExtraError(SpongeError, ImportError):
+    """A part of the distribution that is optional and not installed."""
+
+
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
     """Say that a name is unknown, which are allowed, and which is nearest.
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from sponge_env.cache import cache_dir
 from sponge_env.errors import ConfigError, WorkerError, unknown
+from sponge_env.installation import require_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +77,9 @@ def resolve_model(name_or_path: str) -> OnnxModel:
     Raises:
         ConfigError: An unknown name, weights that are not installed, or an ONNX file that
             the worker cannot run.
+        MissingExtraError: The extra ``live`` is not installed.
     """
+    require_extra("live", "the real worker")
     if name_or_path.endswith(".onnx"):
         path = Path(name_or_path).resolve()
         return inspect_onnx(path, str(path))

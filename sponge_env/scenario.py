@@ -28,9 +28,10 @@ from sponge_env.config import (
     require,
 )
 from sponge_env.errors import ConfigError, unknown
+from sponge_env.installation import data_folder
 from sponge_env.mapping import from_mapping
 
-SCENARIO_DIR = Path(__file__).resolve().parent.parent / "traces" / "scenarios"
+SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
 
 

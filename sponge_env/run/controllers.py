@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
+from sponge_env.installation import bundled
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
 from sponge_env.spec import check_allocation
 
-REGISTRIES = ("agents:CONTROLLERS", "baselines:CONTROLLERS")
-"""Where named controllers are registered; the package itself knows none."""
+REGISTRIES = ("agents", "baselines")
+"""Packages whose ``CONTROLLERS`` register controllers; this one itself knows none."""
 
 
 def known_controllers() -> dict[str, str]:
     """Return all registered names and their lazy ``"module:callable"`` strings."""
-    return {name: target for each in REGISTRIES for name, target in imported(each).items()}
+    registries = (imported(f"{bundled(package)}:CONTROLLERS") for package in REGISTRIES)
+    return {name: target for registry in registries for name, target in registry.items()}
 
 
 def imported(target: str) -> Any:

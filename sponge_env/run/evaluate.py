@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,13 @@ from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import SpongeError
 from sponge_env.files import check_writable, replacing
+from sponge_env.installation import how_to_install, missing, require_extra
 from sponge_env.run.arguments import chosen_suite, parse
 from sponge_env.run.controllers import known_controllers, make_controller, start
 from sponge_env.run.suite import Suite, cells
 
 if TYPE_CHECKING:
+    from sponge_env.results.schema import IntervalMetrics
     from sponge_env.run.store import RunStore, Unit
 
 FAILED = 1
@@ -42,6 +44,8 @@ def evaluate(argv: Sequence[str]) -> int:
         SpongeError: Something cannot be used, or an agent failed on the only scenario.
     """
     arguments = parse(argv)
+    if arguments.suite:
+        require_extra("report", "a suite")
     sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     suite = chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
@@ -56,7 +60,7 @@ def evaluate(argv: Sequence[str]) -> int:
     path = arguments.run_dir or new_folder(purpose)
     with cli.terminate_like_interrupt(), RunStore.open(path, common) as store:
         todo = store.missing(work)
-        store.describe(suite, ["python", "evaluate.py", *argv])
+        store.describe(suite, [*cli.program("evaluate").split(), *argv])
         if len(todo) < len(work):
             said.append(f"{len(work) - len(todo)} of {len(work)} results are in {path} already")
         for line in said:
@@ -129,7 +133,6 @@ def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -
 
 def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Namespace) -> None:
     """Print the table of the only cell, draw its picture, and say where everything is."""
-    from sponge_env.results.figures import plot_comparison
     from sponge_env.results.schema import from_summary
     from sponge_env.results.tables import comparison_table, write_summaries
     from sponge_env.run.record import read_intervals
@@ -146,15 +149,24 @@ def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Name
         return
     _say(comparison_table(summaries))
     intervals = {agent: read_intervals(file) for agent, file in first.items()}
-    if any(intervals.values()):
-        picture = store.path / "comparison.png"
-        title = f"{summaries[0].scenario} ({arguments.backend}), seed 0"
-        plot_comparison(intervals, picture, title)
-        _say(f"\nplot         {picture}")
-    _say(f"TensorBoard  tensorboard --logdir {store.path}/tensorboard")
+    _say("")
+    if missing("report"):
+        _say(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
+    else:
+        _draw(intervals, store.path, f"{summaries[0].scenario} ({arguments.backend}), seed 0")
     if arguments.json:
         write_summaries(arguments.json, summaries)
         _say(f"summaries    {arguments.json}")
+
+
+def _draw(intervals: Mapping[str, Sequence[IntervalMetrics]], path: Path, title: str) -> None:
+    """Draw the intervals of each agent, and say where to look."""
+    from sponge_env.results.figures import plot_comparison
+
+    if any(intervals.values()):
+        plot_comparison(intervals, path / "comparison.png", title)
+        _say(f"plot         {path / 'comparison.png'}")
+    _say(f"TensorBoard  tensorboard --logdir {path}/tensorboard")
 
 
 def report_suite(path: Path, suite: Suite) -> int:

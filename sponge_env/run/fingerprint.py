@@ -18,11 +18,9 @@ from typing import Any
 
 from sponge_env.bandwidth import RESERVED
 from sponge_env.formats.detect import find_trace
+from sponge_env.installation import bundled
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
-
-PACKAGES = ("sponge_env", "agents", "baselines")
-"""Where the project's code lies."""
 
 _CODE = frozenset({".py", ".npz", ".onnx", ".safetensors"})
 """Endings of source files and learned weights."""
@@ -35,8 +33,9 @@ def fingerprint(data: Mapping[str, Any]) -> str:
 
 
 @cache
-def code_fingerprint(packages: tuple[str, ...] = PACKAGES) -> str:
-    """Return the fingerprint of packages' code; it is read once per process."""
+def code_fingerprint() -> str:
+    """Return the fingerprint of the project's code; it is read once per process."""
+    packages = ("sponge_env", bundled("agents"), bundled("baselines"))
     digest = hashlib.sha256()
     for name, path in sorted(_code_files(packages)):
         digest.update(name.encode())

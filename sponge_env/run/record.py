@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.files import replacing, saying_why
+from sponge_env.installation import missing
 from sponge_env.interfaces import Sink
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names, summary
 from sponge_env.run.rollout import ControlledSystem, Episode, Run, latency_quantiles_s
@@ -74,12 +75,13 @@ class Recorder:
         """Open what follows an episode of so many intervals while it runs."""
         if run.backend == "live":
             yield Journal(self._file("intervals", run, "csv"), run)
-        if self._watched:
+        if self._watched and not missing("report"):
             from sponge_env.results.tensorboard import TensorBoardSink  # a suite does without
 
             folder = self._store.path / "tensorboard" / f"{run.agent}-seed{run.seed}"
             shutil.rmtree(folder, ignore_errors=True)  # of an episode that was interrupted
             yield TensorBoardSink(folder, f"{self._store.path.name}/{folder.name}")
+        if self._watched:
             yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
 
     def add(self, run: Run, episode: Episode, system: ControlledSystem) -> None:

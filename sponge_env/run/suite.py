@@ -16,12 +16,13 @@ from typing import Any
 
 from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
+from sponge_env.installation import data_folder
 from sponge_env.mapping import from_mapping
 from sponge_env.run.controllers import known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 
-SUITE_DIR = Path(__file__).resolve().parent.parent.parent / "traces" / "suites"
+SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
 
 

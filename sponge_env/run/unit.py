@@ -12,6 +12,7 @@ from typing import Any
 from sponge_env.config import Backend, ControlName, Initial, Limiter, Serving
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.factory import check_live, ensure_profile, make_system
+from sponge_env.installation import bundled
 from sponge_env.profile import Profile
 from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit
 from sponge_env.run.controllers import imported, known_controllers, make_controller
@@ -30,8 +31,8 @@ from sponge_env.simulation.draw import draw_workload
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.workload import Workload, as_long_as_its_traces
 
-TUNED = "baselines:tuned_options"
-"""Where tuned options come from; called with controller, scenario and profile."""
+TUNED = "baselines"
+"""Package whose ``tuned_options`` are called with controller, scenario and profile."""
 
 CACHED_REQUESTS = 5_000_000
 """Requests of drawn workloads that are kept, about 40 bytes each."""
@@ -118,7 +119,9 @@ def _agent_unit(name: str, entry: AgentEntry, cell: Scenario, seeds: int) -> Age
     scenario = changed(cell, entry.changes)
     if cell_name(scenario) != cell_name(cell):
         raise ConfigError(f"agents.{name}.changes must leave name, profile and start as they are")
-    tuned = imported(TUNED)(controller, cell.name, cell.profile) if entry.tuned else {}
+    tuned = {}
+    if entry.tuned:
+        tuned = imported(f"{bundled(TUNED)}:tuned_options")(controller, cell.name, cell.profile)
     target = known_controllers().get(controller, controller)
     return AgentUnit(name, target, {**tuned, **entry.options}, entry.control, scenario, seeds)
 
