@@ -150,7 +150,7 @@ class System(ABC):
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Return the ledger; see :func:`sponge_env.core.ledger.ledger_columns`."""
-        return ledger_columns(self._arrays, self._workload, int(self._env["sent"]) - 1)
+        return ledger_columns(self._arrays, self._workload.first(int(self._env["sent"]) - 1))
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
@@ -385,6 +385,7 @@ class LiveSystem(System):
         moves = self._arrays, self._metrics
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
+        entry.drop_expired(*moves)
         entry.form_batch(*moves, 0, 1)
         entry.end_batch(*moves, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
@@ -417,6 +418,7 @@ class LiveSystem(System):
             now_s = self.worker.now()
             next_s = entry.take_in(*moves, now_s, min(now_s, until_s))
             if now_s >= until_s:
+                entry.drop_expired(*moves)
                 return
             while self.worker.idle() and self._start(batch_max):
                 pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ class Workload:
     """(n,) when each must be answered."""
     payload_bytes: FloatArray
     """(n,) size of each."""
+
+    def first(self, count: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of the first requests, (count,) each, by name."""
+        return {f.name: getattr(self, f.name)[:count] for f in dataclasses.fields(self)}
 
 
 def rate_rps(scenario: Scenario, profile: Profile) -> float:

@@ -11,7 +11,6 @@ from scenarios import SHORT, Scripted
 from baselines.fa2 import FA2
 from baselines.static import Static
 from sponge_env.config import Arrivals, Initial, Network, RequestClass
-from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.run.rollout import (
     COUNTED,
@@ -23,6 +22,7 @@ from sponge_env.run.rollout import (
 )
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
 from sponge_env.workload import rate_rps
 
 WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)

@@ -137,7 +137,8 @@ def give_back(w: World, replica: ReplicaState, finished_s: float) -> None:
     Requests with budget left wait again; the others have failed.
     """
     metrics = w.metrics
-    for position in range(replica.first, replica.first + replica.batch_size):
+    for k in range(replica.batch_size):
+        position = replica.first + k  # which moves when the queue makes room
         request = w.queue[position & w.stage.ring]
         row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
         retries = request.retries + 1

@@ -204,6 +204,12 @@ def take_in(arrays: Arrays, metrics: NDArray[Any], now_s: float, until_s: float)
 
 
 @entry_point
+def drop_expired(arrays: Arrays, metrics: NDArray[Any]) -> None:
+    """Drop what a live system gives up at the moment up to which requests were taken in."""
+    batching.drop_expired(_world(arrays, 0, metrics))
+
+
+@entry_point
 def form_batch(arrays: Arrays, metrics: NDArray[Any], row: int, batch_max: int) -> int:
     """Form a batch in a row of ``replicas``; return its size."""
     w = _world(arrays, 0, metrics)
@@ -244,10 +250,9 @@ def begin_live_interval(arrays: Arrays, metrics: NDArray[Any], allocations: NDAr
 
 @entry_point
 def end_live_interval(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
-    """Drop what has expired and measure the interval; the meters were written."""
+    """Measure the interval; the meters were written."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
-    batching.drop_expired(w)
     measure(w)
 
 
@@ -262,7 +267,6 @@ def abandon(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
     """Drop all that waits."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
-    batching.drop_expired(w)
     batching.abandon(w)
 
 

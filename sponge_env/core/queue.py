@@ -62,17 +62,41 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int) -> boo
 def _has_room(w: World) -> bool:
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
-        _find_oldest(w)
+        _close_holes(w)
     return stage.tail - stage.oldest <= stage.ring
 
 
 @inlined
-def _find_oldest(w: World) -> None:
-    stage = w.stage
-    stage.oldest = stage.head
-    for k in range(stage.replicas):
-        if w.replicas[k].batch_size:
-            stage.oldest = min(stage.oldest, w.replicas[k].first)
+def _close_holes(w: World) -> None:
+    """Move the running requests up to the head, past the places of what has ended.
+
+    Otherwise a batch that runs for long would keep all places after its own.
+    """
+    ring, end = w.stage.ring, w.stage.head
+    k = _last_run(w, end)
+    while k >= 0:
+        replica = w.replicas[k]
+        first = end - replica.batch_size
+        for place in range(replica.batch_size - 1, -1, -1):
+            w.queue[(first + place) & ring] = w.queue[(replica.first + place) & ring]
+        replica.first = end = first
+        k = _last_run(w, end)
+    w.stage.oldest = end
+
+
+@compiled
+def _last_run(w: World, end: int) -> int:
+    """Return the row of the replica whose batch lies last before ``end``; -1 if none does."""
+    last = -1
+    for k in range(w.stage.replicas):
+        replica = w.replicas[k]
+        if (
+            replica.batch_size
+            and replica.first < end
+            and (last < 0 or replica.first > w.replicas[last].first)
+        ):
+            last = k
+    return last
 
 
 @inlined

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
-from sponge_env.core.settings import SETTINGS, write_tables
+from sponge_env.core.settings import INSTANT, SETTINGS, write_tables
+from sponge_env.formats import BandwidthTrace
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import Pool, Room, allocate, blank_metrics
@@ -54,6 +55,26 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
         requests = _mixed(scenario, arrays, requests, seed)
     columns = (np.ascontiguousarray(requests[f.name]) for f in dataclasses.fields(Workload))
     return Workload(*columns)
+
+
+def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
+    """Return the bandwidth of one episode; infinite where transfers take no time.
+
+    Args:
+        scenario: As long as its traces.
+        profile: Says how much a load is.
+        seed: Seed of the episode.
+
+    Raises:
+        TraceError: The arrival or the bandwidth trace cannot be used.
+    """
+    arrays = _begun(scenario, profile, seed)
+    if arrays.settings["network_kind"][0] == INSTANT:
+        return BandwidthTrace(np.zeros(1), np.full(1, np.inf), 1.0)
+    env = arrays.envs[0]
+    samples = arrays.traces[env["trace_at"] : env["trace_end"]]
+    start_s, bandwidth = samples["start_s"].copy(), samples["bandwidth"].copy()
+    return BandwidthTrace(start_s, bandwidth, float(arrays.traces["start_s"][env["trace_end"]]))
 
 
 def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
