@@ -2,8 +2,7 @@
 
     python -m benchmarks.rebuild [--base REV] [--rounds N]
 
-The earlier commit, by default the last before there was one core, is checked out into a
-temporary worktree. The two take turns in processes of their own; times are CPU times.
+The earlier commit is checked out into a temporary worktree. Times are CPU times.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +27,7 @@ from sponge_env.vector.simulator import BatchSimulator
 
 BASE = "e2e7f30"
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, ENVS, EPISODE_S = 500, 1024, 600
+STEPS, ENVS, EPISODE_S, SEEDS = 500, 1024, 600, 8
 SHAPE = (60, ENVS, 3)  # intervals, environments, and what an allocation consists of
 
 
@@ -75,14 +75,15 @@ def child(tree: Path, *argv: str) -> bytes:
 
 
 def episode_s(tree: Path) -> float:
-    """Time an evaluation, without what a short one takes as well."""
-    ends_s = [sum(os.times()[2:4])]  # of ended children, user and system
-    for duration_s in (2, EPISODE_S):
+    """Time an episode of evaluate.py, without what a short one takes as well."""
+    ends_s = []
+    for duration_s in (2, 2, EPISODE_S):  # the first one warms up
         with tempfile.TemporaryDirectory() as folder:
             told = f"--agent sponge-ip --scenario local --profile lite0 --duration {duration_s}"
-            child(tree, "evaluate.py", *told.split(), "--run-dir", f"{folder}/run")
-        ends_s.append(sum(os.times()[2:4]))
-    return ends_s[2] - 2 * ends_s[1] + ends_s[0]
+            told += f" --seeds {SEEDS} --run-dir {folder}/run"
+            child(tree, "evaluate.py", *told.split())
+        ends_s.append(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]))
+    return (ends_s[2] - 2 * ends_s[1] + ends_s[0]) / SEEDS
 
 
 def measured(tree: Path) -> dict[str, float]:
@@ -102,8 +103,6 @@ def main() -> None:
         trees = (Path(folder) / "before", ROOT)
         subprocess.run([*git, "add", "-q", "--detach", trees[0], arguments.base], check=True)
         try:
-            for tree in trees:
-                episode_s(tree)  # fills the caches
             rounds = [[measured(tree) for tree in trees] for _ in range(arguments.rounds)]
         finally:
             subprocess.run([*git, "remove", "--force", trees[0]], check=True)
