@@ -16,7 +16,7 @@ from reference.bandwidth import fade_edges_s
 from sponge_env.config import Arrivals, Network
 from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
 from sponge_env.errors import TraceError
-from sponge_env.formats import BandwidthTrace, load_bandwidth_trace
+from sponge_env.formats import BandwidthTrace, read_bandwidth
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
@@ -244,7 +244,7 @@ def test_no_network_takes_no_time(network):
 
 @pytest.mark.parametrize("name", ["4g-600s", "4g-600s.csv", str(TRACES / "4g-600s.csv")])
 def test_a_trace_is_named_by_name_or_path(name):
-    shipped = load_bandwidth_trace(TRACES / "4g-600s.csv")
+    shipped = read_bandwidth(TRACES / "4g-600s.csv")
     trace = draw(1, trace=name)
     assert trace.bandwidth_bytes_per_s.tolist() == shipped.bandwidth_bytes_per_s.tolist()
 

@@ -14,13 +14,13 @@ from reference.workload import rate_rps as reference_rate_rps
 from sponge_env.arrays import FloatArray
 from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.errors import ConfigError, TraceError
-from sponge_env.formats import EventTrace
+from sponge_env.formats import EventTrace, read_arrivals
 from sponge_env.profile import load_profile
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.seeds import stream
 from sponge_env.simulation.draw import draw_workload
 from sponge_env.spec import scenario_profile
-from sponge_env.workload import Workload, as_long_as_its_traces, load_arrivals, rate_rps
+from sponge_env.workload import Workload, as_long_as_its_traces, rate_rps
 
 PROFILE = load_profile("yolov5s")
 RATE_RPS = 20.0
@@ -247,7 +247,7 @@ def test_counts_keep_to_their_second(files, per_second, seconds):
     assume(any(expected))
     path = files / "drawn-counts.txt"
     path.write_text("".join(f"{count}\n" for count in per_second))
-    trace = load_arrivals(path)
+    trace = read_arrivals(path)
     times_s = draw_times_s(Arrivals("trace", file=str(path)), float(seconds))
     counted = np.bincount(times_s.astype(int), minlength=seconds)
     assert counted.tolist() == expected

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env import formats
 from sponge_env.arrays import FloatArray
 from sponge_env.config import Arrivals
-from sponge_env.formats import Counts, find_trace, read_arrivals
 
 Piece = tuple[float, float]
 """A stretch of time with one rate: the rate in requests per second, and when it ends."""
@@ -131,8 +131,8 @@ def _flashes(arrivals: Arrivals, rate_rps: float, rng: np.random.Generator) -> I
 
 def recorded_trace(arrivals: Arrivals) -> EventTrace | CountTrace:
     """Load the trace that arrivals of the kind ``trace`` play."""
-    content = read_arrivals(find_trace(str(arrivals.file), "arrivals"))
-    if isinstance(content, Counts):
+    content = formats.read_arrivals(str(arrivals.file))
+    if isinstance(content, formats.CountTrace):
         return CountTrace(content.per_second)
     return EventTrace(content.time_s)
 

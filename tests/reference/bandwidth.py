@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from sponge_env.arrays import FloatArray
 from sponge_env.config import Network
-from sponge_env.formats import find_trace, read_bandwidth
+from sponge_env.formats import read_bandwidth
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
 
@@ -148,10 +148,8 @@ def fade_edges_s(
 
 def recorded_trace(network: Network) -> BandwidthTrace:
     """Load the trace that a network names, if it is a file."""
-    start_s, bandwidth, duration_s = read_bandwidth(
-        find_trace(network.trace, "bandwidth", RESERVED)
-    )
-    return BandwidthTrace(np.asarray(start_s, float), np.asarray(bandwidth, float), duration_s)
+    read = read_bandwidth(network.trace)
+    return BandwidthTrace(read.start_s, read.bandwidth_bytes_per_s, read.duration_s)
 
 
 def make_network(scenario: Scenario, seed: int) -> BandwidthTrace:
