@@ -74,7 +74,7 @@ def smallest_fleet(
         The allocation, or None if nothing fits.
     """
     batches = np.arange(1, spec.batch_max + 1)
-    replicas = np.arange(1, spec.replicas_max + 1)[:, None]
+    replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]
     latency_ms = _latency_ms(spec)
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_max_s * 1e3
     budget_ms = slo_ms - delay_ms
@@ -103,7 +103,7 @@ def largest_fleet(spec: SystemSpec, slo_fraction: float) -> Allocation:
     reasonable = 2 * latency_ms < slo_fraction * spec.slo_s * 1e3
     throughput = np.where(reasonable, np.arange(1, spec.batch_max + 1) / latency_ms, 0.0)
     batch = int(throughput.argmax()) + 1
-    return Allocation(cores=1, batch=batch, replicas=spec.replicas_max, feasible=False)
+    return Allocation(cores=1, batch=batch, replicas=spec.most_replicas(1), feasible=False)
 
 
 def _latency_ms(spec: SystemSpec) -> FloatArray:

@@ -64,15 +64,16 @@ class HPA(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale if a sync period has passed."""
-        replicas = view.allocation.replicas
+        cores = min(self.config.cores, spec.cores_max)
+        most = spec.most_replicas(cores)
+        replicas = min(view.allocation.replicas, most)
         if view.last is not None:
             self._used_core_s += view.last.utilisation * view.last.core_seconds
             ready_cores = view.replicas_ready * view.allocation.cores
             self._ready_core_s += ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
-                replicas = self._scaler.scale(view.now_s, replicas, desired, spec.replicas_max)
-        cores = min(self.config.cores, spec.cores_max)
+                replicas = self._scaler.scale(view.now_s, replicas, desired, most)
         return Allocation(cores, batch_size(self.config, spec, cores), replicas)
 
     def _desired(self, view: SystemView) -> int:

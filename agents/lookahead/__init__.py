@@ -93,16 +93,22 @@ class LookAhead:
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
         plan(self._decision(self._rules, 0.0, 1), nothing, self._flow.kinds, 1)
 
-    def use(self, service_s: FloatArray, replicas: int = 1) -> None:
-        """Plan with other service times, and for so many replicas."""
+    def use(self, service_s: FloatArray, replicas: int = 1, cores_max: int | None = None) -> None:
+        """Plan with other service times, and for replicas of at most so many cores each.
+
+        A row of service times beyond ``cores_max`` is what the cores in force may still be.
+        """
         self._curve = cost_curve(service_s)
-        self._rules = self._rules._replace(service_s=service_s, replicas=replicas)
+        cores_max = cores_max or service_s.shape[0]
+        rules = self._rules._replace(service_s=service_s, replicas=replicas, cores_max=cores_max)
+        self._rules = rules
 
     def correct(self, config: MPCConfig) -> None:
         """Plan with other options, but for those that say what is known of the future."""
         self._config = config
-        rules = _make_rules(self._spec, config, self._rules.service_s)
-        self._rules = rules._replace(replicas=self._rules.replicas)
+        before = self._rules
+        rules = _make_rules(self._spec, config, before.service_s)
+        self._rules = rules._replace(replicas=before.replicas, cores_max=before.cores_max)
         self._memory = self._memory._replace(speed=np.empty(1 + config.look_ahead))
 
     def observe(self, view: SystemView) -> Outlook:
@@ -194,6 +200,8 @@ def _make_rules(spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> R
         late_price=config.late_price,
         release_price=config.release_price,
         batching=config.batching,
+        replicas=1,
+        cores_max=service_s.shape[0],
     )
 
 

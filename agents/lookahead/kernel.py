@@ -34,8 +34,10 @@ class Rules(NamedTuple):
     """Core-seconds that giving up a core costs."""
     batching: bool
     """Whether other batches than the largest are tried."""
-    replicas: int = 1
+    replicas: int
     """Replicas, each of which holds the cores."""
+    cores_max: int
+    """Most cores that each of them can have; those in force may be more."""
 
 
 class Memory(NamedTuple):
@@ -115,7 +117,7 @@ def plan(
         )
     memory.score[:] = math.nan
     # Any pair that is better begins the round of moves anew; a round without one is the end.
-    best_cores, move = decision.cores, 0
+    best_cores, move = min(decision.cores, rules.cores_max), 0
     best_batch = batch if rules.batching else rules.service_s.shape[1]
     best = _score(decision, best_cores, best_batch, math.inf)
     while move < _MOVES:
@@ -131,7 +133,7 @@ def plan(
 @compiled
 def _moved(rules: Rules, cores: int, batch: int, move: int) -> tuple[int, int]:
     """Return a neighbour of a pair, within the limits."""
-    cores_max, batch_max = rules.service_s.shape
+    cores_max, batch_max = rules.cores_max, rules.service_s.shape[1]
     if move == 0:
         cores -= 1
     elif move == 1:
@@ -193,7 +195,7 @@ def _look_ahead(
             break
         while True:
             cores = best_cores + sign * max(1, int(best_cores * _STRIDE))
-            if not 1 <= cores <= decision.rules.service_s.shape[0]:
+            if not 1 <= cores <= decision.rules.cores_max:
                 break
             rest = _rest(decision, arrivals_s, c, b, cores)
             if rest >= best:
