@@ -17,9 +17,8 @@ from sponge_env.controllers import Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .flow import Flow, fit_rate
-from .kernel import Decision, Rules, make_memory, plan
+from .kernel import HEAD, NEXT, TAIL, Decision, Rules, make_scratch, plan
 from .paths import Outlook, make_chance
-from .queue import HEAD, NEXT, TAIL
 from .service import cost_curve
 
 _OVERDUE = 0.02
@@ -88,7 +87,7 @@ class LookAhead:
         self._rules = _make_rules(spec, config, service_s)
         self._curve = cost_curve(service_s)
         paths, intervals = self._chance.weight.size, 1 + config.look_ahead
-        self._memory = make_memory(self._rules, paths, intervals, spec.batch_max, _PLACES)
+        self._scratch = make_scratch(self._rules, paths, intervals, spec.batch_max, _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
         plan(self._decision(self._rules, 0.0, 1), nothing, self._flow.kinds, 1)
@@ -109,7 +108,7 @@ class LookAhead:
         before = self._rules
         rules = _make_rules(self._spec, config, before.service_s)
         self._rules = rules._replace(replicas=before.replicas, cores_max=before.cores_max)
-        self._memory = self._memory._replace(speed=np.empty(1 + config.look_ahead))
+        self._scratch = self._scratch._replace(speed=np.empty(1 + config.look_ahead))
 
     def observe(self, view: SystemView) -> Outlook:
         """Take in the interval that has passed; return what to expect."""
@@ -149,34 +148,34 @@ class LookAhead:
         return Allocation(int(cores), size, replicas, feasible=feasible)
 
     def _decision(self, rules: Rules, backlog_price: float, cores: int) -> Decision:
-        return Decision(rules, self._chance, self._memory, backlog_price, cores)
+        return Decision(rules, self._chance, self._scratch, backlog_price, cores)
 
     def _expected(self, outlook: Outlook) -> float:
         """Return how many requests are on the way or will be sent before the look-ahead ends."""
-        played_s = self._memory.speed.size * self._spec.interval_s
+        played_s = self._scratch.speed.size * self._spec.interval_s
         on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
         return outlook.rate_rps * (played_s + on_the_way_s)
 
     def _reserve(self, rules: Rules, waiting: int, expected: float) -> None:
         """Let the memory hold a queue and the arrivals of each path, rare large numbers too."""
-        memory = self._memory
-        capacity, places = memory.start.due_s.size, memory.arrivals_s.shape[1]
+        scratch = self._scratch
+        capacity, places = scratch.start.due_s.size, scratch.arrivals_s.shape[1]
         wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
-        shape = *memory.score.shape, memory.start.size.size
+        shape = *scratch.score.shape, scratch.start.size.size
         fits = waiting <= capacity - places and wanted <= places
         if fits and shape == (*rules.service_s.shape, rules.replicas):
             return
-        paths, intervals = memory.counts.size, memory.speed.size
+        paths, intervals = scratch.counts.size, scratch.speed.size
         places = max(2 * wanted, _PLACES)
-        self._memory = make_memory(rules, paths, intervals, 2 * waiting, places)
+        self._scratch = make_scratch(rules, paths, intervals, 2 * waiting, places)
 
     def _fill(self, view: SystemView, rate_rps: float, group: int) -> None:
         """Write the running batches and the waiting requests into the memory, in groups.
 
         A group is due with the first of its requests.
         """
-        queue, spec = self._memory.start, self._spec
-        ahead, largest = 0, self._memory.score.shape[1]
+        queue, spec = self._scratch.start, self._spec
+        ahead, largest = 0, self._scratch.score.shape[1]
         row_s = self._rules.service_s[view.allocation.cores - 1]
         states = replica_states(spec, view, self._rules.replicas)
         for at, (free_s, size) in enumerate(states):
