@@ -21,7 +21,7 @@ from functools import partial
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .batching import BatchConfig, batch_size
+from .rules import BatchConfig, batch_size
 
 ROUNDING_S = 1e-9
 """Time by which a decision may come early by rounding."""

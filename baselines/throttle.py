@@ -33,7 +33,7 @@ from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.results.schema import IntervalMetrics
 
-from .batching import BatchConfig, batch_size
+from .rules import BatchConfig, batch_size
 
 ALPHA = 3.0
 """Throttling that makes the limit grow, relative to the target."""

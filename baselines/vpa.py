@@ -18,7 +18,7 @@ import numpy as np
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .batching import BatchConfig, batch_size
+from .rules import BatchConfig, batch_size
 
 FIRST_BUCKET = 0.01
 """Size of the histogram's first bucket, in core units."""

@@ -19,7 +19,7 @@ from sponge_env.workers.bucket import QuotaBucket
 from sponge_env.workers.simulated import SimulatedWorker
 
 import sponge_env.fidelity.__main__ as command
-from baselines.static import Static
+from baselines.rules import Static
 from sponge_env import cli
 from sponge_env.config import Arrivals, Network
 from sponge_env.errors import WorkerError

@@ -18,9 +18,9 @@ from sponge_env.encoding import Control, control_named
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.masks import ActionMasks
 
+from ..learned import preset
 from ..lookahead import MPCConfig
 from ..policy import Policy, PolicyInfo, Recurrence
-from ..residual import preset
 from . import LearnConfig, TrainingPlan
 
 ALGORITHMS: dict[str, Callable[..., BaseAlgorithm]] = {

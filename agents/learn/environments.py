@@ -20,8 +20,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
-from ..learned import masks_for
-from ..residual import CHOICES, CorrectedMPC
+from ..learned import CHOICES, CorrectedMPC, masks_for
 from . import LearnConfig, TrainingPlan
 from .algorithms import BlindedEnvs, ConstrainedRewards, MaskedEnvs, hidden_fields
 
@@ -95,7 +94,7 @@ class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
     """``Sponge-v0`` with the program between the action and the system.
 
     Observation, reward and the sequence of episodes are those of ``Sponge-v0``; what an action
-    means says :func:`..residual.corrected`.
+    means says :func:`..learned.corrected`.
     """
 
     def __init__(self, env: SpongeEnv) -> None:

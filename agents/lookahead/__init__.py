@@ -1,4 +1,4 @@
-"""The look-ahead program: its options, and one decision from a view to an allocation.
+"""``sponge-mpc`` and its look-ahead program: plays the next seconds and takes the cheapest.
 
 Read on in :mod:`.kernel`, which scores pairs of cores and batch size along the sample paths of
 :mod:`.paths` with the queue of :mod:`.queue`. :mod:`.flow` follows the requests on the way,
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.controllers import Options, option
+from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .flow import Flow, fit_rate
 from .kernel import HEAD, NEXT, TAIL, Decision, Rules, make_scratch, plan
 from .paths import Outlook, make_chance
-from .service import cost_curve
+from .service import ServiceTimes, cost_curve
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -62,6 +62,38 @@ class MPCConfig(Options):
     guard: float = option(0.15, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the
     more the closer it comes: predictions are not that exact."""
+
+
+class SpongeMPC(BaseController):
+    """Vertical scaling by receding horizon: simulate, choose, and simulate anew.
+
+    It plays the queue under a candidate allocation along weighted sample paths of arrivals and
+    bandwidth, lets each path go on with the cores that suit it then (vertical scaling acts at
+    once, so the next decision can come to the rescue), and minimises
+
+        cores + late_price * late requests + price of the backlog left at the end.
+
+    The price of the backlog is what serving one more request costs at the forecast rate. It
+    keeps the cores at the level that the load needs in the long run: latency is convex in the
+    cores, so a steady few are cheaper than few and many by turns.
+
+    It asks for one replica always, and takes everything before the load is known.
+    """
+
+    config: MPCConfig
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Start from the fitted service times; compiles at the first call."""
+        self._times = ServiceTimes(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._program = LookAhead(spec, self.config, self._times.table_s)
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Choose cores and batch size for the next interval."""
+        if not view.arrivals.size:
+            return Allocation(spec.cores_max, spec.batch_max)
+        if self.config.learning and self._times.observe(view):
+            self._program.use(self._times.table_s)
+        return self._program.choose(view, self._program.observe(view))
 
 
 class LookAhead:
