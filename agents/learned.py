@@ -53,12 +53,10 @@ class PolicyController(BaseController):
     """Follows a policy that was trained for the system at hand."""
 
     def __init__(self, agent: str, policy: str = "newest") -> None:
-        """Choose where the policy comes from; it is read by :meth:`reset`.
+        """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
-        Args:
-            agent: Name of the learner.
-            policy: ``newest``: the newest in ``runs/`` that fits the system, or else the
-                shipped one; ``shipped``; or the path of a policy file or run directory.
+        That is ``newest``: the newest in ``runs/`` that fits the system, or else the shipped one;
+        ``shipped``; or the path of a policy file or run directory.
         """
         self._agent = agent
         self._control = control_named(LEARNERS[agent].control)
@@ -67,11 +65,7 @@ class PolicyController(BaseController):
         self._path: Path | None = None
 
     def begin(self, spec: SystemSpec) -> None:
-        """Find a policy for this system, unless the last one was for it.
-
-        Raises:
-            PolicyError: There is none.
-        """
+        """Find a policy for this system, unless the last one was for it."""
         if self._policy is None or self._policy.info.fingerprint != spec.fingerprint:
             self._path, self._policy = self._find(spec)
         self._masks = masks_for(self._agent, spec)

@@ -1,14 +1,12 @@
 """Sponge's integer program: what a (batch, cores) pair costs, what it misses, and the best pair.
 
-The decision is one pair out of ``batch_max * cores_max``: minimise its cost so that no request
-misses its deadline. Two formulations say which do: the published one, which gives every request
-the worst budget, and one that follows each request's own deadline. Where no pair is without a
-miss, the fewest are wanted, and of several such pairs the one that works the backlog off fastest:
-what is late already makes the next ones late until it is gone.
-
-Compiled enumeration solves the latter, pruned: pairs are tried in the order of the objective,
-those that cannot win are left out, and counting stops as soon as a pair has lost. Counting every
-pair is for the solvers behind PuLP, whose answers are equal.
+Minimise the cost of a pair so that no request misses its deadline. Two formulations say which do:
+the published one, which gives every request the worst budget, and one that follows each request's
+own deadline. Where no pair is without a miss, the fewest are wanted, and of several such pairs the
+one that works the backlog off fastest: what is late already makes the next ones late until it is
+gone. The latter is solved by compiled enumeration: pairs are tried in the order of the objective,
+those that cannot win are left out, and counting stops as soon as a pair has lost. Every pair is
+counted for the solvers behind PuLP, whose answers are equal.
 
 Arrays over the pairs have shape (batch_max, cores_max), row ``b - 1``, column ``c - 1``, but for
 those of :class:`Tables`, which are the other way round.
@@ -24,6 +22,9 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
+
+Answer = tuple[int, int, int]
+"""Cores, batch and misses."""
 
 ROUNDING = 1e-9
 """Requests that a count may be off by rounding."""
@@ -180,12 +181,8 @@ def make_state(view: SystemView, forecast: Forecast, interval_s: float) -> tuple
     return state, np.empty((arrivals, 2))
 
 
-Answer = tuple[int, int, int]
-"""Cores, batch and misses."""
-
-
 class Problem(NamedTuple):
-    """One decision on one system."""
+    """One decision."""
 
     tables: Tables
     state: State

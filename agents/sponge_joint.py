@@ -100,9 +100,6 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     Args:
         rates: (intervals,) past ones, newest last, at least one.
         lag: Intervals ahead.
-
-    Returns:
-        (<= 64,) rates of at least 0, in the unit of ``rates``.
     """
     width = min(_SMOOTHED, len(rates))
     smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
@@ -144,12 +141,7 @@ class Fleet:
         self._rates_rps.append(float(view.arrivals[-1]) / self._spec.interval_s)
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
-        """Return how many replicas to hold now, starting ones included.
-
-        Args:
-            view: The state.
-            service_s: (cores_max, batch_max) seconds to plan a batch with.
-        """
+        """Return how many replicas to hold now, starting ones included."""
         serves_rps = self._serves_rps(service_s)
         rates = np.array(self._rates_rps)
         recent = rates[-_SMOOTHED:].mean()

@@ -96,12 +96,7 @@ def desired_replicas(
 ) -> int:
     """Return how many replicas would bring the utilisation to its target.
 
-    Args:
-        ratio: Utilisation of the ready replicas, relative to the target.
-        ready: Replicas that serve.
-        starting: Replicas that do not yet.
-        current: Replicas asked for.
-        tolerance: Distance of ``ratio`` from 1 within which nothing changes.
+    ``ratio`` is that of the ready replicas, relative to the target; ``current`` were asked for.
     """
     if ratio > 1 and starting:
         ratio, ready = ratio * ready / (ready + starting), ready + starting
@@ -123,14 +118,7 @@ class Scaler:
         self._changes: deque[tuple[float, int]] = deque()
 
     def scale(self, now_s: float, current: int, desired: int, replicas_max: int) -> int:
-        """Return the replicas to ask for.
-
-        Args:
-            now_s: Time.
-            current: Replicas asked for so far.
-            desired: Recommendation.
-            replicas_max: Most there may be.
-        """
+        """Return the replicas to ask for, after ``current`` ones, where so many are desired."""
         stable = self._stabilised(now_s, current, desired)
         allowed = max(current, min(self._allowed(now_s, current), replicas_max))
         replicas = max(1, min(stable, allowed))

@@ -86,14 +86,8 @@ def grow(
 ) -> Allocation:
     """Return the fewest cores, then the smallest batch, with which some replicas serve a rate.
 
-    Where no cores are enough, all of them at the highest throughput.
-
-    Args:
-        spec: The system.
-        replicas: Replicas that serve.
-        rate_rps: Requests per second.
-        budget_s: Time for waiting and service.
-        cores_max: Most cores that each of them can have.
+    Where no cores are enough, the most that each can have, at the highest throughput. The budget
+    is for waiting and service.
     """
     latency_s = spec.latency.table_s(spec.batch_max, cores_max).T  # (cores, batch)
     fits = _fits(latency_s, np.array(replicas), rate_rps, budget_s)

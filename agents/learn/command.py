@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from sponge_env import cli
-from sponge_env.errors import ConfigError, unknown
+from sponge_env.errors import ConfigError
 from sponge_env.run.suite import changed
 from sponge_env.scenario import load_scenario
 
@@ -29,7 +29,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="example: python train.py --agent ppo --scenario paper",
     )
     parser.add_argument(
-        "--agent", default="ppo", help=f"what learns: {', '.join(LEARNERS)} (default: ppo)"
+        "--agent",
+        default="ppo",
+        type=cli.one_of("agent to train", LEARNERS),
+        help=f"what learns: {', '.join(LEARNERS)} (default: ppo)",
     )
     cli.add_experiment_arguments(parser)
     parser.add_argument(
@@ -66,8 +69,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
     )
     arguments = parser.parse_args(argv)
-    if arguments.agent not in LEARNERS:
-        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
     if arguments.backend == "live" and arguments.envs not in (None, 1):
         raise ConfigError(f"the live system is one environment, not {arguments.envs}")
     if arguments.resume is not None and arguments.resume.is_dir():

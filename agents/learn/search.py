@@ -24,7 +24,7 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.console import Progress
-from sponge_env.errors import ConfigError, unknown
+from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, saying_why
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
@@ -67,11 +67,7 @@ class Search:
         }
 
     def score(self, trial: Any) -> float:
-        """Train with a trial's hyper-parameters; return the best validation.
-
-        Raises:
-            TrialPruned: The trial is given up.
-        """
+        """Train with a trial's hyper-parameters; return the best validation."""
         # PyTorch takes seconds to import; bad input should not wait for it.
         from .training import Validation, train
 
@@ -115,11 +111,7 @@ def defaults(agent: str, weight: float) -> dict[str, Any]:
 
 
 def import_optuna() -> ModuleType:
-    """Import optuna, which only development installs.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Import optuna, which only development installs."""
     try:
         import optuna
     except ImportError:
@@ -129,13 +121,10 @@ def import_optuna() -> ModuleType:
 
 
 def open_study(search: Search, path: Path) -> Any:
-    """Begin a study in a file, or go on with the one that is there.
+    """Begin an optuna study in a file, or go on with the one that is there.
 
-    Returns:
-        An optuna study; its first trial has the default hyper-parameters.
-
-    Raises:
-        ConfigError: The file holds another search, or something else.
+    Its first trial has the default hyper-parameters. A file that holds another search, or
+    something else, is refused.
     """
     optuna = import_optuna()
     try:
@@ -179,7 +168,12 @@ def finished(study: Any) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m agents.learn.search", description=__doc__.split("\n")[0])
-    parser.add_argument("--agent", default="ppo", help=f"what learns: {', '.join(LEARNERS)}")
+    parser.add_argument(
+        "--agent",
+        default="ppo",
+        type=cli.one_of("agent to train", LEARNERS),
+        help=f"what learns: {', '.join(LEARNERS)} (default: ppo)",
+    )
     parser.add_argument("--scenario", default="paper", help="what it learns (default: paper)")
     parser.add_argument("--also", nargs="+", default=[], metavar="S", help="further scenarios")
     parser.add_argument("--profile", metavar="P", help="latency profile instead of the scenario's")
@@ -196,10 +190,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="holds all trials; one that exists is gone on with "
         "(default: runs/search-AGENT-SCENARIO.log)",
     )
-    arguments = parser.parse_args(argv)
-    if arguments.agent not in LEARNERS:
-        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
-    return arguments
+    return parser.parse_args(argv)
 
 
 def search(argv: Sequence[str]) -> int:

@@ -107,11 +107,7 @@ class LookAhead:
     def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
         """Start an episode; the kernel is compiled now, so that no decision waits for it.
 
-        Args:
-            spec: The system.
-            config: Options.
-            service_s: (cores_max, batch_max) seconds to plan a batch with. May change in place;
-                :meth:`use` is to be told.
+        (cores_max, batch_max) ``service_s`` may change in place; :meth:`use` is to be told.
         """
         self._spec, self._config = spec, config
         self._chance = make_chance(config.risk)
@@ -147,12 +143,7 @@ class LookAhead:
         return self._flow.observe(view)
 
     def choose(self, view: SystemView, outlook: Outlook) -> Allocation:
-        """Let the kernel choose cores and batch size.
-
-        Args:
-            view: The state.
-            outlook: What to expect, from :meth:`observe`.
-        """
+        """Let the kernel choose cores and batch size for what :meth:`observe` expects."""
         spec, replicas = self._spec, self._rules.replicas
         expected, queued = self._expected(outlook), view.queued_deadlines_s.size
         most = _PLAYED * _PLAYED_CORES / max(spec.cores_max, _PLAYED_CORES)
@@ -247,15 +238,9 @@ def group_size(requests: float, most: float) -> int:
 
 
 def grouped_service_s(service_s: FloatArray, group: int) -> FloatArray:
-    """Return the time that batches of groups take.
+    """Return (cores_max, max(1, batch_max // group)) seconds of batches of groups.
 
-    Args:
-        service_s: (cores_max, batch_max) seconds of a batch of requests.
-        group: Requests in a group.
-
-    Returns:
-        (cores_max, max(1, batch_max // group)) seconds; column ``n - 1`` is a batch of ``n``
-        groups. A group larger than the largest batch takes as many of those as it needs.
+    A group larger than the largest batch takes as many of those as it needs.
     """
     if group == 1:
         return service_s
