@@ -29,8 +29,8 @@ from sponge_env.files import check_writable, saying_why
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
 
-from .. import LEARNERS
 from . import TrainingPlan, learn_config
+from .command import add_plan_arguments, plan_of
 
 SHOWN = 5
 """Trials in the table."""
@@ -168,21 +168,10 @@ def finished(study: Any) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m agents.learn.search", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--agent",
-        default="ppo",
-        type=cli.one_of("agent to train", LEARNERS),
-        help=f"what learns: {', '.join(LEARNERS)} (default: ppo)",
-    )
     parser.add_argument("--scenario", default="paper", help="what it learns (default: paper)")
-    parser.add_argument("--also", nargs="+", default=[], metavar="S", help="further scenarios")
     parser.add_argument("--profile", metavar="P", help="latency profile instead of the scenario's")
     parser.add_argument("--trials", type=cli.at_least(1), default=20, help="default: 20")
-    parser.add_argument(
-        "--steps", type=cli.at_least(1), default=200_000, help="of each trial (default: 200000)"
-    )
-    parser.add_argument("--envs", type=cli.at_least(1), help="default: as train.py")
-    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    add_plan_arguments(parser, steps=200_000)
     parser.add_argument(
         "--out",
         type=Path,
@@ -203,15 +192,7 @@ def search(argv: Sequence[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
     check_writable(path)
     import_optuna()
-    plan = TrainingPlan(
-        scenarios=tuple(replace(each, profile=profile) for each in scenarios),
-        steps=arguments.steps,
-        envs=arguments.envs or LEARNERS[arguments.agent].envs,
-        seed=arguments.seed,
-        folder=Path(),
-        agent=arguments.agent,
-    )
-    _ = plan.spec  # notices scenarios that do not go together
+    plan = plan_of(arguments, [replace(each, profile=profile) for each in scenarios])
     wanted = Search(plan, scenarios[0].reward.violation_weight)
     study = open_study(wanted, path)
     progress = Progress("search", arguments.trials, "trial")
