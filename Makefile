@@ -20,7 +20,7 @@ POLICY_OPTIONS := --steps 4000000 --envs 512 --option learning_rate=0.002 --opti
   --option entropy=0.0005 --option violation_weight=80.0 --option evaluation_episodes=48
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench results bounds policies docs clean
+.PHONY: help setup demo test package lint bench results bounds policies docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -32,6 +32,7 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[dev]'
+	$(PY) -m sponge_env.run.precompile
 	@touch $@
 
 demo: setup  ## calibrate this machine, train PPO, compare four controllers simulated and live
@@ -44,7 +45,12 @@ demo: setup  ## calibrate this machine, train PPO, compare four controllers simu
 	@echo "  $(VENV)/bin/tensorboard --logdir runs"
 
 test: setup lint  ## lint, check types, and run all tests
-	$(PY) -m pytest
+	$(PY) -m sponge_env.run.precompile --all
+	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
+	$(PY) -m pytest -m "live or cgroup"
+
+package: setup  ## build the wheel and use it in an environment of its own, a minute
+	$(PY) -m tests.wheel
 
 lint: setup  ## lint and check types only
 	$(PY) -m ruff check .
@@ -58,7 +64,7 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 # somewhere, which the report then says.
 results: setup  ## run the standard suite, write docs/results.md and the README's results
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
-	$(PY) -m benchmarks.results $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
+	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md $(FIDELITY:%=--fidelity %)
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds

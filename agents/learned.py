@@ -106,7 +106,7 @@ class PolicyController(BaseController):
                 return path, policy
         raise PolicyError(
             f"no policy of {self._agent} for this profile, interval and these limits; name one "
-            f"with --policy or train one with: python train.py --agent {self._agent} --scenario ..."
+            f"with --policy or train one with: sponge train --agent {self._agent} --scenario ..."
         )
 
     def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
@@ -118,7 +118,7 @@ class PolicyController(BaseController):
         if info.fingerprint != spec.fingerprint:
             raise PolicyError(
                 f"{path} was trained on {', '.join(info.scenarios)}, whose profile, interval or "
-                f"limits are others; train one with: python train.py --agent {self._agent}"
+                f"limits are others; train one with: sponge train --agent {self._agent}"
             )
         return path, policy
 

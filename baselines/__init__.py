@@ -55,10 +55,11 @@ def cell_key(scenario: str, profile: str) -> str:
 def _say_untuned(agent: str, cell: str) -> None:
     """Warn, once per process, though a cell is asked for with each of its starts."""
     LOG.warning(
-        "no tuned options of %s for %s: its defaults are used (python -m baselines.tune "
+        "no tuned options of %s for %s: its defaults are used (python -m %s.tune "
         "--agents %s --suite SUITE tunes it, for the cells of a suite's name or file)",
         agent,
         cell,
+        __name__,
         agent,
     )
 

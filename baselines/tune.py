@@ -33,9 +33,8 @@ from sponge_env.results.layout import aligned
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.controllers import known_controllers, make_controller
 from sponge_env.run.executor import Failure, Processes, Results
-from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.run.warm import warm
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.spec import scenario_profile

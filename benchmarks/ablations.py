@@ -154,13 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="every fourth or fifth row, briefly")
     parser.add_argument("--scenario", default="bursty", help="of PPO (default: bursty)")
     parser.add_argument("--steps", type=int, default=300_000, help="of each training of PPO")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="hyper-parameter of all variants of PPO, as for train.py; may be repeated",
-    )
+    every = "hyper-parameter of all variants of PPO, as for train.py; may be repeated"
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=every)
     arguments = parser.parse_args(argv)
     rows = (mpc_rows if arguments.of == "mpc" else ppo_rows)(arguments)
     print("\n".join(aligned(rows)))

@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import time
+import statistics
+import timeit
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,7 +34,6 @@ QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)
 MARGIN = 0.25
 """Allowance of the resnet18 profile at the default probability."""
-
 
 COLUMNS = ("kernel", "decide", "MPC decide", "CBC solve", "CBC decide", "HiGHS decide", "published")
 
@@ -92,12 +92,8 @@ def published_search(spec: SystemSpec, requests: int, delay_s: float) -> tuple[i
 
 def median_s(function: Callable[[], object], repeats: int) -> float:
     """Time a function; the first call warms up and does not count unless it is the only one."""
-    times_s = []
-    for _ in range(repeats):
-        started_s = time.perf_counter()
-        function()
-        times_s.append(time.perf_counter() - started_s)
-    return float(np.median(times_s[repeats > 1 :]))
+    times_s = timeit.repeat(function, "import gc; gc.enable()", repeat=repeats, number=1)
+    return statistics.median(times_s[repeats > 1 :])
 
 
 def controller(solver: str, spec: SystemSpec) -> SpongeIP | None:

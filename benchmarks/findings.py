@@ -1,46 +1,163 @@
 """What a run of the standard suite shows about this project's controllers, in sentences.
 
-Their numbers and direction come from the data, who is compared from ``targets.toml``. A
-sentence is left out where the run lacks the agents or starts that it is about. Differences that
-one sentence lists are one family of tests.
+Numbers and direction come from the data, who is compared from ``targets.toml``. A sentence is
+left out where the run lacks the agents or starts that it is about. Differences that one
+sentence lists are one family of tests.
+
+The measure is the same for both sides: avoidable violations (those of requests that were not
+hopeless on arrival) and core-seconds. What is relative to a bound would be relative to another
+one for another kind of scaling. Either side may be a group of agents. In each cell that one of
+it counts which has the fewest avoidable violations there, and of several the fewest
+core-seconds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from benchmarks.rates import (
-    NO_DIFFERENCE,
-    Group,
-    core_ratios,
-    corrected,
-    named,
-    rates,
-    shared,
-)
-from sponge_env.results.comparison import Comparison
-from sponge_env.results.findings import listed, percent
+from sponge_env.arrays import FloatArray
+from sponge_env.results.comparison import Cell, Comparison
+from sponge_env.results.layout import listed, percent
+from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
+
+FILE = Path(__file__).with_name("targets.toml")
+
+Group = Sequence[str]
+
+AVOIDABLE = "avoidable_violation_rate"
+
+NO_DIFFERENCE = "no significant difference"
 
 FIRST_S = 60.0
 """What "the first minute" is."""
 
 
-def findings(comparison: Comparison, declared: list[Mapping[str, Any]]) -> list[str]:
-    """Return what can be said about a run.
-
-    Args:
-        comparison: The run.
-        declared: What to say something about, see ``targets.toml``.
-    """
-    return [text for said in declared for text in KINDS[said["kind"]](comparison, **_rest(said))]
+def declared(what: Literal["finding", "target"]) -> list[tuple[str, dict[str, Any]]]:
+    """Return what ``targets.toml`` declares of one sort: kinds, and their arguments."""
+    entries: list[dict[str, Any]] = tomllib.loads(FILE.read_text())[what]
+    return [(entry.pop("kind"), entry) for entry in entries]
 
 
-def _rest(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if key != "kind"}
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Avoidable violations of two controllers on the same cells."""
+
+    ours: float
+    """Per request offered, mean over cells and seeds."""
+    theirs: float
+    p: float
+    """That they differ so much by chance."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether they are shown to differ."""
+        return self.p < SIGNIFICANCE
+
+    @property
+    def verdict(self) -> str:
+        """What theirs are, beside ours."""
+        if not self.significant:
+            return NO_DIFFERENCE
+        return "more" if self.theirs > self.ours else "fewer"
+
+    @property
+    def ratio(self) -> float:
+        """How many times as many they have; infinite if we have none, NaN if nobody has."""
+        if self.ours:
+            return self.theirs / self.ours
+        return math.inf if self.theirs else math.nan
+
+    def __str__(self) -> str:
+        """Say the ratio, and both rates."""
+        if math.isnan(self.ratio):
+            return "0 against 0: nothing to divide"
+        both = f"{percent(self.theirs, 3)} against {percent(self.ours, 3)}"
+        return f"{self.ratio:.3g} times: {both}" if 0 < self.ratio < math.inf else both
+
+
+def select(
+    comparison: Comparison, scenarios: str = "*", profiles: str = "*", start: str = ""
+) -> list[Cell]:
+    """Return the cells whose scenario and profile match patterns."""
+    return [
+        cell
+        for cell in comparison.cells_of(start=start)
+        if fnmatchcase(cell[0], scenarios) and fnmatchcase(cell[1], profiles)
+    ]
+
+
+def picked(comparison: Comparison, cell: Cell, group: Group) -> str:
+    """Return the agent of a group that counts on a cell; empty if none has results there."""
+    there = [agent for agent in group if comparison.has(agent, cell)]
+    order = (AVOIDABLE, "core_seconds")
+    return min(there, key=lambda a: [comparison.mean(a, n, cell) for n in order], default="")
+
+
+def shared(comparison: Comparison, cells: Sequence[Cell], *groups: Group) -> list[Cell]:
+    """Return the cells on which all groups have results."""
+    return [c for c in cells if all(picked(comparison, c, group) for group in groups)]
+
+
+def values(comparison: Comparison, group: Group, name: str, cells: Sequence[Cell]) -> FloatArray:
+    """Return a metric of a group, shape (cells, seeds)."""
+    agents = [picked(comparison, cell, group) for cell in cells]
+    parts = [comparison.values(a, name, [cell]) for a, cell in zip(agents, cells, strict=True)]
+    return np.concatenate(parts)
+
+
+def rates(
+    comparison: Comparison, cells: Sequence[Cell], ours: Group, theirs: Group
+) -> Rates | None:
+    """Compare avoidable violations; None if the two share no cell."""
+    cells = shared(comparison, cells, ours, theirs)
+    if not cells:
+        return None
+    a, b = (values(comparison, group, AVOIDABLE, cells) for group in (ours, theirs))
+    return Rates(float(a.mean()), float(b.mean()), paired_p(a, b))
+
+
+def corrected(found: Sequence[Rates]) -> list[Rates]:
+    """Return comparisons that are read together, with p values by Holm's method."""
+    adjusted = holm([r.p for r in found])
+    return [replace(r, p=p) for r, p in zip(found, adjusted, strict=True)]
+
+
+def core_ratios(
+    comparison: Comparison, cells: Sequence[Cell], ours: Group, theirs: Group
+) -> FloatArray:
+    """Return our core-seconds relative to theirs, means over the seeds; shape (cells,)."""
+    a, b = (values(comparison, g, "core_seconds", cells).mean(axis=1) for g in (ours, theirs))
+    return np.asarray(a / b)
+
+
+def named(comparison: Comparison, group: Group) -> str:
+    """Return what to call a group: only those of it that the run has."""
+    there = [agent for agent in group if agent in comparison.agents]
+    return there[0] if len(there) == 1 else f"the better of {listed(there)}"
+
+
+def picks(comparison: Comparison, cells: Sequence[Cell], group: Group) -> str:
+    """Say which agent of a group counted in how many cells; empty if there was no choice."""
+    if sum(agent in comparison.agents for agent in group) < 2:
+        return ""
+    counts = Counter(picked(comparison, cell, group) for cell in cells)
+    return listed([f"{agent} in {count}" for agent, count in counts.most_common()])
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Return what can be said about a run of the findings of ``targets.toml``."""
+    said = [KINDS[kind](comparison, **rest) for kind, rest in declared("finding")]
+    return [text for texts in said for text in texts]
 
 
 def _violations(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
@@ -101,4 +218,8 @@ def _cores(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
             )
 
 
-KINDS = {"violations": _violations, "first minute": _first_minute, "cores": _cores}
+KINDS: Mapping[str, Callable[..., Iterator[str]]] = {
+    "violations": _violations,
+    "first minute": _first_minute,
+    "cores": _cores,
+}

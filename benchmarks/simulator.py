@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,32 +49,18 @@ def make_scenario(folder: Path, rate_rps: int) -> Scenario:
         name: getattr(profile.latency, name) * slower
         for name in ("gamma_s", "delta_s", "epsilon_s", "eta_s")
     }
+    latency = dataclasses.replace(profile.latency, **fit)
+    latency_s = tuple(tuple(cell * slower for cell in row) for row in profile.latency_s)
     path = folder / f"yolov5s-{rate_rps}.json"
-    save_profile(
-        dataclasses.replace(
-            profile,
-            latency=dataclasses.replace(profile.latency, **fit),
-            latency_s=tuple(tuple(cell * slower for cell in row) for row in profile.latency_s),
-        ),
-        path,
-    )
-    return dataclasses.replace(
-        load_scenario("paper"),
-        profile=str(path),
-        duration_s=float(INTERVALS),
-        arrivals=Arrivals("constant", float(rate_rps)),
-    )
+    save_profile(dataclasses.replace(profile, latency=latency, latency_s=latency_s), path)
+    arrivals = Arrivals("constant", float(rate_rps))
+    changes = {"profile": str(path), "duration_s": float(INTERVALS), "arrivals": arrivals}
+    return dataclasses.replace(load_scenario("paper"), **changes)
 
 
 def best_s(run: Callable[[], object], repeats: int) -> float:
     """Return the shortest time of several runs, after one to warm up."""
-    run()
-    times_s = []
-    for _ in range(repeats):
-        started_s = time.perf_counter()
-        run()
-        times_s.append(time.perf_counter() - started_s)
-    return min(times_s)
+    return min(timeit.repeat(run, "import gc; gc.enable()", repeat=repeats + 1, number=1)[1:])
 
 
 def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:

@@ -1,4 +1,7 @@
-"""The targets of ``targets.toml``, measured in a run of the standard suite.
+"""The targets of ``targets.toml``, measured in a run: ``python -m benchmarks.targets RUN``.
+
+As ``python -m sponge_env.results``, and says in the Markdown what the run shows about this
+project's controllers and which of its targets it meets.
 
 A function for each kind; its arguments are the keys in the file. A target of which the run
 lacks the agents, starts or bounds is left out.
@@ -7,20 +10,23 @@ lacks the agents, starts or bounds is left out.
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from pathlib import Path
+from operator import attrgetter
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from benchmarks.rates import (
+from benchmarks.findings import (
     AVOIDABLE,
     Group,
     Rates,
     core_ratios,
     corrected,
+    declared,
+    findings,
     named,
     picked,
     picks,
@@ -29,15 +35,15 @@ from benchmarks.rates import (
     shared,
     values,
 )
+from sponge_env import cli
 from sponge_env.config import ControlName
 from sponge_env.fidelity.report import Fidelity
+from sponge_env.results.__main__ import run
 from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
-from sponge_env.results.findings import percent
-from sponge_env.results.layout import Table
+from sponge_env.results.layout import Table, markdown, percent
+from sponge_env.results.page import Remarks, Section
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
 from sponge_env.run.bounds import BOUND_AGENTS
-
-FILE = Path(__file__).with_name("targets.toml")
 
 Verdict = Literal["met", "missed", "not decidable"]
 """The last: there is nothing to divide, a number is missing, or chance could explain it."""
@@ -60,26 +66,20 @@ class Target(NamedTuple):
     verdict: Verdict
 
 
-def declared(what: Literal["finding", "target"]) -> list[Mapping[str, Any]]:
-    """Return what ``targets.toml`` declares of one sort."""
-    return list(tomllib.loads(FILE.read_text())[what])
-
-
 def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Target]:
     """Return the targets that the runs say something about."""
     found: list[Target] = []
-    for entry in declared("target"):
-        kind, arguments = entry["kind"], {k: v for k, v in entry.items() if k != "kind"}
-        if kind in LIVE_KINDS:
-            found += LIVE_KINDS[kind](fidelity, **arguments) if fidelity else ()
-        else:
-            found += KINDS[kind](comparison, **arguments)
+    for kind, arguments in declared("target"):
+        source = fidelity if kind in LIVE_KINDS else comparison
+        if source is not None:
+            found += {**KINDS, **LIVE_KINDS}[kind](source, **arguments)
     return found
 
 
 def target_table(found: Sequence[Target]) -> Table:
     """Return targets as a table."""
-    return Table.of(["target", "wanted", "measured", ""], found)
+    headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
+    return Table.of([(text, attrgetter(name)) for name, text in headings.items()], found)
 
 
 def at_most(value: float, limit: float) -> Verdict:
@@ -107,20 +107,18 @@ class _Pair:
 
     def times(self, least: float) -> Target:
         """How many times as many avoidable violations they have, and in how many cells."""
-        parts = [f"{self.rates}, p = {self.rates.p:.2g}"]
+        found, total = self.rates, len(self.cells)
         each = [rates(self.comparison, [cell], self.ours, self.theirs) for cell in self.cells]
         alone = sum(r is not None and r.ratio >= least for r in each)
-        if len(self.cells) > 1:
-            parts.append(f"in {alone} of {len(self.cells)} cells each for itself")
-        parts += filter(None, [picks(self.comparison, self.cells, self.theirs)])
-        many, sure = self.rates.ratio >= least, self.rates.significant
-        enough: Verdict = "met" if many and sure else "not decidable"
-        return Target(
-            "avoidable violations",
-            f"at least {least:g} times",
-            "; ".join(parts),
-            "missed" if self.rates.ratio < least else enough,
-        )
+        parts = [
+            f"{found}, p = {found.p:.2g}",
+            f"in {alone} of {total} cells each for itself" if total > 1 else "",
+            picks(self.comparison, self.cells, self.theirs),
+        ]
+        sure = found.ratio >= least and found.significant
+        verdict: Verdict = "missed" if found.ratio < least else "met" if sure else "not decidable"
+        measured = "; ".join(filter(None, parts))
+        return Target("avoidable violations", f"at least {least:g} times", measured, verdict)
 
     def cores(self, most: float) -> Target:
         """Our cores relative to theirs, at no more violations."""
@@ -150,14 +148,10 @@ class _Pair:
         """Our avoidable violations, worst cell."""
         means = values(self.comparison, self.ours, AVOIDABLE, self.cells).mean(axis=1)
         worst, cell = means.max(), self.cells[int(means.argmax())]
-        return Target(
-            f"{self.ours[0]}'s avoidable violations"
-            if self.theirs != self.ours
-            else "avoidable violations",
-            f"at most {percent(most, 2)} in every cell",
-            f"at most {percent(worst, 3)} ({', '.join(cell[:2])})",
-            at_most(worst, most),
-        )
+        whose = f"{self.ours[0]}'s " if self.theirs != self.ours else ""
+        wanted = f"at most {percent(most, 2)} in every cell"
+        measured = f"at most {percent(worst, 3)} ({', '.join(cell[:2])})"
+        return Target(f"{whose}avoidable violations", wanted, measured, at_most(worst, most))
 
 
 def _compared(
@@ -169,12 +163,7 @@ def _compared(
 ) -> Iterator[Target]:
     """Our violations and cores beside theirs, a row for each choice of cells and each of them.
 
-    Args:
-        comparison: The run.
-        ours: Who is to be better.
-        cells: What :func:`~benchmarks.rates.select` takes, and ``where`` to call it so.
-        theirs: Who is compared with; nobody if empty.
-        limits: Methods of :class:`_Pair`, and what each of them wants.
+    The limits name methods of :class:`_Pair`, and say what each of them wants.
     """
     there = [group for group in theirs if any(agent in comparison.agents for agent in group)]
     rows = []
@@ -288,31 +277,25 @@ def _learned(comparison: Comparison, ours: Group, most: float) -> Iterator[Targe
 def _against_rules(
     comparison: Comparison, cell: Cell, policies: Group, rules: Group
 ) -> tuple[float, float] | None:
-    """Compare the cheapest policy that violates no more than the best rule.
+    """Compare the cheapest policy that violates no more than the best rule, if there is one.
 
     The best rule is the cheapest with few violations or, where none has few, the one with the
-    fewest.
-
-    Returns:
-        Cores relative to the rule's, and the p value that both are alike, for this cell alone;
-        None without such a policy.
+    fewest. Returned are cores relative to the rule's, and the p value that both are alike, for
+    this cell alone.
     """
-
-    def cores(agent: str) -> float:
-        return comparison.mean(agent, "core_seconds", cell)
-
-    def violations(agent: str) -> float:
-        return comparison.mean(agent, AVOIDABLE, cell)
-
     there = comparison.there(cell)
-    few = [a for a in rules if a in there and violations(a) <= FEW_VIOLATIONS]
-    rule = min(few, key=cores) if few else picked(comparison, cell, rules)
-    able = [a for a in policies if a in there and violations(a) <= violations(rule)]
+    cores, violations = (
+        {agent: comparison.mean(agent, name, cell) for agent in there}
+        for name in ("core_seconds", AVOIDABLE)
+    )
+    few = [a for a in rules if a in there and violations[a] <= FEW_VIOLATIONS]
+    rule = min(few, key=cores.__getitem__) if few else picked(comparison, cell, rules)
+    able = [a for a in policies if a in there and violations[a] <= violations[rule]]
     if not able:
         return None
-    policy = min(able, key=cores)
+    policy = min(able, key=cores.__getitem__)
     a, b = (comparison.values(agent, "core_seconds", [cell]) for agent in (policy, rule))
-    return cores(policy) / cores(rule), paired_p(a, b)
+    return cores[policy] / cores[rule], paired_p(a, b)
 
 
 def _simulator(fidelity: Fidelity) -> Iterator[Target]:
@@ -331,9 +314,9 @@ def _simulator(fidelity: Fidelity) -> Iterator[Target]:
 def _live(fidelity: Fidelity, ours: Group, theirs: Group, least: float) -> Iterator[Target]:
     """How many times as many avoidable violations they have on the real worker."""
     by_run: dict[tuple[str, str], dict[int, float]] = {}
-    for run in fidelity.live:
-        of_agent = by_run.setdefault((run["agent"], run["scenario"]), {})
-        of_agent[run["repetition"]] = run["avoidable_violation_rate"]
+    for trial in fidelity.live:
+        of_agent = by_run.setdefault((trial["agent"], trial["scenario"]), {})
+        of_agent[trial["repetition"]] = trial["avoidable_violation_rate"]
     for scenario in dict.fromkeys(scenario for _, scenario in by_run):
         for b, a in product(theirs, ours):
             a_rates, b_rates = (by_run.get((agent, scenario), {}) for agent in (a, b))
@@ -351,10 +334,26 @@ def _live(fidelity: Fidelity, ours: Group, theirs: Group, least: float) -> Itera
                 )
 
 
-KINDS = {
+KINDS: Mapping[str, Callable[..., Iterator[Target]]] = {
     "compared": _compared,
     "bound gap": _bound_gap,
     "over bound": _over_bound,
     "learned": _learned,
 }
-LIVE_KINDS = {"simulator": _simulator, "live": _live}
+LIVE_KINDS: Mapping[str, Callable[..., Iterator[Target]]] = {"simulator": _simulator, "live": _live}
+
+
+def remarks(section: Section) -> Remarks:
+    """Return what this project says about a run."""
+    found = targets(section.comparison, section.fidelity)
+    text = f"## Targets\n\n{markdown(target_table(found))}\n\n{NOTE}" if found else ""
+    return Remarks(findings(section.comparison), text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(partial(run, remark=remarks), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

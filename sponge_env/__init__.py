@@ -8,6 +8,8 @@ choose the number of replicas as well. ``SpongeDiscrete-v0`` and ``SpongeContinu
 
 import gymnasium
 
+__version__ = "0.2.0"
+
 gymnasium.register(
     id="Sponge-v0",
     entry_point="sponge_env.env:SpongeEnv",

@@ -3,46 +3,188 @@
 The result is a :class:`~sponge_env.profile.Profile`: the CPU work of each batch size, the
 saturated latency of batches on a grid of sizes and cores with the fit of l(b, c) to it,
 the dispatch overhead and the cold start. The simulator and the controllers live on it.
+:mod:`sponge_env.live.bench` takes the measurements.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import get_args
 
 import numpy as np
 
 from sponge_env import cli
-from sponge_env.cache import local_profile_path
-from sponge_env.config import Limiter
+from sponge_env.config import Limiter, positive
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
-from sponge_env.interfaces import Allocation
-from sponge_env.live.bench import (
-    Bench,
-    OnProgress,
-    measure_cold_starts,
-    measure_grid,
-    measure_pauses,
-    measure_work,
-)
+from sponge_env.host import describe_host, describe_versions
+from sponge_env.interfaces import Allocation, FloatArray
+from sponge_env.latency import fit_latency, to_quantiles
+from sponge_env.live.bench import PAUSED_SIZE, Bench, Grid, OnProgress, Runs
+from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.config import LiveConfig
 from sponge_env.live.limits import DESCRIPTIONS
-from sponge_env.live.measured import build_profile, build_quota, interpolate_work
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models import resolve_model
-from sponge_env.profile import Profile, save_profile
-from sponge_env.quota import CONTENDING
+from sponge_env.profile import (
+    CONTENDING,
+    MOST_LOST,
+    Profile,
+    QuotaService,
+    Sample,
+    local_profile_path,
+    save_profile,
+)
 
 SECONDS = 45.0
 """About how long a calibration takes."""
+QUANTILES = 21
+"""Quantiles kept of scatter and residuals."""
+
+
+def calibrate(
+    config: LiveConfig, seconds: float = SECONDS, progress: OnProgress | None = None
+) -> Profile:
+    """Measure the worker that a configuration describes, with one replica.
+
+    It takes about so many seconds; the grid is measured once at least.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        WorkerError: The worker does not start or does not stay alive.
+        ProfileError: The measurements cannot be described by l(b, c).
+    """
+    _check(config, seconds)
+    end_s = time.monotonic() + seconds
+    config = dataclasses.replace(
+        config,
+        model=resolve_model(config.model).name,
+        initial=Allocation(config.cores_max, config.batch_max),
+        replicas_max=max(1 + CONTENDING, config.replicas_max),
+    )
+    with LiveWorker(config) as worker:
+        bench = Bench(worker, progress or (lambda stage, done, total: None))
+        alone, together = bench.cold_starts(CONTENDING)
+        lost_s = bench.pauses()
+        work = bench.work()
+        grid = bench.grid(interpolate_work(work, config.batch_max), end_s)
+    profile = build_profile(config, grid, alone.latency_s, worker.limiter)
+    if config.physical_cores(config.cores_max) > 1:
+        return profile  # the token bucket of the simulator is one CPU's
+    contention = max(1.0, together.cpu_s / alone.cpu_s)  # less is noise
+    period_s, tick_s = worker.launcher.period_s, worker.launcher.tick_s
+    quota = build_quota(config, period_s, tick_s, work, lost_s, contention)
+    return dataclasses.replace(profile, quota=quota)
+
+
+def _check(config: LiveConfig, seconds: float) -> None:
+    """Raise what keeps a configuration from being measured."""
+    positive("the seconds to measure", seconds)
+    if config.limiter == "none":
+        raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
+    if min(config.cores_max, config.batch_max) < 2:
+        raise ConfigError(
+            "a calibration needs at least 2 core units and batches of 2, not "
+            f"{config.cores_max} and {config.batch_max}"
+        )
+
+
+def interpolate_work(work: Runs, batch_max: int) -> FloatArray:
+    """Return the (batch_max,) mean CPU seconds of each batch size."""
+    mean_s = [fmean(run.cpu_s for run in runs) for runs in work.values()]
+    return np.interp(np.arange(1, batch_max + 1), list(work), mean_s)
+
+
+def build_quota(
+    config: LiveConfig,
+    period_s: float,
+    tick_s: float,
+    work: Runs,
+    lost_s: Sequence[float],
+    loading_contention: float,
+) -> QuotaService:
+    """Put together what the simulator needs of a worker under a quota.
+
+    ``work`` are runs at full speed, ``lost_s`` is what :meth:`~sponge_env.live.bench.Bench.pauses`
+    returns; the rest goes into the :class:`~sponge_env.profile.QuotaService` as it is.
+    """
+    dispatch_s = [float(np.median([run.dispatch_s for run in runs])) for runs in work.values()]
+    per_request_s, per_batch_s = np.polyfit(list(work), dispatch_s, 1)
+    work_s = interpolate_work(work, config.batch_max)
+    paused_work_s = float(work_s[min(PAUSED_SIZE, config.batch_max) - 1])
+    share = config.physical_cores(config.cores_max // 2)
+    pauses = paused_work_s / max(tick_s, share * period_s)
+    most_s = MOST_LOST * config.core_unit * period_s
+    return QuotaService(
+        period_s,
+        tuple(work_s.tolist()),
+        dispatch_s=max(0.0, float(per_batch_s)),
+        dispatch_request_s=max(0.0, float(per_request_s)),
+        tick_s=tick_s,
+        resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
+        loading_contention=loading_contention,
+    )
+
+
+def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: str) -> Profile:
+    """Fit l(b, c) to the grid and put the profile together, without quota data.
+
+    Raises:
+        ProfileError: The measurements cannot be described by l(b, c).
+    """
+    batches, cores = sorted({b for b, _ in grid}), sorted({c for _, c in grid})
+    latency_s = {cell: np.array([run.latency_s for run in runs]) for cell, runs in grid.items()}
+    cpu_s = {cell: np.array([run.cpu_s for run in runs]) for cell, runs in grid.items()}
+    mean_s = np.array([[latency_s[b, c].mean() for c in cores] for b in batches])
+    model, fit_error = fit_latency(batches, cores, mean_s, relative=True)
+    residuals = _scatter(latency_s[b, c] / model.predict_s(b, c) - 1 for b, c in grid)
+    model = dataclasses.replace(model, residual_quantiles=residuals)
+    model.table_s(config.batch_max, config.cores_max)  # refuses a fit that is not positive
+    return Profile(
+        name="local",
+        model=config.model,
+        source="measured by python -m sponge_env.calibrate",
+        statistic="mean",
+        batches=tuple(batches),
+        cores=tuple(cores),
+        latency_s=tuple(map(tuple, mean_s.tolist())),
+        latency=model,
+        fit_error=fit_error,
+        # the scatter of latencies would count the phase of the token bucket a second time,
+        # which the simulator's quota service has by itself
+        noise_quantiles=_scatter(values / values.mean() - 1 for values in cpu_s.values()),
+        cold_start_s=cold_start_s,
+        core_unit=config.core_unit,
+        limiter=limiter,
+        host=_host_facts(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        samples=tuple(
+            Sample(*cell, tuple(latency_s[cell].tolist()), tuple(cpu_s[cell].tolist()))
+            for cell in sorted(grid)
+        ),
+    )
+
+
+def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
+    """Summarise single runs' deviations, those of each cell with equal weight."""
+    cells = [to_quantiles(values, QUANTILES) for values in deviations]
+    return to_quantiles(np.concatenate(cells), QUANTILES)
+
+
+def _host_facts() -> dict[str, str | int | None]:
+    """Describe this machine as far as it matters for a latency."""
+    hierarchy, versions = find_hierarchy(), describe_versions()
+    facts = {"cgroup": hierarchy.version if hierarchy else 0}
+    return describe_host() | facts | {name: versions[name] for name in ("python", "onnxruntime")}
 
 
 class StageProgress:
@@ -66,57 +208,6 @@ class StageProgress:
             self._shown.close()
 
 
-def calibrate(
-    config: LiveConfig, seconds: float = SECONDS, progress: OnProgress | None = None
-) -> Profile:
-    """Measure the worker that a configuration describes.
-
-    Args:
-        config: The worker; it is measured with one replica.
-        seconds: About how long it may take; the grid is measured once at least.
-        progress: Is told how far it has come.
-
-    Raises:
-        ConfigError: The configuration cannot be used.
-        WorkerError: The worker does not start or does not stay alive.
-        ProfileError: The measurements cannot be described by l(b, c).
-    """
-    _check(config, seconds)
-    end_s = time.monotonic() + seconds
-    config = dataclasses.replace(
-        config,
-        model=resolve_model(config.model).name,
-        initial=Allocation(config.cores_max, config.batch_max),
-        replicas_max=max(1 + CONTENDING, config.replicas_max),
-    )
-    with LiveWorker(config) as worker:
-        bench = Bench(worker, progress or (lambda stage, done, total: None))
-        alone, together = measure_cold_starts(bench, CONTENDING)
-        lost_s = measure_pauses(bench)
-        work = measure_work(bench)
-        grid = measure_grid(bench, interpolate_work(work, config.batch_max), end_s)
-    profile = build_profile(config, grid, alone.latency_s, worker.limiter)
-    if config.physical_cores(config.cores_max) > 1:
-        return profile  # the token bucket of the simulator is one CPU's
-    contention = max(1.0, together.cpu_s / alone.cpu_s)  # less is noise
-    period_s, tick_s = worker.launcher.period_s, worker.launcher.tick_s
-    quota = build_quota(config, period_s, tick_s, work, lost_s, contention)
-    return dataclasses.replace(profile, quota=quota)
-
-
-def _check(config: LiveConfig, seconds: float) -> None:
-    """Raise what keeps a configuration from being measured."""
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"the seconds to measure must be above 0, not {seconds:g}")
-    if config.limiter == "none":
-        raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
-    if min(config.cores_max, config.batch_max) < 2:
-        raise ConfigError(
-            "a calibration needs at least 2 core units and batches of 2, not "
-            f"{config.cores_max} and {config.batch_max}"
-        )
-
-
 def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Profile:
     """Calibrate with progress on the terminal, and save the profile.
 
@@ -124,11 +215,8 @@ def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Pr
         SpongeError: The worker cannot be measured, or the profile not be written.
     """
     check_writable(path)
-    progress = StageProgress()
-    try:
+    with closing(StageProgress()) as progress:
         profile = calibrate(config, seconds, progress)
-    finally:
-        progress.close()
     save_profile(profile, path)
     return profile
 
@@ -156,9 +244,7 @@ def summary(profile: Profile) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser(
-        prog="python -m sponge_env.calibrate", description="Measure the real worker."
-    )
+    parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
     limiters = [name for name in get_args(Limiter) if name != "none"]
     parser.add_argument("--model", default="efficientnet-lite0", help="known name or .onnx file")
     parser.add_argument(
@@ -181,22 +267,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _config(args: argparse.Namespace) -> LiveConfig:
-    return LiveConfig(
+def _run(argv: Sequence[str]) -> int:
+    """Calibrate, save and report."""
+    args = _parse(argv)
+    path = args.out or local_profile_path()
+    config = LiveConfig(
         model=args.model,
         batch_max=args.batch,
         cores_max=args.cores,
         core_unit=1 / args.cores if args.core_unit is None else args.core_unit,
         limiter=args.limiter,
     )
-
-
-def _run(argv: Sequence[str]) -> int:
-    """Calibrate, save and report."""
-    args = _parse(argv)
-    path = args.out or local_profile_path()
     with cli.terminate_like_interrupt():
-        profile = calibrate_to(path, _config(args), args.seconds)
+        profile = calibrate_to(path, config, args.seconds)
     sys.stdout.write(f"{summary(profile)}\nsaved       {path}\n")
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args
@@ -21,11 +21,9 @@ INTERRUPTED = 130
 
 
 def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run a script's body; bad input becomes one sentence on stderr and exit code 2.
+    """Run what takes arguments (the process's if None) and returns an exit code.
 
-    Args:
-        main: Takes the arguments, returns the exit code.
-        argv: Arguments; those of the process if None.
+    Bad input becomes one sentence on stderr and :data:`BAD_INPUT`.
     """
     try:
         return main(sys.argv[1:] if argv is None else argv)
@@ -35,6 +33,13 @@ def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
+
+
+def program(command: str) -> str:
+    """Return how a command is called here: by the console script, or from a clone."""
+    called = Path(sys.argv[0])
+    in_wheel = called.name == "sponge" or called.match("sponge_env/__main__.py")
+    return f"sponge {command}" if in_wheel else f"python {command}.py"
 
 
 @contextmanager
@@ -59,11 +64,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what :func:`run_script` prints.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise the :class:`ConfigError` that :func:`run_script` prints."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
@@ -80,33 +81,18 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what runs where."""
-    parser.add_argument(
-        "--scenario", default="paper", help="shipped scenario or TOML file (default: paper)"
-    )
-    parser.add_argument(
-        "--backend",
-        type=one_of("backend", get_args(Backend)),
-        default="sim",
-        help="sim (virtual time) or live (real worker, real time); default: sim",
-    )
-    parser.add_argument(
-        "--profile", metavar="P", help="latency profile instead of the scenario's: name or file"
-    )
-    parser.add_argument("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
-    parser.add_argument(
-        "--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals"
-    )
-    parser.add_argument(
-        "--limiter",
-        type=one_of("limiter", get_args(Limiter)),
-        default="auto",
-        help="CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none",
-    )
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        help="folder for the results: a new one, or that of a run to go on with",
-    )
+    add = parser.add_argument
+    add("--scenario", default="paper", help="shipped scenario or TOML file (default: paper)")
+    said = "sim (virtual time) or live (real worker, real time); default: sim"
+    add("--backend", type=one_of("backend", get_args(Backend)), default="sim", help=said)
+    said = "latency profile instead of the scenario's: name or file"
+    add("--profile", metavar="P", help=said)
+    add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
+    add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
+    said = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
+    add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=said)
+    said = "folder for the results: a new one, or that of a run to go on with"
+    add("--run-dir", type=Path, help=said)
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -126,31 +112,20 @@ def at_least(minimum: int) -> Callable[[str], int]:
     """Make an argument type for whole numbers of at least ``minimum``."""
 
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {minimum}, not {text!r}"
-            )
-        return value
+        with suppress(ValueError):
+            if int(text) >= minimum:
+                return int(text)
+        said = f"must be a whole number of at least {minimum}, not {text!r}"
+        raise argparse.ArgumentTypeError(said)
 
     return parse
 
 
 def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Parse ``AGENT.KEY=VALUE`` settings.
-
-    Args:
-        options: The settings.
-        agents: Agents that may be set.
-
-    Returns:
-        Options by agent and key; numbers and booleans are converted.
+    """Return ``AGENT.KEY=VALUE`` settings by agent and key; numbers and booleans are converted.
 
     Raises:
-        ConfigError: A setting of another form or of no such agent.
+        ConfigError: A setting of another form, or of none of the agents.
     """
     parsed: dict[str, dict[str, Any]] = {}
     for option in options:
@@ -168,8 +143,6 @@ def _value(text: str) -> Any:
     if text in ("true", "false"):
         return text == "true"
     for convert in (int, float):
-        try:
+        with suppress(ValueError):
             return convert(text)
-        except ValueError:
-            continue
     return text

@@ -127,15 +127,11 @@ class Arrivals:
         require(fits, "arrivals.flash_every_s", self.flash_every_s, rule)
         amplitude = self.diurnal_amplitude
         require(0 <= amplitude <= 1, "arrivals.diurnal_amplitude", amplitude, "between 0 and 1")
-        require(len(self.burst_factors) > 0, "arrivals.burst_factors", (), "not empty")
-        for factor in self.burst_factors:
-            not_negative("arrivals.burst_factors", factor)
-        require(
-            sum(self.burst_factors) > 0,
-            "arrivals.burst_factors",
-            self.burst_factors,
-            "above 0 in one state at least",
-        )
+        factors, name = self.burst_factors, "arrivals.burst_factors"
+        require(len(factors) > 0, name, (), "not empty")
+        for factor in factors:
+            not_negative(name, factor)
+        require(sum(factors) > 0, name, factors, "above 0 in one state at least")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +167,8 @@ class Network:
             fits = math.isfinite(self.fade_every_s) and self.fade_every_s >= self.fade_s
             rule = f"a number of at least fade_s = {self.fade_s:g}"
             require(fits, "network.fade_every_s", self.fade_every_s, rule)
-            require(
-                self.trace != "none",
-                "network.fade_every_s",
-                self.fade_every_s,
-                "left out where there is no transfer time (trace = 'none')",
-            )
+            rule = "left out where there is no transfer time (trace = 'none')"
+            require(self.trace != "none", "network.fade_every_s", self.fade_every_s, rule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,16 +26,10 @@ class Progress:
         shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start at 0.
+        """Start at 0 of so many units.
 
-        Args:
-            label: What runs.
-            total: Where it ends.
-            unit: What is counted.
-            stream: Where to write; standard error if left out.
-            every_s: Wall time between two lines where there is no terminal.
-            shown: Whether anything is shown at all.
-            clock: Wall clock in seconds.
+        Without a terminal as its stream (standard error if left out) there is a line every so
+        many seconds of the clock; nothing at all unless it is shown.
         """
         self._stream = stream or sys.stderr
         self._bar = tqdm(

@@ -41,17 +41,12 @@ class RunDirectoryError(SpongeError, OSError):
     """A run directory that exists already or cannot be written."""
 
 
+class MissingExtraError(SpongeError, ImportError):
+    """A part of the distribution that is optional and not installed."""
+
+
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
-    """Say that a name is unknown, which are allowed, and which is nearest.
-
-    Args:
-        kind: What the name stands for, e.g. ``"agent"``.
-        value: The name that was given.
-        allowed: The names that would have been accepted.
-
-    Returns:
-        One sentence without a trailing newline.
-    """
+    """Say that a name of some kind, e.g. an agent's, is unknown, and which is nearest."""
     names = sorted(allowed)
     sentence = f"unknown {kind} {value!r}; choose from {', '.join(names)}"
     nearest = difflib.get_close_matches(str(value), names, n=1)

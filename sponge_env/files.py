@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the folder for what is made once."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 from sponge_env.errors import RunDirectoryError
 
 
+def cache_dir() -> Path:
+    """Return the cache folder, ``$XDG_CACHE_HOME/sponge-env`` or ``~/.cache/sponge-env``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sponge-env"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a partial name to write to; rename it to ``path`` when that went well.
 
-    A path such as ``/dev/stdout`` is no file that could be replaced and is written to
-    directly.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
+    A path such as ``/dev/stdout`` is no file that could be replaced and is written to directly.
+    Like all here it raises a :class:`RunDirectoryError` where the file cannot be written.
     """
     with saying_why(path):
         if path.exists() and not path.is_file():
@@ -36,16 +40,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
-    """Write JSON, whole or not at all; what JSON cannot hold is written as text.
+    """Write JSON, whole or not at all; folders above the file are made.
 
-    Args:
-        path: The file; folders above it are made.
-        data: What it says.
-        indent: Spaces of each level; None for long lists of numbers, all in one line.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
-        ValueError: A number that is not finite; JSON has none.
+    What JSON cannot hold is written as text, but a number that is not finite is a
+    ``ValueError``. Without ``indent`` all is in one line, for long lists of numbers.
     """
     text = json.dumps(data, indent=indent, allow_nan=False, default=str) + "\n"
     with replacing(path) as partial:
@@ -53,11 +51,7 @@ def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Raises:
-        RunDirectoryError: It cannot be read or is none.
-    """
+    """Read one JSON object; anything else is a :class:`RunDirectoryError`."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -68,29 +62,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Notice now that a file cannot be written, before the work that is to fill it.
-
-    Raises:
-        RunDirectoryError: It cannot be written.
-    """
+    """Notice now that a file cannot be written, before the work that is to fill it."""
     with saying_why(path):
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         if path.exists():
             path.open("a").close()
         else:
-            with replacing(path.with_name(path.name + ".check")) as partial:
+            trial = path.with_name(path.name + ".check")
+            with replacing(trial) as partial:
                 partial.touch()
-            path.with_name(path.name + ".check").unlink()
+            trial.unlink()
 
 
 @contextmanager
 def saying_why(path: Path) -> Iterator[None]:
-    """Turn the system's error into a sentence for the user.
-
-    Raises:
-        RunDirectoryError: In place of an ``OSError``.
-    """
+    """Turn the system's ``OSError`` into a sentence for the user."""
     try:
         yield
     except RunDirectoryError:

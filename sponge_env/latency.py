@@ -38,25 +38,12 @@ class LatencyModel:
     to 1."""
 
     def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
-        """Predict the latency of a batch.
-
-        Args:
-            batch: Batch sizes, any shape that broadcasts with ``cores``.
-            cores: Core units.
-
-        Returns:
-            Seconds, in the broadcast shape.
-        """
-        b = np.asarray(batch, dtype=np.float64)
-        c = np.asarray(cores, dtype=np.float64)
+        """Predict the latency of batches on core units: seconds, in the broadcast shape."""
+        b, c = np.asarray(batch, dtype=np.float64), np.asarray(cores, dtype=np.float64)
         return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Predict the whole grid.
-
-        Args:
-            batch_max: Largest batch size.
-            cores_max: Largest number of core units.
 
         Returns:
             (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``. Read-only,
@@ -68,14 +55,7 @@ class LatencyModel:
         return _table_s(self, batch_max, cores_max)
 
     def residual_quantile(self, probability: float) -> float:
-        """Return the relative error not exceeded with the given probability.
-
-        Args:
-            probability: Between 0 and 1.
-
-        Returns:
-            Relative error, linearly interpolated between the stored quantiles.
-        """
+        """Return the relative error that is not exceeded with a probability."""
         return quantile(self.residual_quantiles, probability)
 
 
@@ -125,18 +105,13 @@ def fit_latency(
             absolute; a grid that spans two decades of latency wants relative ones.
 
     Returns:
-        The model, with the cells' own relative errors as residual quantiles, and its
-        error.
+        The model, with the cells' own relative errors as residual quantiles, and its error.
 
     Raises:
         ProfileError: Fewer than four cells, or a latency that is not a positive number.
     """
-    grid_b, grid_c = np.meshgrid(
-        np.asarray(batches, dtype=np.float64),
-        np.asarray(cores, dtype=np.float64),
-        indexing="ij",
-    )
-    b, c, measured = grid_b.ravel(), grid_c.ravel(), np.ravel(latency_s).astype(np.float64)
+    grid = np.meshgrid(np.asarray(batches, float), np.asarray(cores, float), indexing="ij")
+    b, c, measured = grid[0].ravel(), grid[1].ravel(), np.ravel(latency_s).astype(np.float64)
     if measured.size < 4 or measured.shape != b.shape:
         raise ProfileError(
             f"a latency fit needs a full grid of at least 4 cells, not {measured.size} values "
@@ -148,11 +123,9 @@ def fit_latency(
     weights = 1 / measured if relative else np.ones_like(measured)
     solution, *_ = np.linalg.lstsq(features * weights[:, None], measured * weights, rcond=None)
     predicted = features @ solution
-    gamma_s, delta_s, epsilon_s, eta_s = (float(value) for value in solution)
-    errors = measured / predicted - 1
-    model = LatencyModel(
-        gamma_s, delta_s, epsilon_s, eta_s, residual_quantiles=to_quantiles(errors, points=21)
-    )
+    residuals = to_quantiles(measured / predicted - 1, points=21)
+    gamma_s, delta_s, epsilon_s, eta_s = solution.tolist()
+    model = LatencyModel(gamma_s, delta_s, epsilon_s, eta_s, residuals)
     return model, _fit_error(b, c, measured, predicted)
 
 
@@ -178,15 +151,7 @@ def to_quantiles(values: ArrayLike, points: int) -> tuple[float, ...]:
 
 
 def quantile(quantiles: Sequence[float], probability: float) -> float:
-    """Invert :func:`to_quantiles`: linear interpolation at one probability.
-
-    Args:
-        quantiles: Values at evenly spaced probabilities from 0 to 1, ascending.
-        probability: Between 0 and 1.
-
-    Returns:
-        The value at that probability.
-    """
+    """Invert :func:`to_quantiles`: interpolate linearly at a probability between 0 and 1."""
     position = probability * (len(quantiles) - 1)
     below = min(int(position), len(quantiles) - 1)
     above = min(below + 1, len(quantiles) - 1)

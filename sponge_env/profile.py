@@ -18,16 +18,64 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
-from sponge_env.files import replacing
+from sponge_env.files import cache_dir, write_json
 from sponge_env.latency import FitError, LatencyModel
 from sponge_env.mapping import from_mapping
-from sponge_env.quota import MOST_LOST, QuotaService
 
 FORMAT = 1
 """Version of the JSON layout."""
 
 PROFILE_DIR = Path(__file__).parent / "profiles"
 """Profiles that ship with the package."""
+
+
+MOST_LOST = 0.5
+"""Largest part of the quota of one core unit that may be lost when work goes on."""
+
+CONTENDING = 8
+"""Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaService:
+    """CPU bandwidth control as the kernel does it: tokens per period.
+
+    Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds of CPU at
+    full speed; unused tokens do not carry over.
+    """
+
+    period_s: float
+    """Enforcement period."""
+    work_s: tuple[float, ...]
+    """CPU time of batches of 1, 2, 3, ... requests at full speed."""
+    dispatch_s: float
+    """Wall time per batch outside the limited group (messages, wake-ups)."""
+    dispatch_request_s: float = 0.0
+    """The same per request (tensors that are copied)."""
+    tick_s: float = 0.004
+    """Time between two looks of the limiter at what was used; until then the quota can be
+    overdrawn. The default is a kernel's with 250 ticks per second."""
+    resume_s: float = 0.0
+    """CPU time lost whenever work goes on after a pause: caches have gone cold."""
+    loading_contention: float = 1.0
+    """CPU time to load the model when :data:`CONTENDING` replicas do so at once, relative to one
+    that does so alone: memory that no process used lately is slow to come by."""
+
+    def __post_init__(self) -> None:
+        values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)
+        if not self.work_s or not all(0 < value < math.inf for value in values):
+            raise ProfileError("a quota service needs a period, a tick and work above 0")
+        for value in (self.dispatch_s, self.dispatch_request_s, self.resume_s):
+            if not 0 <= value < math.inf:
+                raise ProfileError("a quota service needs overheads of at least 0")
+
+    def slowest_s(self, work_s: float, core_unit: float) -> float:
+        """Return an upper bound of how long that much CPU time takes on one core unit."""
+        # a pause for each quota, a tick of debt to begin with, and the periods at both ends
+        lost = self.resume_s / (core_unit * self.period_s)
+        cpu_s = (work_s + self.resume_s) / (1 - lost) + self.tick_s
+        dispatch_s = self.dispatch_s + len(self.work_s) * self.dispatch_request_s
+        return dispatch_s + 2 * self.period_s + cpu_s / core_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,33 +121,29 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not (0 <= self.cold_start_s < math.inf and 0 < self.core_unit < math.inf):
-            raise ProfileError(
-                f"profile {self.name!r} needs a core unit above 0 and a cold start of at least 0"
-            )
+            raise self._error("needs a core unit above 0 and a cold start of at least 0")
         if self.quota and self.quota.resume_s > MOST_LOST * self.core_unit * self.quota.period_s:
-            raise ProfileError(
-                f"profile {self.name!r} loses more than {MOST_LOST:.0%} of a core unit's quota "
-                "to pauses; calibrate again with larger units"
+            raise self._error(
+                f"loses more than {MOST_LOST:.0%} of a core unit's quota to pauses; "
+                "calibrate again with larger units"
             )
         if not self.noise_quantiles or not np.all(np.isfinite(self.noise_quantiles)):
-            raise ProfileError(f"profile {self.name!r} needs noise quantiles, which may be (0,)")
+            raise self._error("needs noise quantiles, which may be (0,)")
         grid = np.asarray(self.latency_s, dtype=np.float64)
-        if grid.shape != (len(self.batches), len(self.cores)):
-            raise ProfileError(
-                f"profile {self.name!r} has a latency grid of shape {grid.shape}, not "
-                f"{(len(self.batches), len(self.cores))}"
-            )
+        shape = len(self.batches), len(self.cores)
+        if grid.shape != shape:
+            raise self._error(f"has a latency grid of shape {grid.shape}, not {shape}")
         if not np.all(np.isfinite(grid) & (grid > 0)):
-            raise ProfileError(f"profile {self.name!r} has a measured latency that is not positive")
+            raise self._error("has a measured latency that is not positive")
+
+    def _error(self, reason: str) -> ProfileError:
+        return ProfileError(f"profile {self.name!r} {reason}")
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Latency the simulator serves with: measured where measured, else the fit.
 
         Returns:
             (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
-
-        Raises:
-            ProfileError: The fit predicts a latency that is not positive.
         """
         table = self.latency.table_s(batch_max, cores_max).copy()
         for row, batch in enumerate(self.batches):
@@ -118,7 +162,7 @@ class Profile:
             ProfileError: The profile was not measured under a CPU quota.
         """
         if self.quota is None:
-            raise ProfileError(f"profile {self.name!r} was not measured under a CPU quota")
+            raise self._error("was not measured under a CPU quota")
         work_s = np.asarray(self.quota.work_s, dtype=np.float64)
         slope_s = float(work_s[-1] - work_s[0]) / max(1, len(work_s) - 1)
         beyond = np.arange(1, max(0, batch_max - len(work_s)) + 1)
@@ -150,11 +194,13 @@ class Profile:
         if wanted == "auto":
             return "quota" if self.quota is not None else "profile"
         if wanted == "quota" and self.quota is None:
-            raise ProfileError(
-                f"profile {self.name!r} was not measured under a CPU quota; "
-                "use the service model 'profile'"
-            )
+            raise self._error("was not measured under a CPU quota; use the service model 'profile'")
         return wanted
+
+
+def local_profile_path() -> Path:
+    """Return where the calibration of this machine is kept."""
+    return cache_dir() / "profiles" / "local.json"
 
 
 def save_profile(profile: Profile, path: Path) -> None:
@@ -163,8 +209,7 @@ def save_profile(profile: Profile, path: Path) -> None:
     Raises:
         RunDirectoryError: The file cannot be written.
     """
-    with replacing(path) as partial:
-        partial.write_text(json.dumps({"format": FORMAT, **asdict(profile)}, indent=1) + "\n")
+    write_json(path, {"format": FORMAT, **asdict(profile)})
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -176,16 +221,16 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = Path(name_or_path)
     if path.suffix != ".json":
         shipped = {file.stem: file for file in PROFILE_DIR.glob("*.json")}
-        if str(name_or_path) not in shipped:
-            raise ProfileError(unknown("profile", str(name_or_path), shipped))
-        path = shipped[str(name_or_path)]
+        if str(path) not in shipped:
+            raise ProfileError(unknown("profile", str(path), shipped))
+        path = shipped[str(path)]
     try:
         return _from_json(json.loads(path.read_text()))
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
+    except ProfileError:
+        raise
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ProfileError):
-            raise
         raise ProfileError(f"{path} is not a latency profile: {error}") from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.installation import require_extra
 from sponge_env.results.schema import IntervalMetrics, axis_label
 from sponge_env.scenario import Scenario
 
@@ -33,6 +34,7 @@ def frame(intervals: Sequence[IntervalMetrics], scenario: Scenario) -> NDArray[n
     Returns:
         (320, 480, 3) pixels.
     """
+    require_extra("report", "rendering")
     # Matplotlib takes a third of a second to import and only rendering needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

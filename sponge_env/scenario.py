@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,10 +26,10 @@ from sponge_env.config import (
     positive,
     require,
 )
-from sponge_env.errors import ConfigError, unknown
-from sponge_env.mapping import from_mapping
+from sponge_env.installation import data_folder
+from sponge_env.mapping import beside, load_toml
 
-SCENARIO_DIR = Path(__file__).resolve().parent.parent / "traces" / "scenarios"
+SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
 
 
@@ -71,21 +70,13 @@ class Scenario:
     reward: Reward = field(default_factory=Reward)
 
     def __post_init__(self) -> None:
-        require(
-            re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None,
-            "name",
-            self.name,
-            "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)",
-        )
-        positive("slo_s", self.slo_s)
-        positive("interval_s", self.interval_s)
-        positive("duration_s", self.duration_s)
-        require(
-            self.duration_s >= self.interval_s,
-            "duration_s",
-            self.duration_s,
-            f"at least one interval ({self.interval_s:g} s)",
-        )
+        rule = "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)"
+        named = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None
+        require(named, "name", self.name, rule)
+        for name in ("slo_s", "interval_s", "duration_s"):
+            positive(name, getattr(self, name))
+        rule = f"at least one interval ({self.interval_s:g} s)"
+        require(self.duration_s >= self.interval_s, "duration_s", self.duration_s, rule)
         not_negative("warmup_s", self.warmup_s)
         if self.start == "warm":
             rule = f"shorter than the episode ({self.duration_s:g} s)"
@@ -128,36 +119,12 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
     Raises:
         ConfigError: No such scenario, or a key or value in it that cannot be used.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        shipped = {file.stem: file for file in SCENARIO_DIR.glob("*.toml")}
-        if str(name_or_path) not in shipped:
-            raise ConfigError(unknown("scenario", str(name_or_path), shipped))
-        path = shipped[str(name_or_path)]
-    try:
-        data = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no scenario file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML scenario: {error}") from error
-    data.setdefault("name", path.stem)
-    try:
-        scenario = from_mapping(Scenario, data)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return _resolve_files(scenario, path.parent)
-
-
-def _resolve_files(scenario: Scenario, folder: Path) -> Scenario:
-    """Make the scenario's file names absolute where such a file lies beside it."""
-
-    def absolute(name: str) -> str:
-        return str((folder / name).resolve()) if (folder / name).is_file() else name
-
-    file = scenario.arrivals.file and absolute(scenario.arrivals.file)
+    scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
+    arrivals, network = scenario.arrivals, scenario.network
+    file = arrivals.file and beside(folder, arrivals.file)
     return dataclasses.replace(
         scenario,
-        profile=absolute(scenario.profile),
-        arrivals=dataclasses.replace(scenario.arrivals, file=file),
-        network=dataclasses.replace(scenario.network, trace=absolute(scenario.network.trace)),
+        profile=beside(folder, scenario.profile),
+        arrivals=dataclasses.replace(arrivals, file=file),
+        network=dataclasses.replace(network, trace=beside(folder, network.trace)),
     )

@@ -8,10 +8,9 @@ import math
 
 import numpy as np
 
-from sponge_env.cache import local_profile_path
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, SystemSpec
-from sponge_env.profile import Profile, load_profile
+from sponge_env.profile import Profile, load_profile, local_profile_path
 from sponge_env.scenario import Scenario
 
 

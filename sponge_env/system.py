@@ -78,7 +78,7 @@ class System(ABC):
             profile: Latency profile; the scenario's if left out.
             workload: Requests; those of scenario and seed if left out.
             measured_work: Work that simulated batches take instead of that of the profile, see
-                :class:`~sponge_env.fidelity.replay.MeasuredWork`.
+                :class:`~sponge_env.fidelity.trial.MeasuredWork`.
 
         Raises:
             SpongeError: The scenario or profile cannot be used.
@@ -150,7 +150,7 @@ class System(ABC):
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Return the ledger; see :func:`sponge_env.core.ledger.ledger_columns`."""
-        return ledger_columns(self._arrays, self._workload, int(self._env["sent"]) - 1)
+        return ledger_columns(self._arrays, self._workload.first(int(self._env["sent"]) - 1))
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
@@ -279,15 +279,18 @@ class SimulatedSystem(System):
 
     def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force."""
-        entry.drain_one(self._arrays, 0, self._metrics)
+        self._run(draining=True)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
 
     def _serve(self, allocation: Allocation) -> dict[str, float]:
-        out = self._observation, self._metrics, self._over
-        entry.step_range(self._arrays, 0, 1, self._wanted, *out)
+        self._run(draining=False)
         return {}
+
+    def _run(self, draining: bool) -> None:
+        out = self._observation, self._metrics, self._over
+        entry.step_range(self._arrays, 0, 1, self._wanted, *out, draining)
 
     def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
         now_s = float(self._env["now_s"])
@@ -382,6 +385,7 @@ class LiveSystem(System):
         moves = self._arrays, self._metrics
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
+        entry.drop_expired(*moves)
         entry.form_batch(*moves, 0, 1)
         entry.end_batch(*moves, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
@@ -414,6 +418,7 @@ class LiveSystem(System):
             now_s = self.worker.now()
             next_s = entry.take_in(*moves, now_s, min(now_s, until_s))
             if now_s >= until_s:
+                entry.drop_expired(*moves)
                 return
             while self.worker.idle() and self._start(batch_max):
                 pass

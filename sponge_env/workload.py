@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.bandwidth import RESERVED, recorded_trace
-from sponge_env.config import Arrivals
-from sponge_env.errors import ConfigError, TraceError
-from sponge_env.formats import Counts, find_trace, read_arrivals
+from sponge_env.errors import ConfigError
+from sponge_env.formats import RESERVED, read_arrivals, read_bandwidth
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 
@@ -37,20 +34,9 @@ class Workload:
     payload_bytes: FloatArray
     """(n,) size of each."""
 
-
-def load_arrivals(path: str | Path) -> EventTrace | CountTrace:
-    """Load an arrival trace in any known format, told by its content.
-
-    Raises:
-        TraceError: The file cannot be read, is in no known format, or a line is bad.
-    """
-    content = read_arrivals(path)
-    try:
-        if isinstance(content, Counts):
-            return CountTrace(content.per_second)
-        return EventTrace(content.time_s)
-    except TraceError as error:
-        raise TraceError(f"{path}: {error}") from None
+    def first(self, count: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of the first requests, (count,) each, by name."""
+        return {f.name: getattr(self, f.name)[:count] for f in dataclasses.fields(self)}
 
 
 def rate_rps(scenario: Scenario, profile: Profile) -> float:
@@ -80,16 +66,7 @@ def _rate_rps(scenario: Scenario, profile: Profile) -> float:
         return arrivals.rate_rps
     if arrivals.load is not None:
         return arrivals.load * profile.capacity_rps(limits.batch, limits.cores)
-    return recorded_arrivals(arrivals).mean_rps(scenario.duration_s)
-
-
-def recorded_arrivals(arrivals: Arrivals) -> EventTrace | CountTrace:
-    """Load the trace that arrivals of the kind ``trace`` play.
-
-    Raises:
-        TraceError: There is no such trace, or its file cannot be used.
-    """
-    return load_arrivals(find_trace(str(arrivals.file), "arrivals"))
+    return read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
 
 
 def as_long_as_its_traces(scenario: Scenario) -> Scenario:
@@ -103,7 +80,7 @@ def as_long_as_its_traces(scenario: Scenario) -> Scenario:
         return scenario
     lengths_s = [scenario.duration_s]
     if scenario.network.trace not in RESERVED:
-        lengths_s.append(recorded_trace(scenario.network).duration_s)
+        lengths_s.append(read_bandwidth(scenario.network.trace).duration_s)
     if scenario.arrivals.kind == "trace":
-        lengths_s.append(recorded_arrivals(scenario.arrivals).period_s)
+        lengths_s.append(read_arrivals(str(scenario.arrivals.file)).period_s)
     return dataclasses.replace(scenario, duration_s=min(lengths_s))

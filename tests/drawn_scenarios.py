@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -106,11 +105,20 @@ def classes() -> st.SearchStrategy[tuple[RequestClass, ...]]:
 
 
 @st.composite
+def initials(draw: st.DrawFn, limits: Limits) -> Initial:
+    cores, batch = draw(st.integers(1, limits.cores)), draw(st.integers(1, limits.batch))
+    most = min(limits.replicas, limits.machine_cores // cores)
+    return Initial(cores, batch, draw(st.integers(1, most)))
+
+
+@st.composite
 def scenarios(
     draw: st.DrawFn, folder: Path, limits: Limits | None = None, interval_s: float | None = None
 ) -> Scenario:
     if limits is None:
-        limits = Limits(*(draw(st.integers(1, 16)) for _ in range(2)), draw(st.integers(1, 6)))
+        cores, batch, replicas = (draw(st.integers(1, most)) for most in (16, 16, 6))
+        total_cores = draw(st.sampled_from([None, cores * replicas, 2 * cores]))
+        limits = Limits(cores, batch, replicas, total_cores)
     if interval_s is None:
         interval_s = draw(st.sampled_from([0.1, 0.5, 1.0, 2.5]))
     profile = draw(st.sampled_from(["resnet18", "yolov5s", str(folder / "quota.json")]))
@@ -124,7 +132,7 @@ def scenarios(
         interval_s=interval_s,
         duration_s=max(1.5, interval_s * draw(st.floats(1.0, 14.0))),
         limits=limits,
-        initial=Initial(*(draw(st.integers(1, most)) for most in dataclasses.astuple(limits))),
+        initial=draw(initials(limits)),
         arrivals=draw(arrivals(folder)),
         network=draw(networks(folder)),
         serving=draw(servings()),

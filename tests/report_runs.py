@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, summary
-from sponge_env.run.record import interval_columns, write_table
-from sponge_env.run.rollout import QUANTILES, Run
-from sponge_env.run.store import FORMAT
+from sponge_env.run.rollout import Run
+from sponge_env.run.store import FORMAT, QUANTILES
+from sponge_env.run.unit import interval_columns, write_table
 
 COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
 OFFERED = 1000

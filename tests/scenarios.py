@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from sponge_env.config import Arrivals, Network
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import FitError, LatencyModel
-from sponge_env.profile import Profile
-from sponge_env.quota import QuotaService
+from sponge_env.profile import Profile, QuotaService
 from sponge_env.scenario import Scenario
+from sponge_env.workload import Workload
 
 SHORT = Scenario(
     name="short",
@@ -44,6 +46,35 @@ QUOTA_PROFILE = Profile(
     ),
 )
 """A worker under a CPU quota."""
+
+
+STEADY_PROFILE = dataclasses.replace(
+    QUOTA_PROFILE,
+    name="steady",
+    source="made up for tests: 1.6 s of work per batch, whatever its size, on whole cores",
+    latency_s=((1.6, 0.1), (1.6, 0.1)),
+    latency=LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=1.6, eta_s=0.0),
+    noise_quantiles=(0.0,),
+    cold_start_s=2.0,
+    core_unit=1.0,
+    quota=None,
+)
+"""A worker whose every batch takes 1.6 s over its cores."""
+
+
+def requests_at(
+    *times_s: tuple[float, float], delay_s: float = 0.0, payload_bytes: float = 0.0
+) -> Workload:
+    """Return a workload of requests with the given arrivals and deadlines, in seconds."""
+    arrival_s, deadline_s = np.array(times_s, dtype=np.float64).reshape(-1, 2).T
+    order = np.argsort(arrival_s, kind="stable")
+    return Workload(
+        id=order,
+        sent_s=arrival_s[order] - delay_s,
+        arrival_s=arrival_s[order],
+        deadline_s=deadline_s[order],
+        payload_bytes=np.full(order.size, payload_bytes),
+    )
 
 
 def short(**changes: object) -> Scenario:

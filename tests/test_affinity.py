@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from machine import needs_two_cpus
 
-from sponge_env.live.affinity import RESERVATIONS, Reservations, choose_cpus
+from sponge_env.live.local import RESERVATIONS, Reservations, choose_cpus
 
 pytestmark = needs_two_cpus
 

@@ -29,7 +29,7 @@ CONTROLLERS_MAY_IMPORT = {
     "mapping",
     "masks",
     "scenario",
-    "metrics",
+    "results.schema",
     "core.compiled",
 }
 DOORS = {
@@ -47,14 +47,11 @@ DOORS = {
     },
     "pulp": {"agents/solvers.py"},
     "optuna": {"agents/learn/search.py"},
-    "numba": {
-        "sponge_env/core/compiled.py",
-        "sponge_env/vector/simulator.py",
-    },
-    "scipy": {"sponge_env/statistics.py"},
-    "tensorboard": {"sponge_env/tensorboard_sink.py"},
+    "numba": {"sponge_env/core/compiled.py"},
+    "scipy": {"sponge_env/results/statistics.py"},
+    "tensorboard": {"sponge_env/results/tensorboard.py"},
     "onnxruntime": {"sponge_env/live/child.py", "sponge_env/models.py"},
-    "matplotlib": {"sponge_env/report/*", "sponge_env/render.py", "sponge_env/models.py"},
+    "matplotlib": {"sponge_env/results/*", "sponge_env/render.py", "sponge_env/models.py"},
 }
 """Files that may import a library."""
 
@@ -137,9 +134,42 @@ def test_controllers_work_within_another_package(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_serving_core_knows_no_clock() -> None:
-    for path in python_files("sponge_env/serving"):
-        assert not {"time", "datetime", "random", "threading"} & set(imports(path)), path
+CORE_MAY_IMPORT = {"config", "fields", "interfaces", "quota", "results.schema", "seeds"}
+
+
+@pytest.mark.parametrize("path", python_files("sponge_env/core"), ids=str)
+def test_the_core_stands_below_all_else_and_knows_no_clock(path: Path) -> None:
+    names = set(imports(path))
+    inside = {name.removeprefix("sponge_env.") for name in names if name.startswith("sponge_env")}
+    own = {name for name in inside if name.split(".")[0] == "core" or name == "sponge_env.core"}
+    assert inside - own <= CORE_MAY_IMPORT
+    assert not {"time", "datetime", "random", "threading", "os", "socket"} & names
+    assert ("numba" in {name.split(".")[0] for name in names}) == (path.name == "compiled.py")
+
+
+def test_the_reference_is_independent_of_the_core() -> None:
+    """But for the SimPy model, which observes through the product's encoder."""
+    for path in python_files("tests/reference"):
+        if path.name not in ("simpy_model.py", "program.py"):
+            names = {name for name in imports(path) if name.startswith("sponge_env.")}
+            parts = {".".join(name.split(".")[1:]) for name in names}
+            assert parts <= REFERENCE_MAY_IMPORT, path
+
+
+REFERENCE_MAY_IMPORT = {
+    "arrays",
+    "config",
+    "fields",
+    "formats",
+    "interfaces",
+    "latency",
+    "profile",
+    "quota",
+    "results.schema",
+    "scenario",
+    "seeds",
+    "spec",
+}
 
 
 def test_a_static_evaluation_loads_no_heavy_library() -> None:

@@ -65,7 +65,7 @@ def test_a_changed_scenario_has_bounds_of_its_own(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bounds, "bound_of", bound_of)
     cell = CELLS["paper-100kb+resnet18+cold"]
     known = bounds.BoundUnit("vertical", cell, 2).found()
-    assert [bound["seed"] for bound in known] == [0, 1]
+    assert len(known) == 2
     assert not asked
     slower = dataclasses.replace(cell, slo_s=2.0)
     assert bounds.BoundUnit("vertical", slower, 2).found() != known

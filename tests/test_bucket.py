@@ -1,37 +1,47 @@
-"""The kernel's books of a CPU quota: against the kernel itself, and step by step."""
+"""The service under a CPU quota, of core and reference: against Linux, and step by step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from core_doors import CoreService
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sponge_env.workers.bucket import QuotaBucket
+from reference.quota import QuotaBucket
 
-from sponge_env.quota import QuotaService
+from sponge_env.profile import QuotaService
 
 UNIT = 1 / 16
 PERIOD_S, TICK_S = 0.02, 0.004
 
 
-def bucket(
-    cores: int,
-    work_s: float,
-    phase: float = 0.0,
-    resume_s: float = 0.0,
-    loading_contention: float = 1.0,
+Bucket = CoreService | QuotaBucket
+MakeBucket = Callable[..., Bucket]
+
+
+def core_bucket(
+    cores: int, work_s: float, phase: float = 0.0, unit: float = UNIT, **settings: float
+) -> CoreService:
+    quota = QuotaService(PERIOD_S, (work_s,), 0.0, tick_s=TICK_S, **settings)
+    return CoreService(cores, limit=quota, work_s=[work_s], core_unit=unit, phase=phase)
+
+
+def reference_bucket(
+    cores: int, work_s: float, phase: float = 0.0, unit: float = UNIT, **settings: float
 ) -> QuotaBucket:
-    quota = QuotaService(
-        PERIOD_S,
-        (work_s,),
-        0.0,
-        tick_s=TICK_S,
-        resume_s=resume_s,
-        loading_contention=loading_contention,
-    )
-    return QuotaBucket(quota, np.array([work_s]), UNIT, cores, phase)
+    quota = QuotaService(PERIOD_S, (work_s,), 0.0, tick_s=TICK_S, **settings)
+    return QuotaBucket(quota, np.array([work_s]), unit, cores, phase)
+
+
+BUCKETS: dict[str, MakeBucket] = {"core": core_bucket, "reference": reference_bucket}
+
+
+@pytest.fixture(params=BUCKETS, scope="module")
+def bucket(request: pytest.FixtureRequest) -> MakeBucket:
+    return BUCKETS[request.param]
 
 
 MEASURED_MS = (
@@ -43,7 +53,7 @@ that did nothing else on Linux 6.18 with 250 ticks per second, whose clock began
 and whose quota was refilled 5.6 ms into each period of it."""
 
 
-def test_lone_work_takes_as_long_as_it_did_on_linux() -> None:
+def test_lone_work_takes_as_long_as_it_did_on_linux(bucket: MakeBucket) -> None:
     service = bucket(cores=1, work_s=0.005, phase=5.6 / 20)
     for number, (begin_ms, took_ms) in enumerate(MEASURED_MS):
         begin_s = number * 10 * PERIOD_S + begin_ms * 1e-3
@@ -51,14 +61,16 @@ def test_lone_work_takes_as_long_as_it_did_on_linux() -> None:
         assert service.finish_s - begin_s == pytest.approx(took_ms * 1e-3, abs=0.2e-3)
 
 
-def test_a_lone_short_batch_runs_at_full_speed() -> None:
+def test_a_lone_short_batch_runs_at_full_speed(bucket: MakeBucket) -> None:
     service = bucket(cores=8, work_s=0.005)
     service.start(1.0, 1, 1.0)
     assert service.finish_s == pytest.approx(1.005)
 
 
 @pytest.mark.parametrize(("cores", "expected_s"), [(8, 0.036), (2, 0.144)])
-def test_saturated_work_takes_work_over_share(cores: int, expected_s: float) -> None:
+def test_saturated_work_takes_work_over_share(
+    bucket: MakeBucket, cores: int, expected_s: float
+) -> None:
     service = bucket(cores, work_s=0.018)
     now_s = 0.0
     for _ in range(50):
@@ -67,7 +79,7 @@ def test_saturated_work_takes_work_over_share(cores: int, expected_s: float) -> 
     assert now_s / 50 == pytest.approx(expected_s, rel=0.03)
 
 
-def test_what_was_overdrawn_is_paid_before_the_next_batch() -> None:
+def test_what_was_overdrawn_is_paid_before_the_next_batch(bucket: MakeBucket) -> None:
     service = bucket(cores=1, work_s=0.0039)
     service.start(0.0, 1, 1.0)
     assert service.finish_s == pytest.approx(0.0039), "no tick in between"
@@ -76,7 +88,7 @@ def test_what_was_overdrawn_is_paid_before_the_next_batch() -> None:
     assert service.finish_s > 0.06
 
 
-def test_a_long_sleep_pays_everything_and_saves_nothing() -> None:
+def test_a_long_sleep_pays_everything_and_saves_nothing(bucket: MakeBucket) -> None:
     rested, fresh = (bucket(cores=1, work_s=0.05) for _ in range(2))
     rested.start(0.0, 1, 1.0)
     for service in (rested, fresh):
@@ -84,7 +96,7 @@ def test_a_long_sleep_pays_everything_and_saves_nothing() -> None:
     assert rested.finish_s == pytest.approx(fresh.finish_s, abs=PERIOD_S)
 
 
-def test_raising_the_quota_speeds_up_the_running_batch() -> None:
+def test_raising_the_quota_speeds_up_the_running_batch(bucket: MakeBucket) -> None:
     service = bucket(cores=1, work_s=0.1)
     service.start(0.0, 1, 1.0)
     assert service.finish_s > 1.4
@@ -92,7 +104,7 @@ def test_raising_the_quota_speeds_up_the_running_batch() -> None:
     assert 0.55 < service.finish_s < 0.6
 
 
-def test_every_pause_costs() -> None:
+def test_every_pause_costs(bucket: MakeBucket) -> None:
     service, free = bucket(cores=8, work_s=0.1, resume_s=0.0002), bucket(cores=8, work_s=0.1)
     for each in (service, free):
         each.start(1.0, 1, 1.0)
@@ -103,7 +115,7 @@ def test_every_pause_costs() -> None:
     )
 
 
-def test_unlimited_means_no_throttling() -> None:
+def test_unlimited_means_no_throttling(bucket: MakeBucket) -> None:
     service = bucket(cores=16, work_s=0.1)
     service.start(0.0, 1, 1.0)
     service.advance(service.finish_s)
@@ -113,12 +125,15 @@ def test_unlimited_means_no_throttling() -> None:
 
 
 @pytest.mark.parametrize("resume_s", [0.0, 0.0006])
-@pytest.mark.parametrize(("cores", "crowd", "expected_s"), [(1, 1, 6.4), (4, 1, 1.6), (4, 8, 2.4)])
-def test_loading_is_work_and_more_so_in_a_crowd(
-    cores: int, crowd: int, expected_s: float, resume_s: float
+@pytest.mark.parametrize(
+    ("cores", "loading", "expected_s"),
+    [(1, 1, 6.4), (4, 1, 1.6), (4, 8, 2.4), (4, 15, 2.4)],
+)
+def test_loading_is_work_and_more_so_if_many_do_it_up_to_a_point(
+    bucket: MakeBucket, cores: int, loading: int, expected_s: float, resume_s: float
 ) -> None:
     service = bucket(cores, work_s=0.01, loading_contention=1.5, resume_s=resume_s)
-    service.load(0.0, cold_start_s=6.4, crowd=crowd)
+    service.load(0.0, 6.4, loading)
     assert service.finish_s == pytest.approx(expected_s, rel=0.03)
     service.start(service.finish_s, 1, 1.0)
     assert service.used_core_s == pytest.approx(expected_s * cores, rel=0.03)
@@ -132,6 +147,7 @@ def test_loading_is_work_and_more_so_in_a_crowd(
     looks=st.lists(st.floats(0.0, 0.3), max_size=4),
 )
 def test_looking_changes_nothing_and_all_time_is_accounted_for(
+    bucket: MakeBucket,
     work_s: float,
     start: int,
     phase: float,
@@ -155,8 +171,46 @@ def test_looking_changes_nothing_and_all_time_is_accounted_for(
         assert service.throttled_s + work_s == pytest.approx(service.finish_s, abs=1e-6)
 
 
+@settings(deadline=None)
+@given(
+    cores=st.integers(1, 16),
+    phase=st.floats(0.0, 1.0, exclude_max=True),
+    resume_s=st.sampled_from([0.0, 0.0003]),
+    moves=st.lists(
+        st.tuples(
+            st.floats(0.0, 0.2),
+            st.sampled_from(["start", "load", "advance", "resize", "share"]),
+            st.integers(1, 16),
+        ),
+        max_size=12,
+    ),
+)
+def test_core_and_reference_keep_the_same_account(
+    cores: int, phase: float, resume_s: float, moves: list[tuple[float, str, int]]
+) -> None:
+    kinds = [make(cores, 0.02, phase, resume_s=resume_s) for make in BUCKETS.values()]
+    now_s = 0.0
+    for gap_s, move, number in moves:
+        now_s += gap_s
+        if move in ("start", "load"):
+            now_s = max(now_s, kinds[0].finish_s)
+        for service in kinds:
+            if move == "start":
+                service.start(now_s, 1, number / 4)
+            elif move == "load":
+                service.load(now_s, number / 8, number)
+            elif move == "advance":
+                service.advance(now_s)
+            else:
+                getattr(service, move)(now_s, number)
+        core, reference = kinds
+        assert core.finish_s == reference.finish_s
+        assert core.used_core_s == reference.used_core_s
+        assert core.throttled_s == reference.throttled_s
+
+
 class Kernel:
-    """The same books in steps of 10 microseconds, looked through at every step.
+    """The same account in steps of 10 microseconds, looked through at every step.
 
     Refills, ticks and begins of work are kept from falling together, for the order of what
     does is nobody's promise.
@@ -208,11 +262,10 @@ class Kernel:
     works=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1, max_size=6),
 )
 def test_bucket_equals_looking_at_every_step(
-    cores: int, phase: int, works: list[tuple[int, int]]
+    bucket: MakeBucket, cores: int, phase: int, works: list[tuple[int, int]]
 ) -> None:
     kernel = Kernel(granted=100 * cores, phase=phase)
-    quota = QuotaService(PERIOD_S, (1.0,), 0.0, tick_s=TICK_S)
-    service = QuotaBucket(quota, np.array([1.0]), 1 / 20, cores, phase / Kernel.PERIOD)
+    service = bucket(cores, 1.0, phase / Kernel.PERIOD, unit=1 / 20)
     end = 0
     for gap, work in works:
         begin = 10 * (math.ceil(end / 10) + gap) + 5

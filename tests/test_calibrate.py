@@ -9,12 +9,18 @@ import pytest
 from test_models import write_model
 
 import sponge_env.calibrate as calibrate_module
-from sponge_env.calibrate import calibrate, main, summary
+from sponge_env.calibrate import (
+    build_profile,
+    build_quota,
+    calibrate,
+    interpolate_work,
+    main,
+    summary,
+)
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
 from sponge_env.live.bench import BatchRun, Grid
 from sponge_env.live.config import LiveConfig
-from sponge_env.live.measured import build_profile, build_quota, interpolate_work
 from sponge_env.profile import Profile, load_profile, save_profile
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
@@ -145,8 +151,8 @@ def test_the_command_saves_where_it_is_told(
         (["--model", "efficientnet-lite9"], "unknown model 'efficientnet-lite9'"),
         (["--cores", "1"], "--cores: must be a whole number of at least 2, not '1'"),
         (["--batch", "many"], "--batch: must be a whole number of at least 2, not 'many'"),
-        (["--seconds", "nan"], "seconds to measure must be above 0"),
-        (["--core-unit", "0"], "core_unit must be above 0"),
+        (["--seconds", "nan"], "seconds to measure must be a number above 0"),
+        (["--core-unit", "0"], "core_unit must be a number above 0"),
         (["--limiter", "cgruop"], "did you mean 'cgroup'?"),
         (["--limiter", "none"], "unknown limiter 'none'"),
         (["--module", "x"], "unrecognized arguments: --module x"),

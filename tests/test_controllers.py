@@ -14,8 +14,7 @@ from sponge_env.errors import ConfigError, ControllerError, SpongeError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.run.controllers import decision, make_controller, start
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.run.warm import settled
+from sponge_env.run.rollout import Run, run_episode, settled
 
 
 class Answers:

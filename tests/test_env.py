@@ -7,15 +7,16 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
-from scenarios import SHORT
-from sponge_env.reward import reward
+from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 
+from sponge_env.config import Serving
 from sponge_env.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.system import SimulatedSystem
 
 
 def test_gymnasium_accepts_the_environment() -> None:
@@ -180,12 +181,23 @@ def test_actions_decode_to_allocations() -> None:
     assert decode(np.array([15, 7])) == Allocation(16, 8)
 
 
-def test_reward_charges_cores_and_misses() -> None:
-    calm = IntervalMetrics(cores=8.0, on_time=20)
-    assert reward(calm, 16, 20.0) == -0.5
-    missing = IntervalMetrics(cores=8.0, on_time=15, late=3, dropped=2, violations=5)
-    assert reward(missing, 16, 20.0) == -0.5 - 20 * 5 / 20
-    assert reward(IntervalMetrics(cores=16.0), 16, 20.0) == -1.0
+@pytest.mark.parametrize(
+    ("deadlines_s", "expected"),
+    [
+        ([9.0] * 5, -0.5),  # nothing is missed
+        ([0.05, 0.3, 9.0, 9.0, 9.0], -0.5 - 20 * 2 / 5),  # one late, one dropped
+        ([], -0.5),
+    ],
+)
+def test_reward_charges_cores_and_misses(deadlines_s: list[float], expected: float) -> None:
+    """Each is served for 0.2 s, one after the other."""
+    workload = requests_at(*((0.0, deadline_s) for deadline_s in deadlines_s))
+    scenario = short(serving=Serving("expired"), duration_s=2.0)
+    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, workload)
+    metrics = system.step(Allocation(8, 1))
+    assert metrics.on_time == sum(deadline_s == 9.0 for deadline_s in deadlines_s)
+    assert metrics.reward == pytest.approx(expected)
+    assert system.step(Allocation(16, 1)).reward == pytest.approx(-1.0)
 
 
 def test_masks_fit_the_actions_of_either_control() -> None:

@@ -13,21 +13,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core_doors import measured_works
 from machine import needs_cgroup, needs_two_cpus
+from reference.quota import QuotaBucket
+from reference.worker import SimulatedWorker
 from scenarios import QUOTA_PROFILE
-from sponge_env.workers.bucket import QuotaBucket
-from sponge_env.workers.simulated import SimulatedWorker
 
 import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
 from sponge_env import cli
 from sponge_env.config import Arrivals, Network
 from sponge_env.errors import WorkerError
-from sponge_env.fidelity.comparison import QUANTITIES, Row, compare
-from sponge_env.fidelity.replay import MeasuredWork
-from sponge_env.fidelity.report import section, table
-from sponge_env.fidelity.trial import Kind, RecordingWorker, Subject, Trial
-from sponge_env.interfaces import Batch, Completion, Request, SystemSpec
+from sponge_env.fidelity.report import (
+    QUANTITIES,
+    Row,
+    compare,
+    load_fidelity,
+    padded,
+    section,
+    tables,
+    write_results,
+)
+from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
+from sponge_env.interfaces import Batch, Completion, SystemSpec
 from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.scenario import Scenario
@@ -125,7 +133,7 @@ def test_a_warm_start_is_the_same_in_all_three() -> None:
 
 
 def batch(size: int) -> Batch:
-    return Batch(0, tuple(Request(i, 0.0, 0.0, 1.0) for i in range(size)))
+    return Batch(0, tuple(range(size)))
 
 
 def test_measured_work_comes_back_by_size_in_its_order() -> None:
@@ -134,12 +142,12 @@ def test_measured_work_comes_back_by_size_in_its_order() -> None:
     failed = Completion(batch(1), 0, 0.0, 1.0, False, 0.0)
     work = MeasuredWork([*completions, failed], WORK_S)
     assert work.ratio == pytest.approx(0.053 / 0.04)
-    assert [work.take(1), work.take(2), work.take(1)] == pytest.approx([1.1, 1.5, 1.2])
-    assert [work.take(1), work.take(4)] == pytest.approx([work.ratio] * 2)
+    taken = measured_works(work.table(), [1, 2, 1, 1, 4])
+    assert taken == pytest.approx([1.1, 1.5, 1.2, work.ratio, work.ratio])
 
 
 def test_without_any_measurement_the_profile_holds() -> None:
-    assert MeasuredWork([], WORK_S).take(3) == 1.0
+    assert measured_works(MeasuredWork([], WORK_S).table(), [3]) == [1.0]
 
 
 def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
@@ -169,7 +177,15 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing() -> None:
     assert rows["violation_rate"].verdict == "met"
     assert math.isnan(rows["latency_mean_s"].difference)
     assert rows["latency_mean_s"].verdict == ""
-    assert "| -" in table([rows["latency_mean_s"]])
+    assert "| -" in padded(tables([rows["latency_mean_s"]])["s"])
+
+
+def test_where_nothing_was_answered_the_result_has_no_latency(tmp_path: Path) -> None:
+    runs = [made_up(kind, 0) for kind in ("live", "simulated", "replayed")]
+    write_results(tmp_path, runs, PROFILE, ["python"])
+    rows = {row.quantity.metric: row for row in load_fidelity(tmp_path / "fidelity.json").rows}
+    assert math.isnan(rows["latency_mean_s"].live)
+    assert rows["violation_rate"].live == 0.0
 
 
 def test_the_section_names_the_host_and_every_agent() -> None:

@@ -10,11 +10,10 @@ import pytest
 from report_runs import COLD, write_suite
 
 from benchmarks import findings as ours
-from benchmarks.rates import Rates, corrected, picked
-from benchmarks.targets import declared
-from sponge_env.results.comparison import Comparison
-from sponge_env.results.findings import findings, listed, percent
-from sponge_env.results.load import load_run
+from benchmarks.findings import Rates, corrected, picked
+from sponge_env.results.comparison import Comparison, load_run
+from sponge_env.results.layout import listed, percent
+from sponge_env.results.page import findings
 
 FEW, MANY = [1, 0, 0, 1, 0, 0], [40, 41, 42, 40, 41, 43]
 
@@ -25,7 +24,7 @@ def source(path: Path, **agents: tuple[list[int], float]) -> Comparison:
 
 
 def said(found: Comparison, word: str) -> list[str]:
-    sentences = [*ours.findings(found, declared("finding")), *findings(found)]
+    sentences = [*ours.findings(found), *findings(found)]
     return [sentence for sentence in sentences if word in sentence]
 
 

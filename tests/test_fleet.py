@@ -9,7 +9,7 @@ import pytest
 from fake_replicas import CPU_S, FakeLauncher, FakeReplica
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.interfaces import Allocation, Batch, Request
+from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import fleet as fleet_module
 from sponge_env.live.config import LiveConfig
 from sponge_env.live.fleet import START_ATTEMPTS, Ended, Fleet
@@ -58,7 +58,7 @@ class Rig:
         return [replica.id for replica in self.replicas if not replica.closed]
 
     def start(self, id: int) -> None:
-        self.fleet.start(batch(id), range(2))
+        self.fleet.start(batch(id))
 
     def poll(self) -> list[Ended]:
         return self.fleet.poll(0.0)[1]
@@ -82,7 +82,7 @@ MakeRig = Callable[[int], Rig]
 
 
 def batch(id: int) -> Batch:
-    return Batch(id, tuple(Request(i, 0.0, 0.0, 1e9) for i in range(2)))
+    return Batch(id, (0, 1))
 
 
 def test_the_first_replicas_load_at_full_speed_and_are_limited_then(make_rig: MakeRig) -> None:
@@ -306,7 +306,7 @@ def test_a_limit_that_comes_late_shows_in_the_status(
 def test_time_held_is_no_time_to_hang(
     clock: Monotonic, worker: LiveWorker, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sponge_env.live.clock.time", clock)
+    monkeypatch.setattr("sponge_env.live.worker.time", clock)
     launcher.willing = False
     worker.hold()
     worker.release()  # the clock's times are the stand-in's from here on

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.bandwidth import load_bandwidth_trace
-from sponge_env.errors import SpongeError, TraceError
-from sponge_env.formats.detect import FORMATS
-from sponge_env.workload import load_arrivals
+from sponge_env.config import Arrivals, Network
+from sponge_env.errors import TraceError
+from sponge_env.formats import FORMATS, CountTrace, EventTrace, read_arrivals, read_bandwidth
+from sponge_env.formats.table import read_lines
+from sponge_env.profile import load_profile
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.draw import draw_workload
 
 DATA = Path(__file__).parent / "data" / "traces"
 
@@ -85,7 +87,7 @@ def copies(name: str, folder: Path) -> list[Path]:
 @pytest.mark.parametrize("name", BANDWIDTH)
 def test_bandwidth_format(name, tmp_path):
     for path in copies(name, tmp_path):
-        trace = load_bandwidth_trace(path)
+        trace = read_bandwidth(path)
         start_s, bandwidth, duration_s = BANDWIDTH[name]
         np.testing.assert_allclose(trace.start_s, start_s, rtol=1e-12)
         np.testing.assert_allclose(trace.bandwidth_bytes_per_s, bandwidth, rtol=1e-12)
@@ -95,7 +97,7 @@ def test_bandwidth_format(name, tmp_path):
 @pytest.mark.parametrize("name", EVENTS)
 def test_event_format(name, tmp_path):
     for path in copies(name, tmp_path):
-        trace = load_arrivals(path)
+        trace = read_arrivals(path)
         assert isinstance(trace, EventTrace)
         np.testing.assert_allclose(trace.time_s, EVENTS[name], rtol=1e-12)
 
@@ -103,14 +105,17 @@ def test_event_format(name, tmp_path):
 @pytest.mark.parametrize("name", COUNTS)
 def test_count_format(name, tmp_path):
     for path in copies(name, tmp_path):
-        trace = load_arrivals(path)
+        trace = read_arrivals(path)
         assert isinstance(trace, CountTrace)
         assert trace.per_second.tolist() == COUNTS[name]
 
 
 def test_a_pensieve_trace_takes_as_long_as_in_pensieves_simulator():
     times_s, mbit_per_s = np.loadtxt(DATA / "pensieve", unpack=True)
-    trace = load_bandwidth_trace(DATA / "pensieve")
+    network = Network(str(DATA / "pensieve"), payload_bytes=600e3, base_delay_s=0.0)
+    arrivals = Arrivals(kind="constant", rate_rps=1.0)
+    scenario = Scenario("download", duration_s=3.0, arrivals=arrivals, network=network)
+    workload = draw_workload(scenario, load_profile("yolov5s"), seed=0)
     # sim/fixed_env.py without round trips and headers: one download from the start.
     left_bytes, now_s, line = 600e3, 0.0, 1
     while True:
@@ -122,18 +127,19 @@ def test_a_pensieve_trace_takes_as_long_as_in_pensieves_simulator():
         now_s += duration_s
         line += 1
     assert now_s > 0
-    assert float(trace.arrival_s(0.0, 600e3)) == pytest.approx(now_s + left_bytes / throughput)
+    assert workload.sent_s[0] == 0.0
+    assert workload.arrival_s[0] == pytest.approx(now_s + left_bytes / throughput)
 
 
 @pytest.mark.parametrize("extra_ms", [1, 250, 499])
 def test_a_mahimahi_trace_of_steady_bandwidth_stays_steady(extra_ms, tmp_path):
     path = tmp_path / "steady.up"
     path.write_text("".join(f"{ms}\n" for ms in range(1, 2001 + extra_ms)))
-    trace = load_bandwidth_trace(path)
+    trace = read_bandwidth(path)
     assert trace.start_s.tolist() == [0, 0.5, 1, 1.5]
     assert trace.bandwidth_bytes_per_s == pytest.approx(np.full(4, 1.5e6))
     path.write_text("1\n")
-    assert load_bandwidth_trace(path).bandwidth_bytes_per_s.tolist() == [1.5e6]
+    assert read_bandwidth(path).bandwidth_bytes_per_s.tolist() == [1.5e6]
 
 
 def test_every_format_has_an_example():
@@ -144,7 +150,7 @@ def test_every_format_has_an_example():
 def test_counts_on_one_line_may_be_separated_by_commas(tmp_path):
     path = tmp_path / "counts"
     path.write_text("3, 0,2,5,\n")
-    trace = load_arrivals(path)
+    trace = read_arrivals(path)
     assert isinstance(trace, CountTrace)
     assert trace.per_second.tolist() == [3, 0, 2, 5]
 
@@ -156,7 +162,7 @@ def test_azure_llm_times_may_name_their_zone_and_leave_out_the_fraction(zone, tm
         "TIMESTAMP,ContextTokens,GeneratedTokens\n"
         f"2024-05-10 00:00:00.009930{zone},2162,5\n2024-05-10T00:00:01{zone},2399,6\n"
     )
-    trace = load_arrivals(path)
+    trace = read_arrivals(path)
     assert isinstance(trace, EventTrace)
     np.testing.assert_allclose(trace.time_s, [0, 0.99007], rtol=1e-12)
 
@@ -167,7 +173,7 @@ def test_azure_llm_times_of_two_zones(tmp_path):
         "TIMESTAMP,ContextTokens,GeneratedTokens\n"
         "2024-05-10 02:00:00+02:00,1,5\n2024-05-10 00:00:00.5Z,1,6\n2024-05-10 00:00:02,1,6\n"
     )
-    trace = load_arrivals(path)
+    trace = read_arrivals(path)
     assert isinstance(trace, EventTrace)
     assert trace.time_s.tolist() == [0, 0.5, 2]
 
@@ -178,7 +184,7 @@ def test_burstgpt_times_with_fractions_are_exact(tmp_path):
         "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens\n"
         "5.25,s,1,GPT-4,2,3\n5.5,s,1,GPT-4,2,3\n8,s,1,GPT-4,2,3\n"
     )
-    trace = load_arrivals(path)
+    trace = read_arrivals(path)
     assert isinstance(trace, EventTrace)
     assert trace.time_s.tolist() == [0, 0.25, 2.75]
 
@@ -188,27 +194,27 @@ def test_a_ucc_log_without_a_reading_goes_on_with_the_last(tmp_path):
     unread = [UCC.format(f"2019.12.16_13.40.0{s}", "-") for s in (2, 5)]
     path = tmp_path / "ucc.csv"
     path.write_text("\n".join([lines[0], unread[0], *lines[1:4], unread[1], *lines[4:]]))
-    trace = load_bandwidth_trace(path)
+    trace = read_bandwidth(path)
     start_s, bandwidth, duration_s = BANDWIDTH["ucc-5g.csv"]
     assert trace.start_s.tolist() == start_s
     assert trace.bandwidth_bytes_per_s.tolist() == bandwidth
     assert trace.duration_s == duration_s
     path.write_text("\n".join([lines[0], *unread]))
     with pytest.raises(TraceError, match="line 2: DL_bitrate is '-' from here to the end"):
-        load_bandwidth_trace(path)
+        read_bandwidth(path)
 
 
 def test_a_comment_does_not_shift_the_numbers_of_the_lines_below(tmp_path):
     path = tmp_path / "trace"
     path.write_text("# s, Mbit/s\n0 1\n# tunnel\n1 -1\n")
     with pytest.raises(TraceError, match="line 4: Mbit/s is negative: '1 -1'"):
-        load_bandwidth_trace(path)
+        read_bandwidth(path)
 
 
 def test_counts_on_one_very_long_line(tmp_path):
     path = tmp_path / "counts"
     path.write_text("157," * 100_000)
-    trace = load_arrivals(path)
+    trace = read_arrivals(path)
     assert isinstance(trace, CountTrace)
     assert trace.per_second.size == 100_000
 
@@ -279,11 +285,11 @@ def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
     lines[index] = line
     path = tmp_path / name
     path.write_text("\n".join(lines) + "\n")
-    load = load_bandwidth_trace if name in BANDWIDTH else load_arrivals
+    load = read_bandwidth if name in BANDWIDTH else read_arrivals
     with pytest.raises(TraceError) as caught:
         load(path)
     message = str(caught.value)
-    assert f"{path}, line {index + 1}: " in message
+    assert f"{path}: line {index + 1}: " in message
     assert reason in message
     assert name == "rps-one-line.txt" or repr(line)[:80] in message
     assert "\n" not in message
@@ -293,21 +299,21 @@ def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
 @pytest.mark.parametrize("name", [name for name in BANDWIDTH if name != "mahimahi.up"])
 def test_bandwidth_given_as_arrivals(name):
     with pytest.raises(TraceError, match=r"holds bandwidth, not arrivals.*network\.trace"):
-        load_arrivals(DATA / name)
+        read_arrivals(DATA / name)
 
 
 @pytest.mark.parametrize("name", [*EVENTS, "rps-one-line.txt"])
 def test_arrivals_given_as_bandwidth(name):
     with pytest.raises(TraceError, match=r"holds arrivals, not bandwidth.*arrivals\.file"):
-        load_bandwidth_trace(DATA / name)
+        read_bandwidth(DATA / name)
 
 
 def test_requests_per_second_given_as_bandwidth():
     with pytest.raises(TraceError, match=r"line 2: .*requests per second belong in arrivals\.file"):
-        load_bandwidth_trace(DATA / "rps-lines.txt")
+        read_bandwidth(DATA / "rps-lines.txt")
 
 
-@pytest.mark.parametrize("load", [load_bandwidth_trace, load_arrivals])
+@pytest.mark.parametrize("load", [read_bandwidth, read_arrivals])
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -324,7 +330,7 @@ def test_requests_per_second_given_as_bandwidth():
 def test_a_file_in_no_known_format(load, data, reason, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(data)
-    content = "bandwidth" if load is load_bandwidth_trace else "arrivals"
+    content = "bandwidth" if load is read_bandwidth else "arrivals"
     with pytest.raises(TraceError) as caught:
         load(path)
     message = str(caught.value)
@@ -340,25 +346,26 @@ def test_a_header_alone_is_no_trace(name, tmp_path):
     path = tmp_path / name
     path.write_text((DATA / name).read_text().splitlines()[0])
     with pytest.raises(TraceError, match="nothing below its header"):
-        load_bandwidth_trace(path)
+        read_bandwidth(path)
 
 
-@pytest.mark.parametrize("load", [load_bandwidth_trace, load_arrivals])
+@pytest.mark.parametrize("load", [read_bandwidth, read_arrivals])
 def test_a_file_that_cannot_be_read(load, tmp_path):
-    with pytest.raises(SpongeError, match=r"cannot read the trace .*No such file"):
-        load(tmp_path / "missing.csv")
-    with pytest.raises(SpongeError, match=r"cannot read the trace .*directory"):
-        load(tmp_path)
+    for name in ("missing.csv", str(tmp_path)):
+        with pytest.raises(TraceError, match=f"unknown file or trace of .* {name!r}; choose from"):
+            load(name)
+    with pytest.raises(TraceError, match=r"cannot read the trace .*directory"):
+        read_lines(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("load", "content", "reason"),
     [
-        (load_bandwidth_trace, "0 0\n1 0\n", "must not have a bandwidth of 0 all the time"),
-        (load_bandwidth_trace, "3 1\n3 2\n", "line 2: the trace needs two lines at different s"),
-        (load_bandwidth_trace, "0\n0\n", "the trace ends at 0 ms"),
-        (load_arrivals, "0\n0\n", "needs at least one request"),
-        (load_arrivals, "arrival_s\n2.5\n", "needs at least two requests"),
+        (read_bandwidth, "0 0\n1 0\n", "must not have a bandwidth of 0 all the time"),
+        (read_bandwidth, "3 1\n3 2\n", "line 2: the trace needs two lines at different s"),
+        (read_bandwidth, "0\n0\n", "the trace ends at 0 ms"),
+        (read_arrivals, "0\n0\n", "needs at least one request"),
+        (read_arrivals, "arrival_s\n2.5\n", "needs at least two requests"),
     ],
 )
 def test_a_trace_of_nothing(load, content, reason, tmp_path):
@@ -373,11 +380,11 @@ def test_a_trace_of_nothing(load, content, reason, tmp_path):
 def test_a_changed_file_is_read_again(tmp_path):
     path = tmp_path / "file"
     path.write_text("0 8\n1 8\n")
-    assert load_bandwidth_trace(path).mean_bytes_per_s == 1e6
+    assert read_bandwidth(path).mean_bytes_per_s == 1e6
     before_ns = path.stat().st_mtime_ns
     path.write_text("0 16\n1 16\n")
     os.utime(path, ns=(before_ns + 10**9, before_ns + 10**9))
-    assert load_bandwidth_trace(path).mean_bytes_per_s == 2e6
+    assert read_bandwidth(path).mean_bytes_per_s == 2e6
 
 
 ascending_s = st.lists(
@@ -390,7 +397,7 @@ def test_csv_bandwidth_round_trip(tmp_path_factory, time_s, bandwidth):
     path = tmp_path_factory.mktemp("csv") / "trace.csv"
     rows = "".join(f"{t!r},{bandwidth!r}\n" for t in time_s)
     path.write_text("time_s,bandwidth_bytes_per_s\n" + rows)
-    trace = load_bandwidth_trace(path)
+    trace = read_bandwidth(path)
     assert trace.start_s.tolist() == [t - time_s[0] for t in time_s]
     assert set(trace.bandwidth_bytes_per_s) == {bandwidth}
 
@@ -399,7 +406,7 @@ def test_csv_bandwidth_round_trip(tmp_path_factory, time_s, bandwidth):
 def test_csv_arrivals_round_trip(tmp_path_factory, time_s):
     path = tmp_path_factory.mktemp("csv") / "trace.csv"
     path.write_text("arrival_s\n" + "".join(f"{t!r}\n" for t in time_s))
-    trace = load_arrivals(path)
+    trace = read_arrivals(path)
     assert isinstance(trace, EventTrace)
     assert trace.time_s.tolist() == time_s
 
@@ -407,7 +414,7 @@ def test_csv_arrivals_round_trip(tmp_path_factory, time_s):
 def test_unix_times_of_arrivals_count_from_the_first(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text("arrival_s\n1700000000.25\n1700000000.5\n1700000002\n")
-    assert load_arrivals(path).time_s.tolist() == [0.0, 0.25, 1.75]
+    assert read_arrivals(path).time_s.tolist() == [0.0, 0.25, 1.75]
 
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=200).map(sorted))
@@ -415,6 +422,6 @@ def test_mahimahi_keeps_every_packet(tmp_path_factory, delivery_ms):
     delivery_ms[-1] += 1
     path = tmp_path_factory.mktemp("mahimahi") / "trace"
     path.write_text("".join(f"{ms}\n" for ms in delivery_ms))
-    trace = load_bandwidth_trace(path)
+    trace = read_bandwidth(path)
     assert trace.duration_s == delivery_ms[-1] / 1000
     assert trace.cumulative_bytes[-1] == pytest.approx(1500 * len(delivery_ms))

@@ -16,17 +16,18 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sponge_env.config import Limits, Simulation
-from sponge_env.encoding import FIELDS, JOINT, JOINT_FIELDS, STARTING_SLOTS, encode
+from sponge_env.encoding import FIELDS, JOINT, encode
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
+from sponge_env.fields import JOINT_OBS_DIM, STARTING_SLOTS
 from sponge_env.interfaces import Allocation
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
 BRIEF = dataclasses.replace(
     SHORT,
     duration_s=8.0,
-    limits=Limits(cores=8, batch=8, replicas=12),
+    limits=Limits(cores=8, batch=8, replicas=12, total_cores=96),
     simulation=Simulation(cold_start_s=2.5),
 )
 FIRST = len(FIELDS) + 1
@@ -67,12 +68,22 @@ def test_the_reward_charges_the_cores_of_all_replicas() -> None:
     assert reward == pytest.approx(-96 / 8 - BRIEF.reward.violation_weight * missed)
 
 
+def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
+    one_machine = dataclasses.replace(BRIEF, limits=Limits(cores=8, batch=8, replicas=12))
+    env = gymnasium.make("SpongeJoint-v0", scenario=one_machine)
+    env.reset(seed=0)
+    for cores, replicas in ((8, 1), (4, 2), (3, 2), (1, 8)):
+        info = env.step(np.array([cores - 1, 0, 11]))[4]
+        assert (info["requested_cores"], info["replicas"]) == (cores, replicas)
+        assert info["cores"] <= 8
+
+
 def test_the_first_part_of_the_observation_is_the_vertical_one() -> None:
     joint, vertical = joint_env(), SpongeEnv(BRIEF)
     one, other = joint.reset(seed=3)[0], vertical.reset(seed=3)[0]
     for _ in range(BRIEF.intervals):
         np.testing.assert_array_equal(one[: len(FIELDS)], other)
-        assert one.shape == (len(JOINT_FIELDS),)
+        assert one.shape == (JOINT_OBS_DIM,)
         one, other = joint.step(np.array([3, 1, 0]))[0], vertical.step(np.array([3, 1]))[0]
 
 

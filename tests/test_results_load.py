@@ -16,7 +16,7 @@ from unit_runs import result
 import evaluate
 from sponge_env.config import Arrivals, Serving
 from sponge_env.errors import RunDirectoryError
-from sponge_env.results.load import load_run
+from sponge_env.results.comparison import load_run
 from sponge_env.run.read import load_intervals
 from sponge_env.run.unit import AgentUnit
 

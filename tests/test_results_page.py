@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from report_runs import COLD, WARM, keep, write, write_suite
 
-from benchmarks.results import main as ours
+from benchmarks.targets import main as ours
 from sponge_env.results.__main__ import main
-from sponge_env.results.load import load_run
+from sponge_env.results.comparison import load_run
 from sponge_env.results.page import featured
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

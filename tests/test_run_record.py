@@ -23,19 +23,18 @@ from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.files import replacing, write_json
 from sponge_env.mapping import from_mapping
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, from_summary, names, summary
-from sponge_env.run.read import load_intervals
-from sponge_env.run.record import (
-    COLUMNS,
-    Journal,
-    interval_columns,
-    read_intervals,
-    run_unit,
-    write_table,
-)
+from sponge_env.run.read import load_intervals, read_intervals
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import RunStore, describe, new_folder
 from sponge_env.run.suite import AgentEntry, CellGroup, Suite
-from sponge_env.run.unit import AgentUnit
+from sponge_env.run.unit import (
+    COLUMNS,
+    AgentUnit,
+    Journal,
+    interval_columns,
+    run_unit,
+    write_table,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Run("fa2", "paper", "live", 3, "yolov5s", "warm")
@@ -227,7 +226,7 @@ def test_a_killed_live_run_keeps_its_episodes_and_intervals(tmp_path):
 
 
 def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("sponge_env.run.record._KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr("sponge_env.run.unit._KEEP_EVERY_S", 0.0)
     unit = dataclasses.replace(live_unit(), backend="sim")
     kept, keep = [], RunStore.keep
 

@@ -132,6 +132,16 @@ def test_a_folder_of_another_suite_or_version_is_refused(tmp_path: Path, key: st
         other.__enter__()
 
 
+def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path, IDENTITY) as store:
+        store.keep(UNIT, {}, None)
+        half = store.file("intervals", UNIT, "-seed0.parquet.partial")
+        half.parent.mkdir(parents=True)
+        half.write_text("half")
+    assert not half.exists()
+    assert store.file("results", UNIT, ".json").exists()
+
+
 def test_a_folder_of_something_else_stays_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunDirectoryError, match="is no run"):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import builtins
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,8 @@ def test_what_is_no_search_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 def test_without_optuna_one_sentence_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "optuna":
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "optuna", None)
     assert search() == 2
-    assert capsys.readouterr().err.startswith("error: the search needs optuna; install it with")
+    error = capsys.readouterr().err
+    assert error.startswith("error: the search of hyper-parameters needs ")
+    assert "(optuna); run: pip install 'sponge-env[search]'" in error

@@ -1,187 +1,259 @@
+"""The rules of queue, batches, drops and ledger: of the core, on requests made by hand."""
+
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from fake_worker import FakeWorker
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sponge_env.serving.core import RequestQueue, ServingCore
-from sponge_env.serving.drive import ArrivalCursor
-from sponge_env.serving.edf import EdfQueue
-from sponge_env.serving.fifo import FifoQueue
-from sponge_env.serving.ledger import Ledger, Outcome
-from strategies import request_lists
+from reference.serving import EdfQueue, FifoQueue, Ledger, RequestQueue
+from reference.worker import ProfileService
+from reference.workload import Request
+from scenarios import STEADY_PROFILE, requests_at, short
 
-from sponge_env.interfaces import Batch, Completion, Request
+from sponge_env.config import RequestClass, Serving
+from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.system import LiveSystem, SimulatedSystem, System
+from sponge_env.workload import Workload
 
-
-def request(number: int, deadline_s: float = 1.0, arrival_s: float = 0.0) -> Request:
-    return Request(number, arrival_s, arrival_s, deadline_s)
-
-
-@given(st.lists(st.floats(0, 10)), st.integers(1, 8))
-def test_queue_pops_in_deadline_order(deadlines: list[float], size: int) -> None:
-    queue = EdfQueue()
-    for number, deadline_s in enumerate(deadlines):
-        queue.push(request(number, deadline_s))
-    assert list(queue.deadlines_s()) == sorted(deadlines)
-    popped: list[Request] = []
-    while batch := queue.pop(size):
-        assert len(batch) <= size
-        popped.extend(batch)
-    assert [r.deadline_s for r in popped] == sorted(deadlines)
-    assert len({r.id for r in popped}) == len(deadlines)
+FAST, SLOW = Allocation(16, 1), Allocation(1, 1)
+"""Batches of one request that take 0.1 s and 1.6 s."""
+FIFO = {"classes": (RequestClass(1.0, 1.0, 0.0),), "slo_s": 1.0}
 
 
-def test_queue_breaks_ties_by_id() -> None:
-    queue = EdfQueue()
-    for number in (3, 1, 2):
-        queue.push(request(number))
-    assert [r.id for r in queue.pop(3)] == [1, 2, 3]
+def serve(
+    workload: Workload,
+    *plan: Allocation,
+    serving: Serving = Serving("none"),  # noqa: B008  # it is frozen
+    **changes: Any,
+) -> SimulatedSystem:
+    """Serve requests under one allocation after the other, an interval of 1 s each."""
+    scenario = short(duration_s=float(len(plan)), serving=serving, **changes)
+    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, workload)
+    for allocation in plan:
+        system.step(allocation)
+    return system
 
 
-@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10))), st.integers(1, 8))
-def test_fifo_queue_pops_in_order_of_arrival(times: list[tuple[float, float]], size: int) -> None:
-    queue = FifoQueue()
-    for number, (deadline_s, arrival_s) in enumerate(times):
-        queue.push(request(number, deadline_s, arrival_s))
-    assert list(queue.deadlines_s()) == sorted(deadline_s for deadline_s, _ in times)
-    popped: list[Request] = []
-    while batch := queue.pop(size):
-        assert len(batch) <= size
-        popped.extend(batch)
-    expected = sorted((arrival_s, number) for number, (_, arrival_s) in enumerate(times))
-    assert [(r.arrival_s, r.id) for r in popped] == expected
+def by_id(system: System, name: str) -> list[Any]:
+    """Return a column of the ledger in the order of the requests' ids."""
+    columns = system.columns()
+    return columns[name][np.argsort(columns["id"])].tolist()
+
+
+def service_order(system: System) -> list[int]:
+    """Return the ids of the requests in the order in which they were started."""
+    columns = system.columns()
+    assert np.isin(columns["outcome"], ("on_time", "late")).all()
+    return columns["id"][np.argsort(columns["started_s"])].tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.05, 10), min_size=1, max_size=9, unique=True))
+def test_the_earliest_deadline_comes_first(deadlines_s: list[float]) -> None:
+    first = (0.0, 0.01)
+    system = serve(requests_at(first, *((0.05, d) for d in deadlines_s)), FAST)
+    assert service_order(system) == [0, *(1 + k for k in np.argsort(deadlines_s).tolist())]
+
+
+def test_equal_deadlines_are_served_by_id() -> None:
+    system = serve(requests_at((0.03, 5), (0.02, 5), (0.01, 5), (0.0, 9)), FAST)
+    assert service_order(system) == [3, 0, 1, 2]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 0.09), st.floats(0.1, 9)), min_size=1, max_size=9))
+def test_first_in_first_out_serves_in_the_order_of_arrival(
+    times_s: list[tuple[float, float]],
+) -> None:
+    system = serve(requests_at((0.0, 9), *times_s), FAST, serving=Serving(order="fifo"), **FIFO)
+    arrivals_s = [arrival_s for arrival_s, _ in times_s]
+    assert service_order(system) == [0, *(1 + np.argsort(arrivals_s, kind="stable")).tolist()]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_batch_takes_what_waits_up_to_its_limit(size: int) -> None:
+    requests = requests_at((0.0, 9), *((0.01, 9) for _ in range(7)))
+    system = serve(requests, Allocation(16, size))
+    sizes = [1, *(min(size, 7 - begun) for begun in range(0, 7, size))]
+    assert by_id(system, "batch_size") == [s for s in sizes for _ in range(s)]
+
+
+def test_a_request_answered_exactly_at_its_deadline_is_on_time() -> None:
+    for deadline_s, outcome in ((0.1, "on_time"), (math.nextafter(0.1, 0), "late")):
+        assert by_id(serve(requests_at((0.0, deadline_s)), FAST), "outcome") == [outcome]
+
+
+@pytest.mark.parametrize(
+    ("serving", "expected"),
+    [
+        (Serving("expired"), ["on_time", "dropped", "on_time"]),
+        (Serving("late", 0.5), ["on_time", "late", "on_time"]),
+        (Serving("late", 0.01), ["on_time", "dropped", "on_time"]),
+        (Serving("none"), ["on_time", "late", "on_time"]),
+    ],
+)
+@pytest.mark.parametrize("order", ["edf", "fifo"])
+def test_drop_policies(serving: Serving, expected: list[str], order: str) -> None:
+    """The second is 0.05 s late when the first is answered at 0.1 s."""
+    changes = FIFO if order == "fifo" else {}
+    serving = Serving(serving.drop, serving.drop_late_by_s, order)  # type: ignore[arg-type]
+    requests = requests_at((0.0, 1.0), (0.01, 0.05), (0.02, 2.0))
+    system = serve(requests, FAST, serving=serving, **changes)
+    assert by_id(system, "outcome") == expected
+    if "dropped" in expected:
+        assert by_id(system, "finished_s")[1] == pytest.approx(0.1)
+        assert math.isnan(by_id(system, "started_s")[1])
+        assert by_id(system, "attempts") == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("late_s", "outcome"), [(0.0, "late"), (1e-9, "dropped")])
+def test_exactly_the_grace_is_not_too_late(late_s: float, outcome: str) -> None:
+    requests = requests_at((0.0, 1.0), (0.01, 0.1 - 0.0625 - late_s))
+    system = serve(requests, FAST, serving=Serving("late", 0.0625))
+    assert by_id(system, "outcome")[1] == outcome
+
+
+def test_what_expires_while_all_are_busy_is_dropped_at_the_intervals_end() -> None:
+    system = serve(requests_at((0.0, 9.0), (0.1, 0.5)), SLOW, serving=Serving("expired"))
+    assert by_id(system, "outcome") == ["running", "dropped"]
+    assert by_id(system, "finished_s")[1] == 1.0
+
+
+def test_hopeless_requests_count_apart() -> None:
+    """Nothing can be answered within 0.1 s."""
+    requests = requests_at((0.0, 9.0), (0.1, 0.15), (0.1, 0.4), (0.1, math.nextafter(0.2, 0)))
+    system = serve(requests, SLOW, serving=Serving("expired"))
+    metrics = system.view().last
+    assert metrics is not None
+    assert by_id(system, "hopeless") == [False, True, False, True]
+    assert (metrics.hopeless, metrics.violations, metrics.avoidable_violations) == (2, 3, 1)
+
+
+def test_an_abandoned_episode_drops_what_waits_and_finishes_what_runs() -> None:
+    system = serve(requests_at((0.0, 1.2), (0.1, 1.1)), SLOW)
+    assert by_id(system, "outcome") == ["running", "queued"]
+    system.drain()
+    assert by_id(system, "outcome") == ["late", "dropped"]
+    assert by_id(system, "finished_s") == [1.6, 1.2]
+
+
+def live(
+    workload: Workload,
+    *,
+    duration_s: float = 4.0,
+    noise: Iterator[float] | None = None,
+    crashes_s: tuple[float, ...] = (),
+    replicas: int = 1,
+    spared: int = -1,
+    **changes: Any,
+) -> LiveSystem:
+    """Return a live system whose batches take 0.1 s on 16 cores and 1.6 s on one."""
+    scenario = short(duration_s=duration_s, **{"serving": Serving("none"), **changes})
+
+    def make_worker(spec: SystemSpec) -> FakeWorker:
+        latency_s = STEADY_PROFILE.service_table_s(spec.batch_max, spec.cores_max)
+        return FakeWorker(
+            lambda cores: ProfileService(latency_s, cores),
+            Allocation(1, 1, replicas),
+            cold_start_s=0.2,
+            noise=noise.__next__ if noise else lambda: 1.0,
+            crashes_s=crashes_s,
+            spared=spared,
+        )
+
+    return LiveSystem(scenario, 0, make_worker, STEADY_PROFILE, workload)
+
+
+def test_a_crash_retries_while_the_budget_lasts() -> None:
+    system = live(requests_at((0.0, 0.4), (0.0, 3.0)), crashes_s=(0.5,))
+    for _ in range(4):
+        system.step(Allocation(1, 2))
+    assert by_id(system, "outcome") == ["failed", "on_time"]
+    assert by_id(system, "attempts") == [1, 2]
+    assert by_id(system, "finished_s") == pytest.approx([0.5, 0.5 + 0.2 + 1.6])
+    assert by_id(system, "replica") == [0, 1]
+    assert by_id(system, "batch_size") == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "outcome"), [(0.5, "failed"), (math.nextafter(0.5, 1), "late")]
+)
+def test_no_budget_is_left_at_the_deadline(deadline_s: float, outcome: str) -> None:
+    system = live(requests_at((0.0, deadline_s)), crashes_s=(0.5,))
+    for _ in range(4):
+        system.step(SLOW)
+    assert by_id(system, "outcome") == [outcome]
+
+
+def test_what_came_back_is_dropped_when_it_expires_and_its_attempts_still_count() -> None:
+    system = live(requests_at((0.0, 0.6)), crashes_s=(0.5,), serving=Serving("expired"))
+    system.step(SLOW)
+    assert by_id(system, "outcome") == ["dropped"]
+    assert by_id(system, "attempts") == [1]
+    assert math.isnan(by_id(system, "started_s")[0])
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("fifo", [0, 1, 2, 3]), ("edf", [1, 2, 0, 3])], ids=str
+)
+def test_a_request_that_comes_back_takes_its_old_place(order: str, expected: list[int]) -> None:
+    requests = requests_at((0.0, 9.0), (0.1, 6.0), (0.2, 7.0), (0.3, 9.0))
+    changes = FIFO if order == "fifo" else {}
+    serving = Serving(order=order)  # type: ignore[arg-type]
+    system = live(requests, crashes_s=(0.5,), duration_s=8.0, serving=serving, **changes)
+    for _ in range(8):
+        system.step(SLOW)
+    assert service_order(system) == expected
+    assert by_id(system, "attempts") == [2, 1, 1, 1]
+
+
+def test_one_batch_hangs_while_others_come_back_over_and_over() -> None:
+    """A request that comes back takes a new place; the batch that hangs must not use them up."""
+    count, works_again_s = 6, 20.0
+    system = live(
+        requests_at((0.0, 99.0), *((0.001 * k, 98.0) for k in range(1, count))),
+        noise=iter([1e9] + [1.0] * 1000),
+        crashes_s=tuple(np.arange(0.5, works_again_s, 0.37).tolist()),
+        replicas=2,
+        spared=0,
+        duration_s=40.0,
+    )
+    for _ in range(int(works_again_s)):
+        system.step(Allocation(1, 2, 2))
+        assert set(system.columns()["outcome"]) == {"running", "queued"}
+    assert max(by_id(system, "attempts")) > 10
+    while not system.done:
+        system.step(Allocation(1, 2, 2))
+    assert by_id(system, "outcome") == ["running"] + ["on_time"] * (count - 1)
 
 
 @pytest.mark.parametrize("make_queue", [EdfQueue, FifoQueue])
 @given(st.lists(st.floats(0, 10)), st.floats(0, 10))
-def test_queue_drops_exactly_what_is_due(
+def test_a_queue_of_the_reference_drops_exactly_what_is_due(
     make_queue: Callable[[], RequestQueue], deadlines: list[float], time_s: float
 ) -> None:
     queue = make_queue()
     for number, deadline_s in enumerate(deadlines):
-        queue.push(request(number, deadline_s))
+        queue.push(Request(number, 0.0, 0.0, deadline_s))
     due = sorted(r.deadline_s for r in queue.pop_due_before(time_s))
     assert due == sorted(d for d in deadlines if d < time_s)
     assert list(queue.deadlines_s()) == sorted(d for d in deadlines if d >= time_s)
     assert len(queue) == len(deadlines) - len(due)
 
 
-def test_a_request_that_comes_back_after_a_crash_takes_its_old_place() -> None:
-    core = ServingCore(math.inf, queue=FifoQueue())
-    for number, deadline_s in enumerate((9.0, 5.0, 7.0)):
-        core.offer(request(number, deadline_s, arrival_s=0.1 * number))
-    first = core.form_batch(1.0, 1)
-    assert first is not None
-    core.settle(Completion(first, 0, 1.0, 2.0, ok=False))
-    again = core.form_batch(2.0, 3)
-    assert again is not None
-    assert [r.id for r in again.requests] == [0, 1, 2]
-
-
-def test_ledger_refuses_illegal_moves() -> None:
-    ledger = Ledger()
-    ledger.offer(request(1))
+def test_the_ledger_of_the_reference_refuses_illegal_moves() -> None:
+    ledger, request = Ledger(), Request(1, 0.0, 0.0, 1.0)
+    ledger.offer(request)
     with pytest.raises(ValueError, match="offered twice"):
-        ledger.offer(request(1))
+        ledger.offer(request)
     with pytest.raises(ValueError, match="request 1 is QUEUED, not RUNNING"):
-        ledger.retry(request(1))
-    ledger.run([request(1)])
+        ledger.retry(request)
+    ledger.run([request])
     with pytest.raises(ValueError, match="request 1 is RUNNING, not QUEUED"):
-        ledger.drop(request(1), 0.0)
-
-
-def test_a_request_answered_exactly_at_its_deadline_is_on_time() -> None:
-    core = ServingCore(math.inf)
-    core.offer(request(1, deadline_s=0.5))
-    batch = core.form_batch(0.0, 4)
-    assert batch is not None
-    core.settle(Completion(batch, 0, 0.0, 0.5))
-    assert core.counts.on_time == 1
-
-
-@pytest.mark.parametrize(("grace_s", "dropped"), [(0.0, [1]), (0.5, []), (math.inf, [])])
-def test_drop_policies(grace_s: float, dropped: list[int]) -> None:
-    core = ServingCore(grace_s)
-    core.offer(request(1, deadline_s=1.0))
-    core.offer(request(2, deadline_s=2.0))
-    batch = core.form_batch(1.25, 4)
-    assert batch is not None
-    assert core.counts.dropped == len(dropped)
-    assert [r.id for r in batch.requests] == [n for n in (1, 2) if n not in dropped]
-
-
-def test_a_crash_retries_while_the_budget_lasts() -> None:
-    core = ServingCore(math.inf)
-    core.offer(request(1, deadline_s=1.0))
-    core.offer(request(2, deadline_s=3.0))
-    batch = core.form_batch(0.0, 4)
-    assert batch is not None
-    core.settle(Completion(batch, 0, 0.0, 2.0, ok=False))
-    assert (core.counts.failed, core.counts.queued) == (1, 1)
-    again = core.form_batch(2.0, 4)
-    assert again is not None
-    core.settle(Completion(again, 1, 2.0, 2.5))
-    columns = core.ledger.columns()
-    assert list(columns["outcome"]) == ["failed", "on_time"]
-    assert list(columns["attempts"]) == [1, 2]
-
-
-def test_hopeless_requests_count_apart() -> None:
-    core = ServingCore(0.0, hopeless_below_s=0.3)
-    core.offer(request(1, deadline_s=0.2))
-    core.offer(request(2, deadline_s=0.4))
-    core.drop_expired(1.0)
-    counts = core.counts
-    assert (counts.hopeless, counts.violations, counts.avoidable) == (1, 2, 1)
-
-
-@given(
-    request_lists(),
-    st.sampled_from([0.0, 0.2, math.inf]),
-    st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 5), st.booleans()), max_size=60),
-)
-def test_requests_are_conserved_on_every_path(
-    requests: list[Request], grace_s: float, actions: list[tuple[float, int, bool]]
-) -> None:
-    core = ServingCore(grace_s, hopeless_below_s=0.1)
-    arrivals = ArrivalCursor(requests)
-    now_s, offered = 0.0, 0
-    in_flight: list[Batch] = []
-    for gap_s, size, works in actions:
-        now_s += gap_s
-        for arrived in arrivals.due(now_s):
-            core.offer(arrived)
-            offered += 1
-        if in_flight and size % 2:
-            core.settle(Completion(in_flight.pop(0), 0, 0.0, now_s, ok=works))
-        elif batch := core.form_batch(now_s, size):
-            in_flight.append(batch)
-        _assert_conserved(core, offered)
-    core.abandon(now_s)
-    for batch in in_flight:
-        core.settle(Completion(batch, 0, 0.0, now_s))
-    _assert_conserved(core, offered)
-    assert core.counts.queued == core.counts.running == 0
-    assert core.counts.ended == offered
-
-
-def _assert_conserved(core: ServingCore, offered: int) -> None:
-    counts = core.counts
-    assert counts.offered == offered
-    assert offered == counts.ended + counts.queued + counts.running
-    assert counts.queued == len(core.queued_deadlines_s())
-    assert counts.running == sum(batch.size for batch, _ in core.running.values())
-    outcomes = list(core.ledger.columns()["outcome"])
-    for outcome in Outcome:
-        assert outcomes.count(outcome.name.lower()) == getattr(counts, outcome.name.lower())
-
-
-def test_posted_requests_arrive_with_the_next_collect() -> None:
-    core = ServingCore(math.inf)
-    core.post(request(1))
-    assert core.counts.offered == 0
-    core.collect()
-    assert core.counts.queued == 1
+        ledger.drop(request, 0.0)

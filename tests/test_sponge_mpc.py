@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reference.drive import ArrivalCursor, drive
-from reference.requests import Request
-from reference.service import ProfileService
-from reference.serving import ServingCore
-from reference.worker import SimulatedWorker
+from reference.serving import ArrivalCursor, ServingCore, drive
+from reference.worker import ProfileService, SimulatedWorker
+from reference.workload import Request
 from views import busy_view, make_spec, make_view
 
 from agents import lookahead

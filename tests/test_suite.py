@@ -19,22 +19,21 @@ from unit_runs import result as unit_result
 
 import evaluate
 from agents.sponge_ip import SpongeIP
-from sponge_env import workload
+from sponge_env import formats
 from sponge_env.factory import make_system, scenario_profile
-from sponge_env.formats import detect, table
 from sponge_env.profile import Profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.run import bounds as suite_bounds
 from sponge_env.run import unit as unit_module
 from sponge_env.run.bounds import BoundUnit
 from sponge_env.run.read import load_failures, load_intervals, load_results
-from sponge_env.run.record import run_unit
-from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.store import RunStore
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.run.unit import AgentUnit
-from sponge_env.run.warm import warm
+from sponge_env.run.unit import AgentUnit, run_unit
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.workload import Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -206,17 +205,18 @@ def test_a_trace_is_parsed_once_and_requests_are_drawn_once_a_seed(
     Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,2000000\n")
     Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{i / 10}" for i in range(200)))
     parsed, drawn = [], []
+    really_read = formats.read_lines
 
     def read_lines(path: Path) -> Any:
         parsed.append(path.name)
-        return table.read_lines(path)
+        return really_read(path)
 
-    def make_workload(scenario: Scenario, profile: Profile, seed: int) -> workload.Workload:
+    def draw(scenario: Scenario, profile: Profile, seed: int) -> Workload:
         drawn.append(seed)
-        return workload.make_workload(scenario, profile, seed)
+        return draw_workload(scenario, profile, seed)
 
-    monkeypatch.setattr(detect, "read_lines", read_lines)
-    monkeypatch.setattr(unit_module, "make_workload", make_workload)
+    monkeypatch.setattr(formats, "read_lines", read_lines)
+    monkeypatch.setattr(unit_module, "draw_workload", draw)
     monkeypatch.setattr(unit_module, "_DRAWN", {})
     traces = "--trace own.csv --arrivals arrivals.csv"
     assert run(f"--agent static-8 static-16 fa2 --seeds 3 --duration 10 {traces}") == 0
@@ -252,10 +252,7 @@ def test_bounds_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(suite_bounds, "bound_of", bound_of)
     cell = cells(load_suite("tiny.toml"))[0]
-    bounds = [
-        {"seed": s, **dict(zip(suite_bounds.SIDES, (0.0, 1.0, 9.0, 10.0 + s), strict=True))}
-        for s in (0, 1)
-    ]
+    bounds = [(0.0, 1.0, 9.0, 10.0 + seed) for seed in (0, 1)]
     for _ in range(2):
         assert BoundUnit("joint", cell, 2).found() == bounds
     assert asked == [("yolov5s", 0, "joint"), ("yolov5s", 1, "joint")]

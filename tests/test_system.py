@@ -6,17 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_worker import FakeWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenarios import QUOTA_PROFILE, SHORT, Scripted, short
+from reference import worker_settings
+from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_at, short
 
-from sponge_env.config import Arrivals, Network, Serving, Simulation
+from sponge_env.config import Arrivals, Limits, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.latency import LatencyModel
 from sponge_env.profile import Profile, load_profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.system import LiveSystem, SimulatedSystem
 from sponge_env.vector.simulator import BatchSimulator
 
 RUN = Run("scripted", "short", "sim", 0)
@@ -26,11 +30,17 @@ def test_intervals_add_up_to_the_ledger() -> None:
     system = make_system(SHORT, seed=1)
     intervals = [system.step(Allocation(8, 4)) for _ in range(SHORT.intervals)]
     assert system.done
-    counts = system.core.counts
-    for name in ("offered", "on_time", "late", "dropped", "failed", "violations", "hopeless"):
-        assert sum(getattr(w, name) for w in intervals) == getattr(counts, name)
-    assert intervals[-1].queued == counts.queued
-    assert counts.offered > 200
+    columns = system.columns()
+    for name in ("on_time", "late", "dropped", "failed"):
+        assert sum(getattr(w, name) for w in intervals) == np.sum(columns["outcome"] == name)
+    violated = np.isin(columns["outcome"], ("late", "dropped", "failed"))
+    assert sum(w.violations for w in intervals) == np.sum(violated)
+    avoidable = np.sum(violated & ~columns["hopeless"])
+    assert sum(w.avoidable_violations for w in intervals) == avoidable
+    assert sum(w.offered for w in intervals) == columns["id"].size > 200
+    assert sum(w.hopeless for w in intervals) == np.sum(columns["hopeless"])
+    assert intervals[-1].queued == np.sum(columns["outcome"] == "queued")
+    assert intervals[-1].running == np.sum(columns["outcome"] == "running")
 
 
 def test_the_episode_ends_with_its_duration() -> None:
@@ -96,19 +106,16 @@ def test_views_show_what_happened() -> None:
 
 
 def test_a_planned_end_follows_a_resize() -> None:
-    scenario = short(network=Network(trace="none", base_delay_s=0.0))
-    scenario = dataclasses.replace(scenario, arrivals=Arrivals("constant", rate_rps=20.0))
-    system = make_system(scenario, seed=0)
-    system.step(Allocation(1, 16))
-    (before,) = system.view().running
-    now_s = system.view().now_s
-    system._resize(Allocation(16, 16))
-    (after,) = system.view().running
-    assert after.size == before.size
-    table_s = system.spec.latency.table_s(16, 16)
-    ratio = table_s[before.size - 1, 15] / table_s[before.size - 1, 0]
-    left_s = max(0.0, before.expected_end_s - now_s)
-    assert after.expected_end_s == pytest.approx(now_s + left_s * ratio)
+    """A worker that is slower than its fit still runs the batch when the interval ends."""
+    fit = LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=4.0, eta_s=0.0)
+    slow = ((40.0, 2.5), (40.0, 2.5))
+    profile = dataclasses.replace(STEADY_PROFILE, latency=fit, latency_s=slow)
+    system = SimulatedSystem(short(), 0, profile, requests_at((0.0, 99.0)))
+    for cores, expected_end_s in ((1, 4.0), (16, 1.0 + 3.0 / 16), (1, 2.0), (16, 3.0)):
+        system.step(Allocation(cores, 1))
+        (running,) = system.view().running
+        assert (running.size, running.started_s) == (1, 0.0)
+        assert running.expected_end_s == pytest.approx(expected_end_s), cores
 
 
 @settings(deadline=None, max_examples=40)
@@ -128,13 +135,14 @@ def test_every_request_ends_in_exactly_one_way(
 ) -> None:
     scenario = short(
         serving=Serving(drop, 0.5 if drop == "late" else 0.0),  # type: ignore[arg-type]
+        limits=Limits(total_cores=64),
         simulation=Simulation(actuation_delay_s=delay_s, cold_start_s=3.0),
     )
     system = make_system(scenario, seed, profile=profile)
     episode = run_episode(system, Scripted(*allocations), RUN)
     summary = episode.summary
     assert summary.offered == summary.on_time + summary.late + summary.dropped + summary.failed
-    columns = system.core.ledger.columns()
+    columns = system.columns()
     answered = np.isin(columns["outcome"], ("on_time", "late"))
     late = columns["finished_s"] > columns["deadline_s"]
     assert np.array_equal(columns["outcome"] == "late", late & answered)
@@ -145,13 +153,19 @@ def test_every_request_ends_in_exactly_one_way(
 
 
 def test_a_crash_while_draining_costs_no_request_with_budget() -> None:
-    scenario = short(duration_s=1.0, slo_s=30.0)
-    system = make_system(scenario, seed=0)
+    scenario, profile = short(duration_s=1.0, slo_s=30.0), load_profile("yolov5s")
+
+    def make_worker(spec: SystemSpec) -> FakeWorker:
+        return FakeWorker(**worker_settings(scenario, profile, spec, 0), crashes_s=[1.01])
+
+    system = LiveSystem(scenario, 0, make_worker, profile)
     system.step(Allocation(4, 16))
-    assert system.core.running
-    system.worker.crash()  # type: ignore[attr-defined]
-    counts = system.drain()
-    assert (counts.on_time, counts.violations) == (counts.offered, 0)
+    assert system.view().running
+    system.drain()
+    columns = system.columns()
+    assert set(columns["outcome"]) == {"on_time"}
+    assert columns["attempts"].max() == 2
+    assert system.worker.status().restarts == 1
 
 
 def test_draining_serves_what_is_left_under_the_last_allocation() -> None:
@@ -159,7 +173,8 @@ def test_draining_serves_what_is_left_under_the_last_allocation() -> None:
     summary = run_episode(system, Scripted(Allocation(16, 16)), RUN).summary
     assert summary.offered > 0
     assert summary.dropped == 0
-    assert system.core.counts.queued == system.core.counts.running == 0
+    assert (summary.queued, summary.running) == (0, 0)
+    assert not np.isin(system.columns()["outcome"], ("queued", "running")).any()
 
 
 def test_an_interrupt_leaves_a_partial_summary() -> None:
@@ -175,7 +190,7 @@ def test_an_interrupt_leaves_a_partial_summary() -> None:
     assert len(episode.intervals) == 3
 
 
-def test_time_stands_still_while_a_controller_prepares(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_stands_still_while_a_controller_prepares() -> None:
     """It may compile something, which on a real worker would take seconds of the episode."""
     happened: list[str] = []
 
@@ -184,11 +199,17 @@ def test_time_stands_still_while_a_controller_prepares(monkeypatch: pytest.Monke
             happened.append("reset")
             super().reset(spec, seed)
 
-    system = make_system(SHORT, seed=0)
-    for name in ("hold", "release"):
-        monkeypatch.setattr(system.worker, name, lambda name=name: happened.append(name))
-    run_episode(system, Preparing(Allocation(8, 8)), RUN)
-    assert happened == ["hold", "reset", "release"]
+    profile = load_profile("yolov5s")
+    workers: list[FakeWorker] = []
+
+    def make_worker(spec: SystemSpec) -> FakeWorker:
+        workers.append(FakeWorker(**worker_settings(SHORT, profile, spec, 0)))
+        workers[0].diary = happened
+        return workers[0]
+
+    run_episode(LiveSystem(SHORT, 0, make_worker, profile), Preparing(Allocation(8, 8)), RUN)
+    assert happened[:4] == ["hold", "reset", "release", "resize 8 x 1"]
+    assert "hold" not in happened[4:]
 
 
 def test_interval_metrics_are_numbers() -> None:

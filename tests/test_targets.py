@@ -10,7 +10,7 @@ from report_runs import COLD, WARM, Cell, write_suite
 
 from benchmarks.targets import Target, Verdict, all_of, targets
 from sponge_env.fidelity.report import Fidelity
-from sponge_env.results.load import load_run
+from sponge_env.results.comparison import load_run
 
 NONE, FEW, MANY = [0] * 10, [1, 0, 0, 1, 0, 0, 0, 0, 0, 0], [40 + n for n in range(10)]
 JOINT = ("fa2", "fa2-tuned", "sponge-joint", "ppo-joint")

@@ -11,6 +11,7 @@ from differential import allocations, check_equal, simulator
 from drawn_scenarios import SEEDS, scenarios, write_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import make_system
 
 from sponge_env.config import (
     Arrivals,
@@ -20,7 +21,6 @@ from sponge_env.config import (
     Simulation,
 )
 from sponge_env.encoding import OBS_DIM
-from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario import Scenario, load_scenario
 
@@ -77,14 +77,15 @@ def test_recorded_arrivals_run_alike(trace: str) -> None:
     check_equal([dataclasses.replace(scenario, arrivals=a) for a in arrivals], [3, 4], 2)
 
 
+@pytest.mark.parametrize("total_cores", [None, 7, 16])
 @pytest.mark.parametrize("delay_s", [0.0, 0.13])
-def test_replicas_that_come_and_go_run_alike(delay_s: float) -> None:
+def test_replicas_that_come_and_go_run_alike(delay_s: float, total_cores: int | None) -> None:
     """Busy ones that drain outlive several decisions here, so many are held at once."""
     scenario = Scenario(
         name="flapping",
         interval_s=0.1,
         duration_s=4.0,
-        limits=Limits(2, 16, 8),
+        limits=Limits(2, 16, 8, total_cores),
         arrivals=Arrivals("poisson", 400.0),
         network=Network("none"),
         simulation=Simulation(noise=3.0, cold_start_s=0.0, actuation_delay_s=delay_s),
@@ -99,7 +100,7 @@ def test_replicas_that_share_a_cpu_run_alike(files: Path) -> None:
         profile=str(files / "quota.json"),
         interval_s=0.5,
         duration_s=20.0,
-        limits=Limits(16, 8, 8),
+        limits=Limits(16, 8, 8, total_cores=128),
         arrivals=Arrivals("poisson", load=0.9),
         network=Network("none"),
         simulation=Simulation(cold_start_s=0.5),
@@ -107,7 +108,8 @@ def test_replicas_that_share_a_cpu_run_alike(files: Path) -> None:
     check_equal([scenario] * 2, [1, 2])
 
 
-def test_there_is_room_for_all_that_drain_on_a_full_cpu() -> None:
+@pytest.mark.parametrize("total_cores", [16, 256])
+def test_there_is_room_for_all_that_drain_on_a_full_cpu(total_cores: int) -> None:
     """Whoever drains slows the others down, so that more and more are there at once."""
     scenario = dataclasses.replace(
         load_scenario("local"),
@@ -116,6 +118,7 @@ def test_there_is_room_for_all_that_drain_on_a_full_cpu() -> None:
         arrivals=Arrivals("constant", 400.0),
         network=Network("none"),
         simulation=Simulation(cold_start_s=0.0),
+        limits=Limits(16, 16, 16, total_cores),
     )
     batch, system = simulator([scenario]), make_system(scenario, 1)
     batch.reset(np.ones(1, np.bool_), np.array([1]), np.zeros((1, OBS_DIM), np.float32))

@@ -1,62 +1,51 @@
-"""Parts of the batch simulator against their originals."""
+"""Random streams, and the batch simulator's memory and resets."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
+from core_doors import draw_uniforms
 from differential import simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
-from sponge_env.network import synthetic_4g
 
 from sponge_env.config import Arrivals, Network, RequestClass
-from sponge_env.core.compiled import dtype_of
-from sponge_env.core.network import _synthetic_4g
-from sponge_env.core.records import SAMPLE, Waiting
-from sponge_env.core.rng import ARRIVALS, NETWORK, NOISE, seed_stream, uniform
+from sponge_env.core.rng import ARRIVALS, CLASSES, FADES, NETWORK, NOISE
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, TraceError
-from sponge_env.factory import scenario_profile
 from sponge_env.scenario import load_scenario
 from sponge_env.seeds import stream
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
 from sponge_env.vector.simulator import BatchSimulator
-from sponge_env.workload import make_requests
 
-PURPOSES = {"arrivals": ARRIVALS, "network": NETWORK, "noise": NOISE}
+PURPOSES = {
+    "arrivals": ARRIVALS,
+    "network": NETWORK,
+    "fades": FADES,
+    "noise": NOISE,
+    "classes": CLASSES,
+}
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**63 - 1), purpose=st.sampled_from(sorted(PURPOSES)))
 def test_streams_are_those_of_numpy(seed: int, purpose: str) -> None:
-    state: Any = np.zeros(4, np.uint64)
-    seed_stream(state, seed, PURPOSES[purpose])
-    assert [uniform(state) for _ in range(20)] == stream(seed, purpose).random(20).tolist()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_made_traces_are_those_of_the_interpreter(seed: int) -> None:
-    trace: Any = np.zeros(601, SAMPLE)
-    state: Any = np.zeros(4, np.uint64)
-    seed_stream(state, seed, NETWORK)
-    _synthetic_4g(trace, state)
-    expected = synthetic_4g(stream(seed, "network"), 600.0)
-    np.testing.assert_array_equal(trace["start_s"][:-1], expected.start_s)
-    np.testing.assert_array_equal(trace["bandwidth"][:-1], expected.bandwidth_bytes_per_s)
-    np.testing.assert_array_equal(trace["cumulative"], expected.cumulative_bytes)
+    drawn = np.zeros(20)
+    draw_uniforms(np.zeros(4, np.uint64), seed, PURPOSES[purpose], drawn)
+    assert drawn.tolist() == stream(seed, purpose).random(20).tolist()
 
 
 @pytest.mark.parametrize("name", ["paper", "bursty"])
 def test_requests_arrive_in_the_order_of_their_deadlines(name: str) -> None:
     """What lets a first-in-first-out ring be the earliest-deadline-first queue."""
     scenario = load_scenario(name)
-    requests = make_requests(scenario, scenario_profile(scenario), seed=1)
-    deadlines_s = [request.deadline_s for request in requests]
-    assert deadlines_s == sorted(deadlines_s)
-    assert [request.id for request in requests] == list(range(len(requests)))
+    workload = draw_workload(scenario, scenario_profile(scenario), 1)
+    assert np.all(np.diff(workload.deadline_s) >= 0)
+    assert workload.id.tolist() == list(range(workload.id.size))
 
 
 def test_memory_per_environment_is_small() -> None:
@@ -135,7 +124,3 @@ def test_a_trace_that_is_not_there_is_named() -> None:
     scenario = dataclasses.replace(SHORT, network=Network("4g-600"))
     with pytest.raises(TraceError, match="did you mean '4g-600s'"):
         BatchSimulator([scenario], np.zeros(1, np.int64))
-
-
-def test_a_mark_makes_a_record_another_type() -> None:
-    assert dtype_of(Waiting, "sources_1") != dtype_of(Waiting, "sources_2")

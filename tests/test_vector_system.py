@@ -1,23 +1,22 @@
-"""A controller cannot tell the compiled system from the reference."""
+"""A controller cannot tell the product's system from the reference."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from differential import allocations
+from differential import check_episode, check_same
 from drawn_scenarios import SEEDS, scenarios, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import make_system
 from scenarios import QUOTA_PROFILE, SHORT, short
 
 from agents import LEARNERS
 from sponge_env.config import RequestClass, Serving, Simulation
 from sponge_env.errors import ProfileError
-from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.profile import Profile
 from sponge_env.run.controllers import known_controllers, make_controller
@@ -26,7 +25,6 @@ from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.system import SimulatedSystem
 
 CLASSES = (RequestClass(1.0, 0.6, 2e5), RequestClass(2.0, 1.2, 4e5), RequestClass(1.0, 2.0, 0.0))
-WALL_TIMES = {"decision_s", "decision_p50_s", "decision_p99_s"}
 UNTRAINED = sorted(known_controllers().keys() - LEARNERS.keys())
 
 SYSTEMS: dict[str, tuple[Scenario, Profile | None]] = {
@@ -44,66 +42,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("system"))
 
 
-def check_same(value: Any, wanted: Any, name: str) -> None:
-    """Check that two values are the same, to the last bit where both add numbers alike."""
-    if dataclasses.is_dataclass(wanted):
-        assert type(value) is type(wanted), name
-        for f in dataclasses.fields(wanted):
-            if f.name not in WALL_TIMES:
-                check_same(getattr(value, f.name), getattr(wanted, f.name), f"{name}.{f.name}")
-    elif isinstance(wanted, tuple):
-        assert len(value) == len(wanted), name
-        for k, (one, other) in enumerate(zip(value, wanted, strict=True)):
-            check_same(one, other, f"{name}[{k}]")
-    elif isinstance(wanted, float) or getattr(wanted, "dtype", None) == np.float64:
-        assert getattr(value, "dtype", None) == getattr(wanted, "dtype", None), name
-        np.testing.assert_array_equal(value, wanted, err_msg=name)
-    elif isinstance(wanted, np.ndarray):
-        np.testing.assert_array_equal(value, wanted, err_msg=name)
-    else:
-        assert (value, type(value)) == (wanted, type(wanted)), name
-
-
-def check_columns(compiled: SimulatedSystem, reference: Any) -> None:
-    columns, expected = compiled.columns(), reference.columns()
-    assert list(columns) == list(expected)
-    for name, column in expected.items():
-        assert columns[name].dtype.kind == column.dtype.kind
-        np.testing.assert_array_equal(columns[name], column, err_msg=name)
-
-
-def check_alike(scenario: Scenario, seed: int, profile: Profile | None = None) -> None:
-    """Drive both by the same random allocations and compare all that they show."""
-    compiled = SimulatedSystem(scenario, seed, profile)
-    reference = make_system(scenario, seed, profile=profile)
-    assert compiled.spec == reference.spec
-    check_same(compiled.view(), reference.view(), "view")
-    check_columns(compiled, reference)
-    for wanted in allocations(scenario, seed)[: reference.plan.intervals]:
-        allocation = Allocation(*wanted, feasible=sum(wanted) % 2 == 0)
-        check_same(compiled.step(allocation), reference.step(allocation), "metrics")
-        check_same(compiled.view(), reference.view(), "view")
-    assert compiled.done
-    assert reference.done
-    check_columns(compiled, reference)
-    compiled.drain()
-    reference.drain()
-    check_columns(compiled, reference)
-
-
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
 def test_any_scenario_looks_alike_under_any_allocation(
     files: Path, data: st.DataObject, seed: int
 ) -> None:
-    check_alike(data.draw(scenarios(files)), seed)
+    check_episode(data.draw(scenarios(files)), seed)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_each_kind_of_system_looks_alike(name: str) -> None:
     scenario, profile = SYSTEMS[name]
     for seed in (0, 1):
-        check_alike(scenario, seed, profile)
+        check_episode(scenario, seed, profile)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -115,24 +66,16 @@ def test_every_controller_decides_alike(agent: str, system: str) -> None:
         run_episode(each, make_controller(agent, known_controllers()), run)
         for each in (
             SimulatedSystem(scenario, 1, profile),
-            make_system(scenario, 1, profile=profile),
+            make_system(scenario, 1, profile),
         )
     )
     check_same(episode.intervals, expected.intervals, "intervals")
     check_same(episode.summary, expected.summary, "summary")
 
 
-def test_the_plan_shows_the_requests_of_the_reference() -> None:
-    scenario, _ = SYSTEMS["classes"]
-    compiled, reference = SimulatedSystem(scenario, 2).plan, make_system(scenario, 2).plan
-    assert tuple(compiled.requests) == tuple(reference.requests)
-    assert tuple(compiled.requests[-3:]) == tuple(reference.requests[-3:])
-    assert dataclasses.replace(compiled, requests=()) == dataclasses.replace(reference, requests=())
-
-
 def test_an_episode_without_requests_is_empty() -> None:
     quiet = short(duration_s=2.0, arrivals=dataclasses.replace(SHORT.arrivals, rate_rps=1e-6))
-    check_alike(quiet, 0)
+    check_episode(quiet, 0)
 
 
 def test_what_a_controller_saw_stays_as_it_was() -> None:

@@ -11,11 +11,19 @@ from scenarios import SHORT, Scripted
 from baselines.fa2 import FA2
 from baselines.rules import Static
 from sponge_env.config import Arrivals, Initial, Network, RequestClass
-from sponge_env.factory import scenario_profile
 from sponge_env.interfaces import Allocation
-from sponge_env.run.warm import JUDGED, SETTLING, equally_fast, settled, steady_scenario, warm
+from sponge_env.run.rollout import (
+    COUNTED,
+    SETTLING,
+    equally_fast,
+    settled,
+    steady_scenario,
+    warm,
+)
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.workload import make_workload, rate_rps
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
+from sponge_env.workload import rate_rps
 
 WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)
 PROFILE = scenario_profile(SHORT)
@@ -46,7 +54,7 @@ def test_the_most_frequent_allocation_at_the_end_is_taken() -> None:
     rare, often = Allocation(16, 1), Allocation(9, 2)
     assert settled(WARM, Scripted(rare, often, often), PROFILE) == often
     assert SETTLING % 2 == 0
-    assert JUDGED % 2 == 0
+    assert COUNTED % 2 == 0
     assert settled(WARM, Scripted(rare, often), PROFILE) == often, "of two the latest"
 
 
@@ -61,7 +69,7 @@ def test_the_most_frequent_allocation_at_the_end_is_taken() -> None:
 )
 def test_steady_means_equal_gaps_at_the_mean_rate(arrivals: Arrivals) -> None:
     steady = steady_scenario(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
-    sent_s = np.sort(make_workload(steady, PROFILE, 0).sent_s)
+    sent_s = np.sort(draw_workload(steady, PROFILE, 0).sent_s)
     expected_s = 1 / rate_rps(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
     np.testing.assert_allclose(np.diff(sent_s), expected_s)
     assert (steady.intervals, steady.simulation.noise) == (SETTLING, 0.0)
@@ -76,7 +84,7 @@ def test_steady_means_no_fades() -> None:
 def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time() -> None:
     classes = (RequestClass(1.0, 1.0, 100_000.0), RequestClass(1.0, 2.0, 400_000.0))
     steady = steady_scenario(dataclasses.replace(WARM, classes=classes), PROFILE)
-    moving = make_workload(steady, PROFILE, 0)
+    moving = draw_workload(steady, PROFILE, 0)
     base_s = steady.network.base_delay_s
     level = equally_fast(moving, base_s)
     bandwidth = level.payload_bytes / (level.arrival_s - level.sent_s - base_s)
@@ -91,6 +99,6 @@ def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time() -> None:
 
 def test_without_transfers_nothing_moves() -> None:
     none: Scenario = dataclasses.replace(WARM, network=Network(trace="none", payload_bytes=0.0))
-    workload = make_workload(steady_scenario(none, PROFILE), PROFILE, 0)
+    workload = draw_workload(steady_scenario(none, PROFILE), PROFILE, 0)
     level = equally_fast(workload, none.network.base_delay_s)
     np.testing.assert_allclose(level.arrival_s, workload.arrival_s)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from sponge_env.workers.bucket import QuotaBucket
-from sponge_env.workers.pool import PoolWorker, RealWorkerConfig
-from sponge_env.workers.service import ProfileService
-from sponge_env.workers.simulated import SimulatedWorker
+from reference.quota import QuotaBucket
+from reference.worker import ProfileService, SimulatedWorker
 
-from sponge_env.interfaces import Allocation, Batch, Completion, Request, Worker
-from sponge_env.quota import QuotaService
+from sponge_env.interfaces import Allocation, Batch, Completion, Worker
+from sponge_env.live.config import LiveConfig
+from sponge_env.live.worker import LiveWorker
+from sponge_env.profile import QuotaService
 
 CORES, BATCH, REPLICAS = 16, 8, 3
 PATIENCE_S = 60.0
@@ -37,7 +37,7 @@ class Rig:
         """Make a batch with a number of its own."""
         self.batches += 1
         first = self.batches * 1000
-        return Batch(self.batches, tuple(Request(first + i, 0.0, 0.0, 1e9) for i in range(size)))
+        return Batch(self.batches, tuple(first + i for i in range(size)))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Let time pass until the condition holds."""
@@ -75,8 +75,8 @@ def _quota_rig(initial: Allocation) -> Rig:
 
 
 def _real_rig(initial: Allocation) -> Rig:
-    worker = PoolWorker(
-        RealWorkerConfig(batch_max=BATCH, cores_max=CORES, replicas_max=REPLICAS, initial=initial)
+    worker = LiveWorker(
+        LiveConfig(batch_max=BATCH, cores_max=CORES, replicas_max=REPLICAS, initial=initial)
     )
     return Rig(worker, worker.crash)
 

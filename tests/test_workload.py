@@ -3,17 +3,24 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from drawn_scenarios import SEEDS, scenarios, write_files
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sponge_env.network import make_network
+from reference.arrivals import send_times_s
+from reference.bandwidth import make_network
+from reference.workload import make_requests
+from reference.workload import rate_rps as reference_rate_rps
 
-from sponge_env.arrival_traces import CountTrace, EventTrace
+from sponge_env.arrays import FloatArray
 from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.errors import ConfigError, TraceError
+from sponge_env.formats import EventTrace
 from sponge_env.profile import load_profile
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.seeds import stream
-from sponge_env.workload import make_requests, make_workload, rate_rps, send_times_s
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
+from sponge_env.workload import Workload, as_long_as_its_traces, load_arrivals, rate_rps
 
 PROFILE = load_profile("yolov5s")
 RATE_RPS = 20.0
@@ -32,6 +39,43 @@ PROCESSES = {
     "multiplied events": Arrivals(kind="trace", file="arrivals-bursty-600s", rate_rps=53.0),
     "scaled counts": Arrivals(kind="trace", file="arrivals-day-600s", rate_rps=31.5),
 }
+
+
+def scenario(arrivals: Arrivals, **changes: object) -> Scenario:
+    return Scenario(name="test", **{"duration_s": 60.0, "arrivals": arrivals, **changes})
+
+
+def draw_times_s(arrivals: Arrivals, duration_s: float, seed: int = 1) -> FloatArray:
+    """When the core sends the requests of an episode."""
+    return draw_workload(scenario(arrivals, duration_s=duration_s), PROFILE, seed).sent_s
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_files(tmp_path_factory.mktemp("workload"))
+
+
+def check_drawn(drawn: Workload, expected: tuple[object, ...]) -> None:
+    """Check the core's requests against the reference's, bit for bit."""
+    assert drawn.id.size == len(expected)
+    for field in dataclasses.fields(drawn):
+        wanted = [getattr(request, field.name) for request in expected]
+        assert getattr(drawn, field.name).tolist() == wanted, field.name
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), seed=SEEDS)
+def test_the_core_draws_the_requests_of_the_reference(files, data, seed):
+    drawn = as_long_as_its_traces(data.draw(scenarios(files)))
+    profile = scenario_profile(drawn)
+    assert rate_rps(drawn, profile) == reference_rate_rps(drawn, profile)
+    check_drawn(draw_workload(drawn, profile, seed), make_requests(drawn, profile, seed))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_each_process_draws_the_requests_of_the_reference(name):
+    drawn = scenario(PROCESSES[name], duration_s=99.5)
+    check_drawn(draw_workload(drawn, PROFILE, 3), make_requests(drawn, PROFILE, 3))
 
 
 class Scripted(np.random.Generator):
@@ -99,7 +143,7 @@ def test_a_gap_carries_over_into_a_flash_crowd_and_out_of_it():
 
 def test_each_stretch_has_one_flash_crowd():
     arrivals = Arrivals(kind="flash-crowd", rate_rps=90.0, flash_s=5.0, flash_every_s=30.0)
-    times_s = send_times_s(arrivals, 90.0, 300.0, stream(1, "arrivals"))
+    times_s = draw_times_s(arrivals, 300.0)
     counts = np.bincount(times_s.astype(int), minlength=300).reshape(10, 30)
     busy = counts > 150  # 54 outside, 270 within; its first and last second lie across the edge
     assert np.all((busy.sum(axis=1) >= 4) & (busy.sum(axis=1) <= 6))
@@ -131,7 +175,7 @@ def test_diurnal_arrivals_follow_a_sine():
     arrivals = Arrivals(
         kind="diurnal", rate_rps=RATE_RPS, diurnal_amplitude=0.6, diurnal_period_s=100.0
     )
-    times_s = send_times_s(arrivals, RATE_RPS, 20_000.0, stream(1, "arrivals"))
+    times_s = draw_times_s(arrivals, 20_000.0)
     # The first harmonic of a rate 1 + a sin is a / 2, whatever the hour at which it begins.
     harmonic = np.abs(np.mean(np.exp(2j * np.pi * times_s / 100.0)))
     assert harmonic == pytest.approx(0.3, abs=0.01)
@@ -139,10 +183,7 @@ def test_diurnal_arrivals_follow_a_sine():
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_same_seed_same_bytes(name):
-    first, again, other = (
-        send_times_s(PROCESSES[name], RATE_RPS, 100.0, stream(seed, "arrivals"))
-        for seed in (1, 1, 2)
-    )
+    first, again, other = (draw_times_s(PROCESSES[name], 100.0, seed) for seed in (1, 1, 2))
     assert first.dtype == np.float64
     assert first.tobytes() == again.tobytes()
     recorded = name in ("constant", "shipped events")
@@ -151,7 +192,7 @@ def test_same_seed_same_bytes(name):
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_send_times_are_ascending_and_within_the_episode(name):
-    times_s = send_times_s(PROCESSES[name], RATE_RPS, 99.5, stream(1, "arrivals"))
+    times_s = draw_times_s(PROCESSES[name], 99.5)
     assert times_s[0] >= 0
     assert times_s[-1] < 99.5
     assert np.all(np.diff(times_s) >= 0)
@@ -159,14 +200,14 @@ def test_send_times_are_ascending_and_within_the_episode(name):
 
 @pytest.mark.parametrize("name", [name for name, a in PROCESSES.items() if a.kind != "trace"])
 def test_mean_rate_of_a_process(name):
-    times_s = send_times_s(PROCESSES[name], RATE_RPS, 8000.0, stream(1, "arrivals"))
+    times_s = draw_times_s(PROCESSES[name], 8000.0)
     assert times_s.size / 8000.0 == pytest.approx(RATE_RPS, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["thinned events", "multiplied events", "scaled counts"])
 def test_mean_rate_of_a_scaled_trace(name):
     arrivals = PROCESSES[name]
-    times_s = send_times_s(arrivals, RATE_RPS, 500.0, stream(1, "arrivals"))
+    times_s = draw_times_s(arrivals, 500.0)
     assert times_s.size / 500.0 == pytest.approx(arrivals.rate_rps, rel=0.03)
 
 
@@ -178,7 +219,7 @@ def dispersion(times_s: np.ndarray) -> float:
 
 def test_burstiness():
     spread = {
-        name: dispersion(send_times_s(PROCESSES[name], RATE_RPS, 5000.0, stream(1, "arrivals")))
+        name: dispersion(draw_times_s(PROCESSES[name], 5000.0))
         for name in ("constant", "poisson", "one state", "bursty")
     }
     assert spread["constant"] < 0.01
@@ -188,23 +229,26 @@ def test_burstiness():
 
 
 def test_constant_gaps():
-    times_s = send_times_s(PROCESSES["constant"], 4.0, 1.0, stream(1, "arrivals"))
+    times_s = draw_times_s(Arrivals("constant", 4.0), 1.0)
     assert times_s.tolist() == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_events_repeat_after_the_last_and_a_mean_gap():
     trace = EventTrace(np.array([0.5, 1.0, 2.5]))
     assert trace.period_s == 3.5
-    times_s = trace.send_times_s(8.0, None, Scripted())
+    times_s = trace.recorded_s(8.0)
     assert times_s.tolist() == [0.5, 1.0, 2.5, 4.0, 4.5, 6.0, 7.5]
     assert trace.mean_rps(8.0) == 7 / 8
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=10).filter(any), st.integers(1, 40))
-def test_counts_keep_to_their_second(per_second, seconds):
-    trace = CountTrace(np.array(per_second, dtype=np.float64))
-    times_s = trace.send_times_s(float(seconds), None, stream(1, "arrivals"))
+def test_counts_keep_to_their_second(files, per_second, seconds):
     expected = [per_second[second % len(per_second)] for second in range(seconds)]
+    assume(any(expected))
+    path = files / "drawn-counts.txt"
+    path.write_text("".join(f"{count}\n" for count in per_second))
+    trace = load_arrivals(path)
+    times_s = draw_times_s(Arrivals("trace", file=str(path)), float(seconds))
     counted = np.bincount(times_s.astype(int), minlength=seconds)
     assert counted.tolist() == expected
     assert trace.mean_rps(float(seconds)) == pytest.approx(times_s.size / seconds)
@@ -212,7 +256,7 @@ def test_counts_keep_to_their_second(per_second, seconds):
 
 def test_thinning_leaves_recorded_times():
     recorded, thinned, multiplied = (
-        send_times_s(PROCESSES[name], RATE_RPS, 60.0, stream(1, "arrivals"))
+        draw_times_s(PROCESSES[name], 60.0)
         for name in ("shipped events", "thinned events", "multiplied events")
     )
     assert set(thinned) < set(recorded)
@@ -225,17 +269,13 @@ def test_a_trace_without_a_request_in_the_episode(tmp_path):
     path.write_text("arrival_s\n100\n101\n")
     arrivals = Arrivals(kind="trace", file=str(path))
     with pytest.raises(TraceError, match=r"late\.csv has no request in its first 60 s"):
-        send_times_s(arrivals, RATE_RPS, 60.0, stream(1, "arrivals"))
+        draw_times_s(arrivals, 60.0)
 
 
 def test_an_unknown_arrival_trace_lists_those_there_are():
     arrivals = Arrivals(kind="trace", file="arrivals-day")
     with pytest.raises(TraceError, match="choose from arrivals-bursty-600s, arrivals-day-600s"):
-        send_times_s(arrivals, RATE_RPS, 60.0, stream(1, "arrivals"))
-
-
-def scenario(arrivals: Arrivals, **changes: object) -> Scenario:
-    return Scenario(name="test", **{"duration_s": 60.0, "arrivals": arrivals, **changes})
+        draw_times_s(arrivals, 60.0)
 
 
 def test_rate():
@@ -245,14 +285,14 @@ def test_rate():
     assert rate_rps(loaded, PROFILE) == 0.4 * PROFILE.capacity_rps(limits.batch, limits.cores)
     assert rate_rps(scenario(PROCESSES["scaled counts"]), PROFILE) == 31.5
     for name in ("shipped events", "shipped counts"):
-        times_s = send_times_s(PROCESSES[name], 0.0, 60.0, stream(1, "arrivals"))
+        times_s = draw_times_s(PROCESSES[name], 60.0)
         assert rate_rps(scenario(PROCESSES[name]), PROFILE) == pytest.approx(times_s.size / 60)
 
 
 def test_the_rate_of_a_trace_is_that_of_what_is_played():
     trace = EventTrace(np.array([0.5, 1.0, 2.5]))
     for duration_s in (0.5, 0.75, 2.5, 3.5, 3.75, 7.0, 9.25, 70.0):
-        played = trace.send_times_s(duration_s, None, Scripted())
+        played = trace.recorded_s(duration_s)
         assert trace.mean_rps(duration_s) == played.size / duration_s
 
 
@@ -273,7 +313,7 @@ def test_a_trace_of_many_requests_can_be_thinned(tmp_path):
     path = tmp_path / "hourly"
     path.write_text("8000000\n16000000\n1e300\n")
     thinned = Arrivals(kind="trace", file=str(path), rate_rps=30.0)
-    times_s = send_times_s(thinned, 30.0, 2.0, stream(1, "arrivals"))
+    times_s = draw_times_s(thinned, 2.0)
     assert np.bincount(times_s.astype(int)).tolist() == [20, 40]
 
 
@@ -283,37 +323,37 @@ def test_deadlines_and_arrivals():
         slo_s=0.75,
         network=Network(trace="4g", payload_bytes=4e5, base_delay_s=0.02),
     )
-    requests = make_requests(tested, PROFILE, seed=3)
-    by_id = sorted(requests, key=lambda request: request.id)
+    workload = draw_workload(tested, PROFILE, 3)
+    by_id = np.argsort(workload.id)
     sent_s = send_times_s(tested.arrivals, RATE_RPS, 60.0, stream(3, "arrivals"))
     arrival_s = make_network(tested, 3).arrival_s(sent_s, 4e5) + 0.02
-    assert [request.id for request in by_id] == list(range(sent_s.size))
-    assert [request.sent_s for request in by_id] == sent_s.tolist()
-    assert [request.arrival_s for request in by_id] == arrival_s.tolist()
-    assert all(request.deadline_s == request.sent_s + 0.75 for request in requests)
-    assert {request.payload_bytes for request in requests} == {4e5}
+    assert workload.id[by_id].tolist() == list(range(sent_s.size))
+    assert workload.sent_s[by_id].tolist() == sent_s.tolist()
+    assert workload.arrival_s[by_id].tolist() == arrival_s.tolist()
+    assert workload.deadline_s.tolist() == (workload.sent_s + 0.75).tolist()
+    assert set(workload.payload_bytes.tolist()) == {4e5}
 
 
 @given(st.integers(0, 50), st.sampled_from(["4g", "none"]))
 def test_requests_come_in_the_order_of_their_arrival(seed, trace):
     tested = scenario(PROCESSES["bursty"], duration_s=10.0, network=Network(trace=trace))
-    requests = make_requests(tested, PROFILE, seed)
-    keys = [(request.arrival_s, request.id) for request in requests]
+    workload = draw_workload(tested, PROFILE, seed)
+    keys = list(zip(workload.arrival_s.tolist(), workload.id.tolist(), strict=True))
     assert keys == sorted(keys)
-    assert all(request.delay_s >= 0.01 - 1e-9 for request in requests)
+    assert np.all(workload.arrival_s - workload.sent_s >= 0.01 - 1e-9)
 
 
 def test_without_a_network_only_the_base_delay_is_left():
     tested = scenario(PROCESSES["constant"], network=Network(trace="none", base_delay_s=0.25))
-    requests = make_requests(tested, PROFILE, seed=1)
-    assert all(request.arrival_s == request.sent_s + 0.25 for request in requests)
+    workload = draw_workload(tested, PROFILE, 1)
+    assert workload.arrival_s.tolist() == (workload.sent_s + 0.25).tolist()
 
 
 def test_requests_that_arrive_after_the_end_are_included():
     tested = scenario(PROCESSES["constant"], network=Network(trace="none", base_delay_s=5.0))
-    requests = make_requests(tested, PROFILE, seed=1)
-    assert len(requests) == 60 * RATE_RPS
-    assert requests[-1].arrival_s > 60.0
+    workload = draw_workload(tested, PROFILE, 1)
+    assert workload.id.size == 60 * RATE_RPS
+    assert workload.arrival_s[-1] > 60.0
 
 
 CLASSES = (
@@ -324,7 +364,7 @@ CLASSES = (
 
 def test_each_request_has_the_deadline_and_the_size_of_its_class():
     tested = scenario(PROCESSES["poisson"], slo_s=0.5, classes=CLASSES, duration_s=300.0)
-    workload = make_workload(tested, PROFILE, seed=3)
+    workload = draw_workload(tested, PROFILE, 3)
     pairs = np.column_stack((workload.deadline_s - workload.sent_s, workload.payload_bytes))
     small = np.isclose(pairs, (0.5, 5e4)).all(axis=1)
     large = np.isclose(pairs, (2.0, 9e5)).all(axis=1)
@@ -332,22 +372,12 @@ def test_each_request_has_the_deadline_and_the_size_of_its_class():
     assert small.mean() == pytest.approx(0.75, abs=0.02)
     assert rate_rps(tested, PROFILE) * 300.0 == pytest.approx(small.size, rel=0.05)
     # They are sent at the same moments as without classes, and small ones overtake.
-    plain = make_workload(scenario(PROCESSES["poisson"], duration_s=300.0), PROFILE, seed=3)
+    plain = draw_workload(scenario(PROCESSES["poisson"], duration_s=300.0), PROFILE, 3)
     assert np.array_equal(np.sort(workload.sent_s), plain.sent_s)
     assert np.all(np.diff(workload.arrival_s) >= 0)
     assert not np.all(np.diff(workload.id) > 0)
     for alike in (small, large):
         assert np.all(np.diff(workload.id[alike]) > 0)
-
-
-def test_requests_are_the_rows_of_the_workload():
-    tested = scenario(PROCESSES["bursty"], slo_s=0.5, classes=CLASSES)
-    workload = make_workload(tested, PROFILE, seed=2)
-    requests = make_requests(tested, PROFILE, seed=2)
-    assert len(requests) == workload.id.size
-    for field in dataclasses.fields(workload):
-        column = [getattr(request, field.name) for request in requests]
-        assert column == getattr(workload, field.name).tolist()
 
 
 SHIPPED = sorted(path.stem for path in SCENARIO_DIR.glob("*.toml"))
@@ -358,7 +388,7 @@ SHIPPED = sorted(path.stem for path in SCENARIO_DIR.glob("*.toml"))
 def test_shipped_scenarios_fit_every_profile(name, profile_name):
     shipped = dataclasses.replace(load_scenario(name), duration_s=300.0)
     profile = load_profile(profile_name)
-    workload = make_workload(shipped, profile, seed=1)
+    workload = draw_workload(shipped, profile, 1)
     rate = rate_rps(shipped, profile)
     assert workload.id.size == pytest.approx(rate * shipped.duration_s, rel=0.3)
     assert rate < 0.7 * profile.capacity_rps(16, 16)
@@ -370,6 +400,7 @@ def test_shipped_scenarios_fit_every_profile(name, profile_name):
 
 
 def test_the_published_rate_is_a_load_on_its_profile():
-    assert make_requests(load_scenario("paper"), PROFILE, 1) == make_requests(
-        load_scenario("paper-300kb"), PROFILE, 1
+    check_drawn(
+        draw_workload(load_scenario("paper"), PROFILE, 1),
+        make_requests(load_scenario("paper-300kb"), PROFILE, 1),
     )

@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from sponge_env.network import AUTOCORRELATION_4G, QUANTILES_4G, synthetic_4g
 
-from sponge_env.config import Arrivals
+from sponge_env.arrays import FloatArray
+from sponge_env.config import Arrivals, Network
+from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
+from sponge_env.profile import load_profile
+from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
-from sponge_env.workload import send_times_s
+from sponge_env.simulation.draw import draw_bandwidth, draw_workload
 
 SEED = 2024
 DURATION_S = 600.0
@@ -25,11 +28,13 @@ RATE_RPS = 20.0
 DAY_SWING = 0.75
 """How far the rate of the compressed day goes above and below its mean."""
 CHECK_DURATION_S = 200_000.0
+PROFILE = load_profile("yolov5s")
+"""Without a load, it is never asked."""
 
 
 def bandwidth_4g() -> str:
     """Return ten minutes of synthetic 4G bandwidth as CSV."""
-    trace = synthetic_4g(stream(SEED, "network"), DURATION_S)
+    trace = draw_bandwidth(_episode("4g", DURATION_S), PROFILE, SEED)
     samples = zip(trace.start_s, trace.bandwidth_bytes_per_s, strict=True)
     rows = (f"{start_s:.0f},{bandwidth:.0f}\n" for start_s, bandwidth in samples)
     return "time_s,bandwidth_bytes_per_s\n" + "".join(rows)
@@ -37,8 +42,7 @@ def bandwidth_4g() -> str:
 
 def bursty_arrivals() -> str:
     """Return ten minutes of Markov-modulated Poisson arrivals as CSV."""
-    bursty = Arrivals(kind="bursty", rate_rps=RATE_RPS)
-    sent_s = send_times_s(bursty, RATE_RPS, DURATION_S, stream(SEED, "arrivals"))
+    sent_s = draw_workload(_episode("none", DURATION_S), PROFILE, SEED).sent_s
     return "arrival_s\n" + "".join(f"{time_s:.6f}\n" for time_s in sent_s)
 
 
@@ -48,6 +52,11 @@ def day_counts() -> str:
     rates_rps = RATE_RPS * (1 - DAY_SWING * np.cos(phase))
     counts = stream(SEED, "day").poisson(rates_rps)
     return "".join(f"{count}\n" for count in counts)
+
+
+def _episode(network: str, duration_s: float) -> Scenario:
+    arrivals = Arrivals(kind="bursty", rate_rps=RATE_RPS)
+    return Scenario("made", duration_s=duration_s, arrivals=arrivals, network=Network(network))
 
 
 FILES = {
@@ -69,12 +78,12 @@ def write(folder: Path) -> None:
 
 def check() -> str:
     """Return a table of the published 4G statistics against those of a long trace."""
-    trace = synthetic_4g(stream(SEED, "check"), CHECK_DURATION_S)
+    trace = draw_bandwidth(_episode("4g", CHECK_DURATION_S), PROFILE, SEED + 1)
     rows = "".join(_check_rows(trace.bandwidth_bytes_per_s))
     return "| statistic | Ghent bus log | synthetic |\n| --- | --- | --- |\n" + rows
 
 
-def _check_rows(bandwidth: np.ndarray) -> Iterator[str]:
+def _check_rows(bandwidth: FloatArray) -> Iterator[str]:
     for probability, target in QUANTILES_4G.items():
         made = float(np.quantile(bandwidth, probability))
         yield f"| {probability:.0%} quantile [MB/s] | {target / 1e6:.2f} | {made / 1e6:.2f} |\n"

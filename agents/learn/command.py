@@ -16,6 +16,7 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
+from sponge_env.installation import require_extra
 from sponge_env.run.suite import changed
 from sponge_env.scenario import Scenario, load_scenario
 
@@ -26,9 +27,9 @@ from . import TrainingPlan, learn_config
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(
-        prog="train.py",
+        prog=cli.program("train"),
         description="Train a learned controller on scenarios, simulated or on the real worker.",
-        epilog="example: python train.py --agent ppo --scenario paper",
+        epilog=f"example: {cli.program('train')} --agent ppo --scenario paper",
     )
     cli.add_experiment_arguments(parser)
     add_plan_arguments(parser)
@@ -106,6 +107,7 @@ def plan_of(
 def train(argv: Sequence[str]) -> int:
     """Train and say where the policy is."""
     arguments = parse(argv)
+    require_extra("train", "training")
     scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     scenario = replace(scenario, profile=arguments.profile or scenario.profile)
     # PyTorch takes seconds to import; bad input should not wait for it.
@@ -128,7 +130,7 @@ def train(argv: Sequence[str]) -> int:
         backend=arguments.backend,
         limiter=arguments.limiter,
         resume=arguments.resume,
-        command=shlex.join(["python", "train.py", *argv]),
+        command=f"{cli.program('train')} {shlex.join(argv)}",
     )
     options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
     if arguments.resume is not None:
@@ -145,7 +147,8 @@ def train(argv: Sequence[str]) -> int:
         policy = run(replace(plan, folder=folder), config, progress.show)
     _say(f"policy       {policy}")
     _say(
-        f"evaluate it  python evaluate.py --agent {arguments.agent} --scenario {arguments.scenario}"
+        f"evaluate it  {cli.program('evaluate')} --agent {arguments.agent} "
+        f"--scenario {arguments.scenario}"
     )
     _say(f"TensorBoard  tensorboard --logdir {folder}")
     return 0

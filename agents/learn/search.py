@@ -26,6 +26,7 @@ from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, saying_why
+from sponge_env.installation import require_extra
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
 
@@ -111,11 +112,10 @@ def defaults(agent: str, weight: float) -> dict[str, Any]:
 
 
 def import_optuna() -> ModuleType:
-    """Import optuna, which only development installs."""
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError("the search needs optuna; install it with: pip install optuna") from None
+    """Import optuna; a MissingExtraError names what to install."""
+    require_extra("search", "the search of hyper-parameters")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -191,6 +191,7 @@ def search(argv: Sequence[str]) -> int:
     with saying_why(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     check_writable(path)
+    require_extra("train", "training")
     import_optuna()
     plan = plan_of(arguments, [replace(each, profile=profile) for each in scenarios])
     wanted = Search(plan, scenarios[0].reward.violation_weight)

@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import logging
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import (
@@ -89,7 +90,12 @@ def compiled(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile a function that returns records, which no ordinary call can return."""
+    """Compile a function as a part of each caller's own text.
+
+    For what returns records, which no ordinary call can return, and for what is called from
+    one place or takes a line or two: to compile those by themselves would double the time that
+    a first run takes.
+    """
     return cast(Function, numba.njit(inline="always", **_INNER)(function))
 
 
@@ -104,8 +110,8 @@ def entry_point(function: Function) -> Function:
     dispatcher = numba.njit(nogil=True, **_OPTIONS)(function)
     try:
         dispatcher._cache = _SourceCache(function)
-    except RuntimeError:  # no directory that could be written
-        LOG.warning("%s is compiled anew by every process: no cache directory", function.__name__)
+    except RuntimeError as error:  # no directory that could be written
+        _say_once("compiled code cannot be kept", str(error))
     return cast(Function, dispatcher)
 
 
@@ -161,19 +167,24 @@ class _SourceCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return what was kept of a signature, or None."""
         self._mark()
+        found = None
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
+        except OSError as error:
+            self._cannot_keep(error)
         except Exception as error:  # a damaged pickle may raise anything
-            self._notice("a damaged cache is made anew", error)
+            _say_once(f"{self._cache_path}: a damaged cache is made anew", repr(error))
             self._flush()
-            return None
+        if found is None:
+            _say_compiling()
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep what was compiled, if that is possible."""
         try:
             super().save_overload(sig, data)
         except OSError as error:
-            self._notice("compiled code cannot be kept", error)
+            self._cannot_keep(error)
 
     def _mark(self) -> None:
         """Name the sources in the index; only now all imports are done."""
@@ -186,30 +197,58 @@ class _SourceCache(FunctionCache):
         try:
             self._cache_file.flush()
         except OSError as error:
-            self._notice("compiled code cannot be kept", error)
+            self._cannot_keep(error)
 
-    def _notice(self, what: str, error: Exception) -> None:
-        LOG.warning("%s: %s (%s)", self._cache_path, what, f"{type(error).__name__}: {error}")
+    def _cannot_keep(self, error: OSError) -> None:
+        _say_once(f"{self._cache_path}: compiled code cannot be kept", repr(error))
+
+
+_SAID: set[str] = set()
+
+
+def _say_once(what: str, why: str) -> None:
+    """Give notice, but not for each of many entry points."""
+    if what not in _SAID:
+        _SAID.add(what)
+        LOG.warning("%s (%s)", what, why)
+
+
+@functools.cache
+def _say_compiling() -> None:
+    """Tell whoever waits why, once per process."""
+    sys.stderr.write("compiling, once on this machine; it takes up to 20 s ...\n")
 
 
 class _CheckedFile(IndexDataCacheFile):
     """Cache files that are not executed when a byte of them has changed."""
 
-    def _save_data(self, name: str, data: Any) -> None:
-        content: bytes = self._dump(data)
-        with self._open_for_write(self._data_path(name)) as file:
-            file.write(hashlib.sha256(content).digest() + content)
-
-    def _load_data(self, name: str) -> Any:
-        content = Path(self._data_path(name)).read_bytes()
-        digest, content = content[:32], content[32:]
-        if hashlib.sha256(content).digest() != digest:
-            raise ValueError(f"{name} has changed since it was written")
-        return pickle.loads(content)
+    def _save_index(self, overloads: Any) -> None:
+        self._write(self._index_path, self._dump((self._version, self._source_stamp, overloads)))
 
     def _load_index(self) -> Any:
-        index = super()._load_index()
-        return index if isinstance(index, dict) else {}
+        try:
+            content = self._read(self._index_path)
+        except FileNotFoundError:
+            return {}
+        version, stamp, overloads = pickle.loads(content)
+        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), self._dump(data))
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(self._read(self._data_path(name)))
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _read(self, path: str) -> bytes:
+        content = Path(path).read_bytes()
+        digest, content = content[:32], content[32:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError(f"{Path(path).name} has changed since it was written")
+        return content
 
 
 @functools.cache
@@ -222,6 +261,15 @@ def source_mark(module: str) -> str:
     Args:
         module: Its name; what it imports from its own top-level package counts as well.
     """
+    found = sources(module)
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(found[name].read_bytes())
+    return digest.hexdigest()
+
+
+def sources(module: str) -> dict[str, Path]:
+    """Return the files of a module and of all that it imports from this project, by name."""
     roots = {module.partition(".")[0], __name__.partition(".")[0]}
     found: dict[str, Path] = {}
     waiting = [module]
@@ -230,10 +278,7 @@ def source_mark(module: str) -> str:
         if name not in found and name.partition(".")[0] in roots and (path := _source(name)):
             found[name] = path
             waiting.extend(_imports(name, path))
-    digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update(found[name].read_bytes())
-    return digest.hexdigest()
+    return found
 
 
 def _source(module: str) -> Path | None:
@@ -254,4 +299,6 @@ def _imports(module: str, path: Path) -> tuple[str, ...]:
         if isinstance(node, ast.ImportFrom):
             source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
     return tuple(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sponge_env.core.records import Arrays
 from sponge_env.interfaces import Outcome
-from sponge_env.workload import Workload
 
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
@@ -21,21 +20,20 @@ def outcome_names(outcomes: NDArray[np.int64]) -> NDArray[np.str_]:
 
 
 def ledger_columns(
-    arrays: Arrays, workload: Workload, offered: int
+    arrays: Arrays, requests: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[np.generic]]:
-    """Return what became of the first requests of the only environment.
+    """Return what became of the requests that have arrived in the only environment.
 
     Args:
         arrays: All memory; the ledger has room for all requests.
-        workload: The requests.
-        offered: How many have arrived.
+        requests: (offered,) columns of the workload, in the order of arrival.
 
     Returns:
-        Columns of shape (offered,), in the order of arrival: the workload's; ``started_s`` of
+        Columns of the same shape and order: those of ``requests``; ``started_s`` of
         the last batch and ``finished_s``, NaN where there is none; ``outcome``;
         ``hopeless``; ``batch_size``; ``replica``; and ``attempts``, batches it was part of.
     """
-    requests = {f.name: getattr(workload, f.name)[:offered] for f in dataclasses.fields(workload)}
+    offered = len(requests["arrival_s"])
     ended = arrays.ledger[0, : arrays.envs["ended"][0]]
     queue, stage = arrays.queue[0], arrays.stages[0, 0]
     waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]

@@ -8,7 +8,7 @@ waited longest are brought to the head first.
 
 from __future__ import annotations
 
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
 from sponge_env.core.settings import LISTED
 
@@ -58,24 +58,48 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int) -> boo
     return True
 
 
-@compiled
+@inlined
 def _has_room(w: World) -> bool:
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
-        _find_oldest(w)
+        _close_holes(w)
     return stage.tail - stage.oldest <= stage.ring
 
 
-@compiled
-def _find_oldest(w: World) -> None:
-    stage = w.stage
-    stage.oldest = stage.head
-    for k in range(stage.replicas):
-        if w.replicas[k].batch_size:
-            stage.oldest = min(stage.oldest, w.replicas[k].first)
+@inlined
+def _close_holes(w: World) -> None:
+    """Move the running requests up to the head, past the places of what has ended.
+
+    Otherwise a batch that runs for long would keep all places after its own.
+    """
+    ring, end = w.stage.ring, w.stage.head
+    k = _last_run(w, end)
+    while k >= 0:
+        replica = w.replicas[k]
+        first = end - replica.batch_size
+        for place in range(replica.batch_size - 1, -1, -1):
+            w.queue[(first + place) & ring] = w.queue[(replica.first + place) & ring]
+        replica.first = end = first
+        k = _last_run(w, end)
+    w.stage.oldest = end
 
 
 @compiled
+def _last_run(w: World, end: int) -> int:
+    """Return the row of the replica whose batch lies last before ``end``; -1 if none does."""
+    last = -1
+    for k in range(w.stage.replicas):
+        replica = w.replicas[k]
+        if (
+            replica.batch_size
+            and replica.first < end
+            and (last < 0 or replica.first > w.replicas[last].first)
+        ):
+            last = k
+    return last
+
+
+@inlined
 def _place(w: World, row: int) -> int:
     """Make way for a request; return its position."""
     stage, position = w.stage, w.stage.tail
@@ -85,7 +109,7 @@ def _place(w: World, row: int) -> int:
     return position
 
 
-@compiled
+@inlined
 def _precedes(w: World, row: int, position: int) -> bool:
     """Return whether a request goes before the one at a position."""
     one, other = w.requests[row], w.requests[w.queue[position & w.stage.ring].row]
@@ -94,7 +118,7 @@ def _precedes(w: World, row: int, position: int) -> bool:
     return one.deadline_s < other.deadline_s
 
 
-@compiled
+@inlined
 def bring_forward(w: World, count: int) -> None:
     """Bring the ``count`` requests that have waited longest to the queue's head."""
     stage = w.stage
@@ -106,7 +130,7 @@ def bring_forward(w: World, count: int) -> None:
         _rotate(w, front, oldest)
 
 
-@compiled
+@inlined
 def _rotate(w: World, front: int, position: int) -> None:
     """Move a request forward to ``front``; those that it passes move back by one."""
     ring = w.stage.ring

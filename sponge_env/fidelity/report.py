@@ -1,25 +1,133 @@
-"""What a fidelity run leaves behind: a section of Markdown and JSON."""
+"""Live against simulated: differences, whether they are within the targets, and how it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.fidelity.comparison import QUANTITIES, Row, compare
-from sponge_env.fidelity.trial import Trial
+from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.files import read_json, replacing, write_json
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.profile import Profile
-from sponge_env.results.schema import NAN, summary
+from sponge_env.results.layout import Columns, Table
+from sponge_env.results.schema import NAN, column, finite, summary
 
-HEADINGS = (
-    "agent", "quantity", "live", "live runs", "simulated", "off by", "verdict", "replayed",
-    "off by",
-)  # fmt: skip
+Verdict = Literal["met", "within spread", "missed", ""]
+"""Within the target; not, but among the live runs; neither; no target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A metric that is compared; its column says how people read it."""
+
+    metric: str
+    """Name in :class:`~sponge_env.results.schema.EpisodeMetrics`."""
+    digits: int
+    """Decimal places."""
+    target: float | None = None
+    """Largest difference wanted, in the metric's unit or relative to live."""
+    relative: bool = True
+    """Whether differences are relative to live."""
+
+    def text(self, value: float) -> str:
+        """Write a value in the unit of the column's heading."""
+        return f"{value * column(self.metric).scale:.{self.digits}f}"
+
+    def difference_text(self, difference: float) -> str:
+        """Write a difference: in per cent of live, or in points."""
+        if math.isnan(difference):
+            return "-"
+        return f"{difference * 100:+.1f} %" if self.relative else f"{difference * 100:+.2f} pt"
+
+
+QUANTITIES = (
+    Quantity("violation_rate", 2, target=0.005, relative=False),
+    Quantity("latency_mean_s", 1, target=0.05),
+    Quantity("latency_p50_s", 1),
+    Quantity("latency_p99_s", 1, target=0.10),
+    Quantity("mean_cores", 2),
+    Quantity("utilisation", 1, relative=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One quantity of one agent on one scenario; means over the repetitions."""
+
+    agent: str
+    scenario: str
+    quantity: Quantity
+    live: float
+    live_min: float
+    live_max: float
+    simulated: float
+    replayed: float
+
+    @property
+    def difference(self) -> float:
+        """Simulated against live."""
+        return self._from_live(self.simulated)
+
+    @property
+    def replayed_difference(self) -> float:
+        """The model's own error: simulated with the live CPU times, against live."""
+        return self._from_live(self.replayed)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the simulated value is where it should be."""
+        target = self.quantity.target
+        if target is None or math.isnan(self.difference):
+            return ""
+        if abs(self.difference) <= target:
+            return "met"
+        return "within spread" if self.live_min <= self.simulated <= self.live_max else "missed"
+
+    def _from_live(self, value: float) -> float:
+        difference = value - self.live
+        if not self.quantity.relative:
+            return difference
+        return difference / self.live if self.live else math.nan
+
+
+COLUMNS: Columns[Row] = (
+    ("agent", lambda row: row.agent),
+    ("quantity", lambda row: column(row.quantity.metric).label),
+    ("live", lambda row: row.quantity.text(row.live)),
+    ("live runs", lambda row: " .. ".join(map(row.quantity.text, (row.live_min, row.live_max)))),
+    ("simulated", lambda row: row.quantity.text(row.simulated)),
+    ("off by", lambda row: row.quantity.difference_text(row.difference)),
+    ("verdict", lambda row: row.verdict),
+    ("replayed", lambda row: row.quantity.text(row.replayed)),
+    ("off by", lambda row: row.quantity.difference_text(row.replayed_difference)),
+)
+
+
+def compare(trials: Iterable[Trial]) -> list[Row]:
+    """Compare every agent on every scenario, in the order of their first trials."""
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.summary.agent, trial.summary.scenario), []).append(trial)
+    return [_row(*key, group, q) for key, group in groups.items() for q in QUANTITIES]
+
+
+def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity) -> Row:
+    def values(kind: Kind) -> list[float]:
+        return [float(getattr(t.summary, quantity.metric)) for t in trials if t.kind == kind]
+
+    live, others = values("live"), (fmean(values("simulated")), fmean(values("replayed")))
+    return Row(agent, scenario, quantity, fmean(live), min(live), max(live), *others)
+
+
+def tables(rows: Sequence[Row]) -> dict[str, Table]:
+    """Return a table for each scenario, in order of appearance."""
+    scenarios = dict.fromkeys(row.scenario for row in rows)
+    return {s: Table.of(COLUMNS, [row for row in rows if row.scenario == s]) for s in scenarios}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +140,10 @@ class Fidelity:
     live: tuple[Mapping[str, Any], ...] = ()
     """Episodes on the real worker, under the names of ``fidelity.json``."""
 
-    def of(self, scenario: str) -> list[tuple[str, ...]]:
-        """Return a scenario's rows under :data:`HEADINGS`."""
-        return [cells(row) for row in self.rows if row.scenario == scenario]
-
     @property
-    def scenarios(self) -> list[str]:
-        """The scenarios that there are, in order."""
-        return list(dict.fromkeys(row.scenario for row in self.rows))
+    def tables(self) -> dict[str, Table]:
+        """A table for each scenario."""
+        return tables(self.rows)
 
 
 def load_fidelity(path: Path) -> Fidelity:
@@ -81,26 +185,36 @@ def write_results(
         "command": list(command),
         "versions": describe_versions(),
         **_measured(trials, profile),
-        "comparison": [_row(row) for row in compare(trials)],
+        "comparison": [_plain(row) for row in compare(trials)],
     }
     write_json(folder / "fidelity.json", data)
 
 
 def section(trials: Sequence[Trial], profile: Profile) -> str:
     """Return what ``fidelity.md`` says: a table for each scenario."""
-    rows = compare(trials)
     parts = ["## Simulator against the real worker", introduction(_measured(trials, profile))]
-    for scenario in dict.fromkeys(row.scenario for row in rows):
-        parts.append(f"### {scenario}")
-        parts.append(table([row for row in rows if row.scenario == scenario]))
+    for scenario, table in tables(compare(trials)).items():
+        parts += [f"### {scenario}", padded(table)]
     return "\n\n".join(parts)
 
 
+def padded(table: Table) -> str:
+    """Return a Markdown table that is aligned on a terminal as well."""
+    lines = [table.headings, *([entry.text for entry in row] for row in table.rows)]
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)) + " |"
+        for line in [lines[0], rule, *lines[1:]]
+    )
+
+
 def _measured(trials: Sequence[Trial], profile: Profile) -> dict[str, Any]:
+    own = ("kind", "repetition", "cpu_ratio")
     return {
         "host": describe_host(),
         "profile_date": profile.date,
-        "trials": [_trial(trial) for trial in trials],
+        "trials": [{k: getattr(t, k) for k in own} | summary(t.summary) for t in trials],
     }
 
 
@@ -128,39 +242,8 @@ def introduction(measured: Mapping[str, Any]) -> str:
     )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table, aligned for a terminal."""
-    lines = [HEADINGS, *(cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * width for width in widths]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """Return a row of the table under :data:`HEADINGS`."""
-    quantity = row.quantity
-    return (
-        row.agent,
-        quantity.heading,
-        quantity.text(row.live),
-        f"{quantity.text(row.live_min)} .. {quantity.text(row.live_max)}",
-        quantity.text(row.simulated),
-        quantity.difference_text(row.difference),
-        row.verdict,
-        quantity.text(row.replayed),
-        quantity.difference_text(row.replayed_difference),
-    )
-
-
-def _trial(trial: Trial) -> dict[str, Any]:
-    own = {"kind": trial.kind, "repetition": trial.repetition, "cpu_ratio": trial.cpu_ratio}
-    return {**own, **summary(trial.summary)}
-
-
-def _row(row: Row) -> dict[str, Any]:
+def _plain(row: Row) -> dict[str, Any]:
+    """Return a row as data; None where nothing was measured."""
     derived = {
         "quantity": row.quantity.metric,
         "difference": row.difference,
@@ -168,4 +251,4 @@ def _row(row: Row) -> dict[str, Any]:
         "target": row.quantity.target,
         "verdict": row.verdict,
     }
-    return asdict(row) | derived
+    return finite(asdict(row) | derived)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import numpy as np
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import real_config
-from sponge_env.fidelity.replay import MeasuredWork
-from sponge_env.interfaces import Completion, Controller, SystemSpec, Worker
+from sponge_env.interfaces import Completion, Controller, FloatArray, SystemSpec, Worker
 from sponge_env.live.config import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.run.warm import warm
+from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.draw import draw_workload
 from sponge_env.system import LiveSystem, SimulatedSystem, System
@@ -59,6 +60,42 @@ class Trial:
     """CPU time of the live run's batches, relative to the profile's."""
 
 
+class MeasuredWork:
+    """CPU time of batches, handed out again by size, in the order in which it was measured.
+
+    A simulated batch of a size that has run out, or never came up, takes what the profile
+    says, times how the live batches compared with it on the whole.
+    """
+
+    def __init__(self, completions: Iterable[Completion], usual_s: FloatArray) -> None:
+        """Take batches in the order of their end, and the profile's (batch_max,) CPU seconds.
+
+        Batches without a CPU time, such as those that failed, are left out.
+        """
+        self._usual_s = usual_s
+        self._measured_s: dict[int, list[float]] = defaultdict(list)
+        measured_s = expected_s = 0.0
+        for completion in completions:
+            if completion.ok and completion.cpu_s > 0:
+                size = completion.batch.size
+                self._measured_s[size].append(completion.cpu_s)
+                measured_s += completion.cpu_s
+                expected_s += float(usual_s[size - 1])
+        self.ratio = measured_s / expected_s if expected_s > 0 else 1.0
+        """CPU time of all batches, relative to the profile's."""
+
+    def table(self) -> FloatArray:
+        """Return what the simulated service reads, see :mod:`sponge_env.core.service`."""
+        rows: list[float] = []
+        works: list[float] = []
+        first = 1 + 2 * len(self._usual_s)
+        for size, usual_s in enumerate(self._usual_s.tolist(), start=1):
+            begin = first + len(works)
+            works += [measured_s / usual_s for measured_s in self._measured_s[size]]
+            rows += [begin, first + len(works)]
+        return np.array([self.ratio, *rows, *works])
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is run in all three ways."""
@@ -89,11 +126,7 @@ class Subject:
     def repeat(
         self, repetition: int, start_live: Callable[[SystemSpec], RecordingWorker]
     ) -> list[Trial]:
-        """Run one live episode and its two counterparts.
-
-        Args:
-            repetition: Seeds the noise of the simulation.
-            start_live: Starts the real worker.
+        """Run one live episode and its two counterparts, whose noise the repetition seeds.
 
         Raises:
             SpongeError: The worker cannot go on.
@@ -101,22 +134,15 @@ class Subject:
         """
         live, completions = self._live(repetition, start_live)
         work = MeasuredWork(completions, self.profile.work_table_s(self.scenario.limits.batch))
-
-        simulated = self._play("sim", repetition, self.simulated(repetition))
-        replayed = self._play("sim", repetition, self.simulated(repetition, work))
-        return [
-            Trial("live", repetition, live, work.ratio),
-            Trial("simulated", repetition, simulated, work.ratio),
-            Trial("replayed", repetition, replayed, work.ratio),
-        ]
+        episodes: dict[Kind, EpisodeMetrics] = {
+            "live": live,
+            "simulated": self._play("sim", repetition, self.simulated(repetition)),
+            "replayed": self._play("sim", repetition, self.simulated(repetition, work)),
+        }
+        return [Trial(kind, repetition, e, work.ratio) for kind, e in episodes.items()]
 
     def simulated(self, repetition: int, work: MeasuredWork | None = None) -> SimulatedSystem:
-        """Build the simulated counterpart of a live episode.
-
-        Args:
-            repetition: Seeds its noise.
-            work: CPU times that its batches take, if they were measured.
-        """
+        """Build the simulated counterpart, whose batches take measured CPU times if there are."""
         workload = draw_workload(self.scenario, self.profile, self.seed)
         table = None if work is None else work.table()
         return SimulatedSystem(self.scenario, repetition, self.profile, workload, table)
@@ -136,11 +162,7 @@ class Subject:
         return summary, workers[0].completions
 
     def _play(self, backend: Backend, repetition: int, system: System) -> EpisodeMetrics:
-        """Run one episode.
-
-        Raises:
-            KeyboardInterrupt: It was interrupted.
-        """
+        """Run one episode; an interrupted one ends all."""
         label = f"{self.agent}, {self.scenario.name}, {backend}, repetition {repetition + 1}"
         sink = ConsoleSink(Progress(label, system.plan.intervals, "interval"))
         try:

@@ -9,13 +9,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
+
+Trace_co = TypeVar("Trace_co", covariant=True)
 
 _SHOWN_CHARACTERS = 80
 _LATEST_S = 1e11
@@ -29,7 +31,6 @@ class Line(NamedTuple):
     number: int
     """Its number in the file, from 1."""
     text: str
-    """What it says."""
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -68,13 +69,11 @@ def shown(line: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of a trace file."""
+    """Rows of a trace file. Whatever breaks a rule is a ``TraceError`` that names the line."""
 
-    path: Path
     format: str
     """Format the file is read as, for messages."""
     rows: list[Line]
-    """Text of each row and the line it stands on."""
     split: Callable[[str], list[str]]
     """How a row falls into cells."""
     header: tuple[str, ...]
@@ -82,41 +81,29 @@ class Table:
 
     def __post_init__(self) -> None:
         if not self.rows:
-            raise TraceError(f"{self.path} is not a trace: there is nothing below its header")
+            raise TraceError("there is nothing below its header")
 
     def error(self, row: int, reason: str) -> TraceError:
-        """Return the error that says what is wrong with a row."""
+        """Return the error that says what is wrong with a row; -1 is the last one."""
         number, text = self.rows[row]
-        return TraceError(
-            f"{self.path}, line {number}: {reason}: {shown(text)} (read as {self.format})"
-        )
+        return TraceError(f"line {number}: {reason}: {shown(text)} (read as {self.format})")
 
     def require(self, good: NDArray[np.bool_], reason: str) -> None:
-        """Check a rule on all rows.
-
-        Args:
-            good: (rows,) whether each row keeps the rule.
-            reason: What is wrong where one does not.
-
-        Raises:
-            TraceError: Names the first row that breaks it.
-        """
+        """Check a rule on all rows; ``good`` says which of the (rows,) keep it."""
         if not good.all():
             raise self.error(int(np.argmin(good)), reason)
 
+    def ascending(self, name: str, values: FloatArray) -> None:
+        """Check that a column never goes back."""
+        self.require(np.diff(values, prepend=values[:1]) >= 0, f"{name} goes back")
+
     def column(self, name: str, convert: Callable[[str], float] | None = None) -> FloatArray:
-        """Return one column as numbers that are finite and at least 0.
+        """Return one column as (rows,) numbers that are finite and at least 0.
 
         Args:
             name: Name of the column in the header.
             convert: Makes a number of a cell, or raises ValueError; if left out, the cell
                 is a number.
-
-        Returns:
-            (rows,) numbers.
-
-        Raises:
-            TraceError: A row has too few or too many cells, or a bad number.
         """
         numbers = self._converted(name, convert or _number)
         values = np.fromiter(numbers, np.float64, count=len(self.rows))
@@ -125,34 +112,18 @@ class Table:
         return values
 
     def seconds(self, name: str) -> FloatArray:
-        """Return one column of times in seconds, from whatever start.
-
-        Raises:
-            TraceError: As for :meth:`column`, or a time counts something smaller.
-        """
+        """Return one column of times in seconds, from whatever start."""
         time_s = self.column(name)
         self.require(time_s < _LATEST_S, "the time is too large for seconds")
         return time_s
 
     def measured(self, name: str) -> Table:
-        """Leave out the rows where a column has ``-``, which loggers write for no reading.
-
-        Raises:
-            TraceError: It has nothing else.
-        """
+        """Leave out the rows where a column has ``-``, which loggers write for no reading."""
         column = self.header.index(name)
         rows = [row for row in self.rows if self.split(row.text)[column : column + 1] != ["-"]]
         if not rows:
             raise self.error(0, f"{name} is '-' from here to the end")
         return dataclasses.replace(self, rows=rows)
-
-    def ascending(self, name: str, values: FloatArray) -> None:
-        """Check that a column never goes back.
-
-        Raises:
-            TraceError: It does.
-        """
-        self.require(np.diff(values, prepend=values[:1]) >= 0, f"{name} goes back")
 
     def _converted(self, name: str, convert: Callable[[str], float]) -> Iterator[float]:
         column, width = self.header.index(name), len(self.header)
@@ -169,7 +140,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class Format(Generic[Trace_co]):
     """One file format."""
 
     name: str
@@ -178,8 +149,8 @@ class Format:
     header; or all numbers of one column on the file's only line."""
     columns: tuple[str, ...]
     """Names of the columns; of those that are needed where there is a header."""
-    parse: Callable[[Table], Any]
-    """Makes of the table what the file says."""
+    parse: Callable[[Table], Trace_co]
+    """Makes the trace of the table."""
 
     def matches(self, lines: list[Line]) -> bool:
         """Whether the first line looks like this format."""
@@ -192,15 +163,14 @@ class Format:
         cells = first.split()
         return len(cells) == len(self.columns) and all(map(_is_number, cells))
 
-    def table(self, path: Path, lines: list[Line]) -> Table:
-        """Lay the lines out as rows of cells."""
+    def read(self, lines: list[Line]) -> Trace_co:
+        """Lay the lines out as rows of cells, and make the trace of them."""
         number, first = lines[0]
         if self.layout == "header":
-            return Table(path, self.name, lines[1:], _split_csv, tuple(_split_csv(first)))
+            return self.parse(Table(self.name, lines[1:], _split_csv, tuple(_split_csv(first))))
         if self.layout == "one line":
-            cells = [Line(number, cell) for cell in _numbers_on(first)]
-            return Table(path, self.name, cells, str.split, self.columns)
-        return Table(path, self.name, lines, str.split, self.columns)
+            lines = [Line(number, cell) for cell in _numbers_on(first)]
+        return self.parse(Table(self.name, lines, str.split, self.columns))
 
 
 def _split_csv(line: str) -> list[str]:

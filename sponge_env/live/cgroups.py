@@ -7,6 +7,7 @@ Every run gets one group with a unique name, and in it one leaf group per replic
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 from collections.abc import Callable
@@ -43,11 +44,7 @@ class Hierarchy:
 
 
 def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
-    """Find the hierarchy that limits CPU time; None if there is none.
-
-    Args:
-        proc: Folder with ``mounts`` and ``cgroup``; this process's by default.
-    """
+    """Find the hierarchy that limits CPU time, from ``mounts`` and ``cgroup`` in a folder."""
     proc = PROC if proc is None else proc
     mounts = [line.split() for line in _read(proc / "mounts").splitlines()]
     member = [line.split(":", 2) for line in _read(proc / "cgroup").splitlines()]
@@ -92,11 +89,8 @@ def _write(path: Path, text: str) -> None:
 class CgroupLimiter:
     """Limits a replica by the quota of a control group of its own. Implements ``CpuLimiter``.
 
-    Args:
-        version: Of the kernel's interface.
-        group: Directory of the group, which exists and is removed in the end.
-        period_us: Enforcement period.
-        cpus: CPUs the replica can use; as many cores are no limit.
+    The group's directory exists and is removed in the end; as many cores as ``cpus`` are no
+    limit.
     """
 
     def __init__(self, version: Version, group: Path, period_us: int, cpus: int) -> None:
@@ -150,11 +144,7 @@ class CgroupLimiter:
 class RunGroup:
     """The group of one run, above the leaf groups of its replicas.
 
-    Args:
-        hierarchy: Where to make it.
-        period_us: Enforcement period of the leaves.
-        announce: Called with each directory before it is made, so that somebody can clean
-            up after a crash.
+    Each directory is announced before it is made, so that somebody can clean up after a crash.
 
     Raises:
         OSError: The kernel does not let this process make it.
@@ -166,7 +156,7 @@ class RunGroup:
         self._hierarchy = hierarchy
         self._period_us = period_us
         self._announce = announce
-        self._count = 0
+        self._replicas = itertools.count()
         self._path: Path | None = None
         self._shelter: Path | None = None
         name = f"sponge-{os.getpid()}-{secrets.token_hex(4)}"
@@ -175,7 +165,8 @@ class RunGroup:
             if hierarchy.version == 2:
                 base = self._delegate(name)
             self._path = self._make(base / name)
-            _write(self._path / WEIGHT[hierarchy.version][0], WEIGHT[hierarchy.version][1])
+            file, weight = WEIGHT[hierarchy.version]
+            _write(self._path / file, weight)
             if hierarchy.version == 2:
                 _write(self._path / "cgroup.subtree_control", "+cpu")
         except OSError:
@@ -183,17 +174,13 @@ class RunGroup:
             raise
 
     def limiter(self, cpus: int) -> CgroupLimiter:
-        """Make the group of one replica, without limit so far.
-
-        Args:
-            cpus: CPUs the replica can use.
+        """Make the group of one replica that can use so many CPUs, without limit so far.
 
         Raises:
             OSError: The kernel refuses.
         """
         assert self._path is not None, "the run's group is closed"
-        path = self._make(self._path / f"replica-{self._count}")
-        self._count += 1
+        path = self._make(self._path / f"replica-{next(self._replicas)}")
         return CgroupLimiter(self._hierarchy.version, path, self._period_us, cpus)
 
     def close(self) -> None:

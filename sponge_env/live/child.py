@@ -65,11 +65,7 @@ class Job:
         return 4 * self.batch_max * (int(np.prod(self.image_shape)) + self.outputs)
 
     def map_tensors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Lay the tensors over the shared memory.
-
-        Returns:
-            (batch_max, *image_shape) inputs and (batch_max, outputs) outputs.
-        """
+        """Lay (batch_max, *image_shape) inputs and (batch_max, outputs) over the memory."""
         block = np.frombuffer(mmap.mmap(self.memory, self.memory_bytes), dtype=np.float32)
         size = self.batch_max * int(np.prod(self.image_shape))
         inputs = block[:size].reshape(self.batch_max, *self.image_shape)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
-from sponge_env.config import Limiter
+from sponge_env.config import Limiter, positive, require
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 
@@ -42,25 +41,17 @@ class LiveConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_max", "cores_max", "replicas_max"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("core_unit", "batch_timeout_s", "start_timeout_s", "cold_start_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)!r}")
+            positive(name, getattr(self, name))
         self.check(self.initial)
 
     def check(self, allocation: Allocation) -> None:
-        """Check an allocation against the largest one.
-
-        Raises:
-            ConfigError: Cores or replicas out of range.
-        """
+        """Raise :class:`ConfigError` where an allocation is beyond the largest one."""
         for name, largest in (("cores", self.cores_max), ("replicas", self.replicas_max)):
             value = getattr(allocation, name)
-            if not 1 <= value <= largest:
-                raise ConfigError(
-                    f"an allocation's {name} must be between 1 and {largest}, not {value!r}"
-                )
+            fits = 1 <= value <= largest
+            require(fits, f"an allocation's {name}", value, f"between 1 and {largest}")
         if allocation.total_cores > self.total_cores:
             raise ConfigError(
                 f"{allocation.replicas} replicas of {allocation.cores} cores are more than the "

@@ -59,12 +59,7 @@ class Ended(NamedTuple):
 
 
 class Fleet:
-    """All replicas, each under the same CPU limit.
-
-    Args:
-        config: Of the worker.
-        launcher: Starts the replicas.
-    """
+    """All replicas, each under the same CPU limit."""
 
     def __init__(self, config: LiveConfig, launcher: Launcher) -> None:
         self.members: list[Member] = []
@@ -106,37 +101,33 @@ class Fleet:
         return [member for member in self.members if member.state is State.IDLE]
 
     @property
+    def staying(self) -> list[Member]:
+        """Replicas that are not draining, oldest first."""
+        return [member for member in self.members if not member.draining]
+
+    @property
+    def serving(self) -> int:
+        """Replicas that have loaded and are not draining."""
+        return sum(member.state is not State.STARTING for member in self.staying)
+
+    @property
     def starting_s(self) -> list[float]:
         """Expected time until each cold-starting replica is ready, ascending."""
         now_s = time.monotonic()
         starting = (m for m in self.members if m.state is State.STARTING)
         return sorted(max(0.0, m.launched_s + self.cold_start_s - now_s) for m in starting)
 
-    @property
-    def serving(self) -> int:
-        """Replicas that have loaded and are not draining."""
-        return sum(not (m.draining or m.state is State.STARTING) for m in self.members)
-
     def warm_up(self, replicas: int, cores: float) -> None:
-        """Start the first replicas at full speed; limit them when all are ready.
-
-        Args:
-            replicas: How many.
-            cores: Physical cores of each, from then on.
-
-        Raises:
-            WorkerError: They do not start.
-        """
+        """Start the first replicas at full speed; grant physical cores when all are ready."""
         self._cores = cores
-        for _ in range(replicas):
-            self._launch(full_speed=True)
+        self.grow(replicas, full_speed=True)
         expected_s = self.cold_start_s
         while self.starting_s:
             self.poll(HEARTBEAT_S)
         self.cold_start_s = expected_s  # full speed tells nothing of it
         self.limit(cores)
 
-    def start(self, batch: Batch, request_ids: Sequence[int]) -> None:
+    def start(self, batch: Batch) -> None:
         """Give a batch to the oldest idle replica.
 
         Raises:
@@ -147,22 +138,13 @@ class Fleet:
         member = self.idle[0]
         member.state, member.batch = State.BUSY, batch
         member.sent_s = member.timeout_from_s = time.monotonic()
-        member.replica.start(batch.id, request_ids)
+        member.replica.start(batch.id, batch.requests)
 
     def limit(self, cores: float) -> None:
-        """Grant physical cores to each replica, also to what is running.
-
-        Raises:
-            WorkerError: The limit is refused.
-        """
+        """Grant physical cores to each replica, also to what is running."""
         self._cores = cores
         for member in self.members:
             member.replica.limit(cores)
-
-    @property
-    def staying(self) -> list[Member]:
-        """Replicas that are not draining, oldest first."""
-        return [member for member in self.members if not member.draining]
 
     def shrink(self, wanted: int) -> None:
         """Stop replicas beyond a number of them.
@@ -177,14 +159,14 @@ class Fleet:
             member.draining = member.state is State.BUSY
         self._stop([member for member in surplus if not member.draining])
 
-    def grow(self, count: int) -> None:
-        """Start further replicas.
-
-        Raises:
-            WorkerError: A new replica cannot be started or limited.
-        """
+    def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
+        """Start further replicas."""
         for _ in range(count):
-            self._launch()
+            launched_s = time.monotonic()
+            replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
+            self._next_id += 1
+            self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
+            self._selector.register(replica, selectors.EVENT_READ, self.members[-1])
 
     def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
         """Take in what happened, waiting for it if need be.
@@ -230,14 +212,6 @@ class Fleet:
         self._selector.close()
         self._wake_receiver.close()
         self._wake_sender.close()
-
-    def _launch(self, full_speed: bool = False) -> None:
-        launched_s = time.monotonic()
-        replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
-        self._next_id += 1
-        member = Member(replica, launched_s, timeout_from_s=launched_s)
-        self.members.append(member)
-        self._selector.register(replica, selectors.EVENT_READ, member)
 
     def _stop(self, members: Sequence[Member]) -> None:
         for member in members:  # all at once: a replica takes its time to end
@@ -285,4 +259,4 @@ class Fleet:
             self._death_reason = death.reason
         if not dead.draining and self._failed_starts < START_ATTEMPTS:
             self.restarts += 1
-            self._launch()
+            self.grow()

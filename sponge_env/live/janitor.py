@@ -70,8 +70,7 @@ class Janitor:
 def start_ticks(pid: int) -> str:
     """Return when a process started, which tells it from a later one of the same id.
 
-    Returns:
-        Clock ticks since boot; empty if there is no such process.
+    It is in clock ticks since boot; empty if there is no such process.
     """
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -96,22 +95,16 @@ def kill_members(path: str) -> None:
 
 
 def remove_group(path: str, patience_s: float = PATIENCE_S) -> bool:
-    """Remove a control group, waiting for the processes in it to end.
-
-    Returns:
-        Whether it is gone.
-    """
+    """Remove a control group, waiting for the processes in it to end; tell whether it is gone."""
     end_s = time.monotonic() + patience_s
     while True:
-        try:
+        with contextlib.suppress(OSError):
             os.rmdir(path)
+        if not os.path.exists(path):
             return True
-        except FileNotFoundError:
-            return True
-        except OSError:
-            if time.monotonic() > end_s:
-                return False
-            time.sleep(0.005)
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(0.005)
 
 
 def watch() -> None:

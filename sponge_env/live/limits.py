@@ -1,14 +1,18 @@
 """How the worker's CPU is limited: which means this machine allows, and one limiter each.
 
 All limiters keep the kernel's rule of CPU bandwidth control: per period a replica may use
-so many seconds of CPU at full speed. That many cores as there are CPUs is no limit at all,
-for even a quota as long as the period throttles.
+so many seconds of CPU at full speed; unused ones are lost. That many cores as there are CPUs
+is no limit at all, for even a quota as long as the period throttles.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +23,6 @@ from typing import Literal, NamedTuple, Protocol
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live.cgroups import Hierarchy, RunGroup, find_hierarchy
-from sponge_env.live.duty_cycle import POLL_MIN_S, DutyCycleLimiter
 
 LOG = logging.getLogger("sponge_env")
 
@@ -43,31 +46,28 @@ PERIOD_MAX_S = 1.0
 """Longest period the kernel accepts."""
 COARSE_CLOCK = 6
 """``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel."""
+POLL_MIN_S = 0.0002
+"""Shortest sleep of the duty cycle between two looks at the CPU clock."""
 
 
 class CpuLimiter(Protocol):
-    """Limits the CPU of one child process; :func:`refusal_as_sentence` translates errors."""
+    """Limits the CPU of one child process.
+
+    Where the kernel refuses, an ``OSError`` says so, which :func:`refusal_as_sentence`
+    translates.
+    """
 
     def attach(self, pid: int) -> None:
-        """Begin to limit a child process.
-
-        Raises:
-            ProcessLookupError: It is gone.
-            OSError: The kernel refuses.
-        """
+        """Begin to limit a child process not yet waited for; it may be gone already."""
 
     def apply(self, cores: float) -> None:
-        """Grant physical cores from now on, also to what is running.
-
-        Raises:
-            OSError: The kernel refuses.
-        """
+        """Grant physical cores from now on, also to what is running."""
 
     def granted_cores(self) -> float:
         """Return the physical cores granted, as the limiter itself reports them."""
 
     def throttled_s(self) -> float:
-        """Return how long the replica stood stopped by the limit."""
+        """Return how long the replica stood stopped by the limit; also after the end."""
 
     def close(self) -> None:
         """Stop limiting; the process must have ended. Safe to call twice."""
@@ -95,6 +95,119 @@ class NoLimiter:
 
     def close(self) -> None:
         """Leave nothing, for there was nothing."""
+
+
+def process_cpu_s(pid: int) -> float:
+    """Return the CPU time of a process with all its threads.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    # the kernel's encoding of another process's CPU clock, as in clock_getcpuclockid(3)
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+class TokenBucket:
+    """CPU time a process may use in the running period."""
+
+    def __init__(self, quota_s: float) -> None:
+        self._quota_s = quota_s
+        self.tokens_s = quota_s
+
+    def spend(self, cpu_s: float) -> None:
+        """Take CPU time out; the balance may become negative."""
+        self.tokens_s -= cpu_s
+
+    def refill(self) -> None:
+        """Start a period: what was left is lost, what was overdrawn is owed."""
+        self.tokens_s = self._quota_s + min(0.0, self.tokens_s)
+
+
+class DutyCycleLimiter:
+    """Stops and continues a process, without the kernel's help. Implements ``CpuLimiter``.
+
+    For users who may not make control groups. It polls the process's CPU clock, and is coarser
+    than a quota: it overshoots by up to a polling interval, which it takes off the next period.
+    As many cores as CPUs are no limit.
+    """
+
+    def __init__(self, period_s: float, cpus: int) -> None:
+        self._period_s = period_s
+        self._cpus = cpus
+        self._cores = float(cpus)
+        self._throttled_s = 0.0
+        self._changed = threading.Condition()
+        self._generation = 0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def attach(self, pid: int) -> None:
+        """Watch the process from a thread."""
+        self._thread = threading.Thread(
+            target=self._enforce, args=(pid,), name=f"duty-cycle-{pid}", daemon=True
+        )
+        self._thread.start()
+
+    def apply(self, cores: float) -> None:
+        """Grant cores; a new period begins."""
+        with self._changing():
+            self._cores = min(cores, float(self._cpus))
+
+    def granted_cores(self) -> float:
+        """Return what was applied."""
+        return self._cores
+
+    def throttled_s(self) -> float:
+        """Return the sum of all pauses."""
+        return self._throttled_s
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changing():
+            self._closed = True
+        if self._thread is not None:
+            self._thread.join()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Have the thread take notice of a change at once."""
+        with self._changed:
+            yield
+            self._generation += 1
+            self._changed.notify_all()
+
+    def _enforce(self, pid: int) -> None:
+        with self._changed, contextlib.suppress(OSError):
+            while not self._closed:
+                generation = self._generation
+                if self._cores >= self._cpus:
+                    self._changed.wait()
+                    continue
+                bucket = TokenBucket(self._cores * self._period_s)
+                while self._generation == generation:
+                    self._run_period(pid, bucket, generation)
+                    bucket.refill()
+
+    def _run_period(self, pid: int, bucket: TokenBucket, generation: int) -> None:
+        """Let the process run while it has tokens, then stop it to the period's end."""
+        end_s = time.monotonic() + self._period_s
+        cpu_s = process_cpu_s(pid)
+        while self._generation == generation and (left_s := end_s - time.monotonic()) > 0:
+            if bucket.tokens_s <= 0:
+                self._pause(pid, left_s)
+                return
+            self._changed.wait(min(left_s, max(POLL_MIN_S, bucket.tokens_s / self._cpus)))
+            before_s, cpu_s = cpu_s, process_cpu_s(pid)
+            bucket.spend(cpu_s - before_s)
+
+    def _pause(self, pid: int, seconds: float) -> None:
+        start_s = time.monotonic()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self._changed.wait(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            self._throttled_s += time.monotonic() - start_s
 
 
 class CpuLimits(NamedTuple):
@@ -140,9 +253,6 @@ def enforcement_period_s(core_unit: float) -> float:
     Short periods matter: a 12 ms batch under half a core had a p99 of 76 ms with the
     default period of 100 ms and of 19 ms with 10 ms.
 
-    Args:
-        core_unit: Physical cores in one core unit.
-
     Raises:
         ConfigError: The unit is so small that no period is long enough.
     """
@@ -171,17 +281,13 @@ def choose_kind(wanted: Limiter, hierarchy: Hierarchy | None) -> Kind:
 def open_limits(
     wanted: Limiter, core_unit: float, cpus: int, announce: Callable[[Path], None]
 ) -> CpuLimits:
-    """Set up the CPU limits of a run.
+    """Set up the CPU limits of a run, for replicas pinned to so many CPUs.
 
-    Args:
-        wanted: ``auto`` takes control groups where this process may make them, else the
-            duty cycle, and says so in a warning.
-        core_unit: Physical cores in one core unit.
-        cpus: CPUs the replicas are pinned to.
-        announce: Called with each control group before it is made.
+    ``auto`` takes control groups where this process may make them, else the duty cycle, and
+    says so in a warning. Each control group is announced before it is made.
 
     Raises:
-        ConfigError: The core unit is too small for any period.
+        ConfigError: The core unit, in physical cores, is too small for any period.
         WorkerError: ``cgroup`` is wanted and this process may not make control groups, or
             not with the quotas that are needed.
     """
@@ -207,9 +313,6 @@ def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:
 
     The kernel refuses, for instance, a version 1 quota above that of a group further up, as
     a container may have one.
-
-    Raises:
-        OSError: The kernel refuses.
     """
     try:
         with closing(group.limiter(cpus)) as limiter:

@@ -1,4 +1,4 @@
-"""Replicas that are child processes of this one, on CPUs of this machine."""
+"""Replicas that are child processes of this one, on CPUs that this process keeps off."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.live.affinity import RESERVATIONS, choose_cpus
+from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.config import LiveConfig
-from sponge_env.live.duty_cycle import process_cpu_s
 from sponge_env.live.janitor import Janitor
-from sponge_env.live.limits import CpuLimiter, open_limits, refusal_as_sentence
+from sponge_env.live.limits import CpuLimiter, open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.replica import Answer, Death, Event, Ready
 from sponge_env.models import resolve_model, sample_images
 
@@ -47,14 +48,8 @@ class LocalReplica:
     """A child process with its channel, tensors and CPU limit. Implements ``Replica``.
 
     A batch's end is stamped by the child just before it answers; should the quota be found
-    exhausted in the microseconds between, the answer arrives up to a period later.
-
-    Args:
-        id: Identity of the replica.
-        setup: What it shares with others.
-        limiter: Its CPU limit, which it lives under from its start; closed with it.
-        cores: Physical cores it shall be ready for.
-        full_speed: Grant it all CPUs at first instead.
+    exhausted in the microseconds between, the answer arrives up to a period later. It lives
+    under its limiter from its start to its end, at full speed with all CPUs granted at first.
 
     Raises:
         WorkerError: Its CPU cannot be limited.
@@ -65,6 +60,8 @@ class LocalReplica:
     ) -> None:
         self.id = id
         self._limiter = limiter
+        # the limiter's own account; after the end, what it read last
+        self.granted_cores, self.throttled_s = limiter.granted_cores, limiter.throttled_s
         self._janitor = setup.janitor
         self._images = setup.images
         self._cores = cores
@@ -103,11 +100,7 @@ class LocalReplica:
         return math.ceil(self._cores)
 
     def _confine(self, cpus: frozenset[int], cores: float) -> None:
-        """Pin and limit the child, which has only just begun.
-
-        Raises:
-            WorkerError: The kernel refuses it.
-        """
+        """Pin and limit the child, which has only just begun."""
         try:
             with refusal_as_sentence():
                 os.sched_setaffinity(self._process.pid, cpus)
@@ -162,14 +155,6 @@ class LocalReplica:
         lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "(nothing)")
 
-    def granted_cores(self) -> float:
-        """Ask the limiter."""
-        return self._limiter.granted_cores()
-
-    def throttled_s(self) -> float:
-        """Ask the limiter; after the end, it returns what it read last."""
-        return self._limiter.throttled_s()
-
     def cpu_s(self) -> float:
         """Read the child's CPU clock; after its end, return what was read last."""
         if self._process.returncode is None:
@@ -203,9 +188,6 @@ class LocalLauncher:
     """Starts replicas as child processes. Implements ``Launcher``.
 
     While it is open, this process keeps off the replicas' CPUs.
-
-    Args:
-        config: Of the worker.
 
     Raises:
         ConfigError: The configuration or the model cannot be used.
@@ -242,10 +224,81 @@ class LocalLauncher:
 
 
 def check_machine(config: LiveConfig) -> None:
-    """Raise now what would keep a worker from starting here, before anything is started.
+    """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`."""
+    LocalLauncher(config).close()
+
+
+def choose_cpus(wanted: Collection[int], cores: float) -> frozenset[int]:
+    """Choose the CPUs that replicas are pinned to, each of them granted up to so many cores.
+
+    Where none are wanted, they are the last that this process may use: workers of one process
+    share them.
 
     Raises:
-        ConfigError: The configuration or the model cannot be used.
-        WorkerError: The CPU cannot be limited as asked.
+        ConfigError: A CPU this process may not use, or fewer of them than cores.
     """
-    LocalLauncher(config).close()
+    available = RESERVATIONS.available()
+    if not available.issuperset(wanted):
+        raise ConfigError(f"cpus must be among {sorted(available)}, not {sorted(wanted)}")
+    chosen = wanted or sorted(available)[-math.ceil(cores) :]
+    if cores > len(chosen):
+        raise ConfigError(
+            f"a replica may be granted {cores:g} cores, more than the {len(chosen)} CPUs it can "
+            "run on; lower cores_max or core_unit"
+        )
+    return frozenset(chosen)
+
+
+class Reservations:
+    """The CPUs of all workers that this process has open, in any order.
+
+    Meanwhile every thread of the process keeps off them, if it may use any others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: list[frozenset[int]] = []
+        self._process: set[int] = set()
+        self._threads: dict[int, set[int]] = {}
+        """What the process and its threads could use before any CPU was taken."""
+
+    def available(self) -> set[int]:
+        """Return the CPUs this process may use when it keeps off none."""
+        with self._lock:
+            return self._process if self._taken else os.sched_getaffinity(0)
+
+    @contextmanager
+    def keep_off(self, cpus: frozenset[int]) -> Iterator[None]:
+        """Move all threads of this process off some CPUs until the end of the block."""
+        with self._lock:
+            if not self._taken:
+                self._process, self._threads = os.sched_getaffinity(0), _affinities()
+            self._taken.append(cpus)
+            self._move_threads()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken.remove(cpus)
+                self._move_threads()
+
+    def _move_threads(self) -> None:
+        taken = frozenset[int]().union(*self._taken)
+        for thread in _affinities():
+            # a younger thread has its affinity from one that was moved already
+            before = self._threads.get(thread, self._process)
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, before - taken or before)
+
+
+RESERVATIONS = Reservations()
+"""One for the process, as affinity is the process's."""
+
+
+def _affinities() -> dict[int, set[int]]:
+    """Return the CPUs that each thread of this process may use."""
+    affinities = {}
+    for name in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # a thread may end meanwhile
+            affinities[int(name)] = os.sched_getaffinity(int(name))
+    return affinities

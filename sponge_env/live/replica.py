@@ -95,12 +95,9 @@ class Launcher(Protocol):
     """Time between two looks at what was used; until then a limit can be overdrawn."""
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:
-        """Start a replica, which loads its model under its limit.
+        """Start a replica, which loads its model under its limit of physical cores.
 
-        Args:
-            id: Its identity.
-            cores: Physical cores to grant.
-            full_speed: Let it load without a limit, until :meth:`Replica.limit` is called.
+        At full speed it loads without one, until :meth:`Replica.limit` is called.
 
         Raises:
             WorkerError: It cannot be started or limited.

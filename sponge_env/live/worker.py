@@ -1,30 +1,84 @@
-"""The real worker: batches on real replicas, in real time."""
+"""The real worker: batches on real replicas, in real time, on a clock that can be held."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
-from sponge_env.live.clock import EpisodeClock
 from sponge_env.live.config import LiveConfig
 from sponge_env.live.fleet import Ended, Fleet, State
 from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import Launcher, Replica
 
 
+class _Hold(NamedTuple):
+    """A time that the clock stood still, in monotonic stamps."""
+
+    begin_s: float
+    end_s: float
+    """Infinite while it lasts."""
+    at_s: float
+    """The episode's time meanwhile, on its own clock."""
+
+
+class EpisodeClock:
+    """Maps the machine's monotonic clock to seconds since the start of the episode.
+
+    ``CLOCK_MONOTONIC`` is the same in all processes, so stamps of a child process can be
+    mapped too. While the clock is held, for instance for a learner, episode time stands still.
+    """
+
+    def __init__(self) -> None:
+        self._origin_s = time.monotonic()
+        self._holds: list[_Hold] = []
+
+    @property
+    def held(self) -> bool:
+        """Whether the clock stands still."""
+        return bool(self._holds) and self._holds[-1].end_s == math.inf
+
+    def now_s(self) -> float:
+        """Return the episode time now."""
+        return self.at(time.monotonic())
+
+    def at(self, monotonic_s: float) -> float:
+        """Return the episode time of a monotonic stamp that is not in the future.
+
+        What happened during a hold happened at the hold's instant.
+        """
+        for hold in reversed(self._holds):  # stamps are recent: the last ones decide
+            if monotonic_s >= hold.end_s:
+                return hold.at_s + (monotonic_s - hold.end_s)
+            if monotonic_s >= hold.begin_s:
+                return hold.at_s
+        return monotonic_s - self._origin_s
+
+    def hold(self) -> None:
+        """Stop the clock; does nothing while it is held."""
+        if not self.held:
+            begin_s = time.monotonic()
+            self._holds.append(_Hold(begin_s, math.inf, self.at(begin_s)))
+
+    def release(self) -> float:
+        """Let the clock run on; return how long it was held, 0 if it was not."""
+        if not self.held:
+            return 0.0
+        hold = self._holds[-1]._replace(end_s=time.monotonic())
+        self._holds[-1] = hold
+        return hold.end_s - hold.begin_s
+
+
 class LiveWorker:
     """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
 
     The constructor returns when the initial replicas are ready; they start at full speed,
-    then their limits are put in force and the clock starts. All methods but :meth:`wake`
+    then their limits are put in force and the clock starts. The launcher, by default that of
+    child processes on this machine, is closed with the worker. All methods but :meth:`wake`
     belong to one thread at a time.
-
-    Args:
-        config: How to set it up.
-        launcher: Starts the replicas, and is closed with the worker; child processes on
-            this machine if left out.
 
     Raises:
         ConfigError: The configuration or the model cannot be used.
@@ -35,15 +89,14 @@ class LiveWorker:
         self.config = config or LiveConfig()
         self._target = self.config.initial
         self._cores = self._target.cores
-        self._cpu_s = 0.0
-        self._actuation_s = 0.0
+        self._cpu_s = self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
             self.launcher = launcher or LocalLauncher(self.config)
             cleanup.callback(self.launcher.close)
             self._fleet = Fleet(self.config, self.launcher)
             cleanup.callback(self._fleet.close)
             physical_cores = self.config.physical_cores(self._cores)
-            self._fleet.warm_up(self.config.initial.replicas, physical_cores)
+            self._fleet.warm_up(self._target.replicas, physical_cores)
             self._cleanup = cleanup.pop_all()
         self._warm_up_cpu_s = self._fleet.cpu_s
         self._clock = EpisodeClock()
@@ -56,11 +109,6 @@ class LiveWorker:
         return self.launcher.limiter
 
     @property
-    def paused_s(self) -> float:
-        """Total time that the clock was held."""
-        return self._clock.paused_s
-
-    @property
     def replicas(self) -> tuple[Replica, ...]:
         """The replicas, oldest first; for inspection only."""
         return tuple(member.replica for member in self._fleet.members)
@@ -70,10 +118,7 @@ class LiveWorker:
         return self._clock.now_s()
 
     def hold(self) -> None:
-        """Stop the clock, for instance while a policy learns.
-
-        What runs goes on running; batches that end meanwhile end at the hold's instant.
-        """
+        """Stop the clock; what runs goes on, and batches that end do so at the hold's instant."""
         self._clock.hold()
 
     def release(self) -> float:
@@ -88,7 +133,7 @@ class LiveWorker:
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica with the lowest id."""
-        self._fleet.start(batch, batch.requests)
+        self._fleet.start(batch)
 
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``.
@@ -114,10 +159,10 @@ class LiveWorker:
         self._fleet.wake()
 
     def resize(self, allocation: Allocation) -> None:
-        """Put cores and replicas in force.
+        """Put cores and replicas in force, as far as those that drain leave room.
 
         Raises:
-            ConfigError: Cores or replicas out of range.
+            ConfigError: More than the configuration allows.
             WorkerError: The kernel refuses the new limit or a new replica's.
         """
         self.config.check(allocation)
@@ -171,9 +216,7 @@ class LiveWorker:
         )
 
     def crash(self) -> None:
-        """Kill the first replica that serves, a busy one if there is one.
-
-        For failure injection. The next :meth:`wait` notices, as it does every death.
+        """Inject a failure: kill the first replica that serves, a busy one if there is one.
 
         Raises:
             RuntimeError: No replica serves.
@@ -207,6 +250,4 @@ class LiveWorker:
             return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
         self._cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
-        return Completion(
-            end.batch, end.replica_id, started_s, finished_s, ok=True, cpu_s=answer.cpu_s
-        )
+        return Completion(end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s)

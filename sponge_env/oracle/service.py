@@ -8,8 +8,7 @@ import numpy as np
 
 from sponge_env.core.quota import SLICE_S
 from sponge_env.interfaces import FloatArray
-from sponge_env.profile import Profile
-from sponge_env.quota import QuotaService
+from sponge_env.profile import Profile, QuotaService
 from sponge_env.scenario import Scenario
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, replacing
+from sponge_env.installation import require_extra
 
 if TYPE_CHECKING:
     from sponge_env.results.page import Remarks, Section
@@ -20,14 +21,14 @@ PAGE = "report.html"
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = cli.Parser(prog="python -m sponge_env.results", description=__doc__)
+    parser = cli.Parser(prog="sponge report", description=__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders that evaluate.py wrote")
     where = f"where {PAGE} and its pictures go (default: report in the first run)"
     add("--out", type=Path, metavar="DIR", help=where)
     few = "agents shown where there is no room for all"
     add("--agent", nargs="+", default=[], metavar="NAME", help=few)
-    measured = "fidelity.json of python -m sponge_env.fidelity"
+    measured = "fidelity.json of sponge fidelity"
     add("--fidelity", type=Path, metavar="FILE", help=measured)
     beside = "write this too, with its pictures beside it"
     add("--markdown", type=Path, metavar="FILE", help=beside)
@@ -41,22 +42,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None) -> int:
-    """Read everything, then write everything; return the exit code.
-
-    Args:
-        argv: The command line.
-        remark: Says more about the run in the Markdown.
-    """
+    """Read everything, then write everything, with more to say in the Markdown if there is."""
     arguments = parse(argv)
+    require_extra("report", "the report")
     # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
-    from sponge_env.results.layout import around
-    from sponge_env.results.page import MARK, Remarks, page, results, sections, with_results
+    from sponge_env.results.page import Remarks, around, page, results, sections, with_results
 
     out = arguments.out or arguments.runs[0] / "report"
     shown = sections(arguments.runs, arguments.agent, arguments.fidelity)
     texts = [path for path in (out / PAGE, arguments.markdown, arguments.readme) if path]
     if arguments.readme:
-        around(arguments.readme, MARK)  # notices a README without marks
+        around(arguments.readme)  # notices a README without marks
     for path in texts:
         check_writable(path)
     pictures = [section.pictures() for section in shown]

@@ -1,4 +1,4 @@
-"""The results of a suite or of one evaluation, arranged for comparing agents.
+"""The results of a suite or of one evaluation, read and arranged for comparing agents.
 
 Agents are compared with the reference on the same seeds. Which of them differ from it is told
 by the p values of a paired test, corrected for the number of agents that stand in one column.
@@ -6,18 +6,22 @@ by the p values of a paired test, corrected for the number of agents that stand 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from sponge_env.arrays import FloatArray
+from sponge_env.errors import RunDirectoryError
+from sponge_env.files import read_json
 from sponge_env.results.schema import CELL
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
-from sponge_env.run.read import common_bound
+from sponge_env.run import read
+from sponge_env.run.suite import Suite, load_suite
 
 Cell = tuple[str, str, str]
 """Scenario, profile, start."""
@@ -28,15 +32,14 @@ Span = tuple[float, float]
 FEW_VIOLATIONS = 0.001
 """Avoidable violations per request with which an agent counts as meeting the SLO."""
 
+STANDARD = "standard"
+"""Suite whose order of agents, scenarios, profiles and starts all reports keep to."""
 
-@dataclass(frozen=True, slots=True)
-class BoundSides:
-    """The two sides of a bound on one cell, named as the metrics of agents."""
-
-    name: str
-    violation_rate: Span
-    avoidable_violation_rate: Span
-    mean_cores: Span
+DRAWN = (
+    "time_s", "offered", "violations", "avoidable_violations", "cores", "batch",
+    "replicas_ready", "delay_mean_s", "bandwidth_bytes_per_s",
+)  # fmt: skip
+"""Interval metrics that pictures show and sentences are about."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,8 @@ class Comparison:
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
         """Rows by the name of their frame, agent and cell."""
-        frames = {
-            "episodes": self.episodes.sort_values("seed"),
-            "intervals": self.intervals,
-            "latencies": self.latencies,
-        }
+        frames = {"intervals": self.intervals, "latencies": self.latencies}
+        frames["episodes"] = self.episodes.sort_values("seed")
         return {
             (name, *cast(tuple[str, ...], key)): rows
             for name, frame in frames.items()
@@ -116,9 +116,9 @@ class Comparison:
         rows = [self._rows["episodes", agent, *cell][name] for cell in cells]
         return np.array(rows, dtype=np.float64)
 
-    def mean(self, agent: str, name: str, cell: Cell) -> float:
-        """Return a metric of an agent on a cell, mean over the seeds."""
-        return float(self.values(agent, name, [cell]).mean())
+    def mean(self, agent: str, name: str, *cells: Cell) -> float:
+        """Return a metric of an agent, mean over cells and seeds."""
+        return float(self.values(agent, name, cells).mean())
 
     def own_bound(self, agent: str, cell: Cell) -> str:
         """Return the name of the bound of an agent's kind of scaling; empty if unknown."""
@@ -131,11 +131,8 @@ class Comparison:
 
     def cheapest(self, cell: Cell) -> str:
         """Return the agent with the fewest cores among those that meet the SLO; empty if none."""
-
-        def violations(agent: str) -> float:
-            return self.mean(agent, "avoidable_violation_rate", cell)
-
-        good = [a for a in self.there(cell) if violations(a) <= FEW_VIOLATIONS]
+        violations = {a: self.mean(a, "avoidable_violation_rate", cell) for a in self.there(cell)}
+        good = [agent for agent, rate in violations.items() if rate <= FEW_VIOLATIONS]
         return min(good, key=lambda a: self.mean(a, "core_seconds", cell), default="")
 
     def different(
@@ -144,7 +141,7 @@ class Comparison:
         cells_of: Mapping[str, Sequence[Cell]],
         test: Callable[[FloatArray, FloatArray], float] = paired_p,
     ) -> set[str]:
-        """Return the agents that are shown to differ from the reference.
+        """Return the agents that are shown to differ from the reference in a metric.
 
         Args:
             name: The metric.
@@ -169,7 +166,7 @@ class Comparison:
     @cached_property
     def common_bound(self) -> str:
         """The bound that all agents can be compared with, empty if there is none."""
-        return common_bound(self.bounds["agent"]) if not self.bounds.empty else ""
+        return read.common_bound(self.bounds["agent"]) if not self.bounds.empty else ""
 
     @cached_property
     def _bounded(self) -> set[Cell]:
@@ -190,18 +187,16 @@ class Comparison:
         if self.bounds.empty:
             return self.bounds
         key = [*CELL, "seed"]
-        offered = self.episodes.drop_duplicates(key)
-        return self.bounds.merge(
-            offered[[*key, "offered", "hopeless", "duration_s"]], on=key, how="left"
-        )
+        offered = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
+        return self.bounds.merge(offered, on=key, how="left")
 
-    def bound_sides(self, cell: Cell) -> list[BoundSides]:
-        """Return the bounds of a cell; none if nobody has results there."""
+    def bound_sides(self, cell: Cell) -> dict[str, dict[str, Span]]:
+        """Return a cell's bounds, each with its sides by metric; none if nobody has results."""
         if self.bounds.empty:
-            return []
+            return {}
         here = (self.bound_episodes[list(CELL)] == list(cell)).all(axis=1)
         rows = self.bound_episodes[here].dropna(subset="offered")
-        return [_sides(str(name), of_one) for name, of_one in rows.groupby("agent", sort=False)]
+        return {str(name): _sides(of_one) for name, of_one in rows.groupby("agent", sort=False)}
 
     def bound_gaps(self) -> dict[str, pd.DataFrame]:
         """Return by bound the gaps between its two sides, a row for each cell.
@@ -222,18 +217,98 @@ class Comparison:
         return {str(name): gap.droplevel("agent") for name, gap in gaps.groupby(level="agent")}
 
 
-def _sides(name: str, bound: pd.DataFrame) -> BoundSides:
-    """Summarise a bound's seeds on one cell."""
+def _sides(bound: pd.DataFrame) -> dict[str, Span]:
+    """Summarise a bound's seeds on one cell, under the names of agents' metrics."""
 
     def span(of: Callable[[str], pd.Series[float]]) -> Span:
         return float(of("lower").mean()), float(of("upper").mean())
 
-    offered = bound["offered"].clip(lower=1)
-    return BoundSides(
-        name=name,
-        violation_rate=span(lambda side: bound[f"violations_{side}"] / offered),
-        avoidable_violation_rate=span(
-            lambda side: (bound[f"violations_{side}"] - bound["hopeless"]) / offered
+    offered, hopeless = bound["offered"].clip(lower=1), bound["hopeless"]
+    return {
+        "violation_rate": span(lambda side: bound[f"violations_{side}"] / offered),
+        "avoidable_violation_rate": span(
+            lambda side: (bound[f"violations_{side}"] - hopeless) / offered
         ),
-        mean_cores=span(lambda side: bound[f"core_seconds_{side}"] / bound["duration_s"]),
+        "mean_cores": span(lambda side: bound[f"core_seconds_{side}"] / bound["duration_s"]),
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run directory holds."""
+
+    path: Path
+    comparison: Comparison
+    featured: Sequence[str]
+    """Agents to show where there is no room for all."""
+    command: str
+    host: dict[str, Any]
+    versions: dict[str, Any]
+
+
+def load_run(path: Path) -> Run:
+    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``.
+
+    Raises:
+        RunDirectoryError: It is none, one of another version, or holds no finished episode.
+    """
+    episodes = read.load_results(path)
+    if episodes.empty:
+        raise RunDirectoryError(
+            f"{str(path)!r} holds no finished episode; let evaluate.py finish first"
+        )
+    standard, failures = load_suite(STANDARD), read.load_failures(path)
+    named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
+    # Agents and cells keep to the order of the standard suite, further ones follow.
+    agents = _ordered(episodes["agent"], standard.agents)
+    comparison = Comparison(
+        episodes=episodes,
+        failures=failures,
+        agents=agents,
+        cells=_ordered_cells(named, standard),
+        reference=standard.compared_with if standard.compared_with in agents else agents[0],
+        bounds=read.load_bounds(path),
+        intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
+        latencies=read.load_latencies(path),
     )
+    host, versions = read_json(path / "host.json"), read_json(path / "versions.json")
+    return Run(path, comparison, standard.featured, _command(path), host, versions)
+
+
+def _ordered_cells(named: pd.DataFrame, standard: Suite) -> list[Cell]:
+    there = named.drop_duplicates()
+    known = (
+        [name for group in standard.cells for name in group.scenarios],
+        [name for group in standard.cells for name in group.profiles],
+        standard.starts,
+    )
+    orders = [_ordered(there[key], first) for key, first in zip(CELL, known, strict=True)]
+    cells = cast(Iterable[Cell], there.itertuples(index=False, name=None))
+    return sorted(cells, key=lambda cell: [o.index(n) for o, n in zip(orders, cell, strict=True)])
+
+
+def _ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
+    """Return names without repetition: known ones in their order, then the others by name."""
+    there = set(names)
+    known = [name for name in dict.fromkeys(first) if name in there]
+    return known + sorted(there - set(known))
+
+
+def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
+    """Leave the warm-up out, which is what goes before an episode's ``duration_s``."""
+    if intervals.empty:
+        return intervals
+    key = ["agent", *CELL]
+    durations_s = episodes.groupby(key, as_index=False)["duration_s"].max()
+    merged = intervals.merge(durations_s, on=key)
+    end_s = merged.groupby(key)["time_s"].transform("max")
+    return merged[merged["time_s"] > end_s - merged["duration_s"] + 1e-6]
+
+
+def _command(path: Path) -> str:
+    """Return the command that wrote a folder; of several, which resumed it, the last."""
+    file = path / "command.txt"
+    try:
+        return file.read_text().splitlines()[-1]
+    except (OSError, IndexError) as error:
+        raise RunDirectoryError(f"cannot read {str(file)!r}: {error}") from error

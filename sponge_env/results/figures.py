@@ -1,21 +1,30 @@
-"""Pictures over time, of latencies and of decision times."""
+"""Pictures: over time, violations against cores, distributions of latency, decision times."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, ScalarFormatter
 
 from sponge_env.arrays import FloatArray
 from sponge_env.files import replacing
-from sponge_env.results.schema import SCALES, EpisodeMetrics, IntervalMetrics, axis_label
+from sponge_env.results.schema import (
+    CELL,
+    SCALES,
+    AgainstBound,
+    EpisodeMetrics,
+    IntervalMetrics,
+    axis_label,
+)
+from sponge_env.results.statistics import Estimate, mean
 from sponge_env.results.style import (
-    LINEAR_UP_TO,
     NETWORK_COLOUR,
     SMOOTHING,
     Style,
@@ -23,9 +32,11 @@ from sponge_env.results.style import (
     log_axis,
     moving_mean,
     open_frame,
+    plain_number,
     style_of,
     tidy,
 )
+from sponge_env.run.bounds import BOUND_AGENTS
 
 if TYPE_CHECKING:
     from sponge_env.results.comparison import Cell, Comparison
@@ -35,11 +46,27 @@ Runs = Mapping[str, Any]
 
 Styles = Mapping[str, Style]
 
+Panels = Sequence[Sequence[tuple[str, Sequence["Cell"]]]]
+"""Rows of (title, cells)."""
+
 INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered", None))
 """What happens to every agent: metric, and unit if not its own."""
 
 OUTPUTS = ("cores", "batch", "replicas_ready")
 """What an agent chooses."""
+
+LINEAR_UP_TO = 10
+"""Violations so far from which on their axis is logarithmic: agents differ by orders of
+magnitude."""
+
+LINEAR_UP_TO_PERCENT = 0.1
+"""The same for violations per request; 0 must be on it."""
+
+BOUND_STYLES = {
+    BOUND_AGENTS["joint"]: Style("#000000", "*"),
+    BOUND_AGENTS["vertical"]: Style("#777777", "*"),
+}
+"""The bounds are no agents, and look like none."""
 
 
 def plot_comparison(
@@ -47,11 +74,8 @@ def plot_comparison(
 ) -> None:
     """Draw network, violations so far and cores held of all agents on one time axis.
 
-    Args:
-        intervals: The intervals of each agent, all of the same seed and so under the same
-            network and arrivals. Agents without intervals are left out.
-        path: The PNG to write, whole or not at all; not written without any interval.
-        title: Heading.
+    All are of the same seed and so under the same network and arrivals. Agents without
+    intervals are left out; without any, no PNG is written.
 
     Raises:
         RunDirectoryError: The file cannot be written.
@@ -76,11 +100,8 @@ def plot_comparison(
     _draw_choice(cores, runs, "cores", styles)
     cores.set_ylabel(axis_label(IntervalMetrics, "cores"))
     add_legend(cores, "Mean cores")
-    for ax in (network, violations, cores):
-        tidy(ax)
     network.set_title(title, loc="left", fontweight="bold")
-    cores.set_xlabel(axis_label(IntervalMetrics, "time_s"))
-    figure.align_ylabels()
+    _share_time(figure, (network, violations, cores))
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
 
@@ -91,13 +112,7 @@ def series(run: Sequence[IntervalMetrics], name: str) -> FloatArray:
 
 
 def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
-    """Draw the first seed's episodes: what came in, what agents chose, what went wrong.
-
-    Args:
-        comparison: The run.
-        cell: Which episodes.
-        styles: Agents to show.
-    """
+    """Draw the first seed's episodes: what came in, what agents chose, what went wrong."""
     frames = {agent: comparison.intervals_of(agent, cell) for agent in styles}
     runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
     figure = Figure(figsize=(9, 8.5), dpi=90, layout="constrained")
@@ -111,15 +126,17 @@ def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
     for ax, name in zip(panels[4:], OUTPUTS, strict=True):
         _draw_choice(ax, runs, name, styles)
         ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))
+    _share_time(figure, panels)
+    legend, title = panels[3].get_legend_handles_labels(), "Violations in all"
+    figure.legend(*legend, title=title, loc="outside upper left", ncols=6, frameon=False)
+    return figure
+
+
+def _share_time(figure: Figure, panels: Sequence[Axes]) -> None:
     for ax in panels:
         tidy(ax)
     panels[-1].set_xlabel(axis_label(IntervalMetrics, "time_s"))
     figure.align_ylabels()
-    handles, labels = panels[3].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="Violations in all", loc="outside upper left", ncols=6, frameon=False
-    )
-    return figure
 
 
 def _stacked(label: str) -> str:
@@ -157,35 +174,39 @@ def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
     ax.set_ylim(bottom=0)
 
 
-def latency_figure(comparison: Comparison, scenario: str, styles: Styles) -> Figure:
-    """Draw the distribution of latency in every cell of a scenario, mean over the seeds.
+def _grid(
+    panels: Panels, size: tuple[float, float], dpi: int, labels: tuple[str, str], lines: Any
+) -> tuple[Figure, list[tuple[Axes, Sequence[Cell]]]]:
+    """Lay out panels with shared axes, of which the horizontal one is logarithmic.
 
-    Args:
-        comparison: The run.
-        scenario: Which one; a row per start, a column per profile.
-        styles: Agents to show.
+    The size is in inches, the labels are those of both axes, and the lines behind the data x,
+    y or both. With the figure comes each panel with its cells.
     """
-    profiles = list(dict.fromkeys(profile for _, profile, _ in comparison.cells_of(scenario)))
-    starts = comparison.starts
-    size = (1.6 + 3.2 * len(profiles), 0.8 + 2.4 * len(starts))
-    figure = Figure(figsize=size, dpi=90, layout="constrained")
-    grid = figure.subplots(len(starts), len(profiles), squeeze=False, sharex=True, sharey=True)
-    for axes, start in zip(grid, starts, strict=True):
-        for ax, profile in zip(axes, profiles, strict=True):
-            for agent, style in styles.items():
-                table = comparison.latencies_of(agent, (scenario, profile, start))
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey=True)
+    flat = [panel for row in panels for panel in row]
+    for ax, (title, _) in zip(grid.flat, flat, strict=True):
+        log_axis(ax)
+        open_frame(ax, lines)
+        ax.set_title(title, loc="left", fontsize="medium")
+        ax.set(xlabel=labels[0], ylabel=labels[1])
+        ax.label_outer(remove_inner_ticks=False)
+    return figure, [(ax, cells) for ax, (_, cells) in zip(grid.flat, flat, strict=True)]
+
+
+def latency_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
+    """Draw the distribution of latency on each panel's cell, mean over the seeds."""
+    size = (1.6 + 3.2 * len(panels[0]), 0.8 + 2.4 * len(panels))
+    figure, grid = _grid(panels, size, 90, ("latency [ms]", "requests [%]"), "both")
+    for ax, cells in grid:
+        for agent, style in styles.items():
+            for table in [comparison.latencies_of(agent, cell) for cell in cells]:
                 if not table.empty:
                     share, latency_ms = table["quantile"] * 100, table["latency_s"] * 1000
                     ax.plot(latency_ms, share, color=style.colour, label=agent)
-            log_axis(ax)
-            ax.set_ylim(0, 100)
-            open_frame(ax, "both")
-            ax.set_title(f"{profile}, {start}", loc="left", fontsize="medium")
-    for ax in grid[-1]:
-        ax.set_xlabel("latency [ms]")
-    for ax in grid[:, 0]:
-        ax.set_ylabel("requests [%]")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        ax.set_ylim(0, 100)
+    legend = grid[0][0].get_legend_handles_labels()
+    figure.legend(*legend, loc="outside right upper", frameon=False)
     return figure
 
 
@@ -206,3 +227,115 @@ def decision_figure(comparison: Comparison) -> Figure:
     open_frame(ax, "x")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An agent, or a bound, on some cells."""
+
+    agent: str
+    cores: Estimate
+    violations: Estimate
+    """In per cent."""
+
+
+def points(comparison: Comparison, cells: Sequence[Cell]) -> list[Point]:
+    """Return agents and bounds, as means over cells and seeds.
+
+    Cores and violations are relative to the bound of all agents, on the cells that have it, or
+    as they are without one. Agents that failed on one of the cells are left out: theirs would
+    be other means.
+    """
+    names = ("mean_cores", "avoidable_violation_rate")
+    if comparison.common_bound:
+        cells = comparison.bounded(cells)
+        names = ("cores_over_common_bound", "beyond_common_bound_rate")
+    if not cells:
+        return []
+    found = []
+    for agent in comparison.agents:
+        if all(comparison.has(agent, cell) for cell in cells):
+            cores, rates = (comparison.values(agent, name, cells) for name in names)
+            found.append(Point(agent, mean(cores), mean(rates * 100)))
+    return found + list(_bound_points(comparison, cells))
+
+
+def _bound_points(comparison: Comparison, cells: Sequence[Cell]) -> Iterator[Point]:
+    """Yield the bounds that all of some cells have, relative to that of all agents."""
+    if not comparison.common_bound:
+        return
+    wide = comparison.bound_episodes.pivot(index=["agent", *CELL], columns="seed")
+    best = wide.loc[comparison.common_bound].loc[list(cells)]
+    for name in BOUND_STYLES:
+        if all((name, *cell) in wide.index for cell in cells):
+            own = wide.loc[name].loc[list(cells)]
+            cores = own["core_seconds_upper"] / best["core_seconds_upper"]
+            # Below 0 where the bound is beaten.
+            beyond = own["violations_upper"] - best["violations_upper"]
+            rates = beyond / own["offered"].clip(lower=1) * 100
+            yield Point(name, mean(cores.to_numpy()), mean(rates.to_numpy()))
+
+
+def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
+    """Draw violations against cores; a panel shows means over its cells."""
+    all_styles = {**styles, **BOUND_STYLES}
+    height = max(0.6 + 3.0 * len(panels), 0.3 + 0.2 * len(all_styles))  # the legend's rows
+    size = (2.2 + 3.4 * len(panels[0]), height)
+    cores = axis_label(EpisodeMetrics, "mean_cores")
+    violations = axis_label(EpisodeMetrics, "avoidable_violation_rate", "%")
+    if comparison.common_bound:
+        cores = axis_label(AgainstBound, "cores_over_common_bound")
+        violations = axis_label(AgainstBound, "beyond_common_bound_rate", "%")
+    figure, grid = _grid(panels, size, 110, (cores, violations), "y")
+    shown = [(ax, points(comparison, cells)) for ax, cells in grid]
+    drawn = [point for _, found in shown for point in found]
+    lowest = min([0.0, *(point.violations.value for point in drawn)])
+    for ax, found in shown:
+        _draw_points(ax, found, all_styles)
+        ax.set_yscale("symlog", linthresh=LINEAR_UP_TO_PERCENT)
+        ax.set_ylim(1.2 * lowest - 0.02, 100)  # below 0 where a bound is beaten
+        ax.yaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
+        ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+        ax.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    there = {point.agent for point in drawn}
+    handles = [
+        Line2D([], [], linestyle="none", label=agent, **style.of_marker)
+        for agent, style in all_styles.items()
+        if agent in there
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def _draw_points(ax: Axes, shown: Sequence[Point], styles: Styles) -> None:
+    """Draw every point with its intervals, and a line along those that nobody beats."""
+    front = _front([point for point in shown if point.agent not in BOUND_STYLES])
+    steps = [[p.cores.value for p in front], [p.violations.value for p in front]]
+    ax.step(*steps, where="post", color=NETWORK_COLOUR, linewidth=0.8)
+    for height, point in enumerate(reversed(shown)):
+        ax.errorbar(
+            point.cores.value,
+            point.violations.value,
+            xerr=_reach(point.cores),
+            yerr=_reach(point.violations),
+            elinewidth=0.8,
+            clip_on=False,
+            zorder=3 + height,
+            **styles[point.agent].of_marker,
+        )
+
+
+def _front(shown: Sequence[Point]) -> list[Point]:
+    """Return the points for which no other has fewer violations at no more cores."""
+    front: list[Point] = []
+    for point in sorted(shown, key=lambda p: (p.cores.value, p.violations.value)):
+        if not front or point.violations.value < front[-1].violations.value:
+            front.append(point)
+    return front
+
+
+def _reach(interval: Estimate) -> list[list[float]]:
+    """Return how far an interval reaches below and above its estimate; 0 where unknown."""
+    below, above = interval.value - interval.low, interval.high - interval.value
+    return [[max(0.0, float(np.nan_to_num(below)))], [max(0.0, float(np.nan_to_num(above)))]]

@@ -1,13 +1,13 @@
-"""Tables before they become text, Markdown or HTML; marked parts of hand-written pages."""
+"""Tables before they become text, Markdown or HTML, and words of sentences about numbers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
-from sponge_env.errors import ConfigError
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +21,23 @@ class Entry:
     """Whether it is the best of its row."""
 
 
+Columns = Sequence[tuple[str, Callable[[T], Entry | str]]]
+"""Headings, a unit in brackets at the end, and what writes the entry of a row's subject."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Headings and rows; the first column names things, the others hold numbers."""
 
     headings: Sequence[str]
-    """A unit stands in brackets at the end."""
     rows: Sequence[Sequence[Entry]]
 
     @classmethod
-    def of(cls, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-        """Make a table whose entries are all plain."""
-        return cls(headings, [[Entry(text) for text in row] for row in rows])
+    def of(cls, columns: Columns[T], subjects: Iterable[T]) -> Table:
+        """Write a row for each subject."""
+        entries = [[write(subject) for _, write in columns] for subject in subjects]
+        rows = [[Entry(e) if isinstance(e, str) else e for e in row] for row in entries]
+        return cls([heading for heading, _ in columns], rows)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -83,24 +88,11 @@ def _marked(entry: Entry) -> str:
     return f"**{text}**" if entry.strong else text
 
 
-def around(path: Path, mark: str) -> tuple[str, str]:
-    """Return what goes before and after a page's marked part, the marks included.
+def listed(parts: Sequence[str]) -> str:
+    """Join as in a sentence."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
-    Args:
-        path: The page, in which the part stands between ``<!-- mark:begin -->`` and
-            ``<!-- mark:end -->``.
-        mark: Name of the part.
 
-    Raises:
-        ConfigError: It cannot be read, or does not have the two marks.
-    """
-    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {str(path)!r}: {error}") from error
-    before, found, rest = text.partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (found and ended):
-        raise ConfigError(f"{str(path)!r} lacks the lines {begin} and {end}, in this order")
-    return f"{before}{begin}\n", f"\n{end}{after}"
+def percent(share: float, digits: int = 0) -> str:
+    """Write a share in per cent."""
+    return f"{share * 100:.{digits}f} %"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,24 +16,18 @@ from matplotlib.figure import Figure
 
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.fidelity.report import HEADINGS, Fidelity, load_fidelity
-from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
-from sponge_env.results.figures import decision_figure, latency_figure, time_series
-from sponge_env.results.findings import findings, percent
-from sponge_env.results.layout import Table, around, markdown
-from sponge_env.results.load import Run, load_run
-from sponge_env.results.pareto import pareto_figure
-from sponge_env.results.style import COLOURS, Style, png, style_of
-from sponge_env.results.tables import (
-    NOT_SIGNIFICANT,
-    TEST_NOTE,
-    cell_table,
-    failure_table,
-    overview_table,
-    pooled_note,
-    pooled_table,
-    summary_table,
+from sponge_env.fidelity.report import Fidelity, load_fidelity
+from sponge_env.results import tables
+from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison, Run, load_run
+from sponge_env.results.figures import (
+    Panels,
+    decision_figure,
+    latency_figure,
+    pareto_figure,
+    time_series,
 )
+from sponge_env.results.layout import Table, listed, markdown, percent
+from sponge_env.results.style import COLOURS, png, style_of
 
 MARK = "results"
 """Name of the README's part."""
@@ -91,12 +86,6 @@ class Section:
         return findings(self.comparison)
 
     @property
-    def styles(self) -> dict[str, Style]:
-        """How agents are drawn; those featured have a colour of their own."""
-        others = [a for a in self.comparison.agents if a not in self.featured]
-        return style_of([*self.featured, *others])
-
-    @property
     def unbounded(self) -> list[Cell]:
         """The cells without the bound of all agents, where the run has one at all."""
         cells = self.comparison.cells if self.comparison.common_bound else ()
@@ -106,37 +95,39 @@ class Section:
     @property
     def fidelity_tables(self) -> dict[str, Table]:
         """Simulator against the real worker, by scenario."""
-        found = self.fidelity
-        return {s: Table.of(HEADINGS, found.of(s)) for s in found.scenarios} if found else {}
+        return self.fidelity.tables if self.fidelity else {}
 
     def pictures(self) -> dict[str, Picture]:
         """Draw everything, with progress; return the pictures by name."""
-        c = self.comparison
-        few = {agent: self.styles[agent] for agent in self.featured}
-        overall = [[(f"{start} start", c.cells_of(start=start)) for start in c.starts]]
-        draw: dict[str, tuple[str, Callable[[], Figure]]] = {
-            "pareto": (
-                "Violations against cores, mean over all cells",
-                partial(pareto_figure, c, overall, self.styles),
-            ),
-            "decisions": ("Decision times", partial(decision_figure, c)),
-        }
-        for name in c.scenarios:
-            panels = partial(pareto_figure, c, self._panels(name), self.styles)
-            draw[f"pareto-{name}"] = f"Violations against cores, {name}", panels
-            latencies = partial(latency_figure, c, name, few)
-            draw[f"latency-{name}"] = f"Distribution of latency, {name}", latencies
-        for cell in c.cells:
-            text = f"{cell[0]}, {cell[1]}, {cell[2]} start, seed 0, over time"
-            draw[_series(cell)] = text, partial(time_series, c, cell, few)
+        draw = list(self._pictures())
         drawn: dict[str, Picture] = {}
         with closing(Progress("report", len(draw), "picture")) as progress:
-            for name, (text, figure) in draw.items():
+            for name, text, figure in draw:
                 drawn[name] = Picture(name, text, png(figure()))
                 progress.show(len(drawn))
         return drawn
 
-    def _panels(self, scenario: str) -> list[list[tuple[str, list[Cell]]]]:
+    def _pictures(self) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+        """Yield name, text and what draws each picture."""
+        c = self.comparison
+        others = [agent for agent in c.agents if agent not in self.featured]
+        styles = style_of([*self.featured, *others])  # those featured have their own colours
+        few = {agent: styles[agent] for agent in self.featured}
+        overall: Panels = [[(f"{start} start", c.cells_of(start=start)) for start in c.starts]]
+        text = "Violations against cores"
+        draw = partial(pareto_figure, c, overall, styles)
+        yield "pareto", f"{text}, mean over all cells", draw
+        yield "decisions", "Decision times", partial(decision_figure, c)
+        for name in c.scenarios:
+            panels = self._panels(name)
+            yield f"pareto-{name}", f"{text}, {name}", partial(pareto_figure, c, panels, styles)
+            draw = partial(latency_figure, c, panels, few)
+            yield f"latency-{name}", f"Distribution of latency, {name}", draw
+        for cell in c.cells:
+            text = f"{cell[0]}, {cell[1]}, {cell[2]} start, seed 0, over time"
+            yield _series(cell), text, partial(time_series, c, cell, few)
+
+    def _panels(self, scenario: str) -> Panels:
         """Return a scenario's cells: a row of panels for each start, a column for each profile."""
         cells = self.comparison.cells_of(scenario)
         profiles = dict.fromkeys(profile for _, profile, _ in cells)
@@ -150,15 +141,51 @@ def _series(cell: Cell) -> str:
     return f"series-{'-'.join(cell)}"
 
 
+def findings(comparison: Comparison) -> list[str]:
+    """Return sentences whose numbers and direction come from the data, whoever was compared."""
+    return [*_cheapest(comparison), *_bounds(comparison)]
+
+
+def _cheapest(comparison: Comparison) -> Iterator[str]:
+    """Say who meets the SLO with the fewest cores, and where nobody does."""
+    for start in comparison.starts:
+        cells = comparison.cells_of(start=start)
+        counts = Counter(map(comparison.cheapest, cells))
+        nobody = counts.pop("", 0)
+        parts = [f"{agent} in {count}" for agent, count in counts.most_common()]
+        if nobody:
+            parts.append(f"none in {nobody}")
+        yield (
+            f"With a {start} start, the cheapest agent with at most {percent(FEW_VIOLATIONS, 1)} "
+            f"avoidable violations is, of {len(cells)} cell{'s' * (len(cells) > 1)}, "
+            f"{listed(parts)}."
+        )
+
+
+def _bounds(comparison: Comparison) -> Iterator[str]:
+    """Say how exact the bounds are."""
+    for name, gaps in comparison.bound_gaps().items():
+        widest, median = percent(gaps["cores"].max(), 1), percent(gaps["cores"].median(), 1)
+        open_cells = gaps["violations"] > 0
+        sentence = (
+            f"Between what is proven of the bound {name} and what is attained lie at most "
+            f"{widest} of the core-seconds, {median} in the median cell"
+        )
+        if open_cells.any():
+            sentence += (
+                f"; its violations are more than the fewest that are proven in "
+                f"{open_cells.sum()} of {len(gaps)} cells, by at most "
+                f"{percent(gaps['violations'].max(), 3)} of the requests"
+            )
+        yield f"{sentence}."
+
+
 def sections(
     runs: Sequence[Path], agents: Sequence[str] = (), fidelity: Path | None = None
 ) -> list[Section]:
     """Read everything that a report is about.
 
-    Args:
-        runs: Run directories.
-        agents: Agents that are shown where there is no room for all; a choice if empty.
-        fidelity: Result of ``python -m sponge_env.fidelity``, for the first section.
+    The result of ``python -m sponge_env.fidelity`` goes with the first run.
 
     Raises:
         SpongeError: Something cannot be read, or no run has an agent.
@@ -177,9 +204,7 @@ def sections(
 def featured(run: Run, chosen: Sequence[str] = ()) -> list[str]:
     """Return the agents that are shown where there is no room for all.
 
-    Args:
-        run: The run.
-        chosen: The agents wanted; as many as there are colours if empty.
+    Those chosen, or else at most as many as there are colours.
     """
     agents = list(run.comparison.agents)
     if chosen:
@@ -191,14 +216,8 @@ def featured(run: Run, chosen: Sequence[str] = ()) -> list[str]:
 
 
 def page(sections: Sequence[Section], pictures: Sequence[Mapping[str, Picture]]) -> str:
-    """Return the page as HTML that needs no other file.
-
-    Args:
-        sections: One for each run.
-        pictures: Of each section, see :meth:`Section.pictures`.
-    """
-    parts = list(zip(sections, pictures, strict=True))
-    return _environment().get_template("page.html.j2").render(parts=parts)
+    """Return sections, each with its pictures, as HTML that needs no other file."""
+    return _rendered("page.html.j2", parts=list(zip(sections, pictures, strict=True)))
 
 
 def results(
@@ -209,31 +228,44 @@ def results(
     groups = [comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
     cells = [found[0] for found in groups if found] or comparison.cells[:1]
     series = [pictures[_series(cell)] for cell in cells]
-    template = _environment().get_template("results.md.j2")
-    text = template.render(section=section, picture=COMPARISON, series=series, remarks=remarks)
+    shown = {"section": section, "picture": COMPARISON, "series": series, "remarks": remarks}
     files = {f"results-{picture.name}.png": picture.content for picture in series}
-    return text, {COMPARISON: pictures["pareto"].content, **files}
+    return _rendered("results.md.j2", **shown), {COMPARISON: pictures["pareto"].content, **files}
 
 
 def with_results(readme: Path, section: Section, folder: Path) -> str:
     """Return a README with its part about results written anew.
 
-    Args:
-        readme: The README.
-        section: The run.
-        folder: Where the pictures and the Markdown are.
+    The folder is where the pictures and the Markdown are.
 
     Raises:
         ConfigError: It cannot be read, or does not have the two marks.
     """
-    before, after = around(readme, MARK)
+    before, after = around(readme)
     picture = Path(os.path.relpath(folder / COMPARISON, readme.parent)).as_posix()
-    template = _environment().get_template("readme.md.j2")
-    return f"{before}{template.render(section=section, picture=picture).strip()}{after}"
+    return before + _rendered("readme.md.j2", section=section, picture=picture).strip() + after
 
 
-def _environment() -> Environment:
-    """Return what fills in the templates."""
+def around(path: Path) -> tuple[str, str]:
+    """Return what goes before and after a README's part about results, its marks included.
+
+    Raises:
+        ConfigError: It cannot be read, or does not have the two marks.
+    """
+    begin, end = f"<!-- {MARK}:begin -->", f"<!-- {MARK}:end -->"
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}") from error
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ConfigError(f"{str(path)!r} lacks the lines {begin} and {end}, in this order")
+    return f"{before}{begin}\n", f"\n{end}{after}"
+
+
+def _rendered(template: str, **values: object) -> str:
+    """Fill in a template, which may call the functions of :mod:`sponge_env.results.tables`."""
     found = Environment(
         loader=PackageLoader("sponge_env.results"),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
@@ -242,12 +274,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    tables = (cell_table, failure_table, overview_table, pooled_note, pooled_table, summary_table)
     found.filters["markdown"] = markdown
-    found.globals.update({make.__name__: make for make in tables})
-    found.globals.update(
-        not_significant=NOT_SIGNIFICANT,
-        few_violations=percent(FEW_VIOLATIONS, 1),
-        test_note=TEST_NOTE,
-    )
-    return found
+    values["few_violations"] = percent(FEW_VIOLATIONS, 1)
+    return found.get_template(template).render(tables=tables, **values)

@@ -342,13 +342,15 @@ def _tags(cls: type[Any]) -> tuple[tuple[str, str], ...]:
     return tuple((name, tag(cls, name)) for name in names(cls))
 
 
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with None for numbers that are not finite, which JSON has not."""
+    infinite = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
+    return {**values, **dict.fromkeys(infinite)}
+
+
 def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
-    """Return an episode's metrics under their names; a number that is not finite is None."""
-    values = {name: getattr(metrics, name) for name in names(EpisodeMetrics)}
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+    """Return an episode's metrics under their names, see :func:`finite`."""
+    return finite({name: getattr(metrics, name) for name in names(EpisodeMetrics)})
 
 
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:

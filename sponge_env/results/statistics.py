@@ -54,25 +54,14 @@ class Estimate:
 
 
 def mean(values: FloatArray) -> Estimate:
-    """Return the mean.
-
-    Args:
-        values: (seeds,) or (cells, seeds).
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Return the mean of values (seeds,) or (cells, seeds); ValueError without any."""
     return _over_seeds(lambda drawn: drawn.mean(axis=(0, -1)), values)
 
 
 def interquartile_mean(values: FloatArray) -> Estimate:
-    """Return the mean of the middle half of all values.
+    """Return the mean of the middle half of all values (cells, seeds).
 
-    Args:
-        values: (cells, seeds), in a unit that means the same in every cell.
-
-    Raises:
-        ValueError: There is none.
+    Their unit has to mean the same in every cell.
     """
     from scipy import stats
 
@@ -87,12 +76,8 @@ def interquartile_mean(values: FloatArray) -> Estimate:
 def paired_p(ours: FloatArray, theirs: FloatArray) -> float:
     """Return the two-sided p value of "the mean of ``ours - theirs`` is 0".
 
-    Args:
-        ours: (seeds,) or (cells, seeds).
-        theirs: The same seeds and cells of the other agent.
-
-    Returns:
-        At least ``2 / 2**seeds``; NaN if a value is.
+    Both are (seeds,) or (cells, seeds), of the same seeds and cells. The p value is at least
+    ``2 / 2**seeds``, and NaN if a value is.
 
     Raises:
         ValueError: There is none, or the shapes differ.
@@ -133,10 +118,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p values of a family of tests, corrected for how many they are.
 
     Holm's step-down method: with these, the chance that any difference is called one where
-    there is none is as small as for a single test.
-
-    Args:
-        p_values: Of each test; NaN is none and does not count.
+    there is none is as small as for a single test. NaN is no test and does not count.
     """
     order = sorted(
         (n for n, p in enumerate(p_values) if not math.isnan(p)), key=p_values.__getitem__
@@ -151,14 +133,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> Estimate:
     """Return how likely ours is better on a random cell and seed; less is better.
 
-    Both run the same seed. A tie counts as one half.
-
-    Args:
-        ours: (seeds,) or (cells, seeds).
-        theirs: The same seeds and cells of the other agent.
-
-    Raises:
-        ValueError: There is none, or the shapes differ.
+    Both run the same seed. A tie counts as one half. Shapes are those of :func:`paired_p`.
     """
     _require_pairs(ours, theirs)
     return mean((np.sign(theirs - ours) + 1.0) / 2.0)
@@ -170,12 +145,7 @@ def _require_pairs(ours: FloatArray, theirs: FloatArray) -> None:
 
 
 def _over_seeds(statistic: Callable[[FloatArray], FloatArray], values: FloatArray) -> Estimate:
-    """Estimate a statistic and its interval over resampled seeds.
-
-    Args:
-        statistic: Takes (cells, ..., seeds) and returns (...).
-        values: (seeds,) or (cells, seeds).
-    """
+    """Estimate a statistic, which takes (cells, ..., seeds) and returns (...)."""
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if not table.size:
         raise ValueError("nothing to average")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,9 +30,6 @@ PALETTE = 128
 SMOOTHING = 1 / 40
 """Share of the episode over which moving means reach."""
 
-LINEAR_UP_TO = 10
-"""Violations from which on their axis is logarithmic: agents differ by orders of magnitude."""
-
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -43,14 +40,13 @@ class Style:
     hollow: bool = False
 
     @property
-    def fill(self) -> str:
-        """Colour of the marker's inside."""
-        return "none" if self.hollow else self.colour
-
-    @property
-    def size(self) -> float:
-        """The marker's size: hollow ones surround others, stars need more to be as large."""
-        return 12.0 if self.marker == "*" else 8.0 if self.hollow else 5.5
+    def of_marker(self) -> dict[str, Any]:
+        """What Matplotlib has to know of the marker."""
+        # Hollow ones surround others, stars need more to be as large.
+        size = 12.0 if self.marker == "*" else 8.0 if self.hollow else 5.5
+        fill = "none" if self.hollow else self.colour
+        shape = {"marker": self.marker, "markersize": size}
+        return {**shape, "color": self.colour, "markerfacecolor": fill}
 
 
 def style_of(agents: Sequence[str]) -> dict[str, Style]:
@@ -89,15 +85,9 @@ def tidy(ax: Axes) -> None:
 
 def add_legend(ax: Axes, title: str) -> None:
     """Put the legend beside the axes, where it hides nothing."""
-    ax.legend(
-        title=title,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.05),
-        frameon=False,
-        alignment="left",
-        fontsize="small",
-        title_fontsize="small",
-    )
+    small: dict[str, Any] = dict.fromkeys(("fontsize", "title_fontsize"), "small")
+    beside: dict[str, Any] = {"bbox_to_anchor": (1.01, 1.05), "alignment": "left"}
+    ax.legend(title=title, loc="upper left", frameon=False, **beside, **small)
 
 
 def png(figure: Figure) -> bytes:

@@ -1,18 +1,23 @@
-"""Which tables there are: of one evaluation, of a cell, over all cells, of a few agents."""
+"""Which tables there are: of one evaluation, of a cell, over all cells, of a few agents.
+
+All take their columns from :data:`sponge_env.results.schema.COLUMNS` and are filled in by
+:meth:`sponge_env.results.layout.Table.of`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sponge_env.arrays import FloatArray
 from sponge_env.files import write_json
-from sponge_env.results.layout import Entry, Table, terminal
+from sponge_env.results.layout import Columns, Entry, Table, terminal
 from sponge_env.results.schema import (
     CELL,
     COLUMNS,
@@ -32,7 +37,9 @@ from sponge_env.results.statistics import (
 )
 
 if TYPE_CHECKING:
-    from sponge_env.results.comparison import BoundSides, Cell, Comparison, Span
+    from sponge_env.results.comparison import Cell, Comparison, Span
+
+    Bound = tuple[str, Mapping[str, Span]]
 
 MISSING = "-"
 NOT_SIGNIFICANT = "n.s."
@@ -58,26 +65,21 @@ OVER_BOUND = column("cores_over_common_bound")
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """Compare agents: a row for each, in order of appearance, with means over its seeds.
 
-    Args:
-        episodes: Summaries of all agents and seeds.
-
     Returns:
         Aligned lines without a trailing newline; a dash where nothing was measured, a
         star after an agent of which an episode was interrupted.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = [[e for e in episodes if e.agent == agent] for agent in agents]
-    shown = columns("evaluation")
-    rows = [[_label(group), *(_mean_of(group, c) for c in shown)] for group in groups]
-    table = Table.of(["agent", *(c.label for c in shown)], rows)
-    return terminal(table, notes=[_caption(groups)])
+    measured = [(c.label, partial(_mean_of, c)) for c in columns("evaluation")]
+    return terminal(Table.of([("agent", _label), *measured], groups), notes=[_caption(groups)])
 
 
 def _label(group: Sequence[EpisodeMetrics]) -> str:
     return group[0].agent + "*" * any(episode.partial for episode in group)
 
 
-def _mean_of(group: Sequence[EpisodeMetrics], shown: Column) -> str:
+def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
     values = [float(getattr(episode, shown.metric)) for episode in group]
     measured = [value for value in values if not math.isnan(value)]
     return shown.text(fmean(measured)) if measured else MISSING
@@ -118,12 +120,10 @@ def all_tables(comparison: Comparison) -> str:
 
 def cell_text(comparison: Comparison, cell: Cell) -> str:
     """Return the table of one cell, with a line for each agent that failed."""
-    scenario, profile, start = cell
     failures = comparison.failures
     failed = failures[(failures[list(CELL)] == list(cell)).all(axis=1)]
     lines = [f"{f.agent}: failed with {f.type}: {f.message}" for f in failed.itertuples()]
-    table = cell_table(comparison, cell, "cell")
-    return terminal(table, f"{scenario}, {profile}, {start} start", lines)
+    return terminal(cell_table(comparison, cell, "cell"), f"{', '.join(cell)} start", lines)
 
 
 def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Table:
@@ -134,54 +134,57 @@ def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Tab
     terminal the difference stands beside it.
     """
     sides = comparison.bound_sides(cell)
-    shown = [c for c in columns(place) if sides or c.bound != "needed"]
-    headings = ["agent"]
-    for c in shown:
-        headings.append(c.label)
+    found: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
+    spans: list[tuple[str, Callable[[Bound], str]]] = [("agent", itemgetter(0))]
+    for c in columns(place):
+        if c.bound == "needed" and not sides:
+            continue
+        alike = _alike(comparison, cell, c.metric) if c.compared else frozenset()
+        found.append((c.label, partial(_value, comparison, cell, c, place, alike)))
+        spans.append((c.label, partial(_span_text, c)))
         if c.compared and place == "cell":
             unit = "% points" if c.unit == "%" else c.unit or c.heading
-            headings.append(f"against {comparison.reference} [{unit}]")
-    different = {c.metric: comparison.different_on(c.metric, cell) for c in shown if c.compared}
-    rows = []
-    for agent in comparison.there(cell):
-        row = [Entry(agent)]
-        for c in shown:
-            row += _entries(comparison, agent, cell, c, place, different.get(c.metric, set()))
-        rows.append(row)
-    rows += [_bound_row(bound, shown, place) for bound in sides]
-    return Table(headings, rows)
+            heading = f"against {comparison.reference} [{unit}]"
+            found.append((heading, partial(_difference, comparison, cell, c, alike)))
+            spans.append((heading, lambda _: MISSING))
+    agents, bounds = Table.of(found, comparison.there(cell)), Table.of(spans, sides.items())
+    return Table(agents.headings, [*agents.rows, *bounds.rows])
 
 
-def _entries(
-    comparison: Comparison, agent: str, cell: Cell, c: Column, place: Place, different: set[str]
-) -> list[Entry]:
-    """Write a metric of an agent, and how it compares with the reference's."""
-    values = comparison.values(agent, c.metric, [cell])[0]
-    text = _values_text(c, values, place in c.interval)
-    if not c.compared:
-        return [Entry(text)]
-    reference = comparison.reference
-    compared = agent != reference and comparison.has(reference, cell)
-    muted = compared and agent not in different
-    if place == "page":
-        return [Entry(_marked(text, muted), muted)]
-    difference = MISSING
-    if compared:
-        theirs = comparison.values(reference, c.metric, [cell])[0]
-        difference = _marked(c.text((values - theirs).mean(), sign="+"), muted)
-    return [Entry(text), Entry(difference, muted)]
+def _alike(comparison: Comparison, cell: Cell, metric: str) -> Collection[str]:
+    """Return the agents on a cell that are not shown to differ from the reference."""
+    if not comparison.has(comparison.reference, cell):
+        return ()
+    different = {comparison.reference, *comparison.different_on(metric, cell)}
+    return [agent for agent in comparison.there(cell) if agent not in different]
 
 
-def _values_text(c: Column, values: FloatArray, interval: bool) -> str:
+def _value(
+    comparison: Comparison, cell: Cell, c: Column, place: Place, alike: Collection[str], agent: str
+) -> Entry:
     """Write a mean over seeds; of latencies that are infinite, in how many seeds."""
+    values = comparison.values(agent, c.metric, [cell])[0]
     measured = values[~np.isnan(values)]
     if not measured.size:
-        return MISSING
-    if infinite := int(np.isinf(values).sum()):
-        return f"dropped ({infinite} of {values.size})"
-    if interval and measured.size == values.size:
-        return _estimate_text(c, mean(values))
-    return c.text(float(measured.mean()))
+        text = MISSING
+    elif infinite := int(np.isinf(values).sum()):
+        text = f"dropped ({infinite} of {values.size})"
+    elif place in c.interval and measured.size == values.size:
+        text = _estimate_text(c, mean(values))
+    else:
+        text = c.text(float(measured.mean()))
+    return _marked(text, place == "page" and agent in alike)
+
+
+def _difference(
+    comparison: Comparison, cell: Cell, c: Column, alike: Collection[str], agent: str
+) -> Entry:
+    """Write how much more than the reference an agent has."""
+    reference = comparison.reference
+    if agent == reference or not comparison.has(reference, cell):
+        return Entry(MISSING)
+    ours, theirs = (comparison.values(a, c.metric, [cell])[0] for a in (agent, reference))
+    return _marked(c.text((ours - theirs).mean(), sign="+"), agent in alike)
 
 
 def _estimate_text(c: Column, estimate: Estimate) -> str:
@@ -191,22 +194,15 @@ def _estimate_text(c: Column, estimate: Estimate) -> str:
     return f"{text} [{c.text(estimate.low)}, {c.text(estimate.high)}]"
 
 
-def _marked(text: str, not_significant: bool) -> str:
-    return f"{text} {NOT_SIGNIFICANT}" if not_significant else text
+def _marked(text: str, not_significant: bool) -> Entry:
+    return Entry(f"{text} {NOT_SIGNIFICANT}", muted=True) if not_significant else Entry(text)
 
 
-def _bound_row(bound: BoundSides, shown: Sequence[Column], place: Place) -> list[Entry]:
-    """Write what is proven of a bound and what is attained, of what it has."""
-    texts = [bound.name]
-    for c in shown:
-        span: Span | None = getattr(bound, c.metric, None)
-        texts.append(MISSING if span is None else _span_text(c, span))
-        texts += [MISSING] * (c.compared and place == "cell")
-    return [Entry(text) for text in texts]
-
-
-def _span_text(c: Column, span: Span) -> str:
+def _span_text(c: Column, bound: Bound) -> str:
     """Write the two sides of a bound, or one number where they look alike."""
+    span = bound[1].get(c.metric)
+    if span is None:
+        return MISSING
     low, high = map(c.text, span)
     return low if low == high else f"{low} .. {high}"
 
@@ -219,24 +215,31 @@ def pooled_text(comparison: Comparison, start: str) -> str:
 
 def pooled_table(comparison: Comparison, start: str) -> Table:
     """Return the agents over all cells of one start."""
-    left_out = "instead" if comparison.common_bound else "needed"
-    shown = [(c, how) for c in COLUMNS if c.bound != left_out for how in c.pooled]
     cells_of = {agent: comparison.shared_cells(agent, start) for agent in comparison.agents}
-    different = {name: comparison.different(name, cells_of, improvement_p) for name in COUNTED}
     total = len(comparison.cells_of(start=start))
-    rows = []
-    for agent, cells in cells_of.items():
-        row = [Entry(agent), Entry(f"{len(cells)}/{total}")]
-        row += [Entry(_pooled(comparison, agent, cells, c, how)) for c, how in shown]
-        row += [_fewer(comparison, agent, cells, name, different[name]) for name in COUNTED]
-        rows.append(row)
-    headings = [f"{c.label}, {how}" for c, how in shown]
-    headings += [f"fewer {what} than {comparison.reference}" for what in COUNTED.values()]
-    return Table(["agent", "cells", *headings], rows)
+    found: list[tuple[str, Callable[[str], Entry | str]]] = [
+        ("agent", Entry),
+        ("cells", lambda agent: f"{len(cells_of[agent])}/{total}"),
+    ]
+    left_out = "instead" if comparison.common_bound else "needed"
+    found += [
+        (f"{c.label}, {how}", partial(_pooled, comparison, cells_of, c, how))
+        for c in COLUMNS
+        for how in c.pooled
+        if c.bound != left_out
+    ]
+    for name, what in COUNTED.items():
+        different = comparison.different(name, cells_of, improvement_p)
+        heading = f"fewer {what} than {comparison.reference}"
+        found.append((heading, partial(_fewer, comparison, cells_of, name, different)))
+    return Table.of(found, comparison.agents)
 
 
-def _pooled(comparison: Comparison, agent: str, cells: Sequence[Cell], c: Column, how: str) -> str:
+def _pooled(
+    comparison: Comparison, cells_of: Mapping[str, Sequence[Cell]], c: Column, how: str, agent: str
+) -> str:
     """Write a metric over cells; of cells without a bound nothing relative to one."""
+    cells = cells_of[agent]
     cells = comparison.bounded(cells) if c.bound == "needed" else cells
     if not cells:
         return MISSING
@@ -245,15 +248,18 @@ def _pooled(comparison: Comparison, agent: str, cells: Sequence[Cell], c: Column
 
 
 def _fewer(
-    comparison: Comparison, agent: str, cells: Sequence[Cell], name: str, different: set[str]
+    comparison: Comparison,
+    cells_of: Mapping[str, Sequence[Cell]],
+    name: str,
+    different: Collection[str],
+    agent: str,
 ) -> Entry:
     """Say how likely an agent has less than the reference."""
-    if agent == comparison.reference or not cells:
+    if agent == comparison.reference or not cells_of[agent]:
         return Entry(MISSING)
-    both = (comparison.values(a, name, cells) for a in (agent, comparison.reference))
-    muted = agent not in different
+    both = (comparison.values(a, name, cells_of[agent]) for a in (agent, comparison.reference))
     text = _estimate_text(Column(name, "", "", 2), probability_of_improvement(*both))
-    return Entry(_marked(text, muted), muted)
+    return _marked(text, agent not in different)
 
 
 def pooled_note(comparison: Comparison) -> str:
@@ -264,21 +270,20 @@ def pooled_note(comparison: Comparison) -> str:
         "[95 % interval]",
         f"{NOT_SIGNIFICANT}: not significant ({TEST_NOTE})",
     ]
-    if comparison.common_bound:
+    if bound := comparison.common_bound:
         there, total = len(comparison.bounded(comparison.cells)), len(comparison.cells)
-        parts.append(
-            f"bound: {comparison.common_bound} for every agent, on {there} of {total} cells"
-        )
+        parts.append(f"bound: {bound} for every agent, on {there} of {total} cells")
     return "; ".join(parts)
 
 
 def failure_table(comparison: Comparison) -> Table:
     """Return every agent and cell without a result, and why."""
-    rows = [
-        [str(f.agent), f"{f.scenario}, {f.profile}, {f.start}", f"{f.type}: {f.message}"]
-        for f in comparison.failures.itertuples()
+    shown: Columns[Any] = [
+        ("agent", lambda f: f.agent),
+        ("cell", lambda f: f"{f.scenario}, {f.profile}, {f.start}"),
+        ("failed with", lambda f: f"{f.type}: {f.message}"),
     ]
-    return Table.of(["agent", "cell", "failed with"], rows)
+    return Table.of(shown, comparison.failures.itertuples())
 
 
 def overview_table(comparison: Comparison, start: str, agents: Sequence[str]) -> Table:
@@ -288,18 +293,27 @@ def overview_table(comparison: Comparison, start: str, agents: Sequence[str]) ->
     the SLO with the fewest cores stands out, and one that is not among those shown has the last
     column before the bound's.
     """
-    bound, rows = comparison.common_bound, []
-    for cell in comparison.cells_of(start=start):
-        best = comparison.cheapest(cell)
-        row = [Entry(f"{cell[0]}, {cell[1]}")]
-        row += [Entry(_short(comparison, a, cell), strong=a == best) for a in agents]
-        row.append(Entry(f"{best}: {_short(comparison, best, cell)}" if best else "none"))
-        if bound:
-            sides = [s for s in comparison.bound_sides(cell) if s.name == bound]
-            attained = [(s.avoidable_violation_rate[1], s.mean_cores[1]) for s in sides]
-            row.append(Entry(_rate_and_cores(*attained[0]) if attained else MISSING))
-        rows.append(row)
-    return Table(["", *agents, "cheapest of all", *([bound] if bound else [])], rows)
+    cells = comparison.cells_of(start=start)
+    best = {cell: comparison.cheapest(cell) for cell in cells}
+
+    def of_agent(agent: str, cell: Cell) -> Entry:
+        return Entry(_short(comparison, agent, cell), strong=agent == best[cell])
+
+    def of_best(cell: Cell) -> str:
+        return f"{best[cell]}: {_short(comparison, best[cell], cell)}" if best[cell] else "none"
+
+    def of_bound(cell: Cell) -> str:
+        sides = comparison.bound_sides(cell).get(comparison.common_bound)
+        if sides is None:
+            return MISSING
+        return _rate_and_cores(*(sides[c.metric][1] for c in (AVOIDABLE, CORES)))
+
+    shown: list[tuple[str, Callable[[Cell], Entry | str]]] = [("", lambda c: f"{c[0]}, {c[1]}")]
+    shown += [(agent, partial(of_agent, agent)) for agent in agents]
+    shown.append(("cheapest of all", of_best))
+    if comparison.common_bound:
+        shown.append((comparison.common_bound, of_bound))
+    return Table.of(shown, cells)
 
 
 def _short(comparison: Comparison, agent: str, cell: Cell) -> str:
@@ -317,33 +331,36 @@ def _rate_and_cores(rate: float, cores: float) -> str:
 
 def _over_bound(comparison: Comparison, agent: str, cells: Sequence[Cell]) -> str:
     """Write an agent's cores relative to the bound of all agents, on cells that have it."""
-    bounded = comparison.bounded(cells)
-    if not bounded:
-        return MISSING
-    return OVER_BOUND.text(float(comparison.values(agent, OVER_BOUND.metric, bounded).mean()))
+    return _mean_text(comparison, agent, OVER_BOUND, comparison.bounded(cells))
+
+
+def _mean_text(comparison: Comparison, agent: str, c: Column, cells: Sequence[Cell]) -> str:
+    return c.text(comparison.mean(agent, c.metric, *cells)) if cells else MISSING
 
 
 def summary_table(comparison: Comparison, agents: Sequence[str]) -> Table:
     """Return violations and cores of some agents, mean over all cells of each start."""
-    cores = "cores over the bound" if comparison.common_bound else CORES.heading
-    measures = ("cells", "avoidable violations", cores)
-    headings = [f"{what}, {start} start" for start in comparison.starts for what in measures]
-    rows = [
-        [f"`{a}`", *(text for start in comparison.starts for text in _means(comparison, a, start))]
-        for a in agents
+    of_starts = [shown for start in comparison.starts for shown in _of_start(comparison, start)]
+    return Table.of([("controller", lambda agent: f"`{agent}`"), *of_starts], agents)
+
+
+def _of_start(comparison: Comparison, start: str) -> Columns[str]:
+    """Return columns: on how many cells an agent has results, mean violations and cores there."""
+    shared = partial(comparison.shared_cells, start=start)
+    total, bounded = len(comparison.cells_of(start=start)), bool(comparison.common_bound)
+
+    def violations(agent: str) -> str:
+        text = _mean_text(comparison, agent, AVOIDABLE, shared(agent))
+        return text if text == MISSING else f"{text} {AVOIDABLE.unit}"
+
+    def cores(agent: str) -> str:
+        if bounded:
+            return _over_bound(comparison, agent, shared(agent))
+        return _mean_text(comparison, agent, CORES, shared(agent))
+
+    heading = "cores over the bound" if bounded else CORES.heading
+    return [
+        (f"cells, {start} start", lambda agent: f"{len(shared(agent))}/{total}"),
+        (f"avoidable violations, {start} start", violations),
+        (f"{heading}, {start} start", cores),
     ]
-    return Table.of(["controller", *headings], rows)
-
-
-def _means(comparison: Comparison, agent: str, start: str) -> list[str]:
-    """Return on how many cells an agent has results, and mean violations and cores there."""
-    cells = comparison.shared_cells(agent, start)
-    there = f"{len(cells)}/{len(comparison.cells_of(start=start))}"
-    if not cells:
-        return [there, MISSING, MISSING]
-    violations, cores = (
-        c.text(float(comparison.values(agent, c.metric, cells).mean())) for c in (AVOIDABLE, CORES)
-    )
-    if comparison.common_bound:
-        cores = _over_bound(comparison, agent, cells)
-    return [there, f"{violations} {AVOIDABLE.unit}", cores]

@@ -96,12 +96,7 @@ class TensorBoardSink:
     """
 
     def __init__(self, folder: Path, trial: str = "") -> None:
-        """Open an event file.
-
-        Args:
-            folder: The run's folder.
-            trial: Names the table's row; the folder's name and its parent's if left out.
-        """
+        """Open an event file; without a trial's name, folder and parent name the table's row."""
         self._file = open_events(folder)
         self._trial = trial or f"{folder.parent.name}/{folder.name}"
         self._start_s = time.time()
@@ -135,13 +130,7 @@ class TensorBoardSink:
         self._file.add(event.SerializeToString())
 
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
-        """Write the numbers that were measured.
-
-        Args:
-            tags: What they are called.
-            values: One for each; NaN where nothing was measured.
-            time_s: Time of the episode.
-        """
+        """Write the numbers under their tags, without NaN: that was not measured."""
         measured = [value == value for value in values]
         key = tags[0], bytes(measured)
         form = self._forms.get(key)
@@ -160,16 +149,9 @@ class _Form:
     """An event with a slot for each number: filling it in is quicker than making another."""
 
     def __init__(self, tags: Sequence[str], described: Set[str]) -> None:
-        """Make an event.
-
-        The numbers are tensors because TensorBoard's fast loader ignores what is said about
-        the older ``simple_value``.
-
-        Args:
-            tags: What the numbers are called.
-            described: Those whose meaning is said.
-        """
+        """Make an event with numbers under these tags, some of them described."""
         self.event = Event()
+        # Tensors, because TensorBoard's fast loader ignores what is said about simple_value.
         for name in tags:
             scalar = self.event.summary.value.add(tag=name, tensor=_EMPTY)
             if name in described:
@@ -185,12 +167,7 @@ def open_events(folder: Path) -> EventFile:
 
 
 def write_summary(folder: Path, values: Mapping[str, float]) -> None:
-    """Write a run that is one set of numbers.
-
-    Args:
-        folder: The run's folder.
-        values: Tag to number; what is not a number is left out.
-    """
+    """Write a run that is one set of numbers by tag, without those that are NaN."""
     summary = Summary()
     for name, value in values.items():
         if not math.isnan(value):
@@ -205,9 +182,8 @@ def write_summary(folder: Path, values: Mapping[str, float]) -> None:
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
     """Write a suite anew: one run per agent, one number per metric and cell.
 
-    Args:
-        folder: Where; what is there goes.
-        episodes: See :func:`sponge_env.run.read.load_results`.
+    The episodes are those of :func:`sponge_env.run.read.load_results`; what was in the folder
+    goes.
     """
     shutil.rmtree(folder, ignore_errors=True)
     means = episodes.groupby(["agent", *CELL], as_index=False)[list(COMPARED)].mean()

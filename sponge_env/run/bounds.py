@@ -20,19 +20,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sponge_env.cache import cache_dir
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.config import ControlName
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, replacing, write_json
+from sponge_env.files import cache_dir, check_writable, replacing, write_json
 from sponge_env.run.executor import Failure, Processes
-from sponge_env.run.fingerprint import code_fingerprint, fingerprint, scenario_fingerprint
-from sponge_env.run.suite import SUITE_DIR, cell_name, cells, load_suite
+from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
+from sponge_env.run.suite import SUITE_DIR, Suite, cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
 
 if TYPE_CHECKING:
-    from sponge_env.run.record import Recorder
+    from sponge_env.run.unit import Recorder
 
 BOUND_AGENTS: Mapping[ControlName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
 """Names under which the bounds stand in the results."""
@@ -46,7 +45,7 @@ SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_sec
 
 @dataclass(frozen=True, slots=True)
 class BoundUnit:
-    """The clairvoyant bound of one cell; a :class:`~sponge_env.run.store.Unit`."""
+    """The clairvoyant bound of one cell; a unit of work like an agent's."""
 
     control: ControlName
     scenario: Scenario
@@ -58,23 +57,17 @@ class BoundUnit:
         return BOUND_AGENTS[self.control]
 
     def fingerprint(self) -> str:
-        """Return what stands for everything that the result depends on but the code.
-
-        Raises:
-            SpongeError: There is no profile or trace as the scenario names.
-        """
+        """Return what stands for everything that the result depends on but the code."""
         parts = {"control": self.control, "seeds": self.seeds}
         return fingerprint(parts | {"scenario": scenario_fingerprint(self.scenario)})
 
     def run(self, record: Recorder) -> None:
-        """Bound all seeds, or recall what was found before, as ``bounds``.
+        """Bound all seeds, or recall what was found before, as ``bounds``."""
+        sides = enumerate(self.found())
+        record.say(bounds=[{"seed": s, **dict(zip(SIDES, of, strict=True))} for s, of in sides])
 
-        These are violations and core-seconds of each seed, from below and as attained.
-        """
-        record.say(bounds=self.found())
-
-    def found(self) -> list[dict[str, Any]]:
-        """Return the seeds' :data:`SIDES` by name."""
+    def found(self) -> list[tuple[float, ...]]:
+        """Return :data:`SIDES` of each seed."""
         known = shipped(self.scenario, self.control)
         if len(known) < self.seeds:
             key = fingerprint({"unit": self.fingerprint(), "code": code_fingerprint()})
@@ -83,8 +76,12 @@ class BoundUnit:
                 seeds = range(self.seeds)
                 write_json(kept, [bound_of(self.scenario, s, self.control) for s in seeds])
             known = json.loads(kept.read_text())
-        sides = enumerate(known[: self.seeds])
-        return [{"seed": seed, **dict(zip(SIDES, of, strict=True))} for seed, of in sides]
+        return [tuple(sides) for sides in known[: self.seeds]]
+
+
+def bound_units(suite: Suite) -> list[BoundUnit]:
+    """Return the bounds that a suite asks for."""
+    return [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in cells(suite)]
 
 
 def bound_of(scenario: Scenario, seed: int, control: ControlName) -> tuple[float, ...]:
@@ -109,14 +106,7 @@ def _shipped() -> dict[str, Any]:
 
 
 def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[str, Any]]:
-    """Bound the cells of a suite, in parallel.
-
-    Returns:
-        What :data:`SHIPPED` holds.
-
-    Raises:
-        ConfigError: A scenario has no bound.
-    """
+    """Bound cells in parallel; return what :data:`SHIPPED` holds."""
     progress = Progress("bounds", len(units), "cell")
     found: dict[str, dict[str, Any]] = {}
     with closing(progress), closing(Processes(processes).run(BoundUnit.found, units)) as results:
@@ -124,12 +114,9 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
             name = cell_name(unit.scenario)
             if isinstance(result, Failure):
                 raise ConfigError(f"no {unit.control} bound of {name}: {result.message}")
-            sides = [[bound[side] for side in SIDES] for bound in result]
-            found.setdefault(name, {})[unit.control] = {
-                "scenario": scenario_fingerprint(unit.scenario),
-                "seeds": sides,
-            }
-            progress.show(done, "")
+            entry = {"scenario": scenario_fingerprint(unit.scenario), "seeds": result}
+            found.setdefault(name, {})[unit.control] = entry
+            progress.show(done)
     return found
 
 
@@ -149,24 +136,18 @@ def _command(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     suite = load_suite(arguments.suite)
     check_writable(arguments.out)
-    units = [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in cells(suite)]
     with terminate_like_interrupt():
-        found = find_bounds(units, arguments.jobs or len(os.sched_getaffinity(0)))
-    write_shipped(arguments.out, found)
-    return 0
-
-
-def write_shipped(path: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write bounds beside those of other cells, a line for each cell and kind of scaling."""
-    everything = {**_shipped(), **found}
+        found = find_bounds(bound_units(suite), arguments.jobs or len(os.sched_getaffinity(0)))
+    everything = {**_shipped(), **found}  # those of other cells stay
     lines = [
         f'"{name}": {{\n'
         + ",\n".join(f'  "{kind}": {json.dumps(entry)}' for kind, entry in sorted(kinds.items()))
         + "\n}"
         for name, kinds in sorted(everything.items())
     ]
-    with replacing(path) as partial:
+    with replacing(arguments.out) as partial:
         partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return 0
 
 
 if __name__ == "__main__":

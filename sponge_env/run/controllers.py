@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
+from sponge_env.installation import bundled
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
 from sponge_env.spec import check_allocation
 
-REGISTRIES = ("agents:CONTROLLERS", "baselines:CONTROLLERS")
-"""Where named controllers are registered; the package itself knows none."""
+REGISTRIES = ("agents", "baselines")
+"""Packages whose ``CONTROLLERS`` register controllers; this one itself knows none."""
 
 
 def known_controllers() -> dict[str, str]:
     """Return all registered names and their lazy ``"module:callable"`` strings."""
-    return {name: target for each in REGISTRIES for name, target in imported(each).items()}
+    registries = (imported(f"{bundled(package)}:CONTROLLERS") for package in REGISTRIES)
+    return {name: target for registry in registries for name, target in registry.items()}
 
 
 def imported(target: str) -> Any:
@@ -33,23 +35,15 @@ def imported(target: str) -> Any:
 def make_controller(
     name: str, registry: Mapping[str, str], options: Mapping[str, Any] | None = None
 ) -> Controller:
-    """Make a controller from a registry of lazy ``"module:callable"`` strings.
-
-    Args:
-        name: A registered name, or itself ``"module:Class"``.
-        registry: Registered names.
-        options: Keyword arguments of the callable.
+    """Make a controller by its registered name, or as ``"module:Class"``.
 
     Raises:
         ConfigError: No such controller, or options that it does not take.
     """
-    factory = _factory(name, registry)
+    factory, options = _factory(name, registry), options or {}
     try:
-        inspect.signature(factory).bind(**(options or {}))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"agent {name!r} cannot be made: {error}") from error
-    try:
-        controller = factory(**(options or {}))
+        inspect.signature(factory).bind(**options)  # said more plainly than by the call itself
+        controller = factory(**options)
     except SpongeError:
         raise
     except Exception as error:
@@ -59,14 +53,9 @@ def make_controller(
     return cast(Controller, controller)
 
 
-def who_takes(option: str, agents: Sequence[str], registry: Mapping[str, str]) -> str:
-    """Return the one agent that takes an option.
-
-    A factory with ``**options`` says which by the dataclass that annotates its ``config``.
-
-    Raises:
-        ConfigError: None of the agents takes it, or several do.
-    """
+def who_takes(option: str, agents: Sequence[str]) -> str:
+    """Return the one agent that takes an option; none or several are a :class:`ConfigError`."""
+    registry = known_controllers()
     takers = [name for name in agents if option in _options(_factory(name, registry))]
     if len(takers) != 1:
         found = f"{', '.join(takers)} do" if takers else f"none of {', '.join(agents)} does"
@@ -75,6 +64,7 @@ def who_takes(option: str, agents: Sequence[str], registry: Mapping[str, str]) -
 
 
 def _options(factory: Callable[..., Any]) -> set[str]:
+    # With ``**options`` the dataclass that annotates ``config`` says which there are.
     made = getattr(factory, "func", factory)  # what a partial calls
     declared = get_type_hints(made).get("config") if isinstance(made, type) else None
     if dataclasses.is_dataclass(declared):
@@ -100,11 +90,7 @@ def _said(error: Exception) -> str:
 
 
 def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
-    """Reset a controller.
-
-    Raises:
-        ControllerError: It fails.
-    """
+    """Reset a controller; whatever it raises becomes a :class:`ControllerError`."""
     with _named(controller, "reset"):
         controller.reset(spec, seed)
 
@@ -113,21 +99,20 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
     """Return what a controller decides, in Python's own numbers.
 
     Raises:
-        ControllerError: It fails, or answers with no allocation within the limits.
+        ControllerError: It fails, or its answer is no allocation within the limits.
     """
     with _named(controller, "decide"):
         answer = controller.decide(view)
     if not isinstance(answer, Allocation):
         raise ControllerError(
-            f"{_name(controller)}.decide() must return an Allocation, not {_type(answer)}"
+            f"{_name(controller)}.decide() must return an Allocation, not {type(answer).__name__}"
         )
     try:
         check_allocation(answer, spec)
     except ValueError as error:
         raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
-    numbers = (dataclasses.astuple(stage) for stage in answer.stages)
-    stages = tuple(StageAllocation(*map(int, stage)) for stage in numbers)
-    return Allocation(stages=stages, feasible=answer.feasible)
+    stages = (StageAllocation(*map(int, dataclasses.astuple(each))) for each in answer.stages)
+    return Allocation(stages=tuple(stages), feasible=answer.feasible)
 
 
 @contextmanager
@@ -138,7 +123,7 @@ def _named(controller: Controller, method: str) -> Iterator[None]:
     except SpongeError:
         raise
     except Exception as error:
-        said = f"{_type(error)}: {error}".splitlines()[0].removesuffix(": ")
+        said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
         raise ControllerError(
             f"{_name(controller)}.{method}() failed{_place(error, controller)}: {said}"
         ) from error
@@ -156,7 +141,3 @@ def _place(error: Exception, controller: Controller) -> str:
 
 def _name(controller: Controller) -> str:
     return f"{type(controller).__module__}:{type(controller).__qualname__}"
-
-
-def _type(value: object) -> str:
-    return type(value).__name__

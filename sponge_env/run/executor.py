@@ -11,11 +11,10 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 Task = TypeVar("Task")
 Work = Callable[[Any], Any]
@@ -65,58 +64,63 @@ class Processes:
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
         """Yield each task with what became of it, in the order in which they end."""
-        waiting, busy = deque(tasks), dict[Connection, _Helper]()
+        waiting = deque(tasks)
+        helpers = [_Helper(work) for _ in range(min(self.count, len(tasks)))]
+        busy = dict[Connection, _Helper]()
         try:
-            while waiting and len(busy) < self.count:
-                _start(work, waiting.popleft(), busy)
+            for helper in helpers:
+                busy[helper.begin(waiting.popleft())] = helper
             while busy:
                 for connection in wait(list(busy)):
-                    assert isinstance(connection, Connection)
-                    helper = busy.pop(connection)
-                    result, alive = _receive(connection, helper)
-                    if alive and waiting:
-                        busy[connection] = _Helper(helper.process, waiting.popleft())
-                        connection.send(busy[connection].task)
-                    else:
-                        connection.close()
-                        helper.process.join()
-                        if waiting:  # it died: another takes its place
-                            _start(work, waiting.popleft(), busy)
-                    yield helper.task, result
+                    helper = busy.pop(cast(Connection, connection))
+                    task, result = helper.task, helper.result()
+                    if waiting:
+                        busy[helper.begin(waiting.popleft())] = helper
+                    yield task, result
         finally:
-            for helper in busy.values():
-                helper.process.terminate()
-            for connection, helper in busy.items():
-                helper.process.join()
-                connection.close()
+            for helper in helpers:
+                helper.end()
 
 
-@dataclass(frozen=True, slots=True)
 class _Helper:
-    process: SpawnProcess
-    task: Any
+    """One process at a time, and what it is doing."""
 
+    def __init__(self, work: Work) -> None:
+        self.task: Any = None
+        self._work = work
+        self._process: multiprocessing.process.BaseProcess | None = None
 
-def _start(work: Work, task: Any, busy: dict[Connection, _Helper]) -> None:
-    """Start a process and give it its first task."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-    with _environment(ONE_THREAD):
-        process.start()
-    theirs.close()  # so that reading from ours ends when the process does
-    busy[ours] = _Helper(process, task)
-    ours.send(task)
+    def begin(self, task: Any) -> Connection:
+        """Give a task to the process, to a new one if there is none; return where it answers."""
+        self.task = task
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+            with _environment(ONE_THREAD):
+                self._process.start()
+            theirs.close()  # so that reading from ours ends when the process does
+        with suppress(BrokenPipeError):  # it died meanwhile: its end of file will say so
+            self._connection.send(task)
+        return self._connection
 
+    def result(self) -> Any:
+        """Return what became of the task."""
+        try:
+            return self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            process, self._process = self._process, None
+            assert process is not None
+            process.join()
+            self._connection.close()
+            return Failure("ProcessDied", f"its process ended with code {process.exitcode}")
 
-def _receive(connection: Connection, helper: _Helper) -> tuple[Any, bool]:
-    """Return a task's result and whether its process lives on."""
-    try:
-        return connection.recv(), True
-    except (EOFError, ConnectionResetError):
-        helper.process.join()
-        message = f"its process ended with code {helper.process.exitcode}"
-        return Failure("ProcessDied", message), False
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process is not None and self._process.pid is not None:
+            self._process.terminate()
+            self._process.join()
+            self._connection.close()
 
 
 def _serve(connection: Connection, work: Work) -> None:
@@ -142,13 +146,11 @@ def _attempt(work: Work, task: Any) -> Any:
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """Set variables that a new process sees."""
-    before = {name: os.environ.get(name) for name in values}
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

@@ -1,73 +1,49 @@
-"""One controller, one episode: the loop that every experiment runs."""
+"""One controller, one episode: the loop that every experiment runs, and where it begins.
+
+A *cold* start has the scenario's allocation. A *warm* one has the allocation that the
+controller settles on under a steady mean load, found with :func:`warm`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import total
+from sponge_env.config import Arrivals, Initial
 from sponge_env.errors import SpongeError
-from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, Controller, Sink
+from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 from sponge_env.run.controllers import decision, start
+from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
-from sponge_env.system import EpisodePlan
+from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.simulation.draw import draw_workload
+from sponge_env.spec import scenario_profile
+from sponge_env.system import SimulatedSystem, System
+from sponge_env.workload import Workload, rate_rps
 
-QUANTILES = 100
-"""Latencies are kept as so many quantiles of equal distance, and the smallest."""
+SETTLING = 400
+"""Intervals that a controller is given to settle: longer than any of ours remembers (the
+horizontal pod autoscaler its last 300 s), so that the cold start is forgotten."""
+
+COUNTED = 30
+"""Intervals at the end, of whose allocations the most frequent is taken."""
+
+_SETTLING_SEED = EVALUATION_SEEDS
+"""A training seed: what is met in the evaluation stays unknown."""
 
 _OUTCOMES = ("on_time", "late", "dropped", "failed", "queued", "running")
-
-
-class ControlledSystem(Protocol):
-    """What a controller drives: :class:`~sponge_env.system.System` or its compiled twin."""
-
-    @property
-    def spec(self) -> SystemSpec:
-        """What controllers may know."""
-
-    @property
-    def plan(self) -> EpisodePlan:
-        """The episode."""
-
-    @property
-    def done(self) -> bool:
-        """Whether the last interval is over."""
-
-    @property
-    def limiter(self) -> str:
-        """What limits the worker's CPU."""
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Let no time pass for requests and worker meanwhile."""
-
-    def view(self) -> SystemView:
-        """Return what a controller sees now."""
-
-    def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Put an allocation in force and serve until the interval ends."""
-
-    def drain(self) -> object:
-        """Serve what is left after the last interval."""
-
-    def columns(self) -> Mapping[str, NDArray[Any]]:
-        """Return every offered request and its outcome, as the ledger does.
-
-        The columns that a summary reads: ``sent_s``, ``arrival_s``, ``finished_s``,
-        ``outcome``, ``hopeless``.
-        """
-
-    def close(self) -> None:
-        """Release what is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,33 +76,21 @@ class Episode:
 
 
 def run_episode(
-    system: ControlledSystem, controller: Controller, run: Run, sinks: Sequence[Sink] = ()
+    system: System, controller: Controller, run: Run, sinks: Sequence[Sink] = ()
 ) -> Episode:
-    """Let a controller drive a system as :func:`play` does.
-
-    Raises:
-        SpongeError: The worker or the controller cannot go on.
-    """
+    """Let a controller drive a system as :func:`play` does, and raise its failure."""
     episode = play(system, controller, run, sinks)
     if episode.failure is not None:
         raise episode.failure
     return episode
 
 
-def play(
-    system: ControlledSystem, controller: Controller, run: Run, sinks: Sequence[Sink] = ()
-) -> Episode:
-    """Let a controller drive a system to the end of its episode.
+def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink] = ()) -> Episode:
+    """Let a controller drive a system from time 0 to the end of its episode.
 
     An interrupt (Ctrl-C) ends the episode early, as does a worker or a controller that cannot
-    go on: the summary is marked partial and still reaches the sinks. The caller closes system and
-    sinks.
-
-    Args:
-        system: A system at time 0.
-        controller: Decides once per interval.
-        run: Names for the summary.
-        sinks: Receive every interval and the summary.
+    go on: the summary is marked partial and still reaches the sinks. The caller closes system
+    and sinks.
     """
     intervals: list[IntervalMetrics] = []
     partial, failure = False, None
@@ -142,21 +106,21 @@ def play(
         partial = True
     except SpongeError as error:
         partial, failure = True, error
-    summary = summarise(system, intervals, run, partial)
+    summary = _summarise(system, intervals, run, partial)
     for sink in sinks:
         sink.episode(summary)
     return Episode(summary, tuple(intervals), failure)
 
 
-def _step(system: ControlledSystem, controller: Controller) -> IntervalMetrics:
+def _step(system: System, controller: Controller) -> IntervalMetrics:
     view = system.view()
     started_s = time.perf_counter()
     allocation = decision(controller, view, system.spec)
     return system.step(allocation, decision_s=time.perf_counter() - started_s)
 
 
-def summarise(
-    system: ControlledSystem, intervals: Sequence[IntervalMetrics], run: Run, partial: bool = False
+def _summarise(
+    system: System, intervals: Sequence[IntervalMetrics], run: Run, partial: bool
 ) -> EpisodeMetrics:
     """Sum up the part of an episode that counts, from its ledger and its intervals.
 
@@ -187,26 +151,32 @@ def summarise(
     )
 
 
+def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
+    cores = total(w.core_seconds for w in intervals)
+    return total(getattr(w, name) * w.core_seconds for w in intervals) / cores if cores > 0 else 0.0
+
+
 def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, Any]:
     """Return the metrics of the requests that arrived at ``from_s`` or later."""
     counted = columns["arrival_s"] >= from_s
     outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
-    counts = {name: int(np.sum(outcome == name)) for name in _OUTCOMES}
     violated = np.isin(outcome, ("late", "dropped", "failed"))
     answered = np.isin(outcome, ("on_time", "late"))
     latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
+    if not latency_s.size:
+        latency_s = np.array([math.nan])
     offered = max(1, outcome.size)
     return {
-        **counts,
+        **{name: int(np.sum(outcome == name)) for name in _OUTCOMES},
         "offered": outcome.size,
         "hopeless": int(hopeless.sum()),
         "violations": int(violated.sum()),
         "violation_rate": float(violated.sum() / offered),
         "avoidable_violation_rate": float((violated & ~hopeless).sum() / offered),
         "hopeless_rate": float(hopeless.sum() / offered),
-        "latency_mean_s": float(latency_s.mean()) if latency_s.size else np.nan,
-        "latency_p50_s": float(np.quantile(latency_s, 0.5)) if latency_s.size else np.nan,
-        "latency_p99_s": float(np.quantile(latency_s, 0.99)) if latency_s.size else np.nan,
+        "latency_mean_s": float(latency_s.mean()),
+        "latency_p50_s": float(np.quantile(latency_s, 0.5)),
+        "latency_p99_s": float(np.quantile(latency_s, 0.99)),
     }
 
 
@@ -228,8 +198,58 @@ def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> l
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
-    held = total(w.core_seconds for w in intervals)
-    if held <= 0:
-        return 0.0
-    return total(getattr(w, name) * w.core_seconds for w in intervals) / held
+def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:
+    """Return a scenario that begins with the controller's own allocation for its mean load.
+
+    One with a cold start is returned as it is. The controller is to be reset again.
+    """
+    if scenario.start == "cold":
+        return scenario
+    chosen = settled(scenario, controller, profile or scenario_profile(scenario))
+    initial = Initial(chosen.cores, chosen.batch, chosen.replicas)
+    return dataclasses.replace(scenario, initial=initial)
+
+
+def settled(scenario: Scenario, controller: Controller, profile: Profile) -> Allocation:
+    """Return where a controller settles on a steady version of a scenario.
+
+    That is its most frequent allocation at the end; of several, the latest.
+    """
+    steady = steady_scenario(scenario, profile)
+    workload = draw_workload(steady, profile, _SETTLING_SEED)
+    workload = equally_fast(workload, steady.network.base_delay_s)
+    system = SimulatedSystem(steady, _SETTLING_SEED, profile, workload)
+    start(controller, system.spec, _SETTLING_SEED)
+    chosen = []
+    while not system.done:
+        chosen.append(decision(controller, system.view(), system.spec))
+        system.step(chosen[-1])
+    return Counter(reversed(chosen[-COUNTED:])).most_common(1)[0][0]
+
+
+def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
+    """Return a scenario without bursts, fades and noise: equal gaps at the mean rate."""
+    return dataclasses.replace(
+        scenario,
+        start="cold",
+        short_trace="wrap",
+        duration_s=SETTLING * scenario.interval_s,
+        arrivals=Arrivals(kind="constant", rate_rps=rate_rps(scenario, profile)),
+        network=dataclasses.replace(scenario.network, fade_every_s=None),
+        simulation=dataclasses.replace(scenario.simulation, noise=0.0),
+    )
+
+
+def equally_fast(workload: Workload, base_delay_s: float) -> Workload:
+    """Let all transfers have one bandwidth, such that a byte takes as long as before.
+
+    That is the harmonic mean of what the requests saw: a slow second holds a transfer up for
+    longer than a fast one speeds it up.
+    """
+    sent_s, payload_bytes = workload.sent_s, workload.payload_bytes
+    transfer_s = workload.arrival_s - sent_s - base_delay_s
+    s_per_byte = transfer_s.sum() / max(1.0, payload_bytes.sum())
+    arrival_s = sent_s + base_delay_s + payload_bytes * s_per_byte
+    order = np.lexsort((workload.id, arrival_s))
+    moved = dataclasses.replace(workload, arrival_s=arrival_s)
+    return Workload(**{f.name: getattr(moved, f.name)[order] for f in dataclasses.fields(moved)})

@@ -11,33 +11,42 @@
 A cell is ``<scenario>+<profile>+<start>``. Each file appears whole or not at all, so whatever
 is there can be trusted after an interruption. What is not there is still to be done. The
 intervals of an episode on the real worker are a CSV file, which grows, until it ends.
+
+Results that depend on different things never mix: these are told apart by *fingerprints*. The
+project's code counts by the content of its source files and learned weights, not by its version
+number, which stays the same while somebody works on it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import importlib.util
 import itertools
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json, saying_why, write_json
+from sponge_env.formats import RESERVED, find_trace
 from sponge_env.host import describe_host, describe_versions
+from sponge_env.installation import bundled
 from sponge_env.profile import save_profile
-from sponge_env.run.fingerprint import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import Suite, cell_name, cells
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
 
 if TYPE_CHECKING:
-    from sponge_env.run.record import Recorder
+    from sponge_env.run.unit import Unit
 
 FORMAT = 3
 """Version of the folder's layout."""
@@ -45,35 +54,55 @@ FORMAT = 3
 RUNS = Path("runs")
 """Where run directories go by themselves."""
 
-_DEFINITION = "run.json"
-_LOCK = "lock"
+IDENTITY = ("agent", "scenario", "profile", "start", "seed")
+"""Columns of the intervals that say which episode they are of; the schema's follow."""
+
+QUANTILES = 100
+"""Latencies are kept as so many quantiles of equal distance, and the smallest."""
+
+_CODE = frozenset({".py", ".npz", ".onnx", ".safetensors"})
+_DEFINITION, _LOCK = "run.json", "lock"
 
 
-class Unit(Protocol):
-    """What an executor is given to do; plain data."""
+def fingerprint(data: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for nested plain data."""
+    text = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def agent(self) -> str:
-        """Name in the results."""
 
-    @property
-    def scenario(self) -> Scenario:
-        """The cell."""
+@cache
+def code_fingerprint() -> str:
+    """Return the fingerprint of the project's code; it is read once per process."""
+    content = dict[str, str]()
+    for package in ("sponge_env", bundled("agents"), bundled("baselines")):
+        found = importlib.util.find_spec(package)
+        for folder in (found and found.submodule_search_locations) or ():
+            paths = (path for path in Path(folder).rglob("*") if path.suffix in _CODE)
+            content |= {f"{package}/{path.relative_to(folder)}": of_file(path) for path in paths}
+    return fingerprint(content)
 
-    def fingerprint(self) -> str:
-        """Return what stands for everything that the result depends on but the code."""
 
-    def run(self, record: Recorder) -> None:
-        """Do what the record has not got yet."""
+def scenario_fingerprint(scenario: Scenario) -> str:
+    """Return the fingerprint of a scenario; profile and traces count by what they say."""
+    data = asdict(scenario) | {"profile": asdict(scenario_profile(scenario))}
+    if scenario.arrivals.file is not None:
+        data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
+    if (trace := scenario.network.trace) not in RESERVED:
+        data["network"]["trace"] = of_file(find_trace(trace, "bandwidth"))
+    return fingerprint(data)
+
+
+def of_file(value: Any) -> Any:
+    """Return what stands for the content of a file; any other value as it is."""
+    if isinstance(value, str | Path) and Path(value).is_file():
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return value
 
 
 def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> dict[str, Any]:
     """Return what all results in one folder have in common.
 
     Agents are not among it: a folder can be given more of them later.
-
-    Raises:
-        SpongeError: A scenario or profile cannot be used.
     """
     content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
     return {
@@ -88,22 +117,17 @@ def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") 
 
 @dataclass(frozen=True, slots=True)
 class RunStore:
-    """The folder of a run, locked for one writer."""
+    """The folder of a run, locked for one writer; what cannot be written is a sentence."""
 
     path: Path
 
     @classmethod
     @contextmanager
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
-        """Make the folder, or go on with that of the same run, and lock it.
-
-        Args:
-            path: The folder.
-            identity: What all of its results have in common, as plain data.
+        """Make the folder, or go on with that of a run of the same identity, and lock it.
 
         Raises:
-            RunDirectoryError: It holds something else, somebody writes into it, or it cannot
-                be written.
+            RunDirectoryError: It holds something else, or somebody writes into it.
         """
         wanted = {"format": FORMAT, **identity}
         with saying_why(path):
@@ -112,19 +136,26 @@ class RunStore:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / _LOCK).open("a")
         with lock:
-            _lock(lock, path)
-            if (path / _DEFINITION).exists():
-                _check_same(path, wanted)
-            else:
-                write_json(path / _DEFINITION, wanted)
-            yield cls(path)
+            try:  # held until the file is closed, however that happens
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                said = f"another run is writing into {str(path)!r}; wait until it has ended or"
+                raise RunDirectoryError(f"{said} choose another --run-dir") from None
+            found = _definition(path) if (path / _DEFINITION).exists() else wanted
+            if other := [key for key in wanted if found.get(key) != wanted[key]]:
+                raise RunDirectoryError(
+                    f"{str(path)!r} holds results of another suite or version (other "
+                    f"{', '.join(other)}); choose another --run-dir"
+                )
+            write_json(path / _DEFINITION, found)
+            try:
+                yield cls(path)
+            finally:  # a process that was ended while it wrote could not tidy up
+                for partial in path.rglob("*.partial"):
+                    partial.unlink(missing_ok=True)
 
     def describe(self, suite: Suite, command: Sequence[str]) -> None:
-        """Write down the suite, its profiles, the command, the versions and the machine.
-
-        Raises:
-            RunDirectoryError: A file cannot be written.
-        """
+        """Write down the suite, its profiles, the command, the versions and the machine."""
         found = _definition(self.path)
         definition = asdict(suite)
         definition["agents"] = found.get("definition", {}).get("agents", {}) | definition["agents"]
@@ -139,11 +170,7 @@ class RunStore:
         return self.path / kind / unit.agent / f"{cell_name(unit.scenario)}{end}"
 
     def missing(self, units: Sequence[Unit]) -> list[Unit]:
-        """Return the units whose result is missing, not whole, or a failure.
-
-        Raises:
-            RunDirectoryError: A result was made by another configuration of its agent.
-        """
+        """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
     def kept(self, unit: Unit) -> dict[str, Any]:
@@ -170,18 +197,13 @@ class RunStore:
         error: Mapping[str, str] | None = None,
         complete: bool = True,
     ) -> None:
-        """Keep the result of a unit, or as much of it as there is and why it is not whole.
-
-        Raises:
-            RunDirectoryError: The file cannot be written.
-        """
-        scenario = unit.scenario
+        """Keep the result of a unit, or as much of it as there is and why it is not whole."""
         head = {
             "format": FORMAT,
             "agent": unit.agent,
-            "scenario": scenario.name,
-            "profile": Path(scenario.profile).stem,
-            "start": scenario.start,
+            "scenario": unit.scenario.name,
+            "profile": Path(unit.scenario.profile).stem,
+            "start": unit.scenario.start,
             "fingerprint": unit.fingerprint(),
             "complete": complete and error is None,
             "error": error,
@@ -189,33 +211,34 @@ class RunStore:
         write_json(self.file("results", unit, ".json"), {**result, **head}, indent=None)
 
 
-def result_files(path: Path) -> list[Path]:
-    """Return the files with results of a run's folder, in order of their names.
+def whole_episodes(
+    result: Mapping[str, Any],
+) -> list[tuple[dict[str, Any], Sequence[float | None]]]:
+    """Return the summaries in a unit's result with the quantiles of latency of each.
 
-    Raises:
-        RunDirectoryError: It is no such folder, or one of another version.
+    An episode that was interrupted is left out.
     """
+    pairs = zip(result.get("episodes", ()), result.get("latency_s", ()), strict=True)
+    return [(episode, latency_s) for episode, latency_s in pairs if not episode["partial"]]
+
+
+def result_files(path: Path) -> list[Path]:
+    """Return the files with results of a run's folder, in order of their names."""
     found = _definition(path).get("format")
     if found != FORMAT:
-        raise RunDirectoryError(
-            f"{str(path)!r} has format {found!r}, this version reads {FORMAT}; run evaluate.py "
-            "again"
-        )
+        said = f"{str(path)!r} has format {found!r}, this version reads {FORMAT}"
+        raise RunDirectoryError(f"{said}; run evaluate.py again")
     return sorted((path / "results").glob("*/*.json"))
 
 
 def new_folder(purpose: str, path: Path | None = None) -> Path:
-    """Make a folder, also when several runs start at the same time.
+    """Make a folder: at a path where nothing must be yet, or in ``runs``.
 
-    Args:
-        purpose: Its name in ``runs``, after the time and before a number if need be.
-        path: Another place, where nothing must be yet.
-
-    Raises:
-        RunDirectoryError: It exists already or cannot be written.
+    There it is named after time and purpose, also when several runs start at the same time.
     """
-    names = (f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}{n}" for n in _numbers())
-    for folder in [path] if path else (RUNS / name for name in names):
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
+    numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    for folder in [path] if path else (RUNS / each for each in numbered):
         with saying_why(folder), contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
@@ -224,17 +247,8 @@ def new_folder(purpose: str, path: Path | None = None) -> Path:
     )
 
 
-def _numbers() -> Iterator[str]:
-    yield ""
-    yield from (f"-{number}" for number in itertools.count(2))
-
-
 def describe(path: Path, command: Sequence[str]) -> None:
-    """Write down the command, the versions and the machine; further commands are added.
-
-    Raises:
-        RunDirectoryError: A file cannot be written.
-    """
+    """Write down versions and machine, and the command below those before it."""
     write_json(path / "versions.json", describe_versions())
     write_json(path / "host.json", describe_host())
     with saying_why(path), (path / "command.txt").open("a") as file:
@@ -248,24 +262,3 @@ def _definition(path: Path) -> dict[str, Any]:
             "choose a folder that evaluate.py wrote"
         )
     return read_json(path / _DEFINITION)
-
-
-def _lock(file: IO[str], path: Path) -> None:
-    """Let nobody else write into the folder until the file is closed, however that ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise RunDirectoryError(
-            f"another run is writing into {str(path)!r}; wait until it has ended or choose "
-            "another --run-dir"
-        ) from None
-
-
-def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
-    found = _definition(path)
-    other = [key for key in wanted if found.get(key) != wanted[key]]
-    if other:
-        raise RunDirectoryError(
-            f"{str(path)!r} holds results of another suite or version (other {', '.join(other)}); "
-            "choose another --run-dir"
-        )

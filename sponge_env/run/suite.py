@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.mapping import from_mapping
+from sponge_env.installation import data_folder
+from sponge_env.mapping import beside, from_mapping, load_toml
 from sponge_env.run.controllers import known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 
-SUITE_DIR = Path(__file__).resolve().parent.parent.parent / "traces" / "suites"
+SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
 
 
@@ -83,11 +84,10 @@ class Suite:
         for name in self.agents:
             allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
-        if self.reference and self.reference not in self.agents:
-            raise ConfigError(unknown("reference", self.reference, self.agents))
-        for name in self.featured:
+        named = [("reference", self.compared_with), *(("featured", name) for name in self.featured)]
+        for key, name in named:
             if name not in self.agents:
-                raise ConfigError(unknown("featured", name, self.agents))
+                raise ConfigError(unknown(key, name, self.agents))
 
     @property
     def compared_with(self) -> str:
@@ -96,52 +96,23 @@ class Suite:
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
-    """Load a shipped suite by name, or any suite from a TOML file.
-
-    Raises:
-        ConfigError: No such suite, or a key or value in it that cannot be used.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        shipped = {file.stem: file for file in SUITE_DIR.glob("*.toml")}
-        if str(name_or_path) not in shipped:
-            raise ConfigError(unknown("suite", str(name_or_path), shipped))
-        path = shipped[str(name_or_path)]
-    try:
-        data = tomllib.loads(path.read_text())
-        suite = from_mapping(Suite, {"name": path.stem, **data})
-    except FileNotFoundError:
-        raise ConfigError(f"there is no suite file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML suite: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return dataclasses.replace(suite, cells=tuple(_beside(g, path.parent) for g in suite.cells))
-
-
-def _beside(group: CellGroup, folder: Path) -> CellGroup:
-    """Make file names absolute where such a file lies beside the suite's."""
-
-    def absolute(name: str) -> str:
-        return str((folder / name).resolve()) if (folder / name).is_file() else name
-
-    return dataclasses.replace(
-        group,
-        scenarios=tuple(map(absolute, group.scenarios)),
-        profiles=tuple(map(absolute, group.profiles)),
+    """Load a shipped suite by name, or any suite from a TOML file."""
+    suite, folder = load_toml(Suite, "suite", name_or_path, SUITE_DIR)
+    groups = (
+        dataclasses.replace(
+            group,
+            scenarios=tuple(beside(folder, name) for name in group.scenarios),
+            profiles=tuple(beside(folder, name) for name in group.profiles),
+        )
+        for group in suite.cells
     )
+    return dataclasses.replace(suite, cells=tuple(groups))
 
 
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
-    """Return the suite with some of its agents, or with others of the registry.
+    """Return the suite with only some agents: its own, registered ones, or ``module:Class``.
 
-    Args:
-        suite: The suite.
-        names: Agents of the suite, registered controllers, or ``module:Class``; all of the
-            suite's if empty.
-
-    Raises:
-        ConfigError: There is no such agent.
+    Without names it keeps all of its own.
     """
     if not names:
         return suite
@@ -155,16 +126,10 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
 
 
 def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:
-    """Return the suite with further options of its agents.
-
-    Args:
-        suite: The suite.
-        options: By agent, all of the suite.
-    """
-    agents = {
-        name: dataclasses.replace(entry, options={**entry.options, **options.get(name, {})})
-        for name, entry in suite.agents.items()
-    }
+    """Return the suite with further options of its agents, by their names."""
+    agents = dict(suite.agents)
+    for name, more in options.items():
+        agents[name] = dataclasses.replace(agents[name], options={**agents[name].options, **more})
     return dataclasses.replace(suite, agents=agents)
 
 
@@ -179,33 +144,22 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
     Raises:
         ConfigError: A scenario or a change cannot be used, or a cell is there twice.
     """
-    scenarios: dict[str, Scenario] = {}
-    for scenario in _cells(suite):
-        if cell_name(scenario) in scenarios:
-            raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(scenario)} twice")
-        scenarios[cell_name(scenario)] = scenario
-    return tuple(scenarios.values())
-
-
-def _cells(suite: Suite) -> Iterator[Scenario]:
+    found: dict[str, Scenario] = {}
     for group in suite.cells:
-        for name in group.scenarios:
-            scenario = changed(load_scenario(name), group.changes)
-            for profile in group.profiles:
-                for start in suite.starts:
-                    yield dataclasses.replace(scenario, profile=profile, start=start)
+        scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
+        for scenario, profile, start in product(scenarios, group.profiles, suite.starts):
+            cell = dataclasses.replace(scenario, profile=profile, start=start)
+            if cell_name(cell) in found:
+                raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(cell)} twice")
+            found[cell_name(cell)] = cell
+    return tuple(found.values())
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     """Return a scenario with changes.
 
-    Args:
-        scenario: What to start from.
-        changes: ``table`` or ``key`` to its new value, whole; ``"table.key"`` to the new
-            value of one key, which leaves the rest of the table as it is.
-
-    Raises:
-        ConfigError: There is no such key, or a value cannot be used.
+    They lead from ``table`` or ``key`` to its new value, whole, or from ``"table.key"`` to the
+    new value of one key, which leaves the rest of the table as it is.
     """
     for path, value in changes.items():
         table, _, key = path.partition(".")

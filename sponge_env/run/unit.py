@@ -1,42 +1,67 @@
-"""From a suite to its units of work: one agent on one cell with all its seeds.
+"""Units of work: one agent on one cell with all its seeds, and what it leaves behind.
 
-A unit is plain data, so that it can be sent to another process.
+A unit is plain data, so that it can be sent to another process. Intervals and requests of an
+episode are parquet files, written when it ends. A live episode's intervals are appended to a
+CSV file until then, which takes 7 us each, so that a killed process loses none.
 """
 
 from __future__ import annotations
 
+import csv
+import importlib.util
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sponge_env.config import Backend, ControlName, Initial, Limiter, Serving
+from sponge_env.console import ConsoleSink, Progress
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.factory import check_live, ensure_profile, make_system
+from sponge_env.files import replacing, saying_why
+from sponge_env.installation import bundled, missing
+from sponge_env.interfaces import Sink
 from sponge_env.profile import Profile
-from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names, summary
+from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit, bound_units
 from sponge_env.run.controllers import imported, known_controllers, make_controller
-from sponge_env.run.fingerprint import (
-    controller_fingerprint,
+from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
+from sponge_env.run.store import (
+    IDENTITY,
+    RunStore,
     fingerprint,
+    of_file,
     scenario_fingerprint,
+    whole_episodes,
 )
-from sponge_env.run.record import Recorder
-from sponge_env.run.rollout import ControlledSystem, Run, play
-from sponge_env.run.store import Unit
-from sponge_env.run.suite import AgentEntry, Suite, cell_name, cells, changed
-from sponge_env.run.warm import warm
+from sponge_env.run.suite import Suite, cell_name, cells, changed
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.draw import draw_workload
 from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.system import System
 from sponge_env.workload import Workload, as_long_as_its_traces
 
-TUNED = "baselines:tuned_options"
-"""Where tuned options come from; called with controller, scenario and profile."""
+TUNED = "baselines"
+"""Package whose ``tuned_options`` are called with controller, scenario and profile."""
 
 CACHED_REQUESTS = 5_000_000
 """Requests of drawn workloads that are kept, about 40 bytes each."""
 
+COLUMNS = (*IDENTITY, *names(IntervalMetrics))
+
+_KEEP_EVERY_S = 1.0
+"""Wall time between two times that a unit's results are written."""
+
 _DRAWN: dict[tuple[str, int], Workload] = {}
+_of_run, _of_interval = attrgetter(*IDENTITY), attrgetter(*names(IntervalMetrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +83,15 @@ class AgentUnit:
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code.
 
-        Raises:
-            ProfileError: There is no profile as the scenario names.
+        A controller from elsewhere counts by its module's file, and an option that names a
+        file by that file's content.
         """
+        module = importlib.util.find_spec(self.controller.partition(":")[0])
+        files = {"code": module and module.origin, **self.options}
         return fingerprint(
             asdict(self)
             | {"scenario": scenario_fingerprint(self.scenario)}
-            | {"files": controller_fingerprint(self.controller, self.options)}
+            | {"files": {name: of_file(value) for name, value in files.items()}}
         )
 
     def run(self, record: Recorder) -> None:
@@ -72,14 +99,21 @@ class AgentUnit:
 
         Raises:
             SpongeError: The scenario, the profile, the worker or the controller cannot go on.
-            KeyboardInterrupt: Interrupted; the record has the episode up to that moment.
+            KeyboardInterrupt: As for it, the record has the episode up to that moment.
         """
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.controller, {}, self.options)
         scenario = warm(self.scenario, controller, profile)
         record.say(bound=BOUND_AGENTS[self.control], initial=asdict(scenario.initial))
         for seed in range(record.seeds, self.seeds):
-            system = build_system(scenario, seed, profile, self.backend, self.limiter)
+            system = make_system(
+                scenario,
+                seed,
+                backend=self.backend,
+                profile=profile,
+                workload=shared_workload(scenario, seed, profile),
+                limiter=self.limiter,
+            )
             run = Run.of(self.agent, scenario, self.backend, seed)
             with closing(system), ExitStack() as stack:
                 opened = record.sinks(run, system.plan.intervals)
@@ -90,60 +124,41 @@ class AgentUnit:
                 raise episode.failure or KeyboardInterrupt
 
 
+Unit = AgentUnit | BoundUnit
+"""What an executor is given to do."""
+
+
 def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> list[Unit]:
     """Return all units of a suite: bounds first, which take longest, then cell by cell.
 
     Every controller is made once, so that mistakes show before anything runs.
-
-    Raises:
-        ConfigError: A scenario, a change, a controller or an option cannot be used.
     """
     registry = known_controllers()
     for name, entry in suite.agents.items():
         if name in BOUND_AGENTS.values():
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
-    scenarios = cells(suite)
-    bounds = [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in scenarios]
-    agents = [
-        replace(_agent_unit(name, entry, cell, suite.seeds), backend=backend, limiter=limiter)
-        for cell in scenarios
-        for name, entry in suite.agents.items()
-    ]
-    return [*bounds, *agents]
+    work: list[Unit] = list(bound_units(suite))
+    for cell, (name, entry) in product(cells(suite), suite.agents.items()):
+        controller, scenario = entry.controller or name, changed(cell, entry.changes)
+        if cell_name(scenario) != cell_name(cell):
+            said = f"agents.{name}.changes must leave name, profile and start as they are"
+            raise ConfigError(said)
+        tuned = _tuned_options(controller, cell) if entry.tuned else {}
+        what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
+        work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
+    return work
 
 
-def _agent_unit(name: str, entry: AgentEntry, cell: Scenario, seeds: int) -> AgentUnit:
-    controller = entry.controller or name
-    scenario = changed(cell, entry.changes)
-    if cell_name(scenario) != cell_name(cell):
-        raise ConfigError(f"agents.{name}.changes must leave name, profile and start as they are")
-    tuned = imported(TUNED)(controller, cell.name, cell.profile) if entry.tuned else {}
-    target = known_controllers().get(controller, controller)
-    return AgentUnit(name, target, {**tuned, **entry.options}, entry.control, scenario, seeds)
-
-
-def build_system(
-    scenario: Scenario, seed: int, profile: Profile, backend: Backend, limiter: Limiter
-) -> ControlledSystem:
-    """Build the system of one episode; the caller closes it.
-
-    Raises:
-        SpongeError: The scenario, the profile or the machine does not allow it.
-    """
-    if backend == "live":
-        return make_system(scenario, seed, backend=backend, profile=profile, limiter=limiter)
-    from sponge_env.system import SimulatedSystem  # bad input should not wait for numba
-
-    return SimulatedSystem(scenario, seed, profile, shared_workload(scenario, seed, profile))
+def _tuned_options(controller: str, cell: Scenario) -> dict[str, Any]:
+    tuned: dict[str, Any] = imported(f"{bundled(TUNED)}:tuned_options")(
+        controller, cell.name, cell.profile
+    )
+    return tuned
 
 
 def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload:
-    """Return the requests of an episode, drawn once for all agents.
-
-    Raises:
-        SpongeError: A trace cannot be used, or there are too many requests.
-    """
+    """Return the requests of an episode, drawn once for all agents."""
     # What the requests do not depend on is levelled; traces count by what is in them.
     levelled = replace(scenario, start="cold", initial=Initial(), serving=Serving())
     key = scenario_fingerprint(levelled), seed
@@ -155,15 +170,9 @@ def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload
 
 
 def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
-    """Notice what would keep a scenario from running before anything is written.
+    """Notice what would keep a scenario from running, and return its profile.
 
-    A live scenario of this machine is calibrated first, if it never was.
-
-    Returns:
-        The scenario's profile.
-
-    Raises:
-        SpongeError: Something cannot be used.
+    Nothing is written, but a live scenario of this machine is calibrated if it never was.
     """
     profile = ensure_profile(scenario, backend, limiter)
     make_spec(scenario, profile)  # refuses limits and latencies that make no sense
@@ -178,3 +187,126 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     if backend == "live":
         check_live(scenario, profile, limiter)
     return profile
+
+
+def run_unit(unit: Unit, store: RunStore, requests: float = 0, watched: bool = False) -> None:
+    """Run what is missing of a unit and keep it, or as much as there is when it is interrupted.
+
+    Args:
+        unit: Agent or bound.
+        store: Where results go.
+        requests: Seeds below this keep their requests.
+        watched: Whether somebody looks on: with TensorBoard events interval by interval and
+            progress on the terminal.
+    """
+    record, complete = Recorder(store, unit, requests, watched), False
+    try:
+        unit.run(record)
+        complete = True
+    finally:
+        record.keep(complete)
+
+
+class Recorder:
+    """Keeps the results of one unit, on top of what an earlier run kept of it."""
+
+    def __init__(self, store: RunStore, unit: Unit, requests: float, watched: bool) -> None:
+        """Take up what there is; arguments as for :func:`run_unit`."""
+        self._store, self._unit = store, unit
+        self._requests, self._watched = requests, watched
+        self._facts: dict[str, Any] = {}
+        self._episodes = whole_episodes(store.kept(unit))
+        self._due_s = time.monotonic() + _KEEP_EVERY_S
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds have ended."""
+        return len(self._episodes)
+
+    def say(self, **facts: Any) -> None:
+        """Add facts about the unit to its results."""
+        self._facts |= facts
+
+    def sinks(self, run: Run, intervals: int) -> Iterator[Sink]:
+        """Open what follows an episode of so many intervals while it runs."""
+        if run.backend == "live":
+            yield Journal(self._file("intervals", run, "csv"), run)
+        if self._watched and not missing("report"):
+            from sponge_env.results.tensorboard import TensorBoardSink  # a suite does without
+
+            folder = self._store.path / "tensorboard" / f"{run.agent}-seed{run.seed}"
+            shutil.rmtree(folder, ignore_errors=True)  # of an episode that was interrupted
+            yield TensorBoardSink(folder, f"{self._store.path.name}/{folder.name}")
+        if self._watched:
+            yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
+
+    def add(self, run: Run, episode: Episode, system: System) -> None:
+        """Write an episode that ended, and now and then the unit's results so far."""
+        requests = system.columns()
+        if run.seed < self._requests:
+            write_table(self._file("requests", run, "parquet"), requests)
+        columns = interval_columns(run, episode.intervals)
+        write_table(self._file("intervals", run, "parquet"), columns)
+        self._file("intervals", run, "csv").unlink(missing_ok=True)
+        latency_s = latency_quantiles_s(requests, system.plan.count_from_s)
+        self._episodes.append((summary(episode.summary), latency_s))
+        if time.monotonic() >= self._due_s:
+            self.keep(complete=False)
+            self._due_s = time.monotonic() + _KEEP_EVERY_S
+
+    def keep(self, complete: bool) -> None:
+        """Write the unit's results, and whether they are all there."""
+        episodes = {}
+        if self._episodes:
+            summaries, latencies_s = zip(*self._episodes, strict=True)
+            episodes = {"episodes": summaries, "latency_s": latencies_s}
+        self._store.keep(self._unit, self._facts | episodes, complete=complete)
+
+    def _file(self, kind: str, run: Run, suffix: str) -> Path:
+        return self._store.file(kind, self._unit, f"-seed{run.seed}.{suffix}")
+
+
+class Journal:
+    """Appends each interval to a CSV file at once, with :data:`COLUMNS` on top."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self._path, self._head = path, _of_run(run)
+        with saying_why(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", newline="", buffering=1)
+            csv.writer(self._file, lineterminator="\n").writerow(COLUMNS)
+
+    def interval(self, metrics: IntervalMetrics) -> None:
+        """Append one interval."""
+        with saying_why(self._path):
+            row = (*self._head, *_of_interval(metrics))
+            csv.writer(self._file, lineterminator="\n").writerow(row)
+
+    def episode(self, metrics: EpisodeMetrics) -> None:
+        """Do nothing: the summary has its own file."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def interval_columns(run: Run, intervals: Sequence[IntervalMetrics]) -> dict[str, NDArray[Any]]:
+    """Return the intervals of an episode as :data:`COLUMNS` of shape (intervals,)."""
+    head = zip(IDENTITY, _of_run(run), strict=True)
+    columns = {name: np.full(len(intervals), value) for name, value in head}
+    for field in fields(IntervalMetrics):
+        values = [getattr(metrics, field.name) for metrics in intervals]
+        columns[field.name] = np.array(values, np.int64 if field.type == "int" else np.float64)
+    return columns
+
+
+def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns as parquet, whole or not at all."""
+    import pyarrow
+    import pyarrow.parquet
+
+    repeated = [name for name, column in columns.items() if column.dtype.kind in "iU"]
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(
+            pyarrow.table(dict(columns)), partial, compression="zstd", use_dictionary=repeated
+        )

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import rows
-from sponge_env.core.entry import arrive, begin_drawing, choose_classes, draw_requests
+from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
-from sponge_env.core.settings import SETTINGS, write_tables
+from sponge_env.core.settings import INSTANT, SETTINGS, write_tables
+from sponge_env.formats import BandwidthTrace
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import Pool, Room, allocate, blank_metrics
@@ -56,6 +57,26 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     return Workload(*columns)
 
 
+def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
+    """Return the bandwidth of one episode; infinite where transfers take no time.
+
+    Args:
+        scenario: As long as its traces.
+        profile: Says how much a load is.
+        seed: Seed of the episode.
+
+    Raises:
+        TraceError: The arrival or the bandwidth trace cannot be used.
+    """
+    arrays = _begun(scenario, profile, seed)
+    if arrays.settings["network_kind"][0] == INSTANT:
+        return BandwidthTrace(np.zeros(1), np.full(1, np.inf), 1.0)
+    env = arrays.envs[0]
+    samples = arrays.traces[env["trace_at"] : env["trace_end"]]
+    start_s, bandwidth = samples["start_s"].copy(), samples["bandwidth"].copy()
+    return BandwidthTrace(start_s, bandwidth, float(arrays.traces["start_s"][env["trace_end"]]))
+
+
 def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     """Return an environment that is about to draw its first request."""
     settings, numbers = np.zeros(1, SETTINGS), Pool(np.float64)
@@ -65,7 +86,8 @@ def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     traffic.add(settings[0], scenario, profile)
     room = Room(group=traffic.group_size, private=traffic.private_rows)
     arrays = allocate(1, room, rows(settings), traffic.traces.array, numbers.array)
-    begin_drawing(arrays, blank_metrics(1), seed)
+    one, seeds = np.ones(1, np.bool_), np.array([seed], np.int64)
+    begin_traffic_range(arrays, 0, 1, one, np.zeros(1, np.int64), seeds, blank_metrics(1))
     return arrays
 
 

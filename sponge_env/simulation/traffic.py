@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrival_traces import CountTrace, EventTrace
-from sponge_env.bandwidth import BandwidthTrace, recorded_trace
 from sponge_env.config import Arrivals
 from sponge_env.core.records import SAMPLE
 from sponge_env.core.settings import (
@@ -25,10 +23,17 @@ from sponge_env.core.settings import (
     SHIFTED,
 )
 from sponge_env.errors import TraceError
+from sponge_env.formats import (
+    BandwidthTrace,
+    CountTrace,
+    EventTrace,
+    read_arrivals,
+    read_bandwidth,
+)
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import Pool
-from sponge_env.workload import rate_rps, recorded_arrivals
+from sponge_env.workload import rate_rps
 
 _KINDS = {
     "poisson": POISSON,
@@ -79,7 +84,7 @@ class Traffic:
             samples = math.ceil(scenario.duration_s)
             row["network_kind"], row["samples"], row["trace_s"] = GENERATED, samples, samples
         elif network.trace != "none":
-            trace = recorded_trace(network)
+            trace = read_bandwidth(network.trace)
             if math.isfinite(trace.mean_bytes_per_s):
                 self._add_trace(row, trace)
                 row["network_kind"] = FIXED if network.start == "beginning" else SHIFTED
@@ -130,7 +135,7 @@ class Traffic:
             row["states"] = 3
             row["rates_at"] = self._numbers.add([outside_rps, within_rps, outside_rps])
         elif arrivals.kind == "trace":
-            self._add_recorded(row, recorded_arrivals(arrivals), duration_s, arrivals)
+            self._add_recorded(row, read_arrivals(str(arrivals.file)), duration_s, arrivals)
 
     def _add_recorded(
         self, row: Any, trace: EventTrace | CountTrace, duration_s: float, arrivals: Arrivals

@@ -8,14 +8,20 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from sponge_env.config import ControlName
 from sponge_env.core.records import METRICS
+from sponge_env.installation import require_extra
 from sponge_env.masks import ActionMasks
 from sponge_env.vector.episodes import Episodes, ScenarioLike
+
+try:
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+except ModuleNotFoundError:
+    require_extra("train", __name__)
+    raise
 
 _NOTHING: dict[str, Any] = {}
 """Info of every environment whose episode goes on: one object for all."""

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 import sponge_env  # noqa: F401  # registers the environments
 from sponge_env.core.records import METRICS
 from sponge_env.encoding import control_named, encode
-from sponge_env.fidelity.replay import MeasuredWork
-from sponge_env.fidelity.trial import Subject
+from sponge_env.fidelity.trial import MeasuredWork, Subject
 from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.oracle import bound
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run.controllers import known_controllers, make_controller
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.run.warm import warm
+from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.spec import scenario_profile
 from sponge_env.system import SimulatedSystem

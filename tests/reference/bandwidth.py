@@ -1,88 +1,78 @@
-"""Bandwidth over time, and when a transfer through it ends.
+"""The bandwidth of an episode, and when a transfer through it ends, by searching sums.
 
-A trace is piecewise constant and wraps around at its end. Each transfer has the whole
-bandwidth to itself, so it ends when the bytes the trace delivers from its start on reach
-the payload.
+A trace is piecewise constant and wraps around at its end. Each transfer has the whole bandwidth
+to itself, so it ends when the bytes that the trace delivers from its start on reach the payload.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sponge_env.arrays import FloatArray
-from sponge_env.errors import TraceError
-from sponge_env.formats import read_bandwidth
+from sponge_env.config import Network
+from sponge_env.formats import find_trace, read_bandwidth
+from sponge_env.scenario import Scenario
+from sponge_env.seeds import stream
 
-_TINY_BYTES = np.finfo(np.float64).tiny
+QUANTILES_4G = {
+    0.0: 0.43e6,
+    0.01: 0.89e6,
+    0.05: 1.33e6,
+    0.25: 2.60e6,
+    0.50: 3.36e6,
+    0.75: 4.29e6,
+    0.95: 5.80e6,
+    1.0: 7.00e6,
+}
+RESERVED = ("4g", "none")
+MEMORY_PER_S, SLOW_SHARE = 0.86, 0.88
+TINY_BYTES = np.finfo(np.float64).tiny
 """Smallest amount that can be left of a transfer; keeps it out of samples without any."""
 
 
 @dataclass(frozen=True, eq=False)
 class BandwidthTrace:
-    """Piecewise-constant bandwidth that repeats after ``duration_s``.
-
-    Raises:
-        TraceError: The samples are no such function of time.
-    """
+    """Piecewise-constant bandwidth that repeats after ``duration_s``."""
 
     start_s: FloatArray
     """(n,) start of each sample, ascending from 0; it holds until the next one."""
     bandwidth_bytes_per_s: FloatArray
-    """(n,) bandwidth of each sample; infinite in :data:`UNLIMITED`."""
+    """(n,) infinite in :data:`UNLIMITED`."""
     duration_s: float
-    """End of the last sample."""
     cumulative_bytes: FloatArray = field(init=False, repr=False)
     """(n + 1,) bytes delivered from 0 to the start of each sample and to the end."""
 
     def __post_init__(self) -> None:
-        start_s = np.asarray(self.start_s, dtype=np.float64)
-        bandwidth = np.asarray(self.bandwidth_bytes_per_s, dtype=np.float64)
-        _check(start_s, bandwidth, self.duration_s)
-        sample_bytes = np.diff(start_s, append=self.duration_s) * bandwidth
-        object.__setattr__(self, "start_s", start_s)
-        object.__setattr__(self, "bandwidth_bytes_per_s", bandwidth)
-        object.__setattr__(self, "cumulative_bytes", np.append(0.0, np.cumsum(sample_bytes)))
-
-    @property
-    def mean_bytes_per_s(self) -> float:
-        """Mean bandwidth over the whole trace."""
-        return float(self.cumulative_bytes[-1]) / self.duration_s
+        lengths_s = np.diff(self.start_s, append=self.duration_s)
+        sums = np.append(0.0, np.cumsum(lengths_s * self.bandwidth_bytes_per_s))
+        object.__setattr__(self, "cumulative_bytes", sums)
 
     def arrival_s(self, sent_s: ArrayLike, payload_bytes: ArrayLike) -> FloatArray:
-        """Return when transfers end.
+        """Return when transfers end, never before their starts.
 
         The bytes delivered up to ``sent_s`` plus the payload are looked up in
-        ``cumulative_bytes`` and interpolated inside one sample. Every element takes the
-        operations below in this order and no sum over samples, so that compiled code can
-        repeat it bit for bit.
-
-        Args:
-            sent_s: When each transfer starts.
-            payload_bytes: Size of each transfer, at least 0; broadcast against ``sent_s``.
-
-        Returns:
-            The end of each transfer, never before its start.
+        ``cumulative_bytes`` and interpolated inside one sample, with these operations in this
+        order and no sum over samples.
         """
         sent, payload = np.broadcast_arrays(
             np.asarray(sent_s, np.float64), np.asarray(payload_bytes, np.float64)
         )
-        if math.isinf(self.mean_bytes_per_s):
-            return sent.copy()
         cumulative, total_bytes = self.cumulative_bytes, self.cumulative_bytes[-1]
+        if math.isinf(total_bytes):
+            return sent.copy()
         lap = np.floor(sent / self.duration_s)
         phase_s = np.maximum(sent - lap * self.duration_s, 0.0)
         i = np.searchsorted(self.start_s, phase_s, side="right") - 1
         so_far = cumulative[i] + (phase_s - self.start_s[i]) * self.bandwidth_bytes_per_s[i]
         target = so_far + payload
         laps = np.ceil(target / total_bytes) - 1.0
-        rest = np.minimum(np.maximum(target - laps * total_bytes, _TINY_BYTES), total_bytes)
-        # The first sample in which the sum reaches the rest delivers bytes, so its
-        # bandwidth is not 0.
+        rest = np.minimum(np.maximum(target - laps * total_bytes, TINY_BYTES), total_bytes)
+        # The first sample in which the sum reaches the rest delivers bytes, so its bandwidth is
+        # not 0.
         j = np.searchsorted(cumulative, rest, side="left") - 1
         inside_s = self.start_s[j] + (rest - cumulative[j]) / self.bandwidth_bytes_per_s[j]
         end_s = (lap + laps) * self.duration_s + inside_s
@@ -104,16 +94,13 @@ class BandwidthTrace:
         """Return as many laps of the trace as cover ``duration_s``, as one trace."""
         laps = max(1, math.ceil(duration_s / self.duration_s))
         start_s = (np.arange(laps)[:, np.newaxis] * self.duration_s + self.start_s).ravel()
-        return BandwidthTrace(
-            start_s, np.tile(self.bandwidth_bytes_per_s, laps), laps * self.duration_s
-        )
+        bandwidth = np.tile(self.bandwidth_bytes_per_s, laps)
+        return BandwidthTrace(start_s, bandwidth, laps * self.duration_s)
 
     def faded(self, edges_s: FloatArray, depth: float) -> BandwidthTrace:
-        """Return the trace with less bandwidth at times.
+        """Return the trace with ``depth`` of its bandwidth left within the fades.
 
-        Args:
-            edges_s: (2 * fades,) start and end of each fade, ascending from at least 0.
-            depth: Share of the bandwidth that is left during a fade.
+        ``edges_s`` is (2 * fades,), the start and the end of each, ascending from at least 0.
         """
         inside_s = edges_s[edges_s < self.duration_s]
         start_s = np.unique(np.concatenate((self.start_s, inside_s)))
@@ -123,36 +110,71 @@ class BandwidthTrace:
         return BandwidthTrace(start_s, bandwidth, self.duration_s)
 
 
-def _check(start_s: FloatArray, bandwidth: FloatArray, duration_s: float) -> None:
-    edges_s = np.append(start_s, duration_s)
-    _require(start_s.size > 0, "needs at least one sample")
-    _require(start_s.shape == bandwidth.shape, "needs one bandwidth for each start")
-    _require(bool(np.all(np.isfinite(edges_s))), "must have finite times")
-    _require(start_s[0] == 0.0, "must start at 0")
-    _require(bool(np.all(np.diff(edges_s) > 0)), "must have ascending times")
-    _require(bool(np.all(bandwidth >= 0)), "must not have a negative or undefined bandwidth")
-    infinite = np.isinf(bandwidth)
-    _require(bool(infinite.all() or not infinite.any()), "must not be infinite at times")
-    _require(bool(np.any(bandwidth > 0)), "must not have a bandwidth of 0 all the time")
-
-
-def _require(holds: bool, rule: str) -> None:
-    if not holds:
-        raise TraceError(f"a bandwidth trace {rule}")
-
-
 UNLIMITED = BandwidthTrace(np.zeros(1), np.full(1, np.inf), 1.0)
-"""No transfer time at all."""
 
 
-def load_bandwidth_trace(path: str | Path) -> BandwidthTrace:
-    """Load a bandwidth trace in any known format, told by its content.
+def synthetic_4g(rng: np.random.Generator, duration_s: float) -> BandwidthTrace:
+    """Draw one-second samples: a Gaussian process mapped through ``QUANTILES_4G``.
 
-    Raises:
-        TraceError: The file cannot be read, is in no known format, or a line is bad.
+    Each second takes two uniforms and, from them by Box and Muller's transform, two normals:
+    slow part (first-order autoregression) first, then white.
     """
-    samples = read_bandwidth(path)
-    try:
-        return BandwidthTrace(*samples)
-    except TraceError as error:
-        raise TraceError(f"{path}: {error}") from None
+    kick = math.sqrt(1.0 - MEMORY_PER_S**2)
+    slow, probability = 0.0, []
+    for second in range(math.ceil(duration_s)):
+        radius = math.sqrt(-2.0 * math.log(1.0 - rng.random()))
+        angle = 2.0 * math.pi * rng.random()
+        shock, white = radius * math.cos(angle), radius * math.sin(angle)
+        slow = MEMORY_PER_S * slow + kick * shock if second else shock
+        value = math.sqrt(SLOW_SHARE) * slow + math.sqrt(1.0 - SLOW_SHARE) * white
+        probability.append(0.5 * math.erfc(-value / math.sqrt(2.0)))
+    bandwidth = np.interp(probability, list(QUANTILES_4G), list(QUANTILES_4G.values()))
+    seconds = len(probability)
+    return BandwidthTrace(np.arange(seconds, dtype=np.float64), bandwidth, float(seconds))
+
+
+def fade_edges_s(
+    every_s: float, length_s: float, until_s: float, rng: np.random.Generator
+) -> FloatArray:
+    """Draw (2 * stretches,) start and end of one fade in each stretch of ``every_s``.
+
+    One uniform per stretch; a fade lies within its stretch.
+    """
+    stretch = np.arange(math.ceil(until_s / every_s))
+    start_s = stretch * every_s + rng.random(stretch.size) * (every_s - length_s)
+    end_s = np.minimum(start_s + length_s, (stretch + 1) * every_s)
+    return np.column_stack((start_s, end_s)).ravel()
+
+
+def recorded_trace(network: Network) -> BandwidthTrace:
+    """Load the trace that a network names, if it is a file."""
+    start_s, bandwidth, duration_s = read_bandwidth(
+        find_trace(network.trace, "bandwidth", RESERVED)
+    )
+    return BandwidthTrace(np.asarray(start_s, float), np.asarray(bandwidth, float), duration_s)
+
+
+def make_network(scenario: Scenario, seed: int) -> BandwidthTrace:
+    """Return the bandwidth of one episode.
+
+    Fades fall anew on each lap of a trace that is shorter than the episode.
+    """
+    network = scenario.network
+    trace = _without_fades(network, scenario.duration_s, stream(seed, "network"))
+    if network.fade_every_s is None:
+        return trace
+    trace = trace.tiled(scenario.duration_s)
+    rng = stream(seed, "fades")
+    edges_s = fade_edges_s(network.fade_every_s, network.fade_s, trace.duration_s, rng)
+    return trace.faded(edges_s, network.fade_depth)
+
+
+def _without_fades(network: Network, duration_s: float, rng: np.random.Generator) -> BandwidthTrace:
+    if network.trace == "none":
+        return UNLIMITED
+    if network.trace == "4g":
+        return synthetic_4g(rng, duration_s)
+    trace = recorded_trace(network)
+    if network.start == "beginning":
+        return trace
+    return trace.shifted(rng.random() * trace.duration_s)

@@ -1,133 +1,26 @@
-"""Between the physical view and the vectors of a learner, in both directions.
-
-The environment and the learned controllers use the same functions, so training and
-evaluation cannot differ.
-
-Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are divided by
-the SLO. Request counts are divided by what the system can serve within one SLO on all
-cores of one replica, rates by what it can serve per second, so that the same policy
-input means the same pressure on any profile.
-
-Two kinds of control share this: *vertical*, which chooses cores and batch size of one
-replica, and *joint*, which chooses the number of replicas, too. The vertical observation is
-the first part of the joint one.
-"""
+"""The observation of a view, field by field in NumPy."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import ControlName, Limits
-from sponge_env.errors import ConfigError, unknown
-from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
-
-LAYOUT_VERSION = 1
-"""Changes whenever a field of the observation changes its place or meaning."""
-
-CLIP = 5.0
-"""Largest absolute value of an observation."""
-
-BANDWIDTH_SCALE_BYTES_PER_S = 5e6
-BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
-DUE_BINS = 8
-TREND_INTERVALS = 5
-STARTING_SLOTS = 8
-"""Cold-starting replicas that a joint observation tells apart: those that serve first."""
-
-FIELDS: tuple[str, ...] = (
-    "queue_length",
-    *(f"budget_q{int(100 * q)}" for q in BUDGET_QUANTILES),
-    *(f"due_{i + 1}_of_{DUE_BINS}" for i in range(DUE_BINS)),
-    "arrivals_last",
-    "arrivals_1s",
-    "arrivals_5s",
-    "arrivals_30s",
-    "delay_mean",
-    "delay_max",
-    "delay_trend",
-    "bandwidth",
-    "bandwidth_trend",
-    "cores",
-    "batch",
-    "replicas",
-    "replicas_ready",
-    "running_size",
-    "running_left",
-    "on_time",
-    "late",
-    "dropped",
-    "utilisation",
-    "throttled_share",
+from sponge_env.fields import (
+    BANDWIDTH_SCALE_BYTES_PER_S,
+    BUDGET_QUANTILES,
+    CLIP,
+    DUE_BINS,
+    JOINT_OBS_DIM,
+    STARTING_SLOTS,
+    TREND_INTERVALS,
 )
-"""Names of the observation's entries, in order; explained in ``docs/environment.md``."""
-
-OBS_DIM = len(FIELDS)
-
-JOINT_FIELDS: tuple[str, ...] = (
-    *FIELDS,
-    "replicas_starting",
-    *(f"ready_in_{slot + 1}" for slot in range(STARTING_SLOTS)),
-)
-"""Likewise of the joint observation."""
+from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What an environment lets its agent see and choose."""
-
-    fields: tuple[str, ...]
-    """Names of the observation's entries, in order."""
-    choices: tuple[str, ...]
-    """Fields of :class:`~sponge_env.interfaces.Allocation` that an action chooses, in order;
-    the others are 1."""
-
-    @property
-    def obs_dim(self) -> int:
-        """Length of the observation."""
-        return len(self.fields)
-
-    def most(self, limits: Limits) -> list[int]:
-        """Return the largest value of each choice."""
-        return [getattr(limits, name) for name in self.choices]
-
-
-VERTICAL = Control(FIELDS, ("cores", "batch"))
-JOINT = Control(JOINT_FIELDS, ("cores", "batch", "replicas"))
-_CONTROLS: dict[str, Control] = {"vertical": VERTICAL, "joint": JOINT}
-
-
-def control_named(name: ControlName) -> Control:
-    """Return a kind of control by its name.
-
-    Raises:
-        ConfigError: There is no such kind.
-    """
-    if name not in _CONTROLS:
-        raise ConfigError(unknown("control", name, _CONTROLS))
-    return _CONTROLS[name]
-
-
-def capacity_rps(spec: SystemSpec) -> float:
-    """Return the largest planned throughput of one replica, max over b of b / l(b, c_max)."""
+def encode(view: SystemView, spec: SystemSpec, length: int = JOINT_OBS_DIM) -> NDArray[np.float32]:
+    """Return the first ``length`` entries, float32 in [-CLIP, CLIP], that a view has."""
     latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, -1]
-    return float(np.max(np.arange(1, spec.batch_max + 1) / latency_s))
-
-
-def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
-    """Turn a view into an observation.
-
-    Args:
-        view: The system's state.
-        spec: The system's limits and latency model.
-        control: Whose observation it is.
-
-    Returns:
-        (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
-    """
-    rate_scale = capacity_rps(spec)
+    rate_scale = float(np.max(np.arange(1, spec.batch_max + 1) / latency_s))
     count_scale = rate_scale * spec.slo_s
     budgets = (view.queued_deadlines_s - view.now_s) / spec.slo_s
     values = [
@@ -140,20 +33,9 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
         *_last_interval(view, rate_scale * spec.interval_s),
         *_starting(view, spec),
     ]
-    observation = np.array(values[: control.obs_dim], dtype=np.float32)
+    observation = np.array(values[:length], dtype=np.float32)
     observation[np.isnan(observation)] = 0.0
     return np.minimum(np.maximum(observation, np.float32(-CLIP)), np.float32(CLIP))
-
-
-def decode(action: NDArray[np.int64]) -> Allocation:
-    """Turn an action into an allocation.
-
-    Args:
-        action: Of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or
-            of ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
-    """
-    cores, batch, replicas = (*(int(choice) + 1 for choice in action), 1)[:3]
-    return Allocation(cores, batch, replicas)
 
 
 def _budget_quantiles(budgets: FloatArray) -> FloatArray:
@@ -195,7 +77,7 @@ def _network(view: SystemView, slo_s: float) -> list[float]:
 
 
 def _trend(history: FloatArray) -> float:
-    """Last value against the mean of the few before it; NaN where there are none."""
+    """Last value against the mean of the few before it; 0 where there are none."""
     before = history[-1 - TREND_INTERVALS : -1]
     return float(history[-1] - np.add.reduce(before) / len(before)) if len(before) else 0.0
 
@@ -226,11 +108,7 @@ def _last_interval(view: SystemView, count_scale: float) -> list[float]:
 
 
 def _starting(view: SystemView, spec: SystemSpec) -> list[float]:
-    """How many replicas start, and when each will serve; 0 where there is none.
-
-    In cold starts and not in SLOs, which are far shorter. A replica counts down to 0 and
-    then counts as ready, so nothing jumps in its slot.
-    """
+    """How many replicas start, and when each will serve, in cold starts; 0 where there is none."""
     slots = np.zeros(STARTING_SLOTS)
     first_s = view.starting_s[:STARTING_SLOTS]
     slots[: len(first_s)] = first_s

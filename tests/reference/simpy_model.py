@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
-from reference.requests import Request
 
+from reference.workload import Request
 from sponge_env.encoding import encode
 from sponge_env.interfaces import (
     Allocation,

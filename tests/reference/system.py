@@ -1,7 +1,4 @@
-"""The controlled system: one step puts an allocation in force for one interval.
-
-Simulated and real alike; only the worker differs.
-"""
+"""The controlled system: one step puts an allocation in force for one interval."""
 
 from __future__ import annotations
 
@@ -10,29 +7,30 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from reference.drive import ArrivalCursor, drive
-from reference.ledger import Counts
-from reference.measure import latency_metrics, resource_metrics, slo_metrics
-from reference.reward import reward
-from reference.serving import ServingCore
-from reference.summation import total
-from sponge_env.metrics import IntervalMetrics
 
+from reference.serving import ArrivalCursor, Counts, Entry, ServingCore, drive
+from reference.workload import Request
+from sponge_env.arrays import total
 from sponge_env.interfaces import (
+    HISTORY,
     Allocation,
+    Completion,
     FloatArray,
-    Request,
+    Outcome,
     RunningBatch,
     SystemSpec,
     SystemView,
     Worker,
+    WorkerStatus,
 )
-
-HISTORY = 30
-"""Past intervals that a view shows."""
+from sponge_env.latency import quantile
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.scenario import Scenario
+from sponge_env.spec import check_allocation
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""
@@ -40,18 +38,10 @@ ROUNDING_S = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:
-    """What a system needs to know about its episode beyond the spec."""
+    """How long an episode is, and from when on it counts."""
 
-    requests: Sequence[Request]
-    """All requests, ascending by arrival."""
     intervals: int
-    """Number of intervals."""
-    base_delay_s: float
-    """Part of the communication delay that is not transfer."""
-    violation_weight: float
-    """Weight of the reward."""
-    count_from_s: float = 0.0
-    """Time from which requests and cores count in the summary."""
+    count_from_s: float
 
 
 class System:
@@ -59,72 +49,65 @@ class System:
 
     def __init__(
         self,
+        scenario: Scenario,
         spec: SystemSpec,
-        plan: EpisodePlan,
+        requests: Sequence[Request],
         core: ServingCore,
         worker: Worker,
-        *,
-        hold_between_steps: bool = False,
     ) -> None:
         """Start at time 0.
 
         Args:
+            scenario: As long as its traces.
             spec: What controllers know, too.
-            plan: The episode.
-            core: An empty serving core.
-            worker: A worker at time 0 with ``spec.initial`` in force. The system closes it.
-            hold_between_steps: Stop the clock while no step runs, so that a learner may
-                take its time on a live system.
+            requests: Ascending by arrival.
+            core: Empty.
+            worker: At time 0, with ``spec.initial`` in force.
         """
         self.spec = spec
-        self.plan = plan
+        self.plan = EpisodePlan(scenario.intervals, scenario.count_from_s)
         self.core = core
         self.worker = worker
-        self._arrivals = ArrivalCursor(plan.requests)
-        self._hold = hold_between_steps
+        self._scenario = scenario
+        self._arrivals = ArrivalCursor(requests)
         self._allocation = spec.initial
         self._expected_end_s: dict[int, float] = {}
         self._interval = 0
-        self._history = _History()
+        self._history = _History(scenario.network.base_delay_s)
         self._last: IntervalMetrics | None = None
         self._counts = core.counts
         self._status = worker.status()
         self._measured_s = worker.now()
-        if self._hold:
-            worker.hold()
 
     @property
     def done(self) -> bool:
-        """Whether the last interval is over."""
         return self._interval >= self.plan.intervals
 
     @property
     def limiter(self) -> str:
-        """What limits the worker's CPU."""
         return self.worker.limiter
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the ledger; see :meth:`reference.ledger.Ledger.columns`."""
         return self.core.ledger.columns()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let no time pass for requests and worker meanwhile."""
-        if self._hold:
-            yield  # it stands still already
-            return
         self.worker.hold()
-        try:
-            yield
-        finally:
-            self.worker.release()
+        yield
+        self.worker.release()
+
+    def close(self) -> None:
+        self.worker.close()
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
         return SystemView(
             now_s=self.worker.now(),
             queued_deadlines_s=self.core.queued_deadlines_s(),
-            running=self._running(),
+            running=tuple(
+                RunningBatch(len(requests), started_s, self._planned_end_s(batch_id))
+                for batch_id, (requests, started_s) in self.core.running.items()
+            ),
             allocation=self._allocation,
             replicas_ready=self._status.ready,
             starting_s=self._status.starting_s,
@@ -137,30 +120,15 @@ class System:
         )
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Put an allocation in force and serve until the interval ends.
-
-        Args:
-            allocation: Within the spec's limits.
-            decision_s: How long the decision took, for the record.
-
-        Returns:
-            The interval's metrics.
-
-        Raises:
-            ValueError: The allocation is outside the limits.
-            RuntimeError: The episode is over.
-        """
+        """Put an allocation in force and serve until the interval ends."""
         if self.done:
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec)
-        paused_s = self.worker.release() if self._hold else 0.0
         self._resize(allocation)
         self._interval += 1
         until_s = self._interval * self.spec.interval_s
         drive(self.core, self.worker, self._arrivals, allocation.batch, until_s)
-        self._last = self._measure(until_s, allocation, decision_s, paused_s)
-        if self._hold:
-            self.worker.hold()
+        self._last = self._measure(until_s, allocation, decision_s)
         return self._last
 
     def drain(self) -> Counts:
@@ -169,11 +137,9 @@ class System:
         No request arrives any more. Requests that still wait when the last deadline has
         passed are dropped, so that afterwards nothing is queued or running.
         """
-        if self._hold:
-            self.worker.release()
         no_arrivals = ArrivalCursor(())
-        deadlines_s = [r.deadline_s for b, _ in self.core.running.values() for r in b.requests]
-        last_s = max([*deadlines_s, *self.core.queued_deadlines_s()[-1:]], default=0.0)
+        running_s = [r.deadline_s for requests, _ in self.core.running.values() for r in requests]
+        last_s = max([*running_s, *self.core.queued_deadlines_s()[-1:]], default=0.0)
         while self.core.pending and self.worker.now() < last_s:
             until_s = min(last_s, self.worker.now() + self.spec.interval_s)
             drive(self.core, self.worker, no_arrivals, self._allocation.batch, until_s)
@@ -183,43 +149,33 @@ class System:
                 self.core.settle(completion)
         return self.core.counts
 
-    def close(self) -> None:
-        """Release the worker."""
-        self.worker.close()
-
     def _resize(self, allocation: Allocation) -> None:
         now_s, old, new = self.worker.now(), self._allocation.cores, allocation.cores
         self.worker.resize(allocation)
         expected = {}
-        for batch_id, (batch, _) in self.core.running.items():
+        for batch_id, (requests, _) in self.core.running.items():
             left_s = max(0.0, self._planned_end_s(batch_id) - now_s)
-            before_s, after_s = self._latency_s(batch.size, [old, new])
+            before_s, after_s = self._latency_s(len(requests), [old, new])
             expected[batch_id] = now_s + left_s * after_s / before_s
         self._expected_end_s = expected
         self._allocation = allocation
-
-    def _running(self) -> tuple[RunningBatch, ...]:
-        return tuple(
-            RunningBatch(batch.size, started_s, self._planned_end_s(batch_id))
-            for batch_id, (batch, started_s) in self.core.running.items()
-        )
 
     def _planned_end_s(self, batch_id: int) -> float:
         """When the latency model expects a running batch to end."""
         if batch_id in self._expected_end_s:
             return self._expected_end_s[batch_id]
-        batch, started_s = self.core.running[batch_id]
-        return started_s + self._latency_s(batch.size, [self._allocation.cores])[0]
+        requests, started_s = self.core.running[batch_id]
+        return started_s + self._latency_s(len(requests), [self._allocation.cores])[0]
 
     def _latency_s(self, size: int, cores: list[int]) -> list[float]:
         table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)
         return [float(table_s[size - 1, c - 1]) for c in cores]
 
     def _measure(
-        self, until_s: float, allocation: Allocation, decision_s: float, paused_s: float
+        self, until_s: float, allocation: Allocation, decision_s: float
     ) -> IntervalMetrics:
         arrived, ended, completions = self.core.take_interval()
-        self._history.add(arrived, self.plan.base_delay_s)
+        self._history.add(arrived)
         now_s, counts, status = self.worker.now(), self.core.counts, self.worker.status()
         elapsed_s = now_s - self._measured_s
         metrics = IntervalMetrics(
@@ -235,41 +191,26 @@ class System:
             bandwidth_bytes_per_s=self._history.bandwidths[-1],
             feasible=int(allocation.feasible),
             decision_s=decision_s,
-            paused_s=paused_s,
+            paused_s=0.0,
         )
         self._counts, self._status, self._measured_s = counts, status, now_s
-        value = reward(metrics, self.spec.cores_max, self.plan.violation_weight)
-        return dataclasses.replace(metrics, reward=value)
-
-
-def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
-    """Check that an allocation lies within the limits.
-
-    Raises:
-        ValueError: It does not.
-    """
-    for name in ("cores", "batch", "replicas"):
-        value, limit = getattr(allocation, name), getattr(spec, f"{name}_max")
-        if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
-            raise ValueError(
-                f"allocation.{name} must be a whole number between 1 and {limit}, not {value!r}"
-            )
-    if allocation.variant != 0:
-        raise ValueError(f"there is only model variant 0, not {allocation.variant!r}")
+        weight = self._scenario.reward.violation_weight
+        return dataclasses.replace(metrics, reward=reward(metrics, self.spec.cores_max, weight))
 
 
 class _History:
     """What the past intervals' arrivals had to say about load and network."""
 
-    def __init__(self) -> None:
+    def __init__(self, base_delay_s: float) -> None:
+        self._base_delay_s = base_delay_s
         self.arrivals: deque[float] = deque(maxlen=HISTORY)
         self.mean_delays_s: deque[float] = deque(maxlen=HISTORY)
         self.bandwidths: deque[float] = deque(maxlen=HISTORY)
         self.delays_s: FloatArray = np.zeros(0)
         self.budgets_s: FloatArray = np.zeros(0)
 
-    def add(self, arrived: Sequence[Request], base_delay_s: float) -> None:
-        """Add one interval."""
+    def add(self, arrived: Sequence[Request]) -> None:
+        """Add one interval; without arrivals it repeats the delay and the bandwidth before it."""
         self.arrivals.append(float(len(arrived)))
         self.delays_s = np.array([r.delay_s for r in arrived], dtype=np.float64)
         self.budgets_s = np.array([r.budget_on_arrival_s for r in arrived], dtype=np.float64)
@@ -277,9 +218,76 @@ class _History:
         bandwidth = self.bandwidths[-1] if self.bandwidths else np.nan
         if arrived:
             total_s = total(r.delay_s for r in arrived)
-            transfer_s = total_s - base_delay_s * len(arrived)
+            transfer_s = total_s - self._base_delay_s * len(arrived)
             mean_s = total_s / len(arrived)
             if transfer_s > ROUNDING_S * len(arrived):
                 bandwidth = total(r.payload_bytes for r in arrived) / transfer_s
         self.mean_delays_s.append(mean_s)
         self.bandwidths.append(bandwidth)
+
+
+def slo_metrics(before: Counts, after: Counts) -> dict[str, Any]:
+    """Return what became of requests between two looks at the ledger."""
+    ended = after.ended - before.ended
+    violations = after.violations - before.violations
+    return {
+        **{
+            name: getattr(after, name) - getattr(before, name)
+            for name in ("offered", "on_time", "late", "dropped", "failed", "hopeless")
+        },
+        "violations": violations,
+        "avoidable_violations": after.avoidable - before.avoidable,
+        "violation_rate": violations / ended if ended else 0.0,
+        "queued": after.queued,
+        "running": after.running,
+    }
+
+
+def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -> dict[str, Any]:
+    """Return sizes and times of batches and end-to-end latencies of what ended in the interval."""
+    metrics: dict[str, Any] = {}
+    latency_s = sorted(
+        entry.finished_s - entry.request.sent_s
+        for entry in ended
+        if entry.outcome in (Outcome.ON_TIME, Outcome.LATE)
+    )
+    if latency_s:
+        metrics["latency_mean_s"] = total(latency_s) / len(latency_s)
+        metrics["latency_p50_s"] = quantile(latency_s, 0.5)
+        metrics["latency_p99_s"] = quantile(latency_s, 0.99)
+    if completions:
+        metrics["batch_mean"] = sum(c.batch.size for c in completions) / len(completions)
+    service_s = [c.finished_s - c.started_s for c in completions if c.ok]
+    if service_s:
+        metrics["service_mean_s"] = total(service_s) / len(service_s)
+    return metrics
+
+
+def resource_metrics(
+    before: WorkerStatus, after: WorkerStatus, elapsed_s: float, core_unit: float
+) -> dict[str, Any]:
+    """Return what was held and used between two looks at the worker, ``elapsed_s`` apart."""
+    core_seconds = after.core_seconds - before.core_seconds
+    used = after.used_core_seconds - before.used_core_seconds
+    stopped = (after.throttled_s - before.throttled_s) * after.effective_cores
+    return {
+        "cores": core_seconds / elapsed_s,
+        "core_seconds": core_seconds,
+        "physical_core_seconds": core_seconds * core_unit,
+        "effective_cores": after.effective_cores,
+        "replicas_ready": after.ready,
+        "utilisation": min(1.0, used / core_seconds) if core_seconds > 0 else 0.0,
+        "throttled_share": stopped / core_seconds if core_seconds > 0 else 0.0,
+        "cpu_s": after.cpu_s - before.cpu_s,
+        "actuation_s": after.actuation_s,
+        "restarts": after.restarts - before.restarts,
+    }
+
+
+def reward(metrics: IntervalMetrics, cores_max: int, violation_weight: float) -> float:
+    """Charge the cores held and the requests that missed their deadline.
+
+    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``
+    """
+    missed = metrics.violations / max(1, metrics.on_time + metrics.violations)
+    return -metrics.cores / cores_max - violation_weight * missed

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from sponge_env.interfaces import FloatArray
-from sponge_env.quota import QuotaService
+from sponge_env.profile import CONTENDING, QuotaService
 
 SLICE_S = 0.005
 """What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)."""
@@ -20,11 +20,11 @@ NANOSECOND_S = 1e-9
 """The kernel counts in whole ones: less than that is nothing."""
 
 
-_Books = tuple[float, float, float, float, float, bool, float, float]
+_Account = tuple[float, float, float, float, float, bool, float, float]
 
 
 class QuotaBucket:
-    """The books that Linux keeps of a group's CPU time, on the one CPU it is pinned to.
+    """The account that Linux keeps of a group's CPU time, on the one CPU it is pinned to.
 
     At fixed moments, a period apart, the group's pool is filled up to the quota; what was
     not used is lost. The CPU draws on the pool in slices and spends them at full speed. It
@@ -68,19 +68,24 @@ class QuotaBucket:
         self._stopped = False
         self._resume_s = 0.0  # what going on after a pause costs the work at hand
         self._left_s = 0.0  # CPU time the batch still needs; 0 while the group sleeps
-        self._now_s = 0.0  # the books are kept up to here
+        self._now_s = 0.0  # the account is kept up to here
         self.finish_s = 0.0
         self.used_core_s = 0.0
         self.throttled_s = 0.0
-        self._end = self._books  # as they will be when the work is done
+        self._end = self._account  # as they will be when the work is done
 
-    def load(self, now_s: float, cold_start_s: float, crowd: int) -> None:
+    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
         """Begin to load the model, which alone takes ``cold_start_s`` on one core unit.
 
         That time was measured with its pauses, so these cost nothing more.
         """
         self._resume_s = 0.0
-        self._wake(now_s, cold_start_s * self._core_unit * self._quota.loading(crowd))
+        self._wake(now_s, cold_start_s * self._core_unit * self._slowdown(loading))
+
+    def _slowdown(self, loading: int) -> float:
+        """Return the work of loading relative to a replica that does so alone."""
+        contention = min(1.0, (loading - 1) / (CONTENDING - 1))
+        return 1.0 + (self._quota.loading_contention - 1.0) * contention
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
@@ -91,7 +96,7 @@ class QuotaBucket:
     def advance(self, now_s: float) -> None:
         """Progress to ``now_s``."""
         if self._left_s > 0 and now_s >= self.finish_s:
-            self._books = self._end
+            self._account = self._end
         elif self._left_s > 0:
             self._run(now_s)
 
@@ -128,7 +133,7 @@ class QuotaBucket:
         self._predict()
 
     def _catch_up(self, now_s: float) -> None:
-        """Bring the books of a group that sleeps up to ``now_s``."""
+        """Bring the account of a group that sleeps up to ``now_s``."""
         while self._stopped and self._refill_s <= now_s:
             self._refill()
         self._pass_refills(now_s)
@@ -142,13 +147,13 @@ class QuotaBucket:
 
     def _predict(self) -> None:
         """Find the end by going there and back."""
-        here = self._books
+        here = self._account
         self._run(math.inf)
-        self.finish_s, self._end = self._now_s, self._books
-        self._books = here
+        self.finish_s, self._end = self._now_s, self._account
+        self._account = here
 
     @property
-    def _books(self) -> _Books:
+    def _account(self) -> _Account:
         """All that changes while work goes on."""
         return (
             self._now_s,
@@ -161,8 +166,8 @@ class QuotaBucket:
             self.throttled_s,
         )
 
-    @_books.setter
-    def _books(self, books: _Books) -> None:
+    @_account.setter
+    def _account(self, account: _Account) -> None:
         (
             self._now_s,
             self._left_s,
@@ -172,7 +177,7 @@ class QuotaBucket:
             self._stopped,
             self.used_core_s,
             self.throttled_s,
-        ) = books
+        ) = account
 
     def _run(self, until_s: float) -> None:
         """Go on until ``until_s`` or the end of the work."""

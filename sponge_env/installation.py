@@ -1,0 +1,79 @@
+"""What of the project is installed, and where it lies.
+
+In a clone the folders ``agents``, ``baselines`` and ``traces`` lie beside this package. The
+wheel has them within it: other distributions have top-level packages of these names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from sponge_env.errors import ConfigError, MissingExtraError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+EXTRAS = {
+    "train": ("sb3_contrib", "stable_baselines3", "tensorboard", "torch"),
+    "search": ("optuna",),
+    "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
+    "report": ("jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard"),
+}
+"""Modules without which what an extra is for cannot work."""
+
+
+def data_folder(name: str) -> Path:
+    """Return a folder that ships with the project, such as ``traces``."""
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def bundled(name: str) -> str:
+    """Return the dotted name by which a package that ships with the project is imported.
+
+    Args:
+        name: ``agents`` or ``baselines``.
+
+    Raises:
+        ConfigError: Python finds another project's package by that name.
+    """
+    inside = f"{__package__}.{name}"
+    if importlib.util.find_spec(inside):
+        return inside
+    spec = importlib.util.find_spec(name)
+    found = spec.origin if spec else None
+    ours = data_folder(name)
+    if found is None or Path(found).resolve().parent != ours:
+        raise ConfigError(
+            f"Python finds the package {name!r} at {found or 'no place'} instead of {ours}; "
+            "take the other distribution of that name out of this environment, or install "
+            "the wheel of sponge-env, which carries its own"
+        )
+    return name
+
+
+def missing(extra: str) -> list[str]:
+    """Return which modules of an extra are not installed."""
+    return [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f"pip install 'sponge-env[{extra}]'"
+
+
+def require_extra(extra: str, what: str) -> None:
+    """Make sure that an extra is installed.
+
+    Args:
+        extra: A key of :data:`EXTRAS`.
+        what: What needs it, for the message.
+
+    Raises:
+        MissingExtraError: It is not, or not the whole of it.
+    """
+    if modules := missing(extra):
+        raise MissingExtraError(
+            f"{what} needs modules that are not installed ({', '.join(modules)}); run: "
+            f"{how_to_install(extra)}"
+        )

@@ -1,0 +1,162 @@
+"""Doors into compiled parts of the core that the product calls from compiled code only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sponge_env.core import entry, quota, service
+from sponge_env.core.compiled import entry_point, rows
+from sponge_env.core.entry import _world
+from sponge_env.core.records import LISTED_REQUEST, SAMPLE, Arrays
+from sponge_env.core.rng import seed_stream, uniform
+from sponge_env.core.settings import CONSTANT, FIXED, SETTINGS, write_table
+from sponge_env.formats import BandwidthTrace
+from sponge_env.profile import QuotaService
+from sponge_env.simulation.memory import Room, allocate, blank_metrics
+
+METRICS = blank_metrics(1)
+
+
+@entry_point
+def draw_uniforms(
+    state: NDArray[np.uint64], seed: int, purpose: np.uint64, out: NDArray[np.float64]
+) -> None:
+    seed_stream(state, seed, purpose)
+    for k in range(len(out)):
+        out[k] = uniform(state)
+
+
+@entry_point
+def _begin(arrays: Arrays, metrics: NDArray[Any], cores: int, phase: float) -> None:
+    w = _world(arrays, 0, metrics)
+    service.new_service(w, w.replicas[0], cores)
+    if w.settings.limited:
+        quota.new_bucket(w.settings, w.replicas[0], phase)
+
+
+@entry_point
+def _load(arrays: Arrays, metrics: NDArray[Any], now_s: float, loading: int) -> None:
+    w = _world(arrays, 0, metrics)
+    w.replicas[0].batch_size = 0
+    service.load_service(w, w.replicas[0], now_s, loading)
+
+
+@entry_point
+def _start(arrays: Arrays, metrics: NDArray[Any], now_s: float, size: int) -> None:
+    w = _world(arrays, 0, metrics)
+    w.replicas[0].batch_size = size
+    service.start_service(w, w.replicas[0], now_s)
+
+
+@entry_point
+def _advance(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
+    w = _world(arrays, 0, metrics)
+    service.advance(w, w.replicas[0], now_s)
+
+
+@entry_point
+def _resize(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: int) -> None:
+    w = _world(arrays, 0, metrics)
+    service.resize_service(w, w.replicas[0], now_s, cores)
+
+
+@entry_point
+def _share(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: float) -> None:
+    w = _world(arrays, 0, metrics)
+    quota.share(w.settings, w.replicas[0], now_s, cores)
+
+
+@entry_point
+def _replayed(arrays: Arrays, metrics: NDArray[Any], size: int) -> float:
+    return service._replayed(_world(arrays, 0, metrics), size)
+
+
+def measured_works(table: NDArray[np.float64], sizes: Sequence[int]) -> list[float]:
+    """Return the relative works that batches of these sizes get of a table of measured ones."""
+    settings = np.zeros(1, SETTINGS)
+    settings["replay_at"] = 1
+    numbers, nothing = np.concatenate([np.zeros(1), table]), np.zeros(0, SAMPLE)
+    arrays = allocate(1, Room(), rows(settings), nothing, numbers)
+    return [_replayed(arrays, METRICS, size) for size in sizes]
+
+
+class CoreService:
+    """The core's service of one replica, with the face of the reference's."""
+
+    def __init__(
+        self,
+        cores: int,
+        *,
+        latency_s: ArrayLike = (),
+        limit: QuotaService | None = None,
+        work_s: Sequence[float] = (),
+        core_unit: float = 1.0,
+        phase: float = 0.0,
+    ) -> None:
+        """Start idle: on whole cores with (batch_max, cores_max) latencies, or under a quota."""
+        settings, table_s = np.zeros(1, SETTINGS), np.asarray(latency_s, np.float64)
+        row, sizes = settings[0], max(len(work_s), len(table_s))
+        # A table of measured work that is used up: every batch takes the ratio at its beginning.
+        parts = [np.zeros(1), np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
+        row["replay_at"], row["work_at"] = 1, 2 + 2 * sizes
+        row["served_at"] = row["work_at"] + len(work_s)
+        row["limits"]["cores"] = table_s.shape[-1]
+        row["core_unit"] = core_unit
+        if limit is not None:
+            row["limited"] = True
+            write_table(row["quota"], limit)
+        nothing = np.zeros(0, SAMPLE)
+        self._arrays = allocate(1, Room(), rows(settings), nothing, np.concatenate(parts))
+        _begin(self._arrays, METRICS, cores, phase)
+
+    @property
+    def finish_s(self) -> float:
+        return float(self._arrays.replicas["finish_s"][0, 0])
+
+    @property
+    def used_core_s(self) -> float:
+        return float(self._arrays.replicas["used_core_s"][0, 0])
+
+    @property
+    def throttled_s(self) -> float:
+        return float(self._arrays.replicas["throttled_s"][0, 0])
+
+    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
+        self._arrays.settings["cold_start_s"] = cold_start_s
+        _load(self._arrays, METRICS, now_s, loading)
+
+    def start(self, now_s: float, size: int, noise: float) -> None:
+        self._arrays.numbers[1] = noise
+        _start(self._arrays, METRICS, now_s, size)
+
+    def advance(self, now_s: float) -> None:
+        _advance(self._arrays, METRICS, now_s)
+
+    def resize(self, now_s: float, cores: int) -> None:
+        _resize(self._arrays, METRICS, now_s, cores)
+
+    def share(self, now_s: float, cores: float) -> None:
+        _share(self._arrays, METRICS, now_s, cores)
+
+
+def arrival_s(trace: BandwidthTrace, sent_s: ArrayLike, payload_bytes: float) -> Any:
+    """Return when the core says that transfers end which begin at ascending times."""
+    settings = np.zeros(1, SETTINGS)
+    row, samples = settings[0], np.zeros(trace.start_s.size + 1, SAMPLE)
+    samples["start_s"] = np.append(trace.start_s, trace.duration_s)
+    samples["bandwidth"] = np.append(trace.bandwidth_bytes_per_s, 0.0)
+    samples["cumulative"] = trace.cumulative_bytes
+    row["network_kind"], row["arrival_kind"] = FIXED, CONSTANT
+    row["samples"], row["trace_s"] = trace.start_s.size, trace.duration_s
+    arrays = allocate(1, Room(), rows(settings), samples, np.zeros(1))
+    sent_s = np.atleast_1d(np.asarray(sent_s, np.float64))
+    requests = rows(np.zeros(sent_s.size, LISTED_REQUEST))
+    requests["sent_s"], requests["payload_bytes"] = sent_s, payload_bytes
+    one = np.ones(1, np.bool_), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    entry.begin_traffic_range(arrays, 0, 1, *one, METRICS)
+    entry.arrive(arrays, METRICS, requests, payload_bytes)
+    return np.array(requests["arrival_s"])

@@ -1,0 +1,168 @@
+"""The live system, on a worker without processes: the same rules as the simulated one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from differential import allocations, check_alike, check_columns, check_same
+from drawn_scenarios import SEEDS, scenarios, write_files
+from fake_worker import FakeWorker
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import make_system, worker_settings
+from scenarios import SHORT, STEADY_PROFILE, requests_at, short
+
+from sponge_env.config import Limits, Serving, Simulation
+from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.system import LiveSystem, SimulatedSystem
+from sponge_env.workload import Workload, as_long_as_its_traces
+
+OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("live"))
+
+
+def fake_worker(
+    scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int, **settings: Any
+) -> FakeWorker:
+    played = as_long_as_its_traces(scenario)
+    return FakeWorker(**{**worker_settings(played, profile, spec, seed), **settings})
+
+
+def live_system(
+    scenario: Scenario,
+    seed: int = 0,
+    profile: Profile | None = None,
+    workload: Workload | None = None,
+    hold: bool = False,
+    **settings: Any,
+) -> LiveSystem:
+    profile = profile or scenario_profile(scenario)
+
+    def make_worker(spec: SystemSpec) -> FakeWorker:
+        return fake_worker(scenario, profile, spec, seed, **settings)
+
+    return LiveSystem(scenario, seed, make_worker, profile, workload, hold_between_steps=hold)
+
+
+def check_live(scenario: Scenario, seed: int, crashes_s: Sequence[float] = ()) -> LiveSystem:
+    """Compare the live system with the reference, each on a worker of its own."""
+    profile = scenario_profile(scenario)
+    live = live_system(scenario, seed, crashes_s=crashes_s)
+    spec = make_spec(scenario, profile)
+    worker = fake_worker(scenario, profile, spec, seed, crashes_s=crashes_s)
+    reference = make_system(scenario, seed, worker=worker)
+    check_alike(live, reference, allocations(scenario, seed))
+    return live
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.data(), seed=SEEDS)
+def test_it_serves_as_the_reference_and_the_simulated_system_do(
+    files: Path, data: st.DataObject, seed: int
+) -> None:
+    scenario = data.draw(scenarios(files))
+    check_live(scenario, seed)
+    live, simulated = live_system(scenario, seed), SimulatedSystem(scenario, seed)
+    for wanted in allocations(scenario, seed)[: live.plan.intervals]:
+        value, expected = live.step(Allocation(*wanted)), simulated.step(Allocation(*wanted))
+        check_same(value, expected, "metrics", 1e-9)
+        check_same(live.view(), simulated.view(), "view", 1e-9)
+    for system in (live, simulated):
+        system.drain()
+    check_columns(live, simulated, 1e-9)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data(), seed=SEEDS)
+def test_replicas_die_as_in_the_reference(files: Path, data: st.DataObject, seed: int) -> None:
+    scenario = data.draw(scenarios(files))
+    crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s + 1), max_size=12).map(sorted))
+    check_live(scenario, seed, crashes_s)
+
+
+def test_deaths_lead_to_every_outcome() -> None:
+    """So that the comparison above is one of retries and failures, too."""
+    scenario = short(
+        slo_s=0.6,
+        serving=Serving("expired"),
+        limits=Limits(16, 16, 3),
+        simulation=Simulation(cold_start_s=0.3),
+    )
+    live = check_live(scenario, 1, np.arange(0.0, 20.0, 0.7).tolist())
+    columns = live.columns()
+    assert set(columns["outcome"]) == {"on_time", "late", "dropped", "failed"}
+    assert columns["attempts"].max() > 1
+    assert live.worker.status().restarts > 5
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data(), seed=SEEDS)
+def test_requests_are_conserved_at_any_moment(files: Path, data: st.DataObject, seed: int) -> None:
+    scenario = data.draw(scenarios(files, Limits(16, 16, 4)))
+    crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s), max_size=12).map(sorted))
+    systems: list[LiveSystem] = []
+    system = live_system(
+        scenario, seed, crashes_s=crashes_s, watch=lambda: [check_conserved(s) for s in systems]
+    )
+    systems.append(system)
+    totals = dict.fromkeys(("offered", *OUTCOMES), 0)
+    for wanted in allocations(scenario, seed)[: system.plan.intervals]:
+        metrics = system.step(Allocation(*wanted))
+        for name in ("offered", *OUTCOMES[2:]):
+            totals[name] += getattr(metrics, name)
+        counts = check_conserved(system)
+        totals |= {"queued": metrics.queued, "running": metrics.running}
+        assert counts == {name: totals[name] for name in OUTCOMES}
+        assert totals["offered"] == sum(counts.values())
+    system.drain()
+    counts = check_conserved(system)
+    assert counts["queued"] == counts["running"] == 0
+
+
+def check_conserved(system: LiveSystem) -> dict[str, int]:
+    """Check that every request that has arrived is somewhere, exactly once; return where."""
+    columns = system.columns()
+    counts = {name: int(np.sum(columns["outcome"] == name)) for name in OUTCOMES}
+    assert sum(counts.values()) == columns["id"].size
+    assert len(set(columns["id"].tolist())) == columns["id"].size
+    assert len(system.view().queued_deadlines_s) == counts["queued"]
+    assert sum(batch.size for batch in system.view().running) == counts["running"]
+    return counts
+
+
+def test_a_learner_takes_its_time_between_two_steps() -> None:
+    system = live_system(SHORT, hold=True, held_s=0.3)
+    worker = system.worker
+    assert isinstance(worker, FakeWorker)
+    assert worker.diary == ["hold"]
+    with system.paused():
+        assert worker.diary == ["hold"], "it stands still already"
+    assert system.step(Allocation(4, 4, 2)).paused_s == 0.3
+    assert worker.diary == ["hold", "release", "resize 4 x 2", "hold"]
+    system.drain()
+    assert worker.diary[4:] == ["release"]
+    system.close()
+    assert worker.diary[5:] == ["close"]
+    assert system.limiter == "fake"
+
+
+def test_batches_name_their_requests_in_the_order_in_which_they_are_served() -> None:
+    """The last three wait when a batch of two is formed."""
+    requests = requests_at((0.0, 9.0), (0.03, 5.0), (0.02, 4.0), (0.01, 5.0))
+    system = live_system(short(duration_s=2.0), profile=STEADY_PROFILE, workload=requests)
+    system.step(Allocation(16, 2))
+    worker = system.worker
+    assert isinstance(worker, FakeWorker)
+    assert [batch.requests for batch in worker.batches] == [(0,), (2, 1), (3,)]
+    assert len({batch.id for batch in worker.batches}) == 3

@@ -1,0 +1,168 @@
+"""What is told about the distribution, and what its parts need. ``make package`` uses a wheel."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import sponge_env
+from sponge_env import installation
+from sponge_env.__main__ import COMMANDS, main
+from sponge_env.errors import ConfigError, MissingExtraError
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\[<>=!~]", requirement)[0].lower().replace("_", "-")
+
+
+@cache
+def installed():
+    return importlib.metadata.packages_distributions()
+
+
+def distributions(module: str) -> set[str]:
+    found = installed().get(module, [])
+    return {name.lower().replace("_", "-") for name in found}
+
+
+def imported_modules() -> dict[str, str]:
+    """Return the foreign top-level modules that the packages import, each with a file."""
+    ours = {"sponge_env", "agents", "baselines", *sys.stdlib_module_names}
+    found = {}
+    for package in ("sponge_env", "agents", "baselines"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    names = [node.module or ""]
+                found.update({name.partition(".")[0]: str(path) for name in names})
+    return {module: path for module, path in found.items() if module not in ours}
+
+
+def test_what_is_imported_is_declared():
+    requirements = [PROJECT["dependencies"], *(EXTRAS[extra] for extra in installation.EXTRAS)]
+    declared = {name_of(requirement) for group in requirements for requirement in group}
+    for module, path in imported_modules().items():
+        assert distributions(module) & declared, f"{path} imports {module}"
+
+
+def test_an_extra_brings_what_is_looked_for():
+    for extra, modules in installation.EXTRAS.items():
+        declared = {name_of(requirement) for requirement in EXTRAS[extra]}
+        assert all(distributions(module) & declared for module in modules), extra
+
+
+def test_the_extra_all_and_development_bring_every_extra():
+    (everything,) = EXTRAS["all"]
+    assert set(re.findall(r"\w+", everything.partition("[")[2])) == set(installation.EXTRAS)
+    assert "sponge-env[all]" in EXTRAS["dev"]
+
+
+def test_the_version_is_told_in_one_way():
+    version = sponge_env.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_a_missing_extra_is_a_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for module in ("torch", "onnx", "pandas"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for extra, line in {
+        "train": "train --steps 10",
+        "live": "calibrate --seconds 1",
+        "report": "report .",
+    }.items():
+        assert main(line.split()) == 2
+        error = capsys.readouterr().err
+        assert f"pip install 'sponge-env[{extra}]'" in error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_suite_asks_for_its_extra_before_it_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    assert main(["evaluate", "--suite", "quick"]) == 2
+    assert "(scipy); run: pip install 'sponge-env[report]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_evaluation_does_without_the_report(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main("evaluate --agent static-8 --duration 5 --run-dir run".split()) == 0
+    assert "for TensorBoard and plots: pip install 'sponge-env[report]'" in capsys.readouterr().out
+    made = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"intervals", "requests", "results"} <= made
+    assert not {"tensorboard", "comparison.png"} & made
+
+
+def test_an_extra_that_is_missing_is_an_import_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    monkeypatch.delitem(sys.modules, "sponge_env.vector.sb3_env", raising=False)
+    with pytest.raises(MissingExtraError, match=r"sb3_env needs .*stable_baselines3"):
+        importlib.import_module("sponge_env.vector.sb3_env")
+    assert issubclass(MissingExtraError, ImportError)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_a_mistyped_command_is_a_sentence(capsys):
+    assert main(["evalute"]) == 2
+    assert "did you mean 'evaluate'?" in capsys.readouterr().err
+
+
+def test_help_and_version_are_quick_to_say():
+    code = (
+        "import sys\nfrom sponge_env.__main__ import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'numba', 'pandas', 'torch', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"sponge-env {sponge_env.__version__}\n"
+
+
+def test_what_ships_lies_beside_the_package_or_within_it(monkeypatch, tmp_path):
+    assert installation.data_folder("traces") == ROOT / "traces"
+    assert installation.bundled("agents") == "agents"
+    package = tmp_path / "sponge_env"
+    (package / "traces").mkdir(parents=True)
+    monkeypatch.setattr(installation, "_PACKAGE", package)
+    assert installation.data_folder("traces") == package / "traces"
+    (package / "agents").mkdir()
+    (package / "agents" / "__init__.py").touch()
+    monkeypatch.setattr(sponge_env, "__path__", [str(package)])
+    assert installation.bundled("agents") == "sponge_env.agents"
+
+
+def test_another_projects_agents_are_not_taken_for_ours(monkeypatch, tmp_path):
+    (tmp_path / "baselines").mkdir()
+    (tmp_path / "baselines" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "baselines", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="Python finds the package 'baselines' at"):
+        installation.bundled("baselines")

@@ -1,0 +1,96 @@
+"""Build the wheel and use it in a bare environment: ``make package``.
+
+The environment has the base dependencies only, and a package ``agents`` of somebody else.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import sponge_env
+
+ROOT = Path(__file__).resolve().parent.parent
+FOREIGN = "from nowhere import Agent  # as good as openai-agents\n"
+
+STEP = """
+import gymnasium, sponge_env, sponge_env.vector.gym_env
+assert "site-packages" in sponge_env.__file__, sponge_env.__file__
+env = gymnasium.make("Sponge-v0")
+observation, _ = env.reset(seed=0)
+for _ in range(3):
+    observation, *_ = env.step(env.action_space.sample())
+assert env.observation_space.contains(observation)
+"""
+
+NEEDED: Mapping[str, Sequence[str]] = {
+    "sponge-env[train]": ["train"],
+    "sponge-env[live]": ["calibrate"],
+    "the report": ["report", "runs"],
+    "sponge-env[report]": ["evaluate", "--suite", "quick"],
+}
+"""Commands that do not run on the base alone, by what their error names."""
+
+
+def build(folder: Path) -> Path:
+    """Return the wheel, whose files all lie within the package."""
+    pip = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--quiet"]
+    subprocess.run([*pip, "--wheel-dir", str(folder)], check=True)
+    (wheel,) = folder.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {"sponge_env", f"sponge_env-{sponge_env.__version__}.dist-info"}, tops
+    wanted = ("agents/policies/ppo-lite0.safetensors", "baselines/tuned.json", "py.typed")
+    for name in (*wanted, "traces/scenarios/paper.toml", "traces/suites/bounds.json"):
+        assert f"sponge_env/{name}" in names, name
+    return wheel
+
+
+def main() -> None:
+    """Build, install, use."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        wheel, bare, elsewhere = build(folder), folder / "venv", folder / "elsewhere"
+        elsewhere.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", str(bare)], check=True)
+        (site,) = bare.glob("lib/python*/site-packages")
+        foreign = site / "agents" / "__init__.py"
+        foreign.parent.mkdir()
+        foreign.write_text(FOREIGN)
+        subprocess.run([bare / "bin" / "pip", "install", "--quiet", str(wheel)], check=True)
+        assert foreign.read_text() == FOREIGN, "the wheel harms another distribution"
+
+        def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [str(bare / "bin" / program), *arguments],
+                cwd=elsewhere,
+                env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        evaluation = ["--agent", "static-8", "--duration", "20", "--json", "out.json"]
+        for done in (
+            run("sponge", "--version"),
+            run("sponge", "evaluate", *evaluation),
+            run("python", "-m", "sponge_env", "evaluate", "--agent", "sponge-ip", *evaluation[2:]),
+            run("python", "-c", STEP),
+        ):
+            assert done.returncode == 0, f"{done.args}: {done.stderr}"
+            sys.stdout.write(done.stdout)
+        assert list(elsewhere.glob("runs/*/intervals/static-8/*.parquet"))
+        for extra, arguments in NEEDED.items():
+            done = run("sponge", *arguments)
+            assert done.returncode == 2, f"{done.args}: {done.stdout}{done.stderr}"
+            assert extra in done.stderr, done.stderr
+            assert done.stderr.count("\n") == 1, done.stderr
+            sys.stdout.write(done.stderr)
+
+
+if __name__ == "__main__":
+    main()
