@@ -13,7 +13,7 @@ CONTROLLERS = {
     for name, place in {
         "sponge-ip": "sponge_ip:SpongeIP",
         "sponge-exact": "sponge_ip:sponge_exact",
-        "sponge-mpc": "sponge_mpc:SpongeMPC",
+        "sponge-mpc": "lookahead:SpongeMPC",
         "sponge-joint": "sponge_joint:SpongeJoint",
         "sponge-no-batching": "sponge_ip:no_batching",
         "sponge-no-scaling": "sponge_ip:no_scaling",
@@ -22,7 +22,7 @@ CONTROLLERS = {
         "maskable-ppo": "learned:maskable_ppo",
         "recurrent-ppo": "learned:recurrent_ppo",
         "recurrent-ppo-joint": "learned:recurrent_ppo_joint",
-        "residual-ppo": "residual:ResidualController",
+        "residual-ppo": "learned:ResidualController",
     }.items()
 }
 """Name -> ``module:callable``, imported only when asked for."""
@@ -37,7 +37,7 @@ class Learner:
     control: ControlName = "vertical"
     """What it sees and chooses."""
     corrects: bool = False
-    """Whether its actions correct the look-ahead program instead, see :mod:`.residual`."""
+    """Whether its actions correct the look-ahead program instead, see :mod:`.learned`."""
     steps: int = 1_000_000
     """Environment steps of a training run, if nothing else is said."""
     envs: int = 256

@@ -1,7 +1,15 @@
-"""The controller that follows a trained policy, and where it finds one."""
+"""Controllers that follow a trained policy, and where they find one.
+
+The policy of ``residual-ppo`` corrects the look-ahead program instead of replacing it. Every
+interval it chooses the margin of ``sponge-mpc``, how far that looks and what a late request costs;
+the program then chooses cores and batch size. Whatever the policy does, the program still sees
+every deadline, so that a policy that has learned nothing is no worse than a badly set program
+(residual reinforcement learning: Johannink et al., ICRA 2019; Silver et al., 2018).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +22,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.masks import ActionMasks
 
 from . import LEARNERS
+from .lookahead import MPCConfig, SpongeMPC
 from .policy import POLICY_FILE, Memory, Policy, load_policy
 
 RUNS = Path("runs")
@@ -21,6 +30,18 @@ RUNS = Path("runs")
 
 SHIPPED = Path(__file__).resolve().parent / "policies"
 """Policies that come with the project."""
+
+MARGINS = (0.25, 0.5, 1.0, 2.0)
+"""Multiples of :attr:`~.lookahead.MPCConfig.guard` to choose from."""
+HORIZONS = (0, 1, 2)
+"""Values of :attr:`~.lookahead.MPCConfig.look_ahead` to choose from."""
+PRICES = (0.25, 1.0, 4.0)
+"""Multiples of :attr:`~.lookahead.MPCConfig.late_price` to choose from."""
+
+CHOICES = (len(MARGINS), len(HORIZONS), len(PRICES))
+"""Number of choices of each part of an action."""
+
+_GUARD_MAX = 0.9
 
 
 def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
@@ -32,12 +53,10 @@ class PolicyController(BaseController):
     """Follows a policy that was trained for the system at hand."""
 
     def __init__(self, agent: str, policy: str = "newest") -> None:
-        """Choose where the policy comes from; it is read by :meth:`reset`.
+        """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
-        Args:
-            agent: Name of the learner.
-            policy: ``newest``: the newest in ``runs/`` that fits the system, or else the
-                shipped one; ``shipped``; or the path of a policy file or run directory.
+        That is ``newest``: the newest in ``runs/`` that fits the system, or else the shipped one;
+        ``shipped``; or the path of a policy file or run directory.
         """
         self._agent = agent
         self._control = control_named(LEARNERS[agent].control)
@@ -46,11 +65,7 @@ class PolicyController(BaseController):
         self._path: Path | None = None
 
     def begin(self, spec: SystemSpec) -> None:
-        """Find a policy for this system, unless the last one was for it.
-
-        Raises:
-            PolicyError: There is none.
-        """
+        """Find a policy for this system, unless the last one was for it."""
         if self._policy is None or self._policy.info.fingerprint != spec.fingerprint:
             self._path, self._policy = self._find(spec)
         self._masks = masks_for(self._agent, spec)
@@ -119,3 +134,59 @@ ppo_joint = partial(PolicyController, "ppo-joint")
 maskable_ppo = partial(PolicyController, "maskable-ppo")
 recurrent_ppo = partial(PolicyController, "recurrent-ppo")
 recurrent_ppo_joint = partial(PolicyController, "recurrent-ppo-joint")
+
+
+def preset(config: MPCConfig) -> tuple[int, ...]:
+    """Return the action that leaves the program as it is."""
+    return MARGINS.index(1.0), HORIZONS.index(config.look_ahead), PRICES.index(1.0)
+
+
+def corrected(config: MPCConfig, action: IntArray) -> MPCConfig:
+    """Return the options of the program under an action.
+
+    It is (3,) places in :data:`MARGINS`, :data:`HORIZONS` and :data:`PRICES`.
+    """
+    margin, horizon, price = action
+    return dataclasses.replace(
+        config,
+        guard=min(config.guard * MARGINS[margin], _GUARD_MAX),
+        look_ahead=HORIZONS[horizon],
+        late_price=config.late_price * PRICES[price],
+    )
+
+
+class CorrectedMPC(SpongeMPC):
+    """``sponge-mpc`` with other options at each decision.
+
+    What it knows of the requests and the service times goes on from one decision to the next,
+    whatever the options were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._preset = self.config
+
+    def correct(self, action: IntArray) -> None:
+        """Set the options of the next decisions, see :func:`corrected`; after :meth:`reset`."""
+        self.config = corrected(self._preset, action)
+        self._program.correct(self.config)
+
+
+class ResidualController(PolicyController):
+    """Follows a policy that corrects the program."""
+
+    def __init__(self, policy: str = "newest") -> None:
+        """Choose where the policy comes from, see :class:`PolicyController`."""
+        super().__init__("residual-ppo", policy)
+        self._program = CorrectedMPC()
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Find a policy that makes these corrections, and start the program."""
+        super().begin(spec)
+        if self.policy.info.actions != CHOICES:
+            raise PolicyError(f"{self._path} makes other corrections than this version; train anew")
+        self._program.reset(spec, seed=0)
+
+    def _allocation(self, action: IntArray, view: SystemView) -> Allocation:
+        self._program.correct(action)
+        return self._program.decide(view)

@@ -128,15 +128,12 @@ class Policy:
         allowed: NDArray[np.bool_] | None = None,
         memory: Memory | None = None,
     ) -> NDArray[np.int64]:
-        """Return the most probable action.
+        """Return the most probable action: (..., parts) choices, from 0 on.
 
         Args:
             observation: (..., fields) float32.
             allowed: (..., sum of choices) which choices may be taken; all if left out.
             memory: What a recurrent policy remembers of the episode; updated.
-
-        Returns:
-            (..., parts) each part's choice, from 0 on.
         """
         hidden = observation
         if self.places is not None:
@@ -156,11 +153,7 @@ class Policy:
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write a policy file, whole or not at all.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
-    """
+    """Write a policy file, whole or not at all."""
     arrays = {}
     for index, (weight, bias) in enumerate(policy.layers):
         arrays[f"weight_{index}"] = np.ascontiguousarray(weight)
@@ -177,11 +170,7 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     Args:
         path: The file.
         observed: Names of the fields of the observations that it will be shown; its inputs if
-            left out.
-
-    Raises:
-        PolicyError: There is no such file, it is damaged, not a policy, or reads a field that
-            is not observed.
+            left out. A policy that reads another one is refused.
     """
     if path.suffix == ".zip":
         raise PolicyError(

@@ -14,15 +14,17 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
 
-from .exact import count_per_request, count_published, solve_per_request, solve_published
 from .program import (
     Forecast,
     State,
     cost_table,
+    count_per_request,
+    count_published,
     make_state,
     make_tables,
     published_table_ms,
     recovery_table,
+    solve_per_request,
 )
 
 if TYPE_CHECKING:
@@ -43,13 +45,14 @@ class ExactSolver:
         self.tables = make_tables(spec, margin)
 
     def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve the published form; see :func:`.exact.solve_published`."""
-        limit_ms = self._limit_ms(delay_max_s, slo_fraction)
-        cores, batch, late = solve_published(self._latency_ms, rate_rps, limit_ms)
-        return Allocation(cores, batch, feasible=late == 0)
+        """Solve the published form; see :func:`.program.count_published`."""
+        late = self._late(rate_rps, delay_max_s, slo_fraction).T
+        # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
+        cores, batch = divmod(int(late.argmin()), late.shape[1])
+        return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
 
     def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
-        """Solve the per-request form; see :func:`.exact.solve_per_request`."""
+        """Solve the per-request form; see :func:`.program.solve_per_request`."""
         cores, batch, late = solve_per_request(self.tables, *self.arguments(view, forecast))
         return Allocation(cores, batch, feasible=late == 0)
 
@@ -57,8 +60,9 @@ class ExactSolver:
         """Return what the kernels take beside the tables; see :func:`.program.make_state`."""
         return make_state(view, forecast, self._spec.interval_s)
 
-    def _limit_ms(self, delay_max_s: float, slo_fraction: float) -> float:
-        return (slo_fraction * self._spec.slo_s - delay_max_s) * 1e3
+    def _late(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> IntArray:
+        limit_ms = (slo_fraction * self._spec.slo_s - delay_max_s) * 1e3
+        return count_published(self._latency_ms, rate_rps, limit_ms)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,9 +90,7 @@ class PulpSolver(ExactSolver):
 
     def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
         """Solve the published form."""
-        late = np.empty(self._cost.shape, np.int64)
-        limit_ms = self._limit_ms(delay_max_s, slo_fraction)
-        count_published(self._latency_ms, rate_rps, limit_ms, late)
+        late = self._late(rate_rps, delay_max_s, slo_fraction)
         return solve(Program(self._cost, late), self._backend)
 
     def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
@@ -128,12 +130,9 @@ def solve(program: Program, backend: pulp.LpSolver) -> Allocation:
 
 
 def make_backend(name: SolverName) -> pulp.LpSolver:
-    """Make the solver behind PuLP; the only place that knows which there are.
+    """Make the solver behind PuLP, or raise a ConfigError if it is not installed.
 
     The relative gap is 0, for the weight of the batch size is below the usual tolerances.
-
-    Raises:
-        ConfigError: The solver is not installed.
     """
     import pulp
 
@@ -151,27 +150,21 @@ def make_backend(name: SolverName) -> pulp.LpSolver:
 
 
 def solver_maker(name: SolverName) -> Callable[[SystemSpec, float], ExactSolver]:
-    """Return what makes a solver for a system, with the margin of the per-request form.
-
-    Raises:
-        ConfigError: The solver is not installed.
-    """
+    """Return what makes a solver for a system, with the margin of the per-request form."""
     if name == "exact":
         _compile()
         return ExactSolver
     backend = make_backend(name)
-    _compile(np.zeros((1, 1), np.int64))
+    _compile(counting=True)
     return partial(PulpSolver, backend=backend)
 
 
-def _compile(late: IntArray | None = None) -> None:
-    """Compile a solver's kernels, or load them from disk, so that no decision waits for it."""
+def _compile(counting: bool = False) -> None:
+    """Compile a solver's kernel, or load it from disk, so that no decision waits for it."""
     fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
     tables = make_tables(SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0), 0.0)
     idle = State(0.0, np.empty(0), 0.0, np.empty((0, 2)), 1, Forecast(0.0, 0.0, 0.0, 0.0))
-    if late is None:
-        solve_published(np.ones((1, 1)), 0.0, 1.0)
-        solve_per_request(tables, idle, np.empty((0, 2)))
+    if counting:
+        count_per_request(tables, idle, np.empty((0, 2)), np.zeros((1, 1), np.int64))
     else:
-        count_published(np.ones((1, 1)), 0.0, 1.0, late)
-        count_per_request(tables, idle, np.empty((0, 2)), late)
+        solve_per_request(tables, idle, np.empty((0, 2)))

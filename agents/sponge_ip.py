@@ -112,16 +112,11 @@ def sponge_exact(**options: object) -> SpongeIP:
 
 
 def forecast_arrivals(config: SpongeIPConfig, spec: SystemSpec, view: SystemView) -> Forecast:
-    """Forecast an interval's arrivals from the past ones.
+    """Forecast an interval's arrivals from the past ones, of which there is one at least.
 
     The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most
     recent rate if that is higher. Plain floats, for the arrays are far too short for NumPy
     to pay.
-
-    Args:
-        config: Options.
-        spec: The system.
-        view: The state after at least one interval.
     """
     counts: list[float] = view.arrivals[-config.rate_windows :].tolist()
     mean = sum(counts) / len(counts)

@@ -59,7 +59,7 @@ class SpongeJoint(BaseController):
     """Sponge with replicas: chooses how many, their cores, and the batch size.
 
     Before the first interval has passed the load is unknown, and the replicas that there are
-    take all cores.
+    share all cores.
     """
 
     config: SpongeJointConfig
@@ -75,14 +75,19 @@ class SpongeJoint(BaseController):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose the fleet, then its cores and batch size."""
         if not view.arrivals.size:
-            return Allocation(spec.cores_max, spec.batch_max, view.allocation.replicas)
+            held = view.allocation.replicas
+            return Allocation(spec.most_cores(held), spec.batch_max, held)
         if self.config.learning:
             self._times.observe(view)
         self._fleet.observe(view)
         outlook = self._program.observe(view)
         service_s = self._times.table_s
-        self._program.use(service_s, self._fleet.replicas(view, service_s))
-        return self._program.choose(view, outlook)
+        wanted = self._fleet.replicas(view, service_s)
+        ready = max(1, min(view.replicas_ready, wanted))
+        self._program.use(service_s, wanted, spec.most_cores(ready))
+        answer = self._program.choose(view, outlook)
+        # Those that start find room only beside the cores that the ready ones need now.
+        return answer.changed(replicas=min(wanted, max(ready, spec.most_replicas(answer.cores))))
 
 
 def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
@@ -95,9 +100,6 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     Args:
         rates: (intervals,) past ones, newest last, at least one.
         lag: Intervals ahead.
-
-    Returns:
-        (<= 64,) rates of at least 0, in the unit of ``rates``.
     """
     width = min(_SMOOTHED, len(rates))
     smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
@@ -129,7 +131,8 @@ class Fleet:
         """Start without experience."""
         self._config = config
         self._spec = spec
-        self._replicas = np.arange(1, spec.replicas_max + 1)
+        self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
+        self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
         self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -138,12 +141,7 @@ class Fleet:
         self._rates_rps.append(float(view.arrivals[-1]) / self._spec.interval_s)
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
-        """Return how many replicas to hold now, starting ones included.
-
-        Args:
-            view: The state.
-            service_s: (cores_max, batch_max) seconds to plan a batch with.
-        """
+        """Return how many replicas to hold now, starting ones included."""
         serves_rps = self._serves_rps(service_s)
         rates = np.array(self._rates_rps)
         recent = rates[-_SMOOTHED:].mean()
@@ -162,14 +160,16 @@ class Fleet:
     def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
         """Return (serving, allocated) mean cost of so many replicas of which so many serve.
 
-        Each holds the cores that those which serve need. Replicas on one CPU that hold more
-        than it has take it from each other, for those that start need it, too.
+        Each holds the cores that those which serve need, as far as the machine has so many for
+        all. Replicas on one CPU that hold more than it has take it from each other, for those
+        that start need it, too.
         """
         load_rps = rates_rps / self._replicas[:, None]
         cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
-        allocated = cores[:, None, :] * self._replicas[:, None]
+        most = self._most_cores[:, None]
+        allocated = np.minimum(cores[:, None, :], most) * self._replicas[:, None]
         missing = np.maximum(allocated - self._spec.cpu_cores, 0.0)
-        missing += self._spec.cores_max * np.maximum(load_rps / serves_rps[-1] - 1, 0.0)[:, None, :]
+        missing += most * np.maximum(load_rps[:, None, :] / serves_rps[most - 1] - 1, 0.0)
         cost: FloatArray = (allocated + _OVERLOAD * missing).mean(axis=2)
         return cost
 

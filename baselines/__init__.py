@@ -14,11 +14,11 @@ CONTROLLERS = {
         "fa2": "fa2:FA2",
         "hpa": "hpa:HPA",
         "hpa-fast": "hpa:hpa_fast",
-        "queue-rule": "queue_rule:QueueRule",
-        "static": "static:Static",
-        "static-8": "static:static_8",
-        "static-16": "static:static_16",
-        "static-tuned": "static:Static",
+        "queue-rule": "rules:QueueRule",
+        "static": "rules:Static",
+        "static-8": "rules:static_8",
+        "static-16": "rules:static_16",
+        "static-tuned": "rules:Static",
         "themis": "themis:Themis",
         "throttle": "throttle:Throttle",
         "vpa": "vpa:VPA",
@@ -34,14 +34,9 @@ TUNED_FILE = Path(__file__).parent / "tuned.json"
 
 
 def tuned_options(agent: str, scenario: str, profile: str) -> dict[str, Any]:
-    """Return a controller's tuned options for a scenario with a profile.
+    """Return a controller's tuned options for a scenario with a profile, by name or file.
 
     A warning says so where none were found; the controller then has its defaults.
-
-    Args:
-        agent: Registered name.
-        scenario: Name of the scenario.
-        profile: Name of the profile, or the path of its file.
     """
     cell = cell_key(scenario, profile)
     found = _tuned().get(agent, {}).get("cells", {}).get(cell)

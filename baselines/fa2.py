@@ -69,12 +69,9 @@ def smallest_fleet(
         rate_rps: Requests per second, the published lambda.
         delay_max_s: Largest communication delay, the published cl.
         slo_fraction: Share of the SLO to plan with.
-
-    Returns:
-        The allocation, or None if nothing fits.
     """
     batches = np.arange(1, spec.batch_max + 1)
-    replicas = np.arange(1, spec.replicas_max + 1)[:, None]
+    replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]
     latency_ms = _latency_ms(spec)
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_max_s * 1e3
     budget_ms = slo_ms - delay_ms
@@ -94,16 +91,12 @@ def largest_fleet(spec: SystemSpec, slo_fraction: float) -> Allocation:
 
     Within reason is a batch that a request can wait for and still be served by the next one:
     ``2 * l < slo_fraction * SLO``. If none is, the batch size is 1.
-
-    Args:
-        spec: The system.
-        slo_fraction: Share of the SLO to plan with.
     """
     latency_ms = _latency_ms(spec)
     reasonable = 2 * latency_ms < slo_fraction * spec.slo_s * 1e3
     throughput = np.where(reasonable, np.arange(1, spec.batch_max + 1) / latency_ms, 0.0)
     batch = int(throughput.argmax()) + 1
-    return Allocation(cores=1, batch=batch, replicas=spec.replicas_max, feasible=False)
+    return Allocation(cores=1, batch=batch, replicas=spec.most_replicas(1), feasible=False)
 
 
 def _latency_ms(spec: SystemSpec) -> FloatArray:

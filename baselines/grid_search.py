@@ -87,13 +87,7 @@ class Race:
     """Tries options one after another, each once, and remembers the best."""
 
     def __init__(self, allowed: float, attempt: Attempt, first: Options) -> None:
-        """Try the first options.
-
-        Args:
-            allowed: Share of avoidable violations that counts as none.
-            attempt: Tries options.
-            first: They are the best so far.
-        """
+        """Try the first options; ``allowed`` violations, as a share, count as none."""
         self.allowed = allowed
         self._attempt = attempt
         self.best = attempt(first, None)
@@ -114,11 +108,7 @@ class Race:
 def find_best(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Outcome:
     """Return the best options that a search finds.
 
-    Args:
-        search: Where to look.
-        allowed: Share of avoidable violations that counts as none.
-        cores_max: Largest value of the option to be made small.
-        attempt: Tries options.
+    ``cores_max`` is the largest value of the option to be made small.
     """
     if search.smallest:
         race = _bisect(search, allowed, cores_max, attempt)

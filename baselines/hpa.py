@@ -21,7 +21,7 @@ from functools import partial
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .batching import BatchConfig, batch_size
+from .rules import BatchConfig, batch_size
 
 ROUNDING_S = 1e-9
 """Time by which a decision may come early by rounding."""
@@ -64,15 +64,16 @@ class HPA(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale if a sync period has passed."""
-        replicas = view.allocation.replicas
+        cores = min(self.config.cores, spec.cores_max)
+        most = spec.most_replicas(cores)
+        replicas = min(view.allocation.replicas, most)
         if view.last is not None:
             self._used_core_s += view.last.utilisation * view.last.core_seconds
             ready_cores = view.replicas_ready * view.allocation.cores
             self._ready_core_s += ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
-                replicas = self._scaler.scale(view.now_s, replicas, desired, spec.replicas_max)
-        cores = min(self.config.cores, spec.cores_max)
+                replicas = self._scaler.scale(view.now_s, replicas, desired, most)
         return Allocation(cores, batch_size(self.config, spec, cores), replicas)
 
     def _desired(self, view: SystemView) -> int:
@@ -95,12 +96,7 @@ def desired_replicas(
 ) -> int:
     """Return how many replicas would bring the utilisation to its target.
 
-    Args:
-        ratio: Utilisation of the ready replicas, relative to the target.
-        ready: Replicas that serve.
-        starting: Replicas that do not yet.
-        current: Replicas asked for.
-        tolerance: Distance of ``ratio`` from 1 within which nothing changes.
+    ``ratio`` is that of the ready replicas, relative to the target; ``current`` were asked for.
     """
     if ratio > 1 and starting:
         ratio, ready = ratio * ready / (ready + starting), ready + starting
@@ -122,14 +118,7 @@ class Scaler:
         self._changes: deque[tuple[float, int]] = deque()
 
     def scale(self, now_s: float, current: int, desired: int, replicas_max: int) -> int:
-        """Return the replicas to ask for.
-
-        Args:
-            now_s: Time.
-            current: Replicas asked for so far.
-            desired: Recommendation.
-            replicas_max: Most there may be.
-        """
+        """Return the replicas to ask for, after ``current`` ones, where so many are desired."""
         stable = self._stabilised(now_s, current, desired)
         allowed = max(current, min(self._allowed(now_s, current), replicas_max))
         replicas = max(1, min(stable, allowed))

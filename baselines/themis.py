@@ -64,38 +64,38 @@ class Themis(BaseController):
             and len(set(self._wanted)) == 1
         )
         # While the load moves, the replicas that are ready take it by growing.
-        replicas = self._wanted[-1] if stable else view.allocation.replicas
+        held = view.allocation.replicas
+        replicas = self._wanted[-1] if stable else held
         ready = max(1, min(view.replicas_ready, replicas))
-        grown = grow(spec, ready, rate_rps, budget_s)
+        grown = grow(spec, ready, rate_rps, budget_s, spec.most_cores(min(held, replicas)))
+        # New ones find room only beside the cores that the ready ones need until then.
+        replicas = min(replicas, max(held, spec.most_replicas(grown.cores)))
         return Allocation(grown.cores, grown.batch, replicas, feasible=grown.feasible)
 
 
 def one_core_replicas(spec: SystemSpec, rate_rps: float, budget_s: float) -> int:
     """Return the fewest one-core replicas that serve a rate; 0 if no number of them does."""
     latency_s = spec.latency.table_s(spec.batch_max, 1)[:, 0]
-    replicas = np.arange(1, spec.replicas_max + 1)[:, None]
+    replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]
     enough = _fits(latency_s, replicas, rate_rps, budget_s).any(axis=1)
     return int(enough.argmax()) + 1 if enough.any() else 0
 
 
-def grow(spec: SystemSpec, replicas: int, rate_rps: float, budget_s: float) -> Allocation:
+def grow(
+    spec: SystemSpec, replicas: int, rate_rps: float, budget_s: float, cores_max: int
+) -> Allocation:
     """Return the fewest cores, then the smallest batch, with which some replicas serve a rate.
 
-    Where no cores are enough, all of them at the highest throughput.
-
-    Args:
-        spec: The system.
-        replicas: Replicas that serve.
-        rate_rps: Requests per second.
-        budget_s: Time for waiting and service.
+    Where no cores are enough, the most that each can have, at the highest throughput. The budget
+    is for waiting and service.
     """
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max).T  # (cores, batch)
+    latency_s = spec.latency.table_s(spec.batch_max, cores_max).T  # (cores, batch)
     fits = _fits(latency_s, np.array(replicas), rate_rps, budget_s)
     if fits.any():
         cores, batch = divmod(int(fits.argmax()), spec.batch_max)
         return Allocation(cores + 1, batch + 1, replicas)
     fastest = int((np.arange(1, spec.batch_max + 1) / latency_s[-1]).argmax()) + 1
-    return Allocation(spec.cores_max, fastest, replicas, feasible=False)
+    return Allocation(cores_max, fastest, replicas, feasible=False)
 
 
 def _fits(

@@ -33,7 +33,7 @@ from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.results.schema import IntervalMetrics
 
-from .batching import BatchConfig, batch_size
+from .rules import BatchConfig, batch_size
 
 ALPHA = 3.0
 """Throttling that makes the limit grow, relative to the target."""
@@ -85,12 +85,7 @@ class Captain:
         self._before_shrink: float | None = None
 
     def move(self, throttled: float, usage: float) -> None:
-        """Take one interval into account.
-
-        Args:
-            throttled: Share of its periods that were throttled.
-            usage: Mean core units in use.
-        """
+        """Take in an interval's share of throttled periods, and the core units in use."""
         self._usage.append(usage)
         self.margin = max(0.0, self.margin + throttled - self._target)
         before, self._before_shrink = self._before_shrink, None
@@ -112,12 +107,7 @@ class Captain:
 
 
 def signals(last: IntervalMetrics, core_unit: float) -> tuple[float, float]:
-    """Return the share of throttled periods and the core units in use, or their stand-ins.
-
-    Args:
-        last: An interval of one replica.
-        core_unit: Physical cores in a core unit.
-    """
+    """Return the share of throttled periods and the core units in use, or their stand-ins."""
     quota = last.requested_cores * core_unit
     if quota < 1:
         throttled = min(1.0, last.throttled_share / (1 - quota))

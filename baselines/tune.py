@@ -73,11 +73,7 @@ class Task:
         return self.unsaved + SEARCHES[self.agent].tolerance
 
     def try_options(self, options: dict[str, Any], to_beat: Outcome | None = None) -> Outcome:
-        """Run the seeds: all of them, unless the options fall behind others.
-
-        Raises:
-            SpongeError: The scenario, the profile or the controller cannot be used.
-        """
+        """Run the seeds: all of them, unless the options fall behind others."""
         summaries: list[EpisodeMetrics] = []
         for summary in self._episodes(options):
             summaries.append(summary)
@@ -106,11 +102,7 @@ class Task:
 
 
 def tune_cell(task: Task) -> Outcome:
-    """Search the best options of a task.
-
-    Raises:
-        SpongeError: The scenario, the profile or the controller cannot be used.
-    """
+    """Search the best options of a task."""
     cores_max = task.scenario.limits.cores
     return find_best(SEARCHES[task.agent], task.allowed, cores_max, task.try_options)
 
@@ -118,13 +110,9 @@ def tune_cell(task: Task) -> Outcome:
 def tune(
     scenarios: Sequence[Scenario], agents: Sequence[str], seeds: Sequence[int], processes: int
 ) -> dict[str, dict[str, Outcome]]:
-    """Tune controllers on cells, in parallel.
+    """Return the best outcomes by controller and cell; among these is the yardstick.
 
-    Returns:
-        Best outcomes by controller and cell; among the controllers is the yardstick.
-
-    Raises:
-        ConfigError: A controller failed on a scenario.
+    A ConfigError says on which cell a controller failed.
     """
     found: dict[str, dict[str, Outcome]] = {agent: {} for agent in (YARDSTICK, *agents)}
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
@@ -168,11 +156,7 @@ def entries(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, A
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what is in a file; nothing is, if there is none.
-
-    Raises:
-        ConfigError: It is no such file.
-    """
+    """Return what is in a file; nothing is, if there is none."""
     if not path.is_file():
         return {"runs": {}, "agents": {}}
     try:
@@ -194,10 +178,6 @@ def write(
         run: Name of the run that found them: its date.
         about: What is to be known of the run.
         found: Entries by agent and cell.
-
-    Raises:
-        ConfigError: The file is there but something else.
-        RunDirectoryError: It cannot be written.
     """
     data = read(path)
     agents, runs = data["agents"], {**data["runs"], run: dict(about)}

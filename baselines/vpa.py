@@ -18,7 +18,7 @@ import numpy as np
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .batching import BatchConfig, batch_size
+from .rules import BatchConfig, batch_size
 
 FIRST_BUCKET = 0.01
 """Size of the histogram's first bucket, in core units."""
@@ -46,12 +46,7 @@ class DecayingHistogram:
     """Weighted samples in buckets of exponential size, which are forgotten exponentially."""
 
     def __init__(self, half_life_s: float, largest: float) -> None:
-        """Start empty.
-
-        Args:
-            half_life_s: Time in which a sample loses half of its weight.
-            largest: Largest value to tell from larger ones.
-        """
+        """Start empty; values above the largest are not told apart."""
         buckets = math.ceil(math.log(1 + largest * (GROWTH - 1) / FIRST_BUCKET, GROWTH))
         self._half_life_s = half_life_s
         self._ends = FIRST_BUCKET * (GROWTH ** np.arange(1, buckets + 1) - 1) / (GROWTH - 1)

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from agents.exact import solve_per_request
+from agents.lookahead import SpongeMPC
+from agents.program import solve_per_request
 from agents.solvers import PulpSolver, make_backend, solve
 from agents.sponge_ip import SpongeIP, forecast_arrivals
-from agents.sponge_mpc import SpongeMPC
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.profile import load_profile

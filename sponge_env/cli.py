@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
-def one_of(kind: str, allowed: Sequence[str]) -> Callable[[str], str]:
+def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
     """Make an argument type for a name out of a few."""
 
     def parse(text: str) -> str:

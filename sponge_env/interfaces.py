@@ -219,10 +219,18 @@ class SystemSpec:
 
     def fitting(self, allocation: Allocation) -> Allocation:
         """Return an allocation of no more replicas than have room on the machine."""
-        cores, replicas = allocation.cores, allocation.replicas
         if allocation.total_cores <= self.total_cores:
             return allocation
-        return allocation.changed(replicas=max(1, min(replicas, self.total_cores // cores)))
+        most = self.most_replicas(allocation.cores)
+        return allocation.changed(replicas=min(allocation.replicas, most))
+
+    def most_cores(self, replicas: int) -> int:
+        """Return the most cores that each of so many replicas can have."""
+        return max(1, min(self.cores_max, self.total_cores // replicas))
+
+    def most_replicas(self, cores: int) -> int:
+        """Return the most replicas that can have so many cores each."""
+        return max(1, min(self.replicas_max, self.total_cores // cores))
 
     @property
     def capacity_rps(self) -> float:

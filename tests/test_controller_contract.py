@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden import cells, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view, views
 
 import agents
 import baselines
+from sponge_env.controllers import BaseController
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.controllers import make_controller
+from sponge_env.system import SimulatedSystem
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
 TRAINED = agents.LEARNERS.keys()
@@ -47,8 +50,28 @@ def check(answer: Allocation, spec: SystemSpec) -> None:
     ):
         assert type(value) is int
         assert 1 <= value <= limit
+    assert answer.total_cores <= spec.total_cores
     assert answer.variant == 0
     assert type(answer.feasible) is bool
+
+
+@st.composite
+def systems_with_fleets(draw: st.DrawFn) -> tuple[SystemSpec, SystemView]:
+    """A machine of few cores or many, and a view of replicas on it that serve or start."""
+    total, cores_max = draw(st.integers(1, 40)), draw(st.integers(1, 16))
+    cores_max = min(cores_max, total)
+    spec = make_spec(cores_max=cores_max, replicas_max=draw(st.integers(1, 16)), total_cores=total)
+    cores = draw(st.integers(1, cores_max))
+    replicas = draw(st.integers(1, spec.most_replicas(cores)))
+    ready = draw(st.integers(0, replicas))
+    starting_s = (draw(st.floats(0, 10)),) * (replicas - ready)
+    view = dataclasses.replace(
+        draw(views()),
+        allocation=Allocation(cores, draw(st.integers(1, 16)), replicas),
+        replicas_ready=ready,
+        starting_s=starting_s,
+    )
+    return spec, view
 
 
 def copy_of(view: SystemView) -> dict[str, Any]:
@@ -70,6 +93,35 @@ def test_answers_within_the_limits_and_leaves_the_view_alone(
         np.testing.assert_equal(getattr(view, key), value)
     again = make(name, options, spec).decide(view)
     assert (again, again.feasible) == (answer, answer.feasible)
+
+
+@every_controller
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=systems_with_fleets())
+def test_plans_with_the_cores_of_the_machine(
+    name: str, options: dict[str, Any], drawn: tuple[SystemSpec, SystemView]
+) -> None:
+    spec, view = drawn
+    controller = make(name, options, spec)
+    assert isinstance(controller, BaseController)
+    for _ in range(3):  # some count how long a wish lasts
+        answer = controller.allocate(spec, view)
+        check(answer, spec)
+
+
+@pytest.mark.parametrize("name", ["fa2", "hpa", "hpa-fast", "ppo-joint", "sponge-joint", "themis"])
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_fleets_stay_on_the_machine_in_every_cell(name: str, cell: str) -> None:
+    if name in TRAINED and not cells.CELLS[cell].shipped_policies:
+        pytest.skip("no policy ships for these limits")
+    scenario = play.scenario(cell, "cold", duration_s=40.0)
+    controller = make_controller(name, REGISTRY, {})
+    system = SimulatedSystem(scenario, seed=1)
+    controller.reset(system.spec, seed=0)
+    while not system.done:
+        answer = controller.decide(system.view())
+        check(answer, system.spec)
+        system.step(answer)
 
 
 @every_controller

@@ -20,7 +20,7 @@ from reference.worker import SimulatedWorker
 from scenarios import QUOTA_PROFILE
 
 import sponge_env.fidelity.__main__ as command
-from baselines.static import Static
+from baselines.rules import Static
 from sponge_env import cli
 from sponge_env.config import Arrivals, Network
 from sponge_env.errors import WorkerError

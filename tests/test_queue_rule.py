@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
-from baselines.batching import BatchConfig, batch_size
-from baselines.queue_rule import QueueRule
+from baselines.rules import BatchConfig, QueueRule, batch_size
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 

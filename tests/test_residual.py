@@ -13,10 +13,9 @@ import evaluate
 from agents.learn import LearnConfig, TrainingPlan
 from agents.learn.environments import CorrectionEnv, make_environments
 from agents.learn.training import make_validator, train
-from agents.lookahead import MPCConfig
+from agents.learned import CHOICES, CorrectedMPC, ResidualController, corrected, preset
+from agents.lookahead import MPCConfig, SpongeMPC
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from agents.residual import CHOICES, CorrectedMPC, ResidualController, corrected, preset
-from agents.sponge_mpc import SpongeMPC
 from sponge_env.encoding import FIELDS, OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError

@@ -84,7 +84,7 @@ def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
 def test_what_is_never_answered_has_an_infinite_latency(tmp_path: Path) -> None:
     scenario = short(arrivals=Arrivals("constant", 30.0), serving=Serving(drop="expired"))
     options = {"cores": 1, "batch": 1}
-    unit = AgentUnit("one", "baselines.static:Static", options, "vertical", scenario, 1)
+    unit = AgentUnit("one", "baselines.rules:Static", options, "vertical", scenario, 1)
     run = write_suite(tmp_path / "run", {}, [])
     cell = (scenario.name, scenario.profile, scenario.start)
     keep(run, "one", cell, result(unit, tmp_path / "unit"))

@@ -207,7 +207,7 @@ result(live_unit(), Path(sys.argv[1]), requests=2, watched=True)
 
 def live_unit():
     scenario = dataclasses.replace(SHORT, duration_s=5.0)
-    static = "baselines.static:static_8"
+    static = "baselines.rules:static_8"
     return AgentUnit("killed", static, {}, "vertical", scenario, 3, backend="live")
 
 

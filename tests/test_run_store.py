@@ -26,7 +26,7 @@ from sponge_env.run.store import RunStore
 from sponge_env.run.unit import AgentUnit
 
 TINY = dataclasses.replace(SHORT, duration_s=5.0)
-UNIT = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", TINY, seeds=2)
+UNIT = AgentUnit("eight", "baselines.rules:static_8", {}, "vertical", TINY, seeds=2)
 BOUND = BoundUnit("vertical", TINY, seeds=2)
 BOUNDS = {
     "bounds": [
@@ -170,7 +170,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     "changes",
     [
         {"options": {"batch": 2}},
-        {"controller": "baselines.static:static_16"},
+        {"controller": "baselines.rules:static_16"},
         {"scenario": dataclasses.replace(TINY, slo_s=2.0)},
     ],
     ids=lambda changes: next(iter(changes)),

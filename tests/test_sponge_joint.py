@@ -90,6 +90,19 @@ def test_cores_cover_the_load_until_a_replica_is_warm() -> None:
     assert starting.cores > warm.cores
 
 
+def test_replicas_start_only_beside_the_cores_that_are_needed_until_then() -> None:
+    machine = dataclasses.replace(SPEC, total_cores=11, cores_max=11)
+    held = Allocation(4, 4, 3)
+    starting = busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0))
+    unbound, bound = decide(starting), decide(starting, machine)
+    assert (bound.cores, bound.batch) == (unbound.cores, unbound.batch)
+    assert unbound.replicas == 3
+    assert bound.replicas == 11 // bound.cores == 2
+    flood = busy_view(rate_rps=400, allocation=Allocation(2, 4, 4), replicas_ready=4)
+    answer = decide(flood, machine)
+    assert (answer.cores, answer.replicas) == (2, 4), "warm replicas do not go for larger ones"
+
+
 def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
     view = make_view(
         now_s=5.0,

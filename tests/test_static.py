@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from views import busy_view, make_spec, make_view
 
-from baselines.static import Static, static_8, static_16
+from baselines.rules import Static, static_8, static_16
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 

@@ -150,8 +150,8 @@ def test_an_episode_of_a_suite_is_that_of_the_reference_system(tmp_path: Path) -
 
 def test_sharing_requests_changes_nothing(tmp_path: Path) -> None:
     cell = cells(load_suite("tiny.toml"))[0]
-    unit = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", cell, 2)
-    two = AgentUnit("two", "baselines.static:Static", {"cores": 2}, "vertical", cell, 2)
+    unit = AgentUnit("eight", "baselines.rules:static_8", {}, "vertical", cell, 2)
+    two = AgentUnit("two", "baselines.rules:Static", {"cores": 2}, "vertical", cell, 2)
     first = unit_result(unit, tmp_path / "first")
     unit_result(two, tmp_path / "two")
     again = unit_result(unit, tmp_path / "again")
@@ -226,7 +226,7 @@ def test_a_trace_is_parsed_once_and_requests_are_drawn_once_a_seed(
 
 def test_an_agent_that_was_interrupted_goes_on_with_the_seeds_it_lacks(tmp_path: Path) -> None:
     cell = cells(load_suite("tiny.toml"))[1]
-    unit = AgentUnit("eight", "baselines.static:static_8", {}, "vertical", cell, 3)
+    unit = AgentUnit("eight", "baselines.rules:static_8", {}, "vertical", cell, 3)
     whole = unit_result(unit, tmp_path / "whole")
     with RunStore.open(tmp_path / "resumed", IDENTITY) as store:
         first, second = whole["episodes"][:2]

@@ -15,10 +15,10 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 SPEC = make_spec()
 
 
-def decide(*views: SystemView, **options: Any) -> Allocation:
+def decide(*views: SystemView, spec: SystemSpec = SPEC, **options: Any) -> Allocation:
     """Return the answer to the last of some views in a row."""
     controller = Themis(**options)
-    controller.reset(SPEC, seed=0)
+    controller.reset(spec, seed=0)
     return [controller.decide(view) for view in views][-1]
 
 
@@ -40,7 +40,7 @@ def test_growth_is_the_fewest_cores_that_keep_up_in_time(
     profile: str, replicas: int, rate_rps: float, budget_s: float
 ) -> None:
     spec = make_spec(profile)
-    answer = grow(spec, replicas, rate_rps, budget_s)
+    answer = grow(spec, replicas, rate_rps, budget_s, spec.cores_max)
     if answer.feasible:
         assert meets(spec, answer, rate_rps, budget_s)
     fewer = [
@@ -52,7 +52,7 @@ def test_growth_is_the_fewest_cores_that_keep_up_in_time(
 
 
 def test_where_nothing_fits_all_cores_run_at_the_highest_throughput() -> None:
-    answer = grow(SPEC, 1, rate_rps=200.0, budget_s=0.8)
+    answer = grow(SPEC, 1, rate_rps=200.0, budget_s=0.8, cores_max=16)
     latency_s = SPEC.latency.table_s(16, 16)[:, -1]
     assert not answer.feasible
     assert answer.cores == 16
@@ -86,6 +86,15 @@ def test_a_load_that_moves_changes_no_replicas() -> None:
     calm, busy = busy_view(rate_rps=5), busy_view(rate_rps=20)
     assert decide(calm, busy, calm, busy, rate_windows=1).replicas == 1
     assert decide(calm, busy, calm, busy, rate_windows=1, stable_windows=1).replicas == 3
+
+
+def test_replicas_start_only_beside_the_cores_that_are_needed_until_then() -> None:
+    machine, view = make_spec(total_cores=16), busy_view(rate_rps=20, delay_s=0.1)
+    asked = decide(view, view, view, spec=machine)
+    assert (asked.cores, asked.replicas) == (7, 2)
+    flood = busy_view(rate_rps=200, allocation=Allocation(1, 1, 4), replicas_ready=4)
+    grown = decide(flood, spec=machine)
+    assert (grown.cores, grown.replicas) == (4, 4), "warm replicas do not go for larger ones"
 
 
 def test_nothing_changes_before_the_first_request() -> None:

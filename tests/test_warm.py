@@ -9,7 +9,7 @@ import pytest
 from scenarios import SHORT, Scripted
 
 from baselines.fa2 import FA2
-from baselines.static import Static
+from baselines.rules import Static
 from sponge_env.config import Arrivals, Initial, Network, RequestClass
 from sponge_env.interfaces import Allocation
 from sponge_env.run.rollout import (

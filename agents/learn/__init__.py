@@ -72,12 +72,9 @@ def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = N
 
     Args:
         agent: Name of the learner.
-        options: Some by name; lists may be given as text with commas.
-        resume: Checkpoint of a run whose hyper-parameters hold where no option says otherwise.
-
-    Raises:
-        ConfigError: An option is unknown or out of range, or cannot change on the way.
-        PolicyError: The checkpoint's settings cannot be read.
+        options: Some by name; lists may be text with commas.
+        resume: Checkpoint of a run whose hyper-parameters hold where no option says otherwise;
+            its layers cannot change.
     """
     changes = {key: _listed(key, value) for key, value in options.items()}
     if resume is None:
@@ -93,11 +90,7 @@ def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = N
 
 
 def save_settings(config: LearnConfig, folder: Path) -> None:
-    """Write the hyper-parameters into a run directory.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
-    """
+    """Write the hyper-parameters into a run directory."""
     write_json(folder / SETTINGS_FILE, _plain(config))
 
 
@@ -149,22 +142,14 @@ class TrainingPlan:
 
     @property
     def learner(self) -> Learner:
-        """How the agent learns.
-
-        Raises:
-            ConfigError: It is no learned agent.
-        """
+        """How the agent learns; a ConfigError if it does not."""
         if self.agent not in LEARNERS:
             raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
         return LEARNERS[self.agent]
 
     @property
     def spec(self) -> SystemSpec:
-        """The system that the policy is for.
-
-        Raises:
-            ConfigError: The scenarios are of different systems.
-        """
+        """The system that the policy is for; a ConfigError if the scenarios are of several."""
         specs = [make_spec(each, scenario_profile(each)) for each in self.scenarios]
         for scenario, spec in zip(self.scenarios, specs, strict=True):
             if spec.fingerprint != specs[0].fingerprint:

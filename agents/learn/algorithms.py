@@ -18,9 +18,9 @@ from sponge_env.encoding import Control, control_named
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.masks import ActionMasks
 
+from ..learned import preset
 from ..lookahead import MPCConfig
 from ..policy import Policy, PolicyInfo, Recurrence
-from ..residual import preset
 from . import LearnConfig, TrainingPlan
 
 ALGORITHMS: dict[str, Callable[..., BaseAlgorithm]] = {
@@ -35,11 +35,7 @@ _FIRST_LOGIT = 1.0
 
 
 def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
-    """Make the learner, or load the one to go on with.
-
-    Raises:
-        PolicyError: The checkpoint to resume cannot be read.
-    """
+    """Make the learner, or load the one to go on with."""
     algorithm: Any = ALGORITHMS[plan.learner.algorithm]
     settings = _settings(config, envs)
     if plan.resume is not None:
@@ -92,14 +88,7 @@ def _favour(model: Any, action: Sequence[int]) -> None:
 
 
 def export(model: Any, plan: TrainingPlan, config: LearnConfig, seconds: float) -> Policy:
-    """Take the policy network out of a model.
-
-    Args:
-        model: What :func:`make_model` made.
-        plan: Its plan.
-        config: Its hyper-parameters.
-        seconds: How long it has been trained in this run.
-    """
+    """Take the policy network out of a model that was trained for so long in this run."""
     networks = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
     linear = [layer for layer in networks if isinstance(layer, nn.Linear)]
     info = PolicyInfo(
@@ -138,7 +127,26 @@ def divisor(total: int, largest: int) -> int:
     return next(size for size in range(min(total, largest), 0, -1) if total % size == 0)
 
 
-class MaskedEnvs(VecEnvWrapper):
+class _Envs(VecEnvWrapper):
+    """Environments that show what they are told to."""
+
+    def reset(self) -> Any:
+        """Start new episodes."""
+        return self.shown(self.venv.reset())
+
+    def step_wait(self) -> Any:
+        """Serve one interval."""
+        observations, rewards, ends, infos = self.venv.step_wait()
+        for k in np.flatnonzero(ends):
+            infos[k]["terminal_observation"] = self.shown(infos[k]["terminal_observation"])
+        return self.shown(observations), rewards, ends, infos
+
+    def shown(self, observations: Any) -> Any:
+        """Return what is seen of observations."""
+        return observations
+
+
+class MaskedEnvs(_Envs):
     """Answers sb3-contrib's question which actions are allowed."""
 
     def __init__(self, venv: VecEnv, masks: ActionMasks) -> None:
@@ -146,15 +154,10 @@ class MaskedEnvs(VecEnvWrapper):
         self._masks = masks
         self._observations: Any = None
 
-    def reset(self) -> Any:
-        """Start new episodes."""
-        self._observations = self.venv.reset()
-        return self._observations
-
-    def step_wait(self) -> Any:
-        """Serve one interval."""
-        self._observations, *rest = self.venv.step_wait()
-        return self._observations, *rest
+    def shown(self, observations: Any) -> Any:
+        """Remember the newest observations, which come last; the masks are theirs."""
+        self._observations = observations
+        return observations
 
     def has_attr(self, attr_name: str) -> bool:
         """Say that there are masks."""
@@ -167,7 +170,7 @@ class MaskedEnvs(VecEnvWrapper):
         return self.venv.env_method(method_name, *args, indices=indices, **kwargs)
 
 
-class BlindedEnvs(VecEnvWrapper):
+class BlindedEnvs(_Envs):
     """Shows 0 in the place of some fields of the observation."""
 
     def __init__(self, venv: VecEnv, hidden: Sequence[int]) -> None:
@@ -175,22 +178,12 @@ class BlindedEnvs(VecEnvWrapper):
         self._seen = np.ones(venv.observation_space.shape or (), np.float32)
         self._seen[list(hidden)] = 0.0
 
-    def reset(self) -> Any:
-        """Start new episodes."""
-        return self._blinded(self.venv.reset())
-
-    def step_wait(self) -> Any:
-        """Serve one interval."""
-        observations, rewards, ends, infos = self.venv.step_wait()
-        for k in np.flatnonzero(ends):
-            infos[k]["terminal_observation"] = self._blinded(infos[k]["terminal_observation"])
-        return self._blinded(observations), rewards, ends, infos
-
-    def _blinded(self, observations: Any) -> Any:
+    def shown(self, observations: Any) -> Any:
+        """Return 0 in the place of what is hidden."""
         return observations * self._seen
 
 
-class ConstrainedRewards(VecEnvWrapper):
+class ConstrainedRewards(_Envs):
     """Learns the weight of violations: a Lagrange multiplier that keeps them at a target.
 
     The reward is that of :func:`sponge_env.reward.reward` with the multiplier as weight and
@@ -214,13 +207,9 @@ class ConstrainedRewards(VecEnvWrapper):
         self._rate = self._target
         self._violations = self._ended = 0
 
-    def reset(self) -> Any:
-        """Start new episodes."""
-        return self.venv.reset()
-
     def step_wait(self) -> Any:
-        """Serve one interval."""
-        observations, _, ends, infos = self.venv.step_wait()
+        """Serve one interval, at today's weight of violations."""
+        observations, _, ends, infos = super().step_wait()
         metrics = self.venv.metrics  # type: ignore[attr-defined]  # a batch simulator's
         violations = metrics["avoidable_violations"]
         ended = metrics["on_time"] + metrics["violations"]
@@ -240,11 +229,7 @@ class ConstrainedRewards(VecEnvWrapper):
 
 
 def hidden_fields(blind_to: Sequence[str], control: Control) -> list[int]:
-    """Return the places of the fields whose names begin with one of the given words.
-
-    Raises:
-        ConfigError: No field's name begins so.
-    """
+    """Return the places of the fields whose names begin with one of some words."""
     for word in blind_to:
         if not any(name.startswith(word) for name in control.fields):
             raise ConfigError(unknown("observation field", word, control.fields))

@@ -12,14 +12,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from sponge_env import cli
-from sponge_env.errors import ConfigError, unknown
+from sponge_env.errors import ConfigError
 from sponge_env.installation import require_extra
 from sponge_env.run.suite import changed
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario import Scenario, load_scenario
 
 from .. import LEARNERS
+from . import TrainingPlan, learn_config
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -29,17 +31,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Train a learned controller on scenarios, simulated or on the real worker.",
         epilog=f"example: {cli.program('train')} --agent ppo --scenario paper",
     )
-    parser.add_argument(
-        "--agent", default="ppo", help=f"what learns: {', '.join(LEARNERS)} (default: ppo)"
-    )
     cli.add_experiment_arguments(parser)
-    parser.add_argument(
-        "--also",
-        nargs="+",
-        default=[],
-        metavar="S",
-        help="further scenarios of the same profile and limits to train on",
-    )
+    add_plan_arguments(parser)
     parser.add_argument(
         "--randomised",
         action="store_true",
@@ -53,9 +46,37 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated",
     )
     parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.backend == "live" and arguments.envs not in (None, 1):
+        raise ConfigError(f"the live system is one environment, not {arguments.envs}")
+    if arguments.resume is not None and arguments.resume.is_dir():
+        arguments.resume /= "checkpoint.zip"
+    return arguments
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser, steps: int | None = None) -> None:
+    """Add the options of :func:`plan_of`, with a default number of steps or the learner's."""
+    parser.add_argument(
+        "--agent",
+        default="ppo",
+        type=cli.one_of("agent to train", LEARNERS),
+        help=f"what learns: {', '.join(LEARNERS)} (default: ppo)",
+    )
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="further scenarios of the same profile and limits to train on",
+    )
+    parser.add_argument(
         "--steps",
         type=cli.at_least(1),
-        help="steps over all environments (default: 1000000, 200000 for residual-ppo)",
+        default=steps,
+        help="steps over all environments "
+        f"(default: {steps or '1000000, 200000 for residual-ppo'})",
     )
     parser.add_argument(
         "--envs",
@@ -63,17 +84,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="simulated environments (default: 256, 16 for residual-ppo); the live system is one",
     )
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
-    parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
+
+
+def plan_of(
+    arguments: argparse.Namespace, scenarios: Sequence[Scenario], **more: Any
+) -> TrainingPlan:
+    """Return the plan that a command line asks for, but for its folder."""
+    learner = LEARNERS[arguments.agent]
+    plan = TrainingPlan(
+        scenarios=tuple(scenarios),
+        steps=arguments.steps or learner.steps,
+        envs=arguments.envs or learner.envs,
+        seed=arguments.seed,
+        folder=Path(),
+        agent=arguments.agent,
+        **more,
     )
-    arguments = parser.parse_args(argv)
-    if arguments.agent not in LEARNERS:
-        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
-    if arguments.backend == "live" and arguments.envs not in (None, 1):
-        raise ConfigError(f"the live system is one environment, not {arguments.envs}")
-    if arguments.resume is not None and arguments.resume.is_dir():
-        arguments.resume /= "checkpoint.zip"
-    return arguments
+    _ = plan.spec  # notices scenarios that do not go together
+    return plan
 
 
 def train(argv: Sequence[str]) -> int:
@@ -88,20 +116,16 @@ def train(argv: Sequence[str]) -> int:
     from sponge_env.run.store import describe, new_folder
     from sponge_env.run.unit import check_scenario
 
-    from . import TrainingPlan, learn_config
     from .training import check_checkpoint
     from .training import train as run
 
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
     also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
-    learner = LEARNERS[arguments.agent]
-    plan = TrainingPlan(
-        scenarios=(scenario, *also),
-        steps=arguments.steps or learner.steps,
-        envs=arguments.envs or (learner.envs if arguments.backend == "sim" else 1),
-        seed=arguments.seed,
-        folder=Path(),
-        agent=arguments.agent,
+    if arguments.backend == "live":
+        arguments.envs = 1
+    plan = plan_of(
+        arguments,
+        (scenario, *also),
         randomised=arguments.randomised,
         backend=arguments.backend,
         limiter=arguments.limiter,

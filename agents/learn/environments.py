@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
-from ..learned import masks_for
-from ..residual import CHOICES, CorrectedMPC
+from ..learned import CHOICES, CorrectedMPC, masks_for
 from . import LearnConfig, TrainingPlan
 from .algorithms import BlindedEnvs, ConstrainedRewards, MaskedEnvs, hidden_fields
 
@@ -36,18 +36,18 @@ _DURATION_S = 200.0
 
 
 def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
-    """Make what a plan trains on.
-
-    Raises:
-        SpongeError: The scenario or machine does not allow it.
-    """
+    """Make what a plan trains on, wrapped as its learner wants it."""
     batch = plan.backend == "sim" and not plan.learner.corrects
     if config.violation_target is not None and not batch:
         raise ConfigError(
             "violation_target is for learners that choose allocations on the simulator"
         )
     hidden = hidden_fields(config.blind_to, control_named(plan.learner.control))
-    envs = _batch(plan, config) if batch else _singles(plan, config)
+    scenarios = _scenarios(plan, config)
+    if batch:
+        envs: VecEnv = SpongeVecEnv(scenarios, plan.envs, control=plan.learner.control)
+    else:
+        envs = _singles(plan, scenarios)
     if (masks := masks_for(plan.agent, plan.spec)) is not None:
         envs = MaskedEnvs(envs, masks)
     if hidden:
@@ -57,13 +57,7 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     return envs
 
 
-def _batch(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
-    """Make simulated environments that step at once."""
-    scenarios = _scenarios(plan, config)
-    return SpongeVecEnv(scenarios, plan.envs, control=plan.learner.control)
-
-
-def _singles(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
+def _singles(plan: TrainingPlan, scenarios: Sequence[Scenario]) -> VecEnv:
     """Make environments that step one after the other."""
 
     def make(scenario: Scenario) -> gym.Env[Any, Any]:
@@ -71,7 +65,7 @@ def _singles(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
         env = SpongeEnv(scenario, backend=plan.backend, limiter=plan.limiter, control=control)
         return CorrectionEnv(env) if plan.learner.corrects else env
 
-    return VecMonitor(DummyVecEnv([partial(make, each) for each in _scenarios(plan, config)]))
+    return VecMonitor(DummyVecEnv([partial(make, each) for each in scenarios]))
 
 
 def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
@@ -95,7 +89,7 @@ class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
     """``Sponge-v0`` with the program between the action and the system.
 
     Observation, reward and the sequence of episodes are those of ``Sponge-v0``; what an action
-    means says :func:`..residual.corrected`.
+    means says :func:`..learned.corrected`.
     """
 
     def __init__(self, env: SpongeEnv) -> None:
@@ -116,9 +110,7 @@ class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
     def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Let the corrected program decide, and serve one interval.
 
-        Returns:
-            Observation, reward, terminated (always False), truncated, and no info: what the
-            metrics say is in :attr:`metrics`, for SB3 copies every info at every step.
+        The info is empty and the metrics are in :attr:`metrics`, for SB3 copies every info.
         """
         self._program.correct(action)
         chosen = self._program.decide(self._sponge.system.view())
@@ -132,16 +124,8 @@ def variants(scenario: Scenario, count: int, seed: int) -> list[Scenario]:
 
     A policy that has seen one load, payload and SLO has learned those by heart. Trained on
     variants, it has to read them from its observation, and then also fits workloads that nobody
-    foresaw. Model, interval and limits, which give actions their meaning, stay.
-
-    Args:
-        scenario: Gives profile, interval, limits and simulation.
-        count: Number of variants.
-        seed: Seed of the draws.
-
-    Returns:
-        ``count`` scenarios with random arrivals, network, SLO, drop policy and initial
-        allocation.
+    foresaw. Arrivals, network, SLO, drop policy and initial allocation are drawn; profile,
+    interval and limits, which give actions their meaning, stay.
     """
     rng = stream(seed, "variants")
     return [_variant(scenario, rng, number) for number in range(count)]

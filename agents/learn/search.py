@@ -24,14 +24,14 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.console import Progress
-from sponge_env.errors import ConfigError, unknown
+from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, saying_why
 from sponge_env.installation import require_extra
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
 
-from .. import LEARNERS
 from . import TrainingPlan, learn_config
+from .command import add_plan_arguments, plan_of
 
 SHOWN = 5
 """Trials in the table."""
@@ -68,11 +68,7 @@ class Search:
         }
 
     def score(self, trial: Any) -> float:
-        """Train with a trial's hyper-parameters; return the best validation.
-
-        Raises:
-            TrialPruned: The trial is given up.
-        """
+        """Train with a trial's hyper-parameters; return the best validation."""
         # PyTorch takes seconds to import; bad input should not wait for it.
         from .training import Validation, train
 
@@ -116,11 +112,7 @@ def defaults(agent: str, weight: float) -> dict[str, Any]:
 
 
 def import_optuna() -> ModuleType:
-    """Import optuna.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """Import optuna; a MissingExtraError names what to install."""
     require_extra("search", "the search of hyper-parameters")
     import optuna
 
@@ -129,13 +121,10 @@ def import_optuna() -> ModuleType:
 
 
 def open_study(search: Search, path: Path) -> Any:
-    """Begin a study in a file, or go on with the one that is there.
+    """Begin an optuna study in a file, or go on with the one that is there.
 
-    Returns:
-        An optuna study; its first trial has the default hyper-parameters.
-
-    Raises:
-        ConfigError: The file holds another search, or something else.
+    Its first trial has the default hyper-parameters. A file that holds another search, or
+    something else, is refused.
     """
     optuna = import_optuna()
     try:
@@ -179,16 +168,10 @@ def finished(study: Any) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m agents.learn.search", description=__doc__.split("\n")[0])
-    parser.add_argument("--agent", default="ppo", help=f"what learns: {', '.join(LEARNERS)}")
     parser.add_argument("--scenario", default="paper", help="what it learns (default: paper)")
-    parser.add_argument("--also", nargs="+", default=[], metavar="S", help="further scenarios")
     parser.add_argument("--profile", metavar="P", help="latency profile instead of the scenario's")
     parser.add_argument("--trials", type=cli.at_least(1), default=20, help="default: 20")
-    parser.add_argument(
-        "--steps", type=cli.at_least(1), default=200_000, help="of each trial (default: 200000)"
-    )
-    parser.add_argument("--envs", type=cli.at_least(1), help="default: as train.py")
-    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    add_plan_arguments(parser, steps=200_000)
     parser.add_argument(
         "--out",
         type=Path,
@@ -196,10 +179,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="holds all trials; one that exists is gone on with "
         "(default: runs/search-AGENT-SCENARIO.log)",
     )
-    arguments = parser.parse_args(argv)
-    if arguments.agent not in LEARNERS:
-        raise ConfigError(unknown("agent to train", arguments.agent, LEARNERS))
-    return arguments
+    return parser.parse_args(argv)
 
 
 def search(argv: Sequence[str]) -> int:
@@ -213,15 +193,7 @@ def search(argv: Sequence[str]) -> int:
     check_writable(path)
     require_extra("train", "training")
     import_optuna()
-    plan = TrainingPlan(
-        scenarios=tuple(replace(each, profile=profile) for each in scenarios),
-        steps=arguments.steps,
-        envs=arguments.envs or LEARNERS[arguments.agent].envs,
-        seed=arguments.seed,
-        folder=Path(),
-        agent=arguments.agent,
-    )
-    _ = plan.spec  # notices scenarios that do not go together
+    plan = plan_of(arguments, [replace(each, profile=profile) for each in scenarios])
     wanted = Search(plan, scenarios[0].reward.violation_weight)
     study = open_study(wanted, path)
     progress = Progress("search", arguments.trials, "trial")

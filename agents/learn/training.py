@@ -49,9 +49,8 @@ class Validation:
     def score(self, violation_weight: float) -> float:
         """Return one number, which is better when larger.
 
-        Args:
-            violation_weight: Cost of a violated request, against 1 for holding all cores
-                for an interval of average load.
+        A violated request costs that weight, against 1 for holding all cores for an interval of
+        average load.
         """
         return -self.cores / self.cores_max - violation_weight * self.avoidable_violation_rate
 
@@ -69,7 +68,7 @@ def train(
     progress: Report = lambda steps, status: None,
     validated: Validated = lambda steps, result: None,
 ) -> Path:
-    """Train a policy and keep the best that was seen.
+    """Train a policy and return the file of the best that was seen.
 
     The policy is evaluated now and then on simulated episodes that training never uses;
     the best one so far is always in the policy file, the latest state in
@@ -83,12 +82,6 @@ def train(
         config: Hyper-parameters; the learner's if left out.
         progress: See :data:`Report`.
         validated: See :data:`Validated`; what it raises ends the training.
-
-    Returns:
-        The policy file.
-
-    Raises:
-        SpongeError: The scenario, checkpoint or machine does not allow it.
     """
     config = config or learn_config(plan.agent, {})
     # The networks are too small for more threads to help, and the simulator wants them.
@@ -110,11 +103,7 @@ def train(
 
 
 def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
-    """Check that a checkpoint can be resumed.
-
-    Raises:
-        PolicyError: It is missing, or of another learner, system or observation.
-    """
+    """Refuse a checkpoint that is missing, or of another learner, system or observation."""
     if not path.is_file():
         raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from")
     info = load_policy(path.with_name(POLICY_FILE)).info
@@ -194,12 +183,9 @@ class _Keeper(BaseCallback):
 def make_validator(
     scenarios: Sequence[Scenario], episodes: int, agent: str = "ppo"
 ) -> Callable[[Policy], Validation]:
-    """Prepare episodes on which policies are validated, always the same.
+    """Prepare episodes on which a learner's policies are validated, always the same.
 
-    Args:
-        scenarios: What to validate on.
-        episodes: Number of them, shared out to the scenarios; at least one each.
-        agent: Name of the learner.
+    They are shared out to the scenarios, at least one each.
     """
     seeds = SEED_LIMIT + np.arange(max(episodes, len(scenarios)))
     play = _play_corrections if LEARNERS[agent].corrects else _play_batch

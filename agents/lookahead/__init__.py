@@ -1,4 +1,4 @@
-"""The look-ahead program: its options, and one decision from a view to an allocation.
+"""``sponge-mpc`` and its look-ahead program: plays the next seconds and takes the cheapest.
 
 Read on in :mod:`.kernel`, which scores pairs of cores and batch size along the sample paths of
 :mod:`.paths` with the queue of :mod:`.queue`. :mod:`.flow` follows the requests on the way,
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.controllers import Options, option
+from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .flow import Flow, fit_rate
-from .kernel import Decision, Rules, make_memory, plan
+from .kernel import HEAD, NEXT, TAIL, Decision, Rules, make_scratch, plan
 from .paths import Outlook, make_chance
-from .queue import HEAD, NEXT, TAIL
-from .service import cost_curve
+from .service import ServiceTimes, cost_curve
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -65,6 +64,38 @@ class MPCConfig(Options):
     more the closer it comes: predictions are not that exact."""
 
 
+class SpongeMPC(BaseController):
+    """Vertical scaling by receding horizon: simulate, choose, and simulate anew.
+
+    It plays the queue under a candidate allocation along weighted sample paths of arrivals and
+    bandwidth, lets each path go on with the cores that suit it then (vertical scaling acts at
+    once, so the next decision can come to the rescue), and minimises
+
+        cores + late_price * late requests + price of the backlog left at the end.
+
+    The price of the backlog is what serving one more request costs at the forecast rate. It
+    keeps the cores at the level that the load needs in the long run: latency is convex in the
+    cores, so a steady few are cheaper than few and many by turns.
+
+    It asks for one replica always, and takes everything before the load is known.
+    """
+
+    config: MPCConfig
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Start from the fitted service times; compiles at the first call."""
+        self._times = ServiceTimes(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._program = LookAhead(spec, self.config, self._times.table_s)
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Choose cores and batch size for the next interval."""
+        if not view.arrivals.size:
+            return Allocation(spec.cores_max, spec.batch_max)
+        if self.config.learning and self._times.observe(view):
+            self._program.use(self._times.table_s)
+        return self._program.choose(view, self._program.observe(view))
+
+
 class LookAhead:
     """Decides through one episode.
 
@@ -76,11 +107,7 @@ class LookAhead:
     def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
         """Start an episode; the kernel is compiled now, so that no decision waits for it.
 
-        Args:
-            spec: The system.
-            config: Options.
-            service_s: (cores_max, batch_max) seconds to plan a batch with. May change in place;
-                :meth:`use` is to be told.
+        (cores_max, batch_max) ``service_s`` may change in place; :meth:`use` is to be told.
         """
         self._spec, self._config = spec, config
         self._chance = make_chance(config.risk)
@@ -88,34 +115,35 @@ class LookAhead:
         self._rules = _make_rules(spec, config, service_s)
         self._curve = cost_curve(service_s)
         paths, intervals = self._chance.weight.size, 1 + config.look_ahead
-        self._memory = make_memory(self._rules, paths, intervals, spec.batch_max, _PLACES)
+        self._scratch = make_scratch(self._rules, paths, intervals, spec.batch_max, _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
         plan(self._decision(self._rules, 0.0, 1), nothing, self._flow.kinds, 1)
 
-    def use(self, service_s: FloatArray, replicas: int = 1) -> None:
-        """Plan with other service times, and for so many replicas."""
+    def use(self, service_s: FloatArray, replicas: int = 1, cores_max: int | None = None) -> None:
+        """Plan with other service times, and for replicas of at most so many cores each.
+
+        A row of service times beyond ``cores_max`` is what the cores in force may still be.
+        """
         self._curve = cost_curve(service_s)
-        self._rules = self._rules._replace(service_s=service_s, replicas=replicas)
+        cores_max = cores_max or service_s.shape[0]
+        rules = self._rules._replace(service_s=service_s, replicas=replicas, cores_max=cores_max)
+        self._rules = rules
 
     def correct(self, config: MPCConfig) -> None:
         """Plan with other options, but for those that say what is known of the future."""
         self._config = config
-        rules = _make_rules(self._spec, config, self._rules.service_s)
-        self._rules = rules._replace(replicas=self._rules.replicas)
-        self._memory = self._memory._replace(speed=np.empty(1 + config.look_ahead))
+        before = self._rules
+        rules = _make_rules(self._spec, config, before.service_s)
+        self._rules = rules._replace(replicas=before.replicas, cores_max=before.cores_max)
+        self._scratch = self._scratch._replace(speed=np.empty(1 + config.look_ahead))
 
     def observe(self, view: SystemView) -> Outlook:
         """Take in the interval that has passed; return what to expect."""
         return self._flow.observe(view)
 
     def choose(self, view: SystemView, outlook: Outlook) -> Allocation:
-        """Let the kernel choose cores and batch size.
-
-        Args:
-            view: The state.
-            outlook: What to expect, from :meth:`observe`.
-        """
+        """Let the kernel choose cores and batch size for what :meth:`observe` expects."""
         spec, replicas = self._spec, self._rules.replicas
         expected, queued = self._expected(outlook), view.queued_deadlines_s.size
         most = _PLAYED * _PLAYED_CORES / max(spec.cores_max, _PLAYED_CORES)
@@ -143,34 +171,34 @@ class LookAhead:
         return Allocation(int(cores), size, replicas, feasible=feasible)
 
     def _decision(self, rules: Rules, backlog_price: float, cores: int) -> Decision:
-        return Decision(rules, self._chance, self._memory, backlog_price, cores)
+        return Decision(rules, self._chance, self._scratch, backlog_price, cores)
 
     def _expected(self, outlook: Outlook) -> float:
         """Return how many requests are on the way or will be sent before the look-ahead ends."""
-        played_s = self._memory.speed.size * self._spec.interval_s
+        played_s = self._scratch.speed.size * self._spec.interval_s
         on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
         return outlook.rate_rps * (played_s + on_the_way_s)
 
     def _reserve(self, rules: Rules, waiting: int, expected: float) -> None:
         """Let the memory hold a queue and the arrivals of each path, rare large numbers too."""
-        memory = self._memory
-        capacity, places = memory.start.due_s.size, memory.arrivals_s.shape[1]
+        scratch = self._scratch
+        capacity, places = scratch.start.due_s.size, scratch.arrivals_s.shape[1]
         wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
-        shape = *memory.score.shape, memory.start.size.size
+        shape = *scratch.score.shape, scratch.start.size.size
         fits = waiting <= capacity - places and wanted <= places
         if fits and shape == (*rules.service_s.shape, rules.replicas):
             return
-        paths, intervals = memory.counts.size, memory.speed.size
+        paths, intervals = scratch.counts.size, scratch.speed.size
         places = max(2 * wanted, _PLACES)
-        self._memory = make_memory(rules, paths, intervals, 2 * waiting, places)
+        self._scratch = make_scratch(rules, paths, intervals, 2 * waiting, places)
 
     def _fill(self, view: SystemView, rate_rps: float, group: int) -> None:
         """Write the running batches and the waiting requests into the memory, in groups.
 
         A group is due with the first of its requests.
         """
-        queue, spec = self._memory.start, self._spec
-        ahead, largest = 0, self._memory.score.shape[1]
+        queue, spec = self._scratch.start, self._spec
+        ahead, largest = 0, self._scratch.score.shape[1]
         row_s = self._rules.service_s[view.allocation.cores - 1]
         states = replica_states(spec, view, self._rules.replicas)
         for at, (free_s, size) in enumerate(states):
@@ -194,6 +222,8 @@ def _make_rules(spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> R
         late_price=config.late_price,
         release_price=config.release_price,
         batching=config.batching,
+        replicas=1,
+        cores_max=service_s.shape[0],
     )
 
 
@@ -208,15 +238,9 @@ def group_size(requests: float, most: float) -> int:
 
 
 def grouped_service_s(service_s: FloatArray, group: int) -> FloatArray:
-    """Return the time that batches of groups take.
+    """Return (cores_max, max(1, batch_max // group)) seconds of batches of groups.
 
-    Args:
-        service_s: (cores_max, batch_max) seconds of a batch of requests.
-        group: Requests in a group.
-
-    Returns:
-        (cores_max, max(1, batch_max // group)) seconds; column ``n - 1`` is a batch of ``n``
-        groups. A group larger than the largest batch takes as many of those as it needs.
+    A group larger than the largest batch takes as many of those as it needs.
     """
     if group == 1:
         return service_s

@@ -45,12 +45,7 @@ class Flow:
     """Follows the requests of one episode, interval by interval."""
 
     def __init__(self, spec: SystemSpec, naive: bool = False) -> None:
-        """Start without knowledge.
-
-        Args:
-            spec: The system.
-            naive: Whether to expect the next interval to be like the last one.
-        """
+        """Start without knowledge; a naive one expects each interval to be like the last one."""
         self._interval_s = spec.interval_s
         self._longest_stall_s = _STALL_SLOS * spec.slo_s
         self._naive = naive
@@ -64,11 +59,7 @@ class Flow:
         """(arrivals, 2) relative size and SLO of the newest arrivals."""
 
     def observe(self, view: SystemView) -> Outlook:
-        """Take in the interval that has passed; at least one has.
-
-        Returns:
-            What to expect now.
-        """
+        """Take in the interval that has passed, at least one has; return what to expect now."""
         if not self._counts:
             for count, delay_s in zip(view.arrivals[:-1], view.mean_delays_s[:-1], strict=True):
                 self._add(float(count), _known_s(float(delay_s)))
@@ -158,7 +149,7 @@ def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tupl
         interval_s: Time between two decisions.
 
     Returns:
-        Requests per second, and the time over which they were averaged.
+        Requests per second, and the seconds over which they were averaged.
     """
     groups, totals = np.empty((2, counts.size + 1, 2))
     return _fit_rate(counts, spans_s, interval_s, groups, totals)
@@ -202,10 +193,7 @@ def _group(counts: FloatArray, spans_s: FloatArray, interval_s: float, groups: F
     """Join intervals, newest first, until each group spans most of an interval.
 
     A network that stalls in the middle of an interval shows only in the next one, whose span
-    then is negative; joined, the two are right.
-
-    Returns:
-        The number of groups: (count, span) each.
+    then is negative; joined, the two are right. Returns the number of (count, span) groups.
     """
     found, count, span_s = 0, 0.0, 0.0
     for interval in range(counts.size - 1, -1, -1):
@@ -242,9 +230,7 @@ class Sizes:
     def observe(self, bandwidth_bytes_per_s: float, delays_s: FloatArray) -> None:
         """Take in an interval in which requests arrived.
 
-        Args:
-            bandwidth_bytes_per_s: What they saw; NaN where no transfer took time.
-            delays_s: (arrived,) their delays.
+        The bandwidth that they saw is NaN where no transfer took time.
         """
         if self.differ or not bandwidth_bytes_per_s > 0:
             return

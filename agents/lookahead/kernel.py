@@ -1,4 +1,14 @@
-"""The program of ``sponge-mpc``: score a pair of cores and batch, and find the cheapest."""
+"""The program of ``sponge-mpc``: play a queue under pairs of cores and batch, take the cheapest.
+
+The queue that it plays is one in order of the deadlines, for some equal replicas. A decision plays
+thousands of requests in half a millisecond, so it keeps deadlines and ends of batches and none of
+the core's records. Its moves are those of the core all the same:
+:func:`_admit` is :func:`~sponge_env.core.queue.push`, a batch is formed by :func:`advance` when
+:func:`~sponge_env.core.simulate.simulate` would form it, as large as
+:func:`~sponge_env.core.batching.form_batch` makes it where nothing is dropped (a controller is not
+told what is), and :func:`resize` is what :func:`~sponge_env.core.service.resize_service` does to
+whole cores. ``tests/test_sponge_mpc.py`` serves drawn requests both ways.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +21,33 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 
 from .paths import Chance, Outlook, sample_path
-from .queue import Queue, advance, copy_queue, make_queue, resize, unfinished
+
+HEAD, TAIL, NEXT = 0, 1, 2
+"""Places in :attr:`Queue.marks`."""
+
+_TARDINESS_PER_S = 0.2
+"""Weight of being late for longer."""
 
 _MOVES = 6
 """Ways to change a pair; see :func:`_moved`."""
 _STRIDE = 1 / 16
 """Share of the cores by which the look-ahead changes them, one at least."""
+
+
+class Queue(NamedTuple):
+    """Waiting and running requests; times count from the decision."""
+
+    due_s: FloatArray
+    """(capacity,) deadlines; those between head and tail wait, ascending. Those of a running
+    batch stay where they were."""
+    marks: IntArray
+    """(3,) head, tail, and the next arrival."""
+    free_s: FloatArray
+    """(replicas,) when each replica takes its next batch."""
+    size: IntArray
+    """(replicas,) requests that it runs."""
+    first: IntArray
+    """(replicas,) place of their first deadline."""
 
 
 class Rules(NamedTuple):
@@ -34,11 +65,13 @@ class Rules(NamedTuple):
     """Core-seconds that giving up a core costs."""
     batching: bool
     """Whether other batches than the largest are tried."""
-    replicas: int = 1
+    replicas: int
     """Replicas, each of which holds the cores."""
+    cores_max: int
+    """Most cores that each of them can have; those in force may be more."""
 
 
-class Memory(NamedTuple):
+class Scratch(NamedTuple):
     """Arrays to play in, allocated once."""
 
     start: Queue
@@ -64,7 +97,7 @@ class Decision(NamedTuple):
 
     rules: Rules
     chance: Chance
-    memory: Memory
+    scratch: Scratch
     """Its ``start`` is read, the rest is overwritten."""
     backlog_price: float
     """Core-seconds that a request costs which is left at the end."""
@@ -72,13 +105,13 @@ class Decision(NamedTuple):
     """Those in force."""
 
 
-def make_memory(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Memory:
+def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:
     """Allocate what a queue and so many arrivals on each path need."""
 
     def queue() -> Queue:
         return make_queue(queued + places, rules.replicas)
 
-    return Memory(
+    return Scratch(
         start=queue(),
         middle=queue(),
         end=queue(),
@@ -96,42 +129,36 @@ def plan(
 ) -> tuple[int, int, float]:
     """Return the pair that costs least over the next interval and the look-ahead.
 
-    The search walks downhill from the allocation in force. All scores are of the same sample
-    paths, so they fall and rise smoothly and the walk is short.
-
-    Args:
-        decision: What is decided.
-        outlook: What is believed.
-        kinds: See :func:`~.paths.sample_path`.
-        batch: That in force.
+    The search walks downhill from the allocation in force, of which ``batch`` is a part. All
+    scores are of the same sample paths, so they fall and rise smoothly and the walk is short.
 
     Returns:
         Cores, batch, and the late requests to expect in the next interval.
     """
-    rules, chance, memory = decision.rules, decision.chance, decision.memory
+    rules, chance, scratch = decision.rules, decision.chance, decision.scratch
     for path in range(chance.weight.size):
-        memory.counts[path] = sample_path(
-            outlook, chance, path, kinds, rules.interval_s, memory.speed, memory.arrivals_s[path]
+        scratch.counts[path] = sample_path(
+            outlook, chance, path, kinds, rules.interval_s, scratch.speed, scratch.arrivals_s[path]
         )
-    memory.score[:] = math.nan
+    scratch.score[:] = math.nan
     # Any pair that is better begins the round of moves anew; a round without one is the end.
-    best_cores, move = decision.cores, 0
+    best_cores, move = min(decision.cores, rules.cores_max), 0
     best_batch = batch if rules.batching else rules.service_s.shape[1]
     best = _score(decision, best_cores, best_batch, math.inf)
     while move < _MOVES:
         c, b = _moved(rules, best_cores, best_batch, move)
         move += 1
-        if math.isnan(memory.score[c - 1, b - 1]):
+        if math.isnan(scratch.score[c - 1, b - 1]):
             score = _score(decision, c, b, best)
             if score < best:
                 best, best_cores, best_batch, move = score, c, b, 0
-    return best_cores, best_batch, memory.late[best_cores - 1, best_batch - 1]
+    return best_cores, best_batch, scratch.late[best_cores - 1, best_batch - 1]
 
 
 @compiled
 def _moved(rules: Rules, cores: int, batch: int, move: int) -> tuple[int, int]:
     """Return a neighbour of a pair, within the limits."""
-    cores_max, batch_max = rules.service_s.shape
+    cores_max, batch_max = rules.cores_max, rules.service_s.shape[1]
     if move == 0:
         cores -= 1
     elif move == 1:
@@ -156,7 +183,7 @@ def _score(decision: Decision, c: int, b: int, limit: float) -> float:
 
     The paths come worst first, and no more are played once the cost has reached ``limit``.
     """
-    rules, chance, memory = decision.rules, decision.chance, decision.memory
+    rules, chance, scratch = decision.rules, decision.chance, decision.scratch
     row_s, interval_s, guard_s = rules.service_s[c - 1], rules.interval_s, rules.guard_s
     cores = decision.cores
     score = rules.replicas * (c * interval_s + rules.release_price * max(0, cores - c))
@@ -164,14 +191,14 @@ def _score(decision: Decision, c: int, b: int, limit: float) -> float:
     for path in range(chance.weight.size):
         if score >= limit:
             break
-        arrivals_s = memory.arrivals_s[path, : memory.counts[path]]
-        copy_queue(memory.start, memory.middle)
-        resize(memory.middle, 0.0, rules.service_s[cores - 1], row_s)
-        late = advance(memory.middle, arrivals_s, row_s, b, 0.0, interval_s, guard_s)
+        arrivals_s = scratch.arrivals_s[path, : scratch.counts[path]]
+        copy_queue(scratch.start, scratch.middle)
+        resize(scratch.middle, 0.0, rules.service_s[cores - 1], row_s)
+        late = advance(scratch.middle, arrivals_s, row_s, b, 0.0, interval_s, guard_s)
         rest, then = _look_ahead(decision, arrivals_s, c, b, then)
         expected += chance.weight[path] * late
         score += chance.weight[path] * (rules.late_price * late + rest)
-    memory.score[c - 1, b - 1], memory.late[c - 1, b - 1] = score, expected
+    scratch.score[c - 1, b - 1], scratch.late[c - 1, b - 1] = score, expected
     return score
 
 
@@ -184,7 +211,7 @@ def _look_ahead(
     The search for them starts at ``then``, those that suited the path before.
     """
     best = _rest(decision, arrivals_s, c, b, then)
-    if decision.memory.speed.size == 1:
+    if decision.scratch.speed.size == 1:
         return best, then
     best_cores = then
     # The rest is about convex in the cores: where one side is downhill, the other is not.
@@ -193,7 +220,7 @@ def _look_ahead(
             break
         while True:
             cores = best_cores + sign * max(1, int(best_cores * _STRIDE))
-            if not 1 <= cores <= decision.rules.service_s.shape[0]:
+            if not 1 <= cores <= decision.rules.cores_max:
                 break
             rest = _rest(decision, arrivals_s, c, b, cores)
             if rest >= best:
@@ -208,14 +235,164 @@ def _rest(decision: Decision, arrivals_s: FloatArray, c: int, b: int, then: int)
 
     Without look-ahead the backlog is priced at once, and worked off as it stands.
     """
-    rules, memory = decision.rules, decision.memory
-    horizon_s = memory.speed.size * rules.interval_s
+    rules, scratch = decision.rules, decision.scratch
+    horizon_s = scratch.speed.size * rules.interval_s
     row_s, guard_s = rules.service_s[then - 1], rules.guard_s
-    copy_queue(memory.middle, memory.end)
-    resize(memory.end, rules.interval_s, rules.service_s[c - 1], row_s)
-    late = advance(memory.end, arrivals_s, row_s, b, rules.interval_s, horizon_s, guard_s)
-    left = unfinished(memory.end, horizon_s, row_s)
+    copy_queue(scratch.middle, scratch.end)
+    resize(scratch.end, rules.interval_s, rules.service_s[c - 1], row_s)
+    late = advance(scratch.end, arrivals_s, row_s, b, rules.interval_s, horizon_s, guard_s)
+    left = unfinished(scratch.end, horizon_s, row_s)
     # What is left is served, too, or a plan could leave its late requests behind the horizon.
-    late += advance(memory.end, arrivals_s, row_s, b, horizon_s, math.inf, guard_s)
+    late += advance(scratch.end, arrivals_s, row_s, b, horizon_s, math.inf, guard_s)
     cores_s = rules.replicas * then * (horizon_s - rules.interval_s)
     return cores_s + rules.late_price * late + decision.backlog_price * left
+
+
+def make_queue(capacity: int, replicas: int) -> Queue:
+    """Return an empty queue."""
+    return Queue(
+        np.empty(capacity),
+        np.zeros(3, dtype=np.int64),
+        np.zeros(replicas),
+        np.zeros(replicas, dtype=np.int64),
+        np.zeros(replicas, dtype=np.int64),
+    )
+
+
+@compiled
+def copy_queue(source: Queue, target: Queue) -> None:
+    """Make the target equal to the source."""
+    oldest = source.marks[HEAD]
+    for replica in range(source.free_s.size):
+        target.free_s[replica] = source.free_s[replica]
+        target.size[replica] = source.size[replica]
+        target.first[replica] = source.first[replica]
+        if source.size[replica] > 0:
+            oldest = min(oldest, source.first[replica])
+    for place in range(oldest, source.marks[TAIL]):
+        target.due_s[place] = source.due_s[place]
+    for mark in range(3):
+        target.marks[mark] = source.marks[mark]
+
+
+@compiled
+def resize(queue: Queue, now_s: float, old_s: FloatArray, new_s: FloatArray) -> None:
+    """Rescale what is left of the running batches, by (batch_max,) seconds of a batch."""
+    for replica in range(queue.free_s.size):
+        size = queue.size[replica]
+        if size > 0 and queue.free_s[replica] > now_s:
+            left_s = queue.free_s[replica] - now_s
+            queue.free_s[replica] = now_s + left_s * new_s[size - 1] / old_s[size - 1]
+
+
+@compiled
+def advance(
+    queue: Queue,
+    arrivals_s: FloatArray,
+    service_s: FloatArray,
+    batch: int,
+    from_s: float,
+    until_s: float,
+    guard_s: float,
+) -> float:
+    """Serve from one moment until another, at which nothing is started any more.
+
+    Args:
+        queue: Changed.
+        arrivals_s: (arrivals, 2) when each comes and when it is due, ascending by the former.
+        service_s: (batch_max,) seconds of a batch.
+        batch: Largest batch.
+        from_s: Start.
+        until_s: End.
+        guard_s: See :func:`_lateness`.
+
+    Returns:
+        Late requests among the batches that ended, so weighted.
+    """
+    late, now_s = 0.0, from_s
+    # Kept apart from the queue, for registers are faster than memory.
+    head, tail, following = queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT]
+    for replica in range(queue.free_s.size):
+        if queue.free_s[replica] <= until_s:
+            late += _settle(queue, replica, guard_s)
+    while True:
+        replica = _first_free(queue.free_s)
+        now_s = max(queue.free_s[replica], now_s)
+        # With nothing to serve, time jumps to the next arrival.
+        if head == tail and now_s < until_s and following < arrivals_s.shape[0]:
+            now_s = max(now_s, arrivals_s[following, 0])
+        tail, following = _admit(
+            queue.due_s, arrivals_s, min(now_s, until_s), head, tail, following
+        )
+        if now_s >= until_s or head == tail:
+            break
+        size = min(batch, tail - head)
+        queue.first[replica], queue.size[replica] = head, size
+        queue.free_s[replica] = now_s + service_s[size - 1]
+        head += size
+        if queue.free_s[replica] <= until_s:
+            late += _settle(queue, replica, guard_s)
+    queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = head, tail, following
+    return late
+
+
+@compiled
+def unfinished(queue: Queue, now_s: float, service_s: FloatArray) -> float:
+    """Return the requests that wait, and the share of the running ones that is left."""
+    count = float(queue.marks[TAIL] - queue.marks[HEAD])
+    for replica in range(queue.free_s.size):
+        size = queue.size[replica]
+        if size > 0 and queue.free_s[replica] > now_s:
+            left_s = queue.free_s[replica] - now_s
+            count += size * min(1.0, left_s / (service_s[size - 1]))
+    return count
+
+
+@compiled
+def _first_free(free_s: FloatArray) -> int:
+    first = 0
+    for replica in range(1, free_s.size):
+        if free_s[replica] < free_s[first]:
+            first = replica
+    return first
+
+
+@compiled
+def _settle(queue: Queue, replica: int, guard_s: float) -> float:
+    """Count the late ones of the batch that has ended."""
+    late, end_s = 0.0, queue.free_s[replica]
+    for place in range(queue.first[replica], queue.first[replica] + queue.size[replica]):
+        over_s = end_s - queue.due_s[place]
+        if over_s <= -guard_s:
+            break  # so are all the others, which are due later
+        late += _lateness(over_s, guard_s)
+    queue.size[replica] = 0
+    return late
+
+
+@compiled
+def _lateness(over_s: float, guard_s: float) -> float:
+    """Weight an answer by the time from its deadline: 1 if late, less if only just in time.
+
+    Of two late answers the later one weighs a little more, for a queue in which everything is
+    late should be worked off all the same.
+    """
+    if over_s > 0.0:
+        return 1.0 + _TARDINESS_PER_S * over_s
+    return 1.0 + over_s / guard_s
+
+
+@compiled
+def _admit(
+    due_s: FloatArray, arrivals_s: FloatArray, now_s: float, head: int, tail: int, following: int
+) -> tuple[int, int]:
+    """Let those wait that have arrived, by deadline; return tail and next arrival."""
+    while following < arrivals_s.shape[0] and arrivals_s[following, 0] <= now_s:
+        place, own_s = tail, arrivals_s[following, 1]
+        while place > head and due_s[place - 1] > own_s:
+            due_s[place] = due_s[place - 1]
+            place -= 1
+        due_s[place] = own_s
+        tail += 1
+        following += 1
+    return tail, following

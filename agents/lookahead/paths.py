@@ -96,7 +96,7 @@ def sample_path(
     speed: FloatArray,
     arrivals_s: FloatArray,
 ) -> int:
-    """Play the clients and the network of one path.
+    """Play the clients and the network of one path; return how many arrivals there is room for.
 
     Args:
         outlook: What is believed.
@@ -104,12 +104,8 @@ def sample_path(
         path: Which one.
         kinds: (kinds, 2) relative size and SLO of equally probable kinds of requests.
         interval_s: Time between two decisions.
-        speed: (intervals,) overwritten with the speed of transfers in each interval to come.
-        arrivals_s: (places, 2) overwritten with when requests arrive after now and when they
-            are due, by arrival.
-
-    Returns:
-        The number of arrivals; those that find no place are left out.
+        speed: (intervals,) overwritten: speed of transfers in each interval to come.
+        arrivals_s: (places, 2) overwritten: when requests arrive after now and are due, by arrival.
     """
     _draw_speed(outlook, chance.bandwidth[path], interval_s, speed)
     scatter = math.sqrt(outlook.scatter)

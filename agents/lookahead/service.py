@@ -40,11 +40,7 @@ class ServiceTimes:
     """
 
     def __init__(self, fit_s: FloatArray) -> None:
-        """Start with the fit.
-
-        Args:
-            fit_s: (cores_max, batch_max) seconds of a batch.
-        """
+        """Start with the fit: (cores_max, batch_max) seconds of a batch."""
         self._fit_s = fit_s
         self.table_s = fit_s.copy(order="C")
         """(cores_max, batch_max) seconds of a batch; changes in place."""
@@ -99,10 +95,8 @@ class QuotaServiceTimes:
     def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
         """Start from the fit.
 
-        Args:
-            spec: The system.
-            margin: First guess of how much longer batches take than the fit says.
-            safety: Allowance on what is learned, for single batches scatter.
+        ``margin`` is the first guess of how much longer batches take than that, ``safety`` the
+        allowance on what is learned, for single batches scatter.
         """
         self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
         self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)

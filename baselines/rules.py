@@ -1,0 +1,112 @@
+"""The simplest rules, a fixed allocation and a threshold, and the batch size of all rules.
+
+None of those that scale cores or replicas has a batch size in its published form: here a batch may
+be as long as leaves time to wait for the batch before it and for the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from sponge_env.controllers import BaseController, Options, option
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig(Options):
+    """Options of the batch size."""
+
+    batch: int | None = option(None, at_least=1)
+    """Largest batch, never above the scenario's limit; by ``batch_slo_share`` if left out."""
+    batch_slo_share: float = option(0.3, above=0, at_most=1)
+    """Share of the SLO within which a batch has to be served."""
+
+
+def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
+    """Return the largest batch for replicas of ``cores``, at least 1."""
+    if config.batch is not None:
+        return min(config.batch, spec.batch_max)
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, cores - 1]
+    fits = np.flatnonzero(latency_s <= config.batch_slo_share * spec.slo_s)
+    return int(fits[-1]) + 1 if fits.size else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticConfig(Options):
+    """Options of :class:`Static`."""
+
+    cores: int | None = option(None, at_least=1)
+    """Core units; all of them if left out, and never more than there are."""
+    batch: int | None = option(None, at_least=1)
+    """Largest batch; the scenario's limit if left out, and never above it."""
+
+
+class Static(BaseController):
+    """Asks for the same cores and batch size always.
+
+    With the default batch every waiting request joins the next batch.
+    """
+
+    config: StaticConfig
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Return the allocation, within the limits."""
+        return Allocation(
+            cores=min(self.config.cores or spec.cores_max, spec.cores_max),
+            batch=min(self.config.batch or spec.batch_max, spec.batch_max),
+        )
+
+
+static_8 = partial(Static, cores=8)
+static_16 = partial(Static, cores=16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRuleConfig(BatchConfig):
+    """Options of :class:`QueueRule`."""
+
+    up_queue: float = option(1.0, above=0)
+    """Waiting requests per core above which cores are added."""
+    calm_share: float = option(0.25, above=0, at_most=1)
+    """An interval counts as calm if less waits than this share of ``up_queue``."""
+    up_factor: float = option(1.5, at_least=1)
+    """How many times the cores are held after growing; at least one is added."""
+    down_after: int = option(10, at_least=1)
+    """Calm intervals in a row after which one core is released."""
+
+
+class QueueRule(BaseController):
+    """Scales one replica by how many requests wait at the moment of the decision.
+
+    Between the two thresholds nothing changes, and giving back takes a while: the hysteresis
+    that keeps a rule of this kind from swinging.
+    """
+
+    config: QueueRuleConfig
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Forget how many intervals were calm."""
+        self._calm = 0
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Compare the queue with the thresholds."""
+        cores = max(1, min(self._scaled(view), spec.cores_max))
+        return Allocation(cores, batch_size(self.config, spec, cores))
+
+    def _scaled(self, view: SystemView) -> int:
+        config, cores = self.config, view.allocation.cores
+        waiting = view.queued_deadlines_s.size / cores
+        # The first moment of an episode is no sign of calm.
+        calm = waiting < config.calm_share * config.up_queue and view.arrivals.size > 0
+        self._calm = self._calm + 1 if calm else 0
+        if waiting > config.up_queue:
+            return max(cores + 1, math.ceil(cores * config.up_factor))
+        # Release slowly: a core too few costs deadlines, one too many only itself.
+        if self._calm >= config.down_after:
+            self._calm = 0
+            return cores - 1
+        return cores
