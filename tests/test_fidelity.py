@@ -278,6 +278,7 @@ def test_bad_input_ends_with_a_sentence(
         (PROFILE.date, True, True),
         ("", None, True),
     ],
+    ids=["old", "old, not again", "new", "new, again", "undated"],
 )
 def test_an_old_profile_is_measured_again(
     tmp_path: Path,
