@@ -8,7 +8,6 @@ import numpy as np
 
 from sponge_env.arrays import IntArray
 from sponge_env.interfaces import Allocation
-from sponge_env.oracle.lower import VIOLATION
 from sponge_env.oracle.problem import Problem
 from sponge_env.oracle.search import find_schedule, make_search
 
@@ -38,8 +37,7 @@ def search(p: Problem, late: IntArray, replicas: IntArray, width: int) -> Attain
     """
     rows = np.zeros((p.intervals, 2), np.int64)
     memory = make_search(p, width)
-    cost = find_schedule(p, late, replicas, memory, rows)
-    violations = int(cost // VIOLATION)
+    violations, core_intervals = find_schedule(p, late, replicas, memory, rows)
     pairs = zip(rows.tolist(), replicas.tolist(), strict=True)
     schedule = tuple(Allocation(cores, batch, count) for (cores, batch), count in pairs)
-    return Attained(violations, cost - violations * VIOLATION, schedule)
+    return Attained(violations, core_intervals, schedule)

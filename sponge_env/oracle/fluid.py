@@ -33,6 +33,13 @@ class Fluid(NamedTuple):
     """(intervals,) those of them whose deadline has passed then."""
     served: FloatArray
     """(cores_max,) requests that a replica can serve in an interval."""
+    burst: FloatArray
+    """(cores_max,) how many more it can serve, at most, when its quota is written again."""
+    cores: IntArray
+    """(replicas_max,) most cores that each of so many replicas can have on the machine."""
+    mixed: IntArray
+    """(replicas_max, cores_max, replicas_max - 1) least cost of an interval in which some
+    replicas go and leave their cores to the others; see :func:`mixed_costs`."""
     last_batch: float
     """Requests at most that a replica still answers after it was taken away."""
     price: IntArray
@@ -86,10 +93,17 @@ def fluid(p: Problem, replicas: int) -> Fluid:
     counted = np.concatenate([np.zeros(longest, np.int64) + p.price[0], p.price])
     paid = np.array([counted[k : k + longest].all() for k in range(p.intervals)])
     least = int(cold / (1 + p.ahead_s.max() / p.interval_s) + 1e-9)
+    if p.total_cores < 2 * p.replicas_max:
+        least = max(0, least - 1)  # one may have to wait until others have gone
+    per_work = (sizes / p.padded_s).max(axis=0)
+    burst_s = np.maximum.accumulate(p.share * p.ahead_s)
     return Fluid(
         arrived=np.searchsorted(release_s, ends_s, side="right").astype(np.float64),
         due=np.searchsorted(deadline_s, ends_s, side="left").astype(np.float64),
         served=(sizes * granted_s / p.padded_s).max(axis=0),
+        burst=burst_s * per_work,
+        cores=np.minimum(p.cores_max, p.total_cores // np.arange(1, p.replicas_max + 1)),
+        mixed=mixed_costs(p.replicas_max, p.cores_max, p.total_cores),
         last_batch=float(p.batch_max),
         price=p.price,
         start=paid * least,
@@ -98,6 +112,28 @@ def fluid(p: Problem, replicas: int) -> Fluid:
         replicas_max=p.replicas_max,
         counted=int(possible.sum()),
     )
+
+
+def mixed_costs(replicas_max: int, cores_max: int, total_cores: int) -> IntArray:
+    """Return what an interval costs at least in which replicas that drained have gone.
+
+    While they hold cores there may be fewer for the others, who therefore do not have the same
+    cores all the time, and may cost less than at the most they have.
+
+    Returns:
+        (replicas_max, cores_max, replicas_max - 1) by how many stay and serve, the most cores
+        they have, and how many have gone; LEVELS where all have the same cores all the time.
+    """
+    most = replicas_max
+    after, cores, starting, draining = np.ogrid[1 : most + 1, 1 : cores_max + 1, :most, 1:most]
+    held = after + starting + draining
+    shared = total_cores // held
+    limited = (shared > 0) & (shared < cores) & (cores * (after + starting) <= total_cores)
+    # What those that start must cost is paid for elsewhere.
+    cost = np.minimum(shared * held, cores * (after + starting)) - starting
+    cost = np.where(limited, cost, LEVELS).min(axis=2)
+    cheapest: IntArray = np.minimum.accumulate(cost, axis=2)
+    return cheapest
 
 
 @entry_point
@@ -172,20 +208,58 @@ def _serve(f: Fluid, k: int, violation: float, t: Table) -> int:
     for n in range(f.replicas_max):
         for level in range(LEVELS):
             if t.now[n, level] > NOWHERE:
-                for cores in range(1, f.served.size + 1):
+                for cores in range(1, f.cores[n] + 1):
                     served = t.now[n, level] + (n + 1) * f.served[cores - 1]
-                    served = min(served, f.arrived[k])
-                    left_out = max(0.0, f.due[k] - served)
-                    cost = level + f.price[k] * cores * (n + 1) + int(violation * left_out)
-                    cost = min(cost, LEVELS - 1)
-                    served += left_out
-                    least = min(least, cost)
-                    if served > t.then[n, cost]:
-                        t.then[n, cost] = served
-                        t.source[k, n, cost] = t.origin[n, level]
-                    if served == f.arrived[k] and left_out == 0.0:
+                    cost = level + f.price[k] * cores * (n + 1)
+                    least = min(least, _reach(f, k, violation, t, n, cost, served, n, level))
+                    if served >= f.arrived[k]:
                         break
+        for before in range(n + 1, f.replicas_max):
+            for cores in range(1, f.cores[n] + 1):
+                least = min(least, _serve_mixed(f, k, violation, t, n, cores, before))
     return least
+
+
+@compiled
+def _serve_mixed(
+    f: Fluid, k: int, violation: float, t: Table, n: int, cores: int, before: int
+) -> int:
+    """Serve an interval in which replicas go and leave their cores to the others."""
+    gone, least = before - n, LEVELS - 1
+    pay = f.mixed[n, cores - 1, gone - 1]
+    if pay >= (LEVELS if f.burst[cores - 1] > 0.0 else (n + 1) * cores):
+        return least
+    arrived = f.arrived[k - 1] if k else 0.0
+    more = (n + 1) * (f.served[cores - 1] + (1 + gone) * f.burst[cores - 1])
+    for level in range(LEVELS):
+        served = t.now[before, level]
+        if served > NOWHERE:
+            served = max(served, min(served + gone * f.last_batch, arrived)) + more
+            cost = level + f.price[k] * pay
+            least = min(least, _reach(f, k, violation, t, n, cost, served, before, level))
+    return least
+
+
+@compiled
+def _reach(
+    f: Fluid,
+    k: int,
+    violation: float,
+    t: Table,
+    n: int,
+    cost: int,
+    served: float,
+    other: int,
+    other_level: int,
+) -> int:
+    """Reach an interval's end with so many requests served; return the cost."""
+    served = min(served, f.arrived[k])
+    left_out = max(0.0, f.due[k] - served)
+    cost = min(cost + int(violation * left_out), LEVELS - 1)
+    if served + left_out > t.then[n, cost]:
+        t.then[n, cost] = served + left_out
+        t.source[k, n, cost] = t.origin[other, other_level]
+    return cost
 
 
 @compiled

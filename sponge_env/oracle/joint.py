@@ -35,6 +35,10 @@ def joint_schedule(p: Problem) -> Attained:
     plans = [np.ones(p.intervals, np.int64)]
     if not p.quota:  # replicas that share one CPU serve no more than one that has it all
         plans += [_plan(p, margin) for margin in MARGINS]
+        # Where those that start take cores from those that serve, they had better come one by one.
+        shared = [plan for plan in plans if plan.max() * p.cores_max > p.total_cores]
+        plans += [_one_by_one(plan, _ahead(p)) for plan in shared]
+        plans = list({plan.tobytes(): plan for plan in plans}.values())
     found = [(search(p, late, plan, NARROW), plan) for plan in plans]
     best, plan = min(found, key=lambda pair: pair[0].cost)
     if p.quota:
@@ -44,8 +48,7 @@ def joint_schedule(p: Problem) -> Attained:
 
 def _plan(p: Problem, margin: float) -> IntArray:
     """Return the (intervals,) replicas to ask for, early enough to be ready when needed."""
-    ahead = math.ceil(p.cold_start_s * p.loading_contention / p.interval_s - 1e-9)
-    f = _fluid(p)
+    ahead, f = _ahead(p), _fluid(p)
     cost = np.full(p.intervals, round(p.cold_start_s / p.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
     ready = np.zeros(p.intervals, np.int64)
@@ -55,14 +58,39 @@ def _plan(p: Problem, margin: float) -> IntArray:
     return asked
 
 
+def _ahead(p: Problem) -> int:
+    """Return how many intervals before it is needed a replica has to be asked for."""
+    return math.ceil(p.cold_start_s * p.loading_contention / p.interval_s - 1e-9)
+
+
+def _one_by_one(plan: IntArray, ahead: int) -> IntArray:
+    """Return a plan in which a replica is asked for when the one before is ready."""
+    asked = [1] * ahead
+    for wanted in plan.tolist():
+        ready = min(asked[len(asked) - ahead :], default=wanted)
+        asked.append(min(wanted, ready + 1))
+    return np.array(asked[ahead:])
+
+
 def _fluid(p: Problem) -> Fluid:
     return fluid(p, min(p.replicas_max, int(p.settings["initial"]["replicas"][0])))
 
 
 def joint_violations(p: Problem) -> int:
     """Return how many violations all replicas together could not avoid."""
-    late = lookahead(in_one_line(p), float(p.replicas_max))
+    late = lookahead(in_one_line(p), _speedup(p))
     return max(int(late[0]), int(p.counts.sum()) - _fluid(p).counted)
+
+
+def _speedup(p: Problem) -> float:
+    """Return how many times the best throughput of a replica all together can have."""
+    if p.quota:  # each can be ahead of its share
+        return float(p.replicas_max)
+    replicas = np.arange(1, p.replicas_max + 1)
+    cores = np.minimum(p.cores_max, p.total_cores // replicas)
+    sizes = np.arange(1, p.batch_max + 1)[:, None]
+    rates_rps = np.maximum.accumulate((sizes / p.padded_s).max(axis=0))
+    return float((replicas * (rates_rps[cores - 1] / p.rate_rps)).max())
 
 
 def joint_core_intervals(p: Problem, violations_upper: int) -> float:

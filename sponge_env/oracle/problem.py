@@ -60,6 +60,8 @@ class Problem(NamedTuple):
     cores_max: int
     batch_max: int
     replicas_max: int
+    total_cores: int
+    """Core units of the machine."""
     cold_start_s: float
     """Time until a replica serves: whatever its cores or, under a quota, on one core unit."""
     quota: bool
@@ -125,7 +127,8 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
         to_pay=np.append(np.cumsum(price[::-1])[::-1], 0),
         cores_max=spec.cores_max,
         batch_max=spec.batch_max,
-        replicas_max=spec.replicas_max,
+        replicas_max=min(spec.replicas_max, spec.total_cores),
+        total_cores=spec.total_cores,
         cold_start_s=spec.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
         may_skip=False,

@@ -106,7 +106,7 @@ def make_search(p: Problem, width: int) -> Search:
 @entry_point
 def find_schedule(
     p: Problem, late: IntArray, replicas: IntArray, s: Search, schedule: IntArray
-) -> float:
+) -> tuple[int, float]:
     """Search for a good schedule with given replicas.
 
     Args:
@@ -117,7 +117,7 @@ def find_schedule(
         schedule: (intervals, 2) cores and batch; is written.
 
     Returns:
-        Its violations times VIOLATION, and its core-intervals.
+        Its violations, and its core-intervals.
     """
     begin(p, branch(p, s.branches, 0))
     here, there, followed = 0, s.beam, 1
@@ -134,11 +134,10 @@ def find_schedule(
         here, there = there, here
     n = _cheapest(s, here, followed)
     state = s.branches.states[here + n]
-    cost = float(VIOLATION * state.violations) + state.counted_core_s / p.interval_s
     for interval in range(p.intervals - 1, -1, -1):
         schedule[interval, 0], schedule[interval, 1] = s.cores[interval, n], s.batch[interval, n]
         n = s.parents[interval, n]
-    return float(cost)
+    return state.violations, state.counted_core_s / p.interval_s
 
 
 @compiled
@@ -166,7 +165,7 @@ def _try_all(p: Problem, late: IntArray, s: Search, k: int, interval: int, repli
     scratch = 2 * s.beam
     state = s.branches.states[k]
     so_far = VIOLATION * state.violations + int(state.counted_core_s / p.interval_s)
-    for cores in range(1, p.cores_max + 1):
+    for cores in range(1, min(p.cores_max, p.total_cores // replicas) + 1):
         if so_far + p.price[interval] * cores * replicas >= s.least[0] + LEVELS * replicas:
             break
         batch = p.batch_max
@@ -185,11 +184,12 @@ def _note(
     """Add the schedule that was just tried to the candidates."""
     k_tried, end_s = 2 * s.beam, (interval + 1) * p.interval_s
     state, free_s = s.branches.states[k_tried], end_s
+    in_force = state.cores  # fewer than were asked for while replicas drain
     violations, progress = state.violations, 0.0
     for n in range(state.replicas):
         replica = s.branches.replicas[k_tried, n]
         if replica.batch_size:
-            work_s = p.work_s[replica.batch_size - 1, cores - 1] / p.share[cores - 1]
+            work_s = p.work_s[replica.batch_size - 1, in_force - 1] / p.share[in_force - 1]
             left = min(1.0, (replica.finish_s - end_s) / work_s)
             done_s = end_s + left * p.shortest_s[replica.batch_size - 1]
             progress -= left * replica.batch_size
