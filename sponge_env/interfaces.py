@@ -1,10 +1,37 @@
-"""The nouns of the system and its three seams. Read this file first.
+"""The nouns of the system and its seams. Read this file first.
 
-A *controller* looks at a :class:`SystemView` once per adaptation interval and answers
-with an :class:`Allocation`. The *serving core* turns arriving :class:`Request` objects
-into :class:`Batch` objects, earliest deadline first. A *worker* runs batches and is the
-only part that knows a clock: the simulated one jumps, the real one waits. *Sinks*
-receive the metrics.
+A *controller* looks at a :class:`SystemView` once per interval and answers with an
+:class:`Allocation`. The *core* turns arriving requests into batches, earliest deadline first.
+A *worker* runs batches and is the only part that knows a clock: the simulated one jumps, the
+real one waits. *Sinks* receive the metrics.
+
+Words, one for each thing:
+
+request, deadline, budget
+    What a client sends; when it must be answered; the time left until then. A deadline is the
+    send time plus the SLO, so what the network takes is gone from the budget on arrival.
+hopeless, avoidable
+    A request whose budget on arrival is shorter than the fastest service, and violations of
+    the others.
+batch, replica, worker
+    Requests that run together; what runs one batch at a time under a CPU limit; all replicas
+    of one model and their clock.
+stage, variant
+    One model of a pipeline, with its queue and worker; one of several models that answer the
+    same question. There is one of each today.
+interval
+    The time between two decisions.
+cold start
+    From asking for a replica until it serves.
+allocation
+    Cores, batch size, replicas and variant of each stage.
+scenario, profile, workload, bandwidth trace
+    All that defines an experiment but controller and seed; measured latency of a model; the
+    requests of an episode; bytes per second over time.
+cell, suite, unit
+    Scenario, profile and start; cells and agents with their options; one agent on one cell.
+agent
+    A controller under its registered name.
 
 Time is in seconds (float64) since the start of the episode, on the worker's clock.
 Cores are counted in core units (see :attr:`SystemSpec.core_unit`).

@@ -279,15 +279,18 @@ class SimulatedSystem(System):
 
     def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force."""
-        entry.drain_one(self._arrays, 0, self._metrics)
+        self._run(draining=True)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
 
     def _serve(self, allocation: Allocation) -> dict[str, float]:
-        out = self._observation, self._metrics, self._over
-        entry.step_range(self._arrays, 0, 1, self._wanted, *out)
+        self._run(draining=False)
         return {}
+
+    def _run(self, draining: bool) -> None:
+        out = self._observation, self._metrics, self._over
+        entry.step_range(self._arrays, 0, 1, self._wanted, *out, draining)
 
     def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
         now_s = float(self._env["now_s"])

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 
-from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.network import transferred_s
 from sponge_env.core.records import World
 from sponge_env.core.rng import ARRIVALS, next_uint64, seed_stream, uniform
-from sponge_env.core.settings import BURSTY, CONSTANT, DIURNAL, FLASH_CROWD, LISTED, POISSON
+from sponge_env.core.settings import BURSTY, CONSTANT, DIURNAL, FLASH_CROWD, POISSON
 
 
-@compiled
+@inlined
 def reset_arrivals(w: World, seed: int) -> None:
     """Start the stream of requests and draw the first."""
     env, settings = w.env, w.settings
@@ -37,10 +37,7 @@ def reset_arrivals(w: World, seed: int) -> None:
             env.rounding_rng[k] = env.arrivals_rng[k]
         for _ in range(settings.groups):
             next_uint64(env.arrivals_rng)
-    if settings.arrival_kind == LISTED:
-        next_listed(w)
-    else:
-        next_request(w)
+    next_request(w)
 
 
 @compiled
@@ -67,6 +64,13 @@ def next_request(w: World) -> None:
         env.sent_s = env.arrival_s = math.inf
 
 
+@inlined
+def first_listed(w: World) -> None:
+    """Go back to the first of the requests that were drawn before the episode."""
+    w.env.sent = 0
+    next_listed(w)
+
+
 @compiled
 def next_listed(w: World) -> None:
     """Take the next request of those that were drawn before the episode."""
@@ -75,12 +79,12 @@ def next_listed(w: World) -> None:
     env.sent += 1
 
 
-@compiled
+@inlined
 def _exponential(w: World) -> float:
     return -math.log(1.0 - uniform(w.env.arrivals_rng))
 
 
-@compiled
+@inlined
 def _next_in_pieces(w: World) -> None:
     env, settings = w.env, w.settings
     rates_rps = w.numbers[settings.rates_at : settings.rates_at + settings.states]
@@ -95,7 +99,7 @@ def _next_in_pieces(w: World) -> None:
     env.clock_s += expected / rates_rps[env.state]
 
 
-@compiled
+@inlined
 def _enter_burst(w: World) -> None:
     env, settings = w.env, w.settings
     others = settings.states - 1
@@ -103,7 +107,7 @@ def _enter_burst(w: World) -> None:
     env.state_ends_s += settings.arrivals.burst_dwell_s * _exponential(w)
 
 
-@compiled
+@inlined
 def _enter_part_of_stretch(w: World) -> None:
     env, settings = w.env, w.settings
     stretch_ends_s = (env.stretch + 1) * settings.arrivals.flash_every_s
@@ -126,7 +130,7 @@ def _flash_starts_s(w: World) -> float:
     return w.env.stretch * every_s + uniform(w.env.arrivals_rng) * room_s
 
 
-@compiled
+@inlined
 def _next_of_the_day(w: World) -> None:
     env, settings = w.env, w.settings
     amplitude, period_s = settings.arrivals.diurnal_amplitude, settings.arrivals.diurnal_period_s
@@ -140,7 +144,7 @@ def _next_of_the_day(w: World) -> None:
         stays = uniform(env.arrivals_rng) * (1.0 + amplitude) < 1.0 + swing
 
 
-@compiled
+@inlined
 def _next_recorded(w: World) -> None:
     env = w.env
     while env.group_next == env.group_requests:
@@ -152,7 +156,7 @@ def _next_recorded(w: World) -> None:
     env.group_next += 1
 
 
-@compiled
+@inlined
 def _fill_group(w: World) -> None:
     """Draw the requests of the next group, in ascending order."""
     env, settings = w.env, w.settings
@@ -171,7 +175,7 @@ def _fill_group(w: World) -> None:
     env.group += 1
 
 
-@compiled
+@inlined
 def _sort(values: Records[float], count: int) -> None:
     """Sort the first values by Shell's method, which needs no memory."""
     gap = count // 2

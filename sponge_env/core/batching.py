@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from sponge_env.core.arrivals import next_listed, next_request
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.queue import bring_forward, deadline_s, push
 from sponge_env.core.records import ReplicaState, Waiting, World
 from sponge_env.core.settings import LISTED
@@ -19,7 +19,7 @@ ON_TIME, LATE = int(Outcome.ON_TIME), int(Outcome.LATE)
 DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 
 
-@compiled
+@inlined
 def any_pending(w: World) -> bool:
     """Return whether any request waits or runs."""
     return w.stage.running > 0 or w.stage.head < w.stage.tail
@@ -65,14 +65,14 @@ def drop_expired(w: World) -> None:
         _drop_first(w)
 
 
-@compiled
+@inlined
 def abandon(w: World) -> None:
     """Drop all that still waits: the episode is over."""
     while w.stage.head < w.stage.tail:
         _drop_first(w)
 
 
-@compiled
+@inlined
 def _drop_first(w: World) -> None:
     first = w.queue[w.stage.head & w.stage.ring]
     _drop(w, first.row, first.sent_s, first.hopeless, first.retries, False)
@@ -130,7 +130,7 @@ def answer(w: World, replica: ReplicaState, finished_s: float) -> None:
     _leave(w, replica)
 
 
-@compiled
+@inlined
 def give_back(w: World, replica: ReplicaState, finished_s: float) -> None:
     """End a batch whose replica died.
 
@@ -166,7 +166,7 @@ def _enter(
         w.env.ended += 1
 
 
-@compiled
+@inlined
 def _leave(w: World, replica: ReplicaState) -> None:
     w.stage.running -= replica.batch_size
     w.env.batches += 1

@@ -89,7 +89,12 @@ def compiled(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile a function that returns records, which no ordinary call can return."""
+    """Compile a function as a part of each caller's own text.
+
+    For what returns records, which no ordinary call can return, and for what is called from
+    one place or takes a line or two: to compile those by themselves would double the time that
+    a first run takes.
+    """
     return cast(Function, numba.njit(inline="always", **_INNER)(function))
 
 

@@ -2,6 +2,12 @@
 
 The simulation takes a range of environments at a time, one range for each thread; the rest
 are the moves of a live system, whose clock and worker are elsewhere.
+
+Arguments of the same name are the same everywhere: ``arrays`` is all memory, ``metrics`` (n,) of
+``METRICS``, ``first`` the first environment and ``last`` the one after the last; ``chosen`` (n,)
+says which environments are meant, ``scenarios`` (n,) which row of ``settings`` each has and
+``seeds`` (n,) its episode's seed; ``observations`` (n, obs_dim) and ``over`` (n,), whether the
+episode is over, are written. Functions without a range work on environment 0.
 """
 
 from __future__ import annotations
@@ -12,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core import batching
-from sponge_env.core.arrivals import next_request, reset_arrivals
+from sponge_env.core.arrivals import next_request
 from sponge_env.core.compiled import entry_point, inlined
 from sponge_env.core.measure import measure
-from sponge_env.core.network import reset_network, start_over, transferred_s
+from sponge_env.core.network import start_over, transferred_s
 from sponge_env.core.observe import encode
 from sponge_env.core.queue import last_deadline_s
 from sponge_env.core.records import Arrays, World
 from sponge_env.core.rng import CLASSES, seed_stream, uniform
-from sponge_env.core.step import begin_interval, drain, reset, step
+from sponge_env.core.settings import LISTED
+from sponge_env.core.step import begin_interval, begin_traffic, reset, step
 
 
 @inlined
@@ -51,23 +58,19 @@ def step_range(
     observations: NDArray[np.float32],
     metrics: NDArray[Any],
     over: NDArray[np.bool_],
+    draining: bool,
 ) -> None:
-    """Step the environments [first, last), but for those whose episode is over.
+    """Step environments, but for those whose episode is over.
 
-    Args:
-        arrays: All memory.
-        first: First environment.
-        last: Environment after the last.
-        allocations: (n, stages) of ``ALLOCATION``.
-        observations: (n, obs_dim) is written.
-        metrics: (n,) of ``METRICS``, is written.
-        over: (n,) whether the episode is over now, is written.
+    ``allocations`` are (n, stages) of ``ALLOCATION``. ``draining`` ends the episodes instead:
+    what is left is served, after which metrics have lost their meaning. It is part of this
+    function so that the simulation is compiled once.
     """
     for i in range(first, last):
         w = _world(arrays, i, metrics)
-        if w.env.interval < w.settings.intervals:
+        if draining or w.env.interval < w.settings.intervals:
             metrics[i] = arrays.blank[0]
-            step(w, allocations[i])
+            step(w, allocations[i], draining)
             encode(w, observations[i])
             over[i] = w.env.interval == w.settings.intervals
 
@@ -84,19 +87,7 @@ def reset_range(
     metrics: NDArray[Any],
     over: NDArray[np.bool_],
 ) -> None:
-    """Start new episodes in the chosen environments of [first, last).
-
-    Args:
-        arrays: All memory.
-        first: First environment.
-        last: Environment after the last.
-        chosen: (n,) which ones.
-        scenarios: (n,) row in ``settings`` of each.
-        seeds: (n,) episode seed of each.
-        observations: (n, obs_dim) is written where chosen.
-        metrics: (n,) of ``METRICS``.
-        over: (n,) is cleared where chosen.
-    """
+    """Start new episodes in the chosen environments."""
     for i in range(first, last):
         if chosen[i]:
             arrays.envs[i].scenario = scenarios[i]
@@ -104,18 +95,6 @@ def reset_range(
             reset(w, seeds[i])
             encode(w, observations[i])
             over[i] = False
-
-
-@entry_point
-def drain_one(arrays: Arrays, i: int, metrics: NDArray[Any]) -> None:
-    """Serve what is left after the last interval of environment ``i``.
-
-    Args:
-        arrays: All memory.
-        i: The environment.
-        metrics: (n,) of ``METRICS``; those of the environment lose their meaning.
-    """
-    drain(_world(arrays, i, metrics))
 
 
 @entry_point
@@ -132,24 +111,29 @@ def within(allocations: NDArray[np.int64], cores: int, batch: int, replicas: int
 
 
 @entry_point
-def begin_drawing(arrays: Arrays, metrics: NDArray[Any], seed: int) -> None:
-    """Start the traffic of the only environment."""
-    w = _world(arrays, 0, metrics)
-    reset_network(w, seed)
-    reset_arrivals(w, seed)
+def begin_traffic_range(
+    arrays: Arrays,
+    first: int,
+    last: int,
+    chosen: NDArray[np.bool_],
+    scenarios: NDArray[np.int64],
+    seeds: NDArray[np.int64],
+    metrics: NDArray[Any],
+) -> None:
+    """Start the traffic of the chosen environments whose requests are not listed."""
+    for i in range(first, last):
+        if chosen[i]:
+            arrays.envs[i].scenario = scenarios[i]
+            w = _world(arrays, i, metrics)
+            if w.settings.arrival_kind != LISTED:
+                begin_traffic(w, seeds[i])
 
 
 @entry_point
 def draw_requests(arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any]) -> int:
-    """Draw the next requests of the only environment.
+    """Draw the next requests into (room,) of ``LISTED_REQUEST``; return how many there were.
 
-    Args:
-        arrays: All memory.
-        metrics: (1,) of ``METRICS``.
-        requests: (room,) of ``LISTED_REQUEST``, is written.
-
-    Returns:
-        How many there were: fewer than there is room for, if these are the last.
+    Fewer than there is room for are the last.
     """
     w = _world(arrays, 0, metrics)
     for k in range(len(requests)):
@@ -178,13 +162,8 @@ def choose_classes(
 ) -> None:
     """Choose the class of each request, with one uniform each in the order of sending.
 
-    Args:
-        arrays: All memory; the only environment's ``noise_rng`` is used.
-        requests: (n,) of ``LISTED_REQUEST``; deadline and payload are written.
-        ends: (classes,) cumulated shares.
-        slo_s: (classes,) objective of each.
-        payload_bytes: (classes,) size of the requests of each.
-        seed: Seed of the episode.
+    ``ends``, ``slo_s`` and ``payload_bytes`` are (classes,): the cumulated shares, objectives
+    and sizes. Deadline and payload are written. The environment's ``noise_rng`` is used.
     """
     rng, last = arrays.envs[0].noise_rng, len(ends) - 1
     seed_stream(rng, seed, CLASSES)
@@ -201,14 +180,7 @@ def choose_classes(
 def arrive(
     arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any], payload_bytes: float
 ) -> None:
-    """Transfer the requests of one size.
-
-    Args:
-        arrays: All memory; the network of the only environment is ready.
-        metrics: (1,) of ``METRICS``.
-        requests: (n,) of ``LISTED_REQUEST`` in the order of sending; arrivals are written.
-        payload_bytes: Which ones.
-    """
+    """Write the arrival of the requests of one size, which stand in the order of sending."""
     w = _world(arrays, 0, metrics)
     start_over(w.env)
     latest_s = 0.0
@@ -224,14 +196,7 @@ def arrive(
 
 @entry_point
 def take_in(arrays: Arrays, metrics: NDArray[Any], now_s: float, until_s: float) -> float:
-    """Take in what has arrived at a live system; return when the next request comes.
-
-    Args:
-        arrays: All memory; the first environment is the system.
-        metrics: (1,) of ``METRICS``.
-        now_s: The worker's clock.
-        until_s: Requests that arrive later are not taken in yet.
-    """
+    """Take in what has arrived by ``until_s``, now or past; return when the next request comes."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
     batching.take_in(w, until_s)
@@ -240,7 +205,7 @@ def take_in(arrays: Arrays, metrics: NDArray[Any], now_s: float, until_s: float)
 
 @entry_point
 def form_batch(arrays: Arrays, metrics: NDArray[Any], row: int, batch_max: int) -> int:
-    """Form a batch of a live system in a row of ``replicas``; return its size."""
+    """Form a batch in a row of ``replicas``; return its size."""
     w = _world(arrays, 0, metrics)
     return batching.form_batch(w, w.replicas[row], batch_max)
 
@@ -254,15 +219,10 @@ def end_batch(
     times_s: tuple[float, float],
     ok: bool,
 ) -> None:
-    """Close a live system's batch.
+    """Close the batch that was formed in a row of ``replicas``.
 
-    Args:
-        arrays: All memory.
-        metrics: (1,) of ``METRICS``.
-        row: Row of ``replicas`` in which it was formed.
-        replica: Identity of the replica that ran it.
-        times_s: When it started and ended.
-        ok: Whether it was answered; False if the replica died.
+    ``replica`` is the identity of the replica that ran it, ``times_s`` when it started and
+    ended, and ``ok`` False if the replica died.
     """
     w = _world(arrays, 0, metrics)
     batch = w.replicas[row]
@@ -293,13 +253,13 @@ def end_live_interval(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> No
 
 @entry_point
 def last_deadline(arrays: Arrays, metrics: NDArray[Any]) -> float:
-    """Return the latest deadline of what waits or runs in a live system."""
+    """Return the latest deadline of what waits or runs."""
     return last_deadline_s(_world(arrays, 0, metrics))
 
 
 @entry_point
 def abandon(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
-    """Drop all that waits in a live system."""
+    """Drop all that waits."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
     batching.drop_expired(w)
@@ -308,5 +268,5 @@ def abandon(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
 
 @entry_point
 def observe_one(arrays: Arrays, metrics: NDArray[Any], observations: NDArray[np.float32]) -> None:
-    """Write the (1, obs_dim) observation of the only environment."""
+    """Write the (1, obs_dim) observation."""
     encode(_world(arrays, 0, metrics), observations[0])

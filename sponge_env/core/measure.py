@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import PAST, RECENT, Meters, World
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""
 
 
-@compiled
+@inlined
 def clear_sums(w: World) -> None:
     """Begin an interval's sums at 0; the metrics are blank already."""
     env = w.env
@@ -31,7 +31,7 @@ def measure(w: World) -> None:
     w.env.episode_return += w.metrics.reward
 
 
-@compiled
+@inlined
 def _remember_arrivals(w: World) -> None:
     """Add the interval's arrivals to the history."""
     env, offered = w.env, w.metrics.offered
@@ -49,7 +49,7 @@ def _remember_arrivals(w: World) -> None:
     env.bandwidths[(env.interval - 1) & (RECENT - 1)] = bandwidth
 
 
-@compiled
+@inlined
 def _measure_requests(w: World) -> None:
     env, metrics = w.env, w.metrics
     violations = metrics.late + metrics.dropped + metrics.failed
@@ -65,7 +65,7 @@ def _measure_requests(w: World) -> None:
         metrics.latency_mean_s = env.latency_sum_s / env.answered
 
 
-@compiled
+@inlined
 def _measure_resources(w: World) -> None:
     metrics, now, before = w.metrics, w.stage.meters, w.stage.before
     core_seconds = now.core_seconds - before.core_seconds
@@ -93,7 +93,7 @@ def remember_meters(now: Meters, before: Meters) -> None:
     before.restarts = now.restarts
 
 
-@compiled
+@inlined
 def _measure_rest(w: World) -> None:
     env, metrics, wanted = w.env, w.metrics, w.stage.wanted
     metrics.time_s = env.interval * w.settings.interval_s
@@ -106,7 +106,7 @@ def _measure_rest(w: World) -> None:
     metrics.feasible = 1
 
 
-@compiled
+@inlined
 def _reward(w: World) -> float:
     """Charge the cores held and the requests that missed their deadline.
 

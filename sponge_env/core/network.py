@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.records import Env, TraceSample, World
 from sponge_env.core.rng import FADES, NETWORK, seed_stream, uniform
 from sponge_env.core.settings import GENERATED, INSTANT, SHIFTED, Settings
@@ -44,7 +44,7 @@ _PROBABILITIES = tuple(QUANTILES_4G)
 _BANDWIDTHS = tuple(QUANTILES_4G.values())
 
 
-@compiled
+@inlined
 def reset_network(w: World, seed: int) -> None:
     """Choose or make the episode's bandwidth trace."""
     env, settings = w.env, w.settings
@@ -67,7 +67,7 @@ def reset_network(w: World, seed: int) -> None:
     start_over(env)
 
 
-@compiled
+@inlined
 def start_over(env: Env) -> None:
     """Go back to the trace's beginning, for transfers that begin there or are of another size."""
     env.lap, env.begins_at, env.ends_at = 0.0, env.trace_at, env.trace_at
@@ -106,13 +106,13 @@ def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
     return max((env.lap + laps) * settings.trace_s + inside_s, sent_s)
 
 
-@compiled
+@inlined
 def _enter_lap(env: Env, lap: float) -> None:
     if lap != env.lap:
         env.lap, env.begins_at, env.ends_at = lap, env.trace_at, env.trace_at
 
 
-@compiled
+@inlined
 def _synthetic_4g(trace: Records[TraceSample], rng: Records[np.uint64]) -> None:
     """Fill a trace of one-second samples, all rows but the last, in the manner of 4G.
 
@@ -135,7 +135,7 @@ def _synthetic_4g(trace: Records[TraceSample], rng: Records[np.uint64]) -> None:
     _accumulate(trace, float(len(trace) - 1))
 
 
-@compiled
+@inlined
 def _interpolated(probability: float) -> float:
     """Return the bandwidth of a probability, as ``numpy.interp`` does."""
     last = len(_PROBABILITIES) - 1
@@ -149,7 +149,7 @@ def _interpolated(probability: float) -> float:
     return slope * (probability - _PROBABILITIES[k]) + _BANDWIDTHS[k]
 
 
-@compiled
+@inlined
 def _shifted(trace: Records[TraceSample], shared: Records[TraceSample], offset: float) -> int:
     """Fill a trace with another one that begins later; return its number of samples.
 
@@ -174,7 +174,7 @@ def _shifted(trace: Records[TraceSample], shared: Records[TraceSample], offset: 
     return filled
 
 
-@compiled
+@inlined
 def _faded(
     trace: Records[TraceSample],
     whole: Records[TraceSample],
@@ -202,7 +202,7 @@ def _faded(
     return filled
 
 
-@compiled
+@inlined
 def _lapped_start_s(trace: Records[TraceSample], sample: int) -> float:
     """Return when a sample begins, counted over all laps."""
     samples = len(trace) - 1

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import PAST, RECENT, World
 from sponge_env.core.step import planned_end_s
@@ -65,13 +65,13 @@ def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
     observation[field] = min(max(number, -_CLIP), _CLIP)
 
 
-@compiled
+@inlined
 def _budget(w: World, index: int) -> float:
     """Return the budget of the request at a place in the queue, in SLOs."""
     return (deadline_s(w, w.stage.head + index) - w.env.now_s) / w.settings.slo_s
 
 
-@compiled
+@inlined
 def _put_budgets(w: World, observation: NDArray[np.float32], queued: int) -> None:
     if not queued:
         observation[_BUDGETS : _BUDGETS + len(_QUANTILES)] = 1.0
@@ -83,7 +83,7 @@ def _put_budgets(w: World, observation: NDArray[np.float32], queued: int) -> Non
         _put(observation, _BUDGETS + k, low + (position - below) * (high - low))
 
 
-@compiled
+@inlined
 def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> None:
     """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
     scale = w.settings.rate_scale * w.settings.slo_s
@@ -95,7 +95,7 @@ def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> 
     _put(observation, _DUE + DUE_BINS - 1, (queued - begin) / scale)
 
 
-@compiled
+@inlined
 def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
     """Return the first place in [begin, end) whose bin is above ``due``; ``end`` if none."""
     while end - begin > _SCAN:
@@ -109,7 +109,7 @@ def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
     return begin
 
 
-@compiled
+@inlined
 def _put_arrivals(w: World, observation: NDArray[np.float32]) -> None:
     settings = w.settings
     _put_rate(w, observation, _ARRIVALS, 1)
@@ -129,7 +129,7 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
     _put(observation, field, rate / w.settings.rate_scale)
 
 
-@compiled
+@inlined
 def _put_network(w: World, observation: NDArray[np.float32]) -> None:
     env, slo_s = w.env, w.settings.slo_s
     last = (env.interval - 1) & (RECENT - 1)
@@ -154,7 +154,7 @@ def _trend(w: World, history: Records[float]) -> float:
     return history[(interval - 1) & (RECENT - 1)] - total / before
 
 
-@compiled
+@inlined
 def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
     env, stage, limits = w.env, w.stage, w.settings.limits
     ready, left_s = 0, 0.0
@@ -171,7 +171,7 @@ def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
     _put(observation, _ALLOCATION + 5, left_s / w.settings.slo_s)
 
 
-@compiled
+@inlined
 def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
     metrics = w.metrics
     scale = w.settings.rate_scale * w.settings.interval_s
@@ -182,7 +182,7 @@ def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
     _put(observation, _LAST + 4, metrics.throttled_share)
 
 
-@compiled
+@inlined
 def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
     env, settings = w.env, w.settings
     scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
@@ -195,7 +195,7 @@ def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
     _put(observation, _STARTING, starting / settings.limits.replicas)
 
 
-@compiled
+@inlined
 def _put_in_order(slots: NDArray[np.float32], taken: int, value: float) -> None:
     """Put a value among the smallest so far, which ascend; the largest may fall out."""
     slot = min(taken, STARTING_SLOTS)

@@ -8,7 +8,7 @@ waited longest are brought to the head first.
 
 from __future__ import annotations
 
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
 from sponge_env.core.settings import LISTED
 
@@ -58,7 +58,7 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int) -> boo
     return True
 
 
-@compiled
+@inlined
 def _has_room(w: World) -> bool:
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
@@ -66,7 +66,7 @@ def _has_room(w: World) -> bool:
     return stage.tail - stage.oldest <= stage.ring
 
 
-@compiled
+@inlined
 def _find_oldest(w: World) -> None:
     stage = w.stage
     stage.oldest = stage.head
@@ -75,7 +75,7 @@ def _find_oldest(w: World) -> None:
             stage.oldest = min(stage.oldest, w.replicas[k].first)
 
 
-@compiled
+@inlined
 def _place(w: World, row: int) -> int:
     """Make way for a request; return its position."""
     stage, position = w.stage, w.stage.tail
@@ -85,7 +85,7 @@ def _place(w: World, row: int) -> int:
     return position
 
 
-@compiled
+@inlined
 def _precedes(w: World, row: int, position: int) -> bool:
     """Return whether a request goes before the one at a position."""
     one, other = w.requests[row], w.requests[w.queue[position & w.stage.ring].row]
@@ -94,7 +94,7 @@ def _precedes(w: World, row: int, position: int) -> bool:
     return one.deadline_s < other.deadline_s
 
 
-@compiled
+@inlined
 def bring_forward(w: World, count: int) -> None:
     """Bring the ``count`` requests that have waited longest to the queue's head."""
     stage = w.stage
@@ -106,7 +106,7 @@ def bring_forward(w: World, count: int) -> None:
         _rotate(w, front, oldest)
 
 
-@compiled
+@inlined
 def _rotate(w: World, front: int, position: int) -> None:
     """Move a request forward to ``front``; those that it passes move back by one."""
     ring = w.stage.ring

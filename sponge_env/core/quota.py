@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import ReplicaState
 from sponge_env.core.settings import Settings
 
@@ -33,7 +33,7 @@ NANOSECOND_S = 1e-9
 """The kernel counts in whole ones: less than that is nothing."""
 
 
-@compiled
+@inlined
 def new_bucket(settings: Settings, replica: ReplicaState, phase: float) -> None:
     """Start idle, with a full pool."""
     _grant(settings, replica, float(replica.cores))
@@ -56,7 +56,7 @@ def advance_bucket(settings: Settings, replica: ReplicaState, now_s: float) -> N
         _run(settings, replica, now_s)
 
 
-@compiled
+@inlined
 def write_quota(settings: Settings, replica: ReplicaState, now_s: float) -> None:
     """Put the quota of ``replica.cores`` in force."""
     advance_bucket(settings, replica, now_s)
@@ -67,7 +67,7 @@ def write_quota(settings: Settings, replica: ReplicaState, now_s: float) -> None
         _predict(settings, replica)
 
 
-@compiled
+@inlined
 def share(settings: Settings, replica: ReplicaState, now_s: float, cores: float) -> None:
     """Get a part of the CPU, which neither fills the pool nor forgives the debt."""
     if cores == replica.share:
@@ -93,7 +93,7 @@ def wake(
     _predict(settings, replica)
 
 
-@compiled
+@inlined
 def _grant(settings: Settings, replica: ReplicaState, cores: float) -> None:
     replica.share = cores
     replica.granted_s = cores * settings.core_unit * settings.quota.period_s
@@ -146,7 +146,7 @@ def _run(settings: Settings, replica: ReplicaState, until_s: float) -> None:
             _spend(settings, replica, until_s)
 
 
-@compiled
+@inlined
 def _spend(settings: Settings, replica: ReplicaState, until_s: float) -> None:
     """Run until the next event: end, refill, or a tick at which the slice is used up."""
     limited = replica.granted_s < settings.quota.period_s
@@ -170,7 +170,7 @@ def _spend(settings: Settings, replica: ReplicaState, until_s: float) -> None:
         _draw(replica)
 
 
-@compiled
+@inlined
 def _tick_after(settings: Settings, replica: ReplicaState, time_s: float) -> float:
     """Return the first tick at ``time_s`` or later, but not one that has passed."""
     ticks = math.ceil((time_s - NANOSECOND_S) / settings.quota.tick_s)
@@ -200,7 +200,7 @@ def _draw(replica: ReplicaState) -> None:
     replica.stopped = replica.slice_s < NANOSECOND_S
 
 
-@compiled
+@inlined
 def _sleep(replica: ReplicaState) -> None:
     """End the work: most of the slice goes back into the pool, or a debt stays."""
     replica.left_s = 0.0

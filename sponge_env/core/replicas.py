@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
 from sponge_env.core.records import Env, ReplicaState, World
 from sponge_env.core.rng import NOISE, seed_stream
@@ -22,7 +22,7 @@ from sponge_env.core.service import (
 )
 
 
-@compiled
+@inlined
 def reset_worker(w: World, seed: int) -> None:
     """Start at time 0 with the initial replicas warm."""
     env, stage, initial = w.env, w.stage, w.settings.initial
@@ -38,13 +38,13 @@ def reset_worker(w: World, seed: int) -> None:
     update_held(w)
 
 
-@compiled
+@inlined
 def is_idle(env: Env, replica: ReplicaState) -> bool:
     """Return whether a replica could start a batch now."""
     return replica.batch_size == 0 and replica.ready_s <= env.now_s
 
 
-@compiled
+@inlined
 def next_event_s(w: World) -> float:
     """Return when a batch ends, a replica becomes ready or a resize takes effect."""
     now_s, stage = w.env.now_s, w.stage
@@ -58,7 +58,7 @@ def next_event_s(w: World) -> float:
     return event_s
 
 
-@compiled
+@inlined
 def share_cpu(w: World) -> None:
     """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
     env, stage, settings = w.env, w.stage, w.settings
@@ -89,12 +89,12 @@ def first_ended(w: World) -> int:
     return first
 
 
-@compiled
+@inlined
 def _has_ended(env: Env, replica: ReplicaState) -> bool:
     return replica.batch_size > 0 and replica.finish_s <= env.now_s
 
 
-@compiled
+@inlined
 def release(w: World, row: int) -> None:
     """Take the batch from a replica; a draining one goes."""
     replica = w.replicas[row]
@@ -106,7 +106,7 @@ def release(w: World, row: int) -> None:
             _fit(w)
 
 
-@compiled
+@inlined
 def resize(w: World, cores: int, replicas: int) -> None:
     """Put an allocation in force, after the actuation delay if there is one."""
     stage, delay_s = w.stage, w.settings.simulation.actuation_delay_s
@@ -118,7 +118,7 @@ def resize(w: World, cores: int, replicas: int) -> None:
         _apply(w, cores, replicas)
 
 
-@compiled
+@inlined
 def apply_pending(w: World) -> None:
     """Put in force what is due."""
     stage = w.stage
@@ -138,7 +138,7 @@ def update_held(w: World) -> None:
     stage.held_cores = float(stage.cores * stage.replicas)
 
 
-@compiled
+@inlined
 def held_core_s(w: World) -> float:
     """Return the core-seconds held up to now."""
     stage = w.stage
@@ -196,7 +196,7 @@ def _staying(w: World) -> int:
     return staying
 
 
-@compiled
+@inlined
 def _set_cores(w: World, cores: int) -> None:
     now_s, stage = w.env.now_s, w.stage
     if cores != stage.cores:
@@ -208,7 +208,7 @@ def _set_cores(w: World, cores: int) -> None:
                 replica.ready_s = replica.finish_s
 
 
-@compiled
+@inlined
 def _next_to_go(w: World) -> int:
     """Cold replicas go first, then idle ones, then busy ones; the youngest first."""
     chosen, chosen_rank = -1, 3
@@ -222,7 +222,7 @@ def _next_to_go(w: World) -> int:
     return chosen
 
 
-@compiled
+@inlined
 def _drain(w: World, row: int) -> None:
     if w.replicas[row].batch_size == 0:
         _retire(w, row)
@@ -242,7 +242,7 @@ def _add_replica(w: World) -> None:
     stage.replicas += 1
 
 
-@compiled
+@inlined
 def _load(w: World, first: int) -> None:
     """Let the new replicas, from the row ``first`` on, load their model."""
     now_s, stage = w.env.now_s, w.stage

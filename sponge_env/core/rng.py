@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.compiled import Records, compiled, inlined
 
 _U64 = np.uint64
 _MASK = _U64(0xFFFFFFFF)
@@ -65,7 +65,7 @@ def seed_stream(state: Records[np.uint64], seed: int, purpose: np.uint64) -> Non
         next_uint64(state)
 
 
-@compiled
+@inlined
 def _mix_pool(pool: Records[np.uint64], seed: np.uint64, purpose: np.uint64) -> None:
     """Mix the seed's 32-bit words and the purpose into a (4,) pool of 32-bit words."""
     high = seed >> _U64(32)

@@ -7,14 +7,14 @@ any cores and does not count as use of them. ``quota`` is :mod:`sponge_env.core.
 
 from __future__ import annotations
 
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import advance_bucket, new_bucket, wake, write_quota
 from sponge_env.core.records import ReplicaState, World
 from sponge_env.core.rng import uniform
 from sponge_env.quota import CONTENDING
 
 
-@compiled
+@inlined
 def new_service(w: World, replica: ReplicaState, cores: int) -> None:
     """Start idle; under a quota, with refills at a moment of its own."""
     replica.cores = cores
@@ -24,7 +24,7 @@ def new_service(w: World, replica: ReplicaState, cores: int) -> None:
         new_bucket(w.settings, replica, uniform(w.env.noise_rng))
 
 
-@compiled
+@inlined
 def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) -> None:
     """Begin to load the model, as one of ``loading`` replicas that do so.
 
@@ -39,7 +39,7 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
         replica.finish_s = now_s + settings.cold_start_s
 
 
-@compiled
+@inlined
 def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
     """Begin a batch."""
     settings, count = w.settings, replica.batch_size
@@ -66,7 +66,7 @@ def advance(w: World, replica: ReplicaState, now_s: float) -> None:
         replica.since_s = to_s
 
 
-@compiled
+@inlined
 def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) -> None:
     """Change the cores; what is left of the batch goes on at the new speed."""
     if w.settings.limited:
@@ -81,13 +81,13 @@ def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) ->
     replica.cores = cores
 
 
-@compiled
+@inlined
 def _served_s(w: World, count: int, cores: int) -> float:
     settings = w.settings
     return w.numbers[settings.served_at + (count - 1) * settings.limits.cores + cores - 1]
 
 
-@compiled
+@inlined
 def _work(w: World, count: int) -> float:
     """Return the work of a batch relative to the usual: measured, or drawn from the scatter."""
     settings = w.settings
@@ -102,7 +102,7 @@ def _work(w: World, count: int) -> float:
     return max(0.05, 1.0 + settings.simulation.noise * (low + (position - below) * (high - low)))
 
 
-@compiled
+@inlined
 def _replayed(w: World, count: int) -> float:
     """Take the next measured work of a batch of this size; the mean ratio when all are used.
 

@@ -7,7 +7,7 @@ controller decides, batches start.
 from __future__ import annotations
 
 from sponge_env.core.batching import answer, drop_expired, form_batch, rewind, take_in
-from sponge_env.core.compiled import compiled
+from sponge_env.core.compiled import inlined
 from sponge_env.core.records import World
 from sponge_env.core.replicas import (
     apply_pending,
@@ -21,7 +21,7 @@ from sponge_env.core.replicas import (
 from sponge_env.core.service import start_service
 
 
-@compiled
+@inlined
 def simulate(w: World, batch_max: int, until_s: float) -> None:
     """Serve until ``until_s``; nothing is started at that moment any more.
 
@@ -38,7 +38,7 @@ def simulate(w: World, batch_max: int, until_s: float) -> None:
         wait(w, min(until_s, env.arrival_s) if idle else until_s)
 
 
-@compiled
+@inlined
 def wait(w: World, until_s: float) -> None:
     """Jump to the next event, at the latest to ``until_s``."""
     share_cpu(w)
@@ -49,7 +49,7 @@ def wait(w: World, until_s: float) -> None:
         _settle(w)
 
 
-@compiled
+@inlined
 def _start_batches(w: World, batch_max: int) -> bool:
     """Give every idle replica a batch; return whether one stays idle."""
     for k in range(w.stage.replicas):
@@ -61,7 +61,7 @@ def _start_batches(w: World, batch_max: int) -> bool:
     return False
 
 
-@compiled
+@inlined
 def _settle(w: World) -> None:
     """Book the batches that have ended, in the order of their ends."""
     any_ended = False

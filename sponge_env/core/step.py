@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 
-from sponge_env.core.arrivals import reset_arrivals
+from sponge_env.core.arrivals import first_listed, reset_arrivals
 from sponge_env.core.batching import abandon, any_pending
-from sponge_env.core.compiled import Records, compiled
+from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.network import reset_network
 from sponge_env.core.queue import last_deadline_s
 from sponge_env.core.records import ReplicaState, StageAllocation, World
 from sponge_env.core.replicas import read_meters, reset_worker, resize
-from sponge_env.core.simulate import simulate, wait
+from sponge_env.core.settings import LISTED
+from sponge_env.core.simulate import simulate
 
 
-@compiled
+@inlined
 def reset(w: World, seed: int) -> None:
-    """Start an episode."""
+    """Start an episode; :func:`begin_traffic` comes before where requests are not listed."""
     env, stage, initial = w.env, w.stage, w.settings.initial
     env.interval, env.measured_s = 0, 0.0
     env.ended, env.episode_return = 0, 0.0
@@ -25,11 +26,18 @@ def reset(w: World, seed: int) -> None:
     wanted = stage.wanted
     wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
     wanted.variant = 0
-    reset_network(w, seed)
-    reset_arrivals(w, seed)
+    if w.settings.arrival_kind == LISTED:
+        first_listed(w)
     reset_worker(w, seed)
     read_meters(w)
     remember_meters(stage.meters, stage.before)
+
+
+@inlined
+def begin_traffic(w: World, seed: int) -> None:
+    """Choose or make the bandwidth of an episode and draw its first request."""
+    reset_network(w, seed)
+    reset_arrivals(w, seed)
 
 
 @compiled
@@ -49,31 +57,40 @@ def begin_interval(w: World, wanted: Records[StageAllocation]) -> None:
     w.env.interval += 1
 
 
-@compiled
-def step(w: World, wanted: Records[StageAllocation]) -> None:
-    """Put an allocation in force and serve until the interval ends."""
-    resize(w, wanted[0].cores, wanted[0].replicas)
-    begin_interval(w, wanted)
-    simulate(w, w.stage.wanted.batch, w.env.interval * w.settings.interval_s)
-    read_meters(w)
-    measure(w)
+@inlined
+def step(w: World, wanted: Records[StageAllocation], draining: bool) -> None:
+    """Put an allocation in force and serve until the interval ends, or drain.
 
-
-@compiled
-def drain(w: World) -> None:
-    """End the episode: serve what is left under the allocation in force.
-
-    No request arrives any more. Requests that still wait when the last deadline has passed
+    To drain is to end the episode: no request arrives any more, and what is left is served
+    under the allocation in force. Requests that still wait when the last deadline has passed
     are dropped, so that afterwards nothing is queued or running.
     """
+    if draining:
+        w.env.arrival_s = math.inf
+    else:
+        resize(w, wanted[0].cores, wanted[0].replicas)
+        begin_interval(w, wanted)
+    _serve(w, draining)
+    if not draining:
+        read_meters(w)
+        measure(w)
+
+
+@inlined
+def _serve(w: World, draining: bool) -> None:
+    """Serve until the interval ends, or until nothing is left to be served."""
     env, interval_s = w.env, w.settings.interval_s
-    env.arrival_s = math.inf
-    last_s = last_deadline_s(w)
-    while any_pending(w) and env.now_s < last_s:
-        simulate(w, w.stage.wanted.batch, min(last_s, env.now_s + interval_s))
-    abandon(w)
-    while w.stage.running:
-        wait(w, env.now_s + interval_s)
+    last_s = last_deadline_s(w) if draining else env.interval * interval_s
+    going = not draining or any_pending(w)
+    while going:
+        until_s = last_s
+        if draining and env.now_s >= last_s:
+            abandon(w)
+            until_s = env.now_s + interval_s
+        elif draining:
+            until_s = min(last_s, env.now_s + interval_s)
+        simulate(w, w.stage.wanted.batch, until_s)
+        going = draining and any_pending(w)
 
 
 @compiled
@@ -84,7 +101,7 @@ def planned_end_s(w: World, replica: ReplicaState) -> float:
     return replica.planned_end_s
 
 
-@compiled
+@inlined
 def _planned_s(w: World, count: int, cores: int) -> float:
     settings = w.settings
     return w.numbers[settings.planned_at + (count - 1) * settings.limits.cores + cores - 1]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import rows
-from sponge_env.core.entry import arrive, begin_drawing, choose_classes, draw_requests
+from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.settings import SETTINGS, write_tables
 from sponge_env.profile import Profile
@@ -65,7 +65,8 @@ def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     traffic.add(settings[0], scenario, profile)
     room = Room(group=traffic.group_size, private=traffic.private_rows)
     arrays = allocate(1, room, rows(settings), traffic.traces.array, numbers.array)
-    begin_drawing(arrays, blank_metrics(1), seed)
+    one, seeds = np.ones(1, np.bool_), np.array([seed], np.int64)
+    begin_traffic_range(arrays, 0, 1, one, np.zeros(1, np.int64), seeds, blank_metrics(1))
     return arrays
 
 

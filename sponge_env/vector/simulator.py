@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
-from sponge_env.core.entry import reset_range, step_range, within
+from sponge_env.core.entry import begin_traffic_range, reset_range, step_range, within
 from sponge_env.core.ledger import outcome_names
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.core.settings import LISTED
@@ -147,6 +147,7 @@ class BatchSimulator:
         if scenarios.min() < 0 or scenarios.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
         self._list_requests(chosen, scenarios, seeds)
+        self._run(begin_traffic_range, chosen, scenarios, seeds, self._metrics)
         self._run(reset_range, chosen, scenarios, seeds, out, self._metrics, self.over)
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
@@ -178,7 +179,7 @@ class BatchSimulator:
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
         self._metrics = rows(new(self.num_envs, METRICS))
-        self._run(step_range, self._wanted, observations, self._metrics, self.over)
+        self._run(step_range, self._wanted, observations, self._metrics, self.over, False)
         return observations, self._metrics
 
     def ledger(self, index: int) -> dict[str, NDArray[Any]]:

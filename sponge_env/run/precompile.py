@@ -1,0 +1,96 @@
+"""Compile now what would be compiled at its first use, and keep it on disk.
+
+``python -m sponge_env.run.precompile`` covers simulated, batched and live systems;
+``--all`` every registered controller and the oracle as well.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sponge_env.errors import SpongeError
+from sponge_env.fields import OBS_DIM
+from sponge_env.interfaces import Allocation, SystemSpec, Worker
+from sponge_env.run import controllers
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.system import LiveSystem, SimulatedSystem
+
+Step = tuple[str, Callable[[], object]]
+
+
+class _RehearsalEndedError(Exception):
+    """A live system has made all its moves and would start its worker now."""
+
+
+def steps(everything: bool) -> Iterator[Step]:
+    """Yield what there is to compile, and how that happens."""
+    scenario = replace(load_scenario("paper"), duration_s=2.0)
+    yield "simulated system", lambda: _play(scenario, lambda system: Allocation(4, 4))
+    yield "live system", lambda: _rehearse(scenario)
+    yield "many environments", lambda: _batch(scenario)
+    if everything:
+        for name in controllers.known_controllers():
+            yield name, lambda name=name: _decide(scenario, name)  # type: ignore[misc]
+        yield "oracle", lambda: _bounds(scenario)
+
+
+def _play(scenario: Scenario, decide: Callable[[SimulatedSystem], Allocation]) -> None:
+    system = SimulatedSystem(scenario, 0)
+    while not system.done:
+        system.step(decide(system))
+    system.drain()
+    system.columns()
+
+
+def _rehearse(scenario: Scenario) -> None:
+    def start(spec: SystemSpec) -> Worker:
+        raise _RehearsalEndedError
+
+    try:
+        LiveSystem(scenario, 0, start)
+    except _RehearsalEndedError:
+        return
+
+
+def _batch(scenario: Scenario) -> None:
+    from sponge_env.vector.simulator import BatchSimulator
+
+    simulator = BatchSimulator([scenario], np.zeros(2, np.int64))
+    observations = np.zeros((2, OBS_DIM), np.float32)
+    simulator.reset(np.ones(2, np.bool_), np.arange(2), observations)
+    simulator.step(np.ones((2, 3), np.int64))
+    simulator.close()
+
+
+def _decide(scenario: Scenario, name: str) -> None:
+    """Let a controller decide; one that lacks something, such as a policy, is left out."""
+    try:
+        controller = controllers.make_controller(name, controllers.known_controllers())
+        spec = SimulatedSystem(scenario, 0).spec
+        controllers.start(controller, spec, 0)
+        _play(scenario, lambda system: controllers.decision(controller, system.view(), spec))
+    except SpongeError:
+        return
+
+
+def _bounds(scenario: Scenario) -> None:
+    from sponge_env.oracle import bound
+
+    for joint in (False, True):
+        bound(scenario, 0, joint=joint)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    for name, compile_it in steps("--all" in argv):
+        sys.stderr.write(f"compiling {name}\n")
+        compile_it()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
