@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sponge_env.oracle.fluid import LEVELS, Fluid, least_fluid_cost, make_table, mixed_costs
+from sponge_env.oracle.fluid import NOWHERE, Fluid, least_fluid_cost, make_table, mixed
 
 
 def episode(
@@ -24,9 +24,8 @@ def episode(
         arrived=np.array(arrived, dtype=np.float64),
         due=np.array(due, dtype=np.float64),
         served=np.array([2.0, 3.0]),
-        burst=np.zeros(2),
         cores=np.array(cores),
-        mixed=np.full((replicas_max, 2, replicas_max - 1), LEVELS),
+        mixed=np.full((replicas_max, replicas_max - 1, 4), NOWHERE),
         last_batch=last_batch,
         price=np.ones(intervals, np.int64),
         start=np.full(intervals, start),
@@ -81,21 +80,25 @@ def test_a_replica_that_is_taken_away_finishes_its_batch() -> None:
     assert solve(episode(arrived, due, last_batch=1.0, **two)) == (2 + 1, [2, 1])
 
 
-def test_eight_replicas_may_have_one_core_each_until_a_ninth_has_gone() -> None:
-    assert mixed_costs(16, 2, 16)[7, 1, 0] == 9
+def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone() -> None:
+    cores = 16 // np.arange(1, 17)
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16)[7, 0]
+    assert (served[:8] == NOWHERE).all()
+    assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
-def test_a_machine_for_all_limits_nobody_who_has_not_all_of_it() -> None:
-    costs = mixed_costs(16, 16, 256)
-    alike = np.arange(1, 17)[:, None] * np.arange(1, 17)
-    assert (costs.min(axis=2) >= np.minimum(alike, 200)).all()
+def test_on_a_machine_for_all_no_replica_waits_for_cores() -> None:
+    cores = np.full(16, 16)
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 256)
+    assert (served[:, :, :200] == NOWHERE).all()
 
 
 def test_an_interval_in_which_a_replica_goes_may_cost_less() -> None:
     f = episode([9.0, 9.0], [0.0, 9.0], replicas=2, replicas_max=2)
     f = f._replace(price=np.array([0, 1]))
     assert solve(f)[0] == 2
-    assert solve(f._replace(mixed=np.ones((2, 2, 1), np.int64)))[0] == 1
+    f.mixed[0, 0, 1] = 3.0
+    assert solve(f)[0] == 1
 
 
 def test_replicas_have_no_more_cores_than_fit_on_the_machine() -> None:

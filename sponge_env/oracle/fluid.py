@@ -33,13 +33,11 @@ class Fluid(NamedTuple):
     """(intervals,) those of them whose deadline has passed then."""
     served: FloatArray
     """(cores_max,) requests that a replica can serve in an interval."""
-    burst: FloatArray
-    """(cores_max,) how many more it can serve, at most, when its quota is written again."""
     cores: IntArray
     """(replicas_max,) most cores that each of so many replicas can have on the machine."""
-    mixed: IntArray
-    """(replicas_max, cores_max, replicas_max - 1) least cost of an interval in which some
-    replicas go and leave their cores to the others; see :func:`mixed_costs`."""
+    mixed: FloatArray
+    """(replicas_max, replicas_max - 1, costs) requests served in an interval in which replicas go
+    and leave their cores to the others; see :func:`mixed`."""
     last_batch: float
     """Requests at most that a replica still answers after it was taken away."""
     price: IntArray
@@ -95,15 +93,15 @@ def fluid(p: Problem, replicas: int) -> Fluid:
     least = int(cold / (1 + p.ahead_s.max() / p.interval_s) + 1e-9)
     if p.total_cores < 2 * p.replicas_max:
         least = max(0, least - 1)  # one may have to wait until others have gone
+    cores = np.minimum(p.cores_max, p.total_cores // np.arange(1, p.replicas_max + 1))
     per_work = (sizes / p.padded_s).max(axis=0)
-    burst_s = np.maximum.accumulate(p.share * p.ahead_s)
+    steady, burst = p.share * p.interval_s * per_work, p.share * p.ahead_s * per_work
     return Fluid(
         arrived=np.searchsorted(release_s, ends_s, side="right").astype(np.float64),
         due=np.searchsorted(deadline_s, ends_s, side="left").astype(np.float64),
         served=(sizes * granted_s / p.padded_s).max(axis=0),
-        burst=burst_s * per_work,
-        cores=np.minimum(p.cores_max, p.total_cores // np.arange(1, p.replicas_max + 1)),
-        mixed=mixed_costs(p.replicas_max, p.cores_max, p.total_cores),
+        cores=cores,
+        mixed=mixed(cores, steady, burst, p.total_cores),
         last_batch=float(p.batch_max),
         price=p.price,
         start=paid * least,
@@ -114,26 +112,59 @@ def fluid(p: Problem, replicas: int) -> Fluid:
     )
 
 
-def mixed_costs(replicas_max: int, cores_max: int, total_cores: int) -> IntArray:
-    """Return what an interval costs at least in which replicas that drained have gone.
+def mixed(cores: IntArray, steady: FloatArray, burst: FloatArray, total_cores: int) -> FloatArray:
+    """Return what is served in an interval in which replicas that drained have gone.
 
-    While they hold cores there may be fewer for the others, who therefore do not have the same
-    cores all the time, and may cost less than at the most they have.
+    While they hold cores there may be fewer for the others, which then do not have the same cores
+    all the time: what those serve lies on a line between what they serve with one number of cores
+    and another, and so does what they cost.
+
+    Args:
+        cores: (replicas_max,) most cores that each of so many replicas can have.
+        steady: (cores_max,) requests that a replica serves in an interval.
+        burst: (cores_max,) how many more it can serve each time that its quota is written.
+        total_cores: Core units of the machine.
 
     Returns:
-        (replicas_max, cores_max, replicas_max - 1) by how many stay and serve, the most cores
-        they have, and how many have gone; LEVELS where all have the same cores all the time.
+        (replicas_max, replicas_max - 1, costs) by how many stay and serve, how many have gone, and
+        the cost rounded down; NOWHERE where all have the same cores all the time.
     """
-    most = replicas_max
-    after, cores, starting, draining = np.ogrid[1 : most + 1, 1 : cores_max + 1, :most, 1:most]
+    least = _least_mixed_cost(cores.size, steady.size, total_cores)
+    costs = np.arange(min(LEVELS, int((cores * np.arange(1, cores.size + 1)).max())))
+    served = np.full((*least.shape, costs.size), NOWHERE)
+    for n in range(1, cores.size):
+        most = cores[n - 1]
+        up_to = np.minimum((costs + 1) / n, most)
+        line = _concave(steady[:most], up_to)
+        for gone in range(1, cores.size - n + 1):
+            alone = line + (1 + gone) * burst[:most].max()
+            possible = (costs >= least[n - 1, gone - 1]) & (costs < n * most)
+            served[n - 1, gone - 1, possible] = n * alone[possible]
+    return served
+
+
+def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> IntArray:
+    """Return the (replicas_max, replicas_max - 1) least cost of such an interval; else LEVELS."""
+    after, cores, starting, draining = np.ogrid[
+        1 : replicas_max + 1, 1 : cores_max + 1, :replicas_max, 1:replicas_max
+    ]
     held = after + starting + draining
     shared = total_cores // held
     limited = (shared > 0) & (shared < cores) & (cores * (after + starting) <= total_cores)
     # What those that start must cost is paid for elsewhere.
     cost = np.minimum(shared * held, cores * (after + starting)) - starting
-    cost = np.where(limited, cost, LEVELS).min(axis=2)
-    cheapest: IntArray = np.minimum.accumulate(cost, axis=2)
+    cost = np.where(limited, cost, LEVELS).min(axis=(1, 2))
+    cheapest: IntArray = np.minimum.accumulate(cost, axis=1)
     return cheapest
+
+
+def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
+    """Return the highest of all lines between two of the points (1 + k, rates[k])."""
+    first, last = np.arange(1, rates.size + 1)[:, None, None], np.arange(1, rates.size + 1)[:, None]
+    part = np.clip((at - first) / np.maximum(1, last - first), 0, 1)
+    line = rates[:, None, None] * (1 - part) + rates[:, None] * part
+    highest: FloatArray = np.where(first <= np.maximum(1, at), line, 0.0).max(axis=(0, 1))
+    return highest
 
 
 @entry_point
@@ -215,28 +246,24 @@ def _serve(f: Fluid, k: int, violation: float, t: Table) -> int:
                     if served >= f.arrived[k]:
                         break
         for before in range(n + 1, f.replicas_max):
-            for cores in range(1, f.cores[n] + 1):
-                least = min(least, _serve_mixed(f, k, violation, t, n, cores, before))
+            least = min(least, _serve_mixed(f, k, violation, t, n, before))
     return least
 
 
 @compiled
-def _serve_mixed(
-    f: Fluid, k: int, violation: float, t: Table, n: int, cores: int, before: int
-) -> int:
+def _serve_mixed(f: Fluid, k: int, violation: float, t: Table, n: int, before: int) -> int:
     """Serve an interval in which replicas go and leave their cores to the others."""
     gone, least = before - n, LEVELS - 1
-    pay = f.mixed[n, cores - 1, gone - 1]
-    if pay >= (LEVELS if f.burst[cores - 1] > 0.0 else (n + 1) * cores):
-        return least
     arrived = f.arrived[k - 1] if k else 0.0
-    more = (n + 1) * (f.served[cores - 1] + (1 + gone) * f.burst[cores - 1])
-    for level in range(LEVELS):
-        served = t.now[before, level]
-        if served > NOWHERE:
-            served = max(served, min(served + gone * f.last_batch, arrived)) + more
-            cost = level + f.price[k] * pay
-            least = min(least, _reach(f, k, violation, t, n, cost, served, before, level))
+    for pay in range(f.mixed.shape[2]):
+        more = f.mixed[n, gone - 1, pay]
+        if more > NOWHERE:
+            for level in range(LEVELS):
+                served = t.now[before, level]
+                if served > NOWHERE:
+                    served = max(served, min(served + gone * f.last_batch, arrived)) + more
+                    cost = level + f.price[k] * pay
+                    least = min(least, _reach(f, k, violation, t, n, cost, served, before, level))
     return least
 
 

@@ -51,6 +51,7 @@ def _plan(p: Problem, margin: float) -> IntArray:
     ahead, f = _ahead(p), _fluid(p)
     cost = np.full(p.intervals, round(p.cold_start_s / p.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
+    f = f._replace(mixed=f.mixed[:, :, :0])  # no plan is made for the moments between
     ready = np.zeros(p.intervals, np.int64)
     least_fluid_cost(f, DEAR, make_table(p.intervals, p.replicas_max), ready)
     later = np.concatenate([ready, np.zeros(ahead, np.int64)])
