@@ -1,8 +1,8 @@
 """The serving core as the search for a schedule drives it, on the compiled simulated worker.
 
-Same semantics as :mod:`sponge_env.serving`, over states that can be copied: the search
-follows many schedules at once. ``tests/test_oracle.py`` replays what it finds in the real
-ones.
+The core's own rules, over states that are small enough to be copied, for the search follows many
+schedules at once: which requests wait is one position per class of requests. When something
+happens, what has expired, who is late and what a resize does is :mod:`sponge_env.core`'s to say.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from sponge_env.core import records
 from sponge_env.core import replicas as worker
+from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings
+from sponge_env.core.simulate import jump
 from sponge_env.oracle.problem import MAX_CLASSES, Problem
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
@@ -133,20 +135,15 @@ def serve(p: Problem, w: Branch, interval: int, cores: int, batch: int, replicas
 
 @compiled
 def _serve_until(p: Problem, w: Branch, interval: int, batch: int, until_s: float) -> int:
-    """Follow the events until a moment, at which no batch is formed any more."""
+    """Serve until a moment, at which no batch is formed any more; return the largest batch."""
     largest = 0
-    while True:
+    while w.env.now_s < until_s:
         largest = max(largest, _form_batches(p, w, interval, batch))
-        worker.share_cpu(_world(w))
-        event_s = min(worker.next_event_s(_world(w)), _next_arrival_s(p, w, interval))
-        if event_s > until_s or event_s == math.inf:
+        arrival_s = _next_arrival_s(p, w, interval)
+        if min(until_s, arrival_s, worker.next_event_s(_world(w))) == math.inf:
             break
-        w.env.now_s = event_s
-        _settle(p, w)
-        if event_s == until_s:
-            break
-    if until_s < math.inf:
-        w.env.now_s = until_s
+        if jump(_world(w), min(until_s, arrival_s)):
+            _settle(p, w)
     return largest
 
 
@@ -184,7 +181,7 @@ def late_in_batch(p: Problem, replica: PlannedReplica, finish_s: float) -> int:
     late = 0
     for kind in range(p.classes):
         for i in range(replica.begin[kind], replica.end[kind]):
-            late += p.counts[i] * (p.deadline_s[i] < finish_s)
+            late += p.counts[i] * (not is_on_time(p.deadline_s[i], finish_s))
     return late
 
 
@@ -195,7 +192,7 @@ def _form_batches(p: Problem, w: Branch, interval: int, limit: int) -> int:
     for n in range(w.env.replicas):
         replica = w.replicas[n]
         if worker.is_idle(_world(w).env, _world(w).replicas[n]):
-            _drop_expired(p, w.env, interval)
+            _drop_expired(p, w, interval)
             for kind in range(p.classes):
                 replica.begin[kind] = w.env.served[kind]
             size = 0
@@ -212,17 +209,18 @@ def _form_batches(p: Problem, w: Branch, interval: int, limit: int) -> int:
 
 
 @compiled
-def _drop_expired(p: Problem, state: State, interval: int) -> None:
+def _drop_expired(p: Problem, w: Branch, interval: int) -> None:
     for kind in range(p.classes):
-        i = state.served[kind]
-        while (
-            i < p.arrived[interval + 1, kind]
-            and p.release_s[i] <= state.now_s
-            and p.deadline_s[i] < state.now_s - p.drop_grace_s
-        ):
-            state.violations += p.counts[i]
+        i = w.env.served[kind]
+        while _waits(p, w.env, interval, kind, i) and is_expired(_world(w), p.deadline_s[i]):
+            w.env.violations += p.counts[i]
             i += 1
-        state.served[kind] = i
+        w.env.served[kind] = i
+
+
+@compiled
+def _waits(p: Problem, state: State, interval: int, kind: int, i: int) -> bool:
+    return bool(i < p.arrived[interval + 1, kind] and p.release_s[i] <= state.now_s)
 
 
 @compiled
@@ -230,7 +228,7 @@ def _take_most_urgent(p: Problem, state: State, interval: int) -> bool:
     chosen = -1
     for kind in range(p.classes):
         i = state.served[kind]
-        waits = i < p.arrived[interval + 1, kind] and p.release_s[i] <= state.now_s
+        waits = _waits(p, state, interval, kind, i)
         if waits and (chosen < 0 or p.urgency[i] < p.urgency[state.served[chosen]]):
             chosen = kind
     if chosen >= 0:
