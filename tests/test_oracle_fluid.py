@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sponge_env.oracle.fluid import NOWHERE, Fluid, least_fluid_cost, make_table, mixed
+from sponge_env.oracle.fluid import NOWHERE, Fluid, fluid_table, least_fluid_cost, mixed
 
 
 def episode(
@@ -27,18 +27,18 @@ def episode(
         cores=np.array(cores),
         mixed=np.full((replicas_max, replicas_max - 1, 4), NOWHERE),
         last_batch=last_batch,
-        price=np.ones(intervals, np.int64),
+        cores_count=np.ones(intervals, np.int64),
         start=np.full(intervals, start),
         ready_from=1,
         replicas=replicas,
         replicas_max=replicas_max,
-        counted=int(arrived[-1]),
+        answerable=int(arrived[-1]),
     )
 
 
 def solve(f: Fluid, violation: float = 10.0) -> tuple[int, list[int]]:
-    replicas = np.zeros(f.price.size, np.int64)
-    cost = least_fluid_cost(f, violation, make_table(f.price.size, f.replicas_max), replicas)
+    replicas = np.zeros(f.cores_count.size, np.int64)
+    cost = least_fluid_cost(f, violation, fluid_table(f), replicas)
     return int(cost), replicas.tolist()
 
 
@@ -95,7 +95,7 @@ def test_on_a_machine_for_all_no_replica_waits_for_cores() -> None:
 
 def test_an_interval_in_which_a_replica_goes_may_cost_less() -> None:
     f = episode([9.0, 9.0], [0.0, 9.0], replicas=2, replicas_max=2)
-    f = f._replace(price=np.array([0, 1]))
+    f = f._replace(cores_count=np.array([0, 1]))
     assert solve(f)[0] == 2
     f.mixed[0, 0, 1] = 3.0
     assert solve(f)[0] == 1
