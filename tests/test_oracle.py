@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from sponge_env.oracle.__main__ import main
 from sponge_env.oracle.schedule import noise_free, replay
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario, load_scenario
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TINY = Scenario(
     name="tiny",
@@ -153,6 +158,25 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
     assert drained.violations == 0
     assert drained.core_seconds < 4.0, "the second replica has gone before the end"
     check(scenario, 0, joint=True)
+
+
+def test_the_kernels_run_as_ordinary_python() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from test_oracle import TEAMS, bound\n"
+        "print(bound(TEAMS['a machine of three cores'], 1, joint=True))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | {"NUMBA_DISABLE_JIT": off},
+        ).stdout
+        for off in "01"
+    ]
+    assert said[0] == said[1] != ""
 
 
 def test_nothing_to_do_needs_the_least() -> None:

@@ -66,8 +66,10 @@ class RelaxedMemory(NamedTuple):
 
 
 class CoresInterval(NamedTuple):
-    """An interval under one number of cores."""
+    """An interval under one number of cores, and what goes with it everywhere."""
 
+    e: KnownEpisode
+    m: RelaxedMemory
     start_s: float
     end_s: float
     """Infinite for the last one: what is left is served under its cores."""
@@ -131,106 +133,95 @@ def least_cost(
         most = at_most - e.counted_after[k + 1]
         for cores in range(1, e.cores_max + 1):
             core_cost = cores * e.cores_count[k]
-            interval = CoresInterval(
-                start_s, until_s, cores, core_cost, violation, base, arrived, most
+            c = CoresInterval(
+                e, m, start_s, until_s, cores, core_cost, violation, base, arrived, most
             )
-            best = min(best, _serve(e, interval, labels, m))
-        interval = CoresInterval(start_s, end_s, 0, 0, violation, base, arrived, most)
-        labels = _collect(e, late, interval, m)
+            best = min(best, _serve(c, labels))
+        c = CoresInterval(e, m, start_s, end_s, 0, 0, violation, base, arrived, most)
+        labels = _collect(c, late)
         if labels <= 0:
             return best if labels == 0 else OVERFLOW
     return best
 
 
 @compiled
-def _serve(e: KnownEpisode, interval: CoresInterval, labels: int, m: RelaxedMemory) -> int:
+def _serve(c: CoresInterval, labels: int) -> int:
     """Follow every label through an interval.
 
     Returns:
         In the last interval the least cost of having served all; else more than any cost.
     """
-    last = interval.arrived - interval.base
-    m.free.size[: last + 1] = 0
+    last = c.arrived - c.base
+    c.m.free.size[: last + 1] = 0
     for n in range(labels):
-        _resume(e, interval, n, m)
+        _resume(c, n)
     for row in range(last + 1):
-        _continue(e, interval, row, m)
-    if interval.end_s == math.inf and m.free.size[last]:
-        return int(m.free.cost[last, 0])
+        _continue(c, row)
+    if c.end_s == math.inf and c.m.free.size[last]:
+        return int(c.m.free.cost[last, 0])
     return NEVER
 
 
 @compiled
-def _resume(e: KnownEpisode, interval: CoresInterval, n: int, m: RelaxedMemory) -> None:
+def _resume(c: CoresInterval, n: int) -> None:
     """Carry a label into an interval: its batch goes on under the interval's cores."""
-    served, size = m.labels.served[n], m.labels.size[n]
-    cost, row = m.labels.cost[n] + interval.core_cost, served - interval.base
-    credit_s = interval.start_s - e.ahead_s[interval.cores - 1]
+    served, size = c.m.labels.served[n], c.m.labels.size[n]
+    cost, row = c.m.labels.cost[n] + c.core_cost, served - c.base
+    credit_s = c.start_s - c.e.ahead_s[c.cores - 1]
     if size == 0:
-        _put_free(e, interval, row, cost, interval.start_s, credit_s, m)
+        _put_free(c, row, cost, c.start_s, credit_s)
         return
-    work_s = e.padded_s[size - 1, interval.cores - 1] * m.labels.left[n]
-    _run(e, interval, served, size, work_s, cost, interval.start_s, credit_s, m)
+    work_s = c.e.padded_s[size - 1, c.cores - 1] * c.m.labels.left[n]
+    _run(c, served, size, work_s, cost, c.start_s, credit_s)
 
 
 @compiled
-def _continue(e: KnownEpisode, interval: CoresInterval, row: int, m: RelaxedMemory) -> None:
+def _continue(c: CoresInterval, row: int) -> None:
     """Start every batch that makes sense after so many requests.
 
     To wait for a fuller batch makes none as soon as another could be over and forgotten.
     """
-    served = interval.base + row
-    for x in range(m.free.size[row]):
-        cost, free_s, credit_s = m.free.cost[row, x], m.free.time[row, x], m.free.credit_s[row, x]
-        m.idle[row] = min(m.idle[row], cost)
-        if served < interval.arrived and (e.may_skip or e.drop_grace_s < math.inf):
-            _leave_out(e, interval, served, cost, free_s, credit_s, m)
-        until_s = interval.end_s
-        for size in range(1, min(e.batch_max, interval.arrived - served) + 1):
-            at_s = max(free_s, e.release_s[served + size - 1])
+    served = c.base + row
+    for x in range(c.m.free.size[row]):
+        cost, free_s = c.m.free.cost[row, x], c.m.free.time[row, x]
+        credit_s = c.m.free.credit_s[row, x]
+        c.m.idle[row] = min(c.m.idle[row], cost)
+        if served < c.arrived and (c.e.may_skip or c.e.drop_grace_s < math.inf):
+            _leave_out(c, served, cost, free_s, credit_s)
+        until_s = c.end_s
+        for size in range(1, min(c.e.batch_max, c.arrived - served) + 1):
+            at_s = max(free_s, c.e.release_s[served + size - 1])
             if at_s >= until_s:
                 break
-            begin_s = at_s + e.dispatch_s[size - 1]
-            full_s = begin_s - e.ahead_awake_s[interval.cores - 1]
-            work_s = e.padded_s[size - 1, interval.cores - 1]
+            begin_s = at_s + c.e.dispatch_s[size - 1]
+            full_s = begin_s - c.e.ahead_awake_s[c.cores - 1]
+            work_s = c.e.padded_s[size - 1, c.cores - 1]
             granted_from_s = max(credit_s, full_s)
-            over_s = _run(
-                e, interval, served + size, size, work_s, cost, begin_s, granted_from_s, m
-            )
+            over_s = _run(c, served + size, size, work_s, cost, begin_s, granted_from_s)
             until_s = min(until_s, over_s)
 
 
 @compiled
-def _leave_out(
-    e: KnownEpisode,
-    interval: CoresInterval,
-    served: int,
-    cost: int,
-    free_s: float,
-    credit_s: float,
-    m: RelaxedMemory,
-) -> None:
+def _leave_out(c: CoresInterval, served: int, cost: int, free_s: float, credit_s: float) -> None:
     """Leave out the next request: at once, or when it has expired."""
-    if not e.may_skip:
-        expired_s = e.deadline_s[served] + e.drop_grace_s
-        free_s = max(free_s, e.release_s[served], expired_s)
-    if free_s <= interval.end_s:
-        cost += interval.violation * e.counts[served]
-        row = served + 1 - interval.base
-        _put_free(e, interval, row, cost, free_s, credit_s, m)
+    if not c.e.may_skip:
+        expired_s = c.e.deadline_s[served] + c.e.drop_grace_s
+        free_s = max(free_s, c.e.release_s[served], expired_s)
+    if free_s <= c.end_s:
+        cost += c.violation * c.e.counts[served]
+        row = served + 1 - c.base
+        _put_free(c, row, cost, free_s, credit_s)
 
 
 @compiled
 def _run(
-    e: KnownEpisode,
-    interval: CoresInterval,
+    c: CoresInterval,
     served: int,
     size: int,
     work_s: float,
     cost: int,
     begin_s: float,
     granted_from_s: float,
-    m: RelaxedMemory,
 ) -> float:
     """Run a batch to its end, or to that of the interval.
 
@@ -240,35 +231,27 @@ def _run(
     Returns:
         From when on a replica that ran it is no worse off than one that waited.
     """
-    row, share = served - interval.base, e.share[interval.cores - 1]
+    row, share = served - c.base, c.e.share[c.cores - 1]
     credit_s = granted_from_s + work_s / share
-    end_s = max(begin_s + work_s, credit_s - e.refill_s[interval.cores - 1])
-    if max(begin_s + work_s, credit_s) > interval.end_s:
-        done_s = min(interval.end_s - begin_s, share * (interval.end_s - granted_from_s))
+    end_s = max(begin_s + work_s, credit_s - c.e.refill_s[c.cores - 1])
+    if max(begin_s + work_s, credit_s) > c.end_s:
+        done_s = min(c.end_s - begin_s, share * (c.end_s - granted_from_s))
         left_s = work_s - max(0.0, done_s)
-        left = left_s / e.padded_s[size - 1, interval.cores - 1]
-        at = row * e.batch_max + size - 1
-        put(m.running, at, cost, left, 0.0, SHARE_TOLERANCE)
+        left = left_s / c.e.padded_s[size - 1, c.cores - 1]
+        at = row * c.e.batch_max + size - 1
+        put(c.m.running, at, cost, left, 0.0, SHARE_TOLERANCE)
     else:
-        cost += interval.violation * _late(e, served - size, served, end_s)
-        _put_free(e, interval, row, cost, end_s, credit_s, m)
-    return float(max(end_s, credit_s + e.ahead_awake_s[interval.cores - 1]))
+        cost += c.violation * _late(c.e, served - size, served, end_s)
+        _put_free(c, row, cost, end_s, credit_s)
+    return float(max(end_s, credit_s + c.e.ahead_awake_s[c.cores - 1]))
 
 
 @compiled
-def _put_free(
-    e: KnownEpisode,
-    interval: CoresInterval,
-    row: int,
-    cost: int,
-    free_s: float,
-    credit_s: float,
-    m: RelaxedMemory,
-) -> None:
+def _put_free(c: CoresInterval, row: int, cost: int, free_s: float, credit_s: float) -> None:
     """Note that the replica can be free at a moment with so much served."""
-    if cost <= interval.at_most:
-        credit_s = max(credit_s, free_s - e.ahead_awake_s[interval.cores - 1])
-        put(m.free, row, cost, free_s, credit_s, TIME_TOLERANCE_S)
+    if cost <= c.at_most:
+        credit_s = max(credit_s, free_s - c.e.ahead_awake_s[c.cores - 1])
+        put(c.m.free, row, cost, free_s, credit_s, TIME_TOLERANCE_S)
 
 
 @compiled
@@ -283,49 +266,41 @@ def _late(e: KnownEpisode, first: int, end: int, end_s: float) -> int:
 
 
 @compiled
-def _collect(e: KnownEpisode, late: IntArray, interval: CoresInterval, m: RelaxedMemory) -> int:
+def _collect(c: CoresInterval, late: IntArray) -> int:
     """Make labels of what an interval led to; return how many, or OVERFLOW.
 
     Left out is what an idle replica with as much served has at the same cost, and what must
     cost more than a schedule that is known.
     """
     count, least = 0, NEVER
-    for row in range(interval.arrived - interval.base, -1, -1):
-        if count + e.batch_max * m.running.cost.shape[1] >= m.labels.cost.size:
+    for row in range(c.arrived - c.base, -1, -1):
+        if count + c.e.batch_max * c.m.running.cost.shape[1] >= c.m.labels.cost.size:
             return OVERFLOW
-        if m.idle[row] < least:
-            least = m.idle[row]
-            count += _add(e, late, interval, row, 0, 0.0, least, count, m)
-        for size in range(1, e.batch_max + 1):
-            at = row * e.batch_max + size - 1
-            for x in range(m.running.size[at]):
-                cost = m.running.cost[at, x]
+        if c.m.idle[row] < least:
+            least = c.m.idle[row]
+            count += _add(c, late, row, 0, 0.0, least, count)
+        for size in range(1, c.e.batch_max + 1):
+            at = row * c.e.batch_max + size - 1
+            for x in range(c.m.running.size[at]):
+                cost = c.m.running.cost[at, x]
                 if cost < least:
-                    left = m.running.time[at, x]
-                    count += _add(e, late, interval, row, size, left, cost, count, m)
+                    left = c.m.running.time[at, x]
+                    count += _add(c, late, row, size, left, cost, count)
     return count
 
 
 @compiled
 def _add(
-    e: KnownEpisode,
-    late: IntArray,
-    interval: CoresInterval,
-    row: int,
-    size: int,
-    left: float,
-    cost: int,
-    n: int,
-    m: RelaxedMemory,
+    c: CoresInterval, late: IntArray, row: int, size: int, left: float, cost: int, n: int
 ) -> bool:
     """Make label ``n``, unless it must cost more than a schedule that is known."""
-    served, free_s = interval.base + row, interval.end_s
+    served, free_s = c.base + row, c.end_s
     if size:
-        free_s += left * e.shortest_s[size - 1]
-    violations = _late(e, served - size, served, free_s)
-    violations += unavoidable(e, late, 0, served, free_s, 1.0)
-    if cost + interval.violation * violations > interval.at_most:
+        free_s += left * c.e.shortest_s[size - 1]
+    violations = _late(c.e, served - size, served, free_s)
+    violations += unavoidable(c.e, late, 0, served, free_s, 1.0)
+    if cost + c.violation * violations > c.at_most:
         return False
-    m.labels.served[n], m.labels.size[n] = served, size
-    m.labels.left[n], m.labels.cost[n] = left, cost
+    c.m.labels.served[n], c.m.labels.size[n] = served, size
+    c.m.labels.left[n], c.m.labels.cost[n] = left, cost
     return True

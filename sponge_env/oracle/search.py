@@ -108,7 +108,7 @@ def search(e: KnownEpisode, late: IntArray, replicas: IntArray, width: int) -> F
     violations, core_intervals = find_schedule(e, late, replicas, make_beam(e, width), found)
     pairs = zip(found.tolist(), replicas.tolist(), strict=True)
     schedule = tuple(Allocation(cores, batch, count) for (cores, batch), count in pairs)
-    return FoundSchedule(violations, core_intervals, schedule)
+    return FoundSchedule(int(violations), float(core_intervals), schedule)
 
 
 @entry_point
