@@ -96,9 +96,9 @@ def _between(
     """Put the lower side beside a schedule."""
     return Bound(
         offered=int(e.counts.sum()),
-        violations_lower=violations,
+        violations_lower=int(violations),
         violations_upper=found.violations,
-        core_seconds_lower=core_intervals * e.interval_s,
+        core_seconds_lower=float(core_intervals) * e.interval_s,
         core_seconds_upper=found.core_intervals * e.interval_s,
         schedule=found.schedule,
     )
