@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sponge_env.config import Arrivals, Initial, Limits, Network, RequestClass, Serving, Simulation
 from sponge_env.errors import ConfigError
-from sponge_env.factory import scenario_profile
+from sponge_env.factory import make_system, scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
 from sponge_env.oracle.__main__ import main
-from sponge_env.oracle.schedule import replay
+from sponge_env.oracle.schedule import noise_free, replay
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario, load_scenario
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TINY = Scenario(
     name="tiny",
@@ -53,6 +58,15 @@ FEW = dataclasses.replace(
 
 TEAMS = {
     "whole cores": FEW,
+    "a machine of three cores": dataclasses.replace(
+        FEW, limits=Limits(cores=2, batch=2, replicas=2, total_cores=3)
+    ),
+    "a machine for all": dataclasses.replace(
+        FEW, limits=Limits(cores=2, batch=2, replicas=2, total_cores=4)
+    ),
+    "three at the start": dataclasses.replace(
+        FEW, limits=Limits(cores=3, batch=1, replicas=3), initial=Initial(replicas=3)
+    ),
     "quota": dataclasses.replace(FEW, profile="lite0"),
     "warm start": dataclasses.replace(FEW, start="warm", warmup_s=1.0),
 }
@@ -63,7 +77,11 @@ def every_schedule(scenario: Scenario, seed: int, replicas: int) -> list[tuple[i
     profile, limits = scenario_profile(scenario), scenario.limits
     most = limits.cores, limits.batch, replicas
     choices = itertools.product(*(range(1, most_of_one + 1) for most_of_one in most))
-    allocations = [Allocation(*choice) for choice in choices]
+    allocations = [
+        allocation
+        for allocation in itertools.starmap(Allocation, choices)
+        if allocation.total_cores <= limits.machine_cores
+    ]
     runs = (
         replay(scenario, profile, seed, schedule)
         for schedule in itertools.product(allocations, repeat=scenario.intervals)
@@ -103,6 +121,8 @@ def test_the_schedule_attains_what_it_claims(
     scenario = dataclasses.replace(load_scenario(name), **changes)
     found = bound(scenario, 3, joint)
     run = replay(scenario, scenario_profile(scenario), 3, found.schedule)
+    most = max(allocation.total_cores for allocation in found.schedule)
+    assert most <= scenario.limits.machine_cores
     assert run.offered == found.offered
     assert run.violations == found.violations_upper
     assert run.core_seconds == pytest.approx(found.core_seconds_upper, abs=1e-6)
@@ -129,7 +149,7 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
         profile=str(tmp_path / "slow.json"),
         duration_s=2.0,
         slo_s=1.99,
-        limits=Limits(cores=1, batch=1, replicas=2),
+        limits=Limits(cores=1, batch=1, replicas=2, total_cores=2),
         initial=Initial(replicas=2),
         arrivals=Arrivals(kind="trace", file=str(tmp_path / "six.csv")),
         network=Network(trace="none", base_delay_s=0.0),
@@ -140,10 +160,38 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
     check(scenario, 0, joint=True)
 
 
+def test_the_kernels_run_as_ordinary_python() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from test_oracle import TEAMS, bound\n"
+        "print(bound(TEAMS['a machine of three cores'], 1, joint=True))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | {"NUMBA_DISABLE_JIT": off},
+        ).stdout
+        for off in "01"
+    ]
+    assert said[0] == said[1] != ""
+
+
 def test_nothing_to_do_needs_the_least() -> None:
     quiet = dataclasses.replace(TINY, arrivals=Arrivals(kind="constant", rate_rps=0.5))
     found = bound(dataclasses.replace(quiet, network=Network(trace="none")), 1)
     assert (found.violations_upper, found.core_seconds_upper, found.gap) == (0, 3.0, 0.0)
+
+
+def test_no_schedule_holds_more_than_the_machine() -> None:
+    scenario = dataclasses.replace(load_scenario("bursty"), profile="yolov5s", duration_s=60.0)
+    found = bound(scenario, 2, joint=True)
+    assert max(allocation.replicas for allocation in found.schedule) > 1
+    system = make_system(noise_free(scenario), 2)
+    held = [system.step(allocation).cores for allocation in found.schedule]
+    assert max(held) <= 16.0
 
 
 def test_replicas_cost_no_more_than_none_but_one() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sponge_env.oracle.fluid import Fluid, least_fluid_cost, make_table
+from sponge_env.oracle.fluid import NOWHERE, Fluid, fluid_table, least_fluid_cost, mixed
 
 
 def episode(
@@ -19,24 +19,26 @@ def episode(
     last_batch: float = 0.0,
 ) -> Fluid:
     """Describe an episode in which one core serves 2 requests per interval, two serve 3."""
-    intervals = len(arrived)
+    intervals, cores = len(arrived), [2] * replicas_max
     return Fluid(
         arrived=np.array(arrived, dtype=np.float64),
         due=np.array(due, dtype=np.float64),
         served=np.array([2.0, 3.0]),
+        cores=np.array(cores),
+        mixed=np.full((replicas_max, replicas_max - 1, 4), NOWHERE),
         last_batch=last_batch,
-        price=np.ones(intervals, np.int64),
+        cores_count=np.ones(intervals, np.int64),
         start=np.full(intervals, start),
         ready_from=1,
         replicas=replicas,
         replicas_max=replicas_max,
-        counted=int(arrived[-1]),
+        answerable=int(arrived[-1]),
     )
 
 
 def solve(f: Fluid, violation: float = 10.0) -> tuple[int, list[int]]:
-    replicas = np.zeros(f.price.size, np.int64)
-    cost = least_fluid_cost(f, violation, make_table(f.price.size, f.replicas_max), replicas)
+    replicas = np.zeros(f.cores_count.size, np.int64)
+    cost = least_fluid_cost(f, violation, fluid_table(f), replicas)
     return int(cost), replicas.tolist()
 
 
@@ -76,3 +78,30 @@ def test_a_replica_that_is_taken_away_finishes_its_batch() -> None:
     arrived, due = [7.0, 7.0], [0.0, 7.0]
     assert solve(episode(arrived, due, **two)) == (2 + 2, [2, 2])
     assert solve(episode(arrived, due, last_batch=1.0, **two)) == (2 + 1, [2, 1])
+
+
+def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone() -> None:
+    cores = 16 // np.arange(1, 17)
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16)[7, 0]
+    assert (served[:8] == NOWHERE).all()
+    assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
+
+
+def test_on_a_machine_for_all_no_replica_waits_for_cores() -> None:
+    cores = np.full(16, 16)
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 256)
+    assert (served[:, :, :200] == NOWHERE).all()
+
+
+def test_an_interval_in_which_a_replica_goes_may_cost_less() -> None:
+    f = episode([9.0, 9.0], [0.0, 9.0], replicas=2, replicas_max=2)
+    f = f._replace(cores_count=np.array([0, 1]))
+    assert solve(f)[0] == 2
+    f.mixed[0, 0, 1] = 3.0
+    assert solve(f)[0] == 1
+
+
+def test_replicas_have_no_more_cores_than_fit_on_the_machine() -> None:
+    f = episode([6.0], [6.0], replicas=2, replicas_max=2)
+    assert solve(f) == (4, [2])
+    assert solve(f._replace(cores=np.array([2, 1]))) == (2 + 20, [2])

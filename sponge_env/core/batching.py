@@ -60,9 +60,20 @@ def _offer(w: World, due_s: float, payload_bytes: float) -> None:
 def drop_expired(w: World) -> None:
     """Drop the waiting requests that the policy gives up now."""
     stage = w.stage
-    due_before_s = w.env.now_s - w.settings.drop_grace_s
-    while stage.head < stage.tail and deadline_s(w, stage.head) < due_before_s:
+    while stage.head < stage.tail and is_expired(w, deadline_s(w, stage.head)):
         _drop_first(w)
+
+
+@inlined
+def is_expired(w: World, due_s: float) -> bool:
+    """Return whether the policy gives up what waits with this deadline."""
+    return due_s < w.env.now_s - w.settings.drop_grace_s
+
+
+@inlined
+def is_on_time(due_s: float, finished_s: float) -> bool:
+    """Return whether an answer at a moment meets a deadline."""
+    return finished_s <= due_s
 
 
 @inlined
@@ -116,7 +127,7 @@ def answer(w: World, replica: ReplicaState, finished_s: float) -> None:
     env, metrics = w.env, w.metrics
     for position in range(replica.first, replica.first + replica.batch_size):
         request = w.queue[position & w.stage.ring]
-        on_time = finished_s <= deadline_s(w, position)
+        on_time = is_on_time(deadline_s(w, position), finished_s)
         if on_time:
             metrics.on_time += 1
         else:

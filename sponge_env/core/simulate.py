@@ -40,13 +40,21 @@ def simulate(w: World, batch_max: int, until_s: float) -> None:
 
 @inlined
 def wait(w: World, until_s: float) -> None:
-    """Jump to the next event, at the latest to ``until_s``."""
+    """Jump to the next event, at the latest to ``until_s``, and settle what has ended."""
+    if jump(w, until_s):
+        _settle(w)
+
+
+@inlined
+def jump(w: World, until_s: float) -> bool:
+    """Jump to the next event, at the latest to ``until_s``; return whether there is one then."""
     share_cpu(w)
     env, event_s = w.env, next_event_s(w)
     env.now_s = max(env.now_s, min(event_s, until_s))
-    if event_s <= env.now_s:
+    happens = event_s <= env.now_s
+    if happens:
         apply_pending(w)
-        _settle(w)
+    return happens
 
 
 @inlined

@@ -39,12 +39,9 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=at_least(1), default=1, help="episodes (default: 1)")
     parser.add_argument("--joint", action="store_true", help="replicas may be added, too")
     arguments = parser.parse_args(argv)
-    changes: dict[str, Any] = {
-        "profile": arguments.profile,
-        "start": arguments.start,
-        "duration_s": arguments.duration,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
+    asked = {"profile": arguments.profile, "start": arguments.start}
+    asked |= {"duration_s": arguments.duration}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     scenario = dataclasses.replace(load_scenario(arguments.scenario), **changes)
     profile = scenario_profile(scenario)
     sys.stdout.write(HEAD)

@@ -1,7 +1,8 @@
-"""Both sides of the clairvoyant bound of one episode."""
+"""Both sides of the clairvoyant bound of one episode, under both kinds of scaling."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,28 +10,36 @@ import numpy as np
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
-from sponge_env.oracle.attained import Attained, search
-from sponge_env.oracle.joint import joint_core_intervals, joint_schedule, joint_violations
-from sponge_env.oracle.lookahead import lookahead
-from sponge_env.oracle.lower import OVERFLOW, VIOLATION, least_cost
-from sponge_env.oracle.memory import make_memory
-from sponge_env.oracle.problem import Problem, in_one_line, make_problem
+from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
+from sponge_env.oracle.fluid import Fluid, fluid, fluid_table, least_fluid_cost
+from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_memory
+from sponge_env.oracle.search import FoundSchedule, search
+from sponge_env.oracle.unavoidable import late_from_idle
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
 from sponge_env.workload import as_long_as_its_traces
 
-NARROW, WIDE = 1, 6
-"""Widths of the search: the second is tried where the first leaves a gap."""
+NARROW, WIDE, WIDE_JOINT = 1, 6, 4
+"""Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
 
 GOOD_GAP = 0.01
-"""Gap in cores that is not worth a wider search."""
+"""Gap in cores that no wider search is made for."""
 
-TRADE = 2
-"""Cores that a violation is taken to be worth, where the fewest violations are not known. Any
-number gives a bound; smaller ones a better one, after more work."""
+VIOLATION_COST = 2
+"""What a violation costs in cores where the fewest violations are not known. Any number gives a
+bound; smaller ones a better one, after more work."""
 
-ROOM, SPAN, SPAN_MAX = 16, 1024, 16384
+VIOLATION_COSTS = (1.0, 4.0, 16.0)
+"""The same of the fluid; the one that gives the best bound is kept."""
+
+PLAN_VIOLATION_COST = 1000.0
+"""The same when replicas are planned."""
+
+MARGINS = (1.0, 0.94, 0.88)
+"""Parts of the replicas' throughput that plans count on; the best plan is kept."""
+
+ALTERNATIVES, SPAN, SPAN_MAX = 16, 1024, 16384
 """Working space of the lower side; the span grows if it has to."""
 
 
@@ -60,11 +69,6 @@ class Bound:
         """Core-seconds of the upper side beyond the lower, relative to the lower."""
         return self.core_seconds_upper / max(1e-9, self.core_seconds_lower) - 1.0
 
-    @property
-    def violation_gap(self) -> int:
-        """Violations of the upper side beyond the lower."""
-        return self.violations_upper - self.violations_lower
-
 
 def bound(
     scenario: Scenario, seed: int, joint: bool = False, profile: Profile | None = None
@@ -81,54 +85,51 @@ def bound(
     Raises:
         SpongeError: The scenario or profile cannot be used.
     """
-    if profile is None:
-        profile = scenario_profile(scenario)
-    scenario = as_long_as_its_traces(scenario)
-    p = make_problem(scenario, profile, seed)
-    if joint:
-        found = joint_schedule(p)
-        cores = joint_core_intervals(p, found.violations)
-        return _between(p, joint_violations(p), cores, found)
-    return _vertical(p)
+    profile = scenario_profile(scenario) if profile is None else profile
+    e = known_episode(as_long_as_its_traces(scenario), profile, seed)
+    return _joint(e) if joint else _vertical(e)
 
 
-def _vertical(p: Problem) -> Bound:
-    line = in_one_line(p)
-    late, late_in_line = lookahead(p), lookahead(line)
-    one = np.ones(p.intervals, np.int64)
-    best = search(p, late, one, NARROW)
-    least = divmod(_least(line, late_in_line, VIOLATION, best), VIOLATION)
-    # Under a quota the gap is the lower side's.
-    if not p.quota and best.core_intervals > least[1] * (1 + GOOD_GAP):
-        best = min(best, search(p, late, one, WIDE), key=lambda found: found.cost)
-    cores = float(least[1])
-    if least[0] < best.violations:
-        # Who has no more violations than these, holds at least what the priced ones leave.
-        priced = _least(line, late_in_line, TRADE, best)
-        cores = float(priced - TRADE * best.violations)
-    # Requests as water know less of each other, but more of the CPU that an interval grants.
-    alone = joint_core_intervals(p._replace(replicas_max=1), best.violations)
-    return _between(p, least[0], max(cores, alone), best)
-
-
-def _between(p: Problem, violations: int, core_intervals: float, found: Attained) -> Bound:
+def _between(
+    e: KnownEpisode, violations: int, core_intervals: float, found: FoundSchedule
+) -> Bound:
     """Put the lower side beside a schedule."""
     return Bound(
-        offered=int(p.counts.sum()),
-        violations_lower=violations,
+        offered=int(e.counts.sum()),
+        violations_lower=int(violations),
         violations_upper=found.violations,
-        core_seconds_lower=core_intervals * p.interval_s,
-        core_seconds_upper=found.core_intervals * p.interval_s,
+        core_seconds_lower=float(core_intervals) * e.interval_s,
+        core_seconds_upper=found.core_intervals * e.interval_s,
         schedule=found.schedule,
     )
 
 
-def _least(line: Problem, late: IntArray, violation: int, attained: Attained) -> int:
+def _vertical(e: KnownEpisode) -> Bound:
+    line = in_one_line(e)
+    late, late_in_line = late_from_idle(e), late_from_idle(line)
+    one = np.ones(e.intervals, np.int64)
+    best = search(e, late, one, NARROW)
+    least = divmod(_least(line, late_in_line, VIOLATION, best), VIOLATION)
+    # Under a quota the gap is the lower side's.
+    if not e.quota and best.core_intervals > least[1] * (1 + GOOD_GAP):
+        best = min(best, search(e, late, one, WIDE), key=lambda found: found.cost)
+    cores = float(least[1])
+    if least[0] < best.violations:
+        # Who has no more violations than these holds at least the cost less theirs.
+        total = _least(line, late_in_line, VIOLATION_COST, best)
+        cores = float(total - VIOLATION_COST * best.violations)
+    # Requests as water know less of each other, but more of the CPU that an interval grants.
+    alone = _fluid_core_intervals(e._replace(replicas_max=1), best.violations)
+    return _between(e, least[0], max(cores, alone), best)
+
+
+def _least(line: KnownEpisode, late: IntArray, violation: int, found: FoundSchedule) -> int:
     """Return the least cost of the relaxed server."""
-    at_most = violation * attained.violations + round(attained.core_intervals)
+    at_most = violation * found.violations + round(found.core_intervals)
     span = SPAN
     while span <= SPAN_MAX:
-        cost = least_cost(line, late, violation, at_most, make_memory(line, ROOM, span))
+        memory = relaxed_memory(line, ALTERNATIVES, span)
+        cost = least_cost(line, late, violation, at_most, memory)
         if cost != OVERFLOW:
             return int(cost)
         span *= 2
@@ -136,3 +137,81 @@ def _least(line: Problem, late: IntArray, violation: int, attained: Attained) ->
         f"the oracle has no room for more than {SPAN_MAX} requests that wait at once; lower the "
         "load, or drop what has expired (serving.drop)"
     )
+
+
+def _joint(e: KnownEpisode) -> Bound:
+    found = _joint_schedule(e)
+    # What not even all replicas that fit on the machine could avoid, with no queue.
+    late = int(late_from_idle(in_one_line(e), _speedup(e))[0])
+    violations = max(late, int(e.counts.sum()) - _fluid(e).answerable)
+    return _between(e, violations, _fluid_core_intervals(e, found.violations), found)
+
+
+def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
+    """Search for cores and batches under several plans of replicas; the best is kept."""
+    late = late_from_idle(e)
+    plans = [np.ones(e.intervals, np.int64)]
+    if not e.quota:  # replicas that share one CPU serve no more than one that has it all
+        plans += [_plan(e, margin) for margin in MARGINS]
+        # Where those that start take cores from those that serve, they had better come one by one.
+        shared = [plan for plan in plans if plan.max() * e.cores_max > e.total_cores]
+        plans += [_one_by_one(plan, _cold_intervals(e)) for plan in shared]
+        plans = list({plan.tobytes(): plan for plan in plans}.values())
+    found = [(search(e, late, plan, NARROW), plan) for plan in plans]
+    best, plan = min(found, key=lambda pair: pair[0].cost)
+    if e.quota:
+        return best  # a wider search takes long and finds next to nothing
+    return min(best, search(e, late, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
+
+
+def _plan(e: KnownEpisode, margin: float) -> IntArray:
+    """Return the (intervals,) replicas to ask for, early enough to be ready when needed."""
+    ahead, f = _cold_intervals(e), _fluid(e)
+    cost = np.full(e.intervals, round(e.cold_start_s / e.interval_s))
+    f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
+    f = f._replace(mixed=f.mixed[:, :, :0])  # no plan is made for the moments between
+    ready = np.zeros(e.intervals, np.int64)
+    least_fluid_cost(f, PLAN_VIOLATION_COST, fluid_table(f), ready)
+    later = np.concatenate([ready, np.zeros(ahead, np.int64)])
+    asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
+    return asked
+
+
+def _one_by_one(plan: IntArray, ahead: int) -> IntArray:
+    """Return a plan in which a replica is asked for when the one before is ready."""
+    asked = [1] * ahead
+    for wanted in plan.tolist():
+        ready = min(asked[len(asked) - ahead :], default=wanted)
+        asked.append(min(wanted, ready + 1))
+    return np.array(asked[ahead:])
+
+
+def _cold_intervals(e: KnownEpisode) -> int:
+    """Return how many intervals before it is needed a replica has to be asked for."""
+    return math.ceil(e.cold_start_s * e.loading_contention / e.interval_s - 1e-9)
+
+
+def _fluid(e: KnownEpisode) -> Fluid:
+    return fluid(e, min(e.replicas_max, int(e.settings["initial"]["replicas"][0])))
+
+
+def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:
+    """Return how many core-intervals it takes to have no more than so many violations.
+
+    See ``docs/oracle.md`` for why a cost of violations gives a bound.
+    """
+    f = _fluid(e)
+    others = violations_upper - (int(e.counts.sum()) - f.answerable)
+    table, path = fluid_table(f), np.zeros(e.intervals, np.int64)
+    return max(least_fluid_cost(f, cost, table, path) - cost * others for cost in VIOLATION_COSTS)
+
+
+def _speedup(e: KnownEpisode) -> float:
+    """Return how many times the best throughput of a replica all together can have."""
+    if e.quota:  # each can be ahead of its share
+        return float(e.replicas_max)
+    replicas = np.arange(1, e.replicas_max + 1)
+    cores = np.minimum(e.cores_max, e.total_cores // replicas)
+    sizes = np.arange(1, e.batch_max + 1)[:, None]
+    rates_rps = np.maximum.accumulate((sizes / e.padded_s).max(axis=0))
+    return float((replicas * (rates_rps[cores - 1] / e.rate_rps)).max())

@@ -8,16 +8,17 @@ violations that are certain and in cores, it keeps the few that have got furthes
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.interfaces import FloatArray
-from sponge_env.oracle.lookahead import unavoidable
-from sponge_env.oracle.lower import NEVER, VIOLATION
-from sponge_env.oracle.problem import Problem
+from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
+from sponge_env.interfaces import Allocation
+from sponge_env.oracle.episode import KnownEpisode
+from sponge_env.oracle.relaxed import NEVER, VIOLATION
 from sponge_env.oracle.serving import (
     REPLICA,
     STATE,
@@ -27,122 +28,118 @@ from sponge_env.oracle.serving import (
     late_in_batch,
     serve,
 )
+from sponge_env.oracle.unavoidable import unavoidable
 
 LEVELS = 12
 """Costs that are followed, in cores of each replica above the least one."""
 
 
-class Candidates(NamedTuple):
-    """Schedules that an interval was tried with."""
+@dataclass(frozen=True, slots=True)
+class FoundSchedule:
+    """A schedule and what it costs."""
 
-    cost: IntArray
-    """(candidates,)."""
-    progress: FloatArray
-    """(candidates,) requests served, the part of a batch that is done included."""
-    parent: IntArray
-    """(candidates,) position of the schedule it goes on from."""
-    cores: IntArray
-    """(candidates,) the allocation."""
-    batch: IntArray
-    """(candidates,)."""
-    tried: IntArray
-    """(1,) how many there are."""
+    violations: int
+    core_intervals: float
+    schedule: tuple[Allocation, ...]
+
+    @property
+    def cost(self) -> tuple[int, float]:
+        """What schedules are compared by."""
+        return self.violations, self.core_intervals
 
 
-class Search(NamedTuple):
+class Candidate:
+    """A schedule that an interval was tried with."""
+
+    cost: int
+    progress: float
+    """Requests served, the part of a batch that is done included."""
+    parent: int
+    """Position of the schedule it goes on from."""
+    cores: int
+    batch: int
+
+
+CANDIDATE = dtype_of(Candidate)
+
+
+class Beam(NamedTuple):
     """Working space."""
 
     branches: Branches
     """Schedules in two halves that take turns, and one more to try things with."""
     beam: int
     """Schedules that are followed."""
-    width: int
-    """Schedules of equal cost that are followed."""
-    candidates: Candidates
+    candidates: NDArray[Any]
+    """(candidates,) those of an interval."""
+    tried: IntArray
+    """(1,) how many there are."""
+    least: IntArray
+    """(1,) least cost among them."""
     kept: IntArray
     """(LEVELS, width) candidates by cost, furthest first."""
-    least: IntArray
-    """(1,) least cost among the candidates."""
     kept_count: IntArray
     """(LEVELS,)."""
-    parents: IntArray
-    """(intervals, beam) position of the schedule that each goes on from."""
-    cores: IntArray
-    """(intervals, beam) and with which allocation."""
-    batch: IntArray
-    """(intervals, beam)."""
+    followed: NDArray[Any]
+    """(intervals, beam) candidates of every interval that were followed."""
 
 
-def make_search(p: Problem, width: int) -> Search:
-    """Allocate working space for a beam of ``LEVELS * width`` schedules.
-
-    Args:
-        p: The problem.
-        width: Schedules of equal cost that are followed.
-    """
+def make_beam(e: KnownEpisode, width: int) -> Beam:
+    """Allocate working space that follows ``width`` schedules of each of ``LEVELS`` costs."""
     beam = LEVELS * width
     states = 2 * beam + 1
-    most = beam * p.cores_max * p.batch_max
-    candidates = Candidates(
-        np.zeros(most, np.int64),
-        np.zeros(most),
-        np.zeros(most, np.int64),
-        np.zeros(most, np.int64),
-        np.zeros(most, np.int64),
-        np.zeros(1, np.int64),
+    return Beam(
+        branches=Branches(
+            rows(np.zeros(states, STATE)), rows(np.zeros((states, e.replica_slots), REPLICA))
+        ),
+        beam=beam,
+        candidates=rows(np.zeros(beam * e.cores_max * e.batch_max, CANDIDATE)),
+        tried=np.zeros(1, np.int64),
+        least=np.zeros(1, np.int64),
+        kept=np.zeros((LEVELS, width), np.int64),
+        kept_count=np.zeros(LEVELS, np.int64),
+        followed=rows(np.zeros((e.intervals, beam), CANDIDATE)),
     )
-    return Search(
-        Branches(np.zeros(states, STATE), np.zeros((states, p.replica_slots), REPLICA)),
-        beam,
-        width,
-        candidates,
-        np.zeros((LEVELS, width), np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(LEVELS, np.int64),
-        *(np.zeros((p.intervals, beam), np.int64) for _ in range(3)),
-    )
+
+
+def search(e: KnownEpisode, late: IntArray, replicas: IntArray, width: int) -> FoundSchedule:
+    """Search for cores and batch sizes with (intervals,) replicas and a beam of some width."""
+    found = np.zeros((e.intervals, 2), np.int64)
+    violations, core_intervals = find_schedule(e, late, replicas, make_beam(e, width), found)
+    pairs = zip(found.tolist(), replicas.tolist(), strict=True)
+    schedule = tuple(Allocation(cores, batch, count) for (cores, batch), count in pairs)
+    return FoundSchedule(int(violations), float(core_intervals), schedule)
 
 
 @entry_point
 def find_schedule(
-    p: Problem, late: IntArray, replicas: IntArray, s: Search, schedule: IntArray
-) -> float:
-    """Search for a good schedule with given replicas.
-
-    Args:
-        p: The problem.
-        late: See :func:`sponge_env.oracle.lookahead.lookahead`.
-        replicas: (intervals,) to be kept in each interval.
-        s: Working space.
-        schedule: (intervals, 2) cores and batch; is written.
-
-    Returns:
-        Its violations times VIOLATION, and its core-intervals.
-    """
-    begin(p, branch(p, s.branches, 0))
+    e: KnownEpisode, late: IntArray, replicas: IntArray, s: Beam, schedule: IntArray
+) -> tuple[int, float]:
+    """Write (intervals, 2) cores and batch; return their violations and core-intervals."""
+    begin(e, branch(e, s.branches, 0))
     here, there, followed = 0, s.beam, 1
-    for interval in range(p.intervals):
-        s.candidates.tried[0], s.least[0] = 0, NEVER
+    for interval in range(e.intervals):
+        s.tried[0], s.least[0] = 0, NEVER
         for n in range(followed):
-            _try_all(p, late, s, here + n, interval, replicas[interval])
+            _try_all(e, late, s, here + n, interval, replicas[interval])
         followed = _choose(s, interval, replicas[interval])
         for n in range(followed):
-            cores, batch = s.cores[interval, n], s.batch[interval, n]
-            _copy(s.branches, here + s.parents[interval, n], there + n)
-            w = branch(p, s.branches, there + n)
-            serve(p, w, interval, cores, batch, replicas[interval])
+            step = s.followed[interval, n]
+            _copy(s.branches, here + step.parent, there + n)
+            w = branch(e, s.branches, there + n)
+            serve(e, w, interval, step.cores, step.batch, replicas[interval])
         here, there = there, here
     n = _cheapest(s, here, followed)
     state = s.branches.states[here + n]
-    cost = float(VIOLATION * state.violations) + state.counted_core_s / p.interval_s
-    for interval in range(p.intervals - 1, -1, -1):
-        schedule[interval, 0], schedule[interval, 1] = s.cores[interval, n], s.batch[interval, n]
-        n = s.parents[interval, n]
-    return float(cost)
+    for interval in range(e.intervals - 1, -1, -1):
+        step = s.followed[interval, n]
+        schedule[interval, 0], schedule[interval, 1] = step.cores, step.batch
+        n = step.parent
+    return state.violations, state.counted_core_s / e.interval_s
 
 
 @compiled
-def _cheapest(s: Search, here: int, followed: int) -> int:
+def _cheapest(s: Beam, here: int, followed: int) -> int:
     best = 0
     for n in range(followed):
         state, least = s.branches.states[here + n], s.branches.states[here + best]
@@ -161,95 +158,94 @@ def _copy(branches: Branches, source: int, target: int) -> None:
 
 
 @compiled
-def _try_all(p: Problem, late: IntArray, s: Search, k: int, interval: int, replicas: int) -> None:
+def _try_all(
+    e: KnownEpisode, late: IntArray, s: Beam, k: int, interval: int, replicas: int
+) -> None:
     """Serve an interval with all allocations; a cap that no batch met makes no difference."""
     scratch = 2 * s.beam
     state = s.branches.states[k]
-    so_far = VIOLATION * state.violations + int(state.counted_core_s / p.interval_s)
-    for cores in range(1, p.cores_max + 1):
-        if so_far + p.price[interval] * cores * replicas >= s.least[0] + LEVELS * replicas:
+    so_far = VIOLATION * state.violations + int(state.counted_core_s / e.interval_s)
+    for cores in range(1, min(e.cores_max, e.total_cores // replicas) + 1):
+        if so_far + e.cores_count[interval] * cores * replicas >= s.least[0] + LEVELS * replicas:
             break
-        batch = p.batch_max
+        batch = e.batch_max
         while batch > 0:
             _copy(s.branches, k, scratch)
-            w = branch(p, s.branches, scratch)
-            largest = serve(p, w, interval, cores, batch, replicas)
-            _note(p, late, s, k, interval, cores, batch)
+            w = branch(e, s.branches, scratch)
+            largest = serve(e, w, interval, cores, batch, replicas)
+            _note(e, late, s, k, interval, cores, batch)
             batch = min(batch, largest) - 1
 
 
 @compiled
 def _note(
-    p: Problem, late: IntArray, s: Search, k: int, interval: int, cores: int, batch: int
+    e: KnownEpisode, late: IntArray, s: Beam, k: int, interval: int, cores: int, batch: int
 ) -> None:
     """Add the schedule that was just tried to the candidates."""
-    k_tried, end_s = 2 * s.beam, (interval + 1) * p.interval_s
+    k_tried, end_s = 2 * s.beam, (interval + 1) * e.interval_s
     state, free_s = s.branches.states[k_tried], end_s
+    in_force = state.cores  # fewer than were asked for while replicas drain
     violations, progress = state.violations, 0.0
     for n in range(state.replicas):
         replica = s.branches.replicas[k_tried, n]
         if replica.batch_size:
-            work_s = p.work_s[replica.batch_size - 1, cores - 1] / p.share[cores - 1]
+            work_s = e.work_s[replica.batch_size - 1, in_force - 1] / e.share[in_force - 1]
             left = min(1.0, (replica.finish_s - end_s) / work_s)
-            done_s = end_s + left * p.shortest_s[replica.batch_size - 1]
+            done_s = end_s + left * e.shortest_s[replica.batch_size - 1]
             progress -= left * replica.batch_size
-            violations += late_in_batch(p, replica, done_s)
+            violations += late_in_batch(e, replica, done_s)
             if state.replicas == 1:
                 free_s = done_s
-    for kind in range(p.classes):
+    for kind in range(e.classes):
         served = state.served[kind]
         progress += served
-        violations += unavoidable(p, late, kind, served, free_s, float(state.replicas))
-    c, n = s.candidates, s.candidates.tried[0]
-    c.cost[n] = VIOLATION * violations + math.ceil(state.counted_core_s / p.interval_s - 1e-6)
-    c.progress[n], c.parent[n] = progress, k % s.beam
-    c.cores[n], c.batch[n] = cores, batch
-    c.tried[0] = n + 1
-    s.least[0] = min(s.least[0], c.cost[n])
+        violations += unavoidable(e, late, kind, served, free_s, float(state.replicas))
+    candidate = s.candidates[s.tried[0]]
+    cost = VIOLATION * violations + math.ceil(state.counted_core_s / e.interval_s - 1e-6)
+    candidate.cost, candidate.progress, candidate.parent = cost, progress, k % s.beam
+    candidate.cores, candidate.batch = cores, batch
+    s.tried[0] += 1
+    s.least[0] = min(s.least[0], cost)
 
 
 @compiled
-def _choose(s: Search, interval: int, replicas: int) -> int:
+def _choose(s: Beam, interval: int, replicas: int) -> int:
     """Choose the candidates that are followed; return how many they are."""
-    c = s.candidates
     s.kept_count[:] = 0
-    for n in range(c.tried[0]):
-        level = (c.cost[n] - s.least[0]) // replicas
+    for n in range(s.tried[0]):
+        level = (s.candidates[n].cost - s.least[0]) // replicas
         if level < LEVELS:
             _keep(s, n, level)
     return _furthest(s, interval)
 
 
 @compiled
-def _keep(s: Search, n: int, level: int) -> None:
+def _keep(s: Beam, n: int, level: int) -> None:
     """Add a candidate to those of its cost if it is among the furthest."""
-    c, kept, count = s.candidates, s.kept[level], s.kept_count[level]
-    at = count
-    while at > 0 and c.progress[kept[at - 1]] <= c.progress[n]:
-        if c.progress[kept[at - 1]] == c.progress[n]:
+    kept, progress = s.kept[level], s.candidates[n].progress
+    at = s.kept_count[level]
+    while at > 0 and s.candidates[kept[at - 1]].progress <= progress:
+        if s.candidates[kept[at - 1]].progress == progress:
             return
         at -= 1
-    if at == s.width:
+    if at == kept.size:
         return
-    count = min(count + 1, s.width)
+    count = min(s.kept_count[level] + 1, kept.size)
     for k in range(count - 1, at, -1):
         kept[k] = kept[k - 1]
-    kept[at] = n
-    s.kept_count[level] = count
+    kept[at], s.kept_count[level] = n, count
 
 
 @compiled
-def _furthest(s: Search, interval: int) -> int:
-    """Follow the candidates that are ahead of all that cost less."""
-    c, followed, ahead = s.candidates, 0, -math.inf
+def _furthest(s: Beam, interval: int) -> int:
+    """Follow the candidates that are ahead of all that cost less; return how many they are."""
+    followed, ahead = 0, -math.inf
     for level in range(LEVELS):
+        cheaper = ahead
         for k in range(s.kept_count[level]):
-            n = s.kept[level, k]
-            if c.progress[n] > ahead:
-                s.parents[interval, followed] = c.parent[n]
-                s.cores[interval, followed] = c.cores[n]
-                s.batch[interval, followed] = c.batch[n]
+            candidate = s.candidates[s.kept[level, k]]
+            if candidate.progress > cheaper:
+                s.followed[interval, followed] = candidate
+                ahead = max(ahead, candidate.progress)
                 followed += 1
-        if s.kept_count[level]:
-            ahead = max(ahead, c.progress[s.kept[level, 0]])
     return followed

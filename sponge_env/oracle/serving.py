@@ -1,8 +1,8 @@
 """The serving core as the search for a schedule drives it, on the compiled simulated worker.
 
-Same semantics as :mod:`sponge_env.serving`, over states that can be copied: the search
-follows many schedules at once. ``tests/test_oracle.py`` replays what it finds in the real
-ones.
+The core's own rules, over states that are small enough to be copied, for the search follows many
+schedules at once: which requests wait is one position per class of requests. When something
+happens, what has expired, who is late and what a resize does is :mod:`sponge_env.core`'s to say.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from sponge_env.core import records
 from sponge_env.core import replicas as worker
+from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings
-from sponge_env.oracle.problem import MAX_CLASSES, Problem
+from sponge_env.core.simulate import jump
+from sponge_env.oracle.episode import MAX_CLASSES, KnownEpisode
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
 
@@ -40,7 +42,7 @@ class PlannedReplica(records.ReplicaState, _Members):
     """
 
 
-class State:
+class ScheduleState:
     """What has happened so far on one schedule; what the worker needs has its names."""
 
     now_s: float
@@ -65,14 +67,14 @@ class State:
     violations: int
 
 
-REPLICA, STATE = dtype_of(PlannedReplica), dtype_of(State)
+REPLICA, STATE = dtype_of(PlannedReplica), dtype_of(ScheduleState)
 
 
 class Branch(NamedTuple):
     """One schedule: what the worker's kernels see of a :class:`~sponge_env.core.records.World`."""
 
-    env: State
-    stage: State
+    env: ScheduleState
+    stage: ScheduleState
     settings: Settings
     replicas: Records[PlannedReplica]
     pending: Records[records.PendingResize]
@@ -83,16 +85,16 @@ class Branches(NamedTuple):
     """Many schedules."""
 
     states: NDArray[Any]
-    """(schedules,) of :class:`State`."""
+    """(schedules,) of :class:`ScheduleState`."""
     replicas: NDArray[Any]
     """(schedules, slots) of :class:`PlannedReplica`."""
 
 
 @inlined
-def branch(p: Problem, branches: Branches, k: int) -> Branch:
+def branch(e: KnownEpisode, branches: Branches, k: int) -> Branch:
     """Return one of many schedules."""
     state = branches.states[k]
-    return Branch(state, state, p.settings[0], branches.replicas[k], p.pending, p.numbers)
+    return Branch(state, state, e.settings[0], branches.replicas[k], e.pending, e.numbers)
 
 
 @inlined
@@ -102,16 +104,16 @@ def _world(w: Branch) -> records.World:
 
 
 @compiled
-def begin(p: Problem, w: Branch) -> None:
+def begin(e: KnownEpisode, w: Branch) -> None:
     """Start at time 0 with nothing served and the initial replicas warm."""
-    worker.reset_worker(_world(w), p.seed)
-    for kind in range(p.classes):
-        w.env.served[kind] = p.first[kind]
+    worker.reset_worker(_world(w), e.seed)
+    for kind in range(e.classes):
+        w.env.served[kind] = e.first[kind]
     w.env.counted_core_s, w.env.violations = 0.0, 0
 
 
 @compiled
-def serve(p: Problem, w: Branch, interval: int, cores: int, batch: int, replicas: int) -> int:
+def serve(e: KnownEpisode, w: Branch, interval: int, cores: int, batch: int, replicas: int) -> int:
     """Put an allocation in force and serve until the interval ends.
 
     After the last interval, what is left is served, too.
@@ -121,57 +123,52 @@ def serve(p: Problem, w: Branch, interval: int, cores: int, batch: int, replicas
     """
     held_core_s = worker.held_core_s(_world(w))
     worker.resize(_world(w), cores, replicas)
-    largest = _serve_until(p, w, interval, batch, (interval + 1) * p.interval_s)
+    largest = _serve_until(e, w, interval, batch, (interval + 1) * e.interval_s)
     for n in range(w.env.replicas):  # as the core does when it reads the meters
         advance(_world(w), w.replicas[n], w.env.now_s)
     held_core_s = worker.held_core_s(_world(w)) - held_core_s
-    w.env.counted_core_s += p.price[interval] * held_core_s
-    if interval == p.intervals - 1:
-        largest = max(largest, _serve_until(p, w, interval, batch, math.inf))
+    w.env.counted_core_s += e.cores_count[interval] * held_core_s
+    if interval == e.intervals - 1:
+        largest = max(largest, _serve_until(e, w, interval, batch, math.inf))
     return largest
 
 
 @compiled
-def _serve_until(p: Problem, w: Branch, interval: int, batch: int, until_s: float) -> int:
-    """Follow the events until a moment, at which no batch is formed any more."""
+def _serve_until(e: KnownEpisode, w: Branch, interval: int, batch: int, until_s: float) -> int:
+    """Serve until a moment, at which no batch is formed any more; return the largest batch."""
     largest = 0
-    while True:
-        largest = max(largest, _form_batches(p, w, interval, batch))
-        worker.share_cpu(_world(w))
-        event_s = min(worker.next_event_s(_world(w)), _next_arrival_s(p, w, interval))
-        if event_s > until_s or event_s == math.inf:
+    while w.env.now_s < until_s:
+        largest = max(largest, _form_batches(e, w, interval, batch))
+        arrival_s = _next_arrival_s(e, w, interval)
+        if min(until_s, arrival_s, worker.next_event_s(_world(w))) == math.inf:
             break
-        w.env.now_s = event_s
-        _settle(p, w)
-        if event_s == until_s:
-            break
-    if until_s < math.inf:
-        w.env.now_s = until_s
+        if jump(_world(w), min(until_s, arrival_s)):
+            _settle(e, w)
     return largest
 
 
 @compiled
-def _next_arrival_s(p: Problem, w: Branch, interval: int) -> float:
+def _next_arrival_s(e: KnownEpisode, w: Branch, interval: int) -> float:
     """Return when a request comes for which a replica is idle."""
     for n in range(w.env.replicas):
         if worker.is_idle(_world(w).env, _world(w).replicas[n]):
             arrival_s = math.inf
-            for kind in range(p.classes):
+            for kind in range(e.classes):
                 i = w.env.served[kind]
-                if i < p.arrived[interval + 1, kind]:
-                    arrival_s = min(arrival_s, p.release_s[i])
+                if i < e.arrived[interval + 1, kind]:
+                    arrival_s = min(arrival_s, e.release_s[i])
             return arrival_s
     return math.inf
 
 
 @compiled
-def _settle(p: Problem, w: Branch) -> None:
+def _settle(e: KnownEpisode, w: Branch) -> None:
     """Take the batches that have ended from their replicas, and count who was late."""
     row = worker.first_ended(_world(w))
     ended = row >= 0
     while row >= 0:
         replica = w.replicas[row]
-        w.env.violations += late_in_batch(p, replica, replica.finish_s)
+        w.env.violations += late_in_batch(e, replica, replica.finish_s)
         worker.release(_world(w), row)
         row = worker.first_ended(_world(w))
     if ended:
@@ -179,31 +176,31 @@ def _settle(p: Problem, w: Branch) -> None:
 
 
 @compiled
-def late_in_batch(p: Problem, replica: PlannedReplica, finish_s: float) -> int:
+def late_in_batch(e: KnownEpisode, replica: PlannedReplica, finish_s: float) -> int:
     """Count the violations in a replica's batch if it ends at a moment."""
     late = 0
-    for kind in range(p.classes):
+    for kind in range(e.classes):
         for i in range(replica.begin[kind], replica.end[kind]):
-            late += p.counts[i] * (p.deadline_s[i] < finish_s)
+            late += e.counts[i] * (not is_on_time(e.deadline_s[i], finish_s))
     return late
 
 
 @compiled
-def _form_batches(p: Problem, w: Branch, interval: int, limit: int) -> int:
+def _form_batches(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
     """Give what waits to the idle replicas; return the largest batch."""
     largest = 0
     for n in range(w.env.replicas):
         replica = w.replicas[n]
         if worker.is_idle(_world(w).env, _world(w).replicas[n]):
-            _drop_expired(p, w.env, interval)
-            for kind in range(p.classes):
+            _drop_expired(e, w, interval)
+            for kind in range(e.classes):
                 replica.begin[kind] = w.env.served[kind]
             size = 0
-            while size < limit and _take_most_urgent(p, w.env, interval):
+            while size < limit and _take_most_urgent(e, w.env, interval):
                 size += 1
             if size == 0:
                 break
-            for kind in range(p.classes):
+            for kind in range(e.classes):
                 replica.end[kind] = w.env.served[kind]
             replica.batch_size, replica.started_s = size, w.env.now_s
             start_service(_world(w), _world(w).replicas[n], w.env.now_s)
@@ -212,26 +209,27 @@ def _form_batches(p: Problem, w: Branch, interval: int, limit: int) -> int:
 
 
 @compiled
-def _drop_expired(p: Problem, state: State, interval: int) -> None:
-    for kind in range(p.classes):
-        i = state.served[kind]
-        while (
-            i < p.arrived[interval + 1, kind]
-            and p.release_s[i] <= state.now_s
-            and p.deadline_s[i] < state.now_s - p.drop_grace_s
-        ):
-            state.violations += p.counts[i]
+def _drop_expired(e: KnownEpisode, w: Branch, interval: int) -> None:
+    for kind in range(e.classes):
+        i = w.env.served[kind]
+        while _waits(e, w.env, interval, kind, i) and is_expired(_world(w), e.deadline_s[i]):
+            w.env.violations += e.counts[i]
             i += 1
-        state.served[kind] = i
+        w.env.served[kind] = i
 
 
 @compiled
-def _take_most_urgent(p: Problem, state: State, interval: int) -> bool:
+def _waits(e: KnownEpisode, state: ScheduleState, interval: int, kind: int, i: int) -> bool:
+    return bool(i < e.arrived[interval + 1, kind] and e.release_s[i] <= state.now_s)
+
+
+@compiled
+def _take_most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> bool:
     chosen = -1
-    for kind in range(p.classes):
+    for kind in range(e.classes):
         i = state.served[kind]
-        waits = i < p.arrived[interval + 1, kind] and p.release_s[i] <= state.now_s
-        if waits and (chosen < 0 or p.urgency[i] < p.urgency[state.served[chosen]]):
+        waits = _waits(e, state, interval, kind, i)
+        if waits and (chosen < 0 or e.urgency[i] < e.urgency[state.served[chosen]]):
             chosen = kind
     if chosen >= 0:
         state.served[chosen] += 1

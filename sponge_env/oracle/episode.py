@@ -1,8 +1,8 @@
-"""What the oracle knows in advance: every request, the service times and the prices.
+"""What the oracle knows in advance: every request, the service times and what counts.
 
 Requests are kept by class. Those of one class have one SLO and one size, so they arrive in
 the order of their deadlines and are served in that order; what has been served is therefore
-one position per class. All the oracle's kernels read the same :class:`Problem`.
+one position per class. All the oracle's kernels read the same :class:`KnownEpisode`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import rows
+from sponge_env.core.quota import SLICE_S
 from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
-from sponge_env.oracle.service import service_terms
-from sponge_env.profile import Profile
+from sponge_env.profile import Profile, QuotaService
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.draw import draw_workload
@@ -30,7 +31,7 @@ MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""
 
 
-class Problem(NamedTuple):
+class KnownEpisode(NamedTuple):
     """One episode as the kernels see it.
 
     Work is in seconds of a replica that runs unhindered: the latency l(b, c) of the service
@@ -53,13 +54,15 @@ class Problem(NamedTuple):
     arrived: IntArray
     """(intervals + 1, classes) position after the last request that has arrived at each
     boundary of the intervals."""
-    price: IntArray
+    cores_count: IntArray
     """(intervals,) 1 where cores count, 0 before the counting starts."""
-    to_pay: IntArray
+    counted_after: IntArray
     """(intervals + 1,) intervals from each boundary on in which cores count."""
     cores_max: int
     batch_max: int
     replicas_max: int
+    total_cores: int
+    """Core units of the machine."""
     cold_start_s: float
     """Time until a replica serves: whatever its cores or, under a quota, on one core unit."""
     quota: bool
@@ -102,7 +105,7 @@ class Problem(NamedTuple):
     """Most replicas at one time, draining ones included."""
 
 
-def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
+def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpisode:
     """Collect what is known of an episode.
 
     Args:
@@ -115,44 +118,45 @@ def make_problem(scenario: Scenario, profile: Profile, seed: int) -> Problem:
     """
     _check(scenario)
     spec = make_spec(scenario, profile)
-    price = _prices(scenario)
+    cores_count = _cores_count(scenario)
     workload = draw_workload(scenario, profile, seed)
-    return Problem(
+    return KnownEpisode(
         intervals=scenario.intervals,
         interval_s=scenario.interval_s,
         **_requests(scenario, workload),
-        price=price,
-        to_pay=np.append(np.cumsum(price[::-1])[::-1], 0),
+        cores_count=cores_count,
+        counted_after=np.append(np.cumsum(cores_count[::-1])[::-1], 0),
         cores_max=spec.cores_max,
         batch_max=spec.batch_max,
-        replicas_max=spec.replicas_max,
+        replicas_max=min(spec.replicas_max, spec.total_cores),
+        total_cores=spec.total_cores,
         cold_start_s=spec.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
         may_skip=False,
-        **service_terms(scenario, profile),
+        **_service(scenario, profile),
         seed=seed,
         **_worker(scenario, profile),
     )
 
 
-def in_one_line(p: Problem) -> Problem:
-    """Return a problem of one class that is no harder, whatever the order of service.
+def in_one_line(e: KnownEpisode) -> KnownEpisode:
+    """Return an episode of one class that is no harder, whatever the order of service.
 
     The requests stand in the order of their deadlines, and each may be served as soon as any
     of those behind it has arrived; see ``docs/oracle.md``.
     """
-    if p.classes == 1:
-        return p
-    order = np.argsort(p.deadline_s, kind="stable")
-    release_s = np.minimum.accumulate(p.release_s[order][::-1])[::-1].copy()
-    boundaries_s = np.arange(p.intervals + 1) * p.interval_s
+    if e.classes == 1:
+        return e
+    order = np.argsort(e.deadline_s, kind="stable")
+    release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
+    boundaries_s = np.arange(e.intervals + 1) * e.interval_s
     arrived = np.searchsorted(release_s, boundaries_s, side="right")
-    return p._replace(
+    return e._replace(
         classes=1,
         release_s=release_s,
-        deadline_s=p.deadline_s[order],
+        deadline_s=e.deadline_s[order],
         urgency=np.arange(order.size, dtype=np.float64),
-        counts=p.counts[order],
+        counts=e.counts[order],
         first=np.array([0, order.size]),
         arrived=arrived[:, None].astype(np.int64),
         may_skip=True,
@@ -207,9 +211,54 @@ def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntA
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _prices(scenario: Scenario) -> IntArray:
+def _cores_count(scenario: Scenario) -> IntArray:
     ends_s = np.arange(1, scenario.intervals + 1) * scenario.interval_s
     return (ends_s > scenario.count_from_s + 1e-9).astype(np.int64)
+
+
+def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
+    """Return the fields of :class:`~sponge_env.oracle.episode.KnownEpisode` about service."""
+    limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
+    quota = profile.quota
+    nothing = np.zeros(limits.cores)
+    limited = profile.resolve_service(scenario.simulation.service) == "quota"
+    if limited and quota is not None:
+        work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
+        dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
+        grants = _grants(scenario, profile, quota)
+    else:
+        work_s = profile.service_table_s(limits.batch, limits.cores)
+        dispatch_s = np.zeros(limits.batch)
+        grants = {"share": nothing + 1, "ahead_s": nothing}
+        grants |= {"ahead_awake_s": nothing, "refill_s": nothing}
+    padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
+    return {
+        "work_s": np.ascontiguousarray(work_s),
+        "padded_s": padded_s,
+        "shortest_s": padded_s.min(axis=1),
+        "dispatch_s": dispatch_s,
+        "quota": limited,
+        "loading_contention": quota.loading_contention if limited and quota is not None else 1.0,
+        **grants,
+        "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
+        "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
+    }
+
+
+def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:
+    """Bound what a quota grants; full cores are not limited."""
+    share = np.minimum(1.0, np.arange(1, scenario.limits.cores + 1) * profile.core_unit)
+    limited = share < 1 - 1e-9
+    periods = scenario.interval_s / quota.period_s
+    first = 1 if abs(periods - round(periods)) < 1e-9 else 2
+    kept_s = np.minimum(SLICE_S, share * quota.period_s)
+    debt_s = (kept_s + quota.tick_s) / share
+    return {
+        "share": share,
+        "ahead_s": limited * (first * quota.period_s + debt_s),
+        "ahead_awake_s": limited * (2 * quota.period_s + debt_s),
+        "refill_s": limited * quota.period_s,
+    }
 
 
 def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:
@@ -218,8 +267,8 @@ def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:
     silent = replace(scenario, simulation=simulation)
     configuration = Configuration([silent], scenario.limits.replicas, profile=profile, listed=True)
     return {
-        "settings": configuration.settings,
+        "settings": rows(configuration.settings),
         "numbers": configuration.numbers.array,
-        "pending": np.zeros(1, PENDING),
+        "pending": rows(np.zeros(1, PENDING)),
         "replica_slots": configuration.replica_slots,
     }

@@ -1,7 +1,7 @@
 """Lists of alternatives of which none is better than another in both cost and time.
 
 Each list is a row of two-dimensional arrays, ascending by cost and descending by time. It
-has a fixed room: where that is not enough, two neighbours that are close to each other
+has a fixed length: where that is not enough, two neighbours that are close to each other
 become one with the cost of the cheaper and the time of the faster. Merging therefore only
 ever makes an alternative better than it is, which keeps a lower bound a lower bound.
 """
@@ -22,20 +22,20 @@ class Fronts(NamedTuple):
     """Many lists; ``size[k]`` entries of row ``k`` are in use."""
 
     cost: IntArray
-    """(lists, room)."""
+    """(lists, length)."""
     time: FloatArray
-    """(lists, room) seconds, or the share of a batch that is left."""
+    """(lists, length) seconds, or the share of a batch that is left."""
     credit_s: FloatArray
-    """(lists, room) start of the CPU's accounts, see :mod:`sponge_env.oracle.lower`."""
+    """(lists, length) start of the CPU's accounts, see :mod:`sponge_env.oracle.relaxed`."""
     worst: FloatArray
-    """(lists, room) the time that an entry had before others were merged into it."""
+    """(lists, length) the time that an entry had before others were merged into it."""
     size: IntArray
     """(lists,)."""
 
 
-def make_fronts(lists: int, room: int) -> Fronts:
+def make_fronts(lists: int, length: int) -> Fronts:
     """Allocate empty lists."""
-    shape = lists, room
+    shape = lists, length
     return Fronts(
         cost=np.zeros(shape, np.int64),
         time=np.zeros(shape),
@@ -58,7 +58,7 @@ def put(
         time: The less the better.
         credit_s: The less the better; what an alternative that is left out had of it goes to
             the one that is kept.
-        tolerance: An entry that is no more than this slower than a dearer one takes over
+        tolerance: An entry that is no more than this slower than a costlier one takes over
             its time.
     """
     costs, times, credits_s = fronts.cost[row], fronts.time[row], fronts.credit_s[row]

@@ -1,0 +1,306 @@
+"""The lower side: the best schedule of a server that is free in what the real one is not.
+
+This server chooses the size of each batch on its own and may wait for a fuller one; what it
+cannot choose is the order of the requests. Then it never helps to have less done, so that of
+all ways to a state only those need be kept of which none is better in both cost and time.
+Nothing is rounded but in the server's favour: its best schedule costs no more than any of
+the real one. ``docs/oracle.md`` has the proof.
+
+A state at the boundary of two intervals is how many requests are served, the batch that runs,
+how much of it is left, and the cost so far.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
+from sponge_env.interfaces import FloatArray
+from sponge_env.oracle.episode import KnownEpisode
+from sponge_env.oracle.fronts import Fronts, make_fronts, put
+from sponge_env.oracle.unavoidable import SLACK_S, unavoidable
+
+VIOLATION = 2**32
+"""A violation's cost if it is to outweigh all cores; a core for an interval costs 1."""
+
+TIME_TOLERANCE_S = 1e-3
+"""Moments that are closer are taken for the earlier one."""
+
+SHARE_TOLERANCE = 1e-4
+"""Rests of a batch that are closer are taken for the smaller one."""
+
+OVERFLOW = -1
+"""Answer when the working space was too small."""
+
+NEVER = 2**62
+"""More than any cost."""
+
+
+class Labels(NamedTuple):
+    """States at a boundary, with what they cost; those with most served come first."""
+
+    served: IntArray
+    """(labels,) position after the last request that is in a batch."""
+    size: IntArray
+    """(labels,) requests in the batch that runs; 0 where none does."""
+    left: FloatArray
+    """(labels,) share of its work that is left."""
+    cost: IntArray
+    """(labels,)."""
+
+
+class RelaxedMemory(NamedTuple):
+    """Working space. Rows count the requests served since those of the first label."""
+
+    labels: Labels
+    free: Fronts
+    """(span,) when the replica is free."""
+    idle: IntArray
+    """(span,) least cost with the replica free at the interval's end."""
+    running: Fronts
+    """(span * batch_max,) what is left of a batch at the interval's end, by its size."""
+
+
+class CoresInterval(NamedTuple):
+    """An interval under one number of cores, and what goes with it everywhere."""
+
+    e: KnownEpisode
+    m: RelaxedMemory
+    start_s: float
+    end_s: float
+    """Infinite for the last one: what is left is served under its cores."""
+    cores: int
+    core_cost: int
+    """What its cores cost."""
+    violation: int
+    """What a violation costs, in cores held for an interval."""
+    base: int
+    """Position of row 0."""
+    arrived: int
+    """Position after the last request that arrives in it."""
+    at_most: int
+    """Cost at its end above which nothing is followed."""
+
+
+def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemory:
+    """Allocate working space.
+
+    Args:
+        e: The episode.
+        alternatives: How many are kept apart for one state.
+        span: Requests between the most and the least that one interval looks at.
+    """
+    most = span * alternatives
+    integers = [np.zeros(most, np.int64) for _ in range(3)]
+    return RelaxedMemory(
+        Labels(integers[0], integers[1], np.zeros(most), integers[2]),
+        make_fronts(span, alternatives),
+        np.zeros(span, np.int64),
+        make_fronts(span * e.batch_max, alternatives),
+    )
+
+
+@entry_point
+def least_cost(
+    e: KnownEpisode, late: IntArray, violation: int, at_most: int, m: RelaxedMemory
+) -> int:
+    """Return the cost of the relaxed server's best schedule.
+
+    Args:
+        e: The episode, of one class.
+        late: See :func:`sponge_env.oracle.unavoidable.late_from_idle`.
+        violation: What a violation costs, in cores held for an interval.
+        at_most: Cost that some schedule attains; what must cost more is left out.
+        m: Working space.
+
+    Returns:
+        ``violations * violation + core-intervals``, or OVERFLOW.
+    """
+    best, labels = at_most, 1
+    m.labels.served[0] = m.labels.size[0] = m.labels.cost[0] = 0
+    for k in range(e.intervals):
+        base, arrived = m.labels.served[labels - 1], e.arrived[k + 1, 0]
+        if arrived - base >= m.idle.size:
+            return OVERFLOW
+        m.idle[:] = NEVER
+        m.running.size[:] = 0
+        start_s, end_s = k * e.interval_s, (k + 1) * e.interval_s
+        until_s = end_s if k < e.intervals - 1 else math.inf
+        most = at_most - e.counted_after[k + 1]
+        for cores in range(1, e.cores_max + 1):
+            core_cost = cores * e.cores_count[k]
+            c = CoresInterval(
+                e, m, start_s, until_s, cores, core_cost, violation, base, arrived, most
+            )
+            best = min(best, _serve(c, labels))
+        c = CoresInterval(e, m, start_s, end_s, 0, 0, violation, base, arrived, most)
+        labels = _collect(c, late)
+        if labels <= 0:
+            return best if labels == 0 else OVERFLOW
+    return best
+
+
+@compiled
+def _serve(c: CoresInterval, labels: int) -> int:
+    """Follow every label through an interval.
+
+    Returns:
+        In the last interval the least cost of having served all; else more than any cost.
+    """
+    last = c.arrived - c.base
+    c.m.free.size[: last + 1] = 0
+    for n in range(labels):
+        _resume(c, n)
+    for row in range(last + 1):
+        _continue(c, row)
+    if c.end_s == math.inf and c.m.free.size[last]:
+        return int(c.m.free.cost[last, 0])
+    return NEVER
+
+
+@compiled
+def _resume(c: CoresInterval, n: int) -> None:
+    """Carry a label into an interval: its batch goes on under the interval's cores."""
+    served, size = c.m.labels.served[n], c.m.labels.size[n]
+    cost, row = c.m.labels.cost[n] + c.core_cost, served - c.base
+    credit_s = c.start_s - c.e.ahead_s[c.cores - 1]
+    if size == 0:
+        _put_free(c, row, cost, c.start_s, credit_s)
+        return
+    work_s = c.e.padded_s[size - 1, c.cores - 1] * c.m.labels.left[n]
+    _run(c, served, size, work_s, cost, c.start_s, credit_s)
+
+
+@compiled
+def _continue(c: CoresInterval, row: int) -> None:
+    """Start every batch that makes sense after so many requests.
+
+    To wait for a fuller batch makes none as soon as another could be over and forgotten.
+    """
+    served = c.base + row
+    for x in range(c.m.free.size[row]):
+        cost, free_s = c.m.free.cost[row, x], c.m.free.time[row, x]
+        credit_s = c.m.free.credit_s[row, x]
+        c.m.idle[row] = min(c.m.idle[row], cost)
+        if served < c.arrived and (c.e.may_skip or c.e.drop_grace_s < math.inf):
+            _leave_out(c, served, cost, free_s, credit_s)
+        until_s = c.end_s
+        for size in range(1, min(c.e.batch_max, c.arrived - served) + 1):
+            at_s = max(free_s, c.e.release_s[served + size - 1])
+            if at_s >= until_s:
+                break
+            begin_s = at_s + c.e.dispatch_s[size - 1]
+            full_s = begin_s - c.e.ahead_awake_s[c.cores - 1]
+            work_s = c.e.padded_s[size - 1, c.cores - 1]
+            granted_from_s = max(credit_s, full_s)
+            over_s = _run(c, served + size, size, work_s, cost, begin_s, granted_from_s)
+            until_s = min(until_s, over_s)
+
+
+@compiled
+def _leave_out(c: CoresInterval, served: int, cost: int, free_s: float, credit_s: float) -> None:
+    """Leave out the next request: at once, or when it has expired."""
+    if not c.e.may_skip:
+        expired_s = c.e.deadline_s[served] + c.e.drop_grace_s
+        free_s = max(free_s, c.e.release_s[served], expired_s)
+    if free_s <= c.end_s:
+        cost += c.violation * c.e.counts[served]
+        row = served + 1 - c.base
+        _put_free(c, row, cost, free_s, credit_s)
+
+
+@compiled
+def _run(
+    c: CoresInterval,
+    served: int,
+    size: int,
+    work_s: float,
+    cost: int,
+    begin_s: float,
+    granted_from_s: float,
+) -> float:
+    """Run a batch to its end, or to that of the interval.
+
+    Its last request is the one before ``served``, its work begins at ``begin_s``, and
+    ``granted_from_s`` is since when the CPU's long-run share has been there for it.
+
+    Returns:
+        From when on a replica that ran it is no worse off than one that waited.
+    """
+    row, share = served - c.base, c.e.share[c.cores - 1]
+    credit_s = granted_from_s + work_s / share
+    end_s = max(begin_s + work_s, credit_s - c.e.refill_s[c.cores - 1])
+    if max(begin_s + work_s, credit_s) > c.end_s:
+        done_s = min(c.end_s - begin_s, share * (c.end_s - granted_from_s))
+        left_s = work_s - max(0.0, done_s)
+        left = left_s / c.e.padded_s[size - 1, c.cores - 1]
+        at = row * c.e.batch_max + size - 1
+        put(c.m.running, at, cost, left, 0.0, SHARE_TOLERANCE)
+    else:
+        cost += c.violation * _late(c.e, served - size, served, end_s)
+        _put_free(c, row, cost, end_s, credit_s)
+    return float(max(end_s, credit_s + c.e.ahead_awake_s[c.cores - 1]))
+
+
+@compiled
+def _put_free(c: CoresInterval, row: int, cost: int, free_s: float, credit_s: float) -> None:
+    """Note that the replica can be free at a moment with so much served."""
+    if cost <= c.at_most:
+        credit_s = max(credit_s, free_s - c.e.ahead_awake_s[c.cores - 1])
+        put(c.m.free, row, cost, free_s, credit_s, TIME_TOLERANCE_S)
+
+
+@compiled
+def _late(e: KnownEpisode, first: int, end: int, end_s: float) -> int:
+    """Count the violations among requests that end at a moment."""
+    late = 0
+    for i in range(first, end):
+        if e.deadline_s[i] + SLACK_S >= end_s:
+            break
+        late += e.counts[i]
+    return late
+
+
+@compiled
+def _collect(c: CoresInterval, late: IntArray) -> int:
+    """Make labels of what an interval led to; return how many, or OVERFLOW.
+
+    Left out is what an idle replica with as much served has at the same cost, and what must
+    cost more than a schedule that is known.
+    """
+    count, least = 0, NEVER
+    for row in range(c.arrived - c.base, -1, -1):
+        if count + c.e.batch_max * c.m.running.cost.shape[1] >= c.m.labels.cost.size:
+            return OVERFLOW
+        if c.m.idle[row] < least:
+            least = c.m.idle[row]
+            count += _add(c, late, row, 0, 0.0, least, count)
+        for size in range(1, c.e.batch_max + 1):
+            at = row * c.e.batch_max + size - 1
+            for x in range(c.m.running.size[at]):
+                cost = c.m.running.cost[at, x]
+                if cost < least:
+                    left = c.m.running.time[at, x]
+                    count += _add(c, late, row, size, left, cost, count)
+    return count
+
+
+@compiled
+def _add(
+    c: CoresInterval, late: IntArray, row: int, size: int, left: float, cost: int, n: int
+) -> bool:
+    """Make label ``n``, unless it must cost more than a schedule that is known."""
+    served, free_s = c.base + row, c.end_s
+    if size:
+        free_s += left * c.e.shortest_s[size - 1]
+    violations = _late(c.e, served - size, served, free_s)
+    violations += unavoidable(c.e, late, 0, served, free_s, 1.0)
+    if cost + c.violation * violations > c.at_most:
+        return False
+    c.m.labels.served[n], c.m.labels.size[n] = served, size
+    c.m.labels.left[n], c.m.labels.cost[n] = left, cost
+    return True
