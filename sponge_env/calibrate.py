@@ -35,15 +35,8 @@ from sponge_env.live.config import LiveConfig
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models import resolve_model
-from sponge_env.profile import (
-    CONTENDING,
-    MOST_LOST,
-    Profile,
-    QuotaService,
-    Sample,
-    local_profile_path,
-    save_profile,
-)
+from sponge_env.profile import Profile, Sample, local_profile_path, save_profile
+from sponge_env.quota import CONTENDING, MOST_LOST, QuotaService
 
 SECONDS = 45.0
 """About how long a calibration takes."""

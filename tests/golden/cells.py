@@ -92,8 +92,8 @@ CELLS = {
         "local",
         "lite0",
         simulation={"cold_start_s": 0.5},
-        initial={"cores": 3, "batch": 4, "replicas": 6},
         limits={"total_cores": 256},
+        initial={"cores": 3, "batch": 4, "replicas": 6},
         arrivals={"load": 0.9},
     ),
     "narrow": cell(
