@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
+
+from sponge_env.calibrate import calibrate
+from sponge_env.live.config import LiveConfig
+from sponge_env.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(scope="session")
+def machine_profile() -> Profile:
+    """Return this machine's profile, measured once for all live tests."""
+    return calibrate(LiveConfig(), seconds=15)

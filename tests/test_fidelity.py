@@ -299,8 +299,15 @@ def test_an_old_profile_is_measured_again(
 @pytest.mark.cgroup
 @needs_cgroup
 @needs_two_cpus
-def test_the_real_worker_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_worker_is_compared(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    machine_profile: Profile,
+) -> None:
     """Whole, not close: others on the machine decide how close it can be."""
+    save_profile(machine_profile, tmp_path / "here.json")
+    monkeypatch.setattr(command, "local_profile_path", lambda: tmp_path / "here.json")
     arguments = ["--agent", "static-8", "--scenario", "local", "--duration", "3"]
     arguments += ["--repetitions", "1", "--no-calibrate", "--out", str(tmp_path)]
     assert command.main(arguments) == 0

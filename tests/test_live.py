@@ -20,7 +20,6 @@ from control_groups import groups_of
 from machine import needs_cgroup, needs_two_cpus
 
 from agents.sponge_ip import SpongeIP
-from sponge_env.calibrate import calibrate
 from sponge_env.config import Backend
 from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_system
@@ -41,14 +40,9 @@ JOURNAL = Path("intervals/static-8/here+here+cold-seed0.csv")
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
 
-@pytest.fixture(scope="module")
-def profile() -> Profile:
-    return calibrate(LiveConfig(), seconds=15)
-
-
 @pytest.fixture
-def scenario_file(tmp_path: Path, profile: Profile) -> Path:
-    save_profile(profile, tmp_path / "here.json")
+def scenario_file(tmp_path: Path, machine_profile: Profile) -> Path:
+    save_profile(machine_profile, tmp_path / "here.json")
     path = tmp_path / "here.toml"
     path.write_text(
         "profile = 'here.json'\nduration_s = 600\n"

@@ -215,7 +215,9 @@ class Sequence:
     @property
     def cells(self) -> list[str]:
         """The cell, or one for each environment; their limits are the same."""
-        able = [n for n, where in CELLS.items() if n not in ("narrow", "half-interval")]
+        able = [
+            n for n, where in CELLS.items() if n not in ("narrow", "half-interval", "many-replicas")
+        ]
         if self.vector and self.number % 3 == 0:
             return [able[(self.number + i) % len(able)] for i in range(VECTOR_ENVS)]
         names = list(CELLS) if not self.vector else able
