@@ -41,8 +41,13 @@ pytestmark = [pytest.mark.live, needs_two_cpus]
 
 
 @pytest.fixture
-def scenario_file(tmp_path: Path, machine_profile: Profile) -> Path:
-    save_profile(machine_profile, tmp_path / "here.json")
+def profile(machine_profile: Profile) -> Profile:
+    return machine_profile
+
+
+@pytest.fixture
+def scenario_file(tmp_path: Path, profile: Profile) -> Path:
+    save_profile(profile, tmp_path / "here.json")
     path = tmp_path / "here.toml"
     path.write_text(
         "profile = 'here.json'\nduration_s = 600\n"
