@@ -77,7 +77,7 @@ policies: setup  ## train the policies that ship, half an hour
 	done; done
 
 docs: setup  ## write the generated pages again
-	$(PY) -m sponge_env.results.documentation > docs/metrics.md
+	$(PY) -m sponge_env.results.documentation
 
 clean:  ## remove the environment and caches, not the runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,6 @@
 """The observation's fields, each declared once: name, meaning and scale.
 
-:mod:`sponge_env.core.observe` computes them; ``python -m sponge_env.fields`` prints the table in
-``docs/environment.md``. A field more is a line here and one there.
+:mod:`sponge_env.core.observe` computes them. A field more is a line here and one there.
 
 Everything is scaled to about [0, 1] and clipped to [-CLIP, CLIP]. Times are divided by the SLO.
 Request counts are divided by what the system can serve within one SLO on all cores of one
@@ -11,7 +10,6 @@ on any profile.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 CLIP = 5.0
@@ -102,16 +100,3 @@ JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
 """Names of the joint observation's entries, in order."""
 
 OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
-
-
-def document() -> str:
-    """Return the table of all fields, as ``docs/environment.md`` shows it."""
-    lines = ["| entry | name | meaning | divided by |", "| ---: | --- | --- | --- |"]
-    for entry, field in enumerate(JOINT_FIELDS):
-        joint = " *(joint control only)*" if entry >= OBS_DIM else ""
-        lines.append(f"| {entry} | `{field.name}` | {field.meaning}{joint} | {field.scale} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

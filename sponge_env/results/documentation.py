@@ -1,15 +1,17 @@
 """Generated parts of the documentation.
 
-``python -m sponge_env.results.documentation`` prints ``docs/metrics.md``.
+``python -m sponge_env.results.documentation`` writes ``docs/metrics.md`` and the table of fields
+in ``docs/environment.md``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
+import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from pathlib import Path
 
+from sponge_env.fields import JOINT_FIELDS, OBS_DIM
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
 
@@ -19,22 +21,14 @@ def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def field_table(fields: Iterable[tuple[str, str, str]], first: int = 0) -> str:
-    """Return the table of an observation's fields; neighbours that mean the same share a row.
-
-    Args:
-        fields: Name, meaning and scale of each field, in order.
-        first: Index of the first of them.
-    """
-    rows = []
-    for (meaning, scale), group in groupby(fields, key=lambda field: field[1:]):
-        names = [f"`{name}`" for name, *_ in group]
-        last = first + len(names) - 1
-        entries = f"{first}" if last == first else f"{first}\N{EN DASH}{last}"
-        shown = names if len(names) < 4 else [names[0], "…", names[-1]]
-        rows.append((entries, " ".join(shown), meaning, scale))
-        first = last + 1
-    return text_table(("entries", "names", "meaning", "scale"), rows)
+def field_table() -> str:
+    """Return the table of the observation's fields in ``docs/environment.md``."""
+    joint = ("", " *(joint control only)*")
+    rows = [
+        (str(entry), f"`{field.name}`", field.meaning + joint[entry >= OBS_DIM], field.scale)
+        for entry, field in enumerate(JOINT_FIELDS)
+    ]
+    return text_table(("entry", "name", "meaning", "divided by"), rows)
 
 
 def metrics_page() -> str:
@@ -55,5 +49,14 @@ def metrics_page() -> str:
     return "".join(parts)
 
 
+def environment_page(page: str) -> str:
+    """Return ``docs/environment.md`` with the table of today between its marks."""
+    table = f"<!-- fields:begin -->\n{field_table()}<!-- fields:end -->"
+    return re.sub("<!-- fields:begin -->.*<!-- fields:end -->", lambda _: table, page, flags=re.S)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(metrics_page())
+    docs = Path("docs")
+    (docs / "metrics.md").write_text(metrics_page())
+    environment = docs / "environment.md"
+    environment.write_text(environment_page(environment.read_text()))
