@@ -426,9 +426,14 @@ class LiveSystem(System):
                 self._end(completion)
 
     def _start(self, batch_max: int) -> bool:
-        """Form a batch and give it to the worker; return False if nothing waits."""
+        """Form a batch and give it to the worker; return False if nothing waits.
+
+        Nor is one formed while batches that hang on draining replicas have all rows.
+        """
         taken = self._slots.values()
-        row = next(row for row in range(len(taken) + 1) if row not in taken)
+        row = next((row for row in range(len(self._replicas)) if row not in taken), None)
+        if row is None:
+            return False
         count = entry.form_batch(self._arrays, self._metrics, row, batch_max)
         if count:
             self._batches += 1
