@@ -389,6 +389,7 @@ class LiveSystem(System):
         entry.form_batch(*moves, 0, 1)
         entry.end_batch(*moves, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
+        entry.observe_one(*moves, self._observation)  # what learned controllers see
         entry.last_deadline(*moves)
         entry.abandon(*moves, 0.0)
         self._reset(seed)
