@@ -236,7 +236,7 @@ class Simulation:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Weights of the reward; see :func:`sponge_env.reward.reward`."""
+    """Weights of the reward; see :mod:`sponge_env.core.measure`."""
 
     violation_weight: float = 20.0
     """Cost of an interval whose requests all miss their deadline, against 1 for an interval

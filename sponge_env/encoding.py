@@ -27,9 +27,6 @@ from sponge_env.fields import OBS_DIM as OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.simulation.memory import Room, allocate, blank_metrics
 
-LAYOUT_VERSION = 1
-"""Changes whenever a field of the observation changes its meaning."""
-
 
 @dataclass(frozen=True, slots=True)
 class Control:

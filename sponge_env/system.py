@@ -389,6 +389,7 @@ class LiveSystem(System):
         entry.form_batch(*moves, 0, 1)
         entry.end_batch(*moves, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
+        entry.observe_one(*moves, self._observation)  # what learned controllers see
         entry.last_deadline(*moves)
         entry.abandon(*moves, 0.0)
         self._reset(seed)
@@ -426,9 +427,14 @@ class LiveSystem(System):
                 self._end(completion)
 
     def _start(self, batch_max: int) -> bool:
-        """Form a batch and give it to the worker; return False if nothing waits."""
+        """Form a batch and give it to the worker; return False if nothing waits.
+
+        Nor is one formed while batches that hang on draining replicas have all rows.
+        """
         taken = self._slots.values()
-        row = next(row for row in range(len(taken) + 1) if row not in taken)
+        row = next((row for row in range(len(self._replicas)) if row not in taken), None)
+        if row is None:
+            return False
         count = entry.form_batch(self._arrays, self._metrics, row, batch_max)
         if count:
             self._batches += 1

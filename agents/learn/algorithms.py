@@ -186,7 +186,7 @@ class BlindedEnvs(_Envs):
 class ConstrainedRewards(_Envs):
     """Learns the weight of violations: a Lagrange multiplier that keeps them at a target.
 
-    The reward is that of :func:`sponge_env.reward.reward` with the multiplier as weight and
+    The reward is that of :mod:`sponge_env.core.measure` with the multiplier as weight and
     without the violations of hopeless requests, which no weight could lower.
     :meth:`adapt` moves the multiplier in proportion to its size (dual ascent on its
     logarithm), so that it finds its order of magnitude by itself.

@@ -220,7 +220,11 @@ def _say_compiling() -> None:
 
 
 class _CheckedFile(IndexDataCacheFile):
-    """Cache files that are not executed when a byte of them has changed."""
+    """Cache files that are not executed when a byte of them, or a source, has changed.
+
+    numba writes the index first: when it is stopped before the machine code is there, the file
+    that the index names may still be one of older sources. So the code's checksum covers them.
+    """
 
     def _save_index(self, overloads: Any) -> None:
         self._write(self._index_path, self._dump((self._version, self._source_stamp, overloads)))
@@ -234,19 +238,19 @@ class _CheckedFile(IndexDataCacheFile):
         return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
 
     def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), self._dump(data))
+        self._write(self._data_path(name), self._dump(data), self._source_stamp)
 
     def _load_data(self, name: str) -> Any:
-        return pickle.loads(self._read(self._data_path(name)))
+        return pickle.loads(self._read(self._data_path(name), self._source_stamp))
 
-    def _write(self, path: str, content: bytes) -> None:
+    def _write(self, path: str, content: bytes, mark: str = "") -> None:
         with self._open_for_write(path) as file:
-            file.write(hashlib.sha256(content).digest() + content)
+            file.write(hashlib.sha256(mark.encode() + content).digest() + content)
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str, mark: str = "") -> bytes:
         content = Path(path).read_bytes()
         digest, content = content[:32], content[32:]
-        if hashlib.sha256(content).digest() != digest:
+        if hashlib.sha256(mark.encode() + content).digest() != digest:
             raise ValueError(f"{Path(path).name} has changed since it was written")
         return content
 

@@ -1,4 +1,4 @@
-"""The observation, field by field as :mod:`sponge_env.encoding` declares it."""
+"""The observation, field by field as :mod:`sponge_env.fields` declares it."""
 
 from __future__ import annotations
 

@@ -128,10 +128,10 @@ def _summarise(
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
     from_s = system.plan.count_from_s
-    intervals = [w for w in intervals if w.time_s > from_s + 1e-9]
+    intervals = [each for each in intervals if each.time_s > from_s + 1e-9]
     duration_s = len(intervals) * system.spec.interval_s
-    core_seconds = total(w.core_seconds for w in intervals)
-    decisions_s = [w.decision_s for w in intervals] or [0.0]
+    core_seconds = total(each.core_seconds for each in intervals)
+    decisions_s = [each.decision_s for each in intervals] or [0.0]
     return EpisodeMetrics(
         **dataclasses.asdict(run),
         partial=partial,
@@ -143,17 +143,18 @@ def _summarise(
         physical_core_seconds=core_seconds * system.spec.core_unit,
         utilisation=_mean_by_cores(intervals, "utilisation"),
         throttled_share=_mean_by_cores(intervals, "throttled_share"),
-        restarts=sum(w.restarts for w in intervals),
-        infeasible_decisions=sum(not w.feasible for w in intervals),
+        restarts=sum(each.restarts for each in intervals),
+        infeasible_decisions=sum(not each.feasible for each in intervals),
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
-        reward=total(w.reward for w in intervals),
+        reward=total(each.reward for each in intervals),
     )
 
 
 def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
-    cores = total(w.core_seconds for w in intervals)
-    return total(getattr(w, name) * w.core_seconds for w in intervals) / cores if cores > 0 else 0.0
+    cores = total(each.core_seconds for each in intervals)
+    used = total(getattr(each, name) * each.core_seconds for each in intervals)
+    return used / cores if cores > 0 else 0.0
 
 
 def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, Any]:
