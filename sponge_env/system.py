@@ -334,12 +334,16 @@ class LiveSystem(System):
         self._hold = hold_between_steps
         self._rehearse(seed)
         self.worker = make_worker(self.spec)
-        self._status = self.worker.status()
-        self._read_meters()
-        self._env["measured_s"] = self.worker.now()
-        self._stage["before"] = self._stage["meters"]
-        if self._hold:
-            self.worker.hold()
+        try:
+            self._status = self.worker.status()
+            self._read_meters()
+            self._env["measured_s"] = self.worker.now()
+            self._stage["before"] = self._stage["meters"]
+            if self._hold:
+                self.worker.hold()
+        except BaseException:  # nobody else knows the worker yet
+            self.worker.close()
+            raise
 
     @property
     def limiter(self) -> str:

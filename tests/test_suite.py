@@ -360,3 +360,10 @@ def test_a_warm_start_without_a_suite_begins_with_the_agents_own_allocation() ->
     (summary,) = json.loads(Path("out.json").read_text())
     assert (summary["start"], summary["duration_s"]) == ("warm", 10.0)
     assert summary["violations"] == 0, "its replicas are there from the beginning"
+
+
+def test_requests_that_were_not_kept_cannot_be_asked_for_afterwards(capsys):
+    assert run("--agent static-8 --duration 5 --requests none --run-dir r") == 0
+    assert run("--agent static-8 --duration 5 --requests none --run-dir r") == 0
+    assert run("--agent static-8 --duration 5 --requests all --run-dir r") == 2
+    assert "without their requests" in capsys.readouterr().err

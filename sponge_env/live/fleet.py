@@ -106,6 +106,11 @@ class Fleet:
         return [member for member in self.members if not member.draining]
 
     @property
+    def gives_up(self) -> bool:
+        """Whether so many replicas died before they were ready that none is started any more."""
+        return self._failed_starts >= START_ATTEMPTS
+
+    @property
     def serving(self) -> int:
         """Replicas that have loaded and are not draining."""
         return sum(member.state is not State.STARTING for member in self.staying)
@@ -188,7 +193,7 @@ class Fleet:
         # last, for a report may have lain there while nobody polled
         self._kill_overdue()
         # batches that ended are handed over first; the failure shows again at the next poll
-        if self._failed_starts >= START_ATTEMPTS and not ended:
+        if self.gives_up and not ended:
             raise WorkerError(
                 f"{START_ATTEMPTS} replicas died one after another before they were ready; "
                 f"the last one said: {self._death_reason}"
@@ -257,6 +262,6 @@ class Fleet:
         if dead.state is State.STARTING:
             self._failed_starts += 1
             self._death_reason = death.reason
-        if not dead.draining and self._failed_starts < START_ATTEMPTS:
+        if not dead.draining and not self.gives_up:
             self.restarts += 1
             self.grow()

@@ -149,7 +149,7 @@ class LiveWorker:
             changed, ended = self._fleet.poll(max(0.0, left_s))
             if changed:
                 self._charge()
-                if self._falls_short:
+                if self._falls_short and not self._fleet.gives_up:
                     self._fit()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)

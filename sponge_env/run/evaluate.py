@@ -69,6 +69,7 @@ def evaluate(argv: Sequence[str]) -> int:
     common = identity(suite, arguments.backend, arguments.limiter)
     path = arguments.run_dir or new_folder(purpose)
     with cli.terminate_like_interrupt(), RunStore.open(path, common) as store:
+        store.check_requests(work, _requests(arguments))
         todo = store.missing(work)
         store.describe(suite, [*cli.program("evaluate").split(), *argv])
         if len(todo) < len(work):
@@ -183,6 +184,13 @@ def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
     return said
 
 
+def _requests(arguments: argparse.Namespace) -> float:
+    """Return below which seed requests are kept: all of one scenario, none of a suite."""
+    if arguments.requests is not None:
+        return float(arguments.requests)
+    return 0 if arguments.suite else math.inf
+
+
 def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched.
 
@@ -193,10 +201,8 @@ def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -
     from sponge_env.run.executor import Executor, Failure, Inline, Processes
     from sponge_env.run.unit import run_unit
 
-    single, requests = not arguments.suite, arguments.requests
-    if requests is None:
-        requests = math.inf if single else 0
-    task = partial(run_unit, store=store, requests=requests, watched=single)
+    single = not arguments.suite
+    task = partial(run_unit, store=store, requests=_requests(arguments), watched=single)
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
     executor: Executor = Inline() if single else Processes(jobs)
     progress, failed = Progress("suite", len(todo), "result", shown=not single), 0

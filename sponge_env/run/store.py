@@ -173,6 +173,26 @@ class RunStore:
         """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
+    def check_requests(self, units: Sequence[Unit], requests: float) -> None:
+        """Refuse to go on where episodes have ended without the requests that are asked for.
+
+        Args:
+            units: What is to be there in the end.
+            requests: Seeds below this are to keep their requests.
+
+        Raises:
+            RunDirectoryError: An earlier run did not keep them.
+        """
+        for unit in units:
+            for episode, _ in whole_episodes(self.kept(unit)):
+                file = self.file("requests", unit, f"-seed{episode['seed']}.parquet")
+                if episode["seed"] < requests and not file.exists():
+                    raise RunDirectoryError(
+                        f"{str(self.path)!r} holds episodes of agent {unit.agent!r} without their "
+                        "requests; give --requests as it was given then, or choose another "
+                        "--run-dir"
+                    )
+
     def kept(self, unit: Unit) -> dict[str, Any]:
         """Return the result of a unit, as far as there is one.
 
