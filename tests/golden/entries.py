@@ -181,8 +181,8 @@ def subset(recorded: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Choose what is checked in every test run.
 
     Of each cell two agents, one of each start where there are two, those that were seen least so
-    far, and from the other files every third entry. What takes seconds because it asks a solver of another
-    process is compared with the exact solver elsewhere.
+    far, and from the other files every third entry. What takes seconds because it asks a solver
+    in another process is left out: tests/test_exact.py compares that with the exact solver.
     """
     starts: dict[tuple[str, str], list[str]] = {}
     for key in recorded["episodes"]:
