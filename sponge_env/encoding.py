@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,16 +106,12 @@ def _recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.vo
     _recall_replicas(arrays, view, replicas)
     metrics = blank_metrics(1)
     if view.last is not None:
-        for name in _SHOWN:
-            metrics[name] = getattr(view.last, name)
+        metrics[0] = (*_measured(view.last), 0)
     return arrays, metrics
 
 
-_SHOWN = ("on_time", "late", "dropped", "utilisation", "throttled_share")
-"""Metrics of the last interval that an observation shows."""
-
-assert METRICS.names is not None
-assert set(_SHOWN) <= set(METRICS.names)
+_measured = attrgetter(*(METRICS.names or ())[:-1])
+"""Returns an interval's metrics in the order of the core's record, the last of which is unknown."""
 
 
 def _recall_history(arrays: Arrays, view: SystemView) -> None:

@@ -66,11 +66,15 @@ def random_spec(rng: np.random.Generator, largest: int) -> SystemSpec:
     )
 
 
+STATES = 300
+"""Random states of each seed."""
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
     rng = np.random.default_rng(seed)
     feasible = 0
-    for number in range(1000):
+    for number in range(STATES):
         spec = random_spec(rng, largest=20)
         view, margin = random_view(rng, spec), float(rng.choice([0.0, 0.1, 0.25]))
         forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
@@ -82,7 +86,7 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
             counted = PulpSolver(spec, margin, CBC).per_request_program(view, forecast)
             np.testing.assert_array_equal(counted.late, program.late)
             np.testing.assert_array_equal(counted.cost, program.cost)
-    assert 300 < feasible < 700
+    assert 0.3 * STATES < feasible < 0.7 * STATES
 
 
 @pytest.mark.parametrize("formulation", ["per-request", "paper"])
@@ -90,7 +94,7 @@ def test_equals_pulp_on_random_states(formulation: str) -> None:
     rng = np.random.default_rng(10)
     exact = SpongeIP(formulation=formulation, solver="exact")
     pulp = SpongeIP(formulation=formulation, solver="pulp")
-    for _ in range(1000):
+    for _ in range(150):
         spec = random_spec(rng, largest=8)
         view = random_view(rng, spec)
         exact.reset(spec, seed=0)
@@ -98,7 +102,7 @@ def test_equals_pulp_on_random_states(formulation: str) -> None:
         assert same(exact.decide(view), pulp.decide(view))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     view=views(max_queued=200),
     margin=st.floats(0, 0.5),
@@ -116,7 +120,7 @@ def test_equals_exhaustive_search_on_any_forecast(
     assert same(answer, exhaustive(per_request_program(spec, view, forecast, margin)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     view=views(),
     gamma_s=st.floats(-0.3, 0.3),

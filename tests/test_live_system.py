@@ -66,7 +66,7 @@ def check_live(scenario: Scenario, seed: int, crashes_s: Sequence[float] = ()) -
     return live
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
 def test_it_serves_as_the_reference_and_the_simulated_system_do(
     files: Path, data: st.DataObject, seed: int
@@ -83,7 +83,7 @@ def test_it_serves_as_the_reference_and_the_simulated_system_do(
     check_columns(live, simulated, 1e-9)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=16, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
 def test_replicas_die_as_in_the_reference(files: Path, data: st.DataObject, seed: int) -> None:
     scenario = data.draw(scenarios(files))
@@ -106,7 +106,7 @@ def test_deaths_lead_to_every_outcome() -> None:
     assert live.worker.status().restarts > 5
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
 def test_requests_are_conserved_at_any_moment(files: Path, data: st.DataObject, seed: int) -> None:
     scenario = data.draw(scenarios(files, Limits(16, 16, 4)))

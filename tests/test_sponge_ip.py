@@ -61,13 +61,13 @@ def programs(draw: st.DrawFn) -> Program:
     return Program(cost, np.array(late).reshape(rows, columns))
 
 
-@settings(max_examples=350, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(program=programs())
 def test_cbc_equals_exhaustive_search(program: Program) -> None:
     assert same(solve(program, CBC), exhaustive(program))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(view=views(), margin=st.sampled_from([0.0, 0.1]))
 def test_cbc_equals_exhaustive_search_on_views(view: SystemView, margin: float) -> None:
     assume(view.arrivals.size)
@@ -76,7 +76,7 @@ def test_cbc_equals_exhaustive_search_on_views(view: SystemView, margin: float) 
     assert same(solve(program, CBC), exhaustive(program))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(program=programs())
 def test_highs_equals_exhaustive_search(program: Program) -> None:
     pytest.importorskip("highspy", reason="the optional solver HiGHS is not installed")

@@ -31,7 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(
-    max_examples=200,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -41,7 +41,7 @@ def test_any_scenario_runs_alike(files: Path, data: st.DataObject, seed: int) ->
     check_equal([data.draw(scenarios(files))], [seed])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data(), seeds=st.lists(SEEDS, min_size=4, max_size=4))
 def test_different_scenarios_run_side_by_side(
     files: Path, data: st.DataObject, seeds: list[int]

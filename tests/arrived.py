@@ -1,0 +1,116 @@
+"""Runs in a copy of the project with what ``test_one_place.py`` added; prints what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pyarrow.parquet as pq
+
+import sponge_env
+from sponge_env.config import Serving
+from sponge_env.core.compiled import INTERPRETED
+from sponge_env.core.records import METRICS
+from sponge_env.encoding import encode
+from sponge_env.fields import FIELDS, JOINT_NAMES, document
+from sponge_env.interfaces import Allocation
+from sponge_env.results.documentation import metrics_page
+from sponge_env.run.controllers import decision, known_controllers, make_controller
+from sponge_env.run.evaluate import main
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.system import SimulatedSystem
+
+ALLOCATION = Allocation(2, 4)
+SEED = 3
+
+
+def of_system(scenario: Scenario) -> dict[str, Any]:
+    """Return every interval's metrics, what was observed, and what a policy decides."""
+    system = SimulatedSystem(scenario, SEED)
+    controller = make_controller("ppo", known_controllers())
+    controller.reset(system.spec, SEED)
+    intervals, decisions, seen = [], [], []
+    while not system.done:
+        view = system.view()
+        seen.append(encode(view, system.spec).tolist())
+        chosen = decision(controller, view, system.spec)
+        decisions.append([chosen.cores, chosen.batch])
+        intervals.append(dataclasses.asdict(system.step(ALLOCATION)))
+    return {"intervals": intervals, "decisions": decisions, "seen": seen}
+
+
+def of_environments(scenario: Scenario) -> dict[str, Any]:
+    """Return what a single and a vector environment show, step by step."""
+    env = gym.make("Sponge-v0", scenario=scenario)
+    envs = gym.make_vec(
+        "Sponge-v0", num_envs=2, vectorization_mode="vector_entry_point", scenario=scenario
+    )
+    options = {"episode_seed": SEED}
+    seen = [env.reset(options=options)[0]]
+    many = [envs.reset(options=options)[0]]
+    action = np.array([ALLOCATION.cores - 1, ALLOCATION.batch - 1])
+    infos, vector_infos = [], []
+    for _ in range(scenario.intervals):
+        observation, _, _, _, info = env.step(action)
+        seen.append(observation)
+        infos.append(info)
+        observations, _, _, _, info = envs.step(np.tile(action, (2, 1)))
+        many.append(observations)
+        vector_infos.append({name: info[name].tolist() for name in METRICS.names or ()})
+    shape = env.observation_space.shape
+    env.close()
+    envs.close()
+    return {
+        "shape": shape,
+        "seen": np.array(seen).tolist(),
+        "vector_seen": np.array(many).tolist(),
+        "infos": [{name: float(info[name]) for name in METRICS.names[:-1]} for info in infos],
+        "vector_infos": vector_infos,
+    }
+
+
+def of_command(scenario_file: str, out: Path) -> dict[str, Any]:
+    """Return what an evaluation writes and prints."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main(
+            f"--agent static-8 --scenario {scenario_file} --seeds 1 --run-dir {out}".split()
+        )
+    (results,) = out.glob("results/*/*.json")
+    (intervals,) = out.glob("intervals/*/*.parquet")
+    events = b"".join(path.read_bytes() for path in out.rglob("*tfevents*"))
+    return {
+        "code": code,
+        "said": said.getvalue(),
+        "results": json.loads(results.read_text()),
+        "intervals": pq.read_table(intervals).to_pylist(),
+        "events": events.decode("latin-1"),
+    }
+
+
+def report(scenario_file: str, out: Path) -> dict[str, Any]:
+    """Return all of it."""
+    scenario = load_scenario(scenario_file)
+    return {
+        "package": sponge_env.__file__,
+        "interpreted": INTERPRETED,
+        "fields": FIELDS,
+        "joint_fields": JOINT_NAMES,
+        "observation_table": document(),
+        "metrics_page": metrics_page(),
+        "without_key": of_system(dataclasses.replace(scenario, serving=Serving())),
+        "system": of_system(scenario),
+        "environments": of_environments(scenario),
+        "command": of_command(scenario_file, out),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(report(sys.argv[1], Path(sys.argv[2]))))
