@@ -35,7 +35,7 @@ def test_solvers_agree_on_random_states(options: dict[str, int]) -> None:
         assert (answer, answer.feasible) == (pulp.decide(view), pulp.decide(view).feasible)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cores=st.integers(1, 16), budget_s=st.floats(0.1, 0.9), queued=st.integers(0, 30))
 def test_no_scaling_takes_the_smallest_batch_that_is_feasible_on_its_cores(
     cores: int, budget_s: float, queued: int
