@@ -176,7 +176,9 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     """
     profile = ensure_profile(scenario, backend, limiter)
     make_spec(scenario, profile)  # refuses limits and latencies that make no sense
-    requests = shared_workload(scenario, 0, profile)
+    if backend == "live":
+        check_live(scenario, profile, limiter)
+    requests = shared_workload(scenario, 0, profile)  # the first that may have to be compiled
     intervals = as_long_as_its_traces(scenario).intervals
     if requests.id.size and requests.arrival_s[0] >= intervals * scenario.interval_s:
         raise TraceError(
@@ -184,8 +186,6 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
             f"sent at {requests.sent_s[0]:g} s, and the network ({scenario.network.trace}) "
             f"brings its {requests.payload_bytes[0]:g} bytes by {requests.arrival_s[0]:g} s"
         )
-    if backend == "live":
-        check_live(scenario, profile, limiter)
     return profile
 
 
