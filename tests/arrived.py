@@ -19,9 +19,9 @@ from sponge_env.config import Serving
 from sponge_env.core.compiled import INTERPRETED
 from sponge_env.core.records import METRICS
 from sponge_env.encoding import encode
-from sponge_env.fields import FIELDS, JOINT_NAMES, document
+from sponge_env.fields import FIELDS, JOINT_NAMES
 from sponge_env.interfaces import Allocation
-from sponge_env.results.documentation import metrics_page
+from sponge_env.results.documentation import field_table, metrics_page
 from sponge_env.run.controllers import decision, known_controllers, make_controller
 from sponge_env.run.evaluate import main
 from sponge_env.scenario import Scenario, load_scenario
@@ -103,7 +103,7 @@ def report(scenario_file: str, out: Path) -> dict[str, Any]:
         "interpreted": INTERPRETED,
         "fields": FIELDS,
         "joint_fields": JOINT_NAMES,
-        "observation_table": document(),
+        "observation_table": field_table(),
         "metrics_page": metrics_page(),
         "without_key": of_system(dataclasses.replace(scenario, serving=Serving())),
         "system": of_system(scenario),

@@ -63,8 +63,8 @@ EPISODE_METRIC: Insertions = {
     ],
     "sponge_env/run/rollout.py": [
         after(
-            "        restarts=sum(w.restarts for w in intervals),\n",
-            "        most_queued=max(w.queued for w in intervals),\n",
+            "        restarts=sum(each.restarts for each in intervals),\n",
+            "        most_queued=max(each.queued for each in intervals),\n",
         )
     ],
 }
