@@ -126,13 +126,14 @@ def test_what_expires_while_all_are_busy_is_dropped_at_the_intervals_end() -> No
 
 
 def test_hopeless_requests_count_apart() -> None:
-    """Nothing can be answered within 0.1 s."""
-    requests = requests_at((0.0, 9.0), (0.1, 0.15), (0.1, 0.4), (0.1, math.nextafter(0.2, 0)))
+    """Nothing can be answered in less than 0.1 s, which is the fourth one's budget."""
+    deadlines_s = (0.15, 0.4, 0.2, math.nextafter(0.2, 0))
+    requests = requests_at((0.0, 9.0), *((0.1, deadline_s) for deadline_s in deadlines_s))
     system = serve(requests, SLOW, serving=Serving("expired"))
     metrics = system.view().last
     assert metrics is not None
-    assert by_id(system, "hopeless") == [False, True, False, True]
-    assert (metrics.hopeless, metrics.violations, metrics.avoidable_violations) == (2, 3, 1)
+    assert by_id(system, "hopeless") == [False, True, False, False, True]
+    assert (metrics.hopeless, metrics.violations, metrics.avoidable_violations) == (2, 4, 2)
 
 
 def test_an_abandoned_episode_drops_what_waits_and_finishes_what_runs() -> None:

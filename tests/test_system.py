@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import worker_settings
 from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_at, short
 
-from sponge_env.config import Arrivals, Limits, Network, Serving, Simulation
+from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec
@@ -68,6 +68,23 @@ def test_cores_are_charged_for_every_replica() -> None:
     assert metrics.cores == pytest.approx(6.0)
     assert metrics.replicas_ready == 1
     assert len(system.view().starting_s) == 2
+
+
+def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
+    scenario = short(
+        interval_s=0.1, limits=Limits(4, 1, 4, total_cores=4), initial=Initial(1, 1, 2)
+    )
+    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, requests_at((0.0, 9.0), (0.0, 9.0)))
+    system.step(Allocation(1, 1, 2))
+    metrics = system.step(Allocation(4, 1, 1))
+    assert (metrics.running, metrics.effective_cores) == (2, 2.0), "the other one still runs"
+    metrics = system.step(Allocation(1, 1, 4))
+    assert (metrics.cores, metrics.effective_cores) == (pytest.approx(4.0), 1.0)
+    assert len(system.view().starting_s) == 2, "one of four is not gone yet"
+    while system.view().running:
+        metrics = system.step(Allocation(1, 1, 4))
+        assert metrics.cores == pytest.approx(4.0)
+    assert len(system.view().starting_s) == 3
 
 
 def test_without_transfer_there_is_no_bandwidth() -> None:
