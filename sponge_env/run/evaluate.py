@@ -32,7 +32,6 @@ from sponge_env.run.suite import (
 from sponge_env.scenario import load_scenario
 
 if TYPE_CHECKING:
-    from sponge_env.results.schema import IntervalMetrics
     from sponge_env.run.store import RunStore
     from sponge_env.run.unit import Unit
 
@@ -221,7 +220,6 @@ def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Name
     """Print the table of the only cell, draw its picture, and say where everything is."""
     from sponge_env.results.schema import from_summary
     from sponge_env.results.tables import comparison_table, write_summaries
-    from sponge_env.run.read import read_intervals
 
     summaries, first = [], dict[str, Path]()
     for unit in work:
@@ -234,21 +232,22 @@ def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Name
     if not summaries:
         return
     _say(comparison_table(summaries))
-    intervals = {agent: read_intervals(file) for agent, file in first.items()}
     _say("")
     if missing("report"):
         _say(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
     else:
-        _draw(intervals, store.path, f"{summaries[0].scenario} ({arguments.backend}), seed 0")
+        _draw(first, store.path, f"{summaries[0].scenario} ({arguments.backend}), seed 0")
     if arguments.json:
         write_summaries(arguments.json, summaries)
         _say(f"summaries    {arguments.json}")
 
 
-def _draw(intervals: Mapping[str, Sequence[IntervalMetrics]], path: Path, title: str) -> None:
-    """Draw the intervals of each agent, and say where to look."""
+def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:
+    """Draw the intervals in each agent's file, and say where to look."""
     from sponge_env.results.figures import plot_comparison
+    from sponge_env.run.read import read_intervals
 
+    intervals = {agent: read_intervals(file) for agent, file in files.items()}
     if any(intervals.values()):
         plot_comparison(intervals, path / "comparison.png", title)
         _say(f"plot         {path / 'comparison.png'}")
