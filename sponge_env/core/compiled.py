@@ -51,7 +51,7 @@ that numba need not count who holds an array. Counting, with every call an atomi
 for every array, takes twice as long as all the rest."""
 
 _INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
-"""Python never calls what is compiled into others; doors for it would take a third of the
+"""Python never calls what is compiled into others; doors for it would take a quarter of the
 time that compiling takes."""
 
 _SCALARS = {int: np.int64, float: np.float64, bool: np.bool_}
@@ -93,8 +93,8 @@ def inlined(function: Function) -> Function:
     """Compile a function as a part of each caller's own text.
 
     For what returns records, which no ordinary call can return, and for what is called from
-    one place or takes a line or two: to compile those by themselves would double the time that
-    a first run takes.
+    one place or takes a line or two: to compile those by themselves would add a third to the
+    time that a first run takes.
     """
     return cast(Function, numba.njit(inline="always", **_INNER)(function))
 
