@@ -45,8 +45,6 @@ from sponge_env.workload import Workload
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s"]
-_ONE = np.ones(1, np.bool_)
-_SCENARIO = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,8 @@ class System(ABC):
         self._arrived = (0, 0)
         self._history = np.zeros((3, self.plan.intervals))
         self._last: IntervalMetrics | None = None
-        self._reset(seed)
+        self._seed = np.array([seed], np.int64)
+        self._run(entry.RESET)
 
     @property
     @abstractmethod
@@ -209,10 +208,9 @@ class System(ABC):
         self._remember(self._last)
         return self._last
 
-    def _reset(self, seed: int) -> None:
-        seeds = np.array([seed], np.int64)
+    def _run(self, move: int) -> None:
         out = self._observation, self._metrics, self._over
-        entry.reset_range(self._arrays, 0, 1, _ONE, _SCENARIO, seeds, *out)
+        entry.run_range(self._arrays, 0, 1, move, self._seed, self._wanted, *out)
 
     def _running(self) -> tuple[RunningBatch, ...]:
         """Return the running batches in the order in which they were formed."""
@@ -279,18 +277,14 @@ class SimulatedSystem(System):
 
     def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force."""
-        self._run(draining=True)
+        self._run(entry.DRAIN)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
 
     def _serve(self, allocation: Allocation) -> dict[str, float]:
-        self._run(draining=False)
+        self._run(entry.STEP)
         return {}
-
-    def _run(self, draining: bool) -> None:
-        out = self._observation, self._metrics, self._over
-        entry.step_range(self._arrays, 0, 1, self._wanted, *out, draining)
 
     def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
         now_s = float(self._env["now_s"])
@@ -332,7 +326,7 @@ class LiveSystem(System):
         self._batches = 0
         self._slots: dict[int, int] = {}  # batch id to its row of replicas
         self._hold = hold_between_steps
-        self._rehearse(seed)
+        self._rehearse()
         self.worker = make_worker(self.spec)
         try:
             self._status = self.worker.status()
@@ -384,7 +378,7 @@ class LiveSystem(System):
     def _pending(self) -> bool:
         return bool(self._slots or self._stage["head"] < self._stage["tail"])
 
-    def _rehearse(self, seed: int) -> None:
+    def _rehearse(self) -> None:
         """Make every move once, so that none has to be compiled while the clock runs."""
         moves = self._arrays, self._metrics
         entry.begin_live_interval(*moves, self._wanted)
@@ -396,7 +390,7 @@ class LiveSystem(System):
         entry.observe_one(*moves, self._observation)  # what learned controllers see
         entry.last_deadline(*moves)
         entry.abandon(*moves, 0.0)
-        self._reset(seed)
+        self._run(entry.RESET)
         # From now on rows are batches, whichever replica runs them.
         self._stage["replicas"] = self._arrays.replicas.shape[1]
 

@@ -156,7 +156,6 @@ def arrival_s(trace: BandwidthTrace, sent_s: ArrayLike, payload_bytes: float) ->
     sent_s = np.atleast_1d(np.asarray(sent_s, np.float64))
     requests = rows(np.zeros(sent_s.size, LISTED_REQUEST))
     requests["sent_s"], requests["payload_bytes"] = sent_s, payload_bytes
-    one = np.ones(1, np.bool_), np.zeros(1, np.int64), np.zeros(1, np.int64)
-    entry.begin_traffic_range(arrays, 0, 1, *one, METRICS)
+    entry.begin_traffic_range(arrays, 0, 1, np.zeros(1, np.int64), METRICS)
     entry.arrive(arrays, METRICS, requests, payload_bytes)
     return np.array(requests["arrival_s"])

@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for name in ("reset_range", "step_range", "form_batch", "end_batch", "end_live_interval"):
+    for name in ("run_range", "form_batch", "end_batch", "end_live_interval"):
         wrapped = counted(name, getattr(entry, name))
         if hasattr(simulator, name):
             assert getattr(simulator, name) is getattr(entry, name)
@@ -67,7 +67,7 @@ def test_a_single_environment_steps_the_core(calls: list[str]) -> None:
     env.reset(seed=0)
     for _ in range(3):
         env.step(np.array([7, 3]))
-    assert calls == ["reset_range", *["step_range"] * 3]
+    assert calls == ["run_range"] * 4  # a reset and three steps
 
 
 def test_vector_environments_step_the_core(calls: list[str]) -> None:
@@ -75,7 +75,7 @@ def test_vector_environments_step_the_core(calls: list[str]) -> None:
     envs.reset(seed=0)
     for _ in range(3):
         envs.step(np.full((4, 2), 7))
-    assert calls == ["reset_range", *["step_range"] * 3]
+    assert calls == ["run_range"] * 4  # a reset and three steps
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_evaluations_and_suites_step_the_core(
     # A suite's processes cannot be watched from here.
     monkeypatch.setattr(executor, "Processes", lambda jobs: executor.Inline())
     assert evaluate.main([*arguments, "--run-dir", str(folder / "run")]) == 0
-    # three intervals, and what is left is drained
-    assert calls == ["reset_range", *["step_range"] * 4]
+    # a reset and three intervals, and what is left is drained
+    assert calls == ["run_range"] * 5
 
 
 def test_a_live_system_makes_the_core_s_moves(calls: list[str]) -> None:
@@ -107,4 +107,4 @@ def test_a_live_system_makes_the_core_s_moves(calls: list[str]) -> None:
     batches = len(system.worker.batches)  # type: ignore[attr-defined]
     assert calls.count("form_batch") >= batches > 10
     assert calls.count("end_batch") == batches - len(system.view().running)
-    assert "step_range" not in calls
+    assert "run_range" not in calls

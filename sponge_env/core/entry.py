@@ -4,10 +4,10 @@ The simulation takes a range of environments at a time, one range for each threa
 are the moves of a live system, whose clock and worker are elsewhere.
 
 Arguments of the same name are the same everywhere: ``arrays`` is all memory, ``metrics`` (n,) of
-``METRICS``, ``first`` the first environment and ``last`` the one after the last; ``chosen`` (n,)
-says which environments are meant, ``scenarios`` (n,) which row of ``settings`` each has and
-``seeds`` (n,) its episode's seed; ``observations`` (n, obs_dim) and ``over`` (n,), whether the
-episode is over, are written. Functions without a range work on environment 0.
+``METRICS``, ``first`` the first environment and ``last`` the one after the last; ``seeds`` (n,)
+are those of the episodes that begin, or negative where none does; ``observations`` (n, obs_dim)
+and ``over`` (n,), whether the episode is over, are written. Functions without a range work on
+environment 0.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from sponge_env.core.records import Arrays, World
 from sponge_env.core.rng import CLASSES, seed_stream, uniform
 from sponge_env.core.settings import LISTED
 from sponge_env.core.step import begin_interval, begin_traffic, reset, step
+
+STEP, DRAIN, RESET = range(3)
+"""The moves of :func:`run_range`."""
 
 
 @inlined
@@ -50,51 +53,38 @@ def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
 
 
 @entry_point
-def step_range(
+def run_range(
     arrays: Arrays,
     first: int,
     last: int,
+    move: int,
+    seeds: NDArray[np.int64],
     allocations: NDArray[Any],
     observations: NDArray[np.float32],
     metrics: NDArray[Any],
     over: NDArray[np.bool_],
-    draining: bool,
 ) -> None:
-    """Step environments, but for those whose episode is over.
+    """Start episodes (``RESET``), serve an interval of them (``STEP``) or end them (``DRAIN``).
 
-    ``allocations`` are (n, stages) of ``ALLOCATION``. ``draining`` ends the episodes instead:
-    what is left is served, after which metrics have lost their meaning. It is part of this
-    function so that the simulation is compiled once.
+    A reset starts those that have a seed and needs no allocations, which are (n, stages) of
+    ``ALLOCATION``; a step leaves out those whose episode is over; to drain is to serve what is
+    left, after which metrics have lost their meaning. It is one function, so that what its
+    moves share is compiled once.
     """
     for i in range(first, last):
         w = _world(arrays, i, metrics)
-        if draining or w.env.interval < w.settings.intervals:
-            metrics[i] = arrays.blank[0]
-            step(w, allocations[i], draining)
+        if move == RESET:
+            acts = seeds[i] >= 0
+        else:
+            acts = move == DRAIN or w.env.interval < w.settings.intervals
+        if acts:
+            if move == RESET:
+                reset(w, seeds[i])
+            else:
+                metrics[i] = arrays.blank[0]
+                step(w, allocations[i], move == DRAIN)
             encode(w, observations[i])
             over[i] = w.env.interval == w.settings.intervals
-
-
-@entry_point
-def reset_range(
-    arrays: Arrays,
-    first: int,
-    last: int,
-    chosen: NDArray[np.bool_],
-    scenarios: NDArray[np.int64],
-    seeds: NDArray[np.int64],
-    observations: NDArray[np.float32],
-    metrics: NDArray[Any],
-    over: NDArray[np.bool_],
-) -> None:
-    """Start new episodes in the chosen environments."""
-    for i in range(first, last):
-        if chosen[i]:
-            arrays.envs[i].scenario = scenarios[i]
-            w = _world(arrays, i, metrics)
-            reset(w, seeds[i])
-            encode(w, observations[i])
-            over[i] = False
 
 
 @entry_point
@@ -112,21 +102,13 @@ def within(allocations: NDArray[np.int64], cores: int, batch: int, replicas: int
 
 @entry_point
 def begin_traffic_range(
-    arrays: Arrays,
-    first: int,
-    last: int,
-    chosen: NDArray[np.bool_],
-    scenarios: NDArray[np.int64],
-    seeds: NDArray[np.int64],
-    metrics: NDArray[Any],
+    arrays: Arrays, first: int, last: int, seeds: NDArray[np.int64], metrics: NDArray[Any]
 ) -> None:
-    """Start the traffic of the chosen environments whose requests are not listed."""
+    """Start the traffic of the environments that have a seed, unless their requests are listed."""
     for i in range(first, last):
-        if chosen[i]:
-            arrays.envs[i].scenario = scenarios[i]
-            w = _world(arrays, i, metrics)
-            if w.settings.arrival_kind != LISTED:
-                begin_traffic(w, seeds[i])
+        w = _world(arrays, i, metrics)
+        if seeds[i] >= 0 and w.settings.arrival_kind != LISTED:
+            begin_traffic(w, seeds[i])
 
 
 @entry_point

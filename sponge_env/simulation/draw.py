@@ -86,8 +86,7 @@ def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     traffic.add(settings[0], scenario, profile)
     room = Room(group=traffic.group_size, private=traffic.private_rows)
     arrays = allocate(1, room, rows(settings), traffic.traces.array, numbers.array)
-    one, seeds = np.ones(1, np.bool_), np.array([seed], np.int64)
-    begin_traffic_range(arrays, 0, 1, one, np.zeros(1, np.int64), seeds, blank_metrics(1))
+    begin_traffic_range(arrays, 0, 1, np.array([seed], np.int64), blank_metrics(1))
     return arrays
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
-from sponge_env.core.entry import begin_traffic_range, reset_range, step_range, within
+from sponge_env.core.entry import RESET, STEP, begin_traffic_range, run_range, within
 from sponge_env.core.ledger import outcome_names
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.core.settings import LISTED
@@ -90,6 +90,7 @@ class BatchSimulator:
         room = queue_capacity or self._configuration.queue_capacity
         self._arrays = self._configuration.allocate(count, room, ledger_capacity)
         self._numbers, self._wanted = allocations(count)
+        self._seeds = np.full(count, -1)
         self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None
 
@@ -147,8 +148,10 @@ class BatchSimulator:
         if scenarios.min() < 0 or scenarios.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
         self._list_requests(chosen, scenarios, seeds)
-        self._run(begin_traffic_range, chosen, scenarios, seeds, self._metrics)
-        self._run(reset_range, chosen, scenarios, seeds, out, self._metrics, self.over)
+        self._arrays.envs["scenario"][chosen] = scenarios[chosen]
+        self._seeds = np.where(chosen, seeds, -1)
+        self._run(begin_traffic_range, self._seeds, self._metrics)
+        self._move(RESET, out)
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.
@@ -179,7 +182,7 @@ class BatchSimulator:
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
         self._metrics = rows(new(self.num_envs, METRICS))
-        self._run(step_range, self._wanted, observations, self._metrics, self.over, False)
+        self._move(STEP, observations)
         return observations, self._metrics
 
     def ledger(self, index: int) -> dict[str, NDArray[Any]]:
@@ -211,6 +214,10 @@ class BatchSimulator:
         for i in np.flatnonzero(chosen & listed).tolist():
             workload = self._configuration.workload(int(scenarios[i]), int(seeds[i]))
             self._arrays = list_requests(self._arrays, i, workload)
+
+    def _move(self, move: int, observations: Observations) -> None:
+        out = observations, self._metrics, self.over
+        self._run(run_range, move, self._seeds, self._wanted, *out)
 
     def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
         """Share the environments among the threads; this one works, too."""
