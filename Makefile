@@ -20,7 +20,7 @@ POLICY_OPTIONS := --steps 4000000 --envs 512 --option learning_rate=0.002 --opti
   --option entropy=0.0005 --option violation_weight=80.0 --option evaluation_episodes=48
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test package lint bench results bounds policies docs clean
+.PHONY: help setup demo test package kernels lint bench results bounds policies docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -44,13 +44,16 @@ demo: setup  ## calibrate this machine, train PPO, compare four controllers simu
 	@echo "Both tables are above, each with its plot. All runs together in TensorBoard:"
 	@echo "  $(VENV)/bin/tensorboard --logdir runs"
 
-test: setup lint  ## lint, check types, and run all tests
-	$(PY) -m sponge_env.run.precompile --all
+test: setup  ## lint, check types, and run all tests
+	@$(MAKE) --no-print-directory --jobs=2 lint kernels
 	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
 	$(PY) -m pytest -m "live or cgroup"
 
 package: setup  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel
+
+kernels: setup
+	$(PY) -m sponge_env.run.precompile --all
 
 lint: setup  ## lint and check types only
 	$(PY) -m ruff check .
