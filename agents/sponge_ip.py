@@ -20,8 +20,7 @@ from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 
-from .program import Forecast
-from .solvers import SolverName, solver_maker
+from .program import Forecast, SolverName, solver_maker
 
 _INTERVALS_FOR_DISPERSION = 5
 """With fewer intervals, arrivals are taken to scatter like a Poisson process."""

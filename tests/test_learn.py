@@ -9,9 +9,8 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from scenarios import short
 from stable_baselines3 import PPO
 
-from agents.learn import LearnConfig, TrainingPlan, algorithms, learn_config, training
-from agents.learn.algorithms import ConstrainedRewards
-from agents.learn.environments import make_environments, variants
+from agents.learn import LearnConfig, TrainingPlan, learn_config, training
+from agents.learn.environments import ConstrainedRewards, make_environments, variants
 from agents.learn.training import Validation, check_checkpoint, make_validator, train
 from agents.learned import ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
@@ -177,7 +176,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "largest", "size"), [(384, 256, 192), (64, 256, 64), (7, 4, 1)])
 def test_minibatches_divide_the_rollout(total: int, largest: int, size: int) -> None:
-    assert algorithms.divisor(total, largest) == size
+    assert training.divisor(total, largest) == size
 
 
 def test_validation_scores_what_the_environment_gives(trained: Path) -> None:

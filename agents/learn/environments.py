@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,20 +11,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from sponge_env.arrays import IntArray
 from sponge_env.config import Arrivals, Initial, Network, Serving
-from sponge_env.encoding import control_named
+from sponge_env.encoding import Control, control_named
 from sponge_env.env import SpongeEnv
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
-from ..learned import CHOICES, CorrectedMPC, masks_for
+from ..learned import CHOICES, CorrectedMPC
 from . import LearnConfig, TrainingPlan
-from .algorithms import BlindedEnvs, ConstrainedRewards, MaskedEnvs, hidden_fields
 
 Observation = NDArray[np.float32]
 
@@ -48,8 +48,6 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
         envs: VecEnv = SpongeVecEnv(scenarios, plan.envs, control=plan.learner.control)
     else:
         envs = _singles(plan, scenarios)
-    if (masks := masks_for(plan.agent, plan.spec)) is not None:
-        envs = MaskedEnvs(envs, masks)
     if hidden:
         envs = BlindedEnvs(envs, hidden)
     if config.violation_target is not None:
@@ -83,6 +81,85 @@ def _weighted(scenario: Scenario, config: LearnConfig) -> Scenario:
         return scenario
     reward = dataclasses.replace(scenario.reward, violation_weight=config.violation_weight)
     return dataclasses.replace(scenario, reward=reward)
+
+
+class BlindedEnvs(VecEnvWrapper):
+    """Shows 0 in the place of some fields of the observation."""
+
+    def __init__(self, venv: VecEnv, hidden: Sequence[int]) -> None:
+        super().__init__(venv)
+        self._seen = np.ones(venv.observation_space.shape or (), np.float32)
+        self._seen[list(hidden)] = 0.0
+
+    def reset(self) -> Any:
+        """Start new episodes."""
+        observations: Any = self.venv.reset()
+        return observations * self._seen
+
+    def step_wait(self) -> Any:
+        """Serve one interval."""
+        observations: Any
+        observations, rewards, ends, infos = self.venv.step_wait()
+        for k in np.flatnonzero(ends):
+            infos[k]["terminal_observation"] = infos[k]["terminal_observation"] * self._seen
+        return observations * self._seen, rewards, ends, infos
+
+
+class ConstrainedRewards(VecEnvWrapper):
+    """Learns the weight of violations: a Lagrange multiplier that keeps them at a target.
+
+    The reward is that of :mod:`sponge_env.core.measure` with the multiplier as weight and
+    without the violations of hopeless requests, which no weight could lower.
+    :meth:`adapt` moves the multiplier in proportion to its size (dual ascent on its
+    logarithm), so that it finds its order of magnitude by itself.
+    """
+
+    _RATE = 0.05
+    """Largest relative change of the multiplier at one update."""
+    _MEMORY = 0.9
+    """Weight of the past in the violation rate that the multiplier follows."""
+
+    def __init__(self, venv: VecEnv, config: LearnConfig, cores_max: int) -> None:
+        super().__init__(venv)
+        assert config.violation_target is not None
+        self._target = config.violation_target
+        self._cores_max = cores_max
+        self.multiplier = config.violation_weight or 20.0
+        """Weight of violations now."""
+        self._rate = self._target
+        self._violations = self._ended = 0
+
+    def reset(self) -> Any:
+        """Start new episodes."""
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        """Serve one interval, at today's weight of violations."""
+        observations, _, ends, infos = self.venv.step_wait()
+        metrics = self.venv.metrics  # type: ignore[attr-defined]  # a batch simulator's
+        violations = metrics["avoidable_violations"]
+        ended = metrics["on_time"] + metrics["violations"]
+        self._violations += int(violations.sum())
+        self._ended += int(ended.sum())
+        missed = violations / np.maximum(1, ended)
+        rewards = -metrics["cores"] / self._cores_max - self.multiplier * missed
+        return observations, rewards.astype(np.float32), ends, infos
+
+    def adapt(self) -> None:
+        """Move the multiplier by the violations since the last call."""
+        rate = self._violations / max(1, self._ended)
+        self._rate = self._MEMORY * self._rate + (1 - self._MEMORY) * rate
+        excess = np.clip(self._rate / self._target - 1, -1, 1)
+        self.multiplier *= math.exp(self._RATE * float(excess))
+        self._violations = self._ended = 0
+
+
+def hidden_fields(blind_to: Sequence[str], control: Control) -> list[int]:
+    """Return the places of the fields whose names begin with one of some words."""
+    for word in blind_to:
+        if not any(name.startswith(word) for name in control.fields):
+            raise ConfigError(unknown("observation field", word, control.fields))
+    return [k for k, name in enumerate(control.fields) if name.startswith(tuple(blind_to))]
 
 
 class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
