@@ -2,9 +2,9 @@
 
 As Themis argues ("A Tale of Two Scales", Razavi et al., arXiv 2407.14843, 2024), replicas on
 few cores are the cheapest way to serve a load and cores the fastest way to follow one. Two
-parts share each decision: :class:`Fleet` says how many replicas to keep, which takes a cold start
-to change, and the look-ahead program of ``sponge-mpc`` with which cores and batch size they serve
-the next seconds best.
+parts share each decision: :class:`FleetPlanner` says how many replicas to keep, which takes a cold
+start to change, and the look-ahead program of ``sponge-mpc`` with which cores and batch size they
+serve the next seconds best.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 from .lookahead import LookAhead, MPCConfig
-from .lookahead.service import QuotaServiceTimes
+from .lookahead.service_times import QuotaServiceTimes
 
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
@@ -70,7 +70,7 @@ class SpongeJoint(BaseController):
         margin = max(0.0, spec.latency.residual_quantile(config.margin_probability))
         self._times = QuotaServiceTimes(spec, margin, config.safety)
         self._program = LookAhead(spec, config, self._times.table_s)
-        self._fleet = Fleet(config, spec)
+        self._fleet = FleetPlanner(config, spec)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose the fleet, then its cores and batch size."""
@@ -80,12 +80,11 @@ class SpongeJoint(BaseController):
         if self.config.learning:
             self._times.observe(view)
         self._fleet.observe(view)
-        outlook = self._program.observe(view)
         service_s = self._times.table_s
         wanted = self._fleet.replicas(view, service_s)
         ready = max(1, min(view.replicas_ready, wanted))
         self._program.use(service_s, wanted, spec.most_cores(ready))
-        answer = self._program.choose(view, outlook)
+        answer = self._program.choose(view)
         # Those that start find room only beside the cores that the ready ones need now.
         return answer.changed(replicas=min(wanted, max(ready, spec.most_replicas(answer.cores))))
 
@@ -95,11 +94,8 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
 
     Rates revert to their mean as fast as they have done so far: with ``phi`` the
     autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
-    the errors it would have had before. Young fleets take the rate to last.
-
-    Args:
-        rates: (intervals,) past ones, newest last, at least one.
-        lag: Intervals ahead.
+    the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
+    past rates, the newest last, there is one at least.
     """
     width = min(_SMOOTHED, len(rates))
     smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
@@ -118,7 +114,7 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     return samples
 
 
-class Fleet:
+class FleetPlanner:
     """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
 
     Replicas on few cores are cheap to run but late to come, and while they start they hold
@@ -128,9 +124,7 @@ class Fleet:
     """
 
     def __init__(self, config: SpongeJointConfig, spec: SystemSpec) -> None:
-        """Start without experience."""
-        self._config = config
-        self._spec = spec
+        self._config, self._spec = config, spec
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
         self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))

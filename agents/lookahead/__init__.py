@@ -1,8 +1,7 @@
 """``sponge-mpc`` and its look-ahead program: plays the next seconds and takes the cheapest.
 
 Read on in :mod:`.kernel`, which scores pairs of cores and batch size along the sample paths of
-:mod:`.paths` with the queue of :mod:`.queue`. :mod:`.flow` follows the requests on the way,
-:mod:`.service` what batches take.
+:mod:`.forecast`; :mod:`.service_times` follows what batches take.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from sponge_env.arrays import FloatArray
 from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .flow import Flow, fit_rate
+from .forecast import Flow, Outlook, fit_rate, make_chance
 from .kernel import HEAD, NEXT, TAIL, Decision, Rules, make_scratch, plan
-from .paths import Outlook, make_chance
-from .service import ServiceTimes, cost_curve
+from .service_times import ServiceTimes, cost_curve
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -93,7 +91,7 @@ class SpongeMPC(BaseController):
             return Allocation(spec.cores_max, spec.batch_max)
         if self.config.learning and self._times.observe(view):
             self._program.use(self._times.table_s)
-        return self._program.choose(view, self._program.observe(view))
+        return self._program.choose(view)
 
 
 class LookAhead:
@@ -112,66 +110,65 @@ class LookAhead:
         self._spec, self._config = spec, config
         self._chance = make_chance(config.risk)
         self._flow = Flow(spec, naive=not config.forecast)
-        self._rules = _make_rules(spec, config, service_s)
-        self._curve = cost_curve(service_s)
-        paths, intervals = self._chance.weight.size, 1 + config.look_ahead
-        self._scratch = make_scratch(self._rules, paths, intervals, spec.batch_max, _PLACES)
+        self.use(service_s)
+        rules, intervals = self._rules(1), 1 + config.look_ahead
+        paths = self._chance.weight.size
+        self._scratch = make_scratch(rules, paths, intervals, spec.batch_max, _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
-        plan(self._decision(self._rules, 0.0, 1), nothing, self._flow.kinds, 1)
+        plan(Decision(rules, self._chance, self._scratch, 0.0, 1), nothing, self._flow.kinds, 1)
 
     def use(self, service_s: FloatArray, replicas: int = 1, cores_max: int | None = None) -> None:
         """Plan with other service times, and for replicas of at most so many cores each.
 
         A row of service times beyond ``cores_max`` is what the cores in force may still be.
         """
-        self._curve = cost_curve(service_s)
-        cores_max = cores_max or service_s.shape[0]
-        rules = self._rules._replace(service_s=service_s, replicas=replicas, cores_max=cores_max)
-        self._rules = rules
+        self._service_s, self._curve = service_s, cost_curve(service_s)
+        self._replicas, self._cores_max = replicas, cores_max or service_s.shape[0]
 
     def correct(self, config: MPCConfig) -> None:
         """Plan with other options, but for those that say what is known of the future."""
         self._config = config
-        before = self._rules
-        rules = _make_rules(self._spec, config, before.service_s)
-        self._rules = rules._replace(replicas=before.replicas, cores_max=before.cores_max)
         self._scratch = self._scratch._replace(speed=np.empty(1 + config.look_ahead))
 
-    def observe(self, view: SystemView) -> Outlook:
-        """Take in the interval that has passed; return what to expect."""
-        return self._flow.observe(view)
-
-    def choose(self, view: SystemView, outlook: Outlook) -> Allocation:
-        """Let the kernel choose cores and batch size for what :meth:`observe` expects."""
-        spec, replicas = self._spec, self._rules.replicas
-        expected, queued = self._expected(outlook), view.queued_deadlines_s.size
+    def choose(self, view: SystemView) -> Allocation:
+        """Take in the interval that has passed, and choose cores and batch size for the next."""
+        spec, queued = self._spec, view.queued_deadlines_s.size
+        outlook = self._flow.observe(view)
+        expected = self._expected(outlook)
         most = _PLAYED * _PLAYED_CORES / max(spec.cores_max, _PLAYED_CORES)
-        group = group_size(queued + expected, most)
-        rules = _grouped(self._rules, group)
+        group = max(1, math.ceil((queued + expected) / most))
+        rules = self._rules(group)
         price = group * self._config.backlog_price
-        price *= self._curve.price(outlook.rate_rps / replicas)
+        price *= self._curve.price(outlook.rate_rps / rules.replicas)
         running = sum(batch.size for batch in view.running)
-        waiting = (queued + running) // group + replicas + 1
+        waiting = (queued + running) // group + rules.replicas + 1
         self._reserve(rules, waiting, expected / group)
         self._fill(view, outlook.rate_rps, group)
         # In groups, the number of requests scatters less.
-        outlook = outlook._replace(
-            rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group
-        )
         cores, batch, late = plan(
-            self._decision(rules, price, view.allocation.cores),
-            outlook,
+            Decision(rules, self._chance, self._scratch, price, view.allocation.cores),
+            outlook._replace(rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group),
             self._flow.kinds,
             in_groups(view.allocation.batch, group, rules.service_s.shape[1]),
         )
         expired = queued and view.queued_deadlines_s[0] < view.now_s
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
         size = min(group * int(batch), spec.batch_max)
-        return Allocation(int(cores), size, replicas, feasible=feasible)
+        return Allocation(int(cores), size, rules.replicas, feasible=feasible)
 
-    def _decision(self, rules: Rules, backlog_price: float, cores: int) -> Decision:
-        return Decision(rules, self._chance, self._scratch, backlog_price, cores)
+    def _rules(self, group: int) -> Rules:
+        config, spec = self._config, self._spec
+        return Rules(
+            service_s=grouped_service_s(self._service_s, group),
+            interval_s=spec.interval_s,
+            guard_s=config.guard * spec.slo_s,
+            late_price=group * config.late_price,
+            release_price=config.release_price,
+            batching=config.batching,
+            replicas=self._replicas,
+            cores_max=self._cores_max,
+        )
 
     def _expected(self, outlook: Outlook) -> float:
         """Return how many requests are on the way or will be sent before the look-ahead ends."""
@@ -186,21 +183,21 @@ class LookAhead:
         wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
         shape = *scratch.score.shape, scratch.start.size.size
         fits = waiting <= capacity - places and wanted <= places
-        if fits and shape == (*rules.service_s.shape, rules.replicas):
-            return
-        paths, intervals = scratch.counts.size, scratch.speed.size
-        places = max(2 * wanted, _PLACES)
-        self._scratch = make_scratch(rules, paths, intervals, 2 * waiting, places)
+        if not fits or shape != (*rules.service_s.shape, rules.replicas):
+            paths, intervals = scratch.counts.size, scratch.speed.size
+            places = max(2 * wanted, _PLACES)
+            self._scratch = make_scratch(rules, paths, intervals, 2 * waiting, places)
 
     def _fill(self, view: SystemView, rate_rps: float, group: int) -> None:
         """Write the running batches and the waiting requests into the memory, in groups.
 
-        A group is due with the first of its requests.
+        A group is due with the first of its requests. When a running request is due a view does
+        not say: they came before those that wait, or are the newest arrivals, at the rate.
         """
-        queue, spec = self._scratch.start, self._spec
+        queue, now_s = self._scratch.start, view.now_s
         ahead, largest = 0, self._scratch.score.shape[1]
-        row_s = self._rules.service_s[view.allocation.cores - 1]
-        states = replica_states(spec, view, self._rules.replicas)
+        row_s = self._service_s[view.allocation.cores - 1]
+        states = replica_states(self._spec, view, self._replicas)
         for at, (free_s, size) in enumerate(states):
             groups = in_groups(size, group, largest) if size else 0
             queue.free_s[at] = max(free_s, _OVERDUE * row_s[size - 1]) if size else free_s
@@ -208,33 +205,13 @@ class LookAhead:
             ahead += groups
         queued_s = view.queued_deadlines_s[::group]
         tail = ahead + queued_s.size
-        np.subtract(queued_s, view.now_s, out=queue.due_s[ahead:tail])
+        np.subtract(queued_s, now_s, out=queue.due_s[ahead:tail])
+        newest_s = float(view.budgets_s[-1]) if view.budgets_s.size else self._spec.slo_s
+        if queued_s.size:
+            newest_s = float(queued_s[0]) - now_s
         older_s = np.arange(ahead, 0, -1) / max(rate_rps, 1.0)
-        queue.due_s[:ahead] = _newest_running_s(spec, view) - older_s
+        queue.due_s[:ahead] = newest_s - older_s
         queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = ahead, tail, 0
-
-
-def _make_rules(spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> Rules:
-    return Rules(
-        service_s=service_s,
-        interval_s=spec.interval_s,
-        guard_s=config.guard * spec.slo_s,
-        late_price=config.late_price,
-        release_price=config.release_price,
-        batching=config.batching,
-        replicas=1,
-        cores_max=service_s.shape[0],
-    )
-
-
-def _grouped(rules: Rules, group: int) -> Rules:
-    service_s = grouped_service_s(rules.service_s, group)
-    return rules._replace(service_s=service_s, late_price=group * rules.late_price)
-
-
-def group_size(requests: float, most: float) -> int:
-    """Return how many requests go into one group so that there are at most ``most`` groups."""
-    return max(1, math.ceil(requests / most))
 
 
 def grouped_service_s(service_s: FloatArray, group: int) -> FloatArray:
@@ -267,14 +244,3 @@ def replica_states(spec: SystemSpec, view: SystemView, replicas: int) -> list[tu
     idle = [(0.0, 0)] * (ready - len(busy))
     cold = [*view.starting_s, *[spec.cold_start_s] * replicas][: replicas - ready]
     return sorted([*busy, *idle, *((left_s, 0) for left_s in cold)])
-
-
-def _newest_running_s(spec: SystemSpec, view: SystemView) -> float:
-    """Return when the newest running request is due, about: a view does not say.
-
-    Running requests came before those that wait, and if none does, they are the newest arrivals;
-    at the rate, one came each ``1 / rate_rps``.
-    """
-    if view.queued_deadlines_s.size:
-        return float(view.queued_deadlines_s[0]) - view.now_s
-    return float(view.budgets_s[-1]) if view.budgets_s.size else spec.slo_s

@@ -1,7 +1,7 @@
 """What batches take, corrected while they are seen, and what serving one more request costs.
 
 A fit of four numbers misses single cells of the table of service times, by up to 28 %. Tables
-have shape (cores_max, batch_max): row ``c - 1``, column ``b - 1``.
+have shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1``.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ class ServiceTimes:
     """
 
     def __init__(self, fit_s: FloatArray) -> None:
-        """Start with the fit: (cores_max, batch_max) seconds of a batch."""
         self._fit_s = fit_s
         self.table_s = fit_s.copy(order="C")
-        """(cores_max, batch_max) seconds of a batch; changes in place."""
+        """Changes in place."""
         self._seen: dict[tuple[int, int], int] = {}
         self._before: SystemView | None = None
 
@@ -56,14 +55,12 @@ class ServiceTimes:
         assert last is not None
         ended = round((last.on_time + last.late) / batch)
         mean_s = (view.running[0].started_s - before.running[0].started_s) / ended
-        self._correct((cores - 1, batch - 1), mean_s)
-        return True
-
-    def _correct(self, cell: tuple[int, int], mean_s: float) -> None:
-        low, high = (self._fit_s[cell] * factor for factor in _RANGE)
+        cell = cores - 1, batch - 1
+        low_s, high_s = (self._fit_s[cell] * factor for factor in _RANGE)
         seen = self._seen[cell] = min(self._seen.get(cell, 0) + 1, _REMEMBERED)
-        step_s = min(max(mean_s, low), high) - self.table_s[cell]
+        step_s = min(max(mean_s, low_s), high_s) - self.table_s[cell]
         self.table_s[cell] += step_s / (_TRUST + seen)
+        return True
 
 
 def _all_full(before: SystemView, view: SystemView) -> bool:
@@ -93,50 +90,44 @@ class QuotaServiceTimes:
     """
 
     def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
-        """Start from the fit.
+        """Start from the fit, with a first guess of how much longer batches take than that.
 
-        ``margin`` is the first guess of how much longer batches take than that, ``safety`` the
-        allowance on what is learned, for single batches scatter.
+        ``safety`` is the allowance on what is learned, for single batches scatter.
         """
         self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
         self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
         self._guess_s = self._fit_s * (1 + margin)
-        self._ran_s = np.zeros(self._fit_s.shape)
-        self._granted_s = np.zeros(self._fit_s.shape)
-        self._batches = np.zeros(self._fit_s.shape)
-        self._safety = safety
-        self._loading = False
+        self._sums = np.zeros((3, *self._fit_s.shape))
+        """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
+        self._safety, self._loading = safety, False
 
-    def observe(self, view: SystemView) -> bool:
-        """Take in the interval that has passed; return whether it changed the table."""
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed."""
         loading, self._loading = self._loading or bool(view.starting_s), bool(view.starting_s)
         last = view.last
         if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
-            return False  # replicas that wait for each other's CPU say nothing of their own
+            return  # replicas that wait for each other's CPU say nothing of their own
         size = round(last.batch_mean)
-        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._sizes:
-            return False
-        self._add((last.requested_cores - 1, size - 1), last, loading)
-        return True
+        if abs(last.batch_mean - size) <= _SAME_BATCH and size <= self._sizes:
+            self._add((last.requested_cores - 1, size - 1), last, loading)
 
     def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
-        for table in (self._ran_s, self._granted_s, self._batches):
-            table *= _FORGET
+        self._sums *= _FORGET
         batches = (last.on_time + last.late) / last.batch_mean
         ran_s = last.service_mean_s * batches
-        self._ran_s[cell] += ran_s
-        # A replica that loads its model uses its cores, too.
         used_s = last.utilisation * last.core_seconds / last.requested_cores
-        self._granted_s[cell] += ran_s if loading or last.restarts else used_s
-        self._batches[cell] += batches
+        # A replica that loads its model uses its cores, too.
+        granted_s = ran_s if loading or last.restarts else used_s
+        self._sums[:, *cell] += ran_s, granted_s, batches
 
     @property
     def table_s(self) -> FloatArray:
-        """(cores_max, batch_max) seconds; row ``c - 1``, column ``b - 1``."""
-        low_s, high_s = (factor * self._fit_s * self._batches for factor in _RANGE)
-        seen_s = np.clip(np.maximum(self._ran_s, self._granted_s), low_s, high_s)
+        """What is believed now."""
+        ran_s, granted_s, batches = self._sums
+        low_s, high_s = (factor * self._fit_s * batches for factor in _RANGE)
+        seen_s = np.clip(np.maximum(ran_s, granted_s), low_s, high_s)
         prior = _PRIOR_S / self._guess_s
-        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + self._batches)
+        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + batches)
         return table_s
 
 
@@ -175,13 +166,9 @@ def cost_curve(service_s: FloatArray) -> CostCurve:
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], corner):
             hull.pop()
         hull.append(corner)
-    return _pieces(hull)
+    slopes = tuple(itertools.starmap(_slope, itertools.pairwise(hull)))
+    return CostCurve(tuple(rate_rps for rate_rps, _ in hull[1:]), slopes)
 
 
 def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
     return (right[1] - left[1]) / (right[0] - left[0])
-
-
-def _pieces(hull: list[tuple[float, float]]) -> CostCurve:
-    slopes = tuple(_slope(left, right) for left, right in itertools.pairwise(hull))
-    return CostCurve(tuple(rate_rps for rate_rps, _ in hull[1:]), slopes)
