@@ -101,10 +101,12 @@ class Decision(NamedTuple):
 
 def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:
     """Allocate what a queue and so many arrivals on each path need."""
-    queues = (make_queue(queued + places, rules.replicas) for _ in range(3))
+    start, middle, end = (make_queue(queued + places, rules.replicas) for _ in range(3))
     shape = rules.service_s.shape
     return Scratch(
-        *queues,
+        start=start,
+        middle=middle,
+        end=end,
         speed=np.empty(intervals),
         arrivals_s=np.empty((paths, places, 2)),
         counts=np.zeros(paths, dtype=np.int64),
