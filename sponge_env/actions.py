@@ -27,11 +27,7 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         self.action_space = gym.spaces.Discrete(int(self._combinations))
 
     def action(self, action: Any) -> Action:
-        """Turn the number of a combination into its choices.
-
-        Raises:
-            ConfigError: There is no such combination.
-        """
+        """Turn a combination's number into its choices; a ConfigError if there is none."""
         number = whole(action, np.array(self._combinations))
         return np.array(np.unravel_index(number, self._choices), np.int64)
 
@@ -55,8 +51,7 @@ class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Acti
     def action(self, action: NDArray[np.float32]) -> Action:
         """Turn real numbers into choices; what is beyond the ends counts as the end.
 
-        Raises:
-            ConfigError: They are too few, too many, or no numbers.
+        A ConfigError if they are too few, too many, or no numbers.
         """
         if np.shape(action) != self._choices.shape or np.isnan(action).any():
             raise ConfigError(

@@ -28,9 +28,7 @@ _HOLDS: dict[str, Callable[[float, float], bool]] = {
 def option(default: Any, **limits: float) -> Any:
     """Declare a field of :class:`Options`.
 
-    Args:
-        default: Its default.
-        limits: Some of ``at_least``, ``above``, ``at_most`` and ``below``.
+    It may have limits: some of ``at_least``, ``above``, ``at_most`` and ``below``.
     """
     bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
     assert bounds.keys() <= _HOLDS.keys()
@@ -45,14 +43,12 @@ class Options:
         for each in fields(self):
             value, bounds = getattr(self, each.name), each.metadata.get("bounds")
             # None stands for a choice that is left to the controller.
-            if bounds and value is not None and not _within(value, bounds):
+            if not bounds or value is None:
+                continue
+            holds = all(_HOLDS[word](value, limit) for word, limit in bounds.items())
+            if not (holds and math.isfinite(value)):
                 rule = _rule(bounds, whole=not isinstance(each.default, float))
                 raise ConfigError(f"{each.name} must be {rule}, not {value!r}")
-
-
-def _within(value: float, bounds: Mapping[str, float]) -> bool:
-    holds = all(_HOLDS[word](value, limit) for word, limit in bounds.items())
-    return math.isfinite(value) and holds
 
 
 def _rule(bounds: Mapping[str, float], whole: bool) -> str:
@@ -77,10 +73,7 @@ class BaseController(ABC):
     _spec: SystemSpec | None = None
 
     def __init__(self, **options: Any) -> None:
-        """Check the options.
-
-        Args:
-            options: Fields of the type of ``config``.
+        """Make ``config`` of the options.
 
         Raises:
             ConfigError: An option is unknown, of another type or out of range.

@@ -27,7 +27,6 @@ CONTROLLERS_MAY_IMPORT = {
     "interfaces",
     "latency",
     "mapping",
-    "masks",
     "scenario",
     "results.schema",
     "core.compiled",
