@@ -145,11 +145,9 @@ def train(argv: Sequence[str]) -> int:
     progress = Progress(f"training {arguments.agent}", plan.steps, "step")
     with cli.terminate_like_interrupt(), contextlib.closing(progress):
         policy = run(replace(plan, folder=folder), config, progress.show)
+    follow = f"{cli.program('evaluate')} --agent {arguments.agent} --scenario {arguments.scenario}"
     _say(f"policy       {policy}")
-    _say(
-        f"evaluate it  {cli.program('evaluate')} --agent {arguments.agent} "
-        f"--scenario {arguments.scenario}"
-    )
+    _say(f"evaluate it  {follow}")
     _say(f"TensorBoard  tensorboard --logdir {folder}")
     return 0
 

@@ -27,6 +27,10 @@ from . import LearnConfig, TrainingPlan
 
 Observation = NDArray[np.float32]
 
+_STEP = 0.05
+"""Largest relative change of a learned weight of violations at one update."""
+_MEMORY = 0.9
+"""Weight of the past in the violation rate that it follows."""
 _LOADS = (0.08, 0.75)
 """Mean load, relative to the capacity with all cores."""
 _SLOS_S = (0.5, 2.0)
@@ -73,14 +77,13 @@ def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
         # Half of the environments keep to the scenarios, which are what counts in the end.
         random = [variants(each, 1, plan.seed * plan.envs + k)[0] for k, each in enumerate(shared)]
         shared = [each if k % 2 else random[k] for k, each in enumerate(shared)]
-    return [_weighted(each, config) for each in shared]
-
-
-def _weighted(scenario: Scenario, config: LearnConfig) -> Scenario:
     if config.violation_weight is None:
-        return scenario
-    reward = dataclasses.replace(scenario.reward, violation_weight=config.violation_weight)
-    return dataclasses.replace(scenario, reward=reward)
+        return shared
+    change = {"violation_weight": config.violation_weight}
+    return [
+        dataclasses.replace(each, reward=dataclasses.replace(each.reward, **change))
+        for each in shared
+    ]
 
 
 class BlindedEnvs(VecEnvWrapper):
@@ -114,11 +117,6 @@ class ConstrainedRewards(VecEnvWrapper):
     logarithm), so that it finds its order of magnitude by itself.
     """
 
-    _RATE = 0.05
-    """Largest relative change of the multiplier at one update."""
-    _MEMORY = 0.9
-    """Weight of the past in the violation rate that the multiplier follows."""
-
     def __init__(self, venv: VecEnv, config: LearnConfig, cores_max: int) -> None:
         super().__init__(venv)
         assert config.violation_target is not None
@@ -148,9 +146,9 @@ class ConstrainedRewards(VecEnvWrapper):
     def adapt(self) -> None:
         """Move the multiplier by the violations since the last call."""
         rate = self._violations / max(1, self._ended)
-        self._rate = self._MEMORY * self._rate + (1 - self._MEMORY) * rate
+        self._rate = _MEMORY * self._rate + (1 - _MEMORY) * rate
         excess = np.clip(self._rate / self._target - 1, -1, 1)
-        self.multiplier *= math.exp(self._RATE * float(excess))
+        self.multiplier *= math.exp(_STEP * float(excess))
         self._violations = self._ended = 0
 
 
@@ -199,10 +197,9 @@ class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
 def variants(scenario: Scenario, count: int, seed: int) -> list[Scenario]:
     """Draw variants of a scenario: domain randomisation (Tobin et al., IROS 2017).
 
-    A policy that has seen one load, payload and SLO has learned those by heart. Trained on
-    variants, it has to read them from its observation, and then also fits workloads that nobody
-    foresaw. Arrivals, network, SLO, drop policy and initial allocation are drawn; profile,
-    interval and limits, which give actions their meaning, stay.
+    A policy that has seen one load, payload and SLO has learned those by heart; trained on
+    variants, it has to read them from its observation. Profile, interval and limits, which give
+    actions their meaning, stay.
     """
     rng = stream(seed, "variants")
     return [_variant(scenario, rng, number) for number in range(count)]
@@ -257,6 +254,4 @@ def _network(rng: np.random.Generator) -> Network:
 def _between(rng: np.random.Generator, ends: tuple[float, float], scale: str = "linear") -> float:
     low, high = ends
     share = float(rng.random())
-    if scale == "log":
-        return float(low * (high / low) ** share)
-    return low + share * (high - low)
+    return float(low * (high / low) ** share) if scale == "log" else low + share * (high - low)
