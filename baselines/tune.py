@@ -32,7 +32,7 @@ from sponge_env.host import describe_versions
 from sponge_env.results.layout import aligned
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.controllers import known_controllers, make_controller
-from sponge_env.run.executor import Failure, Processes, Results
+from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import Scenario
@@ -107,33 +107,24 @@ def tune(
     """
     found: dict[str, dict[str, Trial]] = {agent: {} for agent in (YARDSTICK, *agents)}
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
-    searches = len(scenarios) * len(agents)
-    progress = Progress("tuning", len(measures) + searches, "task")
+    progress = Progress("tuning", len(measures) * (1 + len(agents)), "task")
     executor = Processes(processes)
-    _collect(executor.run(tune_cell, measures), found, progress)
-    tasks = [
-        dataclasses.replace(
-            task, agent=agent, unsaved=found[YARDSTICK][task.cell].avoidable_violation_rate
-        )
-        for task in measures
-        for agent in agents
-    ]
-    _collect(executor.run(tune_cell, tasks), found, progress)
+
+    def collect(tasks: Sequence[Task]) -> None:
+        with closing(executor.run(tune_cell, tasks)) as results:
+            for task, result in results:
+                if isinstance(result, Failure):
+                    said = f"{result.type}: {result.message}"
+                    raise ConfigError(f"{task.agent} failed on {task.cell} ({said})")
+                found[task.agent][task.cell] = result
+                progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
+
+    collect(measures)
+    unsaved = {cell: best.avoidable_violation_rate for cell, best in found[YARDSTICK].items()}
+    replace = dataclasses.replace
+    collect([replace(t, agent=a, unsaved=unsaved[t.cell]) for t in measures for a in agents])
     progress.close()
     return {agent: dict(sorted(cells.items())) for agent, cells in found.items()}
-
-
-def _collect(
-    results: Results[Task], found: dict[str, dict[str, Trial]], progress: Progress
-) -> None:
-    with closing(results):
-        for task, result in results:
-            if isinstance(result, Failure):
-                raise ConfigError(
-                    f"{task.agent} failed on {task.cell} ({result.type}: {result.message})"
-                )
-            found[task.agent][task.cell] = result
-            progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
 
 
 def entries(found: Mapping[str, Mapping[str, Trial]]) -> dict[str, dict[str, Any]]:
@@ -207,19 +198,13 @@ def table(found: Mapping[str, Mapping[str, Trial]]) -> str:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
-    known = sorted(SEARCHES.keys() - {YARDSTICK})
-    parser.add_argument("--suite", default="standard", help="suite whose cells are tuned for")
-    parser.add_argument(
-        "--agents",
-        nargs="+",
-        type=cli.one_of("agent", known),
-        default=known,
-        metavar="NAME",
-        help=f"what to tune: {', '.join(known)}; default: all",
-    )
-    parser.add_argument("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
-    parser.add_argument("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
-    parser.add_argument("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
+    add, known = parser.add_argument, sorted(SEARCHES.keys() - {YARDSTICK})
+    add("--suite", default="standard", help="suite whose cells are tuned for")
+    said, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
+    add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=said)
+    add("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
+    add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
+    add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
     return parser.parse_args(argv)
 
 

@@ -163,13 +163,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--profile", metavar="P", help="latency profile instead of the scenario's")
     parser.add_argument("--trials", type=cli.at_least(1), default=20, help="default: 20")
     add_plan_arguments(parser, steps=200_000)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="holds all trials; one that exists is gone on with "
-        "(default: runs/search-AGENT-SCENARIO.log)",
-    )
+    said = "holds all trials; one that exists is gone on with"
+    said += " (default: runs/search-AGENT-SCENARIO.log)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=said)
     return parser.parse_args(argv)
 
 

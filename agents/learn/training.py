@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,23 +261,23 @@ def make_validator(
     They are shared out to the scenarios, at least one each.
     """
     seeds = SEED_LIMIT + np.arange(max(episodes, len(scenarios)))
-    play = _play_corrections if LEARNERS[agent].corrects else _play_batch
-    return partial(_validated, play(scenarios, seeds, agent), scenarios[0].limits.cores)
+    prepared = _play_corrections if LEARNERS[agent].corrects else _play_batch
+    play = prepared(scenarios, seeds, agent)
+    names = ("cores", "violations", "avoidable_violations", "offered")
 
+    def validate(policy: Policy) -> Validation:
+        sums = np.zeros(5)
+        for count, metrics in play(policy):
+            sums += (count, *(float(np.sum(metrics[name])) for name in names))
+        intervals, cores, violations, avoidable, offered = sums.tolist()
+        rates = violations / max(1.0, offered), avoidable / max(1.0, offered)
+        return Validation(cores / intervals, scenarios[0].limits.cores, *rates)
 
-_METRICS = ("cores", "violations", "avoidable_violations", "offered")
+    return validate
+
 
 Played = Iterator[tuple[int, Any]]
 """Number of intervals, and their metrics by name: one or an array of each."""
-
-
-def _validated(play: Callable[[Policy], Played], cores_max: int, policy: Policy) -> Validation:
-    sums = np.zeros(1 + len(_METRICS))
-    for count, metrics in play(policy):
-        sums += (count, *(float(np.sum(metrics[name])) for name in _METRICS))
-    intervals, cores, violations, avoidable, offered = sums.tolist()
-    offered = max(1.0, offered)
-    return Validation(cores / intervals, cores_max, violations / offered, avoidable / offered)
 
 
 def _play_batch(
