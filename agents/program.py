@@ -47,14 +47,11 @@ class Forecast(NamedTuple):
     """What is expected to arrive until the next decision."""
 
     rate_rps: float
-    """Arrivals per second."""
     noise: float
-    """Fluctuation to be ready for: up to ``n + noise * sqrt(n)`` requests arrive where
-    ``n`` are expected."""
+    """Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected."""
     budget_low_s: float
-    """Lowest budget on arrival."""
+    """Lowest and highest budget on arrival."""
     budget_high_s: float
-    """Highest budget on arrival."""
 
 
 class Tables(NamedTuple):
@@ -73,10 +70,9 @@ class Tables(NamedTuple):
     margin: float
     """Relative allowance on every predicted latency."""
     interval_s: float
-    """Time between two decisions."""
 
 
-class State(NamedTuple):
+class Snapshot(NamedTuple):
     """What one decision looks at."""
 
     now_s: float
@@ -177,7 +173,7 @@ class Problem(NamedTuple):
     """One decision."""
 
     tables: Tables
-    state: State
+    state: Snapshot
     arrivals_s: FloatArray
     """(arrivals, 2) when each forecast arrival comes, and when it is due."""
     hopeless: int
@@ -196,7 +192,7 @@ class CoresOption(NamedTuple):
 
 
 @entry_point
-def solve_per_request(tables: Tables, state: State, arrivals_s: FloatArray) -> Answer:
+def solve_per_request(tables: Tables, state: Snapshot, arrivals_s: FloatArray) -> Answer:
     """Return the pair that misses the fewest requests, each with a deadline of its own.
 
     Queued requests leave batch by batch in order of their deadlines, after the batch that
@@ -223,7 +219,9 @@ def solve_per_request(tables: Tables, state: State, arrivals_s: FloatArray) -> A
 
 
 @entry_point
-def count_per_request(tables: Tables, state: State, arrivals_s: FloatArray, late: IntArray) -> None:
+def count_per_request(
+    tables: Tables, state: Snapshot, arrivals_s: FloatArray, late: IntArray
+) -> None:
     """Count the misses of every pair: (batch_max, cores_max), overwritten."""
     problem = _problem(tables, state, arrivals_s)
     for row in range(tables.service_s.shape[0]):
@@ -233,7 +231,7 @@ def count_per_request(tables: Tables, state: State, arrivals_s: FloatArray, late
 
 
 @compiled
-def _problem(tables: Tables, state: State, arrivals_s: FloatArray) -> Problem:
+def _problem(tables: Tables, state: Snapshot, arrivals_s: FloatArray) -> Problem:
     _forecast_arrivals(state.forecast, arrivals_s)
     hopeless, queued_s = 0, state.deadlines_s
     while hopeless < queued_s.size and queued_s[hopeless] - state.now_s < tables.fastest_s:
@@ -296,7 +294,7 @@ def _latency_s(tables: Tables, batch: float, cores: float) -> float:
 
 
 @compiled
-def _free_after_s(tables: Tables, state: State, cores: int) -> float:
+def _free_after_s(tables: Tables, state: Snapshot, cores: int) -> float:
     """Return seconds until a replica takes the next batch.
 
     What is left of a running batch scales with the cores, for a resize acts on it at once.
@@ -329,7 +327,10 @@ def _late(problem: Problem, option: CoresOption, batch: int, limit: int) -> int:
     late: int = max(math.ceil(short), 0)
     # The arrivals first: behind the queue they are the first to tell that it is too long.
     if late <= limit:
-        clear_s = _clear_after_s(option, state.deadlines_s.size, batch)
+        clear_s, queued = option.free_s, state.deadlines_s.size
+        if queued > 0:
+            before = (queued - 1) // batch
+            clear_s = _done_s(option, before, batch, queued - before * batch)
         late += _late_arrivals(problem.arrivals_s, option, clear_s, batch, limit - late)
     if late <= limit:
         late += _late_queued(state, option, problem.hopeless, batch, limit - late)
@@ -337,7 +338,9 @@ def _late(problem: Problem, option: CoresOption, batch: int, limit: int) -> int:
 
 
 @compiled
-def _late_queued(state: State, option: CoresOption, hopeless: int, batch: int, limit: int) -> int:
+def _late_queued(
+    state: Snapshot, option: CoresOption, hopeless: int, batch: int, limit: int
+) -> int:
     """Count the misses in the queue, batch by batch: the requests of one end together."""
     late, before = 0, hopeless // batch
     stop = before * batch
@@ -361,15 +364,6 @@ def _done_s(option: CoresOption, before: int, batch: int, own: int) -> float:
     """Return when a batch of ``own`` ends that has ``before`` full ones before it."""
     done_s: float = option.free_s + before * option.service_s[batch - 1] + option.service_s[own - 1]
     return done_s
-
-
-@compiled
-def _clear_after_s(option: CoresOption, queued: int, batch: int) -> float:
-    """Return when the queue is done."""
-    if queued == 0:
-        return option.free_s
-    before = (queued - 1) // batch
-    return _done_s(option, before, batch, queued - before * batch)
 
 
 @compiled
@@ -405,17 +399,15 @@ class ExactSolver:
 
     def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
         """Solve the published form; see :func:`count_published`."""
-        late = self._late(rate_rps, delay_max_s, slo_fraction).T
-        # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
-        cores, batch = divmod(int(late.argmin()), late.shape[1])
-        return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
+        limit_ms = (slo_fraction * self._spec.slo_s - delay_max_s) * 1e3
+        return self._cheapest(count_published(self._latency_ms, rate_rps, limit_ms))
 
     def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
         """Solve the per-request form; see :func:`solve_per_request`."""
         cores, batch, late = solve_per_request(self.tables, *self.arguments(view, forecast))
         return Allocation(cores, batch, feasible=late == 0)
 
-    def arguments(self, view: SystemView, forecast: Forecast) -> tuple[State, FloatArray]:
+    def arguments(self, view: SystemView, forecast: Forecast) -> tuple[Snapshot, FloatArray]:
         """Lay a decision out for the kernels, with room for the forecast arrivals.
 
         No array of the view is copied.
@@ -426,13 +418,14 @@ class ExactSolver:
             running[row, 0], running[row, 1] = batch.size, batch.expected_end_s
         ready_s = view.starting_s[0] if waiting else 0.0
         queued_s, cores = view.queued_deadlines_s, view.allocation.cores
-        state = State(view.now_s, queued_s, ready_s, running, cores, forecast)
+        state = Snapshot(view.now_s, queued_s, ready_s, running, cores, forecast)
         arrivals = math.ceil(forecast.rate_rps * self._spec.interval_s - ROUNDING)
         return state, np.empty((arrivals, 2))
 
-    def _late(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> IntArray:
-        limit_ms = (slo_fraction * self._spec.slo_s - delay_max_s) * 1e3
-        return count_published(self._latency_ms, rate_rps, limit_ms)
+    def _cheapest(self, late: IntArray) -> Allocation:
+        # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
+        cores, batch = divmod(int(late.T.argmin()), len(late))
+        return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
 
 
 class PulpSolver(ExactSolver):
@@ -442,9 +435,7 @@ class PulpSolver(ExactSolver):
         super().__init__(spec, margin)
         self._backend, self._cost, self._recovery = backend, cost_table(spec), recovery_table(spec)
 
-    def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve the published form."""
-        late = self._late(rate_rps, delay_max_s, slo_fraction)
+    def _cheapest(self, late: IntArray) -> Allocation:
         return solve(Program(self._cost, late), self._backend)
 
     def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
@@ -517,7 +508,7 @@ def _compile(counting: bool = False) -> None:
     """Compile a solver's kernel, or load it from disk, so that no decision waits for it."""
     fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
     tables = make_tables(SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0), 0.0)
-    idle = State(0.0, np.empty(0), 0.0, np.empty((0, 2)), 1, Forecast(0.0, 0.0, 0.0, 0.0))
+    idle = Snapshot(0.0, np.empty(0), 0.0, np.empty((0, 2)), 1, Forecast(0.0, 0.0, 0.0, 0.0))
     if counting:
         count_per_request(tables, idle, np.empty((0, 2)), np.zeros((1, 1), np.int64))
     else:

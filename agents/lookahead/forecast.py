@@ -82,7 +82,8 @@ class Flow:
         self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
         self._rate_rps, self._watched_s = 0.0, spec.interval_s
         self._scatter, self._scatter_intervals = 1.0, 3
-        self._sizes = Sizes()
+        self._sizes_differ = False
+        self._points: list[tuple[float, float]] = []
         self.kinds = np.array([[1.0, spec.slo_s]])
         """(arrivals, 2) relative size and SLO of the newest arrivals."""
 
@@ -92,8 +93,8 @@ class Flow:
             for count, delay_s in zip(view.arrivals[:-1], view.mean_delays_s[:-1], strict=True):
                 self._add(float(count), _known_s(float(delay_s)))
         if view.delays_s.size:
-            self._sizes.observe(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
-            self.kinds = _kinds(view, self._sizes.differ)
+            self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
+            self.kinds = _kinds(view, self._sizes_differ)
         self._add(float(view.arrivals[-1]), self._newest_delay_s(view))
         return self._like_the_last(view) if self._naive else self._outlook()
 
@@ -122,6 +123,23 @@ class Flow:
         # Nothing came where some should have: what is on the way got older by an interval.
         stalled_s = last_s + self._interval_s
         return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
+
+    def _compare_sizes(self, bandwidth_bytes_per_s: float, delays_s: FloatArray) -> None:
+        """Find out whether all requests are of one size, which a view does not say.
+
+        Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``.
+        With one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not
+        negative, so that the delay rises by no larger share than ``1 / bandwidth``. Where an
+        interval lies elsewhere, sizes differ, and that is never forgotten.
+        """
+        # The bandwidth is NaN where no transfer took time.
+        if self._sizes_differ or not bandwidth_bytes_per_s > 0:
+            return
+        point = 1 / bandwidth_bytes_per_s, float(delays_s.mean())
+        # An interval that shows the same bandwidth again may not have measured any.
+        if not self._points or point[0] != self._points[-1][0]:
+            self._points = [*self._points[-2:], point]
+            self._sizes_differ = not _on_one_line(self._points)
 
     def _follow_scatter(self) -> None:
         """Compare the last two intervals: slow changes of the rate do not count as scatter."""
@@ -234,34 +252,6 @@ def _differ(one: float, one_s: float, other: float, other_s: float) -> bool:
     pooled = max((one + other) / (one_s + other_s), 0.5)
     gap = abs(one / one_s - other / other_s)
     return bool(gap > _SIGMAS * math.sqrt(pooled * (1.0 / one_s + 1.0 / other_s)))
-
-
-class Sizes:
-    """Finds out whether all requests are of one size, which a view does not say.
-
-    Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``. With
-    one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not negative,
-    so that the delay rises by no larger share than ``1 / bandwidth``. Where an interval lies
-    elsewhere, sizes differ, and that is never forgotten.
-    """
-
-    def __init__(self) -> None:
-        """Take all requests to be of one size."""
-        self.differ = False
-        self._points: list[tuple[float, float]] = []
-
-    def observe(self, bandwidth_bytes_per_s: float, delays_s: FloatArray) -> None:
-        """Take in an interval in which requests arrived.
-
-        The bandwidth that they saw is NaN where no transfer took time.
-        """
-        if self.differ or not bandwidth_bytes_per_s > 0:
-            return
-        point = 1 / bandwidth_bytes_per_s, float(delays_s.mean())
-        # An interval that shows the same bandwidth again may not have measured any.
-        if not self._points or point[0] != self._points[-1][0]:
-            self._points = [*self._points[-2:], point]
-            self.differ = not _on_one_line(self._points)
 
 
 def _on_one_line(points: list[tuple[float, float]]) -> bool:
