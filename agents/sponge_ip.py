@@ -89,17 +89,15 @@ class SpongeIP(BaseController):
             return dataclasses.replace(view.allocation, feasible=True)
         if not view.arrivals.size:
             return Allocation(spec.cores_max, spec.batch_max)
-        answer = self._solve(spec, view)
+        if self.config.formulation == "paper":
+            rate_rps = float(view.arrivals[-1]) / spec.interval_s
+            delay_max_s = float(view.delays_s.max(initial=0.0))
+            answer = self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
+        else:
+            answer = self._solver.per_request(view, forecast_arrivals(self.config, spec, view))
         if not answer.feasible and self.config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer
-
-    def _solve(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        if self.config.formulation == "per-request":
-            return self._solver.per_request(view, forecast_arrivals(self.config, spec, view))
-        rate_rps = float(view.arrivals[-1]) / spec.interval_s
-        delay_max_s = float(view.delays_s.max(initial=0.0))
-        return self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
 
 
 def sponge_exact(**options: object) -> SpongeIP:

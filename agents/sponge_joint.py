@@ -16,9 +16,9 @@ import numpy as np
 
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
+from sponge_env.results.schema import IntervalMetrics
 
-from .lookahead import LookAhead, MPCConfig
-from .lookahead.service_times import QuotaServiceTimes
+from .lookahead import SEEN_RANGE, LookAhead, MPCConfig
 
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
@@ -28,6 +28,12 @@ _SAMPLES = 64
 """Rates that stand for the distribution of the coming ones."""
 _REMEMBERED = 3600
 """Past intervals whose rates are remembered."""
+_PRIOR_S = 1.0
+"""Service that the first guess of a service time counts for."""
+_FORGET = 0.998
+"""Weight that experience of service times keeps per interval."""
+_SAME_BATCH = 0.1
+"""Distance of a mean batch size from a whole number up to which all batches count as equal."""
 _OVERLOAD = 10.0
 """Cost of each core that is missing: that the CPU does not have, or that the rate would need
 beyond the largest allocation."""
@@ -194,3 +200,56 @@ class FleetPlanner:
         left = np.array(view.starting_s[: len(wait) - ready]) / max(self._spec.cold_start_s, 1e-9)
         wait[ready : ready + len(left)] = np.minimum(left, 1.0)
         return wait
+
+
+class QuotaServiceTimes:
+    """Seconds to plan a batch with: the fit, until experience corrects it cell by cell.
+
+    An interval tells how long its batches ran, and their mean size. Where all were of one size,
+    that is the latency of one cell of the table. What was never seen keeps the first guess.
+
+    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
+    back to back do not. So a batch counts as long as its cores take to grant what it used,
+    should that be longer than it ran.
+    """
+
+    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
+        """Start from the fit, with a first guess of how much longer batches take than that.
+
+        ``safety`` is the allowance on what is learned, for single batches scatter.
+        """
+        self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
+        self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._guess_s = self._fit_s * (1 + margin)
+        self._sums = np.zeros((3, *self._fit_s.shape))
+        """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
+        self._safety, self._loading = safety, False
+
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed."""
+        loading, self._loading = self._loading or bool(view.starting_s), bool(view.starting_s)
+        last = view.last
+        if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
+            return  # replicas that wait for each other's CPU say nothing of their own
+        size = round(last.batch_mean)
+        if abs(last.batch_mean - size) <= _SAME_BATCH and size <= self._sizes:
+            self._add((last.requested_cores - 1, size - 1), last, loading)
+
+    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
+        self._sums *= _FORGET
+        batches = (last.on_time + last.late) / last.batch_mean
+        ran_s = last.service_mean_s * batches
+        used_s = last.utilisation * last.core_seconds / last.requested_cores
+        # A replica that loads its model uses its cores, too.
+        granted_s = ran_s if loading or last.restarts else used_s
+        self._sums[:, *cell] += ran_s, granted_s, batches
+
+    @property
+    def table_s(self) -> FloatArray:
+        """What is believed now."""
+        ran_s, granted_s, batches = self._sums
+        low_s, high_s = (factor * self._fit_s * batches for factor in SEEN_RANGE)
+        seen_s = np.clip(np.maximum(ran_s, granted_s), low_s, high_s)
+        prior = _PRIOR_S / self._guess_s
+        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + batches)
+        return table_s

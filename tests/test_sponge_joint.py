@@ -12,8 +12,13 @@ from views import busy_view, make_spec, make_view
 
 from agents import lookahead
 from agents.lookahead import replica_states
-from agents.lookahead.service_times import QuotaServiceTimes
-from agents.sponge_joint import FleetPlanner, SpongeJoint, SpongeJointConfig, rate_samples
+from agents.sponge_joint import (
+    FleetPlanner,
+    QuotaServiceTimes,
+    SpongeJoint,
+    SpongeJointConfig,
+    rate_samples,
+)
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView

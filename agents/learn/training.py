@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
@@ -39,11 +38,7 @@ from ..policy import POLICY_FILE, Policy, PolicyInfo, Recurrence, load_policy, s
 from . import CHECKPOINT_FILE, LearnConfig, TrainingPlan, learn_config, save_settings
 from .environments import ConstrainedRewards, CorrectionEnv, hidden_fields, make_environments
 
-ALGORITHMS: dict[str, Callable[..., BaseAlgorithm]] = {
-    "ppo": PPO,
-    "maskable": MaskablePPO,
-    "recurrent": RecurrentPPO,
-}
+ALGORITHMS = {"ppo": PPO, "maskable": MaskablePPO, "recurrent": RecurrentPPO}
 """By :attr:`..Learner.algorithm`."""
 
 _FIRST_LOGIT = 1.0
@@ -189,10 +184,10 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     if info.agent != plan.agent:
         raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
     if info.fingerprint != plan.spec.fingerprint:
-        names = ", ".join(scenario.name for scenario in plan.scenarios)
+        wanted = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile, interval "
-            f"or limits differ from those of {names}; train anew"
+            f"or limits differ from those of {', '.join(wanted)}; train anew"
         )
     if info.inputs != control_named(plan.learner.control).fields:
         raise PolicyError("the checkpoint was trained on other observation fields; train anew")

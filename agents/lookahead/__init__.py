@@ -1,11 +1,15 @@
 """``sponge-mpc`` and its look-ahead program: plays the next seconds and takes the cheapest.
 
 Read on in :mod:`.kernel`, which scores pairs of cores and batch size along the sample paths of
-:mod:`.forecast`; :mod:`.service_times` follows what batches take.
+:mod:`.forecast`. At the end stands what batches take, for a fit of four numbers misses single cells
+of the table of service times, by up to 28 %. Tables have shape (cores_max, batch_max), seconds of a
+batch: row ``c - 1``, column ``b - 1``.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -17,7 +21,6 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .forecast import Flow, Outlook, fit_rate, make_chance
 from .kernel import HEAD, NEXT, TAIL, Decision, Rules, make_scratch, plan
-from .service_times import ServiceTimes, cost_curve
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -28,6 +31,12 @@ _PLAYED, _PLAYED_CORES = 600, 16
 and in proportion fewer where there are more, so that a decision takes a few milliseconds."""
 _LATE_IN_ONE_PLAN = 0.5
 """Late requests to expect from which on a plan counts as infeasible."""
+SEEN_RANGE = (0.5, 2.0)
+"""What was seen is not believed beyond these multiples of the fit."""
+_TRUST = 2
+"""Intervals that the fit counts for against those with full batches."""
+_REMEMBERED = 20
+"""Such intervals that count at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +114,7 @@ class LookAhead:
     def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
         """Start an episode; the kernel is compiled now, so that no decision waits for it.
 
-        (cores_max, batch_max) ``service_s`` may change in place; :meth:`use` is to be told.
+        The service times may change in place; :meth:`use` is to be told.
         """
         self._spec, self._config = spec, config
         self._chance = make_chance(config.risk)
@@ -135,7 +144,10 @@ class LookAhead:
         """Take in the interval that has passed, and choose cores and batch size for the next."""
         spec, queued = self._spec, view.queued_deadlines_s.size
         outlook = self._flow.observe(view)
-        expected = self._expected(outlook)
+        # What is on the way or will be sent before the look-ahead ends.
+        played_s = self._scratch.speed.size * spec.interval_s
+        on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        expected = outlook.rate_rps * (played_s + on_the_way_s)
         most = _PLAYED * _PLAYED_CORES / max(spec.cores_max, _PLAYED_CORES)
         group = max(1, math.ceil((queued + expected) / most))
         rules = self._rules(group)
@@ -169,12 +181,6 @@ class LookAhead:
             replicas=self._replicas,
             cores_max=self._cores_max,
         )
-
-    def _expected(self, outlook: Outlook) -> float:
-        """Return how many requests are on the way or will be sent before the look-ahead ends."""
-        played_s = self._scratch.speed.size * self._spec.interval_s
-        on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
-        return outlook.rate_rps * (played_s + on_the_way_s)
 
     def _reserve(self, rules: Rules, waiting: int, expected: float) -> None:
         """Let the memory hold a queue and the arrivals of each path, rare large numbers too."""
@@ -244,3 +250,94 @@ def replica_states(spec: SystemSpec, view: SystemView, replicas: int) -> list[tu
     idle = [(0.0, 0)] * (ready - len(busy))
     cold = [*view.starting_s, *[spec.cold_start_s] * replicas][: replicas - ready]
     return sorted([*busy, *idle, *((left_s, 0) for left_s in cold)])
+
+
+class ServiceTimes:
+    """The table of service times of one episode.
+
+    An interval tells the time of a cell where nothing is mixed: under the same cores as before,
+    all its batches full. Full batches follow each other without a gap, for a replica that waits
+    takes the first request that comes alone. So the batches that ended took the time from the
+    start of the one that ran before to the start of the one that runs now.
+    """
+
+    def __init__(self, fit_s: FloatArray) -> None:
+        self._fit_s = fit_s
+        self.table_s = fit_s.copy(order="C")
+        """Changes in place."""
+        self._seen: dict[tuple[int, int], int] = {}
+        self._before: SystemView | None = None
+
+    def observe(self, view: SystemView) -> bool:
+        """Take in the interval that has passed; return whether it changed the table."""
+        before, self._before = self._before, view
+        if before is None or not _all_full(before, view):
+            return False
+        last, cores, batch = view.last, view.allocation.cores, view.allocation.batch
+        assert last is not None
+        ended = round((last.on_time + last.late) / batch)
+        mean_s = (view.running[0].started_s - before.running[0].started_s) / ended
+        cell = cores - 1, batch - 1
+        low_s, high_s = (self._fit_s[cell] * factor for factor in SEEN_RANGE)
+        seen = self._seen[cell] = min(self._seen.get(cell, 0) + 1, _REMEMBERED)
+        step_s = min(max(mean_s, low_s), high_s) - self.table_s[cell]
+        self.table_s[cell] += step_s / (_TRUST + seen)
+        return True
+
+
+def _all_full(before: SystemView, view: SystemView) -> bool:
+    """Return whether all batches that ended were full and ran on the same cores throughout."""
+    last = view.last
+    return (
+        last is not None
+        and len(before.running) == len(view.running) == 1
+        and before.allocation.cores == view.allocation.cores
+        and before.running[0].started_s < view.running[0].started_s
+        # A lone request is a full batch of one: it says nothing about gaps before it.
+        and last.batch_mean == view.allocation.batch > 1
+        and last.restarts == 0  # a batch that died is no service time
+        and last.on_time + last.late >= view.allocation.batch
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """Cores against rate: the lower convex hull of what each number of cores can serve.
+
+    Going to and fro between two numbers of cores serves any rate between theirs, so the hull is
+    what the best mix costs.
+    """
+
+    rates_rps: tuple[float, ...]
+    """(n,) where each straight piece ends, ascending."""
+    slopes: tuple[float, ...]
+    """(n,) core-seconds per request on each piece, ascending."""
+
+    def price(self, rate_rps: float) -> float:
+        """Return the core-seconds that one more request costs at a rate.
+
+        It is 0 where a single core serves more than the rate, for there is no less than one,
+        and stays at its last value beyond what all cores serve.
+        """
+        piece = bisect.bisect_left(self.rates_rps, rate_rps)
+        return self.slopes[min(piece, len(self.slopes) - 1)]
+
+
+def cost_curve(service_s: FloatArray) -> CostCurve:
+    """Build the curve from (cores_max, batch_max) seconds of a batch."""
+    batches = np.arange(1, service_s.shape[1] + 1)
+    capacity_rps = (batches / service_s).max(axis=1).tolist()
+    hull = [(0.0, 1.0)]
+    for cores, rate_rps in enumerate(capacity_rps, start=1):
+        corner = (rate_rps, float(cores))
+        if rate_rps <= hull[-1][0]:
+            continue  # more cores that serve no more never pay
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], corner):
+            hull.pop()
+        hull.append(corner)
+    slopes = tuple(itertools.starmap(_slope, itertools.pairwise(hull)))
+    return CostCurve(tuple(rate_rps for rate_rps, _ in hull[1:]), slopes)
+
+
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])

@@ -96,7 +96,11 @@ class Flow:
             self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
             self.kinds = _kinds(view, self._sizes_differ)
         self._add(float(view.arrivals[-1]), self._newest_delay_s(view))
-        return self._like_the_last(view) if self._naive else self._outlook()
+        if not self._naive:
+            return self._outlook()
+        delay_s = _known_s(float(view.mean_delays_s[-1]))
+        rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
+        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0)
 
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
@@ -165,11 +169,6 @@ class Flow:
             typical_s=self._typical_s(),
             swing=swing,
         )
-
-    def _like_the_last(self, view: SystemView) -> Outlook:
-        delay_s = _known_s(float(view.mean_delays_s[-1]))
-        rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
-        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0)
 
 
 def _known_s(delay_s: float) -> float:
