@@ -4,9 +4,8 @@ Minimise the cost of a (batch, cores) pair so that no request misses its deadlin
 say which do: the published one, which gives every request the worst budget, and one that follows
 each request's own deadline. Where no pair is without a miss, the fewest are wanted, and of several
 such pairs the one that works the backlog off fastest: what is late already makes the next ones late
-until it is gone. In the enumeration pairs are tried in the order of the objective, those that
-cannot win are left out, and counting stops as soon as a pair has lost. Every pair is counted for
-the solvers behind PuLP, whose answers are equal.
+until it is gone. The enumeration tries pairs in the order of the objective, leaves out those that
+cannot win and stops counting when a pair has lost. PuLP gets all counts; its answers are equal.
 
 Arrays over the pairs have shape (batch_max, cores_max), row ``b - 1``, column ``c - 1``, but for
 those of :class:`Tables`, which are the other way round.
@@ -102,10 +101,9 @@ class Program(NamedTuple):
 
 
 def cost_table(spec: SystemSpec) -> FloatArray:
-    """Return ``c + b / (batch_max + 1)``.
+    """Return ``c + b / (batch_max + 1)``: fewest cores, then the smallest batch.
 
-    The tie-break of the published objective, made exact: all batch sizes together cost less than
-    one core, so no two pairs cost the same.
+    It is the published objective, its tie-break made exact: no two pairs cost the same.
     """
     batches, cores = np.ogrid[1 : spec.batch_max + 1, 1 : spec.cores_max + 1]
     cost: FloatArray = cores + batches / (spec.batch_max + 1)
@@ -146,8 +144,7 @@ def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) ->
 def make_tables(spec: SystemSpec, margin: float) -> Tables:
     """Lay a system out for the kernels, with a relative allowance on every latency.
 
-    Raises:
-        ProfileError: The system's latency model predicts one that is not positive.
+    A ProfileError if its latency model predicts one that is not positive.
     """
     fit, latency_s = spec.latency, spec.latency.table_s(spec.batch_max, spec.cores_max)
     # A fit may have it otherwise; then more cores may make a request late.
@@ -195,10 +192,10 @@ class CoresOption(NamedTuple):
 def solve_per_request(tables: Tables, state: Snapshot, arrivals_s: FloatArray) -> Answer:
     """Return the pair that misses the fewest requests, each with a deadline of its own.
 
-    Queued requests leave batch by batch in order of their deadlines, after the batch that
-    is running. Forecast arrivals come behind the queue. The throughput must reach the
-    forecast rate. A queued request that not even the fastest service could save is
-    *hopeless*: it takes its service time from the next ones, but does not count as late.
+    Queued requests leave batch by batch in order of their deadlines, after the batch that is
+    running, and before the forecast arrivals. The throughput must reach the forecast rate. What
+    not even the fastest service could save is *hopeless*: it takes its service time from the next
+    ones, but does not count as late.
     """
     problem = _problem(tables, state, arrivals_s)
     sizes = tables.service_s.shape[1]
@@ -408,10 +405,7 @@ class ExactSolver:
         return Allocation(cores, batch, feasible=late == 0)
 
     def arguments(self, view: SystemView, forecast: Forecast) -> tuple[Snapshot, FloatArray]:
-        """Lay a decision out for the kernels, with room for the forecast arrivals.
-
-        No array of the view is copied.
-        """
+        """Lay a decision out for the kernels, with room for the forecast arrivals."""
         waiting = not view.replicas_ready and view.starting_s
         running = np.empty((len(view.running), 2))
         for row, batch in enumerate(view.running):
@@ -452,12 +446,8 @@ class PulpSolver(ExactSolver):
 def solve(program: Program, backend: pulp.LpSolver) -> Allocation:
     """Solve a program; of the pairs that miss the fewest deadlines, the cheapest wins.
 
-    Where a pair meets every budget, that is the published program. Where none does, the
-    bound on violations rises from 0 to the least there are, which the table of a one-hot
-    choice shows without another solve.
-
-    Raises:
-        RuntimeError: The solver did not find the optimum.
+    Where none meets every budget, the bound on violations rises from 0 to the least there are,
+    which the table shows without another solve. A RuntimeError if the optimum was not found.
     """
     import pulp
 

@@ -123,10 +123,9 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
 class FleetPlanner:
     """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
 
-    Replicas on few cores are cheap to run but late to come, and while they start they hold
-    as many cores as those that serve, which must be many just then. So the cost of each way
-    from one fleet to the next is reckoned: ``m`` replicas held for one cold start on the
-    cores that the ``n`` ready ones need.
+    While replicas start they hold as many cores as those that serve, which must be many just then.
+    So the cost of each way from one fleet to the next is reckoned: ``m`` replicas held for one
+    cold start on the cores that the ``n`` ready ones need.
     """
 
     def __init__(self, config: SpongeJointConfig, spec: SystemSpec) -> None:
@@ -161,8 +160,7 @@ class FleetPlanner:
         """Return (serving, allocated) mean cost of so many replicas of which so many serve.
 
         Each holds the cores that those which serve need, as far as the machine has so many for
-        all. Replicas on one CPU that hold more than it has take it from each other, for those
-        that start need it, too.
+        all. Replicas that hold more than their CPU has take it from each other.
         """
         load_rps = rates_rps / self._replicas[:, None]
         cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))

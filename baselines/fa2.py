@@ -34,8 +34,7 @@ class FA2Config(Options):
 class FA2(BaseController):
     """Chooses the fewest one-core replicas that meet the rate and the tightest budget.
 
-    It knows nothing of the queue, of replicas that are still starting, or of single
-    deadlines.
+    It knows nothing of the queue, of replicas that still start, or of single deadlines.
     """
 
     config: FA2Config

@@ -1,10 +1,8 @@
 """Search the best options of a grid, without finishing what cannot win any more.
 
-At the end of the file stands what is tuned of which controller.
-
 The search tries the controller's defaults and all combinations of the first, middle and last
 values of the grid. From the best of them it goes to the best of all that lie one step away in
-some or all options, until none is better.
+some or all options, until none is better. At the end stands what is tuned of which controller.
 
 Episodes only ever add violations and cores. Options are therefore given up as soon as those
 that they have after some of the seeds already rank behind what the best so far has after all

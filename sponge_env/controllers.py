@@ -73,20 +73,12 @@ class BaseController(ABC):
     _spec: SystemSpec | None = None
 
     def __init__(self, **options: Any) -> None:
-        """Make ``config`` of the options.
-
-        Raises:
-            ConfigError: An option is unknown, of another type or out of range.
-        """
+        """Make ``config``; a ConfigError if an option is unknown, or not of its type or range."""
         self.config = from_mapping(get_type_hints(type(self))["config"], options)
 
     @property
     def spec(self) -> SystemSpec:
-        """The system of this episode.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
+        """The system of this episode; a RuntimeError before the first :meth:`reset`."""
         if self._spec is None:
             raise RuntimeError("call reset() before decide()")
         return self._spec
@@ -94,18 +86,13 @@ class BaseController(ABC):
     def reset(self, spec: SystemSpec, seed: int) -> None:
         """Start a new episode, whatever the seed.
 
-        Raises:
-            SpongeError: The controller cannot plan for this system.
+        A SpongeError says that the controller cannot plan for this system.
         """
         self.begin(spec)
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
-        """Return the allocation for the next interval, of no more cores than the machine has.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
+        """Return the allocation for the next interval, of no more cores than the machine has."""
         return self.spec.fitting(self.allocate(self.spec, view))
 
     def begin(self, spec: SystemSpec) -> None:  # noqa: B027  # rules without memory need none

@@ -67,10 +67,9 @@ def control_named(name: ControlName) -> Control:
 
 
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
-    """Turn a view of a system into an observation, in the order of ``control.fields``.
+    """Turn a view of a system into an observation.
 
-    Returns:
-        (control.obs_dim,) float32 in [-CLIP, CLIP].
+    It is (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
     observe_one(*_recalled(view, spec), observation)
@@ -109,9 +108,7 @@ class ActionMasks:
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return which choices are allowed under (..., fields) observations.
 
-        Returns:
-            (..., choices): every core count, every batch size, and every number of replicas
-            under joint control.
+        They are (..., choices): core counts, batch sizes, and replicas under joint control.
         """
         cores = self._served >= _MASKED_SHARE * observations[..., _RATE, None]
         cores[..., -1] = True
@@ -144,10 +141,8 @@ def _recall_history(arrays: Arrays, view: SystemView) -> None:
     env, past = arrays.envs[0], len(view.arrivals)
     env["interval"] = past
     env["arrivals"][:past] = view.arrivals
-    for name, values in (
-        ("mean_delays_s", view.mean_delays_s),
-        ("bandwidths", view.bandwidths_bytes_per_s),
-    ):
+    recent = {"mean_delays_s": view.mean_delays_s, "bandwidths": view.bandwidths_bytes_per_s}
+    for name, values in recent.items():
         last = values[-RECENT:]
         env[name][np.arange(past - len(last), past) & (RECENT - 1)] = last
     env["delay_max_s"] = view.delays_s.max() if len(view.delays_s) else 0.0

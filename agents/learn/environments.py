@@ -111,20 +111,18 @@ class BlindedEnvs(VecEnvWrapper):
 class ConstrainedRewards(VecEnvWrapper):
     """Learns the weight of violations: a Lagrange multiplier that keeps them at a target.
 
-    The reward is that of :mod:`sponge_env.core.measure` with the multiplier as weight and
-    without the violations of hopeless requests, which no weight could lower.
-    :meth:`adapt` moves the multiplier in proportion to its size (dual ascent on its
-    logarithm), so that it finds its order of magnitude by itself.
+    The reward is that of :mod:`sponge_env.core.measure` with the multiplier as weight and without
+    the violations of hopeless requests. :meth:`adapt` moves the multiplier in proportion to its
+    size (dual ascent on its logarithm), so that it finds its order of magnitude by itself.
     """
 
     def __init__(self, venv: VecEnv, config: LearnConfig, cores_max: int) -> None:
         super().__init__(venv)
         assert config.violation_target is not None
-        self._target = config.violation_target
+        self._target = self._rate = config.violation_target
         self._cores_max = cores_max
         self.multiplier = config.violation_weight or 20.0
         """Weight of violations now."""
-        self._rate = self._target
         self._violations = self._ended = 0
 
     def reset(self) -> Any:
@@ -161,11 +159,7 @@ def hidden_fields(blind_to: Sequence[str], control: Control) -> list[int]:
 
 
 class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
-    """``Sponge-v0`` with the program between the action and the system.
-
-    Observation, reward and the sequence of episodes are those of ``Sponge-v0``; what an action
-    means says :func:`..learned.corrected`.
-    """
+    """``Sponge-v0`` but for its actions, whose meaning :func:`..learned.corrected` says."""
 
     def __init__(self, env: SpongeEnv) -> None:
         super().__init__(env)

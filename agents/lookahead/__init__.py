@@ -80,11 +80,9 @@ class SpongeMPC(BaseController):
 
         cores + late_price * late requests + price of the backlog left at the end.
 
-    The price of the backlog is what serving one more request costs at the forecast rate. It
-    keeps the cores at the level that the load needs in the long run: latency is convex in the
-    cores, so a steady few are cheaper than few and many by turns.
-
-    It asks for one replica always, and takes everything before the load is known.
+    The price of the backlog, which is what serving one more request costs at the forecast rate,
+    keeps the cores at the level that the load needs in the long run. It asks for one replica
+    always, and takes everything before the load is known.
     """
 
     config: MPCConfig
@@ -106,9 +104,8 @@ class SpongeMPC(BaseController):
 class LookAhead:
     """Decides through one episode.
 
-    Where more requests wait or are expected than can be played in time, ``group`` of them are put
-    together and the groups are played: each is served as a whole, batches are multiples of a
-    group, and rates are groups per second. With groups of one all stays as it is.
+    Where more requests wait or are expected than can be played in time, groups of them are played:
+    each is served as a whole, batches are multiples of a group, and rates are groups per second.
     """
 
     def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:

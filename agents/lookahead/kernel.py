@@ -1,8 +1,8 @@
 """The program of ``sponge-mpc``: play a queue under pairs of cores and batch, take the cheapest.
 
-The queue that it plays is one in order of the deadlines, for some equal replicas. A decision plays
-thousands of requests in half a millisecond, so it keeps deadlines and ends of batches and none of
-the core's records. Its moves are those of the core all the same:
+A decision plays thousands of requests in half a millisecond, so its queue, in order of the
+deadlines and for some equal replicas, keeps deadlines and ends of batches and none of the core's
+records. Its moves are those of the core all the same:
 :func:`_admit` is :func:`~sponge_env.core.queue.push`, a batch is formed by :func:`advance` when
 :func:`~sponge_env.core.simulate.simulate` would form it, as large as
 :func:`~sponge_env.core.batching.form_batch` makes it where nothing is dropped (a controller is not
