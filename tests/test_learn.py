@@ -10,7 +10,7 @@ from scenarios import short
 from stable_baselines3 import PPO
 
 from agents.learn import LearnConfig, TrainingPlan, learn_config, training
-from agents.learn.environments import ConstrainedRewards, make_environments, variants
+from agents.learn.environments import ConstrainedRewards, make_environments, variant
 from agents.learn.training import Validation, check_checkpoint, make_validator, train
 from agents.learned import ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
@@ -281,13 +281,13 @@ def test_unknown_fields_cannot_be_hidden(tmp_path: Path) -> None:
 
 
 def test_variants_differ_but_stay_of_one_system() -> None:
-    drawn = variants(SCENARIO, 30, seed=1)
+    drawn = [variant(SCENARIO, seed) for seed in range(30)]
     assert len({scenario.arrivals for scenario in drawn}) == 30
     assert {scenario.arrivals.kind for scenario in drawn} >= {"constant", "poisson", "diurnal"}
     plan_of_all = TrainingPlan(tuple(drawn), steps=1, envs=1, seed=0, folder=Path())
     assert plan_of_all.spec.cores_max == SCENARIO.limits.cores
-    assert drawn == variants(SCENARIO, 30, seed=1)
-    assert drawn != variants(SCENARIO, 30, seed=2)
+    assert drawn == [variant(SCENARIO, seed) for seed in range(30)]
+    assert drawn[0] != variant(SCENARIO, seed=30)
 
 
 def test_training_on_scenarios_of_two_systems_is_refused(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ _DURATION_S = 200.0
 
 def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     """Make what a plan trains on, wrapped as its learner wants it."""
-    batch = plan.backend == "sim" and not plan.learner.corrects
+    spec, batch = plan.spec, plan.backend == "sim" and not plan.learner.corrects
     if config.violation_target is not None and not batch:
         raise ConfigError(
             "violation_target is for learners that choose allocations on the simulator"
@@ -55,7 +55,7 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     if hidden:
         envs = BlindedEnvs(envs, hidden)
     if config.violation_target is not None:
-        envs = ConstrainedRewards(envs, config, plan.spec.cores_max)
+        envs = ConstrainedRewards(envs, config, spec.cores_max)
     return envs
 
 
@@ -75,8 +75,8 @@ def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
     shared = [plan.scenarios[k % len(plan.scenarios)] for k in range(plan.envs)]
     if plan.randomised and plan.backend == "sim":
         # Half of the environments keep to the scenarios, which are what counts in the end.
-        random = [variants(each, 1, plan.seed * plan.envs + k)[0] for k, each in enumerate(shared)]
-        shared = [each if k % 2 else random[k] for k, each in enumerate(shared)]
+        first = plan.seed * plan.envs
+        shared = [each if k % 2 else variant(each, first + k) for k, each in enumerate(shared)]
     if config.violation_weight is None:
         return shared
     change = {"violation_weight": config.violation_weight}
@@ -188,22 +188,17 @@ class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
         return observation, reward, ended, over, {}
 
 
-def variants(scenario: Scenario, count: int, seed: int) -> list[Scenario]:
-    """Draw variants of a scenario: domain randomisation (Tobin et al., IROS 2017).
+def variant(scenario: Scenario, seed: int) -> Scenario:
+    """Draw a variant of a scenario: domain randomisation (Tobin et al., IROS 2017).
 
     A policy that has seen one load, payload and SLO has learned those by heart; trained on
     variants, it has to read them from its observation. Profile, interval and limits, which give
     actions their meaning, stay.
     """
-    rng = stream(seed, "variants")
-    return [_variant(scenario, rng, number) for number in range(count)]
-
-
-def _variant(scenario: Scenario, rng: np.random.Generator, number: int) -> Scenario:
-    limits = scenario.limits
+    rng, limits = stream(seed, "variants"), scenario.limits
     return dataclasses.replace(
         scenario,
-        name=f"{scenario.name}-{number}",
+        name=f"{scenario.name}-{seed}",
         slo_s=_between(rng, _SLOS_S, scale="log"),
         duration_s=_DURATION_S,
         classes=(),
