@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env import cli
+from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
+from sponge_env.files import write_json
 from sponge_env.installation import require_extra
+from sponge_env.run.store import describe, new_folder
 from sponge_env.run.suite import changed
+from sponge_env.run.unit import check_scenario
 from sponge_env.scenario import Scenario, load_scenario
 
 from .. import LEARNERS
@@ -89,11 +93,6 @@ def train(argv: Sequence[str]) -> int:
     scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     scenario = replace(scenario, profile=arguments.profile or scenario.profile)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from sponge_env.console import Progress
-    from sponge_env.files import write_json
-    from sponge_env.run.store import describe, new_folder
-    from sponge_env.run.unit import check_scenario
-
     from .training import check_checkpoint
     from .training import train as run
 
@@ -101,15 +100,9 @@ def train(argv: Sequence[str]) -> int:
     also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
     if arguments.backend == "live":
         arguments.envs = 1
-    plan = plan_of(
-        arguments,
-        (scenario, *also),
-        randomised=arguments.randomised,
-        backend=arguments.backend,
-        limiter=arguments.limiter,
-        resume=arguments.resume,
-        command=f"{cli.program('train')} {shlex.join(argv)}",
-    )
+    given = {key: getattr(arguments, key) for key in ("randomised", "backend", "limiter", "resume")}
+    command = f"{cli.program('train')} {shlex.join(argv)}"
+    plan = plan_of(arguments, (scenario, *also), command=command, **given)
     options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
     if arguments.resume is not None:
         check_checkpoint(arguments.resume, plan)
