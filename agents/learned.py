@@ -2,9 +2,8 @@
 
 The policy of ``residual-ppo`` corrects the look-ahead program instead of replacing it. Every
 interval it chooses the margin of ``sponge-mpc``, how far that looks and what a late request costs;
-the program then chooses cores and batch size. Whatever the policy does, the program still sees
-every deadline, so that a policy that has learned nothing is no worse than a badly set program
-(residual reinforcement learning: Johannink et al., ICRA 2019; Silver et al., 2018).
+the program, which sees every deadline, then chooses cores and batch size (residual reinforcement
+learning: Johannink et al., ICRA 2019; Silver et al., 2018).
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from pathlib import Path
 
 from sponge_env.arrays import IntArray
 from sponge_env.controllers import BaseController
-from sponge_env.encoding import control_named, decode, encode
+from sponge_env.encoding import ActionMasks, control_named, decode, encode
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.masks import ActionMasks
 
 from . import LEARNERS
 from .lookahead import MPCConfig, SpongeMPC
@@ -27,17 +25,15 @@ from .policy import POLICY_FILE, Memory, Policy, load_policy
 
 RUNS = Path("runs")
 """Where train.py leaves its run directories."""
-
 SHIPPED = Path(__file__).resolve().parent / "policies"
 """Policies that come with the project."""
 
 MARGINS = (0.25, 0.5, 1.0, 2.0)
 """Multiples of :attr:`~.lookahead.MPCConfig.guard` to choose from."""
 HORIZONS = (0, 1, 2)
-"""Values of :attr:`~.lookahead.MPCConfig.look_ahead` to choose from."""
+"""Values of :attr:`~.lookahead.MPCConfig.look_ahead`."""
 PRICES = (0.25, 1.0, 4.0)
-"""Multiples of :attr:`~.lookahead.MPCConfig.late_price` to choose from."""
-
+"""Multiples of :attr:`~.lookahead.MPCConfig.late_price`."""
 CHOICES = (len(MARGINS), len(HORIZONS), len(PRICES))
 """Number of choices of each part of an action."""
 
@@ -73,13 +69,12 @@ class PolicyController(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
+        return decode(self._action(spec, view))
+
+    def _action(self, spec: SystemSpec, view: SystemView) -> IntArray:
         observation = encode(view, spec, self._control)
         allowed = self._masks(observation) if self._masks is not None else None
-        return self._allocation(self.policy.act(observation, allowed, self._memory), view)
-
-    def _allocation(self, action: IntArray, view: SystemView) -> Allocation:
-        """Turn the policy's action into an allocation."""
-        return decode(action)
+        return self.policy.act(observation, allowed, self._memory)
 
     @property
     def policy(self) -> Policy:
@@ -156,11 +151,7 @@ def corrected(config: MPCConfig, action: IntArray) -> MPCConfig:
 
 
 class CorrectedMPC(SpongeMPC):
-    """``sponge-mpc`` with other options at each decision.
-
-    What it knows of the requests and the service times goes on from one decision to the next,
-    whatever the options were.
-    """
+    """``sponge-mpc`` with other options at each decision, which knows all that the last one did."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,6 +178,7 @@ class ResidualController(PolicyController):
             raise PolicyError(f"{self._path} makes other corrections than this version; train anew")
         self._program.reset(spec, seed=0)
 
-    def _allocation(self, action: IntArray, view: SystemView) -> Allocation:
-        self._program.correct(action)
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Let the corrected program decide."""
+        self._program.correct(self._action(spec, view))
         return self._program.decide(view)

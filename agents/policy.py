@@ -1,9 +1,9 @@
 """Learned policies: a small network, and the file it comes in.
 
-A policy file is a safetensors file: plain arrays, so loading it executes nothing, and
-deciding needs neither PyTorch nor Stable-Baselines3. It carries the names of its inputs, which
-are looked up among the observation's fields so that a new field changes nothing, and the
-fingerprint of the system it was trained on, because to any other its numbers mean nothing.
+A policy file is a safetensors file: plain arrays, so loading it executes nothing, and deciding
+needs neither PyTorch nor Stable-Baselines3. It names its inputs, so that a new field of the
+observation changes nothing, and has the fingerprint of the system that it was trained on,
+because to any other its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -71,10 +71,9 @@ class PolicyInfo:
 
 @dataclass(slots=True)
 class Memory:
-    """State of a recurrent policy, which :meth:`Policy.act` updates."""
+    """State of a recurrent policy: (..., units) each; :meth:`Policy.act` updates it."""
 
     hidden: FloatMatrix
-    """(..., units), as is the next."""
     cell: FloatMatrix
 
 
@@ -83,11 +82,9 @@ class Recurrence:
     """An LSTM layer (Hochreiter and Schmidhuber, 1997), with PyTorch's order of gates."""
 
     weight_in: FloatMatrix
-    """(4 * units, observed) for input, forget, cell and output gate."""
+    """(4 * units, inputs) for input, forget, cell and output gate; the others likewise."""
     weight_hidden: FloatMatrix
-    """(4 * units, units)."""
     bias: FloatMatrix
-    """(4 * units,)."""
 
     def __call__(self, observation: FloatMatrix, memory: Memory) -> FloatMatrix:
         """Take in an observation; return the (..., units) new hidden state."""
@@ -120,7 +117,7 @@ class Policy:
         if self.recurrence is None:
             return None
         units = self.recurrence.weight_hidden.shape[1]
-        return Memory(*(np.zeros((*shape, units), np.float32) for _ in range(2)))
+        return Memory(*np.zeros((2, *shape, units), np.float32))
 
     def act(
         self,
@@ -130,10 +127,8 @@ class Policy:
     ) -> NDArray[np.int64]:
         """Return the most probable action: (..., parts) choices, from 0 on.
 
-        Args:
-            observation: (..., fields) float32.
-            allowed: (..., sum of choices) which choices may be taken; all if left out.
-            memory: What a recurrent policy remembers of the episode; updated.
+        It is for (..., fields) observations, among the (..., sum of choices) allowed ones, or all.
+        What a recurrent policy remembers of the episode is updated.
         """
         hidden = observation
         if self.places is not None:
@@ -141,14 +136,13 @@ class Policy:
             hidden = np.take(observation, self.places, axis=-1)
         if self.recurrence is not None and memory is not None:
             hidden = self.recurrence(hidden, memory)
-        for weight, bias in self.layers[:-1]:
+        *inner, (last, last_bias) = self.layers
+        for weight, bias in inner:
             hidden = np.tanh(hidden @ weight.T + bias)
-        weight, bias = self.layers[-1]
-        logits = hidden @ weight.T + bias
+        logits = hidden @ last.T + last_bias
         if allowed is not None:
             logits = np.where(allowed, logits, -np.inf)
-        edges = list(accumulate(self.info.actions))[:-1]
-        parts = np.split(logits, edges, axis=-1)
+        parts = np.split(logits, list(accumulate(self.info.actions))[:-1], axis=-1)
         return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
 
 
@@ -167,10 +161,9 @@ def save_policy(policy: Policy, path: Path) -> None:
 def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     """Read a policy file.
 
-    Args:
-        path: The file.
-        observed: Names of the fields of the observations that it will be shown; its inputs if
-            left out. A policy that reads another one is refused.
+    ``observed`` are the names of the fields of the observations that it will be shown; its inputs
+    if left out. A policy that reads another one is refused, as is whatever cannot be followed:
+    with a PolicyError.
     """
     if path.suffix == ".zip":
         raise PolicyError(
@@ -180,12 +173,13 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     try:
         with safe_open(path, framework="numpy") as file:
             described = json.loads(file.metadata()["policy"])
-            count = sum(name.startswith("weight_") for name in file.keys())  # noqa: SIM118  # it is no mapping
-            layers = tuple(
-                (file.get_tensor(f"weight_{i}"), file.get_tensor(f"bias_{i}")) for i in range(count)
-            )
-            recurrence = _recurrence(file)
-        first = layers[0][0] if recurrence is None else recurrence.weight_in
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        numbers = range(sum(name.startswith("weight_") for name in arrays))
+        layers = tuple((arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in numbers)
+        recurrence, first = None, layers[0][0]
+        if "lstm_weight_in" in arrays:
+            recurrence = Recurrence(*(arrays[f"lstm_{field.name}"] for field in fields(Recurrence)))
+            first = recurrence.weight_in
         info = from_mapping(PolicyInfo, _upgraded(path, described, first.shape[1]))
     except PolicyError:
         raise
@@ -195,8 +189,10 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    _check_shapes(path, info, layers, recurrence)
-    return Policy(info, layers, recurrence, _places(path, info.inputs, observed or info.inputs))
+    policy = Policy(info, layers, recurrence, _places(path, info.inputs, observed or info.inputs))
+    if wrong := _misfit(policy):
+        raise PolicyError(f"{path} is damaged: {wrong}")
+    return policy
 
 
 def _places(path: Path, inputs: Sequence[str], observed: Sequence[str]) -> IntArray | None:
@@ -210,39 +206,27 @@ def _places(path: Path, inputs: Sequence[str], observed: Sequence[str]) -> IntAr
     return np.array([observed.index(name) for name in inputs])
 
 
-def _recurrence(file: Any) -> Recurrence | None:
-    names = [field.name for field in fields(Recurrence)]
-    if f"lstm_{names[0]}" not in file.keys():  # noqa: SIM118  # it is no mapping
-        return None
-    return Recurrence(*(file.get_tensor(f"lstm_{name}") for name in names))
-
-
 def _upgraded(path: Path, described: dict[str, Any], width: int) -> dict[str, Any]:
     """Return what a file says of its policy, as a file of this format says it."""
-    if described["format"] == FORMAT:
+    form = described["format"]
+    if form == FORMAT:
         return described
-    if described["format"] != 2 or described.pop("layout") != 1:
-        form = described["format"]
+    if form != 2 or described.pop("layout") != 1:
         raise PolicyError(
             f"{path} is of format {form}, this version reads {FORMAT}; train it again"
         )
     return described | {"format": FORMAT, "inputs": list(_INPUTS_OF_FORMAT_2[:width])}
 
 
-def _check_shapes(
-    path: Path,
-    info: PolicyInfo,
-    layers: Sequence[tuple[FloatMatrix, FloatMatrix]],
-    recurrence: Recurrence | None,
-) -> None:
-    width = len(info.inputs)
-    if recurrence is not None:
-        if recurrence.weight_in.shape[1:] != (width,):
-            raise PolicyError(f"{path} is damaged: its network does not fit its inputs")
-        width = recurrence.weight_hidden.shape[1]
-    for weight, bias in layers:
+def _misfit(policy: Policy) -> str:
+    """Return which shapes do not go together; nothing if all do."""
+    width = len(policy.info.inputs)
+    if policy.recurrence is not None:
+        if policy.recurrence.weight_in.shape[1:] != (width,):
+            return "its network does not fit its inputs"
+        width = policy.recurrence.weight_hidden.shape[1]
+    for weight, bias in policy.layers:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-            raise PolicyError(f"{path} is damaged: its layers do not fit together")
+            return "its layers do not fit together"
         width = weight.shape[0]
-    if width != sum(info.actions):
-        raise PolicyError(f"{path} is damaged: its output does not fit its actions")
+    return "" if width == sum(policy.info.actions) else "its output does not fit its actions"

@@ -1,12 +1,11 @@
-"""Sponge's integer program: what a (batch, cores) pair costs, what it misses, and the best pair.
+"""Sponge's integer program, and who solves it: compiled enumeration, or PuLP.
 
-Minimise the cost of a pair so that no request misses its deadline. Two formulations say which do:
-the published one, which gives every request the worst budget, and one that follows each request's
-own deadline. Where no pair is without a miss, the fewest are wanted, and of several such pairs the
-one that works the backlog off fastest: what is late already makes the next ones late until it is
-gone. The latter is solved by compiled enumeration: pairs are tried in the order of the objective,
-those that cannot win are left out, and counting stops as soon as a pair has lost. Every pair is
-counted for the solvers behind PuLP, whose answers are equal.
+Minimise the cost of a (batch, cores) pair so that no request misses its deadline. Two formulations
+say which do: the published one, which gives every request the worst budget, and one that follows
+each request's own deadline. Where no pair is without a miss, the fewest are wanted, and of several
+such pairs the one that works the backlog off fastest: what is late already makes the next ones late
+until it is gone. The enumeration tries pairs in the order of the objective, leaves out those that
+cannot win and stops counting when a pair has lost. PuLP gets all counts; its answers are equal.
 
 Arrays over the pairs have shape (batch_max, cores_max), row ``b - 1``, column ``c - 1``, but for
 those of :class:`Tables`, which are the other way round.
@@ -15,13 +14,22 @@ those of :class:`Tables`, which are the other way round.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
+
+if TYPE_CHECKING:
+    import pulp  # it takes a while to import, and only its own solver needs it
+
+SolverName = Literal["exact", "pulp", "highs"]
 
 Answer = tuple[int, int, int]
 """Cores, batch and misses."""
@@ -38,14 +46,11 @@ class Forecast(NamedTuple):
     """What is expected to arrive until the next decision."""
 
     rate_rps: float
-    """Arrivals per second."""
     noise: float
-    """Fluctuation to be ready for: up to ``n + noise * sqrt(n)`` requests arrive where
-    ``n`` are expected."""
+    """Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected."""
     budget_low_s: float
-    """Lowest budget on arrival."""
+    """Lowest and highest budget on arrival."""
     budget_high_s: float
-    """Highest budget on arrival."""
 
 
 class Tables(NamedTuple):
@@ -64,10 +69,9 @@ class Tables(NamedTuple):
     margin: float
     """Relative allowance on every predicted latency."""
     interval_s: float
-    """Time between two decisions."""
 
 
-class State(NamedTuple):
+class Snapshot(NamedTuple):
     """What one decision looks at."""
 
     now_s: float
@@ -82,14 +86,26 @@ class State(NamedTuple):
     forecast: Forecast
 
 
-def cost_table(spec: SystemSpec) -> FloatArray:
-    """Return ``c + b / (batch_max + 1)``.
+class Program(NamedTuple):
+    """Minimise ``sum(cost * x)`` over one-hot ``x`` subject to ``sum(late * x) <= 0``.
 
-    The tie-break of the published objective, made exact: all batch sizes together cost less than
-    one core, so no two pairs cost the same.
+    The published program has one row per request r: ``sum(misses[r] * x) <= 0``, with the 0/1
+    table of the pairs under which r is late. The rows are not negative, so together they say the
+    same as their sum, which is ``late``.
     """
-    batches = np.arange(1, spec.batch_max + 1)[:, None]
-    cores = np.arange(1, spec.cores_max + 1)[None, :]
+
+    cost: FloatArray
+    """(batch_max, cores_max) what is minimised; all different."""
+    late: IntArray
+    """(batch_max, cores_max) requests that would miss their deadline."""
+
+
+def cost_table(spec: SystemSpec) -> FloatArray:
+    """Return ``c + b / (batch_max + 1)``: fewest cores, then the smallest batch.
+
+    It is the published objective, its tie-break made exact: no two pairs cost the same.
+    """
+    batches, cores = np.ogrid[1 : spec.batch_max + 1, 1 : spec.cores_max + 1]
     cost: FloatArray = cores + batches / (spec.batch_max + 1)
     return cost
 
@@ -99,12 +115,10 @@ def recovery_table(spec: SystemSpec) -> FloatArray:
 
     Ranks, so that no two pairs are closer than a solver's tolerance; of equal ones by cost.
     """
-    batches = np.arange(1, spec.batch_max + 1)[:, None]
-    throughput = batches / spec.latency.table_s(spec.batch_max, spec.cores_max)
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
+    throughput = np.arange(1, spec.batch_max + 1)[:, None] / latency_s
     best_first = np.lexsort((cost_table(spec).ravel(), -throughput.ravel()))
-    ranks = np.empty(throughput.size)
-    ranks[best_first] = np.arange(throughput.size)
-    return ranks.reshape(throughput.shape)
+    return best_first.argsort().astype(np.float64).reshape(throughput.shape)
 
 
 def published_table_ms(spec: SystemSpec) -> FloatArray:
@@ -119,12 +133,7 @@ def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) ->
     As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
     as queued at once and are served in batches of ``b`` one after another; each must end within
     ``slo_fraction * SLO - cl_max``, with ``cl_max`` the largest communication delay, and the
-    throughput must reach their rate.
-
-    Args:
-        latency_ms: From :func:`published_table_ms`.
-        rate_rps: Requests per second, the published lambda.
-        limit_ms: That limit.
+    throughput must reach their rate. The rate is the published lambda, the limit that time.
     """
     batches = np.arange(1, len(latency_ms) + 1)[:, None]
     in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
@@ -135,16 +144,21 @@ def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) ->
 def make_tables(spec: SystemSpec, margin: float) -> Tables:
     """Lay a system out for the kernels, with a relative allowance on every latency.
 
-    Raises:
-        ProfileError: The system's latency model predicts one that is not positive.
+    A ProfileError if its latency model predicts one that is not positive.
     """
     fit, latency_s = spec.latency, spec.latency.table_s(spec.batch_max, spec.cores_max)
     # A fit may have it otherwise; then more cores may make a request late.
     orderly = np.all(np.diff(latency_s, axis=0) >= 0) and np.all(np.diff(latency_s, axis=1) <= 0)
+    ranks = recovery_table(spec).T
+    by_recovery = np.argsort(ranks, axis=None)
+    # In an orderly system all the cores are enough: no pair with fewer misses less, and it comes
+    # behind them by throughput unless that is the same.
+    if orderly and np.all(ranks[-1] <= ranks):
+        by_recovery = by_recovery[by_recovery >= (spec.cores_max - 1) * spec.batch_max]
     return Tables(
         service_s=np.ascontiguousarray(((1 + margin) * latency_s).T),
         orderly=bool(orderly),
-        by_recovery=_recovery_order(spec, bool(orderly)),
+        by_recovery=by_recovery,
         coefficients_s=(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s),
         fastest_s=float(latency_s[0, -1]),
         margin=margin,
@@ -152,40 +166,11 @@ def make_tables(spec: SystemSpec, margin: float) -> Tables:
     )
 
 
-def _recovery_order(spec: SystemSpec, orderly: bool) -> IntArray:
-    """Return flat indices of the pairs that can miss the fewest, best throughput first.
-
-    In an orderly system those with all the cores are enough: none with fewer misses less, and it
-    comes behind them by throughput unless that is the same.
-    """
-    ranks = recovery_table(spec).T
-    order = np.argsort(ranks, axis=None)
-    if orderly and np.all(ranks[-1] <= ranks):
-        return order[order >= (spec.cores_max - 1) * spec.batch_max]
-    return order
-
-
-def make_state(view: SystemView, forecast: Forecast, interval_s: float) -> tuple[State, FloatArray]:
-    """Lay a decision out for the kernels; no array of the view is copied.
-
-    With it come (arrivals, 2) for when each forecast arrival comes and when it is due.
-    """
-    waiting = not view.replicas_ready and view.starting_s
-    running = np.empty((len(view.running), 2))
-    for row, batch in enumerate(view.running):
-        running[row, 0], running[row, 1] = batch.size, batch.expected_end_s
-    ready_s = view.starting_s[0] if waiting else 0.0
-    queued_s, cores = view.queued_deadlines_s, view.allocation.cores
-    state = State(view.now_s, queued_s, ready_s, running, cores, forecast)
-    arrivals = math.ceil(forecast.rate_rps * interval_s - ROUNDING)
-    return state, np.empty((arrivals, 2))
-
-
 class Problem(NamedTuple):
     """One decision."""
 
     tables: Tables
-    state: State
+    state: Snapshot
     arrivals_s: FloatArray
     """(arrivals, 2) when each forecast arrival comes, and when it is due."""
     hopeless: int
@@ -204,13 +189,13 @@ class CoresOption(NamedTuple):
 
 
 @entry_point
-def solve_per_request(tables: Tables, state: State, arrivals_s: FloatArray) -> Answer:
+def solve_per_request(tables: Tables, state: Snapshot, arrivals_s: FloatArray) -> Answer:
     """Return the pair that misses the fewest requests, each with a deadline of its own.
 
-    Queued requests leave batch by batch in order of their deadlines, after the batch that
-    is running. Forecast arrivals come behind the queue. The throughput must reach the
-    forecast rate. A queued request that not even the fastest service could save is
-    *hopeless*: it takes its service time from the next ones, but does not count as late.
+    Queued requests leave batch by batch in order of their deadlines, after the batch that is
+    running, and before the forecast arrivals. The throughput must reach the forecast rate. What
+    not even the fastest service could save is *hopeless*: it takes its service time from the next
+    ones, but does not count as late.
     """
     problem = _problem(tables, state, arrivals_s)
     sizes = tables.service_s.shape[1]
@@ -231,7 +216,9 @@ def solve_per_request(tables: Tables, state: State, arrivals_s: FloatArray) -> A
 
 
 @entry_point
-def count_per_request(tables: Tables, state: State, arrivals_s: FloatArray, late: IntArray) -> None:
+def count_per_request(
+    tables: Tables, state: Snapshot, arrivals_s: FloatArray, late: IntArray
+) -> None:
     """Count the misses of every pair: (batch_max, cores_max), overwritten."""
     problem = _problem(tables, state, arrivals_s)
     for row in range(tables.service_s.shape[0]):
@@ -241,7 +228,7 @@ def count_per_request(tables: Tables, state: State, arrivals_s: FloatArray, late
 
 
 @compiled
-def _problem(tables: Tables, state: State, arrivals_s: FloatArray) -> Problem:
+def _problem(tables: Tables, state: Snapshot, arrivals_s: FloatArray) -> Problem:
     _forecast_arrivals(state.forecast, arrivals_s)
     hopeless, queued_s = 0, state.deadlines_s
     while hopeless < queued_s.size and queued_s[hopeless] - state.now_s < tables.fastest_s:
@@ -304,7 +291,7 @@ def _latency_s(tables: Tables, batch: float, cores: float) -> float:
 
 
 @compiled
-def _free_after_s(tables: Tables, state: State, cores: int) -> float:
+def _free_after_s(tables: Tables, state: Snapshot, cores: int) -> float:
     """Return seconds until a replica takes the next batch.
 
     What is left of a running batch scales with the cores, for a resize acts on it at once.
@@ -337,7 +324,10 @@ def _late(problem: Problem, option: CoresOption, batch: int, limit: int) -> int:
     late: int = max(math.ceil(short), 0)
     # The arrivals first: behind the queue they are the first to tell that it is too long.
     if late <= limit:
-        clear_s = _clear_after_s(option, state.deadlines_s.size, batch)
+        clear_s, queued = option.free_s, state.deadlines_s.size
+        if queued > 0:
+            before = (queued - 1) // batch
+            clear_s = _done_s(option, before, batch, queued - before * batch)
         late += _late_arrivals(problem.arrivals_s, option, clear_s, batch, limit - late)
     if late <= limit:
         late += _late_queued(state, option, problem.hopeless, batch, limit - late)
@@ -345,7 +335,9 @@ def _late(problem: Problem, option: CoresOption, batch: int, limit: int) -> int:
 
 
 @compiled
-def _late_queued(state: State, option: CoresOption, hopeless: int, batch: int, limit: int) -> int:
+def _late_queued(
+    state: Snapshot, option: CoresOption, hopeless: int, batch: int, limit: int
+) -> int:
     """Count the misses in the queue, batch by batch: the requests of one end together."""
     late, before = 0, hopeless // batch
     stop = before * batch
@@ -372,15 +364,6 @@ def _done_s(option: CoresOption, before: int, batch: int, own: int) -> float:
 
 
 @compiled
-def _clear_after_s(option: CoresOption, queued: int, batch: int) -> float:
-    """Return when the queue is done."""
-    if queued == 0:
-        return option.free_s
-    before = (queued - 1) // batch
-    return _done_s(option, before, batch, queued - before * batch)
-
-
-@compiled
 def _late_arrivals(
     arrivals_s: FloatArray, option: CoresOption, clear_s: float, batch: int, limit: int
 ) -> int:
@@ -398,3 +381,125 @@ def _late_arrivals(
             late += max(behind_queue_s, idle_s) + settled_s > arrivals_s[order, 1]
         before += 1
     return late
+
+
+class ExactSolver:
+    """Solves both formulations for one system, by enumeration.
+
+    Of the pairs that miss the fewest deadlines, the one of the lowest cost wins; it is feasible
+    if it misses none.
+    """
+
+    def __init__(self, spec: SystemSpec, margin: float) -> None:
+        self._spec, self._latency_ms = spec, published_table_ms(spec)
+        self.tables = make_tables(spec, margin)
+
+    def published(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
+        """Solve the published form; see :func:`count_published`."""
+        limit_ms = (slo_fraction * self._spec.slo_s - delay_max_s) * 1e3
+        return self._cheapest(count_published(self._latency_ms, rate_rps, limit_ms))
+
+    def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
+        """Solve the per-request form; see :func:`solve_per_request`."""
+        cores, batch, late = solve_per_request(self.tables, *self.arguments(view, forecast))
+        return Allocation(cores, batch, feasible=late == 0)
+
+    def arguments(self, view: SystemView, forecast: Forecast) -> tuple[Snapshot, FloatArray]:
+        """Lay a decision out for the kernels, with room for the forecast arrivals."""
+        waiting = not view.replicas_ready and view.starting_s
+        running = np.empty((len(view.running), 2))
+        for row, batch in enumerate(view.running):
+            running[row, 0], running[row, 1] = batch.size, batch.expected_end_s
+        ready_s = view.starting_s[0] if waiting else 0.0
+        queued_s, cores = view.queued_deadlines_s, view.allocation.cores
+        state = Snapshot(view.now_s, queued_s, ready_s, running, cores, forecast)
+        arrivals = math.ceil(forecast.rate_rps * self._spec.interval_s - ROUNDING)
+        return state, np.empty((arrivals, 2))
+
+    def _cheapest(self, late: IntArray) -> Allocation:
+        # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
+        cores, batch = divmod(int(late.T.argmin()), len(late))
+        return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
+
+
+class PulpSolver(ExactSolver):
+    """Solves them as integer programs."""
+
+    def __init__(self, spec: SystemSpec, margin: float, backend: pulp.LpSolver) -> None:
+        super().__init__(spec, margin)
+        self._backend, self._cost, self._recovery = backend, cost_table(spec), recovery_table(spec)
+
+    def _cheapest(self, late: IntArray) -> Allocation:
+        return solve(Program(self._cost, late), self._backend)
+
+    def per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
+        """Solve the per-request form."""
+        return solve(self.per_request_program(view, forecast), self._backend)
+
+    def per_request_program(self, view: SystemView, forecast: Forecast) -> Program:
+        """Build the program; throughput is wanted where no pair is without a miss."""
+        late = np.empty(self._cost.shape, np.int64)
+        count_per_request(self.tables, *self.arguments(view, forecast), late)
+        return Program(self._recovery if late.min() else self._cost, late)
+
+
+def solve(program: Program, backend: pulp.LpSolver) -> Allocation:
+    """Solve a program; of the pairs that miss the fewest deadlines, the cheapest wins.
+
+    Where none meets every budget, the bound on violations rises from 0 to the least there are,
+    which the table shows without another solve. A RuntimeError if the optimum was not found.
+    """
+    import pulp
+
+    fewest = int(program.late.min())
+    pairs = list(np.ndindex(program.cost.shape))
+    model = pulp.LpProblem("sponge", pulp.LpMinimize)
+    chosen = [model.add_variable(f"b{b + 1}_c{c + 1}", cat=pulp.LpBinary) for b, c in pairs]
+    model += pulp.lpDot(program.cost.ravel().tolist(), chosen)
+    model += pulp.lpSum(chosen) == 1
+    model += pulp.lpDot(program.late.ravel().tolist(), chosen) <= fewest
+    if model.solve(backend) != pulp.LpStatusOptimal:
+        raise RuntimeError(f"{backend.name} ended as {pulp.LpStatus[model.status]}")
+    row, column = next(pair for pair, x in zip(pairs, chosen, strict=True) if x.varValue > 0.5)
+    return Allocation(cores=column + 1, batch=row + 1, feasible=fewest == 0)
+
+
+def make_backend(name: SolverName) -> pulp.LpSolver:
+    """Make the solver behind PuLP, or raise a ConfigError if it is not installed.
+
+    The relative gap is 0, for the weight of the batch size is below the usual tolerances.
+    """
+    import pulp
+
+    if name == "pulp":
+        # PuLP 3.3 warns that its class for the bundled CBC will go; the binary is the same.
+        backend = pulp.COIN_CMD(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0)
+    else:
+        backend = pulp.HiGHS(msg=False, gapRel=0.0)
+    if not backend.available():
+        raise ConfigError(
+            f"the solver {name!r} is not installed; choose another (exact, pulp, highs) or "
+            f"install {'PuLP with its bundled CBC' if name == 'pulp' else 'the package highspy'}"
+        )
+    return backend
+
+
+def solver_maker(name: SolverName) -> Callable[[SystemSpec, float], ExactSolver]:
+    """Return what makes a solver for a system, with the margin of the per-request form."""
+    if name == "exact":
+        _compile()
+        return ExactSolver
+    backend = make_backend(name)
+    _compile(counting=True)
+    return partial(PulpSolver, backend=backend)
+
+
+def _compile(counting: bool = False) -> None:
+    """Compile a solver's kernel, or load it from disk, so that no decision waits for it."""
+    fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
+    tables = make_tables(SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0), 0.0)
+    idle = Snapshot(0.0, np.empty(0), 0.0, np.empty((0, 2)), 1, Forecast(0.0, 0.0, 0.0, 0.0))
+    if counting:
+        count_per_request(tables, idle, np.empty((0, 2)), np.zeros((1, 1), np.int64))
+    else:
+        solve_per_request(tables, idle, np.empty((0, 2)))

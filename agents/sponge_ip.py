@@ -1,8 +1,8 @@
 """Sponge's controller: an integer program picks cores and batch size every interval.
 
 The published program (Razavi et al., EuroMLSys 2024) and one that holds each request to its own
-deadline are built in :mod:`.program`. What the latter expects to arrive is forecast here. At the
-end stands Sponge without one of its means, to see what each contributes.
+deadline are in :mod:`.program`; what the latter expects to arrive is forecast here. At the end
+stands Sponge without one of its means, to see what each contributes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 
-from .program import Forecast
-from .solvers import SolverName, solver_maker
+from .program import Forecast, SolverName, solver_maker
 
 _INTERVALS_FOR_DISPERSION = 5
 """With fewer intervals, arrivals are taken to scatter like a Poisson process."""
@@ -86,24 +85,19 @@ class SpongeIP(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
+        if not view.arrivals.size and self.config.formulation == "paper":
+            return dataclasses.replace(view.allocation, feasible=True)
         if not view.arrivals.size:
-            return self._unknown_load(spec, view)
-        answer = self._solve(spec, view)
-        if not answer.feasible and self.config.on_infeasible == "hold":
-            return dataclasses.replace(view.allocation, feasible=False)
-        return answer
-
-    def _solve(self, spec: SystemSpec, view: SystemView) -> Allocation:
+            return Allocation(spec.cores_max, spec.batch_max)
         if self.config.formulation == "paper":
             rate_rps = float(view.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
-            return self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
-        return self._solver.per_request(view, forecast_arrivals(self.config, spec, view))
-
-    def _unknown_load(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        if self.config.formulation == "paper":
-            return dataclasses.replace(view.allocation, feasible=True)
-        return Allocation(spec.cores_max, spec.batch_max)
+            answer = self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
+        else:
+            answer = self._solver.per_request(view, forecast_arrivals(self.config, spec, view))
+        if not answer.feasible and self.config.on_infeasible == "hold":
+            return dataclasses.replace(view.allocation, feasible=False)
+        return answer
 
 
 def sponge_exact(**options: object) -> SpongeIP:
@@ -114,10 +108,10 @@ def sponge_exact(**options: object) -> SpongeIP:
 def forecast_arrivals(config: SpongeIPConfig, spec: SystemSpec, view: SystemView) -> Forecast:
     """Forecast an interval's arrivals from the past ones, of which there is one at least.
 
-    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most
-    recent rate if that is higher. Plain floats, for the arrays are far too short for NumPy
-    to pay.
+    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
+    rate if that is higher.
     """
+    # Plain floats, for the arrays are far too short for NumPy to pay.
     counts: list[float] = view.arrivals[-config.rate_windows :].tolist()
     mean = sum(counts) / len(counts)
     noise = config.sigmas * math.sqrt(_dispersion(counts, mean))

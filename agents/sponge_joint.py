@@ -2,9 +2,9 @@
 
 As Themis argues ("A Tale of Two Scales", Razavi et al., arXiv 2407.14843, 2024), replicas on
 few cores are the cheapest way to serve a load and cores the fastest way to follow one. Two
-parts share each decision: :class:`Fleet` says how many replicas to keep, which takes a cold start
-to change, and the look-ahead program of ``sponge-mpc`` with which cores and batch size they serve
-the next seconds best.
+parts share each decision: :class:`FleetPlanner` says how many replicas to keep, which takes a cold
+start to change, and the look-ahead program of ``sponge-mpc`` with which cores and batch size they
+serve the next seconds best.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
+from sponge_env.results.schema import IntervalMetrics
 
-from .lookahead import LookAhead, MPCConfig
-from .lookahead.service import QuotaServiceTimes
+from .lookahead import SEEN_RANGE, LookAhead, MPCConfig
 
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
@@ -28,6 +28,12 @@ _SAMPLES = 64
 """Rates that stand for the distribution of the coming ones."""
 _REMEMBERED = 3600
 """Past intervals whose rates are remembered."""
+_PRIOR_S = 1.0
+"""Service that the first guess of a service time counts for."""
+_FORGET = 0.998
+"""Weight that experience of service times keeps per interval."""
+_SAME_BATCH = 0.1
+"""Distance of a mean batch size from a whole number up to which all batches count as equal."""
 _OVERLOAD = 10.0
 """Cost of each core that is missing: that the CPU does not have, or that the rate would need
 beyond the largest allocation."""
@@ -70,7 +76,7 @@ class SpongeJoint(BaseController):
         margin = max(0.0, spec.latency.residual_quantile(config.margin_probability))
         self._times = QuotaServiceTimes(spec, margin, config.safety)
         self._program = LookAhead(spec, config, self._times.table_s)
-        self._fleet = Fleet(config, spec)
+        self._fleet = FleetPlanner(config, spec)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose the fleet, then its cores and batch size."""
@@ -80,12 +86,11 @@ class SpongeJoint(BaseController):
         if self.config.learning:
             self._times.observe(view)
         self._fleet.observe(view)
-        outlook = self._program.observe(view)
         service_s = self._times.table_s
         wanted = self._fleet.replicas(view, service_s)
         ready = max(1, min(view.replicas_ready, wanted))
         self._program.use(service_s, wanted, spec.most_cores(ready))
-        answer = self._program.choose(view, outlook)
+        answer = self._program.choose(view)
         # Those that start find room only beside the cores that the ready ones need now.
         return answer.changed(replicas=min(wanted, max(ready, spec.most_replicas(answer.cores))))
 
@@ -95,11 +100,8 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
 
     Rates revert to their mean as fast as they have done so far: with ``phi`` the
     autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
-    the errors it would have had before. Young fleets take the rate to last.
-
-    Args:
-        rates: (intervals,) past ones, newest last, at least one.
-        lag: Intervals ahead.
+    the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
+    past rates, the newest last, there is one at least.
     """
     width = min(_SMOOTHED, len(rates))
     smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
@@ -118,19 +120,16 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     return samples
 
 
-class Fleet:
+class FleetPlanner:
     """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
 
-    Replicas on few cores are cheap to run but late to come, and while they start they hold
-    as many cores as those that serve, which must be many just then. So the cost of each way
-    from one fleet to the next is reckoned: ``m`` replicas held for one cold start on the
-    cores that the ``n`` ready ones need.
+    While replicas start they hold as many cores as those that serve, which must be many just then.
+    So the cost of each way from one fleet to the next is reckoned: ``m`` replicas held for one
+    cold start on the cores that the ``n`` ready ones need.
     """
 
     def __init__(self, config: SpongeJointConfig, spec: SystemSpec) -> None:
-        """Start without experience."""
-        self._config = config
-        self._spec = spec
+        self._config, self._spec = config, spec
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
         self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
@@ -161,8 +160,7 @@ class Fleet:
         """Return (serving, allocated) mean cost of so many replicas of which so many serve.
 
         Each holds the cores that those which serve need, as far as the machine has so many for
-        all. Replicas on one CPU that hold more than it has take it from each other, for those
-        that start need it, too.
+        all. Replicas that hold more than their CPU has take it from each other.
         """
         load_rps = rates_rps / self._replicas[:, None]
         cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
@@ -200,3 +198,56 @@ class Fleet:
         left = np.array(view.starting_s[: len(wait) - ready]) / max(self._spec.cold_start_s, 1e-9)
         wait[ready : ready + len(left)] = np.minimum(left, 1.0)
         return wait
+
+
+class QuotaServiceTimes:
+    """Seconds to plan a batch with: the fit, until experience corrects it cell by cell.
+
+    An interval tells how long its batches ran, and their mean size. Where all were of one size,
+    that is the latency of one cell of the table. What was never seen keeps the first guess.
+
+    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
+    back to back do not. So a batch counts as long as its cores take to grant what it used,
+    should that be longer than it ran.
+    """
+
+    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
+        """Start from the fit, with a first guess of how much longer batches take than that.
+
+        ``safety`` is the allowance on what is learned, for single batches scatter.
+        """
+        self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
+        self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._guess_s = self._fit_s * (1 + margin)
+        self._sums = np.zeros((3, *self._fit_s.shape))
+        """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
+        self._safety, self._loading = safety, False
+
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed."""
+        loading, self._loading = self._loading or bool(view.starting_s), bool(view.starting_s)
+        last = view.last
+        if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
+            return  # replicas that wait for each other's CPU say nothing of their own
+        size = round(last.batch_mean)
+        if abs(last.batch_mean - size) <= _SAME_BATCH and size <= self._sizes:
+            self._add((last.requested_cores - 1, size - 1), last, loading)
+
+    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
+        self._sums *= _FORGET
+        batches = (last.on_time + last.late) / last.batch_mean
+        ran_s = last.service_mean_s * batches
+        used_s = last.utilisation * last.core_seconds / last.requested_cores
+        # A replica that loads its model uses its cores, too.
+        granted_s = ran_s if loading or last.restarts else used_s
+        self._sums[:, *cell] += ran_s, granted_s, batches
+
+    @property
+    def table_s(self) -> FloatArray:
+        """What is believed now."""
+        ran_s, granted_s, batches = self._sums
+        low_s, high_s = (factor * self._fit_s * batches for factor in SEEN_RANGE)
+        seen_s = np.clip(np.maximum(ran_s, granted_s), low_s, high_s)
+        prior = _PRIOR_S / self._guess_s
+        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + batches)
+        return table_s

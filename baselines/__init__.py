@@ -12,8 +12,8 @@ CONTROLLERS = {
     name: f"{__name__}.{place}"
     for name, place in {
         "fa2": "fa2:FA2",
-        "hpa": "hpa:HPA",
-        "hpa-fast": "hpa:hpa_fast",
+        "hpa": "kubernetes:HPA",
+        "hpa-fast": "kubernetes:hpa_fast",
         "queue-rule": "rules:QueueRule",
         "static": "rules:Static",
         "static-8": "rules:static_8",
@@ -21,7 +21,7 @@ CONTROLLERS = {
         "static-tuned": "rules:Static",
         "themis": "themis:Themis",
         "throttle": "throttle:Throttle",
-        "vpa": "vpa:VPA",
+        "vpa": "kubernetes:VPA",
     }.items()
 }
 """Name -> ``module:callable``, imported only when asked for. ``static-tuned`` is ``static`` with
@@ -42,8 +42,7 @@ def tuned_options(agent: str, scenario: str, profile: str) -> dict[str, Any]:
     found = _tuned().get(agent, {}).get("cells", {}).get(cell)
     if found is None:
         _say_untuned(agent, cell)
-        return {}
-    return dict(found["options"])
+    return dict(found["options"]) if found else {}
 
 
 def cell_key(scenario: str, profile: str) -> str:
@@ -66,5 +65,4 @@ def _say_untuned(agent: str, cell: str) -> None:
 
 @cache
 def _tuned() -> dict[str, Any]:
-    """Return the tuned agents; read once."""
     return cast(dict[str, Any], json.loads(TUNED_FILE.read_text())["agents"])

@@ -34,8 +34,7 @@ class FA2Config(Options):
 class FA2(BaseController):
     """Chooses the fewest one-core replicas that meet the rate and the tightest budget.
 
-    It knows nothing of the queue, of replicas that are still starting, or of single
-    deadlines.
+    It knows nothing of the queue, of replicas that still start, or of single deadlines.
     """
 
     config: FA2Config
@@ -62,13 +61,8 @@ def smallest_fleet(
 
     With ``l`` the latency of ``b`` requests on one core, floored to whole milliseconds, and
     the budget ``q = SLO - cl``, a pair fits if ``l <= q``, ``n * floor(q / l) * b >= lambda``
-    and ``l + ceil(lambda / (b * n)) * l + cl < slo_fraction * SLO``.
-
-    Args:
-        spec: The system.
-        rate_rps: Requests per second, the published lambda.
-        delay_max_s: Largest communication delay, the published cl.
-        slo_fraction: Share of the SLO to plan with.
+    and ``l + ceil(lambda / (b * n)) * l + cl < slo_fraction * SLO``. Lambda is the rate, cl
+    the largest communication delay.
     """
     batches = np.arange(1, spec.batch_max + 1)
     replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]

@@ -1,10 +1,8 @@
 """Search the best options of a grid, without finishing what cannot win any more.
 
-At the end of the file stands which options of which controller are tuned, over which values.
-
 The search tries the controller's defaults and all combinations of the first, middle and last
 values of the grid. From the best of them it goes to the best of all that lie one step away in
-some or all options, until none is better.
+some or all options, until none is better. At the end stands what is tuned of which controller.
 
 Episodes only ever add violations and cores. Options are therefore given up as soon as those
 that they have after some of the seeds already rank behind what the best so far has after all
@@ -61,7 +59,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Trial:
     """How options did on a cell, over all training seeds."""
 
     options: Options
@@ -79,33 +77,52 @@ class Outcome:
         return max(0.0, self.avoidable_violation_rate - allowed), self.mean_cores
 
 
-Attempt = Callable[[Options, Outcome | None], Outcome]
-"""Tries options, and may give them up once they rank behind an outcome."""
+Attempt = Callable[[Options, Trial | None], Trial]
+"""Tries options, and may give them up once they rank behind another trial."""
 
 
 class Race:
     """Tries options one after another, each once, and remembers the best."""
 
-    def __init__(self, allowed: float, attempt: Attempt, first: Options) -> None:
+    def __init__(self, search: Search, allowed: float, attempt: Attempt, first: Options) -> None:
         """Try the first options; ``allowed`` violations, as a share, count as none."""
-        self.allowed = allowed
-        self._attempt = attempt
+        self.search, self.allowed, self._attempt = search, allowed, attempt
         self.best = attempt(first, None)
-        self.outcomes = [self.best]
+        self.trials = [self.best]
 
-    def enter(self, options: Options) -> Outcome:
+    def enter(self, options: Options) -> Trial:
         """Try options; of equally good ones the first stay the best."""
-        for outcome in self.outcomes:
-            if outcome.options == options:
-                return outcome
-        outcome = self._attempt(options, self.best)
-        self.outcomes.append(outcome)
-        if outcome.rank(self.allowed) < self.best.rank(self.allowed):
-            self.best = outcome
-        return outcome
+        for trial in self.trials:
+            if trial.options == options:
+                return trial
+        trial = self._attempt(options, self.best)
+        self.trials.append(trial)
+        if trial.rank(self.allowed) < self.best.rank(self.allowed):
+            self.best = trial
+        return trial
+
+    def at_edge(self) -> tuple[str, ...]:
+        """Return the options whose last step to an end of their grid has made things better."""
+        best, natural = self.best.options, self.search.natural
+        return tuple(
+            name
+            for name, values in self.search.grid.items()
+            if best[name] in (values[0], values[-1])
+            and best[name] not in natural.get(name, ())
+            and self._gains(name, values[1] if best[name] == values[0] else values[-2])
+        )
+
+    def _gains(self, name: str, inner: Any) -> bool:
+        """Return whether the best is better than with the value before an option's end."""
+        wanted = {key: self.best.options[key] for key in self.search.grid} | {name: inner}
+        return all(
+            trial.rank(self.allowed) > self.best.rank(self.allowed)
+            for trial in self.trials
+            if wanted.items() <= trial.options.items()
+        )
 
 
-def find_best(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Outcome:
+def find_best(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Trial:
     """Return the best options that a search finds.
 
     ``cores_max`` is the largest value of the option to be made small.
@@ -114,12 +131,12 @@ def find_best(search: Search, allowed: float, cores_max: int, attempt: Attempt) 
         race = _bisect(search, allowed, cores_max, attempt)
     else:
         race = _climb(search, allowed, attempt)
-    return replace(race.best, at_edge=_at_edge(race, search))
+    return replace(race.best, at_edge=race.at_edge())
 
 
 def _climb(search: Search, allowed: float, attempt: Attempt) -> Race:
     """Go from the best of a coarse grid to ever better neighbours."""
-    race = Race(allowed, attempt, search.start)
+    race = Race(search, allowed, attempt, search.start)
     for options in search.coarse():
         race.enter(options)
     # A new best moves the neighbourhood; a round without one ends the climb.
@@ -134,42 +151,18 @@ def _climb(search: Search, allowed: float, attempt: Attempt) -> Race:
 def _bisect(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Race:
     """Make one option as small as possible in each combination of the others."""
     combinations = search.combinations()
-    race = Race(allowed, attempt, {**combinations[0], search.smallest: cores_max})
+    race = Race(search, allowed, attempt, {**combinations[0], search.smallest: cores_max})
     for options in combinations:
         low, high = 1, cores_max
         while low <= high:
             middle = (low + high) // 2
-            outcome = race.enter({**options, search.smallest: middle})
+            trial = race.enter({**options, search.smallest: middle})
             # What was given up for its cores has few violations so far, and fewer come next.
-            if outcome.avoidable_violation_rate <= allowed:
+            if trial.avoidable_violation_rate <= allowed:
                 high = middle - 1
             else:
                 low = middle + 1
     return race
-
-
-def _at_edge(race: Race, search: Search) -> tuple[str, ...]:
-    """Return the options whose last step to an end of their grid has made things better."""
-    best = race.best.options
-    return tuple(
-        name
-        for name, values in search.grid.items()
-        if best[name] in (values[0], values[-1])
-        and best[name] not in search.natural.get(name, ())
-        and _gains(race, search, name)
-    )
-
-
-def _gains(race: Race, search: Search, name: str) -> bool:
-    """Return whether the best is better than with the value before an option's end."""
-    best, values = race.best, search.grid[name]
-    inner = values[1] if best.options[name] == values[0] else values[-2]
-    wanted = {key: best.options[key] for key in search.grid} | {name: inner}
-    return all(
-        outcome.rank(race.allowed) > best.rank(race.allowed)
-        for outcome in race.outcomes
-        if wanted.items() <= outcome.options.items()
-    )
 
 
 YARDSTICK = "static"

@@ -14,12 +14,10 @@ which a service was stopped; here is known for how much of the time it was. A re
 never rests is stopped for ``1 - quota`` of each period, so that the share of throttled periods
 is the share of stopped time over that.
 
-Where no quota acts there is nothing of the kind to see: on whole cores, and with all of a CPU.
-Nor does the CPU used say much there: a server that batches whatever waits is always busy long
-before it is overloaded, and could then still serve larger batches. What stands for usage is
-therefore its *load*, the share of the time that it is busy times how full its batches are, and
-for throttling the share of the time in which requests wait behind a busy server at that load:
-its square, by the M/M/1 queue.
+On whole cores, and with all of a CPU, no quota acts, and the CPU used says little: a server that
+batches whatever waits is busy long before it is overloaded. What stands for usage is therefore its
+*load*, the share of the time that it is busy times how full its batches are, and for throttling
+the share of the time in which requests wait behind a busy server: its square, by the M/M/1 queue.
 """
 
 from __future__ import annotations
@@ -77,10 +75,8 @@ class Captain:
 
     def __init__(self, config: ThrottleConfig, limit: float, limit_max: float) -> None:
         """Start at a limit, in core units."""
-        self.limit = float(limit)
-        self.margin = FIRST_MARGIN
-        self._target = config.target
-        self._limit_max = limit_max
+        self.limit, self.margin = float(limit), FIRST_MARGIN
+        self._target, self._limit_max = config.target, limit_max
         self._usage: deque[float] = deque(maxlen=config.usage_windows)
         self._before_shrink: float | None = None
 

@@ -17,7 +17,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,12 +27,12 @@ from typing import Any
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, replacing
+from sponge_env.files import check_writable, write_json
 from sponge_env.host import describe_versions
 from sponge_env.results.layout import aligned
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.controllers import known_controllers, make_controller
-from sponge_env.run.executor import Failure, Processes, Results
+from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import Scenario
@@ -41,7 +41,7 @@ from sponge_env.spec import scenario_profile
 from sponge_env.system import SimulatedSystem
 
 from . import TUNED_FILE, cell_key
-from .grid_search import SEARCHES, YARDSTICK, Outcome, find_best
+from .grid_search import SEARCHES, YARDSTICK, Trial, find_best
 
 EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
 
@@ -72,36 +72,27 @@ class Task:
         """Share of avoidable violations that counts as none."""
         return self.unsaved + SEARCHES[self.agent].tolerance
 
-    def try_options(self, options: dict[str, Any], to_beat: Outcome | None = None) -> Outcome:
+    def try_options(self, options: dict[str, Any], to_beat: Trial | None = None) -> Trial:
         """Run the seeds: all of them, unless the options fall behind others."""
-        summaries: list[EpisodeMetrics] = []
-        for summary in self._episodes(options):
-            summaries.append(summary)
-            outcome = self._outcome(options, summaries, to_beat)
-            if to_beat and outcome.rank(self.allowed) > to_beat.rank(self.allowed):
-                break
-        return outcome
-
-    def _episodes(self, options: dict[str, Any]) -> Iterator[EpisodeMetrics]:
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(self.scenario, controller, profile)
+        done: list[EpisodeMetrics] = []
         for seed in self.seeds:
             system = SimulatedSystem(scenario, seed, profile)
             run = Run.of(self.agent, scenario, "sim", seed)
-            yield run_episode(system, controller, run).summary
+            done.append(run_episode(system, controller, run).summary)
+            # What the seeds so far add up to, as shares and means over all of them.
+            violations = sum(s.avoidable_violation_rate * s.offered for s in done)
+            offered = to_beat.offered if to_beat else sum(s.offered for s in done)
+            cores = sum(s.mean_cores for s in done) / len(self.seeds)
+            trial = Trial(options, violations / max(1, offered), cores, offered)
+            if to_beat and trial.rank(self.allowed) > to_beat.rank(self.allowed):
+                break
+        return trial
 
-    def _outcome(
-        self, options: dict[str, Any], done: Sequence[EpisodeMetrics], to_beat: Outcome | None
-    ) -> Outcome:
-        """Return what the seeds so far add up to, as shares and means over all of them."""
-        violations = sum(s.avoidable_violation_rate * s.offered for s in done)
-        offered = to_beat.offered if to_beat else sum(s.offered for s in done)
-        cores = sum(s.mean_cores for s in done) / len(self.seeds)
-        return Outcome(options, violations / max(1, offered), cores, offered)
 
-
-def tune_cell(task: Task) -> Outcome:
+def tune_cell(task: Task) -> Trial:
     """Search the best options of a task."""
     cores_max = task.scenario.limits.cores
     return find_best(SEARCHES[task.agent], task.allowed, cores_max, task.try_options)
@@ -109,48 +100,39 @@ def tune_cell(task: Task) -> Outcome:
 
 def tune(
     scenarios: Sequence[Scenario], agents: Sequence[str], seeds: Sequence[int], processes: int
-) -> dict[str, dict[str, Outcome]]:
-    """Return the best outcomes by controller and cell; among these is the yardstick.
+) -> dict[str, dict[str, Trial]]:
+    """Return the best trials by controller and cell; among these is the yardstick.
 
     A ConfigError says on which cell a controller failed.
     """
-    found: dict[str, dict[str, Outcome]] = {agent: {} for agent in (YARDSTICK, *agents)}
+    found: dict[str, dict[str, Trial]] = {agent: {} for agent in (YARDSTICK, *agents)}
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
-    searches = len(scenarios) * len(agents)
-    progress = Progress("tuning", len(measures) + searches, "task")
+    progress = Progress("tuning", len(measures) * (1 + len(agents)), "task")
     executor = Processes(processes)
-    _collect(executor.run(tune_cell, measures), found, progress)
-    tasks = [
-        dataclasses.replace(
-            task, agent=agent, unsaved=found[YARDSTICK][task.cell].avoidable_violation_rate
-        )
-        for task in measures
-        for agent in agents
-    ]
-    _collect(executor.run(tune_cell, tasks), found, progress)
+
+    def collect(tasks: Sequence[Task]) -> None:
+        with closing(executor.run(tune_cell, tasks)) as results:
+            for task, result in results:
+                if isinstance(result, Failure):
+                    said = f"{result.type}: {result.message}"
+                    raise ConfigError(f"{task.agent} failed on {task.cell} ({said})")
+                found[task.agent][task.cell] = result
+                progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
+
+    collect(measures)
+    unsaved = {cell: best.avoidable_violation_rate for cell, best in found[YARDSTICK].items()}
+    replace = dataclasses.replace
+    collect([replace(t, agent=a, unsaved=unsaved[t.cell]) for t in measures for a in agents])
     progress.close()
     return {agent: dict(sorted(cells.items())) for agent, cells in found.items()}
 
 
-def _collect(
-    results: Results[Task], found: dict[str, dict[str, Outcome]], progress: Progress
-) -> None:
-    with closing(results):
-        for task, result in results:
-            if isinstance(result, Failure):
-                raise ConfigError(
-                    f"{task.agent} failed on {task.cell} ({result.type}: {result.message})"
-                )
-            found[task.agent][task.cell] = result
-            progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
-
-
-def entries(found: Mapping[str, Mapping[str, Outcome]]) -> dict[str, dict[str, Any]]:
-    """Return what the file holds of the outcomes, without the yardstick's own."""
+def entries(found: Mapping[str, Mapping[str, Trial]]) -> dict[str, dict[str, Any]]:
+    """Return what the file holds of the trials, without the yardstick's own."""
     unsaved = {c: o.avoidable_violation_rate for c, o in found[YARDSTICK].items()}
     return {
-        agent: {c: dataclasses.asdict(o) | {"unsaved": unsaved[c]} for c, o in outcomes.items()}
-        for agent, outcomes in found.items()
+        agent: {c: dataclasses.asdict(o) | {"unsaved": unsaved[c]} for c, o in trials.items()}
+        for agent, trials in found.items()
         if agent != YARDSTICK
     }
 
@@ -171,13 +153,9 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def write(
     path: Path, run: str, about: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Put tuned cells in the place of their old entries, and drop runs that no cell names.
+    """Put tuned cells, by agent, in the place of their old entries.
 
-    Args:
-        path: The file.
-        run: Name of the run that found them: its date.
-        about: What is to be known of the run.
-        found: Entries by agent and cell.
+    Runs, which are named by their date, go when no cell names them any more.
     """
     data = read(path)
     agents, runs = data["agents"], {**data["runs"], run: dict(about)}
@@ -186,12 +164,8 @@ def write(
         new = {cell: {**entry, "run": run} for cell, entry in tuned.items()}
         agents[agent] = {"cells": dict(sorted({**old, **new}.items()))}
     named = {entry["run"] for agent in agents.values() for entry in agent["cells"].values()}
-    data = {
-        "runs": {name: runs[name] for name in sorted(runs) if name in named},
-        "agents": dict(sorted(agents.items())),
-    }
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(data, indent=1) + "\n")
+    kept = {name: runs[name] for name in sorted(runs) if name in named}
+    write_json(path, {"runs": kept, "agents": dict(sorted(agents.items()))})
 
 
 def describe(arguments: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
@@ -208,39 +182,29 @@ def describe(arguments: argparse.Namespace, seeds: Sequence[int]) -> dict[str, A
     }
 
 
-def table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
+def table(found: Mapping[str, Mapping[str, Trial]]) -> str:
     """Return a line for each controller and cell; values at an edge of their grid get a star."""
     rows = [["agent on scenario/profile", "avoidable %", "cores", "options"]]
     for agent, by_cell in found.items():
-        for cell, outcome in by_cell.items():
-            violations = f"{outcome.avoidable_violation_rate:.3%}"[:-1]
-            cores = f"{outcome.mean_cores:.2f}"
-            rows.append([f"{agent} on {cell}", violations, cores, _options(outcome)])
-    starred = any(outcome.at_edge for cells in found.values() for outcome in cells.values())
+        for cell, trial in by_cell.items():
+            violations = f"{trial.avoidable_violation_rate:.3%}"[:-1]
+            cores = f"{trial.mean_cores:.2f}"
+            options = (f"{k}={v}{'*' * (k in trial.at_edge)}" for k, v in trial.options.items())
+            rows.append([f"{agent} on {cell}", violations, cores, " ".join(options)])
+    starred = any(trial.at_edge for cells in found.values() for trial in cells.values())
     return "\n".join([*aligned(rows), EDGE_NOTE] if starred else aligned(rows))
-
-
-def _options(outcome: Outcome) -> str:
-    edges = outcome.at_edge
-    return " ".join(f"{k}={v}{'*' * (k in edges)}" for k, v in outcome.options.items())
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
-    known = sorted(SEARCHES.keys() - {YARDSTICK})
-    parser.add_argument("--suite", default="standard", help="suite whose cells are tuned for")
-    parser.add_argument(
-        "--agents",
-        nargs="+",
-        type=cli.one_of("agent", known),
-        default=known,
-        metavar="NAME",
-        help=f"what to tune: {', '.join(known)}; default: all",
-    )
-    parser.add_argument("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
-    parser.add_argument("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
-    parser.add_argument("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
+    add, known = parser.add_argument, sorted(SEARCHES.keys() - {YARDSTICK})
+    add("--suite", default="standard", help="suite whose cells are tuned for")
+    said, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
+    add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=said)
+    add("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
+    add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
+    add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
     return parser.parse_args(argv)
 
 

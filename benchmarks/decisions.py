@@ -22,8 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from agents.lookahead import SpongeMPC
-from agents.program import solve_per_request
-from agents.solvers import PulpSolver, make_backend, solve
+from agents.program import PulpSolver, make_backend, solve, solve_per_request
 from agents.sponge_ip import SpongeIP, forecast_arrivals
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView

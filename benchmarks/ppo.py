@@ -18,7 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from agents.learn import LearnConfig, TrainingPlan
-from agents.learn.algorithms import make_model
+from agents.learn.training import make_model
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import load_scenario
 from sponge_env.vector.sb3_env import SpongeVecEnv

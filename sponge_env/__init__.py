@@ -33,5 +33,5 @@ gymnasium.register(
     nondeterministic=True,
     kwargs={"backend": "live", "scenario": "local", "control": "joint"},
 )
-gymnasium.register(id="SpongeDiscrete-v0", entry_point="sponge_env.actions:discrete")
-gymnasium.register(id="SpongeContinuous-v0", entry_point="sponge_env.actions:continuous")
+gymnasium.register(id="SpongeDiscrete-v0", entry_point="sponge_env.env:discrete")
+gymnasium.register(id="SpongeContinuous-v0", entry_point="sponge_env.env:continuous")

@@ -28,9 +28,7 @@ _HOLDS: dict[str, Callable[[float, float], bool]] = {
 def option(default: Any, **limits: float) -> Any:
     """Declare a field of :class:`Options`.
 
-    Args:
-        default: Its default.
-        limits: Some of ``at_least``, ``above``, ``at_most`` and ``below``.
+    It may have limits: some of ``at_least``, ``above``, ``at_most`` and ``below``.
     """
     bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
     assert bounds.keys() <= _HOLDS.keys()
@@ -45,14 +43,12 @@ class Options:
         for each in fields(self):
             value, bounds = getattr(self, each.name), each.metadata.get("bounds")
             # None stands for a choice that is left to the controller.
-            if bounds and value is not None and not _within(value, bounds):
+            if not bounds or value is None:
+                continue
+            holds = all(_HOLDS[word](value, limit) for word, limit in bounds.items())
+            if not (holds and math.isfinite(value)):
                 rule = _rule(bounds, whole=not isinstance(each.default, float))
                 raise ConfigError(f"{each.name} must be {rule}, not {value!r}")
-
-
-def _within(value: float, bounds: Mapping[str, float]) -> bool:
-    holds = all(_HOLDS[word](value, limit) for word, limit in bounds.items())
-    return math.isfinite(value) and holds
 
 
 def _rule(bounds: Mapping[str, float], whole: bool) -> str:
@@ -77,23 +73,12 @@ class BaseController(ABC):
     _spec: SystemSpec | None = None
 
     def __init__(self, **options: Any) -> None:
-        """Check the options.
-
-        Args:
-            options: Fields of the type of ``config``.
-
-        Raises:
-            ConfigError: An option is unknown, of another type or out of range.
-        """
+        """Make ``config``; a ConfigError if an option is unknown, or not of its type or range."""
         self.config = from_mapping(get_type_hints(type(self))["config"], options)
 
     @property
     def spec(self) -> SystemSpec:
-        """The system of this episode.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
+        """The system of this episode; a RuntimeError before the first :meth:`reset`."""
         if self._spec is None:
             raise RuntimeError("call reset() before decide()")
         return self._spec
@@ -101,18 +86,13 @@ class BaseController(ABC):
     def reset(self, spec: SystemSpec, seed: int) -> None:
         """Start a new episode, whatever the seed.
 
-        Raises:
-            SpongeError: The controller cannot plan for this system.
+        A SpongeError says that the controller cannot plan for this system.
         """
         self.begin(spec)
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
-        """Return the allocation for the next interval, of no more cores than the machine has.
-
-        Raises:
-            RuntimeError: Before the first :meth:`reset`.
-        """
+        """Return the allocation for the next interval, of no more cores than the machine has."""
         return self.spec.fitting(self.allocate(self.spec, view))
 
     def begin(self, spec: SystemSpec) -> None:  # noqa: B027  # rules without memory need none

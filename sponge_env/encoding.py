@@ -3,7 +3,7 @@
 The environments and the learned controllers use the same functions, so training and
 evaluation cannot differ. Two kinds of control share them: *vertical*, which chooses cores and
 batch size of one replica, and *joint*, which chooses the number of replicas, too. The vertical
-observation is the first part of the joint one.
+observation is the first part of the joint one. Actions that make no sense at all can be masked.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ from sponge_env.fields import JOINT_NAMES
 from sponge_env.fields import OBS_DIM as OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.simulation.memory import Room, allocate, blank_metrics
+
+_RATE = FIELDS.index("arrivals_5s")
+_MASKED_SHARE = 0.7
+"""Share of the recent rate that the fewest cores must serve: bursts end, and a queue may wait for
+the next interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +60,16 @@ _CONTROLS: dict[str, Control] = {"vertical": VERTICAL, "joint": JOINT}
 
 
 def control_named(name: ControlName) -> Control:
-    """Return a kind of control by its name.
-
-    Raises:
-        ConfigError: There is no such kind.
-    """
+    """Return a kind of control by its name; a ConfigError if there is none."""
     if name not in _CONTROLS:
         raise ConfigError(unknown("control", name, _CONTROLS))
     return _CONTROLS[name]
 
 
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
-    """Turn a view into an observation.
+    """Turn a view of a system into an observation.
 
-    Args:
-        view: The system's state.
-        spec: The system's limits and latency model.
-        control: Whose observation it is.
-
-    Returns:
-        (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
+    It is (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
     observe_one(*_recalled(view, spec), observation)
@@ -85,12 +80,40 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
 def decode(action: NDArray[np.int64]) -> Allocation:
     """Turn an action into an allocation.
 
-    Args:
-        action: Of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or
-            of ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
+    It is of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or of
+    ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
     """
     cores, batch, replicas = (*(int(choice) + 1 for choice in action), 1)[:3]
     return Allocation(cores, batch, replicas)
+
+
+class ActionMasks:
+    """Which choices make sense on a system (invalid action masking, Huang and Ontañón, 2022).
+
+    Masked are core counts that cannot even serve what has lately arrived, and batch sizes that no
+    core count runs within the SLO. Replicas, under joint control, may serve what cores do not, so
+    that then only batch sizes are masked.
+    """
+
+    def __init__(self, spec: SystemSpec, joint: bool = False) -> None:
+        latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
+        batches = np.arange(1, spec.batch_max + 1)[:, None]
+        self._served = (batches / latency_s).max(axis=0) / spec.capacity_rps
+        self._fits = latency_s[:, -1] <= spec.slo_s
+        self._fits[0] = True
+        if joint:
+            self._served = np.full(spec.cores_max, np.inf)
+            self._fits = np.append(self._fits, np.ones(spec.replicas_max, np.bool_))
+
+    def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which choices are allowed under (..., fields) observations.
+
+        They are (..., choices): core counts, batch sizes, and replicas under joint control.
+        """
+        cores = self._served >= _MASKED_SHARE * observations[..., _RATE, None]
+        cores[..., -1] = True
+        batches = np.broadcast_to(self._fits, (*cores.shape[:-1], self._fits.size))
+        return np.concatenate([cores, batches], axis=-1)
 
 
 def _recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.void]]:
@@ -118,10 +141,8 @@ def _recall_history(arrays: Arrays, view: SystemView) -> None:
     env, past = arrays.envs[0], len(view.arrivals)
     env["interval"] = past
     env["arrivals"][:past] = view.arrivals
-    for name, values in (
-        ("mean_delays_s", view.mean_delays_s),
-        ("bandwidths", view.bandwidths_bytes_per_s),
-    ):
+    recent = {"mean_delays_s": view.mean_delays_s, "bandwidths": view.bandwidths_bytes_per_s}
+    for name, values in recent.items():
         last = values[-RECENT:]
         env[name][np.arange(past - len(last), past) & (RECENT - 1)] = last
     env["delay_max_s"] = view.delays_s.max() if len(view.delays_s) else 0.0

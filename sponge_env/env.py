@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import reduce
 from typing import Any
 
 import gymnasium as gym
@@ -11,10 +12,9 @@ from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
-from sponge_env.encoding import CLIP, control_named, decode
+from sponge_env.encoding import CLIP, ActionMasks, control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
-from sponge_env.masks import ActionMasks
 from sponge_env.render import frame, status_line
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario, load_scenario
@@ -184,7 +184,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
         Returns:
             (sum of choices,) each choice of each part of an action; see
-            :class:`sponge_env.masks.ActionMasks`.
+            :class:`sponge_env.encoding.ActionMasks`.
         """
         masks: NDArray[np.bool_] = self._masks(self._observe())
         return masks
@@ -223,3 +223,68 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError(f"episode_seed must be a whole number of at least 0, not {seed!r}")
     return int(seed)
+
+
+class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
+    """``Discrete(n)``, for learners of one number (DQN).
+
+    It counts all combinations of choices, the last choice varying fastest.
+    """
+
+    def __init__(self, env: SpongeEnv) -> None:
+        super().__init__(env)
+        self._choices = env._choices
+        self._combinations = np.prod(self._choices, dtype=np.int64)
+        self.action_space = gym.spaces.Discrete(int(self._combinations))
+
+    def action(self, action: Any) -> Action:
+        """Turn a combination's number into its choices; a ConfigError if there is none."""
+        number = whole(action, np.array(self._combinations))
+        return np.array(np.unravel_index(number, self._choices), np.int64)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which combinations make sense now, (n,): those of which every choice does."""
+        env = self.unwrapped
+        assert isinstance(env, SpongeEnv)
+        parts = np.split(env.action_masks(), np.cumsum(self._choices)[:-1])
+        masks: NDArray[np.bool_] = reduce(np.logical_and.outer, parts).ravel()
+        return masks
+
+
+class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):
+    """``Box(-1, 1, (parts,))``, for learners of real numbers (SAC).
+
+    Each choice goes from the least to the most in equal steps.
+    """
+
+    def __init__(self, env: SpongeEnv) -> None:
+        super().__init__(env)
+        self._choices = env._choices
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
+
+    def action(self, action: NDArray[np.float32]) -> Action:
+        """Turn real numbers into choices; what is beyond the ends counts as the end.
+
+        A ConfigError if they are too few, too many, or no numbers.
+        """
+        if np.shape(action) != self._choices.shape or np.isnan(action).any():
+            raise ConfigError(
+                f"an action must be {self._choices.size} real numbers, not {action!r}"
+            )
+        share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
+        chosen: Action = np.minimum((share * self._choices).astype(np.int64), self._choices - 1)
+        return chosen
+
+
+def discrete(**options: Any) -> DiscreteActions:
+    """Make ``SpongeDiscrete-v0``; the options are those of :class:`SpongeEnv`."""
+    return DiscreteActions(SpongeEnv(**options))
+
+
+def continuous(**options: Any) -> ContinuousActions:
+    """Make ``SpongeContinuous-v0``; the options are those of :class:`SpongeEnv`."""
+    return ContinuousActions(SpongeEnv(**options))
+
+
+# Gymnasium looks here for the ways of rendering before it makes anything.
+vars(discrete)["metadata"] = vars(continuous)["metadata"] = SpongeEnv.metadata

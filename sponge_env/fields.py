@@ -35,18 +35,12 @@ class Field:
 
 _CAPACITY = "requests that all cores of a replica serve within one SLO"
 _RATE = "requests per second that all cores of a replica serve"
+_BUDGET = "quantile of the waiting requests' budgets; 1 when none waits"
 _INTERVAL = "requests that all cores of a replica serve in an interval"
 
 VERTICAL_FIELDS: tuple[Field, ...] = (
     Field("queue_length", "requests waiting", _CAPACITY),
-    *(
-        Field(
-            f"budget_q{int(100 * q)}",
-            f"{q:.0%} quantile of the waiting requests' budgets; 1 when none waits",
-            "SLO",
-        )
-        for q in BUDGET_QUANTILES
-    ),
+    *(Field(f"budget_q{int(100 * q)}", f"{q:.0%} {_BUDGET}", "SLO") for q in BUDGET_QUANTILES),
     *(
         Field(
             f"due_{i + 1}_of_{DUE_BINS}",

@@ -27,25 +27,22 @@ CONTROLLERS_MAY_IMPORT = {
     "interfaces",
     "latency",
     "mapping",
-    "masks",
     "scenario",
     "results.schema",
     "core.compiled",
 }
 DOORS = {
     "stable_baselines3": {
-        "agents/learn/algorithms.py",
         "agents/learn/environments.py",
         "agents/learn/training.py",
         "sponge_env/vector/sb3_env.py",
     },
-    "sb3_contrib": {"agents/learn/algorithms.py"},
+    "sb3_contrib": {"agents/learn/training.py"},
     "torch": {
-        "agents/learn/algorithms.py",
         "agents/learn/training.py",
         "sponge_env/models.py",
     },
-    "pulp": {"agents/solvers.py"},
+    "pulp": {"agents/program.py"},
     "optuna": {"agents/learn/search.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "scipy": {"sponge_env/results/statistics.py"},

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
-from baselines.hpa import HPA, HPAConfig, Scaler, desired_replicas, hpa_fast
+from baselines.kubernetes import HPA, HPAConfig, Scaler, desired_replicas, hpa_fast
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemView
 from sponge_env.results.schema import IntervalMetrics

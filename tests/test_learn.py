@@ -9,17 +9,15 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from scenarios import short
 from stable_baselines3 import PPO
 
-from agents.learn import LearnConfig, TrainingPlan, algorithms, learn_config, training
-from agents.learn.algorithms import ConstrainedRewards
-from agents.learn.environments import make_environments, variants
+from agents.learn import LearnConfig, TrainingPlan, learn_config, training
+from agents.learn.environments import ConstrainedRewards, make_environments, variant
 from agents.learn.training import Validation, check_checkpoint, make_validator, train
 from agents.learned import ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
-from sponge_env.encoding import FIELDS, OBS_DIM
+from sponge_env.encoding import FIELDS, OBS_DIM, ActionMasks
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_system
-from sponge_env.masks import ActionMasks
 from sponge_env.run.rollout import Run, run_episode
 
 SCENARIO = short(duration_s=10.0)
@@ -177,7 +175,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "largest", "size"), [(384, 256, 192), (64, 256, 64), (7, 4, 1)])
 def test_minibatches_divide_the_rollout(total: int, largest: int, size: int) -> None:
-    assert algorithms.divisor(total, largest) == size
+    assert training.divisor(total, largest) == size
 
 
 def test_validation_scores_what_the_environment_gives(trained: Path) -> None:
@@ -283,13 +281,13 @@ def test_unknown_fields_cannot_be_hidden(tmp_path: Path) -> None:
 
 
 def test_variants_differ_but_stay_of_one_system() -> None:
-    drawn = variants(SCENARIO, 30, seed=1)
+    drawn = [variant(SCENARIO, seed) for seed in range(30)]
     assert len({scenario.arrivals for scenario in drawn}) == 30
     assert {scenario.arrivals.kind for scenario in drawn} >= {"constant", "poisson", "diurnal"}
     plan_of_all = TrainingPlan(tuple(drawn), steps=1, envs=1, seed=0, folder=Path())
     assert plan_of_all.spec.cores_max == SCENARIO.limits.cores
-    assert drawn == variants(SCENARIO, 30, seed=1)
-    assert drawn != variants(SCENARIO, 30, seed=2)
+    assert drawn == [variant(SCENARIO, seed) for seed in range(30)]
+    assert drawn[0] != variant(SCENARIO, seed=30)
 
 
 def test_training_on_scenarios_of_two_systems_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from agents.learn import LearnConfig, TrainingPlan, training
 from agents.learn import search as searching
-from agents.learn.search import Search, finished, main, open_study
+from agents.learn.search import Objective, finished, main, open_study
 from agents.learn.training import Validation
 from sponge_env.scenario import load_scenario
 
@@ -75,7 +75,7 @@ def test_a_trial_behind_the_others_is_given_up(
 
     monkeypatch.setattr(training, "train", scripted)
     plan = TrainingPlan((load_scenario("tiny.toml"),), 1, 1, 0, tmp_path)
-    wanted = Search(plan, weight=20.0)
+    wanted = Objective(plan, weight=20.0)
     study = open_study(wanted, tmp_path / "found.log")
     study.optimize(wanted.score, n_trials=searching.TRIALS_BEFORE_PRUNING + 2)
     assert validations[:-1] == [searching.VALIDATIONS] * (searching.TRIALS_BEFORE_PRUNING + 1)

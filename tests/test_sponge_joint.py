@@ -12,8 +12,13 @@ from views import busy_view, make_spec, make_view
 
 from agents import lookahead
 from agents.lookahead import replica_states
-from agents.lookahead.service import QuotaServiceTimes
-from agents.sponge_joint import Fleet, SpongeJoint, SpongeJointConfig, rate_samples
+from agents.sponge_joint import (
+    FleetPlanner,
+    QuotaServiceTimes,
+    SpongeJoint,
+    SpongeJointConfig,
+    rate_samples,
+)
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
@@ -60,7 +65,9 @@ def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
     """Under perfect scaling four replicas on one CPU serve what one does with all of it."""
     latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     own, shared = (
-        Fleet(SpongeJointConfig(), dataclasses.replace(SPEC, latency=latency, cpu_cores=cpu_cores))
+        FleetPlanner(
+            SpongeJointConfig(), dataclasses.replace(SPEC, latency=latency, cpu_cores=cpu_cores)
+        )
         for cpu_cores in (math.inf, 16.0)
     )
     service_s = np.ascontiguousarray(latency.table_s(16, 16).T)
@@ -133,7 +140,7 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
 def fleet_size(
     rates: list[float], replicas: int, ready: int, starting_s: tuple[float, ...] = ()
 ) -> int:
-    fleet = Fleet(SpongeJointConfig(), SPEC)
+    fleet = FleetPlanner(SpongeJointConfig(), SPEC)
     answer = 0
     for rate in rates:
         view = busy_view(

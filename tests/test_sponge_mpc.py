@@ -16,11 +16,9 @@ from reference.workload import Request
 from views import busy_view, make_spec, make_view
 
 from agents import lookahead
-from agents.lookahead import SpongeMPC
-from agents.lookahead.flow import Flow, fit_rate
+from agents.lookahead import ServiceTimes, SpongeMPC, cost_curve
+from agents.lookahead.forecast import Flow, Outlook, fit_rate, make_chance, sample_path
 from agents.lookahead.kernel import TAIL, Queue, advance, copy_queue, make_queue, resize, unfinished
-from agents.lookahead.paths import Outlook, make_chance, sample_path
-from agents.lookahead.service import ServiceTimes, cost_curve
 from sponge_env.core.compiled import entry_point
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system

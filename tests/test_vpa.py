@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
-from baselines.vpa import GROWTH, VPA, DecayingHistogram
+from baselines.kubernetes import GROWTH, VPA, DecayingHistogram
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemView
 from sponge_env.results.schema import IntervalMetrics

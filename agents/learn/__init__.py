@@ -68,18 +68,19 @@ class LearnConfig(Options):
 
 
 def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
-    """Return the hyper-parameters of a run.
+    """Return the hyper-parameters of a learner's run.
 
-    Args:
-        agent: Name of the learner.
-        options: Some by name; lists may be text with commas.
-        resume: Checkpoint of a run whose hyper-parameters hold where no option says otherwise;
-            its layers cannot change.
+    Options are some by name; lists may be text with commas. Where none says otherwise, those of
+    the run hold whose checkpoint is to be resumed; its layers cannot change.
     """
     changes = {key: _listed(key, value) for key, value in options.items()}
     if resume is None:
         return from_mapping(LearnConfig, {**LEARNERS[agent].options, **changes})
-    before = _saved(resume.with_name(SETTINGS_FILE))
+    path = resume.with_name(SETTINGS_FILE)
+    try:
+        before = from_mapping(LearnConfig, json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
     config = from_mapping(LearnConfig, {**_plain(before), **changes})
     if config.hidden != before.hidden:
         raise ConfigError(
@@ -92,13 +93,6 @@ def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = N
 def save_settings(config: LearnConfig, folder: Path) -> None:
     """Write the hyper-parameters into a run directory."""
     write_json(folder / SETTINGS_FILE, _plain(config))
-
-
-def _saved(path: Path) -> LearnConfig:
-    try:
-        return from_mapping(LearnConfig, json.loads(path.read_text()))
-    except (OSError, ValueError, AttributeError) as error:
-        raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
 
 
 def _plain(config: LearnConfig) -> dict[str, Any]:

@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env import cli
+from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
+from sponge_env.files import write_json
 from sponge_env.installation import require_extra
+from sponge_env.run.store import describe, new_folder
 from sponge_env.run.suite import changed
+from sponge_env.run.unit import check_scenario
 from sponge_env.scenario import Scenario, load_scenario
 
 from .. import LEARNERS
@@ -33,21 +37,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     cli.add_experiment_arguments(parser)
     add_plan_arguments(parser)
-    parser.add_argument(
-        "--randomised",
-        action="store_true",
-        help="let half of the environments run random variants of the scenarios",
-    )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated",
-    )
-    parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="run directory or checkpoint.zip to go on from"
-    )
+    add = parser.add_argument
+    said = "let half of the environments run random variants of the scenarios"
+    add("--randomised", action="store_true", help=said)
+    said = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help=said)
+    said = "run directory or checkpoint.zip to go on from"
+    add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
     if arguments.backend == "live" and arguments.envs not in (None, 1):
         raise ConfigError(f"the live system is one environment, not {arguments.envs}")
@@ -58,32 +54,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def add_plan_arguments(parser: argparse.ArgumentParser, steps: int | None = None) -> None:
     """Add the options of :func:`plan_of`, with a default number of steps or the learner's."""
-    parser.add_argument(
-        "--agent",
-        default="ppo",
-        type=cli.one_of("agent to train", LEARNERS),
-        help=f"what learns: {', '.join(LEARNERS)} (default: ppo)",
-    )
-    parser.add_argument(
-        "--also",
-        nargs="+",
-        default=[],
-        metavar="S",
-        help="further scenarios of the same profile and limits to train on",
-    )
-    parser.add_argument(
-        "--steps",
-        type=cli.at_least(1),
-        default=steps,
-        help="steps over all environments "
-        f"(default: {steps or '1000000, 200000 for residual-ppo'})",
-    )
-    parser.add_argument(
-        "--envs",
-        type=cli.at_least(1),
-        help="simulated environments (default: 256, 16 for residual-ppo); the live system is one",
-    )
-    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    add = parser.add_argument
+    known = cli.one_of("agent to train", LEARNERS)
+    said = f"what learns: {', '.join(LEARNERS)} (default: ppo)"
+    add("--agent", default="ppo", type=known, help=said)
+    said = "further scenarios of the same profile and limits to train on"
+    add("--also", nargs="+", default=[], metavar="S", help=said)
+    most = steps or "1000000, 200000 for residual-ppo"
+    said = f"steps over all environments (default: {most})"
+    add("--steps", type=cli.at_least(1), default=steps, help=said)
+    said = "simulated environments (default: 256, 16 for residual-ppo); the live system is one"
+    add("--envs", type=cli.at_least(1), help=said)
+    add("--seed", type=cli.at_least(0), default=0, help="default: 0")
 
 
 def plan_of(
@@ -111,11 +93,6 @@ def train(argv: Sequence[str]) -> int:
     scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     scenario = replace(scenario, profile=arguments.profile or scenario.profile)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from sponge_env.console import Progress
-    from sponge_env.files import write_json
-    from sponge_env.run.store import describe, new_folder
-    from sponge_env.run.unit import check_scenario
-
     from .training import check_checkpoint
     from .training import train as run
 
@@ -123,41 +100,30 @@ def train(argv: Sequence[str]) -> int:
     also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
     if arguments.backend == "live":
         arguments.envs = 1
-    plan = plan_of(
-        arguments,
-        (scenario, *also),
-        randomised=arguments.randomised,
-        backend=arguments.backend,
-        limiter=arguments.limiter,
-        resume=arguments.resume,
-        command=f"{cli.program('train')} {shlex.join(argv)}",
-    )
+    given = {key: getattr(arguments, key) for key in ("randomised", "backend", "limiter", "resume")}
+    command = f"{cli.program('train')} {shlex.join(argv)}"
+    plan = plan_of(arguments, (scenario, *also), command=command, **given)
     options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
     if arguments.resume is not None:
         check_checkpoint(arguments.resume, plan)
     config = learn_config(arguments.agent, options.get("x", {}), arguments.resume)
-    _say(f"{arguments.agent} learns {', '.join(s.name for s in plan.scenarios)} ({profile.name})")
+    names = ", ".join(scenario.name for scenario in plan.scenarios)
+    sys.stdout.write(f"{arguments.agent} learns {names} ({profile.name})\n")
     settings = {key: str(value) for key, value in vars(arguments).items()}
-    purpose = f"train-{arguments.agent}-{scenario.name}"
-    folder = new_folder(purpose, arguments.run_dir)
+    folder = new_folder(f"train-{arguments.agent}-{scenario.name}", arguments.run_dir)
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": settings})
     describe(folder, shlex.split(plan.command))
     progress = Progress(f"training {arguments.agent}", plan.steps, "step")
     with cli.terminate_like_interrupt(), contextlib.closing(progress):
         policy = run(replace(plan, folder=folder), config, progress.show)
-    _say(f"policy       {policy}")
-    _say(
-        f"evaluate it  {cli.program('evaluate')} --agent {arguments.agent} "
-        f"--scenario {arguments.scenario}"
+    follow = f"{cli.program('evaluate')} --agent {arguments.agent} --scenario {arguments.scenario}"
+    sys.stdout.write(
+        f"policy       {policy}\nevaluate it  {follow}\n"
+        f"TensorBoard  tensorboard --logdir {folder}\n"
     )
-    _say(f"TensorBoard  tensorboard --logdir {folder}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; bad input ends with one sentence and exit code 2."""
     return cli.run_script(train, argv)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,23 +11,26 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from sponge_env.arrays import IntArray
 from sponge_env.config import Arrivals, Initial, Network, Serving
-from sponge_env.encoding import control_named
+from sponge_env.encoding import Control, control_named
 from sponge_env.env import SpongeEnv
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
 from sponge_env.vector.sb3_env import SpongeVecEnv
 
-from ..learned import CHOICES, CorrectedMPC, masks_for
+from ..learned import CHOICES, CorrectedMPC
 from . import LearnConfig, TrainingPlan
-from .algorithms import BlindedEnvs, ConstrainedRewards, MaskedEnvs, hidden_fields
 
 Observation = NDArray[np.float32]
 
+_STEP = 0.05
+"""Largest relative change of a learned weight of violations at one update."""
+_MEMORY = 0.9
+"""Weight of the past in the violation rate that it follows."""
 _LOADS = (0.08, 0.75)
 """Mean load, relative to the capacity with all cores."""
 _SLOS_S = (0.5, 2.0)
@@ -37,7 +41,7 @@ _DURATION_S = 200.0
 
 def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     """Make what a plan trains on, wrapped as its learner wants it."""
-    batch = plan.backend == "sim" and not plan.learner.corrects
+    spec, batch = plan.spec, plan.backend == "sim" and not plan.learner.corrects
     if config.violation_target is not None and not batch:
         raise ConfigError(
             "violation_target is for learners that choose allocations on the simulator"
@@ -48,12 +52,10 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
         envs: VecEnv = SpongeVecEnv(scenarios, plan.envs, control=plan.learner.control)
     else:
         envs = _singles(plan, scenarios)
-    if (masks := masks_for(plan.agent, plan.spec)) is not None:
-        envs = MaskedEnvs(envs, masks)
     if hidden:
         envs = BlindedEnvs(envs, hidden)
     if config.violation_target is not None:
-        envs = ConstrainedRewards(envs, config, plan.spec.cores_max)
+        envs = ConstrainedRewards(envs, config, spec.cores_max)
     return envs
 
 
@@ -73,24 +75,91 @@ def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
     shared = [plan.scenarios[k % len(plan.scenarios)] for k in range(plan.envs)]
     if plan.randomised and plan.backend == "sim":
         # Half of the environments keep to the scenarios, which are what counts in the end.
-        random = [variants(each, 1, plan.seed * plan.envs + k)[0] for k, each in enumerate(shared)]
-        shared = [each if k % 2 else random[k] for k, each in enumerate(shared)]
-    return [_weighted(each, config) for each in shared]
-
-
-def _weighted(scenario: Scenario, config: LearnConfig) -> Scenario:
+        first = plan.seed * plan.envs
+        shared = [each if k % 2 else variant(each, first + k) for k, each in enumerate(shared)]
     if config.violation_weight is None:
-        return scenario
-    reward = dataclasses.replace(scenario.reward, violation_weight=config.violation_weight)
-    return dataclasses.replace(scenario, reward=reward)
+        return shared
+    change = {"violation_weight": config.violation_weight}
+    return [
+        dataclasses.replace(each, reward=dataclasses.replace(each.reward, **change))
+        for each in shared
+    ]
+
+
+class BlindedEnvs(VecEnvWrapper):
+    """Shows 0 in the place of some fields of the observation."""
+
+    def __init__(self, venv: VecEnv, hidden: Sequence[int]) -> None:
+        super().__init__(venv)
+        self._seen = np.ones(venv.observation_space.shape or (), np.float32)
+        self._seen[list(hidden)] = 0.0
+
+    def reset(self) -> Any:
+        """Start new episodes."""
+        observations: Any = self.venv.reset()
+        return observations * self._seen
+
+    def step_wait(self) -> Any:
+        """Serve one interval."""
+        observations: Any
+        observations, rewards, ends, infos = self.venv.step_wait()
+        for k in np.flatnonzero(ends):
+            infos[k]["terminal_observation"] = infos[k]["terminal_observation"] * self._seen
+        return observations * self._seen, rewards, ends, infos
+
+
+class ConstrainedRewards(VecEnvWrapper):
+    """Learns the weight of violations: a Lagrange multiplier that keeps them at a target.
+
+    The reward is that of :mod:`sponge_env.core.measure` with the multiplier as weight and without
+    the violations of hopeless requests. :meth:`adapt` moves the multiplier in proportion to its
+    size (dual ascent on its logarithm), so that it finds its order of magnitude by itself.
+    """
+
+    def __init__(self, venv: VecEnv, config: LearnConfig, cores_max: int) -> None:
+        super().__init__(venv)
+        assert config.violation_target is not None
+        self._target = self._rate = config.violation_target
+        self._cores_max = cores_max
+        self.multiplier = config.violation_weight or 20.0
+        """Weight of violations now."""
+        self._violations = self._ended = 0
+
+    def reset(self) -> Any:
+        """Start new episodes."""
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        """Serve one interval, at today's weight of violations."""
+        observations, _, ends, infos = self.venv.step_wait()
+        metrics = self.venv.metrics  # type: ignore[attr-defined]  # a batch simulator's
+        violations = metrics["avoidable_violations"]
+        ended = metrics["on_time"] + metrics["violations"]
+        self._violations += int(violations.sum())
+        self._ended += int(ended.sum())
+        missed = violations / np.maximum(1, ended)
+        rewards = -metrics["cores"] / self._cores_max - self.multiplier * missed
+        return observations, rewards.astype(np.float32), ends, infos
+
+    def adapt(self) -> None:
+        """Move the multiplier by the violations since the last call."""
+        rate = self._violations / max(1, self._ended)
+        self._rate = _MEMORY * self._rate + (1 - _MEMORY) * rate
+        excess = np.clip(self._rate / self._target - 1, -1, 1)
+        self.multiplier *= math.exp(_STEP * float(excess))
+        self._violations = self._ended = 0
+
+
+def hidden_fields(blind_to: Sequence[str], control: Control) -> list[int]:
+    """Return the places of the fields whose names begin with one of some words."""
+    for word in blind_to:
+        if not any(name.startswith(word) for name in control.fields):
+            raise ConfigError(unknown("observation field", word, control.fields))
+    return [k for k, name in enumerate(control.fields) if name.startswith(tuple(blind_to))]
 
 
 class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
-    """``Sponge-v0`` with the program between the action and the system.
-
-    Observation, reward and the sequence of episodes are those of ``Sponge-v0``; what an action
-    means says :func:`..learned.corrected`.
-    """
+    """``Sponge-v0`` but for its actions, whose meaning :func:`..learned.corrected` says."""
 
     def __init__(self, env: SpongeEnv) -> None:
         super().__init__(env)
@@ -119,23 +188,17 @@ class CorrectionEnv(gym.Wrapper[Observation, IntArray, Observation, IntArray]):
         return observation, reward, ended, over, {}
 
 
-def variants(scenario: Scenario, count: int, seed: int) -> list[Scenario]:
-    """Draw variants of a scenario: domain randomisation (Tobin et al., IROS 2017).
+def variant(scenario: Scenario, seed: int) -> Scenario:
+    """Draw a variant of a scenario: domain randomisation (Tobin et al., IROS 2017).
 
-    A policy that has seen one load, payload and SLO has learned those by heart. Trained on
-    variants, it has to read them from its observation, and then also fits workloads that nobody
-    foresaw. Arrivals, network, SLO, drop policy and initial allocation are drawn; profile,
-    interval and limits, which give actions their meaning, stay.
+    A policy that has seen one load, payload and SLO has learned those by heart; trained on
+    variants, it has to read them from its observation. Profile, interval and limits, which give
+    actions their meaning, stay.
     """
-    rng = stream(seed, "variants")
-    return [_variant(scenario, rng, number) for number in range(count)]
-
-
-def _variant(scenario: Scenario, rng: np.random.Generator, number: int) -> Scenario:
-    limits = scenario.limits
+    rng, limits = stream(seed, "variants"), scenario.limits
     return dataclasses.replace(
         scenario,
-        name=f"{scenario.name}-{number}",
+        name=f"{scenario.name}-{seed}",
         slo_s=_between(rng, _SLOS_S, scale="log"),
         duration_s=_DURATION_S,
         classes=(),
@@ -180,6 +243,4 @@ def _network(rng: np.random.Generator) -> Network:
 def _between(rng: np.random.Generator, ends: tuple[float, float], scale: str = "linear") -> float:
     low, high = ends
     share = float(rng.random())
-    if scale == "log":
-        return float(low * (high / low) ** share)
-    return low + share * (high - low)
+    return float(low * (high / low) ** share) if scale == "log" else low + share * (high - low)

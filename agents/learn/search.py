@@ -44,7 +44,7 @@ _STUDY = "search"
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class Objective:
     """What all trials share."""
 
     plan: TrainingPlan
@@ -61,9 +61,7 @@ class Search:
             "agent": plan.agent,
             "scenarios": [scenario.name for scenario in plan.scenarios],
             "profile": plan.scenarios[0].profile,
-            "steps": plan.steps,
-            "envs": plan.envs,
-            "seed": plan.seed,
+            **{name: getattr(plan, name) for name in ("steps", "envs", "seed")},
             "weight": self.weight,
         }
 
@@ -80,27 +78,26 @@ class Search:
             if trial.should_prune():
                 raise import_optuna().TrialPruned
 
-        drawn = suggest(trial, self.weight)
-        config = learn_config(self.plan.agent, {**drawn, "evaluations": VALIDATIONS})
+        drawn = {**suggest(trial, self.weight), "evaluations": VALIDATIONS}
+        config = learn_config(self.plan.agent, drawn)
         with tempfile.TemporaryDirectory() as folder:
             train(replace(self.plan, folder=Path(folder)), config, validated=validated)
         best = max(results, key=lambda result: result.score(self.weight))
-        trial.set_user_attr("cores", best.cores)
-        trial.set_user_attr("avoidable_violation_rate", best.avoidable_violation_rate)
+        for name in ("cores", "avoidable_violation_rate"):
+            trial.set_user_attr(name, getattr(best, name))
         return best.score(self.weight)
 
 
 def suggest(trial: Any, weight: float) -> dict[str, Any]:
     """Draw hyper-parameters; the weight of violations is drawn around the given one."""
+    number = trial.suggest_float
     return {
-        "learning_rate": trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
-        "entropy": trial.suggest_float("entropy", 1e-5, 1e-2, log=True),
+        "learning_rate": number("learning_rate", 3e-4, 1e-2, log=True),
+        "entropy": number("entropy", 1e-5, 1e-2, log=True),
         "minibatch": trial.suggest_categorical("minibatch", (256, 512, 1024, 2048, 4096)),
         "epochs": trial.suggest_int("epochs", 1, 8),
-        "gamma": trial.suggest_float("gamma", 0.5, 0.99),
-        "violation_weight": trial.suggest_float(
-            "violation_weight", weight / 4, weight * 8, log=True
-        ),
+        "gamma": number("gamma", 0.5, 0.99),
+        "violation_weight": number("violation_weight", weight / 4, weight * 8, log=True),
     }
 
 
@@ -120,7 +117,7 @@ def import_optuna() -> ModuleType:
     return optuna
 
 
-def open_study(search: Search, path: Path) -> Any:
+def open_study(objective: Objective, path: Path) -> Any:
     """Begin an optuna study in a file, or go on with the one that is there.
 
     Its first trial has the default hyper-parameters. A file that holds another search, or
@@ -138,26 +135,20 @@ def open_study(search: Search, path: Path) -> Any:
     open_it = optuna.load_study if begun else partial(optuna.create_study, direction="maximize")
     pruner = optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING)
     study = open_it(study_name=_STUDY, storage=storage, pruner=pruner)
-    _check_settings(study, search, path)
-    waiting = any(trial.state.name == "WAITING" for trial in study.trials)
-    if not waiting and not finished(study):
-        study.enqueue_trial(
-            defaults(search.plan.agent, search.weight), user_attrs={"defaults": True}
-        )
-    # Another seed at each start, or a search that goes on would draw its first trials again.
-    study.sampler = optuna.samplers.TPESampler(seed=search.plan.seed + len(study.trials))
-    return study
-
-
-def _check_settings(study: Any, search: Search, path: Path) -> None:
-    before = study.user_attrs.get("settings")
-    if before is None:
-        study.set_user_attr("settings", search.settings)
-        return
-    changed = [key for key, value in search.settings.items() if before.get(key) != value]
+    if "settings" not in study.user_attrs:
+        study.set_user_attr("settings", objective.settings)
+    before = study.user_attrs["settings"]
+    changed = [key for key, value in objective.settings.items() if before.get(key) != value]
     if changed:
         was = ", ".join(f"{key} {before.get(key)}" for key in changed)
         raise ConfigError(f"{path} holds a search with {was}; go on with that or choose --out")
+    waiting = any(trial.state.name == "WAITING" for trial in study.trials)
+    if not waiting and not finished(study):
+        first = defaults(objective.plan.agent, objective.weight)
+        study.enqueue_trial(first, user_attrs={"defaults": True})
+    # Another seed at each start, or a search that goes on would draw its first trials again.
+    study.sampler = optuna.samplers.TPESampler(seed=objective.plan.seed + len(study.trials))
+    return study
 
 
 def finished(study: Any) -> int:
@@ -172,13 +163,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--profile", metavar="P", help="latency profile instead of the scenario's")
     parser.add_argument("--trials", type=cli.at_least(1), default=20, help="default: 20")
     add_plan_arguments(parser, steps=200_000)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="holds all trials; one that exists is gone on with "
-        "(default: runs/search-AGENT-SCENARIO.log)",
-    )
+    said = "holds all trials; one that exists is gone on with"
+    said += " (default: runs/search-AGENT-SCENARIO.log)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=said)
     return parser.parse_args(argv)
 
 
@@ -194,13 +181,13 @@ def search(argv: Sequence[str]) -> int:
     require_extra("train", "training")
     import_optuna()
     plan = plan_of(arguments, [replace(each, profile=profile) for each in scenarios])
-    wanted = Search(plan, scenarios[0].reward.violation_weight)
-    study = open_study(wanted, path)
+    objective = Objective(plan, scenarios[0].reward.violation_weight)
+    study = open_study(objective, path)
     progress = Progress("search", arguments.trials, "trial")
     with cli.terminate_like_interrupt(), contextlib.closing(progress):
         while (done := finished(study)) < arguments.trials:
             progress.show(done)
-            study.optimize(wanted.score, n_trials=1)
+            study.optimize(objective.score, n_trials=1)
     sys.stdout.write(f"{report(study, arguments)}\n")
     return 0
 
@@ -209,29 +196,24 @@ def report(study: Any, arguments: argparse.Namespace) -> str:
     """Return the best trials as a table, and the command that trains with the best."""
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     ranked = sorted(complete, key=lambda trial: -trial.value)
-    shown = [*ranked[:SHOWN], *(trial for trial in ranked[SHOWN:] if _default(trial))]
-    names = list(ranked[0].params)
-    rows = [["trial", "score", "cores", "avoidable %", *names]]
-    rows += [_row(trial, names) for trial in shown]
+    best, standard = ranked[0].params, [t for t in ranked[SHOWN:] if "defaults" in t.user_attrs]
+    rows = [["trial", "score", "cores", "avoidable %", *best]]
+    rows += [_row(trial, list(best)) for trial in [*ranked[:SHOWN], *standard]]
     command = ["python", "train.py", "--agent", arguments.agent, "--scenario", arguments.scenario]
     for key in ("profile", "also", "steps", "envs"):
         if value := getattr(arguments, key):
             command += [f"--{key}", *(value if key == "also" else [str(value)])]
-    for name, value in ranked[0].params.items():
+    for name, value in best.items():
         command += ["--option", f"{name}={value:.4g}"]
     return "\n".join([*aligned(rows), "", "train with the best:", shlex.join(command)])
 
 
 def _row(trial: Any, names: Sequence[str]) -> list[str]:
-    cores = f"{trial.user_attrs['cores']:.2f}"
-    avoidable = f"{100 * trial.user_attrs['avoidable_violation_rate']:.3f}"
+    found = trial.user_attrs
+    name = f"{trial.number}{' (defaults)' * ('defaults' in found)}"
+    avoidable = f"{100 * found['avoidable_violation_rate']:.3f}"
     values = [f"{trial.params[name]:.4g}" for name in names]
-    name = f"{trial.number}{' (defaults)' * _default(trial)}"
-    return [name, f"{trial.value:.4f}", cores, avoidable, *values]
-
-
-def _default(trial: Any) -> bool:
-    return "defaults" in trial.user_attrs
+    return [name, f"{trial.value:.4f}", f"{found['cores']:.2f}", avoidable, *values]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

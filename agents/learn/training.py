@@ -1,4 +1,4 @@
-"""Training runs: learn, validate now and then, keep the best policy.
+"""Training runs: make a model, let it learn, validate it now and then, keep the best policy.
 
 Validation is on simulated episodes that neither training nor evaluation uses.
 """
@@ -10,14 +10,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from sponge_env.arrays import IntArray
 from sponge_env.encoding import control_named
@@ -29,11 +32,17 @@ from sponge_env.vector.simulator import BatchSimulator
 from sponge_env.workload import as_long_as_its_traces
 
 from .. import LEARNERS
-from ..learned import masks_for
-from ..policy import POLICY_FILE, Policy, load_policy, save_policy
+from ..learned import masks_for, preset
+from ..lookahead import MPCConfig
+from ..policy import POLICY_FILE, Policy, PolicyInfo, Recurrence, load_policy, save_policy
 from . import CHECKPOINT_FILE, LearnConfig, TrainingPlan, learn_config, save_settings
-from .algorithms import ConstrainedRewards, export, make_model
-from .environments import CorrectionEnv, make_environments
+from .environments import ConstrainedRewards, CorrectionEnv, hidden_fields, make_environments
+
+ALGORITHMS = {"ppo": PPO, "maskable": MaskablePPO, "recurrent": RecurrentPPO}
+"""By :attr:`..Learner.algorithm`."""
+
+_FIRST_LOGIT = 1.0
+"""Of each choice that leaves the program as it is, when training begins; 0 for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +79,12 @@ def train(
 ) -> Path:
     """Train a policy and return the file of the best that was seen.
 
-    The policy is evaluated now and then on simulated episodes that training never uses;
-    the best one so far is always in the policy file, the latest state in
-    ``checkpoint.zip``, also after an interrupt. ``learn.json`` says with which settings.
+    The best one so far is always in the policy file, the latest state in ``checkpoint.zip``, also
+    after an interrupt. ``learn.json`` says with which hyper-parameters; the learner's if left out.
+    What ``validated`` raises ends the training.
 
     On the live backend the arrivals pause while the learner computes; see
     :class:`~sponge_env.env.SpongeEnv`.
-
-    Args:
-        plan: What to train on.
-        config: Hyper-parameters; the learner's if left out.
-        progress: See :data:`Report`.
-        validated: See :data:`Validated`; what it raises ends the training.
     """
     config = config or learn_config(plan.agent, {})
     # The networks are too small for more threads to help, and the simulator wants them.
@@ -91,7 +94,7 @@ def train(
         model = make_model(plan, config, envs)
         model.set_logger(configure(str(plan.folder), ["tensorboard"]))
         save_settings(config, plan.folder)
-        keeper = _Keeper(plan, config, envs, progress, validated)
+        keeper = _Keeper(plan, config, progress, validated)
         try:
             model.learn(plan.steps, callback=keeper, reset_num_timesteps=False)
         except (KeyboardInterrupt, SpongeError):
@@ -102,6 +105,77 @@ def train(
     return keeper.policy_path
 
 
+def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
+    """Make the learner, or load the one to go on with."""
+    algorithm: Any = ALGORITHMS[plan.learner.algorithm]
+    settings: dict[str, Any] = {
+        "learning_rate": lambda left: config.learning_rate * max(0.05, left),
+        "n_steps": config.rollout_steps,
+        "batch_size": divisor(config.rollout_steps * envs.num_envs, config.minibatch),
+        "n_epochs": config.epochs,
+        "gamma": config.gamma,
+        "gae_lambda": config.gae_lambda,
+        "ent_coef": config.entropy,
+        "device": "cpu",
+    }
+    if plan.resume is not None:
+        try:
+            model = algorithm.load(plan.resume, env=envs, **settings)
+        except Exception as error:
+            # SB3 unpickles, and a damaged file may fail in any way.
+            raise PolicyError(f"{plan.resume} cannot be resumed: {error}") from error
+        # New episodes, not those of the first run again.
+        model.set_random_seed(plan.seed + model.num_timesteps)
+        return model
+    network: dict[str, Any] = {"net_arch": list(config.hidden)}
+    kind = "MlpPolicy"
+    if plan.learner.algorithm == "recurrent":
+        kind, network["lstm_hidden_size"] = "MlpLstmPolicy", config.hidden[0]
+    model = algorithm(kind, envs, policy_kwargs=network, seed=plan.seed, **settings)
+    if plan.learner.corrects:
+        # A new policy prefers the program as it is; that is then most probable everywhere.
+        edges = np.cumsum([0, *model.action_space.nvec[:-1]])
+        with torch.no_grad():
+            favoured = (edges + np.array(preset(MPCConfig()))).tolist()
+            model.policy.action_net.bias[favoured] = _FIRST_LOGIT
+    return model
+
+
+def export(model: Any, plan: TrainingPlan, config: LearnConfig, seconds: float) -> Policy:
+    """Take the policy network out of a model that was trained for so long in this run."""
+    networks = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
+    linear = [layer for layer in networks if isinstance(layer, nn.Linear)]
+    info = PolicyInfo(
+        agent=plan.agent,
+        fingerprint=plan.spec.fingerprint,
+        scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
+        actions=tuple(int(n) for n in model.action_space.nvec),
+        inputs=control_named(plan.learner.control).fields,
+        steps=model.num_timesteps,
+        seed=plan.seed,
+        command=plan.command,
+        seconds=round(seconds, 1),
+    )
+    layers = [(_numpy(layer.weight), _numpy(layer.bias)) for layer in linear]
+    recurrence = None
+    if (lstm := getattr(model.policy, "lstm_actor", None)) is not None:
+        bias = _numpy(lstm.bias_ih_l0) + _numpy(lstm.bias_hh_l0)
+        recurrence = Recurrence(_numpy(lstm.weight_ih_l0), _numpy(lstm.weight_hh_l0), bias)
+    # What the policy was blind to may not count when it sees everything.
+    first = layers[0][0] if recurrence is None else recurrence.weight_in
+    first[:, hidden_fields(config.blind_to, control_named(plan.learner.control))] = 0.0
+    return Policy(info, tuple(layers), recurrence)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.array(tensor.detach().cpu().numpy(), np.float32)
+
+
+def divisor(total: int, largest: int) -> int:
+    """Return the largest divisor of ``total`` up to ``largest``."""
+    return next(size for size in range(min(total, largest), 0, -1) if total % size == 0)
+
+
 def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     """Refuse a checkpoint that is missing, or of another learner, system or observation."""
     if not path.is_file():
@@ -110,10 +184,10 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     if info.agent != plan.agent:
         raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
     if info.fingerprint != plan.spec.fingerprint:
-        names = ", ".join(scenario.name for scenario in plan.scenarios)
+        wanted = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile, interval "
-            f"or limits differ from those of {names}; train anew"
+            f"or limits differ from those of {', '.join(wanted)}; train anew"
         )
     if info.inputs != control_named(plan.learner.control).fields:
         raise PolicyError("the checkpoint was trained on other observation fields; train anew")
@@ -123,18 +197,12 @@ class _Keeper(BaseCallback):
     """Evaluates now and then, keeps the best policy and the latest checkpoint."""
 
     def __init__(
-        self,
-        plan: TrainingPlan,
-        config: LearnConfig,
-        envs: Any,
-        progress: Report,
-        validated: Validated,
+        self, plan: TrainingPlan, config: LearnConfig, progress: Report, validated: Validated
     ) -> None:
         super().__init__()
         self.policy_path = plan.folder / POLICY_FILE
         self._plan, self._config = plan, config
         self._progress, self._report = progress, validated
-        self._constrained = envs if isinstance(envs, ConstrainedRewards) else None
         weight = config.violation_weight or plan.scenarios[0].reward.violation_weight
         self._weight = weight if config.violation_target is None else 1 / config.violation_target
         self._validate = make_validator(plan.scenarios, config.evaluation_episodes, plan.agent)
@@ -155,9 +223,9 @@ class _Keeper(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        if self._constrained is not None:
-            self._constrained.adapt()
-            self.logger.record("train/violation_weight", self._constrained.multiplier)
+        if isinstance(self.training_env, ConstrainedRewards):
+            self.training_env.adapt()
+            self.logger.record("train/violation_weight", self.training_env.multiplier)
         if self.num_timesteps - self._validated_at >= self._every:
             self.keep()
 
@@ -188,23 +256,23 @@ def make_validator(
     They are shared out to the scenarios, at least one each.
     """
     seeds = SEED_LIMIT + np.arange(max(episodes, len(scenarios)))
-    play = _play_corrections if LEARNERS[agent].corrects else _play_batch
-    return partial(_validated, play(scenarios, seeds, agent), scenarios[0].limits.cores)
+    prepared = _play_corrections if LEARNERS[agent].corrects else _play_batch
+    play = prepared(scenarios, seeds, agent)
+    names = ("cores", "violations", "avoidable_violations", "offered")
 
+    def validate(policy: Policy) -> Validation:
+        sums = np.zeros(5)
+        for count, metrics in play(policy):
+            sums += (count, *(float(np.sum(metrics[name])) for name in names))
+        intervals, cores, violations, avoidable, offered = sums.tolist()
+        rates = violations / max(1.0, offered), avoidable / max(1.0, offered)
+        return Validation(cores / intervals, scenarios[0].limits.cores, *rates)
 
-_METRICS = ("cores", "violations", "avoidable_violations", "offered")
+    return validate
+
 
 Played = Iterator[tuple[int, Any]]
 """Number of intervals, and their metrics by name: one or an array of each."""
-
-
-def _validated(play: Callable[[Policy], Played], cores_max: int, policy: Policy) -> Validation:
-    sums = np.zeros(1 + len(_METRICS))
-    for count, metrics in play(policy):
-        sums += (count, *(float(np.sum(metrics[name])) for name in _METRICS))
-    intervals, cores, violations, avoidable, offered = sums.tolist()
-    offered = max(1.0, offered)
-    return Validation(cores / intervals, cores_max, violations / offered, avoidable / offered)
 
 
 def _play_batch(

@@ -1,12 +1,15 @@
 """``sponge-mpc`` and its look-ahead program: plays the next seconds and takes the cheapest.
 
 Read on in :mod:`.kernel`, which scores pairs of cores and batch size along the sample paths of
-:mod:`.paths` with the queue of :mod:`.queue`. :mod:`.flow` follows the requests on the way,
-:mod:`.service` what batches take.
+:mod:`.forecast`. At the end stands what batches take, for a fit of four numbers misses single cells
+of the table of service times, by up to 28 %. Tables have shape (cores_max, batch_max), seconds of a
+batch: row ``c - 1``, column ``b - 1``.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -16,10 +19,8 @@ from sponge_env.arrays import FloatArray
 from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .flow import Flow, fit_rate
+from .forecast import Flow, Outlook, fit_rate, make_chance
 from .kernel import HEAD, NEXT, TAIL, Decision, Rules, make_scratch, plan
-from .paths import Outlook, make_chance
-from .service import ServiceTimes, cost_curve
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -30,6 +31,12 @@ _PLAYED, _PLAYED_CORES = 600, 16
 and in proportion fewer where there are more, so that a decision takes a few milliseconds."""
 _LATE_IN_ONE_PLAN = 0.5
 """Late requests to expect from which on a plan counts as infeasible."""
+SEEN_RANGE = (0.5, 2.0)
+"""What was seen is not believed beyond these multiples of the fit."""
+_TRUST = 2
+"""Intervals that the fit counts for against those with full batches."""
+_REMEMBERED = 20
+"""Such intervals that count at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +80,9 @@ class SpongeMPC(BaseController):
 
         cores + late_price * late requests + price of the backlog left at the end.
 
-    The price of the backlog is what serving one more request costs at the forecast rate. It
-    keeps the cores at the level that the load needs in the long run: latency is convex in the
-    cores, so a steady few are cheaper than few and many by turns.
-
-    It asks for one replica always, and takes everything before the load is known.
+    The price of the backlog, which is what serving one more request costs at the forecast rate,
+    keeps the cores at the level that the load needs in the long run. It asks for one replica
+    always, and takes everything before the load is known.
     """
 
     config: MPCConfig
@@ -93,91 +98,86 @@ class SpongeMPC(BaseController):
             return Allocation(spec.cores_max, spec.batch_max)
         if self.config.learning and self._times.observe(view):
             self._program.use(self._times.table_s)
-        return self._program.choose(view, self._program.observe(view))
+        return self._program.choose(view)
 
 
 class LookAhead:
     """Decides through one episode.
 
-    Where more requests wait or are expected than can be played in time, ``group`` of them are put
-    together and the groups are played: each is served as a whole, batches are multiples of a
-    group, and rates are groups per second. With groups of one all stays as it is.
+    Where more requests wait or are expected than can be played in time, groups of them are played:
+    each is served as a whole, batches are multiples of a group, and rates are groups per second.
     """
 
     def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
         """Start an episode; the kernel is compiled now, so that no decision waits for it.
 
-        (cores_max, batch_max) ``service_s`` may change in place; :meth:`use` is to be told.
+        The service times may change in place; :meth:`use` is to be told.
         """
         self._spec, self._config = spec, config
         self._chance = make_chance(config.risk)
         self._flow = Flow(spec, naive=not config.forecast)
-        self._rules = _make_rules(spec, config, service_s)
-        self._curve = cost_curve(service_s)
-        paths, intervals = self._chance.weight.size, 1 + config.look_ahead
-        self._scratch = make_scratch(self._rules, paths, intervals, spec.batch_max, _PLACES)
+        self.use(service_s)
+        rules, intervals = self._rules(1), 1 + config.look_ahead
+        paths = self._chance.weight.size
+        self._scratch = make_scratch(rules, paths, intervals, spec.batch_max, _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
-        plan(self._decision(self._rules, 0.0, 1), nothing, self._flow.kinds, 1)
+        plan(Decision(rules, self._chance, self._scratch, 0.0, 1), nothing, self._flow.kinds, 1)
 
     def use(self, service_s: FloatArray, replicas: int = 1, cores_max: int | None = None) -> None:
         """Plan with other service times, and for replicas of at most so many cores each.
 
         A row of service times beyond ``cores_max`` is what the cores in force may still be.
         """
-        self._curve = cost_curve(service_s)
-        cores_max = cores_max or service_s.shape[0]
-        rules = self._rules._replace(service_s=service_s, replicas=replicas, cores_max=cores_max)
-        self._rules = rules
+        self._service_s, self._curve = service_s, cost_curve(service_s)
+        self._replicas, self._cores_max = replicas, cores_max or service_s.shape[0]
 
     def correct(self, config: MPCConfig) -> None:
         """Plan with other options, but for those that say what is known of the future."""
         self._config = config
-        before = self._rules
-        rules = _make_rules(self._spec, config, before.service_s)
-        self._rules = rules._replace(replicas=before.replicas, cores_max=before.cores_max)
         self._scratch = self._scratch._replace(speed=np.empty(1 + config.look_ahead))
 
-    def observe(self, view: SystemView) -> Outlook:
-        """Take in the interval that has passed; return what to expect."""
-        return self._flow.observe(view)
-
-    def choose(self, view: SystemView, outlook: Outlook) -> Allocation:
-        """Let the kernel choose cores and batch size for what :meth:`observe` expects."""
-        spec, replicas = self._spec, self._rules.replicas
-        expected, queued = self._expected(outlook), view.queued_deadlines_s.size
+    def choose(self, view: SystemView) -> Allocation:
+        """Take in the interval that has passed, and choose cores and batch size for the next."""
+        spec, queued = self._spec, view.queued_deadlines_s.size
+        outlook = self._flow.observe(view)
+        # What is on the way or will be sent before the look-ahead ends.
+        played_s = self._scratch.speed.size * spec.interval_s
+        on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        expected = outlook.rate_rps * (played_s + on_the_way_s)
         most = _PLAYED * _PLAYED_CORES / max(spec.cores_max, _PLAYED_CORES)
-        group = group_size(queued + expected, most)
-        rules = _grouped(self._rules, group)
+        group = max(1, math.ceil((queued + expected) / most))
+        rules = self._rules(group)
         price = group * self._config.backlog_price
-        price *= self._curve.price(outlook.rate_rps / replicas)
+        price *= self._curve.price(outlook.rate_rps / rules.replicas)
         running = sum(batch.size for batch in view.running)
-        waiting = (queued + running) // group + replicas + 1
+        waiting = (queued + running) // group + rules.replicas + 1
         self._reserve(rules, waiting, expected / group)
         self._fill(view, outlook.rate_rps, group)
         # In groups, the number of requests scatters less.
-        outlook = outlook._replace(
-            rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group
-        )
         cores, batch, late = plan(
-            self._decision(rules, price, view.allocation.cores),
-            outlook,
+            Decision(rules, self._chance, self._scratch, price, view.allocation.cores),
+            outlook._replace(rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group),
             self._flow.kinds,
             in_groups(view.allocation.batch, group, rules.service_s.shape[1]),
         )
         expired = queued and view.queued_deadlines_s[0] < view.now_s
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
         size = min(group * int(batch), spec.batch_max)
-        return Allocation(int(cores), size, replicas, feasible=feasible)
+        return Allocation(int(cores), size, rules.replicas, feasible=feasible)
 
-    def _decision(self, rules: Rules, backlog_price: float, cores: int) -> Decision:
-        return Decision(rules, self._chance, self._scratch, backlog_price, cores)
-
-    def _expected(self, outlook: Outlook) -> float:
-        """Return how many requests are on the way or will be sent before the look-ahead ends."""
-        played_s = self._scratch.speed.size * self._spec.interval_s
-        on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
-        return outlook.rate_rps * (played_s + on_the_way_s)
+    def _rules(self, group: int) -> Rules:
+        config, spec = self._config, self._spec
+        return Rules(
+            service_s=grouped_service_s(self._service_s, group),
+            interval_s=spec.interval_s,
+            guard_s=config.guard * spec.slo_s,
+            late_price=group * config.late_price,
+            release_price=config.release_price,
+            batching=config.batching,
+            replicas=self._replicas,
+            cores_max=self._cores_max,
+        )
 
     def _reserve(self, rules: Rules, waiting: int, expected: float) -> None:
         """Let the memory hold a queue and the arrivals of each path, rare large numbers too."""
@@ -186,21 +186,21 @@ class LookAhead:
         wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
         shape = *scratch.score.shape, scratch.start.size.size
         fits = waiting <= capacity - places and wanted <= places
-        if fits and shape == (*rules.service_s.shape, rules.replicas):
-            return
-        paths, intervals = scratch.counts.size, scratch.speed.size
-        places = max(2 * wanted, _PLACES)
-        self._scratch = make_scratch(rules, paths, intervals, 2 * waiting, places)
+        if not fits or shape != (*rules.service_s.shape, rules.replicas):
+            paths, intervals = scratch.counts.size, scratch.speed.size
+            places = max(2 * wanted, _PLACES)
+            self._scratch = make_scratch(rules, paths, intervals, 2 * waiting, places)
 
     def _fill(self, view: SystemView, rate_rps: float, group: int) -> None:
         """Write the running batches and the waiting requests into the memory, in groups.
 
-        A group is due with the first of its requests.
+        A group is due with the first of its requests. When a running request is due a view does
+        not say: they came before those that wait, or are the newest arrivals, at the rate.
         """
-        queue, spec = self._scratch.start, self._spec
+        queue, now_s = self._scratch.start, view.now_s
         ahead, largest = 0, self._scratch.score.shape[1]
-        row_s = self._rules.service_s[view.allocation.cores - 1]
-        states = replica_states(spec, view, self._rules.replicas)
+        row_s = self._service_s[view.allocation.cores - 1]
+        states = replica_states(self._spec, view, self._replicas)
         for at, (free_s, size) in enumerate(states):
             groups = in_groups(size, group, largest) if size else 0
             queue.free_s[at] = max(free_s, _OVERDUE * row_s[size - 1]) if size else free_s
@@ -208,33 +208,13 @@ class LookAhead:
             ahead += groups
         queued_s = view.queued_deadlines_s[::group]
         tail = ahead + queued_s.size
-        np.subtract(queued_s, view.now_s, out=queue.due_s[ahead:tail])
+        np.subtract(queued_s, now_s, out=queue.due_s[ahead:tail])
+        newest_s = float(view.budgets_s[-1]) if view.budgets_s.size else self._spec.slo_s
+        if queued_s.size:
+            newest_s = float(queued_s[0]) - now_s
         older_s = np.arange(ahead, 0, -1) / max(rate_rps, 1.0)
-        queue.due_s[:ahead] = _newest_running_s(spec, view) - older_s
+        queue.due_s[:ahead] = newest_s - older_s
         queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = ahead, tail, 0
-
-
-def _make_rules(spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> Rules:
-    return Rules(
-        service_s=service_s,
-        interval_s=spec.interval_s,
-        guard_s=config.guard * spec.slo_s,
-        late_price=config.late_price,
-        release_price=config.release_price,
-        batching=config.batching,
-        replicas=1,
-        cores_max=service_s.shape[0],
-    )
-
-
-def _grouped(rules: Rules, group: int) -> Rules:
-    service_s = grouped_service_s(rules.service_s, group)
-    return rules._replace(service_s=service_s, late_price=group * rules.late_price)
-
-
-def group_size(requests: float, most: float) -> int:
-    """Return how many requests go into one group so that there are at most ``most`` groups."""
-    return max(1, math.ceil(requests / most))
 
 
 def grouped_service_s(service_s: FloatArray, group: int) -> FloatArray:
@@ -269,12 +249,92 @@ def replica_states(spec: SystemSpec, view: SystemView, replicas: int) -> list[tu
     return sorted([*busy, *idle, *((left_s, 0) for left_s in cold)])
 
 
-def _newest_running_s(spec: SystemSpec, view: SystemView) -> float:
-    """Return when the newest running request is due, about: a view does not say.
+class ServiceTimes:
+    """The table of service times of one episode.
 
-    Running requests came before those that wait, and if none does, they are the newest arrivals;
-    at the rate, one came each ``1 / rate_rps``.
+    An interval tells the time of a cell where nothing is mixed: under the same cores as before,
+    all its batches full. Full batches follow each other without a gap, for a replica that waits
+    takes the first request that comes alone. So the batches that ended took the time from the
+    start of the one that ran before to the start of the one that runs now.
     """
-    if view.queued_deadlines_s.size:
-        return float(view.queued_deadlines_s[0]) - view.now_s
-    return float(view.budgets_s[-1]) if view.budgets_s.size else spec.slo_s
+
+    def __init__(self, fit_s: FloatArray) -> None:
+        self._fit_s = fit_s
+        self.table_s = fit_s.copy(order="C")
+        """Changes in place."""
+        self._seen: dict[tuple[int, int], int] = {}
+        self._before: SystemView | None = None
+
+    def observe(self, view: SystemView) -> bool:
+        """Take in the interval that has passed; return whether it changed the table."""
+        before, self._before = self._before, view
+        if before is None or not _all_full(before, view):
+            return False
+        last, cores, batch = view.last, view.allocation.cores, view.allocation.batch
+        assert last is not None
+        ended = round((last.on_time + last.late) / batch)
+        mean_s = (view.running[0].started_s - before.running[0].started_s) / ended
+        cell = cores - 1, batch - 1
+        low_s, high_s = (self._fit_s[cell] * factor for factor in SEEN_RANGE)
+        seen = self._seen[cell] = min(self._seen.get(cell, 0) + 1, _REMEMBERED)
+        step_s = min(max(mean_s, low_s), high_s) - self.table_s[cell]
+        self.table_s[cell] += step_s / (_TRUST + seen)
+        return True
+
+
+def _all_full(before: SystemView, view: SystemView) -> bool:
+    """Return whether all batches that ended were full and ran on the same cores throughout."""
+    last = view.last
+    return (
+        last is not None
+        and len(before.running) == len(view.running) == 1
+        and before.allocation.cores == view.allocation.cores
+        and before.running[0].started_s < view.running[0].started_s
+        # A lone request is a full batch of one: it says nothing about gaps before it.
+        and last.batch_mean == view.allocation.batch > 1
+        and last.restarts == 0  # a batch that died is no service time
+        and last.on_time + last.late >= view.allocation.batch
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """Cores against rate: the lower convex hull of what each number of cores can serve.
+
+    Going to and fro between two numbers of cores serves any rate between theirs, so the hull is
+    what the best mix costs.
+    """
+
+    rates_rps: tuple[float, ...]
+    """(n,) where each straight piece ends, ascending."""
+    slopes: tuple[float, ...]
+    """(n,) core-seconds per request on each piece, ascending."""
+
+    def price(self, rate_rps: float) -> float:
+        """Return the core-seconds that one more request costs at a rate.
+
+        It is 0 where a single core serves more than the rate, for there is no less than one,
+        and stays at its last value beyond what all cores serve.
+        """
+        piece = bisect.bisect_left(self.rates_rps, rate_rps)
+        return self.slopes[min(piece, len(self.slopes) - 1)]
+
+
+def cost_curve(service_s: FloatArray) -> CostCurve:
+    """Build the curve from (cores_max, batch_max) seconds of a batch."""
+    batches = np.arange(1, service_s.shape[1] + 1)
+    capacity_rps = (batches / service_s).max(axis=1).tolist()
+    hull = [(0.0, 1.0)]
+    for cores, rate_rps in enumerate(capacity_rps, start=1):
+        corner = (rate_rps, float(cores))
+        if rate_rps <= hull[-1][0]:
+            continue  # more cores that serve no more never pay
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], corner):
+            hull.pop()
+        hull.append(corner)
+    slopes = tuple(itertools.starmap(_slope, itertools.pairwise(hull)))
+    return CostCurve(tuple(rate_rps for rate_rps, _ in hull[1:]), slopes)
+
+
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])

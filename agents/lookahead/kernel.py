@@ -1,8 +1,8 @@
 """The program of ``sponge-mpc``: play a queue under pairs of cores and batch, take the cheapest.
 
-The queue that it plays is one in order of the deadlines, for some equal replicas. A decision plays
-thousands of requests in half a millisecond, so it keeps deadlines and ends of batches and none of
-the core's records. Its moves are those of the core all the same:
+A decision plays thousands of requests in half a millisecond, so its queue, in order of the
+deadlines and for some equal replicas, keeps deadlines and ends of batches and none of the core's
+records. Its moves are those of the core all the same:
 :func:`_admit` is :func:`~sponge_env.core.queue.push`, a batch is formed by :func:`advance` when
 :func:`~sponge_env.core.simulate.simulate` would form it, as large as
 :func:`~sponge_env.core.batching.form_batch` makes it where nothing is dropped (a controller is not
@@ -20,14 +20,12 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 
-from .paths import Chance, Outlook, sample_path
+from .forecast import Chance, Outlook, sample_path
 
 HEAD, TAIL, NEXT = 0, 1, 2
 """Places in :attr:`Queue.marks`."""
-
 _TARDINESS_PER_S = 0.2
 """Weight of being late for longer."""
-
 _MOVES = 6
 """Ways to change a pair; see :func:`_moved`."""
 _STRIDE = 1 / 16
@@ -51,18 +49,15 @@ class Queue(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What stays the same for an episode."""
+    """What stays the same for an episode; prices are in core-seconds."""
 
     service_s: FloatArray
     """(cores_max, batch_max) seconds of a batch; row ``c - 1``, column ``b - 1``."""
     interval_s: float
-    """Time between two decisions."""
     guard_s: float
     """An answer so close before its deadline counts as late in part."""
     late_price: float
-    """Core-seconds that a late request costs."""
     release_price: float
-    """Core-seconds that giving up a core costs."""
     batching: bool
     """Whether other batches than the largest are tried."""
     replicas: int
@@ -75,11 +70,10 @@ class Scratch(NamedTuple):
     """Arrays to play in, allocated once."""
 
     start: Queue
-    """Queue at the decision, under the cores in force."""
+    """Queue at the decision, under the cores in force; then after the next interval, and at the
+    end of the look-ahead."""
     middle: Queue
-    """Queue after the next interval."""
     end: Queue
-    """Queue after the look-ahead."""
     speed: FloatArray
     """(intervals,) speed of transfers, the next interval and the look-ahead."""
     arrivals_s: FloatArray
@@ -107,19 +101,17 @@ class Decision(NamedTuple):
 
 def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:
     """Allocate what a queue and so many arrivals on each path need."""
-
-    def queue() -> Queue:
-        return make_queue(queued + places, rules.replicas)
-
+    start, middle, end = (make_queue(queued + places, rules.replicas) for _ in range(3))
+    shape = rules.service_s.shape
     return Scratch(
-        start=queue(),
-        middle=queue(),
-        end=queue(),
+        start=start,
+        middle=middle,
+        end=end,
         speed=np.empty(intervals),
         arrivals_s=np.empty((paths, places, 2)),
         counts=np.zeros(paths, dtype=np.int64),
-        score=np.empty(rules.service_s.shape),
-        late=np.empty(rules.service_s.shape),
+        score=np.empty(shape),
+        late=np.empty(shape),
     )
 
 
@@ -127,13 +119,10 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
 def plan(
     decision: Decision, outlook: Outlook, kinds: FloatArray, batch: int
 ) -> tuple[int, int, float]:
-    """Return the pair that costs least over the next interval and the look-ahead.
+    """Return the pair that costs least, and the late requests to expect in the next interval.
 
     The search walks downhill from the allocation in force, of which ``batch`` is a part. All
     scores are of the same sample paths, so they fall and rise smoothly and the walk is short.
-
-    Returns:
-        Cores, batch, and the late requests to expect in the next interval.
     """
     rules, chance, scratch = decision.rules, decision.chance, decision.scratch
     for path in range(chance.weight.size):
@@ -250,13 +239,8 @@ def _rest(decision: Decision, arrivals_s: FloatArray, c: int, b: int, then: int)
 
 def make_queue(capacity: int, replicas: int) -> Queue:
     """Return an empty queue."""
-    return Queue(
-        np.empty(capacity),
-        np.zeros(3, dtype=np.int64),
-        np.zeros(replicas),
-        np.zeros(replicas, dtype=np.int64),
-        np.zeros(replicas, dtype=np.int64),
-    )
+    marks, size, first = (np.zeros(length, np.int64) for length in (3, replicas, replicas))
+    return Queue(np.empty(capacity), marks, np.zeros(replicas), size, first)
 
 
 @compiled
@@ -297,17 +281,9 @@ def advance(
 ) -> float:
     """Serve from one moment until another, at which nothing is started any more.
 
-    Args:
-        queue: Changed.
-        arrivals_s: (arrivals, 2) when each comes and when it is due, ascending by the former.
-        service_s: (batch_max,) seconds of a batch.
-        batch: Largest batch.
-        from_s: Start.
-        until_s: End.
-        guard_s: See :func:`_lateness`.
-
-    Returns:
-        Late requests among the batches that ended, so weighted.
+    (arrivals, 2) say when each comes and when it is due, ascending by the former; (batch_max,)
+    the seconds of a batch. Returns the late requests among the batches that ended, weighted by
+    :func:`_settle`.
     """
     late, now_s = 0.0, from_s
     # Kept apart from the queue, for registers are faster than memory.
@@ -359,27 +335,19 @@ def _first_free(free_s: FloatArray) -> int:
 
 @compiled
 def _settle(queue: Queue, replica: int, guard_s: float) -> float:
-    """Count the late ones of the batch that has ended."""
+    """Count the late ones of the batch that has ended: 1 each, less if only just in time.
+
+    Of two late answers the later one weighs a little more, for a queue in which everything is
+    late should be worked off all the same.
+    """
     late, end_s = 0.0, queue.free_s[replica]
     for place in range(queue.first[replica], queue.first[replica] + queue.size[replica]):
         over_s = end_s - queue.due_s[place]
         if over_s <= -guard_s:
             break  # so are all the others, which are due later
-        late += _lateness(over_s, guard_s)
+        late += 1.0 + (_TARDINESS_PER_S * over_s if over_s > 0.0 else over_s / guard_s)
     queue.size[replica] = 0
     return late
-
-
-@compiled
-def _lateness(over_s: float, guard_s: float) -> float:
-    """Weight an answer by the time from its deadline: 1 if late, less if only just in time.
-
-    Of two late answers the later one weighs a little more, for a queue in which everything is
-    late should be worked off all the same.
-    """
-    if over_s > 0.0:
-        return 1.0 + _TARDINESS_PER_S * over_s
-    return 1.0 + over_s / guard_s
 
 
 @compiled

@@ -13,11 +13,11 @@ from agents.program import (
     ROUNDING,
     ROUNDING_MS,
     Forecast,
+    Program,
     cost_table,
     published_table_ms,
     recovery_table,
 )
-from agents.solvers import Program
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import SystemSpec, SystemView
 

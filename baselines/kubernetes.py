@@ -1,6 +1,6 @@
-"""Horizontal scaling by CPU utilisation, as Kubernetes' Horizontal Pod Autoscaler does it.
+"""What Kubernetes scales with: the Horizontal and the Vertical Pod Autoscaler.
 
-After its public documentation and source (``autoscaling/v2``): every sync period
+HPA, after its public documentation and source (``autoscaling/v2``): every sync period
 
     desired = ceil(ready * utilisation / target)
 
@@ -9,6 +9,13 @@ ready yet have no say when scaling in and count as unused when scaling out, and 
 direction that this would cause is no change. Then the number settles on the highest
 recommendation of the scale-in window (and the lowest of the scale-out window), and may not
 grow faster than the policies allow. Metrics never go missing here, so that rule is left out.
+
+VPA, after the public documentation and source of its recommender: a histogram of CPU usage whose
+samples lose half of their weight every half-life, with buckets that grow by 5 %; the
+recommendation is the 90th percentile plus 15 %. A sample weighs as much as the cores that were
+held, so that after a growth the new samples soon outweigh the starved ones. What differs: the
+half-life is a minute and not a day and the recommendation is put in force in place, both for
+episodes of ten minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +25,8 @@ from collections import deque
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
@@ -25,6 +34,10 @@ from .rules import BatchConfig, batch_size
 
 ROUNDING_S = 1e-9
 """Time by which a decision may come early by rounding."""
+FIRST_BUCKET = 0.01
+"""Size of the histogram's first bucket, in core units."""
+GROWTH = 1.05
+"""Size of each bucket relative to the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +94,12 @@ class HPA(BaseController):
         used_core_s, ready_core_s = self._used_core_s, self._ready_core_s
         self._sync_s = view.now_s + self.config.period_s
         self._used_core_s = self._ready_core_s = 0.0
-        if not (view.replicas_ready and ready_core_s):
-            return view.allocation.replicas
+        ready, current = view.replicas_ready, view.allocation.replicas
+        if not (ready and ready_core_s):
+            return current
         # What draining replicas used is in the sum, but a ready one cannot use more than all.
         ratio = min(1.0, used_core_s / ready_core_s) / self.config.target
-        starting, current = len(view.starting_s), view.allocation.replicas
-        return desired_replicas(
-            ratio, view.replicas_ready, starting, current, self.config.tolerance
-        )
+        return desired_replicas(ratio, ready, len(view.starting_s), current, self.config.tolerance)
 
 
 def desired_replicas(
@@ -112,7 +123,6 @@ class Scaler:
     """From recommendations to the number of replicas, by windows and policies."""
 
     def __init__(self, config: HPAConfig, replicas: int) -> None:
-        """Start with the replicas there are, as the first recommendation."""
         self._config = config
         self._recommended = deque([(0.0, replicas)])
         self._changes: deque[tuple[float, int]] = deque()
@@ -148,3 +158,63 @@ def _forget(entries: deque[tuple[float, int]], since_s: float) -> None:
 
 
 hpa_fast = partial(HPA, period_s=1.0, down_window_s=20.0, policy_s=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VPAConfig(BatchConfig):
+    """Options of :class:`VPA`."""
+
+    half_life_s: float = option(60.0, above=0)
+    """Time in which a sample loses half of its weight."""
+    percentile: float = option(0.9, above=0, at_most=1)
+    """Share of the weighted samples that the recommendation covers."""
+    margin: float = option(1.15, above=0)
+    """Recommendation relative to that percentile."""
+    update_s: float = option(1.0, above=0)
+    """Time between two resizes."""
+
+
+class DecayingHistogram:
+    """Weighted samples in buckets of exponential size, which are forgotten exponentially."""
+
+    def __init__(self, half_life_s: float, largest: float) -> None:
+        """Values above the largest are not told apart."""
+        buckets = math.ceil(math.log(1 + largest * (GROWTH - 1) / FIRST_BUCKET, GROWTH))
+        self._half_life_s = half_life_s
+        self._ends = FIRST_BUCKET * (GROWTH ** np.arange(1, buckets + 1) - 1) / (GROWTH - 1)
+        self._weights = np.zeros(buckets)
+        self._now_s = 0.0
+
+    def add(self, value: float, weight: float, now_s: float) -> None:
+        """Add a sample, not older than the last one."""
+        self._weights *= 0.5 ** ((now_s - self._now_s) / self._half_life_s)
+        self._now_s = now_s
+        bucket = int(np.searchsorted(self._ends, value, side="right"))
+        self._weights[min(bucket, self._ends.size - 1)] += weight
+
+    def percentile(self, probability: float) -> float:
+        """Return the end of the bucket below which so much of the weight lies."""
+        cumulative = np.cumsum(self._weights)
+        return float(self._ends[np.searchsorted(cumulative, probability * cumulative[-1])])
+
+
+class VPA(BaseController):
+    """Gives one replica a percentile of the cores it used lately, plus a margin."""
+
+    config: VPAConfig
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Start with an empty histogram."""
+        self._usage = DecayingHistogram(self.config.half_life_s, spec.cores_max)
+        self._update_s = self.config.update_s
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Add the last interval's usage; resize if it is time."""
+        usage, cores = self._usage, view.allocation.cores
+        if view.last is not None:
+            usage.add(view.last.utilisation * view.last.cores, view.last.cores, view.now_s)
+            if view.now_s >= self._update_s - ROUNDING_S:
+                self._update_s = view.now_s + self.config.update_s
+                cores = math.ceil(usage.percentile(self.config.percentile) * self.config.margin)
+        cores = max(1, min(cores, spec.cores_max))
+        return Allocation(cores, batch_size(self.config, spec, cores))

@@ -1,4 +1,4 @@
-"""What is known of the requests on the way: their rate, their scatter and the bandwidth.
+"""What the next seconds may bring: requests on the way, sample paths of those to come.
 
 Arrivals alone mislead: a network that slows down holds requests back, and one that recovers
 hands them over in a clump, while the clients send as ever. If the newest arrival took
@@ -9,16 +9,17 @@ the rate at which requests are sent, and rate times delay what is on the way.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
-
-from .paths import Outlook
 
 _INTERVALS = 30
 """Intervals that are remembered."""
@@ -39,6 +40,33 @@ _SAME_SIZE = 1e-6
 """Relative deviation of a delay that is taken for rounding."""
 _LEAST_DELAY_S = 1e-3
 _LEAST_RATE_RPS = 0.01
+_MEMORY_PER_S = 0.75
+"""Correlation of a 4G bandwidth from one second to the next."""
+_RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
+_BANDWIDTH_SHARES = (0.7, 0.3)
+"""Probabilities of the strata of arrivals, fewest first, and of bandwidth, highest first. They
+are fine where it hurts."""
+_LEAST_SHARE = 0.012
+"""Less probable combinations are left out."""
+_DRAWS = 1024
+"""Random numbers of each path; used again where more are needed."""
+
+
+class Outlook(NamedTuple):
+    """What is believed about the near future."""
+
+    rate_rps: float
+    """Requests sent per second."""
+    spread: float
+    """Standard deviation of the log of that rate."""
+    scatter: float
+    """Variance over mean of what is sent in an interval: 0 at equal gaps, 1 for Poisson."""
+    transfer_s: float
+    """Time on the way at the bandwidth of now."""
+    typical_s: float
+    """Time on the way at the bandwidth to which it returns."""
+    swing: float
+    """Standard deviation of the log of the bandwidth."""
 
 
 class Flow:
@@ -54,7 +82,8 @@ class Flow:
         self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
         self._rate_rps, self._watched_s = 0.0, spec.interval_s
         self._scatter, self._scatter_intervals = 1.0, 3
-        self._sizes = Sizes()
+        self._sizes_differ = False
+        self._points: list[tuple[float, float]] = []
         self.kinds = np.array([[1.0, spec.slo_s]])
         """(arrivals, 2) relative size and SLO of the newest arrivals."""
 
@@ -64,10 +93,14 @@ class Flow:
             for count, delay_s in zip(view.arrivals[:-1], view.mean_delays_s[:-1], strict=True):
                 self._add(float(count), _known_s(float(delay_s)))
         if view.delays_s.size:
-            self._sizes.observe(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
-            self.kinds = _kinds(view, self._sizes.differ)
+            self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
+            self.kinds = _kinds(view, self._sizes_differ)
         self._add(float(view.arrivals[-1]), self._newest_delay_s(view))
-        return self._like_the_last(view) if self._naive else self._outlook()
+        if not self._naive:
+            return self._outlook()
+        delay_s = _known_s(float(view.mean_delays_s[-1]))
+        rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
+        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0)
 
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
@@ -95,6 +128,23 @@ class Flow:
         stalled_s = last_s + self._interval_s
         return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
 
+    def _compare_sizes(self, bandwidth_bytes_per_s: float, delays_s: FloatArray) -> None:
+        """Find out whether all requests are of one size, which a view does not say.
+
+        Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``.
+        With one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not
+        negative, so that the delay rises by no larger share than ``1 / bandwidth``. Where an
+        interval lies elsewhere, sizes differ, and that is never forgotten.
+        """
+        # The bandwidth is NaN where no transfer took time.
+        if self._sizes_differ or not bandwidth_bytes_per_s > 0:
+            return
+        point = 1 / bandwidth_bytes_per_s, float(delays_s.mean())
+        # An interval that shows the same bandwidth again may not have measured any.
+        if not self._points or point[0] != self._points[-1][0]:
+            self._points = [*self._points[-2:], point]
+            self._sizes_differ = not _on_one_line(self._points)
+
     def _follow_scatter(self) -> None:
         """Compare the last two intervals: slow changes of the rate do not count as scatter."""
         after, before = (self._counts[at] - self._rate_rps * self._spans_s[at] for at in (-1, -2))
@@ -120,11 +170,6 @@ class Flow:
             swing=swing,
         )
 
-    def _like_the_last(self, view: SystemView) -> Outlook:
-        delay_s = _known_s(float(view.mean_delays_s[-1]))
-        rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
-        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0)
-
 
 def _known_s(delay_s: float) -> float:
     """Return a delay that has a logarithm; before the first arrival there is none at all."""
@@ -143,13 +188,8 @@ def _kinds(view: SystemView, sizes_differ: bool) -> FloatArray:
 def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tuple[float, float]:
     """Average the rate over as many past intervals as agree on it.
 
-    Args:
-        counts: (intervals,) arrivals, newest last.
-        spans_s: (intervals,) time within which they were sent; may be negative.
-        interval_s: Time between two decisions.
-
-    Returns:
-        Requests per second, and the seconds over which they were averaged.
+    They are (intervals,) arrivals, newest last, and the time within which they were sent, which
+    may be negative. Returns requests per second, and the seconds over which they were averaged.
     """
     groups, totals = np.empty((2, counts.size + 1, 2))
     return _fit_rate(counts, spans_s, interval_s, groups, totals)
@@ -213,34 +253,6 @@ def _differ(one: float, one_s: float, other: float, other_s: float) -> bool:
     return bool(gap > _SIGMAS * math.sqrt(pooled * (1.0 / one_s + 1.0 / other_s)))
 
 
-class Sizes:
-    """Finds out whether all requests are of one size, which a view does not say.
-
-    Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``. With
-    one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not negative,
-    so that the delay rises by no larger share than ``1 / bandwidth``. Where an interval lies
-    elsewhere, sizes differ, and that is never forgotten.
-    """
-
-    def __init__(self) -> None:
-        """Take all requests to be of one size."""
-        self.differ = False
-        self._points: list[tuple[float, float]] = []
-
-    def observe(self, bandwidth_bytes_per_s: float, delays_s: FloatArray) -> None:
-        """Take in an interval in which requests arrived.
-
-        The bandwidth that they saw is NaN where no transfer took time.
-        """
-        if self.differ or not bandwidth_bytes_per_s > 0:
-            return
-        point = 1 / bandwidth_bytes_per_s, float(delays_s.mean())
-        # An interval that shows the same bandwidth again may not have measured any.
-        if not self._points or point[0] != self._points[-1][0]:
-            self._points = [*self._points[-2:], point]
-            self.differ = not _on_one_line(self._points)
-
-
 def _on_one_line(points: list[tuple[float, float]]) -> bool:
     """Return whether up to three points lie on a line whose offset is not negative."""
     x, y = points[0]
@@ -250,3 +262,151 @@ def _on_one_line(points: list[tuple[float, float]]) -> bool:
         return not steeper
     (run, rise), (other_run, other_rise) = steps
     return abs(run * other_rise - other_run * rise) <= _SAME_SIZE * max(abs(run), abs(other_run))
+
+
+class Chance(NamedTuple):
+    """What tells the paths apart, the same at every decision.
+
+    So two decisions differ only if the states do. The paths with most requests come first, for
+    they are the first to tell that an allocation is too small.
+    """
+
+    weight: FloatArray
+    """(paths,) probabilities."""
+    rate: FloatArray
+    """(paths,) standard normal: how many requests are sent in the next interval."""
+    bandwidth: FloatArray
+    """(paths,) standard normal: how the bandwidth changes."""
+    gaps: FloatArray
+    """(paths, draws) exponential of mean 1: time between two requests."""
+    kinds: FloatArray
+    """(paths, draws) uniform: kind of each request."""
+
+
+@functools.cache
+def make_chance(risk: bool) -> Chance:
+    """Return weighted paths for all strata, or a single path for the expected future."""
+    nodes = [(1.0, 0.0, 0.0)]
+    if risk:
+        nodes = [
+            (rate_share * share, rate, -badness)
+            for rate, rate_share in reversed(_strata(_RATE_SHARES))
+            for badness, share in reversed(_strata(_BANDWIDTH_SHARES))
+            if rate_share * share > _LEAST_SHARE
+        ]
+    weight, rate, bandwidth = (np.array(column) for column in zip(*nodes, strict=True))
+    rng = np.random.default_rng(0)
+    shape = (len(nodes), _DRAWS)
+    gaps, kinds = rng.exponential(size=shape), rng.random(shape)
+    return Chance(weight / weight.sum(), rate, bandwidth, gaps, kinds)
+
+
+def _strata(shares: tuple[float, ...]) -> list[tuple[float, float]]:
+    """Cut the standard normal distribution; return each stratum's mean and probability."""
+    normal = NormalDist()
+    edges = np.cumsum((0.0, *shares))
+    density = [normal.pdf(normal.inv_cdf(p)) if 1e-9 < p < 1 - 1e-9 else 0.0 for p in edges]
+    return [((density[i] - density[i + 1]) / share, share) for i, share in enumerate(shares)]
+
+
+@compiled
+def sample_path(
+    outlook: Outlook,
+    chance: Chance,
+    path: int,
+    kinds: FloatArray,
+    interval_s: float,
+    speed: FloatArray,
+    arrivals_s: FloatArray,
+) -> int:
+    """Play the clients and the network of one path; return how many arrivals there is room for.
+
+    (kinds, 2) are the relative size and SLO of equally probable kinds of requests. Overwritten are
+    (intervals,) the speed of transfers in each interval to come, and (places, 2) when requests
+    arrive after now and are due, by arrival.
+    """
+    _draw_speed(outlook, chance.bandwidth[path], interval_s, speed)
+    scatter = math.sqrt(outlook.scatter)
+    fast_rps = _rate_rps(outlook, chance, path, scatter, interval_s)
+    horizon_s = speed.size * interval_s
+    draws, draw, count = chance.gaps.shape[1], 0, 0
+    # The oldest that can still be on the way: the largest kind sent one transfer ago.
+    largest = 1.0
+    for kind in range(kinds.shape[0]):
+        largest = max(largest, kinds[kind, 0])
+    sent_s = -outlook.transfer_s * largest
+    sent_s += chance.kinds[path, 0] / fast_rps
+    while sent_s < horizon_s and count < arrivals_s.shape[0]:
+        kind = int(chance.kinds[path, draw % draws] * kinds.shape[0])
+        work = kinds[kind, 0] + min(sent_s, 0.0) / outlook.transfer_s
+        if work > 0.0 or sent_s >= 0.0:
+            arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
+            if arrival_s < horizon_s:
+                _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
+                count += 1
+        draw += 1
+        # Only the next interval has a rate of its own: the next decision will know it.
+        gap = 1.0 + scatter * (chance.gaps[path, draw % draws] - 1.0)
+        sent_s += gap / (fast_rps if sent_s < interval_s else outlook.rate_rps)
+    return count
+
+
+@compiled
+def _draw_speed(outlook: Outlook, normal: float, interval_s: float, speed: FloatArray) -> None:
+    """Let the log of the bandwidth return to its mean, after one shock in the next interval."""
+    memory = _MEMORY_PER_S**interval_s
+    mean, log_speed = -math.log(outlook.typical_s), -math.log(outlook.transfer_s)
+    log_speed = mean + memory * (log_speed - mean)
+    log_speed += outlook.swing * math.sqrt(1.0 - memory * memory) * normal
+    for interval in range(speed.size):
+        speed[interval] = math.exp(log_speed)
+        log_speed = mean + memory * (log_speed - mean)
+
+
+@compiled
+def _rate_rps(
+    outlook: Outlook, chance: Chance, path: int, scatter: float, interval_s: float
+) -> float:
+    """Return the rate that sends the path's share of requests up to the end of the interval.
+
+    The rate is log-normal, by its uncertainty and its scatter; the gaps are scaled so that they
+    do not scatter the count once more.
+    """
+    variance = outlook.spread * outlook.spread
+    variance += outlook.scatter / max(1.0, outlook.rate_rps * interval_s)
+    log_rate = math.sqrt(variance) * chance.rate[path] - 0.5 * variance
+    rate_rps = outlook.rate_rps * math.exp(log_rate)
+    draws = chance.gaps.shape[1]
+    count = min(int(rate_rps * (interval_s + outlook.transfer_s)) + 1, draws - 1)
+    total = 0.0
+    for draw in range(1, count + 1):
+        total += 1.0 + scatter * (chance.gaps[path, draw] - 1.0)
+    scaled_rps: float = rate_rps * total / count
+    return scaled_rps
+
+
+@compiled
+def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float) -> float:
+    """Return when a transfer ends whose work is left at a time from now on."""
+    interval = min(int(time_s / interval_s), speed.size - 1)
+    while interval + 1 < speed.size:
+        edge_s = (interval + 1) * interval_s
+        done = (edge_s - time_s) * speed[interval]
+        if work <= done:
+            break
+        work -= done
+        time_s = edge_s
+        interval += 1
+    arrival_s: float = time_s + work / speed[interval]
+    return arrival_s
+
+
+@compiled
+def _insert(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> None:
+    """Put a request where it arrives in its turn; small ones overtake."""
+    place = count
+    while place > 0 and arrivals_s[place - 1, 0] > arrival_s:
+        for column in range(2):
+            arrivals_s[place, column] = arrivals_s[place - 1, column]
+        place -= 1
+    arrivals_s[place, 0], arrivals_s[place, 1] = arrival_s, due_s
