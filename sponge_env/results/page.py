@@ -20,14 +20,16 @@ from sponge_env.fidelity.report import Fidelity, load_fidelity
 from sponge_env.results import tables
 from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison, Run, load_run
 from sponge_env.results.figures import (
+    COLOURS,
     Panels,
     decision_figure,
     latency_figure,
     pareto_figure,
+    png,
+    style_of,
     time_series,
 )
 from sponge_env.results.layout import Table, listed, markdown, percent
-from sponge_env.results.style import COLOURS, png, style_of
 
 MARK = "results"
 """Name of the README's part."""
