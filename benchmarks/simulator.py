@@ -260,11 +260,9 @@ def print_ppo(quick: bool) -> None:
     # Each round's pair ran side by side, so its ratio is free of the machine's drift.
     ratio = statistics.median(one / other for one, other in speeds)
     batch, nothing = map(statistics.median, zip(*speeds, strict=True))
-    rows = [
-        ["batch simulator", f"{batch:,.0f}", f"{ratio:.0%}"],
-        ["nothing", f"{nothing:,.0f}", ""],
-    ]
-    print_table([f"PPO, {envs} environments", "steps/s", "of the one that does nothing"], rows)
+    headings = [f"PPO, {envs} environments", "steps/s", "of the one that does nothing"]
+    ours = ["batch simulator", f"{batch:,.0f}", f"{ratio:.0%}"]
+    print_table(headings, [ours, ["nothing", f"{nothing:,.0f}", ""]])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
