@@ -1,33 +1,24 @@
 """Trace files in formats of others: found by name, told by their content and never by their name.
 
-``arrivals.py`` and ``bandwidth.py`` hold one parser for each format and the traces they make;
-a format more is a line in their tables.
+``recorded.py`` holds one parser for each format and the traces they make.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sponge_env.errors import TraceError, unknown
-from sponge_env.formats import arrivals, bandwidth
-from sponge_env.formats.arrivals import CountTrace as CountTrace
-from sponge_env.formats.arrivals import EventTrace as EventTrace
-from sponge_env.formats.bandwidth import BandwidthTrace as BandwidthTrace
-from sponge_env.formats.table import Format, Line, read_lines, shown
+from sponge_env.formats.recorded import FORMATS, BandwidthTrace, Content, CountTrace, EventTrace
+from sponge_env.formats.rows import Line, read_lines, shown
 from sponge_env.scenario import SCENARIO_DIR
 
-Content = Literal["bandwidth", "arrivals"]
-"""What a trace is of."""
-
-FORMATS: Mapping[Content, tuple[Format[Any], ...]] = {
-    "bandwidth": bandwidth.FORMATS,
-    "arrivals": arrivals.FORMATS,
-}
-"""Every format that traces can be loaded from."""
+__all__ = [
+    "FORMATS", "RESERVED", "TRACE_DIR", "BandwidthTrace", "CountTrace", "EventTrace",
+    "find_trace", "read_arrivals", "read_bandwidth",
+]  # fmt: skip
 
 TRACE_DIR = SCENARIO_DIR.parent
 """Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
