@@ -18,7 +18,7 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.fidelity.report import Fidelity, load_fidelity
 from sponge_env.results import tables
-from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison, Run, load_run
+from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison, RunFolder, load_run
 from sponge_env.results.figures import (
     COLOURS,
     Panels,
@@ -74,7 +74,7 @@ class Remarks:
 class Section:
     """One run in a report."""
 
-    run: Run
+    run: RunFolder
     featured: list[str]
     """Agents that are shown where there is no room for all."""
     fidelity: Fidelity | None = None
@@ -205,7 +205,7 @@ def sections(
     ]
 
 
-def featured(run: Run, chosen: Sequence[str] = ()) -> list[str]:
+def featured(run: RunFolder, chosen: Sequence[str] = ()) -> list[str]:
     """Return the agents that are shown where there is no room for all.
 
     Those chosen, or else at most as many as there are colours.

@@ -58,16 +58,14 @@ CELL_NOTE = (
 COUNTED = {"avoidable_violation_rate": "violations", "core_seconds": "cores"}
 """Metrics of which it is said how likely an agent has fewer, and what people call them."""
 
-AVOIDABLE, CORES = column("avoidable_violation_rate"), column("mean_cores")
+AVOIDABLE, CORES = SHOWN = column("avoidable_violation_rate"), column("mean_cores")
 OVER_BOUND = column("cores_over_common_bound")
 
 
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """Compare agents: a row for each, in order of appearance, with means over its seeds.
 
-    Returns:
-        Aligned lines without a trailing newline; a dash where nothing was measured, a
-        star after an agent of which an episode was interrupted.
+    A dash stands where nothing was measured, a star after who was interrupted in an episode.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = [[e for e in episodes if e.agent == agent] for agent in agents]
@@ -102,11 +100,7 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
 
 
 def write_summaries(path: Path, episodes: Sequence[EpisodeMetrics]) -> None:
-    """Write a JSON list with one object per agent and seed, whole or not at all.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
-    """
+    """Write a JSON list with one object per agent and seed; RunDirectoryError if it cannot."""
     write_json(path, [summary(episode) for episode in episodes])
 
 
@@ -153,10 +147,9 @@ def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Tab
 
 def _alike(comparison: Comparison, cell: Cell, metric: str) -> Collection[str]:
     """Return the agents on a cell that are not shown to differ from the reference."""
-    if not comparison.has(comparison.reference, cell):
-        return ()
-    different = {comparison.reference, *comparison.different_on(metric, cell)}
-    return [agent for agent in comparison.there(cell) if agent not in different]
+    there = comparison.there(cell)
+    alike = {*there} - comparison.different_on(metric, cell) - {comparison.reference}
+    return alike if comparison.reference in there else set()
 
 
 def _value(
@@ -304,24 +297,22 @@ def overview_table(comparison: Comparison, start: str, agents: Sequence[str]) ->
 
     def of_bound(cell: Cell) -> str:
         sides = comparison.bound_sides(cell).get(comparison.common_bound)
-        if sides is None:
-            return MISSING
-        return _rate_and_cores(*(sides[c.metric][1] for c in (AVOIDABLE, CORES)))
+        return _rate_and_cores(*(sides[c.metric][1] for c in SHOWN)) if sides else MISSING
 
     shown: list[tuple[str, Callable[[Cell], Entry | str]]] = [("", lambda c: f"{c[0]}, {c[1]}")]
     shown += [(agent, partial(of_agent, agent)) for agent in agents]
-    shown.append(("cheapest of all", of_best))
-    if comparison.common_bound:
-        shown.append((comparison.common_bound, of_bound))
-    return Table.of(shown, cells)
+    bound = [(name, of_bound) for name in [comparison.common_bound] if name]
+    return Table.of([*shown, ("cheapest of all", of_best), *bound], cells)
 
 
 def _short(comparison: Comparison, agent: str, cell: Cell) -> str:
     """Write violations and cores of an agent in one place."""
     if not comparison.has(agent, cell):
         return "failed"
-    means = (comparison.mean(agent, c.metric, cell) for c in (AVOIDABLE, CORES))
-    over = f" · {_over_bound(comparison, agent, [cell])}" if comparison.common_bound else ""
+    means = (comparison.mean(agent, c.metric, cell) for c in SHOWN)
+    over = (
+        f" · {_mean_text(comparison, agent, OVER_BOUND, [cell])}" if comparison.common_bound else ""
+    )
     return _rate_and_cores(*means) + over
 
 
@@ -329,12 +320,9 @@ def _rate_and_cores(rate: float, cores: float) -> str:
     return f"{rate * 100:z.2f} % · {CORES.text(cores)}"
 
 
-def _over_bound(comparison: Comparison, agent: str, cells: Sequence[Cell]) -> str:
-    """Write an agent's cores relative to the bound of all agents, on cells that have it."""
-    return _mean_text(comparison, agent, OVER_BOUND, comparison.bounded(cells))
-
-
 def _mean_text(comparison: Comparison, agent: str, c: Column, cells: Sequence[Cell]) -> str:
+    """Write a mean; of cells without a bound nothing relative to one."""
+    cells = comparison.bounded(cells) if c.bound == "needed" else cells
     return c.text(comparison.mean(agent, c.metric, *cells)) if cells else MISSING
 
 
@@ -347,20 +335,15 @@ def summary_table(comparison: Comparison, agents: Sequence[str]) -> Table:
 def _of_start(comparison: Comparison, start: str) -> Columns[str]:
     """Return columns: on how many cells an agent has results, mean violations and cores there."""
     shared = partial(comparison.shared_cells, start=start)
-    total, bounded = len(comparison.cells_of(start=start)), bool(comparison.common_bound)
+    total, bound = len(comparison.cells_of(start=start)), comparison.common_bound
 
-    def violations(agent: str) -> str:
-        text = _mean_text(comparison, agent, AVOIDABLE, shared(agent))
-        return text if text == MISSING else f"{text} {AVOIDABLE.unit}"
+    def text(c: Column, unit: str, agent: str) -> str:
+        text = _mean_text(comparison, agent, c, shared(agent))
+        return text if text == MISSING else f"{text}{unit}"
 
-    def cores(agent: str) -> str:
-        if bounded:
-            return _over_bound(comparison, agent, shared(agent))
-        return _mean_text(comparison, agent, CORES, shared(agent))
-
-    heading = "cores over the bound" if bounded else CORES.heading
+    cores, heading = (OVER_BOUND, "cores over the bound") if bound else (CORES, CORES.heading)
     return [
         (f"cells, {start} start", lambda agent: f"{len(shared(agent))}/{total}"),
-        (f"avoidable violations, {start} start", violations),
-        (f"{heading}, {start} start", cores),
+        (f"avoidable violations, {start} start", partial(text, AVOIDABLE, " %")),
+        (f"{heading}, {start} start", partial(text, cores, "")),
     ]
