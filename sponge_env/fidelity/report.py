@@ -199,11 +199,9 @@ def padded(table: Table) -> str:
     """Return a Markdown table that is aligned on a terminal as well."""
     lines = [table.headings, *([entry.text for entry in row] for row in table.rows)]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    form = "| " + " | ".join(f"{{:{width}}}" for width in widths) + " |"
     rule = ["-" * width for width in widths]
-    return "\n".join(
-        "| " + " | ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)) + " |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
+    return "\n".join(form.format(*line) for line in [lines[0], rule, *lines[1:]])
 
 
 def _measured(trials: Sequence[Trial], profile: Profile) -> dict[str, Any]:

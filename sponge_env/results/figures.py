@@ -145,17 +145,11 @@ def plot_comparison(
     """Draw network, violations so far and cores held of all agents on one time axis.
 
     All are of the same seed and so under the same network and arrivals. Agents without
-    intervals are left out; without any, no PNG is written.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
+    intervals are left out; without any, no PNG is written. RunDirectoryError if it cannot be.
     """
     shown = ("time_s", "delay_mean_s", "violations", "cores")
-    runs = {
-        agent: {name: series(run, name) for name in shown}
-        for agent, run in intervals.items()
-        if run
-    }
+    there = {agent: run for agent, run in intervals.items() if run}
+    runs = {agent: {name: series(run, name) for name in shown} for agent, run in there.items()}
     if not runs:
         return
     styles = style_of(list(runs))
