@@ -74,8 +74,7 @@ def at_most(value: float, limit: float) -> Verdict:
 
 def all_of(*verdicts: Verdict) -> Verdict:
     """Say whether a target of several parts is met: the worst of them decides."""
-    worst: tuple[Verdict, ...] = ("missed", "not decidable")
-    return next((verdict for verdict in worst if verdict in verdicts), "met")
+    return min(verdicts, key=("missed", "not decidable", "met").index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +253,8 @@ def shared(comparison: Comparison, cells: Sequence[Cell], *groups: Group) -> lis
 def _more_violations(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
     """Say in which scenarios they have more avoidable violations than we, and where not."""
     for start in comparison.starts:
-        found = pairs(
-            comparison,
-            [(s, comparison.cells_of(s, start), ours, theirs) for s in comparison.scenarios],
-        )
+        of = [(s, comparison.cells_of(s, start), ours, theirs) for s in comparison.scenarios]
+        found = pairs(comparison, of)
         groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: []}
         for pair in found:
             groups[pair.rates.verdict].append(f"{pair.place} ({pair.rates})")
@@ -281,13 +278,11 @@ def _first_minute(comparison: Comparison, agent: str) -> Iterator[str]:
     sums = cold.assign(first=first).groupby("scenario")[["first", "avoidable_violations"]].sum()
     shares = (sums["first"] / sums["avoidable_violations"]).dropna()
     there = [name for name in comparison.scenarios if name in shares]
-    early = [f"{name} ({percent(shares[name])})" for name in there if shares[name] > 0.5]
-    late = [f"{name} ({percent(shares[name])})" for name in there if shares[name] <= 0.5]
     what = f"{agent}'s avoidable violations after a cold start (first seed)"
-    if early:
-        yield f"Most of {what} fall into the first minute in {listed(early)}."
-    if late:
-        yield f"Most of {what} come after the first minute in {listed(late)}."
+    for said, early in (("fall into", True), ("come after", False)):
+        where = [f"{n} ({percent(shares[n])})" for n in there if (shares[n] > 0.5) == early]
+        if where:
+            yield f"Most of {what} {said} the first minute in {listed(where)}."
 
 
 def _fewer_cores(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
@@ -377,11 +372,8 @@ def _over_bound(comparison: Comparison, scaling: ControlName, most: float) -> It
 
 def _nearest(comparison: Comparison, cell: Cell, bound: str, most: float) -> tuple[str, Verdict]:
     """Find who has the fewest cores over a bound, among those with few violations beyond it."""
-    ratios = {
-        agent: comparison.mean(agent, "cores_over_bound", cell)
-        for agent in comparison.there(cell)
-        if comparison.own_bound(agent, cell) == bound
-    }
+    own = [a for a in comparison.there(cell) if comparison.own_bound(a, cell) == bound]
+    ratios = {agent: comparison.mean(agent, "cores_over_bound", cell) for agent in own}
     known = {agent: ratio for agent, ratio in ratios.items() if not math.isnan(ratio)}
     if not known:
         return "without a bound", "not decidable"
@@ -442,8 +434,7 @@ def _against_rules(
 
 def _simulator(fidelity: Fidelity) -> Iterator[Target]:
     """What the simulator says of the real worker."""
-    verdicts = [row.verdict for row in fidelity.rows if row.verdict]
-    if verdicts:
+    if verdicts := [row.verdict for row in fidelity.rows if row.verdict]:
         missed = verdicts.count("missed")
         yield Target(
             "simulator against the real worker",

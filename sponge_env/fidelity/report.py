@@ -147,11 +147,7 @@ class Fidelity:
 
 
 def load_fidelity(path: Path) -> Fidelity:
-    """Read ``fidelity.json``.
-
-    Raises:
-        RunDirectoryError: It cannot be read, or is something else or of another version.
-    """
+    """Read ``fidelity.json``; RunDirectoryError if it cannot be, or is of another version."""
     data = read_json(path)
     try:
         said = f"Command `{' '.join(data['command'])}`. {introduction(data)}"
@@ -174,11 +170,7 @@ def _read_row(data: Mapping[str, Any]) -> Row:
 def write_results(
     folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
 ) -> None:
-    """Write ``fidelity.md`` and ``fidelity.json``, each whole or not at all.
-
-    Raises:
-        RunDirectoryError: They cannot be written.
-    """
+    """Write ``fidelity.md`` and ``fidelity.json``; RunDirectoryError if one cannot be."""
     with replacing(folder / "fidelity.md") as partial:
         partial.write_text(section(trials, profile) + "\n")
     head = {"command": list(command), "versions": describe_versions()}

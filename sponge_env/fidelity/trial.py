@@ -122,9 +122,7 @@ class Subject:
     ) -> list[Trial]:
         """Run one live episode and its two counterparts, whose noise the repetition seeds.
 
-        Raises:
-            SpongeError: The worker cannot go on.
-            KeyboardInterrupt: It was interrupted; there is no result.
+        SpongeError if the worker cannot go on, KeyboardInterrupt if it was interrupted.
         """
         system = LiveSystem(self.scenario, self.seed, start_live, self.profile)
         live = self._play("live", repetition, system)

@@ -36,11 +36,8 @@ class Line(NamedTuple):
 def read_lines(path: Path) -> list[Line]:
     """Return the lines of a text file, which gzip may have compressed.
 
-    A byte order mark, comments (lines that start with ``#``), and blank lines at the
-    start and the end are left out.
-
-    Raises:
-        TraceError: The file cannot be read, is not text, or is empty.
+    A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
+    the end are left out. TraceError if the file cannot be read, is not text, or is empty.
     """
     numbered = enumerate(_read_text(path).splitlines(), start=1)
     lines = [Line(number, text) for number, text in numbered if text.lstrip()[:1] != "#"]
@@ -154,11 +151,10 @@ class Format(Generic[Trace_co]):
         first = lines[0].text
         if self.layout == "header":
             return set(self.columns) <= set(_split_csv(first))
-        if self.layout == "one line":
-            cells = _numbers_on(first)
-            return len(lines) == 1 and len(cells) > 1 and all(map(_is_number, cells))
-        cells = first.split()
-        return len(cells) == len(self.columns) and all(map(_is_number, cells))
+        in_one_line = self.layout == "one line"
+        cells = _numbers_on(first) if in_one_line else first.split()
+        fit = len(lines) == 1 < len(cells) if in_one_line else len(cells) == len(self.columns)
+        return fit and all(map(_is_number, cells))
 
     def read(self, lines: list[Line]) -> Trace_co:
         """Lay the lines out as rows of cells, and make the trace of them."""

@@ -11,9 +11,9 @@ for ten seeds: without a difference, each seed's could as well have had the othe
 1937). Several tests in one table or sentence are corrected with Holm's method (1979).
 
 Interquartile mean and probability of improvement are those of Agarwal et al., "Deep
-Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021), with two
-changes that follow from shared seeds: their library resamples the runs of each task on their
-own and compares every run of one agent with every run of the other.
+Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021), but for pairs
+of runs on shared seeds: their library resamples the runs of each task on their own and compares
+every run of one agent with every run of the other.
 
 SciPy's statistics take a second to import, which a single evaluation should not wait for.
 """

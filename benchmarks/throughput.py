@@ -1,6 +1,6 @@
 """How fast the batch simulator is, against what, and PPO on it.
 
-    python benchmarks/simulator.py [--quick]
+    python benchmarks/throughput.py [--quick]
 
 The system is that of the scenario ``paper``: full observations, 4G traces made anew for every
 episode, in-flight resizes, noise, random actions. Under other loads than 20 requests per
