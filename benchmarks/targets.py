@@ -196,14 +196,13 @@ class Pair:
         fewer: Verdict = "met" if self.cores_p < SIGNIFICANCE else "not decidable"
         # More violations by chance alone decide nothing.
         more: Verdict = "missed" if found.significant else "not decidable"
+        few: Verdict = fewer if ratio <= most else "missed"
         return Target(
             "cores at no more avoidable violations",
             f"at most {most:.2f}",
             f"{ratio:.2f}, p = {self.cores_p:.2g} ({percent(found.ours, 3)} against "
             f"{percent(found.theirs, 3)} avoidable violations)",
-            all_of(
-                fewer if ratio <= most else "missed", "met" if found.ours <= found.theirs else more
-            ),
+            all_of(few, "met" if found.ours <= found.theirs else more),
         )
 
     def cores_everywhere(self, most: float) -> Target:

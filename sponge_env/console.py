@@ -36,13 +36,9 @@ class Progress:
         many seconds of the clock; nothing at all unless it is shown.
         """
         self._stream = stream or sys.stderr
+        hidden = not (shown and self._stream.isatty())
         self._bar = tqdm(
-            total=total,
-            desc=label,
-            unit=unit,
-            file=self._stream,
-            leave=False,
-            disable=not (shown and self._stream.isatty()),
+            total=total, desc=label, unit=unit, file=self._stream, leave=False, disable=hidden
         )
         self._label, self._total, self._unit = label, total, unit
         self._every_s, self._clock = every_s if shown else math.inf, clock

@@ -29,9 +29,8 @@ Kind = Literal["live", "simulated", "replayed"]
 class RecordingWorker(Worker, Protocol):
     """A worker that keeps what its batches took."""
 
-    @property
-    def completions(self) -> Sequence[Completion]:
-        """Batches that ended, in the order of their end."""
+    completions: list[Completion]
+    """Batches that ended, in the order of their end."""
 
 
 class RecordingPool(LiveWorker):

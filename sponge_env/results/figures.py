@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -329,23 +329,19 @@ def points(comparison: Comparison, cells: Sequence[Cell]) -> list[Point]:
         if all(comparison.has(agent, cell) for cell in cells):
             cores, rates = (comparison.values(agent, name, cells) for name in names)
             found.append(Point(agent, mean(cores), mean(rates * 100)))
-    return found + list(_bound_points(comparison, cells))
-
-
-def _bound_points(comparison: Comparison, cells: Sequence[Cell]) -> Iterator[Point]:
-    """Yield the bounds that all of some cells have, relative to that of all agents."""
     if not comparison.common_bound:
-        return
+        return found
     wide = comparison.bound_episodes.pivot(index=["agent", *CELL], columns="seed")
     best = wide.loc[comparison.common_bound].loc[list(cells)]
     for name in BOUND_STYLES:
         if all((name, *cell) in wide.index for cell in cells):
             own = wide.loc[name].loc[list(cells)]
-            cores = own["core_seconds_upper"] / best["core_seconds_upper"]
+            cores = (own["core_seconds_upper"] / best["core_seconds_upper"]).to_numpy()
             # Below 0 where the bound is beaten.
             beyond = own["violations_upper"] - best["violations_upper"]
-            rates = beyond / own["offered"].clip(lower=1) * 100
-            yield Point(name, mean(cores.to_numpy()), mean(rates.to_numpy()))
+            rates = (beyond / own["offered"].clip(lower=1) * 100).to_numpy()
+            found.append(Point(name, mean(cores), mean(rates)))
+    return found
 
 
 def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
@@ -382,29 +378,17 @@ def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fig
 
 def _draw_points(ax: Axes, shown: Sequence[Point], styles: Styles) -> None:
     """Draw every point with its intervals, and a line along those that nobody beats."""
-    front = _front([point for point in shown if point.agent not in BOUND_STYLES])
-    steps = [[p.cores.value for p in front], [p.violations.value for p in front]]
-    ax.step(*steps, where="post", color=NETWORK_COLOUR, linewidth=0.8)
+    agents = [(p.cores.value, p.violations.value) for p in shown if p.agent not in BOUND_STYLES]
+    front: list[tuple[float, float]] = []
+    for place in sorted(agents):
+        if not front or place[1] < front[-1][1]:
+            front.append(place)
+    ax.step(*np.reshape(front, (-1, 2)).T, where="post", color=NETWORK_COLOUR, linewidth=0.8)
     for height, point in enumerate(reversed(shown)):
-        ax.errorbar(
-            point.cores.value,
-            point.violations.value,
-            xerr=_reach(point.cores),
-            yerr=_reach(point.violations),
-            elinewidth=0.8,
-            clip_on=False,
-            zorder=3 + height,
-            **styles[point.agent].of_marker,
-        )
-
-
-def _front(shown: Sequence[Point]) -> list[Point]:
-    """Return the points for which no other has fewer violations at no more cores."""
-    front: list[Point] = []
-    for point in sorted(shown, key=lambda p: (p.cores.value, p.violations.value)):
-        if not front or point.violations.value < front[-1].violations.value:
-            front.append(point)
-    return front
+        cores, violations = point.cores, point.violations
+        look = {"elinewidth": 0.8, "clip_on": False, **styles[point.agent].of_marker}
+        reach = _reach(violations), _reach(cores)
+        ax.errorbar(cores.value, violations.value, *reach, zorder=3 + height, **look)
 
 
 def _reach(interval: Estimate) -> list[list[float]]:

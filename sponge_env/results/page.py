@@ -251,13 +251,10 @@ def around(path: Path) -> tuple[str, str]:
 def _rendered(template: str, **values: object) -> str:
     """Fill in a template, which may call the functions of :mod:`sponge_env.results.tables`."""
     found = Environment(
-        loader=PackageLoader("sponge_env.results"),
+        loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined,
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
     found.filters["markdown"] = markdown
     shared = {"tables": tables, "findings": findings, "few_violations": percent(FEW_VIOLATIONS, 1)}
     return found.get_template(template).render(**shared, **values)

@@ -69,12 +69,9 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = [[e for e in episodes if e.agent == agent] for agent in agents]
+    named = ("agent", lambda group: group[0].agent + "*" * any(e.partial for e in group))
     measured = [(c.label, partial(_mean_of, c)) for c in columns("evaluation")]
-    return terminal(Table.of([("agent", _label), *measured], groups), notes=[_caption(groups)])
-
-
-def _label(group: Sequence[EpisodeMetrics]) -> str:
-    return group[0].agent + "*" * any(episode.partial for episode in group)
+    return terminal(Table.of([named, *measured], groups), notes=[_caption(groups)])
 
 
 def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
@@ -121,11 +118,10 @@ def cell_text(comparison: Comparison, cell: Cell) -> str:
 
 
 def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Table:
-    """Return the agents on one cell, and its bounds.
+    """Return the agents on one cell that did not fail, and its bounds.
 
-    Agents that failed are not in it, nor is what is relative to a bound where there is none.
-    What is compared with the reference is marked on a page where it does not differ; on the
-    terminal the difference stands beside it.
+    Without bounds, nothing relative to one. What is compared with the reference is marked on a
+    page where it does not differ; on the terminal the difference stands beside it.
     """
     sides = comparison.bound_sides(cell)
     found: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
@@ -221,10 +217,19 @@ def pooled_table(comparison: Comparison, start: str) -> Table:
         for how in c.pooled
         if c.bound != left_out
     ]
+    different = {name: comparison.different(name, cells_of, improvement_p) for name in COUNTED}
+
+    def fewer(name: str, agent: str) -> Entry:
+        """Say how likely an agent has less than the reference."""
+        cells, reference = cells_of[agent], comparison.reference
+        if agent == reference or not cells:
+            return Entry(MISSING)
+        both = (comparison.values(a, name, cells) for a in (agent, reference))
+        text = _estimate_text(Column(name, "", "", 2), probability_of_improvement(*both))
+        return _marked(text, agent not in different[name])
+
     for name, what in COUNTED.items():
-        different = comparison.different(name, cells_of, improvement_p)
-        heading = f"fewer {what} than {comparison.reference}"
-        found.append((heading, partial(_fewer, comparison, cells_of, name, different)))
+        found.append((f"fewer {what} than {comparison.reference}", partial(fewer, name)))
     return Table.of(found, comparison.agents)
 
 
@@ -232,27 +237,10 @@ def _pooled(
     comparison: Comparison, cells_of: Mapping[str, Sequence[Cell]], c: Column, how: str, agent: str
 ) -> str:
     """Write a metric over cells; of cells without a bound nothing relative to one."""
-    cells = cells_of[agent]
-    cells = comparison.bounded(cells) if c.bound == "needed" else cells
-    if not cells:
-        return MISSING
+    cells = comparison.bounded(cells_of[agent]) if c.bound == "needed" else cells_of[agent]
     estimate = interquartile_mean if how == "middle half" else mean
-    return _estimate_text(c, estimate(comparison.values(agent, c.metric, cells)))
-
-
-def _fewer(
-    comparison: Comparison,
-    cells_of: Mapping[str, Sequence[Cell]],
-    name: str,
-    different: Collection[str],
-    agent: str,
-) -> Entry:
-    """Say how likely an agent has less than the reference."""
-    if agent == comparison.reference or not cells_of[agent]:
-        return Entry(MISSING)
-    both = (comparison.values(a, name, cells_of[agent]) for a in (agent, comparison.reference))
-    text = _estimate_text(Column(name, "", "", 2), probability_of_improvement(*both))
-    return _marked(text, agent not in different)
+    values = comparison.values(agent, c.metric, cells)
+    return _estimate_text(c, estimate(values)) if cells else MISSING
 
 
 def pooled_note(comparison: Comparison) -> str:
