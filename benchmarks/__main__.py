@@ -10,7 +10,7 @@ from sponge_env.host import describe_host, describe_versions
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
-SCRIPTS = ("simulator.py", "ppo.py", "decisions.py")
+SCRIPTS = ("throughput.py", "decisions.py")
 GREETINGS = ("Running HiGHS", "Includes third-party")
 """What HiGHS prints even when told to be quiet."""
 

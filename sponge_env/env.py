@@ -12,10 +12,10 @@ from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
+from sponge_env.console import frame, status_line
 from sponge_env.encoding import CLIP, ActionMasks, control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
-from sponge_env.render import frame, status_line
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT

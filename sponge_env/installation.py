@@ -17,8 +17,10 @@ EXTRAS = {
     "train": ("sb3_contrib", "stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
-    "report": ("jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard"),
-}
+    "report": (
+        "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard",
+    ),
+}  # fmt: skip
 """Modules without which what an extra is for cannot work."""
 
 
