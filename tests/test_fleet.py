@@ -346,6 +346,6 @@ def test_an_allocation_beyond_the_limits_changes_nothing(
     worker: LiveWorker, launcher: FakeLauncher
 ) -> None:
     for allocation in (Allocation(17, 1), Allocation(1, 1, replicas=17)):
-        with pytest.raises(ConfigError, match="must be between 1 and 16"):
+        with pytest.raises(ConfigError, match="must be a whole number between 1 and 16"):
             worker.resize(allocation)
     assert (len(launcher.launched), worker.status().effective_cores) == (1, 1.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sponge_env.config import Limiter, positive, require
-from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
+from sponge_env.spec import check_allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,7 @@ class LiveConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("core_unit", "batch_timeout_s", "start_timeout_s", "cold_start_s"):
             positive(name, getattr(self, name))
-        self.check(self.initial)
-
-    def check(self, allocation: Allocation) -> None:
-        """Raise :class:`ConfigError` where an allocation is beyond the largest one."""
-        for name, largest in (("cores", self.cores_max), ("replicas", self.replicas_max)):
-            value = getattr(allocation, name)
-            fits = 1 <= value <= largest
-            require(fits, f"an allocation's {name}", value, f"between 1 and {largest}")
-        if allocation.total_cores > self.total_cores:
-            raise ConfigError(
-                f"{allocation.replicas} replicas of {allocation.cores} cores are more than the "
-                f"{self.total_cores} cores of the machine"
-            )
+        check_allocation(self.initial, self)
 
     def physical_cores(self, cores: int) -> float:
         """Return the physical cores of core units."""

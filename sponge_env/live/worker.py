@@ -8,11 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.config import LiveConfig
 from sponge_env.live.fleet import Ended, Fleet, State
 from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import Launcher, Replica
+from sponge_env.spec import check_allocation
 
 
 class _Hold(NamedTuple):
@@ -149,7 +151,7 @@ class LiveWorker:
             changed, ended = self._fleet.poll(max(0.0, left_s))
             if changed:
                 self._charge()
-                if self._falls_short and not self._fleet.gives_up:
+                if not self._fleet.gives_up:
                     self._fit()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
@@ -165,7 +167,7 @@ class LiveWorker:
             ConfigError: More than the configuration allows.
             WorkerError: The kernel refuses the new limit or a new replica's.
         """
-        self.config.check(allocation)
+        check_allocation(allocation, self.config)
         begin_s = time.monotonic()
         self._target = allocation
         self._fleet.shrink(allocation.replicas)
@@ -173,24 +175,16 @@ class LiveWorker:
         self._actuation_s = time.monotonic() - begin_s
 
     def _fit(self) -> None:
-        """Come as close to the allocation as those that still drain allow.
-
-        See :func:`sponge_env.core.replicas._fit`: the same rule, for the same reason.
-        """
-        target, held = self._target, len(self._fleet.members)
-        missing = min(target.replicas - len(self._fleet.staying), self.config.total_cores - held)
-        cores = min(target.cores, self.config.total_cores // (held + max(0, missing)))
+        """Come as close to the allocation as those that still drain allow."""
+        target, total, fleet = self._target, self.config.total_cores, self._fleet
+        staying, held = len(fleet.staying), len(fleet.members)
+        cores, added = fit(target.cores, target.replicas, staying, held, total, total)
         # a quota write refills the kernel's tokens: none without need
         if cores != self._cores:
             self._cores = cores
-            self._fleet.limit(self.config.physical_cores(cores))
-        self._fleet.grow(missing)
+            fleet.limit(self.config.physical_cores(cores))
+        fleet.grow(added)
         self._charge()
-
-    @property
-    def _falls_short(self) -> bool:
-        target = self._target
-        return self._cores < target.cores or len(self._fleet.staying) < target.replicas
 
     def status(self) -> WorkerStatus:
         """Return the replicas' state and the counters up to now.
