@@ -11,10 +11,9 @@ from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
-from sponge_env.encoding import CLIP, control_named, decode
+from sponge_env.encoding import CLIP, ActionMasks, control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
-from sponge_env.masks import ActionMasks
 from sponge_env.render import frame, status_line
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario, load_scenario

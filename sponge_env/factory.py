@@ -7,9 +7,9 @@ from typing import get_args
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.host import describe_host
+from sponge_env.installation import describe_host
 from sponge_env.interfaces import SystemSpec, Worker
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, local_profile_path
 from sponge_env.scenario import Scenario
 from sponge_env.spec import make_spec, scenario_profile

@@ -15,7 +15,7 @@ from sponge_env.profile import Profile, load_profile, local_profile_path
 from sponge_env.scenario import Scenario
 
 if TYPE_CHECKING:
-    from sponge_env.live.config import LiveConfig
+    from sponge_env.live.replica import LiveConfig
 
 
 def scenario_profile(scenario: Scenario) -> Profile:

@@ -11,8 +11,8 @@ from fake_replicas import CPU_S, FakeLauncher, FakeReplica
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import fleet as fleet_module
-from sponge_env.live.config import LiveConfig
 from sponge_env.live.fleet import START_ATTEMPTS, Ended, Fleet
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 CONFIG = LiveConfig(start_timeout_s=100.0, batch_timeout_s=10.0, cold_start_s=8.0)

@@ -28,9 +28,9 @@ from onnx import TensorProto, helper
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.live import cgroups
-from sponge_env.live.config import LiveConfig
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.limits import process_cpu_s
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 pytestmark = pytest.mark.live
@@ -351,7 +351,7 @@ HARNESS = """
 import json, os, sys
 sys.path.insert(0, sys.argv[2])
 from test_real_worker import FULL, batch
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 with LiveWorker(LiveConfig(initial=FULL, limiter=sys.argv[1])) as worker:

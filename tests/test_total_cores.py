@@ -14,7 +14,7 @@ from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Batch
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 TOTAL = 16

@@ -13,7 +13,7 @@ from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Outcome, Search, fin
 from baselines.tune import Task, tune_cell
 from benchmarks.findings import declared
 from sponge_env.config import Arrivals
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.scenario import Scenario
 
 SHORT = Scenario(

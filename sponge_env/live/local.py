@@ -11,18 +11,18 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
-from sponge_env.live.config import LiveConfig
 from sponge_env.live.janitor import Janitor
-from sponge_env.live.limits import CpuLimiter, open_limits, process_cpu_s, refusal_as_sentence
-from sponge_env.live.replica import Answer, Death, Event, Ready
+from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
+from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
 from sponge_env.models import resolve_model, sample_images
 
 CHILD = Path(__file__).with_name("child.py")
@@ -30,8 +30,7 @@ END_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """What all replicas of a launcher have in common."""
 
     job: Job
@@ -50,9 +49,6 @@ class LocalReplica:
     A batch's end is stamped by the child just before it answers; should the quota be found
     exhausted in the microseconds between, the answer arrives up to a period later. It lives
     under its limiter from its start to its end, at full speed with all CPUs granted at first.
-
-    Raises:
-        WorkerError: Its CPU cannot be limited.
     """
 
     def __init__(
@@ -187,11 +183,8 @@ class LocalReplica:
 class LocalLauncher:
     """Starts replicas as child processes. Implements ``Launcher``.
 
-    While it is open, this process keeps off the replicas' CPUs.
-
-    Raises:
-        ConfigError: The configuration or the model cannot be used.
-        WorkerError: The CPU cannot be limited as asked.
+    While it is open, this process keeps off the replicas' CPUs. Settings or a model that cannot
+    be used are a ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
     """
 
     def __init__(self, config: LiveConfig) -> None:
@@ -233,9 +226,6 @@ def choose_cpus(wanted: Collection[int], cores: float) -> frozenset[int]:
 
     Where none are wanted, they are the last that this process may use: workers of one process
     share them.
-
-    Raises:
-        ConfigError: A CPU this process may not use, or fewer of them than cores.
     """
     available = RESERVATIONS.available()
     if not available.issuperset(wanted):

@@ -19,7 +19,7 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.files import check_writable, replacing
 from sponge_env.installation import how_to_install, missing, require_extra
-from sponge_env.run.controllers import known_controllers, make_controller, start, who_takes
+from sponge_env.run.registry import known_controllers, make_controller, start, who_takes
 from sponge_env.run.suite import (
     AgentEntry,
     CellGroup,

@@ -24,7 +24,7 @@ from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
-from sponge_env.run.controllers import decision, start
+from sponge_env.run.registry import decision, start
 from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS

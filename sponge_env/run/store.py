@@ -38,8 +38,7 @@ from sponge_env.config import Backend, Limiter
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.formats import RESERVED, find_trace
-from sponge_env.host import describe_host, describe_versions
-from sponge_env.installation import bundled
+from sponge_env.installation import bundled, describe_host, describe_versions
 from sponge_env.profile import save_profile
 from sponge_env.run.suite import Suite, cell_name, cells
 from sponge_env.scenario import Scenario

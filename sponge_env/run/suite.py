@@ -18,7 +18,7 @@ from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, from_mapping, load_toml
-from sponge_env.run.controllers import known_controllers
+from sponge_env.run.registry import known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 

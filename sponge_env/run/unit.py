@@ -32,7 +32,7 @@ from sponge_env.interfaces import Sink
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names, summary
 from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit, bound_units
-from sponge_env.run.controllers import imported, known_controllers, make_controller
+from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
 from sponge_env.run.store import (
     IDENTITY,
