@@ -18,20 +18,8 @@ from sponge_env.errors import ConfigError, MissingExtraError
 _PACKAGE = Path(__file__).resolve().parent
 
 PACKAGES = (
-    "sponge-env",
-    "gymnasium",
-    "numba",
-    "numpy",
-    "onnxruntime",
-    "pandas",
-    "pulp",
-    "pyarrow",
-    "safetensors",
-    "sb3-contrib",
-    "scipy",
-    "stable-baselines3",
-    "tensorboard",
-    "torch",
+    *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pulp", "pyarrow"),
+    *("safetensors", "sb3-contrib", "scipy", "stable-baselines3", "tensorboard", "torch"),
 )
 """Packages whose versions can change a result or how it is stored."""
 
@@ -51,13 +39,9 @@ def data_folder(name: str) -> Path:
 
 
 def bundled(name: str) -> str:
-    """Return the dotted name by which a package that ships with the project is imported.
+    """Return the dotted name by which ``agents`` or ``baselines`` is imported.
 
-    Args:
-        name: ``agents`` or ``baselines``.
-
-    Raises:
-        ConfigError: Python finds another project's package by that name.
+    Another project's package in its place is a :class:`ConfigError`.
     """
     inside = f"{__package__}.{name}"
     if importlib.util.find_spec(inside):
@@ -85,15 +69,7 @@ def how_to_install(extra: str) -> str:
 
 
 def require_extra(extra: str, what: str) -> None:
-    """Make sure that an extra is installed.
-
-    Args:
-        extra: A key of :data:`EXTRAS`.
-        what: What needs it, for the message.
-
-    Raises:
-        MissingExtraError: It is not, or not the whole of it.
-    """
+    """Raise a :class:`MissingExtraError` unless all of an extra is there that ``what`` needs."""
     if modules := missing(extra):
         raise MissingExtraError(
             f"{what} needs modules that are not installed ({', '.join(modules)}); run: "

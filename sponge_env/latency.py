@@ -50,14 +50,10 @@ class LatencyModel:
         return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
-        """Predict the whole grid.
+        """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
 
-        Returns:
-            (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``. Read-only,
-            for it is shared between calls.
-
-        Raises:
-            ProfileError: The fit predicts a latency that is not positive.
+        It is read-only, for it is shared between calls. A latency that is not positive is a
+        :class:`ProfileError`.
         """
         return _table_s(self, batch_max, cores_max)
 
@@ -102,20 +98,11 @@ def fit_latency(
     *,
     relative: bool = False,
 ) -> tuple[LatencyModel, FitError]:
-    """Fit l(b, c) to a measured grid by linear least squares.
+    """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares.
 
-    Args:
-        batches: (rows,) batch sizes.
-        cores: (columns,) core units.
-        latency_s: (rows, columns) measured seconds.
-        relative: Minimise relative instead of absolute errors. The published fits are
-            absolute; a grid that spans two decades of latency wants relative ones.
-
-    Returns:
-        The model, with the cells' own relative errors as residual quantiles, and its error.
-
-    Raises:
-        ProfileError: Fewer than four cells, or a latency that is not a positive number.
+    It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
+    spans two decades of latency wants relative ones. The cells' own relative errors are the
+    model's residual quantiles.
     """
     grid = np.meshgrid(np.asarray(batches, float), np.asarray(cores, float), indexing="ij")
     b, c, measured = grid[0].ravel(), grid[1].ravel(), np.ravel(latency_s).astype(np.float64)

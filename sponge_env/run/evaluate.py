@@ -68,7 +68,7 @@ def evaluate(argv: Sequence[str]) -> int:
     common = identity(suite, arguments.backend, arguments.limiter)
     path = arguments.run_dir or new_folder(purpose)
     with cli.terminate_like_interrupt(), RunStore.open(path, common) as store:
-        store.check_requests(work, _requests(arguments))
+        store.check_requests(work, arguments.requests)
         todo = store.missing(work)
         store.describe(suite, [*cli.program("evaluate").split(), *argv])
         if len(todo) < len(work):
@@ -109,6 +109,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name} {relation} --suite")
+    if arguments.requests is None:
+        arguments.requests = 0 if arguments.suite else math.inf
     return arguments
 
 
@@ -183,25 +185,16 @@ def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
     return said
 
 
-def _requests(arguments: argparse.Namespace) -> float:
-    """Return below which seed requests are kept: all of one scenario, none of a suite."""
-    if arguments.requests is not None:
-        return float(arguments.requests)
-    return 0 if arguments.suite else math.inf
-
-
 def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched.
 
-    Raises:
-        SpongeError: An agent failed on the only scenario.
-        KeyboardInterrupt: Interrupted; what has ended was kept and no process is left.
+    A failure on the only scenario is raised; after an interrupt no process is left.
     """
     from sponge_env.run.executor import Executor, Failure, Inline, Processes
     from sponge_env.run.unit import run_unit
 
     single = not arguments.suite
-    task = partial(run_unit, store=store, requests=_requests(arguments), watched=single)
+    task = partial(run_unit, store=store, requests=arguments.requests, watched=single)
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
     executor: Executor = Inline() if single else Processes(jobs)
     progress, failed = Progress("suite", len(todo), "result", shown=not single), 0
@@ -249,8 +242,8 @@ def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:
 
     intervals = {agent: read_intervals(file) for agent, file in files.items()}
     if any(intervals.values()):
-        plot_comparison(intervals, path / "comparison.png", title)
-        _say(f"plot         {path / 'comparison.png'}")
+        plot_comparison(intervals, plot := path / "comparison.png", title)
+        _say(f"plot         {plot}")
     _say(f"TensorBoard  tensorboard --logdir {path}/tensorboard")
 
 

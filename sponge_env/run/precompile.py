@@ -19,14 +19,12 @@ from sponge_env.run import registry
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.system import LiveSystem, SimulatedSystem
 
-Step = tuple[str, Callable[[], object]]
-
 
 class _RehearsalEndedError(Exception):
     """A live system has made all its moves and would start its worker now."""
 
 
-def steps(everything: bool) -> Iterator[Step]:
+def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield what there is to compile, and how that happens."""
     scenario = replace(load_scenario("paper"), duration_s=2.0)
     yield "simulated system", lambda: _play(scenario, lambda system: Allocation(4, 4))

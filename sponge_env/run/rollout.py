@@ -182,12 +182,9 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
 
 
 def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list[float | None]:
-    """Return quantiles of the latency of the requests that arrived at ``from_s`` or later.
+    """Return (QUANTILES + 1,) quantiles of the latency of what arrived at ``from_s`` or later.
 
-    A request that is never answered has an infinite latency: without it, who drops looks fast.
-
-    Returns:
-        (QUANTILES + 1,) numbers, None for infinite ones.
+    They are None where infinite, as for requests never answered: without, who drops looks fast.
     """
     answered = np.isin(columns["outcome"], ("on_time", "late"))
     latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)

@@ -99,10 +99,7 @@ def of_file(value: Any) -> Any:
 
 
 def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> dict[str, Any]:
-    """Return what all results in one folder have in common.
-
-    Agents are not among it: a folder can be given more of them later.
-    """
+    """Return what all results in one folder have in common; it may get more agents later."""
     content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
     return {
         "suite": suite.name,
@@ -123,11 +120,7 @@ class RunStore:
     @classmethod
     @contextmanager
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
-        """Make the folder, or go on with that of a run of the same identity, and lock it.
-
-        Raises:
-            RunDirectoryError: It holds something else, or somebody writes into it.
-        """
+        """Make the folder, or go on with that of a run of the same identity, and lock it."""
         wanted = {"format": FORMAT, **identity}
         with saying_why(path):
             if path.exists() and any(file.name != _LOCK for file in path.iterdir()):
@@ -173,15 +166,7 @@ class RunStore:
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
     def check_requests(self, units: Sequence[Unit], requests: float) -> None:
-        """Refuse to go on where episodes have ended without the requests that are asked for.
-
-        Args:
-            units: What is to be there in the end.
-            requests: Seeds below this are to keep their requests.
-
-        Raises:
-            RunDirectoryError: An earlier run did not keep them.
-        """
+        """Refuse to go on where seeds below ``requests`` have ended without their requests."""
         for unit in units:
             for episode, _ in whole_episodes(self.kept(unit)):
                 file = self.file("requests", unit, f"-seed{episode['seed']}.parquet")
@@ -193,11 +178,7 @@ class RunStore:
                     )
 
     def kept(self, unit: Unit) -> dict[str, Any]:
-        """Return the result of a unit, as far as there is one.
-
-        Raises:
-            RunDirectoryError: It was made by another configuration of its agent.
-        """
+        """Return the result of a unit, as far as there is one of this configuration."""
         path = self.file("results", unit, ".json")
         if not path.exists():
             return {}
@@ -233,18 +214,14 @@ class RunStore:
 def whole_episodes(
     result: Mapping[str, Any],
 ) -> list[tuple[dict[str, Any], Sequence[float | None]]]:
-    """Return the summaries in a unit's result with the quantiles of latency of each.
-
-    An episode that was interrupted is left out.
-    """
+    """Return the summaries of a unit's whole episodes, with the quantiles of latency of each."""
     pairs = zip(result.get("episodes", ()), result.get("latency_s", ()), strict=True)
     return [(episode, latency_s) for episode, latency_s in pairs if not episode["partial"]]
 
 
 def result_files(path: Path) -> list[Path]:
     """Return the files with results of a run's folder, in order of their names."""
-    found = _definition(path).get("format")
-    if found != FORMAT:
+    if (found := _definition(path).get("format")) != FORMAT:
         said = f"{str(path)!r} has format {found!r}, this version reads {FORMAT}"
         raise RunDirectoryError(f"{said}; run evaluate.py again")
     return sorted((path / "results").glob("*/*.json"))
