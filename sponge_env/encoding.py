@@ -59,11 +59,7 @@ _CONTROLS: dict[str, Control] = {"vertical": VERTICAL, "joint": JOINT}
 
 
 def control_named(name: ControlName) -> Control:
-    """Return a kind of control by its name.
-
-    Raises:
-        ConfigError: There is no such kind.
-    """
+    """Return a kind of control by its name."""
     if name not in _CONTROLS:
         raise ConfigError(unknown("control", name, _CONTROLS))
     return _CONTROLS[name]
@@ -72,13 +68,7 @@ def control_named(name: ControlName) -> Control:
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
     """Turn a view into an observation.
 
-    Args:
-        view: The system's state.
-        spec: The system's limits and latency model.
-        control: Whose observation it is.
-
-    Returns:
-        (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
+    (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
     observe_one(*_recalled(view, spec), observation)
@@ -87,12 +77,7 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
 
 
 def decode(action: NDArray[np.int64]) -> Allocation:
-    """Turn an action into an allocation.
-
-    Args:
-        action: Of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or
-            of ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
-    """
+    """Turn an action, (2,) cores - 1 and batch - 1 or (3,) replicas - 1 too, into an allocation."""
     cores, batch, replicas = (*(int(choice) + 1 for choice in action), 1)[:3]
     return Allocation(cores, batch, replicas)
 
@@ -179,10 +164,8 @@ class ActionMasks:
     def __init__(self, spec: SystemSpec, joint: bool = False) -> None:
         """Tabulate what cores can serve.
 
-        Args:
-            spec: The system.
-            joint: Whether actions choose replicas, too. These may serve what cores do not,
-                so that then only batch sizes are masked.
+        Under ``joint`` control replicas may serve what cores do not, so that then only batch
+        sizes are masked.
         """
         latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
         batches = np.arange(1, spec.batch_max + 1)[:, None]
@@ -194,14 +177,10 @@ class ActionMasks:
             self._fits = np.append(self._fits, np.ones(spec.replicas_max, np.bool_))
 
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which choices are allowed.
+        """Return which choices are allowed: from (..., observed) to (..., choices).
 
-        Args:
-            observations: (..., observed).
-
-        Returns:
-            (..., choices): every core count, every batch size, and every number of replicas
-            under joint control.
+        These are every core count, every batch size, and every number of replicas under joint
+        control.
         """
         wanted = MASKED_SHARE * observations[..., FIELDS.index("arrivals_5s"), None]
         cores = self._served >= wanted

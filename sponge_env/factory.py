@@ -20,11 +20,7 @@ LOG = logging.getLogger("sponge_env")
 
 
 def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
-    """Load the scenario's profile; measure this machine first if a live run needs it.
-
-    Raises:
-        SpongeError: There is no such profile, or this machine cannot be measured.
-    """
+    """Load the scenario's profile; measure this machine first if a live run needs it."""
     if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
         from sponge_env.calibrate import calibrate_to
 
@@ -42,16 +38,10 @@ def make_system(
     limiter: Limiter = "auto",
     hold_between_steps: bool = False,
 ) -> System:
-    """Build a system at the start of an episode.
+    """Build a system at the start of an episode, on a simulated or a real worker.
 
-    Args:
-        scenario: The experiment.
-        seed: Seed of arrivals, bandwidth and noise.
-        backend: Simulated or real worker.
-        profile: Latency profile; the scenario's if left out.
-        workload: Requests; those of scenario and seed if left out.
-        limiter: CPU limiter of the real worker.
-        hold_between_steps: See :class:`~sponge_env.system.LiveSystem`.
+    Profile and workload are the scenario's if left out; for ``hold_between_steps`` see
+    :class:`~sponge_env.system.LiveSystem`.
 
     Raises:
         SpongeError: The scenario, profile or machine does not allow it.
@@ -71,11 +61,7 @@ def make_system(
 
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
-    """Raise now what would keep the scenario from running on the real worker.
-
-    Raises:
-        SpongeError: Model, limits or machine do not allow it.
-    """
+    """Raise now what would keep the scenario from running on the real worker."""
     from sponge_env.live.local import check_machine
 
     if not profile.samples:

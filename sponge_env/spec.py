@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 def scenario_profile(scenario: Scenario) -> Profile:
-    """Load the latency profile that a scenario names.
-
-    Raises:
-        ProfileError: There is none, for ``local`` because nothing was calibrated yet.
-    """
+    """Load the latency profile that a scenario names."""
     if scenario.profile != "local":
         return load_profile(scenario.profile)
     path = local_profile_path()

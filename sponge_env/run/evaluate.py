@@ -262,7 +262,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
         episodes=load_results(path),
         failures=failures[failures["agent"].isin(shown)],
         agents=list(suite.agents),
-        cells=[(c.name, Path(c.profile).stem, c.start) for c in cells(suite)],
+        cells=[scenario.cell for scenario in cells(suite)],
         reference=suite.compared_with,
         bounds=load_bounds(path),
     )

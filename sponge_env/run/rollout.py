@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,8 +59,8 @@ class Run:
     @classmethod
     def of(cls, agent: str, scenario: Scenario, backend: str, seed: int) -> Run:
         """Name an episode of a scenario."""
-        profile = Path(scenario.profile).stem
-        return cls(agent, scenario.name, backend, seed, profile, scenario.start)
+        name, profile, start = scenario.cell
+        return cls(agent, name, backend, seed, profile, start)
 
 
 @dataclass(frozen=True, slots=True)

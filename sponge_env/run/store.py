@@ -40,6 +40,7 @@ from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.formats import RESERVED, find_trace
 from sponge_env.installation import bundled, describe_host, describe_versions
 from sponge_env.profile import save_profile
+from sponge_env.results.schema import CELL
 from sponge_env.run.suite import Suite, cell_name, cells
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
@@ -53,7 +54,7 @@ FORMAT = 3
 RUNS = Path("runs")
 """Where run directories go by themselves."""
 
-IDENTITY = ("agent", "scenario", "profile", "start", "seed")
+IDENTITY = ("agent", *CELL, "seed")
 """Columns of the intervals that say which episode they are of; the schema's follow."""
 
 QUANTILES = 100
@@ -201,9 +202,7 @@ class RunStore:
         head = {
             "format": FORMAT,
             "agent": unit.agent,
-            "scenario": unit.scenario.name,
-            "profile": Path(unit.scenario.profile).stem,
-            "start": unit.scenario.start,
+            **dict(zip(CELL, unit.scenario.cell, strict=True)),
             "fingerprint": unit.fingerprint(),
             "complete": complete and error is None,
             "error": error,
