@@ -53,7 +53,10 @@ def make_system(
         return SimulatedSystem(scenario, seed, profile, workload)
 
     def start(spec: SystemSpec) -> Worker:
-        return _real_worker(spec, profile, limiter)
+        # What starts processes is imported only where they are wanted.
+        from sponge_env.live.worker import LiveWorker
+
+        return LiveWorker(real_config(spec, profile, limiter))
 
     return LiveSystem(
         scenario, seed, start, profile, workload, hold_between_steps=hold_between_steps
@@ -73,13 +76,6 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     if measured_on not in (None, this):
         LOG.warning("profile %r was measured on %s, this is %s", profile.name, measured_on, this)
     check_machine(real_config(make_spec(scenario, profile), profile, limiter))
-
-
-def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
-    # What starts processes is imported only where they are wanted.
-    from sponge_env.live.worker import LiveWorker
-
-    return LiveWorker(real_config(spec, profile, limiter))
 
 
 def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveConfig:

@@ -53,7 +53,8 @@ class OnnxModel:
 def resolve_model(name_or_path: str) -> OnnxModel:
     """Find a model by its name in :data:`PRETRAINED`, or by the path of an ONNX file.
 
-    A known one that is not cached yet is exported first.
+    A known one that is not cached yet is exported first. What cannot be used is a
+    ``ConfigError``; without the extra ``live`` it is a ``MissingExtraError``.
     """
     require_extra("live", "the real worker")
     if name_or_path.endswith(".onnx"):

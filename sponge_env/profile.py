@@ -105,7 +105,8 @@ class Profile:
     def work_table_s(self, batch_max: int) -> FloatArray:
         """(batch_max,) CPU seconds of batches of 1 .. batch_max requests under a quota.
 
-        It is linear beyond the largest batch that was measured.
+        It is linear beyond the largest batch that was measured. A profile that was not measured
+        under a quota has none, which is a :class:`ProfileError`.
         """
         if self.quota is None:
             raise self._error("was not measured under a CPU quota")
@@ -132,7 +133,7 @@ class Profile:
     def resolve_service(
         self, wanted: Literal["auto", "profile", "quota"]
     ) -> Literal["profile", "quota"]:
-        """Choose the simulator's service model."""
+        """Choose the simulator's service model; ``quota`` only where there is quota data."""
         if wanted == "auto":
             return "quota" if self.quota is not None else "profile"
         if wanted == "quota" and self.quota is None:
@@ -151,7 +152,7 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Load a shipped profile by name, or any profile by path."""
+    """Load a shipped profile by name, or any profile by path, or raise :class:`ProfileError`."""
     path = Path(name_or_path)
     if path.suffix != ".json":
         shipped = {file.stem: file for file in PROFILE_DIR.glob("*.json")}

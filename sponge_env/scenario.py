@@ -117,7 +117,7 @@ class Scenario:
 
 
 def load_scenario(name_or_path: str | Path) -> Scenario:
-    """Load a shipped scenario by name, or any scenario from a TOML file.
+    """Load a shipped scenario by name, or any scenario from a TOML file, or raise ``ConfigError``.
 
     File names inside a scenario are taken relative to its file and returned absolute.
     """

@@ -181,8 +181,11 @@ class Fleet:
                     self._wake_receiver.recv(4096)
             else:
                 ended += self._take_event(key.data)
-        # last, for a report may have lain there while nobody polled
-        self._kill_overdue()
+        # hung ones last, for a report may have lain there while nobody polled
+        now_s = time.monotonic()
+        for member in self.members:
+            if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
+                member.replica.kill()  # its death shows at the next poll
         # batches that ended are handed over first; the failure shows again at the next poll
         if self.gives_up and not ended:
             raise WorkerError(
@@ -218,13 +221,6 @@ class Fleet:
             self._past_throttled_s += member.replica.throttled_s()
             self._past_cpu_s += member.replica.cpu_s()
             self.members.remove(member)
-
-    def _kill_overdue(self) -> None:
-        """Kill replicas that hang; their deaths show at the next poll."""
-        now_s = time.monotonic()
-        for member in self.members:
-            if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
-                member.replica.kill()
 
     def _take_event(self, member: Member) -> list[Ended]:
         """Take in a replica's event; return its batch if that ended."""

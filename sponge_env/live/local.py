@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import socket
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ class LocalReplica:
         os.ftruncate(memory, job.memory_bytes)
         self._inputs, self._outputs = job.map_tensors()
         process = subprocess.Popen(
-            [sys.executable, "-P", str(CHILD), job.to_json()],
+            [sys.executable, "-P", str(CHILD), json.dumps(asdict(job))],
             pass_fds=(channel, memory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -225,7 +226,7 @@ def choose_cpus(wanted: Collection[int], cores: float) -> frozenset[int]:
     """Choose the CPUs that replicas are pinned to, each of them granted up to so many cores.
 
     Where none are wanted, they are the last that this process may use: workers of one process
-    share them.
+    share them. Too few, or one that it may not use, are a :class:`ConfigError`.
     """
     available = RESERVATIONS.available()
     if not available.issuperset(wanted):

@@ -35,7 +35,7 @@ def imported(target: str) -> Any:
 def make_controller(
     name: str, registry: Mapping[str, str], options: Mapping[str, Any] | None = None
 ) -> Controller:
-    """Make a controller by its registered name, or as ``"module:Class"``."""
+    """Make a controller by its registered name or ``"module:Class"``, or raise ``ConfigError``."""
     factory, options = _factory(name, registry), options or {}
     try:
         inspect.signature(factory).bind(**options)  # said more plainly than by the call itself

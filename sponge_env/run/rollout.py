@@ -97,7 +97,10 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
         with system.paused():  # a controller may load or compile something now
             start(controller, system.spec, run.seed)
         while not system.done:
-            intervals.append(_step(system, controller))
+            view, began_s = system.view(), time.perf_counter()
+            allocation = decision(controller, view, system.spec)
+            took_s = time.perf_counter() - began_s
+            intervals.append(system.step(allocation, decision_s=took_s))
             for sink in sinks:
                 sink.interval(intervals[-1])
         system.drain()
@@ -109,13 +112,6 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     for sink in sinks:
         sink.episode(summary)
     return Episode(summary, tuple(intervals), failure)
-
-
-def _step(system: System, controller: Controller) -> IntervalMetrics:
-    view = system.view()
-    started_s = time.perf_counter()
-    allocation = decision(controller, view, system.spec)
-    return system.step(allocation, decision_s=time.perf_counter() - started_s)
 
 
 def _summarise(

@@ -102,7 +102,8 @@ class AgentUnit:
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.controller, {}, self.options)
         scenario = warm(self.scenario, controller, profile)
-        record.say(bound=BOUND_AGENTS[self.control], initial=asdict(scenario.initial))
+        record.facts["bound"] = BOUND_AGENTS[self.control]
+        record.facts["initial"] = asdict(scenario.initial)
         for seed in range(record.seeds, self.seeds):
             system = make_system(
                 scenario,
@@ -198,7 +199,8 @@ class Recorder:
         """Take up what there is; arguments as for :func:`run_unit`."""
         self._store, self._unit = store, unit
         self._requests, self._watched = requests, watched
-        self._facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+        """What its results say of the unit."""
         self._episodes = whole_episodes(store.kept(unit))
         self._due_s = time.monotonic() + _KEEP_EVERY_S
 
@@ -206,10 +208,6 @@ class Recorder:
     def seeds(self) -> int:
         """How many seeds have ended."""
         return len(self._episodes)
-
-    def say(self, **facts: Any) -> None:
-        """Add facts about the unit to its results."""
-        self._facts |= facts
 
     def sinks(self, run: Run, intervals: int) -> Iterator[Sink]:
         """Open what follows an episode of so many intervals while it runs."""
@@ -244,7 +242,7 @@ class Recorder:
         if self._episodes:
             summaries, latencies_s = zip(*self._episodes, strict=True)
             episodes = {"episodes": summaries, "latency_s": latencies_s}
-        self._store.keep(self._unit, self._facts | episodes, complete=complete)
+        self._store.keep(self._unit, self.facts | episodes, complete=complete)
 
     def _file(self, kind: str, run: Run, suffix: str) -> Path:
         return self._store.file(kind, self._unit, f"-seed{run.seed}.{suffix}")
