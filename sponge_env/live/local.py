@@ -13,6 +13,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
-from sponge_env.live.janitor import Janitor
+from sponge_env.live.janitor import Janitor, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
 from sponge_env.models import resolve_model, sample_images
@@ -71,7 +72,7 @@ class LocalReplica:
         with far_end:
             self._process = self._spawn(setup.job, far_end.fileno())
         self.pid: int | None = self._process.pid
-        self._janitor.watch_process(self._process.pid)
+        self._janitor.tell("process", self.pid, start_ticks(self._process.pid))
         self._confine(setup.cpus, math.inf if full_speed else cores)
 
     def _spawn(self, job: Job, channel: int) -> subprocess.Popen[bytes]:
@@ -175,7 +176,7 @@ class LocalReplica:
         self._limiter.close()
         self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
-        self._janitor.forget_process(self._process.pid)
+        self._janitor.tell("forget", self.pid)
         self._channel.close()
         os.close(self._stderr)
         del self._inputs, self._outputs  # and with them the shared memory
@@ -198,7 +199,7 @@ class LocalLauncher:
             cleanup.callback(janitor.close)
             self._setup = Setup(job, sample_images(model.image_shape), cpus, janitor)
             self._limits = open_limits(
-                config.limiter, config.core_unit, len(cpus), janitor.watch_group
+                config.limiter, config.core_unit, len(cpus), partial(janitor.tell, "group")
             )
             cleanup.callback(self._limits.close)
             self._cleanup = cleanup.pop_all()
