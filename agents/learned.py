@@ -16,9 +16,10 @@ from pathlib import Path
 
 from sponge_env.arrays import IntArray
 from sponge_env.controllers import BaseController
-from sponge_env.encoding import ActionMasks, control_named, decode, encode
+from sponge_env.encoding import control_named, decode, encode
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.masks import ActionMasks
 
 from . import LEARNERS
 from .lookahead import MPCConfig, SpongeMPC

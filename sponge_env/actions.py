@@ -27,7 +27,11 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         self.action_space = gym.spaces.Discrete(int(self._combinations))
 
     def action(self, action: Any) -> Action:
-        """Turn the number of a combination, if there is such a one, into its choices."""
+        """Turn the number of a combination into its choices.
+
+        Raises:
+            ConfigError: There is no such combination.
+        """
         number = whole(action, np.array(self._combinations))
         return np.array(np.unravel_index(number, self._choices), np.int64)
 
@@ -49,7 +53,11 @@ class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Acti
         self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
 
     def action(self, action: NDArray[np.float32]) -> Action:
-        """Turn real numbers into choices; what is beyond the ends counts as the end."""
+        """Turn real numbers into choices; what is beyond the ends counts as the end.
+
+        Raises:
+            ConfigError: They are too few, too many, or no numbers.
+        """
         if np.shape(action) != self._choices.shape or np.isnan(action).any():
             raise ConfigError(
                 f"an action must be {self._choices.size} real numbers, not {action!r}"

@@ -26,7 +26,12 @@ _HOLDS: dict[str, Callable[[float, float], bool]] = {
 
 
 def option(default: Any, **limits: float) -> Any:
-    """Declare a field of :class:`Options`; limits are named as in :data:`_HOLDS`, with ``_``."""
+    """Declare a field of :class:`Options`.
+
+    Args:
+        default: Its default.
+        limits: Some of ``at_least``, ``above``, ``at_most`` and ``below``.
+    """
     bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
     assert bounds.keys() <= _HOLDS.keys()
     return field(default=default, metadata={"bounds": bounds})
@@ -72,23 +77,42 @@ class BaseController(ABC):
     _spec: SystemSpec | None = None
 
     def __init__(self, **options: Any) -> None:
-        """Check the options, fields of the type of ``config``; a bad one is a ``ConfigError``."""
+        """Check the options.
+
+        Args:
+            options: Fields of the type of ``config``.
+
+        Raises:
+            ConfigError: An option is unknown, of another type or out of range.
+        """
         self.config = from_mapping(get_type_hints(type(self))["config"], options)
 
     @property
     def spec(self) -> SystemSpec:
-        """The system of this episode; a ``RuntimeError`` before the first :meth:`reset`."""
+        """The system of this episode.
+
+        Raises:
+            RuntimeError: Before the first :meth:`reset`.
+        """
         if self._spec is None:
             raise RuntimeError("call reset() before decide()")
         return self._spec
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode, whatever the seed, or raise why it cannot plan for this system."""
+        """Start a new episode, whatever the seed.
+
+        Raises:
+            SpongeError: The controller cannot plan for this system.
+        """
         self.begin(spec)
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
-        """Return the allocation for the next interval, of no more cores than the machine has."""
+        """Return the allocation for the next interval, of no more cores than the machine has.
+
+        Raises:
+            RuntimeError: Before the first :meth:`reset`.
+        """
         return self.spec.fitting(self.allocate(self.spec, view))
 
     def begin(self, spec: SystemSpec) -> None:  # noqa: B027  # rules without memory need none

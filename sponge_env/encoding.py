@@ -28,10 +28,6 @@ from sponge_env.fields import OBS_DIM as OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.simulation.memory import Room, allocate, blank_metrics
 
-MASKED_SHARE = 0.7
-"""Share of the recent rate that the fewest cores must serve: bursts end, and a queue may
-wait for the next interval."""
-
 
 @dataclass(frozen=True, slots=True)
 class Control:
@@ -59,7 +55,11 @@ _CONTROLS: dict[str, Control] = {"vertical": VERTICAL, "joint": JOINT}
 
 
 def control_named(name: ControlName) -> Control:
-    """Return a kind of control by its name."""
+    """Return a kind of control by its name.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
     if name not in _CONTROLS:
         raise ConfigError(unknown("control", name, _CONTROLS))
     return _CONTROLS[name]
@@ -68,7 +68,13 @@ def control_named(name: ControlName) -> Control:
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
     """Turn a view into an observation.
 
-    (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
+    Args:
+        view: The system's state.
+        spec: The system's limits and latency model.
+        control: Whose observation it is.
+
+    Returns:
+        (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
     observe_one(*_recalled(view, spec), observation)
@@ -77,7 +83,12 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
 
 
 def decode(action: NDArray[np.int64]) -> Allocation:
-    """Turn an action, (2,) cores - 1 and batch - 1 or (3,) replicas - 1 too, into an allocation."""
+    """Turn an action into an allocation.
+
+    Args:
+        action: Of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or
+            of ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
+    """
     cores, batch, replicas = (*(int(choice) + 1 for choice in action), 1)[:3]
     return Allocation(cores, batch, replicas)
 
@@ -152,38 +163,3 @@ def _memory(spec: SystemSpec, queue: int, replicas: int) -> Arrays:
     arrays.queue["row"][0] = np.arange(queue)
     requests = rows(np.zeros((1, queue), arrays.requests.dtype))
     return arrays._replace(requests=requests)
-
-
-class ActionMasks:
-    """Which actions make sense at all in one system, for learners that take masks.
-
-    Masked are core counts that cannot even serve what has lately arrived, and batch sizes that
-    no core count runs within the SLO (invalid action masking, Huang and Ontañón, 2022).
-    """
-
-    def __init__(self, spec: SystemSpec, joint: bool = False) -> None:
-        """Tabulate what cores can serve.
-
-        Under ``joint`` control replicas may serve what cores do not, so that then only batch
-        sizes are masked.
-        """
-        latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
-        batches = np.arange(1, spec.batch_max + 1)[:, None]
-        self._served = (batches / latency_s).max(axis=0) / spec.capacity_rps
-        self._fits = latency_s[:, -1] <= spec.slo_s
-        self._fits[0] = True
-        if joint:
-            self._served = np.full(spec.cores_max, np.inf)
-            self._fits = np.append(self._fits, np.ones(spec.replicas_max, np.bool_))
-
-    def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which choices are allowed: from (..., observed) to (..., choices).
-
-        These are every core count, every batch size, and every number of replicas under joint
-        control.
-        """
-        wanted = MASKED_SHARE * observations[..., FIELDS.index("arrivals_5s"), None]
-        cores = self._served >= wanted
-        cores[..., -1] = True
-        batches = np.broadcast_to(self._fits, (*cores.shape[:-1], self._fits.size))
-        return np.concatenate([cores, batches], axis=-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,11 +11,12 @@ from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
-from sponge_env.encoding import CLIP, ActionMasks, control_named, decode
+from sponge_env.encoding import CLIP, control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
-from sponge_env.installation import require_extra
-from sponge_env.results.schema import IntervalMetrics, axis_label
+from sponge_env.masks import ActionMasks
+from sponge_env.render import frame, status_line
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.spec import make_spec, scenario_profile
@@ -24,9 +24,6 @@ from sponge_env.system import System
 
 Observation = NDArray[np.float32]
 Action = NDArray[np.int64]
-
-SHOWN_INTERVALS = 60
-"""Intervals in a frame."""
 
 
 class SpongeEnv(gym.Env[Observation, Action], EzPickle):
@@ -87,7 +84,11 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         render_mode: str | None = None,
         control: ControlName = "vertical",
     ) -> None:
-        """Check the arguments; nothing is started before ``reset``."""
+        """Check the arguments; nothing is started before ``reset``.
+
+        Raises:
+            SpongeError: An argument cannot be used.
+        """
         EzPickle.__init__(self, scenario, backend, limiter, render_mode, control)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(
@@ -109,7 +110,11 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     @property
     def system(self) -> System:
-        """The system behind the environment, there after the first ``reset``."""
+        """The system behind the environment.
+
+        Raises:
+            RuntimeError: Before the first ``reset``.
+        """
         if self._system is None:
             raise RuntimeError("call reset before anything else")
         return self._system
@@ -163,9 +168,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     def render(self) -> Any:
         """Draw the episode so far, as a line of text or as (height, width, 3) pixels."""
         if self.render_mode == "ansi":
-            return _status_line(self._intervals)
+            return status_line(self._intervals)
         if self.render_mode == "rgb_array":
-            return _frame(self._intervals, self.scenario)
+            return frame(self._intervals, self.scenario)
         return None
 
     def close(self) -> None:
@@ -177,8 +182,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which choices make sense now, for learners that take masks.
 
-        (sum of choices,) each choice of each part of an action; see
-        :class:`sponge_env.encoding.ActionMasks`.
+        Returns:
+            (sum of choices,) each choice of each part of an action; see
+            :class:`sponge_env.masks.ActionMasks`.
         """
         masks: NDArray[np.bool_] = self._masks(self._observe())
         return masks
@@ -190,8 +196,12 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
     """Return an action, which may be a list or whole floats, as whole numbers.
 
-    ``choices`` are (parts,) the number of choices for each part, or () for a single part. What
-    is not one choice for each is a :class:`ConfigError`.
+    Args:
+        action: What a learner made.
+        choices: (parts,) the number of choices for each part, or () for a single part.
+
+    Raises:
+        ConfigError: It is anything else than one choice for each part.
     """
     given = np.asarray(action)
     fits = given.dtype.kind in "iuf" and given.shape == choices.shape
@@ -213,36 +223,3 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError(f"episode_seed must be a whole number of at least 0, not {seed!r}")
     return int(seed)
-
-
-def _status_line(intervals: Sequence[IntervalMetrics]) -> str:
-    """Describe the last interval in one line."""
-    if not intervals:
-        return "t=0 s: nothing has happened yet"
-    last = intervals[-1]
-    return (
-        f"t={last.time_s:.0f} s: {last.requested_cores} cores x {last.replicas}, "
-        f"batch {last.batch}; {last.offered} arrived, {last.violations} missed, "
-        f"{last.queued} queued; reward {last.reward:.3f}"
-    )
-
-
-def _frame(intervals: Sequence[IntervalMetrics], scenario: Scenario) -> NDArray[np.uint8]:
-    """Draw cores, queue and violations of the last minute, (320, 480, 3) pixels."""
-    require_extra("report", "rendering")
-    # Matplotlib takes a third of a second to import and only rendering needs it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8, 3.2), dpi=100, layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)
-    shown = intervals[-SHOWN_INTERVALS:]
-    time_s = [w.time_s for w in shown]
-    panels = (("cores", scenario.limits.cores), ("queued", None), ("violations", None))
-    for axes, (name, top) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
-        axes.step(time_s, [getattr(w, name) for w in shown], where="pre")
-        axes.set_ylabel(axis_label(IntervalMetrics, name), fontsize=6)
-        axes.set_ylim(bottom=0, top=top)
-        axes.tick_params(labelsize=6)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

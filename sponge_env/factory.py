@@ -38,10 +38,9 @@ def make_system(
     limiter: Limiter = "auto",
     hold_between_steps: bool = False,
 ) -> System:
-    """Build a system at the start of an episode, on a simulated or a real worker.
+    """Build a system at the start of an episode; its class says what the arguments are.
 
-    Profile and workload are the scenario's if left out; for ``hold_between_steps`` see
-    :class:`~sponge_env.system.LiveSystem`.
+    ``limiter`` and ``hold_between_steps`` are for the real worker only.
 
     Raises:
         SpongeError: The scenario, profile or machine does not allow it.
@@ -52,10 +51,10 @@ def make_system(
     if backend == "sim":
         return SimulatedSystem(scenario, seed, profile, workload)
 
-    def start(spec: SystemSpec) -> Worker:
-        # What starts processes is imported only where they are wanted.
-        from sponge_env.live.worker import LiveWorker
+    # What starts processes is imported only where they are wanted.
+    from sponge_env.live.worker import LiveWorker
 
+    def start(spec: SystemSpec) -> Worker:
         return LiveWorker(real_config(spec, profile, limiter))
 
     return LiveSystem(

@@ -117,9 +117,12 @@ class Scenario:
 
 
 def load_scenario(name_or_path: str | Path) -> Scenario:
-    """Load a shipped scenario by name, or any scenario from a TOML file, or raise ``ConfigError``.
+    """Load a shipped scenario by name, or any scenario from a TOML file.
 
     File names inside a scenario are taken relative to its file and returned absolute.
+
+    Raises:
+        ConfigError: No such scenario, or a key or value in it that cannot be used.
     """
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
     arrivals, network = scenario.arrivals, scenario.network

@@ -72,9 +72,16 @@ class System(ABC):
     ) -> None:
         """Start an episode.
 
-        Profile and workload are those of scenario and seed if left out. ``measured_work`` is what
-        simulated batches take instead of the profile's, see
-        :class:`~sponge_env.fidelity.trial.MeasuredWork`.
+        Args:
+            scenario: The experiment.
+            seed: Seed of arrivals, bandwidth and noise.
+            profile: Latency profile; the scenario's if left out.
+            workload: Requests; those of scenario and seed if left out.
+            measured_work: Work that simulated batches take instead of that of the profile, see
+                :class:`~sponge_env.fidelity.trial.MeasuredWork`.
+
+        Raises:
+            SpongeError: The scenario or profile cannot be used.
         """
         configuration = Configuration(
             [scenario],
@@ -172,9 +179,14 @@ class System(ABC):
         return encode(self.view(), self.spec, control)
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Put an allocation in force, serve until the interval ends, and return its metrics.
+        """Put an allocation in force and serve until the interval ends.
 
-        How long the decision took is for the record.
+        Args:
+            allocation: Within the spec's limits.
+            decision_s: How long the decision took, for the record.
+
+        Returns:
+            The interval's metrics.
 
         Raises:
             ValueError: The allocation is outside the limits.
@@ -303,9 +315,18 @@ class LiveSystem(System):
     ) -> None:
         """Start an episode.
 
-        ``make_worker`` makes a worker at time 0 with ``spec.initial`` in force. It is called last,
-        for the clock runs from then on; the system closes it. With ``hold_between_steps`` the
-        clock stops while no step runs, so that a learner may take its time.
+        Args:
+            scenario: The experiment.
+            seed: Seed of arrivals and bandwidth.
+            make_worker: Makes a worker at time 0 with ``spec.initial`` in force; called last,
+                for its clock runs from then on. The system closes it.
+            profile: Latency profile; the scenario's if left out.
+            workload: Requests; those of scenario and seed if left out.
+            hold_between_steps: Stop the clock while no step runs, so that a learner may
+                take its time on a live system.
+
+        Raises:
+            SpongeError: The scenario, the profile or the machine cannot be used.
         """
         super().__init__(scenario, seed, profile, workload)
         self._batches = 0

@@ -27,6 +27,7 @@ CONTROLLERS_MAY_IMPORT = {
     "interfaces",
     "latency",
     "mapping",
+    "masks",
     "scenario",
     "results.schema",
     "core.compiled",
@@ -50,7 +51,7 @@ DOORS = {
     "scipy": {"sponge_env/results/statistics.py"},
     "tensorboard": {"sponge_env/results/tensorboard.py"},
     "onnxruntime": {"sponge_env/live/child.py", "sponge_env/models.py"},
-    "matplotlib": {"sponge_env/results/*", "sponge_env/env.py", "sponge_env/models.py"},
+    "matplotlib": {"sponge_env/results/*", "sponge_env/render.py", "sponge_env/models.py"},
 }
 """Files that may import a library."""
 

@@ -15,10 +15,11 @@ from agents.learn.environments import make_environments, variants
 from agents.learn.training import Validation, check_checkpoint, make_validator, train
 from agents.learned import ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
-from sponge_env.encoding import FIELDS, OBS_DIM, ActionMasks
+from sponge_env.encoding import FIELDS, OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_system
+from sponge_env.masks import ActionMasks
 from sponge_env.run.rollout import Run, run_episode
 
 SCENARIO = short(duration_s=10.0)

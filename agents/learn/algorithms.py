@@ -14,8 +14,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import nn
 
-from sponge_env.encoding import ActionMasks, Control, control_named
+from sponge_env.encoding import Control, control_named
 from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.masks import ActionMasks
 
 from ..learned import preset
 from ..lookahead import MPCConfig

@@ -42,13 +42,21 @@ _SETTING = {
 
 
 def read_bandwidth(name: str | Path) -> BandwidthTrace:
-    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format."""
+    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format.
+
+    Raises:
+        TraceError: The file cannot be read, is in no such format, or a line is bad.
+    """
     trace: BandwidthTrace = _read(name, "bandwidth")
     return trace
 
 
 def read_arrivals(name: str | Path) -> EventTrace | CountTrace:
-    """Read an arrival trace, named as for :func:`find_trace`, in any known format."""
+    """Read an arrival trace, named as for :func:`find_trace`, in any known format.
+
+    Raises:
+        TraceError: The file cannot be read, is in no such format, or a line is bad.
+    """
     trace: EventTrace | CountTrace = _read(name, "arrivals")
     return trace
 

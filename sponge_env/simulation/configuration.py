@@ -80,11 +80,25 @@ class Configuration:
             self._add(row, scenario)
 
     def workload(self, row: int, seed: int) -> Workload:
-        """Return the requests of an episode of the scenario in a row."""
+        """Return the requests of an episode.
+
+        Args:
+            row: The scenario.
+            seed: Seed of the episode.
+
+        Raises:
+            TraceError: A trace cannot be used.
+        """
         return draw_workload(self.scenarios[row], self._profiles[row], seed)
 
     def allocate(self, count: int, queue: int, ledger: int) -> Arrays:
-        """Allocate ``count`` environments, with room in each as in :class:`Room`."""
+        """Allocate the memory of ``count`` environments.
+
+        Args:
+            count: How many.
+            queue: Requests that can wait and run in one of them.
+            ledger: Requests of an episode whose end is kept.
+        """
         room = Room(
             queue=queue,
             ledger=ledger,

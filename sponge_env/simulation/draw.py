@@ -29,8 +29,16 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
 
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those that arrive after the episode's
-    end are included. The scenario is to be as long as its traces, see
-    :func:`~sponge_env.workload.as_long_as_its_traces`.
+    end are included.
+
+    Args:
+        scenario: As long as its traces, see
+            :func:`~sponge_env.workload.as_long_as_its_traces`.
+        profile: Says how much a load is.
+        seed: Seed of the episode.
+
+    Raises:
+        TraceError: The arrival or the bandwidth trace cannot be used.
     """
     arrays = _begun(scenario, profile, seed)
     expected = math.ceil(1.1 * rate_rps(scenario, profile) * scenario.duration_s)
@@ -50,7 +58,16 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
 
 
 def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
-    """Return the bandwidth of one episode; infinite where transfers take no time."""
+    """Return the bandwidth of one episode; infinite where transfers take no time.
+
+    Args:
+        scenario: As long as its traces.
+        profile: Says how much a load is.
+        seed: Seed of the episode.
+
+    Raises:
+        TraceError: The arrival or the bandwidth trace cannot be used.
+    """
     arrays = _begun(scenario, profile, seed)
     if arrays.settings["network_kind"][0] == INSTANT:
         return BandwidthTrace(np.zeros(1), np.full(1, np.inf), 1.0)

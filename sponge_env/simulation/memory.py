@@ -74,9 +74,14 @@ class Room:
 def allocate(
     count: int, room: Room, settings: NDArray[Any], traces: NDArray[Any], numbers: NDArray[Any]
 ) -> Arrays:
-    """Allocate ``count`` environments; ``traces`` (bandwidth) and ``numbers`` (tables) are shared.
+    """Allocate everything.
 
-    ``settings`` are (scenarios,) records of :class:`~sponge_env.core.settings.Settings`.
+    Args:
+        count: Number of environments.
+        room: How much each of them can hold.
+        settings: (scenarios,) records of :class:`~sponge_env.core.settings.Settings`.
+        traces: Recorded bandwidth that all share.
+        numbers: Tables that all share.
     """
     shared = len(traces)
     all_traces = np.zeros(shared + count * room.private, SAMPLE)
@@ -106,8 +111,9 @@ def allocate(
 def allocations(count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return memory for what environments are asked for, twice.
 
-    (count, 4) cores, batch, replicas and variant; and (count, stages) records of the same
-    memory, as the core takes them.
+    Returns:
+        (count, 4) cores, batch, replicas and variant; and (count, stages) records of the same
+        memory, as the core takes them.
     """
     numbers = np.ones((count, 1, 4), np.int64)
     numbers[..., 3] = 0
@@ -122,7 +128,8 @@ def blank_metrics(count: int) -> NDArray[Any]:
 def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
     """Put the requests of an episode where environment ``i`` finds them at its next reset.
 
-    The memory that is returned has more room for requests if they needed it.
+    Returns:
+        The memory, with more room for requests if they needed it.
     """
     count, requests = workload.id.size, arrays.requests
     if requests.shape[1] <= count:

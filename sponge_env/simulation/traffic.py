@@ -49,7 +49,11 @@ class Traffic:
     """Traces of all scenarios, and the room that drawing from them takes."""
 
     def __init__(self, numbers: Pool) -> None:
-        """Start without any; tables go to ``numbers``."""
+        """Start without any.
+
+        Args:
+            numbers: Where tables go.
+        """
         self.traces = Pool(SAMPLE)
         """Recorded bandwidth."""
         self.group_size = 1
@@ -59,9 +63,16 @@ class Traffic:
         self._numbers = numbers
 
     def add(self, row: Any, scenario: Scenario, profile: Profile) -> None:
-        """Write arrivals and network of a scenario, as long as its traces, into its settings.
+        """Write a scenario's arrivals and network into its settings.
 
-        These have the scenario's tables already.
+        Args:
+            row: A record of :class:`~sponge_env.core.settings.Settings` that has the
+                scenario's tables.
+            scenario: As long as its traces.
+            profile: Says how much a load is.
+
+        Raises:
+            TraceError: A trace cannot be used.
         """
         self._add_network(row, scenario)
         self._add_arrivals(row, scenario, profile)
@@ -85,8 +96,12 @@ class Traffic:
     def _add_fades(self, row: Any, scenario: Scenario, own_rows: int) -> None:
         """Add fades, if any, and make room for the traces that environments make.
 
-        Fades fall anew on each lap of a trace that is shorter than the episode. The network
-        without them is in the row already, and takes ``own_rows`` in an environment's own part.
+        Fades fall anew on each lap of a trace that is shorter than the episode.
+
+        Args:
+            row: Settings; the network without fades is there already.
+            scenario: Says how the bandwidth fades.
+            own_rows: Rows that the trace without fades takes in an environment's own part.
         """
         every_s = scenario.network.fade_every_s
         if every_s is not None and row["network_kind"] != INSTANT:

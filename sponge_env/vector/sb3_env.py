@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sponge_env.config import ControlName
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import ActionMasks
 from sponge_env.installation import require_extra
+from sponge_env.masks import ActionMasks
 from sponge_env.vector.episodes import Episodes, ScenarioLike
 
 try:
