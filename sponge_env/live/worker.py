@@ -59,7 +59,7 @@ class EpisodeClock:
         return self._turns[-1][0] - since_s
 
 
-class LiveWorker:
+class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
 
     The constructor returns when the initial replicas are ready; they start at full speed,
@@ -197,9 +197,6 @@ class LiveWorker:
     def close(self) -> None:
         """Stop; leave no process and no control group behind. Safe to call twice."""
         self._cleanup.close()
-
-    def __enter__(self) -> LiveWorker:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

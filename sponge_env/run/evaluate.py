@@ -74,11 +74,11 @@ def evaluate(argv: Sequence[str]) -> int:
         if len(todo) < len(work):
             said.append(f"{len(work) - len(todo)} of {len(work)} results are in {path} already")
         for line in said:
-            _say(line)
+            print(line)
         try:
             _run(store, todo, arguments)
         except KeyboardInterrupt:
-            _say(f"interrupted; the same command with --run-dir {path} goes on from here")
+            print(f"interrupted; the same command with --run-dir {path} goes on from here")
             return cli.INTERRUPTED
         finally:
             if single:
@@ -86,7 +86,7 @@ def evaluate(argv: Sequence[str]) -> int:
         if not single:
             return _report_suite(path, suite)
         if arguments.backend == "sim":
-            _say("\nOn the real worker: add --backend live --scenario local")
+            print("\nOn the real worker: add --backend live --scenario local")
         return 0
 
 
@@ -224,15 +224,15 @@ def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Name
                 first.setdefault(unit.agent, file)
     if not summaries:
         return
-    _say(comparison_table(summaries))
-    _say("")
+    print(comparison_table(summaries))
+    print()
     if missing("report"):
-        _say(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
+        print(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
     else:
         _draw(first, store.path, f"{summaries[0].scenario} ({arguments.backend}), seed 0")
     if arguments.json:
         write_summaries(arguments.json, summaries)
-        _say(f"summaries    {arguments.json}")
+        print(f"summaries    {arguments.json}")
 
 
 def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:
@@ -243,8 +243,8 @@ def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:
     intervals = {agent: read_intervals(file) for agent, file in files.items()}
     if any(intervals.values()):
         plot_comparison(intervals, plot := path / "comparison.png", title)
-        _say(f"plot         {plot}")
-    _say(f"TensorBoard  tensorboard --logdir {path}/tensorboard")
+        print(f"plot         {plot}")
+    print(f"TensorBoard  tensorboard --logdir {path}/tensorboard")
 
 
 def _report_suite(path: Path, suite: Suite) -> int:
@@ -270,12 +270,8 @@ def _report_suite(path: Path, suite: Suite) -> int:
     with replacing(path / "tables.txt") as partial_file:
         partial_file.write_text(text + "\n")
     write_runs(path / "tensorboard", comparison.episodes)
-    _say(f"{text}\n\nresults      {path}\nTensorBoard  tensorboard --logdir {path}/tensorboard")
+    print(f"{text}\n\nresults      {path}\nTensorBoard  tensorboard --logdir {path}/tensorboard")
     if comparison.failures.empty:
         return 0
-    _say(f"{len(comparison.failures)} results failed; the tables say why")
+    print(f"{len(comparison.failures)} results failed; the tables say why")
     return FAILED
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
