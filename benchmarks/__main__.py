@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sponge_env.host import describe_host, describe_versions
+from sponge_env.installation import describe_host, describe_versions
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"

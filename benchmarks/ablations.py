@@ -26,7 +26,7 @@ import numpy as np
 
 from sponge_env.cli import parse_options
 from sponge_env.results.layout import aligned
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario, load_scenario

@@ -35,7 +35,7 @@ from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.results.layout import aligned
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, stream

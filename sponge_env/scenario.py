@@ -93,6 +93,11 @@ class Scenario:
         require(self.initial.replicas <= most, "initial.replicas", self.initial.replicas, rule)
 
     @property
+    def cell(self) -> tuple[str, str, str]:
+        """Names of scenario and profile, and the start: what results are told apart by."""
+        return self.name, Path(self.profile).stem, self.start
+
+    @property
     def intervals(self) -> int:
         """Number of adaptation intervals in an episode."""
         return int(self.duration_s / self.interval_s + 1e-9)

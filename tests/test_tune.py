@@ -13,7 +13,7 @@ from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Search, Trial, find_
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import DECLARED
 from sponge_env.config import Arrivals
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.scenario import Scenario
 
 SHORT = Scenario(

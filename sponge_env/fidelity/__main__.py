@@ -18,9 +18,9 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import check_live
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, load_profile, local_profile_path, save_profile
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
 from sponge_env.scenario import Scenario, load_scenario

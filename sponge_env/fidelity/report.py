@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.files import read_json, replacing, write_json
-from sponge_env.host import describe_host, describe_versions
+from sponge_env.installation import describe_host, describe_versions
 from sponge_env.profile import Profile
 from sponge_env.results.layout import Columns, Table
 from sponge_env.results.schema import NAN, column, finite, summary

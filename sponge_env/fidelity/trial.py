@@ -13,7 +13,7 @@ from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import real_config
 from sponge_env.interfaces import Completion, Controller, FloatArray, SystemSpec, Worker
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics

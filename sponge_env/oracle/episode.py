@@ -20,8 +20,8 @@ from sponge_env.core.quota import SLICE_S
 from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
+from sponge_env.latency import QuotaService
 from sponge_env.profile import Profile
-from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.draw import draw_workload

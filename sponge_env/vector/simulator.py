@@ -83,6 +83,8 @@ class BatchSimulator:
         limits = self.scenarios[0].limits
         self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
         self._configuration = Configuration(self.scenarios, self._most[2])
+        cores = range(1, limits.cores + 1)
+        self._most_replicas = np.array([self.specs[0].most_replicas(each) for each in cores])
         if intervals_max is not None:
             _at_least("the number of steps", intervals_max, 1)
             intervals = self._configuration.settings["intervals"]
@@ -177,7 +179,7 @@ class BatchSimulator:
             )
         self._numbers[:, :3] = allocations
         if self._most[2] > 1:  # no more replicas than the machine has room for
-            room = self.specs[0].total_cores // allocations[:, 0]
+            room = self._most_replicas[allocations[:, 0] - 1]
             np.minimum(allocations[:, 2], room, out=self._numbers[:, 2])
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
