@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
 from sponge_env.config import ControlName, Limits
@@ -44,9 +46,10 @@ class Control:
         """Length of the observation."""
         return len(self.fields)
 
-    def most(self, limits: Limits) -> list[int]:
-        """Return the largest value of each choice."""
-        return [getattr(limits, name) for name in self.choices]
+    def spaces(self, limits: Limits) -> tuple[MultiDiscrete, Box[Any]]:
+        """Return the spaces of actions, each choice less 1, and of observations."""
+        most = [getattr(limits, name) for name in self.choices]
+        return MultiDiscrete(most), Box(-CLIP, CLIP, (self.obs_dim,), np.float32)
 
 
 VERTICAL = Control(FIELDS, ("cores", "batch"))

@@ -11,7 +11,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
-from sponge_env.encoding import CLIP, control_named, decode
+from sponge_env.encoding import control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
 from sponge_env.masks import ActionMasks
@@ -96,17 +96,16 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             )
         self.render_mode = render_mode
         self._control = control_named(control)
-        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+        self.scenario = load_scenario(scenario)
         self._profile = scenario_profile(self.scenario)
         self._system_spec = make_spec(self.scenario, self._profile)
-        self._choices = np.array(self._control.most(self.scenario.limits))
         self._backend = backend
         self._limiter = limiter
         self._masks = ActionMasks(self._system_spec, joint=control == "joint")
         self._system: System | None = None
         self._intervals: list[IntervalMetrics] = []
-        self.action_space = gym.spaces.MultiDiscrete(self._choices)
-        self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self._control.obs_dim,), np.float32)
+        action_space, self.observation_space = self._control.spaces(self.scenario.limits)
+        self.action_space, self._choices = action_space, action_space.nvec
 
     @property
     def system(self) -> System:
