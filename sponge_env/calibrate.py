@@ -28,7 +28,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
 from sponge_env.host import describe_host, describe_versions
 from sponge_env.interfaces import Allocation, FloatArray
-from sponge_env.latency import fit_latency, to_quantiles
+from sponge_env.latency import CONTENDING, MOST_LOST, QuotaService, fit_latency, to_quantiles
 from sponge_env.live.bench import PAUSED_SIZE, Bench, Grid, OnProgress, Runs
 from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.config import LiveConfig
@@ -36,7 +36,6 @@ from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models import resolve_model
 from sponge_env.profile import Profile, Sample, local_profile_path, save_profile
-from sponge_env.quota import CONTENDING, MOST_LOST, QuotaService
 
 SECONDS = 45.0
 """About how long a calibration takes."""

@@ -45,9 +45,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     :data:`~sponge_env.fields.JOINT_NAMES`; see ``docs/environment.md``.
 
     ## Rewards
-    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``, see
-    ``docs/environment.md``. The cores are those of all replicas, so that under
-    joint control the first term may exceed 1.
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``, see
+    ``docs/environment.md``. The cores are those of all replicas, and those of the machine.
 
     ## Starting State
     The scenario's initial allocation, an empty queue, and the arrivals, bandwidth and

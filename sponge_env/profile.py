@@ -19,9 +19,8 @@ import numpy as np
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
 from sponge_env.files import cache_dir, write_json
-from sponge_env.latency import FitError, LatencyModel
+from sponge_env.latency import MOST_LOST, FitError, LatencyModel, QuotaService
 from sponge_env.mapping import from_mapping
-from sponge_env.quota import MOST_LOST, QuotaService
 
 FORMAT = 1
 """Version of the JSON layout."""

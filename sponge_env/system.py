@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import total
 from sponge_env.core import entry
-from sponge_env.core.ledger import ledger_columns
 from sponge_env.core.records import UNMEASURED
 from sponge_env.encoding import Control, encode
 from sponge_env.fields import JOINT_OBS_DIM
@@ -39,9 +38,9 @@ from sponge_env.profile import Profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics, list_requests
+from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
+from sponge_env.simulation.workload import Workload, list_requests
 from sponge_env.spec import check_allocation
-from sponge_env.workload import Workload
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s"]
@@ -149,7 +148,7 @@ class System(ABC):
         return self._interval >= self.plan.intervals
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the ledger; see :func:`sponge_env.core.ledger.ledger_columns`."""
+        """Return the ledger; see :func:`sponge_env.simulation.memory.ledger_columns`."""
         return ledger_columns(self._arrays, self._workload.first(int(self._env["sent"]) - 1))
 
     def view(self) -> SystemView:

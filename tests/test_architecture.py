@@ -134,7 +134,7 @@ def test_controllers_work_within_another_package(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-CORE_MAY_IMPORT = {"config", "fields", "interfaces", "quota", "results.schema", "seeds"}
+CORE_MAY_IMPORT = {"config", "fields", "interfaces", "latency", "results.schema", "seeds"}
 
 
 @pytest.mark.parametrize("path", python_files("sponge_env/core"), ids=str)
@@ -164,7 +164,6 @@ REFERENCE_MAY_IMPORT = {
     "interfaces",
     "latency",
     "profile",
-    "quota",
     "results.schema",
     "scenario",
     "seeds",

@@ -2,7 +2,7 @@
 
 All requests that are drawn here have one payload, one base delay and one SLO, so they arrive
 in the order in which they were sent. Where a scenario mixes classes, its requests are drawn
-and sorted before the episode (:mod:`sponge_env.simulation.draw`) and listed.
+and sorted before the episode (:mod:`sponge_env.simulation.workload`) and listed.
 """
 
 from __future__ import annotations

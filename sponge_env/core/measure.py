@@ -110,14 +110,14 @@ def _measure_rest(w: World) -> None:
 def _reward(w: World) -> float:
     """Charge the cores held and the requests that missed their deadline.
 
-    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``
 
-    The first term is the cost of the interval relative to holding everything, the second the
-    share of requests that ended badly. With the default weight of 20, a lasting violation rate
+    The first term is the cost of the interval relative to holding the whole machine, the second
+    the share of requests that ended badly. With the default weight of 20, a lasting violation rate
     of 0.3 % costs as much as one core unit of 16, so that cores are worth saving but never at
     the price of visible violations.
     """
     metrics, settings = w.metrics, w.settings
-    held: float = metrics.cores / settings.limits.cores
+    held: float = metrics.cores / settings.total_cores
     missed: float = metrics.violations / max(1, metrics.on_time + metrics.violations)
     return -held - settings.reward.violation_weight * missed

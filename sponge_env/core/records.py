@@ -244,7 +244,7 @@ class PendingResize:
 
 
 class LedgerRow:
-    """How one request ended; see :func:`sponge_env.core.ledger.ledger_columns`."""
+    """How one request ended; see :func:`sponge_env.simulation.memory.ledger_columns`."""
 
     row: int
     """Its place in the order of arrival."""

@@ -20,7 +20,7 @@ from sponge_env.config import (
     Simulation,
 )
 from sponge_env.core.compiled import Position, dtype_of
-from sponge_env.quota import QuotaService
+from sponge_env.latency import QuotaService
 
 POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
 """Kinds of arrivals; the requests of the last were drawn before the episode."""

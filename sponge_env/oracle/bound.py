@@ -17,8 +17,8 @@ from sponge_env.oracle.search import FoundSchedule, search
 from sponge_env.oracle.unavoidable import late_from_idle
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import as_long_as_its_traces
 from sponge_env.spec import scenario_profile
-from sponge_env.workload import as_long_as_its_traces
 
 NARROW, WIDE, WIDE_JOINT = 1, 6, 4
 """Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""

@@ -20,13 +20,12 @@ from sponge_env.core.quota import SLICE_S
 from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
+from sponge_env.latency import QuotaService
 from sponge_env.profile import Profile
-from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.spec import make_spec
-from sponge_env.workload import Workload
 
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""

@@ -19,7 +19,7 @@ from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings
-from sponge_env.core.simulate import jump
+from sponge_env.core.step import jump
 from sponge_env.oracle.episode import MAX_CLASSES, KnownEpisode
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]

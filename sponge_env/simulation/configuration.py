@@ -17,11 +17,10 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
 from sponge_env.simulation.memory import Pool, Room, allocate
-from sponge_env.simulation.traffic import Traffic
+from sponge_env.simulation.traffic import Traffic, rate_rps
+from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
 from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.workload import Workload, as_long_as_its_traces, rate_rps
 
 FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16
 """Limits of the room for waiting requests that is made unasked."""

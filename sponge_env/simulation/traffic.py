@@ -22,7 +22,7 @@ from sponge_env.core.settings import (
     RECORDED,
     SHIFTED,
 )
-from sponge_env.errors import TraceError
+from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import (
     BandwidthTrace,
     CountTrace,
@@ -33,7 +33,6 @@ from sponge_env.formats import (
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import Pool
-from sponge_env.workload import rate_rps
 
 _KINDS = {
     "poisson": POISSON,
@@ -43,6 +42,10 @@ _KINDS = {
     "diurnal": DIURNAL,
     "trace": RECORDED,
 }
+
+
+MOST_REQUESTS = 10_000_000
+"""Requests of one episode; each takes a few hundred bytes."""
 
 
 class Traffic:
@@ -170,6 +173,36 @@ class Traffic:
         row["group_length_at"] = self._numbers.add(length_s)
         row["group_count_at"] = self._numbers.add(counts)
         self.group_size = max(self.group_size, math.floor(counts.max()) + 1)
+
+
+def rate_rps(scenario: Scenario, profile: Profile) -> float:
+    """Return the mean rate of requests in a scenario.
+
+    A load is taken of the profile's largest throughput within the scenario's limits; a
+    trace has the rate of its part that the episode plays.
+
+    Raises:
+        TraceError: The arrival trace cannot be used.
+        ConfigError: An episode would have more requests than fit into memory.
+    """
+    rate, arrivals = _rate_rps(scenario, profile), scenario.arrivals
+    if rate * scenario.duration_s > MOST_REQUESTS:
+        source = arrivals.file if arrivals.kind == "trace" else scenario.name
+        raise ConfigError(
+            f"{source} has {rate * scenario.duration_s:.3g} requests in {scenario.duration_s:g} s, "
+            f"more than the {MOST_REQUESTS} that an episode can; set a lower arrivals.rate_rps, "
+            "which thins a trace as well"
+        )
+    return rate
+
+
+def _rate_rps(scenario: Scenario, profile: Profile) -> float:
+    arrivals, limits = scenario.arrivals, scenario.limits
+    if arrivals.rate_rps is not None:
+        return arrivals.rate_rps
+    if arrivals.load is not None:
+        return arrivals.load * profile.capacity_rps(limits.batch, limits.cores)
+    return read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
 
 
 def nothing_sent(arrivals: Arrivals, duration_s: float) -> TraceError:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
 from sponge_env.core.entry import begin_traffic_range, reset_range, step_range, within
-from sponge_env.core.ledger import outcome_names
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
@@ -19,7 +18,8 @@ from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics, list_requests
+from sponge_env.simulation.memory import allocations, blank_metrics, outcome_names
+from sponge_env.simulation.workload import list_requests
 
 Observations = NDArray[np.float32]
 
@@ -191,7 +191,7 @@ class BatchSimulator:
         Returns:
             Columns, in the order of the ends, at most ``ledger_capacity`` long: those of
             :class:`~sponge_env.core.records.LedgerRow`, of which ``row`` is the row in
-            :func:`sponge_env.core.ledger.ledger_columns`.
+            :func:`sponge_env.simulation.memory.ledger_columns`.
         """
         rows = self._arrays.ledger[index, : self._arrays.envs[index]["ended"]]
         columns = {name: rows[name].copy() for name in LEDGER_ROW.names or ()}

@@ -1,27 +1,67 @@
-"""The requests of an episode, and its bandwidth, drawn by the core before the episode."""
+"""The requests of an episode, drawn by the core before it begins, and its bandwidth."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.settings import INSTANT, SETTINGS, write_tables
-from sponge_env.formats import BandwidthTrace
+from sponge_env.formats import RESERVED, BandwidthTrace, read_arrivals, read_bandwidth
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import Pool, Room, allocate, blank_metrics
-from sponge_env.simulation.traffic import Traffic, nothing_sent
-from sponge_env.workload import Workload, rate_rps
+from sponge_env.simulation.traffic import Traffic, nothing_sent, rate_rps
 
 _SOME = 1024
 """Requests for which there is room beyond those that are expected."""
+_SPARE = 8
+"""Room for listed requests grows by an eighth more than is needed, so that it grows seldom."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The requests of one episode as arrays, by (arrival_s, id)."""
+
+    id: NDArray[np.int64]
+    """(n,) their numbers in the order in which they are sent."""
+    sent_s: FloatArray
+    """(n,) when each is sent."""
+    arrival_s: FloatArray
+    """(n,) when each has reached the server, ascending."""
+    deadline_s: FloatArray
+    """(n,) when each must be answered."""
+    payload_bytes: FloatArray
+    """(n,) size of each."""
+
+    def first(self, count: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of the first requests, (count,) each, by name."""
+        return {f.name: getattr(self, f.name)[:count] for f in dataclasses.fields(self)}
+
+
+def as_long_as_its_traces(scenario: Scenario) -> Scenario:
+    """Return the scenario, ending with its shortest trace file if it says so.
+
+    Raises:
+        TraceError: A trace cannot be used.
+        ConfigError: A trace is shorter than one interval.
+    """
+    if scenario.short_trace == "wrap":
+        return scenario
+    lengths_s = [scenario.duration_s]
+    if scenario.network.trace not in RESERVED:
+        lengths_s.append(read_bandwidth(scenario.network.trace).duration_s)
+    if scenario.arrivals.kind == "trace":
+        lengths_s.append(read_arrivals(str(scenario.arrivals.file)).period_s)
+    return dataclasses.replace(scenario, duration_s=min(lengths_s))
 
 
 def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
@@ -33,7 +73,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
 
     Args:
         scenario: As long as its traces, see
-            :func:`~sponge_env.workload.as_long_as_its_traces`.
+            :func:`~sponge_env.simulation.workload.as_long_as_its_traces`.
         profile: Says how much a load is.
         seed: Seed of the episode.
 
@@ -101,3 +141,20 @@ def _mixed(scenario: Scenario, arrays: Arrays, requests: NDArray[Any], seed: int
     for payload_bytes in np.unique(requests["payload_bytes"]).tolist():
         arrive(arrays, blank_metrics(1), requests, payload_bytes)
     return rows(requests[np.argsort(requests["arrival_s"], kind="stable")])
+
+
+def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
+    """Put the requests of an episode where environment ``i`` finds them at its next reset.
+
+    Returns:
+        The memory, with more room for requests if they needed it.
+    """
+    count, requests = workload.id.size, arrays.requests
+    if requests.shape[1] <= count:
+        room = count + count // _SPARE + 1
+        requests = rows(np.zeros((len(requests), room), LISTED_REQUEST))
+        requests[:, : arrays.requests.shape[1]] = arrays.requests
+    for f in dataclasses.fields(workload):
+        requests[f.name][i, :count] = getattr(workload, f.name)
+    requests["sent_s"][i, count] = requests["arrival_s"][i, count] = np.inf
+    return arrays._replace(requests=requests)
