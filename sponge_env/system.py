@@ -94,9 +94,9 @@ class System(ABC):
         self.plan = EpisodePlan(played.intervals, played.count_from_s)
         self._workload = workload or configuration.workload(0, seed)
         # With room for all of its requests, come back or not, the queue never overflows.
-        room = 2 * max(1, self._workload.id.size)
-        arrays = configuration.allocate(1, room, room)
-        self._arrays = list_requests(arrays, 0, self._workload)
+        room = configuration.room
+        room.queue = room.ledger = 2 * max(1, self._workload.id.size)
+        self._arrays = list_requests(configuration.allocate(1), 0, self._workload)
         self._delays_s = self._workload.arrival_s - self._workload.sent_s
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._env: Any = self._arrays.envs[0]

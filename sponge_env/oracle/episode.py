@@ -270,5 +270,5 @@ def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         "settings": rows(configuration.settings),
         "numbers": configuration.numbers.array,
         "pending": rows(np.zeros(1, PENDING)),
-        "replica_slots": configuration.replica_slots,
+        "replica_slots": configuration.room.replicas,
     }

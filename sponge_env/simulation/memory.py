@@ -23,6 +23,7 @@ from sponge_env.core.records import (
     WAITING,
     Arrays,
 )
+from sponge_env.core.settings import SETTINGS
 from sponge_env.interfaces import Outcome
 
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
@@ -53,7 +54,7 @@ class Pool:
         return self._begins[key]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Room:
     """How much an environment can hold."""
 
@@ -70,19 +71,34 @@ class Room:
     private: int = 0
     """Rows of bandwidth that belong to one environment."""
 
+    def at_least(self, **needed: int) -> None:
+        """Make so much room where there is less."""
+        for name, count in needed.items():
+            setattr(self, name, max(getattr(self, name), count))
+
+
+class MemoryPlan:
+    """What environments of some scenarios find in memory, and the room that each needs."""
+
+    def __init__(self, scenarios: int) -> None:
+        self.settings = np.zeros(scenarios, SETTINGS)
+        """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
+        self.numbers = Pool(np.float64)
+        """Tables."""
+        self.traces = Pool(SAMPLE)
+        """Recorded bandwidth."""
+        self.room = Room()
+
+    def allocate(self, count: int) -> Arrays:
+        """Allocate the memory of ``count`` environments."""
+        tables = self.traces.array, self.numbers.array
+        return allocate(count, self.room, rows(self.settings), *tables)
+
 
 def allocate(
     count: int, room: Room, settings: NDArray[Any], traces: NDArray[Any], numbers: NDArray[Any]
 ) -> Arrays:
-    """Allocate everything.
-
-    Args:
-        count: Number of environments.
-        room: How much each of them can hold.
-        settings: (scenarios,) records of :class:`~sponge_env.core.settings.Settings`.
-        traces: Recorded bandwidth that all share.
-        numbers: Tables that all share.
-    """
+    """Allocate ``count`` environments that share (scenarios,) settings, bandwidth and tables."""
     shared = len(traces)
     all_traces = np.zeros(shared + count * room.private, SAMPLE)
     all_traces[:shared] = traces
@@ -111,9 +127,7 @@ def allocate(
 def allocations(count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return memory for what environments are asked for, twice.
 
-    Returns:
-        (count, 4) cores, batch, replicas and variant; and (count, stages) records of the same
-        memory, as the core takes them.
+    As (count, 4) cores, batch, replicas and variant, and as (count, stages) records.
     """
     numbers = np.ones((count, 1, 4), np.int64)
     numbers[..., 3] = 0
@@ -135,20 +149,17 @@ def ledger_columns(
 ) -> dict[str, NDArray[np.generic]]:
     """Return what became of the requests that have arrived in the only environment.
 
-    Args:
-        arrays: All memory; the ledger has room for all requests.
-        requests: (offered,) columns of the workload, in the order of arrival.
-
-    Returns:
-        Columns of the same shape and order: those of ``requests``; ``started_s`` of
-        the last batch and ``finished_s``, NaN where there is none; ``outcome``;
-        ``hopeless``; ``batch_size``; ``replica``; and ``attempts``, batches it was part of.
+    To the (offered,) columns of the workload come ``started_s`` of the last batch and
+    ``finished_s``, NaN where there is none; ``outcome``; ``hopeless``; ``batch_size``;
+    ``replica``; and ``attempts``, batches it was part of.
     """
     offered = len(requests["arrival_s"])
     ended = arrays.ledger[0, : arrays.envs["ended"][0]]
     queue, stage = arrays.queue[0], arrays.stages[0, 0]
     waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]
-    running = queue[_running_positions(arrays) & stage["ring"]]
+    replicas = arrays.replicas[0, : stage["replicas"]][["first", "batch_size"]].tolist()
+    spans = [np.arange(first, first + count) for first, count in replicas]
+    running = queue[np.concatenate([np.zeros(0, np.int64), *spans]) & stage["ring"]]
     outcome = np.full(offered, Outcome.QUEUED, np.int64)
     outcome[running["row"]] = Outcome.RUNNING
     outcome[ended["row"]] = ended["outcome"]
@@ -173,10 +184,3 @@ def ledger_columns(
         "replica": spread("replica", -1),
         "attempts": attempts,
     }
-
-
-def _running_positions(arrays: Arrays) -> NDArray[np.int64]:
-    """Return the (running,) positions in the queue of the requests that run."""
-    replicas = arrays.replicas[0, : arrays.stages["replicas"][0, 0]]
-    spans = [np.arange(at, at + n) for at, n in replicas[["first", "batch_size"]].tolist()]
-    return np.concatenate([np.zeros(0, np.int64), *spans])

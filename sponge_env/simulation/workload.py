@@ -14,12 +14,12 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
-from sponge_env.core.settings import INSTANT, SETTINGS, write_tables
+from sponge_env.core.settings import INSTANT, write_tables
 from sponge_env.formats import RESERVED, BandwidthTrace, read_arrivals, read_bandwidth
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.memory import Pool, Room, allocate, blank_metrics
-from sponge_env.simulation.traffic import Traffic, nothing_sent, rate_rps
+from sponge_env.simulation.memory import MemoryPlan, blank_metrics
+from sponge_env.simulation.traffic import add_traffic, nothing_sent, rate_rps
 
 _SOME = 1024
 """Requests for which there is room beyond those that are expected."""
@@ -72,8 +72,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     end are included.
 
     Args:
-        scenario: As long as its traces, see
-            :func:`~sponge_env.simulation.workload.as_long_as_its_traces`.
+        scenario: As long as its traces, see :func:`as_long_as_its_traces`.
         profile: Says how much a load is.
         seed: Seed of the episode.
 
@@ -100,13 +99,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
 def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
     """Return the bandwidth of one episode; infinite where transfers take no time.
 
-    Args:
-        scenario: As long as its traces.
-        profile: Says how much a load is.
-        seed: Seed of the episode.
-
-    Raises:
-        TraceError: The arrival or the bandwidth trace cannot be used.
+    Arguments and errors are those of :func:`draw_workload`.
     """
     arrays = _begun(scenario, profile, seed)
     if arrays.settings["network_kind"][0] == INSTANT:
@@ -119,13 +112,12 @@ def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> Bandwidth
 
 def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     """Return an environment that is about to draw its first request."""
-    settings, numbers = np.zeros(1, SETTINGS), Pool(np.float64)
-    traffic = Traffic(numbers)
-    write_tables(settings[0], scenario)
-    settings[0]["slo_s"] = scenario.slo_s
-    traffic.add(settings[0], scenario, profile)
-    room = Room(group=traffic.group_size, private=traffic.private_rows)
-    arrays = allocate(1, room, rows(settings), traffic.traces.array, numbers.array)
+    plan = MemoryPlan(1)
+    row = plan.settings[0]
+    write_tables(row, scenario)
+    row["slo_s"] = scenario.slo_s
+    add_traffic(plan, row, scenario, profile)
+    arrays = plan.allocate(1)
     one, seeds = np.ones(1, np.bool_), np.array([seed], np.int64)
     begin_traffic_range(arrays, 0, 1, one, np.zeros(1, np.int64), seeds, blank_metrics(1))
     return arrays
@@ -146,8 +138,7 @@ def _mixed(scenario: Scenario, arrays: Arrays, requests: NDArray[Any], seed: int
 def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
     """Put the requests of an episode where environment ``i`` finds them at its next reset.
 
-    Returns:
-        The memory, with more room for requests if they needed it.
+    Returned is the memory, with more room for requests if they needed it.
     """
     count, requests = workload.id.size, arrays.requests
     if requests.shape[1] <= count:

@@ -87,8 +87,9 @@ class BatchSimulator:
             _at_least("the number of steps", intervals_max, 1)
             intervals = self._configuration.settings["intervals"]
             np.minimum(intervals, intervals_max, out=intervals)
-        room = queue_capacity or self._configuration.queue_capacity
-        self._arrays = self._configuration.allocate(count, room, ledger_capacity)
+        room = self._configuration.room
+        room.queue, room.ledger = queue_capacity or room.queue, ledger_capacity
+        self._arrays = self._configuration.allocate(count)
         self._numbers, self._wanted = allocations(count)
         self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None
