@@ -42,16 +42,9 @@ def make_system(
     limiter: Limiter = "auto",
     hold_between_steps: bool = False,
 ) -> System:
-    """Build a system at the start of an episode.
+    """Build a system at the start of an episode; its class says what the arguments are.
 
-    Args:
-        scenario: The experiment.
-        seed: Seed of arrivals, bandwidth and noise.
-        backend: Simulated or real worker.
-        profile: Latency profile; the scenario's if left out.
-        workload: Requests; those of scenario and seed if left out.
-        limiter: CPU limiter of the real worker.
-        hold_between_steps: See :class:`~sponge_env.system.LiveSystem`.
+    ``limiter`` and ``hold_between_steps`` are for the real worker only.
 
     Raises:
         SpongeError: The scenario, profile or machine does not allow it.
@@ -62,8 +55,11 @@ def make_system(
     if backend == "sim":
         return SimulatedSystem(scenario, seed, profile, workload)
 
+    # What starts processes is imported only where they are wanted.
+    from sponge_env.live.worker import LiveWorker
+
     def start(spec: SystemSpec) -> Worker:
-        return _real_worker(spec, profile, limiter)
+        return LiveWorker(real_config(spec, profile, limiter))
 
     return LiveSystem(
         scenario, seed, start, profile, workload, hold_between_steps=hold_between_steps
@@ -87,13 +83,6 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     if measured_on not in (None, this):
         LOG.warning("profile %r was measured on %s, this is %s", profile.name, measured_on, this)
     check_machine(real_config(make_spec(scenario, profile), profile, limiter))
-
-
-def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
-    # What starts processes is imported only where they are wanted.
-    from sponge_env.live.worker import LiveWorker
-
-    return LiveWorker(real_config(spec, profile, limiter))
 
 
 def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveConfig:

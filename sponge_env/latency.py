@@ -1,4 +1,4 @@
-"""The latency model l(b, c): fit, prediction and residuals; and service under a CPU quota.
+"""How long a batch takes: the latency model l(b, c) and its fit, and service under a CPU quota.
 
 Sponge (Razavi et al., EuroMLSys 2024) models the time of a batch of ``b`` requests on
 ``c`` cores by Amdahl's law per batch::
@@ -50,14 +50,10 @@ class LatencyModel:
         return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
-        """Predict the whole grid.
+        """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
 
-        Returns:
-            (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``. Read-only,
-            for it is shared between calls.
-
-        Raises:
-            ProfileError: The fit predicts a latency that is not positive.
+        It is read-only, for it is shared between calls. A latency that is not positive is a
+        :class:`ProfileError`.
         """
         return _table_s(self, batch_max, cores_max)
 
@@ -102,20 +98,11 @@ def fit_latency(
     *,
     relative: bool = False,
 ) -> tuple[LatencyModel, FitError]:
-    """Fit l(b, c) to a measured grid by linear least squares.
+    """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares.
 
-    Args:
-        batches: (rows,) batch sizes.
-        cores: (columns,) core units.
-        latency_s: (rows, columns) measured seconds.
-        relative: Minimise relative instead of absolute errors. The published fits are
-            absolute; a grid that spans two decades of latency wants relative ones.
-
-    Returns:
-        The model, with the cells' own relative errors as residual quantiles, and its error.
-
-    Raises:
-        ProfileError: Fewer than four cells, or a latency that is not a positive number.
+    It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
+    spans two decades of latency wants relative ones. The cells' own relative errors are the
+    model's residual quantiles.
     """
     grid = np.meshgrid(np.asarray(batches, float), np.asarray(cores, float), indexing="ij")
     b, c, measured = grid[0].ravel(), grid[1].ravel(), np.ravel(latency_s).astype(np.float64)
@@ -150,6 +137,19 @@ def _fit_error(
         worst_cores=int(c[worst]),
         worst_error=float(relative[worst]),
     )
+
+
+def to_quantiles(values: ArrayLike, points: int) -> tuple[float, ...]:
+    """Summarise values by their quantiles at ``points`` evenly spaced probabilities."""
+    return tuple(float(q) for q in np.quantile(np.asarray(values), np.linspace(0, 1, points)))
+
+
+def quantile(quantiles: Sequence[float], probability: float) -> float:
+    """Invert :func:`to_quantiles`: interpolate linearly at a probability between 0 and 1."""
+    position = probability * (len(quantiles) - 1)
+    below = min(int(position), len(quantiles) - 1)
+    above = min(below + 1, len(quantiles) - 1)
+    return quantiles[below] + (position - below) * (quantiles[above] - quantiles[below])
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,16 +192,3 @@ class QuotaService:
         cpu_s = (work_s + self.resume_s) / (1 - lost) + self.tick_s
         dispatch_s = self.dispatch_s + len(self.work_s) * self.dispatch_request_s
         return dispatch_s + 2 * self.period_s + cpu_s / core_unit
-
-
-def to_quantiles(values: ArrayLike, points: int) -> tuple[float, ...]:
-    """Summarise values by their quantiles at ``points`` evenly spaced probabilities."""
-    return tuple(float(q) for q in np.quantile(np.asarray(values), np.linspace(0, 1, points)))
-
-
-def quantile(quantiles: Sequence[float], probability: float) -> float:
-    """Invert :func:`to_quantiles`: interpolate linearly at a probability between 0 and 1."""
-    position = probability * (len(quantiles) - 1)
-    below = min(int(position), len(quantiles) - 1)
-    above = min(below + 1, len(quantiles) - 1)
-    return quantiles[below] + (position - below) * (quantiles[above] - quantiles[below])

@@ -121,7 +121,7 @@ class Meters:
     ready: int
     effective_cores: float
     core_seconds: float
-    used_core_s: float
+    used_core_seconds: float
     throttled_s: float
     cpu_s: float
     restarts: int

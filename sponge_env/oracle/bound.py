@@ -10,10 +10,10 @@ import numpy as np
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
+from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
 from sponge_env.oracle.fluid import Fluid, fluid, fluid_table, least_fluid_cost
 from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_memory
-from sponge_env.oracle.search import FoundSchedule, search
 from sponge_env.oracle.unavoidable import late_from_idle
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
@@ -73,27 +73,17 @@ class Bound:
 def bound(
     scenario: Scenario, seed: int, joint: bool = False, profile: Profile | None = None
 ) -> Bound:
-    """Bound what any controller can reach in an episode.
+    """Bound what any controller can reach in an episode, with the scenario's profile or another.
 
-    Args:
-        scenario: The experiment.
-        seed: Seed of arrivals and bandwidth.
-        joint: Whether replicas may be added, too; else there is one. The lower side of joint
-            scaling is weaker: it knows no single request.
-        profile: Latency profile; the scenario's if left out.
+    With ``joint``, replicas may be added; else there is one. The lower side of joint scaling is
+    weaker: it knows no single request.
 
     Raises:
         SpongeError: The scenario or profile cannot be used.
     """
     profile = scenario_profile(scenario) if profile is None else profile
     e = known_episode(as_long_as_its_traces(scenario), profile, seed)
-    return _joint(e) if joint else _vertical(e)
-
-
-def _between(
-    e: KnownEpisode, violations: int, core_intervals: float, found: FoundSchedule
-) -> Bound:
-    """Put the lower side beside a schedule."""
+    violations, core_intervals, found = _joint(e) if joint else _vertical(e)
     return Bound(
         offered=int(e.counts.sum()),
         violations_lower=int(violations),
@@ -104,7 +94,8 @@ def _between(
     )
 
 
-def _vertical(e: KnownEpisode) -> Bound:
+def _vertical(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
+    """Return the fewest violations, the fewest core-intervals and the best schedule found."""
     line = in_one_line(e)
     late, late_in_line = late_from_idle(e), late_from_idle(line)
     one = np.ones(e.intervals, np.int64)
@@ -120,7 +111,7 @@ def _vertical(e: KnownEpisode) -> Bound:
         cores = float(total - VIOLATION_COST * best.violations)
     # Requests as water know less of each other, but more of the CPU that an interval grants.
     alone = _fluid_core_intervals(e._replace(replicas_max=1), best.violations)
-    return _between(e, least[0], max(cores, alone), best)
+    return least[0], max(cores, alone), best
 
 
 def _least(line: KnownEpisode, late: IntArray, violation: int, found: FoundSchedule) -> int:
@@ -139,12 +130,13 @@ def _least(line: KnownEpisode, late: IntArray, violation: int, found: FoundSched
     )
 
 
-def _joint(e: KnownEpisode) -> Bound:
+def _joint(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
+    """Return the same where replicas may be added."""
     found = _joint_schedule(e)
     # What not even all replicas that fit on the machine could avoid, with no queue.
     late = int(late_from_idle(in_one_line(e), _speedup(e))[0])
     violations = max(late, int(e.counts.sum()) - _fluid(e).answerable)
-    return _between(e, violations, _fluid_core_intervals(e, found.violations), found)
+    return violations, _fluid_core_intervals(e, found.violations), found
 
 
 def _joint_schedule(e: KnownEpisode) -> FoundSchedule:

@@ -106,24 +106,21 @@ class KnownEpisode(NamedTuple):
 
 
 def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpisode:
-    """Collect what is known of an episode.
-
-    Args:
-        scenario: As long as its traces.
-        profile: The scenario's latency profile.
-        seed: Seed of the episode.
+    """Collect what is known of an episode of a scenario that is as long as its traces.
 
     Raises:
         SpongeError: The oracle has no model of something in the scenario.
     """
     _check(scenario)
     spec = make_spec(scenario, profile)
-    cores_count = _cores_count(scenario)
-    workload = draw_workload(scenario, profile, seed)
+    boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
+    cores_count = (boundaries_s[1:] > scenario.count_from_s + 1e-9).astype(np.int64)
+    silent = replace(scenario, simulation=replace(scenario.simulation, noise=0.0))
+    worker = Configuration([silent], profile=profile, listed=True)
     return KnownEpisode(
         intervals=scenario.intervals,
         interval_s=scenario.interval_s,
-        **_requests(scenario, workload),
+        **_requests(scenario, draw_workload(scenario, profile, seed), boundaries_s),
         cores_count=cores_count,
         counted_after=np.append(np.cumsum(cores_count[::-1])[::-1], 0),
         cores_max=spec.cores_max,
@@ -135,7 +132,10 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         may_skip=False,
         **_service(scenario, profile),
         seed=seed,
-        **_worker(scenario, profile),
+        settings=rows(worker.settings),
+        numbers=worker.numbers.array,
+        pending=rows(np.zeros(1, PENDING)),
+        replica_slots=worker.room.replicas,
     )
 
 
@@ -149,16 +149,15 @@ def in_one_line(e: KnownEpisode) -> KnownEpisode:
         return e
     order = np.argsort(e.deadline_s, kind="stable")
     release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
-    boundaries_s = np.arange(e.intervals + 1) * e.interval_s
-    arrived = np.searchsorted(release_s, boundaries_s, side="right")
+    first = np.array([0, order.size])
     return e._replace(
         classes=1,
         release_s=release_s,
         deadline_s=e.deadline_s[order],
         urgency=np.arange(order.size, dtype=np.float64),
         counts=e.counts[order],
-        first=np.array([0, order.size]),
-        arrived=arrived[:, None].astype(np.int64),
+        first=first,
+        arrived=_arrived(release_s, first, np.arange(e.intervals + 1.0) * e.interval_s),
         may_skip=True,
     )
 
@@ -176,34 +175,32 @@ def _check(scenario: Scenario) -> None:
         )
 
 
-def _requests(scenario: Scenario, workload: Workload) -> dict[str, Any]:
+def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) -> dict[str, Any]:
     """Sort the requests that arrive within the episode by class."""
-    end_s = scenario.intervals * scenario.interval_s
     slo_s = np.round(workload.deadline_s - workload.sent_s, 9)
     kinds = np.stack([slo_s, workload.payload_bytes], axis=1)
     _, kind = np.unique(kinds, axis=0, return_inverse=True)
-    offered = np.flatnonzero(workload.arrival_s <= end_s)
+    offered = np.flatnonzero(workload.arrival_s <= boundaries_s[-1])
     kind = kind.ravel()[offered]
-    rows = offered[np.argsort(kind, kind="stable")]
-    classes = max(1, len(scenario.classes) and len(set(scenario.classes)))
-    first = np.searchsorted(np.sort(kind), np.arange(classes + 1))
-    release_s, deadline_s = workload.arrival_s[rows], workload.deadline_s[rows]
+    taken = offered[np.argsort(kind, kind="stable")]
+    classes = max(1, len(set(scenario.classes)))
+    first = np.searchsorted(np.sort(kind), np.arange(classes + 1)).astype(np.int64)
+    release_s, deadline_s = workload.arrival_s[taken], workload.deadline_s[taken]
     in_turn = release_s if scenario.serving.order == "fifo" else deadline_s
-    urgency = np.empty(rows.size)
-    urgency[np.lexsort((workload.id[rows], in_turn))] = np.arange(rows.size)
+    urgency = np.empty(taken.size)
+    urgency[np.lexsort((workload.id[taken], in_turn))] = np.arange(taken.size)
     return {
         "classes": classes,
         "release_s": release_s,
         "deadline_s": deadline_s,
         "urgency": urgency,
         "counts": (release_s >= scenario.count_from_s).astype(np.int64),
-        "first": first.astype(np.int64),
-        "arrived": _arrived(release_s, first, scenario),
+        "first": first,
+        "arrived": _arrived(release_s, first, boundaries_s),
     }
 
 
-def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntArray:
-    boundaries_s = np.arange(scenario.intervals + 1) * scenario.interval_s
+def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -> IntArray:
     columns = [
         start + np.searchsorted(release_s[start:end], boundaries_s, side="right")
         for start, end in pairwise(first.tolist())
@@ -211,34 +208,28 @@ def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntA
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _cores_count(scenario: Scenario) -> IntArray:
-    ends_s = np.arange(1, scenario.intervals + 1) * scenario.interval_s
-    return (ends_s > scenario.count_from_s + 1e-9).astype(np.int64)
-
-
 def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Return the fields of :class:`~sponge_env.oracle.episode.KnownEpisode` about service."""
+    """Return what is known about service, with or without a quota."""
     limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
     quota = profile.quota
-    nothing = np.zeros(limits.cores)
-    limited = profile.resolve_service(scenario.simulation.service) == "quota"
-    if limited and quota is not None:
+    if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
         work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
         dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
-        grants = _grants(scenario, profile, quota)
+        contention, grants = quota.loading_contention, _grants(scenario, profile, quota)
     else:
+        quota, nothing = None, np.zeros(limits.cores)
         work_s = profile.service_table_s(limits.batch, limits.cores)
-        dispatch_s = np.zeros(limits.batch)
-        grants = {"share": nothing + 1, "ahead_s": nothing}
-        grants |= {"ahead_awake_s": nothing, "refill_s": nothing}
+        dispatch_s, contention = np.zeros(limits.batch), 1.0
+        grants = dict.fromkeys(("ahead_s", "ahead_awake_s", "refill_s"), nothing)
+        grants["share"] = nothing + 1
     padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
     return {
         "work_s": np.ascontiguousarray(work_s),
         "padded_s": padded_s,
         "shortest_s": padded_s.min(axis=1),
         "dispatch_s": dispatch_s,
-        "quota": limited,
-        "loading_contention": quota.loading_contention if limited and quota is not None else 1.0,
+        "quota": quota is not None,
+        "loading_contention": contention,
         **grants,
         "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
@@ -258,17 +249,4 @@ def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[s
         "ahead_s": limited * (first * quota.period_s + debt_s),
         "ahead_awake_s": limited * (2 * quota.period_s + debt_s),
         "refill_s": limited * quota.period_s,
-    }
-
-
-def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Describe the simulated worker as its compiled kernels take it."""
-    simulation = replace(scenario.simulation, noise=0.0)
-    silent = replace(scenario, simulation=simulation)
-    configuration = Configuration([silent], scenario.limits.replicas, profile=profile, listed=True)
-    return {
-        "settings": rows(configuration.settings),
-        "numbers": configuration.numbers.array,
-        "pending": rows(np.zeros(1, PENDING)),
-        "replica_slots": configuration.room.replicas,
     }

@@ -76,9 +76,7 @@ def fluid_table(f: Fluid) -> FluidTable:
 def fluid(e: KnownEpisode, replicas: int) -> Fluid:
     """Count an episode's requests by interval; those that nobody can answer are left out.
 
-    Args:
-        e: The episode.
-        replicas: Replicas at the start.
+    ``replicas`` are those at the start.
     """
     ends_s = np.arange(1, e.intervals + 1) * e.interval_s
     possible = e.deadline_s - e.release_s >= e.fastest_s
@@ -169,13 +167,9 @@ def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
 
 @entry_point
 def least_fluid_cost(f: Fluid, violation: float, t: FluidTable, replicas: IntArray) -> int:
-    """Return the least cost of serving an episode like water.
+    """Return the least cost of serving an episode like water; write its (intervals,) replicas.
 
-    Args:
-        f: The episode.
-        violation: What it costs to leave a request out, in cores held for an interval.
-        t: Working space.
-        replicas: (intervals,) the replicas that it takes; is written.
+    To leave a request out costs ``violation`` cores held for an interval.
     """
     t.now[:] = NOWHERE
     t.now[f.replicas - 1, 0] = 0.0

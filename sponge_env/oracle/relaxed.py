@@ -87,12 +87,9 @@ class CoresInterval(NamedTuple):
 
 
 def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemory:
-    """Allocate working space.
+    """Allocate working space: so many ``alternatives`` are kept apart for one state.
 
-    Args:
-        e: The episode.
-        alternatives: How many are kept apart for one state.
-        span: Requests between the most and the least that one interval looks at.
+    ``span`` is the number of requests between the most and the least that one interval looks at.
     """
     most = span * alternatives
     integers = [np.zeros(most, np.int64) for _ in range(3)]
@@ -108,17 +105,12 @@ def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemo
 def least_cost(
     e: KnownEpisode, late: IntArray, violation: int, at_most: int, m: RelaxedMemory
 ) -> int:
-    """Return the cost of the relaxed server's best schedule.
+    """Return what the relaxed server's best schedule costs: core-intervals and violations.
 
-    Args:
-        e: The episode, of one class.
-        late: See :func:`sponge_env.oracle.unavoidable.late_from_idle`.
-        violation: What a violation costs, in cores held for an interval.
-        at_most: Cost that some schedule attains; what must cost more is left out.
-        m: Working space.
-
-    Returns:
-        ``violations * violation + core-intervals``, or OVERFLOW.
+    A violation costs ``violation`` core-intervals. Left out is what must cost more than
+    ``at_most``, which some schedule attains. The episode is of one class, ``late`` what
+    :func:`~sponge_env.oracle.unavoidable.late_from_idle` returns for it. OVERFLOW where the
+    working space is too small.
     """
     best, labels = at_most, 1
     m.labels.served[0] = m.labels.size[0] = m.labels.cost[0] = 0
@@ -146,11 +138,7 @@ def least_cost(
 
 @compiled
 def _serve(c: CoresInterval, labels: int) -> int:
-    """Follow every label through an interval.
-
-    Returns:
-        In the last interval the least cost of having served all; else more than any cost.
-    """
+    """Follow every label through an interval; in the last, return the least cost of all."""
     last = c.arrived - c.base
     c.m.free.size[: last + 1] = 0
     for n in range(labels):
@@ -226,10 +214,8 @@ def _run(
     """Run a batch to its end, or to that of the interval.
 
     Its last request is the one before ``served``, its work begins at ``begin_s``, and
-    ``granted_from_s`` is since when the CPU's long-run share has been there for it.
-
-    Returns:
-        From when on a replica that ran it is no worse off than one that waited.
+    ``granted_from_s`` is since when the CPU's long-run share has been there for it. Returned is
+    from when on a replica that ran it is no worse off than one that waited.
     """
     row, share = served - c.base, c.e.share[c.cores - 1]
     credit_s = granted_from_s + work_s / share

@@ -114,12 +114,9 @@ def begin(e: KnownEpisode, w: Branch) -> None:
 
 @compiled
 def serve(e: KnownEpisode, w: Branch, interval: int, cores: int, batch: int, replicas: int) -> int:
-    """Put an allocation in force and serve until the interval ends.
+    """Serve an interval under an allocation; return how many requests the largest batch had.
 
     After the last interval, what is left is served, too.
-
-    Returns:
-        Requests in the largest batch.
     """
     held_core_s = worker.held_core_s(_world(w))
     worker.resize(_world(w), cores, replicas)

@@ -54,13 +54,8 @@ def unavoidable(
 ) -> int:
     """Count the violations of one class that nothing can avoid, from the request ``start`` on.
 
-    Args:
-        e: The episode.
-        late: (n + 1,) violations from each request on if nothing waits when it arrives.
-        kind: The class.
-        start: Its first request that was not started.
-        free_s: When a replica can begin with it.
-        speedup: Replicas that share the work.
+    ``late`` is what :func:`late_from_idle` returns, ``start`` the first request of the class that
+    was not started, and ``free_s`` when a replica can begin with it.
     """
     end = e.first[kind + 1]
     if start >= end:
@@ -74,9 +69,7 @@ def unavoidable(
 def late_from_idle(e: KnownEpisode, speedup: float = 1.0) -> IntArray:
     """Return the (n + 1,) violations from each request on if nothing waits when it arrives.
 
-    Args:
-        e: The episode.
-        speedup: Replicas that share the work.
+    So many replicas as ``speedup`` share the work.
     """
     late = np.zeros(e.release_s.size + 1, dtype=np.int64)
     count_from_idle(e, speedup, late)

@@ -29,7 +29,7 @@ class Configuration(MemoryPlan):
     def __init__(
         self,
         scenarios: Sequence[Scenario],
-        replicas_max: int,
+        replicas_max: int | None = None,
         *,
         profile: Profile | None = None,
         listed: bool = False,
@@ -39,7 +39,7 @@ class Configuration(MemoryPlan):
 
         Args:
             scenarios: Interval and limits must be the same in all.
-            replicas_max: Most replicas that an allocation asks for.
+            replicas_max: Most replicas that an allocation asks for; the limit if left out.
             profile: Instead of those that the scenarios name.
             listed: All requests come from :meth:`workload`, not only those of several
                 classes, which the core cannot draw one at a time.
@@ -57,7 +57,7 @@ class Configuration(MemoryPlan):
         self.scenarios: list[Scenario] = []
         """(scenarios,) as long as their traces."""
         self._profiles: list[Profile] = []
-        self._replicas_max = replicas_max
+        self._replicas_max = replicas_max or scenarios[0].limits.replicas
         self._listed = listed
         self._measured_work = measured_work
         by_profile = {scenario.profile: scenario for scenario in scenarios}
