@@ -48,12 +48,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``, see
     ``docs/environment.md``. The cores are those of all replicas, and those of the machine.
 
-    ## Starting State
-    The scenario's initial allocation, an empty queue, and the arrivals, bandwidth and
-    noise of the episode's seed.
-
-    ## Episode End
-    Truncation when the scenario's duration is over; never termination.
+    ## Episode
+    It begins with the scenario's initial allocation and an empty queue; arrivals, bandwidth and
+    noise are those of its seed. It is truncated when the scenario's duration is over.
 
     ## Info
     The interval's metrics under the names of ``docs/metrics.md``; after ``reset`` the
@@ -120,17 +117,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a new episode.
+        """Start a new episode; return the first observation and, as info, the episode's seed.
 
-        Args:
-            seed: Seeds the sequence of episodes.
-            options: ``episode_seed`` fixes the episode itself.
-
-        Returns:
-            The first observation, and the episode's seed as info.
-
-        Raises:
-            ConfigError: An option is unknown or out of range.
+        ``seed`` seeds the sequence of episodes; the option ``episode_seed`` fixes the episode.
         """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(EVALUATION_SEEDS, SEED_LIMIT))
@@ -148,11 +137,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return self._observe(), {"episode_seed": episode_seed}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Serve one interval under the action's allocation.
-
-        Returns:
-            Observation, reward, terminated (always False), truncated, and the interval's
-            metrics.
+        """Serve one interval under the action's allocation; the info is its metrics.
 
         Raises:
             ConfigError: The action is outside the action space.

@@ -7,25 +7,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env import fields
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import PAST, RECENT, World
 from sponge_env.core.step import planned_end_s
-from sponge_env.fields import (
-    BANDWIDTH_SCALE_BYTES_PER_S,
-    BUDGET_QUANTILES,
-    CLIP,
-    DUE_BINS,
-    FIELDS,
-    JOINT_NAMES,
-    OBS_DIM,
-    STARTING_SLOTS,
-    TREND_INTERVALS,
-)
+from sponge_env.fields import FIELDS, JOINT_NAMES, OBS_DIM
 from sponge_env.interfaces import HISTORY
 
-_CLIP = np.float32(CLIP)
-_QUANTILES = np.array(BUDGET_QUANTILES)
+_CLIP = np.float32(fields.CLIP)
+_QUANTILES = np.array(fields.BUDGET_QUANTILES)
 _SCAN = 16
 """Queue length from which on halving beats counting one by one."""
 
@@ -48,7 +39,10 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
     _put_budgets(w, observation, queued)
     _put_due_counts(w, observation, queued)
     if w.env.interval:
-        _put_arrivals(w, observation)
+        _put_rate(w, observation, _ARRIVALS, 1)
+        _put_rate(w, observation, _ARRIVALS + 1, w.settings.span_1s)
+        _put_rate(w, observation, _ARRIVALS + 2, w.settings.span_5s)
+        _put_rate(w, observation, _ARRIVALS + 3, w.settings.span_30s)
         _put_network(w, observation)
         _put_last_interval(w, observation)
     _put_allocation(w, observation)
@@ -88,11 +82,11 @@ def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> 
     """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
     scale = w.settings.rate_scale * w.settings.slo_s
     begin = 0
-    for due in range(DUE_BINS - 1):
+    for due in range(fields.DUE_BINS - 1):
         end = _first_due_after(w, due, begin, queued)
         _put(observation, _DUE + due, (end - begin) / scale)
         begin = end
-    _put(observation, _DUE + DUE_BINS - 1, (queued - begin) / scale)
+    _put(observation, _DUE + fields.DUE_BINS - 1, (queued - begin) / scale)
 
 
 @inlined
@@ -100,22 +94,13 @@ def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
     """Return the first place in [begin, end) whose bin is above ``due``; ``end`` if none."""
     while end - begin > _SCAN:
         middle = (begin + end) // 2
-        if math.floor(_budget(w, middle) * DUE_BINS) > due:
+        if math.floor(_budget(w, middle) * fields.DUE_BINS) > due:
             end = middle
         else:
             begin = middle + 1
-    while begin < end and not math.floor(_budget(w, begin) * DUE_BINS) > due:
+    while begin < end and not math.floor(_budget(w, begin) * fields.DUE_BINS) > due:
         begin += 1
     return begin
-
-
-@inlined
-def _put_arrivals(w: World, observation: NDArray[np.float32]) -> None:
-    settings = w.settings
-    _put_rate(w, observation, _ARRIVALS, 1)
-    _put_rate(w, observation, _ARRIVALS + 1, settings.span_1s)
-    _put_rate(w, observation, _ARRIVALS + 2, settings.span_5s)
-    _put_rate(w, observation, _ARRIVALS + 3, settings.span_30s)
 
 
 @compiled
@@ -133,8 +118,8 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
 def _put_network(w: World, observation: NDArray[np.float32]) -> None:
     env, slo_s = w.env, w.settings.slo_s
     last = (env.interval - 1) & (RECENT - 1)
-    bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
-    bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
+    bandwidth = env.bandwidths[last] / fields.BANDWIDTH_SCALE_BYTES_PER_S
+    bandwidth_trend = _trend(w, env.bandwidths) / fields.BANDWIDTH_SCALE_BYTES_PER_S
     _put(observation, _NETWORK, env.mean_delays_s[last] / slo_s)
     _put(observation, _NETWORK + 1, env.delay_max_s / slo_s)
     _put(observation, _NETWORK + 2, _trend(w, env.mean_delays_s) / slo_s)
@@ -145,7 +130,7 @@ def _put_network(w: World, observation: NDArray[np.float32]) -> None:
 @compiled
 def _trend(w: World, history: Records[float]) -> float:
     interval = w.env.interval
-    before = min(TREND_INTERVALS, interval - 1)
+    before = min(fields.TREND_INTERVALS, interval - 1)
     if before == 0:
         return 0.0
     total = 0.0
@@ -186,7 +171,7 @@ def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
 def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
     env, settings = w.env, w.settings
     scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
-    starting, first, end = 0, _STARTING + 1, _STARTING + 1 + STARTING_SLOTS
+    starting, first, end = 0, _STARTING + 1, _STARTING + 1 + fields.STARTING_SLOTS
     for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
@@ -198,10 +183,10 @@ def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
 @inlined
 def _put_in_order(slots: NDArray[np.float32], taken: int, value: float) -> None:
     """Put a value among the smallest so far, which ascend; the largest may fall out."""
-    slot = min(taken, STARTING_SLOTS)
+    slot = min(taken, fields.STARTING_SLOTS)
     while slot > 0 and value < slots[slot - 1]:
-        if slot < STARTING_SLOTS:
+        if slot < fields.STARTING_SLOTS:
             slots[slot] = slots[slot - 1]
         slot -= 1
-    if slot < STARTING_SLOTS:
+    if slot < fields.STARTING_SLOTS:
         _put(slots, slot, value)

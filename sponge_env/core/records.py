@@ -106,7 +106,7 @@ class Env:
     """Sum of the rewards."""
 
 
-class StageAllocation:
+class AllocationRow:
     """What a controller asks for; see :class:`sponge_env.interfaces.StageAllocation`."""
 
     cores: int
@@ -141,7 +141,7 @@ class Stage:
     """No running request lies before this position."""
     running: int
 
-    wanted: StageAllocation
+    wanted: AllocationRow
     """The allocation last asked for."""
     target_cores: int
     """Cores and replicas that the worker was told last and comes to as soon as those that drain
@@ -308,7 +308,7 @@ class Arrays(NamedTuple):
 
 ENV = dtype_of(Env)
 STAGE = dtype_of(Stage)
-ALLOCATION = dtype_of(StageAllocation)
+ALLOCATION = dtype_of(AllocationRow)
 REPLICA = dtype_of(ReplicaState)
 SAMPLE = dtype_of(TraceSample)
 LISTED_REQUEST = dtype_of(Listed)

@@ -3,10 +3,16 @@
 Requests are kept by class. Those of one class have one SLO and one size, so they arrive in
 the order of their deadlines and are served in that order; what has been served is therefore
 one position per class. All the oracle's kernels read the same :class:`KnownEpisode`.
+
+Also the violations that no schedule can avoid any more, from a state on. Each class is served as
+if it had the replicas to itself: one request after the other at the largest throughput there is,
+none in less than the shortest service. Whatever the schedule, the m-th request from here on ends
+no earlier than that, so what is late even so is late always, and the classes' violations add up.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.core.compiled import rows
+from sponge_env.core.compiled import compiled, entry_point, rows
 from sponge_env.core.quota import SLICE_S
 from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
@@ -29,6 +35,9 @@ from sponge_env.spec import make_spec
 
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""
+
+SLACK_S = 1e-9
+"""A request this late may be so by rounding only; the lower side lets it pass."""
 
 
 class KnownEpisode(NamedTuple):
@@ -45,6 +54,9 @@ class KnownEpisode(NamedTuple):
     """(n,) when each request arrives; class by class, ascending within a class."""
     deadline_s: FloatArray
     """(n,) ascending within a class."""
+    late: IntArray
+    """(n + 1,) violations from each request of a class on that nothing can avoid if nothing waits
+    when it arrives."""
     urgency: FloatArray
     """(n,) rank in which requests that wait are served; no two are equal."""
     counts: IntArray
@@ -117,7 +129,7 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
     cores_count = (boundaries_s[1:] > scenario.count_from_s + 1e-9).astype(np.int64)
     silent = replace(scenario, simulation=replace(scenario.simulation, noise=0.0))
     worker = Configuration([silent], profile=profile, listed=True)
-    return KnownEpisode(
+    e = KnownEpisode(
         intervals=scenario.intervals,
         interval_s=scenario.interval_s,
         **_requests(scenario, draw_workload(scenario, profile, seed), boundaries_s),
@@ -137,16 +149,23 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         pending=rows(np.zeros(1, PENDING)),
         replica_slots=worker.room.replicas,
     )
+    _count_late(e, 1.0)
+    return e
 
 
-def in_one_line(e: KnownEpisode) -> KnownEpisode:
+def in_one_line(e: KnownEpisode, speedup: float = 1.0) -> KnownEpisode:
     """Return an episode of one class that is no harder, whatever the order of service.
 
     The requests stand in the order of their deadlines, and each may be served as soon as any
-    of those behind it has arrived; see ``docs/oracle.md``.
+    of those behind it has arrived; see ``docs/oracle.md``. As many replicas as ``speedup`` share
+    the work of what is late in any case.
     """
-    if e.classes == 1:
-        return e
+    line = (e if e.classes == 1 else _merged(e))._replace(late=np.zeros_like(e.late))
+    _count_late(line, speedup)
+    return line
+
+
+def _merged(e: KnownEpisode) -> KnownEpisode:
     order = np.argsort(e.deadline_s, kind="stable")
     release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
     first = np.array([0, order.size])
@@ -193,6 +212,7 @@ def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) 
         "classes": classes,
         "release_s": release_s,
         "deadline_s": deadline_s,
+        "late": np.zeros(taken.size + 1, np.int64),
         "urgency": urgency,
         "counts": (release_s >= scenario.count_from_s).astype(np.int64),
         "first": first,
@@ -250,3 +270,46 @@ def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[s
         "ahead_awake_s": limited * (2 * quota.period_s + debt_s),
         "refill_s": limited * quota.period_s,
     }
+
+
+@compiled
+def _busy_period(
+    e: KnownEpisode, kind: int, start: int, free_s: float, speedup: float
+) -> tuple[int, int]:
+    """Serve one class until nothing waits; return the next request and the violations."""
+    late, i = 0, start
+    while i < e.first[kind + 1] and (i == start or e.release_s[i] < free_s):
+        done_s = max(free_s, e.release_s[i]) + 1.0 / (e.rate_rps * speedup)
+        at_least_s = max(done_s, e.release_s[i] + e.fastest_s)
+        in_time = at_least_s <= e.deadline_s[i] + SLACK_S
+        late += 0 if in_time else e.counts[i]
+        if in_time or not (e.may_skip or e.drop_grace_s < math.inf):
+            free_s = done_s
+        i += 1
+    return i, late
+
+
+@entry_point
+def _count_late(e: KnownEpisode, speedup: float) -> None:
+    """Write ``e.late``."""
+    for kind in range(e.classes):
+        for start in range(e.first[kind + 1] - 1, e.first[kind] - 1, -1):
+            after, violations = _busy_period(e, kind, start, e.release_s[start], speedup)
+            rest = e.late[after] if after < e.first[kind + 1] else 0
+            e.late[start] = violations + rest
+
+
+@compiled
+def unavoidable(e: KnownEpisode, kind: int, start: int, free_s: float, speedup: float) -> int:
+    """Count the violations of one class that nothing can avoid, from the request ``start`` on.
+
+    It is the first of the class that was not started, and a replica can begin with it at
+    ``free_s``.
+    """
+    end = e.first[kind + 1]
+    if start >= end:
+        return 0
+    if e.release_s[start] >= free_s:
+        return int(e.late[start])
+    after, violations = _busy_period(e, kind, start, free_s, speedup)
+    return violations + (int(e.late[after]) if after < end else 0)

@@ -35,8 +35,9 @@ class Fronts(NamedTuple):
 
 def make_fronts(lists: int, length: int) -> Fronts:
     """Allocate empty lists."""
-    costs, numbers = np.zeros((lists, length), np.int64), np.zeros((3, lists, length))
-    return Fronts(costs, *numbers, np.zeros(lists, np.int64))
+    cost, size = np.zeros((lists, length), np.int64), np.zeros(lists, np.int64)
+    time, credit_s, worst = np.zeros((3, lists, length))
+    return Fronts(cost, time, credit_s, worst, size)
 
 
 @entry_point

@@ -20,9 +20,8 @@ import numpy as np
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
-from sponge_env.oracle.episode import KnownEpisode
+from sponge_env.oracle.episode import SLACK_S, KnownEpisode, unavoidable
 from sponge_env.oracle.fronts import Fronts, make_fronts, put
-from sponge_env.oracle.unavoidable import SLACK_S, unavoidable
 
 VIOLATION = 2**32
 """A violation's cost if it is to outweigh all cores; a core for an interval costs 1."""
@@ -102,14 +101,11 @@ def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemo
 
 
 @entry_point
-def least_cost(
-    e: KnownEpisode, late: IntArray, violation: int, at_most: int, m: RelaxedMemory
-) -> int:
+def least_cost(e: KnownEpisode, violation: int, at_most: int, m: RelaxedMemory) -> int:
     """Return what the relaxed server's best schedule costs: core-intervals and violations.
 
     A violation costs ``violation`` core-intervals. Left out is what must cost more than
-    ``at_most``, which some schedule attains. The episode is of one class, ``late`` what
-    :func:`~sponge_env.oracle.unavoidable.late_from_idle` returns for it. OVERFLOW where the
+    ``at_most``, which some schedule attains. The episode is of one class. OVERFLOW where the
     working space is too small.
     """
     best, labels = at_most, 1
@@ -130,7 +126,7 @@ def least_cost(
             )
             best = min(best, _serve(c, labels))
         c = CoresInterval(e, m, start_s, end_s, 0, 0, violation, base, arrived, most)
-        labels = _collect(c, late)
+        labels = _collect(c)
         if labels <= 0:
             return best if labels == 0 else OVERFLOW
     return best
@@ -252,7 +248,7 @@ def _late(e: KnownEpisode, first: int, end: int, end_s: float) -> int:
 
 
 @compiled
-def _collect(c: CoresInterval, late: IntArray) -> int:
+def _collect(c: CoresInterval) -> int:
     """Make labels of what an interval led to; return how many, or OVERFLOW.
 
     Left out is what an idle replica with as much served has at the same cost, and what must
@@ -264,27 +260,25 @@ def _collect(c: CoresInterval, late: IntArray) -> int:
             return OVERFLOW
         if c.m.idle[row] < least:
             least = c.m.idle[row]
-            count += _add(c, late, row, 0, 0.0, least, count)
+            count += _add(c, row, 0, 0.0, least, count)
         for size in range(1, c.e.batch_max + 1):
             at = row * c.e.batch_max + size - 1
             for x in range(c.m.running.size[at]):
                 cost = c.m.running.cost[at, x]
                 if cost < least:
                     left = c.m.running.time[at, x]
-                    count += _add(c, late, row, size, left, cost, count)
+                    count += _add(c, row, size, left, cost, count)
     return count
 
 
 @compiled
-def _add(
-    c: CoresInterval, late: IntArray, row: int, size: int, left: float, cost: int, n: int
-) -> bool:
+def _add(c: CoresInterval, row: int, size: int, left: float, cost: int, n: int) -> bool:
     """Make label ``n``, unless it must cost more than a schedule that is known."""
     served, free_s = c.base + row, c.end_s
     if size:
         free_s += left * c.e.shortest_s[size - 1]
     violations = _late(c.e, served - size, served, free_s)
-    violations += unavoidable(c.e, late, 0, served, free_s, 1.0)
+    violations += unavoidable(c.e, 0, served, free_s, 1.0)
     if cost + c.violation * violations > c.at_most:
         return False
     c.m.labels.served[n], c.m.labels.size[n] = served, size

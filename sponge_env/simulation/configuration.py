@@ -66,11 +66,7 @@ class Configuration(MemoryPlan):
             self._add(row, as_long_as_its_traces(scenario), found(scenario.profile))
 
     def workload(self, row: int, seed: int) -> Workload:
-        """Return the requests of an episode of one of the scenarios.
-
-        Raises:
-            TraceError: A trace cannot be used.
-        """
+        """Return the requests of an episode of one of the scenarios."""
         return draw_workload(self.scenarios[row], self._profiles[row], seed)
 
     def bytes_per_env(self, arrays: Arrays) -> int:
@@ -123,18 +119,11 @@ class Configuration(MemoryPlan):
             row["served_at"] = self.numbers.add(served_s)
             slowest_s = served_s.max()
         most_noise = max(1.0, 1.0 + simulation.noise * max(profile.noise_quantiles))
-        self._make_room(scenario, float(slowest_s) * most_noise)
-
-    def _make_room(self, scenario: Scenario, longest_batch_s: float) -> None:
-        """Make room for all replicas and resizes that can be under way at once.
-
-        A draining replica lives on for one batch at most, and replicas must be added
-        before a second resize can drain as many again. Memory that is never used costs
-        nothing.
-        """
+        # Room for all that can be under way at once: a draining replica lives on for one batch at
+        # most, and replicas must be added before a second resize can drain as many again.
         most = max(self._replicas_max, scenario.initial.replicas)
-        drains = 1 + math.ceil(longest_batch_s / scenario.interval_s) // 2
-        resizes = math.ceil(scenario.simulation.actuation_delay_s / scenario.interval_s) + 2
+        drains = 1 + math.ceil(float(slowest_s) * most_noise / scenario.interval_s) // 2
+        resizes = math.ceil(simulation.actuation_delay_s / scenario.interval_s) + 2
         self.room.at_least(replicas=most + drains * (most - 1) + 1, pending=resizes)
 
 

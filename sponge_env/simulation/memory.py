@@ -9,20 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sponge_env.core import records
 from sponge_env.core.compiled import rows
-from sponge_env.core.records import (
-    ALLOCATION,
-    BLANK,
-    ENV,
-    LEDGER_ROW,
-    LISTED_REQUEST,
-    PENDING,
-    REPLICA,
-    SAMPLE,
-    STAGE,
-    WAITING,
-    Arrays,
-)
+from sponge_env.core.records import Arrays
 from sponge_env.core.settings import SETTINGS
 from sponge_env.interfaces import Outcome
 
@@ -85,7 +74,7 @@ class MemoryPlan:
         """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
         self.numbers = Pool(np.float64)
         """Tables."""
-        self.traces = Pool(SAMPLE)
+        self.traces = Pool(records.SAMPLE)
         """Recorded bandwidth."""
         self.room = Room()
 
@@ -100,26 +89,26 @@ def allocate(
 ) -> Arrays:
     """Allocate ``count`` environments that share (scenarios,) settings, bandwidth and tables."""
     shared = len(traces)
-    all_traces = np.zeros(shared + count * room.private, SAMPLE)
+    all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
     all_traces[:shared] = traces
     capacity = 1 << (room.queue - 1).bit_length()
-    envs, stages = np.zeros(count, ENV), np.zeros((count, 1), STAGE)
+    envs, stages = np.zeros(count, records.ENV), np.zeros((count, 1), records.STAGE)
     envs["private_at"] = shared + np.arange(count) * room.private
     envs["interval"] = np.iinfo(np.int64).max
     stages["ring"] = capacity - 1
     arrays = Arrays(
         envs=envs,
         stages=stages,
-        replicas=np.zeros((count, room.replicas), REPLICA),
-        pending=np.zeros((count, room.pending), PENDING),
-        requests=np.zeros((count, 1), LISTED_REQUEST),
-        queue=np.zeros((count, capacity), WAITING),
+        replicas=np.zeros((count, room.replicas), records.REPLICA),
+        pending=np.zeros((count, room.pending), records.PENDING),
+        requests=np.zeros((count, 1), records.LISTED_REQUEST),
+        queue=np.zeros((count, capacity), records.WAITING),
         group=np.zeros((count, room.group)),
-        ledger=np.zeros((count, room.ledger), LEDGER_ROW),
+        ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
         settings=settings,
         traces=all_traces,
         numbers=numbers,
-        blank=BLANK,
+        blank=records.BLANK,
     )
     return Arrays(*map(rows, arrays))
 
@@ -131,12 +120,12 @@ def allocations(count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """
     numbers = np.ones((count, 1, 4), np.int64)
     numbers[..., 3] = 0
-    return numbers[:, 0], rows(numbers.view(ALLOCATION)[..., 0])
+    return numbers[:, 0], rows(numbers.view(records.ALLOCATION)[..., 0])
 
 
 def blank_metrics(count: int) -> NDArray[Any]:
     """Return (count,) metrics of intervals in which nothing was measured."""
-    return rows(np.repeat(BLANK, count))
+    return rows(np.repeat(records.BLANK, count))
 
 
 def outcome_names(outcomes: NDArray[np.int64]) -> NDArray[np.str_]:

@@ -9,19 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.config import Arrivals
+from sponge_env.core import settings as kinds
 from sponge_env.core.records import SAMPLE
-from sponge_env.core.settings import (
-    BURSTY,
-    CONSTANT,
-    DIURNAL,
-    FIXED,
-    FLASH_CROWD,
-    GENERATED,
-    INSTANT,
-    POISSON,
-    RECORDED,
-    SHIFTED,
-)
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import (
     BandwidthTrace,
@@ -35,12 +24,12 @@ from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import MemoryPlan
 
 _KINDS = {
-    "poisson": POISSON,
-    "constant": CONSTANT,
-    "bursty": BURSTY,
-    "flash-crowd": FLASH_CROWD,
-    "diurnal": DIURNAL,
-    "trace": RECORDED,
+    "poisson": kinds.POISSON,
+    "constant": kinds.CONSTANT,
+    "bursty": kinds.BURSTY,
+    "flash-crowd": kinds.FLASH_CROWD,
+    "diurnal": kinds.DIURNAL,
+    "trace": kinds.RECORDED,
 }
 
 
@@ -49,16 +38,9 @@ MOST_REQUESTS = 10_000_000
 
 
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:
-    """Write a scenario's arrivals and network into its settings, which have its tables already.
+    """Write arrivals and network into a scenario's settings, which have its tables already.
 
-    Args:
-        plan: Where tables and traces go.
-        row: A record of :class:`~sponge_env.core.settings.Settings`.
-        scenario: As long as its traces.
-        profile: Says how much a load is.
-
-    Raises:
-        TraceError: A trace cannot be used.
+    The scenario is as long as its traces, one of which may raise a :class:`TraceError`.
     """
     _add_network(plan, row, scenario)
     _add_arrivals(plan, row, scenario, rate_rps(scenario, profile))
@@ -66,21 +48,21 @@ def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile
 
 def _add_network(plan: MemoryPlan, row: Any, scenario: Scenario) -> None:
     network = scenario.network
-    row["network_kind"] = INSTANT
+    row["network_kind"] = kinds.INSTANT
     if network.trace == "4g":
         samples = math.ceil(scenario.duration_s)
-        row["network_kind"], row["samples"], row["trace_s"] = GENERATED, samples, samples
+        row["network_kind"], row["samples"], row["trace_s"] = kinds.GENERATED, samples, samples
     elif network.trace != "none":
         trace = read_bandwidth(network.trace)
         if math.isfinite(trace.mean_bytes_per_s):
             _add_trace(plan, row, trace)
-            row["network_kind"] = FIXED if network.start == "beginning" else SHIFTED
+            row["network_kind"] = kinds.FIXED if network.start == "beginning" else kinds.SHIFTED
     if scenario.mean_payload_bytes == 0:
-        row["network_kind"] = INSTANT
+        row["network_kind"] = kinds.INSTANT
     # What an environment keeps for itself: the trace that it makes, and after it the faded one.
-    own_rows = {GENERATED: row["samples"] + 1, SHIFTED: row["samples"] + 2}
+    own_rows = {kinds.GENERATED: row["samples"] + 1, kinds.SHIFTED: row["samples"] + 2}
     private = own_rows.get(int(row["network_kind"]), 0)
-    if network.fade_every_s is not None and row["network_kind"] != INSTANT:
+    if network.fade_every_s is not None and row["network_kind"] != kinds.INSTANT:
         # Fades fall anew on each lap of a trace that is shorter than the episode.
         laps = max(1, math.ceil(scenario.duration_s / row["trace_s"]))
         row["trace_s"] *= laps
@@ -133,9 +115,6 @@ def _add_recorded(
     trace with exact times. With a rate, each group's size is rounded up or down at random
     so that this is the mean rate; the first copy of a request with an exact time keeps
     its time, further ones lie anywhere before the next request.
-
-    Raises:
-        TraceError: The trace has no request in the episode.
     """
     start_s: NDArray[Any]
     rate = arrivals.rate_rps
@@ -160,14 +139,10 @@ def _add_recorded(
 
 
 def rate_rps(scenario: Scenario, profile: Profile) -> float:
-    """Return the mean rate of requests in a scenario.
+    """Return the mean rate of requests in a scenario; refuse more than fit into memory.
 
     A load is taken of the profile's largest throughput within the scenario's limits; a
     trace has the rate of its part that the episode plays.
-
-    Raises:
-        TraceError: The arrival trace cannot be used.
-        ConfigError: An episode would have more requests than fit into memory.
     """
     arrivals, limits = scenario.arrivals, scenario.limits
     if arrivals.rate_rps is not None:

@@ -65,16 +65,11 @@ def as_long_as_its_traces(scenario: Scenario) -> Scenario:
 
 
 def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
-    """Draw the requests of one episode.
+    """Draw the requests of one episode of a scenario that is as long as its traces.
 
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those that arrive after the episode's
     end are included.
-
-    Args:
-        scenario: As long as its traces, see :func:`as_long_as_its_traces`.
-        profile: Says how much a load is.
-        seed: Seed of the episode.
 
     Raises:
         TraceError: The arrival or the bandwidth trace cannot be used.
@@ -97,10 +92,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
 
 
 def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
-    """Return the bandwidth of one episode; infinite where transfers take no time.
-
-    Arguments and errors are those of :func:`draw_workload`.
-    """
+    """Return the bandwidth of that episode; infinite where transfers take no time."""
     arrays = _begun(scenario, profile, seed)
     if arrays.settings["network_kind"][0] == INSTANT:
         return BandwidthTrace(np.zeros(1), np.full(1, np.inf), 1.0)

@@ -104,11 +104,6 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self._observations = np.zeros((num_envs, self.control.obs_dim), np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
 
-    @property
-    def bytes_per_env(self) -> int:
-        """Memory allocated for one environment."""
-        return self.simulator.bytes_per_env
-
     def reset(
         self,
         *,
@@ -117,14 +112,9 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     ) -> tuple[Observations, Infos]:
         """Start new episodes; return the observations and, as info, each episode's seed.
 
-        Args:
-            seed: Seed of the first environment's sequence of episodes, the others
-                counting up from it; or one for each.
-            options: ``episode_seed`` fixes the episodes themselves, one seed for all or
-                one for each. ``reset_mask`` chooses the environments.
-
-        Raises:
-            ConfigError: As many seeds or mask entries as environments are needed.
+        ``seed`` is that of the first environment's sequence of episodes, the others counting up
+        from it; or there is one for each. Of the options, ``episode_seed`` fixes the episodes
+        themselves, one seed for all or one for each, and ``reset_mask`` chooses the environments.
         """
         options = options or {}
         if seed is None or isinstance(seed, int | np.integer):
@@ -146,9 +136,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     ) -> tuple[Observations, NDArray[Any], NDArray[Any], NDArray[Any], Infos]:
         """Serve one interval in every environment, under (num_envs, choices) actions.
 
-        Returns:
-            Observations, rewards, terminations (all False), truncations and infos, all
-            new arrays.
+        All arrays that are returned are new; nothing ever terminates.
 
         Raises:
             ConfigError: An action is outside the action space.
@@ -189,12 +177,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         return {"episode_seed": seeds, "_episode_seed": chosen.copy()}
 
     def serve(self, actions: ArrayLike) -> tuple[Observations, NDArray[Any]]:
-        """Serve one interval; return what :meth:`BatchSimulator.step` does.
-
-        Raises:
-            ConfigError: An action is outside the action space.
-            RuntimeError: Nothing was reset yet.
-        """
+        """Serve one interval as :meth:`step` does; return what :meth:`BatchSimulator.step` does."""
         if self._randoms[0] is None:
             raise RuntimeError("call reset before anything else")
         actions = np.asarray(actions)

@@ -44,13 +44,7 @@ class SpongeVecEnv(VecEnv):
         threads: int | None = None,
         control: ControlName = "vertical",
     ) -> None:
-        """Allocate everything; nothing runs before ``reset``.
-
-        The arguments are those of :class:`~sponge_env.vector.gym_env.SpongeVectorEnv`.
-
-        Raises:
-            SpongeError: An argument cannot be used.
-        """
+        """Allocate everything, as :class:`~sponge_env.vector.gym_env.SpongeVectorEnv` does."""
         self._envs = envs = SpongeVectorEnv(
             num_envs, scenario, queue_capacity=queue_capacity, threads=threads, control=control
         )
@@ -76,11 +70,7 @@ class SpongeVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Serve one interval; environments whose episode ended start the next.
-
-        Raises:
-            ConfigError: An action is outside the action space.
-        """
+        """Serve one interval; environments whose episode ended start the next."""
         observations, self.metrics = self._envs.serve(self._actions)
         ended = self._envs.simulator.over.copy()
         infos = [_NOTHING] * self.num_envs
@@ -108,11 +98,7 @@ class SpongeVecEnv(VecEnv):
         return attr_name == "action_masks" or bool(super().has_attr(attr_name))
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return ``scenario`` or ``render_mode`` of the environments.
-
-        Raises:
-            AttributeError: Any other name: there are no single environments.
-        """
+        """Return ``scenario`` or ``render_mode``; there are no environments with others."""
         chosen = self._get_indices(indices)
         if attr_name == "scenario":
             return [self._envs.scenarios[i] for i in chosen]
@@ -127,11 +113,7 @@ class SpongeVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Call ``action_masks``, as sb3-contrib does, of the environments.
-
-        Raises:
-            AttributeError: Any other name: there are no single environments.
-        """
+        """Call ``action_masks``, as sb3-contrib does; there are no environments with others."""
         if method_name != "action_masks":
             raise AttributeError(f"environments of a batch have no method {method_name!r}")
         masks = self.action_masks()
@@ -148,10 +130,7 @@ class SpongeVecEnv(VecEnv):
         episode = {
             "r": float(simulator.episode_returns[index]),
             "l": int(simulator.episode_intervals[index]),
-            "t": float(self.metrics[index]["time_s"]),
+            "t": float(self.metrics["time_s"][index]),
         }
-        return {
-            "terminal_observation": observation,
-            "TimeLimit.truncated": True,
-            "episode": episode,
-        }
+        ends = {"terminal_observation": observation, "TimeLimit.truncated": True}
+        return {**ends, "episode": episode}

@@ -69,11 +69,15 @@ class BatchSimulator:
             SpongeError: A setting or scenario cannot be used.
         """
         count = len(assignment)
-        _at_least("the number of environments", count, 1)
-        _at_least("the number of scenarios", len(scenarios), 1)
-        _at_least("queue_capacity", 1 if queue_capacity is None else queue_capacity, 1)
-        _at_least("ledger_capacity", ledger_capacity, 0)
-        _at_least("threads", 1 if threads is None else threads, 1)
+        for name, value, least in (
+            ("the number of environments", count, 1),
+            ("the number of scenarios", len(scenarios), 1),
+            ("queue_capacity", queue_capacity, 1),
+            ("ledger_capacity", ledger_capacity, 0),
+            ("threads", threads, 1),
+            ("the number of steps", intervals_max, 1),
+        ):
+            _at_least(name, value, least)
         self.scenarios = tuple(scenarios)
         self.assignment = assignment
         self._obs_dim = obs_dim
@@ -84,7 +88,6 @@ class BatchSimulator:
         self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
         self._configuration = Configuration(self.scenarios, self._most[2])
         if intervals_max is not None:
-            _at_least("the number of steps", intervals_max, 1)
             intervals = self._configuration.settings["intervals"]
             np.minimum(intervals, intervals_max, out=intervals)
         room = self._configuration.room
@@ -106,10 +109,7 @@ class BatchSimulator:
 
     @property
     def bytes_per_env(self) -> int:
-        """Memory allocated for one environment.
-
-        Of a large queue or ledger, the operating system provides what was ever used.
-        """
+        """Memory allocated for one environment; what is never used costs nothing."""
         own = self._configuration.bytes_per_env(self._arrays)
         return own + self._metrics.nbytes // self.num_envs
 
@@ -126,13 +126,9 @@ class BatchSimulator:
     def reset(
         self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations
     ) -> None:
-        """Start new episodes.
+        """Start new episodes in the (n,) chosen environments, each with a seed of at least 0.
 
-        Args:
-            chosen: (n,) which environments.
-            episode_seeds: (n,) seeds of the episodes, at least 0.
-            out: (n, obs_dim) float32; the first observations are written to the chosen
-                rows.
+        The first observations are written to the chosen rows of ``out``, (n, obs_dim) float32.
 
         Raises:
             ConfigError: A seed is negative, or an environment is assigned to no scenario.
@@ -154,14 +150,9 @@ class BatchSimulator:
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.
 
-        Args:
-            allocations: (n, 3) cores, batch and replicas of each environment; replicas beyond
-                the machine's cores are left out.
-
-        Returns:
-            (n, obs_dim) observations and (n,) records of
-            :data:`~sponge_env.core.records.METRICS`, both new arrays; all zeros where
-            the episode was over.
+        Of the (n, 3) cores, batches and replicas, replicas beyond the machine's cores are left
+        out. Returned are new arrays: (n, obs_dim) observations and (n,) records of
+        :data:`~sponge_env.core.records.METRICS`, all zeros where the episode was over.
 
         Raises:
             ConfigError: An allocation is outside the limits.
@@ -184,15 +175,10 @@ class BatchSimulator:
         return observations, self._metrics
 
     def ledger(self, index: int) -> dict[str, NDArray[Any]]:
-        """Return the requests of an environment's episode that have ended.
+        """Return the requests of an environment's episode that have ended, in that order.
 
-        Args:
-            index: The environment.
-
-        Returns:
-            Columns, in the order of the ends, at most ``ledger_capacity`` long: those of
-            :class:`~sponge_env.core.records.LedgerRow`, of which ``row`` is the row in
-            :func:`sponge_env.simulation.memory.ledger_columns`.
+        The columns, at most ``ledger_capacity`` long, are the fields of
+        :class:`~sponge_env.core.records.LedgerRow`.
         """
         rows = self._arrays.ledger[index, : self._arrays.envs[index]["ended"]]
         columns = {name: rows[name].copy() for name in LEDGER_ROW.names or ()}
@@ -228,8 +214,8 @@ class BatchSimulator:
             other.result()
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
         raise ConfigError(f"{name} must be at least {least}, not {value!r}")
 
 
