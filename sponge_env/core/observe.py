@@ -7,16 +7,25 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env import fields
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import PAST, RECENT, World
 from sponge_env.core.step import planned_end_s
-from sponge_env.fields import FIELDS, JOINT_NAMES, OBS_DIM
+from sponge_env.fields import (
+    BANDWIDTH_SCALE_BYTES_PER_S,
+    BUDGET_QUANTILES,
+    CLIP,
+    DUE_BINS,
+    FIELDS,
+    JOINT_NAMES,
+    OBS_DIM,
+    STARTING_SLOTS,
+    TREND_INTERVALS,
+)
 from sponge_env.interfaces import HISTORY
 
-_CLIP = np.float32(fields.CLIP)
-_QUANTILES = np.array(fields.BUDGET_QUANTILES)
+_CLIP = np.float32(CLIP)
+_QUANTILES = np.array(BUDGET_QUANTILES)
 _SCAN = 16
 """Queue length from which on halving beats counting one by one."""
 
@@ -82,11 +91,11 @@ def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> 
     """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
     scale = w.settings.rate_scale * w.settings.slo_s
     begin = 0
-    for due in range(fields.DUE_BINS - 1):
+    for due in range(DUE_BINS - 1):
         end = _first_due_after(w, due, begin, queued)
         _put(observation, _DUE + due, (end - begin) / scale)
         begin = end
-    _put(observation, _DUE + fields.DUE_BINS - 1, (queued - begin) / scale)
+    _put(observation, _DUE + DUE_BINS - 1, (queued - begin) / scale)
 
 
 @inlined
@@ -94,11 +103,11 @@ def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
     """Return the first place in [begin, end) whose bin is above ``due``; ``end`` if none."""
     while end - begin > _SCAN:
         middle = (begin + end) // 2
-        if math.floor(_budget(w, middle) * fields.DUE_BINS) > due:
+        if math.floor(_budget(w, middle) * DUE_BINS) > due:
             end = middle
         else:
             begin = middle + 1
-    while begin < end and not math.floor(_budget(w, begin) * fields.DUE_BINS) > due:
+    while begin < end and not math.floor(_budget(w, begin) * DUE_BINS) > due:
         begin += 1
     return begin
 
@@ -118,8 +127,8 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
 def _put_network(w: World, observation: NDArray[np.float32]) -> None:
     env, slo_s = w.env, w.settings.slo_s
     last = (env.interval - 1) & (RECENT - 1)
-    bandwidth = env.bandwidths[last] / fields.BANDWIDTH_SCALE_BYTES_PER_S
-    bandwidth_trend = _trend(w, env.bandwidths) / fields.BANDWIDTH_SCALE_BYTES_PER_S
+    bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
+    bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
     _put(observation, _NETWORK, env.mean_delays_s[last] / slo_s)
     _put(observation, _NETWORK + 1, env.delay_max_s / slo_s)
     _put(observation, _NETWORK + 2, _trend(w, env.mean_delays_s) / slo_s)
@@ -130,7 +139,7 @@ def _put_network(w: World, observation: NDArray[np.float32]) -> None:
 @compiled
 def _trend(w: World, history: Records[float]) -> float:
     interval = w.env.interval
-    before = min(fields.TREND_INTERVALS, interval - 1)
+    before = min(TREND_INTERVALS, interval - 1)
     if before == 0:
         return 0.0
     total = 0.0
@@ -171,7 +180,7 @@ def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
 def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
     env, settings = w.env, w.settings
     scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
-    starting, first, end = 0, _STARTING + 1, _STARTING + 1 + fields.STARTING_SLOTS
+    starting, first, end = 0, _STARTING + 1, _STARTING + 1 + STARTING_SLOTS
     for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
@@ -183,10 +192,10 @@ def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
 @inlined
 def _put_in_order(slots: NDArray[np.float32], taken: int, value: float) -> None:
     """Put a value among the smallest so far, which ascend; the largest may fall out."""
-    slot = min(taken, fields.STARTING_SLOTS)
+    slot = min(taken, STARTING_SLOTS)
     while slot > 0 and value < slots[slot - 1]:
-        if slot < fields.STARTING_SLOTS:
+        if slot < STARTING_SLOTS:
             slots[slot] = slots[slot - 1]
         slot -= 1
-    if slot < fields.STARTING_SLOTS:
+    if slot < STARTING_SLOTS:
         _put(slots, slot, value)
