@@ -12,9 +12,9 @@ from sponge_env.interfaces import SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, local_profile_path
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import Workload
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import LiveSystem, SimulatedSystem, System
-from sponge_env.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
 

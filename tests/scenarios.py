@@ -11,7 +11,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import FitError, LatencyModel, QuotaService
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.workload import Workload
+from sponge_env.simulation.workload import Workload
 
 SHORT = Scenario(
     name="short",

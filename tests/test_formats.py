@@ -13,7 +13,7 @@ from sponge_env.formats import FORMATS, CountTrace, EventTrace, read_arrivals, r
 from sponge_env.formats.rows import read_lines
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import draw_workload
 
 DATA = Path(__file__).parent / "data" / "traces"
 

@@ -19,7 +19,7 @@ from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
-from sponge_env.simulation.draw import draw_bandwidth, draw_workload
+from sponge_env.simulation.workload import draw_bandwidth, draw_workload
 
 SEED = 2024
 DURATION_S = 600.0

@@ -156,7 +156,7 @@ def read_meters(w: World) -> None:
         used_core_s += replica.used_core_s
         throttled_s += replica.throttled_s
         ready += not replica.draining and replica.ready_s <= now_s
-    meters.used_core_s = used_core_s + stage.retired_core_s
+    meters.used_core_seconds = used_core_s + stage.retired_core_s
     meters.throttled_s = throttled_s + stage.retired_throttled_s
     meters.core_seconds = held_core_s(w)
     meters.effective_cores, meters.ready = float(stage.cores), ready

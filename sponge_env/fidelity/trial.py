@@ -19,9 +19,8 @@ from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
 from sponge_env.system import LiveSystem, SimulatedSystem, System
-from sponge_env.workload import as_long_as_its_traces
 
 Kind = Literal["live", "simulated", "replayed"]
 

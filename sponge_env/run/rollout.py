@@ -27,10 +27,10 @@ from sponge_env.run.registry import decision, start
 from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.traffic import rate_rps
+from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.spec import scenario_profile
 from sponge_env.system import SimulatedSystem, System
-from sponge_env.workload import Workload, rate_rps
 
 SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the

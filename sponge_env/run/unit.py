@@ -44,10 +44,9 @@ from sponge_env.run.store import (
 )
 from sponge_env.run.suite import Suite, cell_name, cells, changed
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
-from sponge_env.workload import Workload, as_long_as_its_traces
 
 TUNED = "baselines"
 """Package whose ``tuned_options`` are called with controller, scenario and profile."""
