@@ -316,18 +316,20 @@ def sample_path(
     path: int,
     kinds: FloatArray,
     interval_s: float,
+    until_s: float,
     speed: FloatArray,
     arrivals_s: FloatArray,
 ) -> int:
     """Play the clients and the network of one path; return how many arrivals there is room for.
 
+    The path has a rate of its own until ``until_s``, when the next decision is in force.
     (kinds, 2) are the relative size and SLO of equally probable kinds of requests. Overwritten are
     (intervals,) the speed of transfers in each interval to come, and (places, 2) when requests
     arrive after now and are due, by arrival.
     """
     _draw_speed(outlook, chance.bandwidth[path], interval_s, speed)
     scatter = math.sqrt(outlook.scatter)
-    fast_rps = _rate_rps(outlook, chance, path, scatter, interval_s)
+    fast_rps = _rate_rps(outlook, chance, path, scatter, until_s)
     horizon_s = speed.size * interval_s
     draws, draw, count = chance.gaps.shape[1], 0, 0
     # The oldest that can still be on the way: the largest kind sent one transfer ago.
@@ -345,9 +347,9 @@ def sample_path(
                 _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
                 count += 1
         draw += 1
-        # Only the next interval has a rate of its own: the next decision will know it.
+        # The next decision will know the rate.
         gap = 1.0 + scatter * (chance.gaps[path, draw % draws] - 1.0)
-        sent_s += gap / (fast_rps if sent_s < interval_s else outlook.rate_rps)
+        sent_s += gap / (fast_rps if sent_s < until_s else outlook.rate_rps)
     return count
 
 
@@ -364,20 +366,18 @@ def _draw_speed(outlook: Outlook, normal: float, interval_s: float, speed: Float
 
 
 @compiled
-def _rate_rps(
-    outlook: Outlook, chance: Chance, path: int, scatter: float, interval_s: float
-) -> float:
-    """Return the rate that sends the path's share of requests up to the end of the interval.
+def _rate_rps(outlook: Outlook, chance: Chance, path: int, scatter: float, until_s: float) -> float:
+    """Return the rate that sends the path's share of requests up to ``until_s``.
 
     The rate is log-normal, by its uncertainty and its scatter; the gaps are scaled so that they
     do not scatter the count once more.
     """
     variance = outlook.spread * outlook.spread
-    variance += outlook.scatter / max(1.0, outlook.rate_rps * interval_s)
+    variance += outlook.scatter / max(1.0, outlook.rate_rps * until_s)
     log_rate = math.sqrt(variance) * chance.rate[path] - 0.5 * variance
     rate_rps = outlook.rate_rps * math.exp(log_rate)
     draws = chance.gaps.shape[1]
-    count = min(int(rate_rps * (interval_s + outlook.transfer_s)) + 1, draws - 1)
+    count = min(int(rate_rps * (until_s + outlook.transfer_s)) + 1, draws - 1)
     total = 0.0
     for draw in range(1, count + 1):
         total += 1.0 + scatter * (chance.gaps[path, draw] - 1.0)
