@@ -28,11 +28,11 @@ from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, write_json
-from sponge_env.host import describe_versions
+from sponge_env.installation import describe_versions
 from sponge_env.results.layout import aligned
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.run.controllers import known_controllers, make_controller
 from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import Scenario

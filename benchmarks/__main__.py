@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sponge_env.host import describe_host, describe_versions
+from sponge_env.installation import describe_host, describe_versions
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
-SCRIPTS = ("simulator.py", "ppo.py", "decisions.py")
+SCRIPTS = ("throughput.py", "decisions.py")
 GREETINGS = ("Running HiGHS", "Includes third-party")
 """What HiGHS prints even when told to be quiet."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,52 +26,22 @@ import numpy as np
 
 from sponge_env.cli import parse_options
 from sponge_env.results.layout import aligned
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.system import SimulatedSystem
 
-Options = dict[str, Any]
-
-MPC_VARIANTS: dict[str, tuple[str, Options]] = {
-    "preset": ("sponge-mpc", {}),
-    "no forecast": ("sponge-mpc", {"forecast": False}),
-    "expected future only": ("sponge-mpc", {"risk": False}),
-    "largest batch always": ("sponge-mpc", {"batching": False}),
-    "fitted service times": ("sponge-mpc", {"learning": False}),
-    "no look-ahead": ("sponge-mpc", {"look_ahead": 0}),
-    "look-ahead of 2": ("sponge-mpc", {"look_ahead": 2}),
-    "no guard": ("sponge-mpc", {"guard": 0.001}),
-    "backlog is free": ("sponge-mpc", {"backlog_price": 0.0}),
-    "hysteresis 0.1": ("sponge-mpc", {"release_price": 0.1}),
-    "hysteresis 0.2": ("sponge-mpc", {"release_price": 0.2}),
-    "sponge-ip": ("sponge-ip", {}),
-}
-PPO_VARIANTS: dict[str, tuple[str, Options]] = {
-    "preset": ("ppo", {}),
-    "without due histogram": ("ppo", {"blind_to": "due"}),
-    "without budget quantiles": ("ppo", {"blind_to": "budget"}),
-    "without queue at all": ("ppo", {"blind_to": "due,budget,queue"}),
-    "without trends": ("ppo", {"blind_to": "delay_trend,bandwidth_trend"}),
-    "without network at all": ("ppo", {"blind_to": "delay,bandwidth"}),
-    "without arrival averages": ("ppo", {"blind_to": "arrivals_1s,arrivals_5s,arrivals_30s"}),
-    "without running batch": ("ppo", {"blind_to": "running"}),
-    "without allocation": ("ppo", {"blind_to": "cores,batch"}),
-    "without last interval": ("ppo", {"blind_to": "on_time,late,dropped,utilisation,throttled"}),
-    "weight of violations 5": ("ppo", {"violation_weight": 5.0}),
-    "weight of violations 80": ("ppo", {"violation_weight": 80.0}),
-    "weight learned for 0.1 %": ("ppo", {"violation_target": 0.001}),
-    "weight learned for 0.02 %": ("ppo", {"violation_target": 0.0002}),
-    "action masks": ("maskable-ppo", {}),
-    "LSTM": ("recurrent-ppo", {}),
-}
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text()
+)
+"""By what is taken apart and name: an agent and its options."""
 VALIDATION_EPISODES = 64
 
 
 def cores_and_violations(
-    agent: str, options: Options, scenario: Scenario, seeds: Sequence[int]
+    scenario: Scenario, seeds: Sequence[int], agent: str, **options: Any
 ) -> tuple[float, float]:
     """Return mean cores and the avoidable violation rate in percent over some episodes."""
     rows = []
@@ -85,7 +56,8 @@ def cores_and_violations(
 
 def mpc_row(name: str, grid: Sequence[Scenario], seeds: Sequence[int]) -> list[str]:
     """Play one variant on all cells."""
-    results = [cores_and_violations(*MPC_VARIANTS[name], scenario, seeds) for scenario in grid]
+    variant = VARIANTS["mpc"][name]
+    results = [cores_and_violations(scenario, seeds, **variant) for scenario in grid]
     cores, violations = (np.array(column) for column in zip(*results, strict=True))
     worst = int(violations.argmax())
     return [
@@ -104,7 +76,7 @@ def mpc_rows(arguments: argparse.Namespace) -> list[list[str]]:
     grid, count = (grid[::5], 1) if arguments.quick else (grid, arguments.seeds)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + count)
     headings = ["variant", "cores", "violations [%]", "worst [%]", "worst cell", "<= 0.1 %"]
-    return [headings, *(mpc_row(name, grid, seeds) for name in MPC_VARIANTS)]
+    return [headings, *(mpc_row(name, grid, seeds) for name in VARIANTS["mpc"])]
 
 
 def ppo_row(
@@ -117,8 +89,9 @@ def ppo_row(
     from agents.learn.training import make_validator, train
     from agents.policy import load_policy
 
-    agent, changes = PPO_VARIANTS[name]
-    config, envs = learn_config(agent, {**options, **changes}), LEARNERS[agent].envs
+    changes = {**options, **VARIANTS["ppo"][name]}
+    agent = changes.pop("agent")
+    config, envs = learn_config(agent, changes), LEARNERS[agent].envs
     results = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +110,7 @@ def ppo_row(
 
 def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
     """Return the table of PPO."""
-    names, steps, seeds = list(PPO_VARIANTS), arguments.steps, arguments.seeds
+    names, steps, seeds = list(VARIANTS["ppo"]), arguments.steps, arguments.seeds
     if arguments.quick:
         names, steps, seeds = names[::4], 20_000, 1
     options = parse_options([f"x.{option}" for option in arguments.option], ["x"]).get("x", {})

@@ -18,6 +18,7 @@ import math
 import statistics
 import timeit
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -40,14 +41,9 @@ COLUMNS = ("kernel", "decide", "MPC decide", "CBC solve", "CBC decide", "HiGHS d
 def make_spec(grid: int, queued: int) -> SystemSpec:
     """Describe a system with ``grid`` cores and batch sizes."""
     return SystemSpec(
-        slo_s=max(1.0, queued / 80),
-        interval_s=1.0,
-        cores_max=grid,
-        batch_max=grid,
-        replicas_max=1,
-        latency=load_profile("resnet18").latency,
-        cold_start_s=10.0,
-    )
+        slo_s=max(1.0, queued / 80), interval_s=1.0, cores_max=grid, batch_max=grid,
+        replicas_max=1, latency=load_profile("resnet18").latency, cold_start_s=10.0,
+    )  # fmt: skip
 
 
 def make_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> SystemView:
@@ -97,12 +93,11 @@ def median_s(function: Callable[[], object], repeats: int) -> float:
 
 def controller(solver: str, spec: SystemSpec) -> SpongeIP | None:
     """Return the controller, or None where the solver is not installed."""
-    try:
+    with suppress(ConfigError):
         made = SpongeIP(solver=solver)
-    except ConfigError:
-        return None
-    made.reset(spec, seed=0)
-    return made
+        made.reset(spec, seed=0)
+        return made
+    return None
 
 
 def measure(grid: int, queued: int, states: int) -> list[str]:

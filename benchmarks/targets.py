@@ -1,60 +1,61 @@
-"""The targets of ``targets.toml``, measured in a run: ``python -m benchmarks.targets RUN``.
+"""What this project set out to reach, in a run: ``python -m benchmarks.targets RUN``.
 
 As ``python -m sponge_env.results``, and says in the Markdown what the run shows about this
-project's controllers and which of its targets it meets.
+project's controllers and which of its targets it meets. ``targets.toml`` declares both; here is
+a function for each kind, whose arguments are the keys in the file. Numbers and direction come
+from the data. What the run lacks the agents, starts or bounds for is left out.
 
-A function for each kind; its arguments are the keys in the file. A target of which the run
-lacks the agents, starts or bounds is left out.
+The measure is the same for both sides: avoidable violations (those of requests that were not
+hopeless on arrival) and core-seconds. What is relative to a bound would be relative to another
+one for another kind of scaling. Either side may be a group of agents. In each cell that one of
+it counts which has the fewest avoidable violations there, and of several the fewest
+core-seconds. Differences that one sentence or target lists are one family of tests.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import product
 from operator import attrgetter
+from pathlib import Path
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from benchmarks.findings import (
-    AVOIDABLE,
-    Group,
-    Rates,
-    core_ratios,
-    corrected,
-    declared,
-    findings,
-    named,
-    picked,
-    picks,
-    rates,
-    select,
-    shared,
-    values,
-)
+import numpy as np
+
 from sponge_env import cli
+from sponge_env.arrays import FloatArray
 from sponge_env.config import ControlName
 from sponge_env.fidelity.report import Fidelity
 from sponge_env.results.__main__ import run
 from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
-from sponge_env.results.layout import Table, markdown, percent
+from sponge_env.results.layout import Table, listed, markdown, percent
 from sponge_env.results.page import Remarks, Section
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
 from sponge_env.run.bounds import BOUND_AGENTS
 
+DECLARED: dict[str, Any] = tomllib.loads(Path(__file__).with_name("targets.toml").read_text())
+
+T = TypeVar("T")
+
+Group = Sequence[str]
+
 Verdict = Literal["met", "missed", "not decidable"]
 """The last: there is nothing to divide, a number is missing, or chance could explain it."""
 
-NOTE = (
-    "Avoidable violations are those of requests that were not hopeless on arrival; the same "
-    "measure for whoever is compared. p: that both have equally many, not that the ratio is the "
-    "one wanted (paired sign-flip test over the seeds, by Holm's method over the rows of the same "
-    "target); a difference that chance could explain is not decidable. Where "
-    "the better of two counts, it is in each cell the one with fewer avoidable violations."
-)
+AVOIDABLE = "avoidable_violation_rate"
+
+NO_DIFFERENCE = "no significant difference"
+
+FIRST_S = 60.0
+"""What "the first minute" is."""
 
 
 class Target(NamedTuple):
@@ -66,22 +67,6 @@ class Target(NamedTuple):
     verdict: Verdict
 
 
-def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Target]:
-    """Return the targets that the runs say something about."""
-    found: list[Target] = []
-    for kind, arguments in declared("target"):
-        source = fidelity if kind in LIVE_KINDS else comparison
-        if source is not None:
-            found += {**KINDS, **LIVE_KINDS}[kind](source, **arguments)
-    return found
-
-
-def target_table(found: Sequence[Target]) -> Table:
-    """Return targets as a table."""
-    headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
-    return Table.of([(text, attrgetter(name)) for name, text in headings.items()], found)
-
-
 def at_most(value: float, limit: float) -> Verdict:
     """Say whether a number is within its limit, which is no comparison."""
     return "met" if value <= limit else "missed"
@@ -89,69 +74,226 @@ def at_most(value: float, limit: float) -> Verdict:
 
 def all_of(*verdicts: Verdict) -> Verdict:
     """Say whether a target of several parts is met: the worst of them decides."""
-    worst: tuple[Verdict, ...] = ("missed", "not decidable")
-    return next((verdict for verdict in worst if verdict in verdicts), "met")
+    return min(verdicts, key=("missed", "not decidable", "met").index)
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
-    """Ours and theirs on the cells that both have; p values are those of a target's rows."""
+class Rates:
+    """Avoidable violations of two controllers on the same cells."""
+
+    ours: float
+    """Per request offered, mean over cells and seeds."""
+    theirs: float
+    p: float
+    """That they differ so much by chance."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether they are shown to differ."""
+        return self.p < SIGNIFICANCE
+
+    @property
+    def verdict(self) -> str:
+        """What theirs are, beside ours."""
+        if not self.significant:
+            return NO_DIFFERENCE
+        return "more" if self.theirs > self.ours else "fewer"
+
+    @property
+    def ratio(self) -> float:
+        """How many times as many they have; infinite if we have none, NaN if nobody has."""
+        if self.ours:
+            return self.theirs / self.ours
+        return math.inf if self.theirs else math.nan
+
+    def __str__(self) -> str:
+        """Say the ratio, and both rates."""
+        if math.isnan(self.ratio):
+            return "0 against 0: nothing to divide"
+        both = f"{percent(self.theirs, 3)} against {percent(self.ours, 3)}"
+        return f"{self.ratio:.3g} times: {both}" if 0 < self.ratio < math.inf else both
+
+
+def picked(comparison: Comparison, cell: Cell, group: Group) -> str:
+    """Return the agent of a group that counts on a cell; empty if none has results there."""
+    there = [agent for agent in group if comparison.has(agent, cell)]
+    order = (AVOIDABLE, "core_seconds")
+    return min(there, key=lambda a: [comparison.mean(a, n, cell) for n in order], default="")
+
+
+def corrected(found: Sequence[Rates]) -> list[Rates]:
+    """Return comparisons that are read together, with p values by Holm's method."""
+    return [replace(r, p=p) for r, p in zip(found, holm([r.p for r in found]), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Ours and theirs on the cells that both have, and what targets say about them."""
 
     comparison: Comparison
+    place: str
+    """What to call the cells."""
     cells: Sequence[Cell]
     ours: Group
     theirs: Group
+    violations: Sequence[FloatArray]
+    """(cells, seeds) ours and theirs: avoidable ones per request offered."""
+    core_ratios: FloatArray
+    """(cells,) our core-seconds relative to theirs, means over the seeds."""
     rates: Rates
     cores_p: float
     """That both hold as many cores."""
 
+    @classmethod
+    def of(
+        cls, comparison: Comparison, place: str, cells: Sequence[Cell], ours: Group, theirs: Group
+    ) -> Pair:
+        """Compare two groups on cells on which both have results."""
+
+        def values(group: Group, name: str) -> FloatArray:
+            agents = [(picked(comparison, cell, group), cell) for cell in cells]
+            return np.concatenate([comparison.values(a, name, [cell]) for a, cell in agents])
+
+        violations = [values(group, AVOIDABLE) for group in (ours, theirs)]
+        rates = Rates(*(float(v.mean()) for v in violations), paired_p(*violations))
+        a, b = (values(group, "core_seconds") for group in (ours, theirs))
+        usual = b.mean(axis=1, keepdims=True)
+        ratios, cores_p = a.mean(axis=1) / b.mean(axis=1), paired_p(a / usual, b / usual)
+        return cls(comparison, place, cells, ours, theirs, violations, ratios, rates, cores_p)
+
+    @property
+    def rivals(self) -> str:
+        """What to call them: only those that the run has."""
+        there = [agent for agent in self.theirs if agent in self.comparison.agents]
+        return there[0] if len(there) == 1 else f"the better of {listed(there)}"
+
+    @property
+    def picks(self) -> str:
+        """Which of them counted in how many cells; empty if there was no choice."""
+        if sum(agent in self.comparison.agents for agent in self.theirs) < 2:
+            return ""
+        counts = Counter(picked(self.comparison, cell, self.theirs) for cell in self.cells)
+        return listed([f"{agent} in {count}" for agent, count in counts.most_common()])
+
     def times(self, least: float) -> Target:
         """How many times as many avoidable violations they have, and in how many cells."""
         found, total = self.rates, len(self.cells)
-        each = [rates(self.comparison, [cell], self.ours, self.theirs) for cell in self.cells]
-        alone = sum(r is not None and r.ratio >= least for r in each)
+        means = zip(*(v.mean(axis=1).tolist() for v in self.violations), strict=True)
+        alone = sum(Rates(a, b, math.nan).ratio >= least for a, b in means)
         parts = [
             f"{found}, p = {found.p:.2g}",
             f"in {alone} of {total} cells each for itself" if total > 1 else "",
-            picks(self.comparison, self.cells, self.theirs),
+            self.picks,
         ]
-        sure = found.ratio >= least and found.significant
-        verdict: Verdict = "missed" if found.ratio < least else "met" if sure else "not decidable"
+        sure: Verdict = "met" if found.ratio >= least and found.significant else "not decidable"
+        verdict: Verdict = "missed" if found.ratio < least else sure
         measured = "; ".join(filter(None, parts))
         return Target("avoidable violations", f"at least {least:g} times", measured, verdict)
 
     def cores(self, most: float) -> Target:
         """Our cores relative to theirs, at no more violations."""
-        ratio = float(core_ratios(self.comparison, self.cells, self.ours, self.theirs).mean())
+        ratio, found = float(self.core_ratios.mean()), self.rates
         fewer: Verdict = "met" if self.cores_p < SIGNIFICANCE else "not decidable"
         # More violations by chance alone decide nothing.
-        more: Verdict = "missed" if self.rates.significant else "not decidable"
+        more: Verdict = "missed" if found.significant else "not decidable"
+        few: Verdict = fewer if ratio <= most else "missed"
         return Target(
             "cores at no more avoidable violations",
             f"at most {most:.2f}",
-            f"{ratio:.2f}, p = {self.cores_p:.2g} ({percent(self.rates.ours, 3)} against "
-            f"{percent(self.rates.theirs, 3)} avoidable violations)",
-            all_of(
-                fewer if ratio <= most else "missed",
-                "met" if self.rates.ours <= self.rates.theirs else more,
-            ),
+            f"{ratio:.2f}, p = {self.cores_p:.2g} ({percent(found.ours, 3)} against "
+            f"{percent(found.theirs, 3)} avoidable violations)",
+            all_of(few, "met" if found.ours <= found.theirs else more),
         )
 
     def cores_everywhere(self, most: float) -> Target:
         """Our cores relative to theirs, worst cell."""
-        ratios = core_ratios(self.comparison, self.cells, self.ours, self.theirs)
+        ratios = self.core_ratios
         measured = f"cores {ratios.mean():.2f}, at most {ratios.max():.2f}"
         wanted = f"at most {most:.2f} in every cell"
         return Target(f"{self.ours[0]}'s cores", wanted, measured, at_most(ratios.max(), most))
 
-    def violations(self, most: float) -> Target:
+    def violated(self, most: float) -> Target:
         """Our avoidable violations, worst cell."""
-        means = values(self.comparison, self.ours, AVOIDABLE, self.cells).mean(axis=1)
+        means = self.violations[0].mean(axis=1)
         worst, cell = means.max(), self.cells[int(means.argmax())]
         whose = f"{self.ours[0]}'s " if self.theirs != self.ours else ""
         wanted = f"at most {percent(most, 2)} in every cell"
         measured = f"at most {percent(worst, 3)} ({', '.join(cell[:2])})"
         return Target(f"{whose}avoidable violations", wanted, measured, at_most(worst, most))
+
+
+LIMITS: Mapping[str, Callable[[Pair, float], Target]] = {
+    "times": Pair.times,
+    "cores": Pair.cores,
+    "cores_everywhere": Pair.cores_everywhere,
+    "violations": Pair.violated,
+}
+"""By their keys in the file, what is said of a pair; the value there is what is wanted."""
+
+
+def pairs(
+    comparison: Comparison, of: Iterable[tuple[str, Sequence[Cell], Group, Group]]
+) -> list[Pair]:
+    """Compare places, with their cells, ours and theirs, as one family; without empty ones."""
+    found = [
+        Pair.of(comparison, place, there, ours, theirs)
+        for place, cells, ours, theirs in of
+        if (there := shared(comparison, cells, ours, theirs))
+    ]
+    rates, ps = corrected([pair.rates for pair in found]), holm([pair.cores_p for pair in found])
+    return [replace(pair, rates=r, cores_p=p) for pair, r, p in zip(found, rates, ps, strict=True)]
+
+
+def shared(comparison: Comparison, cells: Sequence[Cell], *groups: Group) -> list[Cell]:
+    """Return the cells on which all groups have results."""
+    return [c for c in cells if all(picked(comparison, c, group) for group in groups)]
+
+
+def _more_violations(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
+    """Say in which scenarios they have more avoidable violations than we, and where not."""
+    for start in comparison.starts:
+        of = [(s, comparison.cells_of(s, start), ours, theirs) for s in comparison.scenarios]
+        found = pairs(comparison, of)
+        groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: []}
+        for pair in found:
+            groups[pair.rates.verdict].append(f"{pair.place} ({pair.rates})")
+        parts = [f"{verdict} in {listed(where)}" for verdict, where in groups.items() if where]
+        if parts:
+            yield (
+                f"Avoidable violations of {found[0].rivals} against {ours[0]}, "
+                f"{start} start: {'; '.join(parts)}."
+            )
+
+
+def _first_minute(comparison: Comparison, agent: str) -> Iterator[str]:
+    """Say whether an agent violates right after a cold start."""
+    intervals = comparison.intervals
+    if intervals.empty:
+        return
+    cold = intervals[(intervals["agent"] == agent) & (intervals["start"] == "cold")]
+    if cold.empty or cold["time_s"].max() < 2 * FIRST_S:
+        return  # nearly all of the episode is its first minute
+    first = cold["avoidable_violations"].where(cold["time_s"] <= FIRST_S, 0)
+    sums = cold.assign(first=first).groupby("scenario")[["first", "avoidable_violations"]].sum()
+    shares = (sums["first"] / sums["avoidable_violations"]).dropna()
+    there = [name for name in comparison.scenarios if name in shares]
+    what = f"{agent}'s avoidable violations after a cold start (first seed)"
+    for said, early in (("fall into", True), ("come after", False)):
+        where = [f"{n} ({percent(shares[n])})" for n in there if (shares[n] > 0.5) == early]
+        if where:
+            yield f"Most of {what} {said} the first minute in {listed(where)}."
+
+
+def _fewer_cores(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
+    """Say how many cores we hold against them."""
+    for start in comparison.starts:
+        for pair in pairs(comparison, [(start, comparison.cells_of(start=start), ours, theirs)]):
+            ratio = float(pair.core_ratios.mean())
+            yield (
+                f"With a {start} start, {ours[0]} holds {percent(abs(1 - ratio))} "
+                f"{'fewer' if ratio < 1 else 'more'} cores than {theirs[0]}; the latter's "
+                f"avoidable violations: {pair.rates.verdict} ({pair.rates})."
+            )
 
 
 def _compared(
@@ -163,40 +305,34 @@ def _compared(
 ) -> Iterator[Target]:
     """Our violations and cores beside theirs, a row for each choice of cells and each of them.
 
-    The limits name methods of :class:`_Pair`, and say what each of them wants.
+    The limits are keys of :data:`LIMITS`.
     """
     there = [group for group in theirs if any(agent in comparison.agents for agent in group)]
-    rows = []
-    for chosen, group in product(cells, there if theirs else [ours]):
-        place, found = _chosen(comparison, **chosen)
-        if both := shared(comparison, found, ours, group):
-            rows.append((place, both, group))
-    compared = [rates(comparison, both, ours, group) for _, both, group in rows]
-    adjusted = corrected([found for found in compared if found])
-    ps = holm([_core_p(comparison, both, ours, group) for _, both, group in rows])
-    for (place, both, group), found, p in zip(rows, adjusted, ps, strict=True):
-        pair = _Pair(comparison, both, ours, group, found, p)
-        parts = [getattr(pair, name)(limit) for name, limit in limits.items()]
-        *texts, verdicts = zip(*parts, strict=True)
-        names = [ours[0], named(comparison, group)] if theirs else [ours[0]]
+    others = there if theirs else [ours]
+    of = [(*_chosen(comparison, **c), ours, group) for c, group in product(cells, others)]
+    for pair in pairs(comparison, of):
+        *texts, verdicts = zip(
+            *(LIMITS[name](pair, limit) for name, limit in limits.items()), strict=True
+        )
+        names = [ours[0], pair.rivals] if theirs else [ours[0]]
         who = " / ".join(reversed(names) if "times" in limits else names)
         what, wanted, measured = (
             joint.join(text) for joint, text in zip((", and ", ", and ", "; "), texts, strict=True)
         )
-        yield Target(f"{who}, {place}: {what}", wanted, measured, all_of(*verdicts))
+        yield Target(f"{who}, {pair.place}: {what}", wanted, measured, all_of(*verdicts))
 
 
-def _chosen(comparison: Comparison, where: str = "", **patterns: str) -> tuple[str, list[Cell]]:
-    """Return some cells, and what to call them."""
-    names = [where or patterns.get("scenarios", ""), f"{patterns['start']} start"]
-    return ", ".join(filter(None, names)), select(comparison, **patterns)
-
-
-def _core_p(comparison: Comparison, cells: Sequence[Cell], ours: Group, theirs: Group) -> float:
-    """Test whether our core-seconds relative to theirs differ from 1."""
-    a, b = (values(comparison, group, "core_seconds", cells) for group in (ours, theirs))
-    usual = b.mean(axis=1, keepdims=True)
-    return paired_p(a / usual, b / usual)
+def _chosen(
+    comparison: Comparison, start: str, where: str = "", scenarios: str = "", profiles: str = "*"
+) -> tuple[str, list[Cell]]:
+    """Return the cells whose scenario and profile match patterns, after what to call them."""
+    names = [where or scenarios, f"{start} start"]
+    matching = [
+        cell
+        for cell in comparison.cells_of(start=start)
+        if fnmatchcase(cell[0], scenarios or "*") and fnmatchcase(cell[1], profiles)
+    ]
+    return ", ".join(filter(None, names)), matching
 
 
 def _bound_gap(comparison: Comparison, most: float) -> Iterator[Target]:
@@ -235,11 +371,8 @@ def _over_bound(comparison: Comparison, scaling: ControlName, most: float) -> It
 
 def _nearest(comparison: Comparison, cell: Cell, bound: str, most: float) -> tuple[str, Verdict]:
     """Find who has the fewest cores over a bound, among those with few violations beyond it."""
-    ratios = {
-        agent: comparison.mean(agent, "cores_over_bound", cell)
-        for agent in comparison.there(cell)
-        if comparison.own_bound(agent, cell) == bound
-    }
+    own = [a for a in comparison.there(cell) if comparison.own_bound(a, cell) == bound]
+    ratios = {agent: comparison.mean(agent, "cores_over_bound", cell) for agent in own}
     known = {agent: ratio for agent, ratio in ratios.items() if not math.isnan(ratio)}
     if not known:
         return "without a bound", "not decidable"
@@ -300,8 +433,7 @@ def _against_rules(
 
 def _simulator(fidelity: Fidelity) -> Iterator[Target]:
     """What the simulator says of the real worker."""
-    verdicts = [row.verdict for row in fidelity.rows if row.verdict]
-    if verdicts:
+    if verdicts := [row.verdict for row in fidelity.rows if row.verdict]:
         missed = verdicts.count("missed")
         yield Target(
             "simulator against the real worker",
@@ -334,27 +466,47 @@ def _live(fidelity: Fidelity, ours: Group, theirs: Group, least: float) -> Itera
                 )
 
 
-KINDS: Mapping[str, Callable[..., Iterator[Target]]] = {
+FINDINGS: Mapping[str, Callable[..., Iterator[str]]] = {
+    "violations": _more_violations,
+    "first minute": _first_minute,
+    "cores": _fewer_cores,
+}
+TARGETS: Mapping[str, Callable[..., Iterator[Target]]] = {
     "compared": _compared,
     "bound gap": _bound_gap,
     "over bound": _over_bound,
     "learned": _learned,
 }
-LIVE_KINDS: Mapping[str, Callable[..., Iterator[Target]]] = {"simulator": _simulator, "live": _live}
+LIVE_TARGETS: Mapping[str, Callable[..., Iterator[Target]]] = {
+    "simulator": _simulator,
+    "live": _live,
+}
 
 
-MACHINE = (
-    "The run was made before replicas shared one machine (`limits.total_cores`): all 16 replicas "
-    "may have 16 cores each, which is what the standard suite still asks for."
-)
-"""What sets the run in docs/results.md apart from what scenarios do by default."""
+def _said(what: str, kinds: Mapping[str, Callable[..., Iterator[T]]], source: object) -> list[T]:
+    """Return what there is to say of the sort that is declared in the file, of some kinds."""
+    there = [dict(entry) for entry in DECLARED[what] if entry["kind"] in kinds]
+    return [said for entry in there for said in kinds[entry.pop("kind")](source, **entry)]
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Return what can be said about a run of the findings of ``targets.toml``."""
+    return _said("finding", FINDINGS, comparison)
+
+
+def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Target]:
+    """Return the targets that the runs say something about; those on the real worker last."""
+    found = _said("target", TARGETS, comparison)
+    return found + _said("target", LIVE_TARGETS, fidelity) if fidelity else found
 
 
 def remarks(section: Section) -> Remarks:
     """Return what this project says about a run."""
     found = targets(section.comparison, section.fidelity)
-    text = f"## Targets\n\n{markdown(target_table(found))}\n\n{NOTE}" if found else ""
-    return Remarks(findings(section.comparison), text, MACHINE)
+    headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
+    table = Table.of([(text, attrgetter(name)) for name, text in headings.items()], found)
+    text = f"## Targets\n\n{markdown(table)}\n\n{DECLARED['note']}" if found else ""
+    return Remarks(findings(section.comparison), text, DECLARED["machine"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,24 +20,19 @@ from torch.distributions import Categorical
 
 import sponge_env  # noqa: F401  # registers the environments
 
+OPTIONS = {
+    "env_id": "SpongeDiscrete-v0", "total_timesteps": 50_000, "num_envs": 4, "num_steps": 128,
+    "learning_rate": 2.5e-3, "gamma": 0.95, "gae_lambda": 0.95, "num_minibatches": 4,
+    "update_epochs": 4, "clip_coef": 0.2, "ent_coef": 0.01, "vf_coef": 0.5, "max_grad_norm": 0.5,
+    "seed": 1,
+}  # fmt: skip
+
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env-id", default="SpongeDiscrete-v0")
-    parser.add_argument("--total-timesteps", type=int, default=50_000)
-    parser.add_argument("--num-envs", type=int, default=4)
-    parser.add_argument("--num-steps", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=2.5e-3)
-    parser.add_argument("--gamma", type=float, default=0.95)
-    parser.add_argument("--gae-lambda", type=float, default=0.95)
-    parser.add_argument("--num-minibatches", type=int, default=4)
-    parser.add_argument("--update-epochs", type=int, default=4)
-    parser.add_argument("--clip-coef", type=float, default=0.2)
-    parser.add_argument("--ent-coef", type=float, default=0.01)
-    parser.add_argument("--vf-coef", type=float, default=0.5)
-    parser.add_argument("--max-grad-norm", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=1)
+    for name, default in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     return parser.parse_args(argv)
 
 

@@ -18,18 +18,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import sponge_env  # noqa: F401  # registers the environments
 
 ENVIRONMENTS = {
-    "A2C": "Sponge-v0",
-    "PPO": "Sponge-v0",
-    "TRPO": "Sponge-v0",
-    "MaskablePPO": "Sponge-v0",
-    "RecurrentPPO": "Sponge-v0",
-    "DQN": "SpongeDiscrete-v0",
-    "QRDQN": "SpongeDiscrete-v0",
-    "ARS": "SpongeContinuous-v0",
-    "SAC": "SpongeContinuous-v0",
-    "TD3": "SpongeContinuous-v0",
-    "TQC": "SpongeContinuous-v0",
-    "CrossQ": "SpongeContinuous-v0",
+    **dict.fromkeys(("A2C", "PPO", "TRPO", "MaskablePPO", "RecurrentPPO"), "Sponge-v0"),
+    **dict.fromkeys(("DQN", "QRDQN"), "SpongeDiscrete-v0"),
+    **dict.fromkeys(("ARS", "SAC", "TD3", "TQC", "CrossQ"), "SpongeContinuous-v0"),
 }
 
 

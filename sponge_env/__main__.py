@@ -11,13 +11,13 @@ from sponge_env import __version__, cli
 from sponge_env.installation import bundled
 
 COMMANDS = {
-    "train": "train a learned controller on scenarios",
-    "evaluate": "compare controllers on a scenario or on a suite of them",
-    "calibrate": "measure the real worker on this machine",
-    "report": "make one page of what runs found",
-    "fidelity": "compare the simulator with the real worker",
+    "train": ("", "train a learned controller on scenarios"),
+    "evaluate": ("run.evaluate", "compare controllers on a scenario or on a suite of them"),
+    "calibrate": ("calibrate", "measure the real worker on this machine"),
+    "report": ("results.__main__", "make one page of what runs found"),
+    "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
 }
-"""What ``sponge`` can do; ``COMMAND --help`` says more."""
+"""Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,10 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    does = "".join(f"  {name:11}{said}\n" for name, (_, said) in COMMANDS.items())
     parser = cli.Parser(
         prog="sponge",
         description="Control of a CPU-limited inference server under dynamic SLOs.",
-        epilog="commands:\n" + "".join(f"  {name:11}{does}\n" for name, does in COMMANDS.items()),
+        epilog=f"commands:\n{does}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sponge-env {__version__}")
@@ -43,20 +44,10 @@ def _run(argv: Sequence[str]) -> int:
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="what the command takes"
     )
     chosen = parser.parse_args(argv)
-    result: int = importlib.import_module(_module(chosen.command)).main(chosen.arguments)
+    module, _ = COMMANDS[chosen.command]
+    name = f"sponge_env.{module}" if module else f"{bundled('agents')}.learn.command"
+    result: int = importlib.import_module(name).main(chosen.arguments)
     return result
-
-
-def _module(command: str) -> str:
-    """Return the module whose ``main`` takes a command's arguments; imported only then."""
-    if command == "train":
-        return f"{bundled('agents')}.learn.command"
-    modules = {
-        "evaluate": "run.evaluate",
-        "report": "results.__main__",
-        "fidelity": "fidelity.__main__",
-    }
-    return f"sponge_env.{modules.get(command, command)}"
 
 
 if __name__ == "__main__":

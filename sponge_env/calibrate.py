@@ -8,7 +8,6 @@ the dispatch overhead and the cold start. The simulator and the controllers live
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 import time
@@ -23,20 +22,18 @@ import numpy as np
 
 from sponge_env import cli
 from sponge_env.config import Limiter, positive
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
-from sponge_env.host import describe_host, describe_versions
+from sponge_env.installation import describe_host, describe_versions
 from sponge_env.interfaces import Allocation, FloatArray
-from sponge_env.latency import fit_latency, to_quantiles
-from sponge_env.live.bench import PAUSED_SIZE, Bench, Grid, OnProgress, Runs
+from sponge_env.latency import CONTENDING, MOST_LOST, QuotaService, fit_latency, to_quantiles
+from sponge_env.live.bench import PAUSED_SIZE, Bench, Grid, Runs
 from sponge_env.live.cgroups import find_hierarchy
-from sponge_env.live.config import LiveConfig
 from sponge_env.live.limits import DESCRIPTIONS
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models import resolve_model
 from sponge_env.profile import Profile, Sample, local_profile_path, save_profile
-from sponge_env.quota import CONTENDING, MOST_LOST, QuotaService
 
 SECONDS = 45.0
 """About how long a calibration takes."""
@@ -44,12 +41,11 @@ QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
 
-def calibrate(
-    config: LiveConfig, seconds: float = SECONDS, progress: OnProgress | None = None
-) -> Profile:
+def calibrate(config: LiveConfig, seconds: float = SECONDS, shown: bool = False) -> Profile:
     """Measure the worker that a configuration describes, with one replica.
 
-    It takes about so many seconds; the grid is measured once at least.
+    It takes about so many seconds, shown on the terminal or not; the grid is measured once at
+    least.
 
     Raises:
         ConfigError: The configuration cannot be used.
@@ -64,8 +60,7 @@ def calibrate(
         initial=Allocation(config.cores_max, config.batch_max),
         replicas_max=max(1 + CONTENDING, config.replicas_max),
     )
-    with LiveWorker(config) as worker:
-        bench = Bench(worker, progress or (lambda stage, done, total: None))
+    with LiveWorker(config) as worker, closing(Bench(worker, shown)) as bench:
         alone, together = bench.cold_starts(CONTENDING)
         lost_s = bench.pauses()
         work = bench.work()
@@ -107,8 +102,7 @@ def build_quota(
 ) -> QuotaService:
     """Put together what the simulator needs of a worker under a quota.
 
-    ``work`` are runs at full speed, ``lost_s`` is what :meth:`~sponge_env.live.bench.Bench.pauses`
-    returns; the rest goes into the :class:`~sponge_env.profile.QuotaService` as it is.
+    ``work`` are runs at full speed, ``lost_s`` is from :meth:`~sponge_env.live.bench.Bench.pauses`.
     """
     dispatch_s = [float(np.median([run.dispatch_s for run in runs])) for runs in work.values()]
     per_request_s, per_batch_s = np.polyfit(list(work), dispatch_s, 1)
@@ -129,11 +123,7 @@ def build_quota(
 
 
 def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: str) -> Profile:
-    """Fit l(b, c) to the grid and put the profile together, without quota data.
-
-    Raises:
-        ProfileError: The measurements cannot be described by l(b, c).
-    """
+    """Fit l(b, c) to the grid and put the profile together, without quota data."""
     batches, cores = sorted({b for b, _ in grid}), sorted({c for _, c in grid})
     latency_s = {cell: np.array([run.latency_s for run in runs]) for cell, runs in grid.items()}
     cpu_s = {cell: np.array([run.cpu_s for run in runs]) for cell, runs in grid.items()}
@@ -180,36 +170,10 @@ def _host_facts() -> dict[str, str | int | None]:
     return describe_host() | facts | {name: versions[name] for name in ("python", "onnxruntime")}
 
 
-class StageProgress:
-    """Shows each stage of a calibration on the terminal."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._shown: Progress | None = None
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` steps of a stage are done."""
-        if self._shown is None or stage != self._stage:
-            self.close()
-            self._stage, self._shown = stage, Progress("calibrating", total, "step")
-            self._shown.say(stage)
-        self._shown.show(done)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._shown is not None:
-            self._shown.close()
-
-
 def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Profile:
-    """Calibrate with progress on the terminal, and save the profile.
-
-    Raises:
-        SpongeError: The worker cannot be measured, or the profile not be written.
-    """
+    """Calibrate with progress on the terminal, and save the profile."""
     check_writable(path)
-    with closing(StageProgress()) as progress:
-        profile = calibrate(config, seconds, progress)
+    profile = calibrate(config, seconds, shown=True)
     save_profile(profile, path)
     return profile
 
@@ -236,33 +200,21 @@ def summary(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
-    limiters = [name for name in get_args(Limiter) if name != "none"]
-    parser.add_argument("--model", default="efficientnet-lite0", help="known name or .onnx file")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="profile to write (default: this machine's)"
-    )
-    parser.add_argument(
-        "--cores", type=cli.at_least(2), default=16, help="largest number of core units"
-    )
-    parser.add_argument(
-        "--core-unit", type=float, help="cores in one unit (default: all units are one core)"
-    )
-    parser.add_argument("--batch", type=cli.at_least(2), default=16, help="largest batch")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="about how long to measure")
-    parser.add_argument(
-        "--limiter",
-        type=cli.one_of("limiter", limiters),
-        default="auto",
-        help=f"means to limit CPU: {', '.join(limiters)}",
-    )
-    return parser.parse_args(argv)
-
-
 def _run(argv: Sequence[str]) -> int:
     """Calibrate, save and report."""
-    args = _parse(argv)
+    parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
+    add, at_least_2 = parser.add_argument, cli.at_least(2)
+    limiters = [name for name in get_args(Limiter) if name != "none"]
+    add("--model", default="efficientnet-lite0", help="known name or .onnx file")
+    add("--out", type=Path, metavar="FILE", help="profile to write (default: this machine's)")
+    add("--cores", type=at_least_2, default=16, help="largest number of core units")
+    said = "cores in one unit (default: all units are one core)"
+    add("--core-unit", type=float, help=said)
+    add("--batch", type=at_least_2, default=16, help="largest batch")
+    add("--seconds", type=float, default=SECONDS, help="about how long to measure")
+    said = f"means to limit CPU: {', '.join(limiters)}"
+    add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
+    args = parser.parse_args(argv)
     path = args.out or local_profile_path()
     config = LiveConfig(
         model=args.model,

@@ -21,10 +21,7 @@ INTERRUPTED = 130
 
 
 def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run what takes arguments (the process's if None) and returns an exit code.
-
-    Bad input becomes one sentence on stderr and :data:`BAD_INPUT`.
-    """
+    """Run what takes arguments (the process's if None); bad input is one sentence on stderr."""
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except SpongeError as error:
@@ -122,11 +119,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return ``AGENT.KEY=VALUE`` settings by agent and key; numbers and booleans are converted.
-
-    Raises:
-        ConfigError: A setting of another form, or of none of the agents.
-    """
+    """Return ``AGENT.KEY=VALUE`` settings by agent and key; numbers and booleans are converted."""
     parsed: dict[str, dict[str, Any]] = {}
     for option in options:
         path, equals, value = option.partition("=")

@@ -1,16 +1,20 @@
-"""Progress of long work: a bar on a terminal, now and then a plain line elsewhere."""
+"""What is seen of running work: its progress, and pictures of an episode so far."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+from sponge_env.installation import require_extra
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, axis_label
+from sponge_env.scenario import Scenario
 
 
 class Progress:
@@ -32,13 +36,9 @@ class Progress:
         many seconds of the clock; nothing at all unless it is shown.
         """
         self._stream = stream or sys.stderr
+        hidden = not (shown and self._stream.isatty())
         self._bar = tqdm(
-            total=total,
-            desc=label,
-            unit=unit,
-            file=self._stream,
-            leave=False,
-            disable=not (shown and self._stream.isatty()),
+            total=total, desc=label, unit=unit, file=self._stream, leave=False, disable=hidden
         )
         self._label, self._total, self._unit = label, total, unit
         self._every_s, self._clock = every_s if shown else math.inf, clock
@@ -89,3 +89,36 @@ class ConsoleSink:
     def close(self) -> None:
         """Take the bar away."""
         self._progress.close()
+
+
+def status_line(intervals: Sequence[IntervalMetrics]) -> str:
+    """Describe the last interval in one line."""
+    if not intervals:
+        return "t=0 s: nothing has happened yet"
+    last = intervals[-1]
+    return (
+        f"t={last.time_s:.0f} s: {last.requested_cores} cores x {last.replicas}, "
+        f"batch {last.batch}; {last.offered} arrived, {last.violations} missed, "
+        f"{last.queued} queued; reward {last.reward:.3f}"
+    )
+
+
+def frame(intervals: Sequence[IntervalMetrics], scenario: Scenario) -> NDArray[np.uint8]:
+    """Draw cores, queue and violations of the last 60 intervals, as (320, 480, 3) pixels."""
+    require_extra("report", "rendering")
+    # Matplotlib takes a third of a second to import and only rendering needs it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3.2), dpi=100, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    shown = intervals[-60:]
+    time_s = [w.time_s for w in shown]
+    panels = (("cores", scenario.limits.cores), ("queued", None), ("violations", None))
+    for axes, (name, top) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
+        axes.step(time_s, [getattr(w, name) for w in shown], where="pre")
+        axes.set_ylabel(axis_label(IntervalMetrics, name), fontsize=6)
+        axes.set_ylim(bottom=0, top=top)
+        axes.tick_params(labelsize=6)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

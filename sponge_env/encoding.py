@@ -11,22 +11,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
 from sponge_env.config import ControlName, Limits
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import observe_one
 from sponge_env.core.records import METRICS, RECENT, Arrays
-from sponge_env.core.settings import LISTED, SETTINGS
+from sponge_env.core.settings import LISTED, write_spec
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.fields import CLIP as CLIP
 from sponge_env.fields import FIELDS as FIELDS
 from sponge_env.fields import JOINT_NAMES
 from sponge_env.fields import OBS_DIM as OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.simulation.memory import Room, allocate, blank_metrics
+from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 
 _RATE = FIELDS.index("arrivals_5s")
 _MASKED_SHARE = 0.7
@@ -49,9 +51,10 @@ class Control:
         """Length of the observation."""
         return len(self.fields)
 
-    def most(self, limits: Limits) -> list[int]:
-        """Return the largest value of each choice."""
-        return [getattr(limits, name) for name in self.choices]
+    def spaces(self, limits: Limits) -> tuple[MultiDiscrete, Box[Any]]:
+        """Return the spaces of actions, each choice less 1, and of observations."""
+        most = [getattr(limits, name) for name in self.choices]
+        return MultiDiscrete(most), Box(-CLIP, CLIP, (self.obs_dim,), np.float32)
 
 
 VERTICAL = Control(FIELDS, ("cores", "batch"))
@@ -169,18 +172,14 @@ def _power_of_two(least: int) -> int:
 @lru_cache(maxsize=32)
 def _memory(spec: SystemSpec, queue: int, replicas: int) -> Arrays:
     """Return the memory of one environment in which a view finds room."""
-    settings = np.zeros(1, SETTINGS)
-    row = settings[0]
+    plan = MemoryPlan(1)
+    row = plan.settings[0]
+    write_spec(row, spec)
     row["limits"]["cores"], row["limits"]["batch"] = spec.cores_max, spec.batch_max
     row["limits"]["replicas"] = spec.replicas_max
-    row["arrival_kind"], row["slo_s"] = LISTED, spec.slo_s
-    row["interval_s"], row["cold_start_s"] = spec.interval_s, spec.cold_start_s
-    row["rate_scale"] = spec.capacity_rps
-    for span_s in (1, 5, 30):
-        row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
-    nothing = np.zeros(0)
-    room = Room(queue=queue, replicas=replicas)
-    arrays = allocate(1, room, rows(settings), nothing, nothing)
+    row["arrival_kind"] = LISTED
+    plan.room.at_least(queue=queue, replicas=replicas)
+    arrays = plan.allocate(1)
     arrays.queue["row"][0] = np.arange(queue)
     requests = rows(np.zeros((1, queue), arrays.requests.dtype))
     return arrays._replace(requests=requests)

@@ -12,10 +12,10 @@ from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
-from sponge_env.encoding import CLIP, ActionMasks, control_named, decode
+from sponge_env.console import frame, status_line
+from sponge_env.encoding import ActionMasks, control_named, decode
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
-from sponge_env.render import frame, status_line
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
@@ -45,16 +45,12 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     :data:`~sponge_env.fields.JOINT_NAMES`; see ``docs/environment.md``.
 
     ## Rewards
-    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``, see
-    ``docs/environment.md``. The cores are those of all replicas, so that under
-    joint control the first term may exceed 1.
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``, see
+    ``docs/environment.md``. The cores are those of all replicas, and those of the machine.
 
-    ## Starting State
-    The scenario's initial allocation, an empty queue, and the arrivals, bandwidth and
-    noise of the episode's seed.
-
-    ## Episode End
-    Truncation when the scenario's duration is over; never termination.
+    ## Episode
+    It begins with the scenario's initial allocation and an empty queue; arrivals, bandwidth and
+    noise are those of its seed. It is truncated when the scenario's duration is over.
 
     ## Info
     The interval's metrics under the names of ``docs/metrics.md``; after ``reset`` the
@@ -96,17 +92,16 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             )
         self.render_mode = render_mode
         self._control = control_named(control)
-        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+        self.scenario = load_scenario(scenario)
         self._profile = scenario_profile(self.scenario)
         self._system_spec = make_spec(self.scenario, self._profile)
-        self._choices = np.array(self._control.most(self.scenario.limits))
         self._backend = backend
         self._limiter = limiter
         self._masks = ActionMasks(self._system_spec, joint=control == "joint")
         self._system: System | None = None
         self._intervals: list[IntervalMetrics] = []
-        self.action_space = gym.spaces.MultiDiscrete(self._choices)
-        self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self._control.obs_dim,), np.float32)
+        action_space, self.observation_space = self._control.spaces(self.scenario.limits)
+        self.action_space, self._choices = action_space, action_space.nvec
 
     @property
     def system(self) -> System:
@@ -122,17 +117,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a new episode.
+        """Start a new episode; return the first observation and, as info, the episode's seed.
 
-        Args:
-            seed: Seeds the sequence of episodes.
-            options: ``episode_seed`` fixes the episode itself.
-
-        Returns:
-            The first observation, and the episode's seed as info.
-
-        Raises:
-            ConfigError: An option is unknown or out of range.
+        ``seed`` seeds the sequence of episodes; the option ``episode_seed`` fixes the episode.
         """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(EVALUATION_SEEDS, SEED_LIMIT))
@@ -150,11 +137,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return self._observe(), {"episode_seed": episode_seed}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Serve one interval under the action's allocation.
-
-        Returns:
-            Observation, reward, terminated (always False), truncated, and the interval's
-            metrics.
+        """Serve one interval under the action's allocation; the info is its metrics.
 
         Raises:
             ConfigError: The action is outside the action space.

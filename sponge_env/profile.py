@@ -19,9 +19,8 @@ import numpy as np
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
 from sponge_env.files import cache_dir, write_json
-from sponge_env.latency import FitError, LatencyModel
+from sponge_env.latency import MOST_LOST, FitError, LatencyModel, QuotaService
 from sponge_env.mapping import from_mapping
-from sponge_env.quota import MOST_LOST, QuotaService
 
 FORMAT = 1
 """Version of the JSON layout."""
@@ -94,24 +93,20 @@ class Profile:
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Latency the simulator serves with: measured where measured, else the fit.
 
-        Returns:
-            (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
+        (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
         """
         table = self.latency.table_s(batch_max, cores_max).copy()
-        for row, batch in enumerate(self.batches):
-            for column, cores in enumerate(self.cores):
-                if batch <= batch_max and cores <= cores_max:
-                    table[batch - 1, cores - 1] = self.latency_s[row][column]
+        batches, cores = np.array(self.batches), np.array(self.cores)
+        rows, columns = batches <= batch_max, cores <= cores_max
+        measured = np.array(self.latency_s)[np.ix_(rows, columns)]
+        table[np.ix_(batches[rows] - 1, cores[columns] - 1)] = measured
         return table
 
     def work_table_s(self, batch_max: int) -> FloatArray:
-        """CPU time of batches of 1 .. batch_max requests, for the quota service.
+        """(batch_max,) CPU seconds of batches of 1 .. batch_max requests under a quota.
 
-        Returns:
-            (batch_max,) seconds; linear beyond the largest batch that was measured.
-
-        Raises:
-            ProfileError: The profile was not measured under a CPU quota.
+        It is linear beyond the largest batch that was measured. A profile that was not measured
+        under a quota has none, which is a :class:`ProfileError`.
         """
         if self.quota is None:
             raise self._error("was not measured under a CPU quota")
@@ -138,11 +133,7 @@ class Profile:
     def resolve_service(
         self, wanted: Literal["auto", "profile", "quota"]
     ) -> Literal["profile", "quota"]:
-        """Choose the simulator's service model.
-
-        Raises:
-            ProfileError: ``quota`` is asked of a profile that has no quota data.
-        """
+        """Choose the simulator's service model; ``quota`` only where there is quota data."""
         if wanted == "auto":
             return "quota" if self.quota is not None else "profile"
         if wanted == "quota" and self.quota is None:
@@ -156,20 +147,12 @@ def local_profile_path() -> Path:
 
 
 def save_profile(profile: Profile, path: Path) -> None:
-    """Write a profile as JSON, whole or not at all.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
-    """
+    """Write a profile as JSON, whole or not at all."""
     write_json(path, {"format": FORMAT, **asdict(profile)})
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Load a shipped profile by name, or any profile by path.
-
-    Raises:
-        ProfileError: No such profile, or not a profile of this version.
-    """
+    """Load a shipped profile by name, or any profile by path, or raise :class:`ProfileError`."""
     path = Path(name_or_path)
     if path.suffix != ".json":
         shipped = {file.stem: file for file in PROFILE_DIR.glob("*.json")}

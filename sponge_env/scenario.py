@@ -93,6 +93,11 @@ class Scenario:
         require(self.initial.replicas <= most, "initial.replicas", self.initial.replicas, rule)
 
     @property
+    def cell(self) -> tuple[str, str, str]:
+        """Names of scenario and profile, and the start: what results are told apart by."""
+        return self.name, Path(self.profile).stem, self.start
+
+    @property
     def intervals(self) -> int:
         """Number of adaptation intervals in an episode."""
         return int(self.duration_s / self.interval_s + 1e-9)
@@ -111,14 +116,16 @@ class Scenario:
         return sum(kind.share * kind.payload_bytes for kind in self.classes) / shares
 
 
-def load_scenario(name_or_path: str | Path) -> Scenario:
-    """Load a shipped scenario by name, or any scenario from a TOML file.
+def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
+    """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned.
 
     File names inside a scenario are taken relative to its file and returned absolute.
 
     Raises:
         ConfigError: No such scenario, or a key or value in it that cannot be used.
     """
+    if isinstance(name_or_path, Scenario):
+        return name_or_path
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
     arrivals, network = scenario.arrivals, scenario.network
     file = arrivals.file and beside(folder, arrivals.file)

@@ -1,7 +1,4 @@
-"""Which seeds are for what, so that no result is one on episodes that something was fitted to.
-
-And the random streams that a seed gives.
-"""
+"""Which seeds are for what, so that nothing is judged by what it was fitted to; their streams."""
 
 from __future__ import annotations
 
@@ -19,11 +16,7 @@ uses those from here on."""
 def stream(seed: int, purpose: str) -> np.random.Generator:
     """Return NumPy's generator of one purpose, independent of all other purposes.
 
-    :mod:`sponge_env.core.rng` continues the same streams.
-
-    Args:
-        seed: Seed of the episode, at least 0.
-        purpose: What is drawn from it, e.g. ``"arrivals"``.
+    :mod:`sponge_env.core.rng` continues the same streams, such as ``"arrivals"``.
     """
     entropy = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])
     return np.random.Generator(np.random.SFC64(entropy))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sponge_env.errors import ProfileError
+from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.profile import Profile, load_profile, local_profile_path
 from sponge_env.scenario import Scenario
 
+if TYPE_CHECKING:
+    from sponge_env.live.replica import LiveConfig
+
 
 def scenario_profile(scenario: Scenario) -> Profile:
-    """Load the latency profile that a scenario names.
-
-    Raises:
-        ProfileError: There is none, for ``local`` because nothing was calibrated yet.
-    """
+    """Load the latency profile that a scenario names."""
     if scenario.profile != "local":
         return load_profile(scenario.profile)
     path = local_profile_path()
@@ -79,22 +79,18 @@ def _fingerprint(scenario: Scenario, profile: Profile) -> str:
 _LIMITS = ("cores", "batch", "replicas")
 
 
-def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
-    """Check that an allocation lies within the limits.
-
-    Raises:
-        ValueError: It does not.
-    """
+def check_allocation(allocation: Allocation, limits: SystemSpec | LiveConfig) -> None:
+    """Raise a :class:`ConfigError` where an allocation is not within the limits."""
     for name in _LIMITS:
-        value, limit = getattr(allocation, name), getattr(spec, f"{name}_max")
+        value, limit = getattr(allocation, name), getattr(limits, f"{name}_max")
         if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
-            raise ValueError(
+            raise ConfigError(
                 f"allocation.{name} must be a whole number between 1 and {limit}, not {value!r}"
             )
     if allocation.variant != 0:
-        raise ValueError(f"there is only model variant 0, not {allocation.variant!r}")
-    if allocation.total_cores > spec.total_cores:
-        raise ValueError(
+        raise ConfigError(f"there is only model variant 0, not {allocation.variant!r}")
+    if allocation.total_cores > limits.total_cores:
+        raise ConfigError(
             f"{allocation.replicas} replicas of {allocation.cores} cores are more than the "
-            f"{spec.total_cores} cores of the machine"
+            f"{limits.total_cores} cores of the machine"
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import total
 from sponge_env.core import entry
-from sponge_env.core.ledger import ledger_columns
 from sponge_env.core.records import UNMEASURED
+from sponge_env.core.settings import write_table
 from sponge_env.encoding import Control, encode
 from sponge_env.fields import JOINT_OBS_DIM
 from sponge_env.interfaces import (
@@ -39,22 +39,12 @@ from sponge_env.profile import Profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics, list_requests
+from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
+from sponge_env.simulation.workload import Workload, list_requests
 from sponge_env.spec import check_allocation
-from sponge_env.workload import Workload
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s"]
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodePlan:
-    """How long an episode is, and from when on it counts."""
-
-    intervals: int
-    """Number of intervals."""
-    count_from_s: float
-    """Time from which requests and cores count in the summary."""
 
 
 class System(ABC):
@@ -75,27 +65,23 @@ class System(ABC):
             seed: Seed of arrivals, bandwidth and noise.
             profile: Latency profile; the scenario's if left out.
             workload: Requests; those of scenario and seed if left out.
-            measured_work: Work that simulated batches take instead of that of the profile, see
-                :class:`~sponge_env.fidelity.trial.MeasuredWork`.
+            measured_work: Table of the work that simulated batches take instead of that of the
+                profile, see :mod:`sponge_env.core.service`.
 
         Raises:
             SpongeError: The scenario or profile cannot be used.
         """
         configuration = Configuration(
-            [scenario],
-            scenario.limits.replicas,
-            profile=profile,
-            listed=True,
-            measured_work=measured_work,
+            [scenario], profile=profile, listed=True, measured_work=measured_work
         )
         self.spec: SystemSpec = configuration.specs[0]
-        played = configuration.scenarios[0]
-        self.plan = EpisodePlan(played.intervals, played.count_from_s)
+        self.plan: Scenario = configuration.scenarios[0]
+        """The scenario as it is played: how long, and from when on it counts."""
         self._workload = workload or configuration.workload(0, seed)
         # With room for all of its requests, come back or not, the queue never overflows.
-        room = 2 * max(1, self._workload.id.size)
-        arrays = configuration.allocate(1, room, room)
-        self._arrays = list_requests(arrays, 0, self._workload)
+        room = configuration.room
+        room.queue = room.ledger = 2 * max(1, self._workload.id.size)
+        self._arrays = list_requests(configuration.allocate(1), 0, self._workload)
         self._delays_s = self._workload.arrival_s - self._workload.sent_s
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._env: Any = self._arrays.envs[0]
@@ -148,7 +134,7 @@ class System(ABC):
         return self._interval >= self.plan.intervals
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the ledger; see :func:`sponge_env.core.ledger.ledger_columns`."""
+        """Return the ledger; see :func:`sponge_env.simulation.memory.ledger_columns`."""
         return ledger_columns(self._arrays, self._workload.first(int(self._env["sent"]) - 1))
 
     def view(self) -> SystemView:
@@ -178,14 +164,9 @@ class System(ABC):
         return encode(self.view(), self.spec, control)
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Put an allocation in force and serve until the interval ends.
+        """Put an allocation in force and serve until the interval ends; return its metrics.
 
-        Args:
-            allocation: Within the spec's limits.
-            decision_s: How long the decision took, for the record.
-
-        Returns:
-            The interval's metrics.
+        ``decision_s`` is how long the decision took, for the record.
 
         Raises:
             ValueError: The allocation is outside the limits.
@@ -195,18 +176,16 @@ class System(ABC):
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec)
         ended = int(self._env["ended"])
-        self._numbers[0] = (
-            allocation.cores,
-            allocation.batch,
-            allocation.replicas,
-            allocation.variant,
-        )
+        self._numbers[0] = astuple(allocation.stages[0])
         only_worker = self._serve(allocation)
         self._allocation = allocation
         feasible = int(allocation.feasible)
-        self._last = self._read(ended, only_worker, feasible, decision_s)
-        self._remember(self._last)
-        return self._last
+        self._last = last = self._read(ended, only_worker, feasible, decision_s)
+        past = last.offered, last.delay_mean_s, last.bandwidth_bytes_per_s
+        self._history[:, self._interval] = past
+        self._arrived = self._arrived[1], self._arrived[1] + last.offered
+        self._interval += 1
+        return last
 
     def _run(self, move: int) -> None:
         out = self._observation, self._metrics, self._over
@@ -238,28 +217,13 @@ class System(ABC):
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._arrays.ledger[0, ended : self._env["ended"]]
         answered = (rows["outcome"] == Outcome.ON_TIME) | (rows["outcome"] == Outcome.LATE)
-        latency_s = np.sort((rows["finished_s"] - rows["sent_s"])[answered])
-        measured |= _latency_summary(latency_s.tolist()) | only_worker
-        measured |= {"feasible": feasible, "decision_s": decision_s}
+        latencies_s = np.sort((rows["finished_s"] - rows["sent_s"])[answered]).tolist()
+        if latencies_s:
+            measured["latency_mean_s"] = total(latencies_s) / len(latencies_s)
+            measured["latency_p50_s"] = quantile(latencies_s, 0.5)
+            measured["latency_p99_s"] = quantile(latencies_s, 0.99)
+        measured |= only_worker | {"feasible": feasible, "decision_s": decision_s}
         return IntervalMetrics(**measured)
-
-    def _remember(self, metrics: IntervalMetrics) -> None:
-        """Add the interval to the history."""
-        past = metrics.offered, metrics.delay_mean_s, metrics.bandwidth_bytes_per_s
-        self._history[:, self._interval] = past
-        self._arrived = self._arrived[1], self._arrived[1] + metrics.offered
-        self._interval += 1
-
-
-def _latency_summary(latencies_s: Sequence[float]) -> dict[str, float]:
-    """Return mean and quantiles of latencies, which ascend; nothing where there are none."""
-    if not latencies_s:
-        return {}
-    return {
-        "latency_mean_s": total(latencies_s) / len(latencies_s),
-        "latency_p50_s": quantile(latencies_s, 0.5),
-        "latency_p99_s": quantile(latencies_s, 0.99),
-    }
 
 
 class SimulatedSystem(System):
@@ -307,17 +271,12 @@ class LiveSystem(System):
         *,
         hold_between_steps: bool = False,
     ) -> None:
-        """Start an episode.
+        """Start an episode; see :class:`System` for the scenario and what belongs to it.
 
-        Args:
-            scenario: The experiment.
-            seed: Seed of arrivals and bandwidth.
-            make_worker: Makes a worker at time 0 with ``spec.initial`` in force; called last,
-                for its clock runs from then on. The system closes it.
-            profile: Latency profile; the scenario's if left out.
-            workload: Requests; those of scenario and seed if left out.
-            hold_between_steps: Stop the clock while no step runs, so that a learner may
-                take its time on a live system.
+        ``make_worker`` makes a worker at time 0 with ``spec.initial`` in force; it is called last,
+        for the worker's clock runs from then on, and the system closes it. With
+        ``hold_between_steps`` the clock stands still while no step runs, so that a learner may
+        take its time.
 
         Raises:
             SpongeError: The scenario, the profile or the machine cannot be used.
@@ -330,7 +289,7 @@ class LiveSystem(System):
         self.worker = make_worker(self.spec)
         try:
             self._status = self.worker.status()
-            self._read_meters()
+            write_table(self._stage["meters"], self._status)
             self._env["measured_s"] = self.worker.now()
             self._stage["before"] = self._stage["meters"]
             if self._hold:
@@ -401,7 +360,7 @@ class LiveSystem(System):
         entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
         self._drive(allocation.batch, float(self._env["interval"]) * self.spec.interval_s)
         now_s, self._status = self.worker.now(), self.worker.status()
-        self._read_meters()
+        write_table(self._stage["meters"], self._status)
         entry.end_live_interval(self._arrays, self._metrics, now_s)
         if self._hold:
             self.worker.hold()
@@ -448,19 +407,6 @@ class LiveSystem(System):
         times_s = completion.started_s, completion.finished_s
         entry.end_batch(
             self._arrays, self._metrics, row, completion.replica, times_s, completion.ok
-        )
-
-    def _read_meters(self) -> None:
-        status = self._status
-        self._stage["meters"] = (
-            status.ready,
-            status.effective_cores,
-            status.core_seconds,
-            status.used_core_seconds,
-            status.throttled_s,
-            status.cpu_s,
-            status.restarts,
-            status.actuation_s,
         )
 
     def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:

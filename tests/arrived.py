@@ -22,8 +22,8 @@ from sponge_env.encoding import encode
 from sponge_env.fields import FIELDS, JOINT_NAMES
 from sponge_env.interfaces import Allocation
 from sponge_env.results.documentation import field_table, metrics_page
-from sponge_env.run.controllers import decision, known_controllers, make_controller
 from sponge_env.run.evaluate import main
+from sponge_env.run.registry import decision, known_controllers, make_controller
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.system import SimulatedSystem
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from sponge_env.calibrate import calibrate
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)

@@ -15,7 +15,7 @@ from sponge_env.core.records import LISTED_REQUEST, SAMPLE, Arrays
 from sponge_env.core.rng import seed_stream, uniform
 from sponge_env.core.settings import CONSTANT, FIXED, SETTINGS, write_table
 from sponge_env.formats import BandwidthTrace
-from sponge_env.quota import QuotaService
+from sponge_env.latency import QuotaService
 from sponge_env.simulation.memory import Room, allocate, blank_metrics
 
 METRICS = blank_metrics(1)

@@ -8,11 +8,10 @@ import numpy as np
 
 from sponge_env.config import Arrivals, Network
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.latency import FitError, LatencyModel
+from sponge_env.latency import FitError, LatencyModel, QuotaService
 from sponge_env.profile import Profile
-from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
-from sponge_env.workload import Workload
+from sponge_env.simulation.workload import Workload
 
 SHORT = Scenario(
     name="short",

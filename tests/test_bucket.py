@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.quota import QuotaBucket
 
-from sponge_env.quota import QuotaService
+from sponge_env.latency import QuotaService
 
 UNIT = 1 / 16
 PERIOD_S, TICK_S = 0.02, 0.004

@@ -20,7 +20,7 @@ from sponge_env.calibrate import (
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
 from sponge_env.live.bench import BatchRun, Grid
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, load_profile, save_profile
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)

@@ -17,7 +17,7 @@ import baselines
 from sponge_env.controllers import BaseController
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
-from sponge_env.run.controllers import make_controller
+from sponge_env.run.registry import make_controller
 from sponge_env.system import SimulatedSystem
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS

@@ -13,7 +13,7 @@ import evaluate
 from sponge_env.errors import ConfigError, ControllerError, SpongeError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.run.controllers import decision, make_controller, start
+from sponge_env.run.registry import decision, make_controller, start
 from sponge_env.run.rollout import Run, run_episode, settled
 
 

@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.results.figures import plot_comparison, series
+from sponge_env.results.figures import COLOURS, moving_mean, plot_comparison, series
 from sponge_env.results.schema import IntervalMetrics
-from sponge_env.results.style import COLOURS, moving_mean
 
 
 def run(intervals, violations=0, cores=4.0):

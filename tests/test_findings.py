@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from report_runs import COLD, write_suite
 
-from benchmarks import findings as ours
-from benchmarks.findings import Rates, corrected, picked
+from benchmarks import targets as ours
+from benchmarks.targets import Rates, corrected, picked
 from sponge_env.results.comparison import Comparison, load_run
 from sponge_env.results.layout import listed, percent
 from sponge_env.results.page import findings

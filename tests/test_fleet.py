@@ -11,8 +11,8 @@ from fake_replicas import CPU_S, FakeLauncher, FakeReplica
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import fleet as fleet_module
-from sponge_env.live.config import LiveConfig
 from sponge_env.live.fleet import START_ATTEMPTS, Ended, Fleet
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 CONFIG = LiveConfig(start_timeout_s=100.0, batch_timeout_s=10.0, cold_start_s=8.0)
@@ -346,6 +346,6 @@ def test_an_allocation_beyond_the_limits_changes_nothing(
     worker: LiveWorker, launcher: FakeLauncher
 ) -> None:
     for allocation in (Allocation(17, 1), Allocation(1, 1, replicas=17)):
-        with pytest.raises(ConfigError, match="must be between 1 and 16"):
+        with pytest.raises(ConfigError, match="must be a whole number between 1 and 16"):
             worker.resize(allocation)
     assert (len(launcher.launched), worker.status().effective_cores) == (1, 1.0)

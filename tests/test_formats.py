@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sponge_env.config import Arrivals, Network
 from sponge_env.errors import TraceError
 from sponge_env.formats import FORMATS, CountTrace, EventTrace, read_arrivals, read_bandwidth
-from sponge_env.formats.table import read_lines
+from sponge_env.formats.rows import read_lines
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import draw_workload
 
 DATA = Path(__file__).parent / "data" / "traces"
 

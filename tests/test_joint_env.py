@@ -65,7 +65,7 @@ def test_the_reward_charges_the_cores_of_all_replicas() -> None:
     ended = info["on_time"] + info["violations"]
     missed = info["violations"] / max(1, ended)
     assert info["cores"] == pytest.approx(96)
-    assert reward == pytest.approx(-96 / 8 - BRIEF.reward.violation_weight * missed)
+    assert reward == pytest.approx(-96 / 96 - BRIEF.reward.violation_weight * missed)
 
 
 def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:

@@ -25,7 +25,7 @@ from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.live import limits
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile, save_profile
 from sponge_env.run.read import load_intervals

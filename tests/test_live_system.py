@@ -20,9 +20,9 @@ from sponge_env.config import Limits, Serving, Simulation
 from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import Workload, as_long_as_its_traces
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import LiveSystem, SimulatedSystem
-from sponge_env.workload import Workload, as_long_as_its_traces
 
 OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
 

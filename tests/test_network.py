@@ -20,8 +20,7 @@ from sponge_env.formats import BandwidthTrace, read_bandwidth
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
-from sponge_env.simulation.draw import draw_bandwidth
-from sponge_env.workload import as_long_as_its_traces
+from sponge_env.simulation.workload import as_long_as_its_traces, draw_bandwidth
 from traces import generate
 
 PROFILE = load_profile("yolov5s")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from schedules import noise_free, replay
 
 from sponge_env.config import Arrivals, Initial, Limits, Network, RequestClass, Serving, Simulation
 from sponge_env.errors import ConfigError
@@ -18,7 +19,6 @@ from sponge_env.interfaces import Allocation
 from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
 from sponge_env.oracle.__main__ import main
-from sponge_env.oracle.schedule import noise_free, replay
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario, load_scenario
 

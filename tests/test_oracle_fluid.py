@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sponge_env.oracle.fluid import NOWHERE, Fluid, fluid_table, least_fluid_cost, mixed
+from sponge_env.oracle.fluid import NOWHERE, Fluid, least_fluid_cost, mixed, working_space
 
 
 def episode(
@@ -33,12 +33,14 @@ def episode(
         replicas=replicas,
         replicas_max=replicas_max,
         answerable=int(arrived[-1]),
+        violation=0.0,
+        **working_space(intervals, replicas_max),
     )
 
 
 def solve(f: Fluid, violation: float = 10.0) -> tuple[int, list[int]]:
     replicas = np.zeros(f.cores_count.size, np.int64)
-    cost = least_fluid_cost(f, violation, fluid_table(f), replicas)
+    cost = least_fluid_cost(f._replace(violation=violation), replicas)
     return int(cost), replicas.tolist()
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from sponge_env.errors import ProfileError
-from sponge_env.latency import fit_latency, quantile
+from sponge_env.latency import QuotaService, fit_latency, quantile
 from sponge_env.profile import PROFILE_DIR, Profile, load_profile, save_profile
-from sponge_env.quota import QuotaService
 
 REFERENCE = ("yolov5s", "resnet18")
 

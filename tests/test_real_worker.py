@@ -28,9 +28,9 @@ from onnx import TensorProto, helper
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.live import cgroups
-from sponge_env.live.config import LiveConfig
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.limits import process_cpu_s
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 pytestmark = pytest.mark.live
@@ -231,9 +231,9 @@ def test_misuse_is_refused(worker: LiveWorker) -> None:
     with pytest.raises(RuntimeError, match="no replica is idle"):
         worker.start(batch(1))
     next_completion(worker)
-    with pytest.raises(ConfigError, match="cores must be between 1 and 16"):
+    with pytest.raises(ConfigError, match="cores must be a whole number between 1 and 16"):
         worker.resize(Allocation(17, 1))
-    with pytest.raises(ConfigError, match="replicas must be between 1 and 16"):
+    with pytest.raises(ConfigError, match="replicas must be a whole number between 1 and 16"):
         worker.resize(Allocation(1, 1, replicas=0))
 
 
@@ -242,7 +242,7 @@ def test_misuse_is_refused(worker: LiveWorker) -> None:
     [
         ({"core_unit": 0.0}, "core_unit must be a number above 0"),
         ({"batch_max": 0}, "batch_max must be at least 1"),
-        ({"initial": Allocation(17, 1)}, "cores must be between 1 and 16"),
+        ({"initial": Allocation(17, 1)}, "cores must be a whole number between 1 and 16"),
         ({"cores_max": 4096, "core_unit": 1.0}, "4096 cores, more than the"),
         ({"cpus": (9999,)}, "cpus must be among"),
     ],
@@ -351,7 +351,7 @@ HARNESS = """
 import json, os, sys
 sys.path.insert(0, sys.argv[2])
 from test_real_worker import FULL, batch
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 with LiveWorker(LiveConfig(initial=FULL, limiter=sys.argv[1])) as worker:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from fake_replicas import FakeLauncher
 
-from sponge_env.live.config import LiveConfig
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.local import LocalLauncher
-from sponge_env.live.replica import Answer, Death, Event, Launcher, Ready, Replica
+from sponge_env.live.replica import Answer, Death, Event, Launcher, LiveConfig, Ready, Replica
 
 BATCH = 8
 PATIENCE_S = 60.0

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scenarios import SHORT
 from unit_runs import IDENTITY
 
-from sponge_env import host
+from sponge_env import installation
 from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.files import replacing, write_json
 from sponge_env.mapping import from_mapping
@@ -85,7 +85,7 @@ def test_versions_and_host_are_recorded(tmp_path):
     describe(tmp_path, ["python"])
     versions, machine = read(tmp_path / "versions.json"), read(tmp_path / "host.json")
     assert versions["numpy"] == np.__version__
-    assert set(versions) == {"python", "platform", *host.PACKAGES}
+    assert set(versions) == {"python", "platform", *installation.PACKAGES}
     assert machine["cpu_model"]
     assert machine["kernel"].startswith("Linux ")
     assert 1 <= machine["cpus_allowed"] <= machine["cpus"]
@@ -93,13 +93,13 @@ def test_versions_and_host_are_recorded(tmp_path):
 
 
 def test_a_package_that_is_missing_has_no_version(monkeypatch):
-    monkeypatch.setattr(host, "PACKAGES", ("no-such-package",))
-    assert host.describe_versions()["no-such-package"] is None
+    monkeypatch.setattr(installation, "PACKAGES", ("no-such-package",))
+    assert installation.describe_versions()["no-such-package"] is None
 
 
 def test_a_machine_that_does_not_say_its_cpu_model_is_described_by_its_kind(monkeypatch):
     monkeypatch.setattr(Path, "read_text", _refuse)
-    assert host.describe_host()["cpu_model"]
+    assert installation.describe_host()["cpu_model"]
 
 
 def _refuse(*args, **kwargs):

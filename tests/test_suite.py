@@ -32,8 +32,7 @@ from sponge_env.run.store import RunStore
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.run.unit import AgentUnit, run_unit
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
-from sponge_env.workload import Workload
+from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
+import numpy as np
 import pytest
 from fake_replicas import FakeLauncher, FakeReplica
 from hypothesis import example, given
 from hypothesis import strategies as st
+from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Batch
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 TOTAL = 16
 UNIT = 1 / 16
+
+sizes = st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(
+    lambda size: size[0] * size[1] <= TOTAL
+)
+"""Cores and replicas."""
 
 
 class Machine(FakeLauncher):
@@ -131,6 +139,41 @@ def test_one_that_dies_while_it_drains_makes_room_too(rigs: list[Rig]) -> None:
     assert rig.worker.status().restarts == 0
 
 
+def simulated(cores: int, replicas: int) -> SimulatedWorker:
+    """The reference's worker on the same machine, with batches that never end by themselves."""
+    table_s = np.full((1, TOTAL), 1e6)
+    return SimulatedWorker(
+        lambda cores: ProfileService(table_s, cores),
+        Allocation(cores, 1, replicas),
+        cold_start_s=1e6,
+        total_cores=TOTAL,
+    )
+
+
+@given(st.data())
+def test_a_death_leaves_the_others_with_what_the_simulated_worker_gives_them(
+    data: st.DataObject,
+) -> None:
+    """Replicas that stay and those that drain die, busy ones, the oldest first."""
+    cores, replicas = data.draw(sizes)
+    rig, other = Rig(cores, replicas), simulated(cores, replicas)
+    with closing(rig.worker):
+        rig.fill()
+        while other.idle():
+            other.start(Batch(other.idle(), (1,)))
+        for _ in range(data.draw(st.integers(1, 3))):
+            size = data.draw(sizes)
+            rig.resize(*size)
+            other.resize(Allocation(size[0], 1, size[1]))
+            for _ in range(data.draw(st.integers(0, len(rig.machine.busy)))):
+                rig.machine.busy[0].die()
+                rig.poll()
+                other.crash()
+                status = other.status()
+                assert set(rig.machine.limits) == {status.effective_cores}
+                assert sum(rig.machine.limits) == status.held_cores
+
+
 def test_from_one_large_to_many_small_while_it_is_busy(rigs: list[Rig]) -> None:
     rigs.append(rig := Rig(16, 1))
     rig.fill()
@@ -196,9 +239,7 @@ def test_only_the_first_that_is_missing_is_written(rigs: list[Rig]) -> None:
 
 
 moves = st.one_of(
-    st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(
-        lambda size: size[0] * size[1] <= TOTAL
-    ),
+    sizes,
     st.integers(0, TOTAL - 1),
     st.sampled_from(["fill", "ready", "die"]),
 )

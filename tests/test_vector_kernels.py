@@ -18,7 +18,7 @@ from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.scenario import load_scenario
 from sponge_env.seeds import stream
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import draw_workload
 from sponge_env.spec import scenario_profile
 from sponge_env.vector.simulator import BatchSimulator
 

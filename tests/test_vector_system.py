@@ -19,7 +19,7 @@ from sponge_env.config import RequestClass, Serving, Simulation
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation
 from sponge_env.profile import Profile
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.system import SimulatedSystem

@@ -21,9 +21,9 @@ from sponge_env.run.rollout import (
     warm,
 )
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.traffic import rate_rps
+from sponge_env.simulation.workload import draw_workload
 from sponge_env.spec import scenario_profile
-from sponge_env.workload import rate_rps
 
 WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)
 PROFILE = scenario_profile(SHORT)

@@ -15,9 +15,9 @@ from reference.quota import QuotaBucket
 from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Worker
-from sponge_env.live.config import LiveConfig
+from sponge_env.latency import QuotaService
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.quota import QuotaService
 
 CORES, BATCH, REPLICAS = 16, 8, 3
 PATIENCE_S = 60.0

@@ -18,9 +18,9 @@ from sponge_env.formats import EventTrace, read_arrivals
 from sponge_env.profile import load_profile
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.seeds import stream
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.traffic import rate_rps
+from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
 from sponge_env.spec import scenario_profile
-from sponge_env.workload import Workload, as_long_as_its_traces, rate_rps
 
 PROFILE = load_profile("yolov5s")
 RATE_RPS = 20.0

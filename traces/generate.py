@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sponge_env.arrays import FloatArray
 from sponge_env.config import Arrivals, Network
 from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
-from sponge_env.simulation.draw import draw_bandwidth, draw_workload
+from sponge_env.simulation.workload import draw_bandwidth, draw_workload
 
 SEED = 2024
 DURATION_S = 600.0
@@ -76,14 +75,11 @@ def write(folder: Path) -> None:
     (folder / "CHECKSUMS").write_text("".join(checksums))
 
 
-def check() -> str:
-    """Return a table of the published 4G statistics against those of a long trace."""
+def check() -> Iterator[str]:
+    """Yield a table of the published 4G statistics against those of a long trace."""
     trace = draw_bandwidth(_episode("4g", CHECK_DURATION_S), PROFILE, SEED + 1)
-    rows = "".join(_check_rows(trace.bandwidth_bytes_per_s))
-    return "| statistic | Ghent bus log | synthetic |\n| --- | --- | --- |\n" + rows
-
-
-def _check_rows(bandwidth: FloatArray) -> Iterator[str]:
+    bandwidth = trace.bandwidth_bytes_per_s
+    yield "| statistic | Ghent bus log | synthetic |\n| --- | --- | --- |\n"
     for probability, target in QUANTILES_4G.items():
         made = float(np.quantile(bandwidth, probability))
         yield f"| {probability:.0%} quantile [MB/s] | {target / 1e6:.2f} | {made / 1e6:.2f} |\n"
@@ -99,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="print the quality table instead")
     arguments = parser.parse_args(argv)
     if arguments.check:
-        sys.stdout.write(check())
+        sys.stdout.writelines(check())
     else:
         write(arguments.out)
     return 0

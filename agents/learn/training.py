@@ -28,8 +28,8 @@ from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
+from sponge_env.simulation.workload import as_long_as_its_traces
 from sponge_env.vector.simulator import BatchSimulator
-from sponge_env.workload import as_long_as_its_traces
 
 from .. import LEARNERS
 from ..learned import masks_for, preset

@@ -4,7 +4,7 @@ A decision plays thousands of requests in half a millisecond, so its queue, in o
 deadlines and for some equal replicas, keeps deadlines and ends of batches and none of the core's
 records. Its moves are those of the core all the same:
 :func:`_admit` is :func:`~sponge_env.core.queue.push`, a batch is formed by :func:`advance` when
-:func:`~sponge_env.core.simulate.simulate` would form it, as large as
+:func:`~sponge_env.core.step.simulate` would form it, as large as
 :func:`~sponge_env.core.batching.form_batch` makes it where nothing is dropped (a controller is not
 told what is), and :func:`resize` is what :func:`~sponge_env.core.service.resize_service` does to
 whole cores. ``tests/test_sponge_mpc.py`` serves drawn requests both ways.

@@ -2,7 +2,7 @@
 
 All requests that are drawn here have one payload, one base delay and one SLO, so they arrive
 in the order in which they were sent. Where a scenario mixes classes, its requests are drawn
-and sorted before the episode (:mod:`sponge_env.simulation.draw`) and listed.
+and sorted before the episode (:mod:`sponge_env.simulation.workload`) and listed.
 """
 
 from __future__ import annotations
@@ -64,13 +64,6 @@ def next_request(w: World) -> None:
         env.sent_s = env.arrival_s = math.inf
 
 
-@inlined
-def first_listed(w: World) -> None:
-    """Go back to the first of the requests that were drawn before the episode."""
-    w.env.sent = 0
-    next_listed(w)
-
-
 @compiled
 def next_listed(w: World) -> None:
     """Take the next request of those that were drawn before the episode."""
@@ -123,10 +116,8 @@ def _enter_part_of_stretch(w: World) -> None:
 
 @compiled
 def _flash_starts_s(w: World) -> float:
-    every_s, room_s = (
-        w.settings.arrivals.flash_every_s,
-        w.settings.arrivals.flash_every_s - w.settings.arrivals.flash_s,
-    )
+    every_s = w.settings.arrivals.flash_every_s
+    room_s = every_s - w.settings.arrivals.flash_s
     return w.env.stretch * every_s + uniform(w.env.arrivals_rng) * room_s
 
 

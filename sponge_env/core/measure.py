@@ -75,7 +75,8 @@ def _measure_resources(w: World) -> None:
     metrics.effective_cores = now.effective_cores
     metrics.replicas_ready = now.ready
     if core_seconds > 0:
-        metrics.utilisation = min(1.0, (now.used_core_s - before.used_core_s) / core_seconds)
+        used_core_s = now.used_core_seconds - before.used_core_seconds
+        metrics.utilisation = min(1.0, used_core_s / core_seconds)
         stopped_s = now.throttled_s - before.throttled_s
         metrics.throttled_share = stopped_s * now.effective_cores / core_seconds
     metrics.cpu_s = now.cpu_s - before.cpu_s
@@ -88,7 +89,7 @@ def _measure_resources(w: World) -> None:
 @compiled
 def remember_meters(now: Meters, before: Meters) -> None:
     """Keep what the counters say now for the next measurement."""
-    before.core_seconds, before.used_core_s = now.core_seconds, now.used_core_s
+    before.core_seconds, before.used_core_seconds = now.core_seconds, now.used_core_seconds
     before.throttled_s, before.cpu_s = now.throttled_s, now.cpu_s
     before.restarts = now.restarts
 
@@ -110,14 +111,14 @@ def _measure_rest(w: World) -> None:
 def _reward(w: World) -> float:
     """Charge the cores held and the requests that missed their deadline.
 
-    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``
 
-    The first term is the cost of the interval relative to holding everything, the second the
-    share of requests that ended badly. With the default weight of 20, a lasting violation rate
+    The first term is the cost of the interval relative to holding the whole machine, the second
+    the share of requests that ended badly. With the default weight of 20, a lasting violation rate
     of 0.3 % costs as much as one core unit of 16, so that cores are worth saving but never at
     the price of visible violations.
     """
     metrics, settings = w.metrics, w.settings
-    held: float = metrics.cores / settings.limits.cores
+    held: float = metrics.cores / settings.total_cores
     missed: float = metrics.violations / max(1, metrics.on_time + metrics.violations)
     return -held - settings.reward.violation_weight * missed

@@ -16,16 +16,9 @@ from sponge_env.core.records import Env, TraceSample, World
 from sponge_env.core.rng import FADES, NETWORK, seed_stream, uniform
 from sponge_env.core.settings import GENERATED, INSTANT, SHIFTED, Settings
 
-QUANTILES_4G = {
-    0.0: 0.43e6,
-    0.01: 0.89e6,
-    0.05: 1.33e6,
-    0.25: 2.60e6,
-    0.50: 3.36e6,
-    0.75: 4.29e6,
-    0.95: 5.80e6,
-    1.0: 7.00e6,
-}
+_PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 1.0)
+_BANDWIDTHS = (0.43e6, 0.89e6, 1.33e6, 2.60e6, 3.36e6, 4.29e6, 5.80e6, 7.00e6)
+QUANTILES_4G = dict(zip(_PROBABILITIES, _BANDWIDTHS, strict=True))
 """Bytes per second by probability in the Ghent 4G bus log that the Sponge paper used."""
 
 AUTOCORRELATION_4G = {1: 0.75, 2: 0.63, 5: 0.44, 10: 0.16, 30: 0.07}
@@ -39,9 +32,6 @@ _SLOW_SHARE = 0.88
 
 _TINY_BYTES = float(np.finfo(np.float64).tiny)
 """Smallest amount that can be left of a transfer; keeps it out of samples without any."""
-
-_PROBABILITIES = tuple(QUANTILES_4G)
-_BANDWIDTHS = tuple(QUANTILES_4G.values())
 
 
 @inlined
@@ -87,7 +77,9 @@ def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
         return sent_s
     # Dividing is slow, and what does not exceed the divisor has a quotient of at most 1.
     if sent_s >= settings.trace_s:
-        _enter_lap(env, np.floor(sent_s / settings.trace_s))
+        lap = np.floor(sent_s / settings.trace_s)
+        if lap != env.lap:
+            env.lap, env.begins_at, env.ends_at = lap, env.trace_at, env.trace_at
     phase_s = max(sent_s - env.lap * settings.trace_s, 0.0)
     while env.begins_at + 1 < env.trace_end and trace[env.begins_at + 1].start_s <= phase_s:
         env.begins_at += 1
@@ -104,12 +96,6 @@ def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
     last = trace[env.ends_at]
     inside_s = last.start_s + (rest - last.cumulative) / last.bandwidth
     return max((env.lap + laps) * settings.trace_s + inside_s, sent_s)
-
-
-@inlined
-def _enter_lap(env: Env, lap: float) -> None:
-    if lap != env.lap:
-        env.lap, env.begins_at, env.ends_at = lap, env.trace_at, env.trace_at
 
 
 @inlined

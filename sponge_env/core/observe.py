@@ -48,7 +48,10 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
     _put_budgets(w, observation, queued)
     _put_due_counts(w, observation, queued)
     if w.env.interval:
-        _put_arrivals(w, observation)
+        _put_rate(w, observation, _ARRIVALS, 1)
+        _put_rate(w, observation, _ARRIVALS + 1, w.settings.span_1s)
+        _put_rate(w, observation, _ARRIVALS + 2, w.settings.span_5s)
+        _put_rate(w, observation, _ARRIVALS + 3, w.settings.span_30s)
         _put_network(w, observation)
         _put_last_interval(w, observation)
     _put_allocation(w, observation)
@@ -107,15 +110,6 @@ def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
     while begin < end and not math.floor(_budget(w, begin) * DUE_BINS) > due:
         begin += 1
     return begin
-
-
-@inlined
-def _put_arrivals(w: World, observation: NDArray[np.float32]) -> None:
-    settings = w.settings
-    _put_rate(w, observation, _ARRIVALS, 1)
-    _put_rate(w, observation, _ARRIVALS + 1, settings.span_1s)
-    _put_rate(w, observation, _ARRIVALS + 2, settings.span_5s)
-    _put_rate(w, observation, _ARRIVALS + 3, settings.span_30s)
 
 
 @compiled

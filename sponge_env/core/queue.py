@@ -39,16 +39,13 @@ def last_deadline_s(w: World) -> float:
 def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int) -> bool:
     """Put a request into the queue; return False if there is no room.
 
-    Args:
-        w: The world.
-        row: The request's place in the order of arrival.
-        sent_s: When it was sent.
-        hopeless: Whether it counts as hopeless.
-        retries: Batches that died under it.
+    ``row`` is its place in the order of arrival, ``retries`` the batches that died under it.
     """
     stage = w.stage
-    if not _has_room(w):
-        return False
+    if stage.tail - stage.oldest > stage.ring:
+        _close_holes(w)
+        if stage.tail - stage.oldest > stage.ring:
+            return False
     # One SLO and one payload for all: what arrives last has the latest deadline.
     position = _place(w, row) if w.settings.arrival_kind == LISTED else stage.tail
     waiting = w.queue[position & stage.ring]
@@ -56,14 +53,6 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int) -> boo
     waiting.retries = retries
     stage.tail += 1
     return True
-
-
-@inlined
-def _has_room(w: World) -> bool:
-    stage = w.stage
-    if stage.tail - stage.oldest > stage.ring:
-        _close_holes(w)
-    return stage.tail - stage.oldest <= stage.ring
 
 
 @inlined
@@ -90,11 +79,8 @@ def _last_run(w: World, end: int) -> int:
     last = -1
     for k in range(w.stage.replicas):
         replica = w.replicas[k]
-        if (
-            replica.batch_size
-            and replica.first < end
-            and (last < 0 or replica.first > w.replicas[last].first)
-        ):
+        runs = replica.batch_size and replica.first < end
+        if runs and (last < 0 or replica.first > w.replicas[last].first):
             last = k
     return last
 

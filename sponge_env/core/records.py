@@ -106,7 +106,7 @@ class Env:
     """Sum of the rewards."""
 
 
-class StageAllocation:
+class AllocationRow:
     """What a controller asks for; see :class:`sponge_env.interfaces.StageAllocation`."""
 
     cores: int
@@ -121,7 +121,7 @@ class Meters:
     ready: int
     effective_cores: float
     core_seconds: float
-    used_core_s: float
+    used_core_seconds: float
     throttled_s: float
     cpu_s: float
     restarts: int
@@ -141,7 +141,7 @@ class Stage:
     """No running request lies before this position."""
     running: int
 
-    wanted: StageAllocation
+    wanted: AllocationRow
     """The allocation last asked for."""
     target_cores: int
     """Cores and replicas that the worker was told last and comes to as soon as those that drain
@@ -244,7 +244,7 @@ class PendingResize:
 
 
 class LedgerRow:
-    """How one request ended; see :func:`sponge_env.core.ledger.ledger_columns`."""
+    """How one request ended; see :func:`sponge_env.simulation.memory.ledger_columns`."""
 
     row: int
     """Its place in the order of arrival."""
@@ -308,7 +308,7 @@ class Arrays(NamedTuple):
 
 ENV = dtype_of(Env)
 STAGE = dtype_of(Stage)
-ALLOCATION = dtype_of(StageAllocation)
+ALLOCATION = dtype_of(AllocationRow)
 REPLICA = dtype_of(ReplicaState)
 SAMPLE = dtype_of(TraceSample)
 LISTED_REQUEST = dtype_of(Listed)

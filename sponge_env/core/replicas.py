@@ -156,7 +156,7 @@ def read_meters(w: World) -> None:
         used_core_s += replica.used_core_s
         throttled_s += replica.throttled_s
         ready += not replica.draining and replica.ready_s <= now_s
-    meters.used_core_s = used_core_s + stage.retired_core_s
+    meters.used_core_seconds = used_core_s + stage.retired_core_s
     meters.throttled_s = throttled_s + stage.retired_throttled_s
     meters.core_seconds = held_core_s(w)
     meters.effective_cores, meters.ready = float(stage.cores), ready
@@ -172,17 +172,31 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     _fit(w)
 
 
+def fit(
+    cores: int, replicas: int, staying: int, held: int, places: int, total_cores: int
+) -> tuple[int, int]:
+    """Return the cores of each replica and how many to add, for an allocation as far as it fits.
+
+    Those that drain are ``held`` like those ``staying``, and have cores, too. Until they go there
+    are fewer cores for each, and no more replicas than ``places``, or than the machine has cores.
+    """
+    added = max(0, min(replicas - staying, total_cores - held, places - held))
+    return min(cores, total_cores // (held + added)), added
+
+
+_fit_inlined = inlined(fit)
+"""The same for compiled code, which Python cannot call."""
+
+
 @compiled
 def _fit(w: World) -> None:
-    """Come as close to the allocation as those that still drain allow.
-
-    They hold cores, too. Until they go there are fewer cores for each replica, and no more
-    replicas than the machine has cores.
-    """
-    stage, held, total = w.stage, w.stage.replicas, w.settings.total_cores
-    missing = min(stage.target_replicas - _staying(w), total - held, len(w.replicas) - held)
-    _set_cores(w, min(stage.target_cores, total // (held + max(0, missing))))
-    for _ in range(missing):
+    """Put as much of the allocation in force as there is room for."""
+    stage, held = w.stage, w.stage.replicas
+    places, total = len(w.replicas), w.settings.total_cores
+    wanted, staying = stage.target_replicas, _staying(w)
+    cores, added = _fit_inlined(stage.target_cores, wanted, staying, held, places, total)
+    _set_cores(w, cores)
+    for _ in range(added):
         _add_replica(w)
     _load(w, held)
     update_held(w)

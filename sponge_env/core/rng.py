@@ -48,13 +48,7 @@ def uniform(state: Records[np.uint64]) -> float:
 
 @compiled
 def seed_stream(state: Records[np.uint64], seed: int, purpose: np.uint64) -> None:
-    """Start the stream of one purpose.
-
-    Args:
-        state: (4,) where to put it.
-        seed: Seed of the episode, at least 0 and below 2**63.
-        purpose: CRC of the purpose's name.
-    """
+    """Start the (4,) stream of one purpose; a seed is at least 0 and below 2**63."""
     _mix_pool(state, _U64(seed), purpose)
     hash_const = _INIT_B
     first, hash_const = _generated(state[0], state[1], hash_const)

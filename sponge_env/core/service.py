@@ -11,7 +11,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import advance_bucket, new_bucket, wake, write_quota
 from sponge_env.core.records import ReplicaState, World
 from sponge_env.core.rng import uniform
-from sponge_env.quota import CONTENDING
+from sponge_env.latency import CONTENDING
 
 
 @inlined

@@ -20,7 +20,8 @@ from sponge_env.config import (
     Simulation,
 )
 from sponge_env.core.compiled import Position, dtype_of
-from sponge_env.quota import QuotaService
+from sponge_env.interfaces import SystemSpec
+from sponge_env.latency import QuotaService
 
 POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
 """Kinds of arrivals; the requests of the last were drawn before the episode."""
@@ -120,13 +121,17 @@ class Settings:
 SETTINGS = dtype_of(Settings)
 
 
-def write_table(row: Any, table: Any) -> None:
-    """Copy the numbers of a configuration's dataclass into the record of the same name.
+def write_spec(row: Any, spec: SystemSpec) -> None:
+    """Write what controllers may know of a system, but for its limits."""
+    row["interval_s"], row["slo_s"] = spec.interval_s, spec.slo_s
+    row["total_cores"], row["cold_start_s"] = spec.total_cores, spec.cold_start_s
+    row["rate_scale"] = spec.capacity_rps
+    for span_s in (1, 5, 30):
+        row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
 
-    Args:
-        row: The record.
-        table: The dataclass; what was left out is NaN.
-    """
+
+def write_table(row: Any, table: Any) -> None:
+    """Copy the numbers of a dataclass into the record of the same name; NaN for None."""
     for name in row.dtype.names or ():
         value = getattr(table, name)
         row[name] = math.nan if value is None else value

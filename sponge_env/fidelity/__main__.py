@@ -18,9 +18,9 @@ from sponge_env.errors import ConfigError
 from sponge_env.factory import check_live
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, load_profile, local_profile_path, save_profile
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
 from sponge_env.scenario import Scenario, load_scenario
@@ -52,11 +52,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
-    """Load a scenario, with the start and the duration that the arguments name.
-
-    Raises:
-        ConfigError: It cannot be used, or is not about this machine's worker.
-    """
+    """Load a scenario of this machine's worker, with the arguments' start and duration."""
     scenario = load_scenario(name)
     if scenario.profile != "local":
         raise ConfigError(
@@ -69,13 +65,9 @@ def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
 
 
 def profile_of(path: Path, again: bool | None, limiter: Limiter, copy: Path) -> Profile:
-    """Load this machine's profile, or measure it for this comparison alone.
+    """Load this machine's profile, or measure it for this comparison alone; keep it in ``copy``.
 
-    It is measured if there is none, or if ``again``; if that is None, when it is not fresh. The
-    profile that was used is kept in ``copy``.
-
-    Raises:
-        SpongeError: It cannot be read or measured.
+    It is measured if there is none, or if ``again``; if that is None, when it is not fresh.
     """
     profile = load_profile(path) if path.exists() else None
     if profile is None or again or (again is None and not _is_fresh(profile)):

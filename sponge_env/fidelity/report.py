@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.files import read_json, replacing, write_json
-from sponge_env.host import describe_host, describe_versions
+from sponge_env.installation import describe_host, describe_versions
 from sponge_env.profile import Profile
 from sponge_env.results.layout import Columns, Table
 from sponge_env.results.schema import NAN, column, finite, summary
@@ -142,16 +142,12 @@ class Fidelity:
 
     @property
     def tables(self) -> dict[str, Table]:
-        """A table for each scenario."""
+        """See :func:`tables`."""
         return tables(self.rows)
 
 
 def load_fidelity(path: Path) -> Fidelity:
-    """Read ``fidelity.json``.
-
-    Raises:
-        RunDirectoryError: It cannot be read, or is something else or of another version.
-    """
+    """Read ``fidelity.json``; RunDirectoryError if it cannot be, or is of another version."""
     data = read_json(path)
     try:
         said = f"Command `{' '.join(data['command'])}`. {introduction(data)}"
@@ -165,28 +161,21 @@ def load_fidelity(path: Path) -> Fidelity:
 
 
 def _read_row(data: Mapping[str, Any]) -> Row:
-    quantities = {quantity.metric: quantity for quantity in QUANTITIES}
-    names = ("live", "live_min", "live_max", "simulated", "replayed")
-    values = {name: NAN if data[name] is None else float(data[name]) for name in names}
-    return Row(data["agent"], data["scenario"], quantities[data["quantity"]], **values)
+    (quantity,) = [q for q in QUANTITIES if q.metric == data["quantity"]]
+    measured = [data[k] for k in ("live", "live_min", "live_max", "simulated", "replayed")]
+    values = [NAN if value is None else float(value) for value in measured]
+    return Row(data["agent"], data["scenario"], quantity, *values)
 
 
 def write_results(
     folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
 ) -> None:
-    """Write ``fidelity.md`` and ``fidelity.json``, each whole or not at all.
-
-    Raises:
-        RunDirectoryError: They cannot be written.
-    """
+    """Write ``fidelity.md`` and ``fidelity.json``; RunDirectoryError if one cannot be."""
     with replacing(folder / "fidelity.md") as partial:
         partial.write_text(section(trials, profile) + "\n")
-    data = {
-        "command": list(command),
-        "versions": describe_versions(),
-        **_measured(trials, profile),
-        "comparison": [_plain(row) for row in compare(trials)],
-    }
+    head = {"command": list(command), "versions": describe_versions()}
+    rows = [_plain(row) for row in compare(trials)]
+    data = {**head, **_measured(trials, profile), "comparison": rows}
     write_json(folder / "fidelity.json", data)
 
 
@@ -202,11 +191,9 @@ def padded(table: Table) -> str:
     """Return a Markdown table that is aligned on a terminal as well."""
     lines = [table.headings, *([entry.text for entry in row] for row in table.rows)]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    form = "| " + " | ".join(f"{{:{width}}}" for width in widths) + " |"
     rule = ["-" * width for width in widths]
-    return "\n".join(
-        "| " + " | ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)) + " |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
+    return "\n".join(form.format(*line) for line in [lines[0], rule, *lines[1:]])
 
 
 def _measured(trials: Sequence[Trial], profile: Profile) -> dict[str, Any]:
@@ -219,13 +206,9 @@ def _measured(trials: Sequence[Trial], profile: Profile) -> dict[str, Any]:
 
 
 def introduction(measured: Mapping[str, Any]) -> str:
-    """Say what was measured where.
+    """Say what was measured where, of ``host``, ``profile_date`` and ``trials``.
 
-    Args:
-        measured: ``host``, ``profile_date`` and ``trials``, as ``fidelity.json`` has them.
-
-    Raises:
-        KeyError, IndexError, TypeError, ValueError: It has not.
+    They are as ``fidelity.json`` has them; KeyError, IndexError, TypeError or ValueError if not.
     """
     host, live = measured["host"], [t for t in measured["trials"] if t["kind"] == "live"]
     repetitions = 1 + max(trial["repetition"] for trial in live)

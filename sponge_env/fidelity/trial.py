@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 
@@ -13,15 +13,14 @@ from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.factory import real_config
 from sponge_env.interfaces import Completion, Controller, FloatArray, SystemSpec, Worker
-from sponge_env.live.config import LiveConfig
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
 from sponge_env.system import LiveSystem, SimulatedSystem, System
-from sponge_env.workload import as_long_as_its_traces
 
 Kind = Literal["live", "simulated", "replayed"]
 
@@ -29,9 +28,8 @@ Kind = Literal["live", "simulated", "replayed"]
 class RecordingWorker(Worker, Protocol):
     """A worker that keeps what its batches took."""
 
-    @property
-    def completions(self) -> Sequence[Completion]:
-        """Batches that ended, in the order of their end."""
+    completions: list[Completion]
+    """Batches that ended, in the order of their end."""
 
 
 class RecordingPool(LiveWorker):
@@ -77,23 +75,19 @@ class MeasuredWork:
         measured_s = expected_s = 0.0
         for completion in completions:
             if completion.ok and completion.cpu_s > 0:
-                size = completion.batch.size
-                self._measured_s[size].append(completion.cpu_s)
+                self._measured_s[completion.batch.size].append(completion.cpu_s)
                 measured_s += completion.cpu_s
-                expected_s += float(usual_s[size - 1])
+                expected_s += float(usual_s[completion.batch.size - 1])
         self.ratio = measured_s / expected_s if expected_s > 0 else 1.0
         """CPU time of all batches, relative to the profile's."""
 
     def table(self) -> FloatArray:
         """Return what the simulated service reads, see :mod:`sponge_env.core.service`."""
-        rows: list[float] = []
-        works: list[float] = []
-        first = 1 + 2 * len(self._usual_s)
-        for size, usual_s in enumerate(self._usual_s.tolist(), start=1):
-            begin = first + len(works)
-            works += [measured_s / usual_s for measured_s in self._measured_s[size]]
-            rows += [begin, first + len(works)]
-        return np.array([self.ratio, *rows, *works])
+        sizes = range(1, 1 + len(self._usual_s))
+        works = [np.array(self._measured_s[n]) / self._usual_s[n - 1] for n in sizes]
+        ends = 1 + 2 * len(sizes) + np.cumsum([len(of_size) for of_size in works])
+        begins = [1 + 2 * len(sizes), *ends[:-1]]
+        return np.concatenate([[self.ratio], np.column_stack([begins, ends]).ravel(), *works])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +107,9 @@ class Subject:
     def of(
         cls, agent: str, controller: Controller, scenario: Scenario, profile: Profile, seed: int
     ) -> Subject:
-        """Fix the scenario's length and its initial allocation.
+        """Fix the scenario's length and initial allocation; SpongeError if they cannot be used.
 
-        Raises:
-            SpongeError: The scenario cannot be used, or the profile was not measured under a
-                quota.
+        The profile has to be measured under a quota.
         """
         profile.work_table_s(scenario.limits.batch)  # asks for a quota before anything runs
         scenario = as_long_as_its_traces(warm(scenario, controller, profile))
@@ -128,11 +120,11 @@ class Subject:
     ) -> list[Trial]:
         """Run one live episode and its two counterparts, whose noise the repetition seeds.
 
-        Raises:
-            SpongeError: The worker cannot go on.
-            KeyboardInterrupt: It was interrupted; there is no result.
+        SpongeError if the worker cannot go on, KeyboardInterrupt if it was interrupted.
         """
-        live, completions = self._live(repetition, start_live)
+        system = LiveSystem(self.scenario, self.seed, start_live, self.profile)
+        live = self._play("live", repetition, system)
+        completions = cast(RecordingWorker, system.worker).completions
         work = MeasuredWork(completions, self.profile.work_table_s(self.scenario.limits.batch))
         episodes: dict[Kind, EpisodeMetrics] = {
             "live": live,
@@ -146,20 +138,6 @@ class Subject:
         workload = draw_workload(self.scenario, self.profile, self.seed)
         table = None if work is None else work.table()
         return SimulatedSystem(self.scenario, repetition, self.profile, workload, table)
-
-    def _live(
-        self, repetition: int, start: Callable[[SystemSpec], RecordingWorker]
-    ) -> tuple[EpisodeMetrics, Sequence[Completion]]:
-        """Run one live episode; return its summary and its batches."""
-        workers: list[RecordingWorker] = []
-
-        def recorded(spec: SystemSpec) -> Worker:
-            workers.append(start(spec))
-            return workers[0]
-
-        system = LiveSystem(self.scenario, self.seed, recorded, self.profile)
-        summary = self._play("live", repetition, system)
-        return summary, workers[0].completions
 
     def _play(self, backend: Backend, repetition: int, system: System) -> EpisodeMetrics:
         """Run one episode; an interrupted one ends all."""

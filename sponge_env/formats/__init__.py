@@ -1,33 +1,24 @@
 """Trace files in formats of others: found by name, told by their content and never by their name.
 
-``arrivals.py`` and ``bandwidth.py`` hold one parser for each format and the traces they make;
-a format more is a line in their tables.
+``recorded.py`` holds one parser for each format and the traces they make.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 from sponge_env.errors import TraceError, unknown
-from sponge_env.formats import arrivals, bandwidth
-from sponge_env.formats.arrivals import CountTrace as CountTrace
-from sponge_env.formats.arrivals import EventTrace as EventTrace
-from sponge_env.formats.bandwidth import BandwidthTrace as BandwidthTrace
-from sponge_env.formats.table import Format, Line, read_lines, shown
+from sponge_env.formats.recorded import FORMATS, BandwidthTrace, Content, CountTrace, EventTrace
+from sponge_env.formats.rows import Line, read_lines, shown
 from sponge_env.scenario import SCENARIO_DIR
 
-Content = Literal["bandwidth", "arrivals"]
-"""What a trace is of."""
-
-FORMATS: Mapping[Content, tuple[Format[Any], ...]] = {
-    "bandwidth": bandwidth.FORMATS,
-    "arrivals": arrivals.FORMATS,
-}
-"""Every format that traces can be loaded from."""
+__all__ = [
+    "FORMATS", "RESERVED", "TRACE_DIR", "BandwidthTrace", "CountTrace", "EventTrace",
+    "find_trace", "read_arrivals", "read_bandwidth",
+]  # fmt: skip
 
 TRACE_DIR = SCENARIO_DIR.parent
 """Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
@@ -44,29 +35,18 @@ _SETTING = {
 def read_bandwidth(name: str | Path) -> BandwidthTrace:
     """Read a bandwidth trace, named as for :func:`find_trace`, in any known format.
 
-    Raises:
-        TraceError: The file cannot be read, is in no such format, or a line is bad.
+    TraceError if the file cannot be read, is in no such format, or a line is bad.
     """
-    trace: BandwidthTrace = _read(name, "bandwidth")
-    return trace
+    return cast(BandwidthTrace, _read(name, "bandwidth"))
 
 
 def read_arrivals(name: str | Path) -> EventTrace | CountTrace:
-    """Read an arrival trace, named as for :func:`find_trace`, in any known format.
-
-    Raises:
-        TraceError: The file cannot be read, is in no such format, or a line is bad.
-    """
-    trace: EventTrace | CountTrace = _read(name, "arrivals")
-    return trace
+    """Read an arrival trace, in the same way."""
+    return cast(EventTrace | CountTrace, _read(name, "arrivals"))
 
 
 def find_trace(name: str | Path, content: Content) -> Path:
-    """Return the file of a trace: named by its path, or by its name in ``traces/``.
-
-    Raises:
-        TraceError: There is no such file.
-    """
+    """Return a trace's file by its path or its name in ``traces/``; TraceError if none is there."""
     if os.path.isfile(name):
         return Path(name)
     name = str(name)
@@ -104,14 +84,8 @@ def _parse(path: Path, content: Content, state: tuple[int, ...]) -> Any:
 def _why_not(lines: list[Line], content: Content) -> str:
     """Say why a file is in no format of the content that is wanted."""
     for other, formats in FORMATS.items():
-        for candidate in formats:
-            if candidate.matches(lines):
-                return (
-                    f"holds {other}, not {content} (it is {candidate.name}); "
-                    f"use it as {_SETTING[other]}"
-                )
+        for found in (candidate.name for candidate in formats if candidate.matches(lines)):
+            return f"holds {other}, not {content} (it is {found}); use it as {_SETTING[other]}"
     known = "; ".join(candidate.name for candidate in FORMATS[content])
-    number, first = lines[0]
-    return (
-        f"is in no known format of {content}: line {number} is {shown(first)}; known are: {known}"
-    )
+    is_no = f"is in no known format of {content}: line {lines[0].number} is"
+    return f"{is_no} {shown(lines[0].text)}; known are: {known}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from sponge_env.console import Progress
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
 from sponge_env.live.worker import LiveWorker
@@ -23,8 +24,7 @@ CELL_S = 0.25
 PATIENCE_S = 300.0
 """Longest wait for one batch or one cold start."""
 
-OnProgress = Callable[[str, int, int], None]
-"""Is told a stage of the calibration, how many of its steps are done, and of how many."""
+Step = TypeVar("Step")
 
 
 class BatchRun(NamedTuple):
@@ -55,33 +55,34 @@ Grid = dict[tuple[int, int], list[BatchRun]]
 class Bench:
     """Runs batches one after another on the one replica, at full speed, of a worker."""
 
-    def __init__(self, worker: LiveWorker, progress: OnProgress) -> None:
+    def __init__(self, worker: LiveWorker, shown: bool = False) -> None:
+        """Take a worker; ``shown`` is whether each stage is shown on the terminal."""
         self.config = worker.config
-        self._progress = progress
         self._worker = worker
         self._batches = 0
+        self._shown = shown
+        self._bar = Progress("calibrating", 0, "step", shown=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
 
     def cold_starts(self, together: int) -> tuple[ColdStart, ColdStart]:
         """Load the model in one replica on one core unit, and in several that share all cores."""
         share = max(1, self.config.cores_max // together)
         # once in vain: memory that nobody has used since the machine started is slow to come by
         loads = ((share, together), (1, 1), (share, together))
-        measured = []
-        for i, (cores, replicas) in enumerate(loads):
-            self._progress("cold start", i, len(loads))
-            measured.append(self._load(cores, replicas))
-        return measured[1], measured[2]
+        _, alone, crowded = (self._load(*load) for load in self._steps("cold start", loads))
+        return alone, crowded
 
     def pauses(self) -> list[float]:
-        """Run equal batches at full speed and at half of it in turn, against drift.
+        """Return the CPU seconds that equal batches at full speed and at half of it differ by.
 
-        Returns:
-            CPU seconds that each pair differs by.
+        They run in turn, against drift.
         """
         most, lost_s = self.config.cores_max, []
         size = min(PAUSED_SIZE, self.config.batch_max)
-        for i in range(PAUSED_RUNS):
-            self._progress("pauses", i, PAUSED_RUNS)
+        for _ in self._steps("pauses", range(PAUSED_RUNS)):
             self._resize(most)
             full_s = self._run(size).cpu_s
             self._resize(most // 2)
@@ -94,8 +95,7 @@ class Bench:
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
         runs: Runs = defaultdict(list)
-        for i in range(WORK_RUNS):
-            self._progress("work", i, WORK_RUNS)
+        for _ in self._steps("work", range(WORK_RUNS)):
             for size in sizes:
                 runs[size].append(self._run(size))
         return runs
@@ -103,12 +103,9 @@ class Bench:
     def grid(self, work_s: FloatArray, end_s: float) -> Grid:
         """Run batches back to back in each cell of the grid.
 
-        It goes round the grid as often as the time allows, so that the machine's drift spreads
-        over all cells.
-
-        Args:
-            work_s: (batch_max,) CPU seconds of each batch size.
-            end_s: Monotonic time to be done by; one round is made in any case.
+        It goes round the grid as often as there is time until ``end_s`` (monotonic), once at
+        least, so that the machine's drift spreads over all cells. ``work_s`` is (batch_max,) CPU
+        seconds of each batch size.
         """
         most = self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(most)
@@ -116,15 +113,22 @@ class Bench:
         round_s = sum(max(CELL_S, cell_s) for cell_s in expected_s.values())
         rounds = max(1, int((end_s - time.monotonic()) / round_s))
         grid: Grid = defaultdict(list)
-        for i in range(rounds):
-            for j, ((b, c), cell_s) in enumerate(expected_s.items()):
-                self._progress("latency grid", i * len(expected_s) + j, rounds * len(expected_s))
-                self._resize(c)
-                # spends the tokens that came with the new quota, makes ready for the threads
-                self._run(b if cell_s < CELL_S else 1)
-                for _ in range(max(1, round(CELL_S / cell_s))):
-                    grid[b, c].append(self._run(b))
+        for (b, c), cell_s in self._steps("latency grid", [*expected_s.items()] * rounds):
+            self._resize(c)
+            # spends the tokens that came with the new quota, makes ready for the threads
+            self._run(b if cell_s < CELL_S else 1)
+            grid[b, c] += [self._run(b) for _ in range(max(1, round(CELL_S / cell_s)))]
         return grid
+
+    def _steps(self, stage: str, steps: Sequence[Step]) -> Iterator[Step]:
+        """Go through the steps of a stage, and show how far it is."""
+        self.close()
+        self._bar = Progress("calibrating", len(steps), "step", shown=self._shown)
+        if self._shown:
+            self._bar.say(stage)
+        for done, step in enumerate(steps):
+            self._bar.show(done)
+            yield step
 
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self._worker.resize(Allocation(cores, self.config.batch_max, replicas))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from sponge_env.live.janitor import remove_group
+from sponge_env.live.replica import CpuLimiter
 
 Version = Literal[1, 2]
 
@@ -45,7 +46,7 @@ class Hierarchy:
 
 def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
     """Find the hierarchy that limits CPU time, from ``mounts`` and ``cgroup`` in a folder."""
-    proc = PROC if proc is None else proc
+    proc = proc or PROC
     mounts = [line.split() for line in _read(proc / "mounts").splitlines()]
     member = [line.split(":", 2) for line in _read(proc / "cgroup").splitlines()]
     for _, point, kind, options, *_ in mounts:
@@ -86,18 +87,14 @@ def _write(path: Path, text: str) -> None:
         os.close(handle)
 
 
-class CgroupLimiter:
-    """Limits a replica by the quota of a control group of its own. Implements ``CpuLimiter``.
-
-    The group's directory exists and is removed in the end; as many cores as ``cpus`` are no
-    limit.
-    """
+class CgroupLimiter(CpuLimiter):
+    """Limits a replica by the quota of a group of its own, which it removes in the end."""
 
     def __init__(self, version: Version, group: Path, period_us: int, cpus: int) -> None:
+        super().__init__(cpus)
         self.group = group
         self._version = version
         self._period_us = period_us
-        self._cpus = cpus
         self._throttled_s = 0.0
         self._closed = False
 
@@ -145,9 +142,7 @@ class RunGroup:
     """The group of one run, above the leaf groups of its replicas.
 
     Each directory is announced before it is made, so that somebody can clean up after a crash.
-
-    Raises:
-        OSError: The kernel does not let this process make it.
+    Where the kernel refuses, an ``OSError`` says so.
     """
 
     def __init__(
@@ -174,11 +169,7 @@ class RunGroup:
             raise
 
     def limiter(self, cpus: int) -> CgroupLimiter:
-        """Make the group of one replica that can use so many CPUs, without limit so far.
-
-        Raises:
-            OSError: The kernel refuses.
-        """
+        """Make the group of one replica that can use so many CPUs, without limit so far."""
         assert self._path is not None, "the run's group is closed"
         path = self._make(self._path / f"replica-{next(self._replicas)}")
         return CgroupLimiter(self._hierarchy.version, path, self._period_us, cpus)

@@ -17,7 +17,7 @@ import signal
 import struct
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,6 @@ class Job:
     """File descriptor of the channel to the parent."""
     memory: int = -1
     """File descriptor of the memory that holds the tensors."""
-
-    def to_json(self) -> str:
-        """Write the job as the child's only argument."""
-        return json.dumps(asdict(self))
 
     @property
     def memory_bytes(self) -> int:

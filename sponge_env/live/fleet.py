@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
-from sponge_env.live.config import LiveConfig
-from sponge_env.live.replica import Answer, Death, Launcher, Ready, Replica
+from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
 
 HEARTBEAT_S = 1.0
 """Longest single wait for the replicas, after which hung ones are looked for."""
@@ -23,7 +22,7 @@ START_ATTEMPTS = 3
 """Replicas that may die one after another before any is ready."""
 
 
-class State(enum.IntEnum):
+class Phase(enum.IntEnum):
     """What a replica is doing; on a scale-in the lowest goes first."""
 
     STARTING = 0
@@ -39,7 +38,7 @@ class Member:
     launched_s: float
     timeout_from_s: float
     """From when its timeout counts; moved on by times that nobody polled."""
-    state: State = State.STARTING
+    state: Phase = Phase.STARTING
     draining: bool = False
     """Whether it is stopped after its batch."""
     batch: Batch | None = None
@@ -69,9 +68,9 @@ class Fleet:
         self.restarts = 0
         self._launcher = launcher
         self._timeouts_s = {
-            State.STARTING: config.start_timeout_s,
-            State.IDLE: math.inf,
-            State.BUSY: config.batch_timeout_s,
+            Phase.STARTING: config.start_timeout_s,
+            Phase.IDLE: math.inf,
+            Phase.BUSY: config.batch_timeout_s,
         }
         self._cores = 0.0
         self._next_id = 0
@@ -98,7 +97,7 @@ class Fleet:
     @property
     def idle(self) -> list[Member]:
         """Replicas that could start a batch, oldest first."""
-        return [member for member in self.members if member.state is State.IDLE]
+        return [member for member in self.members if member.state is Phase.IDLE]
 
     @property
     def staying(self) -> list[Member]:
@@ -113,13 +112,13 @@ class Fleet:
     @property
     def serving(self) -> int:
         """Replicas that have loaded and are not draining."""
-        return sum(member.state is not State.STARTING for member in self.staying)
+        return sum(member.state is not Phase.STARTING for member in self.staying)
 
     @property
     def starting_s(self) -> list[float]:
         """Expected time until each cold-starting replica is ready, ascending."""
         now_s = time.monotonic()
-        starting = (m for m in self.members if m.state is State.STARTING)
+        starting = (m for m in self.members if m.state is Phase.STARTING)
         return sorted(max(0.0, m.launched_s + self.cold_start_s - now_s) for m in starting)
 
     def warm_up(self, replicas: int, cores: float) -> None:
@@ -133,15 +132,11 @@ class Fleet:
         self.limit(cores)
 
     def start(self, batch: Batch) -> None:
-        """Give a batch to the oldest idle replica.
-
-        Raises:
-            RuntimeError: No replica is idle.
-        """
+        """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
         if not self.idle:
             raise RuntimeError("no replica is idle")
         member = self.idle[0]
-        member.state, member.batch = State.BUSY, batch
+        member.state, member.batch = Phase.BUSY, batch
         member.sent_s = member.timeout_from_s = time.monotonic()
         member.replica.start(batch.id, batch.requests)
 
@@ -161,7 +156,7 @@ class Fleet:
         staying.sort(key=lambda member: (member.state, -member.replica.id))
         surplus = staying[: max(0, len(staying) - wanted)]
         for member in surplus:
-            member.draining = member.state is State.BUSY
+            member.draining = member.state is Phase.BUSY
         self._stop([member for member in surplus if not member.draining])
 
     def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
@@ -174,13 +169,9 @@ class Fleet:
             self._selector.register(replica, selectors.EVENT_READ, self.members[-1])
 
     def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
-        """Take in what happened, waiting for it if need be.
+        """Return whether anything happened, waiting for it if need be, and what batches ended.
 
-        Returns:
-            Whether anything happened, and the batches that ended.
-
-        Raises:
-            WorkerError: Replicas die one after another before they are ready.
+        Replicas that die one after another before they are ready are a ``WorkerError``.
         """
         ready = self._selector.select(min(timeout_s, HEARTBEAT_S))
         ended = []
@@ -190,8 +181,11 @@ class Fleet:
                     self._wake_receiver.recv(4096)
             else:
                 ended += self._take_event(key.data)
-        # last, for a report may have lain there while nobody polled
-        self._kill_overdue()
+        # hung ones last, for a report may have lain there while nobody polled
+        now_s = time.monotonic()
+        for member in self.members:
+            if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
+                member.replica.kill()  # its death shows at the next poll
         # batches that ended are handed over first; the failure shows again at the next poll
         if self.gives_up and not ended:
             raise WorkerError(
@@ -228,13 +222,6 @@ class Fleet:
             self._past_cpu_s += member.replica.cpu_s()
             self.members.remove(member)
 
-    def _kill_overdue(self) -> None:
-        """Kill replicas that hang; their deaths show at the next poll."""
-        now_s = time.monotonic()
-        for member in self.members:
-            if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
-                member.replica.kill()
-
     def _take_event(self, member: Member) -> list[Ended]:
         """Take in a replica's event; return its batch if that ended."""
         event = member.replica.poll()
@@ -248,7 +235,7 @@ class Fleet:
         if isinstance(event, Death):
             self._replace(member, event)
             return ended
-        member.state = State.IDLE
+        member.state = Phase.IDLE
         if isinstance(event, Ready):
             self._failed_starts = 0
             self.cold_start_s = event.at_s - member.launched_s
@@ -259,7 +246,7 @@ class Fleet:
     def _replace(self, dead: Member, death: Death) -> None:
         """Start another replica in place of one that died, unless none will start."""
         self._stop([dead])
-        if dead.state is State.STARTING:
+        if dead.state is Phase.STARTING:
             self._failed_starts += 1
             self._death_reason = death.reason
         if not dead.draining and not self.gives_up:

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 PATIENCE_S = 10.0
 """How long to wait for killed processes to leave a group."""
@@ -36,22 +35,10 @@ class Janitor:
         assert self._process.stdin is not None
         self._stdin = self._process.stdin
 
-    def watch_process(self, pid: int) -> None:
-        """Have a process killed in the end."""
-        self._tell(f"process {pid} {start_ticks(pid)}")
-
-    def forget_process(self, pid: int) -> None:
-        """Leave a process alone: it has ended."""
-        self._tell(f"forget {pid}")
-
-    def watch_group(self, path: Path) -> None:
-        """Have a control group removed in the end; announce a group before those in it."""
-        self._tell(f"group {path}")
-
     def close(self) -> None:
         """Let it clean up, and wait for it. Safe to call twice."""
         # the pipe's end alone would not do: a forked process may hold a copy of it
-        self._tell("end")
+        self.tell("end")
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.close()
         try:
@@ -60,11 +47,11 @@ class Janitor:
             self._process.kill()
             self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def tell(self, *words: object) -> None:
+        """Say what to clean up in the end, as above; a group before those in it."""
         # a janitor that somebody killed is no reason to stop serving
         with contextlib.suppress(BrokenPipeError, ValueError):
-            self._stdin.write(line + "\n")
-            self._stdin.flush()
+            print(*words, file=self._stdin, flush=True)
 
 
 def start_ticks(pid: int) -> str:

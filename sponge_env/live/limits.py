@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live.cgroups import Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.replica import CpuLimiter
 
 LOG = logging.getLogger("sponge_env")
 
@@ -50,59 +51,8 @@ POLL_MIN_S = 0.0002
 """Shortest sleep of the duty cycle between two looks at the CPU clock."""
 
 
-class CpuLimiter(Protocol):
-    """Limits the CPU of one child process.
-
-    Where the kernel refuses, an ``OSError`` says so, which :func:`refusal_as_sentence`
-    translates.
-    """
-
-    def attach(self, pid: int) -> None:
-        """Begin to limit a child process not yet waited for; it may be gone already."""
-
-    def apply(self, cores: float) -> None:
-        """Grant physical cores from now on, also to what is running."""
-
-    def granted_cores(self) -> float:
-        """Return the physical cores granted, as the limiter itself reports them."""
-
-    def throttled_s(self) -> float:
-        """Return how long the replica stood stopped by the limit; also after the end."""
-
-    def close(self) -> None:
-        """Stop limiting; the process must have ended. Safe to call twice."""
-
-
-class NoLimiter:
-    """Limits nothing. Implements ``CpuLimiter``."""
-
-    def __init__(self, cpus: int) -> None:
-        self._cpus = cpus
-
-    def granted_cores(self) -> float:
-        """Return all CPUs."""
-        return float(self._cpus)
-
-    def throttled_s(self) -> float:
-        """Return 0: it is never stopped."""
-        return 0.0
-
-    def attach(self, pid: int) -> None:
-        """Do nothing, as all of these."""
-
-    def apply(self, cores: float) -> None:
-        """Leave all CPUs granted."""
-
-    def close(self) -> None:
-        """Leave nothing, for there was nothing."""
-
-
 def process_cpu_s(pid: int) -> float:
-    """Return the CPU time of a process with all its threads.
-
-    Raises:
-        OSError: There is no such process.
-    """
+    """Return the CPU time of a process with all its threads; ``OSError`` if there is none."""
     # the kernel's encoding of another process's CPU clock, as in clock_getcpuclockid(3)
     return time.clock_gettime((~pid << 3) | 2)
 
@@ -123,17 +73,16 @@ class TokenBucket:
         self.tokens_s = self._quota_s + min(0.0, self.tokens_s)
 
 
-class DutyCycleLimiter:
-    """Stops and continues a process, without the kernel's help. Implements ``CpuLimiter``.
+class DutyCycleLimiter(CpuLimiter):
+    """Stops and continues a process, without the kernel's help.
 
     For users who may not make control groups. It polls the process's CPU clock, and is coarser
     than a quota: it overshoots by up to a polling interval, which it takes off the next period.
-    As many cores as CPUs are no limit.
     """
 
     def __init__(self, period_s: float, cpus: int) -> None:
+        super().__init__(cpus)
         self._period_s = period_s
-        self._cpus = cpus
         self._cores = float(cpus)
         self._throttled_s = 0.0
         self._changed = threading.Condition()
@@ -226,11 +175,9 @@ class CpuLimits(NamedTuple):
 
 @contextmanager
 def refusal_as_sentence() -> Iterator[None]:
-    """Turn what the kernel says into a sentence for the user.
+    """Turn an ``OSError`` of the kernel into a :class:`WorkerError`.
 
-    Raises:
-        ProcessLookupError: As it is; a process may die at any time.
-        WorkerError: In place of every other ``OSError``.
+    A ``ProcessLookupError`` stays as it is, for a process may die at any time.
     """
     try:
         yield
@@ -251,10 +198,8 @@ def enforcement_period_s(core_unit: float) -> float:
     """Return the shortest period in which one core unit is a quota the kernel accepts.
 
     Short periods matter: a 12 ms batch under half a core had a p99 of 76 ms with the
-    default period of 100 ms and of 19 ms with 10 ms.
-
-    Raises:
-        ConfigError: The unit is so small that no period is long enough.
+    default period of 100 ms and of 19 ms with 10 ms. None is long enough for a very small unit,
+    which is a :class:`ConfigError`.
     """
     period_s = PERIOD_STEP_S * max(1, math.ceil(QUOTA_FLOOR_S / core_unit / PERIOD_STEP_S - 1e-9))
     if period_s > PERIOD_MAX_S:
@@ -266,11 +211,7 @@ def enforcement_period_s(core_unit: float) -> float:
 
 
 def choose_kind(wanted: Limiter, hierarchy: Hierarchy | None) -> Kind:
-    """Choose the means to limit CPU time.
-
-    Raises:
-        WorkerError: Control groups are asked for and no hierarchy has the CPU controller.
-    """
+    """Choose the means to limit CPU time; a :class:`WorkerError` if it must be control groups."""
     if wanted in ("duty-cycle", "none"):
         return wanted
     if hierarchy is not None:
@@ -283,20 +224,16 @@ def open_limits(
 ) -> CpuLimits:
     """Set up the CPU limits of a run, for replicas pinned to so many CPUs.
 
-    ``auto`` takes control groups where this process may make them, else the duty cycle, and
-    says so in a warning. Each control group is announced before it is made.
-
-    Raises:
-        ConfigError: The core unit, in physical cores, is too small for any period.
-        WorkerError: ``cgroup`` is wanted and this process may not make control groups, or
-            not with the quotas that are needed.
+    ``auto`` takes control groups where this process may make them, with the quotas that are
+    needed, else the duty cycle, and says so in a warning; for ``cgroup`` that is a
+    :class:`WorkerError`. Each control group is announced before it is made.
     """
     period_s = enforcement_period_s(core_unit)
     kernel_tick_s = time.clock_getres(COARSE_CLOCK)
     hierarchy = find_hierarchy()
     kind = choose_kind(wanted, hierarchy)
     if kind == "none":
-        return CpuLimits(kind, period_s, kernel_tick_s, partial(NoLimiter, cpus))
+        return CpuLimits(kind, period_s, kernel_tick_s, partial(CpuLimiter, cpus))
     if kind != "duty-cycle" and hierarchy is not None:
         try:
             group = RunGroup(hierarchy, round(period_s * 1e6), announce)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import socket
@@ -11,18 +12,19 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
-from sponge_env.live.config import LiveConfig
-from sponge_env.live.janitor import Janitor
-from sponge_env.live.limits import CpuLimiter, open_limits, process_cpu_s, refusal_as_sentence
-from sponge_env.live.replica import Answer, Death, Event, Ready
+from sponge_env.live.janitor import Janitor, start_ticks
+from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
+from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
 from sponge_env.models import resolve_model, sample_images
 
 CHILD = Path(__file__).with_name("child.py")
@@ -30,8 +32,7 @@ END_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """What all replicas of a launcher have in common."""
 
     job: Job
@@ -50,9 +51,6 @@ class LocalReplica:
     A batch's end is stamped by the child just before it answers; should the quota be found
     exhausted in the microseconds between, the answer arrives up to a period later. It lives
     under its limiter from its start to its end, at full speed with all CPUs granted at first.
-
-    Raises:
-        WorkerError: Its CPU cannot be limited.
     """
 
     def __init__(
@@ -74,7 +72,7 @@ class LocalReplica:
         with far_end:
             self._process = self._spawn(setup.job, far_end.fileno())
         self.pid: int | None = self._process.pid
-        self._janitor.watch_process(self._process.pid)
+        self._janitor.tell("process", self.pid, start_ticks(self._process.pid))
         self._confine(setup.cpus, math.inf if full_speed else cores)
 
     def _spawn(self, job: Job, channel: int) -> subprocess.Popen[bytes]:
@@ -84,7 +82,7 @@ class LocalReplica:
         os.ftruncate(memory, job.memory_bytes)
         self._inputs, self._outputs = job.map_tensors()
         process = subprocess.Popen(
-            [sys.executable, "-P", str(CHILD), job.to_json()],
+            [sys.executable, "-P", str(CHILD), json.dumps(asdict(job))],
             pass_fds=(channel, memory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -178,7 +176,7 @@ class LocalReplica:
         self._limiter.close()
         self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
-        self._janitor.forget_process(self._process.pid)
+        self._janitor.tell("forget", self.pid)
         self._channel.close()
         os.close(self._stderr)
         del self._inputs, self._outputs  # and with them the shared memory
@@ -187,11 +185,8 @@ class LocalReplica:
 class LocalLauncher:
     """Starts replicas as child processes. Implements ``Launcher``.
 
-    While it is open, this process keeps off the replicas' CPUs.
-
-    Raises:
-        ConfigError: The configuration or the model cannot be used.
-        WorkerError: The CPU cannot be limited as asked.
+    While it is open, this process keeps off the replicas' CPUs. Settings or a model that cannot
+    be used are a ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
     """
 
     def __init__(self, config: LiveConfig) -> None:
@@ -204,7 +199,7 @@ class LocalLauncher:
             cleanup.callback(janitor.close)
             self._setup = Setup(job, sample_images(model.image_shape), cpus, janitor)
             self._limits = open_limits(
-                config.limiter, config.core_unit, len(cpus), janitor.watch_group
+                config.limiter, config.core_unit, len(cpus), partial(janitor.tell, "group")
             )
             cleanup.callback(self._limits.close)
             self._cleanup = cleanup.pop_all()
@@ -232,10 +227,7 @@ def choose_cpus(wanted: Collection[int], cores: float) -> frozenset[int]:
     """Choose the CPUs that replicas are pinned to, each of them granted up to so many cores.
 
     Where none are wanted, they are the last that this process may use: workers of one process
-    share them.
-
-    Raises:
-        ConfigError: A CPU this process may not use, or fewer of them than cores.
+    share them. Too few, or one that it may not use, are a :class:`ConfigError`.
     """
     available = RESERVATIONS.available()
     if not available.issuperset(wanted):

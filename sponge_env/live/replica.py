@@ -1,4 +1,4 @@
-"""What the fleet knows of a replica, wherever it runs.
+"""What the fleet knows of a replica, wherever it runs, and the settings of them all.
 
 A replica loads the model, then answers one batch after another under a CPU limit. The one
 implementation so far is a child process (:mod:`sponge_env.live.local`); a pod or a process
@@ -9,7 +9,12 @@ implementation passes ``tests/test_replica_contract.py``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+
+from sponge_env.config import Limiter, positive, require
+from sponge_env.interfaces import Allocation
+from sponge_env.spec import check_allocation
 
 
 class Ready(NamedTuple):
@@ -51,18 +56,12 @@ class Replica(Protocol):
         """Return a file descriptor that is readable while :meth:`poll` has an event."""
 
     def start(self, batch_id: int, request_ids: Sequence[int]) -> None:
-        """Send a batch to a replica that waits for one.
-
-        To one that has just died it may be sent in vain; the death follows as an event.
-        """
+        """Send a batch to a replica that waits for one; in vain if it has just died."""
 
     def limit(self, cores: float) -> None:
-        """Ask for physical cores from now on, also for what is running.
+        """Ask for physical cores from now on, also for what is running; or ``WorkerError``.
 
         May come into force later, as in a cluster; :meth:`granted_cores` tells when.
-
-        Raises:
-            WorkerError: They are refused.
         """
 
     def poll(self) -> Event | None:
@@ -84,6 +83,33 @@ class Replica(Protocol):
         """Return how long the limit had it stopped so far; also after the end."""
 
 
+class CpuLimiter:
+    """Limits the CPU of one child process; as it is, it does not, and others derive from it.
+
+    As many cores as CPUs are no limit. Where the kernel refuses, an ``OSError`` says so.
+    """
+
+    def __init__(self, cpus: int) -> None:
+        self._cpus = cpus
+
+    def attach(self, pid: int) -> None:
+        """Begin to limit a child process not yet waited for; it may be gone already."""
+
+    def apply(self, cores: float) -> None:
+        """Grant physical cores from now on, also to what is running."""
+
+    def granted_cores(self) -> float:
+        """Return the physical cores granted, as the limiter itself reports them."""
+        return float(self._cpus)
+
+    def throttled_s(self) -> float:
+        """Return how long the process stood stopped by the limit; also after the end."""
+        return 0.0
+
+    def close(self) -> None:
+        """Stop limiting; the process must have ended. Safe to call twice."""
+
+
 class Launcher(Protocol):
     """Starts replicas somewhere, and owns what they share."""
 
@@ -97,11 +123,52 @@ class Launcher(Protocol):
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:
         """Start a replica, which loads its model under its limit of physical cores.
 
-        At full speed it loads without one, until :meth:`Replica.limit` is called.
-
-        Raises:
-            WorkerError: It cannot be started or limited.
+        At full speed it loads without one, until :meth:`Replica.limit` is called. If it cannot be
+        started or limited, that is a ``WorkerError``.
         """
 
     def close(self) -> None:
         """Release what the replicas shared; they must be closed. Safe to call twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConfig:
+    """How the real worker is set up."""
+
+    model: str = "efficientnet-lite0"
+    """Known model or path of an ONNX file."""
+    batch_max: int = 16
+    """Largest batch."""
+    cores_max: int = 16
+    """Largest number of core units of one replica."""
+    core_unit: float = 1 / 16
+    """Physical cores in one core unit."""
+    replicas_max: int = 16
+    """Largest number of replicas."""
+    total_cores: int = 1 << 30
+    """Core units that all replicas together may hold."""
+    initial: Allocation = field(default_factory=lambda: Allocation(cores=1, batch=1))
+    """Allocation in force when the clock starts, with all its replicas warm."""
+    limiter: Limiter = "auto"
+    """How CPU is limited; ``auto`` takes control groups where this process may make them."""
+    batch_timeout_s: float = 60.0
+    """A batch that runs longer is taken for hung, and its replica is restarted."""
+    start_timeout_s: float = 120.0
+    """A replica that is not ready by then is taken for hung, and restarted."""
+    cold_start_s: float = 8.0
+    """Expected cold start, until the first one was measured."""
+    cpus: tuple[int, ...] = ()
+    """CPUs the replicas are pinned to; left empty, as many as one replica can use, the last
+    ones this process may use. The harness keeps to the others, if there are any."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_max", "cores_max", "replicas_max"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("core_unit", "batch_timeout_s", "start_timeout_s", "cold_start_s"):
+            positive(name, getattr(self, name))
+        check_allocation(self.initial, self)
+
+    def physical_cores(self, cores: int) -> float:
+        """Return the physical cores of core units."""
+        # rounded, so that n units of 1/n are a whole core for every n
+        return round(cores * self.core_unit, 9)

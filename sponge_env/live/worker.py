@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
-from sponge_env.live.config import LiveConfig
-from sponge_env.live.fleet import Ended, Fleet, State
+from sponge_env.live.fleet import Ended, Fleet, Phase
 from sponge_env.live.local import LocalLauncher
-from sponge_env.live.replica import Launcher, Replica
-
-
-class _Hold(NamedTuple):
-    """A time that the clock stood still, in monotonic stamps."""
-
-    begin_s: float
-    end_s: float
-    """Infinite while it lasts."""
-    at_s: float
-    """The episode's time meanwhile, on its own clock."""
+from sponge_env.live.replica import Launcher, LiveConfig, Replica
+from sponge_env.spec import check_allocation
 
 
 class EpisodeClock:
@@ -33,13 +22,13 @@ class EpisodeClock:
     """
 
     def __init__(self) -> None:
-        self._origin_s = time.monotonic()
-        self._holds: list[_Hold] = []
+        self._turns = [(time.monotonic(), 0.0, True)]
+        """When it began to run or to stand still, its own time then, and whether it ran."""
 
     @property
     def held(self) -> bool:
         """Whether the clock stands still."""
-        return bool(self._holds) and self._holds[-1].end_s == math.inf
+        return not self._turns[-1][2]
 
     def now_s(self) -> float:
         """Return the episode time now."""
@@ -50,39 +39,33 @@ class EpisodeClock:
 
         What happened during a hold happened at the hold's instant.
         """
-        for hold in reversed(self._holds):  # stamps are recent: the last ones decide
-            if monotonic_s >= hold.end_s:
-                return hold.at_s + (monotonic_s - hold.end_s)
-            if monotonic_s >= hold.begin_s:
-                return hold.at_s
-        return monotonic_s - self._origin_s
+        recent = reversed(self._turns)  # stamps are: the last ones decide
+        turn = next((turn for turn in recent if turn[0] <= monotonic_s), self._turns[0])
+        since_s, at_s, ran = turn
+        return at_s + (monotonic_s - since_s) if ran else at_s
 
     def hold(self) -> None:
         """Stop the clock; does nothing while it is held."""
         if not self.held:
-            begin_s = time.monotonic()
-            self._holds.append(_Hold(begin_s, math.inf, self.at(begin_s)))
+            now_s = time.monotonic()
+            self._turns.append((now_s, self.at(now_s), False))
 
     def release(self) -> float:
         """Let the clock run on; return how long it was held, 0 if it was not."""
         if not self.held:
             return 0.0
-        hold = self._holds[-1]._replace(end_s=time.monotonic())
-        self._holds[-1] = hold
-        return hold.end_s - hold.begin_s
+        since_s, at_s, _ = self._turns[-1]
+        self._turns.append((time.monotonic(), at_s, True))
+        return self._turns[-1][0] - since_s
 
 
-class LiveWorker:
+class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
 
     The constructor returns when the initial replicas are ready; they start at full speed,
-    then their limits are put in force and the clock starts. The launcher, by default that of
-    child processes on this machine, is closed with the worker. All methods but :meth:`wake`
-    belong to one thread at a time.
-
-    Raises:
-        ConfigError: The configuration or the model cannot be used.
-        WorkerError: No replica starts, or the CPU cannot be limited as asked.
+    then their limits are put in force and the clock starts. If none starts, that is a
+    ``WorkerError``. The launcher, by default that of child processes on this machine, is closed
+    with the worker. All methods but :meth:`wake` belong to one thread at a time.
     """
 
     def __init__(self, config: LiveConfig | None = None, launcher: Launcher | None = None) -> None:
@@ -136,11 +119,9 @@ class LiveWorker:
         self._fleet.start(batch)
 
     def wait(self, until_s: float) -> Sequence[Completion]:
-        """Block until something changes, at the latest until ``until_s``.
+        """Block until something changes, at the latest until ``until_s``; not on a held clock.
 
-        Raises:
-            WorkerError: Replicas die over and over before they are ready.
-            RuntimeError: The clock is held, so that ``until_s`` would never come.
+        Replicas that die over and over before they are ready are a ``WorkerError``.
         """
         if self._clock.held:
             raise RuntimeError("cannot wait while the clock is held; release it first")
@@ -149,7 +130,7 @@ class LiveWorker:
             changed, ended = self._fleet.poll(max(0.0, left_s))
             if changed:
                 self._charge()
-                if self._falls_short and not self._fleet.gives_up:
+                if not self._fleet.gives_up:
                     self._fit()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
@@ -161,11 +142,10 @@ class LiveWorker:
     def resize(self, allocation: Allocation) -> None:
         """Put cores and replicas in force, as far as those that drain leave room.
 
-        Raises:
-            ConfigError: More than the configuration allows.
-            WorkerError: The kernel refuses the new limit or a new replica's.
+        More than the settings allow is a ``ConfigError``, a limit that the kernel refuses a
+        ``WorkerError``.
         """
-        self.config.check(allocation)
+        check_allocation(allocation, self.config)
         begin_s = time.monotonic()
         self._target = allocation
         self._fleet.shrink(allocation.replicas)
@@ -173,24 +153,16 @@ class LiveWorker:
         self._actuation_s = time.monotonic() - begin_s
 
     def _fit(self) -> None:
-        """Come as close to the allocation as those that still drain allow.
-
-        See :func:`sponge_env.core.replicas._fit`: the same rule, for the same reason.
-        """
-        target, held = self._target, len(self._fleet.members)
-        missing = min(target.replicas - len(self._fleet.staying), self.config.total_cores - held)
-        cores = min(target.cores, self.config.total_cores // (held + max(0, missing)))
+        """Come as close to the allocation as those that still drain allow."""
+        target, total, fleet = self._target, self.config.total_cores, self._fleet
+        staying, held = len(fleet.staying), len(fleet.members)
+        cores, added = fit(target.cores, target.replicas, staying, held, total, total)
         # a quota write refills the kernel's tokens: none without need
         if cores != self._cores:
             self._cores = cores
-            self._fleet.limit(self.config.physical_cores(cores))
-        self._fleet.grow(missing)
+            fleet.limit(self.config.physical_cores(cores))
+        fleet.grow(added)
         self._charge()
-
-    @property
-    def _falls_short(self) -> bool:
-        target = self._target
-        return self._cores < target.cores or len(self._fleet.staying) < target.replicas
 
     def status(self) -> WorkerStatus:
         """Return the replicas' state and the counters up to now.
@@ -216,12 +188,8 @@ class LiveWorker:
         )
 
     def crash(self) -> None:
-        """Inject a failure: kill the first replica that serves, a busy one if there is one.
-
-        Raises:
-            RuntimeError: No replica serves.
-        """
-        serving = [m for m in self._fleet.members if m.state is not State.STARTING]
+        """Inject a failure: kill the first replica that serves, a busy one if there is one."""
+        serving = [m for m in self._fleet.members if m.state is not Phase.STARTING]
         if not serving:
             raise RuntimeError("no replica serves that could crash")
         max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
@@ -229,9 +197,6 @@ class LiveWorker:
     def close(self) -> None:
         """Stop; leave no process and no control group behind. Safe to call twice."""
         self._cleanup.close()
-
-    def __enter__(self) -> LiveWorker:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -1,7 +1,7 @@
 """What a controller that knows the future could reach: the clairvoyant bound.
 
 ``episode.py`` holds what is known in advance, ``relaxed.py`` and ``fluid.py`` prove that no
-schedule can do better, ``search.py`` finds one that the serving core attains, and ``bound.py``
+schedule can do better, ``beam.py`` finds one that the serving core attains, and ``bound.py``
 puts the two sides together. ``docs/oracle.md`` says why the proof holds.
 """
 

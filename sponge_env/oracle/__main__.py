@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sponge_env.cli import Parser, at_least, one_of, run_script
-from sponge_env.oracle.bound import Bound, bound
+from sponge_env.oracle.bound import bound
 from sponge_env.scenario import load_scenario
 from sponge_env.spec import scenario_profile
 
@@ -46,16 +46,13 @@ def _run(argv: Sequence[str]) -> int:
     profile = scenario_profile(scenario)
     sys.stdout.write(HEAD)
     for seed in range(arguments.seeds):
-        sys.stdout.write(_row(seed, bound(scenario, seed, arguments.joint, profile)))
+        found = bound(scenario, seed, arguments.joint, profile)
+        sys.stdout.write(
+            f"{seed:5d} {found.violations_lower:8d} {found.violations_upper:6d} "
+            f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}\n"
+        )
         sys.stdout.flush()
     return 0
-
-
-def _row(seed: int, found: Bound) -> str:
-    return (
-        f"{seed:5d} {found.violations_lower:8d} {found.violations_upper:6d} "
-        f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}\n"
-    )
 
 
 if __name__ == "__main__":

@@ -10,15 +10,14 @@ import numpy as np
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
+from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
-from sponge_env.oracle.fluid import Fluid, fluid, fluid_table, least_fluid_cost
+from sponge_env.oracle.fluid import Fluid, fluid, least_fluid_cost
 from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_memory
-from sponge_env.oracle.search import FoundSchedule, search
-from sponge_env.oracle.unavoidable import late_from_idle
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import as_long_as_its_traces
 from sponge_env.spec import scenario_profile
-from sponge_env.workload import as_long_as_its_traces
 
 NARROW, WIDE, WIDE_JOINT = 1, 6, 4
 """Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
@@ -73,27 +72,17 @@ class Bound:
 def bound(
     scenario: Scenario, seed: int, joint: bool = False, profile: Profile | None = None
 ) -> Bound:
-    """Bound what any controller can reach in an episode.
+    """Bound what any controller can reach in an episode, with the scenario's profile or another.
 
-    Args:
-        scenario: The experiment.
-        seed: Seed of arrivals and bandwidth.
-        joint: Whether replicas may be added, too; else there is one. The lower side of joint
-            scaling is weaker: it knows no single request.
-        profile: Latency profile; the scenario's if left out.
+    With ``joint``, replicas may be added; else there is one. The lower side of joint scaling is
+    weaker: it knows no single request.
 
     Raises:
         SpongeError: The scenario or profile cannot be used.
     """
     profile = scenario_profile(scenario) if profile is None else profile
     e = known_episode(as_long_as_its_traces(scenario), profile, seed)
-    return _joint(e) if joint else _vertical(e)
-
-
-def _between(
-    e: KnownEpisode, violations: int, core_intervals: float, found: FoundSchedule
-) -> Bound:
-    """Put the lower side beside a schedule."""
+    violations, core_intervals, found = _joint(e) if joint else _vertical(e)
     return Bound(
         offered=int(e.counts.sum()),
         violations_lower=int(violations),
@@ -104,32 +93,32 @@ def _between(
     )
 
 
-def _vertical(e: KnownEpisode) -> Bound:
+def _vertical(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
+    """Return the fewest violations, the fewest core-intervals and the best schedule found."""
     line = in_one_line(e)
-    late, late_in_line = late_from_idle(e), late_from_idle(line)
     one = np.ones(e.intervals, np.int64)
-    best = search(e, late, one, NARROW)
-    least = divmod(_least(line, late_in_line, VIOLATION, best), VIOLATION)
+    best = search(e, one, NARROW)
+    least = divmod(_least(line, VIOLATION, best), VIOLATION)
     # Under a quota the gap is the lower side's.
     if not e.quota and best.core_intervals > least[1] * (1 + GOOD_GAP):
-        best = min(best, search(e, late, one, WIDE), key=lambda found: found.cost)
+        best = min(best, search(e, one, WIDE), key=lambda found: found.cost)
     cores = float(least[1])
     if least[0] < best.violations:
         # Who has no more violations than these holds at least the cost less theirs.
-        total = _least(line, late_in_line, VIOLATION_COST, best)
+        total = _least(line, VIOLATION_COST, best)
         cores = float(total - VIOLATION_COST * best.violations)
     # Requests as water know less of each other, but more of the CPU that an interval grants.
     alone = _fluid_core_intervals(e._replace(replicas_max=1), best.violations)
-    return _between(e, least[0], max(cores, alone), best)
+    return least[0], max(cores, alone), best
 
 
-def _least(line: KnownEpisode, late: IntArray, violation: int, found: FoundSchedule) -> int:
+def _least(line: KnownEpisode, violation: int, found: FoundSchedule) -> int:
     """Return the least cost of the relaxed server."""
     at_most = violation * found.violations + round(found.core_intervals)
     span = SPAN
     while span <= SPAN_MAX:
         memory = relaxed_memory(line, ALTERNATIVES, span)
-        cost = least_cost(line, late, violation, at_most, memory)
+        cost = least_cost(line, violation, at_most, memory)
         if cost != OVERFLOW:
             return int(cost)
         span *= 2
@@ -139,17 +128,17 @@ def _least(line: KnownEpisode, late: IntArray, violation: int, found: FoundSched
     )
 
 
-def _joint(e: KnownEpisode) -> Bound:
+def _joint(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
+    """Return the same where replicas may be added."""
     found = _joint_schedule(e)
     # What not even all replicas that fit on the machine could avoid, with no queue.
-    late = int(late_from_idle(in_one_line(e), _speedup(e))[0])
+    late = int(in_one_line(e, _speedup(e)).late[0])
     violations = max(late, int(e.counts.sum()) - _fluid(e).answerable)
-    return _between(e, violations, _fluid_core_intervals(e, found.violations), found)
+    return violations, _fluid_core_intervals(e, found.violations), found
 
 
 def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     """Search for cores and batches under several plans of replicas; the best is kept."""
-    late = late_from_idle(e)
     plans = [np.ones(e.intervals, np.int64)]
     if not e.quota:  # replicas that share one CPU serve no more than one that has it all
         plans += [_plan(e, margin) for margin in MARGINS]
@@ -157,11 +146,11 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
         shared = [plan for plan in plans if plan.max() * e.cores_max > e.total_cores]
         plans += [_one_by_one(plan, _cold_intervals(e)) for plan in shared]
         plans = list({plan.tobytes(): plan for plan in plans}.values())
-    found = [(search(e, late, plan, NARROW), plan) for plan in plans]
+    found = [(search(e, plan, NARROW), plan) for plan in plans]
     best, plan = min(found, key=lambda pair: pair[0].cost)
     if e.quota:
         return best  # a wider search takes long and finds next to nothing
-    return min(best, search(e, late, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
+    return min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
 
 
 def _plan(e: KnownEpisode, margin: float) -> IntArray:
@@ -169,9 +158,10 @@ def _plan(e: KnownEpisode, margin: float) -> IntArray:
     ahead, f = _cold_intervals(e), _fluid(e)
     cost = np.full(e.intervals, round(e.cold_start_s / e.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
-    f = f._replace(mixed=f.mixed[:, :, :0])  # no plan is made for the moments between
+    # No plan is made for the moments between.
+    f = f._replace(violation=PLAN_VIOLATION_COST, mixed=f.mixed[:, :, :0])
     ready = np.zeros(e.intervals, np.int64)
-    least_fluid_cost(f, PLAN_VIOLATION_COST, fluid_table(f), ready)
+    least_fluid_cost(f, ready)
     later = np.concatenate([ready, np.zeros(ahead, np.int64)])
     asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
     return asked
@@ -202,8 +192,11 @@ def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:
     """
     f = _fluid(e)
     others = violations_upper - (int(e.counts.sum()) - f.answerable)
-    table, path = fluid_table(f), np.zeros(e.intervals, np.int64)
-    return max(least_fluid_cost(f, cost, table, path) - cost * others for cost in VIOLATION_COSTS)
+    path = np.zeros(e.intervals, np.int64)
+    return max(
+        least_fluid_cost(f._replace(violation=cost), path) - cost * others
+        for cost in VIOLATION_COSTS
+    )
 
 
 def _speedup(e: KnownEpisode) -> float:

@@ -3,10 +3,16 @@
 Requests are kept by class. Those of one class have one SLO and one size, so they arrive in
 the order of their deadlines and are served in that order; what has been served is therefore
 one position per class. All the oracle's kernels read the same :class:`KnownEpisode`.
+
+Also the violations that no schedule can avoid any more, from a state on. Each class is served as
+if it had the replicas to itself: one request after the other at the largest throughput there is,
+none in less than the shortest service. Whatever the schedule, the m-th request from here on ends
+no earlier than that, so what is late even so is late always, and the classes' violations add up.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,21 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.core.compiled import rows
+from sponge_env.core.compiled import compiled, entry_point, rows
 from sponge_env.core.quota import SLICE_S
 from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
+from sponge_env.latency import QuotaService
 from sponge_env.profile import Profile
-from sponge_env.quota import QuotaService
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.spec import make_spec
-from sponge_env.workload import Workload
 
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""
+
+SLACK_S = 1e-9
+"""A request this late may be so by rounding only; the lower side lets it pass."""
 
 
 class KnownEpisode(NamedTuple):
@@ -46,6 +54,9 @@ class KnownEpisode(NamedTuple):
     """(n,) when each request arrives; class by class, ascending within a class."""
     deadline_s: FloatArray
     """(n,) ascending within a class."""
+    late: IntArray
+    """(n + 1,) violations from each request of a class on that nothing can avoid if nothing waits
+    when it arrives."""
     urgency: FloatArray
     """(n,) rank in which requests that wait are served; no two are equal."""
     counts: IntArray
@@ -107,24 +118,21 @@ class KnownEpisode(NamedTuple):
 
 
 def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpisode:
-    """Collect what is known of an episode.
-
-    Args:
-        scenario: As long as its traces.
-        profile: The scenario's latency profile.
-        seed: Seed of the episode.
+    """Collect what is known of an episode of a scenario that is as long as its traces.
 
     Raises:
         SpongeError: The oracle has no model of something in the scenario.
     """
     _check(scenario)
     spec = make_spec(scenario, profile)
-    cores_count = _cores_count(scenario)
-    workload = draw_workload(scenario, profile, seed)
-    return KnownEpisode(
+    boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
+    cores_count = (boundaries_s[1:] > scenario.count_from_s + 1e-9).astype(np.int64)
+    silent = replace(scenario, simulation=replace(scenario.simulation, noise=0.0))
+    worker = Configuration([silent], profile=profile, listed=True)
+    e = KnownEpisode(
         intervals=scenario.intervals,
         interval_s=scenario.interval_s,
-        **_requests(scenario, workload),
+        **_requests(scenario, draw_workload(scenario, profile, seed), boundaries_s),
         cores_count=cores_count,
         counted_after=np.append(np.cumsum(cores_count[::-1])[::-1], 0),
         cores_max=spec.cores_max,
@@ -136,30 +144,39 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         may_skip=False,
         **_service(scenario, profile),
         seed=seed,
-        **_worker(scenario, profile),
+        settings=rows(worker.settings),
+        numbers=worker.numbers.array,
+        pending=rows(np.zeros(1, PENDING)),
+        replica_slots=worker.room.replicas,
     )
+    _count_late(e, 1.0)
+    return e
 
 
-def in_one_line(e: KnownEpisode) -> KnownEpisode:
+def in_one_line(e: KnownEpisode, speedup: float = 1.0) -> KnownEpisode:
     """Return an episode of one class that is no harder, whatever the order of service.
 
     The requests stand in the order of their deadlines, and each may be served as soon as any
-    of those behind it has arrived; see ``docs/oracle.md``.
+    of those behind it has arrived; see ``docs/oracle.md``. As many replicas as ``speedup`` share
+    the work of what is late in any case.
     """
-    if e.classes == 1:
-        return e
+    line = (e if e.classes == 1 else _merged(e))._replace(late=np.zeros_like(e.late))
+    _count_late(line, speedup)
+    return line
+
+
+def _merged(e: KnownEpisode) -> KnownEpisode:
     order = np.argsort(e.deadline_s, kind="stable")
     release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
-    boundaries_s = np.arange(e.intervals + 1) * e.interval_s
-    arrived = np.searchsorted(release_s, boundaries_s, side="right")
+    first = np.array([0, order.size])
     return e._replace(
         classes=1,
         release_s=release_s,
         deadline_s=e.deadline_s[order],
         urgency=np.arange(order.size, dtype=np.float64),
         counts=e.counts[order],
-        first=np.array([0, order.size]),
-        arrived=arrived[:, None].astype(np.int64),
+        first=first,
+        arrived=_arrived(release_s, first, np.arange(e.intervals + 1.0) * e.interval_s),
         may_skip=True,
     )
 
@@ -177,34 +194,33 @@ def _check(scenario: Scenario) -> None:
         )
 
 
-def _requests(scenario: Scenario, workload: Workload) -> dict[str, Any]:
+def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) -> dict[str, Any]:
     """Sort the requests that arrive within the episode by class."""
-    end_s = scenario.intervals * scenario.interval_s
     slo_s = np.round(workload.deadline_s - workload.sent_s, 9)
     kinds = np.stack([slo_s, workload.payload_bytes], axis=1)
     _, kind = np.unique(kinds, axis=0, return_inverse=True)
-    offered = np.flatnonzero(workload.arrival_s <= end_s)
+    offered = np.flatnonzero(workload.arrival_s <= boundaries_s[-1])
     kind = kind.ravel()[offered]
-    rows = offered[np.argsort(kind, kind="stable")]
-    classes = max(1, len(scenario.classes) and len(set(scenario.classes)))
-    first = np.searchsorted(np.sort(kind), np.arange(classes + 1))
-    release_s, deadline_s = workload.arrival_s[rows], workload.deadline_s[rows]
+    taken = offered[np.argsort(kind, kind="stable")]
+    classes = max(1, len(set(scenario.classes)))
+    first = np.searchsorted(np.sort(kind), np.arange(classes + 1)).astype(np.int64)
+    release_s, deadline_s = workload.arrival_s[taken], workload.deadline_s[taken]
     in_turn = release_s if scenario.serving.order == "fifo" else deadline_s
-    urgency = np.empty(rows.size)
-    urgency[np.lexsort((workload.id[rows], in_turn))] = np.arange(rows.size)
+    urgency = np.empty(taken.size)
+    urgency[np.lexsort((workload.id[taken], in_turn))] = np.arange(taken.size)
     return {
         "classes": classes,
         "release_s": release_s,
         "deadline_s": deadline_s,
+        "late": np.zeros(taken.size + 1, np.int64),
         "urgency": urgency,
         "counts": (release_s >= scenario.count_from_s).astype(np.int64),
-        "first": first.astype(np.int64),
-        "arrived": _arrived(release_s, first, scenario),
+        "first": first,
+        "arrived": _arrived(release_s, first, boundaries_s),
     }
 
 
-def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntArray:
-    boundaries_s = np.arange(scenario.intervals + 1) * scenario.interval_s
+def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -> IntArray:
     columns = [
         start + np.searchsorted(release_s[start:end], boundaries_s, side="right")
         for start, end in pairwise(first.tolist())
@@ -212,34 +228,28 @@ def _arrived(release_s: FloatArray, first: IntArray, scenario: Scenario) -> IntA
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _cores_count(scenario: Scenario) -> IntArray:
-    ends_s = np.arange(1, scenario.intervals + 1) * scenario.interval_s
-    return (ends_s > scenario.count_from_s + 1e-9).astype(np.int64)
-
-
 def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Return the fields of :class:`~sponge_env.oracle.episode.KnownEpisode` about service."""
+    """Return what is known about service, with or without a quota."""
     limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
     quota = profile.quota
-    nothing = np.zeros(limits.cores)
-    limited = profile.resolve_service(scenario.simulation.service) == "quota"
-    if limited and quota is not None:
+    if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
         work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
         dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
-        grants = _grants(scenario, profile, quota)
+        contention, grants = quota.loading_contention, _grants(scenario, profile, quota)
     else:
+        quota, nothing = None, np.zeros(limits.cores)
         work_s = profile.service_table_s(limits.batch, limits.cores)
-        dispatch_s = np.zeros(limits.batch)
-        grants = {"share": nothing + 1, "ahead_s": nothing}
-        grants |= {"ahead_awake_s": nothing, "refill_s": nothing}
+        dispatch_s, contention = np.zeros(limits.batch), 1.0
+        grants = dict.fromkeys(("ahead_s", "ahead_awake_s", "refill_s"), nothing)
+        grants["share"] = nothing + 1
     padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
     return {
         "work_s": np.ascontiguousarray(work_s),
         "padded_s": padded_s,
         "shortest_s": padded_s.min(axis=1),
         "dispatch_s": dispatch_s,
-        "quota": limited,
-        "loading_contention": quota.loading_contention if limited and quota is not None else 1.0,
+        "quota": quota is not None,
+        "loading_contention": contention,
         **grants,
         "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
@@ -262,14 +272,44 @@ def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[s
     }
 
 
-def _worker(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Describe the simulated worker as its compiled kernels take it."""
-    simulation = replace(scenario.simulation, noise=0.0)
-    silent = replace(scenario, simulation=simulation)
-    configuration = Configuration([silent], scenario.limits.replicas, profile=profile, listed=True)
-    return {
-        "settings": rows(configuration.settings),
-        "numbers": configuration.numbers.array,
-        "pending": rows(np.zeros(1, PENDING)),
-        "replica_slots": configuration.replica_slots,
-    }
+@compiled
+def _busy_period(
+    e: KnownEpisode, kind: int, start: int, free_s: float, speedup: float
+) -> tuple[int, int]:
+    """Serve one class until nothing waits; return the next request and the violations."""
+    late, i = 0, start
+    while i < e.first[kind + 1] and (i == start or e.release_s[i] < free_s):
+        done_s = max(free_s, e.release_s[i]) + 1.0 / (e.rate_rps * speedup)
+        at_least_s = max(done_s, e.release_s[i] + e.fastest_s)
+        in_time = at_least_s <= e.deadline_s[i] + SLACK_S
+        late += 0 if in_time else e.counts[i]
+        if in_time or not (e.may_skip or e.drop_grace_s < math.inf):
+            free_s = done_s
+        i += 1
+    return i, late
+
+
+@entry_point
+def _count_late(e: KnownEpisode, speedup: float) -> None:
+    """Write ``e.late``."""
+    for kind in range(e.classes):
+        for start in range(e.first[kind + 1] - 1, e.first[kind] - 1, -1):
+            after, violations = _busy_period(e, kind, start, e.release_s[start], speedup)
+            rest = e.late[after] if after < e.first[kind + 1] else 0
+            e.late[start] = violations + rest
+
+
+@compiled
+def unavoidable(e: KnownEpisode, kind: int, start: int, free_s: float, speedup: float) -> int:
+    """Count the violations of one class that nothing can avoid, from the request ``start`` on.
+
+    It is the first of the class that was not started, and a replica can begin with it at
+    ``free_s``.
+    """
+    end = e.first[kind + 1]
+    if start >= end:
+        return 0
+    if e.release_s[start] >= free_s:
+        return int(e.late[start])
+    after, violations = _busy_period(e, kind, start, free_s, speedup)
+    return violations + (int(e.late[after]) if after < end else 0)

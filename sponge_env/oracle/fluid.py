@@ -8,7 +8,7 @@ cost it is enough to know how many requests can have been served at most.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ NOWHERE = -1.0
 
 
 class Fluid(NamedTuple):
-    """An episode in requests per interval."""
+    """An episode in requests per interval, and working space."""
 
     arrived: FloatArray
     """(intervals,) requests that have arrived by the end of each."""
@@ -51,13 +51,10 @@ class Fluid(NamedTuple):
     replicas_max: int
     answerable: int
     """Requests that count and can be answered."""
-
-
-class FluidTable(NamedTuple):
-    """Working space; rows are ready replicas less one."""
-
+    violation: float
+    """What it costs to leave a request out, in cores held for an interval."""
     now: FloatArray
-    """(replicas_max, LEVELS) requests served at most."""
+    """(replicas_max, LEVELS) requests served at most, by ready replicas less one."""
     then: FloatArray
     """(replicas_max, LEVELS) the same an interval later."""
     origin: IntArray
@@ -66,19 +63,10 @@ class FluidTable(NamedTuple):
     """(intervals, replicas_max, LEVELS) such states, for every interval."""
 
 
-def fluid_table(f: Fluid) -> FluidTable:
-    """Allocate working space."""
-    shape = f.replicas_max, LEVELS
-    integers = np.zeros(shape, np.int64), np.zeros((f.cores_count.size, *shape), np.int64)
-    return FluidTable(np.zeros(shape), np.zeros(shape), *integers)
-
-
 def fluid(e: KnownEpisode, replicas: int) -> Fluid:
     """Count an episode's requests by interval; those that nobody can answer are left out.
 
-    Args:
-        e: The episode.
-        replicas: Replicas at the start.
+    ``replicas`` are those at the start.
     """
     ends_s = np.arange(1, e.intervals + 1) * e.interval_s
     possible = e.deadline_s - e.release_s >= e.fastest_s
@@ -109,7 +97,16 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
         replicas=replicas,
         replicas_max=e.replicas_max,
         answerable=int(possible.sum()),
+        violation=0.0,
+        **working_space(e.intervals, e.replicas_max),
     )
+
+
+def working_space(intervals: int, replicas_max: int) -> dict[str, Any]:
+    """Allocate the last fields of :class:`Fluid`."""
+    now, then = np.zeros((2, replicas_max, LEVELS))
+    source = np.zeros((intervals, replicas_max, LEVELS), np.int64)
+    return {"now": now, "then": then, "origin": np.zeros_like(now, np.int64), "source": source}
 
 
 def mixed(cores: IntArray, steady: FloatArray, burst: FloatArray, total_cores: int) -> FloatArray:
@@ -168,36 +165,29 @@ def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
 
 
 @entry_point
-def least_fluid_cost(f: Fluid, violation: float, t: FluidTable, replicas: IntArray) -> int:
-    """Return the least cost of serving an episode like water.
-
-    Args:
-        f: The episode.
-        violation: What it costs to leave a request out, in cores held for an interval.
-        t: Working space.
-        replicas: (intervals,) the replicas that it takes; is written.
-    """
-    t.now[:] = NOWHERE
-    t.now[f.replicas - 1, 0] = 0.0
+def least_fluid_cost(f: Fluid, replicas: IntArray) -> int:
+    """Return the least cost of serving an episode like water; write its (intervals,) replicas."""
+    f.now[:] = NOWHERE
+    f.now[f.replicas - 1, 0] = 0.0
     least = 0
     for k in range(f.cores_count.size):
-        _scale(f, k, t)
-        extra = _serve(f, k, violation, t)
+        _scale(f, k)
+        extra = _serve(f, k)
         least += extra
-        t.now[:] = NOWHERE
-        _rebase(t, k, extra)
+        f.now[:] = NOWHERE
+        _rebase(f, k, extra)
     state = 0
     for n in range(f.replicas_max):
-        if t.now[n, 0] > NOWHERE:
+        if f.now[n, 0] > NOWHERE:
             state = n * LEVELS
     for k in range(f.cores_count.size - 1, -1, -1):
         replicas[k] = state // LEVELS + 1
-        state = t.source[k, state // LEVELS, state % LEVELS]
+        state = f.source[k, state // LEVELS, state % LEVELS]
     return least
 
 
 @compiled
-def _scale(f: Fluid, k: int, t: FluidTable) -> None:
+def _scale(f: Fluid, k: int) -> None:
     """Let replicas be added at what they have cost by now, and be taken away.
 
     One that is taken away finishes its batch first, of what has arrived. That is given to it
@@ -205,55 +195,53 @@ def _scale(f: Fluid, k: int, t: FluidTable) -> None:
     """
     for n in range(f.replicas_max):
         for level in range(LEVELS):
-            t.origin[n, level] = n * LEVELS + level
+            f.origin[n, level] = n * LEVELS + level
     arrived = f.arrived[k - 1] if k else 0.0
     if k >= f.ready_from or f.cores_count[0] == 0:
         for n in range(1, f.replicas_max):
             for level in range(LEVELS):
                 costlier = min(LEVELS - 1, level + f.start[k])
-                _improve(t, n, costlier, n - 1, level, t.now[n - 1, level])
+                _improve(f, n, costlier, n - 1, level, f.now[n - 1, level])
     for n in range(f.replicas_max - 2, -1, -1):
         for level in range(LEVELS):
-            served = t.now[n + 1, level]
+            served = f.now[n + 1, level]
             if served > NOWHERE:
                 served = max(served, min(served + f.last_batch, arrived))
-            _improve(t, n, level, n + 1, level, served)
+            _improve(f, n, level, n + 1, level, served)
 
 
 @compiled
-def _improve(
-    t: FluidTable, n: int, level: int, other: int, other_level: int, served: float
-) -> None:
+def _improve(f: Fluid, n: int, level: int, other: int, other_level: int, served: float) -> None:
     """Reach a state from another with so many requests served, if that is more."""
-    if served > t.now[n, level]:
-        t.now[n, level] = served
-        t.origin[n, level] = t.origin[other, other_level]
+    if served > f.now[n, level]:
+        f.now[n, level] = served
+        f.origin[n, level] = f.origin[other, other_level]
 
 
 @compiled
-def _serve(f: Fluid, k: int, violation: float, t: FluidTable) -> int:
+def _serve(f: Fluid, k: int) -> int:
     """Serve an interval with all numbers of cores; return the least cost of a state after it.
 
     Costs in ``then`` count from the least before the interval.
     """
-    t.then[:] = NOWHERE
+    f.then[:] = NOWHERE
     least = LEVELS - 1
     for n in range(f.replicas_max):
         for level in range(LEVELS):
-            if t.now[n, level] > NOWHERE:
+            if f.now[n, level] > NOWHERE:
                 for cores in range(1, f.cores[n] + 1):
-                    served = t.now[n, level] + (n + 1) * f.served[cores - 1]
+                    served = f.now[n, level] + (n + 1) * f.served[cores - 1]
                     cost = level + f.cores_count[k] * cores * (n + 1)
-                    least = min(least, _reach(f, k, violation, t, n, cost, served, n, level))
+                    least = min(least, _reach(f, k, n, cost, served, n, level))
                     if served >= f.arrived[k]:
                         break
         for before in range(n + 1, f.replicas_max):
-            least = min(least, _serve_mixed(f, k, violation, t, n, before))
+            least = min(least, _serve_mixed(f, k, n, before))
     return least
 
 
 @compiled
-def _serve_mixed(f: Fluid, k: int, violation: float, t: FluidTable, n: int, before: int) -> int:
+def _serve_mixed(f: Fluid, k: int, n: int, before: int) -> int:
     """Serve an interval in which replicas go and leave their cores to the others."""
     gone, least = before - n, LEVELS - 1
     arrived = f.arrived[k - 1] if k else 0.0
@@ -261,40 +249,30 @@ def _serve_mixed(f: Fluid, k: int, violation: float, t: FluidTable, n: int, befo
         more = f.mixed[n, gone - 1, core_cost]
         if more > NOWHERE:
             for level in range(LEVELS):
-                served = t.now[before, level]
+                served = f.now[before, level]
                 if served > NOWHERE:
                     served = max(served, min(served + gone * f.last_batch, arrived)) + more
                     cost = level + f.cores_count[k] * core_cost
-                    least = min(least, _reach(f, k, violation, t, n, cost, served, before, level))
+                    least = min(least, _reach(f, k, n, cost, served, before, level))
     return least
 
 
 @compiled
-def _reach(
-    f: Fluid,
-    k: int,
-    violation: float,
-    t: FluidTable,
-    n: int,
-    cost: int,
-    served: float,
-    other: int,
-    other_level: int,
-) -> int:
+def _reach(f: Fluid, k: int, n: int, cost: int, served: float, other: int, other_level: int) -> int:
     """Reach an interval's end with so many requests served; return the cost."""
     served = min(served, f.arrived[k])
     left_out = max(0.0, f.due[k] - served)
-    cost = min(cost + int(violation * left_out), LEVELS - 1)
-    if served + left_out > t.then[n, cost]:
-        t.then[n, cost] = served + left_out
-        t.source[k, n, cost] = t.origin[other, other_level]
+    cost = min(cost + int(f.violation * left_out), LEVELS - 1)
+    if served + left_out > f.then[n, cost]:
+        f.then[n, cost] = served + left_out
+        f.source[k, n, cost] = f.origin[other, other_level]
     return cost
 
 
 @compiled
-def _rebase(t: FluidTable, k: int, least: int) -> None:
+def _rebase(f: Fluid, k: int, least: int) -> None:
     """Count costs from the least."""
-    for n in range(t.now.shape[0]):
+    for n in range(f.now.shape[0]):
         for level in range(LEVELS - least):
-            t.now[n, level] = t.then[n, level + least]
-            t.source[k, n, level] = t.source[k, n, level + least]
+            f.now[n, level] = f.then[n, level + least]
+            f.source[k, n, level] = f.source[k, n, level + least]

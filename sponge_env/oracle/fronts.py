@@ -35,14 +35,9 @@ class Fronts(NamedTuple):
 
 def make_fronts(lists: int, length: int) -> Fronts:
     """Allocate empty lists."""
-    shape = lists, length
-    return Fronts(
-        cost=np.zeros(shape, np.int64),
-        time=np.zeros(shape),
-        credit_s=np.zeros(shape),
-        worst=np.zeros(shape),
-        size=np.zeros(lists, np.int64),
-    )
+    cost, size = np.zeros((lists, length), np.int64), np.zeros(lists, np.int64)
+    time, credit_s, worst = np.zeros((3, lists, length))
+    return Fronts(cost, time, credit_s, worst, size)
 
 
 @entry_point
@@ -51,15 +46,9 @@ def put(
 ) -> None:
     """Add an alternative to a list, unless one in it is at least as good.
 
-    Args:
-        fronts: The lists.
-        row: The list.
-        cost: What it costs.
-        time: The less the better.
-        credit_s: The less the better; what an alternative that is left out had of it goes to
-            the one that is kept.
-        tolerance: An entry that is no more than this slower than a costlier one takes over
-            its time.
+    Of ``time`` and ``credit_s`` less is better; what an alternative that is left out had of the
+    second goes to the one that is kept. An entry that is slower than a costlier one by no more
+    than ``tolerance`` takes over its time.
     """
     costs, times, credits_s = fronts.cost[row], fronts.time[row], fronts.credit_s[row]
     worst, own = fronts.worst[row], time

@@ -20,9 +20,8 @@ import numpy as np
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
-from sponge_env.oracle.episode import KnownEpisode
+from sponge_env.oracle.episode import SLACK_S, KnownEpisode, unavoidable
 from sponge_env.oracle.fronts import Fronts, make_fronts, put
-from sponge_env.oracle.unavoidable import SLACK_S, unavoidable
 
 VIOLATION = 2**32
 """A violation's cost if it is to outweigh all cores; a core for an interval costs 1."""
@@ -87,12 +86,9 @@ class CoresInterval(NamedTuple):
 
 
 def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemory:
-    """Allocate working space.
+    """Allocate working space: so many ``alternatives`` are kept apart for one state.
 
-    Args:
-        e: The episode.
-        alternatives: How many are kept apart for one state.
-        span: Requests between the most and the least that one interval looks at.
+    ``span`` is the number of requests between the most and the least that one interval looks at.
     """
     most = span * alternatives
     integers = [np.zeros(most, np.int64) for _ in range(3)]
@@ -105,20 +101,12 @@ def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemo
 
 
 @entry_point
-def least_cost(
-    e: KnownEpisode, late: IntArray, violation: int, at_most: int, m: RelaxedMemory
-) -> int:
-    """Return the cost of the relaxed server's best schedule.
+def least_cost(e: KnownEpisode, violation: int, at_most: int, m: RelaxedMemory) -> int:
+    """Return what the relaxed server's best schedule costs: core-intervals and violations.
 
-    Args:
-        e: The episode, of one class.
-        late: See :func:`sponge_env.oracle.unavoidable.late_from_idle`.
-        violation: What a violation costs, in cores held for an interval.
-        at_most: Cost that some schedule attains; what must cost more is left out.
-        m: Working space.
-
-    Returns:
-        ``violations * violation + core-intervals``, or OVERFLOW.
+    A violation costs ``violation`` core-intervals. Left out is what must cost more than
+    ``at_most``, which some schedule attains. The episode is of one class. OVERFLOW where the
+    working space is too small.
     """
     best, labels = at_most, 1
     m.labels.served[0] = m.labels.size[0] = m.labels.cost[0] = 0
@@ -138,7 +126,7 @@ def least_cost(
             )
             best = min(best, _serve(c, labels))
         c = CoresInterval(e, m, start_s, end_s, 0, 0, violation, base, arrived, most)
-        labels = _collect(c, late)
+        labels = _collect(c)
         if labels <= 0:
             return best if labels == 0 else OVERFLOW
     return best
@@ -146,11 +134,7 @@ def least_cost(
 
 @compiled
 def _serve(c: CoresInterval, labels: int) -> int:
-    """Follow every label through an interval.
-
-    Returns:
-        In the last interval the least cost of having served all; else more than any cost.
-    """
+    """Follow every label through an interval; in the last, return the least cost of all."""
     last = c.arrived - c.base
     c.m.free.size[: last + 1] = 0
     for n in range(labels):
@@ -226,10 +210,8 @@ def _run(
     """Run a batch to its end, or to that of the interval.
 
     Its last request is the one before ``served``, its work begins at ``begin_s``, and
-    ``granted_from_s`` is since when the CPU's long-run share has been there for it.
-
-    Returns:
-        From when on a replica that ran it is no worse off than one that waited.
+    ``granted_from_s`` is since when the CPU's long-run share has been there for it. Returned is
+    from when on a replica that ran it is no worse off than one that waited.
     """
     row, share = served - c.base, c.e.share[c.cores - 1]
     credit_s = granted_from_s + work_s / share
@@ -266,7 +248,7 @@ def _late(e: KnownEpisode, first: int, end: int, end_s: float) -> int:
 
 
 @compiled
-def _collect(c: CoresInterval, late: IntArray) -> int:
+def _collect(c: CoresInterval) -> int:
     """Make labels of what an interval led to; return how many, or OVERFLOW.
 
     Left out is what an idle replica with as much served has at the same cost, and what must
@@ -278,27 +260,25 @@ def _collect(c: CoresInterval, late: IntArray) -> int:
             return OVERFLOW
         if c.m.idle[row] < least:
             least = c.m.idle[row]
-            count += _add(c, late, row, 0, 0.0, least, count)
+            count += _add(c, row, 0, 0.0, least, count)
         for size in range(1, c.e.batch_max + 1):
             at = row * c.e.batch_max + size - 1
             for x in range(c.m.running.size[at]):
                 cost = c.m.running.cost[at, x]
                 if cost < least:
                     left = c.m.running.time[at, x]
-                    count += _add(c, late, row, size, left, cost, count)
+                    count += _add(c, row, size, left, cost, count)
     return count
 
 
 @compiled
-def _add(
-    c: CoresInterval, late: IntArray, row: int, size: int, left: float, cost: int, n: int
-) -> bool:
+def _add(c: CoresInterval, row: int, size: int, left: float, cost: int, n: int) -> bool:
     """Make label ``n``, unless it must cost more than a schedule that is known."""
     served, free_s = c.base + row, c.end_s
     if size:
         free_s += left * c.e.shortest_s[size - 1]
     violations = _late(c.e, served - size, served, free_s)
-    violations += unavoidable(c.e, late, 0, served, free_s, 1.0)
+    violations += unavoidable(c.e, 0, served, free_s, 1.0)
     if cost + c.violation * violations > c.at_most:
         return False
     c.m.labels.served[n], c.m.labels.size[n] = served, size

@@ -19,7 +19,7 @@ from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings
-from sponge_env.core.simulate import jump
+from sponge_env.core.step import jump
 from sponge_env.oracle.episode import MAX_CLASSES, KnownEpisode
 
 PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
@@ -114,12 +114,9 @@ def begin(e: KnownEpisode, w: Branch) -> None:
 
 @compiled
 def serve(e: KnownEpisode, w: Branch, interval: int, cores: int, batch: int, replicas: int) -> int:
-    """Put an allocation in force and serve until the interval ends.
+    """Serve an interval under an allocation; return how many requests the largest batch had.
 
     After the last interval, what is left is served, too.
-
-    Returns:
-        Requests in the largest batch.
     """
     held_core_s = worker.held_core_s(_world(w))
     worker.resize(_world(w), cores, replicas)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,17 +23,15 @@ PAGE = "report.html"
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="sponge report", description=__doc__)
-    add = parser.add_argument
+    add, file = parser.add_argument, partial(parser.add_argument, type=Path, metavar="FILE")
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders that evaluate.py wrote")
     where = f"where {PAGE} and its pictures go (default: report in the first run)"
     add("--out", type=Path, metavar="DIR", help=where)
     few = "agents shown where there is no room for all"
     add("--agent", nargs="+", default=[], metavar="NAME", help=few)
-    measured = "fidelity.json of sponge fidelity"
-    add("--fidelity", type=Path, metavar="FILE", help=measured)
-    beside = "write this too, with its pictures beside it"
-    add("--markdown", type=Path, metavar="FILE", help=beside)
-    add("--readme", type=Path, metavar="FILE", help="write its part about results anew")
+    file("--fidelity", help="fidelity.json of sponge fidelity")
+    file("--markdown", help="write this too, with its pictures beside it")
+    file("--readme", help="write its part about results anew")
     arguments = parser.parse_args(argv)
     if arguments.markdown and len(arguments.runs) > 1:
         raise ConfigError("--markdown is about one run; name only one")

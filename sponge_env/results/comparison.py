@@ -143,11 +143,8 @@ class Comparison:
     ) -> set[str]:
         """Return the agents that are shown to differ from the reference in a metric.
 
-        Args:
-            name: The metric.
-            cells_of: By agent, cells on which it and the reference have results; all agents
-                of one column of a table, which are one family of tests.
-            test: Gives the p value of two agents' values.
+        The cells of each agent are those on which it and the reference have results; the agents
+        of one column of a table are one family of tests, which give the p value of two.
         """
         others = [a for a, cells in cells_of.items() if a != self.reference and cells]
         pairs = [
@@ -159,9 +156,8 @@ class Comparison:
 
     def different_on(self, name: str, cell: Cell) -> set[str]:
         """Return the agents that are shown to differ from the reference on one cell."""
-        if not self.has(self.reference, cell):
-            return set()
-        return self.different(name, {agent: [cell] for agent in self.there(cell)})
+        there = self.there(cell)
+        return self.different(name, {a: [cell] for a in there if self.reference in there})
 
     @cached_property
     def common_bound(self) -> str:
@@ -196,13 +192,20 @@ class Comparison:
             return {}
         here = (self.bound_episodes[list(CELL)] == list(cell)).all(axis=1)
         rows = self.bound_episodes[here].dropna(subset="offered")
-        return {str(name): _sides(of_one) for name, of_one in rows.groupby("agent", sort=False)}
+        sides = [_side(rows, "lower"), _side(rows, "upper")]
+        return {
+            name: {
+                str(metric): cast(Span, tuple(float(s[metric][[name]].mean()) for s in sides))
+                for metric in sides[0]
+            }
+            for name in rows["agent"].unique()
+        }
 
     def bound_gaps(self) -> dict[str, pd.DataFrame]:
         """Return by bound the gaps between its two sides, a row for each cell.
 
-        Returns:
-            ``cores``: core-seconds, relative to what is proven; ``violations``: per request.
+        These are ``cores``, core-seconds relative to what is proven, and ``violations`` per
+        request.
         """
         if self.bounds.empty:
             return {}
@@ -217,24 +220,20 @@ class Comparison:
         return {str(name): gap.droplevel("agent") for name, gap in gaps.groupby(level="agent")}
 
 
-def _sides(bound: pd.DataFrame) -> dict[str, Span]:
-    """Summarise a bound's seeds on one cell, under the names of agents' metrics."""
-
-    def span(of: Callable[[str], pd.Series[float]]) -> Span:
-        return float(of("lower").mean()), float(of("upper").mean())
-
-    offered, hopeless = bound["offered"].clip(lower=1), bound["hopeless"]
-    return {
-        "violation_rate": span(lambda side: bound[f"violations_{side}"] / offered),
-        "avoidable_violation_rate": span(
-            lambda side: (bound[f"violations_{side}"] - hopeless) / offered
-        ),
-        "mean_cores": span(lambda side: bound[f"core_seconds_{side}"] / bound["duration_s"]),
-    }
+def _side(bounds: pd.DataFrame, side: str) -> pd.DataFrame:
+    """Return a side of bounds under the names of agents' metrics, a row for each episode."""
+    violations, offered = bounds[f"violations_{side}"], bounds["offered"].clip(lower=1)
+    return pd.DataFrame(
+        {
+            "violation_rate": violations / offered,
+            "avoidable_violation_rate": (violations - bounds["hopeless"]) / offered,
+            "mean_cores": bounds[f"core_seconds_{side}"] / bounds["duration_s"],
+        }
+    ).set_index(bounds["agent"])
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """What one run directory holds."""
 
     path: Path
@@ -246,11 +245,10 @@ class Run:
     versions: dict[str, Any]
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path) -> RunFolder:
     """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``.
 
-    Raises:
-        RunDirectoryError: It is none, one of another version, or holds no finished episode.
+    RunDirectoryError if it is none, one of another version, or holds no finished episode.
     """
     episodes = read.load_results(path)
     if episodes.empty:
@@ -272,18 +270,17 @@ def load_run(path: Path) -> Run:
         latencies=read.load_latencies(path),
     )
     host, versions = read_json(path / "host.json"), read_json(path / "versions.json")
-    return Run(path, comparison, standard.featured, _command(path), host, versions)
+    return RunFolder(path, comparison, standard.featured, _command(path), host, versions)
 
 
-def _ordered_cells(named: pd.DataFrame, standard: Suite) -> list[Cell]:
-    there = named.drop_duplicates()
+def _ordered_cells(there: pd.DataFrame, standard: Suite) -> list[Cell]:
     known = (
         [name for group in standard.cells for name in group.scenarios],
         [name for group in standard.cells for name in group.profiles],
         standard.starts,
     )
     orders = [_ordered(there[key], first) for key, first in zip(CELL, known, strict=True)]
-    cells = cast(Iterable[Cell], there.itertuples(index=False, name=None))
+    cells = cast(set[Cell], set(there.itertuples(index=False, name=None)))
     return sorted(cells, key=lambda cell: [o.index(n) for o, n in zip(orders, cell, strict=True)])
 
 

@@ -14,6 +14,16 @@ from pathlib import Path
 from sponge_env.fields import JOINT_FIELDS, OBS_DIM
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
+METRICS = """# Metrics
+
+Generated from `sponge_env/results/schema.py` by `make docs`; do not edit.
+The name is the CSV column and the JSON key. The TensorBoard tag is `group/name` per
+interval, `total/group/name` for the running sums of violations and core-seconds, and
+`episode/group/name` per episode.
+
+At any time `offered = on_time + late + dropped + failed + queued + running`.
+"""
+
 
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose columns are all words."""
@@ -33,20 +43,13 @@ def field_table() -> str:
 
 def metrics_page() -> str:
     """Return ``docs/metrics.md``."""
-    parts = [
-        "# Metrics\n\n"
-        "Generated from `sponge_env/results/schema.py` by `make docs`; do not edit.\n"
-        "The name is the CSV column and the JSON key. The TensorBoard tag is `group/name` per\n"
-        "interval, `total/group/name` for the running sums of violations and core-seconds, and\n"
-        "`episode/group/name` per episode.\n"
-        "\nAt any time `offered = on_time + late + dropped + failed + queued + running`.\n"
-    ]
+    text = METRICS
     for cls, title in ((IntervalMetrics, "Per interval"), (EpisodeMetrics, "Per episode")):
         described = [(f.name, f.metadata) for f in dataclasses.fields(cls)]
         rows = [(m["group"], f"`{n}`", m["unit"], m["better"], m["help"]) for n, m in described]
-        parts.append(f"\n## {title}: `{cls.__name__}`\n\n")
-        parts.append(text_table(("group", "name", "unit", "better", "meaning"), rows))
-    return "".join(parts)
+        text += f"\n## {title}: `{cls.__name__}`\n\n"
+        text += text_table(("group", "name", "unit", "better", "meaning"), rows)
+    return text
 
 
 def environment_page(page: str) -> str:

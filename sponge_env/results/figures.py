@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, ScalarFormatter
+from PIL import Image
 
 from sponge_env.arrays import FloatArray
 from sponge_env.files import replacing
@@ -24,18 +26,6 @@ from sponge_env.results.schema import (
     axis_label,
 )
 from sponge_env.results.statistics import Estimate, mean
-from sponge_env.results.style import (
-    NETWORK_COLOUR,
-    SMOOTHING,
-    Style,
-    add_legend,
-    log_axis,
-    moving_mean,
-    open_frame,
-    plain_number,
-    style_of,
-    tidy,
-)
 from sponge_env.run.bounds import BOUND_AGENTS
 
 if TYPE_CHECKING:
@@ -44,10 +34,29 @@ if TYPE_CHECKING:
 Runs = Mapping[str, Any]
 """By agent, its interval metrics: name to (intervals,) values."""
 
-Styles = Mapping[str, Style]
+Styles = Mapping[str, "Style"]
 
 Panels = Sequence[Sequence[tuple[str, Sequence["Cell"]]]]
 """Rows of (title, cells)."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, told apart with any colour vision."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+"""Tell agents apart that share a colour; all but the first are drawn hollow, so that an agent
+which coincides with another hides nothing."""
+
+NETWORK_COLOUR = "#999999"
+
+PALETTE = 128
+"""Colours of a file: enough for lines, their edges and pale shades, at half the size."""
+
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+"""Writes a tick without trailing zeros or powers of ten."""
+
+SMOOTHING = 1 / 40
+"""Share of the episode over which moving means reach."""
+
 
 INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered", None))
 """What happens to every agent: metric, and unit if not its own."""
@@ -62,6 +71,67 @@ magnitude."""
 LINEAR_UP_TO_PERCENT = 0.1
 """The same for violations per request; 0 must be on it."""
 
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How one agent is drawn, in every picture of a report."""
+
+    colour: str
+    marker: str
+    hollow: bool = False
+
+    @property
+    def of_marker(self) -> dict[str, Any]:
+        """What Matplotlib has to know of the marker."""
+        # Hollow ones surround others, stars need more to be as large.
+        size = 12.0 if self.marker == "*" else 8.0 if self.hollow else 5.5
+        fill = "none" if self.hollow else self.colour
+        shape = {"marker": self.marker, "markersize": size}
+        return {**shape, "color": self.colour, "markerfacecolor": fill}
+
+
+def style_of(agents: Sequence[str]) -> dict[str, Style]:
+    """Give every agent a colour, and a marker where there are more agents than colours."""
+    found = {}
+    for n, agent in enumerate(agents):
+        block, colour = divmod(n, len(COLOURS))
+        found[agent] = Style(COLOURS[colour], MARKERS[block % len(MARKERS)], hollow=block > 0)
+    return found
+
+
+def open_frame(ax: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Take away what carries nothing and put a faint grid behind the data."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def log_axis(ax: Axes) -> None:
+    """Make the horizontal axis logarithmic, with plain numbers on it."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(PLAIN)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a picture as a small PNG file's content; the same picture gives the same bytes."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as picture:
+        few = picture.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)
+    few.save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def moving_mean(values: FloatArray, width: int) -> FloatArray:
+    """Average over about ``width`` values around each; over fewer at the ends.
+
+    ``width`` is at least 1 and at most ``len(values)``, whatever is asked for.
+    """
+    kernel = np.ones(min(max(width, 1), len(values)))
+    counts = np.convolve(np.ones_like(values), kernel, mode="same")
+    return np.convolve(values, kernel, mode="same") / counts
+
+
 BOUND_STYLES = {
     BOUND_AGENTS["joint"]: Style("#000000", "*"),
     BOUND_AGENTS["vertical"]: Style("#777777", "*"),
@@ -75,33 +145,29 @@ def plot_comparison(
     """Draw network, violations so far and cores held of all agents on one time axis.
 
     All are of the same seed and so under the same network and arrivals. Agents without
-    intervals are left out; without any, no PNG is written.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
+    intervals are left out; without any, no PNG is written. RunDirectoryError if it cannot be.
     """
     shown = ("time_s", "delay_mean_s", "violations", "cores")
-    runs = {
-        agent: {name: series(run, name) for name in shown}
-        for agent, run in intervals.items()
-        if run
-    }
+    there = {agent: run for agent, run in intervals.items() if run}
+    runs = {agent: {name: series(run, name) for name in shown} for agent, run in there.items()}
     if not runs:
         return
     styles = style_of(list(runs))
-    figure = Figure(figsize=(10, 7.5), dpi=150, layout="constrained")
-    network, violations, cores = figure.subplots(3, 1, sharex=True, height_ratios=(2, 3, 4))
+    figure, panels = _over_time((10, 7.5), 150, (2, 3, 4))
+    network, violations, cores = panels
     # The delay is what the network takes from the budgets.
     _draw_input(network, max(runs.values(), key=lambda run: len(run["time_s"])), "delay_mean_s")
     network.set_ylabel("communication\n" + axis_label(IntervalMetrics, "delay_mean_s"))
     _draw_violations(violations, runs, styles)
     violations.set_ylabel(f"{violations.get_ylabel()}\n(log above {LINEAR_UP_TO})")
-    add_legend(violations, "Violations in all")
     _draw_choice(cores, runs, "cores", styles)
     cores.set_ylabel(axis_label(IntervalMetrics, "cores"))
-    add_legend(cores, "Mean cores")
+    small: dict[str, Any] = dict.fromkeys(("fontsize", "title_fontsize"), "small")
+    beside: dict[str, Any] = {"bbox_to_anchor": (1.01, 1.05), "alignment": "left", **small}
+    for ax, legend in ((violations, "Violations in all"), (cores, "Mean cores")):
+        ax.legend(title=legend, loc="upper left", frameon=False, **beside)
     network.set_title(title, loc="left", fontweight="bold")
-    _share_time(figure, (network, violations, cores))
+    network.set_xlim(left=0)
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
 
@@ -115,8 +181,7 @@ def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
     """Draw the first seed's episodes: what came in, what agents chose, what went wrong."""
     frames = {agent: comparison.intervals_of(agent, cell) for agent in styles}
     runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
-    figure = Figure(figsize=(9, 8.5), dpi=90, layout="constrained")
-    panels = figure.subplots(7, 1, sharex=True, height_ratios=(1.1, 1.1, 1.1, 1.6, 2, 1.2, 1.1))
+    figure, panels = _over_time((9, 8.5), 90, (1.1, 1.1, 1.1, 1.6, 2, 1.2, 1.1))
     for ax, (name, unit) in zip(panels, INPUTS, strict=False):
         for run in list(runs.values())[:1]:
             _draw_input(ax, run, name, SCALES.get(unit or "", 1.0))
@@ -126,17 +191,24 @@ def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
     for ax, name in zip(panels[4:], OUTPUTS, strict=True):
         _draw_choice(ax, runs, name, styles)
         ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))
-    _share_time(figure, panels)
+    panels[0].set_xlim(left=0)
     legend, title = panels[3].get_legend_handles_labels(), "Violations in all"
     figure.legend(*legend, title=title, loc="outside upper left", ncols=6, frameon=False)
     return figure
 
 
-def _share_time(figure: Figure, panels: Sequence[Axes]) -> None:
+def _over_time(
+    size: tuple[float, float], dpi: int, heights: Sequence[float]
+) -> tuple[Figure, Sequence[Axes]]:
+    """Lay out panels over the same time."""
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for ax in panels:
-        tidy(ax)
+        open_frame(ax)
+        ax.margins(x=0.005)
     panels[-1].set_xlabel(axis_label(IntervalMetrics, "time_s"))
     figure.align_ylabels()
+    return figure, panels
 
 
 def _stacked(label: str) -> str:
@@ -257,23 +329,19 @@ def points(comparison: Comparison, cells: Sequence[Cell]) -> list[Point]:
         if all(comparison.has(agent, cell) for cell in cells):
             cores, rates = (comparison.values(agent, name, cells) for name in names)
             found.append(Point(agent, mean(cores), mean(rates * 100)))
-    return found + list(_bound_points(comparison, cells))
-
-
-def _bound_points(comparison: Comparison, cells: Sequence[Cell]) -> Iterator[Point]:
-    """Yield the bounds that all of some cells have, relative to that of all agents."""
     if not comparison.common_bound:
-        return
+        return found
     wide = comparison.bound_episodes.pivot(index=["agent", *CELL], columns="seed")
     best = wide.loc[comparison.common_bound].loc[list(cells)]
     for name in BOUND_STYLES:
         if all((name, *cell) in wide.index for cell in cells):
             own = wide.loc[name].loc[list(cells)]
-            cores = own["core_seconds_upper"] / best["core_seconds_upper"]
+            cores = (own["core_seconds_upper"] / best["core_seconds_upper"]).to_numpy()
             # Below 0 where the bound is beaten.
             beyond = own["violations_upper"] - best["violations_upper"]
-            rates = beyond / own["offered"].clip(lower=1) * 100
-            yield Point(name, mean(cores.to_numpy()), mean(rates.to_numpy()))
+            rates = (beyond / own["offered"].clip(lower=1) * 100).to_numpy()
+            found.append(Point(name, mean(cores), mean(rates)))
+    return found
 
 
 def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
@@ -295,7 +363,7 @@ def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fig
         ax.set_yscale("symlog", linthresh=LINEAR_UP_TO_PERCENT)
         ax.set_ylim(1.2 * lowest - 0.02, 100)  # below 0 where a bound is beaten
         ax.yaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
-        ax.yaxis.set_major_formatter(FuncFormatter(plain_number))
+        ax.yaxis.set_major_formatter(PLAIN)
         ax.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]))
         ax.xaxis.set_minor_formatter(NullFormatter())
     there = {point.agent for point in drawn}
@@ -310,29 +378,17 @@ def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fig
 
 def _draw_points(ax: Axes, shown: Sequence[Point], styles: Styles) -> None:
     """Draw every point with its intervals, and a line along those that nobody beats."""
-    front = _front([point for point in shown if point.agent not in BOUND_STYLES])
-    steps = [[p.cores.value for p in front], [p.violations.value for p in front]]
-    ax.step(*steps, where="post", color=NETWORK_COLOUR, linewidth=0.8)
+    agents = [(p.cores.value, p.violations.value) for p in shown if p.agent not in BOUND_STYLES]
+    front: list[tuple[float, float]] = []
+    for place in sorted(agents):
+        if not front or place[1] < front[-1][1]:
+            front.append(place)
+    ax.step(*np.reshape(front, (-1, 2)).T, where="post", color=NETWORK_COLOUR, linewidth=0.8)
     for height, point in enumerate(reversed(shown)):
-        ax.errorbar(
-            point.cores.value,
-            point.violations.value,
-            xerr=_reach(point.cores),
-            yerr=_reach(point.violations),
-            elinewidth=0.8,
-            clip_on=False,
-            zorder=3 + height,
-            **styles[point.agent].of_marker,
-        )
-
-
-def _front(shown: Sequence[Point]) -> list[Point]:
-    """Return the points for which no other has fewer violations at no more cores."""
-    front: list[Point] = []
-    for point in sorted(shown, key=lambda p: (p.cores.value, p.violations.value)):
-        if not front or point.violations.value < front[-1].violations.value:
-            front.append(point)
-    return front
+        cores, violations = point.cores, point.violations
+        look = {"elinewidth": 0.8, "clip_on": False, **styles[point.agent].of_marker}
+        reach = _reach(violations), _reach(cores)
+        ax.errorbar(cores.value, violations.value, *reach, zorder=3 + height, **look)
 
 
 def _reach(interval: Estimate) -> list[list[float]]:

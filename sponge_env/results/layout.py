@@ -43,13 +43,8 @@ class Table:
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a table's lines, padded on the right in the first column and on the left elsewhere."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    form = "  ".join(f"{{:{'>' if n else '<'}{width}}}" for n, width in enumerate(widths))
+    return [form.format(*row).rstrip() for row in rows]
 
 
 def terminal(table: Table, title: str = "", notes: Sequence[str] = ()) -> str:

@@ -18,16 +18,18 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.fidelity.report import Fidelity, load_fidelity
 from sponge_env.results import tables
-from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison, Run, load_run
+from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison, RunFolder, load_run
 from sponge_env.results.figures import (
+    COLOURS,
     Panels,
     decision_figure,
     latency_figure,
     pareto_figure,
+    png,
+    style_of,
     time_series,
 )
-from sponge_env.results.layout import Table, listed, markdown, percent
-from sponge_env.results.style import COLOURS, png, style_of
+from sponge_env.results.layout import listed, markdown, percent
 
 MARK = "results"
 """Name of the README's part."""
@@ -72,7 +74,7 @@ class Remarks:
 class Section:
     """One run in a report."""
 
-    run: Run
+    run: RunFolder
     featured: list[str]
     """Agents that are shown where there is no room for all."""
     fidelity: Fidelity | None = None
@@ -83,21 +85,10 @@ class Section:
         return self.run.comparison
 
     @property
-    def findings(self) -> list[str]:
-        """Sentences."""
-        return findings(self.comparison)
-
-    @property
     def unbounded(self) -> list[Cell]:
         """The cells without the bound of all agents, where the run has one at all."""
         cells = self.comparison.cells if self.comparison.common_bound else ()
-        there = self.comparison.bounded(cells)
-        return [cell for cell in cells if cell not in there]
-
-    @property
-    def fidelity_tables(self) -> dict[str, Table]:
-        """Simulator against the real worker, by scenario."""
-        return self.fidelity.tables if self.fidelity else {}
+        return [cell for cell in cells if not self.comparison.bounded([cell])]
 
     def pictures(self) -> dict[str, Picture]:
         """Draw everything, with progress; return the pictures by name."""
@@ -167,30 +158,25 @@ def _cheapest(comparison: Comparison) -> Iterator[str]:
 def _bounds(comparison: Comparison) -> Iterator[str]:
     """Say how exact the bounds are."""
     for name, gaps in comparison.bound_gaps().items():
-        widest, median = percent(gaps["cores"].max(), 1), percent(gaps["cores"].median(), 1)
-        open_cells = gaps["violations"] > 0
-        sentence = (
-            f"Between what is proven of the bound {name} and what is attained lie at most "
-            f"{widest} of the core-seconds, {median} in the median cell"
+        cores, violations = gaps["cores"], gaps["violations"]
+        more = (
+            f"; its violations are more than the fewest that are proven in "
+            f"{(violations > 0).sum()} of {len(gaps)} cells, by at most "
+            f"{percent(violations.max(), 3)} of the requests"
         )
-        if open_cells.any():
-            sentence += (
-                f"; its violations are more than the fewest that are proven in "
-                f"{open_cells.sum()} of {len(gaps)} cells, by at most "
-                f"{percent(gaps['violations'].max(), 3)} of the requests"
-            )
-        yield f"{sentence}."
+        yield (
+            f"Between what is proven of the bound {name} and what is attained lie at most "
+            f"{percent(cores.max(), 1)} of the core-seconds, {percent(cores.median(), 1)} in the "
+            f"median cell{more if (violations > 0).any() else ''}."
+        )
 
 
 def sections(
     runs: Sequence[Path], agents: Sequence[str] = (), fidelity: Path | None = None
 ) -> list[Section]:
-    """Read everything that a report is about.
+    """Read everything that a report is about; SpongeError if that fails or no run has an agent.
 
     The result of ``python -m sponge_env.fidelity`` goes with the first run.
-
-    Raises:
-        SpongeError: Something cannot be read, or no run has an agent.
     """
     loaded = [load_run(path) for path in runs]
     there = [agent for run in loaded for agent in run.comparison.agents]
@@ -203,7 +189,7 @@ def sections(
     ]
 
 
-def featured(run: Run, chosen: Sequence[str] = ()) -> list[str]:
+def featured(run: RunFolder, chosen: Sequence[str] = ()) -> list[str]:
     """Return the agents that are shown where there is no room for all.
 
     Those chosen, or else at most as many as there are colours.
@@ -236,12 +222,9 @@ def results(
 
 
 def with_results(readme: Path, section: Section, folder: Path) -> str:
-    """Return a README with its part about results written anew.
+    """Return a README with its part about results written anew; for errors see :func:`around`.
 
     The folder is where the pictures and the Markdown are.
-
-    Raises:
-        ConfigError: It cannot be read, or does not have the two marks.
     """
     before, after = around(readme)
     picture = Path(os.path.relpath(folder / COMPARISON, readme.parent)).as_posix()
@@ -251,8 +234,7 @@ def with_results(readme: Path, section: Section, folder: Path) -> str:
 def around(path: Path) -> tuple[str, str]:
     """Return what goes before and after a README's part about results, its marks included.
 
-    Raises:
-        ConfigError: It cannot be read, or does not have the two marks.
+    ConfigError if it cannot be read, or does not have the two marks.
     """
     begin, end = f"<!-- {MARK}:begin -->", f"<!-- {MARK}:end -->"
     try:
@@ -269,13 +251,10 @@ def around(path: Path) -> tuple[str, str]:
 def _rendered(template: str, **values: object) -> str:
     """Fill in a template, which may call the functions of :mod:`sponge_env.results.tables`."""
     found = Environment(
-        loader=PackageLoader("sponge_env.results"),
+        loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined,
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
     found.filters["markdown"] = markdown
-    values["few_violations"] = percent(FEW_VIOLATIONS, 1)
-    return found.get_template(template).render(tables=tables, **values)
+    shared = {"tables": tables, "findings": findings, "few_violations": percent(FEW_VIOLATIONS, 1)}
+    return found.get_template(template).render(**shared, **values)

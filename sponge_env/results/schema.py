@@ -12,21 +12,16 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 Better = Literal["less", "more", ""]
 
 
 def metric(group: str, unit: str, help: str, better: Better = "", default: Any = 0) -> Any:
-    """Declare a metric.
+    """Declare a metric; ``default`` is its value where nothing was measured.
 
-    Args:
-        group: TensorBoard group and heading in the docs.
-        unit: Unit of the value; empty for a count or a share.
-        help: One sentence for people.
-        better: Which direction is good, if one is.
-        default: Value where nothing was measured, in compiled code as well.
+    The group is TensorBoard's and the docs', the unit empty for a count or a share, the help one
+    sentence, and ``better`` the direction that is good, if one is.
     """
     metadata = {"group": group, "unit": unit, "help": help, "better": better}
     return field(default=default, metadata=metadata)
@@ -119,12 +114,9 @@ class EpisodeMetrics:
     backend: str = metric("run", "", "Simulated (sim) or real (live) worker.", default="")
     seed: int = metric("run", "", "Seed of arrivals, bandwidth and noise.")
     start: str = metric(
-        "run",
-        "",
-        "Begins with the scenario's allocation (cold), or with the controller's own for a "
-        "steady load and counts only after a warm-up (warm).",
-        default="cold",
-    )
+        "run", "", "Begins with the scenario's allocation (cold), or with the controller's own for "
+        "a steady load and counts only after a warm-up (warm).", default="cold",
+    )  # fmt: skip
     partial: bool = metric("run", "", "Whether the run was interrupted.", default=False)
     limiter: str = metric("run", "", "What limits the worker's CPU.", default="")
     duration_s: float = metric("run", "s", "Length of the part of the episode that counts.")
@@ -141,11 +133,9 @@ class EpisodeMetrics:
     violations: int = _same("violations")
     violation_rate: float = metric("slo", "", "Violations per request offered.", "less")
     avoidable_violation_rate: float = metric(
-        "slo",
-        "",
-        "Violations among the requests that are not hopeless, per request offered.",
+        "slo", "", "Violations among the requests that are not hopeless, per request offered.",
         "less",
-    )
+    )  # fmt: skip
     hopeless_rate: float = metric("slo", "", "Hopeless requests per request offered.")
     mean_cores: float = metric("resources", "core units", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")
@@ -169,12 +159,9 @@ class AllRequests:
     """What the requests that were never answered belong to as well."""
 
     latency_p99_of_all_s: float = metric(
-        "latency",
-        "s",
-        "99th percentile over all requests; infinite if never answered.",
-        "less",
-        NAN,
-    )
+        "latency", "s", "99th percentile over all requests; infinite if never answered.",
+        "less", NAN,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,11 +271,7 @@ COLUMNS = (
 
 
 def column(metric: str) -> Column:
-    """Return how a metric is read.
-
-    Raises:
-        KeyError: It has no column.
-    """
+    """Return how a metric is read; KeyError if it has no column."""
     return {c.metric: c for c in COLUMNS}[metric]
 
 
@@ -308,22 +291,12 @@ def blank(cls: type[Any]) -> dict[str, Any]:
 
 
 def tag(cls: type[Any], name: str) -> str:
-    """Return the TensorBoard tag ``group/name`` of a metric.
-
-    Raises:
-        KeyError: The schema has no such metric.
-    """
+    """Return the TensorBoard tag ``group/name`` of a metric; KeyError if there is none."""
     return f"{_field(cls, name).metadata['group']}/{name}"
 
 
 def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
-    """Return a label such as ``latency p99 [s]``.
-
-    Args:
-        cls: The schema.
-        name: The metric.
-        unit: What values are shown in, if not in the metric's own unit.
-    """
+    """Return a label such as ``latency p99 [s]``, in another unit than its own if one is named."""
     unit = _field(cls, name).metadata["unit"] if unit is None else unit
     words = name.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", " ")
     return f"{words} [{unit}]" if unit else words
@@ -331,15 +304,10 @@ def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
 
 def scalars(metrics: Any) -> Iterator[tuple[str, float]]:
     """Yield (tag, value) of every number in a metrics object."""
-    for name, tag_of_name in _tags(metrics.__class__):
+    for name in names(type(metrics)):
         value = getattr(metrics, name)
         if isinstance(value, int | float):
-            yield tag_of_name, float(value)
-
-
-@cache  # every interval of every episode asks
-def _tags(cls: type[Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, tag(cls, name)) for name in names(cls))
+            yield tag(type(metrics), name), float(value)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ for ten seeds: without a difference, each seed's could as well have had the othe
 1937). Several tests in one table or sentence are corrected with Holm's method (1979).
 
 Interquartile mean and probability of improvement are those of Agarwal et al., "Deep
-Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021), with two
-changes that follow from shared seeds: their library resamples the runs of each task on their
-own and compares every run of one agent with every run of the other.
+Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021), but for pairs
+of runs on shared seeds: their library resamples the runs of each task on their own and compares
+every run of one agent with every run of the other.
 
 SciPy's statistics take a second to import, which a single evaluation should not wait for.
 """
@@ -77,10 +77,7 @@ def paired_p(ours: FloatArray, theirs: FloatArray) -> float:
     """Return the two-sided p value of "the mean of ``ours - theirs`` is 0".
 
     Both are (seeds,) or (cells, seeds), of the same seeds and cells. The p value is at least
-    ``2 / 2**seeds``, and NaN if a value is.
-
-    Raises:
-        ValueError: There is none, or the shapes differ.
+    ``2 / 2**seeds``, and NaN if a value is. ValueError if there is none, or the shapes differ.
     """
     _require_pairs(ours, theirs)
     return _sign_flip_p(ours - theirs)
@@ -104,13 +101,9 @@ def _sign_flip_p(differences: FloatArray) -> float:
     from scipy import stats
 
     result = stats.permutation_test(
-        (by_seed,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=SIGN_FLIPS,
+        (by_seed,), np.mean, permutation_type="samples", vectorized=True, n_resamples=SIGN_FLIPS,
         rng=np.random.default_rng(0),  # the same table from the same results
-    )
+    )  # fmt: skip
     return float(result.pvalue)
 
 
@@ -120,14 +113,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Holm's step-down method: with these, the chance that any difference is called one where
     there is none is as small as for a single test. NaN is no test and does not count.
     """
-    order = sorted(
-        (n for n, p in enumerate(p_values) if not math.isnan(p)), key=p_values.__getitem__
-    )
-    corrected, largest = [math.nan] * len(p_values), 0.0
-    for rank, n in enumerate(order):
-        largest = max(largest, min(1.0, p_values[n] * (len(order) - rank)))
-        corrected[n] = largest
-    return corrected
+    values = np.array(p_values, dtype=np.float64)
+    order = np.argsort(values)  # NaN last
+    left = np.count_nonzero(~np.isnan(values)) - np.arange(values.size)
+    values[order] = np.maximum.accumulate(np.minimum(1.0, values[order] * left))
+    return [float(p) for p in values]
 
 
 def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> Estimate:
@@ -153,18 +143,14 @@ def _over_seeds(statistic: Callable[[FloatArray], FloatArray], values: FloatArra
     estimate = float(statistic(table))
     if seeds < 2 or math.isnan(estimate):
         return Estimate(estimate, math.nan, math.nan)
-
-    def of_drawn(drawn: Indices, axis: int) -> FloatArray:
-        return statistic(table[:, drawn])
-
-    low, high = _ends(of_drawn, seeds, "BCa")
-    if not (math.isfinite(low) and math.isfinite(high)):
+    ends = _interval(lambda drawn, axis: statistic(table[:, drawn]), seeds, "BCa")
+    if not all(map(math.isfinite, ends)):
         # Without any scatter there is nothing to correct the interval by.
-        low, high = _ends(of_drawn, seeds, "percentile")
-    return Estimate(estimate, low, high)
+        ends = _interval(lambda drawn, axis: statistic(table[:, drawn]), seeds, "percentile")
+    return Estimate(estimate, *ends)
 
 
-def _ends(
+def _interval(
     of_drawn: Callable[[Indices, int], FloatArray], seeds: int, method: Literal["BCa", "percentile"]
 ) -> tuple[float, float]:
     from scipy import stats
@@ -172,12 +158,7 @@ def _ends(
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
-            (np.arange(seeds),),
-            of_drawn,
-            n_resamples=RESAMPLES,
-            confidence_level=CONFIDENCE,
-            method=method,
-            vectorized=True,
-            rng=np.random.default_rng(0),  # the same table from the same results
-        )
+            (np.arange(seeds),), of_drawn, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
+            method=method, vectorized=True, rng=np.random.default_rng(0),  # always the same table
+        )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

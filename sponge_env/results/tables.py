@@ -58,25 +58,20 @@ CELL_NOTE = (
 COUNTED = {"avoidable_violation_rate": "violations", "core_seconds": "cores"}
 """Metrics of which it is said how likely an agent has fewer, and what people call them."""
 
-AVOIDABLE, CORES = column("avoidable_violation_rate"), column("mean_cores")
+AVOIDABLE, CORES = SHOWN = column("avoidable_violation_rate"), column("mean_cores")
 OVER_BOUND = column("cores_over_common_bound")
 
 
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """Compare agents: a row for each, in order of appearance, with means over its seeds.
 
-    Returns:
-        Aligned lines without a trailing newline; a dash where nothing was measured, a
-        star after an agent of which an episode was interrupted.
+    A dash stands where nothing was measured, a star after who was interrupted in an episode.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = [[e for e in episodes if e.agent == agent] for agent in agents]
+    named = ("agent", lambda group: group[0].agent + "*" * any(e.partial for e in group))
     measured = [(c.label, partial(_mean_of, c)) for c in columns("evaluation")]
-    return terminal(Table.of([("agent", _label), *measured], groups), notes=[_caption(groups)])
-
-
-def _label(group: Sequence[EpisodeMetrics]) -> str:
-    return group[0].agent + "*" * any(episode.partial for episode in group)
+    return terminal(Table.of([named, *measured], groups), notes=[_caption(groups)])
 
 
 def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
@@ -102,11 +97,7 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
 
 
 def write_summaries(path: Path, episodes: Sequence[EpisodeMetrics]) -> None:
-    """Write a JSON list with one object per agent and seed, whole or not at all.
-
-    Raises:
-        RunDirectoryError: The file cannot be written.
-    """
+    """Write a JSON list with one object per agent and seed; RunDirectoryError if it cannot."""
     write_json(path, [summary(episode) for episode in episodes])
 
 
@@ -127,11 +118,10 @@ def cell_text(comparison: Comparison, cell: Cell) -> str:
 
 
 def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Table:
-    """Return the agents on one cell, and its bounds.
+    """Return the agents on one cell that did not fail, and its bounds.
 
-    Agents that failed are not in it, nor is what is relative to a bound where there is none.
-    What is compared with the reference is marked on a page where it does not differ; on the
-    terminal the difference stands beside it.
+    Without bounds, nothing relative to one. What is compared with the reference is marked on a
+    page where it does not differ; on the terminal the difference stands beside it.
     """
     sides = comparison.bound_sides(cell)
     found: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
@@ -153,10 +143,9 @@ def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Tab
 
 def _alike(comparison: Comparison, cell: Cell, metric: str) -> Collection[str]:
     """Return the agents on a cell that are not shown to differ from the reference."""
-    if not comparison.has(comparison.reference, cell):
-        return ()
-    different = {comparison.reference, *comparison.different_on(metric, cell)}
-    return [agent for agent in comparison.there(cell) if agent not in different]
+    there = comparison.there(cell)
+    alike = {*there} - comparison.different_on(metric, cell) - {comparison.reference}
+    return alike if comparison.reference in there else set()
 
 
 def _value(
@@ -228,10 +217,19 @@ def pooled_table(comparison: Comparison, start: str) -> Table:
         for how in c.pooled
         if c.bound != left_out
     ]
+    different = {name: comparison.different(name, cells_of, improvement_p) for name in COUNTED}
+
+    def fewer(name: str, agent: str) -> Entry:
+        """Say how likely an agent has less than the reference."""
+        cells, reference = cells_of[agent], comparison.reference
+        if agent == reference or not cells:
+            return Entry(MISSING)
+        both = (comparison.values(a, name, cells) for a in (agent, reference))
+        text = _estimate_text(Column(name, "", "", 2), probability_of_improvement(*both))
+        return _marked(text, agent not in different[name])
+
     for name, what in COUNTED.items():
-        different = comparison.different(name, cells_of, improvement_p)
-        heading = f"fewer {what} than {comparison.reference}"
-        found.append((heading, partial(_fewer, comparison, cells_of, name, different)))
+        found.append((f"fewer {what} than {comparison.reference}", partial(fewer, name)))
     return Table.of(found, comparison.agents)
 
 
@@ -239,27 +237,10 @@ def _pooled(
     comparison: Comparison, cells_of: Mapping[str, Sequence[Cell]], c: Column, how: str, agent: str
 ) -> str:
     """Write a metric over cells; of cells without a bound nothing relative to one."""
-    cells = cells_of[agent]
-    cells = comparison.bounded(cells) if c.bound == "needed" else cells
-    if not cells:
-        return MISSING
+    cells = comparison.bounded(cells_of[agent]) if c.bound == "needed" else cells_of[agent]
     estimate = interquartile_mean if how == "middle half" else mean
-    return _estimate_text(c, estimate(comparison.values(agent, c.metric, cells)))
-
-
-def _fewer(
-    comparison: Comparison,
-    cells_of: Mapping[str, Sequence[Cell]],
-    name: str,
-    different: Collection[str],
-    agent: str,
-) -> Entry:
-    """Say how likely an agent has less than the reference."""
-    if agent == comparison.reference or not cells_of[agent]:
-        return Entry(MISSING)
-    both = (comparison.values(a, name, cells_of[agent]) for a in (agent, comparison.reference))
-    text = _estimate_text(Column(name, "", "", 2), probability_of_improvement(*both))
-    return _marked(text, agent not in different)
+    values = comparison.values(agent, c.metric, cells)
+    return _estimate_text(c, estimate(values)) if cells else MISSING
 
 
 def pooled_note(comparison: Comparison) -> str:
@@ -304,24 +285,22 @@ def overview_table(comparison: Comparison, start: str, agents: Sequence[str]) ->
 
     def of_bound(cell: Cell) -> str:
         sides = comparison.bound_sides(cell).get(comparison.common_bound)
-        if sides is None:
-            return MISSING
-        return _rate_and_cores(*(sides[c.metric][1] for c in (AVOIDABLE, CORES)))
+        return _rate_and_cores(*(sides[c.metric][1] for c in SHOWN)) if sides else MISSING
 
     shown: list[tuple[str, Callable[[Cell], Entry | str]]] = [("", lambda c: f"{c[0]}, {c[1]}")]
     shown += [(agent, partial(of_agent, agent)) for agent in agents]
-    shown.append(("cheapest of all", of_best))
-    if comparison.common_bound:
-        shown.append((comparison.common_bound, of_bound))
-    return Table.of(shown, cells)
+    bound = [(name, of_bound) for name in [comparison.common_bound] if name]
+    return Table.of([*shown, ("cheapest of all", of_best), *bound], cells)
 
 
 def _short(comparison: Comparison, agent: str, cell: Cell) -> str:
     """Write violations and cores of an agent in one place."""
     if not comparison.has(agent, cell):
         return "failed"
-    means = (comparison.mean(agent, c.metric, cell) for c in (AVOIDABLE, CORES))
-    over = f" · {_over_bound(comparison, agent, [cell])}" if comparison.common_bound else ""
+    means = (comparison.mean(agent, c.metric, cell) for c in SHOWN)
+    over = (
+        f" · {_mean_text(comparison, agent, OVER_BOUND, [cell])}" if comparison.common_bound else ""
+    )
     return _rate_and_cores(*means) + over
 
 
@@ -329,12 +308,9 @@ def _rate_and_cores(rate: float, cores: float) -> str:
     return f"{rate * 100:z.2f} % · {CORES.text(cores)}"
 
 
-def _over_bound(comparison: Comparison, agent: str, cells: Sequence[Cell]) -> str:
-    """Write an agent's cores relative to the bound of all agents, on cells that have it."""
-    return _mean_text(comparison, agent, OVER_BOUND, comparison.bounded(cells))
-
-
 def _mean_text(comparison: Comparison, agent: str, c: Column, cells: Sequence[Cell]) -> str:
+    """Write a mean; of cells without a bound nothing relative to one."""
+    cells = comparison.bounded(cells) if c.bound == "needed" else cells
     return c.text(comparison.mean(agent, c.metric, *cells)) if cells else MISSING
 
 
@@ -347,20 +323,15 @@ def summary_table(comparison: Comparison, agents: Sequence[str]) -> Table:
 def _of_start(comparison: Comparison, start: str) -> Columns[str]:
     """Return columns: on how many cells an agent has results, mean violations and cores there."""
     shared = partial(comparison.shared_cells, start=start)
-    total, bounded = len(comparison.cells_of(start=start)), bool(comparison.common_bound)
+    total, bound = len(comparison.cells_of(start=start)), comparison.common_bound
 
-    def violations(agent: str) -> str:
-        text = _mean_text(comparison, agent, AVOIDABLE, shared(agent))
-        return text if text == MISSING else f"{text} {AVOIDABLE.unit}"
+    def text(c: Column, unit: str, agent: str) -> str:
+        text = _mean_text(comparison, agent, c, shared(agent))
+        return text if text == MISSING else f"{text}{unit}"
 
-    def cores(agent: str) -> str:
-        if bounded:
-            return _over_bound(comparison, agent, shared(agent))
-        return _mean_text(comparison, agent, CORES, shared(agent))
-
-    heading = "cores over the bound" if bounded else CORES.heading
+    cores, heading = (OVER_BOUND, "cores over the bound") if bound else (CORES, CORES.heading)
     return [
         (f"cells, {start} start", lambda agent: f"{len(shared(agent))}/{total}"),
-        (f"avoidable violations, {start} start", violations),
-        (f"{heading}, {start} start", cores),
+        (f"avoidable violations, {start} start", partial(text, AVOIDABLE, " %")),
+        (f"{heading}, {start} start", partial(text, cores, "")),
     ]

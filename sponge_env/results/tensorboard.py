@@ -9,32 +9,30 @@ interval's.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import os
 import re
 import shutil
+import socket
+import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
-from itertools import compress
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.plugins.custom_scalar import layout_pb2 as custom
 from tensorboard.plugins.custom_scalar import metadata as custom_scalars
-from tensorboard.plugins.custom_scalar.layout_pb2 import (
-    Category,
-    Chart,
-    Layout,
-    MultilineChartContent,
-)
 from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` needs TensorFlow
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from sponge_env.event_file import EventFile
 from sponge_env.results.schema import (
     CELL,
     EpisodeMetrics,
@@ -49,18 +47,21 @@ from sponge_env.results.schema import (
 if TYPE_CHECKING:
     import pandas as pd
 
+FLUSH_EVERY_S = 1.0
+"""Wall time after which events are in the file, so that a killed process loses few."""
+
 EPISODE_PREFIX = "episode/"
 TOTAL_PREFIX = "total/"
 
 TOTALS = ("violations", "core_seconds")
 """Interval metrics whose running sums are written too, under the prefix ``total/``."""
-_TOTAL_TAGS = {name: TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS}
 
-CHARTS: Mapping[str, tuple[str, ...]] = {
-    "SLO violations beside cores in each interval": ("violations", "cores"),
-    "Latency beside queue": ("latency_p99_s", "queued"),
-    "Network beside allocation": ("delay_max_s", "batch"),
-}
+CHARTS = (
+    ("SLO violations beside core-seconds since the start", TOTAL_PREFIX, TOTALS),
+    ("SLO violations beside cores in each interval", "", ("violations", "cores")),
+    ("Latency beside queue", "", ("latency_p99_s", "queued")),
+    ("Network beside allocation", "", ("delay_max_s", "batch")),
+)
 """Sections of the custom-scalars page, and the interval metrics they chart side by side."""
 
 IDENTITY = ("agent", "scenario", "backend", "seed", "start")
@@ -69,22 +70,55 @@ IDENTITY = ("agent", "scenario", "backend", "seed", "start")
 COMPARED = tuple(column.metric for column in columns("tensorboard"))
 """Metrics that TensorBoard compares: in the hyper-parameter table, or means of a suite."""
 
+_INTERVAL = names(IntervalMetrics)
+_TOTAL_TAGS = [TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS]
+_INTERVAL_TAGS = [*(tag(IntervalMetrics, name) for name in _INTERVAL), *_TOTAL_TAGS]
+_of_interval = attrgetter(*_INTERVAL)
 
-def _help() -> Iterator[tuple[str, str]]:
-    """Yield each tag and what the schema says about it."""
-    for cls, prefix in ((IntervalMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX)):
-        for field in dataclasses.fields(cls):
-            yield prefix + tag(cls, field.name), field.metadata["help"]
-    for total_tag in _TOTAL_TAGS.values():
-        yield total_tag, "Sum since the start of the episode."
+HELP = dict.fromkeys(_TOTAL_TAGS, "Sum since the start of the episode.") | {
+    prefix + tag(cls, field.name): field.metadata["help"]
+    for cls, prefix in ((IntervalMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX))
+    for field in dataclasses.fields(cls)
+}
+"""What the schema says about each tag."""
 
-
-HELP = dict(_help())
-
-_of_interval = attrgetter(*names(IntervalMetrics))
-_INTERVAL_TAGS = [tag(IntervalMetrics, name) for name in names(IntervalMetrics)]
-_INTERVAL_TAGS += _TOTAL_TAGS.values()
 _EMPTY = TensorProto(dtype=DT_FLOAT, float_val=[0.0])
+_NUMBERS = itertools.count()
+
+
+class EventFile:
+    """One run's file, laid out as TensorFlow does; events are appended.
+
+    TensorBoard's own writer computes the checksums byte by byte in Python, which takes longer
+    than all the rest of a simulated episode.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start a file of a new name in a folder, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        now_s = time.time()
+        name = f"{int(now_s):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
+        self._file = (folder / f"events.out.tfevents.{name}").open("xb")
+        self._due_s = 0.0
+        self.add(Event(wall_time=now_s, file_version="brain.Event:2"))
+
+    def add(self, event: Event) -> None:
+        """Append one record; ``length, checksum, event, checksum``."""
+        record = event.SerializeToString()
+        self._file.write(_checked(struct.pack("<Q", len(record))) + _checked(record))
+        if time.monotonic() >= self._due_s:
+            self._file.flush()
+            self._due_s = time.monotonic() + FLUSH_EVERY_S
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _checked(data: bytes) -> bytes:
+    """Return data and its CRC-32C, which is masked because data may hold checksums itself."""
+    check = google_crc32c.value(data)
+    return data + struct.pack("<I", (((check >> 15) | (check << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 class TensorBoardSink:
@@ -97,13 +131,13 @@ class TensorBoardSink:
 
     def __init__(self, folder: Path, trial: str = "") -> None:
         """Open an event file; without a trial's name, folder and parent name the table's row."""
-        self._file = open_events(folder)
+        self._file = EventFile(folder)
         self._trial = trial or f"{folder.parent.name}/{folder.name}"
         self._start_s = time.time()
         self._steps = 0
         self._totals = dict.fromkeys(TOTALS, 0.0)
         self._described: set[str] = set()
-        self._forms: dict[tuple[str, bytes], _Form] = {}
+        self._forms: dict[tuple[str, ...], tuple[Event, list[Any]]] = {}
         self._add(Event(summary=_layout()), 0.0)
 
     def interval(self, metrics: IntervalMetrics) -> None:
@@ -127,56 +161,31 @@ class TensorBoardSink:
 
     def _add(self, event: Event, time_s: float) -> None:
         event.wall_time, event.step = self._start_s + time_s, self._steps
-        self._file.add(event.SerializeToString())
+        self._file.add(event)
 
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
         """Write the numbers under their tags, without NaN: that was not measured."""
         measured = [value == value for value in values]
-        key = tags[0], bytes(measured)
-        form = self._forms.get(key)
-        if form is None:
-            there = list(compress(tags, measured))
-            form = _Form(there, set(there) - self._described)
-            if self._described.issuperset(there):
-                self._forms[key] = form
-            self._described.update(there)
-        for slot, value in zip(form.slots, compress(values, measured), strict=True):
+        key = tuple(itertools.compress(tags, measured))
+        # Filling in an event that describes nothing is quicker than making another.
+        event, slots = self._forms.get(key) or _form(key, self._described)
+        if self._described.issuperset(key):
+            self._forms[key] = event, slots
+        self._described.update(key)
+        for slot, value in zip(slots, itertools.compress(values, measured), strict=True):
             slot[0] = value
-        self._add(form.event, time_s)
+        self._add(event, time_s)
 
 
-class _Form:
-    """An event with a slot for each number: filling it in is quicker than making another."""
-
-    def __init__(self, tags: Sequence[str], described: Set[str]) -> None:
-        """Make an event with numbers under these tags, some of them described."""
-        self.event = Event()
-        # Tensors, because TensorBoard's fast loader ignores what is said about simple_value.
-        for name in tags:
-            scalar = self.event.summary.value.add(tag=name, tensor=_EMPTY)
-            if name in described:
-                scalar.metadata.CopyFrom(create_summary_metadata("", HELP[name]))
-        self.slots = [scalar.tensor.float_val for scalar in self.event.summary.value]
-
-
-def open_events(folder: Path) -> EventFile:
-    """Start an event file."""
-    file = EventFile(folder)
-    file.add(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-    return file
-
-
-def write_summary(folder: Path, values: Mapping[str, float]) -> None:
-    """Write a run that is one set of numbers by tag, without those that are NaN."""
-    summary = Summary()
-    for name, value in values.items():
-        if not math.isnan(value):
-            tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
-            metadata = create_summary_metadata("", "")
-            summary.value.add(tag=name, tensor=tensor, metadata=metadata)
-    file = open_events(folder)
-    file.add(Event(wall_time=time.time(), step=0, summary=summary).SerializeToString())
-    file.close()
+def _form(tags: Sequence[str], described: set[str]) -> tuple[Event, list[Any]]:
+    """Return an event with numbers under these tags and their places; new tags are described."""
+    event = Event()
+    # Tensors, because TensorBoard's fast loader ignores what is said about simple_value.
+    for name in tags:
+        scalar = event.summary.value.add(tag=name, tensor=_EMPTY)
+        if name not in described:
+            scalar.metadata.CopyFrom(create_summary_metadata("", HELP[name]))
+    return event, [scalar.tensor.float_val for scalar in event.summary.value]
 
 
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
@@ -188,33 +197,38 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     means = episodes.groupby(["agent", *CELL], as_index=False)[list(COMPARED)].mean()
     for agent, table in means.groupby("agent"):
-        values = {
-            f"{row['start']} {name}/{row['scenario']} {row['profile']}": float(row[name])
-            for row in table.to_dict("records")
-            for name in COMPARED
-        }
-        write_summary(folder / str(agent), values)
+        summary = Summary()
+        for row, name in itertools.product(table.to_dict("records"), COMPARED):
+            if not math.isnan(row[name]):
+                summary.value.add(
+                    tag=f"{row['start']} {name}/{row['scenario']} {row['profile']}",
+                    tensor=TensorProto(dtype=DT_FLOAT, float_val=[row[name]]),
+                    metadata=create_summary_metadata("", ""),
+                )
+        file = EventFile(folder / str(agent))
+        file.add(Event(wall_time=time.time(), step=0, summary=summary))
+        file.close()
 
 
 def _layout() -> Summary:
     """Return the custom-scalars page: charts of all runs, two in a row."""
-    totals = [_chart(name, TOTAL_PREFIX) for name in TOTALS]
-    sections = [Category(title="SLO violations beside core-seconds since the start", chart=totals)]
-    for title, charted in CHARTS.items():
-        sections.append(Category(title=title, chart=[_chart(name) for name in charted]))
+    sections = [
+        custom.Category(title=title, chart=[_chart(prefix, name) for name in charted])
+        for title, prefix, charted in CHARTS
+    ]
     summary = Summary()
     summary.value.add(
         tag=custom_scalars.CONFIG_SUMMARY_TAG,
         metadata=custom_scalars.create_summary_metadata(),
-        tensor=make_tensor_proto(Layout(category=sections).SerializeToString()),
+        tensor=make_tensor_proto(custom.Layout(category=sections).SerializeToString()),
     )
     return summary
 
 
-def _chart(name: str, prefix: str = "") -> Chart:
+def _chart(prefix: str, name: str) -> custom.Chart:
     pattern = f"^{re.escape(prefix + tag(IntervalMetrics, name))}$"
     title = prefix.replace("/", " ") + axis_label(IntervalMetrics, name)
-    return Chart(title=title, multiline=MultilineChartContent(tag=[pattern]))
+    return custom.Chart(title=title, multiline=custom.MultilineChartContent(tag=[pattern]))
 
 
 def _table_row(metrics: EpisodeMetrics, trial: str) -> tuple[Summary, Summary]:

@@ -63,8 +63,10 @@ class BoundUnit:
 
     def run(self, record: Recorder) -> None:
         """Bound all seeds, or recall what was found before, as ``bounds``."""
-        sides = enumerate(self.found())
-        record.say(bounds=[{"seed": s, **dict(zip(SIDES, of, strict=True))} for s, of in sides])
+        record.facts["bounds"] = [
+            {"seed": seed, **dict(zip(SIDES, sides, strict=True))}
+            for seed, sides in enumerate(self.found())
+        ]
 
     def found(self) -> list[tuple[float, ...]]:
         """Return :data:`SIDES` of each seed."""

@@ -19,7 +19,7 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.files import check_writable, replacing
 from sponge_env.installation import how_to_install, missing, require_extra
-from sponge_env.run.controllers import known_controllers, make_controller, start, who_takes
+from sponge_env.run.registry import known_controllers, make_controller, start, who_takes
 from sponge_env.run.suite import (
     AgentEntry,
     CellGroup,
@@ -68,17 +68,17 @@ def evaluate(argv: Sequence[str]) -> int:
     common = identity(suite, arguments.backend, arguments.limiter)
     path = arguments.run_dir or new_folder(purpose)
     with cli.terminate_like_interrupt(), RunStore.open(path, common) as store:
-        store.check_requests(work, _requests(arguments))
+        store.check_requests(work, arguments.requests)
         todo = store.missing(work)
         store.describe(suite, [*cli.program("evaluate").split(), *argv])
         if len(todo) < len(work):
             said.append(f"{len(work) - len(todo)} of {len(work)} results are in {path} already")
         for line in said:
-            _say(line)
+            print(line)
         try:
             _run(store, todo, arguments)
         except KeyboardInterrupt:
-            _say(f"interrupted; the same command with --run-dir {path} goes on from here")
+            print(f"interrupted; the same command with --run-dir {path} goes on from here")
             return cli.INTERRUPTED
         finally:
             if single:
@@ -86,7 +86,7 @@ def evaluate(argv: Sequence[str]) -> int:
         if not single:
             return _report_suite(path, suite)
         if arguments.backend == "sim":
-            _say("\nOn the real worker: add --backend live --scenario local")
+            print("\nOn the real worker: add --backend live --scenario local")
         return 0
 
 
@@ -109,6 +109,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name} {relation} --suite")
+    if arguments.requests is None:
+        arguments.requests = 0 if arguments.suite else math.inf
     return arguments
 
 
@@ -183,25 +185,16 @@ def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
     return said
 
 
-def _requests(arguments: argparse.Namespace) -> float:
-    """Return below which seed requests are kept: all of one scenario, none of a suite."""
-    if arguments.requests is not None:
-        return float(arguments.requests)
-    return 0 if arguments.suite else math.inf
-
-
 def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched.
 
-    Raises:
-        SpongeError: An agent failed on the only scenario.
-        KeyboardInterrupt: Interrupted; what has ended was kept and no process is left.
+    A failure on the only scenario is raised; after an interrupt no process is left.
     """
     from sponge_env.run.executor import Executor, Failure, Inline, Processes
     from sponge_env.run.unit import run_unit
 
     single = not arguments.suite
-    task = partial(run_unit, store=store, requests=_requests(arguments), watched=single)
+    task = partial(run_unit, store=store, requests=arguments.requests, watched=single)
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
     executor: Executor = Inline() if single else Processes(jobs)
     progress, failed = Progress("suite", len(todo), "result", shown=not single), 0
@@ -231,15 +224,15 @@ def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Name
                 first.setdefault(unit.agent, file)
     if not summaries:
         return
-    _say(comparison_table(summaries))
-    _say("")
+    print(comparison_table(summaries))
+    print()
     if missing("report"):
-        _say(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
+        print(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
     else:
         _draw(first, store.path, f"{summaries[0].scenario} ({arguments.backend}), seed 0")
     if arguments.json:
         write_summaries(arguments.json, summaries)
-        _say(f"summaries    {arguments.json}")
+        print(f"summaries    {arguments.json}")
 
 
 def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:
@@ -249,9 +242,9 @@ def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:
 
     intervals = {agent: read_intervals(file) for agent, file in files.items()}
     if any(intervals.values()):
-        plot_comparison(intervals, path / "comparison.png", title)
-        _say(f"plot         {path / 'comparison.png'}")
-    _say(f"TensorBoard  tensorboard --logdir {path}/tensorboard")
+        plot_comparison(intervals, plot := path / "comparison.png", title)
+        print(f"plot         {plot}")
+    print(f"TensorBoard  tensorboard --logdir {path}/tensorboard")
 
 
 def _report_suite(path: Path, suite: Suite) -> int:
@@ -269,7 +262,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
         episodes=load_results(path),
         failures=failures[failures["agent"].isin(shown)],
         agents=list(suite.agents),
-        cells=[(c.name, Path(c.profile).stem, c.start) for c in cells(suite)],
+        cells=[scenario.cell for scenario in cells(suite)],
         reference=suite.compared_with,
         bounds=load_bounds(path),
     )
@@ -277,12 +270,8 @@ def _report_suite(path: Path, suite: Suite) -> int:
     with replacing(path / "tables.txt") as partial_file:
         partial_file.write_text(text + "\n")
     write_runs(path / "tensorboard", comparison.episodes)
-    _say(f"{text}\n\nresults      {path}\nTensorBoard  tensorboard --logdir {path}/tensorboard")
+    print(f"{text}\n\nresults      {path}\nTensorBoard  tensorboard --logdir {path}/tensorboard")
     if comparison.failures.empty:
         return 0
-    _say(f"{len(comparison.failures)} results failed; the tables say why")
+    print(f"{len(comparison.failures)} results failed; the tables say why")
     return FAILED
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -15,25 +15,23 @@ import numpy as np
 from sponge_env.errors import SpongeError
 from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
-from sponge_env.run import controllers
+from sponge_env.run import registry
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.system import LiveSystem, SimulatedSystem
-
-Step = tuple[str, Callable[[], object]]
 
 
 class _RehearsalEndedError(Exception):
     """A live system has made all its moves and would start its worker now."""
 
 
-def steps(everything: bool) -> Iterator[Step]:
+def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield what there is to compile, and how that happens."""
     scenario = replace(load_scenario("paper"), duration_s=2.0)
     yield "simulated system", lambda: _play(scenario, lambda system: Allocation(4, 4))
     yield "live system", lambda: _rehearse(scenario)
     yield "many environments", lambda: _batch(scenario)
     if everything:
-        for name in controllers.known_controllers():
+        for name in registry.known_controllers():
             yield name, lambda name=name: _decide(scenario, name)  # type: ignore[misc]
         yield "oracle", lambda: _bounds(scenario)
 
@@ -69,10 +67,10 @@ def _batch(scenario: Scenario) -> None:
 def _decide(scenario: Scenario, name: str) -> None:
     """Let a controller decide; one that lacks something, such as a policy, is left out."""
     try:
-        controller = controllers.make_controller(name, controllers.known_controllers())
+        controller = registry.make_controller(name, registry.known_controllers())
         spec = SimulatedSystem(scenario, 0).spec
-        controllers.start(controller, spec, 0)
-        _play(scenario, lambda system: controllers.decision(controller, system.view(), spec))
+        registry.start(controller, spec, 0)
+        _play(scenario, lambda system: registry.decision(controller, system.view(), spec))
     except SpongeError:
         return
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json
 from sponge_env.results.schema import (
@@ -53,7 +52,7 @@ def load_results(path: Path) -> pd.DataFrame:
 def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the episodes of an agent on a cell; a bound and who failed have none."""
     rows = []
-    for episode, latency_s in zip(result.get("episodes", ()), _latencies_s(result), strict=True):
+    for episode, latency_s in zip(result["episodes"], result["latency_s"], strict=True):
         p99_s = float(latency_s[round(0.99 * QUANTILES)]) if episode["offered"] else NAN
         measured = {name: NAN if value is None else value for name, value in episode.items()}
         rows.append(measured | {"latency_p99_of_all_s": p99_s, "bound": result["bound"]})
@@ -131,18 +130,12 @@ def load_latencies(path: Path) -> pd.DataFrame:
         pd.DataFrame(
             {name: result[name] for name in ("agent", *CELL)}
             | {"quantile": np.linspace(0.0, 1.0, QUANTILES + 1)}
-            | {"latency_s": np.median(_latencies_s(result), axis=0)}
+            | {"latency_s": np.median(result["latency_s"], axis=0)}
         )
         for result in _results(path)
-        if result.get("latency_s")
+        if len(result["latency_s"])
     ]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _latencies_s(result: Mapping[str, Any]) -> FloatArray:
-    """Return the quantiles of latency of each seed, shape (seeds, QUANTILES + 1)."""
-    stored = np.array(result.get("latency_s", ()), dtype=np.float64)
-    return np.where(np.isnan(stored), math.inf, stored)  # what JSON cannot hold
 
 
 def _results(path: Path) -> list[dict[str, Any]]:
@@ -150,7 +143,8 @@ def _results(path: Path) -> list[dict[str, Any]]:
 
     These are the whole ones of agents that did not fail. In a run of one cell that was
     interrupted they are those on the seeds that every agent finished, so that agents are
-    compared on the same seeds; elsewhere those of agents that finished all seeds.
+    compared on the same seeds; elsewhere those of agents that finished all seeds. The quantiles
+    of their latency, (episodes, QUANTILES + 1), are infinite where they could not be written.
     """
     results = [_checked(file) for file in result_files(path)]
     whole = [[] if result["error"] else whole_episodes(result) for result in results]
@@ -160,9 +154,9 @@ def _results(path: Path) -> list[dict[str, Any]]:
     for result, pairs, seeds in zip(results, whole, ended, strict=True):
         counted = shared if one_cell else seeds if result["complete"] else set()
         kept = [pair for pair in pairs if pair[0]["seed"] in counted]
-        if "episodes" in result:
-            result["episodes"] = [episode for episode, _ in kept]
-            result["latency_s"] = [latency_s for _, latency_s in kept]
+        result["episodes"] = [episode for episode, _ in kept]
+        latency_s = np.array([latency_s for _, latency_s in kept], dtype=np.float64)
+        result["latency_s"] = np.where(np.isnan(latency_s), math.inf, latency_s)
         if not (kept or result["complete"] or result["error"]):
             result["error"] = {"type": "interruption", "message": "it was interrupted"}
     return results

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,14 @@ from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
-from sponge_env.run.controllers import decision, start
+from sponge_env.run.registry import decision, start
 from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.traffic import rate_rps
+from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.spec import scenario_profile
 from sponge_env.system import SimulatedSystem, System
-from sponge_env.workload import Workload, rate_rps
 
 SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the
@@ -60,8 +59,8 @@ class Run:
     @classmethod
     def of(cls, agent: str, scenario: Scenario, backend: str, seed: int) -> Run:
         """Name an episode of a scenario."""
-        profile = Path(scenario.profile).stem
-        return cls(agent, scenario.name, backend, seed, profile, scenario.start)
+        name, profile, start = scenario.cell
+        return cls(agent, name, backend, seed, profile, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,10 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
         with system.paused():  # a controller may load or compile something now
             start(controller, system.spec, run.seed)
         while not system.done:
-            intervals.append(_step(system, controller))
+            view, began_s = system.view(), time.perf_counter()
+            allocation = decision(controller, view, system.spec)
+            took_s = time.perf_counter() - began_s
+            intervals.append(system.step(allocation, decision_s=took_s))
             for sink in sinks:
                 sink.interval(intervals[-1])
         system.drain()
@@ -110,13 +112,6 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     for sink in sinks:
         sink.episode(summary)
     return Episode(summary, tuple(intervals), failure)
-
-
-def _step(system: System, controller: Controller) -> IntervalMetrics:
-    view = system.view()
-    started_s = time.perf_counter()
-    allocation = decision(controller, view, system.spec)
-    return system.step(allocation, decision_s=time.perf_counter() - started_s)
 
 
 def _summarise(
@@ -182,12 +177,9 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
 
 
 def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list[float | None]:
-    """Return quantiles of the latency of the requests that arrived at ``from_s`` or later.
+    """Return (QUANTILES + 1,) quantiles of the latency of what arrived at ``from_s`` or later.
 
-    A request that is never answered has an infinite latency: without it, who drops looks fast.
-
-    Returns:
-        (QUANTILES + 1,) numbers, None for infinite ones.
+    They are None where infinite, as for requests never answered: without, who drops looks fast.
     """
     answered = np.isin(columns["outcome"], ("on_time", "late"))
     latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)

@@ -38,9 +38,9 @@ from sponge_env.config import Backend, Limiter
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.formats import RESERVED, find_trace
-from sponge_env.host import describe_host, describe_versions
-from sponge_env.installation import bundled
+from sponge_env.installation import bundled, describe_host, describe_versions
 from sponge_env.profile import save_profile
+from sponge_env.results.schema import CELL
 from sponge_env.run.suite import Suite, cell_name, cells
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
@@ -54,7 +54,7 @@ FORMAT = 3
 RUNS = Path("runs")
 """Where run directories go by themselves."""
 
-IDENTITY = ("agent", "scenario", "profile", "start", "seed")
+IDENTITY = ("agent", *CELL, "seed")
 """Columns of the intervals that say which episode they are of; the schema's follow."""
 
 QUANTILES = 100
@@ -100,10 +100,7 @@ def of_file(value: Any) -> Any:
 
 
 def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> dict[str, Any]:
-    """Return what all results in one folder have in common.
-
-    Agents are not among it: a folder can be given more of them later.
-    """
+    """Return what all results in one folder have in common; it may get more agents later."""
     content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
     return {
         "suite": suite.name,
@@ -124,11 +121,7 @@ class RunStore:
     @classmethod
     @contextmanager
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
-        """Make the folder, or go on with that of a run of the same identity, and lock it.
-
-        Raises:
-            RunDirectoryError: It holds something else, or somebody writes into it.
-        """
+        """Make the folder, or go on with that of a run of the same identity, and lock it."""
         wanted = {"format": FORMAT, **identity}
         with saying_why(path):
             if path.exists() and any(file.name != _LOCK for file in path.iterdir()):
@@ -174,15 +167,7 @@ class RunStore:
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
     def check_requests(self, units: Sequence[Unit], requests: float) -> None:
-        """Refuse to go on where episodes have ended without the requests that are asked for.
-
-        Args:
-            units: What is to be there in the end.
-            requests: Seeds below this are to keep their requests.
-
-        Raises:
-            RunDirectoryError: An earlier run did not keep them.
-        """
+        """Refuse to go on where seeds below ``requests`` have ended without their requests."""
         for unit in units:
             for episode, _ in whole_episodes(self.kept(unit)):
                 file = self.file("requests", unit, f"-seed{episode['seed']}.parquet")
@@ -194,11 +179,7 @@ class RunStore:
                     )
 
     def kept(self, unit: Unit) -> dict[str, Any]:
-        """Return the result of a unit, as far as there is one.
-
-        Raises:
-            RunDirectoryError: It was made by another configuration of its agent.
-        """
+        """Return the result of a unit, as far as there is one of this configuration."""
         path = self.file("results", unit, ".json")
         if not path.exists():
             return {}
@@ -221,9 +202,7 @@ class RunStore:
         head = {
             "format": FORMAT,
             "agent": unit.agent,
-            "scenario": unit.scenario.name,
-            "profile": Path(unit.scenario.profile).stem,
-            "start": unit.scenario.start,
+            **dict(zip(CELL, unit.scenario.cell, strict=True)),
             "fingerprint": unit.fingerprint(),
             "complete": complete and error is None,
             "error": error,
@@ -234,18 +213,14 @@ class RunStore:
 def whole_episodes(
     result: Mapping[str, Any],
 ) -> list[tuple[dict[str, Any], Sequence[float | None]]]:
-    """Return the summaries in a unit's result with the quantiles of latency of each.
-
-    An episode that was interrupted is left out.
-    """
+    """Return the summaries of a unit's whole episodes, with the quantiles of latency of each."""
     pairs = zip(result.get("episodes", ()), result.get("latency_s", ()), strict=True)
     return [(episode, latency_s) for episode, latency_s in pairs if not episode["partial"]]
 
 
 def result_files(path: Path) -> list[Path]:
     """Return the files with results of a run's folder, in order of their names."""
-    found = _definition(path).get("format")
-    if found != FORMAT:
+    if (found := _definition(path).get("format")) != FORMAT:
         said = f"{str(path)!r} has format {found!r}, this version reads {FORMAT}"
         raise RunDirectoryError(f"{said}; run evaluate.py again")
     return sorted((path / "results").glob("*/*.json"))

@@ -18,7 +18,7 @@ from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, from_mapping, load_toml
-from sponge_env.run.controllers import known_controllers
+from sponge_env.run.registry import known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 
@@ -135,15 +135,11 @@ def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suit
 
 def cell_name(scenario: Scenario) -> str:
     """Return ``scenario+profile+start``; ``+`` is in none of the three."""
-    return f"{scenario.name}+{Path(scenario.profile).stem}+{scenario.start}"
+    return "+".join(scenario.cell)
 
 
 def cells(suite: Suite) -> tuple[Scenario, ...]:
-    """Return the scenarios of all cells.
-
-    Raises:
-        ConfigError: A scenario or a change cannot be used, or a cell is there twice.
-    """
+    """Return the scenarios of all cells, each of which may be there once."""
     found: dict[str, Scenario] = {}
     for group in suite.cells:
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]

@@ -32,7 +32,7 @@ from sponge_env.interfaces import Sink
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names, summary
 from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit, bound_units
-from sponge_env.run.controllers import imported, known_controllers, make_controller
+from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
 from sponge_env.run.store import (
     IDENTITY,
@@ -44,10 +44,9 @@ from sponge_env.run.store import (
 )
 from sponge_env.run.suite import Suite, cell_name, cells, changed
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.draw import draw_workload
+from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
-from sponge_env.workload import Workload, as_long_as_its_traces
 
 TUNED = "baselines"
 """Package whose ``tuned_options`` are called with controller, scenario and profile."""
@@ -97,14 +96,13 @@ class AgentUnit:
     def run(self, record: Recorder) -> None:
         """Run the seeds that the record has not got yet.
 
-        Raises:
-            SpongeError: The scenario, the profile, the worker or the controller cannot go on.
-            KeyboardInterrupt: As for it, the record has the episode up to that moment.
+        A failure and an interrupt are raised when the record has the episode up to then.
         """
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.controller, {}, self.options)
         scenario = warm(self.scenario, controller, profile)
-        record.say(bound=BOUND_AGENTS[self.control], initial=asdict(scenario.initial))
+        record.facts["bound"] = BOUND_AGENTS[self.control]
+        record.facts["initial"] = asdict(scenario.initial)
         for seed in range(record.seeds, self.seeds):
             system = make_system(
                 scenario,
@@ -133,7 +131,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
 
     Every controller is made once, so that mistakes show before anything runs.
     """
-    registry = known_controllers()
+    registry, tuned_options = known_controllers(), imported(f"{bundled(TUNED)}:tuned_options")
     for name, entry in suite.agents.items():
         if name in BOUND_AGENTS.values():
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
@@ -144,17 +142,10 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         if cell_name(scenario) != cell_name(cell):
             said = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(said)
-        tuned = _tuned_options(controller, cell) if entry.tuned else {}
+        tuned = tuned_options(controller, cell.name, cell.profile) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
         work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
     return work
-
-
-def _tuned_options(controller: str, cell: Scenario) -> dict[str, Any]:
-    tuned: dict[str, Any] = imported(f"{bundled(TUNED)}:tuned_options")(
-        controller, cell.name, cell.profile
-    )
-    return tuned
 
 
 def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload:
@@ -170,10 +161,7 @@ def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload
 
 
 def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
-    """Notice what would keep a scenario from running, and return its profile.
-
-    Nothing is written, but a live scenario of this machine is calibrated if it never was.
-    """
+    """Return a scenario's profile, measured if need be, or raise what keeps it from running."""
     profile = ensure_profile(scenario, backend, limiter)
     make_spec(scenario, profile)  # refuses limits and latencies that make no sense
     if backend == "live":
@@ -192,12 +180,8 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
 def run_unit(unit: Unit, store: RunStore, requests: float = 0, watched: bool = False) -> None:
     """Run what is missing of a unit and keep it, or as much as there is when it is interrupted.
 
-    Args:
-        unit: Agent or bound.
-        store: Where results go.
-        requests: Seeds below this keep their requests.
-        watched: Whether somebody looks on: with TensorBoard events interval by interval and
-            progress on the terminal.
+    Seeds below ``requests`` keep their requests. If it is ``watched``, there are TensorBoard
+    events interval by interval and progress on the terminal.
     """
     record, complete = Recorder(store, unit, requests, watched), False
     try:
@@ -214,7 +198,8 @@ class Recorder:
         """Take up what there is; arguments as for :func:`run_unit`."""
         self._store, self._unit = store, unit
         self._requests, self._watched = requests, watched
-        self._facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+        """What its results say of the unit."""
         self._episodes = whole_episodes(store.kept(unit))
         self._due_s = time.monotonic() + _KEEP_EVERY_S
 
@@ -222,10 +207,6 @@ class Recorder:
     def seeds(self) -> int:
         """How many seeds have ended."""
         return len(self._episodes)
-
-    def say(self, **facts: Any) -> None:
-        """Add facts about the unit to its results."""
-        self._facts |= facts
 
     def sinks(self, run: Run, intervals: int) -> Iterator[Sink]:
         """Open what follows an episode of so many intervals while it runs."""
@@ -260,7 +241,7 @@ class Recorder:
         if self._episodes:
             summaries, latencies_s = zip(*self._episodes, strict=True)
             episodes = {"episodes": summaries, "latency_s": latencies_s}
-        self._store.keep(self._unit, self._facts | episodes, complete=complete)
+        self._store.keep(self._unit, self.facts | episodes, complete=complete)
 
     def _file(self, kind: str, run: Run, suffix: str) -> Path:
         return self._store.file(kind, self._unit, f"-seed{run.seed}.{suffix}")

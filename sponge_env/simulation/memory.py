@@ -1,31 +1,21 @@
-"""All memory of a batch of environments, and requests put into it."""
+"""All memory of a batch of environments, and the ledger read from it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sponge_env.core import records
 from sponge_env.core.compiled import rows
-from sponge_env.core.records import (
-    ALLOCATION,
-    BLANK,
-    ENV,
-    LEDGER_ROW,
-    LISTED_REQUEST,
-    PENDING,
-    REPLICA,
-    SAMPLE,
-    STAGE,
-    WAITING,
-    Arrays,
-)
-from sponge_env.workload import Workload
+from sponge_env.core.records import Arrays
+from sponge_env.core.settings import SETTINGS
+from sponge_env.interfaces import Outcome
 
-_SPARE = 8
-"""Room for listed requests grows by an eighth more than is needed, so that it grows seldom."""
+_NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
 
 class Pool:
@@ -53,7 +43,7 @@ class Pool:
         return self._begins[key]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Room:
     """How much an environment can hold."""
 
@@ -70,40 +60,55 @@ class Room:
     private: int = 0
     """Rows of bandwidth that belong to one environment."""
 
+    def at_least(self, **needed: int) -> None:
+        """Make so much room where there is less."""
+        for name, count in needed.items():
+            setattr(self, name, max(getattr(self, name), count))
+
+
+class MemoryPlan:
+    """What environments of some scenarios find in memory, and the room that each needs."""
+
+    def __init__(self, scenarios: int) -> None:
+        self.settings = np.zeros(scenarios, SETTINGS)
+        """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
+        self.numbers = Pool(np.float64)
+        """Tables."""
+        self.traces = Pool(records.SAMPLE)
+        """Recorded bandwidth."""
+        self.room = Room()
+
+    def allocate(self, count: int) -> Arrays:
+        """Allocate the memory of ``count`` environments."""
+        tables = self.traces.array, self.numbers.array
+        return allocate(count, self.room, rows(self.settings), *tables)
+
 
 def allocate(
     count: int, room: Room, settings: NDArray[Any], traces: NDArray[Any], numbers: NDArray[Any]
 ) -> Arrays:
-    """Allocate everything.
-
-    Args:
-        count: Number of environments.
-        room: How much each of them can hold.
-        settings: (scenarios,) records of :class:`~sponge_env.core.settings.Settings`.
-        traces: Recorded bandwidth that all share.
-        numbers: Tables that all share.
-    """
+    """Allocate ``count`` environments that share (scenarios,) settings, bandwidth and tables."""
     shared = len(traces)
-    all_traces = np.zeros(shared + count * room.private, SAMPLE)
+    all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
     all_traces[:shared] = traces
     capacity = 1 << (room.queue - 1).bit_length()
-    envs, stages = np.zeros(count, ENV), np.zeros((count, 1), STAGE)
+    envs, stages = np.zeros(count, records.ENV), np.zeros((count, 1), records.STAGE)
     envs["private_at"] = shared + np.arange(count) * room.private
     envs["interval"] = np.iinfo(np.int64).max
     stages["ring"] = capacity - 1
     arrays = Arrays(
         envs=envs,
         stages=stages,
-        replicas=np.zeros((count, room.replicas), REPLICA),
-        pending=np.zeros((count, room.pending), PENDING),
-        requests=np.zeros((count, 1), LISTED_REQUEST),
-        queue=np.zeros((count, capacity), WAITING),
+        replicas=np.zeros((count, room.replicas), records.REPLICA),
+        pending=np.zeros((count, room.pending), records.PENDING),
+        requests=np.zeros((count, 1), records.LISTED_REQUEST),
+        queue=np.zeros((count, capacity), records.WAITING),
         group=np.zeros((count, room.group)),
-        ledger=np.zeros((count, room.ledger), LEDGER_ROW),
+        ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
         settings=settings,
         traces=all_traces,
         numbers=numbers,
-        blank=BLANK,
+        blank=records.BLANK,
     )
     return Arrays(*map(rows, arrays))
 
@@ -111,32 +116,60 @@ def allocate(
 def allocations(count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return memory for what environments are asked for, twice.
 
-    Returns:
-        (count, 4) cores, batch, replicas and variant; and (count, stages) records of the same
-        memory, as the core takes them.
+    As (count, 4) cores, batch, replicas and variant, and as (count, stages) records.
     """
     numbers = np.ones((count, 1, 4), np.int64)
     numbers[..., 3] = 0
-    return numbers[:, 0], rows(numbers.view(ALLOCATION)[..., 0])
+    return numbers[:, 0], rows(numbers.view(records.ALLOCATION)[..., 0])
 
 
 def blank_metrics(count: int) -> NDArray[Any]:
     """Return (count,) metrics of intervals in which nothing was measured."""
-    return rows(np.repeat(BLANK, count))
+    return rows(np.repeat(records.BLANK, count))
 
 
-def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
-    """Put the requests of an episode where environment ``i`` finds them at its next reset.
+def outcome_names(outcomes: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Return outcomes as the words that stand in tables."""
+    return _NAMES[outcomes]
 
-    Returns:
-        The memory, with more room for requests if they needed it.
+
+def ledger_columns(
+    arrays: Arrays, requests: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[np.generic]]:
+    """Return what became of the requests that have arrived in the only environment.
+
+    To the (offered,) columns of the workload come ``started_s`` of the last batch and
+    ``finished_s``, NaN where there is none; ``outcome``; ``hopeless``; ``batch_size``;
+    ``replica``; and ``attempts``, batches it was part of.
     """
-    count, requests = workload.id.size, arrays.requests
-    if requests.shape[1] <= count:
-        room = count + count // _SPARE + 1
-        requests = rows(np.zeros((len(requests), room), LISTED_REQUEST))
-        requests[:, : arrays.requests.shape[1]] = arrays.requests
-    for f in dataclasses.fields(workload):
-        requests[f.name][i, :count] = getattr(workload, f.name)
-    requests["sent_s"][i, count] = requests["arrival_s"][i, count] = np.inf
-    return arrays._replace(requests=requests)
+    offered = len(requests["arrival_s"])
+    ended = arrays.ledger[0, : arrays.envs["ended"][0]]
+    queue, stage = arrays.queue[0], arrays.stages[0, 0]
+    waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]
+    replicas = arrays.replicas[0, : stage["replicas"]][["first", "batch_size"]].tolist()
+    spans = [np.arange(first, first + count) for first, count in replicas]
+    running = queue[np.concatenate([np.zeros(0, np.int64), *spans]) & stage["ring"]]
+    outcome = np.full(offered, Outcome.QUEUED, np.int64)
+    outcome[running["row"]] = Outcome.RUNNING
+    outcome[ended["row"]] = ended["outcome"]
+    attempts = np.zeros(offered, np.int64)
+    attempts[waiting["row"]] = waiting["retries"]
+    attempts[running["row"]] = running["retries"] + 1
+    attempts[ended["row"]] = ended["attempts"]
+
+    def spread(name: str, blank: float) -> NDArray[Any]:
+        column = np.full(offered, blank)
+        column[ended["row"]] = ended[name]
+        return column
+
+    budget_s = requests["deadline_s"] - requests["arrival_s"]
+    return {
+        **requests,
+        "started_s": spread("started_s", np.nan),
+        "finished_s": spread("finished_s", np.nan),
+        "outcome": outcome_names(outcome),
+        "hopeless": budget_s < arrays.settings["hopeless_below_s"][0],
+        "batch_size": spread("batch_size", 0),
+        "replica": spread("replica", -1),
+        "attempts": attempts,
+    }

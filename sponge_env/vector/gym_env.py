@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import MultiDiscrete
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import ControlName
 from sponge_env.core.records import METRICS
+from sponge_env.encoding import control_named
 from sponge_env.errors import ConfigError
-from sponge_env.vector.episodes import Episodes, ScenarioLike
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.vector.simulator import BatchSimulator, Observations
 
-Observations = NDArray[np.float32]
 Actions = NDArray[np.int64]
 Infos = dict[str, Any]
+ScenarioLike = str | Scenario
+"""Shipped name, TOML path, or the scenario itself."""
 
 
 class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
@@ -40,6 +46,8 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     count as dropped). As ever in Gymnasium, ``_name`` is the mask of the environments
     that have ``name``, and after a reset there is ``episode_seed``.
     """
+
+    single_action_space: MultiDiscrete
 
     def __init__(
         self,
@@ -69,24 +77,32 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         Raises:
             SpongeError: An argument cannot be used.
         """
-        self._episodes = Episodes(
-            scenario, num_envs, queue_capacity, threads, control, max_episode_steps
-        )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
-        self.single_action_space = self._episodes.action_space
-        self.single_observation_space = self._episodes.observation_space
+        self.control = control_named(control)
+        self.scenarios = _one_for_each(scenario, num_envs)
+        rows = {scenario: row for row, scenario in enumerate(dict.fromkeys(self.scenarios))}
+        self.simulator = BatchSimulator(
+            list(rows),
+            np.array([rows[scenario] for scenario in self.scenarios]),
+            replicas_max=None if "replicas" in self.control.choices else 1,
+            obs_dim=self.control.obs_dim,
+            queue_capacity=queue_capacity,
+            threads=threads,
+            intervals_max=max_episode_steps,
+        )
+        self.single_action_space, self.single_observation_space = self.control.spaces(
+            self.scenarios[0].limits
+        )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._randoms: list[np.random.Generator | None] = [None] * num_envs
+        self._allocations = np.ones((num_envs, 3), np.int64)
+        self._chosen = self._allocations[:, : len(self.control.choices)]
         # What a reset by mask returns for the environments that it leaves alone.
-        self._observations = np.zeros((num_envs, self._episodes.control.obs_dim), np.float32)
+        self._observations = np.zeros((num_envs, self.control.obs_dim), np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
-
-    @property
-    def bytes_per_env(self) -> int:
-        """Memory allocated for one environment."""
-        return self._episodes.simulator.bytes_per_env
 
     def reset(
         self,
@@ -94,19 +110,11 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observations, Infos]:
-        """Start new episodes.
+        """Start new episodes; return the observations and, as info, each episode's seed.
 
-        Args:
-            seed: Seed of the first environment's sequence of episodes, the others
-                counting up from it; or one for each.
-            options: ``episode_seed`` fixes the episodes themselves, one seed for all or
-                one for each. ``reset_mask`` chooses the environments.
-
-        Returns:
-            The observations and, as info, each new episode's seed.
-
-        Raises:
-            ConfigError: As many seeds or mask entries as environments are needed.
+        ``seed`` is that of the first environment's sequence of episodes, the others counting up
+        from it; or there is one for each. Of the options, ``episode_seed`` fixes the episodes
+        themselves, one seed for all or one for each, and ``reset_mask`` chooses the environments.
         """
         options = options or {}
         if seed is None or isinstance(seed, int | np.integer):
@@ -115,23 +123,20 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         for name, value in (("seed", seed), ("reset_mask", chosen)):
             if len(value) != self.num_envs:
                 raise ConfigError(f"{name} needs {self.num_envs} entries, not {len(value)}")
-        self._episodes.seed(seed, chosen)
+        for i in np.flatnonzero(chosen).tolist():
+            if seed[i] is not None or self._randoms[i] is None:
+                self._randoms[i] = np_random(seed[i])[0]
         observations = self._observations.copy()
-        infos = self._begin(chosen, observations, options.get("episode_seed"))
+        infos = self.begin(chosen, observations, options.get("episode_seed"))
         self._observations = observations
         return observations, infos
 
     def step(
         self, actions: Actions
     ) -> tuple[Observations, NDArray[Any], NDArray[Any], NDArray[Any], Infos]:
-        """Serve one interval in every environment.
+        """Serve one interval in every environment, under (num_envs, choices) actions.
 
-        Args:
-            actions: (num_envs, choices) of the action space.
-
-        Returns:
-            Observations, rewards, terminations (all False), truncations and infos, all
-            new arrays.
+        All arrays that are returned are new; nothing ever terminates.
 
         Raises:
             ConfigError: An action is outside the action space.
@@ -139,29 +144,66 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         before = self._ended
         if self.autoreset_mode == AutoresetMode.DISABLED and before.any():
             raise RuntimeError("some episodes are over; reset them with a reset_mask")
-        observations, metrics = self._episodes.step(actions)
-        ended = self._episodes.simulator.over & ~before
+        observations, metrics = self.serve(actions)
+        ended = self.simulator.over & ~before
         restarts = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else before
         infos = _batched(metrics, ~(before | restarts))
         self._ended = ended
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
             infos["final_obs"], infos["_final_obs"] = _rows(observations, ended), ended
             infos["final_info"], infos["_final_info"] = _batched(metrics, ended), ended
-            infos |= self._begin(ended, observations)
+            infos |= self.begin(ended, observations)
         elif self.autoreset_mode == AutoresetMode.NEXT_STEP and before.any():
-            infos |= self._begin(before, observations)
+            infos |= self.begin(before, observations)
         self._observations = observations
         never = np.zeros(self.num_envs, np.bool_)
         return observations, np.array(metrics["reward"]), never, ended.copy(), infos
 
-    def close_extras(self, **kwargs: Any) -> None:
-        """Stop the threads."""
-        self._episodes.simulator.close()
+    def begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> Infos:
+        """Start the next episode of each chosen environment; return the seeds as info.
 
-    def _begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> Infos:
-        seeds = self._episodes.begin(chosen, out, fixed)
+        The first observations are written to the chosen rows of ``out``. ``fixed`` seeds, one for
+        all or one for each, take the place of those that are drawn.
+        """
+        seeds = np.zeros(self.num_envs, np.int64)
+        for i in np.flatnonzero(chosen).tolist():
+            random = self._randoms[i]
+            assert random is not None
+            seeds[i] = random.integers(EVALUATION_SEEDS, SEED_LIMIT)
+        if fixed is not None:
+            seeds[chosen] = np.broadcast_to(fixed, seeds.shape)[chosen]
+        self.simulator.reset(chosen, seeds, out)
         self._ended = self._ended & ~chosen
         return {"episode_seed": seeds, "_episode_seed": chosen.copy()}
+
+    def serve(self, actions: ArrayLike) -> tuple[Observations, NDArray[Any]]:
+        """Serve one interval as :meth:`step` does; return what :meth:`BatchSimulator.step` does."""
+        if self._randoms[0] is None:
+            raise RuntimeError("call reset before anything else")
+        actions = np.asarray(actions)
+        if actions.shape != self._chosen.shape:
+            raise ConfigError(f"actions must be of shape {self._chosen.shape}, not {actions.shape}")
+        if actions.dtype.kind not in "iu" and np.any(actions != np.floor(actions)):
+            raise ConfigError("actions must be whole numbers")
+        np.add(actions, 1, out=self._chosen, casting="unsafe")
+        return self.simulator.step(self._allocations)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads."""
+        self.simulator.close()
+
+
+def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int) -> list[Scenario]:
+    if num_envs < 1:
+        raise ConfigError(f"the number of environments must be at least 1, not {num_envs!r}")
+    if isinstance(scenario, str | Scenario):
+        return [load_scenario(scenario)] * num_envs
+    if len(scenario) != num_envs:
+        raise ConfigError(
+            f"scenario must be one scenario or one for each of the {num_envs} environments, "
+            f"not {len(scenario)}"
+        )
+    return [load_scenario(each) for each in scenario]
 
 
 def _batched(metrics: NDArray[Any], mask: NDArray[np.bool_]) -> Infos:

@@ -13,7 +13,7 @@ from sponge_env.config import ControlName
 from sponge_env.core.records import METRICS
 from sponge_env.encoding import ActionMasks
 from sponge_env.installation import require_extra
-from sponge_env.vector.episodes import Episodes, ScenarioLike
+from sponge_env.vector.gym_env import ScenarioLike, SpongeVectorEnv
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -44,76 +44,52 @@ class SpongeVecEnv(VecEnv):
         threads: int | None = None,
         control: ControlName = "vertical",
     ) -> None:
-        """Allocate everything; nothing runs before ``reset``.
-
-        Args:
-            scenario: Shipped name, TOML path, or a scenario; one for all, or a sequence
-                with one for each environment.
-            num_envs: Number of environments.
-            queue_capacity: Requests that one environment holds at most; see
-                :class:`~sponge_env.vector.simulator.BatchSimulator`.
-            threads: Threads that share the work; chosen by the number of environments
-                if left out.
-            control: ``"vertical"`` or ``"joint"``, for all environments.
-
-        Raises:
-            SpongeError: An argument cannot be used.
-        """
-        self._episodes = Episodes(scenario, num_envs, queue_capacity, threads, control)
-        self._actions = np.zeros((num_envs, len(self._episodes.control.choices)), np.int64)
+        """Allocate everything, as :class:`~sponge_env.vector.gym_env.SpongeVectorEnv` does."""
+        self._envs = envs = SpongeVectorEnv(
+            num_envs, scenario, queue_capacity=queue_capacity, threads=threads, control=control
+        )
+        self._actions = np.zeros(0, np.int64)
         self.metrics = np.zeros(num_envs, METRICS)
         """(num_envs,) records of the last interval, under the schema's names."""
-        self._observations = np.zeros((num_envs, self._episodes.control.obs_dim), np.float32)
-        joint = "replicas" in self._episodes.control.choices
-        self._masks = [ActionMasks(spec, joint) for spec in self._episodes.simulator.specs]
-        super().__init__(num_envs, self._episodes.observation_space, self._episodes.action_space)
+        self._observations = np.zeros((num_envs, envs.control.obs_dim), np.float32)
+        joint = "replicas" in envs.control.choices
+        self._masks = [ActionMasks(spec, joint) for spec in envs.simulator.specs]
+        super().__init__(num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
         """Start a new episode in every environment; return the first observations."""
-        everyone = np.ones(self.num_envs, np.bool_)
-        fixed = self._options[0].get("episode_seed")
-        self._episodes.seed(self._seeds, everyone)
-        observations = np.zeros((self.num_envs, self._episodes.control.obs_dim), np.float32)
-        seeds = self._episodes.begin(everyone, observations, fixed)
-        self._observations = observations
-        self.reset_infos = [{"episode_seed": seed} for seed in seeds.tolist()]
+        fixed = {"episode_seed": self._options[0].get("episode_seed")}
+        self._observations, infos = self._envs.reset(seed=self._seeds, options=fixed)
+        self.reset_infos = [{"episode_seed": seed} for seed in infos["episode_seed"].tolist()]
         self._reset_seeds()
         self._reset_options()
-        return observations
+        return self._observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Take the actions of the next step, (num_envs, choices)."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Serve one interval; environments whose episode ended start the next.
-
-        Returns:
-            Observations, (num_envs,) float32 rewards, whether each episode ended, and
-            infos.
-
-        Raises:
-            ConfigError: An action is outside the action space.
-        """
-        observations, self.metrics = self._episodes.step(self._actions)
-        ended = self._episodes.simulator.over.copy()
+        """Serve one interval; environments whose episode ended start the next."""
+        observations, self.metrics = self._envs.serve(self._actions)
+        ended = self._envs.simulator.over.copy()
         infos = [_NOTHING] * self.num_envs
         if ended.any():
             for i in np.flatnonzero(ended):
                 infos[i] = self._end_info(int(i), observations[i].copy())
-            self._episodes.begin(ended, observations)
+            self._envs.begin(ended, observations)
         self._observations = observations
         return observations, self.metrics["reward"].astype(np.float32), ended, infos
 
     def close(self) -> None:
         """Stop the threads."""
-        self._episodes.simulator.close()
+        self._envs.close()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which choices make sense now, (num_envs, choices); see ``SpongeEnv``."""
-        masks = np.zeros((self.num_envs, int(self._episodes.action_space.nvec.sum())), np.bool_)
+        masks = np.zeros((self.num_envs, self._envs.single_action_space.nvec.sum()), np.bool_)
         for scenario, masks_of in enumerate(self._masks):
-            rows = self._episodes.simulator.assignment == scenario
+            rows = self._envs.simulator.assignment == scenario
             masks[rows] = masks_of(self._observations[rows])
         return masks
 
@@ -122,14 +98,10 @@ class SpongeVecEnv(VecEnv):
         return attr_name == "action_masks" or bool(super().has_attr(attr_name))
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return ``scenario`` or ``render_mode`` of the environments.
-
-        Raises:
-            AttributeError: Any other name: there are no single environments.
-        """
+        """Return ``scenario`` or ``render_mode``; there are no environments with others."""
         chosen = self._get_indices(indices)
         if attr_name == "scenario":
-            return [self._episodes.scenarios[i] for i in chosen]
+            return [self._envs.scenarios[i] for i in chosen]
         if attr_name == "render_mode":
             return [None for _ in chosen]
         raise AttributeError(f"environments of a batch have no attribute {attr_name!r}")
@@ -141,11 +113,7 @@ class SpongeVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Call ``action_masks``, as sb3-contrib does, of the environments.
-
-        Raises:
-            AttributeError: Any other name: there are no single environments.
-        """
+        """Call ``action_masks``, as sb3-contrib does; there are no environments with others."""
         if method_name != "action_masks":
             raise AttributeError(f"environments of a batch have no method {method_name!r}")
         masks = self.action_masks()
@@ -158,15 +126,11 @@ class SpongeVecEnv(VecEnv):
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
     def _end_info(self, index: int, observation: NDArray[np.float32]) -> dict[str, Any]:
-        simulator = self._episodes.simulator
-        metrics = self.metrics[index]
+        simulator = self._envs.simulator
         episode = {
             "r": float(simulator.episode_returns[index]),
             "l": int(simulator.episode_intervals[index]),
-            "t": float(metrics["time_s"]),
+            "t": float(self.metrics["time_s"][index]),
         }
-        return {
-            "terminal_observation": observation,
-            "TimeLimit.truncated": True,
-            "episode": episode,
-        }
+        ends = {"terminal_observation": observation, "TimeLimit.truncated": True}
+        return {**ends, "episode": episode}

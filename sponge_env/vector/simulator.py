@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
 from sponge_env.core.entry import RESET, STEP, begin_traffic_range, run_range, within
-from sponge_env.core.ledger import outcome_names
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
@@ -19,7 +18,8 @@ from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics, list_requests
+from sponge_env.simulation.memory import allocations, blank_metrics, outcome_names
+from sponge_env.simulation.workload import list_requests
 
 Observations = NDArray[np.float32]
 
@@ -69,11 +69,15 @@ class BatchSimulator:
             SpongeError: A setting or scenario cannot be used.
         """
         count = len(assignment)
-        _at_least("the number of environments", count, 1)
-        _at_least("the number of scenarios", len(scenarios), 1)
-        _at_least("queue_capacity", 1 if queue_capacity is None else queue_capacity, 1)
-        _at_least("ledger_capacity", ledger_capacity, 0)
-        _at_least("threads", 1 if threads is None else threads, 1)
+        for name, value, least in (
+            ("the number of environments", count, 1),
+            ("the number of scenarios", len(scenarios), 1),
+            ("queue_capacity", queue_capacity, 1),
+            ("ledger_capacity", ledger_capacity, 0),
+            ("threads", threads, 1),
+            ("the number of steps", intervals_max, 1),
+        ):
+            _at_least(name, value, least)
         self.scenarios = tuple(scenarios)
         self.assignment = assignment
         self._obs_dim = obs_dim
@@ -83,12 +87,14 @@ class BatchSimulator:
         limits = self.scenarios[0].limits
         self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
         self._configuration = Configuration(self.scenarios, self._most[2])
+        cores = range(1, limits.cores + 1)
+        self._most_replicas = np.array([self.specs[0].most_replicas(each) for each in cores])
         if intervals_max is not None:
-            _at_least("the number of steps", intervals_max, 1)
             intervals = self._configuration.settings["intervals"]
             np.minimum(intervals, intervals_max, out=intervals)
-        room = queue_capacity or self._configuration.queue_capacity
-        self._arrays = self._configuration.allocate(count, room, ledger_capacity)
+        room = self._configuration.room
+        room.queue, room.ledger = queue_capacity or room.queue, ledger_capacity
+        self._arrays = self._configuration.allocate(count)
         self._numbers, self._wanted = allocations(count)
         self._seeds = np.full(count, -1)
         self._metrics = blank_metrics(count)
@@ -106,10 +112,7 @@ class BatchSimulator:
 
     @property
     def bytes_per_env(self) -> int:
-        """Memory allocated for one environment.
-
-        Of a large queue or ledger, the operating system provides what was ever used.
-        """
+        """Memory allocated for one environment; what is never used costs nothing."""
         own = self._configuration.bytes_per_env(self._arrays)
         return own + self._metrics.nbytes // self.num_envs
 
@@ -126,13 +129,9 @@ class BatchSimulator:
     def reset(
         self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations
     ) -> None:
-        """Start new episodes.
+        """Start new episodes in the (n,) chosen environments, each with a seed of at least 0.
 
-        Args:
-            chosen: (n,) which environments.
-            episode_seeds: (n,) seeds of the episodes, at least 0.
-            out: (n, obs_dim) float32; the first observations are written to the chosen
-                rows.
+        The first observations are written to the chosen rows of ``out``, (n, obs_dim) float32.
 
         Raises:
             ConfigError: A seed is negative, or an environment is assigned to no scenario.
@@ -156,14 +155,9 @@ class BatchSimulator:
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.
 
-        Args:
-            allocations: (n, 3) cores, batch and replicas of each environment; replicas beyond
-                the machine's cores are left out.
-
-        Returns:
-            (n, obs_dim) observations and (n,) records of
-            :data:`~sponge_env.core.records.METRICS`, both new arrays; all zeros where
-            the episode was over.
+        Of the (n, 3) cores, batches and replicas, replicas beyond the machine's cores are left
+        out. Returned are new arrays: (n, obs_dim) observations and (n,) records of
+        :data:`~sponge_env.core.records.METRICS`, all zeros where the episode was over.
 
         Raises:
             ConfigError: An allocation is outside the limits.
@@ -177,7 +171,7 @@ class BatchSimulator:
             )
         self._numbers[:, :3] = allocations
         if self._most[2] > 1:  # no more replicas than the machine has room for
-            room = self.specs[0].total_cores // allocations[:, 0]
+            room = self._most_replicas[allocations[:, 0] - 1]
             np.minimum(allocations[:, 2], room, out=self._numbers[:, 2])
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
@@ -186,15 +180,10 @@ class BatchSimulator:
         return observations, self._metrics
 
     def ledger(self, index: int) -> dict[str, NDArray[Any]]:
-        """Return the requests of an environment's episode that have ended.
+        """Return the requests of an environment's episode that have ended, in that order.
 
-        Args:
-            index: The environment.
-
-        Returns:
-            Columns, in the order of the ends, at most ``ledger_capacity`` long: those of
-            :class:`~sponge_env.core.records.LedgerRow`, of which ``row`` is the row in
-            :func:`sponge_env.core.ledger.ledger_columns`.
+        The columns, at most ``ledger_capacity`` long, are the fields of
+        :class:`~sponge_env.core.records.LedgerRow`.
         """
         rows = self._arrays.ledger[index, : self._arrays.envs[index]["ended"]]
         columns = {name: rows[name].copy() for name in LEDGER_ROW.names or ()}
@@ -234,8 +223,8 @@ class BatchSimulator:
             other.result()
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
         raise ConfigError(f"{name} must be at least {least}, not {value!r}")
 
 

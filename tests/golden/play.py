@@ -19,7 +19,7 @@ from sponge_env.fidelity.trial import MeasuredWork, Subject
 from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.oracle import bound
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.spec import scenario_profile

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from sponge_env.interfaces import FloatArray
-from sponge_env.quota import CONTENDING, QuotaService
+from sponge_env.latency import CONTENDING, QuotaService
 
 SLICE_S = 0.005
 """What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)."""

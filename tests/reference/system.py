@@ -195,7 +195,7 @@ class System:
         )
         self._counts, self._status, self._measured_s = counts, status, now_s
         weight = self._scenario.reward.violation_weight
-        return dataclasses.replace(metrics, reward=reward(metrics, self.spec.cores_max, weight))
+        return dataclasses.replace(metrics, reward=reward(metrics, self.spec.total_cores, weight))
 
 
 class _History:
@@ -284,10 +284,10 @@ def resource_metrics(
     }
 
 
-def reward(metrics: IntervalMetrics, cores_max: int, violation_weight: float) -> float:
+def reward(metrics: IntervalMetrics, total_cores: int, violation_weight: float) -> float:
     """Charge the cores held and the requests that missed their deadline.
 
-    ``-(cores / cores_max) - violation_weight * violations / max(1, ended)``
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``
     """
     missed = metrics.violations / max(1, metrics.on_time + metrics.violations)
-    return -metrics.cores / cores_max - violation_weight * missed
+    return -metrics.cores / total_cores - violation_weight * missed

@@ -1,4 +1,4 @@
-"""Trace files as columns of numbers, with errors that name the line."""
+"""Trace files as rows and columns of numbers, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -36,11 +36,8 @@ class Line(NamedTuple):
 def read_lines(path: Path) -> list[Line]:
     """Return the lines of a text file, which gzip may have compressed.
 
-    A byte order mark, comments (lines that start with ``#``), and blank lines at the
-    start and the end are left out.
-
-    Raises:
-        TraceError: The file cannot be read, is not text, or is empty.
+    A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
+    the end are left out. TraceError if the file cannot be read, is not text, or is empty.
     """
     numbered = enumerate(_read_text(path).splitlines(), start=1)
     lines = [Line(number, text) for number, text in numbered if text.lstrip()[:1] != "#"]
@@ -68,24 +65,24 @@ def shown(line: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Rows:
     """Rows of a trace file. Whatever breaks a rule is a ``TraceError`` that names the line."""
 
     format: str
     """Format the file is read as, for messages."""
-    rows: list[Line]
+    lines: list[Line]
     split: Callable[[str], list[str]]
     """How a row falls into cells."""
     header: tuple[str, ...]
     """Name of each column; one for each cell of a good row."""
 
     def __post_init__(self) -> None:
-        if not self.rows:
+        if not self.lines:
             raise TraceError("there is nothing below its header")
 
     def error(self, row: int, reason: str) -> TraceError:
         """Return the error that says what is wrong with a row; -1 is the last one."""
-        number, text = self.rows[row]
+        number, text = self.lines[row]
         return TraceError(f"line {number}: {reason}: {shown(text)} (read as {self.format})")
 
     def require(self, good: NDArray[np.bool_], reason: str) -> None:
@@ -100,13 +97,10 @@ class Table:
     def column(self, name: str, convert: Callable[[str], float] | None = None) -> FloatArray:
         """Return one column as (rows,) numbers that are finite and at least 0.
 
-        Args:
-            name: Name of the column in the header.
-            convert: Makes a number of a cell, or raises ValueError; if left out, the cell
-                is a number.
+        Unless a cell is a number, ``convert`` makes one of it, or raises ValueError.
         """
         numbers = self._converted(name, convert or _number)
-        values = np.fromiter(numbers, np.float64, count=len(self.rows))
+        values = np.fromiter(numbers, np.float64, count=len(self.lines))
         self.require(np.isfinite(values), f"{name} is not a finite number")
         self.require(values >= 0, f"{name} is negative")
         return values
@@ -117,17 +111,17 @@ class Table:
         self.require(time_s < _LATEST_S, "the time is too large for seconds")
         return time_s
 
-    def measured(self, name: str) -> Table:
+    def measured(self, name: str) -> Rows:
         """Leave out the rows where a column has ``-``, which loggers write for no reading."""
         column = self.header.index(name)
-        rows = [row for row in self.rows if self.split(row.text)[column : column + 1] != ["-"]]
-        if not rows:
+        lines = [line for line in self.lines if self.split(line.text)[column : column + 1] != ["-"]]
+        if not lines:
             raise self.error(0, f"{name} is '-' from here to the end")
-        return dataclasses.replace(self, rows=rows)
+        return dataclasses.replace(self, lines=lines)
 
     def _converted(self, name: str, convert: Callable[[str], float]) -> Iterator[float]:
         column, width = self.header.index(name), len(self.header)
-        for row, (_, text) in enumerate(self.rows):
+        for row, (_, text) in enumerate(self.lines):
             cells = self.split(text)
             if not text.strip():
                 raise self.error(row, "the line is empty")
@@ -149,28 +143,27 @@ class Format(Generic[Trace_co]):
     header; or all numbers of one column on the file's only line."""
     columns: tuple[str, ...]
     """Names of the columns; of those that are needed where there is a header."""
-    parse: Callable[[Table], Trace_co]
-    """Makes the trace of the table."""
+    parse: Callable[[Rows], Trace_co]
+    """Makes the trace of the rows."""
 
     def matches(self, lines: list[Line]) -> bool:
         """Whether the first line looks like this format."""
         first = lines[0].text
         if self.layout == "header":
             return set(self.columns) <= set(_split_csv(first))
-        if self.layout == "one line":
-            cells = _numbers_on(first)
-            return len(lines) == 1 and len(cells) > 1 and all(map(_is_number, cells))
-        cells = first.split()
-        return len(cells) == len(self.columns) and all(map(_is_number, cells))
+        in_one_line = self.layout == "one line"
+        cells = _numbers_on(first) if in_one_line else first.split()
+        fit = len(lines) == 1 < len(cells) if in_one_line else len(cells) == len(self.columns)
+        return fit and all(map(_is_number, cells))
 
     def read(self, lines: list[Line]) -> Trace_co:
         """Lay the lines out as rows of cells, and make the trace of them."""
         number, first = lines[0]
         if self.layout == "header":
-            return self.parse(Table(self.name, lines[1:], _split_csv, tuple(_split_csv(first))))
+            return self.parse(Rows(self.name, lines[1:], _split_csv, tuple(_split_csv(first))))
         if self.layout == "one line":
             lines = [Line(number, cell) for cell in _numbers_on(first)]
-        return self.parse(Table(self.name, lines, str.split, self.columns))
+        return self.parse(Rows(self.name, lines, str.split, self.columns))
 
 
 def _split_csv(line: str) -> list[str]:

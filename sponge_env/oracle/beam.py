@@ -17,18 +17,10 @@ from numpy.typing import NDArray
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
 from sponge_env.interfaces import Allocation
-from sponge_env.oracle.episode import KnownEpisode
+from sponge_env.oracle import serving
+from sponge_env.oracle.episode import KnownEpisode, unavoidable
 from sponge_env.oracle.relaxed import NEVER, VIOLATION
-from sponge_env.oracle.serving import (
-    REPLICA,
-    STATE,
-    Branches,
-    begin,
-    branch,
-    late_in_batch,
-    serve,
-)
-from sponge_env.oracle.unavoidable import unavoidable
+from sponge_env.oracle.serving import Branches
 
 LEVELS = 12
 """Costs that are followed, in cores of each replica above the least one."""
@@ -87,11 +79,10 @@ class Beam(NamedTuple):
 def make_beam(e: KnownEpisode, width: int) -> Beam:
     """Allocate working space that follows ``width`` schedules of each of ``LEVELS`` costs."""
     beam = LEVELS * width
-    states = 2 * beam + 1
+    states = rows(np.zeros(2 * beam + 1, serving.STATE))
+    replicas = rows(np.zeros((len(states), e.replica_slots), serving.REPLICA))
     return Beam(
-        branches=Branches(
-            rows(np.zeros(states, STATE)), rows(np.zeros((states, e.replica_slots), REPLICA))
-        ),
+        branches=Branches(states, replicas),
         beam=beam,
         candidates=rows(np.zeros(beam * e.cores_max * e.batch_max, CANDIDATE)),
         tried=np.zeros(1, np.int64),
@@ -102,10 +93,10 @@ def make_beam(e: KnownEpisode, width: int) -> Beam:
     )
 
 
-def search(e: KnownEpisode, late: IntArray, replicas: IntArray, width: int) -> FoundSchedule:
+def search(e: KnownEpisode, replicas: IntArray, width: int) -> FoundSchedule:
     """Search for cores and batch sizes with (intervals,) replicas and a beam of some width."""
     found = np.zeros((e.intervals, 2), np.int64)
-    violations, core_intervals = find_schedule(e, late, replicas, make_beam(e, width), found)
+    violations, core_intervals = find_schedule(e, replicas, make_beam(e, width), found)
     pairs = zip(found.tolist(), replicas.tolist(), strict=True)
     schedule = tuple(Allocation(cores, batch, count) for (cores, batch), count in pairs)
     return FoundSchedule(int(violations), float(core_intervals), schedule)
@@ -113,21 +104,21 @@ def search(e: KnownEpisode, late: IntArray, replicas: IntArray, width: int) -> F
 
 @entry_point
 def find_schedule(
-    e: KnownEpisode, late: IntArray, replicas: IntArray, s: Beam, schedule: IntArray
+    e: KnownEpisode, replicas: IntArray, s: Beam, schedule: IntArray
 ) -> tuple[int, float]:
     """Write (intervals, 2) cores and batch; return their violations and core-intervals."""
-    begin(e, branch(e, s.branches, 0))
+    serving.begin(e, serving.branch(e, s.branches, 0))
     here, there, followed = 0, s.beam, 1
     for interval in range(e.intervals):
         s.tried[0], s.least[0] = 0, NEVER
         for n in range(followed):
-            _try_all(e, late, s, here + n, interval, replicas[interval])
+            _try_all(e, s, here + n, interval, replicas[interval])
         followed = _choose(s, interval, replicas[interval])
         for n in range(followed):
             step = s.followed[interval, n]
             _copy(s.branches, here + step.parent, there + n)
-            w = branch(e, s.branches, there + n)
-            serve(e, w, interval, step.cores, step.batch, replicas[interval])
+            w = serving.branch(e, s.branches, there + n)
+            serving.serve(e, w, interval, step.cores, step.batch, replicas[interval])
         here, there = there, here
     n = _cheapest(s, here, followed)
     state = s.branches.states[here + n]
@@ -158,9 +149,7 @@ def _copy(branches: Branches, source: int, target: int) -> None:
 
 
 @compiled
-def _try_all(
-    e: KnownEpisode, late: IntArray, s: Beam, k: int, interval: int, replicas: int
-) -> None:
+def _try_all(e: KnownEpisode, s: Beam, k: int, interval: int, replicas: int) -> None:
     """Serve an interval with all allocations; a cap that no batch met makes no difference."""
     scratch = 2 * s.beam
     state = s.branches.states[k]
@@ -171,16 +160,14 @@ def _try_all(
         batch = e.batch_max
         while batch > 0:
             _copy(s.branches, k, scratch)
-            w = branch(e, s.branches, scratch)
-            largest = serve(e, w, interval, cores, batch, replicas)
-            _note(e, late, s, k, interval, cores, batch)
+            w = serving.branch(e, s.branches, scratch)
+            largest = serving.serve(e, w, interval, cores, batch, replicas)
+            _note(e, s, k, interval, cores, batch)
             batch = min(batch, largest) - 1
 
 
 @compiled
-def _note(
-    e: KnownEpisode, late: IntArray, s: Beam, k: int, interval: int, cores: int, batch: int
-) -> None:
+def _note(e: KnownEpisode, s: Beam, k: int, interval: int, cores: int, batch: int) -> None:
     """Add the schedule that was just tried to the candidates."""
     k_tried, end_s = 2 * s.beam, (interval + 1) * e.interval_s
     state, free_s = s.branches.states[k_tried], end_s
@@ -193,13 +180,13 @@ def _note(
             left = min(1.0, (replica.finish_s - end_s) / work_s)
             done_s = end_s + left * e.shortest_s[replica.batch_size - 1]
             progress -= left * replica.batch_size
-            violations += late_in_batch(e, replica, done_s)
+            violations += serving.late_in_batch(e, replica, done_s)
             if state.replicas == 1:
                 free_s = done_s
     for kind in range(e.classes):
         served = state.served[kind]
         progress += served
-        violations += unavoidable(e, late, kind, served, free_s, float(state.replicas))
+        violations += unavoidable(e, kind, served, free_s, float(state.replicas))
     candidate = s.candidates[s.tried[0]]
     cost = VIOLATION * violations + math.ceil(state.counted_core_s / e.interval_s - 1e-6)
     candidate.cost, candidate.progress, candidate.parent = cost, progress, k % s.beam

@@ -35,11 +35,7 @@ def imported(target: str) -> Any:
 def make_controller(
     name: str, registry: Mapping[str, str], options: Mapping[str, Any] | None = None
 ) -> Controller:
-    """Make a controller by its registered name, or as ``"module:Class"``.
-
-    Raises:
-        ConfigError: No such controller, or options that it does not take.
-    """
+    """Make a controller by its registered name or ``"module:Class"``, or raise ``ConfigError``."""
     factory, options = _factory(name, registry), options or {}
     try:
         inspect.signature(factory).bind(**options)  # said more plainly than by the call itself
@@ -98,8 +94,7 @@ def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
 def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allocation:
     """Return what a controller decides, in Python's own numbers.
 
-    Raises:
-        ControllerError: It fails, or its answer is no allocation within the limits.
+    If it fails, or answers with no allocation within the limits, that is a ``ControllerError``.
     """
     with _named(controller, "decide"):
         answer = controller.decide(view)

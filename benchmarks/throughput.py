@@ -1,6 +1,6 @@
-"""How fast the batch simulator is, and against what.
+"""How fast the batch simulator is, against what, and PPO on it.
 
-    python benchmarks/simulator.py [--quick]
+    python benchmarks/throughput.py [--quick]
 
 The system is that of the scenario ``paper``: full observations, 4G traces made anew for every
 episode, in-flight resizes, noise, random actions. Under other loads than 20 requests per
@@ -13,26 +13,35 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
 import sys
 import tempfile
+import time
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
+from agents.learn import LearnConfig, TrainingPlan
+from agents.learn.training import make_model
 from sponge_env.config import Arrivals
 from sponge_env.encoding import OBS_DIM
 from sponge_env.env import SpongeEnv
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.results.layout import aligned
-from sponge_env.run.controllers import known_controllers, make_controller
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, stream
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import SimulatedSystem
+from sponge_env.vector.sb3_env import SpongeVecEnv
 from sponge_env.vector.simulator import BatchSimulator
 
 LOADS_RPS = (10, 20, 100, 1000)
@@ -63,38 +72,46 @@ def best_s(run: Callable[[], object], repeats: int) -> float:
     return min(timeit.repeat(run, "import gc; gc.enable()", repeat=repeats + 1, number=1)[1:])
 
 
+def steps_per_s(
+    begin: Callable[[], Callable[[Any], object]], actions: Iterable[Any], repeats: int
+) -> float:
+    """Measure episodes, which begin with a call that returns what makes a step."""
+
+    def episode() -> None:
+        step = begin()
+        for action in actions:
+            step(action)
+
+    return INTERVALS / best_s(episode, repeats)
+
+
 def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:
     """Measure the batch simulator in environment steps per second."""
     simulator = BatchSimulator(
         [scenario], np.zeros(envs, np.int64), replicas_max=1, threads=threads, queue_capacity=4096
     )
-    rng = np.random.default_rng(0)
-    allocations = rng.integers(1, 17, (INTERVALS, envs, 3))
+    allocations = np.random.default_rng(0).integers(1, 17, (INTERVALS, envs, 3))
     allocations[..., 2] = 1
     observations = np.zeros((envs, OBS_DIM), np.float32)
     everyone, seeds = np.ones(envs, np.bool_), np.arange(envs)
 
-    def episode() -> None:
+    def begin() -> Callable[[Any], object]:
         simulator.reset(everyone, seeds, observations)
-        for chosen in allocations:
-            simulator.step(chosen)
+        return simulator.step
 
-    seconds = best_s(episode, repeats)
-    simulator.close()
-    return INTERVALS * envs / seconds
+    with closing(simulator):
+        return envs * steps_per_s(begin, allocations, repeats)
 
 
 def single_steps_per_s(scenario: Scenario, repeats: int) -> float:
     """Measure one ``Sponge-v0``."""
     env = SpongeEnv(scenario)
-    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, 2))
 
-    def episode() -> None:
+    def begin() -> Callable[[Any], object]:
         env.reset(seed=0)
-        for action in actions:
-            env.step(action)
+        return env.step
 
-    return INTERVALS / best_s(episode, repeats)
+    return steps_per_s(begin, np.random.default_rng(0).integers(0, 16, (INTERVALS, 2)), repeats)
 
 
 def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
@@ -102,14 +119,8 @@ def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
     actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, envs.num_envs, 2))
     envs.seed(0)
     envs.reset()
-
-    def episode() -> None:
-        for chosen in actions:
-            envs.step(chosen)
-
-    seconds = best_s(episode, repeats)
-    envs.close()
-    return INTERVALS * envs.num_envs / seconds
+    with closing(envs):
+        return envs.num_envs * steps_per_s(lambda: envs.step, actions, repeats)
 
 
 def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
@@ -122,15 +133,14 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
     profile = scenario_profile(scenario)
     spec = make_spec(scenario, profile)
     latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
-    plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
 
-    def episode() -> None:
+    def begin() -> Callable[[Any], object]:
         noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
         server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
-        for cores, batch in plan:
-            server.step(cores, batch)
+        return lambda chosen: server.step(*chosen)
 
-    return INTERVALS / best_s(episode, repeats)
+    plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
+    return steps_per_s(begin, plan, repeats)
 
 
 def episode_s(scenario: Scenario, agent: str, repeats: int) -> float:
@@ -210,6 +220,51 @@ def print_episodes(quick: bool) -> None:
     print_table(["scenario", "agent", "ms", "microseconds per interval"], rows)
 
 
+class NothingEnv(VecEnvWrapper):
+    """Costs nothing: the same observation, reward and empty infos at every step."""
+
+    def reset(self) -> Any:
+        """Remember what looks like an environment's answer."""
+        count = self.num_envs
+        observations = np.zeros((count, *self.observation_space.shape), np.float32)
+        rewards, ends = np.zeros(count, np.float32), np.zeros(count, np.bool_)
+        self._answer = observations, rewards, ends, [{}] * count
+        return observations
+
+    def step_async(self, actions: Any) -> None:
+        """Do nothing."""
+
+    def step_wait(self) -> Any:
+        """Return the same as ever."""
+        return self._answer
+
+
+def trained_steps_per_s(model: PPO, steps: int) -> float:
+    """Train on and time it."""
+    begin_s, before = time.perf_counter(), model.num_timesteps
+    model.learn(steps, reset_num_timesteps=False)
+    return (model.num_timesteps - before) / (time.perf_counter() - begin_s)
+
+
+def print_ppo(quick: bool) -> None:
+    """Print PPO on the batch simulator against the same on an environment that does nothing."""
+    rounds, steps, envs = (2, 16_384, 256) if quick else (9, 65_536, 256)
+    torch.set_num_threads(1)
+    scenario, config = load_scenario("paper"), LearnConfig()
+    plan = TrainingPlan((scenario,), steps, envs, 0, Path(tempfile.gettempdir()))
+    sponge = SpongeVecEnv(scenario=scenario, num_envs=envs)
+    models = [make_model(plan, config, env) for env in (sponge, NothingEnv(sponge))]
+    for model in models:
+        trained_steps_per_s(model, config.rollout_steps * envs)  # compiles and warms up
+    speeds = [[trained_steps_per_s(model, steps) for model in models] for _ in range(rounds)]
+    # Each round's pair ran side by side, so its ratio is free of the machine's drift.
+    ratio = statistics.median(one / other for one, other in speeds)
+    batch, nothing = map(statistics.median, zip(*speeds, strict=True))
+    headings = [f"PPO, {envs} environments", "steps/s", "of the one that does nothing"]
+    ours = ["batch simulator", f"{batch:,.0f}", f"{ratio:.0%}"]
+    print_table(headings, [ours, ["nothing", f"{nothing:,.0f}", ""]])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="Time the batch simulator.")
@@ -222,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
         print_request_costs(scenarios, 64, repeats)
     print_episodes(quick)
+    print_ppo(quick)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,75 @@
-"""The requests of an episode, and its bandwidth, drawn by the core before the episode."""
+"""The requests of an episode, drawn by the core before it begins, and its bandwidth."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
-from sponge_env.core.settings import INSTANT, SETTINGS, write_tables
-from sponge_env.formats import BandwidthTrace
+from sponge_env.core.settings import INSTANT, write_tables
+from sponge_env.formats import RESERVED, BandwidthTrace, read_arrivals, read_bandwidth
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
-from sponge_env.simulation.memory import Pool, Room, allocate, blank_metrics
-from sponge_env.simulation.traffic import Traffic, nothing_sent
-from sponge_env.workload import Workload, rate_rps
+from sponge_env.simulation.memory import MemoryPlan, blank_metrics
+from sponge_env.simulation.traffic import add_traffic, nothing_sent, rate_rps
 
 _SOME = 1024
 """Requests for which there is room beyond those that are expected."""
+_SPARE = 8
+"""Room for listed requests grows by an eighth more than is needed, so that it grows seldom."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The requests of one episode as arrays, by (arrival_s, id)."""
+
+    id: NDArray[np.int64]
+    """(n,) their numbers in the order in which they are sent."""
+    sent_s: FloatArray
+    """(n,) when each is sent."""
+    arrival_s: FloatArray
+    """(n,) when each has reached the server, ascending."""
+    deadline_s: FloatArray
+    """(n,) when each must be answered."""
+    payload_bytes: FloatArray
+    """(n,) size of each."""
+
+    def first(self, count: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of the first requests, (count,) each, by name."""
+        return {f.name: getattr(self, f.name)[:count] for f in dataclasses.fields(self)}
+
+
+def as_long_as_its_traces(scenario: Scenario) -> Scenario:
+    """Return the scenario, ending with its shortest trace file if it says so.
+
+    Raises:
+        TraceError: A trace cannot be used.
+        ConfigError: A trace is shorter than one interval.
+    """
+    if scenario.short_trace == "wrap":
+        return scenario
+    lengths_s = [scenario.duration_s]
+    if scenario.network.trace not in RESERVED:
+        lengths_s.append(read_bandwidth(scenario.network.trace).duration_s)
+    if scenario.arrivals.kind == "trace":
+        lengths_s.append(read_arrivals(str(scenario.arrivals.file)).period_s)
+    return dataclasses.replace(scenario, duration_s=min(lengths_s))
 
 
 def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
-    """Draw the requests of one episode.
+    """Draw the requests of one episode of a scenario that is as long as its traces.
 
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those that arrive after the episode's
     end are included.
-
-    Args:
-        scenario: As long as its traces, see
-            :func:`~sponge_env.workload.as_long_as_its_traces`.
-        profile: Says how much a load is.
-        seed: Seed of the episode.
 
     Raises:
         TraceError: The arrival or the bandwidth trace cannot be used.
@@ -58,16 +92,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
 
 
 def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:
-    """Return the bandwidth of one episode; infinite where transfers take no time.
-
-    Args:
-        scenario: As long as its traces.
-        profile: Says how much a load is.
-        seed: Seed of the episode.
-
-    Raises:
-        TraceError: The arrival or the bandwidth trace cannot be used.
-    """
+    """Return the bandwidth of that episode; infinite where transfers take no time."""
     arrays = _begun(scenario, profile, seed)
     if arrays.settings["network_kind"][0] == INSTANT:
         return BandwidthTrace(np.zeros(1), np.full(1, np.inf), 1.0)
@@ -79,13 +104,12 @@ def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> Bandwidth
 
 def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     """Return an environment that is about to draw its first request."""
-    settings, numbers = np.zeros(1, SETTINGS), Pool(np.float64)
-    traffic = Traffic(numbers)
-    write_tables(settings[0], scenario)
-    settings[0]["slo_s"] = scenario.slo_s
-    traffic.add(settings[0], scenario, profile)
-    room = Room(group=traffic.group_size, private=traffic.private_rows)
-    arrays = allocate(1, room, rows(settings), traffic.traces.array, numbers.array)
+    plan = MemoryPlan(1)
+    row = plan.settings[0]
+    write_tables(row, scenario)
+    row["slo_s"] = scenario.slo_s
+    add_traffic(plan, row, scenario, profile)
+    arrays = plan.allocate(1)
     begin_traffic_range(arrays, 0, 1, np.array([seed], np.int64), blank_metrics(1))
     return arrays
 
@@ -100,3 +124,19 @@ def _mixed(scenario: Scenario, arrays: Arrays, requests: NDArray[Any], seed: int
     for payload_bytes in np.unique(requests["payload_bytes"]).tolist():
         arrive(arrays, blank_metrics(1), requests, payload_bytes)
     return rows(requests[np.argsort(requests["arrival_s"], kind="stable")])
+
+
+def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
+    """Put the requests of an episode where environment ``i`` finds them at its next reset.
+
+    Returned is the memory, with more room for requests if they needed it.
+    """
+    count, requests = workload.id.size, arrays.requests
+    if requests.shape[1] <= count:
+        room = count + count // _SPARE + 1
+        requests = rows(np.zeros((len(requests), room), LISTED_REQUEST))
+        requests[:, : arrays.requests.shape[1]] = arrays.requests
+    for f in dataclasses.fields(workload):
+        requests[f.name][i, :count] = getattr(workload, f.name)
+    requests["sent_s"][i, count] = requests["arrival_s"][i, count] = np.inf
+    return arrays._replace(requests=requests)

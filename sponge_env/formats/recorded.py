@@ -1,0 +1,316 @@
+"""Recorded arrivals and bandwidth: the traces, and a parser for each format of them.
+
+:mod:`sponge_env.core.arrivals` and :mod:`sponge_env.core.network` play them. Times of bandwidth
+are taken relative to the first sample. Where a format has one bandwidth for each time, it holds
+until the next time, except in Pensieve's, where it holds from the one before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray
+from sponge_env.errors import TraceError
+from sponge_env.formats.rows import Format, Rows
+
+Content = Literal["bandwidth", "arrivals"]
+"""What a trace is of."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COUNT = "requests per second"
+_LONGEST_S = 1e8
+"""Three years: no trace is as long, and 1973 as a Unix time."""
+MAHIMAHI_PACKET_BYTES = 1500.0
+MAHIMAHI_BIN_S = 0.5
+"""Deliveries are counted in bins of this width: long against the milliseconds between
+packets, short against the seconds over which bandwidth changes."""
+_MAHIMAHI_LONGEST_MS = 1e9
+"""Eleven days; more is a wall clock, and would take as many bins."""
+_PENSIEVE_MOST_MBIT_PER_S = 1e5
+"""No client has a link of 100 Gbit/s; more is in other units."""
+
+
+@dataclass(frozen=True, eq=False)
+class EventTrace:
+    """Requests at exact times; time 0 is the start of the trace.
+
+    After the last request and the mean time between two it starts again.
+    """
+
+    time_s: FloatArray
+    """(n,) ascending from at least 0."""
+
+    def __post_init__(self) -> None:
+        if self.time_s.size < 2 or self.time_s[0] == self.time_s[-1]:
+            raise TraceError("an arrival trace needs at least two requests at different times")
+
+    @property
+    def period_s(self) -> float:
+        """Time after which the trace repeats."""
+        span_s = self.time_s[-1] - self.time_s[0]
+        return float(self.time_s[-1] + span_s / (self.time_s.size - 1))
+
+    def mean_rps(self, duration_s: float) -> float:
+        """Mean rate over the first ``duration_s``."""
+        full_laps = math.ceil(duration_s / self.period_s) - 1
+        in_last = np.count_nonzero(full_laps * self.period_s + self.time_s < duration_s)
+        return (full_laps * self.time_s.size + int(in_last)) / duration_s
+
+    def recorded_s(self, duration_s: float) -> FloatArray:
+        """Return the (n,) times before ``duration_s``, ascending."""
+        laps = np.arange(math.ceil(duration_s / self.period_s))
+        time_s = (laps[:, np.newaxis] * self.period_s + self.time_s).ravel()
+        return time_s[time_s < duration_s]
+
+
+@dataclass(frozen=True, eq=False)
+class CountTrace:
+    """Requests counted by second; within its second each lies anywhere."""
+
+    per_second: FloatArray
+    """(seconds,) whole numbers; the trace starts again after the last."""
+
+    def __post_init__(self) -> None:
+        if not self.per_second.any():
+            raise TraceError("an arrival trace needs at least one request")
+
+    @property
+    def period_s(self) -> float:
+        """Length of the trace, after which it repeats."""
+        return float(self.per_second.size)
+
+    def mean_rps(self, duration_s: float) -> float:
+        """Mean rate over the first ``duration_s``, rounded up to whole seconds."""
+        return float(np.mean(self.recorded(duration_s)))
+
+    def recorded(self, duration_s: float) -> FloatArray:
+        """Return the (seconds,) counts that cover ``duration_s``."""
+        return np.resize(self.per_second, math.ceil(duration_s))
+
+
+@dataclass(frozen=True, eq=False)
+class BandwidthTrace:
+    """Piecewise-constant bandwidth that repeats after ``duration_s``.
+
+    Raises:
+        TraceError: The samples are no such function of time.
+    """
+
+    start_s: FloatArray
+    """(n,) start of each sample, ascending from 0; it holds until the next one."""
+    bandwidth_bytes_per_s: FloatArray
+    """(n,) bandwidth of each sample; infinite in all where there is no transfer time."""
+    duration_s: float
+    """End of the last sample."""
+    cumulative_bytes: FloatArray = field(init=False, repr=False)
+    """(n + 1,) bytes delivered from 0 to the start of each sample and to the end."""
+
+    def __post_init__(self) -> None:
+        start_s = np.asarray(self.start_s, dtype=np.float64)
+        bandwidth = np.asarray(self.bandwidth_bytes_per_s, dtype=np.float64)
+        _check(start_s, bandwidth, self.duration_s)
+        sample_bytes = np.diff(start_s, append=self.duration_s) * bandwidth
+        object.__setattr__(self, "start_s", start_s)
+        object.__setattr__(self, "bandwidth_bytes_per_s", bandwidth)
+        object.__setattr__(self, "cumulative_bytes", np.append(0.0, np.cumsum(sample_bytes)))
+
+    @property
+    def mean_bytes_per_s(self) -> float:
+        """Mean bandwidth over the whole trace."""
+        return float(self.cumulative_bytes[-1]) / self.duration_s
+
+
+def _check(start_s: FloatArray, bandwidth: FloatArray, duration_s: float) -> None:
+    edges_s, infinite = np.append(start_s, duration_s), np.isinf(bandwidth)
+    rules = (
+        (start_s.size > 0, "needs at least one sample"),
+        (start_s.shape == bandwidth.shape, "needs one bandwidth for each start"),
+        (np.all(np.isfinite(edges_s)), "must have finite times"),
+        (edges_s[0] == 0.0, "must start at 0"),
+        (np.all(np.diff(edges_s) > 0), "must have ascending times"),
+        (np.all(bandwidth >= 0), "must not have a negative or undefined bandwidth"),
+        (infinite.all() or not infinite.any(), "must not be infinite at times"),
+        (np.any(bandwidth > 0), "must not have a bandwidth of 0 all the time"),
+    )
+    for holds, rule in rules:
+        if not holds:
+            raise TraceError(f"a bandwidth trace {rule}")
+
+
+def _cellular_log(rows: Rows) -> BandwidthTrace:
+    """Bytes received in intervals of so many milliseconds, which are laid end to end.
+
+    Times and positions are not read: the clock may have been set on the way, and some
+    positions are no numbers.
+    """
+    received_bytes, interval_s = rows.column("bytes"), rows.column("interval") / 1000.0
+    rows.require(interval_s > 0, "interval is 0")
+    end_s = np.cumsum(interval_s)
+    return BandwidthTrace(np.append(0.0, end_s[:-1]), received_bytes / interval_s, float(end_s[-1]))
+
+
+def _mahimahi(rows: Rows) -> BandwidthTrace:
+    """Each line is the millisecond at which 1500 bytes can be delivered.
+
+    The last line is also the period after which the trace repeats. A delivery counts
+    towards the bin that ends with it or spans it. What is left of the period beyond whole
+    bins joins the last one: alone it could be 1 ms, in which one packet is 1.5 MB/s.
+    """
+    delivery_ms = rows.column("milliseconds")
+    rows.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
+    rows.require(
+        delivery_ms < _MAHIMAHI_LONGEST_MS, "milliseconds do not count from the trace's start"
+    )
+    rows.require(
+        np.diff(delivery_ms, prepend=0.0) >= 0,
+        "milliseconds go back (requests per second belong in arrivals.file)",
+    )
+    duration_s = float(delivery_ms[-1]) / 1000.0
+    if duration_s == 0.0:
+        raise rows.error(-1, "the trace ends at 0 ms")
+    count = max(1, int(duration_s / MAHIMAHI_BIN_S))
+    edges_s = np.append(np.arange(count) * MAHIMAHI_BIN_S, duration_s)
+    bins = np.maximum(np.searchsorted(edges_s, delivery_ms / 1000.0, side="left") - 1, 0)
+    packets = np.bincount(bins, minlength=count)
+    bandwidth = packets * MAHIMAHI_PACKET_BYTES / np.diff(edges_s)
+    return BandwidthTrace(edges_s[:-1], bandwidth, duration_s)
+
+
+def _pensieve(rows: Rows) -> BandwidthTrace:
+    """Seconds, and Mbit/s since the line before.
+
+    This is how Pensieve's own simulator (``sim/fixed_env.py``) plays them: the first
+    line's bandwidth is never used, and the trace repeats after the last line.
+    """
+    time_s, mbit_per_s = rows.seconds("seconds"), rows.column("Mbit/s")
+    rows.ascending("seconds", time_s)
+    rows.require(mbit_per_s <= _PENSIEVE_MOST_MBIT_PER_S, "the bandwidth cannot be in Mbit/s")
+    if time_s[-1] == time_s[0]:
+        raise rows.error(-1, "the trace needs two lines at different seconds")
+    lasts = np.diff(time_s) > 0
+    edges_s = time_s - time_s[0]
+    bandwidth = mbit_per_s[1:][lasts] * 1e6 / 8
+    return BandwidthTrace(edges_s[:-1][lasts], bandwidth, float(edges_s[-1]))
+
+
+def _bandwidth_csv(rows: Rows) -> BandwidthTrace:
+    return _held(rows, "time_s", rows.seconds("time_s"), rows.column("bandwidth_bytes_per_s"))
+
+
+def _ucc(rows: Rows) -> BandwidthTrace:
+    """``Timestamp`` to the second, ``DL_bitrate`` in kbit/s.
+
+    Where the logger had no reading, the last one goes on.
+    """
+    rows = rows.measured("DL_bitrate")
+    time_s = rows.column("Timestamp", _ucc_seconds)
+    return _held(rows, "Timestamp", time_s, rows.column("DL_bitrate") * 1e3 / 8)
+
+
+def _ucc_seconds(text: str) -> float:
+    return datetime.strptime(text, "%Y.%m.%d_%H.%M.%S").replace(tzinfo=UTC).timestamp()
+
+
+def _held(rows: Rows, name: str, time_s: FloatArray, bandwidth: FloatArray) -> BandwidthTrace:
+    """Hold each sample until the next, and the last for the median time between them.
+
+    Of samples with the same time the last counts.
+    """
+    rows.ascending(name, time_s)
+    last_of_its_time = np.append(np.diff(time_s) > 0, True)
+    start_s = time_s[last_of_its_time] - time_s[0]
+    apart_s = float(np.median(np.diff(start_s))) if start_s.size > 1 else 1.0
+    return BandwidthTrace(start_s, bandwidth[last_of_its_time], float(start_s[-1]) + apart_s)
+
+
+def _arrivals_csv(rows: Rows) -> EventTrace:
+    """Seconds since the start of the trace; where they are Unix times, since the first request."""
+    time_s = rows.seconds("arrival_s")
+    rows.ascending("arrival_s", time_s)
+    return EventTrace(time_s - time_s[0] if time_s[0] > _LONGEST_S else time_s)
+
+
+def _counts(rows: Rows) -> CountTrace:
+    """Requests per second, as the Twitter trace and Autothrottle's traces have them."""
+    per_second = rows.column(_COUNT)
+    rows.require(per_second == np.floor(per_second), f"{_COUNT} is not a whole number")
+    return CountTrace(per_second)
+
+
+def _azure_functions(rows: Rows) -> EventTrace:
+    """An invocation came at its end, by which the file is sorted, minus its duration."""
+    arrival_s = np.sort(rows.seconds("end_timestamp") - rows.column("duration"))
+    return EventTrace(arrival_s - arrival_s[0])
+
+
+def _azure_llm(rows: Rows) -> EventTrace:
+    """Wall-clock times. The trace starts with the first request."""
+    time_us = rows.column("TIMESTAMP", _unix_us)
+    rows.ascending("TIMESTAMP", time_us)
+    return EventTrace((time_us - time_us[0]) / 1e6)
+
+
+def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
+    """Seconds. The trace starts with the first request.
+
+    Whole seconds say in which second a request came and not when in it.
+    """
+    time_s = rows.seconds("Timestamp")
+    rows.ascending("Timestamp", time_s)
+    time_s -= time_s[0]
+    if np.any(time_s != np.floor(time_s)):
+        return EventTrace(time_s)
+    rows.require(time_s < _LONGEST_S, "Timestamp is years after the first")
+    return CountTrace(np.bincount(time_s.astype(np.int64)).astype(np.float64))
+
+
+def _unix_us(text: str) -> float:
+    """Convert a time of UTC or of the zone it names to whole microseconds.
+
+    float64 holds them exactly, unlike seconds with a fraction. The trace's seventh digit
+    is cut off.
+    """
+    time = datetime.fromisoformat(text)
+    since_epoch = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
+    return since_epoch / timedelta(microseconds=1)
+
+
+_TIMED = ("time_s", "bandwidth_bytes_per_s")
+_UCC = ("Timestamp", "DL_bitrate")
+_CELLULAR = ("unix time", "milliseconds", "latitude", "longitude", "bytes", "interval")
+
+
+def _with_header(source: str, columns: str, parse: Callable[[Rows], Any]) -> Format[Any]:
+    return Format(f"{source} (CSV {columns})", "header", tuple(columns.split(",")), parse)
+
+
+FORMATS: Mapping[Content, tuple[Format[Any], ...]] = {
+    "bandwidth": (
+        Format("CSV time_s,bandwidth_bytes_per_s", "header", _TIMED, _bandwidth_csv),
+        Format("a UCC 4G/5G log (CSV with Timestamp and DL_bitrate)", "header", _UCC, _ucc),
+        Format("a Ghent 4G or Norway HSDPA log (6 columns)", "columns", _CELLULAR, _cellular_log),
+        Format("a Pensieve cooked trace (2 columns)", "columns", ("seconds", "Mbit/s"), _pensieve),
+        Format("a mahimahi trace (1 column)", "columns", ("milliseconds",), _mahimahi),
+    ),
+    "arrivals": (
+        Format("CSV arrival_s", "header", ("arrival_s",), _arrivals_csv),
+        _with_header(
+            "an Azure Functions 2021 trace", "app,func,end_timestamp,duration", _azure_functions
+        ),
+        _with_header(
+            "an Azure LLM inference trace", "TIMESTAMP,ContextTokens,GeneratedTokens", _azure_llm
+        ),
+        _with_header(
+            "a BurstGPT trace", "Timestamp,Model,Request tokens,Response tokens", _burstgpt
+        ),
+        Format("requests per second, one per line", "columns", (_COUNT,), _counts),
+        Format("requests per second on one line", "one line", (_COUNT,), _counts),
+    ),
+}
+"""Every format that traces can be loaded from; a format more is a line here and its parser."""
