@@ -458,13 +458,16 @@ class ExactSolver:
         """Return (batch_max,) seconds of a batch until this decision is in force."""
         service_s, delay_s = self.tables.service_s, self._spec.resize_delay_s
         if not view.pending:
-            return service_s[view.cores_in_force - 1]
+            row_s: FloatArray = service_s[view.cores_in_force - 1]
+            return row_s
         # A mean of speeds: what is asked for already comes into force one after the other.
         speed, cores, from_s = np.zeros(service_s.shape[1]), view.cores_in_force, 0.0
         for starts_s, wanted in (*view.pending, (delay_s, 0)):
-            speed += (starts_s - from_s) / service_s[cores - 1]
-            cores, from_s = wanted, starts_s
-        return delay_s / speed
+            until_s = min(starts_s, delay_s)
+            speed += (until_s - from_s) / service_s[cores - 1]
+            cores, from_s = wanted, until_s
+        mean_s: FloatArray = delay_s / speed
+        return mean_s
 
     def _cheapest(self, late: IntArray) -> Allocation:
         # The first of the fewest is the cheapest: fewest cores, then the smallest batch.

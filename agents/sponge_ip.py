@@ -184,8 +184,12 @@ class Ablated(SpongeIP):
         fixed, smaller = self.config.cores_fixed, self._smaller
         batch = min(view.allocation.batch, smaller.batch_max)
         cores = view.allocation.cores if fixed is None else 1
-        in_force = view.allocation.changed(cores=cores, batch=batch)
-        answer = super().allocate(smaller, dataclasses.replace(view, allocation=in_force))
+        seen = dataclasses.replace(
+            view, allocation=view.allocation.changed(cores=cores, batch=batch)
+        )
+        if fixed is not None:
+            seen = dataclasses.replace(seen, cores_in_force=1, pending=())
+        answer = super().allocate(smaller, seen)
         return answer if fixed is None else answer.changed(cores=min(fixed, spec.cores_max))
 
 

@@ -212,7 +212,7 @@ def _wait(decision: Decision, arrivals_s: FloatArray, c: int, b: int) -> float:
     rules, queue, pending = decision.rules, decision.scratch.middle, decision.pending
     was_s, from_s, late = rules.service_s[decision.cores_in_force - 1], 0.0, 0.0
     for row in range(pending.shape[0]):
-        until_s = pending[row, 0]
+        until_s = min(pending[row, 0], rules.delay_s)
         late += advance(queue, arrivals_s, was_s, b, from_s, until_s, rules.guard_s)
         then_s = rules.service_s[int(pending[row, 1]) - 1]
         resize(queue, until_s, was_s, then_s)

@@ -46,6 +46,7 @@ class Env:
     """A second reader of the arrivals' stream, for ``RECORDED`` ones."""
     network_rng: Words
     noise_rng: Words
+    resize_rng: Words
 
     sent_s: float
     """The next request; infinite after the last."""
@@ -143,6 +144,8 @@ class Stage:
 
     wanted: AllocationRow
     """The allocation last asked for."""
+    planned_cores: int
+    """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int
     """Cores and replicas that the worker was told last and comes to as soon as those that drain
     leave room for them on the machine."""

@@ -117,6 +117,7 @@ class System:
             mean_delays_s=np.array(self._history.mean_delays_s, dtype=np.float64),
             bandwidths_bytes_per_s=np.array(self._history.bandwidths, dtype=np.float64),
             last=self._last,
+            cores_in_force=self._allocation.cores,
         )
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
