@@ -55,7 +55,7 @@ def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     if hidden:
         envs = BlindedEnvs(envs, hidden)
     if config.violation_target is not None:
-        envs = ConstrainedRewards(envs, config, spec.cores_max)
+        envs = ConstrainedRewards(envs, config, spec.total_cores)
     return envs
 
 
@@ -116,11 +116,11 @@ class ConstrainedRewards(VecEnvWrapper):
     size (dual ascent on its logarithm), so that it finds its order of magnitude by itself.
     """
 
-    def __init__(self, venv: VecEnv, config: LearnConfig, cores_max: int) -> None:
+    def __init__(self, venv: VecEnv, config: LearnConfig, total_cores: int) -> None:
         super().__init__(venv)
         assert config.violation_target is not None
         self._target = self._rate = config.violation_target
-        self._cores_max = cores_max
+        self._total_cores = total_cores
         self.multiplier = config.violation_weight or 20.0
         """Weight of violations now."""
         self._violations = self._ended = 0
@@ -138,7 +138,7 @@ class ConstrainedRewards(VecEnvWrapper):
         self._violations += int(violations.sum())
         self._ended += int(ended.sum())
         missed = violations / np.maximum(1, ended)
-        rewards = -metrics["cores"] / self._cores_max - self.multiplier * missed
+        rewards = -metrics["cores"] / self._total_cores - self.multiplier * missed
         return observations, rewards.astype(np.float32), ends, infos
 
     def adapt(self) -> None:

@@ -50,8 +50,8 @@ class Validation:
     """What a policy costs: means over all intervals."""
 
     cores: float
-    cores_max: int
-    """Those of one replica, to which the reward relates."""
+    total_cores: int
+    """Those of the machine, to which the reward relates."""
     violation_rate: float
     avoidable_violation_rate: float
 
@@ -61,7 +61,7 @@ class Validation:
         A violated request costs that weight, against 1 for holding all cores for an interval of
         average load.
         """
-        return -self.cores / self.cores_max - violation_weight * self.avoidable_violation_rate
+        return -self.cores / self.total_cores - violation_weight * self.avoidable_violation_rate
 
 
 Report = Callable[[int, str], None]
@@ -266,7 +266,7 @@ def make_validator(
             sums += (count, *(float(np.sum(metrics[name])) for name in names))
         intervals, cores, violations, avoidable, offered = sums.tolist()
         rates = violations / max(1.0, offered), avoidable / max(1.0, offered)
-        return Validation(cores / intervals, scenarios[0].limits.cores, *rates)
+        return Validation(cores / intervals, scenarios[0].limits.machine_cores, *rates)
 
     return validate
 
