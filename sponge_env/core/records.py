@@ -46,7 +46,6 @@ class Env:
     """A second reader of the arrivals' stream, for ``RECORDED`` ones."""
     network_rng: Words
     noise_rng: Words
-    resize_rng: Words
 
     sent_s: float
     """The next request; infinite after the last."""

@@ -13,7 +13,7 @@ import math
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
 from sponge_env.core.records import Env, ReplicaState, World
-from sponge_env.core.rng import NOISE, RESIZES, normal, seed_stream
+from sponge_env.core.rng import NOISE, normal, seed_stream
 from sponge_env.core.service import (
     advance,
     load_service,
@@ -28,8 +28,6 @@ def reset_worker(w: World, seed: int) -> None:
     """Start at time 0 with the initial replicas warm."""
     env, stage, initial = w.env, w.stage, w.settings.initial
     seed_stream(env.noise_rng, seed, NOISE)
-    if w.settings.simulation.actuation_scatter > 0:
-        seed_stream(env.resize_rng, seed, RESIZES)
     env.now_s = 0.0
     stage.cores = stage.target_cores = initial.cores
     stage.target_replicas = initial.replicas
@@ -118,7 +116,7 @@ def resize(w: World, cores: int, replicas: int) -> None:
         return
     delay_s = simulation.actuation_delay_s
     if simulation.actuation_scatter > 0:
-        delay_s *= math.exp(simulation.actuation_scatter * normal(w.env.resize_rng))
+        delay_s *= math.exp(simulation.actuation_scatter * normal(w.env.noise_rng))
     time_s = w.env.now_s + delay_s
     if stage.pending:  # none overtakes another
         time_s = max(time_s, w.pending[stage.pending - 1].time_s)

@@ -27,7 +27,6 @@ NETWORK = _U64(zlib.crc32(b"network"))
 FADES = _U64(zlib.crc32(b"fades"))
 NOISE = _U64(zlib.crc32(b"noise"))
 CLASSES = _U64(zlib.crc32(b"classes"))
-RESIZES = _U64(zlib.crc32(b"resizes"))
 """Purposes."""
 
 

@@ -108,6 +108,7 @@ def simulate(w: World, batch_max: int, until_s: float) -> None:
             return
         idle = _start_batches(w, batch_max)
         if jump(w, min(until_s, env.arrival_s) if idle else until_s):
+            worker.apply_pending(w)
             _settle(w)
 
 
@@ -117,10 +118,7 @@ def jump(w: World, until_s: float) -> bool:
     worker.share_cpu(w)
     env, event_s = w.env, worker.next_event_s(w)
     env.now_s = max(env.now_s, min(event_s, until_s))
-    happens = event_s <= env.now_s
-    if happens:
-        worker.apply_pending(w)
-    return happens
+    return event_s <= env.now_s
 
 
 @inlined
