@@ -69,6 +69,8 @@ class Tables(NamedTuple):
     margin: float
     """Relative allowance on every predicted latency."""
     interval_s: float
+    delay_s: float
+    """Time until the decision is in force."""
 
 
 class Snapshot(NamedTuple):
@@ -83,6 +85,8 @@ class Snapshot(NamedTuple):
     """(batches, 2) size and expected end of each batch in flight."""
     cores: int
     """Cores in force."""
+    before_s: FloatArray
+    """(batch_max,) seconds of a batch, on average, until the decision is in force."""
     forecast: Forecast
 
 
@@ -163,6 +167,7 @@ def make_tables(spec: SystemSpec, margin: float) -> Tables:
         fastest_s=float(latency_s[0, -1]),
         margin=margin,
         interval_s=spec.interval_s,
+        delay_s=spec.resize_delay_s,
     )
 
 
@@ -175,6 +180,8 @@ class Problem(NamedTuple):
     """(arrivals, 2) when each forecast arrival comes, and when it is due."""
     hopeless: int
     """Requests at the head of the queue that do not count."""
+    before: CoresOption
+    """What holds until the decision is in force."""
 
 
 class CoresOption(NamedTuple):
@@ -233,7 +240,9 @@ def _problem(tables: Tables, state: Snapshot, arrivals_s: FloatArray) -> Problem
     hopeless, queued_s = 0, state.deadlines_s
     while hopeless < queued_s.size and queued_s[hopeless] - state.now_s < tables.fastest_s:
         hopeless += 1
-    return Problem(tables, state, arrivals_s, hopeless)
+    settled = _settled(state.before_s, state.forecast.rate_rps, state.forecast.noise)
+    before = CoresOption(state.before_s, _free_after_s(tables, state, state.cores), settled)
+    return Problem(tables, state, arrivals_s, hopeless, before)
 
 
 @compiled
@@ -324,26 +333,24 @@ def _late(problem: Problem, option: CoresOption, batch: int, limit: int) -> int:
     late: int = max(math.ceil(short), 0)
     # The arrivals first: behind the queue they are the first to tell that it is too long.
     if late <= limit:
-        clear_s, queued = option.free_s, state.deadlines_s.size
-        if queued > 0:
-            before = (queued - 1) // batch
-            clear_s = _done_s(option, before, batch, queued - before * batch)
-        late += _late_arrivals(problem.arrivals_s, option, clear_s, batch, limit - late)
+        late += _late_arrivals(problem, option, batch, limit - late)
     if late <= limit:
-        late += _late_queued(state, option, problem.hopeless, batch, limit - late)
+        late += _late_queued(problem, option, batch, limit - late)
     return late
 
 
 @compiled
-def _late_queued(
-    state: Snapshot, option: CoresOption, hopeless: int, batch: int, limit: int
-) -> int:
+def _late_queued(problem: Problem, option: CoresOption, batch: int, limit: int) -> int:
     """Count the misses in the queue, batch by batch: the requests of one end together."""
+    state, hopeless = problem.state, problem.hopeless
     late, before = 0, hopeless // batch
     stop = before * batch
     while late <= limit and stop < state.deadlines_s.size:
         first, stop = stop, min(stop + batch, state.deadlines_s.size)
         done_s = _done_s(option, before, batch, stop - first)
+        if problem.tables.delay_s > 0:
+            unchanged_s = _done_s(problem.before, before, batch, stop - first)
+            done_s = _resized_s(problem, unchanged_s, done_s)
         request = max(first, hopeless)
         # Ascending deadlines: if the last of a batch is missed, all of it are.
         if done_s > state.deadlines_s[stop - 1] - state.now_s:
@@ -364,19 +371,49 @@ def _done_s(option: CoresOption, before: int, batch: int, own: int) -> float:
 
 
 @compiled
-def _late_arrivals(
-    arrivals_s: FloatArray, option: CoresOption, clear_s: float, batch: int, limit: int
-) -> int:
+def _clear_s(option: CoresOption, queued: int, batch: int) -> float:
+    """Return when the last of the queue is done."""
+    if queued == 0:
+        return option.free_s
+    before = (queued - 1) // batch
+    return _done_s(option, before, batch, queued - before * batch)
+
+
+@compiled
+def _resized_s(problem: Problem, unchanged_s: float, resized_s: float) -> float:
+    """Return when work is done that is resized at the end of the delay.
+
+    It would be done at ``unchanged_s`` as it is, and at ``resized_s`` if the decision were in
+    force now. What share of it is left after the delay goes on at the new speed.
+    """
+    ready_s = problem.state.ready_s
+    since_s = max(problem.tables.delay_s, ready_s)
+    if unchanged_s <= since_s:
+        return unchanged_s
+    left = (unchanged_s - since_s) / (unchanged_s - ready_s)
+    return since_s + left * (resized_s - ready_s)
+
+
+@compiled
+def _late_arrivals(problem: Problem, option: CoresOption, batch: int, limit: int) -> int:
     """Count the misses among the forecast arrivals.
 
     Each is served behind all before it, or after the batch it finds in service, if that is later.
     """
+    arrivals_s, delay_s, was = problem.arrivals_s, problem.tables.delay_s, problem.before
     late, before, stop = 0, 0, 0
-    settled_s = option.service_s[min(option.settled, batch) - 1]
+    clear_s = _clear_s(option, problem.state.deadlines_s.size, batch)
+    unchanged_s = _clear_s(was, problem.state.deadlines_s.size, batch)
+    resized_s = option.service_s[min(option.settled, batch) - 1]
+    was_s = was.service_s[min(was.settled, batch) - 1]
     while late <= limit and stop < arrivals_s.shape[0]:
         behind_queue_s = clear_s + before * option.service_s[batch - 1]
+        if delay_s > 0:
+            all_unchanged_s = unchanged_s + before * was.service_s[batch - 1]
+            behind_queue_s = _resized_s(problem, all_unchanged_s, behind_queue_s)
         first, stop = stop, min(stop + batch, arrivals_s.shape[0])
         for order in range(first, stop):
+            settled_s = was_s if arrivals_s[order, 0] + was_s < delay_s else resized_s
             idle_s = arrivals_s[order, 0] + settled_s
             late += max(behind_queue_s, idle_s) + settled_s > arrivals_s[order, 1]
         before += 1
@@ -411,10 +448,26 @@ class ExactSolver:
         for row, batch in enumerate(view.running):
             running[row, 0], running[row, 1] = batch.size, batch.expected_end_s
         ready_s = view.starting_s[0] if waiting else 0.0
-        queued_s, cores = view.queued_deadlines_s, view.allocation.cores
-        state = Snapshot(view.now_s, queued_s, ready_s, running, cores, forecast)
-        arrivals = math.ceil(forecast.rate_rps * self._spec.interval_s - ROUNDING)
-        return state, np.empty((arrivals, 2))
+        queued_s, spec = view.queued_deadlines_s, self._spec
+        cores, before_s = view.cores_in_force, self._before_s(view)
+        state = Snapshot(view.now_s, queued_s, ready_s, running, cores, before_s, forecast)
+        until_s = spec.interval_s + spec.resize_delay_s
+        return state, np.empty((math.ceil(forecast.rate_rps * until_s - ROUNDING), 2))
+
+    def _before_s(self, view: SystemView) -> FloatArray:
+        """Return (batch_max,) seconds of a batch until this decision is in force."""
+        service_s, delay_s = self.tables.service_s, self._spec.resize_delay_s
+        if not view.pending:
+            row_s: FloatArray = service_s[view.cores_in_force - 1]
+            return row_s
+        # A mean of speeds: what is asked for already comes into force one after the other.
+        speed, cores, from_s = np.zeros(service_s.shape[1]), view.cores_in_force, 0.0
+        for starts_s, wanted in (*view.pending, (delay_s, 0)):
+            until_s = min(starts_s, delay_s)
+            speed += (until_s - from_s) / service_s[cores - 1]
+            cores, from_s = wanted, until_s
+        mean_s: FloatArray = delay_s / speed
+        return mean_s
 
     def _cheapest(self, late: IntArray) -> Allocation:
         # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
@@ -498,7 +551,9 @@ def _compile(counting: bool = False) -> None:
     """Compile a solver's kernel, or load it from disk, so that no decision waits for it."""
     fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
     tables = make_tables(SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0), 0.0)
-    idle = Snapshot(0.0, np.empty(0), 0.0, np.empty((0, 2)), 1, Forecast(0.0, 0.0, 0.0, 0.0))
+    nothing = Forecast(0.0, 0.0, 0.0, 0.0)
+    before_s, running = tables.service_s[0], np.empty((0, 2))
+    idle = Snapshot(0.0, np.empty(0), 0.0, running, 1, before_s, nothing)
     if counting:
         count_per_request(tables, idle, np.empty((0, 2)), np.zeros((1, 1), np.int64))
     else:

@@ -21,6 +21,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 
 from .program import Forecast, SolverName, solver_maker
+from .surprise import Surprise
 
 _INTERVALS_FOR_DISPERSION = 5
 """With fewer intervals, arrivals are taken to scatter like a Poisson process."""
@@ -82,6 +83,7 @@ class SpongeIP(BaseController):
         """Make the solver for a system whose latency model predicts positive latencies."""
         margin = spec.latency.residual_quantile(self.config.margin_probability)
         self._solver = self._make_solver(spec, max(0.0, margin))
+        self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
@@ -94,7 +96,11 @@ class SpongeIP(BaseController):
             delay_max_s = float(view.delays_s.max(initial=0.0))
             answer = self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
         else:
-            answer = self._solver.per_request(view, forecast_arrivals(self.config, spec, view))
+            forecast = forecast_arrivals(self.config, spec, view)
+            self._surprise.add(float(view.arrivals[-1]), forecast.rate_rps)
+            swing = math.exp(self.config.sigmas * math.sqrt(self._surprise.variance))
+            forecast = forecast._replace(rate_rps=forecast.rate_rps * swing)
+            answer = self._solver.per_request(view, forecast)
         if not answer.feasible and self.config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer
@@ -184,8 +190,12 @@ class Ablated(SpongeIP):
         fixed, smaller = self.config.cores_fixed, self._smaller
         batch = min(view.allocation.batch, smaller.batch_max)
         cores = view.allocation.cores if fixed is None else 1
-        in_force = view.allocation.changed(cores=cores, batch=batch)
-        answer = super().allocate(smaller, dataclasses.replace(view, allocation=in_force))
+        seen = dataclasses.replace(
+            view, allocation=view.allocation.changed(cores=cores, batch=batch)
+        )
+        if fixed is not None:
+            seen = dataclasses.replace(seen, cores_in_force=1, pending=())
+        answer = super().allocate(smaller, seen)
         return answer if fixed is None else answer.changed(cores=min(fixed, spec.cores_max))
 
 

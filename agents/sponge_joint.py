@@ -132,7 +132,8 @@ class FleetPlanner:
         self._config, self._spec = config, spec
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
-        self._cold_start = max(1, round(spec.cold_start_s / spec.interval_s))
+        ready_s = spec.resize_delay_s + spec.cold_start_s
+        self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
 
     def observe(self, view: SystemView) -> None:
@@ -217,27 +218,31 @@ class QuotaServiceTimes:
         ``safety`` is the allowance on what is learned, for single batches scatter.
         """
         self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
+        self._delayed = spec.resize_delay_s > 0
         self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
         self._guess_s = self._fit_s * (1 + margin)
         self._sums = np.zeros((3, *self._fit_s.shape))
         """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
-        self._safety, self._loading = safety, False
+        self._safety, self._loading, self._cores = safety, False, 0
 
     def observe(self, view: SystemView) -> None:
         """Take in the interval that has passed."""
         loading, self._loading = self._loading or bool(view.starting_s), bool(view.starting_s)
+        resized, self._cores = self._cores not in (0, view.cores_in_force), view.cores_in_force
         last = view.last
+        if self._delayed and resized:
+            return  # in the middle of the interval
         if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
             return  # replicas that wait for each other's CPU say nothing of their own
         size = round(last.batch_mean)
         if abs(last.batch_mean - size) <= _SAME_BATCH and size <= self._sizes:
-            self._add((last.requested_cores - 1, size - 1), last, loading)
+            self._add((view.cores_in_force - 1, size - 1), last, loading)
 
     def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
         self._sums *= _FORGET
         batches = (last.on_time + last.late) / last.batch_mean
         ran_s = last.service_mean_s * batches
-        used_s = last.utilisation * last.core_seconds / last.requested_cores
+        used_s = last.utilisation * last.core_seconds / (cell[0] + 1)
         # A replica that loads its model uses its cores, too.
         granted_s = ran_s if loading or last.restarts else used_s
         self._sums[:, *cell] += ran_s, granted_s, batches

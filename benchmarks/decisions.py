@@ -65,6 +65,7 @@ def make_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> System
         mean_delays_s=rng.uniform(0.05, 0.2, 30),
         bandwidths_bytes_per_s=np.full(30, 3e6),
         last=None,
+        cores_in_force=8,
     )
 
 

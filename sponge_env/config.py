@@ -225,11 +225,15 @@ class Simulation:
     cold_start_s: float | None = None
     """Cold start of a replica; the profile's if left out."""
     actuation_delay_s: float = 0.0
-    """Time from a resize call until it takes effect."""
+    """Time from a resize call until it takes effect, the median one if it scatters. Controllers
+    are told."""
+    actuation_scatter: float = 0.0
+    """Standard deviation of the logarithm of that time; 0 makes it the same always."""
 
     def __post_init__(self) -> None:
         not_negative("simulation.noise", self.noise)
         not_negative("simulation.actuation_delay_s", self.actuation_delay_s)
+        not_negative("simulation.actuation_scatter", self.actuation_scatter)
         if self.cold_start_s is not None:
             not_negative("simulation.cold_start_s", self.cold_start_s)
 

@@ -249,7 +249,7 @@ class SystemView:
     running: tuple[RunningBatch, ...]
     """Batches in flight, at most one per replica."""
     allocation: Allocation
-    """The last one asked for; in force but for the worker's actuation delay."""
+    """The last one asked for, in force after ``spec.resize_delay_s``."""
     replicas_ready: int
     """Replicas that can run a batch now."""
     starting_s: tuple[float, ...]
@@ -268,6 +268,10 @@ class SystemView:
     time), newest last; an interval without arrivals repeats the one before it."""
     last: IntervalMetrics | None
     """Metrics of the last interval; None before the first."""
+    cores_in_force: int
+    """Core units that each replica has now."""
+    pending: tuple[tuple[float, int], ...] = ()
+    """Seconds until each earlier decision is in force that is not yet, and its cores."""
 
 
 @dataclass(frozen=True, slots=True)

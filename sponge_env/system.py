@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,7 @@ class System(ABC):
         now_s, ready, starting_s = self._replicas_now()
         positions = np.arange(self._stage["head"], self._stage["tail"]) & self._stage["ring"]
         waiting = self._arrays.queue["row"][0][positions]
+        pending = self._arrays.pending[0][: self._stage["pending"]]
         arrived = slice(*self._arrived)
         recent = self._history[:, max(0, self._interval - HISTORY) : self._interval]
         return SystemView(
@@ -157,6 +158,8 @@ class System(ABC):
             mean_delays_s=recent[1].copy(),
             bandwidths_bytes_per_s=recent[2].copy(),
             last=self._last,
+            cores_in_force=int(self._stage["planned_cores"]),
+            pending=tuple((float(row["time_s"]) - now_s, int(row["cores"])) for row in pending),
         )
 
     def observe(self, control: Control) -> NDArray[np.float32]:
@@ -194,7 +197,7 @@ class System(ABC):
     def _running(self) -> tuple[RunningBatch, ...]:
         """Return the running batches in the order in which they were formed."""
         table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)
-        latency_s: FloatArray = table_s[:, self._allocation.cores - 1]
+        latency_s: FloatArray = table_s[:, self._stage["planned_cores"] - 1]
         batches = [
             RunningBatch(
                 count,
@@ -281,7 +284,8 @@ class LiveSystem(System):
         Raises:
             SpongeError: The scenario, the profile or the machine cannot be used.
         """
-        super().__init__(scenario, seed, profile, workload)
+        simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
+        super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
         self._batches = 0
         self._slots: dict[int, int] = {}  # batch id to its row of replicas
         self._hold = hold_between_steps

@@ -59,7 +59,17 @@ def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
         delays_s=spec.slo_s - budgets_s,
         budgets_s=budgets_s,
         mean_delays_s=means_s,
+        cores_in_force=int(rng.integers(1, spec.cores_max + 1)),
+        pending=random_resizes(rng, spec),
     )
+
+
+def random_resizes(rng: np.random.Generator, spec: SystemSpec) -> tuple[tuple[float, int], ...]:
+    """Return earlier decisions that are on their way, one for each whole interval of the delay."""
+    count = int(spec.resize_delay_s / spec.interval_s)
+    starts_s = np.sort(rng.uniform(0, 1.1 * spec.resize_delay_s, count))
+    cores = rng.integers(1, spec.cores_max + 1, count)
+    return tuple(zip(starts_s.tolist(), cores.tolist(), strict=True))
 
 
 def random_spec(rng: np.random.Generator, largest: int) -> SystemSpec:
@@ -67,6 +77,7 @@ def random_spec(rng: np.random.Generator, largest: int) -> SystemSpec:
         str(rng.choice(["yolov5s", "resnet18"])),
         slo_s=float(rng.choice([0.3, 1.0, 3.0])),
         interval_s=float(rng.choice([0.5, 1.0, 2.0])),
+        resize_delay_s=float(rng.choice([0.0, 0.0, 0.16, 0.7, 2.5])),
         cores_max=int(rng.integers(1, largest + 1)),
         batch_max=int(rng.integers(1, largest + 1)),
     )

@@ -177,6 +177,9 @@ def test_an_interval_says_how_long_its_batches_ran() -> None:
     assert last.service_mean_s == pytest.approx(0.0757, rel=0.01)  # measured on YOLOv5s
 
 
+TWO = Allocation(2, 4)
+
+
 def interval(**changes: Any) -> IntervalMetrics:
     """Return an interval in which 100 batches of one request ran for 0.12 s on two cores."""
     values: dict[str, Any] = {
@@ -195,7 +198,7 @@ def learned_s(*lasts: IntervalMetrics, **view: Any) -> float:
     """Return what batches of one request are taken to need on two cores after intervals."""
     latency = QuotaServiceTimes(SPEC, margin=0.0, safety=0.0)
     for last in lasts:
-        latency.observe(make_view(last=last, **view))
+        latency.observe(make_view(last=last, allocation=TWO, **view))
     return float(latency.table_s[1, 0])
 
 
@@ -203,9 +206,11 @@ def test_latencies_are_learned_where_batches_are_of_one_size() -> None:
     latency = QuotaServiceTimes(SPEC, margin=0.1, safety=0.0)
     guess_s = latency.table_s
     assert guess_s == pytest.approx(1.1 * SPEC.latency.table_s(16, 16).T)
-    latency.observe(make_view(last=interval(service_mean_s=0.15)))
-    latency.observe(make_view(last=interval(requested_cores=3, batch_mean=1.5)))
-    latency.observe(make_view(last=interval(batch_mean=np.nan, service_mean_s=np.nan)))
+    latency.observe(make_view(last=interval(service_mean_s=0.15), allocation=TWO))
+    latency.observe(make_view(last=interval(requested_cores=3, batch_mean=1.5), cores_in_force=3))
+    latency.observe(
+        make_view(last=interval(batch_mean=np.nan, service_mean_s=np.nan), allocation=TWO)
+    )
     learned_s = latency.table_s
     assert learned_s[1, 0] == pytest.approx(0.15, abs=0.01)
     others = np.ones(learned_s.shape, np.bool_)
@@ -224,8 +229,8 @@ def test_loading_a_model_is_no_service() -> None:
     loading = interval(utilisation=0.5)
     assert learned_s(loading, starting_s=(3.0,)) == pytest.approx(0.12, abs=0.01)
     latency = QuotaServiceTimes(SPEC, margin=0.0, safety=0.0)
-    latency.observe(make_view(last=None, starting_s=(0.5,)))
-    latency.observe(make_view(last=loading))  # it became ready meanwhile
+    latency.observe(make_view(last=None, starting_s=(0.5,), allocation=TWO))
+    latency.observe(make_view(last=loading, allocation=TWO))  # it became ready meanwhile
     assert latency.table_s[1, 0] == pytest.approx(0.12, abs=0.01)
     assert learned_s(dataclasses.replace(loading, restarts=1)) == pytest.approx(0.12, abs=0.01)
 

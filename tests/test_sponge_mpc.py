@@ -66,7 +66,7 @@ def play_path(
     arrivals_s: FloatArray,
 ) -> int:
     """Call the compiled function."""
-    return sample_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
+    return sample_path(outlook, chance, path, kinds, interval_s, interval_s, speed, arrivals_s)
 
 
 def path_of(

@@ -12,6 +12,7 @@ from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemVi
 from sponge_env.profile import load_profile
 
 NOTHING = np.zeros(0)
+INITIAL = Allocation(cores=4, batch=4)
 
 
 def make_spec(profile: str = "yolov5s", **changes: Any) -> SystemSpec:
@@ -30,11 +31,12 @@ def make_spec(profile: str = "yolov5s", **changes: Any) -> SystemSpec:
 
 def make_view(**changes: Any) -> SystemView:
     """Return the view before the first interval, with changes."""
+    changes.setdefault("cores_in_force", changes.get("allocation", INITIAL).cores)
     view = SystemView(
         now_s=0.0,
         queued_deadlines_s=NOTHING,
         running=(),
-        allocation=Allocation(cores=4, batch=4),
+        allocation=INITIAL,
         replicas_ready=1,
         starting_s=(),
         arrivals=NOTHING,
@@ -43,6 +45,7 @@ def make_view(**changes: Any) -> SystemView:
         mean_delays_s=NOTHING,
         bandwidths_bytes_per_s=NOTHING,
         last=None,
+        cores_in_force=4,
     )
     return dataclasses.replace(view, **changes)
 

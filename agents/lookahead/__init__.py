@@ -117,12 +117,12 @@ class LookAhead:
         self._chance = make_chance(config.risk)
         self._flow = Flow(spec, naive=not config.forecast)
         self.use(service_s)
-        rules, intervals = self._rules(1), 1 + config.look_ahead
-        paths = self._chance.weight.size
-        self._scratch = make_scratch(rules, paths, intervals, spec.batch_max, _PLACES)
+        rules, paths = self._rules(1), self._chance.weight.size
+        self._scratch = make_scratch(rules, paths, self._intervals(config), spec.batch_max, _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
-        plan(Decision(rules, self._chance, self._scratch, 0.0, 1), nothing, self._flow.kinds, 1)
+        decision = Decision(rules, self._chance, self._scratch, 0.0, 1, 1, np.empty((0, 2)))
+        plan(decision, nothing, self._flow.kinds, 1)
 
     def use(self, service_s: FloatArray, replicas: int = 1, cores_max: int | None = None) -> None:
         """Plan with other service times, and for replicas of at most so many cores each.
@@ -135,7 +135,12 @@ class LookAhead:
     def correct(self, config: MPCConfig) -> None:
         """Plan with other options, but for those that say what is known of the future."""
         self._config = config
-        self._scratch = self._scratch._replace(speed=np.empty(1 + config.look_ahead))
+        self._scratch = self._scratch._replace(speed=np.empty(self._intervals(config)))
+
+    def _intervals(self, config: MPCConfig) -> int:
+        """Return how many intervals are played, in part or whole."""
+        delayed = math.ceil(self._spec.resize_delay_s / self._spec.interval_s)
+        return delayed + 1 + config.look_ahead
 
     def choose(self, view: SystemView) -> Allocation:
         """Take in the interval that has passed, and choose cores and batch size for the next."""
@@ -156,7 +161,15 @@ class LookAhead:
         self._fill(view, outlook.rate_rps, group)
         # In groups, the number of requests scatters less.
         cores, batch, late = plan(
-            Decision(rules, self._chance, self._scratch, price, view.allocation.cores),
+            Decision(
+                rules,
+                self._chance,
+                self._scratch,
+                price,
+                view.allocation.cores,
+                view.cores_in_force,
+                np.array(view.pending).reshape(-1, 2),
+            ),
             outlook._replace(rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group),
             self._flow.kinds,
             in_groups(view.allocation.batch, group, rules.service_s.shape[1]),
@@ -171,6 +184,8 @@ class LookAhead:
         return Rules(
             service_s=grouped_service_s(self._service_s, group),
             interval_s=spec.interval_s,
+            delay_s=spec.resize_delay_s,
+            look_ahead=config.look_ahead,
             guard_s=config.guard * spec.slo_s,
             late_price=group * config.late_price,
             release_price=config.release_price,
@@ -199,7 +214,7 @@ class LookAhead:
         """
         queue, now_s = self._scratch.start, view.now_s
         ahead, largest = 0, self._scratch.score.shape[1]
-        row_s = self._service_s[view.allocation.cores - 1]
+        row_s = self._service_s[view.cores_in_force - 1]
         states = replica_states(self._spec, view, self._replicas)
         for at, (free_s, size) in enumerate(states):
             groups = in_groups(size, group, largest) if size else 0
@@ -245,7 +260,8 @@ def replica_states(spec: SystemSpec, view: SystemView, replicas: int) -> list[tu
     batches = [(max(0.0, b.expected_end_s - view.now_s), b.size) for b in view.running]
     busy = sorted(batches, reverse=True)[:ready]
     idle = [(0.0, 0)] * (ready - len(busy))
-    cold = [*view.starting_s, *[spec.cold_start_s] * replicas][: replicas - ready]
+    asked_s = spec.resize_delay_s + spec.cold_start_s
+    cold = [*view.starting_s, *[asked_s] * replicas][: replicas - ready]
     return sorted([*busy, *idle, *((left_s, 0) for left_s in cold)])
 
 
@@ -270,7 +286,7 @@ class ServiceTimes:
         before, self._before = self._before, view
         if before is None or not _all_full(before, view):
             return False
-        last, cores, batch = view.last, view.allocation.cores, view.allocation.batch
+        last, cores, batch = view.last, view.cores_in_force, view.allocation.batch
         assert last is not None
         ended = round((last.on_time + last.late) / batch)
         mean_s = (view.running[0].started_s - before.running[0].started_s) / ended
@@ -288,7 +304,7 @@ def _all_full(before: SystemView, view: SystemView) -> bool:
     return (
         last is not None
         and len(before.running) == len(view.running) == 1
-        and before.allocation.cores == view.allocation.cores
+        and before.cores_in_force == view.cores_in_force
         and before.running[0].started_s < view.running[0].started_s
         # A lone request is a full batch of one: it says nothing about gaps before it.
         and last.batch_mean == view.allocation.batch > 1

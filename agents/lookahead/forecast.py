@@ -21,6 +21,8 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
 
+from ..surprise import Surprise
+
 _INTERVALS = 30
 """Intervals that are remembered."""
 _SCATTER_INTERVALS = 60
@@ -82,6 +84,7 @@ class Flow:
         self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
         self._rate_rps, self._watched_s = 0.0, spec.interval_s
         self._scatter, self._scatter_intervals = 1.0, 3
+        self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
         self._sizes_differ = False
         self._points: list[tuple[float, float]] = []
         self.kinds = np.array([[1.0, spec.slo_s]])
@@ -112,6 +115,7 @@ class Flow:
             np.array(self._counts), np.array(self._spans_s), self._interval_s
         )
         self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
+        self._surprise.add(count, self._rate_rps)
         if len(self._counts) > 1:
             self._follow_scatter()
 
@@ -163,7 +167,7 @@ class Flow:
         noise = scatter / max(1.0, self._rate_rps * self._watched_s)
         return Outlook(
             rate_rps=self._rate_rps,
-            spread=math.sqrt(_LEAST_SPREAD**2 + noise),
+            spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._surprise.variance),
             scatter=scatter,
             transfer_s=math.exp(self._log_delays[-1]),
             typical_s=self._typical_s(),
@@ -316,18 +320,20 @@ def sample_path(
     path: int,
     kinds: FloatArray,
     interval_s: float,
+    until_s: float,
     speed: FloatArray,
     arrivals_s: FloatArray,
 ) -> int:
     """Play the clients and the network of one path; return how many arrivals there is room for.
 
+    The path has a rate of its own until ``until_s``, when the next decision is in force.
     (kinds, 2) are the relative size and SLO of equally probable kinds of requests. Overwritten are
     (intervals,) the speed of transfers in each interval to come, and (places, 2) when requests
     arrive after now and are due, by arrival.
     """
     _draw_speed(outlook, chance.bandwidth[path], interval_s, speed)
     scatter = math.sqrt(outlook.scatter)
-    fast_rps = _rate_rps(outlook, chance, path, scatter, interval_s)
+    fast_rps = _rate_rps(outlook, chance, path, scatter, until_s)
     horizon_s = speed.size * interval_s
     draws, draw, count = chance.gaps.shape[1], 0, 0
     # The oldest that can still be on the way: the largest kind sent one transfer ago.
@@ -345,9 +351,9 @@ def sample_path(
                 _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
                 count += 1
         draw += 1
-        # Only the next interval has a rate of its own: the next decision will know it.
+        # The next decision will know the rate.
         gap = 1.0 + scatter * (chance.gaps[path, draw % draws] - 1.0)
-        sent_s += gap / (fast_rps if sent_s < interval_s else outlook.rate_rps)
+        sent_s += gap / (fast_rps if sent_s < until_s else outlook.rate_rps)
     return count
 
 
@@ -364,20 +370,18 @@ def _draw_speed(outlook: Outlook, normal: float, interval_s: float, speed: Float
 
 
 @compiled
-def _rate_rps(
-    outlook: Outlook, chance: Chance, path: int, scatter: float, interval_s: float
-) -> float:
-    """Return the rate that sends the path's share of requests up to the end of the interval.
+def _rate_rps(outlook: Outlook, chance: Chance, path: int, scatter: float, until_s: float) -> float:
+    """Return the rate that sends the path's share of requests up to ``until_s``.
 
     The rate is log-normal, by its uncertainty and its scatter; the gaps are scaled so that they
     do not scatter the count once more.
     """
     variance = outlook.spread * outlook.spread
-    variance += outlook.scatter / max(1.0, outlook.rate_rps * interval_s)
+    variance += outlook.scatter / max(1.0, outlook.rate_rps * until_s)
     log_rate = math.sqrt(variance) * chance.rate[path] - 0.5 * variance
     rate_rps = outlook.rate_rps * math.exp(log_rate)
     draws = chance.gaps.shape[1]
-    count = min(int(rate_rps * (interval_s + outlook.transfer_s)) + 1, draws - 1)
+    count = min(int(rate_rps * (until_s + outlook.transfer_s)) + 1, draws - 1)
     total = 0.0
     for draw in range(1, count + 1):
         total += 1.0 + scatter * (chance.gaps[path, draw] - 1.0)

@@ -54,6 +54,10 @@ class Rules(NamedTuple):
     service_s: FloatArray
     """(cores_max, batch_max) seconds of a batch; row ``c - 1``, column ``b - 1``."""
     interval_s: float
+    delay_s: float
+    """Time until a decision is in force."""
+    look_ahead: int
+    """Intervals that are played after the one for which is decided."""
     guard_s: float
     """An answer so close before its deadline counts as late in part."""
     late_price: float
@@ -96,7 +100,10 @@ class Decision(NamedTuple):
     backlog_price: float
     """Core-seconds that a request costs which is left at the end."""
     cores: int
-    """Those in force."""
+    """Those that were asked for last."""
+    cores_in_force: int
+    pending: FloatArray
+    """(resizes, 2) when earlier decisions will be in force, and their cores."""
 
 
 def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:
@@ -127,7 +134,14 @@ def plan(
     rules, chance, scratch = decision.rules, decision.chance, decision.scratch
     for path in range(chance.weight.size):
         scratch.counts[path] = sample_path(
-            outlook, chance, path, kinds, rules.interval_s, scratch.speed, scratch.arrivals_s[path]
+            outlook,
+            chance,
+            path,
+            kinds,
+            rules.interval_s,
+            rules.delay_s + rules.interval_s,
+            scratch.speed,
+            scratch.arrivals_s[path],
         )
     scratch.score[:] = math.nan
     # Any pair that is better begins the round of moves anew; a round without one is the end.
@@ -173,22 +187,40 @@ def _score(decision: Decision, c: int, b: int, limit: float) -> float:
     The paths come worst first, and no more are played once the cost has reached ``limit``.
     """
     rules, chance, scratch = decision.rules, decision.chance, decision.scratch
-    row_s, interval_s, guard_s = rules.service_s[c - 1], rules.interval_s, rules.guard_s
-    cores = decision.cores
-    score = rules.replicas * (c * interval_s + rules.release_price * max(0, cores - c))
+    row_s, guard_s = rules.service_s[c - 1], rules.guard_s
+    released = max(0, decision.cores - c)
+    score = rules.replicas * (c * rules.interval_s + rules.release_price * released)
+    until_s = rules.delay_s + rules.interval_s
     then, expected = c, 0.0
     for path in range(chance.weight.size):
         if score >= limit:
             break
         arrivals_s = scratch.arrivals_s[path, : scratch.counts[path]]
         copy_queue(scratch.start, scratch.middle)
-        resize(scratch.middle, 0.0, rules.service_s[cores - 1], row_s)
-        late = advance(scratch.middle, arrivals_s, row_s, b, 0.0, interval_s, guard_s)
+        late = _wait(decision, arrivals_s, c, b)
+        late += advance(scratch.middle, arrivals_s, row_s, b, rules.delay_s, until_s, guard_s)
         rest, then = _look_ahead(decision, arrivals_s, c, b, then)
         expected += chance.weight[path] * late
         score += chance.weight[path] * (rules.late_price * late + rest)
     scratch.score[c - 1, b - 1], scratch.late[c - 1, b - 1] = score, expected
     return score
+
+
+@compiled
+def _wait(decision: Decision, arrivals_s: FloatArray, c: int, b: int) -> float:
+    """Serve until the decision is in force, resizes asked for before included; return the late."""
+    rules, queue, pending = decision.rules, decision.scratch.middle, decision.pending
+    was_s, from_s, late = rules.service_s[decision.cores_in_force - 1], 0.0, 0.0
+    for row in range(pending.shape[0]):
+        until_s = min(pending[row, 0], rules.delay_s)
+        late += advance(queue, arrivals_s, was_s, b, from_s, until_s, rules.guard_s)
+        then_s = rules.service_s[int(pending[row, 1]) - 1]
+        resize(queue, until_s, was_s, then_s)
+        was_s, from_s = then_s, until_s
+    if rules.delay_s > 0.0:
+        late += advance(queue, arrivals_s, was_s, b, from_s, rules.delay_s, rules.guard_s)
+    resize(queue, rules.delay_s, was_s, rules.service_s[c - 1])
+    return late
 
 
 @compiled
@@ -200,7 +232,7 @@ def _look_ahead(
     The search for them starts at ``then``, those that suited the path before.
     """
     best = _rest(decision, arrivals_s, c, b, then)
-    if decision.scratch.speed.size == 1:
+    if decision.rules.look_ahead == 0:
         return best, then
     best_cores = then
     # The rest is about convex in the cores: where one side is downhill, the other is not.
@@ -225,15 +257,16 @@ def _rest(decision: Decision, arrivals_s: FloatArray, c: int, b: int, then: int)
     Without look-ahead the backlog is priced at once, and worked off as it stands.
     """
     rules, scratch = decision.rules, decision.scratch
-    horizon_s = scratch.speed.size * rules.interval_s
+    begin_s = rules.delay_s + rules.interval_s
+    horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s
     row_s, guard_s = rules.service_s[then - 1], rules.guard_s
     copy_queue(scratch.middle, scratch.end)
-    resize(scratch.end, rules.interval_s, rules.service_s[c - 1], row_s)
-    late = advance(scratch.end, arrivals_s, row_s, b, rules.interval_s, horizon_s, guard_s)
+    resize(scratch.end, begin_s, rules.service_s[c - 1], row_s)
+    late = advance(scratch.end, arrivals_s, row_s, b, begin_s, horizon_s, guard_s)
     left = unfinished(scratch.end, horizon_s, row_s)
     # What is left is served, too, or a plan could leave its late requests behind the horizon.
     late += advance(scratch.end, arrivals_s, row_s, b, horizon_s, math.inf, guard_s)
-    cores_s = rules.replicas * then * (horizon_s - rules.interval_s)
+    cores_s = rules.replicas * then * (horizon_s - begin_s)
     return cores_s + rules.late_price * late + decision.backlog_price * left
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import PAST, RECENT, World
-from sponge_env.core.step import planned_end_s
+from sponge_env.core.service import planned_end_s
 from sponge_env.fields import (
     BANDWIDTH_SCALE_BYTES_PER_S,
     BUDGET_QUANTILES,

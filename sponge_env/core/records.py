@@ -143,6 +143,8 @@ class Stage:
 
     wanted: AllocationRow
     """The allocation last asked for."""
+    planned_cores: int
+    """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int
     """Cores and replicas that the worker was told last and comes to as soon as those that drain
     leave room for them on the machine."""

@@ -13,11 +13,12 @@ import math
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
 from sponge_env.core.records import Env, ReplicaState, World
-from sponge_env.core.rng import NOISE, seed_stream
+from sponge_env.core.rng import NOISE, normal, seed_stream
 from sponge_env.core.service import (
     advance,
     load_service,
     new_service,
+    replan,
     resize_service,
 )
 
@@ -109,13 +110,20 @@ def release(w: World, row: int) -> None:
 @inlined
 def resize(w: World, cores: int, replicas: int) -> None:
     """Put an allocation in force, after the actuation delay if there is one."""
-    stage, delay_s = w.stage, w.settings.simulation.actuation_delay_s
-    if delay_s > 0:
-        row = w.pending[stage.pending]
-        row.time_s, row.cores, row.replicas = w.env.now_s + delay_s, cores, replicas
-        stage.pending += 1
-    else:
+    stage, simulation = w.stage, w.settings.simulation
+    if simulation.actuation_delay_s == 0:
         _apply(w, cores, replicas)
+        return
+    delay_s = simulation.actuation_delay_s
+    if simulation.actuation_scatter > 0:
+        delay_s *= math.exp(simulation.actuation_scatter * normal(w.env.noise_rng))
+    time_s = w.env.now_s + delay_s
+    if stage.pending:  # none overtakes another
+        time_s = max(time_s, w.pending[stage.pending - 1].time_s)
+    if stage.pending < len(w.pending):
+        stage.pending += 1  # else the last one, which has not come into force, is replaced
+    row = w.pending[stage.pending - 1]
+    row.time_s, row.cores, row.replicas = time_s, cores, replicas
 
 
 @inlined
@@ -124,6 +132,7 @@ def apply_pending(w: World) -> None:
     stage = w.stage
     while stage.pending and w.pending[0].time_s <= w.env.now_s:
         _apply(w, w.pending[0].cores, w.pending[0].replicas)
+        replan(w, w.pending[0].cores)
         stage.pending -= 1
         for k in range(stage.pending):
             w.pending[k] = w.pending[k + 1]

@@ -6,6 +6,7 @@ seeded and continued bit for bit: the state is four 64-bit words and a step a fe
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -44,6 +45,13 @@ def next_uint64(state: Records[np.uint64]) -> np.uint64:
 def uniform(state: Records[np.uint64]) -> float:
     """Return the next uniform number in [0, 1), as ``Generator.random`` does."""
     return (next_uint64(state) >> _U64(11)) * (1.0 / 9007199254740992.0)
+
+
+@inlined
+def normal(state: Records[np.uint64]) -> float:
+    """Return a standard normal number, by Box and Muller's transform of two uniforms."""
+    radius = math.sqrt(-2.0 * math.log(1.0 - uniform(state)))
+    return radius * math.cos(2.0 * math.pi * uniform(state))
 
 
 @compiled

@@ -7,6 +7,8 @@ any cores and does not count as use of them. ``quota`` is :mod:`sponge_env.core.
 
 from __future__ import annotations
 
+import math
+
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import advance_bucket, new_bucket, wake, write_quota
 from sponge_env.core.records import ReplicaState, World
@@ -115,3 +117,31 @@ def _replayed(w: World, count: int) -> float:
         w.numbers[at + 2 * count - 1] = row + 1.0
         return w.numbers[at + int(row)]
     return w.numbers[at]
+
+
+@compiled
+def replan(w: World, cores: int) -> None:
+    """Rescale what the latency model expects to be left of the running batches."""
+    before = w.stage.planned_cores
+    for k in range(w.stage.replicas):
+        replica = w.replicas[k]
+        if replica.batch_size:
+            left_s = max(0.0, planned_end_s(w, replica) - w.env.now_s)
+            before_s = _planned_s(w, replica.batch_size, before)
+            after_s = _planned_s(w, replica.batch_size, cores)
+            replica.planned_end_s = w.env.now_s + left_s * after_s / before_s
+    w.stage.planned_cores = cores
+
+
+@compiled
+def planned_end_s(w: World, replica: ReplicaState) -> float:
+    """Return when the latency model expects a running batch to end."""
+    if math.isnan(replica.planned_end_s):
+        return replica.started_s + _planned_s(w, replica.batch_size, w.stage.planned_cores)
+    return replica.planned_end_s
+
+
+@inlined
+def _planned_s(w: World, count: int, cores: int) -> float:
+    settings = w.settings
+    return w.numbers[settings.planned_at + (count - 1) * settings.limits.cores + cores - 1]

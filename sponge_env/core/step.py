@@ -15,8 +15,8 @@ from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.network import reset_network
 from sponge_env.core.queue import last_deadline_s
-from sponge_env.core.records import AllocationRow, ReplicaState, World
-from sponge_env.core.service import start_service
+from sponge_env.core.records import AllocationRow, World
+from sponge_env.core.service import replan, start_service
 from sponge_env.core.settings import LISTED
 
 
@@ -29,7 +29,7 @@ def reset(w: World, seed: int) -> None:
     stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
     wanted = stage.wanted
     wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
-    wanted.variant = 0
+    wanted.variant, stage.planned_cores = 0, initial.cores
     if w.settings.arrival_kind == LISTED:
         env.sent = 0
         next_listed(w)
@@ -50,13 +50,8 @@ def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
     """Note what is asked for, stage by stage; the worker has its allocation from elsewhere."""
     clear_sums(w)
     asked, before = wanted[0], w.stage.wanted
-    for k in range(w.stage.replicas):
-        replica = w.replicas[k]
-        if replica.batch_size:
-            left_s = max(0.0, planned_end_s(w, replica) - w.env.now_s)
-            before_s = _planned_s(w, replica.batch_size, before.cores)
-            after_s = _planned_s(w, replica.batch_size, asked.cores)
-            replica.planned_end_s = w.env.now_s + left_s * after_s / before_s
+    if w.settings.simulation.actuation_delay_s == 0.0:
+        replan(w, asked.cores)
     before.cores, before.batch = asked.cores, asked.batch
     before.replicas, before.variant = asked.replicas, asked.variant
     w.env.interval += 1
@@ -113,6 +108,7 @@ def simulate(w: World, batch_max: int, until_s: float) -> None:
             return
         idle = _start_batches(w, batch_max)
         if jump(w, min(until_s, env.arrival_s) if idle else until_s):
+            worker.apply_pending(w)
             _settle(w)
 
 
@@ -122,10 +118,7 @@ def jump(w: World, until_s: float) -> bool:
     worker.share_cpu(w)
     env, event_s = w.env, worker.next_event_s(w)
     env.now_s = max(env.now_s, min(event_s, until_s))
-    happens = event_s <= env.now_s
-    if happens:
-        worker.apply_pending(w)
-    return happens
+    return event_s <= env.now_s
 
 
 @inlined
@@ -153,17 +146,3 @@ def _settle(w: World) -> None:
     if any_ended:
         worker.update_held(w)
         batching.rewind(w)
-
-
-@compiled
-def planned_end_s(w: World, replica: ReplicaState) -> float:
-    """Return when the latency model expects a running batch to end."""
-    if math.isnan(replica.planned_end_s):
-        return replica.started_s + _planned_s(w, replica.batch_size, w.stage.wanted.cores)
-    return replica.planned_end_s
-
-
-@inlined
-def _planned_s(w: World, count: int, cores: int) -> float:
-    settings = w.settings
-    return w.numbers[settings.planned_at + (count - 1) * settings.limits.cores + cores - 1]

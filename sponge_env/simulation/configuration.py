@@ -123,7 +123,8 @@ class Configuration(MemoryPlan):
         # most, and replicas must be added before a second resize can drain as many again.
         most = max(self._replicas_max, scenario.initial.replicas)
         drains = 1 + math.ceil(float(slowest_s) * most_noise / scenario.interval_s) // 2
-        resizes = math.ceil(simulation.actuation_delay_s / scenario.interval_s) + 2
+        longest_s = simulation.actuation_delay_s * math.exp(3 * simulation.actuation_scatter)
+        resizes = math.ceil(longest_s / scenario.interval_s) + 2
         self.room.at_least(replicas=most + drains * (most - 1) + 1, pending=resizes)
 
 

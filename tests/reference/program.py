@@ -73,9 +73,16 @@ def per_request_program(
     done_s = _queue_done_s(service_s, free_s, slack_s.size)
     clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
     hopeless = slack_s < spec.latency.table_s(spec.batch_max, spec.cores_max)[0, -1]
+    # The same as if nothing were resized: one column.
+    before_s = _before_s(spec, view, service_s)
+    unresized_s = free_s[view.cores_in_force - 1 : view.cores_in_force]
+    as_it_is_s = _queue_done_s(before_s, unresized_s, slack_s.size)
+    clear_as_it_is_s = np.maximum(unresized_s, as_it_is_s[-1:].max(axis=0, initial=0.0))
 
+    done_s = _resized_s(spec, view, as_it_is_s, done_s)
     late = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
-    late += _late_arrivals(service_s, clear_s, forecast, spec.interval_s)
+    tables_s, clears_s = (service_s, before_s), (clear_s, clear_as_it_is_s)
+    late += _late_arrivals(spec, view, tables_s, clears_s, forecast)
     late += _unserved(service_s, forecast.rate_rps, spec.interval_s)
     return Program(recovery_table(spec) if late.min() else cost_table(spec), late)
 
@@ -90,11 +97,37 @@ def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArr
     if not view.replicas_ready and view.starting_s:
         free_s += view.starting_s[0]
     for batch in view.running:
-        whole_s = float(spec.latency.predict_s(batch.size, view.allocation.cores))
+        whole_s = float(spec.latency.predict_s(batch.size, view.cores_in_force))
         left_s = max(0.0, batch.expected_end_s + margin * whole_s - view.now_s)
         speed_up = spec.latency.predict_s(batch.size, cores) / whole_s
         free_s = np.maximum(free_s, left_s * speed_up)
     return free_s
+
+
+def _before_s(spec: SystemSpec, view: SystemView, service_s: FloatArray) -> FloatArray:
+    """Return (batch_max, 1) seconds of a batch at the mean speed until the decision is in force."""
+    if not spec.resize_delay_s:
+        return service_s[:, view.cores_in_force - 1 :][:, :1]
+    starts_s = [0.0, *(min(at_s, spec.resize_delay_s) for at_s, _ in view.pending)]
+    lasts_s = np.diff([*starts_s, spec.resize_delay_s])
+    cores = np.array([view.cores_in_force, *(cores for _, cores in view.pending)])
+    speed = (lasts_s / service_s[:, cores - 1]).sum(axis=1, keepdims=True)
+    before_s: FloatArray = spec.resize_delay_s / speed
+    return before_s
+
+
+def _resized_s(
+    spec: SystemSpec, view: SystemView, as_it_is_s: FloatArray, at_once_s: FloatArray
+) -> FloatArray:
+    """Return when work ends: what is left of it after the delay goes on at the new speed."""
+    if not spec.resize_delay_s:
+        return at_once_s
+    waits = not view.replicas_ready and view.starting_s
+    ready_s = view.starting_s[0] if waits else 0.0
+    since_s = max(spec.resize_delay_s, ready_s)
+    left = (as_it_is_s - since_s) / np.maximum(as_it_is_s - ready_s, 1e-12)
+    resized_s = since_s + left * (at_once_s - ready_s)
+    return np.where(as_it_is_s <= since_s, as_it_is_s, resized_s)
 
 
 def _queue_done_s(service_s: FloatArray, free_s: FloatArray, queued: int) -> FloatArray:
@@ -125,7 +158,11 @@ def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
 
 
 def _late_arrivals(
-    service_s: FloatArray, clear_s: FloatArray, forecast: Forecast, interval_s: float
+    spec: SystemSpec,
+    view: SystemView,
+    tables_s: tuple[FloatArray, FloatArray],
+    clears_s: tuple[FloatArray, FloatArray],
+    forecast: Forecast,
 ) -> IntArray:
     """Count the forecast arrivals that miss their deadline: (batch_max, cores_max).
 
@@ -134,17 +171,23 @@ def _late_arrivals(
     number ``n`` when ``x`` are expected with ``x + noise * sqrt(x) = n``. Budgets are spread
     evenly; the first arrivals, which meet the queue, get the lowest.
     """
-    count = math.ceil(forecast.rate_rps * interval_s - ROUNDING)
+    delay_s = spec.resize_delay_s
+    count = math.ceil(forecast.rate_rps * (spec.interval_s + delay_s) - ROUNDING)
     if not count:
-        return np.zeros(service_s.shape, dtype=np.int64)
+        return np.zeros(tables_s[0].shape, dtype=np.int64)
     order = np.arange(count)[:, None, None]
-    batches = np.arange(1, service_s.shape[0] + 1)[:, None]
+    batches = np.arange(1, spec.batch_max + 1)[:, None]
     root = (np.sqrt(forecast.noise * forecast.noise + 4 * order) - forecast.noise) / 2
     arrival_s = root * root / forecast.rate_rps
     step_s = (forecast.budget_high_s - forecast.budget_low_s) / max(count - 1, 1)
     deadline_s = arrival_s + (forecast.budget_low_s + step_s * order)
-    settled_s = _settled_s(service_s, forecast)
-    behind_queue_s = clear_s + order // batches * service_s
+    new_s, old_s = (_settled_s(table_s, forecast) for table_s in tables_s)
+    settled_s = np.where(arrival_s + old_s < delay_s, old_s, new_s)
+    at_once_s, as_it_is_s = (
+        clear_s + order // batches * table_s
+        for clear_s, table_s in zip(clears_s, tables_s, strict=True)
+    )
+    behind_queue_s = _resized_s(spec, view, as_it_is_s, at_once_s)
     done_s = np.maximum(behind_queue_s, arrival_s + settled_s) + settled_s
     late: IntArray = np.count_nonzero(done_s > deadline_s, axis=0)
     return late

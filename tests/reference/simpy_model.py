@@ -139,4 +139,5 @@ class Server:
                 late=interval.late,
                 utilisation=interval.busy_s / self._spec.interval_s,
             ),
+            cores_in_force=self._allocation.cores,
         )

@@ -71,7 +71,6 @@ class System:
         self._scenario = scenario
         self._arrivals = ArrivalCursor(requests)
         self._allocation = spec.initial
-        self._expected_end_s: dict[int, float] = {}
         self._interval = 0
         self._history = _History(scenario.network.base_delay_s)
         self._last: IntervalMetrics | None = None
@@ -117,6 +116,10 @@ class System:
             mean_delays_s=np.array(self._history.mean_delays_s, dtype=np.float64),
             bandwidths_bytes_per_s=np.array(self._history.bandwidths, dtype=np.float64),
             last=self._last,
+            cores_in_force=self.worker.in_force[-1][1],
+            pending=tuple(
+                (time_s - self.worker.now(), asked.cores) for time_s, asked in self.worker.pending
+            ),
         )
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
@@ -124,7 +127,8 @@ class System:
         if self.done:
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec)
-        self._resize(allocation)
+        self.worker.resize(allocation)
+        self._allocation = allocation
         self._interval += 1
         until_s = self._interval * self.spec.interval_s
         drive(self.core, self.worker, self._arrivals, allocation.batch, until_s)
@@ -149,23 +153,17 @@ class System:
                 self.core.settle(completion)
         return self.core.counts
 
-    def _resize(self, allocation: Allocation) -> None:
-        now_s, old, new = self.worker.now(), self._allocation.cores, allocation.cores
-        self.worker.resize(allocation)
-        expected = {}
-        for batch_id, (requests, _) in self.core.running.items():
-            left_s = max(0.0, self._planned_end_s(batch_id) - now_s)
-            before_s, after_s = self._latency_s(len(requests), [old, new])
-            expected[batch_id] = now_s + left_s * after_s / before_s
-        self._expected_end_s = expected
-        self._allocation = allocation
-
     def _planned_end_s(self, batch_id: int) -> float:
-        """When the latency model expects a running batch to end."""
-        if batch_id in self._expected_end_s:
-            return self._expected_end_s[batch_id]
+        """When the latency model expects a running batch to end, whatever was resized since."""
         requests, started_s = self.core.running[batch_id]
-        return started_s + self._latency_s(len(requests), [self._allocation.cores])[0]
+        before = [cores for time_s, cores in self.worker.in_force if time_s <= started_s]
+        (latency_s,) = self._latency_s(len(requests), before[-1:])
+        end_s, old = started_s + latency_s, before[-1]
+        for time_s, new in self.worker.in_force[len(before) :]:
+            left_s = max(0.0, end_s - time_s)
+            before_s, after_s = self._latency_s(len(requests), [old, new])
+            end_s, old = time_s + left_s * after_s / before_s, new
+        return end_s
 
     def _latency_s(self, size: int, cores: list[int]) -> list[float]:
         table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)

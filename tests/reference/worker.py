@@ -145,7 +145,10 @@ class SimulatedWorker:
         self._cores = initial.cores
         self._next_id = 0
         self._replicas: list[_Replica] = []
-        self._pending: list[tuple[float, Allocation]] = []
+        self.pending: list[tuple[float, Allocation]] = []
+        """When resizes that were asked for come into force."""
+        self.in_force: list[tuple[float, int]] = [(-math.inf, initial.cores)]
+        """When resizes came into force, and their cores."""
         self._crashed: list[Completion] = []
         self._retired_core_s = 0.0
         self._retired_throttled_s = 0.0
@@ -179,8 +182,8 @@ class SimulatedWorker:
         self._share_cpu()
         event_s = min(self._event_times(), default=float("inf"))
         self._now_s = max(self._now_s, min(until_s, event_s))
-        while self._pending and self._pending[0][0] <= self._now_s:
-            self._apply(self._pending.pop(0)[1])
+        while self.pending and self.pending[0][0] <= self._now_s:
+            self._apply(self.pending.pop(0)[1])
         return self._take_completions()
 
     def wake(self) -> None:
@@ -189,7 +192,7 @@ class SimulatedWorker:
     def resize(self, allocation: Allocation) -> None:
         """Put an allocation in force, after the actuation delay if there is one."""
         if self._actuation_delay_s > 0:
-            self._pending.append((self._now_s + self._actuation_delay_s, allocation))
+            self.pending.append((self._now_s + self._actuation_delay_s, allocation))
         else:
             self._apply(allocation)
 
@@ -257,7 +260,7 @@ class SimulatedWorker:
     def _event_times(self) -> list[float]:
         ends = [r.service.finish_s for r in self._replicas if r.batch is not None]
         ready = [r.ready_s for r in self._replicas if r.ready_s > self._now_s]
-        return ends + ready + [time_s for time_s, _ in self._pending[:1]]
+        return ends + ready + [time_s for time_s, _ in self.pending[:1]]
 
     def _take_completions(self) -> list[Completion]:
         ended = [
@@ -289,6 +292,7 @@ class SimulatedWorker:
     def _apply(self, allocation: Allocation) -> None:
         """Put an allocation in force, as far as the machine has room for it."""
         self._target = allocation
+        self.in_force.append((self._now_s, allocation.cores))
         surplus = len(self._staying) - allocation.replicas
         for replica in sorted(self._staying, key=self._scale_in_order)[: max(0, surplus)]:
             self._drain(replica)

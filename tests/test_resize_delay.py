@@ -1,0 +1,130 @@
+"""A resize that takes its time: what the core does, a view shows, and programs make of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scenarios import STEADY_PROFILE, requests_at
+
+from agents.lookahead import SpongeMPC
+from agents.sponge_ip import SpongeIP
+from agents.sponge_joint import SpongeJoint
+from agents.surprise import Surprise
+from sponge_env.config import Initial, Simulation
+from sponge_env.interfaces import Allocation, Controller
+from sponge_env.latency import LatencyModel
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.system import SimulatedSystem
+
+DELAYED_S = 0.4
+
+
+def delayed(name: str = "paper", *, duration_s: float = 20.0, **simulation: float) -> Scenario:
+    settings = {"actuation_delay_s": DELAYED_S, "noise": 0.0, **simulation}
+    scenario = dataclasses.replace(load_scenario(name), duration_s=duration_s)
+    return dataclasses.replace(scenario, simulation=Simulation(**settings))  # type: ignore[arg-type]
+
+
+def test_the_view_says_what_is_in_force_and_what_is_on_its_way() -> None:
+    system = SimulatedSystem(delayed(actuation_delay_s=1.5), 0)
+    first = system.spec.initial.cores
+    seen = []
+    for cores in (9, 5, 7):
+        system.step(Allocation(cores, 4))
+        view = system.view()
+        seen.append((view.allocation.cores, view.cores_in_force, view.pending))
+    assert seen == [
+        (9, first, ((0.5, 9),)),
+        (5, 9, ((0.5, 5),)),
+        (7, 5, ((0.5, 7),)),
+    ]
+
+
+def test_a_planned_end_is_rescaled_when_the_resize_comes_into_force() -> None:
+    """A worker that is slower than its fit still runs the batch when the intervals end."""
+    fit = LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=4.0, eta_s=0.0)
+    slow = ((40.0, 2.5), (40.0, 2.5))
+    profile = dataclasses.replace(STEADY_PROFILE, latency=fit, latency_s=slow)
+    scenario = dataclasses.replace(delayed(), initial=Initial(1, 1, 1))
+    system = SimulatedSystem(scenario, 0, profile, requests_at((0.0, 99.0)))
+    for cores, expected_end_s in ((1, 4.0), (16, 1.4 + 2.6 / 16), (16, 2.4)):
+        system.step(Allocation(cores, 1))
+        (running,) = system.view().running
+        assert running.expected_end_s == pytest.approx(expected_end_s), cores
+
+
+def in_force_s(scatter: float, seed: int) -> list[float]:
+    """Return how long each of many resizes takes."""
+    scenario = delayed(duration_s=300.0, actuation_scatter=scatter)
+    system = SimulatedSystem(dataclasses.replace(scenario, interval_s=5.0), seed)
+    times_s = []
+    for k in range(60):
+        metrics = system.step(Allocation(8 + k % 2, 4))
+        # 8 and 9 take turns, so the mean tells when the change was
+        share = abs(metrics.cores - (8 + (k + 1) % 2 if k else system.spec.initial.cores))
+        step = 1 if k else abs(8 - system.spec.initial.cores)
+        times_s.append(5.0 * (1.0 - share / step) if step else math.nan)
+    return times_s[1:]
+
+
+def test_delays_scatter_around_the_median_that_controllers_are_told() -> None:
+    exactly = in_force_s(0.0, seed=3)
+    assert exactly == pytest.approx([DELAYED_S] * 59)
+    times_s = np.array(in_force_s(0.5, seed=3))
+    assert np.median(times_s) == pytest.approx(DELAYED_S, rel=0.25)
+    assert np.std(np.log(times_s)) == pytest.approx(0.5, rel=0.25)
+    assert in_force_s(0.5, seed=3) == times_s.tolist()
+    assert in_force_s(0.5, seed=4) != times_s.tolist()
+
+
+def test_no_resize_overtakes_another_and_none_is_lost() -> None:
+    system = SimulatedSystem(
+        delayed(duration_s=60.0, actuation_delay_s=2.0, actuation_scatter=1.0), 1
+    )
+    rng, wanted = np.random.default_rng(0), []
+    for _ in range(60):
+        wanted.append(int(rng.integers(1, 17)))
+        system.step(Allocation(wanted[-1], 4))
+        pending = system.view().pending
+        starts_s = [starts_s for starts_s, _ in pending]
+        assert starts_s == sorted(starts_s)
+        assert all(starts_s > 0 for starts_s in starts_s)
+        on_their_way = [cores for _, cores in pending]
+        assert on_their_way == wanted[len(wanted) - len(on_their_way) :]
+
+
+def cost(controller: Controller, scenario: Scenario, seed: int, told: bool) -> float:
+    """Return core-seconds and, at 15 each, violations of an episode."""
+    system = SimulatedSystem(scenario, seed)
+    if not told:
+        system.spec = dataclasses.replace(system.spec, resize_delay_s=0.0)
+    summary = run_episode(system, controller, Run("a", "s", "sim", seed)).summary
+    return summary.core_seconds + 15 * summary.violations
+
+
+@pytest.mark.parametrize("make", [SpongeIP, SpongeMPC, SpongeJoint])
+def test_programs_that_are_told_of_the_delay_do_better(make: type[Controller]) -> None:
+    scenario = delayed("bursty", duration_s=200.0, actuation_delay_s=1.0)
+    told, not_told = (
+        sum(cost(make(), scenario, seed, told) for seed in range(3)) for told in (True, False)
+    )
+    assert told < 0.9 * not_told
+
+
+def test_surprise_is_what_the_forecast_missed_beyond_chance() -> None:
+    rng = np.random.default_rng(0)
+    steady, swinging, at_once = Surprise(1.0, 0.5), Surprise(1.0, 0.5), Surprise(1.0, 0.0)
+    rate_rps = 20.0
+    for k in range(300):
+        steady.add(float(rng.poisson(20.0)), 20.0)
+        arrived = float(rng.poisson(rate_rps))
+        swinging.add(arrived, rate_rps)
+        at_once.add(arrived, rate_rps)
+        rate_rps = 10.0 if (k // 4) % 2 else 40.0
+    assert steady.variance < 0.02
+    assert swinging.variance > 0.1
+    assert at_once.variance == 0.0
