@@ -25,7 +25,6 @@ from sponge_env.profile import Profile
 from sponge_env.run.unit import shared_workload
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
-from sponge_env.simulation.workload import as_long_as_its_traces
 from sponge_env.spec import scenario_profile
 
 MB = 1e6
@@ -98,7 +97,6 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
     if slo_s > MOST_SLO_S:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
-    played = as_long_as_its_traces(scenario)
     workload = shared_workload(scenario, 0, profile)
     budget_s = workload.deadline_s - workload.arrival_s
     hopeless = np.mean(budget_s < profile.fastest_s(scenario.limits.cores)) if budget_s.size else 0
@@ -107,7 +105,7 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
         yield (
             f"{hopeless:.0%} of the requests are hopeless: {scenario.mean_payload_bytes:.6g} bytes "
             f"take {way_s:.3g} s over the network ({scenario.network.trace}), of slo_s = "
-            f"{played.slo_s:g}; check slo_s, network.payload_bytes and the unit of the bandwidth"
+            f"{scenario.slo_s:g}; check slo_s, network.payload_bytes and the unit of the bandwidth"
         )
 
 
