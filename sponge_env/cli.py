@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,11 +14,19 @@ from typing import Any, NoReturn, get_args
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, SpongeError, unknown
+from sponge_env.formats import RESERVED
+from sponge_env.scenario import says
 
 BAD_INPUT = 2
 """Exit code after bad input."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+DROPPED = (
+    "requests are dropped once their deadline has passed, as by default with recorded traces: by "
+    "deadline, the expired ones would be served first and be most of what is measured (--drop "
+    "none keeps them)"
+)
+"""Says why recorded traces have a drop policy of their own."""
 
 
 def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -86,6 +95,13 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     add("--profile", metavar="P", help=said)
     add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
     add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
+    scaling = parser.add_mutually_exclusive_group()
+    said = "mean rate of the requests instead of the scenario's or the arrival trace's"
+    scaling.add_argument("--rate", type=float, metavar="RPS", help=said)
+    said = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
+    scaling.add_argument("--load", type=float, metavar="SHARE", help=said)
+    said = "none, expired, or late:SECONDS (default: the scenario's; with a trace file expired)"
+    add("--drop", type=drop_policy, metavar="POLICY", help=said)
     said = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=said)
     said = "folder for the results: a new one, or that of a run to go on with"
@@ -102,7 +118,27 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
         changes["network.trace"] = arguments.trace
     if arguments.arrivals:
         changes["arrivals"] = {"kind": "trace", "file": arguments.arrivals}
-    return changes
+    if arguments.rate is not None or arguments.load is not None:
+        changes |= {"arrivals.rate_rps": arguments.rate, "arrivals.load": arguments.load}
+    if drops_by_default(arguments):
+        changes["serving.drop"] = "expired"
+    return changes | (arguments.drop or {})
+
+
+def drops_by_default(arguments: argparse.Namespace) -> bool:
+    """Return whether a trace file is played and nobody says what becomes of late requests."""
+    recorded = arguments.arrivals or arguments.trace not in (None, *RESERVED)
+    return bool(recorded and not arguments.drop and not says(arguments.scenario, "serving", "drop"))
+
+
+def drop_policy(text: str) -> dict[str, Any]:
+    """Return the changes to a scenario that ``none``, ``expired`` or ``late:SECONDS`` means."""
+    kind, _, grace = text.partition(":")
+    with suppress(ValueError):
+        late_by_s = float(grace) if kind == "late" else 0.0
+        if text in ("none", "expired") or 0 < late_by_s < math.inf:
+            return {"serving.drop": kind, "serving.drop_late_by_s": late_by_s}
+    raise argparse.ArgumentTypeError(f"must be none, expired or late:SECONDS, not {text!r}")
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -87,7 +87,7 @@ class Arrivals:
     """Poisson process, equal gaps, Poisson process whose rate jumps among a few states, has
     short peaks, or swings like a day, or a file."""
     rate_rps: float | None = None
-    """Mean rate of the requests sent."""
+    """Mean rate of the requests sent. A trace has its own without this and ``load``."""
     load: float | None = None
     """Mean rate as a fraction of the profile's largest throughput, instead of
     ``rate_rps``."""
@@ -111,7 +111,8 @@ class Arrivals:
     def __post_init__(self) -> None:
         if self.kind == "trace":
             require(self.file is not None, "arrivals.file", self.file, "the path of a trace")
-            require(self.load is None, "arrivals.load", self.load, "left out for a trace")
+            if None not in (self.rate_rps, self.load):
+                raise ConfigError("arrivals of a trace take either rate_rps or load, or neither")
         else:
             if (self.rate_rps is None) == (self.load is None):
                 raise ConfigError("arrivals needs either rate_rps or load")

@@ -20,6 +20,15 @@ def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) 
 
     Its ``name`` is the file's if it says none; its folder is returned with it.
     """
+    data, path = read_toml(kind, name_or_path, shipped)
+    try:
+        return from_mapping(cls, {"name": path.stem, **data}), path.parent
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_toml(kind: str, name_or_path: str | Path, shipped: Path) -> tuple[dict[str, Any], Path]:
+    """Return what such a file says itself, and where it is."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         files = {file.stem: file for file in shipped.glob("*.toml")}
@@ -27,14 +36,11 @@ def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) 
             raise ConfigError(unknown(kind, str(name_or_path), files))
         path = files[str(name_or_path)]
     try:
-        data = tomllib.loads(path.read_text())
-        return from_mapping(cls, {"name": path.stem, **data}), path.parent
+        return tomllib.loads(path.read_text()), path
     except FileNotFoundError:
         raise ConfigError(f"there is no {kind} file {str(path)!r}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML {kind}: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def beside(folder: Path, name: str) -> str:

@@ -27,7 +27,7 @@ from sponge_env.config import (
     require,
 )
 from sponge_env.installation import data_folder
-from sponge_env.mapping import beside, load_toml
+from sponge_env.mapping import beside, load_toml, read_toml
 
 SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
@@ -135,3 +135,9 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
         arrivals=dataclasses.replace(arrivals, file=file),
         network=dataclasses.replace(network, trace=beside(folder, network.trace)),
     )
+
+
+def says(name_or_path: str | Path, table: str, key: str) -> bool:
+    """Return whether a scenario's file sets a key itself."""
+    data, _ = read_toml("scenario", name_or_path, SCENARIO_DIR)
+    return key in data.get(table, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ import evaluate
 import train
 from agents.policy import save_policy
 from sponge_env import calibrate
+from sponge_env.profile import load_profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.run.suite import changed
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.simulation.traffic import rate_rps
 
 REQUIRED_KEYS = {
     "agent",
@@ -185,6 +190,72 @@ def test_own_traces_replace_the_scenario_s() -> None:
     assert np.allclose(np.diff(requests["sent_s"]), 0.1)
 
 
+STEADY = "time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n"
+
+
+def evaluated(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[Scenario, str, str]:
+    """Evaluate; return the scenario that was played, and what was printed and warned of."""
+    argv = f"--agent static-8 --duration 5 --run-dir run {line}".split()
+    assert evaluate.main(argv) == 0
+    definition = json.loads(Path("run/run.json").read_text())["definition"]
+    (group,) = definition["cells"]
+    (name,) = group["scenarios"]
+    shutil.rmtree("run")
+    captured = capsys.readouterr()
+    return changed(load_scenario(name), group["changes"]), captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("line", "drop"),
+    [
+        ("", "none"),
+        ("--scenario deep-fade", "expired"),
+        ("--trace none", "none"),
+        ("--trace steady.csv", "expired"),
+        ("--arrivals arrivals-day-600s", "expired"),
+        ("--trace steady.csv --scenario keeps.toml", "none"),
+        ("--trace steady.csv --drop none", "none"),
+        ("--drop late:0.25", "late"),
+    ],
+)
+def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
+    line: str, drop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("steady.csv").write_text(STEADY)
+    Path("keeps.toml").write_text("[serving]\ndrop = 'none'\n")
+    scenario, printed, _ = evaluated(line, capsys)
+    assert scenario.serving.drop == drop
+    assert scenario.serving.drop_late_by_s == (0.25 if drop == "late" else 0.0)
+    by_default = drop == "expired" and "--scenario" not in line
+    assert ("as by default with recorded traces" in printed) == by_default
+
+
+@pytest.mark.parametrize("arrivals", ["", "--arrivals arrivals-day-600s"])
+def test_the_rate_can_be_set(arrivals: str, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = load_profile("yolov5s")
+    scenario, _, _ = evaluated(f"--rate 7 {arrivals}", capsys)
+    assert rate_rps(scenario, profile) == 7.0
+    scenario, _, _ = evaluated(f"--load 0.5 {arrivals}", capsys)
+    assert rate_rps(scenario, profile) == 0.5 * profile.capacity_rps(16, 16)
+    assert scenario.arrivals.kind == ("trace" if arrivals else "constant")
+
+
+def test_files_are_described_and_a_load_that_nothing_can_serve_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("steady.csv").write_text(STEADY)
+    Path("load").write_text("150\n176\n" * 5)
+    _, printed, warned = evaluated("--trace steady.csv --arrivals load", capsys)
+    assert printed.count("\nread ") == 2
+    assert "2 samples over 2 s, mean 2 MB/s (2 to 2)\n" in printed
+    assert "1630 requests over 10 s, mean 163 requests/s (150 to 176 in a second)\n" in printed
+    sentence = "warning: load has 160.4 requests/s, more than the 30.4 that yolov5s can serve"
+    assert warned.count(sentence) == 1
+    assert "--load 0.6 or --rate 18.3 scales it" in warned
+    _, _, warned = evaluated("--trace steady.csv --arrivals load --load 0.6", capsys)
+    assert "warning" not in warned
+
+
 def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--agent", "ppo", "--steps", "1024", "--envs", "2", "--run-dir", "runs/mine"]
     assert train.main(argv) == 0
@@ -226,6 +297,18 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
         ("--agent static-8 --json .", "cannot write"),
         ("--agent ppo --policy none.safetensors", "there is no policy file 'none.safetensors'"),
+        ("--agent static-8 --drop lat", "must be none, expired or late:SECONDS, not 'lat'"),
+        ("--agent static-8 --drop late:-1", "late:SECONDS, not 'late:-1'"),
+        ("--agent static-8 --rate 0", r"arrivals.rate_rps must be a number above 0, not 0\.0"),
+        ("--agent static-8 --load nan", "arrivals.load must be a number above 0, not nan"),
+        ("--agent static-8 --load 1 --rate 2", "--rate: not allowed with argument --load"),
+        ("--agent static-8 --traces .", "--traces needs --suite"),
+        ("--suite quick --rate 2", "--rate does not go with --suite"),
+        ("--suite quick --traces .", "suite 'quick' takes no traces; choose --suite real"),
+        ("--suite real", "suite 'real' needs --traces, a folder of trace files"),
+        ("--suite real --traces nowhere", "must be a folder of trace files, not 'nowhere'"),
+        ("--suite real --traces .", "there is no trace for suite 'real' in '.'"),
+        ("--suite real --traces . --trace x", "--trace does not go with --suite"),
         ("--agent static-8 --scenario local", "python -m sponge_env.calibrate"),
         ("", "the following arguments are required: --agent"),
     ],
@@ -246,6 +329,7 @@ def test_bad_arguments_end_with_one_sentence(
         ("--envs 0", "must be a whole number of at least 1"),
         ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
         ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
+        ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
         ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
         ("--backend live --envs 2 --scenario local", "the live system is one environment"),
     ],

@@ -64,6 +64,10 @@ def test_paper_is_the_published_setting() -> None:
         ('name = "a\\n"', r"name must be letters, .* not"),
         ("[arrivals]\nkind = 'poisson'", r"arrivals needs either rate_rps or load"),
         ("[arrivals]\nrate_rps = 1\nload = 1", r"arrivals needs either rate_rps or load"),
+        (
+            "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1",
+            r"arrivals of a trace take either rate_rps or load, or neither",
+        ),
         ("[arrivals]\nkind = 'trace'", r"arrivals\.file must be the path of a trace"),
         ("[arrivals]\nrate_rps = 1\nburst_factors = ['a']", r"burst_factors must be a number"),
         ("[network]\npayload_bytes = -1", r"network\.payload_bytes must be a number of at least 0"),

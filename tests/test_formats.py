@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sponge_env.config import Arrivals, Network
 from sponge_env.errors import TraceError
-from sponge_env.formats import FORMATS, CountTrace, EventTrace, read_arrivals, read_bandwidth
+from sponge_env.formats import (
+    FORMATS,
+    CountTrace,
+    EventTrace,
+    content_of,
+    read_arrivals,
+    read_bandwidth,
+)
 from sponge_env.formats.rows import read_lines
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
@@ -23,7 +31,11 @@ BANDWIDTH = {
     "bandwidth.csv": ([0, 0.5, 2.5], [1e6, 2500000.5, 0], 3.75),
     "ghent.log": ([0, 1, 2.001, 3], [2493100, 2761000, 0, 1954600], 4.0),
     "hsdpa.log": ([0, 1.008, 2.088, 3.088], [250e3, 175e3, 280e3, 0], 4.208),
-    "mahimahi.up": ([0, 0.5], [12000, 10000], 1.25),
+    "mahimahi.up": (
+        [0, 0.05, 0.45, 0.5, 0.55, 0.95, 1, 1.05, 1.2],
+        [90e3, 0, 30e3, 30e3, 0, 60e3, 30e3, 0, 30e3],
+        1.25,
+    ),
     "pensieve": ([0, 0.512, 2.012], [535e3, 250e3, 62500], 3.512),
     "ucc-5g.csv": ([0, 1, 4], [1e6, 3e6, 0], 6.0),
 }
@@ -131,15 +143,74 @@ def test_a_pensieve_trace_takes_as_long_as_in_pensieves_simulator():
     assert workload.arrival_s[0] == pytest.approx(now_s + left_bytes / throughput)
 
 
-@pytest.mark.parametrize("extra_ms", [1, 250, 499])
+@pytest.mark.parametrize("extra_ms", [1, 25, 49])
 def test_a_mahimahi_trace_of_steady_bandwidth_stays_steady(extra_ms, tmp_path):
     path = tmp_path / "steady.up"
-    path.write_text("".join(f"{ms}\n" for ms in range(1, 2001 + extra_ms)))
+    path.write_text("".join(f"{ms}\n" for ms in range(1, 201 + extra_ms)))
     trace = read_bandwidth(path)
-    assert trace.start_s.tolist() == [0, 0.5, 1, 1.5]
+    assert trace.start_s.tolist() == [0, 0.05, 0.1, 0.15]
     assert trace.bandwidth_bytes_per_s == pytest.approx(np.full(4, 1.5e6))
     path.write_text("1\n")
     assert read_bandwidth(path).bandwidth_bytes_per_s.tolist() == [1.5e6]
+
+
+def with_outages_ms(seconds: int) -> NDArray[np.int64]:
+    """Deliveries at 20 Mbit/s, but for outages of 0.1 to 0.4 s every few seconds."""
+    rng, delivery_ms, begins = np.random.default_rng(0), [], 1000.0
+    while begins < 1000 * seconds:
+        ends = begins + rng.uniform(100, 400)
+        delivery_ms.append((begins, ends))
+        begins = ends + rng.exponential(2000)
+    steady_ms = np.arange(1, 1000 * seconds * 5 // 3) * 3 // 5 + 1
+    out = np.any([(a < steady_ms) & (steady_ms < b) for a, b in delivery_ms], axis=0)
+    return steady_ms[~out]
+
+
+def test_a_transfer_over_a_mahimahi_trace_takes_as_long_as_packet_by_packet(tmp_path):
+    delivery_ms, size_bytes = with_outages_ms(120), 300_000
+    path = tmp_path / "lte.up"
+    path.write_text("".join(f"{ms}\n" for ms in delivery_ms))
+    network = Network(str(path), payload_bytes=size_bytes, base_delay_s=0.0)
+    arrivals = Arrivals(kind="constant", rate_rps=19.0)
+    scenario = Scenario("download", duration_s=110.0, arrivals=arrivals, network=network)
+    workload = draw_workload(scenario, load_profile("yolov5s"), seed=0)
+    took_s = workload.arrival_s - workload.sent_s
+    # Packet by packet: each opportunity from the sending on takes one of the 200 packets.
+    first = np.searchsorted(delivery_ms, 1000 * workload.sent_s)
+    packets_s = delivery_ms[first + size_bytes // 1500 - 1] / 1000 - workload.sent_s
+    for q in (0.5, 0.9, 0.99):
+        assert np.quantile(took_s, q) == pytest.approx(np.quantile(packets_s, q), abs=0.01)
+    assert np.sqrt(np.mean((took_s - packets_s) ** 2)) < 0.01
+
+
+def test_numbers_that_only_rise_are_no_requests_per_second(tmp_path):
+    path = tmp_path / "numbers"
+    path.write_text("".join(f"{ms}\n" for ms in range(1, 21)))
+    with pytest.raises(TraceError, match=r"numbers: its 20 numbers rise .*mahimahi.*--trace"):
+        read_arrivals(path)
+    assert content_of(path) == "bandwidth"
+    path.write_text(" ".join(str(count) for count in range(1, 21)))
+    assert content_of(path) == "arrivals"
+    path.write_text("20\n" * 20)
+    assert content_of(path) == "arrivals"
+    path.write_text("".join(f"{count}\n" for count in range(1, 20)))
+    assert read_arrivals(path).per_second.size == 19
+
+
+@pytest.mark.parametrize("name", [*BANDWIDTH, *EVENTS, *COUNTS])
+def test_the_content_of_a_file_is_told_by_reading_it(name):
+    if name != "mahimahi.up":  # too short
+        assert content_of(DATA / name) == ("bandwidth" if name in BANDWIDTH else "arrivals")
+
+
+def test_a_file_that_is_no_trace_of_anything(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("# My traces\nfrom the bus\n")
+    with pytest.raises(TraceError, match=r"README\.md is in no known format: .*'from the bus'"):
+        content_of(path)
+    path.write_text("0 1\n1 -1\n")
+    with pytest.raises(TraceError, match="Mbit/s is negative"):
+        content_of(path)
 
 
 def test_every_format_has_an_example():

@@ -116,6 +116,27 @@ def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
     assert "other seeds" in capsys.readouterr().err
 
 
+def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("traces").mkdir()
+    Path("traces/bus.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3e6\n1,2e6\n")
+    Path("traces/load").write_text("9\n11\n4\n")
+    Path("traces/notes.txt").write_text("see above\n")
+    line = "--suite real --traces traces --agent static-8 --duration 40 --seeds 2 --run-dir run"
+    assert run(f"{line} --jobs 1") == 0
+    printed = capsys.readouterr().out
+    assert "left out: traces/notes.txt is in no known format" in printed
+    assert "as by default with recorded traces" in printed
+    assert printed.count("bus.csv: bandwidth, CSV") == printed.count("load: arrivals, req") == 1
+    assert "load, yolov5s, warm start" in printed
+    assert "beyond" in printed
+    assert set(load_results(Path("run"))["scenario"]) == {"bus.csv", "load"}
+    assert run(line) == 0
+    assert "6 of 6 results are in run already" in capsys.readouterr().out
+    Path("traces/load").write_text("9\n12\n4\n")
+    assert run(line) == 2
+    assert "other cells" in capsys.readouterr().err
+
+
 def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:
     line = "--suite tiny.toml --agent static-8 own_controllers:Fails --run-dir run"
     assert run(f"{line} --jobs 1") == 1

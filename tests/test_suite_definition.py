@@ -19,6 +19,7 @@ from sponge_env.run.suite import (
     load_suite,
     with_agents,
     with_options,
+    with_traces,
 )
 from sponge_env.run.unit import AgentUnit, units
 from sponge_env.scenario import load_scenario
@@ -34,6 +35,11 @@ def suite(**changes: object) -> Suite:
 @pytest.mark.parametrize("name", sorted(path.stem for path in SUITE_DIR.glob("*.toml")))
 def test_every_shipped_suite_can_run(name: str) -> None:
     shipped = load_suite(name)
+    if any(group.traces for group in shipped.cells):
+        folder = Path(__file__).parent / "data" / "traces"
+        loaded = {"arrivals.load": 0.5, "arrivals.rate_rps": None}
+        shipped, left_out = with_traces(shipped, folder, loaded)
+        assert len(cells(shipped)) + len(left_out) == len(list(folder.iterdir()))
     assert shipped.compared_with in shipped.agents
     assert len(units(shipped)) == len(cells(shipped)) * (len(shipped.agents) + len(shipped.bounds))
 
@@ -114,6 +120,53 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
         load_suite("standart")
     with pytest.raises(ConfigError, match="no suite file"):
         load_suite("nowhere.toml")
+
+
+def recorded(**changes: object) -> Suite:
+    both = (CellGroup(("paper",), ("yolov5s",), traces=kind) for kind in ("bandwidth", "arrivals"))
+    return suite(cells=tuple(both), starts=("cold",), **changes)
+
+
+def test_each_trace_in_a_folder_is_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "my bus.csv").write_text("time_s,bandwidth_bytes_per_s\n0,1e6\n1,2e6\n")
+    (tmp_path / "my_load").write_text("3\n4\n1\n")
+    (tmp_path / "my-bus.csv").write_text("0 1\n1 2\n")
+    (tmp_path / "README.md").write_text("From the bus.\n")
+    (tmp_path / ".hidden").write_text("?")
+    (tmp_path / "folder").mkdir()
+    found, left_out = with_traces(recorded(), tmp_path, {"serving.drop": "expired"})
+    played = {scenario.name: scenario for scenario in cells(found)}
+    assert list(played) == ["my-bus.csv", "my-bus.csv-2", "my_load"]
+    assert played["my-bus.csv"].network.trace == str(tmp_path / "my bus.csv")
+    assert played["my_load"].arrivals.file == str(tmp_path / "my_load")
+    assert played["my_load"].arrivals.rate_rps is None
+    assert {scenario.serving.drop for scenario in played.values()} == {"expired"}
+    (reason,) = left_out
+    assert "README.md is in no known format" in reason
+    with pytest.raises(ConfigError, match="needs --traces"):
+        cells(recorded())
+
+
+def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "40").write_text("40\n")
+    (tmp_path / "20").write_text("20\n")
+    (tmp_path / "200").write_text("200\n")
+    both = recorded(bounds=("vertical", "joint"))
+    work = units(with_traces(both, tmp_path, {})[0])
+    bounds = {(unit.agent, unit.scenario.name) for unit in work if isinstance(unit, BoundUnit)}
+    assert bounds == {("oracle", "20"), ("oracle-joint", "20"), ("oracle-joint", "40")}
+
+
+def test_a_part_of_the_agents_may_run_without_those_that_a_report_features() -> None:
+    chosen = with_agents(suite(featured=("fa2",)), ["static-8"])
+    assert chosen.featured == ()
+
+
+def test_keys_of_one_table_change_together() -> None:
+    late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
+    assert changed(load_scenario("paper"), late).serving.drop_grace_s == 0.5
+    load = changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
+    assert (load.arrivals.kind, load.arrivals.load) == ("constant", 0.5)
 
 
 def test_a_cell_twice_is_refused() -> None:

@@ -38,6 +38,7 @@ PROCESSES = {
     "thinned events": Arrivals(kind="trace", file="arrivals-bursty-600s", rate_rps=7.0),
     "multiplied events": Arrivals(kind="trace", file="arrivals-bursty-600s", rate_rps=53.0),
     "scaled counts": Arrivals(kind="trace", file="arrivals-day-600s", rate_rps=31.5),
+    "loaded counts": Arrivals(kind="trace", file="arrivals-day-600s", load=0.9),
 }
 
 
@@ -284,6 +285,10 @@ def test_rate():
     limits = loaded.limits
     assert rate_rps(loaded, PROFILE) == 0.4 * PROFILE.capacity_rps(limits.batch, limits.cores)
     assert rate_rps(scenario(PROCESSES["scaled counts"]), PROFILE) == 31.5
+    loaded = scenario(PROCESSES["loaded counts"])
+    assert rate_rps(loaded, PROFILE) == 0.9 * PROFILE.capacity_rps(limits.batch, limits.cores)
+    sent = draw_times_s(PROCESSES["loaded counts"], 500.0).size
+    assert sent / 500.0 == pytest.approx(rate_rps(loaded, PROFILE), rel=0.03)
     for name in ("shipped events", "shipped counts"):
         times_s = draw_times_s(PROCESSES[name], 60.0)
         assert rate_rps(scenario(PROCESSES[name]), PROFILE) == pytest.approx(times_s.size / 60)

@@ -19,6 +19,7 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.files import write_json
 from sponge_env.installation import require_extra
+from sponge_env.run.notices import announce
 from sponge_env.run.store import describe, new_folder
 from sponge_env.run.suite import changed
 from sponge_env.run.unit import check_scenario
@@ -107,6 +108,8 @@ def train(argv: Sequence[str]) -> int:
     if arguments.resume is not None:
         check_checkpoint(arguments.resume, plan)
     config = learn_config(arguments.agent, options.get("x", {}), arguments.resume)
+    for line in [cli.DROPPED] * cli.drops_by_default(arguments) + announce(plan.scenarios):
+        sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
     sys.stdout.write(f"{arguments.agent} learns {names} ({profile.name})\n")
     settings = {key: str(value) for key, value in vars(arguments).items()}

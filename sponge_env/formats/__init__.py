@@ -16,8 +16,8 @@ from sponge_env.formats.rows import Line, read_lines, shown
 from sponge_env.scenario import SCENARIO_DIR
 
 __all__ = [
-    "FORMATS", "RESERVED", "TRACE_DIR", "BandwidthTrace", "CountTrace", "EventTrace",
-    "find_trace", "read_arrivals", "read_bandwidth",
+    "FORMATS", "RESERVED", "TRACE_DIR", "BandwidthTrace", "Content", "CountTrace", "EventTrace",
+    "content_of", "find_trace", "format_of", "read_arrivals", "read_bandwidth",
 ]  # fmt: skip
 
 TRACE_DIR = SCENARIO_DIR.parent
@@ -37,12 +37,35 @@ def read_bandwidth(name: str | Path) -> BandwidthTrace:
 
     TraceError if the file cannot be read, is in no such format, or a line is bad.
     """
-    return cast(BandwidthTrace, _read(name, "bandwidth"))
+    return cast(BandwidthTrace, _read(name, "bandwidth")[1])
 
 
 def read_arrivals(name: str | Path) -> EventTrace | CountTrace:
     """Read an arrival trace, in the same way."""
-    return cast(EventTrace | CountTrace, _read(name, "arrivals"))
+    return cast(EventTrace | CountTrace, _read(name, "arrivals")[1])
+
+
+def format_of(name: str | Path, content: Content) -> str:
+    """Return the name of the format in which such a trace is read."""
+    return _read(name, content)[0]
+
+
+def content_of(path: Path) -> Content:
+    """Tell what a trace file is of by reading it; TraceError if it is no trace."""
+    lines = read_lines(path)
+    errors = []
+    # Arrivals first: numbers in one column are theirs unless they only rise, as mahimahi's do.
+    order: tuple[Content, ...] = ("arrivals", "bandwidth")
+    for content in order:
+        if any(known.matches(lines) for known in FORMATS[content]):
+            try:
+                _read(path, content)
+                return content
+            except TraceError as error:
+                errors.append(error)
+    first = shown(lines[0].text)
+    unknown_format = TraceError(f"{path} is in no known format: its first line is {first}")
+    raise errors[0] if errors else unknown_format
 
 
 def find_trace(name: str | Path, content: Content) -> Path:
@@ -62,20 +85,23 @@ def find_trace(name: str | Path, content: Content) -> Path:
     return shipped[stem]
 
 
-def _read(name: str | Path, content: Content) -> Any:
+def _read(name: str | Path, content: Content) -> tuple[str, Any]:
     path = find_trace(name, content)
     status = path.stat()
     return _parse(path, content, (status.st_ino, status.st_mtime_ns, status.st_size))
 
 
 @functools.lru_cache(maxsize=16)
-def _parse(path: Path, content: Content, state: tuple[int, ...]) -> Any:
-    """Parse a file once for all episodes, and again when another is there by that name."""
+def _parse(path: Path, content: Content, state: tuple[int, ...]) -> tuple[str, Any]:
+    """Parse a file once for all episodes, and again when another is there by that name.
+
+    Returned is its format's name with the trace.
+    """
     lines = read_lines(path)
     for candidate in FORMATS[content]:
         if candidate.matches(lines):
             try:
-                return candidate.read(lines)
+                return candidate.name, candidate.read(lines)
             except TraceError as error:
                 raise TraceError(f"{path}: {error}") from None
     raise TraceError(f"{path} {_why_not(lines, content)}")

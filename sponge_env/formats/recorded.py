@@ -27,11 +27,13 @@ _COUNT = "requests per second"
 _LONGEST_S = 1e8
 """Three years: no trace is as long, and 1973 as a Unix time."""
 MAHIMAHI_PACKET_BYTES = 1500.0
-MAHIMAHI_BIN_S = 0.5
-"""Deliveries are counted in bins of this width: long against the milliseconds between
-packets, short against the seconds over which bandwidth changes."""
+MAHIMAHI_BIN_MS = 50
+"""Deliveries are counted in bins of this width, by which the end of a transfer can be off.
+Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
 _MAHIMAHI_LONGEST_MS = 1e9
-"""Eleven days; more is a wall clock, and would take as many bins."""
+"""Eleven days; more is a wall clock."""
+_MAHIMAHI_LINES = 20
+"""As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
 _PENSIEVE_MOST_MBIT_PER_S = 1e5
 """No client has a link of 100 Gbit/s; more is in other units."""
 
@@ -159,8 +161,9 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
     """Each line is the millisecond at which 1500 bytes can be delivered.
 
     The last line is also the period after which the trace repeats. A delivery counts
-    towards the bin that ends with it or spans it. What is left of the period beyond whole
-    bins joins the last one: alone it could be 1 ms, in which one packet is 1.5 MB/s.
+    towards the bin that ends with it or spans it. Bins without any are one sample until the
+    next delivery. What is left of the period beyond whole bins joins the last one: alone it
+    could be 1 ms, in which one packet is 1.5 MB/s.
     """
     delivery_ms = rows.column("milliseconds")
     rows.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
@@ -171,15 +174,17 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
         np.diff(delivery_ms, prepend=0.0) >= 0,
         "milliseconds go back (requests per second belong in arrivals.file)",
     )
-    duration_s = float(delivery_ms[-1]) / 1000.0
-    if duration_s == 0.0:
+    end_ms = int(delivery_ms[-1])
+    if end_ms == 0:
         raise rows.error(-1, "the trace ends at 0 ms")
-    count = max(1, int(duration_s / MAHIMAHI_BIN_S))
-    edges_s = np.append(np.arange(count) * MAHIMAHI_BIN_S, duration_s)
-    bins = np.maximum(np.searchsorted(edges_s, delivery_ms / 1000.0, side="left") - 1, 0)
-    packets = np.bincount(bins, minlength=count)
+    last = max(end_ms // MAHIMAHI_BIN_MS - 1, 0)
+    bins = np.clip((delivery_ms.astype(np.int64) - 1) // MAHIMAHI_BIN_MS, 0, last)
+    edges_ms = MAHIMAHI_BIN_MS * np.unique(np.concatenate(([0], bins, bins + 1)))
+    samples = np.searchsorted(edges_ms, bins * MAHIMAHI_BIN_MS)
+    packets = np.bincount(samples, minlength=edges_ms.size - 1)
+    edges_s = np.append(edges_ms[:-1], end_ms) / 1000.0
     bandwidth = packets * MAHIMAHI_PACKET_BYTES / np.diff(edges_s)
-    return BandwidthTrace(edges_s[:-1], bandwidth, duration_s)
+    return BandwidthTrace(edges_s[:-1], bandwidth, float(edges_s[-1]))
 
 
 def _pensieve(rows: Rows) -> BandwidthTrace:
@@ -241,6 +246,20 @@ def _counts(rows: Rows) -> CountTrace:
     per_second = rows.column(_COUNT)
     rows.require(per_second == np.floor(per_second), f"{_COUNT} is not a whole number")
     return CountTrace(per_second)
+
+
+def _counts_in_lines(rows: Rows) -> CountTrace:
+    """Read the same, unless it rises line by line and never falls, as mahimahi's times do."""
+    trace = _counts(rows)
+    first, last = trace.per_second[[0, -1]]
+    never_falls = first < last and np.all(np.diff(trace.per_second) >= 0)
+    if never_falls and trace.per_second.size >= _MAHIMAHI_LINES:
+        raise TraceError(
+            f"its {trace.per_second.size} numbers rise from {first:g} to {last:g} and never fall: "
+            "a mahimahi trace of bandwidth, not arrivals; use it as network.trace (option "
+            "--trace), or put requests per second that only rise on one line"
+        )
+    return trace
 
 
 def _azure_functions(rows: Rows) -> EventTrace:
@@ -309,7 +328,7 @@ FORMATS: Mapping[Content, tuple[Format[Any], ...]] = {
         _with_header(
             "a BurstGPT trace", "Timestamp,Model,Request tokens,Response tokens", _burstgpt
         ),
-        Format("requests per second, one per line", "columns", (_COUNT,), _counts),
+        Format("requests per second, one per line", "columns", (_COUNT,), _counts_in_lines),
         Format("requests per second on one line", "one line", (_COUNT,), _counts),
     ),
 }

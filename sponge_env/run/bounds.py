@@ -17,18 +17,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.config import ControlName
 from sponge_env.console import Progress
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.files import cache_dir, check_writable, replacing, write_json
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import SUITE_DIR, Suite, cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.spec import scenario_profile
 
 if TYPE_CHECKING:
     from sponge_env.run.unit import Recorder
@@ -82,8 +85,22 @@ class BoundUnit:
 
 
 def bound_units(suite: Suite) -> list[BoundUnit]:
-    """Return the bounds that a suite asks for."""
-    return [BoundUnit(kind, cell, suite.seeds) for kind in suite.bounds for cell in cells(suite)]
+    """Return the bounds that a suite asks for, but of cells that are overloaded all the time.
+
+    The search has no end in them, and the least violations say nothing.
+    """
+    asked = product(suite.bounds, cells(suite))
+    return [BoundUnit(kind, cell, suite.seeds) for kind, cell in asked if _in_reach(kind, cell)]
+
+
+def _in_reach(control: ControlName, scenario: Scenario) -> bool:
+    """Return whether the mean rate can be served; what cannot be played says so itself."""
+    try:
+        profile = scenario_profile(scenario)
+        most_rps = capacity_rps(scenario.limits, profile, control == "joint")
+        return rate_rps(scenario, profile) <= most_rps
+    except SpongeError:
+        return True
 
 
 def bound_of(scenario: Scenario, seed: int, control: ControlName) -> tuple[float, ...]:

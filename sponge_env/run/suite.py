@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sponge_env.config import ControlName, Start, require
-from sponge_env.errors import ConfigError, unknown
+from sponge_env.errors import ConfigError, TraceError, unknown
+from sponge_env.formats import content_of
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, from_mapping, load_toml
 from sponge_env.run.registry import known_controllers
@@ -36,6 +37,8 @@ class CellGroup:
     """Profiles that take the place of each scenario's own."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to the scenarios, see :func:`changed`."""
+    traces: Literal["", "bandwidth", "arrivals"] = ""
+    """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,62 @@ def load_suite(name_or_path: str | Path) -> Suite:
     return dataclasses.replace(suite, cells=tuple(groups))
 
 
+def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple[Suite, list[str]]:
+    """Return the suite with a cell for each trace in a folder, and why which files are left out.
+
+    These cells have further changes, and the names of the files.
+    """
+    if not any(group.traces for group in suite.cells):
+        raise ConfigError(f"suite {suite.name!r} takes no traces; choose --suite real")
+    files, left_out = trace_files(folder)
+    groups: list[CellGroup] = []
+    for group in suite.cells:
+        if not group.traces:
+            groups.append(group)
+        for name, path in files.get(group.traces, {}).items():
+            played = _PLAYED[group.traces](str(path))
+            for scenario in group.scenarios:
+                own = name if len(group.scenarios) == 1 else f"{Path(scenario).stem}-{name}"
+                all_changes = {**group.changes, **played, **changes, "name": own}
+                groups.append(CellGroup((scenario,), group.profiles, all_changes))
+    if not groups:
+        why = f": {left_out[0]}" if left_out else ""
+        raise ConfigError(f"there is no trace for suite {suite.name!r} in {str(folder)!r}{why}")
+    return dataclasses.replace(suite, cells=tuple(groups)), left_out
+
+
+_PLAYED: Mapping[str, Callable[[str], dict[str, Any]]] = {
+    "bandwidth": lambda path: {"network.trace": path},
+    "arrivals": lambda path: {"arrivals": {"kind": "trace", "file": path}},
+}
+"""The change to a scenario that plays a file."""
+
+
+def trace_files(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
+    """Return the traces in a folder by content and name, and why the other files are none.
+
+    Hidden files and folders are passed over.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--traces must be a folder of trace files, not {str(folder)!r}")
+    found: dict[str, dict[str, Path]] = {}
+    left_out, taken = [], set[str]()
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        try:
+            content = content_of(path)
+        except TraceError as error:
+            left_out.append(str(error))
+            continue
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name)
+        names = (plain, *(f"{plain}-{number}" for number in range(2, len(taken) + 3)))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        found.setdefault(content, {})[name] = path.absolute()
+    return found, left_out
+
+
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
     """Return the suite with only some agents: its own, registered ones, or ``module:Class``.
 
@@ -122,7 +181,8 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
             raise ConfigError(unknown("agent", name, {*suite.agents, *registered}))
     agents = {name: suite.agents.get(name, AgentEntry()) for name in names}
     reference = suite.reference if suite.reference in agents else ""
-    return dataclasses.replace(suite, agents=agents, reference=reference)
+    featured = tuple(name for name in suite.featured if name in agents)
+    return dataclasses.replace(suite, agents=agents, reference=reference, featured=featured)
 
 
 def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:
@@ -142,6 +202,8 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
     """Return the scenarios of all cells, each of which may be there once."""
     found: dict[str, Scenario] = {}
     for group in suite.cells:
+        if group.traces:
+            raise ConfigError(f"suite {suite.name!r} needs --traces, a folder of trace files")
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
         for scenario, profile, start in product(scenarios, group.profiles, suite.starts):
             cell = dataclasses.replace(scenario, profile=profile, start=start)
@@ -155,14 +217,25 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     """Return a scenario with changes.
 
     They lead from ``table`` or ``key`` to its new value, whole, or from ``"table.key"`` to the
-    new value of one key, which leaves the rest of the table as it is.
+    new value of one key, which leaves the rest of the table as it is. Whole ones come first; keys
+    of one table change together.
     """
+    keys: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
-        table, _, key = path.partition(".")
-        data = {table: {key: value} if key else value}
-        # Parsed within a scenario of defaults, for the checks; only the change is taken.
-        parsed = getattr(from_mapping(Scenario, {"name": scenario.name, **data}), table)
-        if key:
-            parsed = dataclasses.replace(getattr(scenario, table), **{key: getattr(parsed, key)})
-        scenario = dataclasses.replace(scenario, **{table: parsed})
+        table, dot, key = path.partition(".")
+        if dot:
+            keys.setdefault(table, {})[key] = value
+        else:
+            parsed = _parsed(scenario, table, value)
+            scenario = dataclasses.replace(scenario, **{table: parsed})
+    for table, values in keys.items():
+        parsed = _parsed(scenario, table, values)
+        some = {key: getattr(parsed, key) for key in values}
+        some_changed = dataclasses.replace(getattr(scenario, table), **some)
+        scenario = dataclasses.replace(scenario, **{table: some_changed})
     return scenario
+
+
+def _parsed(scenario: Scenario, table: str, value: Any) -> Any:
+    """Parse a change within a scenario of defaults, for the checks."""
+    return getattr(from_mapping(Scenario, {"name": scenario.name, table: value}), table)

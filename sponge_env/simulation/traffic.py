@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import Arrivals
+from sponge_env.config import Arrivals, Limits
 from sponge_env.core import settings as kinds
 from sponge_env.core.records import SAMPLE
 from sponge_env.errors import ConfigError, TraceError
@@ -97,7 +97,8 @@ def _add_arrivals(plan: MemoryPlan, row: Any, scenario: Scenario, rate: float) -
         outside_rps = rate / (1.0 + (arrivals.flash_factor - 1.0) * share)
         rates_rps = [outside_rps, outside_rps * arrivals.flash_factor, outside_rps]
     elif arrivals.kind == "trace":
-        _add_recorded(plan, row, read_arrivals(str(arrivals.file)), duration_s, arrivals)
+        scaled = None if arrivals.rate_rps is arrivals.load is None else rate
+        _add_recorded(plan, row, read_arrivals(str(arrivals.file)), duration_s, arrivals, scaled)
     if rates_rps:
         row["states"], row["rates_at"] = len(rates_rps), plan.numbers.add(rates_rps)
 
@@ -108,6 +109,7 @@ def _add_recorded(
     trace: EventTrace | CountTrace,
     duration_s: float,
     arrivals: Arrivals,
+    rate: float | None,
 ) -> None:
     """Add arrivals as groups of requests that lie anywhere in a stretch of time.
 
@@ -117,7 +119,6 @@ def _add_recorded(
     its time, further ones lie anywhere before the next request.
     """
     start_s: NDArray[Any]
-    rate = arrivals.rate_rps
     if isinstance(trace, EventTrace):
         start_s = trace.recorded_s(duration_s)
         length_s = np.diff(start_s, append=duration_s)
@@ -148,17 +149,28 @@ def rate_rps(scenario: Scenario, profile: Profile) -> float:
     if arrivals.rate_rps is not None:
         rate = arrivals.rate_rps
     elif arrivals.load is not None:
-        rate = arrivals.load * profile.capacity_rps(limits.batch, limits.cores)
+        rate = arrivals.load * capacity_rps(limits, profile, joint=False)
     else:
         rate = read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
     if rate * scenario.duration_s > MOST_REQUESTS:
         source = arrivals.file if arrivals.kind == "trace" else scenario.name
         raise ConfigError(
             f"{source} has {rate * scenario.duration_s:.3g} requests in {scenario.duration_s:g} s, "
-            f"more than the {MOST_REQUESTS} that an episode can; set a lower arrivals.rate_rps, "
-            "which thins a trace as well"
+            f"more than the {MOST_REQUESTS} that an episode can; set a lower arrivals.rate_rps "
+            "(option --rate), which thins a trace as well"
         )
     return rate
+
+
+def capacity_rps(limits: Limits, profile: Profile, joint: bool) -> float:
+    """Return the largest throughput of one replica, or of as many as the machine has room for."""
+    if not joint:
+        return profile.capacity_rps(limits.batch, limits.cores)
+    return max(
+        min(limits.replicas, limits.machine_cores // cores)
+        * profile.capacity_rps(limits.batch, cores)
+        for cores in range(1, limits.cores + 1)
+    )
 
 
 def nothing_sent(arrivals: Arrivals, duration_s: float) -> TraceError:

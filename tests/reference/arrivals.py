@@ -26,10 +26,11 @@ def send_times_s(
 ) -> FloatArray:
     """Return when requests are sent: (n,) ascending, from 0 until just before ``duration_s``.
 
-    Kind ``trace`` keeps its own rate unless ``arrivals`` sets one.
+    Kind ``trace`` keeps its own rate unless ``arrivals`` sets one or a load.
     """
     if arrivals.kind == "trace":
-        return recorded_trace(arrivals).send_times_s(duration_s, arrivals.rate_rps, rng)
+        own = arrivals.rate_rps is None and arrivals.load is None
+        return recorded_trace(arrivals).send_times_s(duration_s, None if own else rate_rps, rng)
     if arrivals.kind == "poisson":
         return poisson_s(rate_rps, duration_s, rng)
     if arrivals.kind == "constant":

@@ -1,0 +1,149 @@
+"""What was read for scenarios, in a line for each file, and what of them looks absurd.
+
+``traces/README.md`` lists what is warned of.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from sponge_env.errors import SpongeError
+from sponge_env.formats import (
+    RESERVED,
+    BandwidthTrace,
+    CountTrace,
+    EventTrace,
+    find_trace,
+    format_of,
+    read_arrivals,
+    read_bandwidth,
+)
+from sponge_env.profile import Profile
+from sponge_env.run.unit import shared_workload
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.spec import scenario_profile
+
+MB = 1e6
+LEAST_MB_PER_S, MOST_MB_PER_S = 0.01, 1000.0
+"""Mean bandwidths of any network that serves."""
+MOST_APART_S = 30.0
+"""Median time between the samples of a bandwidth trace."""
+LEAST_RPS = 0.1
+"""Mean rate below which an episode says little."""
+MOST_SLO_S = 60.0
+"""Longest objective of a request that somebody waits for."""
+MOST_HOPELESS = 0.9
+"""Share of the requests that nobody can answer in time."""
+FEW = 10
+"""Samples or requests below which a file was written by hand."""
+
+
+def announce(scenarios: Sequence[Scenario]) -> list[str]:
+    """Warn of what is absurd on standard error; return a line for each file that is read.
+
+    What is the same in several scenarios is said once. A scenario that cannot be played is
+    left to say so itself.
+    """
+    read, warned = dict[str, None](), dict[str, None]()
+    for scenario in scenarios:
+        try:
+            read |= dict.fromkeys(files_read(scenario))
+            warned |= dict.fromkeys(warnings(scenario, scenario_profile(scenario)))
+        except SpongeError:
+            continue
+    for warning in warned:
+        sys.stderr.write(f"warning: {warning}\n")
+    return list(read)
+
+
+def files_read(scenario: Scenario) -> Iterator[str]:
+    """Describe each trace file that a scenario plays: format, samples, duration, mean, range."""
+    if (name := scenario.network.trace) not in RESERVED:
+        bandwidth = read_bandwidth(name)
+        values = bandwidth.bandwidth_bytes_per_s / MB
+        yield (
+            f"read {find_trace(name, 'bandwidth')}: bandwidth, {format_of(name, 'bandwidth')}; "
+            f"{values.size} samples over {bandwidth.duration_s:.6g} s, mean "
+            f"{bandwidth.mean_bytes_per_s / MB:.3g} MB/s ({values.min():.3g} to {values.max():.3g})"
+        )
+    if scenario.arrivals.kind == "trace":
+        file = str(scenario.arrivals.file)
+        arrivals = read_arrivals(file)
+        count, (least, most) = _requests(arrivals)
+        yield (
+            f"read {find_trace(file, 'arrivals')}: arrivals, {format_of(file, 'arrivals')}; "
+            f"{count:.9g} requests over {arrivals.period_s:.6g} s, mean "
+            f"{count / arrivals.period_s:.3g} requests/s ({least:.6g} to {most:.6g} in a second)"
+        )
+
+
+def _requests(trace: EventTrace | CountTrace) -> tuple[float, tuple[float, float]]:
+    """Return the number of requests, and the fewest and the most of them in one second."""
+    if isinstance(trace, CountTrace):
+        return float(trace.per_second.sum()), (trace.per_second.min(), trace.per_second.max())
+    seconds, counts = np.unique(np.floor(trace.time_s), return_counts=True)
+    quiet = seconds.size < np.floor(trace.time_s[-1]) + 1
+    return trace.time_s.size, (0 if quiet else counts.min(), counts.max())
+
+
+def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
+    """Say what of a scenario can hardly be meant, and what to do about it."""
+    yield from _of_the_network(scenario)
+    yield from _of_arrivals(scenario, profile)
+    slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
+    if slo_s > MOST_SLO_S:
+        yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
+    workload = shared_workload(scenario, 0, profile)
+    budget_s = workload.deadline_s - workload.arrival_s
+    hopeless = np.mean(budget_s < profile.fastest_s(scenario.limits.cores)) if budget_s.size else 0
+    if hopeless > MOST_HOPELESS:
+        way_s = float(np.median(workload.arrival_s - workload.sent_s))
+        yield (
+            f"{hopeless:.0%} of the requests are hopeless: {scenario.mean_payload_bytes:.6g} bytes "
+            f"take {way_s:.3g} s over the network ({scenario.network.trace}), of slo_s = "
+            f"{scenario.slo_s:g}; check slo_s, network.payload_bytes and the unit of the bandwidth"
+        )
+
+
+def _of_the_network(scenario: Scenario) -> Iterator[str]:
+    if (name := scenario.network.trace) in RESERVED:
+        return
+    trace: BandwidthTrace = read_bandwidth(name)
+    mean = trace.mean_bytes_per_s / MB
+    if not LEAST_MB_PER_S <= mean <= MOST_MB_PER_S:
+        yield (
+            f"{name} has a mean bandwidth of {mean:.3g} MB/s: is its unit the one that its format "
+            f"({format_of(name, 'bandwidth')}) has?"
+        )
+    apart_s = float(np.median(np.diff(trace.start_s))) if trace.start_s.size >= FEW else 0.0
+    if apart_s > MOST_APART_S:
+        yield (
+            f"{name} has a sample every {apart_s:.6g} s: its times are in seconds, not in "
+            "milliseconds"
+        )
+
+
+def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
+    arrivals = scenario.arrivals
+    source, unit = f"scenario {scenario.name}", ""
+    if arrivals.kind == "trace":
+        source, unit = str(arrivals.file), "; its times are in seconds, not in milliseconds"
+        trace = read_arrivals(source)
+        times_s = trace.time_s if isinstance(trace, EventTrace) else np.zeros(0)
+        if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
+            yield f"{source} has whole numbers only{unit}"
+    rate = rate_rps(scenario, profile)
+    if rate < LEAST_RPS:
+        yield f"{source} has one request in {1 / rate:.3g} s{unit}; --rate or --load scales it"
+    one_rps, all_rps = (capacity_rps(scenario.limits, profile, joint) for joint in (False, True))
+    if rate > one_rps:
+        cores, machine = scenario.limits.cores, scenario.limits.machine_cores
+        yield (
+            f"{source} has {rate:.4g} requests/s, more than the {one_rps:.3g} that {profile.name} "
+            f"can serve in one replica of {cores} cores (in replicas on {machine} cores: "
+            f"{all_rps:.3g}); --load 0.6 or --rate {0.6 * one_rps:.3g} scales it"
+        )

@@ -1,0 +1,121 @@
+"""What is said of trace files, and what is warned of: never of what ships."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sponge_env.config import Arrivals, Network
+from sponge_env.formats import TRACE_DIR
+from sponge_env.profile import load_profile
+from sponge_env.run.notices import announce, files_read, warnings
+from sponge_env.run.suite import cells, load_suite
+from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
+
+PROFILES = ("yolov5s", "resnet18", "lite0")
+CSV = "time_s,bandwidth_bytes_per_s\n"
+
+
+def short(**changes: object) -> Scenario:
+    fields = {"duration_s": 20.0, "arrivals": Arrivals("constant", 10.0), **changes}
+    return Scenario("short", **fields)  # type: ignore[arg-type]
+
+
+def warned(scenario: Scenario) -> list[str]:
+    return list(warnings(scenario, load_profile("yolov5s")))
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda path: path.stem)
+def test_no_shipped_scenario_is_warned_of(path: Path) -> None:
+    scenario = load_scenario(path)
+    # Those for this machine's worker are for a profile like lite0; the paper's rates are absolute.
+    local, absolute = scenario.profile == "local", scenario.arrivals.rate_rps is not None
+    for name in ("lite0",) if local else ("yolov5s",) if absolute else PROFILES:
+        assert not list(warnings(replace(scenario, profile=name), load_profile(name)))
+
+
+@pytest.mark.parametrize("name", ["quick", "standard"])
+def test_no_cell_of_a_shipped_suite_is_warned_of(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert announce(cells(replace(load_suite(name), starts=("cold",)))) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_no_shipped_trace_is_warned_of() -> None:
+    for path in TRACE_DIR.glob("*.csv"):
+        if path.stem.startswith("arrivals-"):
+            assert not warned(short(arrivals=Arrivals("trace", file=str(path))))
+        else:
+            assert not warned(short(network=Network(path.stem)))
+
+
+def test_a_file_is_described_once_however_many_scenarios_play_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "arrivals"
+    path.write_text("arrival_s\n0.5\n0.75\n3.5\n")
+    one = short(arrivals=Arrivals("trace", file=str(path)))
+    assert announce([one, replace(one, start="warm", warmup_s=1.0)]) == [
+        f"read {path}: arrivals, CSV arrival_s; "
+        "3 requests over 5 s, mean 0.6 requests/s (0 to 2 in a second)"
+    ]
+    assert announce([replace(one, duration_s=1e9)]) != [], "what cannot be played says so itself"
+    assert capsys.readouterr().err == ""
+
+
+def test_range_and_mean_of_bandwidth(tmp_path: Path) -> None:
+    path = tmp_path / "bandwidth"
+    path.write_text(CSV + "0,1e6\n1,4e6\n4,1e6\n")
+    (line,) = files_read(short(network=Network(str(path))))
+    assert line.endswith("3 samples over 6 s, mean 2.5 MB/s (1 to 4)")
+
+
+@pytest.mark.parametrize(
+    ("step_s", "bytes_per_s", "sentence"),
+    [
+        (1000.0, 3e6, "has a sample every 1000 s: its times are in seconds, not in milliseconds"),
+        (1.0, 3.5, "has a mean bandwidth of 3.5e-06 MB/s"),
+        (1.0, 5e9, "has a mean bandwidth of 5e+03 MB/s"),
+        (1.0, 28_000.0, "100% of the requests are hopeless: 300000 bytes take 10.7 s"),
+    ],
+)
+def test_bandwidth_in_other_units(
+    step_s: float, bytes_per_s: float, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bandwidth"
+    path.write_text(CSV + "".join(f"{step_s * i},{bytes_per_s}\n" for i in range(20)))
+    assert sentence in " | ".join(warned(short(network=Network(str(path)))))
+
+
+@pytest.mark.parametrize(
+    ("times_s", "sentence"),
+    [
+        (50 * np.arange(100), "has whole numbers only; its times are in seconds, not in milli"),
+        (50.5 * np.arange(100), "has one request in 50 s; its times are in seconds, not in"),
+        (60.25 * np.arange(5), "has one request in 60 s"),
+    ],
+)
+def test_arrivals_in_milliseconds(times_s: np.ndarray, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "arrivals"
+    path.write_text("arrival_s\n" + "".join(f"{time_s}\n" for time_s in times_s))
+    arrivals = Arrivals("trace", file=str(path))
+    assert sentence in " | ".join(warned(short(arrivals=arrivals, duration_s=600.0)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arrivals": Arrivals(rate_rps=1 / 60)}, "scenario short has one request in 60 s; --rate"),
+        ({"arrivals": Arrivals(rate_rps=40.0)}, "has 40 requests/s, more than the 30.4 that"),
+        ({"slo_s": 500.0}, "slo_s = 500 is over a minute"),
+        ({"slo_s": 0.01}, "100% of the requests are hopeless"),
+        ({"network": Network(payload_bytes=3e8)}, "100% of the requests are hopeless: 3e+08 bytes"),
+    ],
+)
+def test_a_scenario_that_can_hardly_be_meant(changes: dict[str, object], sentence: str) -> None:
+    (warning,) = warned(short(**{"duration_s": 120.0, **changes}))
+    assert sentence in warning
