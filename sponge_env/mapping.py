@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sponge_env.errors import ConfigError, unknown
+from sponge_env.files import parsed, read_text
 
 T = TypeVar("T")
 
@@ -27,14 +28,14 @@ def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) 
             raise ConfigError(unknown(kind, str(name_or_path), files))
         path = files[str(name_or_path)]
     try:
-        data = tomllib.loads(path.read_text())
+        data = parsed(tomllib.loads, read_text(path))
         return from_mapping(cls, {"name": path.stem, **data}), path.parent
     except FileNotFoundError:
         raise ConfigError(f"there is no {kind} file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML {kind}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a TOML {kind}: {error}") from error
 
 
 def beside(folder: Path, name: str) -> str:
