@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -37,6 +38,8 @@ def runtime_dir() -> Path:
     own = f"sponge-env-{os.getuid()}"
     path = Path(base) / "sponge-env" if base else Path(tempfile.gettempdir()) / own
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.getuid():  # anybody may make a folder among temporary ones
+        raise PermissionError(errno.EPERM, "it is somebody else's folder", str(path))
     return path
 
 

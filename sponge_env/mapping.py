@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 import types
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) 
 
 def beside(folder: Path, name: str) -> str:
     """Make a file name absolute where such a file lies in a folder."""
-    return str((folder / name).resolve()) if (folder / name).is_file() else name
+    return str((folder / name).resolve()) if os.path.isfile(folder / name) else name
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:

@@ -14,6 +14,7 @@ from sponge_env.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.register_profile("explore", max_examples=1000, deadline=None)
+settings.register_profile("fuzz", max_examples=100_000 // 8, database=None, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # A shell's background jobs ignore it, and so would every process that a test interrupts.

@@ -193,11 +193,13 @@ class Fleet:
             try:
                 replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
             except WorkerError as error:
-                self._refused_at_s = launched_s
                 if not self.members:
                     raise
-                LOG.warning("going on with %d replicas: %s", len(self.members), error)
+                if self._refused_at_s == -math.inf:  # once, until it does
+                    LOG.warning("going on with %d replicas: %s", len(self.members), error)
+                self._refused_at_s = launched_s
                 return
+            self._refused_at_s = -math.inf
             self._next_id += 1
             self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
             self._selector.register(replica, selectors.EVENT_READ, self.members[-1])

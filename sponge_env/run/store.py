@@ -25,6 +25,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -96,7 +97,7 @@ def scenario_fingerprint(scenario: Scenario) -> str:
 
 def of_file(value: Any) -> Any:
     """Return what stands for the content of a file; any other value as it is."""
-    if isinstance(value, str | Path) and Path(value).is_file():
+    if isinstance(value, str | Path) and os.path.isfile(value):
         return hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return value
 
@@ -272,7 +273,7 @@ def _what_is_wrong(file: Path, result: Mapping[str, Any]) -> str:
         return "it does not say whether it is complete"
     episodes, bounds = _list(result, "episodes"), _list(result, "bounds")
     for name, found in (("episodes", episodes), ("bounds", bounds)):
-        if found != list(result.get(name, [])):
+        if found != result.get(name, []):
             return f"{name} are no list of tables"
     for each in episodes:
         if unfit := [f.name for f in fields(EpisodeMetrics) if not _fits(each[f.name], f.type)]:
@@ -299,7 +300,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def _are_quantiles(values: Any, episodes: int) -> bool:
     """Tell whether values are those of the latency of so many episodes."""
     try:
-        shape = np.array(values, np.float64).shape
+        shape: tuple[int, ...] = np.array(values, np.float64).shape
     except (TypeError, ValueError):
         return False
     wanted = (episodes, QUANTILES + 1) if episodes else (0,)
