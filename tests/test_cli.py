@@ -129,7 +129,10 @@ def test_a_failure_keeps_the_episodes_before_it(
     argv = "--agent static-8 broken:Broken --duration 5 --run-dir run --json out.json".split()
     assert evaluate.main(argv) == 2
     assert capsys.readouterr().err.endswith("error: it broke\n")
-    assert [s["agent"] for s in json.loads(Path("out.json").read_text())] == ["static-8"]
+    assert [s["agent"] for s in json.loads(Path("out.json").read_text())] == [
+        "static-8",
+        "broken:Broken",
+    ]
     kept = json.loads(Path("run/results/broken:Broken/paper+yolov5s+cold.json").read_text())
     assert kept["error"] == {"type": "WorkerError", "message": "it broke"}
     (summary,) = kept["episodes"]

@@ -195,8 +195,9 @@ class Fleet:
             except WorkerError as error:
                 if not self.members:
                     raise
-                if self._refused_at_s == -math.inf:  # once, until it does
-                    LOG.warning("going on with %d replicas: %s", len(self.members), error)
+                if self._refused_at_s == -math.inf:  # once, until one starts
+                    # as text: who keeps an error keeps the memory that it came through
+                    LOG.warning("going on with %d replicas: %s", len(self.members), str(error))
                 self._refused_at_s = launched_s
                 return
             self._refused_at_s = -math.inf

@@ -83,9 +83,9 @@ def markdown(table: Table) -> str:
 
 
 def plain(text: str) -> str:
-    """Write text in Markdown, in one line, so that nothing in it is taken for markup."""
+    """Write text in one line of Markdown, without HTML, links and ends of table cells in it."""
     text = " ".join(text.split("\n")).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"[|`]|(?<=\])\(", r"\\\g<0>", text)
+    return re.sub(r"[|]|(?<=\])\(", r"\\\g<0>", text)
 
 
 def code(text: str) -> str:

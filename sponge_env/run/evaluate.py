@@ -221,9 +221,9 @@ def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Name
     for unit in work:
         kept = store.kept(unit)
         for episode in kept.get("episodes", ()):
-            if not (kept["error"] and episode["partial"]):
-                summaries.append(from_summary(episode))
-                file = store.file("intervals", unit, f"-seed{episode['seed']}.parquet")
+            summaries.append(from_summary(episode))
+            file = store.file("intervals", unit, f"-seed{episode['seed']}.parquet")
+            if file.is_file():  # the disk may have been full
                 first.setdefault(unit.agent, file)
     if not summaries:
         return

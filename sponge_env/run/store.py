@@ -294,7 +294,7 @@ def _fits(value: Any, kind: Any) -> bool:
     """Tell whether a value of a file is of a metric's type; None stands for no number."""
     if kind == "float":
         return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    return type(value).__name__ == kind
+    return bool(type(value).__name__ == kind)
 
 
 def _are_quantiles(values: Any, episodes: int) -> bool:
