@@ -72,7 +72,7 @@ def load_tuned(path: Path) -> dict[str, dict[str, Any]]:
         data = parsed(json.loads, read_text(path))
         runs, agents = dict(data["runs"]), dict(data["agents"])
         found = [entry for agent in agents.values() for entry in agent["cells"].values()]
-        good = all(isinstance(e["options"], dict) and e["run"] in runs for e in found)
+        good = all(isinstance(e.get("options", {}), dict) and e["run"] in runs for e in found)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         good = False
     if not good:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2.filters import do_mark_safe
 from matplotlib.figure import Figure
 
 from sponge_env.console import Progress
@@ -250,7 +250,7 @@ def around(path: Path) -> tuple[str, str]:
 
 
 def _in_markdown(value: object) -> object:
-    return value if isinstance(value, Markup) else plain(str(value))
+    return value if hasattr(value, "__html__") else plain(str(value))  # marked as safe
 
 
 def _rendered(template: str, **values: object) -> str:
@@ -264,7 +264,7 @@ def _rendered(template: str, **values: object) -> str:
         autoescape=in_html, finalize=None if in_html else _in_markdown,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    found.filters["markdown"] = lambda table: Markup(markdown(table))
-    found.filters["code"] = lambda text: Markup(code(text))
+    found.filters["markdown"] = lambda table: do_mark_safe(markdown(table))
+    found.filters["code"] = lambda text: do_mark_safe(code(text))
     shared = {"tables": tables, "findings": findings, "few_violations": percent(FEW_VIOLATIONS, 1)}
     return found.get_template(template).render(**shared, **values)
