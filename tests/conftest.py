@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from sponge_env.calibrate import calibrate
+from sponge_env.live.local import RESERVATIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile
 
@@ -19,6 +20,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # A shell's background jobs ignore it, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Tests of the real worker wait for each other where several are run at the same time.
+RESERVATIONS.patient = True
 
 
 @pytest.fixture(scope="session")
