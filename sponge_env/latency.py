@@ -71,7 +71,8 @@ class LatencyModel:
 @lru_cache(maxsize=64)
 def _table_s(model: LatencyModel, batch_max: int, cores_max: int) -> FloatArray:
     batches = np.arange(1, batch_max + 1)[:, None]
-    table = model.predict_s(batches, np.arange(1, cores_max + 1)[None, :])
+    with np.errstate(over="ignore", invalid="ignore"):
+        table = model.predict_s(batches, np.arange(1, cores_max + 1)[None, :])
     good = np.isfinite(table) & (table > 0)
     if not good.all():
         row, column = np.unravel_index(int(np.argmin(np.where(good, np.inf, table))), table.shape)
