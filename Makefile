@@ -20,7 +20,7 @@ POLICY_OPTIONS := --steps 4000000 --envs 512 --option learning_rate=0.002 --opti
   --option entropy=0.0005 --option violation_weight=80.0 --option evaluation_episodes=48
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test package kernels lint bench results bounds policies docs clean
+.PHONY: help setup demo test fuzz package kernels lint bench results bounds policies docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -48,6 +48,9 @@ test: setup  ## lint, check types, and run all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint kernels
 	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
 	$(PY) -m pytest -m "live or cgroup"
+
+fuzz: setup  ## change files that are loaded in 100,000 ways, half an hour
+	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py
 
 package: setup  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel

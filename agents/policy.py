@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError, PolicyError
-from sponge_env.files import replacing
+from sponge_env.files import parsed, read_bytes, replacing
 from sponge_env.mapping import from_mapping
 
 FORMAT = 3
@@ -171,9 +171,9 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
             f"policy to follow is {POLICY_FILE} beside it"
         )
     try:
-        with safe_open(path, framework="numpy") as file:
-            described = json.loads(file.metadata()["policy"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        contents = read_bytes(path)
+        described = parsed(json.loads, _metadata(contents)["policy"])
+        arrays = load(contents)
         numbers = range(sum(name.startswith("weight_") for name in arrays))
         layers = tuple((arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in numbers)
         recurrence, first = None, layers[0][0]
@@ -193,6 +193,14 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     if wrong := _misfit(policy):
         raise PolicyError(f"{path} is damaged: {wrong}")
     return policy
+
+
+def _metadata(contents: bytes) -> dict[str, str]:
+    """Return what a safetensors file says beside its arrays."""
+    length = int.from_bytes(contents[:8], "little")
+    header = parsed(json.loads, contents[8 : 8 + length].decode())
+    said: dict[str, str] = header["__metadata__"]
+    return said
 
 
 def _places(path: Path, inputs: Sequence[str], observed: Sequence[str]) -> IntArray | None:
@@ -219,14 +227,21 @@ def _upgraded(path: Path, described: dict[str, Any], width: int) -> dict[str, An
 
 
 def _misfit(policy: Policy) -> str:
-    """Return which shapes do not go together; nothing if all do."""
-    width = len(policy.info.inputs)
-    if policy.recurrence is not None:
-        if policy.recurrence.weight_in.shape[1:] != (width,):
+    """Return what does not go together, or is no number; nothing if all is well."""
+    width, lstm = len(policy.info.inputs), policy.recurrence
+    arrays = [array for layer in policy.layers for array in layer]
+    if lstm is not None:
+        units = lstm.weight_hidden.shape[-1] if lstm.weight_hidden.ndim else 0
+        wanted = (4 * units, width), (4 * units, units), (4 * units,)
+        if (lstm.weight_in.shape, lstm.weight_hidden.shape, lstm.bias.shape) != wanted:
             return "its network does not fit its inputs"
-        width = policy.recurrence.weight_hidden.shape[1]
+        arrays += [lstm.weight_in, lstm.weight_hidden, lstm.bias]
+        width = units
     for weight, bias in policy.layers:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             return "its layers do not fit together"
         width = weight.shape[0]
-    return "" if width == sum(policy.info.actions) else "its output does not fit its actions"
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
+        return "it has weights that are no finite numbers of 32 bits"
+    fits = min(policy.info.actions, default=0) >= 1 and sum(policy.info.actions) == width
+    return "" if fits else "its output does not fit its actions"

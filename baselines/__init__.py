@@ -6,7 +6,10 @@ import json
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from sponge_env.errors import ConfigError
+from sponge_env.files import parsed, read_text
 
 CONTROLLERS = {
     name: f"{__name__}.{place}"
@@ -63,6 +66,22 @@ def _say_untuned(agent: str, cell: str) -> None:
     )
 
 
+def load_tuned(path: Path) -> dict[str, dict[str, Any]]:
+    """Read ``runs`` and ``agents``, as tune.py has them; ConfigError if it cannot be."""
+    try:
+        data = parsed(json.loads, read_text(path))
+        runs, agents = dict(data["runs"]), dict(data["agents"])
+        found = [entry for agent in agents.values() for entry in agent["cells"].values()]
+        good = all(isinstance(e.get("options", {}), dict) and e["run"] in runs for e in found)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        good = False
+    if not good:
+        raise ConfigError(
+            f"{path} is not what python -m {__name__}.tune writes; remove it or choose another file"
+        )
+    return {"runs": runs, "agents": agents}
+
+
 @cache
 def _tuned() -> dict[str, Any]:
-    return cast(dict[str, Any], json.loads(TUNED_FILE.read_text())["agents"])
+    return load_tuned(TUNED_FILE)["agents"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -40,7 +39,7 @@ from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.spec import scenario_profile
 from sponge_env.system import SimulatedSystem
 
-from . import TUNED_FILE, cell_key
+from . import TUNED_FILE, cell_key, load_tuned
 from .grid_search import SEARCHES, YARDSTICK, Trial, find_best
 
 EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
@@ -141,13 +140,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     """Return what is in a file; nothing is, if there is none."""
     if not path.is_file():
         return {"runs": {}, "agents": {}}
-    try:
-        data = json.loads(path.read_text())
-        return {"runs": dict(data["runs"]), "agents": dict(data["agents"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path} is not what python -m baselines.tune writes; remove it or choose another file"
-        ) from None
+    return load_tuned(path)
 
 
 def write(

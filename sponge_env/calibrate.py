@@ -174,8 +174,17 @@ def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Pr
     """Calibrate with progress on the terminal, and save the profile."""
     check_writable(path)
     profile = calibrate(config, seconds, shown=True)
+    if config.model != LiveConfig().model:
+        profile = dataclasses.replace(profile, name=path.stem)
     save_profile(profile, path)
     return profile
+
+
+def default_path(model: str) -> Path:
+    """Return where a model's profile is kept: that of the profile ``local`` for one model only."""
+    local = local_profile_path()
+    own = LiveConfig().model
+    return local if model == own else local.with_name(f"{local.stem}-{Path(model).stem}.json")
 
 
 def summary(profile: Profile) -> str:
@@ -206,7 +215,8 @@ def _run(argv: Sequence[str]) -> int:
     add, at_least_2 = parser.add_argument, cli.at_least(2)
     limiters = [name for name in get_args(Limiter) if name != "none"]
     add("--model", default="efficientnet-lite0", help="known name or .onnx file")
-    add("--out", type=Path, metavar="FILE", help="profile to write (default: this machine's)")
+    said = "profile to write (default: this machine's, or another for another model)"
+    add("--out", type=Path, metavar="FILE", help=said)
     add("--cores", type=at_least_2, default=16, help="largest number of core units")
     said = "cores in one unit (default: all units are one core)"
     add("--core-unit", type=float, help=said)
@@ -215,7 +225,7 @@ def _run(argv: Sequence[str]) -> int:
     said = f"means to limit CPU: {', '.join(limiters)}"
     add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
     args = parser.parse_args(argv)
-    path = args.out or local_profile_path()
+    path = args.out or default_path(args.model)
     config = LiveConfig(
         model=args.model,
         batch_max=args.batch,
@@ -226,6 +236,8 @@ def _run(argv: Sequence[str]) -> int:
     with cli.terminate_like_interrupt():
         profile = calibrate_to(path, config, args.seconds)
     sys.stdout.write(f"{summary(profile)}\nsaved       {path}\n")
+    if path != local_profile_path():
+        sys.stdout.write(f"use it      --profile {path}\n")
     return 0
 
 

@@ -27,6 +27,8 @@ DROPPED = (
     "none keeps them)"
 )
 """Says why recorded traces have a drop policy of their own."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command."""
 
 
 def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -50,16 +52,29 @@ def program(command: str) -> str:
 
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
-    """Let a termination signal unwind like Ctrl-C, so that workers are cleaned up."""
+    """Let a termination or a terminal that is closed unwind like Ctrl-C, and only once.
+
+    Then workers are cleaned up and what was measured is kept; whoever asks again is told so, and
+    that takes no longer. What is ignored when this begins (``nohup``) stays so.
+    """
+    asked = False
 
     def raise_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            with suppress(OSError, RuntimeError):  # no terminal any more, or in the midst of this
+                sys.stderr.write("stopping: what was measured is being kept\n")
+            return
+        asked = True
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, raise_interrupt)
+    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, raise_interrupt) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,6 +119,8 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     add("--drop", type=drop_policy, metavar="POLICY", help=said)
     said = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=said)
+    said = "wait until the live run of another process has ended that uses the same CPUs"
+    add("--wait", action="store_true", help=said)
     said = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=said)
 

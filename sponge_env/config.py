@@ -40,6 +40,16 @@ def not_negative(name: str, value: float) -> None:
     require(math.isfinite(value) and value >= 0, name, value, "a number of at least 0")
 
 
+MOST = 4096
+"""Largest limit of cores, batch and replicas, for which tables are made."""
+
+MOST_CELLS = 1 << 20
+"""Largest product of the limits of cores and batch: a table has a cell for each pair."""
+
+MOST_TOTAL_CORES = 1 << 30
+"""Largest machine, in core units."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Largest allocation a controller may ask for."""
@@ -57,9 +67,13 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("cores", "batch", "replicas"):
             value = getattr(self, name)
-            require(value >= 1, f"limits.{name}", value, "at least 1")
-        rule = f"at least limits.cores = {self.cores}"
-        require(self.machine_cores >= self.cores, "limits.total_cores", self.total_cores, rule)
+            require(1 <= value <= MOST, f"limits.{name}", value, f"at least 1 and at most {MOST}")
+        most = MOST_CELLS // self.cores
+        rule = f"at most {most} with limits.cores = {self.cores}"
+        require(self.batch <= most, "limits.batch", self.batch, rule)
+        rule = f"at least limits.cores = {self.cores} and at most {MOST_TOTAL_CORES}"
+        fits = self.cores <= self.machine_cores <= MOST_TOTAL_CORES
+        require(fits, "limits.total_cores", self.total_cores, rule)
 
     @property
     def machine_cores(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from typing import get_args
 
 from sponge_env.config import Backend, Limiter
@@ -75,6 +76,21 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     if measured_on not in (None, this):
         LOG.warning("profile %r was measured on %s, this is %s", profile.name, measured_on, this)
     check_machine(real_config(make_spec(scenario, profile), profile, limiter))
+
+
+def live_machine(scenario: Scenario, limiter: Limiter) -> AbstractContextManager[None]:
+    """Keep the CPUs of a scenario's real worker to this process until the end of the block."""
+    from sponge_env.live.local import reserve
+
+    profile = scenario_profile(scenario)
+    return reserve(real_config(make_spec(scenario, profile), profile, limiter))
+
+
+def wait_for_machine() -> None:
+    """From now on, wait for CPUs that the live run of another process has, do not refuse."""
+    from sponge_env.live.local import RESERVATIONS
+
+    RESERVATIONS.patient = True
 
 
 def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveConfig:

@@ -1,21 +1,46 @@
-"""Files that appear whole or not at all, and the folder for what is made once."""
+"""Files that appear whole or not at all, are read within bounds, and folders of this user's."""
 
 from __future__ import annotations
 
+import errno
+import gzip
+import io
 import json
 import os
-from collections.abc import Iterator
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sponge_env.errors import RunDirectoryError
 
+MOST_BYTES = 200_000_000
+"""Of a file that is read whole, also after it was uncompressed."""
+
+DEEPEST = 50
+"""Levels of tables and lists within each other: nothing that is read here has ten."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+
 
 def cache_dir() -> Path:
     """Return the cache folder, ``$XDG_CACHE_HOME/sponge-env`` or ``~/.cache/sponge-env``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sponge-env"
+
+
+def runtime_dir() -> Path:
+    """Return the folder for what matters only while something runs; it is made if need be."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    own = f"sponge-env-{os.getuid()}"
+    path = Path(base) / "sponge-env" if base else Path(tempfile.gettempdir()) / own
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.getuid():  # anybody may make a folder among temporary ones
+        raise PermissionError(errno.EPERM, "it is somebody else's folder", str(path))
+    return path
 
 
 @contextmanager
@@ -32,6 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
         file = path.resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(file.name + ".partial")
+        partial.unlink(missing_ok=True)  # a link there would lead the writing elsewhere
         try:
             yield partial
             partial.replace(file)
@@ -50,10 +76,59 @@ def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
         partial.write_text(text)
 
 
+def read_bytes(path: Path) -> bytes:
+    """Read a file, uncompressed if gzip compressed it.
+
+    An ``OSError`` or a ``ValueError`` says why it cannot be: pipes and devices, which might never
+    end, are none; and there may be at most :data:`MOST_BYTES`.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(0, "it is no regular file")
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if data.startswith(GZIP_MAGIC) and len(data) <= MOST_BYTES:
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as inside:
+                data = inside.read(MOST_BYTES + 1)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise ValueError("it is not a text file, and its compression is damaged") from None
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it holds more than {MOST_BYTES / 1e6:g} MB")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, as :func:`read_bytes` does."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is not a text file (UTF-8)") from None
+
+
+def parsed(parse: Callable[[str], Any], text: str) -> Any:
+    """Parse text; a ``ValueError`` says why it cannot be, or holds what no file of ours does.
+
+    That is, more than :data:`DEEPEST` tables within each other, and whole numbers beyond floats.
+    """
+    try:
+        data = parse(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [data]
+    for _ in range(DEEPEST):
+        if any(isinstance(each, int) and abs(each) > sys.float_info.max for each in level):
+            raise ValueError("it has a whole number that is too large")
+        inside = (list(each.values()) if isinstance(each, dict) else each for each in level)
+        level = [e for part in inside if isinstance(part, list) for e in part]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return data
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object; anything else is a :class:`RunDirectoryError`."""
     try:
-        data = json.loads(path.read_text())
+        data = parsed(json.loads, read_text(path))
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"cannot read {str(path)!r}: {error}") from error
     if not isinstance(data, dict):

@@ -24,6 +24,12 @@ from sponge_env.errors import ProfileError
 MOST_LOST = 0.5
 """Largest part of the quota of one core unit that may be lost when work goes on."""
 
+SHORTEST_S = 1e-5
+"""Shortest enforcement period and tick: a kernel's are a hundred times as long."""
+
+LONGEST_S = 3600.0
+"""Longest work of a batch, and whatever else a worker takes time for."""
+
 CONTENDING = 8
 """Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""
 
@@ -52,8 +58,8 @@ class LatencyModel:
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
 
-        It is read-only, for it is shared between calls. A latency that is not positive is a
-        :class:`ProfileError`.
+        It is read-only, for it is shared between calls. A latency that is no positive number is
+        a :class:`ProfileError`.
         """
         return _table_s(self, batch_max, cores_max)
 
@@ -65,9 +71,11 @@ class LatencyModel:
 @lru_cache(maxsize=64)
 def _table_s(model: LatencyModel, batch_max: int, cores_max: int) -> FloatArray:
     batches = np.arange(1, batch_max + 1)[:, None]
-    table = model.predict_s(batches, np.arange(1, cores_max + 1)[None, :])
-    if not np.all(table > 0):
-        row, column = np.unravel_index(int(np.argmin(table)), table.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        table = model.predict_s(batches, np.arange(1, cores_max + 1)[None, :])
+    good = np.isfinite(table) & (table > 0)
+    if not good.all():
+        row, column = np.unravel_index(int(np.argmin(np.where(good, np.inf, table))), table.shape)
         raise ProfileError(
             f"the latency fit predicts {table[row, column] * 1000:.3g} ms for batch "
             f"{row + 1} on {column + 1} cores, but a latency must be positive; "
@@ -181,9 +189,14 @@ class QuotaService:
         values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)
         if not self.work_s or not all(0 < value < math.inf for value in values):
             raise ProfileError("a quota service needs a period, a tick and work above 0")
-        for value in (self.dispatch_s, self.dispatch_request_s, self.resume_s):
-            if not 0 <= value < math.inf:
-                raise ProfileError("a quota service needs overheads of at least 0")
+        overheads = (self.dispatch_s, self.dispatch_request_s, self.resume_s)
+        if min(self.period_s, self.tick_s) < SHORTEST_S or max(*values, *overheads) > LONGEST_S:
+            raise ProfileError(
+                f"a quota service needs a period and a tick of at least {SHORTEST_S:g} s, and no "
+                f"time above {LONGEST_S:g} s"
+            )
+        if not all(0 <= value < math.inf for value in overheads):
+            raise ProfileError("a quota service needs overheads of at least 0")
 
     def slowest_s(self, work_s: float, core_unit: float) -> float:
         """Return an upper bound of how long that much CPU time takes on one core unit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 import types
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sponge_env.errors import ConfigError, unknown
+from sponge_env.files import parsed, read_text
 
 T = TypeVar("T")
 
@@ -36,16 +38,18 @@ def read_toml(kind: str, name_or_path: str | Path, shipped: Path) -> tuple[dict[
             raise ConfigError(unknown(kind, str(name_or_path), files))
         path = files[str(name_or_path)]
     try:
-        return tomllib.loads(path.read_text()), path
+        return parsed(tomllib.loads, read_text(path)), path
     except FileNotFoundError:
         raise ConfigError(f"there is no {kind} file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a TOML {kind}: {error}") from error
 
 
 def beside(folder: Path, name: str) -> str:
     """Make a file name absolute where such a file lies in a folder."""
-    return str((folder / name).resolve()) if (folder / name).is_file() else name
+    return str((folder / name).resolve()) if os.path.isfile(folder / name) else name
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
-from sponge_env.files import cache_dir, write_json
+from sponge_env.files import cache_dir, parsed, read_text, write_json
 from sponge_env.latency import MOST_LOST, FitError, LatencyModel, QuotaService
 from sponge_env.mapping import from_mapping
 
@@ -78,8 +79,16 @@ class Profile:
                 f"loses more than {MOST_LOST:.0%} of a core unit's quota to pauses; "
                 "calibrate again with larger units"
             )
-        if not self.noise_quantiles or not np.all(np.isfinite(self.noise_quantiles)):
-            raise self._error("needs noise quantiles, which may be (0,)")
+        for name in ("noise_quantiles", "latency.residual_quantiles"):
+            values = attrgetter(name)(self)
+            if not values or not np.all(np.isfinite(values)):
+                raise self._error(f"needs {name}, which may be (0,)")
+        for name in ("batches", "cores"):
+            values = getattr(self, name)
+            if not values or values[0] < 1 or sorted({*values}) != list(values):
+                raise self._error(f"needs {name} from 1 on, ascending")
+        if any(len(row) != len(self.cores) for row in self.latency_s):
+            raise self._error("has a latency grid whose rows differ in length")
         grid = np.asarray(self.latency_s, dtype=np.float64)
         shape = len(self.batches), len(self.cores)
         if grid.shape != shape:
@@ -160,7 +169,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
             raise ProfileError(unknown("profile", str(path), shipped))
         path = shipped[str(path)]
     try:
-        return _from_json(json.loads(path.read_text()))
+        return _from_json(parsed(json.loads, read_text(path)))
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
     except ProfileError:
@@ -172,6 +181,6 @@ def load_profile(name_or_path: str | Path) -> Profile:
 def _from_json(data: dict[str, Any]) -> Profile:
     if data.pop("format") != FORMAT:
         raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
-    if "crowd_loading" in (quota := data["quota"] or {}):  # its name until version 0.2
+    if "crowd_loading" in (quota := data.get("quota") or {}):  # its name until version 0.2
         quota["loading_contention"] = quota.pop("crowd_loading")
     return from_mapping(Profile, data)

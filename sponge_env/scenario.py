@@ -33,6 +33,13 @@ SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
 
 
+MOST_INTERVALS = 1_000_000
+"""In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
+
+SHORTEST_S = 1e-3
+"""Shortest time between two decisions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One experiment, without controller and seed."""
@@ -75,8 +82,12 @@ class Scenario:
         require(named, "name", self.name, rule)
         for name in ("slo_s", "interval_s", "duration_s"):
             positive(name, getattr(self, name))
-        rule = f"at least one interval ({self.interval_s:g} s)"
-        require(self.duration_s >= self.interval_s, "duration_s", self.duration_s, rule)
+        rule = f"at least {SHORTEST_S:g} s"
+        require(self.interval_s >= SHORTEST_S, "interval_s", self.interval_s, rule)
+        most = MOST_INTERVALS * min(1.0, self.interval_s)
+        rule = f"at least one interval ({self.interval_s:g} s) and at most {most:g} s"
+        require(self.interval_s <= self.duration_s <= most, "duration_s", self.duration_s, rule)
+        self._check_stretches()
         not_negative("warmup_s", self.warmup_s)
         if self.start == "warm":
             rule = f"shorter than the episode ({self.duration_s:g} s)"
@@ -91,6 +102,18 @@ class Scenario:
         most = self.limits.machine_cores // self.initial.cores
         rule = f"at most {most}: the machine has {self.limits.machine_cores} cores"
         require(self.initial.replicas <= most, "initial.replicas", self.initial.replicas, rule)
+
+    def _check_stretches(self) -> None:
+        """Refuse stretches of time of which an episode has more than it may have intervals."""
+        stretches = {
+            "arrivals.burst_dwell_s": self.arrivals.burst_dwell_s,
+            "arrivals.flash_every_s": self.arrivals.flash_every_s,
+            "network.fade_every_s": self.network.fade_every_s,
+        }
+        shortest_s = self.duration_s / MOST_INTERVALS
+        for name, value in stretches.items():
+            fits = value is None or value >= shortest_s
+            require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
 
     @property
     def cell(self) -> tuple[str, str, str]:

@@ -9,15 +9,21 @@ import pytest
 from hypothesis import settings
 
 from sponge_env.calibrate import calibrate
+from sponge_env.live.local import RESERVATIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.register_profile("explore", max_examples=1000, deadline=None)
+settings.register_profile("fuzz", max_examples=100_000 // 8, database=None, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # A shell's background jobs ignore it, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Tests of the real worker wait for each other where several are run at the same time.
+RESERVATIONS.patient = True
 
 
 @pytest.fixture(scope="session")

@@ -112,10 +112,12 @@ class FakeLauncher:
         self.limit_delay_s = limit_delay_s
         self.launched: list[FakeReplica] = []
         self.refuses = False
+        self.refused = 0
         self.closed = False
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
         if self.refuses:
+            self.refused += 1
             raise WorkerError("no replica is to be had")
         self.launched.append(FakeReplica(id, 1.0 if full_speed else cores, self))
         return self.launched[-1]

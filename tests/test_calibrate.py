@@ -13,6 +13,7 @@ from sponge_env.calibrate import (
     build_profile,
     build_quota,
     calibrate,
+    default_path,
     interpolate_work,
     main,
     summary,
@@ -21,7 +22,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
 from sponge_env.live.bench import BatchRun, Grid
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.profile import Profile, load_profile, local_profile_path, save_profile
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
 
@@ -126,6 +127,13 @@ def test_the_summary_names_what_matters(profile: Profile) -> None:
     text = summary(profile)
     for word in ("MAPE", "R2", "worst", "cold start", "period 20 ms", "limiter"):
         assert word in text
+
+
+def test_another_model_has_a_profile_of_its_own() -> None:
+    local = local_profile_path()
+    assert default_path("efficientnet-lite0") == local
+    assert default_path("efficientnet-lite1") == local.with_name("local-efficientnet-lite1.json")
+    assert default_path("models/local.onnx") == local.with_name("local-local.json")
 
 
 @pytest.mark.live

@@ -134,7 +134,10 @@ def test_a_failure_keeps_the_episodes_before_it(
     argv = "--agent static-8 broken:Broken --duration 5 --run-dir run --json out.json".split()
     assert evaluate.main(argv) == 2
     assert capsys.readouterr().err.endswith("error: it broke\n")
-    assert [s["agent"] for s in json.loads(Path("out.json").read_text())] == ["static-8"]
+    assert [s["agent"] for s in json.loads(Path("out.json").read_text())] == [
+        "static-8",
+        "broken:Broken",
+    ]
     kept = json.loads(Path("run/results/broken:Broken/paper+yolov5s+cold.json").read_text())
     assert kept["error"] == {"type": "WorkerError", "message": "it broke"}
     (summary,) = kept["episodes"]
@@ -422,3 +425,16 @@ def test_a_profile_that_predicts_nonsense_is_refused(capsys: pytest.CaptureFixtu
 def test_calibration_refuses_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate.main(["--model", "resnet-5000"]) == 2
     assert "unknown model 'resnet-5000'" in capsys.readouterr().err
+
+
+def test_resuming_says_that_a_checkpoint_runs_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.learn.training.check_checkpoint", lambda path, plan: None)
+    assert train.main(["--resume", "checkpoint.zip", "--run-dir", "run"]) == 2
+    said, error = capsys.readouterr().err.splitlines()
+    assert said.startswith("checkpoint.zip: a checkpoint can run any code")
+    assert error.startswith("error: the hyper-parameters in learn.json cannot be read")
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    assert "runs the code in it" in " ".join(capsys.readouterr().out.split())

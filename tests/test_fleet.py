@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 
@@ -251,14 +254,56 @@ def test_counters_keep_what_past_replicas_used(make_rig: MakeRig) -> None:
     assert rig.fleet.throttled_s == pytest.approx(CPU_S)
 
 
-def test_a_refused_replica_leaves_the_others_running(make_rig: MakeRig) -> None:
+def test_a_refused_replica_leaves_the_others_running(
+    clock: Monotonic, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
+) -> None:
     rig = make_rig(1)
     rig.launcher.refuses = True
-    with pytest.raises(WorkerError, match="no replica is to be had"):
+    for _ in range(3):
         scale(rig.fleet, 2)
+        clock.now_s += fleet_module.HEARTBEAT_S / 4
+    assert rig.launcher.refused == 1, "it is not asked all the time"
+    assert [r.getMessage() for r in caplog.records] == [
+        "going on with 1 replicas: no replica is to be had"
+    ]
     rig.start(1)
     rig.replicas[0].answer()
     assert len(rig.poll()) == 1
+    rig.launcher.refuses = False
+    clock.now_s += fleet_module.HEARTBEAT_S
+    scale(rig.fleet, 2)
+    assert rig.open == [0, 1]
+
+
+def test_the_only_replica_that_is_refused_ends_it(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    rig.launcher.refuses = True
+    rig.replicas[0].die()
+    with pytest.raises(WorkerError, match="no replica is to be had"):
+        rig.poll()
+
+
+def test_replicas_may_have_descriptors_that_select_does_not_take() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1200:
+        pytest.skip("only few descriptors are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    null = os.open(os.devnull, os.O_RDONLY)
+    taken = [null]
+    try:
+        while taken[-1] < 1024:
+            taken.append(os.dup(null))
+        rig = Rig(2)
+        assert rig.replicas[0].fileno() > 1024
+        rig.start(1)
+        rig.replicas[0].answer()
+        assert [ended.batch.id for ended in rig.poll()] == [1]
+        assert rig.fleet.poll(0.001) == (False, [])
+        rig.fleet.close()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_another_thread_wakes_a_poll(make_rig: MakeRig) -> None:
@@ -281,6 +326,26 @@ def worker(launcher: FakeLauncher) -> Iterator[LiveWorker]:
         yield worker
     assert launcher.closed
     assert all(replica.closed for replica in launcher.launched)
+
+
+def test_a_worker_that_nobody_closed_is_released(launcher: FakeLauncher) -> None:
+    worker = LiveWorker(CONFIG, launcher)
+    assert not launcher.closed
+    del worker
+    gc.collect()
+    assert launcher.closed
+    assert all(replica.closed for replica in launcher.launched)
+
+
+def test_a_fork_that_drops_a_worker_leaves_it_to_its_parent(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LiveWorker(CONFIG, launcher) as worker:
+        monkeypatch.setattr("sponge_env.live.worker.os.getpid", lambda: -1)
+        _, release, arguments, _ = worker._finalizer.peek()  # type: ignore[misc] # it is alive
+        release(*arguments)
+        assert not launcher.closed
+        monkeypatch.undo()
 
 
 def test_the_worker_serves_on_any_replicas(worker: LiveWorker) -> None:

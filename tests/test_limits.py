@@ -17,7 +17,7 @@ from machine import needs_cgroup
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import cgroups, limits
-from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy, sweep
 from sponge_env.live.janitor import kill, remove_group, start_ticks
 from sponge_env.live.limits import (
     Kind,
@@ -54,6 +54,23 @@ def test_a_quota_of_one_unit_is_legal(core_unit: float) -> None:
 def test_a_unit_no_period_can_grant_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"core unit of 0\.0005"):
         enforcement_period_s(0.0005)
+
+
+def test_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid, leaf in ((dead.pid, "replica-0"), (dead.pid, "replica-1"), (os.getpid(), "replica-0")):
+        (tmp_path / f"sponge-{pid}-0a1b2c3d" / leaf).mkdir(parents=True)
+    (tmp_path / f"sponge-{dead.pid}-0a1b2c3d-harness").mkdir()
+    (tmp_path / f"sponge-{dead.pid}-busy").mkdir()
+    (tmp_path / f"sponge-{dead.pid}-busy" / "process").mkdir()  # the kernel keeps such a group
+    (tmp_path / "sponge-of-others").mkdir()
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"sponge-{os.getpid()}-0a1b2c3d",
+        f"sponge-{dead.pid}-busy",
+        "sponge-of-others",
+    }
 
 
 V1 = Hierarchy(1, Path("/cg/cpu"), Path("/cg/cpu"))

@@ -9,6 +9,7 @@ import errno
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -326,6 +327,73 @@ def test_without_rights_the_worker_says_so_and_leaves_nothing(
     assert os.sched_getaffinity(0) == affinity
 
 
+@pytest.mark.cgroup
+@needs_cgroup
+def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker: LiveWorker) -> None:
+    if own_worker.limiter != "cgroup-v1":
+        pytest.skip("moves a process between groups of version 1")
+    pid = own_worker.replicas[0].pid
+    assert pid is not None
+    group = cpu_group(pid)
+    (group.parent.parent / "cgroup.procs").write_text(str(pid))
+    group.rmdir()
+    said = "somebody removed the control group .*replica-"
+    with pytest.raises(WorkerError, match=said):
+        own_worker.status()
+    with pytest.raises(WorkerError, match=said):
+        own_worker.resize(Allocation(cores=2, batch=1))
+
+
+def test_without_descriptors_for_another_replica_the_others_go_on(
+    own_worker: LiveWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files, groups = open_files(), groups_of(os.getpid())
+    os.close(free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, hard))  # a few, but too few
+    try:
+        own_worker.resize(Allocation(cores=4, batch=16, replicas=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "the kernel refuses another replica: Too many open files" in caplog.text
+    assert own_worker.status().ready == 1
+    assert run(own_worker, 2).ok
+    assert (open_files(), groups_of(os.getpid())) == (files, groups)
+
+
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOMEM])
+def test_without_processes_for_another_replica_the_others_go_on(
+    own_worker: LiveWorker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    files, groups = open_files(), groups_of(os.getpid())
+    monkeypatch.setattr("sponge_env.live.local.subprocess.Popen", refuse)
+    own_worker.resize(Allocation(cores=4, batch=16, replicas=3))
+    assert f"refuses another replica: {os.strerror(error)}; allow more" in caplog.text
+    assert run(own_worker, 2).ok
+    assert (open_files(), groups_of(os.getpid())) == (files, groups)
+    own_worker.close()
+    with pytest.raises(WorkerError, match=os.strerror(error)):
+        LiveWorker(FAST)
+
+
+def test_what_nobody_closed_leaves_nothing_behind() -> None:
+    files, affinity, groups = open_files(), os.sched_getaffinity(0), groups_of(os.getpid())
+    worker = LiveWorker(LiveConfig(initial=Allocation(8, 1, replicas=2)))
+    pids = [replica.pid for replica in worker.replicas]
+    worker.start(batch(4))
+    del worker
+    assert open_files() == files
+    assert not [pid for pid in pids if pid and start_ticks(pid)]
+    assert groups_of(os.getpid()) == groups
+    assert os.sched_getaffinity(0) == affinity
+
+
 def open_files() -> set[str]:
     gc.collect()
     return set(os.listdir("/proc/self/fd"))
@@ -370,10 +438,12 @@ with LiveWorker(LiveConfig(initial=FULL, limiter=sys.argv[1])) as worker:
 
 @pytest.mark.parametrize("limiter", ["auto", "duty-cycle"])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_nothing_outlives_the_harness(limiter: str, end: signal.Signals) -> None:
+def test_nothing_outlives_the_harness(limiter: str, end: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-c", HARNESS, limiter, str(Path(__file__).parent)]
+    # With locks of its own: where there is one CPU only, this process has it.
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     ) as harness:
         assert harness.stdout is not None
         facts = json.loads(harness.stdout.readline())

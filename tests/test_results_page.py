@@ -13,6 +13,7 @@ from report_runs import COLD, WARM, keep, write, write_suite
 from benchmarks.targets import main as ours
 from sponge_env.results.__main__ import main
 from sponge_env.results.comparison import load_run
+from sponge_env.results.layout import Entry, Table, code, markdown, plain
 from sponge_env.results.page import featured
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -75,9 +76,17 @@ def test_pictures_lie_beside_the_page(written: Path) -> None:
 def test_failures_stand_in_the_page_and_the_markdown(written: Path) -> None:
     assert "ValueError: 1 &lt; 2" in (written / "run/report/report.html").read_text()
     assert (
-        "| vpa | paper-300kb, yolov5s, cold | ValueError: 1 < 2 |"
+        "| vpa | paper-300kb, yolov5s, cold | ValueError: 1 &lt; 2 |"
         in (written / "docs/results.md").read_text()
     )
+
+
+def test_text_from_files_is_no_markup() -> None:
+    said = "<script>1 & 2</script> | [click](javascript:x)\nend"
+    escaped = r"&lt;script>1 &amp; 2&lt;/script> \| [click]\(javascript:x) end"
+    assert plain(said) == escaped
+    assert markdown(Table([said], [[Entry(said)]])).splitlines()[2] == f"| {escaped} |"
+    assert code("a `b`\nc") == "`a 'b' c`"
 
 
 def test_what_is_not_significant_is_marked(written: Path) -> None:

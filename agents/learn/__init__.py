@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from sponge_env.config import Backend, Limiter
 from sponge_env.controllers import Options, option
 from sponge_env.errors import ConfigError, PolicyError, unknown
-from sponge_env.files import write_json
+from sponge_env.files import read_json, write_json
 from sponge_env.interfaces import SystemSpec
 from sponge_env.mapping import from_mapping
 from sponge_env.scenario import Scenario
@@ -78,7 +77,7 @@ def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = N
         return from_mapping(LearnConfig, {**LEARNERS[agent].options, **changes})
     path = resume.with_name(SETTINGS_FILE)
     try:
-        before = from_mapping(LearnConfig, json.loads(path.read_text()))
+        before = from_mapping(LearnConfig, read_json(path))
     except (OSError, ValueError, AttributeError) as error:
         raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
     config = from_mapping(LearnConfig, {**_plain(before), **changes})

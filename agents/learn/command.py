@@ -17,6 +17,7 @@ from typing import Any
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
+from sponge_env.factory import wait_for_machine
 from sponge_env.files import write_json
 from sponge_env.installation import require_extra
 from sponge_env.run.notices import announce
@@ -43,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--randomised", action="store_true", help=said)
     said = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
     add("--option", action="append", default=[], metavar="KEY=VALUE", help=said)
-    said = "run directory or checkpoint.zip to go on from"
+    said = "run directory or checkpoint.zip to go on from; loading one runs the code in it"
     add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
     if arguments.backend == "live" and arguments.envs not in (None, 1):
@@ -97,6 +98,8 @@ def train(argv: Sequence[str]) -> int:
     from .training import check_checkpoint
     from .training import train as run
 
+    if arguments.wait:
+        wait_for_machine()
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
     also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
     if arguments.backend == "live":
@@ -107,6 +110,8 @@ def train(argv: Sequence[str]) -> int:
     options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
     if arguments.resume is not None:
         check_checkpoint(arguments.resume, plan)
+        said = "a checkpoint can run any code when it is loaded: resume your own only"
+        sys.stderr.write(f"{arguments.resume}: {said}\n")
     config = learn_config(arguments.agent, options.get("x", {}), arguments.resume)
     for line in [cli.DROPPED] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")

@@ -77,14 +77,16 @@ def profile_of(path: Path, again: bool | None, limiter: Limiter, copy: Path) -> 
 
 
 def _is_fresh(profile: Profile) -> bool:
-    return bool(profile.date) and datetime.now(UTC) - datetime.fromisoformat(profile.date) < FRESH
+    try:
+        return datetime.now(UTC) - datetime.fromisoformat(profile.date) < FRESH
+    except (TypeError, ValueError):  # it says no moment
+        return False
 
 
 def run(argv: Sequence[str]) -> int:
     """Run all trials, the agents in turn, and report; return the exit code."""
     arguments = parse(argv)
     scenarios = [chosen_scenario(name, arguments) for name in arguments.scenario]
-    sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     options = cli.parse_options(arguments.option, arguments.agent)
     registry, limiter = known_controllers(), arguments.limiter
     controllers = {a: make_controller(a, registry, options.get(a)) for a in arguments.agent}

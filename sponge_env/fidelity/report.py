@@ -14,7 +14,7 @@ from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.files import read_json, replacing, write_json
 from sponge_env.installation import describe_host, describe_versions
 from sponge_env.profile import Profile
-from sponge_env.results.layout import Columns, Table
+from sponge_env.results.layout import Columns, Table, code, plain
 from sponge_env.results.schema import NAN, column, finite, summary
 
 Verdict = Literal["met", "within spread", "missed", ""]
@@ -150,10 +150,10 @@ def load_fidelity(path: Path) -> Fidelity:
     """Read ``fidelity.json``; RunDirectoryError if it cannot be, or is of another version."""
     data = read_json(path)
     try:
-        said = f"Command `{' '.join(data['command'])}`. {introduction(data)}"
+        said = f"Command {code(' '.join(data['command']))}. {plain(introduction(data))}"
         rows = tuple(_read_row(row) for row in data["comparison"])
         return Fidelity(said, rows, tuple(t for t in data["trials"] if t["kind"] == "live"))
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(
             f"{str(path)!r} is no result of this version's python -m sponge_env.fidelity; "
             "run it again"

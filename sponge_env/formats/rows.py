@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import gzip
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,13 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
+from sponge_env.files import read_text
 
 Trace_co = TypeVar("Trace_co", covariant=True)
 
 _SHOWN_CHARACTERS = 80
 _LATEST_S = 1e11
 """In the year 5138 by Unix seconds; more is a clock in milliseconds or finer."""
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Line(NamedTuple):
@@ -49,14 +47,11 @@ def read_lines(path: Path) -> list[Line]:
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-        if data.startswith(_GZIP_MAGIC):
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error):
-        raise TraceError(f"{path} is not a trace: it is not a text file") from None
+        return read_text(path)
+    except ValueError as error:
+        raise TraceError(f"{path} is not a trace: {error}") from None
     except OSError as error:
-        raise TraceError(f"cannot read the trace {path}: {error.strerror}") from None
+        raise TraceError(f"cannot read the trace {path}: {error.strerror or error}") from None
 
 
 def shown(line: str) -> str:

@@ -110,7 +110,7 @@ class CgroupLimiter(CpuLimiter):
             _write(self.group / "cpu.max", f"{quota} {self._period_us}")
             return
         period = self.group / "cpu.cfs_period_us"
-        if int(_read(period)) != self._period_us:
+        if int(period.read_text()) != self._period_us:
             _write(period, str(self._period_us))
         _write(self.group / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
 
@@ -119,7 +119,7 @@ class CgroupLimiter(CpuLimiter):
         quota = "max"
         if not self._closed:
             name = "cpu.cfs_quota_us" if self._version == 1 else "cpu.max"
-            quota = _read(self.group / name).split()[0]
+            quota = (self.group / name).read_text().split()[0]
         return float(self._cpus) if quota in ("-1", "max") else int(quota) / self._period_us
 
     def throttled_s(self) -> float:
@@ -127,7 +127,8 @@ class CgroupLimiter(CpuLimiter):
         if not self._closed:
             counters = dict(map(str.split, _read(self.group / "cpu.stat").splitlines()))
             name, unit_s = THROTTLED[self._version]
-            self._throttled_s = int(counters.get(name, 0)) * unit_s
+            if name in counters:  # else somebody removed the group
+                self._throttled_s = int(counters[name]) * unit_s
         return self._throttled_s
 
     def close(self) -> None:
@@ -159,6 +160,7 @@ class RunGroup:
         try:
             if hierarchy.version == 2:
                 base = self._delegate(name)
+            sweep(base)
             self._path = self._make(base / name)
             file, weight = WEIGHT[hierarchy.version]
             _write(self._path / file, weight)
@@ -212,6 +214,16 @@ class RunGroup:
         self._announce(path)
         path.mkdir()
         return path
+
+
+def sweep(base: Path) -> None:
+    """Remove the groups that dead runs left in a group, but none that has a process."""
+    for group in base.glob("sponge-*-*"):
+        pid = group.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            for path in (*group.glob("replica-*"), group):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
 
 def _hands_out_cpu(group: Path) -> bool:

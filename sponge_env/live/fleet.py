@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import math
+import select
 import selectors
 import socket
 import time
@@ -16,10 +18,29 @@ from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
 
+LOG = logging.getLogger("sponge_env")
+
 HEARTBEAT_S = 1.0
 """Longest single wait for the replicas, after which hung ones are looked for."""
+MOST_SELECTED = 1024
+"""Descriptors that ``select`` takes."""
 START_ATTEMPTS = 3
 """Replicas that may die one after another before any is ready."""
+
+
+class Selector(selectors.EpollSelector):
+    """Watches any number of descriptors, and waits to the microsecond.
+
+    epoll rounds waits up to whole milliseconds; ``select`` does not, but takes no descriptor from
+    1024 on. So ``select`` waits for the one of epoll, which has a low number as a rule.
+    """
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, and return which are ready."""
+        if self.fileno() < MOST_SELECTED and (timeout is None or timeout > 0):
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
 
 
 class Phase(enum.IntEnum):
@@ -77,8 +98,8 @@ class Fleet:
         self._failed_starts = 0
         self._death_reason = ""
         self._past_throttled_s = self._past_cpu_s = 0.0
-        # epoll would round waits up to whole milliseconds
-        self._selector = selectors.SelectSelector()
+        self._refused_at_s = -math.inf
+        self._selector = Selector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
@@ -160,10 +181,26 @@ class Fleet:
         self._stop([member for member in surplus if not member.draining])
 
     def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
-        """Start further replicas."""
+        """Start further replicas, as many as the machine allows.
+
+        If it refuses one, those that there are go on, and it is asked again after a while; that it
+        refuses the only one is a ``WorkerError``.
+        """
         for _ in range(count):
             launched_s = time.monotonic()
-            replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
+            if launched_s < self._refused_at_s + HEARTBEAT_S and self.members:
+                return
+            try:
+                replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
+            except WorkerError as error:
+                if not self.members:
+                    raise
+                if self._refused_at_s == -math.inf:  # once, until one starts
+                    # as text: who keeps an error keeps the memory that it came through
+                    LOG.warning("going on with %d replicas: %s", len(self.members), str(error))
+                self._refused_at_s = launched_s
+                return
+            self._refused_at_s = -math.inf
             self._next_id += 1
             self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
             self._selector.register(replica, selectors.EVENT_READ, self.members[-1])

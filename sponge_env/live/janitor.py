@@ -18,6 +18,8 @@ import time
 
 PATIENCE_S = 10.0
 """How long to wait for killed processes to leave a group."""
+CLOSE_S = 2.0
+"""How long it may take to end when there is nothing left to clean up."""
 
 
 class Janitor:
@@ -30,19 +32,21 @@ class Janitor:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            text=True,
+            bufsize=0,
         )
         assert self._process.stdin is not None
         self._stdin = self._process.stdin
+        # one that somebody stopped takes nothing in, and must not stop us as well
+        os.set_blocking(self._stdin.fileno(), False)
 
     def close(self) -> None:
-        """Let it clean up, and wait for it. Safe to call twice."""
+        """Let it end, for a while only: what it watched is gone. Safe to call twice."""
         # the pipe's end alone would not do: a forked process may hold a copy of it
         self.tell("end")
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.close()
         try:
-            self._process.wait(2 * PATIENCE_S)
+            self._process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -51,7 +55,7 @@ class Janitor:
         """Say what to clean up in the end, as above; a group before those in it."""
         # a janitor that somebody killed is no reason to stop serving
         with contextlib.suppress(BrokenPipeError, ValueError):
-            print(*words, file=self._stdin, flush=True)
+            self._stdin.write(f"{' '.join(map(str, words))}\n".encode())
 
 
 def start_ticks(pid: int) -> str:

@@ -174,8 +174,10 @@ class CpuLimits(NamedTuple):
 
 
 @contextmanager
-def refusal_as_sentence() -> Iterator[None]:
-    """Turn an ``OSError`` of the kernel into a :class:`WorkerError`.
+def refusal_as_sentence(
+    what: str = "a CPU limit", remedy: str = "use the limiter 'duty-cycle'"
+) -> Iterator[None]:
+    """Turn an ``OSError`` of the kernel into a :class:`WorkerError` with a remedy.
 
     A ``ProcessLookupError`` stays as it is, for a process may die at any time.
     """
@@ -184,13 +186,13 @@ def refusal_as_sentence() -> Iterator[None]:
     except ProcessLookupError:
         raise
     except OSError as error:
-        raise WorkerError(
-            f"the kernel refuses a CPU limit: {_describe(error)}; use the limiter 'duty-cycle'"
-        ) from error
+        raise WorkerError(f"the kernel refuses {what}: {_describe(error)}; {remedy}") from error
 
 
 def _describe(error: OSError) -> str:
     """Say what the kernel refused, and where."""
+    if isinstance(error, FileNotFoundError):
+        return f"somebody removed the control group ({error.filename})"
     return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 

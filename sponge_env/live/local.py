@@ -11,11 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.janitor import Janitor, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
+from sponge_env.live.locks import lock_cpu
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
 from sponge_env.models import resolve_model, sample_images
 
@@ -59,18 +60,22 @@ class LocalReplica:
         self.id = id
         self._limiter = limiter
         # the limiter's own account; after the end, what it read last
-        self.granted_cores, self.throttled_s = limiter.granted_cores, limiter.throttled_s
+        self.throttled_s = limiter.throttled_s
         self._janitor = setup.janitor
         self._images = setup.images
         self._cores = cores
         self._cpu_s = self._reported_cpu_s = 0.0
         self._closed = False
         # memory files vanish with their last user, however it ends
-        self._stderr = os.memfd_create("sponge-stderr")
-        self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.setblocking(False)
-        with far_end:
-            self._process = self._spawn(setup.job, far_end.fileno())
+        with contextlib.ExitStack() as undo:
+            self._stderr = os.memfd_create("sponge-stderr")
+            undo.callback(os.close, self._stderr)
+            self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(self._channel.close)
+            self._channel.setblocking(False)
+            with far_end:
+                self._process = self._spawn(setup.job, far_end.fileno())
+            undo.pop_all()
         self.pid: int | None = self._process.pid
         self._janitor.tell("process", self.pid, start_ticks(self._process.pid))
         self._confine(setup.cpus, math.inf if full_speed else cores)
@@ -78,19 +83,20 @@ class LocalReplica:
     def _spawn(self, job: Job, channel: int) -> subprocess.Popen[bytes]:
         """Start the child with its end of the channel and the tensors that it shares."""
         memory = os.memfd_create("sponge-tensors")
-        job = replace(job, threads=self.threads, socket=channel, memory=memory)
-        os.ftruncate(memory, job.memory_bytes)
-        self._inputs, self._outputs = job.map_tensors()
-        process = subprocess.Popen(
-            [sys.executable, "-P", str(CHILD), json.dumps(asdict(job))],
-            pass_fds=(channel, memory),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr,
-            start_new_session=True,
-        )
-        os.close(memory)
-        return process
+        try:
+            job = replace(job, threads=self.threads, socket=channel, memory=memory)
+            os.ftruncate(memory, job.memory_bytes)
+            self._inputs, self._outputs = job.map_tensors()
+            return subprocess.Popen(
+                [sys.executable, "-P", str(CHILD), json.dumps(asdict(job))],
+                pass_fds=(channel, memory),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                start_new_session=True,
+            )
+        finally:
+            os.close(memory)
 
     @property
     def threads(self) -> int:
@@ -131,6 +137,11 @@ class LocalReplica:
         self._cores = cores
         with refusal_as_sentence():
             self._limiter.apply(cores)
+
+    def granted_cores(self) -> float:
+        """Return the physical cores in force, as the limiter itself reports them."""
+        with refusal_as_sentence():
+            return self._limiter.granted_cores()
 
     def poll(self) -> Event | None:
         """Read the child's next report; the end of its channel is its death."""
@@ -190,12 +201,13 @@ class LocalLauncher:
     """
 
     def __init__(self, config: LiveConfig) -> None:
-        cpus = choose_cpus(config.cpus, config.physical_cores(config.cores_max))
+        cpus = _cpus(config)
         model = resolve_model(config.model)
         job = Job(str(model.path), config.batch_max, model.image_shape, model.outputs)
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(RESERVATIONS.keep_off(cpus))
-            janitor = Janitor()
+            with too_many_as_sentence():
+                janitor = Janitor()
             cleanup.callback(janitor.close)
             self._setup = Setup(job, sample_images(model.image_shape), cpus, janitor)
             self._limits = open_limits(
@@ -209,13 +221,31 @@ class LocalLauncher:
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> LocalReplica:
         """Start a child process under a limit of its own."""
-        with refusal_as_sentence():
+        with too_many_as_sentence():
             limiter = self._limits.limiter()
-        return LocalReplica(id, self._setup, limiter, cores, full_speed)
+            try:
+                return LocalReplica(id, self._setup, limiter, cores, full_speed)
+            except OSError:
+                limiter.close()
+                raise
 
     def close(self) -> None:
         """Remove the control groups, end the janitor, take back the CPUs."""
         self._cleanup.close()
+
+
+def too_many_as_sentence() -> AbstractContextManager[None]:
+    """Turn the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
+    return refusal_as_sentence("another replica", "allow more (ulimit, pids.max) or ask for fewer")
+
+
+def reserve(config: LiveConfig) -> AbstractContextManager[None]:
+    """Keep the CPUs of workers that are set up like this, also while none is open."""
+    return RESERVATIONS.keep_off(_cpus(config))
+
+
+def _cpus(config: LiveConfig) -> frozenset[int]:
+    return choose_cpus(config.cpus, config.physical_cores(config.cores_max))
 
 
 def check_machine(config: LiveConfig) -> None:
@@ -244,10 +274,14 @@ def choose_cpus(wanted: Collection[int], cores: float) -> frozenset[int]:
 class Reservations:
     """The CPUs of all workers that this process has open, in any order.
 
-    Meanwhile every thread of the process keeps off them, if it may use any others.
+    Meanwhile every thread of the process keeps off them, if it may use any others, and so do the
+    workers of other processes.
     """
 
     def __init__(self) -> None:
+        self.patient = False
+        """Whether to wait for a CPU that another process has, or to refuse."""
+        self._locks: dict[int, IO[str] | None] = {}
         self._lock = threading.Lock()
         self._taken: list[frozenset[int]] = []
         self._process: set[int] = set()
@@ -261,8 +295,12 @@ class Reservations:
 
     @contextmanager
     def keep_off(self, cpus: frozenset[int]) -> Iterator[None]:
-        """Move all threads of this process off some CPUs until the end of the block."""
+        """Move all threads of this process off some CPUs until the end of the block.
+
+        A CPU that another process has is a :class:`WorkerError`, unless this one is patient.
+        """
         with self._lock:
+            self._lock_cpus(cpus)
             if not self._taken:
                 self._process, self._threads = os.sched_getaffinity(0), _affinities()
             self._taken.append(cpus)
@@ -273,6 +311,20 @@ class Reservations:
             with self._lock:
                 self._taken.remove(cpus)
                 self._move_threads()
+                self._unlock_cpus()
+
+    def _lock_cpus(self, cpus: frozenset[int]) -> None:
+        try:
+            for cpu in sorted(cpus - self._locks.keys()):  # all in one order: no deadlock
+                self._locks[cpu] = lock_cpu(cpu, self.patient)
+        except BaseException:
+            self._unlock_cpus()
+            raise
+
+    def _unlock_cpus(self) -> None:
+        for cpu in self._locks.keys() - frozenset[int]().union(*self._taken):
+            if (lock := self._locks.pop(cpu)) is not None:
+                lock.close()
 
     def _move_threads(self) -> None:
         taken = frozenset[int]().union(*self._taken)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+import weakref
 from collections.abc import Sequence
 
 from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import Ended, Fleet, Phase
-from sponge_env.live.local import LocalLauncher
+from sponge_env.live.local import LocalLauncher, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.spec import check_allocation
 
@@ -59,6 +61,11 @@ class EpisodeClock:
         return self._turns[-1][0] - since_s
 
 
+def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
+    if os.getpid() == pid:  # what a fork drops is still its parent's
+        cleanup.close()
+
+
 class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
 
@@ -76,11 +83,13 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         with contextlib.ExitStack() as cleanup:
             self.launcher = launcher or LocalLauncher(self.config)
             cleanup.callback(self.launcher.close)
-            self._fleet = Fleet(self.config, self.launcher)
+            with too_many_as_sentence():
+                self._fleet = Fleet(self.config, self.launcher)
             cleanup.callback(self._fleet.close)
             physical_cores = self.config.physical_cores(self._cores)
             self._fleet.warm_up(self._target.replicas, physical_cores)
-            self._cleanup = cleanup.pop_all()
+            # also when nobody closes it: at the latest when this process ends
+            self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._warm_up_cpu_s = self._fleet.cpu_s
         self._clock = EpisodeClock()
         self._core_seconds = self._charged_s = self._held_cores = 0.0
@@ -196,7 +205,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def close(self) -> None:
         """Stop; leave no process and no control group behind. Safe to call twice."""
-        self._cleanup.close()
+        self._finalizer()
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -17,7 +17,8 @@ import pandas as pd
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
-from sponge_env.files import read_json
+from sponge_env.files import read_json, read_text
+from sponge_env.installation import describe_host
 from sponge_env.results.schema import CELL
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
 from sponge_env.run import read
@@ -269,7 +270,8 @@ def load_run(path: Path) -> RunFolder:
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
         latencies=read.load_latencies(path),
     )
-    host, versions = read_json(path / "host.json"), read_json(path / "versions.json")
+    host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
+    versions = read_json(path / "versions.json")
     return RunFolder(path, comparison, standard.featured, _command(path), host, versions)
 
 
@@ -306,6 +308,6 @@ def _command(path: Path) -> str:
     """Return the command that wrote a folder; of several, which resumed it, the last."""
     file = path / "command.txt"
     try:
-        return file.read_text().splitlines()[-1]
-    except (OSError, IndexError) as error:
+        return read_text(file).splitlines()[-1]
+    except (OSError, ValueError, IndexError) as error:
         raise RunDirectoryError(f"cannot read {str(file)!r}: {error}") from error

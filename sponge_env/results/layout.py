@@ -74,12 +74,27 @@ def _two_lines(heading: str) -> tuple[str, str]:
 def markdown(table: Table) -> str:
     """Return a table in Markdown."""
     align = [":--", *["--:"] * (len(table.headings) - 1)]
-    lines = [table.headings, align, *([_marked(e) for e in row] for row in table.rows)]
+    lines = [
+        [plain(heading) for heading in table.headings],
+        align,
+        *([_marked(e) for e in row] for row in table.rows),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def plain(text: str) -> str:
+    """Write text in one line of Markdown, without HTML, links and ends of table cells in it."""
+    text = " ".join(text.split("\n")).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[|]|(?<=\])\(", r"\\\g<0>", text)
+
+
+def code(text: str) -> str:
+    """Write text in Markdown as code, which holds no markup."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+
+
 def _marked(entry: Entry) -> str:
-    text = entry.text.replace("|", "\\|")
+    text = plain(entry.text)
     return f"**{text}**" if entry.strong else text
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.filters import do_mark_safe
 from matplotlib.figure import Figure
 
 from sponge_env.console import Progress
@@ -29,7 +30,7 @@ from sponge_env.results.figures import (
     style_of,
     time_series,
 )
-from sponge_env.results.layout import listed, markdown, percent
+from sponge_env.results.layout import code, listed, markdown, percent, plain
 
 MARK = "results"
 """Name of the README's part."""
@@ -248,13 +249,22 @@ def around(path: Path) -> tuple[str, str]:
     return f"{before}{begin}\n", f"\n{end}{after}"
 
 
+def _in_markdown(value: object) -> object:
+    return value if hasattr(value, "__html__") else plain(str(value))  # marked as safe
+
+
 def _rendered(template: str, **values: object) -> str:
-    """Fill in a template, which may call the functions of :mod:`sponge_env.results.tables`."""
+    """Fill in a template, which may call the functions of :mod:`sponge_env.results.tables`.
+
+    Whatever it shows is plain text, unless it is marked as HTML or Markdown.
+    """
+    in_html = template.endswith(".html.j2")
     found = Environment(
         loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined,
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        autoescape=in_html, finalize=None if in_html else _in_markdown,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    found.filters["markdown"] = markdown
+    found.filters["markdown"] = lambda table: do_mark_safe(markdown(table))
+    found.filters["code"] = lambda text: do_mark_safe(code(text))
     shared = {"tables": tables, "findings": findings, "few_violations": percent(FEW_VIOLATIONS, 1)}
     return found.get_template(template).render(**shared, **values)

@@ -33,6 +33,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` needs
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from sponge_env.files import saying_why
 from sponge_env.results.schema import (
     CELL,
     EpisodeMetrics,
@@ -95,24 +96,28 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         """Start a file of a new name in a folder, which is made if need be."""
-        folder.mkdir(parents=True, exist_ok=True)
         now_s = time.time()
         name = f"{int(now_s):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
-        self._file = (folder / f"events.out.tfevents.{name}").open("xb")
+        self._path = folder / f"events.out.tfevents.{name}"
+        with saying_why(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("xb")
         self._due_s = 0.0
         self.add(Event(wall_time=now_s, file_version="brain.Event:2"))
 
     def add(self, event: Event) -> None:
         """Append one record; ``length, checksum, event, checksum``."""
         record = event.SerializeToString()
-        self._file.write(_checked(struct.pack("<Q", len(record))) + _checked(record))
-        if time.monotonic() >= self._due_s:
-            self._file.flush()
-            self._due_s = time.monotonic() + FLUSH_EVERY_S
+        with saying_why(self._path):
+            self._file.write(_checked(struct.pack("<Q", len(record))) + _checked(record))
+            if time.monotonic() >= self._due_s:
+                self._file.flush()
+                self._due_s = time.monotonic() + FLUSH_EVERY_S
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with saying_why(self._path):
+            self._file.close()
 
 
 def _checked(data: bytes) -> bytes:

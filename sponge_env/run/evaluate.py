@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,7 @@ FAILED = 1
 """Exit code after an agent of a suite failed somewhere."""
 
 NOT_FOR_SUITES = (
-    *("scenario", "backend", "trace", "arrivals", "limiter", "policy", "solver", "json"),
+    *("scenario", "backend", "trace", "arrivals", "limiter", "wait", "policy", "solver", "json"),
     *(CHANGING := ("profile", "rate", "load", "drop", "duration", "start")),
 )
 """Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
@@ -54,16 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Run what is missing, print the tables, say where everything is; return the exit code."""
     arguments = _parse(argv)
-    sys.path.append(str(Path.cwd()))  # where a user's own controllers lie
     if arguments.suite:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
+    from sponge_env.factory import live_machine, wait_for_machine
     from sponge_env.run.notices import announce
     from sponge_env.run.store import RunStore, identity, new_folder
     from sponge_env.run.unit import units
 
     single = not arguments.suite
+    if arguments.wait:
+        wait_for_machine()
     work = units(suite, arguments.backend, arguments.limiter)
     said = _check(suite, arguments) if single else [f"left out: {why}" for why in left_out]
     drops = {cell.serving.drop for cell in cells(suite)} == {"expired"}
@@ -73,7 +74,9 @@ def evaluate(argv: Sequence[str]) -> int:
     purpose = f"{suite.name}-{arguments.backend}" if single else f"suite-{suite.name}"
     common = identity(suite, arguments.backend, arguments.limiter)
     path = arguments.run_dir or new_folder(purpose)
-    with cli.terminate_like_interrupt(), RunStore.open(path, common) as store:
+    live = arguments.backend == "live"
+    machine = live_machine(cells(suite)[0], arguments.limiter) if live else nullcontext()
+    with cli.terminate_like_interrupt(), machine, RunStore.open(path, common) as store:
         store.check_requests(work, arguments.requests)
         todo = store.missing(work)
         store.describe(suite, [*cli.program("evaluate").split(), *argv])
@@ -242,21 +245,21 @@ def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Name
     for unit in work:
         kept = store.kept(unit)
         for episode in kept.get("episodes", ()):
-            if not (kept["error"] and episode["partial"]):
-                summaries.append(from_summary(episode))
-                file = store.file("intervals", unit, f"-seed{episode['seed']}.parquet")
+            summaries.append(from_summary(episode))
+            file = store.file("intervals", unit, f"-seed{episode['seed']}.parquet")
+            if file.is_file():  # the disk may have been full
                 first.setdefault(unit.agent, file)
     if not summaries:
         return
     print(comparison_table(summaries))
     print()
+    if arguments.json:
+        write_summaries(arguments.json, summaries)
+        print(f"summaries    {arguments.json}")
     if missing("report"):
         print(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
     else:
         _draw(first, store.path, f"{summaries[0].scenario} ({arguments.backend}), seed 0")
-    if arguments.json:
-        write_summaries(arguments.json, summaries)
-        print(f"summaries    {arguments.json}")
 
 
 def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:

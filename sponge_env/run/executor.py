@@ -125,7 +125,8 @@ class _Helper:
 
 def _serve(connection: Connection, work: Work) -> None:
     """Do tasks until there are no more, or nobody is left to want them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's reach all; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     try:
         while True:
             result = _attempt(work, connection.recv())

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.files import read_json
 from sponge_env.results.schema import (
     CELL,
     NAN,
@@ -26,7 +27,10 @@ from sponge_env.results.schema import (
     names,
 )
 from sponge_env.run.bounds import BOUND_AGENTS, SIDES
-from sponge_env.run.store import IDENTITY, QUANTILES, result_files, whole_episodes
+from sponge_env.run.store import IDENTITY, QUANTILES, read_result, result_files, whole_episodes
+
+_KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in fields(cls)}
+"""Names of the columns' types."""
 
 EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
 """Columns that describe an episode."""
@@ -55,7 +59,7 @@ def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for episode, latency_s in zip(result["episodes"], result["latency_s"], strict=True):
         p99_s = float(latency_s[round(0.99 * QUANTILES)]) if episode["offered"] else NAN
         measured = {name: NAN if value is None else value for name, value in episode.items()}
-        rows.append(measured | {"latency_p99_of_all_s": p99_s, "bound": result["bound"]})
+        rows.append(measured | {"latency_p99_of_all_s": p99_s, "bound": result.get("bound", "")})
     return rows
 
 
@@ -107,11 +111,16 @@ def load_intervals(
 
 def _table(file: Path, columns: list[str]) -> pd.DataFrame:
     try:
+        if not file.is_file():
+            raise OSError("it is no regular file")
         if file.suffix == ".csv":  # of an episode on the real worker that has not ended
-            return pd.read_csv(file, usecols=columns)[columns]
-        return pd.read_parquet(file, columns=columns)
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"cannot read {str(file)!r}: {error}") from error
+            table = pd.read_csv(file, usecols=columns)[columns]
+        else:
+            table = pd.read_parquet(file, columns=columns)
+        return table.astype({name: _KINDS[name] for name in columns})
+    except (OSError, ValueError, TypeError, OverflowError, ArrowException) as error:
+        said = str(error).partition("\n")[0]
+        raise RunDirectoryError(f"cannot read {str(file)!r}: {said}") from error
 
 
 def read_intervals(path: Path) -> list[IntervalMetrics]:
@@ -146,7 +155,7 @@ def _results(path: Path) -> list[dict[str, Any]]:
     compared on the same seeds; elsewhere those of agents that finished all seeds. The quantiles
     of their latency, (episodes, QUANTILES + 1), are infinite where they could not be written.
     """
-    results = [_checked(file) for file in result_files(path)]
+    results = [read_result(file) for file in result_files(path)]
     whole = [[] if result["error"] else whole_episodes(result) for result in results]
     ended = [{episode["seed"] for episode, _ in pairs} for pairs in whole]
     one_cell = len({tuple(result[name] for name in CELL) for result in results}) == 1
@@ -160,15 +169,3 @@ def _results(path: Path) -> list[dict[str, Any]]:
         if not (kept or result["complete"] or result["error"]):
             result["error"] = {"type": "interruption", "message": "it was interrupted"}
     return results
-
-
-def _checked(file: Path) -> dict[str, Any]:
-    """Read one result; its summaries have the schema's names."""
-    result = read_json(file)
-    for episode in result.get("episodes", ()):
-        if missing := [name for name in names(EpisodeMetrics) if name not in episode]:
-            raise RunDirectoryError(
-                f"{str(file)!r} was written by another version (it lacks {', '.join(missing)}); "
-                "run evaluate.py again"
-            )
-    return result

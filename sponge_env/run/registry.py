@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,10 +73,22 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
     target = registry.get(name, name)
     if not all(target.partition(":")):
         raise ConfigError(unknown("agent", name, registry))
+    if target not in known_controllers().values():
+        _look_here()
     try:
         return cast(Callable[..., Any], imported(target))
     except Exception as error:  # whatever a user's module does when it is imported
         raise ConfigError(f"agent {name!r} cannot be imported: {_said(error)}") from error
+
+
+def _look_here() -> None:
+    """Find a user's own modules in the working folder, after all others.
+
+    Only where one is asked for: whatever lies there may be run from then on.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _said(error: Exception) -> str:

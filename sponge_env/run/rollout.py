@@ -71,7 +71,7 @@ class Episode:
     """``summary.partial`` tells whether it ended early."""
     intervals: tuple[IntervalMetrics, ...]
     failure: SpongeError | None = None
-    """Why worker or controller could not go on."""
+    """Why worker, controller or a sink could not go on."""
 
 
 def run_episode(
@@ -87,9 +87,9 @@ def run_episode(
 def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink] = ()) -> Episode:
     """Let a controller drive a system from time 0 to the end of its episode.
 
-    An interrupt (Ctrl-C) ends the episode early, as does a worker or a controller that cannot
-    go on: the summary is marked partial and still reaches the sinks. The caller closes system
-    and sinks.
+    An interrupt (Ctrl-C) ends the episode early, as does a worker, a controller or a sink that
+    cannot go on: the summary is marked partial and still reaches the sinks. The caller closes
+    system and sinks.
     """
     intervals: list[IntervalMetrics] = []
     partial, failure = False, None
@@ -110,7 +110,10 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
         partial, failure = True, error
     summary = _summarise(system, intervals, run, partial)
     for sink in sinks:
-        sink.episode(summary)
+        try:
+            sink.episode(summary)
+        except SpongeError as error:
+            failure = failure or error
     return Episode(summary, tuple(intervals), failure)
 
 

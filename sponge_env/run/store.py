@@ -25,14 +25,17 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import RunDirectoryError
@@ -40,7 +43,7 @@ from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.formats import RESERVED, find_trace
 from sponge_env.installation import bundled, describe_host, describe_versions
 from sponge_env.profile import save_profile
-from sponge_env.results.schema import CELL
+from sponge_env.results.schema import CELL, EpisodeMetrics, names
 from sponge_env.run.suite import Suite, cell_name, cells
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
@@ -94,7 +97,7 @@ def scenario_fingerprint(scenario: Scenario) -> str:
 
 def of_file(value: Any) -> Any:
     """Return what stands for the content of a file; any other value as it is."""
-    if isinstance(value, str | Path) and Path(value).is_file():
+    if isinstance(value, str | Path) and os.path.isfile(value):
         return hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return value
 
@@ -117,6 +120,8 @@ class RunStore:
     """The folder of a run, locked for one writer; what cannot be written is a sentence."""
 
     path: Path
+    unwritten: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    """Results that are not in their files yet: they are measured, so they are not to be lost."""
 
     @classmethod
     @contextmanager
@@ -141,9 +146,16 @@ class RunStore:
                     f"{', '.join(other)}); choose another --run-dir"
                 )
             write_json(path / _DEFINITION, found)
+            store = cls(path)
             try:
-                yield cls(path)
+                yield store
             finally:  # a process that was ended while it wrote could not tidy up
+                for file in [*store.unwritten]:
+                    store._write(file)
+                if not (path / _DEFINITION).exists():
+                    raise RunDirectoryError(
+                        f"{str(path)!r} was removed while the run wrote into it; run it again"
+                    )
                 for partial in path.rglob("*.partial"):
                     partial.unlink(missing_ok=True)
 
@@ -181,9 +193,11 @@ class RunStore:
     def kept(self, unit: Unit) -> dict[str, Any]:
         """Return the result of a unit, as far as there is one of this configuration."""
         path = self.file("results", unit, ".json")
+        if path in self.unwritten:
+            return self.unwritten[path]
         if not path.exists():
             return {}
-        found = read_json(path)
+        found = read_result(path)
         if found["fingerprint"] != unit.fingerprint():
             raise RunDirectoryError(
                 f"{str(self.path)!r} holds results of agent {unit.agent!r} with other options, "
@@ -207,7 +221,13 @@ class RunStore:
             "complete": complete and error is None,
             "error": error,
         }
-        write_json(self.file("results", unit, ".json"), {**result, **head}, indent=None)
+        path = self.file("results", unit, ".json")
+        self.unwritten[path] = {**result, **head}
+        self._write(path)
+
+    def _write(self, path: Path) -> None:
+        write_json(path, self.unwritten[path], indent=None)
+        del self.unwritten[path]
 
 
 def whole_episodes(
@@ -216,6 +236,75 @@ def whole_episodes(
     """Return the summaries of a unit's whole episodes, with the quantiles of latency of each."""
     pairs = zip(result.get("episodes", ()), result.get("latency_s", ()), strict=True)
     return [(episode, latency_s) for episode, latency_s in pairs if not episode["partial"]]
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Read one result; a :class:`RunDirectoryError` says what in it cannot be used.
+
+    It is what its place says, so that its names can be used for files.
+    """
+    result = read_json(file)
+    for episode in _list(result, "episodes"):
+        if missing := [name for name in names(EpisodeMetrics) if name not in episode]:
+            raise RunDirectoryError(
+                f"{str(file)!r} was written by another version (it lacks {', '.join(missing)}); "
+                "run evaluate.py again"
+            )
+    if wrong := _what_is_wrong(file, result):
+        raise RunDirectoryError(
+            f"{str(file)!r} is damaged ({wrong}); remove it and run evaluate.py again"
+        )
+    return result
+
+
+def _list(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    found = result.get(name, [])
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _what_is_wrong(file: Path, result: Mapping[str, Any]) -> str:
+    """Return what of a result has another type than it must; nothing if all is well."""
+    place = [str(result.get(name)) for name in ("agent", *CELL)]
+    if file.parent.name != place[0] or file.name != f"{'+'.join(place[1:])}.json":
+        return "it is of another agent or cell"
+    error, complete = result.get("error", False), result.get("complete")
+    said = error is None or (isinstance(error, dict) and {"type", "message"} <= error.keys())
+    if not said or not isinstance(complete, bool) or not isinstance(result.get("fingerprint"), str):
+        return "it does not say whether it is complete"
+    episodes, bounds = _list(result, "episodes"), _list(result, "bounds")
+    for name, found in (("episodes", episodes), ("bounds", bounds)):
+        if found != result.get(name, []):
+            return f"{name} are no list of tables"
+    for each in episodes:
+        if unfit := [f.name for f in fields(EpisodeMetrics) if not _fits(each[f.name], f.type)]:
+            return f"{unfit[0]} is {each[unfit[0]]!r} in an episode"
+    numbers = [value for each in bounds for value in (each.get("seed"), *each.values())]
+    if not all(_fits(value, "float") and value is not None for value in numbers):
+        return "a bound is no number"
+    if any(
+        len({each["seed"] for each in several}) < len(several) for several in (episodes, bounds)
+    ):
+        return "a seed is there twice"
+    if not isinstance(result.get("bound", ""), str):
+        return "its bound has no name"
+    return "" if _are_quantiles(result.get("latency_s", []), len(episodes)) else "latency_s"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a value of a file is of a metric's type; None stands for no number."""
+    if kind == "float":
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return bool(type(value).__name__ == kind)
+
+
+def _are_quantiles(values: Any, episodes: int) -> bool:
+    """Tell whether values are those of the latency of so many episodes."""
+    try:
+        shape: tuple[int, ...] = np.array(values, np.float64).shape
+    except (TypeError, ValueError):
+        return False
+    wanted = (episodes, QUANTILES + 1) if episodes else (0,)
+    return bool(shape == wanted)
 
 
 def result_files(path: Path) -> list[Path]:

@@ -84,6 +84,8 @@ class Suite:
         require(1 <= self.seeds <= EVALUATION_SEEDS, "seeds", self.seeds, rule)
         for name in ("starts", "cells", "agents"):
             require(len(getattr(self, name)) > 0, name, getattr(self, name), "not empty")
+        names_folder = not {"/", "\0"} & {*self.name}
+        require(names_folder, "name", self.name, "without '/' (it names run directories)")
         for name in self.agents:
             allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")

@@ -224,13 +224,14 @@ class Recorder:
     def add(self, run: Run, episode: Episode, system: System) -> None:
         """Write an episode that ended, and now and then the unit's results so far."""
         requests = system.columns()
+        latency_s = latency_quantiles_s(requests, system.plan.count_from_s)
+        # Whatever cannot be written now, the summary has the episode.
+        self._episodes.append((summary(episode.summary), latency_s))
         if run.seed < self._requests:
             write_table(self._file("requests", run, "parquet"), requests)
         columns = interval_columns(run, episode.intervals)
         write_table(self._file("intervals", run, "parquet"), columns)
         self._file("intervals", run, "csv").unlink(missing_ok=True)
-        latency_s = latency_quantiles_s(requests, system.plan.count_from_s)
-        self._episodes.append((summary(episode.summary), latency_s))
         if time.monotonic() >= self._due_s:
             self.keep(complete=False)
             self._due_s = time.monotonic() + _KEEP_EVERY_S
@@ -268,7 +269,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with saying_why(self._path):
+            self._file.close()
 
 
 def interval_columns(run: Run, intervals: Sequence[IntervalMetrics]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,273 @@
+"""Runs whose disk, folder or terminal goes away: one sentence, and what was measured is shown."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import write_suite
+
+import evaluate
+from sponge_env import cli
+from sponge_env.errors import RunDirectoryError
+from sponge_env.files import check_writable, read_bytes, replacing, write_json
+from sponge_env.results import __main__ as report
+from sponge_env.results import tensorboard
+from sponge_env.run import unit
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = "--agent static-8 --duration 20 --seeds 2 --run-dir run".split()
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class FullDisk:
+    """An event file's, from some record on."""
+
+    def __init__(self, file: Any, records: int) -> None:
+        self._file, self._left = file, records
+
+    def write(self, data: bytes) -> int:
+        self._left -= 1
+        if self._left < 0:
+            full()
+        return int(self._file.write(data))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        full()
+
+
+def failed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> tuple[str, str]:
+    """Run an evaluation that must fail; return what it printed, and its one sentence."""
+    assert evaluate.main(argv) == cli.BAD_INPUT
+    shown = capsys.readouterr()
+    sentences = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1
+    assert "Traceback" not in shown.err
+    return shown.out, sentences[0]
+
+
+def kept_episodes(run: Path = Path("run")) -> list[dict[str, Any]]:
+    (file,) = run.glob("results/*/*.json")
+    found: list[dict[str, Any]] = json.loads(file.read_text())["episodes"]
+    return found
+
+
+def test_a_full_disk_for_tables_loses_no_summary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    out, said = failed(capsys, RUN)
+    assert "No space left on device" in said
+    assert "static-8" in out
+    assert [episode["partial"] for episode in kept_episodes()] == [False]
+    assert not [*Path("run").rglob("*.partial")]
+
+
+def test_a_full_disk_for_everything_still_shows_the_summary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = unit.AgentUnit.run
+
+    def then_full(self: unit.AgentUnit, record: unit.Recorder) -> None:
+        monkeypatch.setattr("sponge_env.run.store.write_json", full_sentence)
+        run(self, record)
+
+    def full_sentence(path: Path, *_: Any, **__: Any) -> None:
+        raise RunDirectoryError(f"cannot write {str(path)!r}: No space left on device")
+
+    monkeypatch.setattr(unit.AgentUnit, "run", then_full)
+    out, said = failed(capsys, RUN)
+    assert "No space left on device" in said
+    assert "static-8" in out
+
+
+@pytest.mark.parametrize("records", [1, 3, 1000])
+def test_a_full_disk_for_tensorboard_ends_the_episode_with_its_summary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], records: int
+) -> None:
+    opened = tensorboard.EventFile.__init__
+
+    def on_a_full_disk(self: tensorboard.EventFile, folder: Path) -> None:
+        opened(self, folder)
+        self._file = FullDisk(self._file, records)
+
+    monkeypatch.setattr(tensorboard.EventFile, "__init__", on_a_full_disk)
+    out, said = failed(capsys, RUN)
+    assert "tfevents" in said
+    assert "No space left on device" in said
+    if records > 1:  # else it was full before anything was measured
+        assert "static-8" in out
+        assert kept_episodes()[0]["duration_s"] == min(20, records)
+
+
+REMOVER = """
+import shutil
+from sponge_env.interfaces import Allocation
+
+class Remover:
+    def reset(self, spec, seed):
+        self.decisions = 0
+
+    def decide(self, view):
+        self.decisions += 1
+        if self.decisions == 5:
+            shutil.rmtree("run")
+        return Allocation(cores=8, batch=1)
+"""
+
+
+def test_a_folder_that_is_removed_meanwhile_loses_no_summary(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("remover_of_runs.py").write_text(REMOVER)
+    argv = ["remover_of_runs:Remover" if word == "static-8" else word for word in RUN]
+    argv[argv.index("2")] = "1"
+    out, said = failed(capsys, argv)
+    assert "was removed while the run wrote into it" in said
+    assert "remover_of_runs:Remover" in out
+    assert len(kept_episodes()) == 1
+    assert sys.path[-1] == str(Path.cwd())
+
+
+def test_what_lies_in_the_working_folder_is_not_run() -> None:
+    for name in ("coverage", "pandas", "agents", "psutil"):
+        Path(f"{name}.py").write_text("raise SystemExit('it was run')")
+    command = [sys.executable, str(ROOT / "evaluate.py"), *RUN]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, "it was run" in run.stderr + run.stdout) == (0, False)
+
+
+def test_a_link_in_place_of_the_partial_file_is_not_followed() -> None:
+    Path("precious").write_text("kept")
+    Path("result.json.partial").symlink_to("precious")
+    with replacing(Path("result.json")) as partial:
+        partial.write_text("new")
+    assert (Path("precious").read_text(), Path("result.json").read_text()) == ("kept", "new")
+    Path("folder.json.partial").mkdir()
+    with pytest.raises(RunDirectoryError, match=r"cannot write 'folder\.json'"):
+        write_json(Path("folder.json"), {})
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence() -> None:
+    Path("file").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"cannot write 'file/below/out\.json"):
+        check_writable(Path("file/below/out.json"))
+
+
+@pytest.mark.parametrize("content", [b"x" * 2000, None])
+def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+    import gzip
+
+    monkeypatch.setattr("sponge_env.files.MOST_BYTES", 1000)
+    Path("big").write_bytes(content or gzip.compress(bytes(1001)))
+    with pytest.raises(ValueError, match=r"it holds more than 0\.001 MB"):
+        read_bytes(Path("big"))
+
+
+def test_pipes_and_devices_are_no_files() -> None:
+    os.mkfifo("pipe")
+    for path in ("pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="it is no regular file"):
+            read_bytes(Path(path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_interrupts_nothing(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    with cli.terminate_like_interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        for again in cli.ENDING:
+            os.kill(os.getpid(), again)
+    assert capsys.readouterr().err.count("what was measured is being kept\n") == 3
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_was_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli.terminate_like_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_interrupt_while_results_are_written_loses_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add = unit.Recorder.add
+
+    def interrupted(self: unit.Recorder, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        add(self, *arguments)
+
+    def in_the_middle(self: unit.AgentUnit, record: unit.Recorder) -> None:
+        try:
+            run(self, record)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise
+
+    run = unit.AgentUnit.run
+    monkeypatch.setattr("sponge_env.run.unit.play", play_until_interrupted(unit.play))
+    monkeypatch.setattr(unit.AgentUnit, "run", in_the_middle)
+    monkeypatch.setattr(unit.Recorder, "add", interrupted)
+    assert evaluate.main(RUN) == cli.INTERRUPTED
+    assert "static-8" in capsys.readouterr().out
+    assert [episode["partial"] for episode in kept_episodes()] == [True]
+
+
+def play_until_interrupted(play: Callable[..., Any]) -> Callable[..., Any]:
+    class Interrupting:
+        """Interrupts the third interval."""
+
+        def __init__(self) -> None:
+            self.intervals = 0
+
+        def interval(self, metrics: Any) -> None:
+            self.intervals += 1
+            if self.intervals == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def episode(self, metrics: Any) -> None:
+            """Do nothing."""
+
+    return lambda system, controller, run, sinks: play(
+        system, controller, run, [*sinks, Interrupting()]
+    )
+
+
+def test_a_report_writes_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_suite(Path("inside/run"), {"a": ([3, 2], 4.0), "b": ([0, 0], 9.0)})
+    (file, *_) = sorted(run.glob("results/a/*.json"))
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"scenario": "../../outside"}))
+    before = set(Path().rglob("*"))
+    assert report.main([str(run), "--out", "inside/out"]) == cli.BAD_INPUT
+    assert "is damaged (it is of another agent or cell)" in capsys.readouterr().err
+    assert set(Path().rglob("*")) - before <= {Path("inside/out")}
+    shutil.rmtree("inside")

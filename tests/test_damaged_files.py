@@ -1,0 +1,229 @@
+"""Whatever is in a file that somebody hands us: it is read, or one sentence says why not."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_runs import write_suite
+from test_policy import random_policy
+
+from agents.policy import load_policy, save_policy
+from baselines import load_tuned
+from sponge_env.errors import SpongeError
+from sponge_env.fidelity.report import load_fidelity
+from sponge_env.formats import read_arrivals, read_bandwidth
+from sponge_env.profile import PROFILE_DIR, load_profile
+from sponge_env.results.comparison import load_run
+from sponge_env.run.read import load_latencies
+from sponge_env.run.suite import SUITE_DIR, cells, load_suite
+from sponge_env.scenario import SCENARIO_DIR, load_scenario
+from sponge_env.spec import make_spec, scenario_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+TRACES = Path(__file__).parent / "data" / "traces"
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 3, 1e-300, 1e308, math.nan, math.inf, -math.inf, 10**30, 10**400),
+    *("", "x", "../x", "/dev/zero", "\0", "<b>|`\n", [], {}, [[]], {"x": 1}, [1, "x"]),
+)
+TEXTS = (
+    *("-1", "1e999", "nan", "99999999999999999999", "1_0", "[" * 2000, '"', "\n", "\0", ","),
+    *("0x" + "f" * 6000, "[[x]]\n", "= ", "\ufeff", "2000-01-01", "'../x'", "true", "{}", ""),
+)
+WORDS = (*map(str.encode, TEXTS), b"\xff\xfe", b"\x1f\x8b")
+
+
+def change_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Cut out a piece, double it, or put something else in its place."""
+    begin = rng.randrange(len(content) + 1)
+    end = min(len(content), begin + rng.choice((0, 1, 4, 30, len(content))))
+    put = rng.choice((*WORDS, content[begin:end] * 2, rng.randbytes(4)))
+    return content[:begin] + put + content[end:]
+
+
+def change_json(content: bytes, rng: random.Random) -> bytes:
+    """Change the type or the value of something in it, or take it out."""
+    root: dict[str, Any] = {"": json.loads(content)}
+    inside: Any = root
+    key: Any = ""
+    child = root[""]
+    while isinstance(child, dict | list) and child and rng.random() < 0.8:
+        keys = list(child) if isinstance(child, dict) else range(len(child))
+        inside, key = child, rng.choice(keys)
+        child = inside[key]
+    if rng.random() < 0.2:
+        del inside[key]
+    else:
+        inside[key] = rng.choice(VALUES)
+    return json.dumps(root.get("")).encode()
+
+
+def change_policy(content: bytes, rng: random.Random) -> bytes:
+    """Change what a safetensors file says of its arrays, or of the policy."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    said = header["__metadata__"]
+    if rng.random() < 0.5:
+        said["policy"] = change_json(said["policy"].encode(), rng).decode()
+        changed = json.dumps(header).encode()
+    else:
+        changed = change_json(content[8:end], rng)
+    return struct.pack("<Q", len(changed)) + changed + content[end:]
+
+
+CHANGES = {".json": change_json, ".safetensors": change_policy}
+
+
+def change(path: Path, rng: random.Random) -> bytes:
+    content = path.read_bytes()
+    for _ in range(rng.choice((1, 1, 1, 2, 5))):
+        by_bytes = rng.random() < 0.3
+        try:
+            content = (change_bytes if by_bytes else CHANGES.get(path.suffix, change_bytes))(
+                content, rng
+            )
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ):  # it is none any more
+            content = change_bytes(content, rng)
+    return content
+
+
+def use_profile(path: Path) -> None:
+    profile = load_profile(path)
+    make_spec(load_scenario("local"), profile)
+    make_spec(load_scenario("paper"), profile)
+
+
+def use_scenario(path: Path) -> None:
+    scenario = load_scenario(path)
+    make_spec(scenario, scenario_profile(scenario))
+
+
+def use_suite(path: Path) -> None:
+    cells(load_suite(path))
+
+
+def use_trace(path: Path) -> None:
+    for read in (read_bandwidth, read_arrivals):
+        try:
+            read(path)
+        except SpongeError as error:
+            assert_sentence(error)
+
+
+def assert_sentence(error: SpongeError) -> None:
+    assert str(error)
+    assert type(error) is not SpongeError
+
+
+def shortened(path: Path, folder: Path) -> Path:
+    """Copy a JSON file without most of what its lists and tables hold: the same, but small."""
+
+    def cut(data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: cut(value) for key, value in list(data.items())[:20]}
+        return [cut(value) for value in data[:16]] if isinstance(data, list) else data
+
+    (folder / path.name).write_text(json.dumps(cut(json.loads(path.read_text()))))
+    return folder / path.name
+
+
+Loader = tuple[list[Path], Callable[[Path], Any]]
+
+
+@pytest.fixture(scope="module")
+def loaders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loader]:
+    """Return valid files of every kind, and what reads them."""
+    folder = tmp_path_factory.mktemp("valid")
+    save_policy(random_policy(), policy := folder / "policy.safetensors")
+    return {
+        "profile": (sorted(PROFILE_DIR.glob("*.json")), use_profile),
+        "scenario": (sorted(SCENARIO_DIR.glob("*.toml")), use_scenario),
+        "suite": (sorted(SUITE_DIR.glob("*.toml")), use_suite),
+        "trace": (sorted(p for p in TRACES.iterdir() if p.is_file()), use_trace),
+        "policy": ([policy], load_policy),
+        "tuned": ([shortened(ROOT / "baselines" / "tuned.json", folder)], load_tuned),
+        "fidelity": ([shortened(ROOT / "docs" / "fidelity.json", folder)], load_fidelity),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["profile", "scenario", "suite", "trace", "policy", "tuned", "fidelity"]
+)
+def test_a_changed_file_is_read_or_refused(
+    kind: str, loaders: dict[str, Loader], tmp_path: Path
+) -> None:
+    valid, use = loaders[kind]
+    assert valid
+    for path in valid:
+        use(path)
+
+    @given(st.integers(0, 2**62))
+    def check(seed: int) -> None:
+        rng = random.Random(seed)
+        path = rng.choice(valid)
+        (changed := tmp_path / path.name).write_bytes(change(path, rng))
+        try:
+            use(changed)
+        except SpongeError as error:
+            assert_sentence(error)
+
+    check()
+
+
+def test_a_changed_run_is_read_or_refused(tmp_path: Path) -> None:
+    run = write_suite(tmp_path / "run", {"a": ([3, 2], 4.0), "b": ([0, 0], 9.0)}, bounds={"o": 3.0})
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    load_run(run)
+
+    # A tenth, for pandas takes its time.
+    @settings(max_examples=max(1, settings().max_examples // 10))
+    @given(st.integers(0, 2**62))
+    def check(seed: int) -> None:
+        rng = random.Random(seed)
+        path = rng.choice(files)
+        kept = path.read_bytes()
+        path.write_bytes(change(path, rng))
+        try:
+            load_latencies(run)
+            load_run(run)
+        except SpongeError as error:
+            assert_sentence(error)
+        finally:
+            path.write_bytes(kept)
+
+    check()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_policy_without_finite_weights_is_refused(tmp_path: Path, value: float) -> None:
+    policy = random_policy()
+    policy.layers[1][0][2, 3] = value
+    save_policy(policy, tmp_path / "p.safetensors")
+    with pytest.raises(SpongeError, match="weights that are no finite numbers"):
+        load_policy(tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("ending", "use"),
+    [(".json", use_profile), (".toml", use_scenario), (".toml", use_suite), ("", load_policy)],
+)
+def test_a_pipe_is_not_waited_for(tmp_path: Path, ending: str, use: Callable[[Path], Any]) -> None:
+    os.mkfifo(path := tmp_path / f"pipe{ending}")
+    with pytest.raises(SpongeError):
+        use(path)
