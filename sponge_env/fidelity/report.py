@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,8 +14,8 @@ from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.files import read_json, replacing, write_json
 from sponge_env.installation import describe_host, describe_versions
 from sponge_env.profile import Profile
-from sponge_env.results.layout import Columns, Table
-from sponge_env.results.schema import NAN, column, finite, summary
+from sponge_env.results.layout import Columns, Entry, Table, terminal
+from sponge_env.results.schema import NAN, EpisodeMetrics, column, finite, summary
 
 Verdict = Literal["met", "within spread", "missed", ""]
 """Within the target; not, but among the live runs; neither; no target."""
@@ -53,6 +53,12 @@ QUANTITIES = (
     Quantity("mean_cores", 2),
     Quantity("utilisation", 1, relative=False),
 )
+
+_BY_METRIC = {quantity.metric: quantity for quantity in QUANTITIES}
+BESIDE = tuple(
+    _BY_METRIC[name] for name in ("violation_rate", "mean_cores", "latency_mean_s", "latency_p99_s")
+)
+"""What stands in the table of :func:`beside`, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,41 @@ def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity)
 
     live, others = values("live"), (fmean(values("simulated")), fmean(values("replayed")))
     return Row(agent, scenario, quantity, fmean(live), min(live), max(live), *others)
+
+
+NORMAL = """\
+off by: simulated against live. One live run differs from the next; where an agent keeps up with its
+load, up to 0.6 points of violations, 11 % of the mean latency, 25 % of the p99 and 0.1 % of the
+cores is normal, and more where it does not (docs/fidelity.md)."""
+"""What to think of the differences in :func:`beside`."""
+
+
+def beside(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) -> str:
+    """Return a table of agents that met the same requests simulated and live.
+
+    Means are over the seeds that both have.
+    """
+    found = {(e.agent, e.seed): e for e in live if not e.partial}
+    pairs: dict[str, list[tuple[EpisodeMetrics, EpisodeMetrics]]] = {}
+    for episode in simulated:
+        if pair := found.get((episode.agent, episode.seed)):
+            pairs.setdefault(episode.agent, []).append((episode, pair))
+
+    def row(quantity: Quantity, agent: str) -> Row:
+        values = [[float(getattr(e, quantity.metric)) for e in pair] for pair in pairs[agent]]
+        ours, theirs = zip(*values, strict=True)
+        ends = fmean(theirs), min(theirs), max(theirs)
+        return Row(agent, "", quantity, *ends, fmean(ours), NAN)
+
+    columns: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
+    for q in BESIDE:
+        label = column(q.metric).label
+        columns += [
+            (f"{label}, simulated", lambda agent, q=q: q.text(row(q, agent).simulated)),
+            (f"{label}, live", lambda agent, q=q: q.text(row(q, agent).live)),
+            ("off, by", lambda agent, q=q: q.difference_text(row(q, agent).difference)),
+        ]
+    return terminal(Table.of(columns, pairs))
 
 
 def tables(rows: Sequence[Row]) -> dict[str, Table]:

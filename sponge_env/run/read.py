@@ -25,8 +25,9 @@ from sponge_env.results.schema import (
     IntervalMetrics,
     names,
 )
-from sponge_env.run.bounds import BOUND_AGENTS, SIDES
+from sponge_env.run.bounds import SIDES
 from sponge_env.run.store import IDENTITY, QUANTILES, result_files, whole_episodes
+from sponge_env.run.suite import BOUND_AGENTS
 
 EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
 """Columns that describe an episode."""
