@@ -21,12 +21,14 @@ _KNOWN = {
     "recurrent-ppo": ("learned:recurrent_ppo", "PPO with a memory (LSTM)"),
     "recurrent-ppo-joint": ("learned:recurrent_ppo_joint", "the same, replicas too"),
     "residual-ppo": ("learned:ResidualController", "PPO that corrects sponge-mpc"),
-    "sb3:": ("stable_baselines:SB3Policy", "model of Stable-Baselines3, as sb3:FILE.zip"),
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
-"""Name -> ``module:callable``, imported only when asked for. Of a name that ends with a colon what
-follows it is the option ``file``."""
-ABOUT = {name: about for name, (_, about) in _KNOWN.items()}
+"""Name -> ``module:callable``, imported only when asked for."""
+FILES = {"sb3": f"{__name__}.stable_baselines:SB3Policy"}
+"""Word before a colon -> what follows the file after it, which is its option ``file``."""
+ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {
+    "sb3:FILE.zip": "model that Stable-Baselines3 saved; loading one executes code in it"
+}
 """Name -> what it does, in one line."""
 
 

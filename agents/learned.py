@@ -51,8 +51,8 @@ class PolicyController(BaseController):
     def __init__(self, agent: str, policy: str = "newest") -> None:
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
-        That is ``newest``: the newest in ``runs/`` that fits the system and whose training came to
-        its end, or else the shipped one; ``shipped``; or the path of a policy file or run directory.
+        That is ``newest``: the newest in ``runs/`` that fits the system and was trained to the
+        end, or else the shipped one; ``shipped``; or the path of a policy file or run directory.
         """
         self._agent = agent
         self._control = control_named(LEARNERS[agent].control)

@@ -67,7 +67,7 @@ class SB3Policy(BaseController):
         space = self._policy.action_space
         if not _fits(space, self._choices):
             raise PolicyError(
-                f"{self._file} chooses from {space}; this system has {self._choices.tolist()} choices"
+                f"{self._file} chooses from {space}; this system has {self._choices} choices"
             )
         self._masks = ActionMasks(spec, joint=self._control is JOINT) if self._masked else None
         self._state: Any = None

@@ -17,7 +17,6 @@ from sponge_env.results.schema import (
     blank,
     column,
     names,
-    scalars,
     tag,
 )
 

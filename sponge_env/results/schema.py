@@ -293,14 +293,18 @@ def blank(cls: type[Any]) -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(cls)}
 
 
-INFO = tuple(name for name in names(IntervalMetrics) if name != "reward")
-"""Metrics of an interval in an environment's infos; the reward is returned beside them."""
+INFO = {
+    f.name: float if f.type == "float" else int
+    for f in dataclasses.fields(IntervalMetrics)
+    if f.name != "reward"
+}
+"""Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
 
 
 def info(metrics: IntervalMetrics) -> dict[str, Any]:
     """Return :data:`INFO` of an interval; 0 where nothing was measured, for learners add it up."""
-    values = {name: getattr(metrics, name) for name in INFO}
-    return {name: value if value == value else 0.0 for name, value in values.items()}
+    values = [(name, kind, getattr(metrics, name)) for name, kind in INFO.items()]
+    return {name: kind(value if value == value else 0) for name, kind, value in values}
 
 
 def tag(cls: type[Any], name: str) -> str:

@@ -65,7 +65,8 @@ OVER_BOUND = column("cores_over_common_bound")
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """Compare agents: a row for each, in order of appearance, with means over its seeds.
 
-    Where there are several seeds, the least and the most stand beside the mean. A dash stands where nothing was measured, a star after who was interrupted in an episode.
+    Where there are several seeds, the least and the most stand beside the mean. A dash stands
+    where nothing was measured, a star after who was interrupted in an episode.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = [[e for e in episodes if e.agent == agent] for agent in agents]

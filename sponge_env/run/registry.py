@@ -18,12 +18,17 @@ from sponge_env.spec import check_allocation
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
-one itself knows none."""
+one itself knows none. The first has ``FILES`` as well."""
 
 
 def known_controllers() -> dict[str, str]:
     """Return all registered names and their lazy ``"module:callable"`` strings."""
     return _registered("CONTROLLERS")
+
+
+def file_controllers() -> dict[str, str]:
+    """Return what follows a file, by the word before the colon in ``word:FILE``."""
+    return cast(dict[str, str], imported(f"{bundled(REGISTRIES[0])}:FILES"))
 
 
 def described_controllers() -> dict[str, str]:

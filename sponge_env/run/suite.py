@@ -19,7 +19,7 @@ from sponge_env.config import ControlName, Start, require
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, from_mapping, load_toml
-from sponge_env.run.registry import known_controllers
+from sponge_env.run.registry import file_controllers, known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 
@@ -140,20 +140,20 @@ def chosen(
 ) -> tuple[dict[str, AgentEntry], tuple[ControlName, ...]]:
     """Return the agents with some names, and the bounds among them.
 
-    An agent is one of ``own``, of the tables or of the registries, ``module:Class``, or what a
-    registry has for the word before the colon, such as a kind of policy file; that one is then
-    called after its file.
+    An agent is one of ``own``, of the tables or of the registries, ``module:Class``, or
+    ``word:FILE`` where a registry has something that follows such files; it is called after its.
     """
     defined, registered = {**named_agents(), **(own or {})}, known_controllers()
+    files = file_controllers()
     bounds = {name: control for control, name in BOUND_AGENTS.items()}
     agents: dict[str, AgentEntry] = {}
     for name in dict.fromkeys(names):
         kind, colon, file = name.partition(":")
-        if colon and kind + colon in registered:
+        if colon and kind in files:
             called = f"{kind}:{Path(file).stem}"
             if called in agents:
                 raise ConfigError(f"two agents are called {called!r}; rename one of the files")
-            agents[called] = AgentEntry(controller=kind + colon, options={"file": file})
+            agents[called] = AgentEntry(controller=files[kind], options={"file": file})
         elif colon or name in defined or name in registered:
             agents[name] = defined.get(name, AgentEntry())
         elif name not in bounds:

@@ -156,6 +156,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         reward = np.array(metrics["reward"])
         if restarts.any() and self.autoreset_mode != AutoresetMode.DISABLED:
             self.begin(restarts, observations)
+            metrics = metrics.copy()
             metrics[restarts] = np.zeros((), METRICS)
         self._observations = observations
         never, everyone = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
