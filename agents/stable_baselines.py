@@ -116,7 +116,8 @@ def _load(path: Path, _changed_ns: int) -> Any:
         raise PolicyError(f"there is no model {str(path)!r}")
     LOG.warning("loading %s executes code in it; follow only files that you trust", path)
     try:
-        data, parameters, _ = load_from_zip_file(path, device="cpu")
+        saved = load_from_zip_file(path, device="cpu")
+        data, parameters = saved[0] or {}, saved[1]
         kind, options = data["policy_class"], data["policy_kwargs"]
         if "lr_schedule" in inspect.signature(kind).parameters:
             options = {"lr_schedule": lambda _: 0.0, **options}

@@ -140,6 +140,8 @@ def test_what_is_printed_can_be_typed(
     printed = capsys.readouterr().out
     assert "\nlive, too    env/bin/python evaluate.py --agent static-8 --backend both" in printed
     assert "\nreport       env/bin/python -m sponge_env report runs/" in printed
+    assert evaluate.main([*argv, "--scenario", "paper-300kb", "--agent", "static-tuned"]) == 0
+    assert "live, too" not in capsys.readouterr().out
     Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,3000000\n")
     assert evaluate.main([*argv, "--trace", "own.csv"]) == 0
     assert "live, too" not in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -148,20 +149,19 @@ def beside(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) 
         if pair := found.get((episode.agent, episode.seed)):
             pairs.setdefault(episode.agent, []).append((episode, pair))
 
-    def row(quantity: Quantity, agent: str) -> Row:
+    def entry(quantity: Quantity, what: Literal["sim", "live", "off"], agent: str) -> str:
         values = [[float(getattr(e, quantity.metric)) for e in pair] for pair in pairs[agent]]
         ours, theirs = zip(*values, strict=True)
         ends = fmean(theirs), min(theirs), max(theirs)
-        return Row(agent, "", quantity, *ends, fmean(ours), NAN)
+        row = Row(agent, "", quantity, *ends, fmean(ours), NAN)
+        if what == "off":
+            return quantity.difference_text(row.difference)
+        return quantity.text(row.simulated if what == "sim" else row.live)
 
     columns: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
     for q in BESIDE:
-        label = column(q.metric).label
-        columns += [
-            (f"{label}, simulated", lambda agent, q=q: q.text(row(q, agent).simulated)),
-            (f"{label}, live", lambda agent, q=q: q.text(row(q, agent).live)),
-            ("off, by", lambda agent, q=q: q.difference_text(row(q, agent).difference)),
-        ]
+        columns.append((f"{column(q.metric).label}, simulated", partial(entry, q, "sim")))
+        columns += [(", live", partial(entry, q, "live")), (", off by", partial(entry, q, "off"))]
     return terminal(Table.of(columns, pairs))
 
 
@@ -212,8 +212,8 @@ def write_results(
     folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
 ) -> None:
     """Write ``fidelity.md`` and ``fidelity.json``; RunDirectoryError if one cannot be."""
-    with replacing(folder / "fidelity.md") as partial:
-        partial.write_text(section(trials, profile) + "\n")
+    with replacing(folder / "fidelity.md") as partial_file:
+        partial_file.write_text(section(trials, profile) + "\n")
     head = {"command": list(command), "versions": describe_versions()}
     rows = [_plain(row) for row in compare(trials)]
     data = {**head, **_measured(trials, profile), "comparison": rows}

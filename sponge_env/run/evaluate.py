@@ -65,27 +65,22 @@ def evaluate(argv: Sequence[str]) -> int:
         require_extra("report", "a suite")
     suite = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.run.store import RunStore, identity, new_folder
+    from sponge_env.run.store import new_folder
     from sponge_env.run.unit import units
 
-    single, limiter = not arguments.suite, arguments.limiter
+    single = not arguments.suite
     backends: list[Backend] = [arguments.backend]
     if arguments.backend == "both":
         backends = ["sim", "live"]
     if suite.bounds and "live" in backends:
         raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
-    work = {backend: units(suite, backend, limiter) for backend in backends}
+    work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
     said = _check(suite, work, arguments) if single else []
     purpose = f"{suite.name}-{arguments.backend}" if single else f"suite-{suite.name}"
     path = arguments.run_dir or new_folder(purpose)
     command = [*cli.program("evaluate", recorded=True).split(), *argv]
     with cli.terminate_like_interrupt(), ExitStack() as opened:
-        stores = {}
-        for backend in backends:
-            folder = path / backend if len(backends) > 1 else path
-            store = RunStore.open(folder, identity(suite, backend, limiter))
-            stores[backend] = opened.enter_context(store)
-            stores[backend].check_requests(work[backend], arguments.requests)
+        stores = _open(opened, path, suite, work, arguments)
         todo = {backend: store.missing(work[backend]) for backend, store in stores.items()}
         for store in stores.values():
             store.describe(suite, command)
@@ -102,8 +97,27 @@ def evaluate(argv: Sequence[str]) -> int:
             return cli.INTERRUPTED
         finally:
             if single:
-                _report_cell(path, stores, work, arguments)
+                _report_cell(path, stores, work, suite, arguments)
         return 0 if single else _report_suite(path, suite)
+
+
+def _open(
+    opened: ExitStack,
+    path: Path,
+    suite: Suite,
+    work: Mapping[Backend, Sequence[Unit]],
+    arguments: argparse.Namespace,
+) -> dict[Backend, RunStore]:
+    """Open the folder of the run, or one in it for each of several backends."""
+    from sponge_env.run.store import RunStore, identity
+
+    stores: dict[Backend, RunStore] = {}
+    for backend, todo in work.items():
+        folder = path / backend if len(work) > 1 else path
+        store = RunStore.open(folder, identity(suite, backend, arguments.limiter))
+        stores[backend] = opened.enter_context(store)
+        stores[backend].check_requests(todo, arguments.requests)
+    return stores
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -242,6 +256,7 @@ def _report_cell(
     path: Path,
     stores: Mapping[Backend, RunStore],
     work: Mapping[Backend, Sequence[Unit]],
+    suite: Suite,
     arguments: argparse.Namespace,
 ) -> None:
     """Print the table of the only cell, draw its pictures, and say where everything is."""
@@ -272,10 +287,17 @@ def _report_cell(
     if arguments.json:
         write_summaries(arguments.json, summaries)
         print(f"summaries    {arguments.json}")
-    own = (arguments.trace, arguments.arrivals, arguments.profile)
-    if arguments.backend == "sim" and not (any(own) or arguments.scenario.endswith(".toml")):
+    if _goes_live(suite, arguments):
         more = "--backend both --scenario local --duration 60"
         print(f"live, too    {cli.program('evaluate')} --agent {' '.join(arguments.agent)} {more}")
+
+
+def _goes_live(suite: Suite, arguments: argparse.Namespace) -> bool:
+    """Return whether the same agents could be compared on this machine's worker as well."""
+    own = arguments.trace or arguments.arrivals or arguments.profile
+    shipped = not arguments.scenario.endswith(".toml")
+    anywhere = all(entry.defaults for entry in suite.agents.values()) and not suite.bounds
+    return arguments.backend == "sim" and shipped and anywhere and not own
 
 
 def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:
