@@ -129,6 +129,8 @@ def test_names_of_the_tables_stand_beside_a_bound(capsys: pytest.CaptureFixture[
     assert 0.0 < float(bound[2]) < 16.0
     assert float(bound[0]) <= float(tuned[0])
     assert bound[3] == "-", "a bound has no latency"
+    runs = sorted(path.name for path in Path("run/tensorboard").iterdir())
+    assert runs == ["sponge-paper", "static-tuned"], "there is one seed"
 
 
 def test_what_is_printed_can_be_typed(

@@ -280,10 +280,11 @@ def _report_cell(
     else:
         for backend, store in stores.items():
             _draw(store, work[backend], f"{work[backend][0].scenario.name} ({backend}), seed 0")
-        folders = " ".join(str(store.path) for store in stores.values())
-        print(f"report       {cli.report_command()} {folders}")
-        logs = path if len(stores) > 1 else path / "tensorboard"
-        print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {logs}")
+        if summaries:
+            folders = " ".join(str(store.path) for store in stores.values())
+            print(f"report       {cli.report_command()} {folders}")
+            logs = path if len(stores) > 1 else path / "tensorboard"
+            print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {logs}")
     if arguments.json:
         write_summaries(arguments.json, summaries)
         print(f"summaries    {arguments.json}")

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import ControlName
-from sponge_env.core.records import METRICS
+from sponge_env.core.records import BLANK, METRICS
 from sponge_env.encoding import control_named
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario, load_scenario
@@ -213,14 +213,20 @@ def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int
 def _batched(metrics: NDArray[Any], seeds: NDArray[np.int64], there: NDArray[np.bool_]) -> Infos:
     """Return the infos of some environments as Gymnasium's: an array and a mask for each name."""
     infos: Infos = {"episode_seed": np.where(there, seeds, 0), "_episode_seed": there}
+    everyone = bool(there.all())
     for name in _NAMES:
-        # Where nothing was measured it is NaN, the only number that is not itself.
-        known = there & (metrics[name] == metrics[name])
-        infos[name], infos["_" + name] = np.where(known, metrics[name], 0), there
+        values = metrics[name]
+        if name in _MAY_LACK:
+            values = np.where(there & ~np.isnan(values), values, 0.0)
+        elif not everyone:
+            values = np.where(there, values, 0)
+        infos[name], infos["_" + name] = values, there
     return infos
 
 
 _NAMES = [name for name in METRICS.names or () if name != "reward"]
+_MAY_LACK = {name for name in _NAMES if BLANK[name].dtype.kind == "f" and np.isnan(BLANK[name][0])}
+"""Those that are NaN where nothing was measured."""
 
 
 def _rows(observations: Observations, chosen: NDArray[np.bool_]) -> NDArray[np.object_]:
