@@ -317,6 +317,10 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --backend both", "run this machine's worker with --scenario local"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
         ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s; it was for"),
+        (
+            "--agent static-tuned --scenario paper-300kb --trace 4g",
+            "static-tuned was tuned for the scenario as it is",
+        ),
         ("--agent sb3:nowhere.zip", "there is no model 'nowhere.zip'"),
         ("--agent ppo --policy none.safetensors", "there is no policy file 'none.safetensors'"),
         ("--agent static-8 --scenario local", "python -m sponge_env.calibrate"),

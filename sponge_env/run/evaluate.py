@@ -22,6 +22,7 @@ from sponge_env.installation import how_to_install, missing, require_extra
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
     BOUND_AGENTS,
+    AgentEntry,
     CellGroup,
     Suite,
     cells,
@@ -186,6 +187,8 @@ def _chosen_suite(arguments: argparse.Namespace) -> Suite:
         if arguments.duration is not None:
             changes["duration_s"] = arguments.duration
         agents, bounds = chosen(arguments.agent)
+        if changes.keys() - {"duration_s"}:
+            agents = {name: _untuned(name, entry) for name, entry in agents.items()}
         suite = Suite(
             name=scenario.name,
             seeds=1,
@@ -200,6 +203,15 @@ def _chosen_suite(arguments: argparse.Namespace) -> Suite:
     options = cli.parse_options([*arguments.option, *taken], list(suite.agents))
     suite = with_options(suite, options)
     return replace(suite, seeds=arguments.seeds) if arguments.seeds else suite
+
+
+def _untuned(name: str, entry: AgentEntry) -> AgentEntry:
+    """Return an agent without what was tuned for a scenario that has changed."""
+    if entry.tuned and not entry.defaults:
+        raise ConfigError(
+            f"{name} was tuned for the scenario as it is; leave it or its changes out"
+        )
+    return replace(entry, tuned=False)
 
 
 def _check(
