@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-ip ppo fa2 static-8
 DEMO_STEPS := 1000000
-DEMO_LIVE_SECONDS := 60
+DEMO_SECONDS := 60
 
 # The comparison, and what python -m sponge_env.fidelity wrote if it is to stand beside it.
 RESULTS := runs/results
@@ -35,14 +35,10 @@ $(INSTALLED): pyproject.toml
 	$(PY) -m sponge_env.run.precompile
 	@touch $@
 
-demo: setup  ## calibrate this machine, train PPO, compare four controllers simulated and live
+demo: setup  ## calibrate this machine, train PPO, compare four controllers, simulated beside live
 	$(PY) -m sponge_env.calibrate
 	$(PY) train.py --agent ppo --scenario local --steps $(DEMO_STEPS)
-	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local
-	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local --backend live --duration $(DEMO_LIVE_SECONDS)
-	@echo
-	@echo "Both tables are above, each with its plot. All runs together in TensorBoard:"
-	@echo "  $(VENV)/bin/tensorboard --logdir runs"
+	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local --backend both --duration $(DEMO_SECONDS)
 
 test: setup  ## lint, check types, and run all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint kernels

@@ -8,24 +8,28 @@ from typing import Literal
 
 from sponge_env.config import ControlName
 
-CONTROLLERS = {
-    name: f"{__name__}.{place}"
-    for name, place in {
-        "sponge-ip": "sponge_ip:SpongeIP",
-        "sponge-exact": "sponge_ip:sponge_exact",
-        "sponge-mpc": "lookahead:SpongeMPC",
-        "sponge-joint": "sponge_joint:SpongeJoint",
-        "sponge-no-batching": "sponge_ip:no_batching",
-        "sponge-no-scaling": "sponge_ip:no_scaling",
-        "ppo": "learned:ppo",
-        "ppo-joint": "learned:ppo_joint",
-        "maskable-ppo": "learned:maskable_ppo",
-        "recurrent-ppo": "learned:recurrent_ppo",
-        "recurrent-ppo-joint": "learned:recurrent_ppo_joint",
-        "residual-ppo": "learned:ResidualController",
-    }.items()
+_KNOWN = {
+    "sponge-ip": ("sponge_ip:SpongeIP", "integer program; every request has its own deadline"),
+    "sponge-exact": ("sponge_ip:sponge_exact", "sponge-ip, solved by enumeration"),
+    "sponge-mpc": ("lookahead:SpongeMPC", "sponge-ip that looks ahead at load and bandwidth"),
+    "sponge-joint": ("sponge_joint:SpongeJoint", "cores now, replicas once they are warm"),
+    "sponge-no-batching": ("sponge_ip:no_batching", "sponge-ip with batches of one"),
+    "sponge-no-scaling": ("sponge_ip:no_scaling", "sponge-ip with fixed cores"),
+    "ppo": ("learned:ppo", "policy trained with PPO: cores and batch size"),
+    "ppo-joint": ("learned:ppo_joint", "the same, replicas too"),
+    "maskable-ppo": ("learned:maskable_ppo", "PPO that is spared choices that make no sense"),
+    "recurrent-ppo": ("learned:recurrent_ppo", "PPO with a memory (LSTM)"),
+    "recurrent-ppo-joint": ("learned:recurrent_ppo_joint", "the same, replicas too"),
+    "residual-ppo": ("learned:ResidualController", "PPO that corrects sponge-mpc"),
 }
+CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
 """Name -> ``module:callable``, imported only when asked for."""
+FILES = {"sb3": f"{__name__}.stable_baselines:SB3Policy"}
+"""Word before a colon -> what follows the file after it, which is its option ``file``."""
+ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {
+    "sb3:FILE.zip": "model that Stable-Baselines3 saved; loading one executes code in it"
+}
+"""Name -> what it does, in one line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,8 @@ class PolicyController(BaseController):
     def __init__(self, agent: str, policy: str = "newest") -> None:
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
-        That is ``newest``: the newest in ``runs/`` that fits the system, or else the shipped one;
-        ``shipped``; or the path of a policy file or run directory.
+        That is ``newest``: the newest in ``runs/`` that fits the system and was trained to the
+        end, or else the shipped one; ``shipped``; or the path of a policy file or run directory.
         """
         self._agent = agent
         self._control = control_named(LEARNERS[agent].control)
@@ -87,7 +87,9 @@ class PolicyController(BaseController):
         """Which policy it follows; empty before the first :meth:`reset`."""
         if self._policy is None:
             return ""
-        return f"follows {self._path}, trained for {self._policy.info.steps} steps"
+        info = self._policy.info
+        short = f" of {info.planned}, when training was interrupted" if info.partial else ""
+        return f"follows {self._path}, trained for {info.steps} steps{short}"
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
         if self._wanted not in ("newest", "shipped"):
@@ -97,7 +99,11 @@ class PolicyController(BaseController):
                 policy = load_policy(path, self._control.fields)
             except PolicyError:
                 continue  # of an older version, or still being written
-            if (policy.info.agent, policy.info.fingerprint) == (self._agent, spec.fingerprint):
+            info = policy.info
+            if not info.partial and (info.agent, info.fingerprint) == (
+                self._agent,
+                spec.fingerprint,
+            ):
                 return path, policy
         raise PolicyError(
             f"no policy of {self._agent} for this profile, interval and these limits; name one "
@@ -118,10 +124,29 @@ class PolicyController(BaseController):
         return path, policy
 
     def _candidates(self) -> Iterator[Path]:
-        if self._wanted == "newest":
-            made = RUNS.glob(f"*/{POLICY_FILE}")
-            yield from sorted(made, key=lambda path: path.stat().st_mtime, reverse=True)
-        yield from sorted(SHIPPED.glob("*.safetensors"))
+        yield from _policy_files(RUNS if self._wanted == "newest" else None)
+
+
+def _policy_files(runs: Path | None) -> Iterator[Path]:
+    """Yield policy files: those of training runs, the newest first, then the shipped ones."""
+    if runs is not None:
+        made = runs.glob(f"*/{POLICY_FILE}")
+        yield from sorted(made, key=lambda path: path.stat().st_mtime, reverse=True)
+    yield from sorted(SHIPPED.glob("*.safetensors"))
+
+
+def policies() -> dict[str, str]:
+    """Return every policy file that there is, and what it was trained for."""
+    told = {}
+    for path in _policy_files(RUNS):
+        try:
+            info = load_policy(path).info
+        except PolicyError:
+            continue  # of an older version, or still being written
+        said = f"{info.agent} on {', '.join(info.scenarios)}, {info.steps} steps"
+        name = path.name if path.is_relative_to(SHIPPED) else str(path)
+        told[name] = said + ", training was interrupted" * info.partial
+    return told
 
 
 ppo = partial(PolicyController, "ppo")

@@ -62,6 +62,10 @@ class PolicyInfo:
     steps: int
     """Environment steps it was trained for."""
     seed: int
+    planned: int = 0
+    """Environment steps that the training was to have; 0 in files that do not say so."""
+    partial: bool = False
+    """Whether the training has not come to its end."""
     command: str = ""
     """Command line that made it."""
     seconds: float = 0.0

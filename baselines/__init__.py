@@ -11,24 +11,24 @@ from typing import Any
 from sponge_env.errors import ConfigError
 from sponge_env.files import parsed, read_text
 
-CONTROLLERS = {
-    name: f"{__name__}.{place}"
-    for name, place in {
-        "fa2": "fa2:FA2",
-        "hpa": "kubernetes:HPA",
-        "hpa-fast": "kubernetes:hpa_fast",
-        "queue-rule": "rules:QueueRule",
-        "static": "rules:Static",
-        "static-8": "rules:static_8",
-        "static-16": "rules:static_16",
-        "static-tuned": "rules:Static",
-        "themis": "themis:Themis",
-        "throttle": "throttle:Throttle",
-        "vpa": "kubernetes:VPA",
-    }.items()
+_KNOWN = {
+    "fa2": ("fa2:FA2", "horizontal with one-core replicas"),
+    "hpa": ("kubernetes:HPA", "Kubernetes: replicas for a target utilisation"),
+    "hpa-fast": ("kubernetes:hpa_fast", "hpa that decides every second and scales in soon"),
+    "queue-rule": ("rules:QueueRule", "queue threshold with hysteresis"),
+    "static": ("rules:Static", "all cores, or those of --option static.cores=N"),
+    "static-8": ("rules:static_8", "8 cores"),
+    "static-16": ("rules:static_16", "16 cores"),
+    "static-tuned": ("rules:Static", "smallest fixed allocation that did on training seeds"),
+    "themis": ("themis:Themis", "two stages: vertical at once, horizontal when stable"),
+    "throttle": ("throttle:Throttle", "Autothrottle's local loop over CPU throttling"),
+    "vpa": ("kubernetes:VPA", "Kubernetes: cores by a percentile of past use"),
 }
+CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
 """Name -> ``module:callable``, imported only when asked for. ``static-tuned`` is ``static`` with
 the smallest allocation that does on training seeds, see ``tune.py``."""
+ABOUT = {name: about for name, (_, about) in _KNOWN.items()}
+"""Name -> what it does, in one line."""
 
 LOG = logging.getLogger("baselines")
 
@@ -36,13 +36,23 @@ TUNED_FILE = Path(__file__).parent / "tuned.json"
 """What ``python -m baselines.tune`` found, and how."""
 
 
-def tuned_options(agent: str, scenario: str, profile: str) -> dict[str, Any]:
+def tuned_options(
+    agent: str, scenario: str, profile: str, required: bool = False
+) -> dict[str, Any]:
     """Return a controller's tuned options for a scenario with a profile, by name or file.
 
-    A warning says so where none were found; the controller then has its defaults.
+    A warning says so where none were found; the controller then has its defaults. Where they are
+    required, that is a ConfigError.
     """
     cell = cell_key(scenario, profile)
-    found = _tuned().get(agent, {}).get("cells", {}).get(cell)
+    cells = _tuned().get(agent, {}).get("cells", {})
+    found = cells.get(cell)
+    if found is None and required:
+        alike = [each for each in cells if Path(each).name == Path(cell).name] or list(cells)
+        raise ConfigError(
+            f"{agent} was not tuned for {cell}; it was for {', '.join(sorted(alike))} "
+            f"(python -m {__name__}.tune tunes more)"
+        )
     if found is None:
         _say_untuned(agent, cell)
     return dict(found["options"]) if found else {}

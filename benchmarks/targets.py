@@ -39,7 +39,7 @@ from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
 from sponge_env.results.layout import Table, listed, markdown, percent
 from sponge_env.results.page import Remarks, Section
 from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
-from sponge_env.run.bounds import BOUND_AGENTS
+from sponge_env.run.suite import BOUND_AGENTS
 
 DECLARED: dict[str, Any] = tomllib.loads(Path(__file__).with_name("targets.toml").read_text())
 

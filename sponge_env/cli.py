@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -43,11 +44,38 @@ def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
         return INTERRUPTED
 
 
-def program(command: str) -> str:
-    """Return how a command is called here: by the console script, or from a clone."""
+def program(command: str, recorded: bool = False) -> str:
+    """Return how a command is called here: by the console script, or from a clone.
+
+    That is with the interpreter in use as one would type it; in a record, which is read on other
+    machines too, with plain names.
+    """
     called = Path(sys.argv[0])
-    in_wheel = called.name == "sponge" or called.match("sponge_env/__main__.py")
-    return f"sponge {command}" if in_wheel else f"python {command}.py"
+    if called.name == "sponge":
+        return f"{'sponge' if recorded else typed(called.absolute())} {command}"
+    python = "python" if recorded else typed(Path(sys.executable))
+    in_package = called.match("sponge_env/__main__.py")
+    return f"{python} -m sponge_env {command}" if in_package else f"{python} {command}.py"
+
+
+def report_command() -> str:
+    """Return how the report is called here; a clone has no script for it."""
+    python = typed(Path(sys.executable))
+    called = program("report")
+    return f"{python} -m sponge_env report" if called.endswith(".py") else called
+
+
+def beside_python(tool: str) -> str:
+    """Return how one calls a tool that is installed with the interpreter in use."""
+    script = Path(sys.executable).with_name(tool)
+    return typed(script) if script.exists() else tool
+
+
+def typed(path: Path) -> str:
+    """Return what one types for a program: its name where the shell finds it, else its path."""
+    if shutil.which(path.name) == str(path):
+        return path.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @contextmanager
@@ -100,12 +128,14 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
     return parse
 
 
-def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what runs where."""
+def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False) -> None:
+    """Add the options that say what runs where, or that it runs on ``both`` backends."""
     add = parser.add_argument
     add("--scenario", default="paper", help="shipped scenario or TOML file (default: paper)")
-    said = "sim (virtual time) or live (real worker, real time); default: sim"
-    add("--backend", type=one_of("backend", get_args(Backend)), default="sim", help=said)
+    said = "sim (virtual time) or live (real worker, real time)"
+    said += ", or both, beside each other" * both
+    backends = (*get_args(Backend), *(["both"] if both else []))
+    add("--backend", type=one_of("backend", backends), default="sim", help=f"{said}; default: sim")
     said = "latency profile instead of the scenario's: name or file"
     add("--profile", metavar="P", help=said)
     add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")

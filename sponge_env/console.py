@@ -103,22 +103,42 @@ def status_line(intervals: Sequence[IntervalMetrics]) -> str:
     )
 
 
+_WIDTH, _HEIGHT, _SHOWN = 480, 320, 60
+"""Pixels of a frame, and intervals in it."""
+
+
 def frame(intervals: Sequence[IntervalMetrics], scenario: Scenario) -> NDArray[np.uint8]:
     """Draw cores, queue and violations of the last 60 intervals, as (320, 480, 3) pixels."""
     require_extra("report", "rendering")
-    # Matplotlib takes a third of a second to import and only rendering needs it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    # Pillow, for Matplotlib takes 100 ms; and here, for only rendering needs it.
+    from PIL import Image, ImageDraw
 
-    figure = Figure(figsize=(4.8, 3.2), dpi=100, layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)
-    shown = intervals[-60:]
-    time_s = [w.time_s for w in shown]
-    panels = (("cores", scenario.limits.cores), ("queued", None), ("violations", None))
-    for axes, (name, top) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
-        axes.step(time_s, [getattr(w, name) for w in shown], where="pre")
-        axes.set_ylabel(axis_label(IntervalMetrics, name), fontsize=6)
-        axes.set_ylim(bottom=0, top=top)
-        axes.tick_params(labelsize=6)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    draw, shown = ImageDraw.Draw(picture), intervals[-_SHOWN:]
+    panels = (("cores", scenario.limits.cores), ("queued", 0), ("violations", 0))
+    height = (_HEIGHT - 18) // len(panels)
+    for row, (name, top) in enumerate(panels):
+        values = [float(getattr(w, name)) for w in shown]
+        label = axis_label(IntervalMetrics, name)
+        _panel(draw, values, max(top, 1, *values), label, 4 + row * height, height - 18)
+    if shown:
+        ends = f"{shown[0].time_s:g} .. {shown[-1].time_s:g} s"
+        draw.text((_WIDTH - 8, _HEIGHT - 16), ends, fill="black", anchor="ra")
+    return np.asarray(picture, np.uint8).copy()
+
+
+def _panel(
+    draw: Any, values: Sequence[float], most: float, label: str, top: int, height: int
+) -> None:
+    """Draw steps from 0 to the most in a box at this row of pixels, its label above it."""
+    left, right, base = 8, _WIDTH - 8, top + 14 + height
+    draw.text((left, top), label, fill="black")
+    draw.text((right, top), f"{most:g}", fill="black", anchor="ra")
+    draw.rectangle((left, base - height, right, base), outline="#bbbbbb")
+    width = (right - left) / _SHOWN
+    ends = [left + round(n * width) for n in range(len(values) + 1)]
+    heights = [base - round(value / most * height) for value in values]
+    steps = zip(ends, ends[1:], heights, strict=False)
+    points = [point for start, end, y in steps for point in ((start, y), (end, y))]
+    if points:
+        draw.line(points, fill="#1f77b4", width=2)

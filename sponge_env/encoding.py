@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
+from sponge_env.arrays import IntArray
 from sponge_env.config import ControlName, Limits
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import observe_one
@@ -88,6 +89,21 @@ def decode(action: NDArray[np.int64]) -> Allocation:
     """
     cores, batch, replicas = (*(int(choice) + 1 for choice in action), 1)[:3]
     return Allocation(cores, batch, replicas)
+
+
+def combination(number: IntArray, choices: IntArray) -> IntArray:
+    """Return the (parts,) choices that a number stands for; the last varies fastest."""
+    return np.array(np.unravel_index(number, tuple(choices)), np.int64)
+
+
+def stepped(action: NDArray[np.floating[Any]], choices: IntArray) -> IntArray:
+    """Return the (parts,) choices at real numbers from -1, the least, to 1, the most.
+
+    What is beyond the ends counts as the end.
+    """
+    share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
+    chosen: IntArray = np.minimum((share * choices).astype(np.int64), choices - 1)
+    return chosen
 
 
 class ActionMasks:

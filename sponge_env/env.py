@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import reduce
 from typing import Any
 
@@ -13,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import Backend, ControlName, Limiter
 from sponge_env.console import frame, status_line
-from sponge_env.encoding import ActionMasks, control_named, decode
+from sponge_env.encoding import ActionMasks, combination, control_named, decode, stepped
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics, info
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.spec import make_spec, scenario_profile
@@ -53,8 +52,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     noise are those of its seed. It is truncated when the scenario's duration is over.
 
     ## Info
-    The interval's metrics under the names of ``docs/metrics.md``; after ``reset`` the
-    episode's seed as ``episode_seed``.
+    The interval's metrics under the names of ``docs/metrics.md``, without the reward, and the
+    episode's seed as ``episode_seed``. After ``reset``, and where nothing was measured, a metric
+    is 0.
 
     ## Arguments
     - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.scenario.Scenario`.
@@ -100,6 +100,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self._masks = ActionMasks(self._system_spec, joint=control == "joint")
         self._system: System | None = None
         self._intervals: list[IntervalMetrics] = []
+        self._episode_seed = 0
         action_space, self.observation_space = self._control.spaces(self.scenario.limits)
         self.action_space, self._choices = action_space, action_space.nvec
 
@@ -117,7 +118,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a new episode; return the first observation and, as info, the episode's seed.
+        """Start a new episode; return the first observation and an info, as :meth:`step` does.
 
         ``seed`` seeds the sequence of episodes; the option ``episode_seed`` fixes the episode.
         """
@@ -133,8 +134,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             limiter=self._limiter,
             hold_between_steps=self._backend == "live",
         )
-        self._intervals = []
-        return self._observe(), {"episode_seed": episode_seed}
+        self._intervals, self._episode_seed = [], episode_seed
+        return self._observe(), self._info(IntervalMetrics())
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Serve one interval under the action's allocation; the info is its metrics.
@@ -145,8 +146,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         system = self.system
         metrics = system.step(system.spec.fitting(decode(whole(action, self._choices))))
         self._intervals.append(metrics)
-        info = dataclasses.asdict(metrics)
-        return self._observe(), metrics.reward, False, system.done, info
+        return self._observe(), metrics.reward, False, system.done, self._info(metrics)
 
     def render(self) -> Any:
         """Draw the episode so far, as a line of text or as (height, width, 3) pixels."""
@@ -171,6 +171,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         """
         masks: NDArray[np.bool_] = self._masks(self._observe())
         return masks
+
+    def _info(self, metrics: IntervalMetrics) -> dict[str, Any]:
+        return {**info(metrics), "episode_seed": self._episode_seed}
 
     def _observe(self) -> Observation:
         return self.system.observe(self._control)
@@ -223,7 +226,7 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     def action(self, action: Any) -> Action:
         """Turn a combination's number into its choices; a ConfigError if there is none."""
         number = whole(action, np.array(self._combinations))
-        return np.array(np.unravel_index(number, self._choices), np.int64)
+        return combination(number, self._choices)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which combinations make sense now, (n,): those of which every choice does."""
@@ -254,9 +257,7 @@ class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Acti
             raise ConfigError(
                 f"an action must be {self._choices.size} real numbers, not {action!r}"
             )
-        share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
-        chosen: Action = np.minimum((share * self._choices).astype(np.int64), self._choices - 1)
-        return chosen
+        return stepped(action, self._choices)
 
 
 def discrete(**options: Any) -> DiscreteActions:

@@ -57,13 +57,14 @@ def of_environments(scenario: Scenario) -> dict[str, Any]:
     many = [envs.reset(options=options)[0]]
     action = np.array([ALLOCATION.cores - 1, ALLOCATION.batch - 1])
     infos, vector_infos = [], []
+    shown = [name for name in METRICS.names or () if name != "reward"]
     for _ in range(scenario.intervals):
         observation, _, _, _, info = env.step(action)
         seen.append(observation)
         infos.append(info)
         observations, _, _, _, info = envs.step(np.tile(action, (2, 1)))
         many.append(observations)
-        vector_infos.append({name: info[name].tolist() for name in METRICS.names or ()})
+        vector_infos.append({name: info[name].tolist() for name in shown})
     shape = env.observation_space.shape
     env.close()
     envs.close()
@@ -71,7 +72,7 @@ def of_environments(scenario: Scenario) -> dict[str, Any]:
         "shape": shape,
         "seen": np.array(seen).tolist(),
         "vector_seen": np.array(many).tolist(),
-        "infos": [{name: float(info[name]) for name in METRICS.names[:-1]} for info in infos],
+        "infos": [{name: float(info[name]) for name in shown[:-1]} for info in infos],
         "vector_infos": vector_infos,
     }
 

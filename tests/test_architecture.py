@@ -33,6 +33,7 @@ CONTROLLERS_MAY_IMPORT = {
 }
 DOORS = {
     "stable_baselines3": {
+        "agents/stable_baselines.py",
         "agents/learn/environments.py",
         "agents/learn/training.py",
         "sponge_env/vector/sb3_env.py",

@@ -6,15 +6,19 @@ import json
 import shutil
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+from stable_baselines3 import DQN, PPO
 from test_policy import random_policy
 
 import evaluate
 import train
-from agents.policy import save_policy
+from agents.policy import load_policy, save_policy
 from sponge_env import calibrate
+from sponge_env.__main__ import main as sponge
+from sponge_env.console import Progress
 from sponge_env.profile import load_profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run.suite import changed
@@ -106,6 +110,91 @@ def test_an_evaluation_records_everything(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     assert "static-8" in printed
     assert "tensorboard --logdir run" in printed
+
+
+def test_the_list_shows_what_there_is_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert sponge(["list"]) == 0
+    assert capsys.readouterr().out == listed
+    for name in ("sponge-paper", "oracle", "flash-crowd", "quick", "yolov5s", "ppo-yolov5s"):
+        assert f"\n  {name}" in listed
+    assert not any(Path().iterdir())
+
+
+def test_names_of_the_tables_stand_beside_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = "--agent sponge-paper static-tuned oracle --scenario paper-300kb --duration 20"
+    assert evaluate.main([*argv.split(), "--run-dir", "run"]) == 0
+    printed = capsys.readouterr().out
+    assert "agent sponge-paper stands for sponge-ip, formulation=paper\n" in printed
+    assert "agent static-tuned stands for batch=4, cores=7, tuned for this scenario\n" in printed
+    rows = [line.split() for line in printed.splitlines() if line.startswith(("static", "oracle"))]
+    (_, *tuned), (_, *bound) = rows
+    assert tuned[2] == "7.00"
+    assert 0.0 < float(bound[2]) < 16.0
+    assert float(bound[0]) <= float(tuned[0])
+    assert bound[3] == "-", "a bound has no latency"
+    runs = sorted(path.name for path in Path("run/tensorboard").iterdir())
+    assert runs == ["sponge-paper", "static-tuned"], "there is one seed"
+
+
+def test_what_is_printed_can_be_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(Path.cwd() / "env/bin/python"))
+    argv = ["--agent", "static-8", "--duration", "5"]
+    assert evaluate.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "\nlive, too    env/bin/python evaluate.py --agent static-8 --backend both" in printed
+    assert "\nreport       env/bin/python -m sponge_env report runs/" in printed
+    assert evaluate.main([*argv, "--scenario", "paper-300kb", "--agent", "static-tuned"]) == 0
+    assert "live, too" not in capsys.readouterr().out
+    Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,3000000\n")
+    assert evaluate.main([*argv, "--trace", "own.csv"]) == 0
+    assert "live, too" not in capsys.readouterr().out
+    (command,) = {path.read_text().split(" --")[0] for path in Path("runs").glob("*/command.txt")}
+    assert command == "python evaluate.py"
+
+
+def test_a_model_of_stable_baselines_takes_part(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for algorithm, env in ((PPO, "Sponge-v0"), (DQN, "SpongeDiscrete-v0")):
+        model = algorithm("MlpPolicy", gymnasium.make(env), seed=0, device="cpu")
+        model.save(algorithm.__name__)
+    argv = ["--agent", "sb3:PPO.zip", "sb3:DQN.zip", "--duration", "5", "--run-dir", "run"]
+    assert evaluate.main(argv) == 0
+    assert "\nsb3:DQN " in capsys.readouterr().out
+    assert "loading PPO.zip executes code in it" in caplog.text
+    intervals = pd.read_parquet("run/intervals/sb3:PPO")
+    model, env = PPO.load("PPO.zip", device="cpu"), gymnasium.make("Sponge-v0")
+    observation, _ = env.reset(options={"episode_seed": 0})
+    for row in intervals.itertuples():
+        action, _ = model.predict(observation, deterministic=True)
+        assert (row.requested_cores, row.batch) == tuple(action + 1)
+        observation = env.step(action)[0]
+
+
+def test_training_that_was_interrupted_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Progress, done: int, status: str = "") -> None:
+        if done >= 8200:
+            raise KeyboardInterrupt
+
+    Path("own.toml").write_text("hidden = [8, 8]\nevaluation_episodes = 1\n")
+    argv = "--agent ppo --envs 2 --config own.toml --steps 9000 --run-dir runs/one".split()
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "show", interrupt)
+        assert train.main(argv) == 130
+    printed = capsys.readouterr().out
+    assert "policy       runs/one/policy.safetensors\n" in printed
+    more = " --agent ppo --envs 2 --config own.toml --resume runs/one\n"
+    assert f"train.py{more}" in printed
+    assert json.loads(Path("runs/one/learn.json").read_text())["hidden"] == [8, 8]
+    assert train.main([*more.split(), "--run-dir", "runs/two"]) == 0
+    info = load_policy(Path("runs/two/policy.safetensors")).info
+    assert (info.planned, info.partial) == (9000, False)
 
 
 def test_the_same_seed_gives_the_same_requests() -> None:
@@ -299,6 +388,14 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent os:getcwd", "is no controller: it needs reset"),
         ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
         ("--agent static-8 --json .", "cannot write"),
+        ("--agent static-8 --backend both", "run this machine's worker with --scenario local"),
+        ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
+        ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s; it was for"),
+        (
+            "--agent static-tuned --scenario paper-300kb --trace 4g",
+            "static-tuned was tuned for the scenario as it is",
+        ),
+        ("--agent sb3:nowhere.zip", "there is no model 'nowhere.zip'"),
         ("--agent ppo --policy none.safetensors", "there is no policy file 'none.safetensors'"),
         ("--agent static-8 --drop lat", "must be none, expired or late:SECONDS, not 'lat'"),
         ("--agent static-8 --drop late:-1", "late:SECONDS, not 'late:-1'"),
@@ -331,6 +428,7 @@ def test_bad_arguments_end_with_one_sentence(
         ("--steps 0", "must be a whole number of at least 1"),
         ("--envs 0", "must be a whole number of at least 1"),
         ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
+        ("--config nowhere.toml", "--config 'nowhere.toml' cannot be read"),
         ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
         ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
         ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),

@@ -1,9 +1,11 @@
 import io
 from itertools import count
 
+import numpy as np
 import pytest
+from scenarios import SHORT
 
-from sponge_env.console import ConsoleSink, Progress
+from sponge_env.console import ConsoleSink, Progress, frame
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 
 INTERVAL = IntervalMetrics(cores=8.0, queued=3, violations=2)
@@ -65,3 +67,14 @@ def test_closing_twice_does_no_harm(stream):
     sink = ConsoleSink(Progress("ppo", 9, "interval", stream=stream))
     sink.close()
     sink.close()
+
+
+def test_a_frame_shows_the_last_intervals():
+    intervals = [IntervalMetrics(time_s=float(n), cores=16.0, queued=n) for n in range(90)]
+    empty, full = frame([], SHORT), frame(intervals, SHORT)
+    assert empty.shape == full.shape == (320, 480, 3)
+    assert empty.dtype == np.uint8
+    drawn = (full != empty).any(axis=2)
+    assert drawn[:100, :450].any(axis=0).sum() > 400, "cores, over the whole width"
+    assert np.array_equal(frame(intervals[30:], SHORT), full)
+    assert not np.array_equal(frame(intervals[:60], SHORT), full)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 import pickle
 import warnings
 
@@ -9,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 
-from sponge_env.config import Serving
+from sponge_env.config import Arrivals, Serving
 from sponge_env.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
@@ -61,7 +63,34 @@ def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
     env.reset(options={"episode_seed": 5})
     info = env.step(np.array([7, 7]))[4]
     metrics = make_system(SHORT, 5).step(Allocation(8, 8))
-    assert repr(info) == repr({name: getattr(metrics, name) for name in names(IntervalMetrics)})
+    measured = {name: getattr(metrics, name) for name in names(IntervalMetrics)}
+    del measured["reward"]
+    assert info == measured | {"episode_seed": 5}
+
+
+def test_infos_of_reset_and_step_have_the_same_numbers_without_nan() -> None:
+    env = SpongeEnv(dataclasses.replace(SHORT, arrivals=Arrivals("constant", 0.5)))
+    infos = [env.reset(seed=0)[1], *(env.step(np.array([7, 7]))[4] for _ in range(4))]
+    assert len({tuple(info) for info in infos}) == 1
+    assert "reward" not in infos[0]
+    assert all(math.isfinite(value) for info in infos for value in info.values())
+    kinds = [[type(value) for value in info.values()] for info in infos]
+    assert all(each == kinds[0] for each in kinds)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_infos_of_vector_environments_are_arrays_of_one_kind_at_every_step(mode: str) -> None:
+    envs = gymnasium.make_vec("Sponge-v0", num_envs=3, scenario=SHORT, autoreset_mode=mode)
+    infos = [envs.reset(seed=0)[1]]
+    infos += [envs.step(np.full((3, 2), 7))[4] for _ in range(SHORT.intervals + 2)]
+    for info in infos:
+        shown = {name for name in info if "final" not in name}
+        assert shown == set(infos[0])
+        assert all(info[name].shape == (3,) for name in shown)
+        assert all(info[name].dtype == infos[0][name].dtype for name in shown)
+        assert all(np.isfinite(info[name]).all() for name in shown)
+        assert all(info[name].all() for name in shown if name.startswith("_"))
+    assert "reward" not in infos[0]
 
 
 @pytest.mark.parametrize(

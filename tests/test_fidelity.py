@@ -27,6 +27,7 @@ from sponge_env.errors import WorkerError
 from sponge_env.fidelity.report import (
     QUANTITIES,
     Row,
+    beside,
     compare,
     load_fidelity,
     padded,
@@ -323,3 +324,19 @@ def test_the_real_worker_is_compared(
 def test_rows_are_plain_data() -> None:
     row = Row("a", "s", QUANTITIES[0], 0.1, 0.0, 0.2, 0.1, 0.1)
     assert dataclasses.asdict(row)["quantity"]["metric"] == "violation_rate"
+
+
+def test_simulated_and_live_stand_beside_each_other_with_their_difference():
+    def episode(backend, **measured):
+        head = {"agent": "fa2", "scenario": "local", "backend": backend, "seed": 0}
+        return EpisodeMetrics(**head, **measured)
+
+    simulated = episode("sim", violation_rate=0.02, mean_cores=8.0, latency_mean_s=0.18)
+    live = episode("live", violation_rate=0.01, mean_cores=8.0, latency_mean_s=0.2)
+    other = dataclasses.replace(live, agent="ppo")
+    table = beside([simulated], [live, other])
+    (row,) = [line.split() for line in table.splitlines() if line.startswith("fa2")]
+    assert row[:5] == ["fa2", "2.00", "1.00", "+1.00", "pt"]
+    assert row[5:9] == ["8.00", "8.00", "+0.0", "%"]
+    assert row[9:13] == ["180.0", "200.0", "-10.0", "%"]
+    assert "ppo" not in table

@@ -11,7 +11,13 @@ from stable_baselines3 import PPO
 
 from agents.learn import LearnConfig, TrainingPlan, learn_config, training
 from agents.learn.environments import ConstrainedRewards, make_environments, variant
-from agents.learn.training import Validation, check_checkpoint, make_validator, train
+from agents.learn.training import (
+    Validation,
+    check_checkpoint,
+    make_validator,
+    steps_left,
+    train,
+)
 from agents.learned import ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
 from sponge_env.encoding import FIELDS, OBS_DIM, ActionMasks
@@ -99,6 +105,27 @@ def test_the_best_policy_is_kept_not_the_last(
     kept = load_policy(train(plan(tmp_path), CONFIG))
     assert same(kept, validated[0])
     assert not same(kept, validated[1])
+
+
+def test_a_policy_says_whether_its_training_came_to_an_end(tmp_path: Path, trained: Path) -> None:
+    def interrupt(steps: int, status: str) -> None:
+        if steps >= 48:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(plan(tmp_path / "short"), CONFIG, interrupt)
+    whole, short = (load_policy(f / POLICY_FILE).info for f in (trained, tmp_path / "short"))
+    assert (whole.partial, whole.planned) == (False, 64)
+    assert (short.partial, short.planned) == (True, 64)
+    checkpoint = tmp_path / "short" / "checkpoint.zip"
+    left = steps_left(checkpoint)
+    assert left == 64 - PPO.load(checkpoint, device="cpu").num_timesteps > 0
+    more = plan(tmp_path / "more", steps=left, resume=checkpoint)
+    assert load_policy(train(more, CONFIG)).info.planned == 64
+    assert steps_left(tmp_path / "more" / "checkpoint.zip") == 0
+    (tmp_path / "bad.zip").write_text("nothing")
+    with pytest.raises(PolicyError, match=r"bad\.zip cannot be resumed"):
+        steps_left(tmp_path / "bad.zip")
 
 
 def test_an_interrupt_keeps_what_was_learned(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ EPISODE_METRIC: Insertions = {
             '    most_queued: int = metric("queue", "", "Longest queue of an interval.", "less")\n',
         ),
         after(
-            '    Column("hopeless_rate", "hopeless", "%", 3, ALONE),\n',
-            '    Column("most_queued", "crest", "", 1, ALONE),\n',
+            '    Column("hopeless_rate", "hopeless", "%", 3),\n',
+            '    Column("most_queued", "crest", "", 1, (*ALONE, "tensorboard")),\n',
         ),
     ],
     "sponge_env/run/rollout.py": [
@@ -221,7 +221,7 @@ def test_an_episode_metric_arrives_in_results_and_tables(found: dict[str, Any]) 
     (episode,) = command["results"]["episodes"]
     assert episode["most_queued"] == max(i["queued"] for i in command["intervals"])
     assert "crest" in command["said"]
-    assert "episode/queue/most_queued" in command["events"]
+    assert "whole_episode/system/queue/most_queued" in command["events"]
     assert "`most_queued`" in found["metrics_page"].split("EpisodeMetrics")[1]
 
 

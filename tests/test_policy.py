@@ -205,3 +205,7 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     os.utime(older, (1, 1))
     assert str(newer) in followed(ppo())
     assert str(own) in followed(ppo("shipped"))
+    short = made(runs / "c" / POLICY_FILE, partial=True, planned=9)
+    os.utime(short, (9e9, 9e9))
+    assert str(newer) in followed(ppo())
+    assert followed(ppo(str(short))).endswith("1 steps of 9, when training was interrupted")

@@ -17,7 +17,6 @@ from sponge_env.results.schema import (
     blank,
     column,
     names,
-    scalars,
     tag,
 )
 
@@ -93,12 +92,11 @@ def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
     assert axis_label(IntervalMetrics, name) == label
 
 
-def test_scalars_are_the_numbers_and_only_these():
-    values = dict(scalars(EpisodeMetrics(agent="static", offered=7)))
-    assert values["slo/offered"] == 7.0
-    assert math.isnan(values["latency/latency_p99_s"])
-    assert tag(EpisodeMetrics, "agent") not in values
-    assert all(type(value) is float for value in values.values())
+def test_violations_and_cores_come_before_all_else_in_tensorboard():
+    tags = sorted(tag(IntervalMetrics, name) for name in names(IntervalMetrics))
+    groups = list(dict.fromkeys(name.partition("/")[0] for name in tags))
+    assert groups == ["resources", "slo", "system"]
+    assert tag(IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
 
 
 METRICS = {f.name: f for cls in (*SCHEMAS, AllRequests, AgainstBound) for f in fields(cls)}

@@ -186,7 +186,8 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
-    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n[[cells]]\nscenarios = ['paper']\n"
+    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\ncontrol = 'joint'\n"
+    one += "[[cells]]\nscenarios = ['paper']\n"
     Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")
     assert run("--suite one.toml --run-dir suite --requests 1") == 0
     line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2 --requests 1"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from baselines import tuned_options
 from sponge_env.errors import ConfigError
 from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.listing import agents, listing
+from sponge_env.run.registry import known_controllers
 from sponge_env.run.suite import (
     SUITE_DIR,
     AgentEntry,
@@ -16,6 +20,7 @@ from sponge_env.run.suite import (
     cell_name,
     cells,
     changed,
+    chosen,
     load_suite,
     with_agents,
     with_options,
@@ -176,11 +181,69 @@ def test_a_cell_twice_is_refused() -> None:
 
 def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules() -> None:
     entry = AgentEntry(controller="static", options={"cores": 3})
-    chosen = with_agents(suite(agents={"three": entry}), ["three", "static-8", "mine:Own"])
-    assert chosen.agents == {"three": entry, "static-8": AgentEntry(), "mine:Own": AgentEntry()}
-    assert chosen.compared_with == "three"
+    some = with_agents(suite(agents={"three": entry}), ["three", "static-8", "mine:Own"])
+    assert some.agents == {"three": entry, "static-8": AgentEntry(), "mine:Own": AgentEntry()}
+    assert some.compared_with == "three"
     with pytest.raises(ConfigError, match=r"unknown agent 'thre'.*did you mean 'three'"):
         with_agents(suite(agents={"three": entry}), ["thre"])
+
+
+def named(*agents: str, scenario: str = "paper-300kb") -> list[AgentUnit]:
+    """Return what some names stand for on a scenario of which nobody said more."""
+    group = CellGroup((scenario,), ("yolov5s",))
+    entries, bounds = chosen(agents)
+    work = units(suite(agents=entries, bounds=bounds, cells=(group,), starts=("cold",)))
+    return [unit for unit in work if isinstance(unit, AgentUnit)]
+
+
+def test_every_name_in_the_tables_stands_for_the_same_alone() -> None:
+    standard = load_suite("standard")
+    entries, _ = chosen(list(standard.agents))
+    assert set(entries) == set(standard.agents)
+    for name, entry in standard.agents.items():
+        pinned = {key: value for key, value in entry.options.items() if key != "policy"}
+        assert entries[name] == dataclasses.replace(entry, options=pinned)
+
+
+def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
+    (unit,) = named("static-tuned")
+    assert unit.options == tuned_options("static-tuned", "paper-300kb", "yolov5s") != {}
+    for name in ("static-tuned", "fa2-tuned", "themis-tuned"):
+        with pytest.raises(ConfigError, match=r"was not tuned for bursty-2/yolov5s; it was for"):
+            tuned_options(name.replace("fa2-tuned", "fa2"), "bursty-2", "yolov5s", required=True)
+        with pytest.raises(
+            ConfigError, match=r"not tuned for paper/yolov5s; .*paper-300kb/yolov5s"
+        ):
+            named(name, scenario="paper")
+    (unit,) = named("hpa", scenario="paper")
+    assert unit.options == {}
+
+
+def test_a_learner_that_is_named_alone_follows_its_newest_policy() -> None:
+    assert load_suite("standard").agents["ppo"].options == {"policy": "shipped"}
+    assert named("ppo")[0].options == {}
+
+
+def test_bounds_are_chosen_like_agents() -> None:
+    agents, bounds = chosen(["oracle-joint", "static-8"])
+    assert (list(agents), bounds) == (["static-8"], ("joint",))
+    with pytest.raises(ConfigError, match="oracle stands beside agents in a suite"):
+        with_agents(suite(), ["oracle"])
+
+
+def test_a_file_is_followed_by_what_the_registry_has_for_it() -> None:
+    agents, _ = chosen(["sb3:some/model.zip"])
+    assert agents["sb3:model"].options == {"file": "some/model.zip"}
+    with pytest.raises(ConfigError, match="two agents are called 'sb3:model'"):
+        chosen(["sb3:some/model.zip", "sb3:other/model.zip"])
+
+
+def test_every_name_has_a_line_in_the_list() -> None:
+    shown = agents()
+    assert {*known_controllers(), *load_suite("standard").agents, "oracle"} <= set(shown)
+    assert all(0 < len(line) <= 80 for line in shown.values())
+    assert shown["sponge-paper"] == "sponge-ip, formulation=paper"
+    assert "policies" in listing()
 
 
 def test_options_from_the_command_line_come_on_top() -> None:
@@ -207,8 +270,9 @@ def test_an_agent_that_cannot_run_is_refused_before_anything_does(
 
 
 def test_tuned_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned(controller: str, scenario: str, profile: str) -> dict[str, object]:
+    def tuned(controller: str, scenario: str, profile: str, required: bool) -> dict[str, object]:
         assert (controller, scenario, profile) == ("static", "paper", "yolov5s")
+        assert not required
         return {"cores": 5, "batch": 4}
 
     monkeypatch.setattr("baselines.tuned_options", tuned)

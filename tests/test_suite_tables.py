@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.util.tensor_util import make_ndarray
 
 from sponge_env.results.comparison import Comparison
 from sponge_env.results.tables import all_tables, cell_text, pooled_text
@@ -192,3 +197,22 @@ def test_tensorboard_has_one_run_per_agent_and_nothing_stale(tmp_path: Path) -> 
     events = EventAccumulator(str(tmp_path / "ip")).Reload()
     (event,) = events.Tensors("cold mean_cores/paper yolov5s")
     assert event.tensor_proto.float_val[0] == pytest.approx(8.0)
+
+
+def test_tensorboard_compares_the_agents_of_a_suite(tmp_path: Path) -> None:
+    write_runs(tmp_path, pd.concat([rows("ip", COLD, 0.001, 8.0), rows("ip", OTHER, 0.0, 6.0)]))
+    events = EventAccumulator(str(tmp_path / "ip")).Reload()
+    (event,) = events.Tensors("whole_suite/cold mean_cores")
+    assert event.tensor_proto.float_val[0] == pytest.approx(7.0)
+    content = events.PluginTagToContent("hparams")
+    start = hparams.parse_session_start_info_plugin_data(content[hparams.SESSION_START_INFO_TAG])
+    assert start.hparams["agent"].string_value == "ip"
+    experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
+    assert "whole_suite/cold mean_cores" in [m.name.tag for m in experiment.metric_infos]
+    series = events.Tensors("resources/mean_cores, cold")
+    assert sorted(point.tensor_proto.float_val[0] for point in series) == [6.0, 8.0]
+    assert [point.step for point in series] == [0, 1]
+    (event,) = events.Tensors(custom_scalars.CONFIG_SUMMARY_TAG)
+    layout = Layout.FromString(make_ndarray(event.tensor_proto).item())
+    patterns = [chart.multiline.tag[0] for c in layout.category for chart in c.chart]
+    assert any(re.match(pattern, "resources/mean_cores, cold") for pattern in patterns)

@@ -18,7 +18,6 @@ from sponge_env.results.schema import (
     IntervalMetrics,
     axis_label,
     names,
-    scalars,
     tag,
 )
 from sponge_env.results.tensorboard import COMPARED, EPISODE_PREFIX, IDENTITY, TensorBoardSink
@@ -54,9 +53,11 @@ def points(events, name):
 
 def test_each_number_of_an_interval_is_a_scalar_at_its_index(events):
     for step, interval in enumerate(INTERVALS):
-        for name, value in scalars(interval):
+        for name in names(IntervalMetrics):
+            value = getattr(interval, name)
             if not math.isnan(value):
-                assert dict(points(events, name))[step] == np.float32(value), name
+                found = dict(points(events, tag(IntervalMetrics, name)))
+                assert found[step] == np.float32(value), name
 
 
 def test_what_was_not_measured_is_left_out(events):
@@ -81,13 +82,19 @@ def test_episode_values_stay_apart_from_the_intervals(events):
     assert len(points(events, name)) == 3
 
 
+def test_of_an_episode_only_what_the_table_compares_is_a_scalar(events):
+    written = [name for name in events.Tags()["tensors"] if name.startswith(EPISODE_PREFIX)]
+    assert 0 < len(written) <= len(COMPARED)
+    assert sorted(events.Tags()["tensors"])[-1] == max(written), "they come last"
+
+
 def test_the_schema_explains_every_scalar(events):
     explained = {f.name: f.metadata["help"] for f in dataclasses.fields(IntervalMetrics)}
     for name in events.PluginTagToContent(scalar_metadata.PLUGIN_NAME):
         text = events.SummaryMetadata(name).summary_description
         assert text.endswith(".")
-        if not name.startswith(("episode/", "total/")):
-            assert text == explained[name.partition("/")[2]]
+        if not name.startswith((EPISODE_PREFIX, "total/")):
+            assert text == explained[name.rpartition("/")[2]]
 
 
 def test_the_custom_page_charts_violations_beside_cores(events):

@@ -69,7 +69,7 @@ class LearnConfig(Options):
 def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
     """Return the hyper-parameters of a learner's run.
 
-    Options are some by name; lists may be text with commas. Where none says otherwise, those of
+    Options are some by name; a list may be text with commas. Where none says otherwise, those of
     the run hold whose checkpoint is to be resumed; its layers cannot change.
     """
     changes = {key: _listed(key, value) for key, value in options.items()}
@@ -103,7 +103,7 @@ def _plain(config: LearnConfig) -> dict[str, Any]:
 def _listed(key: str, value: Any) -> Any:
     """Return a list where an option wants one: ``64,64`` or ``due,delay``."""
     wanted = {field.name: field.type for field in fields(LearnConfig)}.get(key)
-    if not str(wanted).startswith("tuple"):
+    if not str(wanted).startswith("tuple") or isinstance(value, list):
         return value
     parts = str(value).split(",")
     return [int(part) if part.strip().isdecimal() else part.strip() for part in parts]

@@ -9,7 +9,8 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from sponge_env.run.unit import check_scenario
 from sponge_env.scenario import Scenario, load_scenario
 
 from .. import LEARNERS
+from ..policy import POLICY_FILE
 from . import TrainingPlan, learn_config
 
 
@@ -44,7 +46,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--randomised", action="store_true", help=said)
     said = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
     add("--option", action="append", default=[], metavar="KEY=VALUE", help=said)
-    said = "run directory or checkpoint.zip to go on from; loading one runs the code in it"
+    said = "hyper-parameters as a TOML file; those of --option come on top"
+    add("--config", type=Path, metavar="FILE", help=said)
+    said = "run directory or checkpoint.zip to go on from, to the steps that were planned; "
+    said += "loading one runs the code in it"
     add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
     if arguments.backend == "live" and arguments.envs not in (None, 1):
@@ -68,6 +73,20 @@ def add_plan_arguments(parser: argparse.ArgumentParser, steps: int | None = None
     said = "simulated environments (default: 256, 16 for residual-ppo); the live system is one"
     add("--envs", type=cli.at_least(1), help=said)
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the hyper-parameters that a command line asks for: of a file, then by name."""
+    found: dict[str, Any] = {}
+    if arguments.config is not None:
+        try:
+            found = tomllib.loads(arguments.config.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(
+                f"--config {str(arguments.config)!r} cannot be read: {error}"
+            ) from error
+    options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
+    return found | options.get("x", {})
 
 
 def plan_of(
@@ -95,7 +114,7 @@ def train(argv: Sequence[str]) -> int:
     scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     scenario = replace(scenario, profile=arguments.profile or scenario.profile)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from .training import check_checkpoint
+    from .training import check_checkpoint, steps_left
     from .training import train as run
 
     if arguments.wait:
@@ -105,14 +124,15 @@ def train(argv: Sequence[str]) -> int:
     if arguments.backend == "live":
         arguments.envs = 1
     given = {key: getattr(arguments, key) for key in ("randomised", "backend", "limiter", "resume")}
-    command = f"{cli.program('train')} {shlex.join(argv)}"
+    command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"
     plan = plan_of(arguments, (scenario, *also), command=command, **given)
-    options = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
     if arguments.resume is not None:
         check_checkpoint(arguments.resume, plan)
         said = "a checkpoint can run any code when it is loaded: resume your own only"
         sys.stderr.write(f"{arguments.resume}: {said}\n")
-    config = learn_config(arguments.agent, options.get("x", {}), arguments.resume)
+        if arguments.steps is None:
+            plan = replace(plan, steps=steps_left(arguments.resume) or plan.steps)
+    config = learn_config(arguments.agent, settings_of(arguments), arguments.resume)
     for line in [cli.DROPPED] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
@@ -121,15 +141,37 @@ def train(argv: Sequence[str]) -> int:
     folder = new_folder(f"train-{arguments.agent}-{scenario.name}", arguments.run_dir)
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": settings})
     describe(folder, shlex.split(plan.command))
-    progress = Progress(f"training {arguments.agent}", plan.steps, "step")
-    with cli.terminate_like_interrupt(), contextlib.closing(progress):
-        policy = run(replace(plan, folder=folder), config, progress.show)
+    progress, policy = (
+        Progress(f"training {arguments.agent}", plan.steps, "step"),
+        folder / POLICY_FILE,
+    )
     follow = f"{cli.program('evaluate')} --agent {arguments.agent} --scenario {arguments.scenario}"
+    code = 0
+    try:
+        with cli.terminate_like_interrupt(), contextlib.closing(progress):
+            run(replace(plan, folder=folder), config, progress.show)
+    except KeyboardInterrupt:
+        if not policy.exists():
+            raise
+        follow, code = f"{follow} --policy {policy}", cli.INTERRUPTED
+        more = shlex.join([*_without(argv, {"--run-dir", "--resume", "--steps"}), "--resume"])
+        sys.stdout.write(f"interrupted; go on with\n  {cli.program('train')} {more} {folder}\n")
     sys.stdout.write(
         f"policy       {policy}\nevaluate it  {follow}\n"
-        f"TensorBoard  tensorboard --logdir {folder}\n"
+        f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {folder}\n"
     )
-    return 0
+    return code
+
+
+def _without(argv: Sequence[str], options: Collection[str]) -> list[str]:
+    """Return a command line without some options and their values."""
+    kept, words = [], iter(argv)
+    for word in words:
+        if word in options:
+            next(words, None)
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,8 +6,10 @@ Validation is on simulated episodes that neither training nor evaluation uses.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +155,8 @@ def export(model: Any, plan: TrainingPlan, config: LearnConfig, seconds: float) 
         inputs=control_named(plan.learner.control).fields,
         steps=model.num_timesteps,
         seed=plan.seed,
+        planned=model._total_timesteps,
+        partial=True,
         command=plan.command,
         seconds=round(seconds, 1),
     )
@@ -174,6 +178,16 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.floa
 def divisor(total: int, largest: int) -> int:
     """Return the largest divisor of ``total`` up to ``largest``."""
     return next(size for size in range(min(total, largest), 0, -1) if total % size == 0)
+
+
+def steps_left(path: Path) -> int:
+    """Return how many steps a checkpoint lacks of those that were planned; 0 if none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            state = json.loads(file.read("data"))
+        return max(0, int(state["_total_timesteps"]) - int(state["num_timesteps"]))
+    except (OSError, LookupError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise PolicyError(f"{path} cannot be resumed: {error}") from error
 
 
 def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
@@ -231,6 +245,9 @@ class _Keeper(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.keep()
+        best = load_policy(self.policy_path)
+        whole = dataclasses.replace(best.info, partial=False)
+        save_policy(dataclasses.replace(best, info=whole), self.policy_path)
 
     def keep(self) -> None:
         """Evaluate, and save what is best and what is latest."""

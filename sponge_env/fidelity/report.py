@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.files import read_json, replacing, write_json
 from sponge_env.installation import describe_host, describe_versions
 from sponge_env.profile import Profile
-from sponge_env.results.layout import Columns, Table, code, plain
-from sponge_env.results.schema import NAN, column, finite, summary
+from sponge_env.results.layout import Columns, Entry, Table, code, plain, terminal
+from sponge_env.results.schema import NAN, EpisodeMetrics, column, finite, summary
 
 Verdict = Literal["met", "within spread", "missed", ""]
 """Within the target; not, but among the live runs; neither; no target."""
@@ -53,6 +54,12 @@ QUANTITIES = (
     Quantity("mean_cores", 2),
     Quantity("utilisation", 1, relative=False),
 )
+
+_BY_METRIC = {quantity.metric: quantity for quantity in QUANTITIES}
+BESIDE = tuple(
+    _BY_METRIC[name] for name in ("violation_rate", "mean_cores", "latency_mean_s", "latency_p99_s")
+)
+"""What stands in the table of :func:`beside`, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,40 @@ def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity)
     return Row(agent, scenario, quantity, fmean(live), min(live), max(live), *others)
 
 
+NORMAL = """\
+off by: simulated against live. One live run differs from the next; where an agent keeps up with its
+load, up to 0.6 points of violations, 11 % of the mean latency, 25 % of the p99 and 0.1 % of the
+cores is normal, and more where it does not (docs/fidelity.md)."""
+"""What to think of the differences in :func:`beside`."""
+
+
+def beside(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) -> str:
+    """Return a table of agents that met the same requests simulated and live.
+
+    Means are over the seeds that both have.
+    """
+    found = {(e.agent, e.seed): e for e in live if not e.partial}
+    pairs: dict[str, list[tuple[EpisodeMetrics, EpisodeMetrics]]] = {}
+    for episode in simulated:
+        if pair := found.get((episode.agent, episode.seed)):
+            pairs.setdefault(episode.agent, []).append((episode, pair))
+
+    def entry(quantity: Quantity, what: Literal["sim", "live", "off"], agent: str) -> str:
+        values = [[float(getattr(e, quantity.metric)) for e in pair] for pair in pairs[agent]]
+        ours, theirs = zip(*values, strict=True)
+        ends = fmean(theirs), min(theirs), max(theirs)
+        row = Row(agent, "", quantity, *ends, fmean(ours), NAN)
+        if what == "off":
+            return quantity.difference_text(row.difference)
+        return quantity.text(row.simulated if what == "sim" else row.live)
+
+    columns: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
+    for q in BESIDE:
+        columns.append((f"{column(q.metric).label}, simulated", partial(entry, q, "sim")))
+        columns += [(", live", partial(entry, q, "live")), (", off by", partial(entry, q, "off"))]
+    return terminal(Table.of(columns, pairs))
+
+
 def tables(rows: Sequence[Row]) -> dict[str, Table]:
     """Return a table for each scenario, in order of appearance."""
     scenarios = dict.fromkeys(row.scenario for row in rows)
@@ -171,8 +212,8 @@ def write_results(
     folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
 ) -> None:
     """Write ``fidelity.md`` and ``fidelity.json``; RunDirectoryError if one cannot be."""
-    with replacing(folder / "fidelity.md") as partial:
-        partial.write_text(section(trials, profile) + "\n")
+    with replacing(folder / "fidelity.md") as partial_file:
+        partial_file.write_text(section(trials, profile) + "\n")
     head = {"command": list(command), "versions": describe_versions()}
     rows = [_plain(row) for row in compare(trials)]
     data = {**head, **_measured(trials, profile), "comparison": rows}

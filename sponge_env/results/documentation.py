@@ -17,9 +17,10 @@ from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 METRICS = """# Metrics
 
 Generated from `sponge_env/results/schema.py` by `make docs`; do not edit.
-The name is the CSV column and the JSON key. The TensorBoard tag is `group/name` per
-interval, `total/group/name` for the running sums of violations and core-seconds, and
-`episode/group/name` per episode.
+The name is the CSV column and the JSON key. The TensorBoard tag is `slo/name` and
+`resources/name` per interval, and `system/group/name` for the other groups; below `total/` are the
+running sums of violations and core-seconds. What TensorBoard's table of hyper-parameters compares
+is below `whole_episode/`.
 
 At any time `offered = on_time + late + dropped + failed + queued + running`.
 """

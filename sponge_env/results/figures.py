@@ -26,7 +26,7 @@ from sponge_env.results.schema import (
     axis_label,
 )
 from sponge_env.results.statistics import Estimate, mean
-from sponge_env.run.bounds import BOUND_AGENTS
+from sponge_env.run.suite import BOUND_AGENTS
 
 if TYPE_CHECKING:
     from sponge_env.results.comparison import Cell, Comparison

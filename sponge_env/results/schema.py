@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ def metric(group: str, unit: str, help: str, better: Better = "", default: Any =
 
 
 NAN = float("nan")
+
+FIRST = ("resources", "slo")
+"""Groups that TensorBoard shows before the others."""
 
 CELL = ("scenario", "profile", "start")
 """Metrics that name a cell: what is compared is compared within one."""
@@ -208,7 +211,7 @@ class Column:
     """Decimal places."""
     places: tuple[Place, ...] = ()
     interval: tuple[Place, ...] = ()
-    """Where the 95 % interval stands beside the mean."""
+    """Where the 95 % interval stands beside the mean; of one evaluation, the least and the most."""
     compared: bool = False
     """Whether it is said where an agent does not differ from the reference."""
     pooled: tuple[Literal["middle half", "mean"], ...] = ()
@@ -239,19 +242,19 @@ AND_PAGE: tuple[Place, ...] = ("evaluation", "page")
 PAGE: tuple[Place, ...] = ("page",)
 
 COLUMNS = (
-    Column("violation_rate", "violated", "%", 3, EVERYWHERE),
+    Column("violation_rate", "violated", "%", 3, EVERYWHERE, interval=ALONE),
     Column(
-        "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=PAGE, compared=True,
-        pooled=("middle half", "mean"),
+        "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=AND_PAGE,
+        compared=True, pooled=("middle half", "mean"),
     ),
-    Column("hopeless_rate", "hopeless", "%", 3, ALONE),
+    Column("hopeless_rate", "hopeless", "%", 3),
     Column("beyond_bound_rate", "beyond bound", "%", 3, SUITE, interval=PAGE, bound="needed"),
     Column("beyond_common_bound_rate", "beyond bound", "%", 3, pooled=("mean",), bound="needed"),
     Column(
-        "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=TABLES, compared=True,
+        "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=(*ALONE, *TABLES), compared=True,
         pooled=("middle half",), bound="instead",
     ),
-    Column("core_seconds", "core-seconds", "", 0, ("evaluation", "tensorboard")),
+    Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
     Column("cores_over_bound", "cores over bound", "", 3, SUITE, interval=PAGE, bound="needed"),
     Column(
         "cores_over_common_bound", "cores over bound", "", 2,
@@ -259,13 +262,13 @@ COLUMNS = (
     ),
     Column("utilisation", "utilisation", "%", 1),
     Column("latency_mean_s", "mean", "ms", 0),
-    Column("latency_p50_s", "p50", "ms", 0, ALONE),
-    Column("latency_p99_s", "p99", "ms", 0, ("evaluation", "tensorboard")),
+    Column("latency_p50_s", "p50", "ms", 0),
+    Column("latency_p99_s", "p99", "ms", 0, ("evaluation", "tensorboard"), interval=ALONE),
     Column("latency_p99_of_all_s", "p99 of all", "ms", 0, TABLES, interval=PAGE),
-    Column("dropped", "dropped", "", 0, ALONE),
-    Column("infeasible_decisions", "infeasible decisions", "", 0, AND_PAGE),
-    Column("decision_p50_s", "decision p50", "ms", 3, AND_PAGE),
-    Column("decision_p99_s", "decision p99", "ms", 3, AND_PAGE),
+    Column("dropped", "dropped", "", 0),
+    Column("infeasible_decisions", "infeasible decisions", "", 0, PAGE),
+    Column("decision_p50_s", "decision p50", "ms", 3, PAGE),
+    Column("decision_p99_s", "decision p99", "ms", 3, PAGE),
 )  # fmt: skip
 """In the order in which they stand."""
 
@@ -290,9 +293,27 @@ def blank(cls: type[Any]) -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(cls)}
 
 
+INFO = {
+    f.name: float if f.type == "float" else int
+    for f in dataclasses.fields(IntervalMetrics)
+    if f.name != "reward"
+}
+"""Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
+
+
+def info(metrics: IntervalMetrics) -> dict[str, Any]:
+    """Return :data:`INFO` of an interval; 0 where nothing was measured, for learners add it up."""
+    values = [(name, kind, getattr(metrics, name)) for name, kind in INFO.items()]
+    return {name: kind(value if value == value else 0) for name, kind, value in values}
+
+
 def tag(cls: type[Any], name: str) -> str:
-    """Return the TensorBoard tag ``group/name`` of a metric; KeyError if there is none."""
-    return f"{_field(cls, name).metadata['group']}/{name}"
+    """Return the TensorBoard tag ``group/name`` of a metric; KeyError if there is none.
+
+    TensorBoard sorts by tag. So that :data:`FIRST` come first, the other groups are below one.
+    """
+    group = _field(cls, name).metadata["group"]
+    return f"{group}/{name}" if group in FIRST else f"system/{group}/{name}"
 
 
 def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
@@ -300,14 +321,6 @@ def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
     unit = _field(cls, name).metadata["unit"] if unit is None else unit
     words = name.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", " ")
     return f"{words} [{unit}]" if unit else words
-
-
-def scalars(metrics: Any) -> Iterator[tuple[str, float]]:
-    """Yield (tag, value) of every number in a metrics object."""
-    for name in names(type(metrics)):
-        value = getattr(metrics, name)
-        if isinstance(value, int | float):
-            yield tag(type(metrics), name), float(value)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:

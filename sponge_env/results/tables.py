@@ -65,7 +65,8 @@ OVER_BOUND = column("cores_over_common_bound")
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """Compare agents: a row for each, in order of appearance, with means over its seeds.
 
-    A dash stands where nothing was measured, a star after who was interrupted in an episode.
+    Where there are several seeds, the least and the most stand beside the mean. A dash stands
+    where nothing was measured, a star after who was interrupted in an episode.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = [[e for e in episodes if e.agent == agent] for agent in agents]
@@ -77,7 +78,11 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
 def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
     values = [float(getattr(episode, shown.metric)) for episode in group]
     measured = [value for value in values if not math.isnan(value)]
-    return shown.text(fmean(measured)) if measured else MISSING
+    if not measured:
+        return MISSING
+    ends = min(measured), max(measured)
+    spread = ends if "evaluation" in shown.interval and len(group) > 1 else (math.nan, math.nan)
+    return _estimate_text(shown, Estimate(fmean(measured), *spread))
 
 
 def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
@@ -87,10 +92,12 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
     seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     parts = [
         "/".join(dict.fromkeys(f"{e.scenario} ({e.backend}, {e.start})" for e in episodes)),
-        f"mean of {seeds} seeds" if most > 1 else "1 seed",
+        f"mean of {seeds} seeds [least, most]" if most > 1 else "1 seed",
         f"{max(e.duration_s for e in episodes):g} s each",
         "less is better in every column",
     ]
+    if any(episode.dropped for episode in episodes):
+        parts.append("latencies are those of requests that were answered, not dropped")
     if any(episode.partial for episode in episodes):
         parts.append("* interrupted: what was measured until then")
     return "; ".join(parts)

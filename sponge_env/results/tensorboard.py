@@ -1,9 +1,9 @@
 """The TensorBoard sink; nothing else imports TensorBoard.
 
 It makes events of TensorBoard's own messages, which need neither torch nor TensorFlow. Each
-agent and seed is a run with the same tags, so that TensorBoard overlays them. The tags are the
-schema's; episode values carry the prefix ``episode/``, for some share their tag with an
-interval's.
+agent and seed is a run with the same tags, so that TensorBoard overlays them; of a suite each
+agent. The tags are the schema's. What the hyper-parameter table compares has to be a scalar as
+well, and carries the prefix ``whole_episode/``, for some share their tag with an interval's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,6 @@ from sponge_env.results.schema import (
     axis_label,
     columns,
     names,
-    scalars,
     tag,
 )
 
@@ -51,7 +50,8 @@ if TYPE_CHECKING:
 FLUSH_EVERY_S = 1.0
 """Wall time after which events are in the file, so that a killed process loses few."""
 
-EPISODE_PREFIX = "episode/"
+EPISODE_PREFIX = "whole_episode/"
+SUITE_PREFIX = "whole_suite/"
 TOTAL_PREFIX = "total/"
 
 TOTALS = ("violations", "core_seconds")
@@ -70,6 +70,9 @@ IDENTITY = ("agent", "scenario", "backend", "seed", "start")
 
 COMPARED = tuple(column.metric for column in columns("tensorboard"))
 """Metrics that TensorBoard compares: in the hyper-parameter table, or means of a suite."""
+OF_EPISODE = tuple(name for name in COMPARED if name in names(EpisodeMetrics))
+SIDE_BY_SIDE = ("avoidable_violation_rate", "mean_cores")
+"""Metrics of a suite that the custom-scalars page charts."""
 
 _INTERVAL = names(IntervalMetrics)
 _TOTAL_TAGS = [TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS]
@@ -143,7 +146,7 @@ class TensorBoardSink:
         self._totals = dict.fromkeys(TOTALS, 0.0)
         self._described: set[str] = set()
         self._forms: dict[tuple[str, ...], tuple[Event, list[Any]]] = {}
-        self._add(Event(summary=_layout()), 0.0)
+        self._add(Event(summary=_layout(_PAGE)), 0.0)
 
     def interval(self, metrics: IntervalMetrics) -> None:
         """Write one interval's numbers."""
@@ -154,10 +157,14 @@ class TensorBoardSink:
         self._steps += 1
 
     def episode(self, metrics: EpisodeMetrics) -> None:
-        """Write the summary's numbers and the row of the hyper-parameter table."""
-        tags, values = zip(*scalars(metrics), strict=True)
-        self._add_scalars([EPISODE_PREFIX + name for name in tags], values, metrics.duration_s)
-        for summary in _table_row(metrics, self._trial):
+        """Write the row of the hyper-parameter table, and the numbers in it."""
+        tags = [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in OF_EPISODE]
+        values = [getattr(metrics, name) for name in OF_EPISODE]
+        self._add_scalars(tags, values, metrics.duration_s)
+        labels = [axis_label(EpisodeMetrics, name) for name in OF_EPISODE]
+        compared = dict(zip(tags, labels, strict=True))
+        row = {name: getattr(metrics, name) for name in IDENTITY}
+        for summary in _table_row(row, compared, self._trial):
             self._add(Event(summary=summary), metrics.duration_s)
 
     def close(self) -> None:
@@ -194,32 +201,85 @@ def _form(tags: Sequence[str], described: set[str]) -> tuple[Event, list[Any]]:
 
 
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
-    """Write a suite anew: one run per agent, one number per metric and cell.
+    """Write a suite anew: one run per agent, with the mean of each metric in each cell.
 
-    The episodes are those of :func:`sponge_env.run.read.load_results`; what was in the folder
-    goes.
+    They are numbers of their own, series over the cells for the custom page, and means over all
+    cells of a start for the hyper-parameter table. The episodes are those of
+    :func:`sponge_env.run.read.load_results`; what was in the folder goes.
     """
     shutil.rmtree(folder, ignore_errors=True)
     means = episodes.groupby(["agent", *CELL], as_index=False)[list(COMPARED)].mean()
-    for agent, table in means.groupby("agent"):
-        summary = Summary()
-        for row, name in itertools.product(table.to_dict("records"), COMPARED):
-            if not math.isnan(row[name]):
-                summary.value.add(
-                    tag=f"{row['start']} {name}/{row['scenario']} {row['profile']}",
-                    tensor=TensorProto(dtype=DT_FLOAT, float_val=[row[name]]),
-                    metadata=create_summary_metadata("", ""),
-                )
-        file = EventFile(folder / str(agent))
-        file.add(Event(wall_time=time.time(), step=0, summary=summary))
+    places = means.groupby(["scenario", "profile"]).ngroup()
+    starts = sorted(means["start"].unique())
+    page = [
+        (f"{start} start, over the cells", [_series(start, name) for name in SIDE_BY_SIDE])
+        for start in starts
+    ]
+    shown = [(start, name) for start in starts for name in COMPARED]
+    compared = {f"{SUITE_PREFIX}{start} {name}": f"{start} {name}" for start, name in shown}
+    for agent, table in means.assign(place=places).groupby("agent"):
+        file, now_s = EventFile(folder / str(agent)), time.time()
+        file.add(Event(wall_time=now_s, summary=_layout(page)))
+        for row in table.sort_values("place").to_dict("records"):
+            cell = f"{row['scenario']} {row['profile']}"
+            values = {f"{row['start']} {name}/{cell}": row[name] for name in COMPARED}
+            values |= {_series(row["start"], name)[1]: row[name] for name in SIDE_BY_SIDE}
+            file.add(Event(wall_time=now_s, step=row["place"], summary=_numbers(values)))
+        over_cells = table.groupby("start")[list(COMPARED)].mean().to_dict("index")
+        values = {
+            f"{SUITE_PREFIX}{start} {name}": over_cells.get(start, {}).get(name, math.nan)
+            for start, name in shown
+        }
+        file.add(Event(wall_time=now_s, summary=_numbers(values)))
+        for summary in _table_row({"agent": agent}, compared, str(agent)):
+            file.add(Event(wall_time=now_s, summary=summary))
         file.close()
 
 
-def _layout() -> Summary:
+def _series(start: str, name: str) -> tuple[str, str]:
+    """Return title and tag of what is charted over the cells of a start."""
+    return axis_label(EpisodeMetrics, name), f"{tag(EpisodeMetrics, name)}, {start}"
+
+
+def _numbers(values: Mapping[str, float]) -> Summary:
+    """Return scalars under their tags, without those that were not measured."""
+    summary = Summary()
+    for name, value in values.items():
+        if not math.isnan(value):
+            summary.value.add(
+                tag=name,
+                tensor=TensorProto(dtype=DT_FLOAT, float_val=[value]),
+                metadata=create_summary_metadata("", ""),
+            )
+    return summary
+
+
+def _chart(prefix: str, name: str) -> tuple[str, str]:
+    """Return title and tag of an interval metric's chart."""
+    title = prefix.replace("/", " ") + axis_label(IntervalMetrics, name)
+    return title, prefix + tag(IntervalMetrics, name)
+
+
+Page = Sequence[tuple[str, Sequence[tuple[str, str]]]]
+"""Sections of the custom-scalars page: a title, and title and tag of each chart."""
+
+_PAGE = [(title, [_chart(prefix, name) for name in charted]) for title, prefix, charted in CHARTS]
+
+
+def _layout(page: Page) -> Summary:
     """Return the custom-scalars page: charts of all runs, two in a row."""
     sections = [
-        custom.Category(title=title, chart=[_chart(prefix, name) for name in charted])
-        for title, prefix, charted in CHARTS
+        custom.Category(
+            title=title,
+            chart=[
+                custom.Chart(
+                    title=shown,
+                    multiline=custom.MultilineChartContent(tag=[f"^{re.escape(charted)}$"]),
+                )
+                for shown, charted in charts
+            ],
+        )
+        for title, charts in page
     ]
     summary = Summary()
     summary.value.add(
@@ -230,22 +290,13 @@ def _layout() -> Summary:
     return summary
 
 
-def _chart(prefix: str, name: str) -> custom.Chart:
-    pattern = f"^{re.escape(prefix + tag(IntervalMetrics, name))}$"
-    title = prefix.replace("/", " ") + axis_label(IntervalMetrics, name)
-    return custom.Chart(title=title, multiline=custom.MultilineChartContent(tag=[pattern]))
+def _table_row(
+    row: Mapping[str, Any], compared: Mapping[str, str], trial: str
+) -> tuple[Summary, Summary]:
+    """Return what declares the hyper-parameter table and what adds one row to it.
 
-
-def _table_row(metrics: EpisodeMetrics, trial: str) -> tuple[Summary, Summary]:
-    """Return what declares the hyper-parameter table and what adds one row to it."""
-    compared = [
-        hparams.Metric(
-            EPISODE_PREFIX + tag(EpisodeMetrics, name),
-            display_name=axis_label(EpisodeMetrics, name),
-        )
-        for name in COMPARED
-        if name in names(EpisodeMetrics)
-    ]
-    identity = [hparams.HParam(name) for name in IDENTITY]
-    row = {name: getattr(metrics, name) for name in IDENTITY}
-    return hparams.hparams_config_pb(identity, compared), hparams.hparams_pb(row, trial_id=trial)
+    The scalars that are compared are given by tag, with how they are called.
+    """
+    metrics = [hparams.Metric(name, display_name=label) for name, label in compared.items()]
+    identity = [hparams.HParam(name) for name in row]
+    return hparams.hparams_config_pb(identity, metrics), hparams.hparams_pb(row, trial_id=trial)

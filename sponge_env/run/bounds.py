@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -28,16 +28,13 @@ from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.files import cache_dir, check_writable, replacing, write_json
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
-from sponge_env.run.suite import SUITE_DIR, Suite, cell_name, cells, load_suite
+from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, Suite, cell_name, cells, load_suite
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
 from sponge_env.spec import scenario_profile
 
 if TYPE_CHECKING:
     from sponge_env.run.unit import Recorder
-
-BOUND_AGENTS: Mapping[ControlName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
-"""Names under which the bounds stand in the results."""
 
 SHIPPED = SUITE_DIR / "bounds.json"
 """By cell and kind of scaling: the fingerprint of the scenario, and each seed's bound."""

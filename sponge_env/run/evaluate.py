@@ -6,24 +6,26 @@ import argparse
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
-from sponge_env.config import Start
+from sponge_env.config import Backend, Start
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.files import check_writable, replacing
 from sponge_env.installation import how_to_install, missing, require_extra
-from sponge_env.run.registry import known_controllers, make_controller, start, who_takes
+from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
+    BOUND_AGENTS,
     AgentEntry,
     CellGroup,
     Suite,
     cells,
+    chosen,
     load_suite,
     with_agents,
     with_options,
@@ -32,6 +34,7 @@ from sponge_env.run.suite import (
 from sponge_env.scenario import load_scenario
 
 if TYPE_CHECKING:
+    from sponge_env.results.schema import EpisodeMetrics
     from sponge_env.run.store import RunStore
     from sponge_env.run.unit import Unit
 
@@ -53,50 +56,78 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Run what is missing, print the tables, say where everything is; return the exit code."""
     arguments = _parse(argv)
+    if arguments.list:
+        from sponge_env.run.listing import listing
+
+        print(listing())
+        return 0
     if arguments.suite:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.factory import live_machine, wait_for_machine
     from sponge_env.run.notices import announce
-    from sponge_env.run.store import RunStore, identity, new_folder
+    from sponge_env.run.store import new_folder
     from sponge_env.run.unit import units
 
     single = not arguments.suite
+    backends: list[Backend] = [arguments.backend]
+    if arguments.backend == "both":
+        backends = ["sim", "live"]
+    if suite.bounds and "live" in backends:
+        raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
     if arguments.wait:
         wait_for_machine()
-    work = units(suite, arguments.backend, arguments.limiter)
-    said = _check(suite, arguments) if single else [f"left out: {why}" for why in left_out]
+    work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
+    said = _check(suite, work, arguments) if single else [f"left out: {why}" for why in left_out]
     drops = {cell.serving.drop for cell in cells(suite)} == {"expired"}
     if cli.drops_by_default(arguments) or (arguments.traces and drops and not arguments.drop):
         said.append(cli.DROPPED)
     said += announce(cells(suite))
     purpose = f"{suite.name}-{arguments.backend}" if single else f"suite-{suite.name}"
-    common = identity(suite, arguments.backend, arguments.limiter)
     path = arguments.run_dir or new_folder(purpose)
-    live = arguments.backend == "live"
+    command = [*cli.program("evaluate", recorded=True).split(), *argv]
+    live = "live" in backends
     machine = live_machine(cells(suite)[0], arguments.limiter) if live else nullcontext()
-    with cli.terminate_like_interrupt(), machine, RunStore.open(path, common) as store:
-        store.check_requests(work, arguments.requests)
-        todo = store.missing(work)
-        store.describe(suite, [*cli.program("evaluate").split(), *argv])
-        if len(todo) < len(work):
-            said.append(f"{len(work) - len(todo)} of {len(work)} results are in {path} already")
+    with cli.terminate_like_interrupt(), machine, ExitStack() as opened:
+        stores = _open(opened, path, suite, work, arguments)
+        todo = {backend: store.missing(work[backend]) for backend, store in stores.items()}
+        for store in stores.values():
+            store.describe(suite, command)
+        total, left = (sum(map(len, each.values())) for each in (work, todo))
+        if left < total:
+            said.append(f"{total - left} of {total} results are in {path} already")
         for line in said:
             print(line)
         try:
-            _run(store, todo, arguments)
+            for backend, store in stores.items():
+                _run(store, todo[backend], arguments)
         except KeyboardInterrupt:
             print(f"interrupted; the same command with --run-dir {path} goes on from here")
             return cli.INTERRUPTED
         finally:
             if single:
-                _report_cell(store, work, arguments)
-        if not single:
-            return _report_suite(path, suite)
-        if arguments.backend == "sim":
-            print("\nOn the real worker: add --backend live --scenario local")
-        return 0
+                _report_cell(path, stores, work, suite, arguments)
+        return 0 if single else _report_suite(path, suite)
+
+
+def _open(
+    opened: ExitStack,
+    path: Path,
+    suite: Suite,
+    work: Mapping[Backend, Sequence[Unit]],
+    arguments: argparse.Namespace,
+) -> dict[Backend, RunStore]:
+    """Open the folder of the run, or one in it for each of several backends."""
+    from sponge_env.run.store import RunStore, identity
+
+    stores: dict[Backend, RunStore] = {}
+    for backend, todo in work.items():
+        folder = path / backend if len(work) > 1 else path
+        store = RunStore.open(folder, identity(suite, backend, arguments.limiter))
+        stores[backend] = opened.enter_context(store)
+        stores[backend].check_requests(todo, arguments.requests)
+    return stores
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -106,13 +137,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Compare controllers on one scenario, simulated or real, or on a whole suite.",
         epilog=f"example: {cli.program('evaluate')} --agent sponge-ip fa2 static-16 --seeds 3",
     )
-    known = ", ".join(sorted(known_controllers()))
-    said = f"{known}, or your own controller as module:Class"
+    said = "agents to compare: names that --list shows, your own controller as module:Class, or a "
+    said += "model of Stable-Baselines3 as sb3:FILE.zip (loading one executes code in it)"
     parser.add_argument("--agent", nargs="+", metavar="NAME", help=said)
-    cli.add_experiment_arguments(parser)
+    said = "show all agents, scenarios, suites, profiles and policies, and do nothing else"
+    parser.add_argument("--list", action="store_true", help=said)
+    cli.add_experiment_arguments(parser, both=True)
     _add_arguments(parser)
     arguments = parser.parse_args(argv)
-    if not (arguments.suite or arguments.agent):
+    if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
     only_single = [n for n in NOT_FOR_SUITES if not (arguments.traces and n in CHANGING)]
     for name in only_single if arguments.suite else ["jobs", "traces"]:
@@ -168,16 +201,21 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
     else:
         scenario = load_scenario(arguments.scenario)
         profile = arguments.profile or scenario.profile
+        agents, bounds = chosen(arguments.agent)
+        if changes.keys() - {"duration_s"}:
+            agents = {name: _untuned(name, entry) for name, entry in agents.items()}
         suite = Suite(
             name=scenario.name,
             seeds=1,
             starts=(arguments.start or scenario.start,),
+            bounds=bounds,
             cells=(CellGroup((arguments.scenario,), (profile,), changes),),
-            agents={name: AgentEntry() for name in arguments.agent},
+            agents=agents,
         )
+    controllers = {name: entry.controller or name for name, entry in suite.agents.items()}
     short = [(name, value) for name in ("policy", "solver") if (value := getattr(arguments, name))]
-    chosen = [f"{who_takes(name, arguments.agent)}.{name}={value}" for name, value in short]
-    options = cli.parse_options([*arguments.option, *chosen], list(suite.agents))
+    taken = [f"{who_takes(name, controllers)}.{name}={value}" for name, value in short]
+    options = cli.parse_options([*arguments.option, *taken], list(suite.agents))
     suite = with_options(suite, options)
     return replace(suite, seeds=arguments.seeds or suite.seeds), left_out
 
@@ -194,21 +232,38 @@ def _of_traces(
     return replace(suite, cells=groups, starts=starts), left_out
 
 
-def _check(suite: Suite, arguments: argparse.Namespace) -> list[str]:
-    """Try the only cell before anything is written; return what its controllers say."""
-    from sponge_env.run.unit import check_scenario
+def _untuned(name: str, entry: AgentEntry) -> AgentEntry:
+    """Return an agent without what was tuned for a scenario that has changed."""
+    if entry.tuned and not entry.defaults:
+        raise ConfigError(
+            f"{name} was tuned for the scenario as it is; leave it or its changes out"
+        )
+    return replace(entry, tuned=False)
+
+
+def _check(
+    suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
+) -> list[str]:
+    """Try the only cell before anything is written; return what is to be said of its agents."""
+    from sponge_env.run.listing import definition
+    from sponge_env.run.unit import AgentUnit, check_scenario
     from sponge_env.spec import make_spec
 
     if arguments.json:
         check_writable(arguments.json)
     (scenario,) = cells(suite)
-    spec = make_spec(scenario, check_scenario(scenario, arguments.backend, arguments.limiter))
-    said = []
-    for name, entry in suite.agents.items():
-        controller = make_controller(name, known_controllers(), entry.options)
-        start(controller, spec, 0)
-        if description := getattr(controller, "description", ""):
-            said.append(f"agent {name} {description}")
+    for backend in work:
+        profile = check_scenario(scenario, backend, arguments.limiter)
+    spec, said = make_spec(scenario, profile), []
+    for unit in next(iter(work.values())):
+        if isinstance(unit, AgentUnit):
+            controller = make_controller(unit.controller, {}, unit.options)
+            start(controller, spec, 0)
+            what = definition(unit.agent, suite.agents[unit.agent], unit.options)
+            if description := getattr(controller, "description", ""):
+                said.append(f"agent {unit.agent} {description}")
+            elif what:
+                said.append(f"agent {unit.agent} stands for {what}")
     return said
 
 
@@ -236,42 +291,73 @@ def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -
             progress.show(done, f"{failed} failed" if failed else "")
 
 
-def _report_cell(store: RunStore, work: Sequence[Unit], arguments: argparse.Namespace) -> None:
-    """Print the table of the only cell, draw its picture, and say where everything is."""
-    from sponge_env.results.schema import from_summary
+def _report_cell(
+    path: Path,
+    stores: Mapping[Backend, RunStore],
+    work: Mapping[Backend, Sequence[Unit]],
+    suite: Suite,
+    arguments: argparse.Namespace,
+) -> None:
+    """Print the table of the only cell, draw its pictures, and say where everything is."""
     from sponge_env.results.tables import comparison_table, write_summaries
+    from sponge_env.run.unit import bound_rows
 
-    summaries, first = [], dict[str, Path]()
-    for unit in work:
-        kept = store.kept(unit)
-        for episode in kept.get("episodes", ()):
-            summaries.append(from_summary(episode))
-            file = store.file("intervals", unit, f"-seed{episode['seed']}.parquet")
-            if file.is_file():  # the disk may have been full
-                first.setdefault(unit.agent, file)
-    if not summaries:
+    found = {backend: _summaries(store, work[backend]) for backend, store in stores.items()}
+    summaries = [episode for episodes in found.values() for episode in episodes]
+    bounds = bound_rows(stores["sim"], work["sim"], summaries) if "sim" in work else []
+    if not (summaries or bounds):
         return
-    print(comparison_table(summaries))
+    if len(found) > 1 and all(found.values()):
+        from sponge_env.fidelity.report import NORMAL, beside
+
+        print(beside(found["sim"], found["live"]), NORMAL, sep="\n")
+    else:
+        print(comparison_table([*summaries, *bounds]))
     print()
     if arguments.json:
         write_summaries(arguments.json, summaries)
         print(f"summaries    {arguments.json}")
     if missing("report"):
-        print(f"results      {store.path}; for TensorBoard and plots: {how_to_install('report')}")
+        print(f"results      {path}; for TensorBoard and plots: {how_to_install('report')}")
     else:
-        _draw(first, store.path, f"{summaries[0].scenario} ({arguments.backend}), seed 0")
+        for backend, store in stores.items():
+            _draw(store, work[backend], f"{work[backend][0].scenario.name} ({backend}), seed 0")
+        if summaries:
+            folders = " ".join(str(store.path) for store in stores.values())
+            print(f"report       {cli.report_command()} {folders}")
+            logs = path if len(stores) > 1 else path / "tensorboard"
+            print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {logs}")
+    if _goes_live(suite, arguments):
+        more = "--backend both --scenario local --duration 60"
+        print(f"live, too    {cli.program('evaluate')} --agent {' '.join(arguments.agent)} {more}")
 
 
-def _draw(files: Mapping[str, Path], path: Path, title: str) -> None:
-    """Draw the intervals in each agent's file, and say where to look."""
+def _goes_live(suite: Suite, arguments: argparse.Namespace) -> bool:
+    """Return whether the same agents could be compared on this machine's worker as well."""
+    own = {*cli.scenario_changes(arguments)} or arguments.profile
+    shipped = not arguments.scenario.endswith(".toml")
+    anywhere = all(entry.defaults for entry in suite.agents.values()) and not suite.bounds
+    return arguments.backend == "sim" and shipped and anywhere and not own
+
+
+def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:
+    """Return the episodes of all units, but for those in which an agent failed."""
+    from sponge_env.results.schema import from_summary
+
+    kept = [store.kept(unit) for unit in work]
+    return [from_summary(episode) for result in kept for episode in result.get("episodes", ())]
+
+
+def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
+    """Draw the intervals of each agent's first seed, and say where."""
     from sponge_env.results.figures import plot_comparison
     from sponge_env.run.read import read_intervals
 
-    intervals = {agent: read_intervals(file) for agent, file in files.items()}
+    files = {unit.agent: store.file("intervals", unit, "-seed0.parquet") for unit in work}
+    intervals = {agent: read_intervals(file) for agent, file in files.items() if file.exists()}
     if any(intervals.values()):
-        plot_comparison(intervals, plot := path / "comparison.png", title)
+        plot_comparison(intervals, plot := store.path / "comparison.png", title)
         print(f"plot         {plot}")
-    print(f"TensorBoard  tensorboard --logdir {path}/tensorboard")
 
 
 def _report_suite(path: Path, suite: Suite) -> int:
@@ -280,7 +366,6 @@ def _report_suite(path: Path, suite: Suite) -> int:
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.tables import all_tables
     from sponge_env.results.tensorboard import write_runs
-    from sponge_env.run.bounds import BOUND_AGENTS
     from sponge_env.run.read import load_bounds, load_failures, load_results
 
     shown = [*suite.agents, *(BOUND_AGENTS[control] for control in suite.bounds)]
@@ -297,7 +382,8 @@ def _report_suite(path: Path, suite: Suite) -> int:
     with replacing(path / "tables.txt") as partial_file:
         partial_file.write_text(text + "\n")
     write_runs(path / "tensorboard", comparison.episodes)
-    print(f"{text}\n\nresults      {path}\nTensorBoard  tensorboard --logdir {path}/tensorboard")
+    print(f"{text}\n\nresults      {path}\nreport       {cli.report_command()} {path}")
+    print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {path}/tensorboard")
     if failed := int(comparison.failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")
     return FAILED if failed else 0

@@ -26,8 +26,9 @@ from sponge_env.results.schema import (
     IntervalMetrics,
     names,
 )
-from sponge_env.run.bounds import BOUND_AGENTS, SIDES
+from sponge_env.run.bounds import SIDES
 from sponge_env.run.store import IDENTITY, QUANTILES, read_result, result_files, whole_episodes
+from sponge_env.run.suite import BOUND_AGENTS
 
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in fields(cls)}
 """Names of the columns' types."""

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -18,13 +18,28 @@ from sponge_env.interfaces import Allocation, Controller, StageAllocation, Syste
 from sponge_env.spec import check_allocation
 
 REGISTRIES = ("agents", "baselines")
-"""Packages whose ``CONTROLLERS`` register controllers; this one itself knows none."""
+"""Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
+one itself knows none. The first has ``FILES`` as well."""
 
 
 def known_controllers() -> dict[str, str]:
     """Return all registered names and their lazy ``"module:callable"`` strings."""
-    registries = (imported(f"{bundled(package)}:CONTROLLERS") for package in REGISTRIES)
-    return {name: target for registry in registries for name, target in registry.items()}
+    return _registered("CONTROLLERS")
+
+
+def file_controllers() -> dict[str, str]:
+    """Return what follows a file, by the word before the colon in ``word:FILE``."""
+    return cast(dict[str, str], imported(f"{bundled(REGISTRIES[0])}:FILES"))
+
+
+def described_controllers() -> dict[str, str]:
+    """Return what each registered controller does, in one line."""
+    return _registered("ABOUT")
+
+
+def _registered(kind: str) -> dict[str, str]:
+    registries = (imported(f"{bundled(package)}:{kind}") for package in REGISTRIES)
+    return {name: said for registry in registries for name, said in registry.items()}
 
 
 def imported(target: str) -> Any:
@@ -50,10 +65,13 @@ def make_controller(
     return cast(Controller, controller)
 
 
-def who_takes(option: str, agents: Sequence[str]) -> str:
-    """Return the one agent that takes an option; none or several are a :class:`ConfigError`."""
+def who_takes(option: str, agents: Mapping[str, str]) -> str:
+    """Return the one agent that takes an option; none or several are a :class:`ConfigError`.
+
+    The agents are given with their controllers.
+    """
     registry = known_controllers()
-    takers = [name for name in agents if option in _options(_factory(name, registry))]
+    takers = [name for name, c in agents.items() if option in _options(_factory(c, registry))]
     if len(takers) != 1:
         found = f"{', '.join(takers)} do" if takers else f"none of {', '.join(agents)} does"
         raise ConfigError(f"--{option} is for one agent that takes the option {option!r}; {found}")

@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +20,18 @@ from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.formats import content_of
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, from_mapping, load_toml
-from sponge_env.run.registry import known_controllers
+from sponge_env.run.registry import file_controllers, known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 
 SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
+
+NAMES = "standard"
+"""The suite whose names of agents hold everywhere."""
+
+BOUND_AGENTS: Mapping[ControlName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
+"""Names under which the clairvoyant bounds stand in the results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,9 @@ class AgentEntry:
     """Options of the controller."""
     tuned: bool = False
     """Whether each cell's tuned options come first, those above on top of them."""
+    defaults: bool = True
+    """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
+    there."""
     control: ControlName = "vertical"
     """Which bound it is compared with."""
     changes: dict[str, Any] = field(default_factory=dict)
@@ -82,22 +92,23 @@ class Suite:
     def __post_init__(self) -> None:
         rule = f"between 1 and {EVALUATION_SEEDS}, for training uses those above"
         require(1 <= self.seeds <= EVALUATION_SEEDS, "seeds", self.seeds, rule)
-        for name in ("starts", "cells", "agents"):
+        for name in ("starts", "cells"):
             require(len(getattr(self, name)) > 0, name, getattr(self, name), "not empty")
         names_folder = not {"/", "\0"} & {*self.name}
         require(names_folder, "name", self.name, "without '/' (it names run directories)")
+        require(bool(self.agents or self.bounds), "agents", self.agents, "not empty")
         for name in self.agents:
             allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
         named = [("reference", self.compared_with), *(("featured", name) for name in self.featured)]
         for key, name in named:
-            if name not in self.agents:
+            if name and name not in self.agents:
                 raise ConfigError(unknown(key, name, self.agents))
 
     @property
     def compared_with(self) -> str:
-        """Name of the agent that the others are compared with."""
-        return self.reference or next(iter(self.agents))
+        """Name of the agent that the others are compared with; empty where there is none."""
+        return self.reference or next(iter(self.agents), "")
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -170,21 +181,64 @@ def trace_files(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
     return found, left_out
 
 
+@cache
+def named_agents() -> Mapping[str, AgentEntry]:
+    """Return what the names in the tables stand for: the agents of the suite :data:`NAMES`.
+
+    A policy that the suite pins is left out, for a learner that is named alone follows its newest.
+    """
+    agents = load_suite(NAMES).agents
+    return {
+        name: dataclasses.replace(
+            entry, options={key: v for key, v in entry.options.items() if key != "policy"}
+        )
+        for name, entry in agents.items()
+    }
+
+
+def chosen(
+    names: Sequence[str], own: Mapping[str, AgentEntry] | None = None
+) -> tuple[dict[str, AgentEntry], tuple[ControlName, ...]]:
+    """Return the agents with some names, and the bounds among them.
+
+    An agent is one of ``own``, of the tables or of the registries, ``module:Class``, or
+    ``word:FILE`` where a registry has something that follows such files; it is called after its.
+    """
+    defined, registered = {**named_agents(), **(own or {})}, known_controllers()
+    files = file_controllers()
+    bounds = {name: control for control, name in BOUND_AGENTS.items()}
+    agents: dict[str, AgentEntry] = {}
+    for name in dict.fromkeys(names):
+        kind, colon, file = name.partition(":")
+        if colon and kind in files:
+            called = f"{kind}:{Path(file).stem}"
+            if called in agents:
+                raise ConfigError(f"two agents are called {called!r}; rename one of the files")
+            agents[called] = AgentEntry(controller=files[kind], options={"file": file})
+        elif colon or name in defined or name in registered:
+            agents[name] = defined.get(name, AgentEntry())
+        elif name not in bounds:
+            raise ConfigError(unknown("agent", name, {*defined, *registered, *bounds}))
+    return agents, tuple(bounds[name] for name in names if name in bounds)
+
+
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
-    """Return the suite with only some agents: its own, registered ones, or ``module:Class``.
+    """Return the suite with only some agents, see :func:`chosen`, and further bounds.
 
     Without names it keeps all of its own.
     """
     if not names:
         return suite
-    registered = known_controllers()
-    for name in names:
-        if ":" not in name and name not in suite.agents and name not in registered:
-            raise ConfigError(unknown("agent", name, {*suite.agents, *registered}))
-    agents = {name: suite.agents.get(name, AgentEntry()) for name in names}
-    reference = suite.reference if suite.reference in agents else ""
-    featured = tuple(name for name in suite.featured if name in agents)
-    return dataclasses.replace(suite, agents=agents, reference=reference, featured=featured)
+    agents, bounds = chosen(names, suite.agents)
+    if not agents:
+        raise ConfigError(f"{', '.join(names)} stands beside agents in a suite; name some, too")
+    return dataclasses.replace(
+        suite,
+        agents=agents,
+        bounds=tuple(dict.fromkeys((*suite.bounds, *bounds))),
+        reference=suite.reference if suite.reference in agents else "",
+        featured=tuple(name for name in suite.featured if name in agents),
+    )
 
 
 def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:

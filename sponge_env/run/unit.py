@@ -30,8 +30,8 @@ from sponge_env.files import replacing, saying_why
 from sponge_env.installation import bundled, missing
 from sponge_env.interfaces import Sink
 from sponge_env.profile import Profile
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names, summary
-from sponge_env.run.bounds import BOUND_AGENTS, BoundUnit, bound_units
+from sponge_env.results.schema import NAN, EpisodeMetrics, IntervalMetrics, names, summary
+from sponge_env.run.bounds import BoundUnit, bound_units
 from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
 from sponge_env.run.store import (
@@ -42,14 +42,15 @@ from sponge_env.run.store import (
     scenario_fingerprint,
     whole_episodes,
 )
-from sponge_env.run.suite import Suite, cell_name, cells, changed
+from sponge_env.run.suite import BOUND_AGENTS, Suite, cell_name, cells, changed
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
 
 TUNED = "baselines"
-"""Package whose ``tuned_options`` are called with controller, scenario and profile."""
+"""Package whose ``tuned_options`` are called with controller, scenario and profile, and whether
+there must be some."""
 
 CACHED_REQUESTS = 5_000_000
 """Requests of drawn workloads that are kept, about 40 bytes each."""
@@ -142,7 +143,8 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         if cell_name(scenario) != cell_name(cell):
             said = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(said)
-        tuned = tuned_options(controller, cell.name, cell.profile) if entry.tuned else {}
+        wanted = controller, cell.name, cell.profile, not entry.defaults
+        tuned = tuned_options(*wanted) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
         work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
     return work
@@ -158,6 +160,35 @@ def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload
         while len(_DRAWN) > 1 and sum(w.id.size for w in _DRAWN.values()) > CACHED_REQUESTS:
             del _DRAWN[next(iter(_DRAWN))]  # the oldest
     return _DRAWN[key]
+
+
+def bound_rows(
+    store: RunStore, work: Sequence[Unit], episodes: Sequence[EpisodeMetrics]
+) -> list[EpisodeMetrics]:
+    """Return what each bound attains on each seed, as a row beside those of agents.
+
+    Which of its violations are avoidable is known where an agent met the same requests.
+    """
+    hopeless = {episode.seed: episode.hopeless for episode in episodes if not episode.partial}
+    rows = []
+    for unit in work:
+        if not isinstance(unit, BoundUnit):
+            continue
+        scenario = as_long_as_its_traces(unit.scenario)
+        from_s, end_s = scenario.count_from_s, scenario.intervals * scenario.interval_s
+        for bound in store.kept(unit).get("bounds", ()):
+            run = Run.of(unit.agent, scenario, "sim", bound["seed"])
+            arrival_s = shared_workload(scenario, run.seed, scenario_profile(scenario)).arrival_s
+            offered = max(1, np.count_nonzero((arrival_s >= from_s) & (arrival_s < end_s)))
+            violations, core_s = bound["violations_upper"], bound["core_seconds_upper"]
+            measured = {
+                "duration_s": end_s - from_s,
+                "violation_rate": violations / offered,
+                "avoidable_violation_rate": (violations - hopeless.get(run.seed, NAN)) / offered,
+                "mean_cores": core_s / (end_s - from_s),
+            }
+            rows.append(EpisodeMetrics(**asdict(run), **measured))
+    return rows
 
 
 def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
@@ -215,9 +246,10 @@ class Recorder:
         if self._watched and not missing("report"):
             from sponge_env.results.tensorboard import TensorBoardSink  # a suite does without
 
-            folder = self._store.path / "tensorboard" / f"{run.agent}-seed{run.seed}"
+            name = f"{run.agent}-seed{run.seed}" if self._unit.seeds > 1 else run.agent
+            folder = self._store.path / "tensorboard" / name
             shutil.rmtree(folder, ignore_errors=True)  # of an episode that was interrupted
-            yield TensorBoardSink(folder, f"{self._store.path.name}/{folder.name}")
+            yield TensorBoardSink(folder, "/".join([*self._store.path.parts[-2:], name]))
         if self._watched:
             yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
 

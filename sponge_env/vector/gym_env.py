@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.config import ControlName
-from sponge_env.core.records import METRICS
+from sponge_env.core.records import BLANK, METRICS
 from sponge_env.encoding import control_named
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario, load_scenario
@@ -41,10 +41,10 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     ``final_info``. With ``DISABLED``, ``reset(options={"reset_mask": mask})`` resets.
 
     ## Info
-    One array for each metric of ``docs/metrics.md`` but ``latency_p50_s`` and
+    One array for each entry of a ``SpongeEnv``'s info but ``latency_p50_s`` and
     ``latency_p99_s``, and ``overflowed``: arrivals for which the queue had no room (they
     count as dropped). As ever in Gymnasium, ``_name`` is the mask of the environments
-    that have ``name``, and after a reset there is ``episode_seed``.
+    that have ``name``.
     """
 
     single_action_space: MultiDiscrete
@@ -103,6 +103,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         # What a reset by mask returns for the environments that it leaves alone.
         self._observations = np.zeros((num_envs, self.control.obs_dim), np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
+        self._seeds = np.zeros(num_envs, np.int64)
 
     def reset(
         self,
@@ -110,7 +111,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observations, Infos]:
-        """Start new episodes; return the observations and, as info, each episode's seed.
+        """Start new episodes; return the observations and infos, as :meth:`step` does.
 
         ``seed`` is that of the first environment's sequence of episodes, the others counting up
         from it; or there is one for each. Of the options, ``episode_seed`` fixes the episodes
@@ -127,9 +128,9 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             if seed[i] is not None or self._randoms[i] is None:
                 self._randoms[i] = np_random(seed[i])[0]
         observations = self._observations.copy()
-        infos = self.begin(chosen, observations, options.get("episode_seed"))
+        self.begin(chosen, observations, options.get("episode_seed"))
         self._observations = observations
-        return observations, infos
+        return observations, _batched(np.zeros(self.num_envs, METRICS), self._seeds, chosen)
 
     def step(
         self, actions: Actions
@@ -147,20 +148,23 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         observations, metrics = self.serve(actions)
         ended = self.simulator.over & ~before
         restarts = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else before
-        infos = _batched(metrics, ~(before | restarts))
-        self._ended = ended
+        self._ended, final = ended, Infos()
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            infos["final_obs"], infos["_final_obs"] = _rows(observations, ended), ended
-            infos["final_info"], infos["_final_info"] = _batched(metrics, ended), ended
-            infos |= self.begin(ended, observations)
-        elif self.autoreset_mode == AutoresetMode.NEXT_STEP and before.any():
-            infos |= self.begin(before, observations)
+            final["final_obs"], final["_final_obs"] = _rows(observations, ended), ended
+            infos = _batched(metrics, self._seeds, ended)
+            final["final_info"], final["_final_info"] = infos, ended
+        reward = np.array(metrics["reward"])
+        if restarts.any() and self.autoreset_mode != AutoresetMode.DISABLED:
+            self.begin(restarts, observations)
+            metrics = metrics.copy()
+            metrics[restarts] = np.zeros((), METRICS)
         self._observations = observations
-        never = np.zeros(self.num_envs, np.bool_)
-        return observations, np.array(metrics["reward"]), never, ended.copy(), infos
+        never, everyone = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
+        infos = _batched(metrics, self._seeds, everyone) | final
+        return observations, reward, never, ended.copy(), infos
 
-    def begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> Infos:
-        """Start the next episode of each chosen environment; return the seeds as info.
+    def begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> None:
+        """Start the next episode of each chosen environment.
 
         The first observations are written to the chosen rows of ``out``. ``fixed`` seeds, one for
         all or one for each, take the place of those that are drawn.
@@ -174,7 +178,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             seeds[chosen] = np.broadcast_to(fixed, seeds.shape)[chosen]
         self.simulator.reset(chosen, seeds, out)
         self._ended = self._ended & ~chosen
-        return {"episode_seed": seeds, "_episode_seed": chosen.copy()}
+        self._seeds = np.where(chosen, seeds, self._seeds)
 
     def serve(self, actions: ArrayLike) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval as :meth:`step` does; return what :meth:`BatchSimulator.step` does."""
@@ -206,12 +210,23 @@ def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int
     return [load_scenario(each) for each in scenario]
 
 
-def _batched(metrics: NDArray[Any], mask: NDArray[np.bool_]) -> Infos:
-    """Return metrics as Gymnasium's batched infos: an array and a mask for each name."""
-    infos: Infos = {}
-    for name in METRICS.names or ():
-        infos[name], infos["_" + name] = metrics[name], mask
+def _batched(metrics: NDArray[Any], seeds: NDArray[np.int64], there: NDArray[np.bool_]) -> Infos:
+    """Return the infos of some environments as Gymnasium's: an array and a mask for each name."""
+    infos: Infos = {"episode_seed": np.where(there, seeds, 0), "_episode_seed": there}
+    everyone = bool(there.all())
+    for name in _NAMES:
+        values = metrics[name]
+        if name in _MAY_LACK:
+            values = np.where(there & ~np.isnan(values), values, 0.0)
+        elif not everyone:
+            values = np.where(there, values, 0)
+        infos[name], infos["_" + name] = values, there
     return infos
+
+
+_NAMES = [name for name in METRICS.names or () if name != "reward"]
+_MAY_LACK = {name for name in _NAMES if BLANK[name].dtype.kind == "f" and np.isnan(BLANK[name][0])}
+"""Those that are NaN where nothing was measured."""
 
 
 def _rows(observations: Observations, chosen: NDArray[np.bool_]) -> NDArray[np.object_]:

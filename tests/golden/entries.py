@@ -43,10 +43,11 @@ def sequence(key: str, names: Names) -> tuple[Entry, Tables]:
     what = cells.Sequence(int(key.split("/")[0]))
     env = play.make_env(what)
     run = _vector if what.vector else _single
-    tables = run(env, what, names["vector_infos" if what.vector else "intervals"])
+    infos = names["vector_infos" if what.vector else "intervals"]
+    infos = [name for name in infos if name != "reward"]
+    tables = run(env, what, infos)
     env.close()
     entry: Entry = {"seeds": np.ravel(tables["seeds"]["seeds"]).tolist()}
-    infos = names["vector_infos" if what.vector else "intervals"]
     columns = {"observations": names[what.control], "infos": infos, "ends": ["over"]}
     for table in sorted(tables.keys() - {"seeds"}):
         wanted = columns.get(table.removeprefix("final_"), list(tables[table]))
@@ -94,7 +95,7 @@ def _vector(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
     """Step some environments at once."""
     observations, info = env.reset(seed=what.number)
     seen, seeds, rewards, over = [observations], [info["episode_seed"]], [], []
-    measured, last_seen, last_measured = [], [], []
+    measured, last_seen, last_measured, playing = [], [], [], info["episode_seed"]
     choices = np.tile(env.single_action_space.nvec, (cells.VECTOR_ENVS, 1))
     for action in _actions(what, choices):
         observations, reward, _, truncated, info = env.step(action)
@@ -102,8 +103,10 @@ def _vector(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
         rewards.append(reward)
         over.append(truncated)
         measured.append(_valid(info, infos))
-        if "episode_seed" in info:
-            seeds.append(np.where(info["_episode_seed"], info["episode_seed"], 0))
+        began = info["episode_seed"] != playing
+        playing = info["episode_seed"]
+        if began.any():
+            seeds.append(np.where(began, playing, 0))
         if "final_obs" in info:
             ended = np.flatnonzero(info["_final_obs"])
             last_seen += [info["final_obs"][i] for i in ended]

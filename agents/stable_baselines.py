@@ -1,0 +1,129 @@
+"""A model that Stable-Baselines3 or sb3-contrib saved, as a controller.
+
+Loading one executes code that is in its file: it holds pickled objects. Follow only files that
+you trust.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+
+from sponge_env.arrays import IntArray
+from sponge_env.config import Limits
+from sponge_env.controllers import BaseController
+from sponge_env.encoding import (
+    JOINT,
+    VERTICAL,
+    ActionMasks,
+    combination,
+    decode,
+    encode,
+    stepped,
+)
+from sponge_env.errors import MissingExtraError, PolicyError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+
+LOG = logging.getLogger("agents")
+
+
+class SB3Policy(BaseController):
+    """Follows a model of any algorithm, trained on one of this project's environments.
+
+    Its file does not say for which profile or interval; only the spaces are checked.
+    """
+
+    def __init__(self, file: str) -> None:
+        """Load the model; a PolicyError if that is impossible."""
+        self._file = file
+        self._policy = _load(
+            Path(file), Path(file).stat().st_mtime_ns if Path(file).exists() else 0
+        )
+        self._masked = "action_masks" in inspect.signature(self._policy.predict).parameters
+        seen = self._policy.observation_space.shape
+        fitting = [control for control in (VERTICAL, JOINT) if (control.obs_dim,) == seen]
+        if not fitting:
+            raise PolicyError(
+                f"{file} observes {seen}, not ({VERTICAL.obs_dim},) or ({JOINT.obs_dim},) as the "
+                "environments of this version"
+            )
+        self._control = fitting[0]
+
+    @property
+    def description(self) -> str:
+        """Which file it follows."""
+        return f"follows {self._file}, which does not say for which model it was trained"
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Check that the actions are those of this system."""
+        limits = Limits(cores=spec.cores_max, batch=spec.batch_max, replicas=spec.replicas_max)
+        self._choices = self._control.spaces(limits)[0].nvec
+        space = self._policy.action_space
+        if not _fits(space, self._choices):
+            raise PolicyError(
+                f"{self._file} chooses from {space}; this system has {self._choices} choices"
+            )
+        self._masks = ActionMasks(spec, joint=self._control is JOINT) if self._masked else None
+        self._state: Any = None
+        self._first = True
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Return the model's most probable allocation."""
+        observation = encode(view, spec, self._control)
+        allowed = {} if self._masks is None else {"action_masks": self._masks(observation)}
+        action, self._state = self._policy.predict(
+            observation,
+            state=self._state,
+            episode_start=np.array([self._first]),
+            deterministic=True,
+            **allowed,
+        )
+        self._first = False
+        return decode(self._chosen(action))
+
+    def _chosen(self, action: Any) -> IntArray:
+        space = self._policy.action_space
+        if isinstance(space, Discrete):
+            return combination(np.asarray(action), self._choices)
+        return stepped(action, self._choices) if isinstance(space, Box) else np.asarray(action)
+
+
+def _fits(space: Any, choices: IntArray) -> bool:
+    """Return whether a space of actions is one over these choices."""
+    if isinstance(space, Discrete):
+        return bool(space.n == np.prod(choices))
+    if isinstance(space, Box):
+        return bool(space.shape == choices.shape)
+    return isinstance(space, MultiDiscrete) and np.array_equal(space.nvec, choices)
+
+
+@cache
+def _load(path: Path, _changed_ns: int) -> Any:
+    """Return the policy in a model's file; nothing else of the algorithm is needed."""
+    try:
+        from stable_baselines3.common.save_util import load_from_zip_file
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "a model of Stable-Baselines3 needs it; run: pip install 'sponge-env[train]'"
+        ) from error
+    if not path.is_file():
+        raise PolicyError(f"there is no model {str(path)!r}")
+    LOG.warning("loading %s executes code in it; follow only files that you trust", path)
+    try:
+        saved = load_from_zip_file(path, device="cpu")
+        data, parameters = saved[0] or {}, saved[1]
+        kind, options = data["policy_class"], data["policy_kwargs"]
+        if "lr_schedule" in inspect.signature(kind).parameters:
+            options = {"lr_schedule": lambda _: 0.0, **options}
+        made = kind(data["observation_space"], data["action_space"], **options)
+        made.load_state_dict(parameters["policy"])
+    except Exception as error:  # whatever unpickling someone's file does
+        raise PolicyError(f"{path} is no model of Stable-Baselines3 to follow: {error}") from error
+    made.set_training_mode(False)
+    return made
