@@ -226,10 +226,14 @@ class Simulation:
     """Cold start of a replica; the profile's if left out."""
     actuation_delay_s: float = 0.0
     """Time from a resize call until it takes effect."""
+    service_scale: float = 1.0
+    """Time that service really takes, relative to the profile's; controllers plan with the
+    profile's fit."""
 
     def __post_init__(self) -> None:
         not_negative("simulation.noise", self.noise)
         not_negative("simulation.actuation_delay_s", self.actuation_delay_s)
+        positive("simulation.service_scale", self.service_scale)
         if self.cold_start_s is not None:
             not_negative("simulation.cold_start_s", self.cold_start_s)
 

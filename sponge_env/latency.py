@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -48,6 +48,11 @@ class LatencyModel:
         """Predict the latency of batches on core units: seconds, in the broadcast shape."""
         b, c = np.asarray(batch, dtype=np.float64), np.asarray(cores, dtype=np.float64)
         return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
+
+    def scaled(self, scale: float) -> LatencyModel:
+        """Return the model of latencies that are ``scale`` times as long."""
+        names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
+        return replace(self, **{name: getattr(self, name) * scale for name in names})
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.

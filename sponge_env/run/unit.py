@@ -49,7 +49,7 @@ from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
 
 TUNED = "baselines"
-"""Package whose ``tuned_options`` are called with controller, scenario and profile."""
+"""Package whose ``tuned_options`` are called with controller, scenario, profile and start."""
 
 CACHED_REQUESTS = 5_000_000
 """Requests of drawn workloads that are kept, about 40 bytes each."""
@@ -142,7 +142,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         if cell_name(scenario) != cell_name(cell):
             said = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(said)
-        tuned = tuned_options(controller, cell.name, cell.profile) if entry.tuned else {}
+        tuned = tuned_options(controller, *cell.cell) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
         work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
     return work
