@@ -242,8 +242,8 @@ SEARCHES: Mapping[str, Search] = {
             **_SHARE,
         }
     ),
-    # The largest usage is the 100th percentile; the smallest lies near the first. A margin below 1 would give less than was
-    # used, and cores that are in use all the time would not grow.
+    # The largest usage is the 100th percentile; hardly any is below the first. A margin below 1
+    # would give less than was used, and cores that are in use all the time would not grow.
     "vpa": _search(
         {
             "percentile": ((0.01, 0.1, 0.25, 0.5, 0.9, 0.98, 1.0), 0.9, (0.01, 1.0)),

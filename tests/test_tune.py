@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,7 +12,7 @@ from baselines import cell_key, tune, tuned_options
 from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Search, Trial, find_best
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import DECLARED
-from sponge_env.config import Arrivals, Initial
+from sponge_env.config import Arrivals, Start
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.scenario import Scenario
 
@@ -230,12 +230,8 @@ def test_options_of_another_start_are_refused_in_one_sentence(
 
 
 def test_a_cold_start_is_tuned_for_itself() -> None:
-    tasks = [
-        Task(
-            "sponge-no-scaling", dataclasses.replace(SHORT, start=start, initial=Initial()), (1000,)
-        )
-        for start in ("cold", "warm")
-    ]
+    starts = [dataclasses.replace(SHORT, start=start) for start in get_args(Start)]
+    tasks = [Task("sponge-no-scaling", scenario, (1000,)) for scenario in starts]
     assert [task.cell for task in tasks] == ["short/resnet18/cold", "short/resnet18/warm"]
     cold, warm = (task.try_options({"cores_fixed": 6}) for task in tasks)
     assert cold.offered > warm.offered  # what arrives while a warm start settles does not count
