@@ -57,9 +57,19 @@ def test_an_interval_is_that_of_the_bootstrap_t() -> None:
     values = RNG.exponential(size=8)
     drawn = values[np.random.default_rng(0).integers(8, size=(2000, 8))]
     t = [(d.mean() - values.mean()) / stats.sem(d) for d in drawn if np.ptp(d) > 0]
-    low, high = values.mean() - stats.sem(values) * np.quantile(t, [0.975, 0.025])
+    above, below = np.quantile(t, [0.975, 0.025])
+    students = stats.t.ppf(0.975, 7)
+    assert below < -students
+    low = values.mean() - stats.sem(values) * max(above, students)
     found = mean(values)
+    high = values.mean() - stats.sem(values) * below
     assert (found.low, found.high) == pytest.approx((max(0.0, low), high))
+
+
+def test_where_a_single_seed_violates_the_interval_reaches_beyond_the_mean() -> None:
+    found = mean(np.array([0.0] * 9 + [1.0]))
+    assert found.low == 0.0
+    assert found.high == pytest.approx(0.1 + stats.t.ppf(0.975, 9) * 0.1)
 
 
 def test_the_interquartile_mean_is_scipys() -> None:

@@ -175,16 +175,16 @@ class AgainstBound:
 
     bound: str = metric("bound", "", "Bound of the agent's own kind of scaling.", default="")
     beyond_bound_rate: float = metric(
-        "bound", "", "Violations beyond those of its own bound, per request offered.", "less", NAN
+        "bound", "", "Violations beyond its own attained bound, per request.", "less", NAN
     )
     cores_over_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of its own bound.", "less", NAN
+        "bound", "", "Core-seconds relative to those of its own attained bound.", "less", NAN
     )
     beyond_common_bound_rate: float = metric(
-        "bound", "", "Violations beyond those of all agents' bound, per request.", "less", NAN
+        "bound", "", "Violations beyond all agents' attained bound, per request.", "less", NAN
     )
     cores_over_common_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of all agents' bound.", "less", NAN
+        "bound", "", "Core-seconds relative to those of all agents' attained bound.", "less", NAN
     )
 
 
@@ -245,16 +245,24 @@ COLUMNS = (
         pooled=("middle half", "mean"),
     ),
     Column("hopeless_rate", "hopeless", "%", 3, ALONE),
-    Column("beyond_bound_rate", "beyond bound", "%", 3, SUITE, interval=PAGE, bound="needed"),
-    Column("beyond_common_bound_rate", "beyond bound", "%", 3, pooled=("mean",), bound="needed"),
+    Column(
+        "beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=PAGE, bound="needed",
+    ),
+    Column(
+        "beyond_common_bound_rate", "beyond attained bound", "%", 3,
+        pooled=("mean",), bound="needed",
+    ),
     Column(
         "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=TABLES, compared=True,
         pooled=("middle half",), bound="instead",
     ),
     Column("core_seconds", "core-seconds", "", 0, ("evaluation", "tensorboard")),
-    Column("cores_over_bound", "cores over bound", "", 3, SUITE, interval=PAGE, bound="needed"),
     Column(
-        "cores_over_common_bound", "cores over bound", "", 2,
+        "cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=PAGE,
+        bound="needed",
+    ),
+    Column(
+        "cores_over_common_bound", "cores over attained bound", "", 2,
         pooled=("middle half",), bound="needed",
     ),
     Column("utilisation", "utilisation", "%", 1),

@@ -16,6 +16,7 @@ import pandas as pd
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json
+from sponge_env.mapping import from_mapping
 from sponge_env.results.schema import (
     CELL,
     NAN,
@@ -27,6 +28,7 @@ from sponge_env.results.schema import (
 )
 from sponge_env.run.bounds import BOUND_AGENTS, SIDES
 from sponge_env.run.store import IDENTITY, QUANTILES, result_files, whole_episodes
+from sponge_env.run.suite import Arrangement
 
 EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
 """Columns that describe an episode."""
@@ -66,6 +68,12 @@ def common_bound(there: Iterable[str]) -> str:
     """
     found = set(there)
     return next((BOUND_AGENTS[k] for k in ("joint", "vertical") if BOUND_AGENTS[k] in found), "")
+
+
+def load_arrangement(path: Path) -> Arrangement:
+    """Return how the run's suite has its cells shown; nothing where it does not say."""
+    found = read_json(path / "run.json").get("arrangement", {})
+    return from_mapping(Arrangement, found)
 
 
 def load_bounds(path: Path) -> pd.DataFrame:
