@@ -237,6 +237,31 @@ class Pair:
         measured = f"at most {percent(worst, 3)} ({', '.join(cell[:2])})"
         return Target(f"{whose}avoidable violations", wanted, measured, at_most(worst, most))
 
+    def claimed_violations(self) -> str:
+        """How many times as many violations of any kind they have."""
+        ours, theirs = (self.all_violations(group) for group in (self.ours, self.theirs))
+        return f"{Rates(float(ours.mean()), float(theirs.mean()), paired_p(ours, theirs))}"
+
+    def claimed_cores(self) -> str:
+        """How many cores we save, and what that costs."""
+        ours, theirs = (self.all_violations(group).mean() for group in (self.ours, self.theirs))
+        saved = 1 - self.core_ratio
+        return (
+            f"{percent(abs(saved), 1)} {'fewer' if saved >= 0 else 'more'}, with "
+            f"{percent(ours, 3)} violations against {percent(theirs, 3)}"
+        )
+
+    def claimed_rate(self) -> str:
+        """Which share of the requests violates, whether it could be avoided or not."""
+        rate = self.all_violations(self.ours).mean()
+        return f"{percent(rate, 3)}, {percent(self.rates.ours, 3)} avoidable"
+
+    def all_violations(self, group: Group) -> FloatArray:
+        """Return violations per request, (families, seeds), hopeless requests included."""
+        found = [(picked(self.comparison, cell, group), cell) for cell in self.cells]
+        rates = [self.comparison.values(a, "violation_rate", [cell]) for a, cell in found]
+        return self.comparison.by_family(self.cells, np.concatenate(rates))
+
 
 LIMITS: Mapping[str, Callable[[Pair, float], Target]] = {
     "times": Pair.times,
@@ -494,6 +519,11 @@ TARGETS: Mapping[str, Callable[..., Iterator[Target]]] = {
     "over bound": _over_bound,
     "learned": _learned,
 }
+CLAIMS: Mapping[str, Callable[[Pair], str]] = {
+    "fewer violations": Pair.claimed_violations,
+    "fewer cores": Pair.claimed_cores,
+    "violations": Pair.claimed_rate,
+}
 LIVE_TARGETS: Mapping[str, Callable[..., Iterator[Target]]] = {
     "simulator": _simulator,
     "live": _live,
@@ -517,12 +547,48 @@ def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Ta
     return found + _said("target", LIVE_TARGETS, fidelity) if fidelity else found
 
 
+def claims(comparison: Comparison) -> Table | None:
+    """Return what was published beside what a run shows; None if it has nothing to show."""
+    there = DECLARED["claims"]
+    found = {
+        (row, start): CLAIMS[claim["kind"]](pair)
+        for row, claim in enumerate(there["claim"])
+        for start in comparison.starts
+        for pair in pairs(
+            comparison,
+            [(*_chosen(comparison, start, **there["cells"]), claim["ours"], claim["theirs"])],
+        )
+    }
+    rows = [row for row in range(len(there["claim"])) if any(key[0] == row for key in found)]
+    if not rows:
+        return None
+    columns: list[tuple[str, Callable[[int], str]]] = [
+        ("the paper says", lambda row: there["claim"][row]["says"]),
+        ("agents here", lambda row: _agents(**there["claim"][row])),
+    ]
+    columns += [
+        (f"we find, {start} start", lambda row, start=start: found.get((row, start), "-"))
+        for start in comparison.starts
+    ]
+    return Table.of(columns, rows)
+
+
+def _agents(ours: Group, theirs: Group, **_: str) -> str:
+    """Name who is compared."""
+    return " / ".join(f"`{name}`" for name in dict.fromkeys([*theirs, *ours]))
+
+
 def remarks(section: Section) -> Remarks:
     """Return what this project says about a run."""
     found = targets(section.comparison, section.fidelity)
     headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
     table = Table.of([(text, attrgetter(name)) for name, text in headings.items()], found)
-    text = f"## Targets\n\n{markdown(table)}\n\n{DECLARED['note']}" if found else ""
+    parts = [f"## Targets\n\n{markdown(table)}\n\n{DECLARED['note'].strip()}"] if found else []
+    if published := claims(section.comparison):
+        said = DECLARED["claims"]
+        head, note = said["heading"], said["note"].strip()
+        parts.insert(0, f"## {head}\n\n{markdown(published)}\n\n{note}")
+    text = "\n\n".join(parts)
     return Remarks(findings(section.comparison), text, DECLARED["machine"])
 
 
