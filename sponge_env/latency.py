@@ -157,6 +157,19 @@ def quantile(quantiles: Sequence[float], probability: float) -> float:
     return quantiles[below] + (position - below) * (quantiles[above] - quantiles[below])
 
 
+def latency_quantile_s(answered_s: Sequence[float], unanswered: int, probability: float) -> float:
+    """Return a quantile of latencies, those in order and those of requests never answered.
+
+    The latter are infinite: without them, who gives up requests would look fast. NaN of none.
+    """
+    last = len(answered_s) + unanswered - 1
+    if last < 0:
+        return math.nan
+    if math.ceil(probability * last) >= len(answered_s):
+        return math.inf
+    return quantile([*answered_s, *[answered_s[-1]] * unanswered], probability)
+
+
 @dataclass(frozen=True, slots=True)
 class QuotaService:
     """CPU bandwidth control as the kernel does it: tokens per period.

@@ -10,7 +10,6 @@ from sponge_env.results.documentation import environment_page, field_table, metr
 from sponge_env.results.schema import (
     COLUMNS,
     AgainstBound,
-    AllRequests,
     EpisodeMetrics,
     IntervalMetrics,
     axis_label,
@@ -101,7 +100,7 @@ def test_scalars_are_the_numbers_and_only_these():
     assert all(type(value) is float for value in values.values())
 
 
-METRICS = {f.name: f for cls in (*SCHEMAS, AllRequests, AgainstBound) for f in fields(cls)}
+METRICS = {f.name: f for cls in (*SCHEMAS, AgainstBound) for f in fields(cls)}
 
 
 def test_every_column_shows_a_metric_once():
@@ -109,7 +108,6 @@ def test_every_column_shows_a_metric_once():
     assert len(set(shown)) == len(shown)
     assert set(shown) <= {
         *names(EpisodeMetrics),
-        *names(AllRequests),
         *names(AgainstBound),
     }
 

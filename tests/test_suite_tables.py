@@ -46,7 +46,6 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "cores_over_bound": np.asarray(cores) / 4.0,
             "cores_over_common_bound": np.asarray(cores) / 4.0,
             "latency_p99_s": 0.5,
-            "latency_p99_of_all_s": 0.5,
             "offered": 1000,
             "hopeless": 2,
             "duration_s": DURATION_S,
@@ -169,7 +168,7 @@ def test_who_violates_less_than_the_bound_is_below_zero() -> None:
 
 def test_who_drops_has_no_p99_to_show_off_with() -> None:
     p99_s = np.where(SEEDS < 3, np.inf, 0.2)
-    frame = rows("ip", COLD, 0.02, 8.0).assign(latency_p99_of_all_s=p99_s)
+    frame = rows("ip", COLD, 0.02, 8.0).assign(latency_p99_s=p99_s)
     assert row(cell_text(comparison(frame, agents="ip"), COLD), "ip").endswith("dropped (3 of 10)")
 
 

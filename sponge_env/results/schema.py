@@ -64,7 +64,9 @@ class IntervalMetrics:
     latency_mean_s: float = metric(
         "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
     )
-    latency_p50_s: float = metric("latency", "s", "Median end-to-end latency.", "less", NAN)
+    latency_p50_s: float = metric(
+        "latency", "s", "Median latency of what ended; infinite if given up.", "less", NAN
+    )
     latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
     cores: float = metric("resources", "core units", "Mean core units held.", "less")
     core_seconds: float = metric("resources", "core unit s", "Core units held over time.", "less")
@@ -143,8 +145,12 @@ class EpisodeMetrics:
     utilisation: float = _same("utilisation")
     throttled_share: float = _same("throttled_share")
     restarts: int = _same("restarts")
-    latency_mean_s: float = metric("latency", "s", "Mean end-to-end latency.", "less", NAN)
-    latency_p50_s: float = metric("latency", "s", "Median end-to-end latency.", "less", NAN)
+    latency_mean_s: float = metric(
+        "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
+    )
+    latency_p50_s: float = metric(
+        "latency", "s", "Median latency of all requests; infinite if never answered.", "less", NAN
+    )
     latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
     infeasible_decisions: int = metric(
         "controller", "", "Decisions for which no allocation met every budget.", "less"
@@ -152,16 +158,6 @@ class EpisodeMetrics:
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
     reward: float = metric("controller", "", "Sum of the rewards.", "more")
-
-
-@dataclass(frozen=True, slots=True)
-class AllRequests:
-    """What the requests that were never answered belong to as well."""
-
-    latency_p99_of_all_s: float = metric(
-        "latency", "s", "99th percentile over all requests; infinite if never answered.",
-        "less", NAN,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +264,7 @@ COLUMNS = (
     Column("utilisation", "utilisation", "%", 1),
     Column("latency_mean_s", "mean", "ms", 0),
     Column("latency_p50_s", "p50", "ms", 0, ALONE),
-    Column("latency_p99_s", "p99", "ms", 0, ("evaluation", "tensorboard")),
-    Column("latency_p99_of_all_s", "p99 of all", "ms", 0, TABLES, interval=PAGE),
+    Column("latency_p99_s", "p99", "ms", 0, EVERYWHERE, interval=PAGE),
     Column("dropped", "dropped", "", 0, ALONE),
     Column("infeasible_decisions", "infeasible decisions", "", 0, AND_PAGE),
     Column("decision_p50_s", "decision p50", "ms", 3, AND_PAGE),
@@ -330,6 +325,11 @@ def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
 
 
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
-    """Return the metrics of which :func:`summary` made plain data; None is NaN again."""
-    measured: dict[str, Any] = {name: NAN if v is None else v for name, v in values.items()}
+    """Return the metrics of which :func:`summary` made plain data.
+
+    None is infinity again where requests were never answered, and NaN elsewhere.
+    """
+    infinite = ("latency_p50_s", "latency_p99_s") if values["offered"] else ()
+    blanks = {name: math.inf if name in infinite else NAN for name in names(EpisodeMetrics)}
+    measured: dict[str, Any] = {k: blanks[k] if v is None else v for k, v in values.items()}
     return EpisodeMetrics(**measured)

@@ -54,7 +54,7 @@ TEST_NOTE = (
 
 CELL_NOTE = (
     "beyond attained bound, cores over it: what the best schedule found of the agent's own kind of "
-    "scaling has; p99: of all requests, dropped (n of m): in n of m seeds more than 1 % were never "
+    "scaling has; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were never "
     "answered; bounds: what is proven .. what is attained"
 )
 
@@ -80,7 +80,14 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
 def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
     values = [float(getattr(episode, shown.metric)) for episode in group]
     measured = [value for value in values if not math.isnan(value)]
+    if infinite := sum(map(math.isinf, measured)):
+        return _dropped(infinite, len(values))
     return shown.text(fmean(measured)) if measured else MISSING
+
+
+def _dropped(infinite: int, seeds: int) -> str:
+    """Say in how many seeds so many requests were never answered that a latency is infinite."""
+    return f"dropped ({infinite} of {seeds})"
 
 
 def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
@@ -190,7 +197,7 @@ def _value(
     if not measured.size:
         text = MISSING
     elif infinite := int(np.isinf(values).sum()):
-        text = f"dropped ({infinite} of {values.size})"
+        text = _dropped(infinite, values.size)
     elif place in c.interval and measured.size == values.size:
         text = _estimate_text(c, mean(values))
     else:

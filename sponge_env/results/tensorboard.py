@@ -164,8 +164,11 @@ class TensorBoardSink:
         self._file.add(event)
 
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
-        """Write the numbers under their tags, without NaN: that was not measured."""
-        measured = [value == value for value in values]
+        """Write the numbers under their tags, without those that are not finite.
+
+        NaN was not measured, and no chart has room for infinity.
+        """
+        measured = [value - value == 0 for value in values]
         key = tuple(itertools.compress(tags, measured))
         # Filling in an event that describes nothing is quicker than making another.
         event, slots = self._forms.get(key) or _form(key, self._described)
@@ -199,7 +202,7 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
     for agent, table in means.groupby("agent"):
         summary = Summary()
         for row, name in itertools.product(table.to_dict("records"), COMPARED):
-            if not math.isnan(row[name]):
+            if math.isfinite(row[name]):
                 summary.value.add(
                     tag=f"{row['start']} {name}/{row['scenario']} {row['profile']}",
                     tensor=TensorProto(dtype=DT_FLOAT, float_val=[row[name]]),
