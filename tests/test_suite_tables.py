@@ -38,6 +38,7 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "seed": SEEDS,
             "violation_rate": violated,
             "avoidable_violation_rate": violated,
+            "more_cores_rate": 0.0,
             "bound": "oracle",
             "beyond_bound_rate": violated,
             "beyond_common_bound_rate": violated,
@@ -215,8 +216,8 @@ def test_the_aggregate_pools_the_cells() -> None:
     assert "cores over" in table
     assert "bound: what oracle attains, for every agent, on 2 of 2 cells" in table
     assert row(table, "fa2") == (
-        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.75 [0.75, 0.75] "
-        "0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
+        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.000 [0.000, 0.000] "
+        "1.000 [1.000, 1.000] 0.75 [0.75, 0.75] 0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
     )
 
 
@@ -224,8 +225,8 @@ def test_a_bound_that_is_missing_takes_nothing_from_other_cells() -> None:
     table = pooled(OTHER)
     assert "on 1 of 2 cells" in table
     assert row(table, "fa2") == (
-        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 2.000 [2.000, 2.000] 1.00 [1.00, 1.00] "
-        "0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
+        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.000 [0.000, 0.000] "
+        "2.000 [2.000, 2.000] 1.00 [1.00, 1.00] 0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
     )
 
 

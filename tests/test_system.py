@@ -286,3 +286,26 @@ def test_quantiles_count_what_was_never_answered_as_infinite(
 ) -> None:
     found = latency_quantile_s(answered, unanswered, probability)
     assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_what_only_more_cores_could_save_is_counted_apart() -> None:
+    profile = load_profile("yolov5s")
+    one_core_s, fastest_s = profile.fastest_s(1), profile.fastest_s(16)
+    middle_s = (one_core_s + fastest_s) / 2
+    slo_s = {"long": 2 * one_core_s, "tight": middle_s, "hopeless": fastest_s / 2}
+    found = {}
+    for name, value in slo_s.items():
+        network = Network(trace="none", base_delay_s=0.0)
+        scenario = short(slo_s=value, network=network, profile="yolov5s", duration_s=20.0)
+        system = SimulatedSystem(scenario, 0, profile)
+        summary = run_episode(system, Scripted(Allocation(1, 1)), RUN).summary
+        found[name] = (summary.avoidable_violation_rate, summary.more_cores_rate)
+    assert found["long"][1] == 0.0
+    assert found["tight"][0] == found["tight"][1] > 0.9
+    assert found["hopeless"] == (0.0, 0.0)
+
+
+def test_under_a_quota_no_request_needs_more_than_one_core() -> None:
+    system = make_system(dataclasses.replace(SHORT, profile="lite0"), seed=0)
+    system.step(Allocation(1, 1))
+    assert not system.columns()["needs_cores"].any()

@@ -138,6 +138,10 @@ class EpisodeMetrics:
         "slo", "", "Violations among the requests that are not hopeless, per request offered.",
         "less",
     )  # fmt: skip
+    more_cores_rate: float = metric(
+        "slo", "", "Avoidable violations of requests that one core is too slow for, per request: "
+        "only replicas of more cores could save them.", "less",
+    )  # fmt: skip
     hopeless_rate: float = metric("slo", "", "Hopeless requests per request offered.")
     mean_cores: float = metric("resources", "core units", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")
@@ -240,6 +244,7 @@ COLUMNS = (
         "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=PAGE, compared=True,
         pooled=("middle half", "mean"),
     ),
+    Column("more_cores_rate", "only more cores", "%", 3, PAGE, pooled=("mean",)),
     Column("hopeless_rate", "hopeless", "%", 3, ALONE),
     Column(
         "beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=PAGE, bound="needed",

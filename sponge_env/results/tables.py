@@ -53,7 +53,8 @@ TEST_NOTE = (
 )
 
 CELL_NOTE = (
-    "beyond attained bound, cores over it: what the best schedule found of the agent's own kind of "
+    "only more cores: avoidable violations that no replica of one core could save; beyond attained "
+    "bound, cores over it: what the best schedule found of the agent's own kind of "
     "scaling has; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were never "
     "answered; bounds: what is proven .. what is attained"
 )
@@ -290,6 +291,7 @@ def pooled_note(comparison: Comparison) -> str:
         "middle half: interquartile mean over cells and seeds",
         "fewer ... than: probability on a random cell and seed",
         f"[95 % interval], from {FEWEST_SEEDS} seeds on",
+        "only more cores: avoidable violations that no replica of one core could save",
         mark_note(comparison),
         *family_notes(comparison),
     ]

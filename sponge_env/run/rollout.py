@@ -156,6 +156,7 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
     """Return the metrics of the requests that arrived at ``from_s`` or later."""
     counted = columns["arrival_s"] >= from_s
     outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
+    needs_cores = columns["needs_cores"][counted]
     violated = np.isin(outcome, ("late", "dropped", "failed"))
     answered = np.isin(outcome, ("on_time", "late"))
     latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
@@ -169,6 +170,7 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
         "violations": int(violated.sum()),
         "violation_rate": float(violated.sum() / offered),
         "avoidable_violation_rate": float((violated & ~hopeless).sum() / offered),
+        "more_cores_rate": float((violated & needs_cores).sum() / offered),
         "hopeless_rate": float(hopeless.sum() / offered),
         "latency_mean_s": float(latency_s.mean()) if latency_s.size else math.nan,
         "latency_p50_s": p50_s,
