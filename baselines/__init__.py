@@ -6,8 +6,9 @@ import json
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+from sponge_env.config import Start
 from sponge_env.errors import ConfigError
 from sponge_env.files import parsed, read_text
 
@@ -37,15 +38,15 @@ TUNED_FILE = Path(__file__).parent / "tuned.json"
 
 
 def tuned_options(
-    agent: str, scenario: str, profile: str, required: bool = False
+    agent: str, scenario: str, profile: str, start: str, required: bool = False
 ) -> dict[str, Any]:
     """Return a controller's tuned options for a scenario with a profile, by name or file.
 
-    A warning says so where none were found; the controller then has its defaults. Where they are
-    required, that is a ConfigError.
+    Those of another start are no good: what pays for cold starts is not tuned where there are
+    none. A warning says so where none were found; the controller then has its defaults. Where they
+    are required, that is a ConfigError.
     """
-    cell = cell_key(scenario, profile)
-    cells = _tuned().get(agent, {}).get("cells", {})
+    cells, cell = _tuned().get(agent, {}).get("cells", {}), cell_key(scenario, profile, start)
     found = cells.get(cell)
     if found is None and required:
         alike = [each for each in cells if Path(each).name == Path(cell).name] or list(cells)
@@ -54,23 +55,27 @@ def tuned_options(
             f"(python -m {__name__}.tune tunes more)"
         )
     if found is None:
-        _say_untuned(agent, cell)
+        other = [s for s in get_args(Start) if cell_key(scenario, profile, s) in cells]
+        # One warning for all cells that were tuned with another start only.
+        where = f"a {start} start" if other else cell_key(scenario, profile, start)
+        _say_untuned(agent, where, *other)
     return dict(found["options"]) if found else {}
 
 
-def cell_key(scenario: str, profile: str) -> str:
-    """Return how ``tuned.json`` names a scenario with a profile (a name, or a file's path)."""
-    return f"{scenario}/{Path(profile).stem}"
+def cell_key(scenario: str, profile: str, start: str) -> str:
+    """Return how ``tuned.json`` names a cell, whose profile is a name or a file's path."""
+    return f"{scenario}/{Path(profile).stem}/{start}"
 
 
 @cache
-def _say_untuned(agent: str, cell: str) -> None:
-    """Warn, once per process, though a cell is asked for with each of its starts."""
+def _say_untuned(agent: str, where: str, other: str = "") -> None:
+    """Warn, once per process; ``other`` is the start that was tuned instead."""
     LOG.warning(
-        "no tuned options of %s for %s: its defaults are used (python -m %s.tune "
+        "no tuned options of %s for %s%s: its defaults are used (python -m %s.tune "
         "--agents %s --suite SUITE tunes it, for the cells of a suite's name or file)",
         agent,
-        cell,
+        where,
+        f", only for a {other} one" if other else "",
         __name__,
         agent,
     )

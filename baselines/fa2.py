@@ -24,6 +24,8 @@ class FA2Config(Options):
 
     slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO within which an interval's last batch must end, as published."""
+    headroom: float = option(0.0, at_least=0)
+    """Time by which batches are planned to take longer than by the fit, relative to that."""
     rate_windows: int = option(1, at_least=1)
     """Past intervals whose highest rate is planned for; 1 as published. With more, a short
     lull does not give up replicas, or cancel starting ones, that are wanted again at once."""
@@ -48,6 +50,7 @@ class FA2(BaseController):
             return dataclasses.replace(view.allocation, feasible=True)
         rate_rps = float(view.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
         delay_max_s = float(view.delays_s.max(initial=0.0))
+        spec = spec.with_headroom(self.config.headroom)
         answer = smallest_fleet(spec, rate_rps, delay_max_s, self.config.slo_fraction)
         if answer is None and self.config.when_infeasible == "largest":
             return largest_fleet(spec, self.config.slo_fraction)

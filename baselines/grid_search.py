@@ -184,24 +184,34 @@ _BATCH: dict[str, Axis] = {"batch": ((1, 2, 4, 8, 16), 16, (1, 16))}
 # ends after the SLO.
 _SHARE: dict[str, Axis] = {"batch_slo_share": ((0.01, 0.1, 0.2, 0.3, 0.5), 0.3, (0.01, 0.5))}
 
-# Above 1 / (1 + tolerance) = 0.91, a busy replica is within the tolerance: no scaling out.
-_HPA = _search({"target": ((0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9), 0.8, (0.9,)), **_SHARE})
+
+def _hpa(windows_s: tuple[float, ...], default_s: float) -> Search:
+    """Search as for a horizontal pod autoscaler, whose window for scaling in has a default."""
+    # Above 1 / (1 + tolerance) = 0.91, a busy replica is within the tolerance: no scaling out.
+    target: Axis = ((0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9), 0.8, (0.9,))
+    window: Axis = (windows_s, default_s, (0.0, 600.0))  # none, and as long as an episode
+    return _search({"target": target, "down_window_s": window, **_SHARE})
+
 
 # 1 is the whole SLO; in 0.15 of it hardly anything fits on the shipped profiles, so that all
 # there is is asked for. A view holds the last 30 intervals.
 _SLO: dict[str, Axis] = {"slo_fraction": ((0.15, 0.3, 0.5, 0.7, 0.9, 1.0), 0.9, (0.15, 1.0))}
 _RATE_ENDS = (1, 30)
 
+# The fit of YOLOv5s is up to 28 % too fast. Less than nothing would plan to be late.
+_HEADROOM: dict[str, Axis] = {"headroom": ((0.0, 0.1, 0.2, 0.3, 0.5), 0.0, (0.0,))}
+
 SEARCHES: Mapping[str, Search] = {
     "fa2": _search(
         {
             **_SLO,
+            **_HEADROOM,
             "rate_windows": ((1, 3, 10, 30), 1, _RATE_ENDS),
             "when_infeasible": (("keep", "largest"), "largest", ("keep", "largest")),
         }
     ),
-    "hpa": _HPA,
-    "hpa-fast": _HPA,
+    "hpa": _hpa((0.0, 30.0, 100.0, 300.0, 600.0), default_s=300.0),
+    "hpa-fast": _hpa((0.0, 5.0, 20.0, 60.0, 300.0, 600.0), default_s=20.0),
     # Below 1/16 request per core, of at most 16, any request that waits adds cores; after 100
     # calm intervals of 600 hardly any are released.
     "queue-rule": _search(
@@ -218,6 +228,7 @@ SEARCHES: Mapping[str, Search] = {
     "themis": _search(
         {
             **_SLO,
+            **_HEADROOM,
             "rate_windows": ((1, 2, 5, 10, 30), 2, _RATE_ENDS),
             "stable_windows": ((1, 3, 10, 30, 100), 3, (1, 100)),
         }
@@ -231,11 +242,11 @@ SEARCHES: Mapping[str, Search] = {
             **_SHARE,
         }
     ),
-    # The largest usage is the 100th percentile. A margin below 1 would give less than was
-    # used, and cores that are in use all the time would not grow.
+    # The largest usage is the 100th percentile; hardly any is below the first. A margin below 1
+    # would give less than was used, and cores that are in use all the time would not grow.
     "vpa": _search(
         {
-            "percentile": ((0.5, 0.9, 0.98, 1.0), 0.9, (1.0,)),
+            "percentile": ((0.01, 0.1, 0.25, 0.5, 0.9, 0.98, 1.0), 0.9, (0.01, 1.0)),
             "margin": ((1.0, 1.15, 1.5, 2.0, 3.0, 5.0), 1.15, (1.0,)),
             **_SHARE,
         }

@@ -31,6 +31,8 @@ class ThemisConfig(Options):
 
     slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO to plan with."""
+    headroom: float = option(0.0, at_least=0)
+    """Time by which batches are planned to take longer than by the fit, relative to that."""
     rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
     stable_windows: int = option(3, at_least=1)
@@ -54,7 +56,7 @@ class Themis(BaseController):
         """
         if not view.arrivals.any():
             return view.allocation
-        config = self.config
+        config, spec = self.config, spec.with_headroom(self.config.headroom)
         rate_rps = float(view.arrivals[-config.rate_windows :].max()) / spec.interval_s
         budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
         self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))

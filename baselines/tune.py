@@ -2,10 +2,10 @@
 
     python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
 
-For each scenario and profile, :mod:`.grid_search` looks for the best options, with a warm start.
-``tuned.json`` keeps them, for cold and warm starts, and says what best means:
+For each scenario, profile and start, :mod:`.grid_search` looks for the best options.
+``tuned.json`` keeps them and says what best means:
 
-    {"runs": {RUN: {"command", "suite", "seeds", "objective", "searches", "versions"}},
+    {"runs": {RUN: {"command", "suite", "starts", "seeds", "objective", "searches", "versions"}},
      "agents": {AGENT: {"cells": {CELL: {"options", ..., "run": RUN}}}}}
 """
 
@@ -64,7 +64,7 @@ class Task:
     @property
     def cell(self) -> str:
         """Name of the cell in ``tuned.json``."""
-        return cell_key(self.scenario.name, self.scenario.profile)
+        return cell_key(*self.scenario.cell)
 
     @property
     def allowed(self) -> float:
@@ -161,13 +161,16 @@ def write(
     write_json(path, {"runs": kept, "agents": dict(sorted(agents.items()))})
 
 
-def describe(arguments: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
+def describe(
+    arguments: argparse.Namespace, starts: Sequence[str], seeds: Sequence[int]
+) -> dict[str, Any]:
     """Return what is to be known of a run, without anything that belongs to the machine."""
     suite, searched = Path(arguments.suite).name, sorted({YARDSTICK, *arguments.agents})
     words = ["python", "-m", "baselines.tune", "--suite", suite, "--seeds", str(len(seeds))]
     return {
         "command": shlex.join([*words, "--agents", *arguments.agents]),
         "suite": suite,
+        "starts": list(starts),
         "seeds": list(seeds),
         "objective": OBJECTIVE,
         "searches": {name: dataclasses.asdict(SEARCHES[name]) for name in searched},
@@ -206,12 +209,12 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
-    suite = dataclasses.replace(load_suite(arguments.suite), starts=("warm",))
+    suite = load_suite(arguments.suite)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
     with cli.terminate_like_interrupt():
         found = tune(cells(suite), arguments.agents, seeds, arguments.jobs)
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    write(arguments.out, date, describe(arguments, seeds), entries(found))
+    write(arguments.out, date, describe(arguments, suite.starts, seeds), entries(found))
     sys.stdout.write(f"{table(found)}\n\nwritten to {arguments.out}\n")
     return 0
 

@@ -38,7 +38,7 @@ from sponge_env.results.__main__ import run
 from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
 from sponge_env.results.layout import Table, listed, markdown, percent
 from sponge_env.results.page import Remarks, Section
-from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
+from sponge_env.results.statistics import SIGNIFICANCE, fewest_seeds, holm, paired_p
 from sponge_env.run.suite import BOUND_AGENTS
 
 DECLARED: dict[str, Any] = tomllib.loads(Path(__file__).with_name("targets.toml").read_text())
@@ -52,7 +52,7 @@ Verdict = Literal["met", "missed", "not decidable"]
 
 AVOIDABLE = "avoidable_violation_rate"
 
-NO_DIFFERENCE = "no significant difference"
+NO_DIFFERENCE, TOO_FEW = "no significant difference", "too few seeds to tell"
 
 FIRST_S = 60.0
 """What "the first minute" is."""
@@ -86,6 +86,9 @@ class Rates:
     theirs: float
     p: float
     """That they differ so much by chance."""
+    seeds: int = 0
+    tests: int = 1
+    """How many are corrected for, this one included."""
 
     @property
     def significant(self) -> bool:
@@ -96,7 +99,7 @@ class Rates:
     def verdict(self) -> str:
         """What theirs are, beside ours."""
         if not self.significant:
-            return NO_DIFFERENCE
+            return NO_DIFFERENCE if self.seeds >= fewest_seeds(self.tests) else TOO_FEW
         return "more" if self.theirs > self.ours else "fewer"
 
     @property
@@ -123,7 +126,8 @@ def picked(comparison: Comparison, cell: Cell, group: Group) -> str:
 
 def corrected(found: Sequence[Rates]) -> list[Rates]:
     """Return comparisons that are read together, with p values by Holm's method."""
-    return [replace(r, p=p) for r, p in zip(found, holm([r.p for r in found]), strict=True)]
+    ps = holm([r.p for r in found])
+    return [replace(r, p=p, tests=len(ps)) for r, p in zip(found, ps, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +158,23 @@ class Pair:
             agents = [(picked(comparison, cell, group), cell) for cell in cells]
             return np.concatenate([comparison.values(a, name, [cell]) for a, cell in agents])
 
+        pooled = partial(comparison.by_family, cells)
         violations = [values(group, AVOIDABLE) for group in (ours, theirs)]
-        rates = Rates(*(float(v.mean()) for v in violations), paired_p(*violations))
+        means = [pooled(v) for v in violations]
+        seeds = means[0].shape[-1]
+        rates = Rates(*(float(v.mean()) for v in means), paired_p(*means), seeds)
         a, b = (values(group, "core_seconds") for group in (ours, theirs))
         usual = b.mean(axis=1, keepdims=True)
-        ratios, cores_p = a.mean(axis=1) / b.mean(axis=1), paired_p(a / usual, b / usual)
+        ratios, cores_p = (
+            a.mean(axis=1) / usual[:, 0],
+            paired_p(pooled(a / usual), pooled(b / usual)),
+        )
         return cls(comparison, place, cells, ours, theirs, violations, ratios, rates, cores_p)
+
+    @property
+    def core_ratio(self) -> float:
+        """Our core-seconds relative to theirs, mean over families of cells."""
+        return float(self.comparison.by_family(self.cells, self.core_ratios).mean())
 
     @property
     def rivals(self) -> str:
@@ -184,6 +199,7 @@ class Pair:
             f"{found}, p = {found.p:.2g}",
             f"in {alone} of {total} cells each for itself" if total > 1 else "",
             self.picks,
+            found.verdict if found.verdict == TOO_FEW else "",
         ]
         sure: Verdict = "met" if found.ratio >= least and found.significant else "not decidable"
         verdict: Verdict = "missed" if found.ratio < least else sure
@@ -192,7 +208,7 @@ class Pair:
 
     def cores(self, most: float) -> Target:
         """Our cores relative to theirs, at no more violations."""
-        ratio, found = float(self.core_ratios.mean()), self.rates
+        ratio, found = self.core_ratio, self.rates
         fewer: Verdict = "met" if self.cores_p < SIGNIFICANCE else "not decidable"
         # More violations by chance alone decide nothing.
         more: Verdict = "missed" if found.significant else "not decidable"
@@ -208,7 +224,7 @@ class Pair:
     def cores_everywhere(self, most: float) -> Target:
         """Our cores relative to theirs, worst cell."""
         ratios = self.core_ratios
-        measured = f"cores {ratios.mean():.2f}, at most {ratios.max():.2f}"
+        measured = f"cores {self.core_ratio:.2f}, at most {ratios.max():.2f}"
         wanted = f"at most {most:.2f} in every cell"
         return Target(f"{self.ours[0]}'s cores", wanted, measured, at_most(ratios.max(), most))
 
@@ -220,6 +236,31 @@ class Pair:
         wanted = f"at most {percent(most, 2)} in every cell"
         measured = f"at most {percent(worst, 3)} ({', '.join(cell[:2])})"
         return Target(f"{whose}avoidable violations", wanted, measured, at_most(worst, most))
+
+    def claimed_violations(self) -> str:
+        """How many times as many violations of any kind they have."""
+        ours, theirs = (self.all_violations(group) for group in (self.ours, self.theirs))
+        return f"{Rates(float(ours.mean()), float(theirs.mean()), paired_p(ours, theirs))}"
+
+    def claimed_cores(self) -> str:
+        """How many cores we save, and what that costs."""
+        ours, theirs = (self.all_violations(group).mean() for group in (self.ours, self.theirs))
+        saved = 1 - self.core_ratio
+        return (
+            f"{percent(abs(saved), 1)} {'fewer' if saved >= 0 else 'more'}, with "
+            f"{percent(ours, 3)} violations against {percent(theirs, 3)}"
+        )
+
+    def claimed_rate(self) -> str:
+        """Which share of the requests violates, whether it could be avoided or not."""
+        rate = self.all_violations(self.ours).mean()
+        return f"{percent(rate, 3)}, {percent(self.rates.ours, 3)} avoidable"
+
+    def all_violations(self, group: Group) -> FloatArray:
+        """Return violations per request, (families, seeds), hopeless requests included."""
+        found = [(picked(self.comparison, cell, group), cell) for cell in self.cells]
+        rates = [self.comparison.values(a, "violation_rate", [cell]) for a, cell in found]
+        return self.comparison.by_family(self.cells, np.concatenate(rates))
 
 
 LIMITS: Mapping[str, Callable[[Pair, float], Target]] = {
@@ -254,7 +295,7 @@ def _more_violations(comparison: Comparison, ours: Group, theirs: Group) -> Iter
     for start in comparison.starts:
         of = [(s, comparison.cells_of(s, start), ours, theirs) for s in comparison.scenarios]
         found = pairs(comparison, of)
-        groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: []}
+        groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: [], TOO_FEW: []}
         for pair in found:
             groups[pair.rates.verdict].append(f"{pair.place} ({pair.rates})")
         parts = [f"{verdict} in {listed(where)}" for verdict, where in groups.items() if where]
@@ -288,7 +329,7 @@ def _fewer_cores(comparison: Comparison, ours: Group, theirs: Group) -> Iterator
     """Say how many cores we hold against them."""
     for start in comparison.starts:
         for pair in pairs(comparison, [(start, comparison.cells_of(start=start), ours, theirs)]):
-            ratio = float(pair.core_ratios.mean())
+            ratio = pair.core_ratio
             yield (
                 f"With a {start} start, {ours[0]} holds {percent(abs(1 - ratio))} "
                 f"{'fewer' if ratio < 1 else 'more'} cores than {theirs[0]}; the latter's "
@@ -361,9 +402,10 @@ def _over_bound(comparison: Comparison, scaling: ControlName, most: float) -> It
         if cells:
             texts = [f"{cell[1]} {text}" for cell, (text, _) in zip(cells, nearest, strict=True)]
             yield Target(
-                f"best {scaling} controller over {name}, {scenario}, {start} start: cores",
+                f"best {scaling} controller over what {name} attains, {scenario}, {start} start: "
+                "cores",
                 f"at most {most:.2f}, with at most {percent(FEW_VIOLATIONS, 1)} violations "
-                "beyond the bound's",
+                "beyond those attained",
                 ", ".join(texts),
                 all_of(*(verdict for _, verdict in nearest)),
             )
@@ -477,6 +519,11 @@ TARGETS: Mapping[str, Callable[..., Iterator[Target]]] = {
     "over bound": _over_bound,
     "learned": _learned,
 }
+CLAIMS: Mapping[str, Callable[[Pair], str]] = {
+    "fewer violations": Pair.claimed_violations,
+    "fewer cores": Pair.claimed_cores,
+    "violations": Pair.claimed_rate,
+}
 LIVE_TARGETS: Mapping[str, Callable[..., Iterator[Target]]] = {
     "simulator": _simulator,
     "live": _live,
@@ -500,12 +547,48 @@ def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Ta
     return found + _said("target", LIVE_TARGETS, fidelity) if fidelity else found
 
 
+def claims(comparison: Comparison) -> Table | None:
+    """Return what was published beside what a run shows; None if it has nothing to show."""
+    there = DECLARED["claims"]
+    found = {
+        (row, start): CLAIMS[claim["kind"]](pair)
+        for row, claim in enumerate(there["claim"])
+        for start in comparison.starts
+        for pair in pairs(
+            comparison,
+            [(*_chosen(comparison, start, **there["cells"]), claim["ours"], claim["theirs"])],
+        )
+    }
+    rows = [row for row in range(len(there["claim"])) if any(key[0] == row for key in found)]
+    if not rows:
+        return None
+    columns: list[tuple[str, Callable[[int], str]]] = [
+        ("the paper says", lambda row: there["claim"][row]["says"]),
+        ("agents here", lambda row: _agents(**there["claim"][row])),
+    ]
+    columns += [
+        (f"we find, {start} start", lambda row, start=start: found.get((row, start), "-"))
+        for start in comparison.starts
+    ]
+    return Table.of(columns, rows)
+
+
+def _agents(ours: Group, theirs: Group, **_: str) -> str:
+    """Name who is compared."""
+    return " / ".join(f"`{name}`" for name in dict.fromkeys([*theirs, *ours]))
+
+
 def remarks(section: Section) -> Remarks:
     """Return what this project says about a run."""
     found = targets(section.comparison, section.fidelity)
     headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
     table = Table.of([(text, attrgetter(name)) for name, text in headings.items()], found)
-    text = f"## Targets\n\n{markdown(table)}\n\n{DECLARED['note']}" if found else ""
+    parts = [f"## Targets\n\n{markdown(table)}\n\n{DECLARED['note'].strip()}"] if found else []
+    if published := claims(section.comparison):
+        said = DECLARED["claims"]
+        head, note = said["heading"], said["note"].strip()
+        parts.insert(0, f"## {head}\n\n{markdown(published)}\n\n{note}")
+    text = "\n\n".join(parts)
     return Remarks(findings(section.comparison), text, DECLARED["machine"])
 
 

@@ -244,11 +244,15 @@ class Simulation:
     are told."""
     actuation_scatter: float = 0.0
     """Standard deviation of the logarithm of that time; 0 makes it the same always."""
+    service_scale: float = 1.0
+    """Time that service really takes, relative to the profile's; controllers plan with the
+    profile's fit."""
 
     def __post_init__(self) -> None:
         not_negative("simulation.noise", self.noise)
         not_negative("simulation.actuation_delay_s", self.actuation_delay_s)
         not_negative("simulation.actuation_scatter", self.actuation_scatter)
+        positive("simulation.service_scale", self.service_scale)
         if self.cold_start_s is not None:
             not_negative("simulation.cold_start_s", self.cold_start_s)
 

@@ -224,6 +224,10 @@ class SystemSpec:
         most = self.most_replicas(allocation.cores)
         return allocation.changed(replicas=min(allocation.replicas, most))
 
+    def with_headroom(self, headroom: float) -> SystemSpec:
+        """Return the system as it is planned for: latencies longer than the fit's by a share."""
+        return dataclasses.replace(self, latency=self.latency.scaled(1 + headroom))
+
     def most_cores(self, replicas: int) -> int:
         """Return the most cores that each of so many replicas can have."""
         return max(1, min(self.cores_max, self.total_cores // replicas))

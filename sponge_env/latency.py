@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -54,6 +54,11 @@ class LatencyModel:
         """Predict the latency of batches on core units: seconds, in the broadcast shape."""
         b, c = np.asarray(batch, dtype=np.float64), np.asarray(cores, dtype=np.float64)
         return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
+
+    def scaled(self, scale: float) -> LatencyModel:
+        """Return the model of latencies that are ``scale`` times as long."""
+        names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
+        return replace(self, **{name: getattr(self, name) * scale for name in names})
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
@@ -158,6 +163,19 @@ def quantile(quantiles: Sequence[float], probability: float) -> float:
     below = min(int(position), len(quantiles) - 1)
     above = min(below + 1, len(quantiles) - 1)
     return quantiles[below] + (position - below) * (quantiles[above] - quantiles[below])
+
+
+def latency_quantile_s(answered_s: Sequence[float], unanswered: int, probability: float) -> float:
+    """Return a quantile of latencies, those in order and those of requests never answered.
+
+    The latter are infinite: without them, who gives up requests would look fast. NaN of none.
+    """
+    last = len(answered_s) + unanswered - 1
+    if last < 0:
+        return math.nan
+    if math.ceil(probability * last) >= len(answered_s):
+        return math.inf
+    return quantile([*answered_s, *[answered_s[-1]] * unanswered], probability)
 
 
 @dataclass(frozen=True, slots=True)

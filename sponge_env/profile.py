@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,18 @@ class Profile:
 
     def _error(self, reason: str) -> ProfileError:
         return ProfileError(f"profile {self.name!r} {reason}")
+
+    def scaled(self, scale: float) -> Profile:
+        """Return the same model where all batches take ``scale`` times as long."""
+        if scale == 1:
+            return self
+        quota, work_s = self.quota, self.quota.work_s if self.quota else ()
+        return replace(
+            self,
+            latency=self.latency.scaled(scale),
+            latency_s=tuple(tuple(cell * scale for cell in row) for row in self.latency_s),
+            quota=quota and replace(quota, work_s=tuple(each * scale for each in work_s)),
+        )
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Latency the simulator serves with: measured where measured, else the fit.

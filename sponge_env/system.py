@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from sponge_env.interfaces import (
     SystemView,
     Worker,
 )
-from sponge_env.latency import quantile
+from sponge_env.latency import latency_quantile_s
 from sponge_env.profile import Profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.scenario import Scenario
@@ -223,8 +224,8 @@ class System(ABC):
         latencies_s = np.sort((rows["finished_s"] - rows["sent_s"])[answered]).tolist()
         if latencies_s:
             measured["latency_mean_s"] = total(latencies_s) / len(latencies_s)
-            measured["latency_p50_s"] = quantile(latencies_s, 0.5)
-            measured["latency_p99_s"] = quantile(latencies_s, 0.99)
+        of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
+        measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
         measured |= only_worker | {"feasible": feasible, "decision_s": decision_s}
         return IntervalMetrics(**measured)
 

@@ -139,6 +139,7 @@ def scenarios(
         simulation=Simulation(
             service=draw(service),
             noise=draw(st.sampled_from([0.0, 1.0, 8.0])),
+            service_scale=draw(st.sampled_from([1.0, 0.8, 1.3])),
             cold_start_s=draw(st.sampled_from([None, 0.0, 0.3, 2.0])),
             actuation_delay_s=draw(st.sampled_from([0.0, 0.0, 0.05, 0.7, 3.0])),
         ),

@@ -28,6 +28,7 @@ def write_suite(
     cells: Sequence[Cell] = (COLD, WARM),
     bounds: Mapping[str, float] | None = None,
     joint: Collection[str] = (),
+    arrangement: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a suite's folder.
 
@@ -37,8 +38,11 @@ def write_suite(
         cells: Those that every agent has.
         bounds: Mean cores of bounds without violations, by name.
         joint: Agents that scale horizontally as well.
+        arrangement: How the cells are shown.
     """
-    write(path / "run.json", {"format": FORMAT, "suite": "made-up"})
+    write(
+        path / "run.json", {"format": FORMAT, "suite": "made-up", "arrangement": arrangement or {}}
+    )
     write(path / "host.json", {"cpu_model": "M", "cpus": 2, "cpus_allowed": 2, "kernel": "Linux"})
     write(path / "versions.json", {"python": "3.11", "numpy": None})
     (path / "command.txt").write_text("python evaluate.py --suite other\npython evaluate.py\n")

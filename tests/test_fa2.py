@@ -121,3 +121,11 @@ def test_a_remembered_rate_keeps_replicas_through_a_lull() -> None:
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         FA2(**options)
+
+
+def test_headroom_plans_with_longer_latencies() -> None:
+    view = busy_view(rate_rps=20, delay_s=0.1)
+    slow = make_spec().latency.scaled(1.3)
+    assert decide(view, {"headroom": 0.3}) == decide(view, latency=slow) != decide(view)
+    with pytest.raises(ConfigError, match="headroom must be a number of at least 0"):
+        FA2(headroom=-0.1)

@@ -43,6 +43,13 @@ def test_who_has_more_violations_is_what_the_data_says(
     assert words in sentence
 
 
+def test_too_few_seeds_are_called_so(tmp_path: Path) -> None:
+    found = source(tmp_path, sponge_ip=([0] * 5, 8.0), fa2=([850] * 5, 5.0))
+    (sentence,) = said(found, "warm start: ")
+    assert "too few seeds to tell in flash-crowd (85.000 % against 0.000 %)" in sentence
+    assert "no significant difference" not in sentence
+
+
 def test_fewer_and_more_cores_than_published(tmp_path: Path) -> None:
     cheaper = source(tmp_path / "a", sponge_ip=(FEW, 6.0), sponge_paper=(FEW, 8.0))
     assert "holds 25 % fewer cores" in said(cheaper, "sponge-paper;")[0]

@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baselines.fa2 import FA2
+from sponge_env.config import Simulation
 from sponge_env.errors import ProfileError
 from sponge_env.latency import QuotaService, fit_latency, quantile
 from sponge_env.profile import PROFILE_DIR, Profile, load_profile, save_profile
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario import load_scenario
+from sponge_env.system import SimulatedSystem
 
 REFERENCE = ("yolov5s", "resnet18")
 
@@ -138,3 +143,25 @@ def test_a_damaged_profile_says_what_is_wrong(
     (tmp_path / "damaged.json").write_text(json.dumps(data))
     with pytest.raises(ProfileError, match="the profile needs cores"):
         load_profile(tmp_path / "damaged.json")
+
+
+@pytest.mark.parametrize("name", ["yolov5s", "lite0"])
+def test_a_scaled_profile_takes_longer_for_everything(name: str) -> None:
+    profile = load_profile(name)
+    assert profile.scaled(1) is profile
+    slow = profile.scaled(2)
+    assert np.array_equal(slow.service_table_s(16, 16), 2 * profile.service_table_s(16, 16))
+    if profile.quota is not None:
+        assert np.array_equal(slow.work_table_s(20), 2 * profile.work_table_s(20))
+
+
+def test_service_may_take_longer_than_controllers_plan_with() -> None:
+    scenario = dataclasses.replace(load_scenario("paper"), duration_s=60.0)
+    slow = dataclasses.replace(scenario, simulation=Simulation(service_scale=1.3))
+    planned = [SimulatedSystem(each, 0).spec.latency for each in (scenario, slow)]
+    assert planned[0] == planned[1]
+    rates = [
+        run_episode(SimulatedSystem(each, 0), FA2(), Run.of("fa2", each, "sim", 0)).summary
+        for each in (scenario, slow)
+    ]
+    assert rates[0].utilisation < rates[1].utilisation

@@ -41,6 +41,11 @@ def written(run: Path) -> Path:
     write(folder / "fidelity.json", fidelity())
     argv = [str(run), "--markdown", str(folder / "docs/results.md")]
     argv += ["--readme", str(folder / "README.md"), "--fidelity", str(folder / "fidelity.json")]
+    slow = ("paper-300kb-delay-2", *COLD[1:])
+    sweeps = {"delay [s]": {"0": [COLD], "2": [slow]}}
+    arrangement = {"cells": [COLD], "sweeps": sweeps}
+    swept = write_suite(folder / "swept", AGENTS, [COLD, slow], arrangement=arrangement)
+    argv += ["--sensitivity", str(swept)]
     assert ours(argv) == 0
     return folder
 
@@ -73,6 +78,29 @@ def test_pictures_lie_beside_the_page(written: Path) -> None:
         assert picture.width > 500
 
 
+def test_sweeps_of_another_run_have_a_section_of_their_own(written: Path) -> None:
+    text = (written / "docs/results.md").read_text()
+    section = text.partition("## Sensitivity")[2].partition("## Over time")[0]
+    assert "### Delay [s], cold start\n\n| agent | 0 | 2 |" in section
+    assert "| fa2 | 4.03 % · 5.00 | 4.03 % · 5.00 |" in section
+    assert "paper-300kb-delay-2" not in text
+    assert "<h3>delay [s], cold start</h3>" in (written / "run/report/report.html").read_text()
+
+
+def test_a_run_without_sweeps_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--sensitivity", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "has no sweeps; run evaluate.py --suite sensitivity" in error
+    assert error.count("\n") == 1
+
+
+def test_swept_cells_are_in_no_other_table(tmp_path: Path) -> None:
+    slow = ("paper-300kb-delay-2", *COLD[1:])
+    arrangement = {"cells": [COLD], "sweeps": {"delay": {"0": [COLD], "2": [slow]}}}
+    path = write_suite(tmp_path / "run", AGENTS, [COLD, slow], arrangement=arrangement)
+    assert load_run(path).comparison.cells == [COLD]
+
+
 def test_failures_stand_in_the_page_and_the_markdown(written: Path) -> None:
     assert "ValueError: 1 &lt; 2" in (written / "run/report/report.html").read_text()
     assert (
@@ -92,9 +120,9 @@ def test_text_from_files_is_no_markup() -> None:
 def test_what_is_not_significant_is_marked(written: Path) -> None:
     page = (written / "run/report/report.html").read_text()
     (row,) = set(re.findall(r"<tr><td>static-8</td><td>0.013.*n\.s\..*</tr>", page))
-    assert '<td class="muted">0.013 [0.000, 0.062] n.s.</td>' in row
+    assert '<td class="muted">0.013 [0.000, 0.042] n.s.</td>' in row
     (row,) = set(re.findall(r"<tr><td>fa2</td><td>4.025.*</tr>", page))
-    assert re.search(r"<td>4.025 \[4.000, 4.0\d\d\]</td>", row)
+    assert re.search(r"<td>4.025 \[3.9\d\d, 4.0\d\d\]</td>", row)
 
 
 def test_bounds_stand_in_the_tables_of_cells(written: Path) -> None:
@@ -147,6 +175,7 @@ def test_only_the_part_between_the_marks_changes(written: Path) -> None:
 
 def test_the_same_run_gives_the_same_page(written: Path, tmp_path: Path) -> None:
     argv = [str(written / "run"), "--fidelity", str(written / "fidelity.json")]
+    argv += ["--sensitivity", str(written / "swept")]
     assert main([*argv, "--out", str(tmp_path)]) == 0
     name = "report.html"
     assert (tmp_path / name).read_bytes() == (written / "run/report" / name).read_bytes()

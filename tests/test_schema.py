@@ -10,7 +10,6 @@ from sponge_env.results.documentation import environment_page, field_table, metr
 from sponge_env.results.schema import (
     COLUMNS,
     AgainstBound,
-    AllRequests,
     EpisodeMetrics,
     IntervalMetrics,
     axis_label,
@@ -99,7 +98,7 @@ def test_violations_and_cores_come_before_all_else_in_tensorboard():
     assert tag(IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
 
 
-METRICS = {f.name: f for cls in (*SCHEMAS, AllRequests, AgainstBound) for f in fields(cls)}
+METRICS = {f.name: f for cls in (*SCHEMAS, AgainstBound) for f in fields(cls)}
 
 
 def test_every_column_shows_a_metric_once():
@@ -107,7 +106,6 @@ def test_every_column_shows_a_metric_once():
     assert len(set(shown)) == len(shown)
     assert set(shown) <= {
         *names(EpisodeMetrics),
-        *names(AllRequests),
         *names(AgainstBound),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from sponge_env.arrays import FloatArray
 from sponge_env.results.statistics import (
     SIGNIFICANCE,
     Estimate,
+    fewest_seeds,
     holm,
     improvement_p,
     interquartile_mean,
@@ -26,18 +28,65 @@ from sponge_env.results.statistics import (
 RNG = np.random.default_rng(1)
 
 
-def test_the_interval_of_a_mean_is_scipys() -> None:
-    values = RNG.exponential(size=12)
-    expected = stats.bootstrap(
-        (values,), np.mean, n_resamples=2000, method="BCa", rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert mean(values) == Estimate(values.mean(), expected.low, expected.high)
+def draw_normal(draw: np.random.Generator) -> FloatArray:
+    return draw.normal(3.0, 1.0, size=10)
 
 
-def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says() -> None:
-    found = [mean(RNG.normal(3.0, 1.0, size=15)) for _ in range(200)]
+def draw_mostly_none(draw: np.random.Generator) -> FloatArray:
+    return np.where(draw.random(10) < 0.6, 0.0, draw.exponential(7.5, size=10))
+
+
+@pytest.mark.parametrize(("values", "least"), [(draw_normal, 0.92), (draw_mostly_none, 0.87)])
+def test_intervals_of_ten_seeds_hold_the_truth_as_often_as_it_is_said(
+    values: Callable[[np.random.Generator], FloatArray], least: float
+) -> None:
+    draw = np.random.default_rng(3)
+    found = [mean(values(draw)) for _ in range(400)]
     hits = sum(interval.low <= 3.0 <= interval.high for interval in found)
-    assert 0.88 <= hits / 200 <= 0.98
+    assert least <= hits / 400 <= 0.97
+
+
+def test_intervals_of_the_middle_half_hold_the_truth_too() -> None:
+    draw = np.random.default_rng(4)
+    tables = [draw.normal(3.0, 1.0, size=(4, 10)) + draw.normal(size=10) for _ in range(300)]
+    found = [interquartile_mean(table) for table in tables]
+    assert 0.91 <= sum(i.low <= 3.0 <= i.high for i in found) / 300 <= 0.98
+
+
+def test_an_interval_is_that_of_the_bootstrap_t() -> None:
+    values = RNG.exponential(size=8)
+    drawn = values[np.random.default_rng(0).integers(8, size=(2000, 8))]
+    t = [(d.mean() - values.mean()) / stats.sem(d) for d in drawn if np.ptp(d) > 0]
+    above, below = np.quantile(t, [0.975, 0.025])
+    students = stats.t.ppf(0.975, 7)
+    assert below < -students
+    low = values.mean() - stats.sem(values) * max(above, students)
+    found = mean(values)
+    high = values.mean() - stats.sem(values) * below
+    assert (found.low, found.high) == pytest.approx((max(0.0, low), high))
+
+
+def test_where_a_single_seed_violates_the_interval_reaches_beyond_the_mean() -> None:
+    found = mean(np.array([0.0] * 9 + [1.0]))
+    assert found.low == 0.0
+    assert found.high == pytest.approx(0.1 + stats.t.ppf(0.975, 9) * 0.1)
+
+
+def test_the_interquartile_mean_is_scipys() -> None:
+    values = RNG.exponential(size=(3, 7))
+    assert interquartile_mean(values).value == pytest.approx(stats.trim_mean(values.ravel(), 0.25))
+
+
+def test_too_few_seeds_have_no_interval() -> None:
+    assert math.isnan(mean(np.arange(5.0)).low)
+    assert mean(np.arange(6.0)).low < 2.5
+
+
+def test_the_fewest_seeds_grow_with_the_tests_that_are_corrected_for() -> None:
+    assert fewest_seeds(1) == 6
+    for tests in (1, 2, 9, 25, 26):
+        seeds = fewest_seeds(tests)
+        assert tests * 2 / 2**seeds < SIGNIFICANCE <= tests * 2 / 2 ** (seeds - 1)
 
 
 def test_the_interquartile_mean_leaves_a_quarter_out_on_either_side() -> None:
@@ -141,7 +190,7 @@ def test_improvement_of_one_is_the_others_setback(seeds: int, cells: int, random
     there = probability_of_improvement(ours, theirs)
     back = probability_of_improvement(theirs, ours)
     assert there.value + back.value == pytest.approx(1)
-    assert there.low - 1e-12 <= there.value <= there.high + 1e-12
+    assert math.isnan(there.low) or there.low - 1e-12 <= there.value <= there.high + 1e-12
 
 
 def test_values_without_scatter_have_an_interval_without_width() -> None:

@@ -17,6 +17,8 @@ from sponge_env.run.suite import (
     AgentEntry,
     CellGroup,
     Suite,
+    Sweep,
+    arranged,
     cell_name,
     cells,
     changed,
@@ -95,6 +97,8 @@ def test_a_change_replaces_a_table_or_one_key_of_it() -> None:
 )
 def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
+        cells(suite(sweeps={"x": Sweep(tuple(changes), tuple(changes.values()))}))
+    with pytest.raises(ConfigError, match=sentence):
         changed(load_scenario("paper"), changes)
 
 
@@ -109,6 +113,8 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
         ("[agents.'../up']\n", "agents must be names of letters"),
         ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
         ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
+        ("[sweeps.x]\nvalues = [1]", "sweeps.x.* needs keys"),
+        ("[sweeps.x]\nkeys = []\nvalues = [1]", "sweeps.x.keys must be not empty"),
         ("cells = [", "is not a TOML suite"),
     ],
 )
@@ -177,6 +183,35 @@ def test_keys_of_one_table_change_together() -> None:
 def test_a_cell_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cell paper\+yolov5s\+cold twice"):
         cells(suite(cells=(PAPER, PAPER)))
+
+
+DELAY = Sweep(("simulation.actuation_delay_s",), (0.0, 0.5, 2), "s")
+
+
+def test_a_sweep_adds_the_cells_at_its_other_values() -> None:
+    swept = suite(starts=("cold",), sweeps={"resize-delay": DELAY})
+    own, half, two = cells(swept)
+    assert own == load_scenario("paper")
+    assert (half.name, half.simulation.actuation_delay_s) == ("paper-resize-delay-0.5", 0.5)
+    assert changed(two, {"simulation.actuation_delay_s": 0.0}).simulation == own.simulation
+    found = arranged(swept)
+    assert found.cells == (own.cell,)
+    assert found.sweeps == {
+        "resize delay [s]": {"0": (own.cell,), "0.5": (half.cell,), "2": (two.cell,)}
+    }
+
+
+def test_a_sweep_may_move_several_keys() -> None:
+    machine = Sweep(("limits.cores", "limits.replicas"), (8, 32))
+    names = {c.name: c.limits for c in cells(suite(starts=("cold",), sweeps={"cores": machine}))}
+    assert {name: limits.machine_cores for name, limits in names.items()} == {
+        "paper": 16, "paper-cores-8": 8, "paper-cores-32": 32
+    }  # fmt: skip
+
+
+def test_families_are_those_of_their_groups() -> None:
+    families = arranged(load_suite("standard")).families
+    assert families == {f"paper-{size}kb": "paper" for size in (100, 200, 300, 500)}
 
 
 def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules() -> None:
@@ -270,13 +305,13 @@ def test_an_agent_that_cannot_run_is_refused_before_anything_does(
 
 
 def test_tuned_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned(controller: str, scenario: str, profile: str, required: bool) -> dict[str, object]:
-        assert (controller, scenario, profile) == ("static", "paper", "yolov5s")
-        assert not required
-        return {"cores": 5, "batch": 4}
+    def tuned(*cell: str, required: bool = False) -> dict[str, object]:
+        assert cell[:3] == ("static", "paper", "yolov5s")
+        return {"cores": {"cold": 5, "warm": 3}[cell[3]], "batch": 4}
 
     monkeypatch.setattr("baselines.tuned_options", tuned)
     entry = AgentEntry(controller="static", options={"batch": 2}, tuned=True)
-    unit = units(suite(agents={"tuned": entry}))[0]
-    assert isinstance(unit, AgentUnit)
-    assert unit.options == {"cores": 5, "batch": 2}
+    work = units(suite(agents={"tuned": entry}))
+    assert [unit.options for unit in work if isinstance(unit, AgentUnit)] == [
+        {"cores": 5, "batch": 2}, {"cores": 3, "batch": 2}
+    ]  # fmt: skip

@@ -16,7 +16,14 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.util.tensor_util import make_ndarray
 
 from sponge_env.results.comparison import Comparison
-from sponge_env.results.tables import all_tables, cell_text, pooled_text
+from sponge_env.results.tables import (
+    all_tables,
+    cell_text,
+    mark_note,
+    pooled_note,
+    pooled_text,
+    sweep_table,
+)
 from sponge_env.results.tensorboard import write_runs
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
@@ -36,6 +43,7 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "seed": SEEDS,
             "violation_rate": violated,
             "avoidable_violation_rate": violated,
+            "more_cores_rate": 0.0,
             "bound": "oracle",
             "beyond_bound_rate": violated,
             "beyond_common_bound_rate": violated,
@@ -44,7 +52,6 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "cores_over_bound": np.asarray(cores) / 4.0,
             "cores_over_common_bound": np.asarray(cores) / 4.0,
             "latency_p99_s": 0.5,
-            "latency_p99_of_all_s": 0.5,
             "offered": 1000,
             "hopeless": 2,
             "duration_s": DURATION_S,
@@ -82,8 +89,8 @@ def test_a_cell_table_shows_means_intervals_and_differences() -> None:
         COLD,
     )
     assert table.startswith("paper, yolov5s, cold start\n")
-    assert row(table, "ip") == "ip 0.100 0.100 - 0.100 8.00 [7.96, 8.04] - 2.000 500"
-    assert row(table, "fa2") == "fa2 2.100 2.100 +2.000 2.100 5.00 [4.96, 5.04] -3.00 1.250 500"
+    assert row(table, "ip") == "ip 0.100 0.100 - 0.100 8.00 [7.95, 8.05] - 2.000 500"
+    assert row(table, "fa2") == "fa2 2.100 2.100 +2.000 2.100 5.00 [4.95, 5.05] -3.00 1.250 500"
 
 
 def test_a_difference_within_the_noise_is_called_not_significant() -> None:
@@ -91,7 +98,7 @@ def test_a_difference_within_the_noise_is_called_not_significant() -> None:
         comparison(rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.001, 8 - NOISE)), COLD
     )
     assert row(table, "fa2") == (
-        "fa2 0.100 0.100 +0.000 n.s. 0.100 8.00 [7.96, 8.04] +0.00 n.s. 2.000 500"
+        "fa2 0.100 0.100 +0.000 n.s. 0.100 8.00 [7.95, 8.05] +0.00 n.s. 2.000 500"
     )
 
 
@@ -107,6 +114,54 @@ def test_the_more_agents_the_more_has_to_be_shown() -> None:
     assert beside.different_on("mean_cores", COLD) == set()
 
 
+def test_too_few_seeds_are_called_so_and_nothing_else() -> None:
+    frames = [rows("ip", COLD, 0.0, 8.0), rows("fa2", COLD, 0.8548, 8 - NOISE)]
+    few = [frame[frame["seed"] < 5] for frame in frames]
+    table = all_tables(replace(comparison(*few), cells=[COLD]))
+    assert "+85.480 ?" in row(table, "fa2")
+    assert "?: too few seeds to tell; with 1 agents it takes 6" in table
+    assert "n.s." not in table
+    assert "[7." not in table  # nor an interval
+
+
+def test_more_agents_need_more_seeds() -> None:
+    six = [rows(name, COLD, 0.0, 8 - n) for n, name in enumerate(["ip", *"abcdef"])]
+    found = comparison(*(f[f["seed"] < 6] for f in six), agents="ip a b c d e f")
+    assert found.can_tell(1)
+    assert not found.can_tell(6)
+    assert "?: too few seeds to tell" in mark_note(found)
+    assert row(cell_text(found, COLD), "b").count("?") == 2
+
+
+def test_nearly_equal_scenarios_count_once() -> None:
+    small, large = (("paper-" + size, "yolov5s", "cold") for size in ("100kb", "500kb"))
+    frames = [rows("ip", c, v, 8.0) for c, v in ((small, 0.1), (large, 0.3), (OTHER, 0.0))]
+    found = replace(
+        comparison(*frames, agents="ip"),
+        cells=[small, large, OTHER],
+        families={"paper-100kb": "paper", "paper-500kb": "paper"},
+    )
+    assert found.mean("ip", "violation_rate", *found.cells) == pytest.approx(0.1)
+    assert found.mean("ip", "violation_rate", small, large) == pytest.approx(0.2)
+    note = pooled_note(found)
+    assert "paper-100kb and paper-500kb count as one scenario" in note
+
+
+def test_a_sweep_has_a_row_for_each_agent_and_a_column_for_each_value() -> None:
+    slow = ("paper-delay-2", "yolov5s", "cold")
+    frames = [rows("ip", COLD, 0.001, 8.0), rows("ip", slow, 0.021, 9.0), rows("fa2", COLD, 0, 5.0)]
+    found = replace(
+        comparison(*frames), cells=[COLD], sweeps={"delay [s]": {"0": [COLD], "2": [slow]}}
+    )
+    table = sweep_table(found, "delay [s]", "cold")
+    assert table.headings == ["agent", "0", "2"]
+    assert [[e.text for e in line] for line in table.rows] == [
+        ["ip", "0.10 % · 8.00", "2.10 % · 9.00"],
+        ["fa2", "0.00 % · 5.00", "-"],
+    ]
+    assert "delay [s], cold start" in all_tables(found)
+
+
 def test_a_bound_stands_below_the_agents_with_both_sides() -> None:
     table = cell_text(comparison(rows("ip", COLD, 0.001, 8.0), agents="ip"), COLD)
     assert row(table, "oracle") == "oracle 0.200 .. 0.300 0.000 .. 0.100 - - 3.60 .. 4.00 - - -"
@@ -119,7 +174,7 @@ def test_who_violates_less_than_the_bound_is_below_zero() -> None:
 
 def test_who_drops_has_no_p99_to_show_off_with() -> None:
     p99_s = np.where(SEEDS < 3, np.inf, 0.2)
-    frame = rows("ip", COLD, 0.02, 8.0).assign(latency_p99_of_all_s=p99_s)
+    frame = rows("ip", COLD, 0.02, 8.0).assign(latency_p99_s=p99_s)
     assert row(cell_text(comparison(frame, agents="ip"), COLD), "ip").endswith("dropped (3 of 10)")
 
 
@@ -162,12 +217,12 @@ def pooled(*missing: tuple[str, str, str]) -> str:
 
 def test_the_aggregate_pools_the_cells() -> None:
     table = pooled()
-    assert "beyond bound %" in table
-    assert "cores over bound" in table
-    assert "bound: oracle for every agent, on 2 of 2 cells" in table
+    assert "beyond attained" in table
+    assert "cores over" in table
+    assert "bound: what oracle attains, for every agent, on 2 of 2 cells" in table
     assert row(table, "fa2") == (
-        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.75 [0.75, 0.75] "
-        "0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
+        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.000 [0.000, 0.000] "
+        "1.000 [1.000, 1.000] 0.75 [0.75, 0.75] 0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
     )
 
 
@@ -175,8 +230,8 @@ def test_a_bound_that_is_missing_takes_nothing_from_other_cells() -> None:
     table = pooled(OTHER)
     assert "on 1 of 2 cells" in table
     assert row(table, "fa2") == (
-        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 2.000 [2.000, 2.000] 1.00 [1.00, 1.00] "
-        "0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
+        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.000 [0.000, 0.000] "
+        "2.000 [2.000, 2.000] 1.00 [1.00, 1.00] 0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
     )
 
 

@@ -16,7 +16,7 @@ from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simul
 from sponge_env.encoding import OBS_DIM
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec
-from sponge_env.latency import LatencyModel
+from sponge_env.latency import LatencyModel, latency_quantile_s
 from sponge_env.profile import Profile, load_profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.run.rollout import Run, run_episode
@@ -258,3 +258,54 @@ def test_a_short_trace_wraps_or_ends_the_episode(
     assert not simulator.over[0]
     simulator.step(np.ones((1, 3), np.int64))
     assert simulator.over[0]
+
+
+def test_who_drops_requests_has_no_p99_to_show_off_with() -> None:
+    scenario = dataclasses.replace(SHORT, serving=Serving(drop="expired"))
+    system = make_system(scenario, seed=0)
+    intervals = [system.step(Allocation(1, 1)) for _ in range(system.plan.intervals)]
+    drops = [each for each in intervals if each.dropped > 0.02 * each.offered > 0]
+    assert drops
+    assert all(math.isinf(each.latency_p99_s) for each in drops)
+    assert all(math.isfinite(each.latency_mean_s) for each in drops if each.on_time + each.late)
+
+
+@pytest.mark.parametrize(
+    ("answered", "unanswered", "probability", "expected"),
+    [
+        ([], 0, 0.99, math.nan),
+        ([], 3, 0.5, math.inf),
+        ([1.0, 2.0, 3.0], 0, 0.75, 2.5),
+        ([1.0, 2.0, 3.0], 2, 0.5, 3.0),  # exactly the last one that was answered
+        ([1.0, 2.0, 3.0], 2, 0.25, 2.0),
+        ([1.0, 2.0, 3.0], 2, 0.51, math.inf),
+    ],
+)
+def test_quantiles_count_what_was_never_answered_as_infinite(
+    answered: list[float], unanswered: int, probability: float, expected: float
+) -> None:
+    found = latency_quantile_s(answered, unanswered, probability)
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_what_only_more_cores_could_save_is_counted_apart() -> None:
+    profile = load_profile("yolov5s")
+    one_core_s, fastest_s = profile.fastest_s(1), profile.fastest_s(16)
+    middle_s = (one_core_s + fastest_s) / 2
+    slo_s = {"long": 2 * one_core_s, "tight": middle_s, "hopeless": fastest_s / 2}
+    found = {}
+    for name, value in slo_s.items():
+        network = Network(trace="none", base_delay_s=0.0)
+        scenario = short(slo_s=value, network=network, profile="yolov5s", duration_s=20.0)
+        system = SimulatedSystem(scenario, 0, profile)
+        summary = run_episode(system, Scripted(Allocation(1, 1)), RUN).summary
+        found[name] = (summary.avoidable_violation_rate, summary.more_cores_rate)
+    assert found["long"][1] == 0.0
+    assert found["tight"][0] == found["tight"][1] > 0.9
+    assert found["hopeless"] == (0.0, 0.0)
+
+
+def test_under_a_quota_no_request_needs_more_than_one_core() -> None:
+    system = make_system(dataclasses.replace(SHORT, profile="lite0"), seed=0)
+    system.step(Allocation(1, 1))
+    assert not system.columns()["needs_cores"].any()

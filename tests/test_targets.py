@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report_runs import COLD, WARM, Cell, write_suite
 
-from benchmarks.targets import Target, Verdict, all_of, targets
+from benchmarks.targets import Target, Verdict, all_of, claims, targets
 from sponge_env.fidelity.report import Fidelity
 from sponge_env.results.comparison import load_run
 
@@ -175,3 +175,30 @@ def test_of_several_parts_the_worst_decides() -> None:
     assert all_of("met", "met") == "met"
     assert all_of("met", "not decidable") == "not decidable"
     assert all_of("not decidable", "missed", "met") == "missed"
+
+
+def test_what_the_paper_says_stands_beside_what_is_found(tmp_path: Path) -> None:
+    paper, other = ("paper-100kb", "yolov5s", "cold"), ("paper-100kb", "resnet18", "cold")
+    agents: Agents = {
+        "sponge-paper": (FEW, 8.0), "fa2-paper": (MANY, 5.0), "static-16": (NONE, 16.0)
+    }  # fmt: skip
+    run = load_run(write_suite(tmp_path / "run", agents, [paper, other, WARM])).comparison
+    table = claims(run)
+    assert table is not None
+    assert table.headings[2:] == ["we find, cold start", "we find, warm start"]
+    rows = [[entry.text for entry in row] for row in table.rows]
+    assert [row[1:] for row in rows] == [
+        ["`fa2-paper` / `sponge-paper`", "222 times: 4.450 % against 0.020 %", "-"],
+        [
+            "`static-16` / `sponge-paper`",
+            "50.0 % fewer, with 0.020 % violations against 0.000 %",
+            "-",
+        ],
+        ["`sponge-paper`", "0.020 %, 0.020 % avoidable", "-"],
+    ]
+    assert rows[0][0].startswith("over 15 times fewer violations")
+
+
+def test_claims_about_agents_that_a_run_lacks_are_left_out(tmp_path: Path) -> None:
+    run = write_suite(tmp_path / "run", {"static-8": (FEW, 8.0)})
+    assert claims(load_run(run).comparison) is None

@@ -120,3 +120,9 @@ def test_bad_options_are_named(options: dict[str, Any]) -> None:
 def test_a_decision_before_reset_is_refused() -> None:
     with pytest.raises(RuntimeError, match="reset"):
         Themis().decide(busy_view())
+
+
+def test_headroom_plans_with_longer_latencies() -> None:
+    view = busy_view(rate_rps=20, delay_s=0.1)
+    slow = make_spec(latency=SPEC.latency.scaled(1.3))
+    assert decide(view, headroom=0.3) == decide(view, spec=slow) != decide(view)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,7 +12,7 @@ from baselines import cell_key, tune, tuned_options
 from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Search, Trial, find_best
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import DECLARED
-from sponge_env.config import Arrivals
+from sponge_env.config import Arrivals, Start
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.scenario import Scenario
 
@@ -171,12 +171,12 @@ def test_script_writes_what_the_suite_reads(
     assert tune.main([*arguments, "--agents", "sponge-no-scaling"]) == 0
     assert "sponge-no-scaling on short/resnet18" in capsys.readouterr().out
     data = tune.read(out)
-    entry = data["agents"]["sponge-no-scaling"]["cells"]["short/resnet18"]
+    entry = data["agents"]["sponge-no-scaling"]["cells"]["short/resnet18/warm"]
     run = data["runs"][entry["run"]]
-    assert (run["suite"], run["seeds"]) == ("suite.toml", [1000])
+    assert (run["suite"], run["starts"], run["seeds"]) == ("suite.toml", ["cold", "warm"], [1000])
     assert str(tmp_path) not in out.read_text()
     monkeypatch.setattr("baselines._tuned", lambda: data["agents"])
-    chosen = tuned_options("sponge-no-scaling", "short", "resnet18")
+    chosen = tuned_options("sponge-no-scaling", "short", "resnet18", "warm")
     assert chosen == entry["options"]
     assert 1 <= chosen["cores_fixed"] <= 16
 
@@ -211,14 +211,35 @@ def test_a_cell_that_was_not_tuned_gets_defaults_and_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     baselines._say_untuned.cache_clear()
-    assert tuned_options("hpa", "my-own", "/home/me/mine.json") == {}
-    assert tuned_options("hpa", "my-own", "/home/me/mine.json") == {}
-    assert caplog.text.count("no tuned options of hpa for my-own/mine") == 1
+    assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm") == {}
+    assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm") == {}
+    assert caplog.text.count("no tuned options of hpa for my-own/mine/warm") == 1
     assert "python -m baselines.tune --agents hpa --suite" in caplog.text
 
 
+def test_options_of_another_start_are_refused_in_one_sentence(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baselines._say_untuned.cache_clear()
+    cells = {f"{name}/yolov5s/warm": {"options": {"target": 0.5}} for name in ("a", "b")}
+    monkeypatch.setattr("baselines._tuned", lambda: {"hpa": {"cells": cells}})
+    assert tuned_options("hpa", "a", "yolov5s", "warm") == {"target": 0.5}
+    assert tuned_options("hpa", "a", "yolov5s", "cold") == {}
+    assert tuned_options("hpa", "b", "yolov5s", "cold") == {}
+    assert caplog.text.count("no tuned options of hpa for a cold start, only for a warm one") == 1
+
+
+def test_a_cold_start_is_tuned_for_itself() -> None:
+    starts = [dataclasses.replace(SHORT, start=start) for start in get_args(Start)]
+    tasks = [Task("sponge-no-scaling", scenario, (1000,)) for scenario in starts]
+    assert [task.cell for task in tasks] == ["short/resnet18/cold", "short/resnet18/warm"]
+    cold, warm = (task.try_options({"cores_fixed": 6}) for task in tasks)
+    assert cold.offered > warm.offered  # what arrives while a warm start settles does not count
+
+
 def test_profiles_count_by_name() -> None:
-    assert cell_key("paper", "profiles/lite0.json") == cell_key("paper", "lite0") == "paper/lite0"
+    names = ("profiles/lite0.json", "lite0")
+    assert {cell_key("paper", name, "cold") for name in names} == {"paper/lite0/cold"}
 
 
 def test_what_is_shipped_fits_the_controllers() -> None:
@@ -248,5 +269,5 @@ def test_bad_input_ends_with_one_sentence(
 
 def test_a_failing_controller_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenario = dataclasses.replace(SHORT, profile="no-such-profile")
-    with pytest.raises(tune.ConfigError, match="static failed on short/no-such-profile"):
+    with pytest.raises(tune.ConfigError, match="static failed on short/no-such-profile/warm"):
         tune.tune([scenario], ["vpa"], seeds=[1000], processes=1)

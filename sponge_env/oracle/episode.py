@@ -231,6 +231,7 @@ def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -
 def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
     """Return what is known about service, with or without a quota."""
     limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
+    profile = profile.scaled(scenario.simulation.service_scale)
     quota = profile.quota
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
         work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)

@@ -30,6 +30,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     few = "agents shown where there is no room for all"
     add("--agent", nargs="+", default=[], metavar="NAME", help=few)
     file("--fidelity", help="fidelity.json of sponge fidelity")
+    said = "run of the suite sensitivity, whose sweeps go with the first run"
+    add("--sensitivity", type=Path, metavar="RUN", help=said)
     file("--markdown", help="write this too, with its pictures beside it")
     file("--readme", help="write its part about results anew")
     arguments = parser.parse_args(argv)
@@ -48,7 +50,7 @@ def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None)
     from sponge_env.results.page import Remarks, around, page, results, sections, with_results
 
     out = arguments.out or arguments.runs[0] / "report"
-    shown = sections(arguments.runs, arguments.agent, arguments.fidelity)
+    shown = sections(arguments.runs, arguments.agent, arguments.fidelity, arguments.sensitivity)
     texts = [path for path in (out / PAGE, arguments.markdown, arguments.readme) if path]
     if arguments.readme:
         around(arguments.readme)  # notices a README without marks

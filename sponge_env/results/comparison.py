@@ -20,9 +20,9 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json, read_text
 from sponge_env.installation import describe_host
 from sponge_env.results.schema import CELL
-from sponge_env.results.statistics import SIGNIFICANCE, holm, paired_p
+from sponge_env.results.statistics import SIGNIFICANCE, fewest_seeds, holm, paired_p
 from sponge_env.run import read
-from sponge_env.run.suite import Suite, load_suite
+from sponge_env.run.suite import Suite, arranged, load_suite
 
 Cell = tuple[str, str, str]
 """Scenario, profile, start."""
@@ -54,6 +54,10 @@ class Comparison:
     cells: Sequence[Cell]
     reference: str
     """Agent that the others are compared with."""
+    families: Mapping[str, str] = field(default_factory=dict)
+    """By scenario, what counts once in means over all cells; each its own if left out."""
+    sweeps: Mapping[str, Mapping[str, Sequence[Cell]]] = field(default_factory=dict)
+    """By what is swept and its value: further cells, in the order of those above."""
     bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Empty without bounds."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -117,9 +121,22 @@ class Comparison:
         rows = [self._rows["episodes", agent, *cell][name] for cell in cells]
         return np.array(rows, dtype=np.float64)
 
+    def pooled(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
+        """Return a metric of an agent, (families, seeds): see :meth:`by_family`."""
+        return self.by_family(cells, self.values(agent, name, cells))
+
+    def by_family(self, cells: Sequence[Cell], values: FloatArray) -> FloatArray:
+        """Average (cells, ...) values over the scenarios of a family, for profile and start each.
+
+        Nearly equal scenarios would otherwise make up most of a mean over all cells.
+        """
+        keys = [(self.families.get(scenario, scenario), *rest) for scenario, *rest in cells]
+        rows = [[n for n, key in enumerate(keys) if key == one] for one in dict.fromkeys(keys)]
+        return np.array([values[n].mean(axis=0) for n in rows], dtype=np.float64)
+
     def mean(self, agent: str, name: str, *cells: Cell) -> float:
-        """Return a metric of an agent, mean over cells and seeds."""
-        return float(self.values(agent, name, cells).mean())
+        """Return a metric of an agent, mean over families of cells and seeds."""
+        return float(self.pooled(agent, name, cells).mean())
 
     def own_bound(self, agent: str, cell: Cell) -> str:
         """Return the name of the bound of an agent's kind of scaling; empty if unknown."""
@@ -149,11 +166,15 @@ class Comparison:
         """
         others = [a for a, cells in cells_of.items() if a != self.reference and cells]
         pairs = [
-            [self.values(a, name, cells_of[agent]) for a in (agent, self.reference)]
+            [self.pooled(a, name, cells_of[agent]) for a in (agent, self.reference)]
             for agent in others
         ]
         corrected = holm([test(ours, theirs) for ours, theirs in pairs])
         return {agent for agent, p in zip(others, corrected, strict=True) if p < SIGNIFICANCE}
+
+    def can_tell(self, tests: int) -> bool:
+        """Whether there are seeds enough for one of so many tests to show a difference."""
+        return self.seeds >= fewest_seeds(tests)
 
     def different_on(self, name: str, cell: Cell) -> set[str]:
         """Return the agents that are shown to differ from the reference on one cell."""
@@ -257,15 +278,22 @@ def load_run(path: Path) -> RunFolder:
             f"{str(path)!r} holds no finished episode; let evaluate.py finish first"
         )
     standard, failures = load_suite(STANDARD), read.load_failures(path)
+    arrangement = read.load_arrangement(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
+    swept = {
+        cell for by_value in arrangement.sweeps.values() for c in by_value.values() for cell in c
+    }
+    added = swept - set(arrangement.cells)
     # Agents and cells keep to the order of the standard suite, further ones follow.
     agents = _ordered(episodes["agent"], standard.agents)
     comparison = Comparison(
         episodes=episodes,
         failures=failures,
         agents=agents,
-        cells=_ordered_cells(named, standard),
+        cells=[cell for cell in _ordered_cells(named, standard) if cell not in added],
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
+        families=arranged(standard).families | arrangement.families,
+        sweeps=arrangement.sweeps,
         bounds=read.load_bounds(path),
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
         latencies=read.load_latencies(path),

@@ -327,7 +327,7 @@ def points(comparison: Comparison, cells: Sequence[Cell]) -> list[Point]:
     found = []
     for agent in comparison.agents:
         if all(comparison.has(agent, cell) for cell in cells):
-            cores, rates = (comparison.values(agent, name, cells) for name in names)
+            cores, rates = (comparison.pooled(agent, name, cells) for name in names)
             found.append(Point(agent, mean(cores), mean(rates * 100)))
     if not comparison.common_bound:
         return found
@@ -340,7 +340,8 @@ def points(comparison: Comparison, cells: Sequence[Cell]) -> list[Point]:
             # Below 0 where the bound is beaten.
             beyond = own["violations_upper"] - best["violations_upper"]
             rates = (beyond / own["offered"].clip(lower=1) * 100).to_numpy()
-            found.append(Point(name, mean(cores), mean(rates)))
+            both = (comparison.by_family(cells, values) for values in (cores, rates))
+            found.append(Point(name, *map(mean, both)))
     return found
 
 

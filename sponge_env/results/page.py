@@ -79,6 +79,13 @@ class Section:
     featured: list[str]
     """Agents that are shown where there is no room for all."""
     fidelity: Fidelity | None = None
+    swept: Comparison | None = None
+    """Another run, of which only the sweeps are shown."""
+
+    @property
+    def sensitivity(self) -> Comparison:
+        """What the tables of sweeps are about."""
+        return self.swept or self.comparison
 
     @property
     def comparison(self) -> Comparison:
@@ -173,11 +180,15 @@ def _bounds(comparison: Comparison) -> Iterator[str]:
 
 
 def sections(
-    runs: Sequence[Path], agents: Sequence[str] = (), fidelity: Path | None = None
+    runs: Sequence[Path],
+    agents: Sequence[str] = (),
+    fidelity: Path | None = None,
+    sensitivity: Path | None = None,
 ) -> list[Section]:
     """Read everything that a report is about; SpongeError if that fails or no run has an agent.
 
-    The result of ``python -m sponge_env.fidelity`` goes with the first run.
+    The result of ``python -m sponge_env.fidelity`` goes with the first run, as do the sweeps of
+    another run.
     """
     loaded = [load_run(path) for path in runs]
     there = [agent for run in loaded for agent in run.comparison.agents]
@@ -185,8 +196,15 @@ def sections(
         if agent not in there:
             raise ConfigError(unknown("agent", agent, set(there)))
     measured = load_fidelity(fidelity) if fidelity else None
+    swept = load_run(sensitivity).comparison if sensitivity else None
+    if swept and not swept.sweeps:
+        raise ConfigError(
+            f"{str(sensitivity)!r} has no sweeps; run evaluate.py --suite sensitivity"
+        )
+    first, *others = loaded
     return [
-        Section(run, featured(run, agents), None if n else measured) for n, run in enumerate(loaded)
+        Section(first, featured(first, agents), measured, swept),
+        *(Section(run, featured(run, agents)) for run in others),
     ]
 
 

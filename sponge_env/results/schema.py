@@ -67,7 +67,9 @@ class IntervalMetrics:
     latency_mean_s: float = metric(
         "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
     )
-    latency_p50_s: float = metric("latency", "s", "Median end-to-end latency.", "less", NAN)
+    latency_p50_s: float = metric(
+        "latency", "s", "Median latency of what ended; infinite if given up.", "less", NAN
+    )
     latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
     cores: float = metric("resources", "core units", "Mean core units held.", "less")
     core_seconds: float = metric("resources", "core unit s", "Core units held over time.", "less")
@@ -139,6 +141,10 @@ class EpisodeMetrics:
         "slo", "", "Violations among the requests that are not hopeless, per request offered.",
         "less",
     )  # fmt: skip
+    more_cores_rate: float = metric(
+        "slo", "", "Avoidable violations of requests that one core is too slow for, per request: "
+        "only replicas of more cores could save them.", "less",
+    )  # fmt: skip
     hopeless_rate: float = metric("slo", "", "Hopeless requests per request offered.")
     mean_cores: float = metric("resources", "core units", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")
@@ -146,8 +152,12 @@ class EpisodeMetrics:
     utilisation: float = _same("utilisation")
     throttled_share: float = _same("throttled_share")
     restarts: int = _same("restarts")
-    latency_mean_s: float = metric("latency", "s", "Mean end-to-end latency.", "less", NAN)
-    latency_p50_s: float = metric("latency", "s", "Median end-to-end latency.", "less", NAN)
+    latency_mean_s: float = metric(
+        "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
+    )
+    latency_p50_s: float = metric(
+        "latency", "s", "Median latency of all requests; infinite if never answered.", "less", NAN
+    )
     latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
     infeasible_decisions: int = metric(
         "controller", "", "Decisions for which no allocation met every budget.", "less"
@@ -155,16 +165,6 @@ class EpisodeMetrics:
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
     reward: float = metric("controller", "", "Sum of the rewards.", "more")
-
-
-@dataclass(frozen=True, slots=True)
-class AllRequests:
-    """What the requests that were never answered belong to as well."""
-
-    latency_p99_of_all_s: float = metric(
-        "latency", "s", "99th percentile over all requests; infinite if never answered.",
-        "less", NAN,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +178,16 @@ class AgainstBound:
 
     bound: str = metric("bound", "", "Bound of the agent's own kind of scaling.", default="")
     beyond_bound_rate: float = metric(
-        "bound", "", "Violations beyond those of its own bound, per request offered.", "less", NAN
+        "bound", "", "Violations beyond its own attained bound, per request.", "less", NAN
     )
     cores_over_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of its own bound.", "less", NAN
+        "bound", "", "Core-seconds relative to those of its own attained bound.", "less", NAN
     )
     beyond_common_bound_rate: float = metric(
-        "bound", "", "Violations beyond those of all agents' bound, per request.", "less", NAN
+        "bound", "", "Violations beyond all agents' attained bound, per request.", "less", NAN
     )
     cores_over_common_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of all agents' bound.", "less", NAN
+        "bound", "", "Core-seconds relative to those of all agents' attained bound.", "less", NAN
     )
 
 
@@ -247,24 +247,32 @@ COLUMNS = (
         "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=AND_PAGE,
         compared=True, pooled=("middle half", "mean"),
     ),
+    Column("more_cores_rate", "only more cores", "%", 3, PAGE, pooled=("mean",)),
     Column("hopeless_rate", "hopeless", "%", 3),
-    Column("beyond_bound_rate", "beyond bound", "%", 3, SUITE, interval=PAGE, bound="needed"),
-    Column("beyond_common_bound_rate", "beyond bound", "%", 3, pooled=("mean",), bound="needed"),
+    Column(
+        "beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=PAGE, bound="needed",
+    ),
+    Column(
+        "beyond_common_bound_rate", "beyond attained bound", "%", 3,
+        pooled=("mean",), bound="needed",
+    ),
     Column(
         "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=(*ALONE, *TABLES), compared=True,
         pooled=("middle half",), bound="instead",
     ),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
-    Column("cores_over_bound", "cores over bound", "", 3, SUITE, interval=PAGE, bound="needed"),
     Column(
-        "cores_over_common_bound", "cores over bound", "", 2,
+        "cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=PAGE,
+        bound="needed",
+    ),
+    Column(
+        "cores_over_common_bound", "cores over attained bound", "", 2,
         pooled=("middle half",), bound="needed",
     ),
     Column("utilisation", "utilisation", "%", 1),
     Column("latency_mean_s", "mean", "ms", 0),
     Column("latency_p50_s", "p50", "ms", 0),
-    Column("latency_p99_s", "p99", "ms", 0, ("evaluation", "tensorboard"), interval=ALONE),
-    Column("latency_p99_of_all_s", "p99 of all", "ms", 0, TABLES, interval=PAGE),
+    Column("latency_p99_s", "p99", "ms", 0, EVERYWHERE, interval=(*ALONE, *PAGE)),
     Column("dropped", "dropped", "", 0),
     Column("infeasible_decisions", "infeasible decisions", "", 0, PAGE),
     Column("decision_p50_s", "decision p50", "ms", 3, PAGE),
@@ -335,6 +343,11 @@ def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
 
 
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
-    """Return the metrics of which :func:`summary` made plain data; None is NaN again."""
-    measured: dict[str, Any] = {name: NAN if v is None else v for name, v in values.items()}
+    """Return the metrics of which :func:`summary` made plain data.
+
+    None is infinity again where requests were never answered, and NaN elsewhere.
+    """
+    infinite = ("latency_p50_s", "latency_p99_s") if values["offered"] else ()
+    blanks = {name: math.inf if name in infinite else NAN for name in names(EpisodeMetrics)}
+    measured: dict[str, Any] = {k: blanks[k] if v is None else v for k, v in values.items()}
     return EpisodeMetrics(**measured)

@@ -2,8 +2,10 @@
 
 The randomness of an evaluation is its seeds. One seed draws the same arrivals and the same
 network for every agent, and the same network in many cells, so seeds are resampled whole:
-the same ones for all agents and all cells. Intervals are 95 % bootstrap intervals, bias
-corrected and accelerated (Efron, 1987).
+the same ones for all agents and all cells. Intervals are 95 % bootstrap-t intervals (Efron and
+Tibshirani, 1993, chapter 12), or Student's where these are wider. With ten seeds they hold the
+mean of a normal or an exponential distribution in 94 to 97 of 100 cases, and in 90 where most
+seeds have no violation at all; for bias corrected and accelerated ones these are 88 to 90 and 83.
 
 Whether two agents differ is not read off such an interval: where most seeds have no violation,
 it excludes 0 far more often than in one case of twenty. It is a paired permutation test, exact
@@ -21,17 +23,12 @@ SciPy's statistics take a second to import, which a single evaluation should not
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-
-Indices = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -39,6 +36,8 @@ RESAMPLES = 2000
 
 SIGNIFICANCE = 0.05
 """A difference with a smaller p value counts as one."""
+FEWEST_SEEDS = 6
+"""With fewer, no difference has so small a p value, and there are no intervals."""
 SIGN_FLIPS = 10_000
 """All sign flips are tried up to so many, 13 seeds; with more seeds, so many drawn ones."""
 
@@ -49,13 +48,13 @@ class Estimate:
 
     value: float
     low: float
-    """NaN with fewer than two seeds, as is ``high``."""
+    """NaN with fewer than :data:`FEWEST_SEEDS`, as is ``high``."""
     high: float
 
 
 def mean(values: FloatArray) -> Estimate:
     """Return the mean of values (seeds,) or (cells, seeds); ValueError without any."""
-    return _over_seeds(lambda drawn: drawn.mean(axis=(0, -1)), values)
+    return _over_seeds(values)
 
 
 def interquartile_mean(values: FloatArray) -> Estimate:
@@ -63,14 +62,7 @@ def interquartile_mean(values: FloatArray) -> Estimate:
 
     Their unit has to mean the same in every cell.
     """
-    from scipy import stats
-
-    def middle(drawn: FloatArray) -> FloatArray:
-        pooled = np.moveaxis(drawn, 0, -1)
-        pooled = pooled.reshape(*pooled.shape[:-2], -1)
-        return np.asarray(stats.trim_mean(pooled, 0.25, axis=-1), dtype=np.float64)
-
-    return _over_seeds(middle, values)
+    return _over_seeds(values, left_out=0.25)
 
 
 def paired_p(ours: FloatArray, theirs: FloatArray) -> float:
@@ -126,7 +118,8 @@ def probability_of_improvement(ours: FloatArray, theirs: FloatArray) -> Estimate
     Both run the same seed. A tie counts as one half. Shapes are those of :func:`paired_p`.
     """
     _require_pairs(ours, theirs)
-    return mean((np.sign(theirs - ours) + 1.0) / 2.0)
+    found = mean((np.sign(theirs - ours) + 1.0) / 2.0)
+    return replace(found, high=min(1.0, found.high)) if found.high > 1 else found
 
 
 def _require_pairs(ours: FloatArray, theirs: FloatArray) -> None:
@@ -134,31 +127,51 @@ def _require_pairs(ours: FloatArray, theirs: FloatArray) -> None:
         raise ValueError(f"pairs need equal shapes, not {ours.shape} and {theirs.shape}")
 
 
-def _over_seeds(statistic: Callable[[FloatArray], FloatArray], values: FloatArray) -> Estimate:
-    """Estimate a statistic, which takes (cells, ..., seeds) and returns (...)."""
+def fewest_seeds(tests: int) -> int:
+    """Return the seeds with which one of so many corrected tests can be significant at all."""
+    return max(FEWEST_SEEDS, math.floor(math.log2(2 * max(1, tests) / SIGNIFICANCE)) + 1)
+
+
+def _over_seeds(values: FloatArray, left_out: float = 0.0) -> Estimate:
+    """Estimate the mean of (cells, seeds) values without a share of them at either end.
+
+    The interval does not reach below 0 where no value does.
+    """
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if not table.size:
         raise ValueError("nothing to average")
     seeds = table.shape[-1]
-    estimate = float(statistic(table))
-    if seeds < 2 or math.isnan(estimate):
-        return Estimate(estimate, math.nan, math.nan)
-    ends = _interval(lambda drawn, axis: statistic(table[:, drawn]), seeds, "BCa")
-    if not all(map(math.isfinite, ends)):
-        # Without any scatter there is nothing to correct the interval by.
-        ends = _interval(lambda drawn, axis: statistic(table[:, drawn]), seeds, "percentile")
-    return Estimate(estimate, *ends)
-
-
-def _interval(
-    of_drawn: Callable[[Indices, int], FloatArray], seeds: int, method: Literal["BCa", "percentile"]
-) -> tuple[float, float]:
+    middle, error = (float(number) for number in _trimmed_mean(table, left_out))
+    if seeds < FEWEST_SEEDS or math.isnan(middle):
+        return Estimate(middle, math.nan, math.nan)
+    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))  # always the same
+    middles, errors = _trimmed_mean(table[:, drawn], left_out)
+    # A resample without scatter does not say how far off it is.
+    scattered = errors > 1e-9 * np.abs(middles)
+    if not scattered.any():
+        return Estimate(middle, middle, middle)
     from scipy import stats
 
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
-            (np.arange(seeds),), of_drawn, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
-            method=method, vectorized=True, rng=np.random.default_rng(0),  # always the same table
-        )  # fmt: skip
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    # Where one seed alone violates, all that are left have it, and more than once at that: then
+    # Student's quantiles are the wider ones.
+    tails = np.array([(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2])
+    drawn_t = np.quantile((middles[scattered] - middle) / errors[scattered], tails)
+    student_t = stats.t.ppf(tails, seeds - 1)
+    above, below = error * max(drawn_t[0], student_t[0]), error * min(drawn_t[1], student_t[1])
+    least = 0.0 if table.min() >= 0 else -math.inf
+    return Estimate(middle, max(least, middle - float(above)), middle - float(below))
+
+
+def _trimmed_mean(values: FloatArray, left_out: float) -> tuple[FloatArray, FloatArray]:
+    """Return the trimmed mean of (cells, ..., seeds) and its standard error over seeds, (...).
+
+    The error is that of the means of the winsorised values of each seed (Tukey and McLaughlin,
+    1963).
+    """
+    pooled = np.moveaxis(values, 0, -1)
+    pooled = np.sort(pooled.reshape(*pooled.shape[:-2], -1), axis=-1)
+    cut = int(left_out * pooled.shape[-1])
+    kept = pooled[..., cut : pooled.shape[-1] - cut]
+    winsorised = np.clip(values, kept[..., :1], kept[..., -1:]).mean(axis=0) / (1 - 2 * left_out)
+    seeds = values.shape[-1]
+    return kept.mean(axis=-1), winsorised.std(axis=-1, ddof=min(1, seeds - 1)) / math.sqrt(seeds)

@@ -7,7 +7,7 @@ All take their columns from :data:`sponge_env.results.schema.COLUMNS` and are fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sponge_env.files import write_json
-from sponge_env.results.layout import Columns, Entry, Table, terminal
+from sponge_env.results.layout import Columns, Entry, Table, listed, terminal
 from sponge_env.results.schema import (
     CELL,
     COLUMNS,
@@ -29,7 +29,9 @@ from sponge_env.results.schema import (
     summary,
 )
 from sponge_env.results.statistics import (
+    FEWEST_SEEDS,
     Estimate,
+    fewest_seeds,
     improvement_p,
     interquartile_mean,
     mean,
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
     Bound = tuple[str, Mapping[str, Span]]
 
 MISSING = "-"
-NOT_SIGNIFICANT = "n.s."
+NOT_SIGNIFICANT, TOO_FEW = "n.s.", "?"
+"""Marks of what does not differ from the reference, and of what so few seeds cannot tell."""
 
 TEST_NOTE = (
     "paired sign-flip test over the seeds, Holm's correction over the agents of a column; with "
@@ -50,9 +53,10 @@ TEST_NOTE = (
 )
 
 CELL_NOTE = (
-    f"beyond bound, cores over bound: of the agent's own kind of scaling; {NOT_SIGNIFICANT}: no "
-    f"significant difference ({TEST_NOTE}); p99: of all requests, dropped (n of m): in n of m "
-    "seeds more than 1 % were never answered; bounds: what is proven .. what is attained"
+    "only more cores: avoidable violations that no replica of one core could save; beyond attained "
+    "bound, cores over it: what the best schedule found of the agent's own kind of "
+    "scaling has; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were never "
+    "answered; bounds: what is proven .. what is attained"
 )
 
 COUNTED = {"avoidable_violation_rate": "violations", "core_seconds": "cores"}
@@ -80,9 +84,16 @@ def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
     measured = [value for value in values if not math.isnan(value)]
     if not measured:
         return MISSING
+    if infinite := sum(map(math.isinf, measured)):
+        return _dropped(infinite, len(values))
     ends = min(measured), max(measured)
     spread = ends if "evaluation" in shown.interval and len(group) > 1 else (math.nan, math.nan)
     return _estimate_text(shown, Estimate(fmean(measured), *spread))
+
+
+def _dropped(infinite: int, seeds: int) -> str:
+    """Say in how many seeds so many requests were never answered that a latency is infinite."""
+    return f"dropped ({infinite} of {seeds})"
 
 
 def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
@@ -111,8 +122,13 @@ def write_summaries(path: Path, episodes: Sequence[EpisodeMetrics]) -> None:
 def all_tables(comparison: Comparison) -> str:
     """Return a suite for the terminal: a table for each cell and one for each start."""
     parts = [cell_text(comparison, cell) for cell in comparison.cells]
-    parts.append(CELL_NOTE)
+    parts.append(f"{CELL_NOTE}; {mark_note(comparison)}")
     parts += [pooled_text(comparison, start) for start in comparison.starts]
+    parts += [
+        terminal(sweep_table(comparison, what, start), f"{what}, {start} start", [SWEEP_NOTE])
+        for what in comparison.sweeps
+        for start in comparison.starts
+    ]
     return "\n\n".join(parts)
 
 
@@ -136,27 +152,52 @@ def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Tab
     for c in columns(place):
         if c.bound == "needed" and not sides:
             continue
-        alike = _alike(comparison, cell, c.metric) if c.compared else frozenset()
-        found.append((c.label, partial(_value, comparison, cell, c, place, alike)))
+        marks = _marks(comparison, cell, c.metric) if c.compared else {}
+        found.append((c.label, partial(_value, comparison, cell, c, place, marks)))
         spans.append((c.label, partial(_span_text, c)))
         if c.compared and place == "cell":
             unit = "% points" if c.unit == "%" else c.unit or c.heading
             heading = f"against {comparison.reference} [{unit}]"
-            found.append((heading, partial(_difference, comparison, cell, c, alike)))
+            found.append((heading, partial(_difference, comparison, cell, c, marks)))
             spans.append((heading, lambda _: MISSING))
     agents, bounds = Table.of(found, comparison.there(cell)), Table.of(spans, sides.items())
     return Table(agents.headings, [*agents.rows, *bounds.rows])
 
 
-def _alike(comparison: Comparison, cell: Cell, metric: str) -> Collection[str]:
-    """Return the agents on a cell that are not shown to differ from the reference."""
+def _marks(comparison: Comparison, cell: Cell, metric: str) -> Mapping[str, str]:
+    """Return the marks of agents on a cell that are not shown to differ from the reference."""
     there = comparison.there(cell)
+    if comparison.reference not in there:
+        return {}
     alike = {*there} - comparison.different_on(metric, cell) - {comparison.reference}
-    return alike if comparison.reference in there else set()
+    return dict.fromkeys(alike, _mark(comparison, len(there) - 1))
+
+
+def _mark(comparison: Comparison, tests: int) -> str:
+    """Return the mark of what none of some tests told from the reference."""
+    return NOT_SIGNIFICANT if comparison.can_tell(tests) else TOO_FEW
+
+
+def mark_note(comparison: Comparison) -> str:
+    """Say what the marks mean, those of a run with few seeds too."""
+    tests = len(comparison.agents) - 1
+    parts = [
+        f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
+    ]
+    if not comparison.can_tell(tests):
+        least = fewest_seeds(tests)
+        too_few = f"{TOO_FEW}: too few seeds to tell; with {tests} agents it takes {least}"
+        parts = [*parts, too_few] if comparison.can_tell(1) else [too_few]
+    return "; ".join(parts)
 
 
 def _value(
-    comparison: Comparison, cell: Cell, c: Column, place: Place, alike: Collection[str], agent: str
+    comparison: Comparison,
+    cell: Cell,
+    c: Column,
+    place: Place,
+    marks: Mapping[str, str],
+    agent: str,
 ) -> Entry:
     """Write a mean over seeds; of latencies that are infinite, in how many seeds."""
     values = comparison.values(agent, c.metric, [cell])[0]
@@ -164,23 +205,23 @@ def _value(
     if not measured.size:
         text = MISSING
     elif infinite := int(np.isinf(values).sum()):
-        text = f"dropped ({infinite} of {values.size})"
+        text = _dropped(infinite, values.size)
     elif place in c.interval and measured.size == values.size:
         text = _estimate_text(c, mean(values))
     else:
         text = c.text(float(measured.mean()))
-    return _marked(text, place == "page" and agent in alike)
+    return _marked(text, marks.get(agent, "") if place == "page" else "")
 
 
 def _difference(
-    comparison: Comparison, cell: Cell, c: Column, alike: Collection[str], agent: str
+    comparison: Comparison, cell: Cell, c: Column, marks: Mapping[str, str], agent: str
 ) -> Entry:
     """Write how much more than the reference an agent has."""
     reference = comparison.reference
     if agent == reference or not comparison.has(reference, cell):
         return Entry(MISSING)
     ours, theirs = (comparison.values(a, c.metric, [cell])[0] for a in (agent, reference))
-    return _marked(c.text((ours - theirs).mean(), sign="+"), agent in alike)
+    return _marked(c.text((ours - theirs).mean(), sign="+"), marks.get(agent, ""))
 
 
 def _estimate_text(c: Column, estimate: Estimate) -> str:
@@ -190,8 +231,8 @@ def _estimate_text(c: Column, estimate: Estimate) -> str:
     return f"{text} [{c.text(estimate.low)}, {c.text(estimate.high)}]"
 
 
-def _marked(text: str, not_significant: bool) -> Entry:
-    return Entry(f"{text} {NOT_SIGNIFICANT}", muted=True) if not_significant else Entry(text)
+def _marked(text: str, mark: str) -> Entry:
+    return Entry(f"{text} {mark}", muted=True) if mark else Entry(text)
 
 
 def _span_text(c: Column, bound: Bound) -> str:
@@ -225,15 +266,16 @@ def pooled_table(comparison: Comparison, start: str) -> Table:
         if c.bound != left_out
     ]
     different = {name: comparison.different(name, cells_of, improvement_p) for name in COUNTED}
+    mark = _mark(comparison, sum(map(bool, cells_of.values())) - 1)
 
     def fewer(name: str, agent: str) -> Entry:
         """Say how likely an agent has less than the reference."""
         cells, reference = cells_of[agent], comparison.reference
         if agent == reference or not cells:
             return Entry(MISSING)
-        both = (comparison.values(a, name, cells) for a in (agent, reference))
+        both = (comparison.pooled(a, name, cells) for a in (agent, reference))
         text = _estimate_text(Column(name, "", "", 2), probability_of_improvement(*both))
-        return _marked(text, agent not in different[name])
+        return _marked(text, "" if agent in different[name] else mark)
 
     for name, what in COUNTED.items():
         found.append((f"fewer {what} than {comparison.reference}", partial(fewer, name)))
@@ -246,7 +288,7 @@ def _pooled(
     """Write a metric over cells; of cells without a bound nothing relative to one."""
     cells = comparison.bounded(cells_of[agent]) if c.bound == "needed" else cells_of[agent]
     estimate = interquartile_mean if how == "middle half" else mean
-    values = comparison.values(agent, c.metric, cells)
+    values = comparison.pooled(agent, c.metric, cells)
     return _estimate_text(c, estimate(values)) if cells else MISSING
 
 
@@ -255,13 +297,45 @@ def pooled_note(comparison: Comparison) -> str:
     parts = [
         "middle half: interquartile mean over cells and seeds",
         "fewer ... than: probability on a random cell and seed",
-        "[95 % interval]",
-        f"{NOT_SIGNIFICANT}: not significant ({TEST_NOTE})",
+        f"[95 % interval], from {FEWEST_SEEDS} seeds on",
+        "only more cores: avoidable violations that no replica of one core could save",
+        mark_note(comparison),
+        *family_notes(comparison),
     ]
     if bound := comparison.common_bound:
         there, total = len(comparison.bounded(comparison.cells)), len(comparison.cells)
-        parts.append(f"bound: {bound} for every agent, on {there} of {total} cells")
+        parts.append(f"bound: what {bound} attains, for every agent, on {there} of {total} cells")
     return "; ".join(parts)
+
+
+def family_notes(comparison: Comparison) -> list[str]:
+    """Say which scenarios count as one in means over all cells."""
+    members: dict[str, list[str]] = {}
+    for scenario in comparison.scenarios:
+        members.setdefault(comparison.families.get(scenario, scenario), []).append(scenario)
+    return [
+        f"{listed(names)} count as one scenario" for names in members.values() if len(names) > 1
+    ]
+
+
+SWEEP_NOTE = (
+    "avoidable violations · mean cores, mean over scenarios, profiles and seeds; all else is as in "
+    "the scenarios"
+)
+
+
+def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
+    """Return the agents at each value of what is swept, mean over the cells of one start."""
+
+    def at(cells: Sequence[Cell], agent: str) -> str:
+        chosen = [cell for cell in cells if cell[2] == start]
+        if not (chosen and all(comparison.has(agent, cell) for cell in chosen)):
+            return MISSING
+        return _rate_and_cores(*(comparison.mean(agent, c.metric, *chosen) for c in SHOWN))
+
+    values = comparison.sweeps[what]
+    shown = [(value, partial(at, cells)) for value, cells in values.items()]
+    return Table.of([("agent", str), *shown], comparison.agents)
 
 
 def failure_table(comparison: Comparison) -> Table:
@@ -336,7 +410,9 @@ def _of_start(comparison: Comparison, start: str) -> Columns[str]:
         text = _mean_text(comparison, agent, c, shared(agent))
         return text if text == MISSING else f"{text}{unit}"
 
-    cores, heading = (OVER_BOUND, "cores over the bound") if bound else (CORES, CORES.heading)
+    cores, heading = (
+        (OVER_BOUND, "cores over the attained bound") if bound else (CORES, CORES.heading)
+    )
     return [
         (f"cells, {start} start", lambda agent: f"{len(shared(agent))}/{total}"),
         (f"avoidable violations, {start} start", partial(text, AVOIDABLE, " %")),

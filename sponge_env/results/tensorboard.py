@@ -176,8 +176,11 @@ class TensorBoardSink:
         self._file.add(event)
 
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
-        """Write the numbers under their tags, without NaN: that was not measured."""
-        measured = [value == value for value in values]
+        """Write the numbers under their tags, without those that are not finite.
+
+        NaN was not measured, and no chart has room for infinity.
+        """
+        measured = [value - value == 0 for value in values]
         key = tuple(itertools.compress(tags, measured))
         # Filling in an event that describes nothing is quicker than making another.
         event, slots = self._forms.get(key) or _form(key, self._described)

@@ -367,14 +367,18 @@ def _report_suite(path: Path, suite: Suite) -> int:
     from sponge_env.results.tables import all_tables
     from sponge_env.results.tensorboard import write_runs
     from sponge_env.run.read import load_bounds, load_failures, load_results
+    from sponge_env.run.suite import arranged
 
+    arrangement = arranged(suite)
     shown = [*suite.agents, *(BOUND_AGENTS[control] for control in suite.bounds)]
     failures = load_failures(path)
     comparison = Comparison(
         episodes=load_results(path),
         failures=failures[failures["agent"].isin(shown)],
         agents=list(suite.agents),
-        cells=[scenario.cell for scenario in cells(suite)],
+        cells=arrangement.cells,
+        families=arrangement.families,
+        sweeps=arrangement.sweeps,
         reference=suite.compared_with,
         bounds=load_bounds(path),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,24 @@ import pandas as pd
 from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
+from sponge_env.files import read_json
+from sponge_env.mapping import from_mapping
 from sponge_env.results.schema import (
     CELL,
-    NAN,
     AgainstBound,
-    AllRequests,
     EpisodeMetrics,
     IntervalMetrics,
+    from_summary,
     names,
 )
 from sponge_env.run.bounds import SIDES
 from sponge_env.run.store import IDENTITY, QUANTILES, read_result, result_files, whole_episodes
-from sponge_env.run.suite import BOUND_AGENTS
+from sponge_env.run.suite import BOUND_AGENTS, Arrangement
 
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in fields(cls)}
 """Names of the columns' types."""
 
-EPISODE = (*names(EpisodeMetrics), *names(AllRequests), *names(AgainstBound))
+EPISODE = (*names(EpisodeMetrics), *names(AgainstBound))
 """Columns that describe an episode."""
 
 
@@ -41,7 +42,7 @@ def load_results(path: Path) -> pd.DataFrame:
     """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
     results = _results(path)
     rows = [row for result in results for row in _rows(result)]
-    frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), *names(AllRequests), "bound"])
+    frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), "bound"])
     bounds = _bounds(results)
     sides = bounds.set_index(["agent", *CELL, "seed"])[["violations_upper", "core_seconds_upper"]]
     common = frame.assign(bound=common_bound(bounds["agent"]))
@@ -56,12 +57,8 @@ def load_results(path: Path) -> pd.DataFrame:
 
 def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the episodes of an agent on a cell; a bound and who failed have none."""
-    rows = []
-    for episode, latency_s in zip(result["episodes"], result["latency_s"], strict=True):
-        p99_s = float(latency_s[round(0.99 * QUANTILES)]) if episode["offered"] else NAN
-        measured = {name: NAN if value is None else value for name, value in episode.items()}
-        rows.append(measured | {"latency_p99_of_all_s": p99_s, "bound": result.get("bound", "")})
-    return rows
+    metrics = (from_summary(episode) for episode in result["episodes"])
+    return [asdict(episode) | {"bound": result.get("bound", "")} for episode in metrics]
 
 
 def common_bound(there: Iterable[str]) -> str:
@@ -71,6 +68,12 @@ def common_bound(there: Iterable[str]) -> str:
     """
     found = set(there)
     return next((BOUND_AGENTS[k] for k in ("joint", "vertical") if BOUND_AGENTS[k] in found), "")
+
+
+def load_arrangement(path: Path) -> Arrangement:
+    """Return how the run's suite has its cells shown; nothing where it does not say."""
+    found = read_json(path / "run.json").get("arrangement", {})
+    return from_mapping(Arrangement, found)
 
 
 def load_bounds(path: Path) -> pd.DataFrame:

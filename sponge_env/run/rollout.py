@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import total
+from sponge_env.arrays import FloatArray, total
 from sponge_env.config import Arrivals, Initial
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
@@ -159,11 +159,12 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
     """Return the metrics of the requests that arrived at ``from_s`` or later."""
     counted = columns["arrival_s"] >= from_s
     outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
+    needs_cores = columns["needs_cores"][counted]
     violated = np.isin(outcome, ("late", "dropped", "failed"))
     answered = np.isin(outcome, ("on_time", "late"))
     latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
-    if not latency_s.size:
-        latency_s = np.array([math.nan])
+    of_all_s = np.append(latency_s, np.full(outcome.size - latency_s.size, np.inf))
+    p50_s, p99_s = _quantiles_s(of_all_s, np.array([0.5, 0.99]))
     offered = max(1, outcome.size)
     return {
         **{name: int(np.sum(outcome == name)) for name in _OUTCOMES},
@@ -172,10 +173,11 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
         "violations": int(violated.sum()),
         "violation_rate": float(violated.sum() / offered),
         "avoidable_violation_rate": float((violated & ~hopeless).sum() / offered),
+        "more_cores_rate": float((violated & needs_cores).sum() / offered),
         "hopeless_rate": float(hopeless.sum() / offered),
-        "latency_mean_s": float(latency_s.mean()),
-        "latency_p50_s": float(np.quantile(latency_s, 0.5)),
-        "latency_p99_s": float(np.quantile(latency_s, 0.99)),
+        "latency_mean_s": float(latency_s.mean()) if latency_s.size else math.nan,
+        "latency_p50_s": p50_s,
+        "latency_p99_s": p99_s,
     }
 
 
@@ -187,11 +189,17 @@ def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> l
     answered = np.isin(columns["outcome"], ("on_time", "late"))
     latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)
     counted_s = latency_s[columns["arrival_s"] >= from_s]
-    if not counted_s.size:
-        return [None] * (QUANTILES + 1)
-    with np.errstate(invalid="ignore"):  # between a number and infinity lies none
-        values = np.quantile(counted_s, np.linspace(0.0, 1.0, QUANTILES + 1)).tolist()
+    values = _quantiles_s(counted_s, np.linspace(0.0, 1.0, QUANTILES + 1))
     return [value if math.isfinite(value) else None for value in values]
+
+
+def _quantiles_s(latency_s: FloatArray, probabilities: FloatArray) -> list[float]:
+    """Return quantiles of latencies, some of which may be infinite; NaN without any."""
+    if not latency_s.size:
+        return [math.nan] * probabilities.size
+    with np.errstate(invalid="ignore"):  # NumPy finds no number between one and infinity
+        values = np.quantile(latency_s, probabilities)
+    return [float(value) for value in np.where(np.isnan(values), np.inf, values)]
 
 
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:

@@ -44,7 +44,7 @@ from sponge_env.formats import RESERVED, find_trace
 from sponge_env.installation import bundled, describe_host, describe_versions
 from sponge_env.profile import save_profile
 from sponge_env.results.schema import CELL, EpisodeMetrics, names
-from sponge_env.run.suite import Suite, cell_name, cells
+from sponge_env.run.suite import Suite, arranged, cell_name, cells
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
 
@@ -164,7 +164,8 @@ class RunStore:
         found = _definition(self.path)
         definition = asdict(suite)
         definition["agents"] = found.get("definition", {}).get("agents", {}) | definition["agents"]
-        write_json(self.path / _DEFINITION, found | {"definition": definition})
+        shown = {"definition": definition, "arrangement": asdict(arranged(suite))}
+        write_json(self.path / _DEFINITION, found | shown)
         for scenario in {cell.profile: cell for cell in cells(suite)}.values():
             name = f"{Path(scenario.profile).stem}.json"
             save_profile(scenario_profile(scenario), self.path / "profiles" / name)

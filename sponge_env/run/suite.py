@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -46,6 +46,20 @@ class CellGroup:
     """Changes to the scenarios, see :func:`changed`."""
     traces: Literal["", "bandwidth", "arrivals"] = ""
     """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
+    family: str = ""
+    """What nearly equal scenarios have in common: they count once in means over all cells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Scenarios with one quantity at several values, all else as in the suite's cells."""
+
+    keys: tuple[str, ...]
+    """What takes the value, as in :func:`changed`."""
+    values: tuple[Any, ...]
+    """Numbers or words. The cell itself stands for the value that its scenario has."""
+    unit: str = ""
+    """Unit of the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,8 @@ class Suite:
     featured: tuple[str, ...] = ()
     """Agents that a report shows where there is no room for all."""
     cells: tuple[CellGroup, ...] = ()
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    """By name, which those of the scenarios contain."""
     agents: dict[str, AgentEntry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,6 +116,10 @@ class Suite:
         for name in self.agents:
             allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
+        for name, sweep in self.sweeps.items():
+            for key in ("keys", "values"):
+                value = getattr(sweep, key)
+                require(len(value) > 0, f"sweeps.{name}.{key}", value, "not empty")
         named = [("reference", self.compared_with), *(("featured", name) for name in self.featured)]
         for key, name in named:
             if name and name not in self.agents:
@@ -255,18 +275,68 @@ def cell_name(scenario: Scenario) -> str:
 
 
 def cells(suite: Suite) -> tuple[Scenario, ...]:
-    """Return the scenarios of all cells, each of which may be there once."""
+    """Return the scenarios of all cells, each of which may be there once; swept ones follow."""
+    if any(group.traces for group in suite.cells):
+        raise ConfigError(f"suite {suite.name!r} needs --traces, a folder of trace files")
+    own = [cell for group in suite.cells for cell in _cells_of(group, suite.starts)]
     found: dict[str, Scenario] = {}
-    for group in suite.cells:
-        if group.traces:
-            raise ConfigError(f"suite {suite.name!r} needs --traces, a folder of trace files")
-        scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
-        for scenario, profile, start in product(scenarios, group.profiles, suite.starts):
-            cell = dataclasses.replace(scenario, profile=profile, start=start)
-            if cell_name(cell) in found:
-                raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(cell)} twice")
-            found[cell_name(cell)] = cell
+    for cell in [*own, *_swept(suite, own)]:
+        if cell_name(cell) in found:
+            raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(cell)} twice")
+        found[cell_name(cell)] = cell
     return tuple(found.values())
+
+
+def _cells_of(group: CellGroup, starts: Sequence[Start]) -> Iterator[Scenario]:
+    scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
+    for scenario, profile, start in product(scenarios, group.profiles, starts):
+        yield dataclasses.replace(scenario, profile=profile, start=start)
+
+
+def _swept(suite: Suite, own: Sequence[Scenario]) -> Iterator[Scenario]:
+    """Yield what the sweeps add to a suite's own cells."""
+    for name, sweep in suite.sweeps.items():
+        for cell, value in product(own, sweep.values):
+            if (scenario := at_value(cell, name, sweep, value)) != cell:
+                yield scenario
+
+
+def at_value(scenario: Scenario, name: str, sweep: Sweep, value: Any) -> Scenario:
+    """Return a scenario at one value of a sweep, with both in its name, if that changes it."""
+    moved = changed(scenario, dict.fromkeys(sweep.keys, value))
+    if moved == scenario:
+        return scenario
+    return dataclasses.replace(moved, name=f"{scenario.name}-{name}-{_label(value)}")
+
+
+def _label(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """How the cells of a suite are shown."""
+
+    cells: tuple[tuple[str, str, str], ...] = ()
+    """Without those of sweeps."""
+    families: dict[str, str] = field(default_factory=dict)
+    """By scenario, for those that have one."""
+    sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
+    """By what is swept, with its unit, and by value: cells, in the order of the suite's own."""
+
+
+def arranged(suite: Suite) -> Arrangement:
+    """Return how the cells of a suite are shown."""
+    own = [(g.family, cell) for g in suite.cells for cell in _cells_of(g, suite.starts)]
+    sweeps = {
+        f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}": {
+            _label(value): tuple(at_value(cell, name, sweep, value).cell for _, cell in own)
+            for value in sweep.values
+        }
+        for name, sweep in suite.sweeps.items()
+    }
+    families = {cell.name: family for family, cell in own if family}
+    return Arrangement(tuple(cell.cell for _, cell in own), families, sweeps)
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:

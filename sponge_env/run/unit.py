@@ -49,8 +49,8 @@ from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
 
 TUNED = "baselines"
-"""Package whose ``tuned_options`` are called with controller, scenario and profile, and whether
-there must be some."""
+"""Package whose ``tuned_options`` are called with controller, scenario, profile and start, and
+whether there must be some."""
 
 CACHED_REQUESTS = 5_000_000
 """Requests of drawn workloads that are kept, about 40 bytes each."""
@@ -143,7 +143,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         if cell_name(scenario) != cell_name(cell):
             said = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(said)
-        wanted = controller, cell.name, cell.profile, not entry.defaults
+        wanted = controller, *cell.cell, not entry.defaults
         tuned = tuned_options(*wanted) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
         work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))

@@ -97,9 +97,11 @@ class Configuration(MemoryPlan):
     def _add_service(
         self, row: Any, scenario: Scenario, profile: Profile, spec: SystemSpec
     ) -> None:
-        limits, simulation, quota = scenario.limits, scenario.simulation, profile.quota
-        row["hopeless_below_s"] = profile.fastest_s(limits.cores)
+        limits, simulation = scenario.limits, scenario.simulation
         row["planned_at"] = self.numbers.add(profile.latency.table_s(limits.batch, limits.cores))
+        profile = profile.scaled(simulation.service_scale)
+        quota = profile.quota
+        row["hopeless_below_s"] = profile.fastest_s(limits.cores)
         row["core_unit"] = profile.core_unit
         row["noise_points"] = len(profile.noise_quantiles)
         row["noise_at"] = self.numbers.add(profile.noise_quantiles)

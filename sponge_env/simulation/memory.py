@@ -139,7 +139,8 @@ def ledger_columns(
     """Return what became of the requests that have arrived in the only environment.
 
     To the (offered,) columns of the workload come ``started_s`` of the last batch and
-    ``finished_s``, NaN where there is none; ``outcome``; ``hopeless``; ``batch_size``;
+    ``finished_s``, NaN where there is none; ``outcome``; ``hopeless``; ``needs_cores``, whether
+    one core would be too slow; ``batch_size``;
     ``replica``; and ``attempts``, batches it was part of.
     """
     offered = len(requests["arrival_s"])
@@ -163,12 +164,17 @@ def ledger_columns(
         return column
 
     budget_s = requests["deadline_s"] - requests["arrival_s"]
+    settings = arrays.settings[0]
+    hopeless = budget_s < settings["hopeless_below_s"]
+    # Under a quota, a lone batch runs at full speed on any cores.
+    one_core_s = 0.0 if settings["limited"] else arrays.numbers[settings["served_at"]]
     return {
         **requests,
         "started_s": spread("started_s", np.nan),
         "finished_s": spread("finished_s", np.nan),
         "outcome": outcome_names(outcome),
-        "hopeless": budget_s < arrays.settings["hopeless_below_s"][0],
+        "hopeless": hopeless,
+        "needs_cores": ~hopeless & (budget_s < one_core_s),
         "batch_size": spread("batch_size", 0),
         "replica": spread("replica", -1),
         "attempts": attempts,

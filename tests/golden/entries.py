@@ -152,7 +152,7 @@ def fidelity(key: str, names: Names) -> tuple[Entry, Tables]:
 
 
 def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def clairvoyant(key: str, names: Names) -> tuple[Entry, Tables]:

@@ -30,7 +30,7 @@ def make_system(
     spec = make_spec(scenario, profile)
     core = ServingCore(
         scenario.serving.drop_grace_s,
-        profile.fastest_s(scenario.limits.cores),
+        profile.scaled(scenario.simulation.service_scale).fastest_s(scenario.limits.cores),
         FifoQueue() if scenario.serving.order == "fifo" else EdfQueue(),
     )
     worker = worker or make_worker(scenario, profile, spec, seed)
@@ -51,7 +51,9 @@ def worker_settings(
 
     Under a quota one uniform of the stream is drawn for each replica, the phase of its refills.
     """
-    limits, rng, quota = scenario.limits, stream(seed, "noise"), profile.quota
+    limits, rng = scenario.limits, stream(seed, "noise")
+    profile = profile.scaled(scenario.simulation.service_scale)
+    quota = profile.quota
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
         work_s = profile.work_table_s(limits.batch)
 

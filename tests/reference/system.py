@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,6 @@ from sponge_env.interfaces import (
     Worker,
     WorkerStatus,
 )
-from sponge_env.latency import quantile
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.spec import check_allocation
@@ -251,8 +251,13 @@ def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -
     )
     if latency_s:
         metrics["latency_mean_s"] = total(latency_s) / len(latency_s)
-        metrics["latency_p50_s"] = quantile(latency_s, 0.5)
-        metrics["latency_p99_s"] = quantile(latency_s, 0.99)
+    if ended:
+        of_all = latency_s + [math.inf] * (len(ended) - len(latency_s))
+        for name, probability in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
+            position = probability * (len(of_all) - 1)
+            low, high = of_all[math.floor(position)], of_all[math.ceil(position)]
+            share = position - math.floor(position)
+            metrics[name] = high if math.isinf(high) else low + share * (high - low)
     if completions:
         metrics["batch_mean"] = sum(c.batch.size for c in completions) / len(completions)
     service_s = [c.finished_s - c.started_s for c in completions if c.ok]
