@@ -33,6 +33,9 @@ def make_system(
         profile.scaled(scenario.simulation.service_scale).fastest_s(scenario.limits.cores),
         FifoQueue() if scenario.serving.order == "fifo" else EdfQueue(),
     )
+    if profile.resolve_service(scenario.simulation.service) == "profile":
+        served = profile.scaled(scenario.simulation.service_scale)
+        core.ledger.one_core_s = float(served.service_table_s(1, 1)[0, 0])
     worker = worker or make_worker(scenario, profile, spec, seed)
     return System(scenario, spec, make_requests(scenario, profile, seed), core, worker)
 

@@ -137,6 +137,7 @@ class Ledger:
         self._entries: dict[int, Entry] = {}
         self._counts = dict.fromkeys(Outcome, 0)
         self._hopeless_below_s = hopeless_below_s
+        self.one_core_s = 0.0  # time of one request on one core, where that is a limit
         self._hopeless = self._avoidable = 0
 
     @property
@@ -194,6 +195,13 @@ class Ledger:
             **{name: column(name, np.float64) for name in times},
             "outcome": np.array([e.outcome.name.lower() for e in entries], dtype=np.str_),
             "hopeless": column("hopeless", np.bool_),
+            "needs_cores": np.array(
+                [
+                    not e.hopeless and e.request.budget_on_arrival_s < self.one_core_s
+                    for e in entries
+                ],
+                dtype=np.bool_,
+            ),
             **{name: column(name, np.int64) for name in ("batch_size", "replica", "attempts")},
         }
 
