@@ -6,7 +6,7 @@ import json
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from sponge_env.config import Start
 from sponge_env.errors import ConfigError
@@ -42,24 +42,24 @@ def tuned_options(
 ) -> dict[str, Any]:
     """Return a controller's tuned options for a scenario with a profile, by name or file.
 
-    Those of another start are no good: what pays for cold starts is not tuned where there are
-    none. A warning says so where none were found; the controller then has its defaults. Where they
-    are required, that is a ConfigError.
+    Where it was tuned with the other start only, those options are used, with a warning; where it
+    was not at all, the controller has its defaults, with a warning as well, or a ConfigError is
+    raised if there have to be some.
     """
     cells, cell = _tuned().get(agent, {}).get("cells", {}), cell_key(scenario, profile, start)
-    found = cells.get(cell)
-    if found is None and required:
-        alike = [each for each in cells if Path(each).name == Path(cell).name] or list(cells)
+    there = [s for s in (start, *get_args(Start)) if cell_key(scenario, profile, s) in cells]
+    if there:
+        if there[0] != start:
+            _say(agent, f"a {start} start", f"those for a {there[0]} one")
+        return dict(cells[cell_key(scenario, profile, there[0])]["options"])
+    if required:
+        alike = [each for each in cells if each.split("/")[1] == Path(profile).stem] or list(cells)
         raise ConfigError(
             f"{agent} was not tuned for {cell}; it was for {', '.join(sorted(alike))} "
             f"(python -m {__name__}.tune tunes more)"
         )
-    if found is None:
-        other = [s for s in get_args(Start) if cell_key(scenario, profile, s) in cells]
-        # One warning for all cells that were tuned with another start only.
-        where = f"a {start} start" if other else cell_key(scenario, profile, start)
-        _say_untuned(agent, where, *other)
-    return dict(found["options"]) if found else {}
+    _say(agent, cell, "its defaults")
+    return {}
 
 
 def cell_key(scenario: str, profile: str, start: str) -> str:
@@ -68,14 +68,14 @@ def cell_key(scenario: str, profile: str, start: str) -> str:
 
 
 @cache
-def _say_untuned(agent: str, where: str, other: str = "") -> None:
-    """Warn, once per process; ``other`` is the start that was tuned instead."""
+def _say(agent: str, where: str, used: str) -> None:
+    """Warn, once per process."""
     LOG.warning(
-        "no tuned options of %s for %s%s: its defaults are used (python -m %s.tune "
+        "no tuned options of %s for %s: %s are used (python -m %s.tune "
         "--agents %s --suite SUITE tunes it, for the cells of a suite's name or file)",
         agent,
         where,
-        f", only for a {other} one" if other else "",
+        used,
         __name__,
         agent,
     )

@@ -242,12 +242,13 @@ def test_every_name_in_the_tables_stands_for_the_same_alone() -> None:
 
 def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
     (unit,) = named("static-tuned")
-    assert unit.options == tuned_options("static-tuned", "paper-300kb", "yolov5s") != {}
+    assert unit.options == tuned_options("static-tuned", "paper-300kb", "yolov5s", "cold") != {}
     for name in ("static-tuned", "fa2-tuned", "themis-tuned"):
-        with pytest.raises(ConfigError, match=r"was not tuned for bursty-2/yolov5s; it was for"):
-            tuned_options(name.replace("fa2-tuned", "fa2"), "bursty-2", "yolov5s", required=True)
+        controller = name.replace("fa2-tuned", "fa2")
+        with pytest.raises(ConfigError, match=r"was not tuned for bursty-2/yolov5s/cold; it was"):
+            tuned_options(controller, "bursty-2", "yolov5s", "cold", required=True)
         with pytest.raises(
-            ConfigError, match=r"not tuned for paper/yolov5s; .*paper-300kb/yolov5s"
+            ConfigError, match=r"not tuned for paper/yolov5s/cold; .*paper-300kb/yolov5s"
         ):
             named(name, scenario="paper")
     (unit,) = named("hpa", scenario="paper")

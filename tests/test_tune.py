@@ -210,23 +210,23 @@ def test_a_file_of_something_else_is_not_replaced(
 def test_a_cell_that_was_not_tuned_gets_defaults_and_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    baselines._say_untuned.cache_clear()
+    baselines._say.cache_clear()
     assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm") == {}
     assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm") == {}
     assert caplog.text.count("no tuned options of hpa for my-own/mine/warm") == 1
     assert "python -m baselines.tune --agents hpa --suite" in caplog.text
 
 
-def test_options_of_another_start_are_refused_in_one_sentence(
+def test_options_of_another_start_are_used_with_one_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    baselines._say_untuned.cache_clear()
+    baselines._say.cache_clear()
     cells = {f"{name}/yolov5s/warm": {"options": {"target": 0.5}} for name in ("a", "b")}
     monkeypatch.setattr("baselines._tuned", lambda: {"hpa": {"cells": cells}})
     assert tuned_options("hpa", "a", "yolov5s", "warm") == {"target": 0.5}
-    assert tuned_options("hpa", "a", "yolov5s", "cold") == {}
-    assert tuned_options("hpa", "b", "yolov5s", "cold") == {}
-    assert caplog.text.count("no tuned options of hpa for a cold start, only for a warm one") == 1
+    assert tuned_options("hpa", "a", "yolov5s", "cold") == {"target": 0.5}
+    assert tuned_options("hpa", "b", "yolov5s", "cold", required=True) == {"target": 0.5}
+    assert caplog.text.count("of hpa for a cold start: those for a warm one are used") == 1
 
 
 def test_a_cold_start_is_tuned_for_itself() -> None:

@@ -86,13 +86,23 @@ def code_fingerprint() -> str:
 
 
 def scenario_fingerprint(scenario: Scenario) -> str:
-    """Return the fingerprint of a scenario; profile and traces count by what they say."""
+    """Return the fingerprint of a scenario; profile and traces count by what they say.
+
+    What is as by default is left out, so that a further key changes no fingerprint.
+    """
     data = asdict(scenario) | {"profile": asdict(scenario_profile(scenario))}
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
     if (trace := scenario.network.trace) not in RESERVED:
         data["network"]["trace"] = of_file(find_trace(trace, "bandwidth"))
-    return fingerprint(data)
+    return fingerprint(_beyond(data, asdict(Scenario(scenario.name))))
+
+
+def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that differ from the usual ones."""
+    changed = {key: value for key, value in data.items() if value != usual[key]}
+    nested = {key for key in changed if isinstance(usual[key], dict)}
+    return {k: _beyond(v, usual[k]) if k in nested else v for k, v in changed.items()}
 
 
 def of_file(value: Any) -> Any:
