@@ -390,7 +390,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --json .", "cannot write"),
         ("--agent static-8 --backend both", "run this machine's worker with --scenario local"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
-        ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s; it was for"),
+        ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was"),
         (
             "--agent static-tuned --scenario paper-300kb --trace 4g",
             "static-tuned was tuned for the scenario as it is",
@@ -529,7 +529,7 @@ def test_resuming_says_that_a_checkpoint_runs_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.learn.training.check_checkpoint", lambda path, plan: None)
-    assert train.main(["--resume", "checkpoint.zip", "--run-dir", "run"]) == 2
+    assert train.main(["--resume", "checkpoint.zip", "--steps", "5", "--run-dir", "run"]) == 2
     said, error = capsys.readouterr().err.splitlines()
     assert said.startswith("checkpoint.zip: a checkpoint can run any code")
     assert error.startswith("error: the hyper-parameters in learn.json cannot be read")

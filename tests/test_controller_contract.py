@@ -67,6 +67,7 @@ def systems_with_fleets(draw: st.DrawFn) -> tuple[SystemSpec, SystemView]:
     starting_s = (draw(st.floats(0, 10)),) * (replicas - ready)
     view = dataclasses.replace(
         draw(views()),
+        cores_in_force=cores,
         allocation=Allocation(cores, draw(st.integers(1, 16)), replicas),
         replicas_ready=ready,
         starting_s=starting_s,

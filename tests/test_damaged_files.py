@@ -115,7 +115,9 @@ def use_scenario(path: Path) -> None:
 
 
 def use_suite(path: Path) -> None:
-    cells(load_suite(path))
+    suite = load_suite(path)
+    if not any(group.traces for group in suite.cells):  # such cells need a folder, too
+        cells(suite)
 
 
 def use_trace(path: Path) -> None:
