@@ -108,7 +108,7 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
         "less is better in every column",
     ]
     if any(episode.dropped for episode in episodes):
-        parts.append("latencies are those of requests that were answered, not dropped")
+        parts.append("p99 takes requests that were dropped as infinitely late")
     if any(episode.partial for episode in episodes):
         parts.append("* interrupted: what was measured until then")
     return "; ".join(parts)
