@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import total
+from sponge_env.config import require
 from sponge_env.core import entry
 from sponge_env.core.records import UNMEASURED
 from sponge_env.core.settings import write_table
@@ -97,6 +98,7 @@ class System(ABC):
         self._arrived = (0, 0)
         self._history = np.zeros((3, self.plan.intervals))
         self._last: IntervalMetrics | None = None
+        require(seed >= 0, "the seed", seed, "at least 0")
         self._seed = np.array([seed], np.int64)
         self._run(entry.RESET)
 

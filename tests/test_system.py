@@ -14,6 +14,7 @@ from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_a
 
 from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
+from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.latency import LatencyModel, latency_quantile_s
@@ -309,3 +310,8 @@ def test_under_a_quota_no_request_needs_more_than_one_core() -> None:
     system = make_system(dataclasses.replace(SHORT, profile="lite0"), seed=0)
     system.step(Allocation(1, 1))
     assert not system.columns()["needs_cores"].any()
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the seed must be at least 0, not -1"):
+        SimulatedSystem(SHORT, -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
@@ -79,17 +80,19 @@ def evaluate(argv: Sequence[str]) -> int:
     if arguments.wait:
         wait_for_machine()
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
-    said = _check(suite, work, arguments) if single else [f"left out: {why}" for why in left_out]
+    said = [f"left out: {what}" for what in left_out]
+    if single:
+        said = _check(suite, work, arguments) + left_out
     drops = {cell.serving.drop for cell in cells(suite)} == {"expired"}
     if cli.drops_by_default(arguments) or (arguments.traces and drops and not arguments.drop):
         said.append(cli.DROPPED)
     said += announce(cells(suite))
     purpose = f"{suite.name}-{arguments.backend}" if single else f"suite-{suite.name}"
-    path = arguments.run_dir or new_folder(purpose)
     command = [*cli.program("evaluate", recorded=True).split(), *argv]
     live = "live" in backends
     machine = live_machine(cells(suite)[0], arguments.limiter) if live else nullcontext()
     with cli.terminate_like_interrupt(), machine, ExitStack() as opened:
+        path = arguments.run_dir or new_folder(purpose)
         stores = _open(opened, path, suite, work, arguments)
         todo = {backend: store.missing(work[backend]) for backend, store in stores.items()}
         for store in stores.values():
@@ -203,6 +206,11 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
         profile = arguments.profile or scenario.profile
         agents, bounds = chosen(arguments.agent)
         if changes.keys() - {"duration_s"}:
+            left_out = [
+                f"agent {name} has its defaults, for the scenario is changed"
+                for name, entry in agents.items()
+                if entry.tuned and entry.defaults
+            ]
             agents = {name: _untuned(name, entry) for name, entry in agents.items()}
         suite = Suite(
             name=scenario.name,
@@ -307,12 +315,14 @@ def _report_cell(
     bounds = bound_rows(stores["sim"], work["sim"], summaries) if "sim" in work else []
     if not (summaries or bounds):
         return
-    if len(found) > 1 and all(found.values()):
+    if len(found) > 1 and _paired(found["sim"], found["live"]):
         from sponge_env.fidelity.report import NORMAL, beside
 
         print(beside(found["sim"], found["live"]), NORMAL, sep="\n")
-    else:
-        print(comparison_table([*summaries, *bounds]))
+    else:  # of an interrupted run the live part may be missing
+        for backend, episodes in found.items():
+            if rows := [*episodes, *(bounds if backend == "sim" else ())]:
+                print(comparison_table(rows))
     print()
     if arguments.json:
         write_summaries(arguments.json, summaries)
@@ -329,7 +339,15 @@ def _report_cell(
             print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {logs}")
     if _goes_live(suite, arguments):
         more = "--backend both --scenario local --duration 60"
-        print(f"live, too    {cli.program('evaluate')} --agent {' '.join(arguments.agent)} {more}")
+        print(
+            f"live, too    {cli.program('evaluate')} --agent {shlex.join(arguments.agent)} {more}"
+        )
+
+
+def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics]) -> bool:
+    """Return whether each simulated episode has a whole live one beside it."""
+    whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}
+    return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
 
 
 def _goes_live(suite: Suite, arguments: argparse.Namespace) -> bool:
@@ -337,7 +355,8 @@ def _goes_live(suite: Suite, arguments: argparse.Namespace) -> bool:
     own = {*cli.scenario_changes(arguments)} or arguments.profile
     shipped = not arguments.scenario.endswith(".toml")
     anywhere = all(entry.defaults for entry in suite.agents.values()) and not suite.bounds
-    return arguments.backend == "sim" and shipped and anywhere and not own
+    asked = arguments.option or arguments.policy or arguments.solver or arguments.start
+    return arguments.backend == "sim" and shipped and anywhere and not (own or asked)
 
 
 def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:

@@ -239,7 +239,7 @@ def chosen(
             agents[name] = defined.get(name, AgentEntry())
         elif name not in bounds:
             raise ConfigError(unknown("agent", name, {*defined, *registered, *bounds}))
-    return agents, tuple(bounds[name] for name in names if name in bounds)
+    return agents, tuple(bounds[name] for name in dict.fromkeys(names) if name in bounds)
 
 
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:

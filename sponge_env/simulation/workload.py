@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
+from sponge_env.config import require
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
@@ -104,6 +105,7 @@ def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> Bandwidth
 
 def _begun(scenario: Scenario, profile: Profile, seed: int) -> Arrays:
     """Return an environment that is about to draw its first request."""
+    require(seed >= 0, "the seed", seed, "at least 0")
     plan = MemoryPlan(1)
     row = plan.settings[0]
     write_tables(row, scenario)
