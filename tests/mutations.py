@@ -64,11 +64,6 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
         "replica.finish_s = now_s + (replica.finish_s - now_s) * (new_s / old_s)",
         "replica.finish_s = max(now_s, replica.finish_s + 0.0 * (new_s / old_s))",
     ),
-    "what comes at this moment is not seen yet": (
-        "batching.py",
-        "        while env.arrival_s <= until_s:\n            request",
-        "        while env.arrival_s < until_s:\n            request",
-    ),
     "the base delay is forgotten": (
         "arrivals.py",
         "arrival_s = end_s + settings.network.base_delay_s",
