@@ -390,7 +390,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --json .", "cannot write"),
         ("--agent static-8 --backend both", "run this machine's worker with --scenario local"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
-        ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was"),
+        ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was for"),
         (
             "--agent static-tuned --scenario paper-300kb --trace 4g",
             "static-tuned was tuned for the scenario as it is",

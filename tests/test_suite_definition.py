@@ -245,7 +245,9 @@ def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
     assert unit.options == tuned_options("static-tuned", "paper-300kb", "yolov5s", "cold") != {}
     for name in ("static-tuned", "fa2-tuned", "themis-tuned"):
         controller = name.replace("fa2-tuned", "fa2")
-        with pytest.raises(ConfigError, match=r"was not tuned for bursty-2/yolov5s/cold; it was"):
+        with pytest.raises(
+            ConfigError, match=r"was not tuned for bursty-2/yolov5s/cold; it was for"
+        ):
             tuned_options(controller, "bursty-2", "yolov5s", "cold", required=True)
         with pytest.raises(
             ConfigError, match=r"not tuned for paper/yolov5s/cold; .*paper-300kb/yolov5s"
