@@ -107,11 +107,12 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
         f"{max(e.duration_s for e in episodes):g} s each",
         "less is better in every column",
     ]
+    lines = ["; ".join(parts)]
     if any(episode.dropped for episode in episodes):
-        parts.append("p99 takes requests that were dropped as infinitely late")
+        lines.append("p99 takes requests that were dropped as infinitely late")
     if any(episode.partial for episode in episodes):
-        parts.append("* interrupted: what was measured until then")
-    return "; ".join(parts)
+        lines.append("* interrupted: what was measured until then")
+    return "\n".join(lines)
 
 
 def write_summaries(path: Path, episodes: Sequence[EpisodeMetrics]) -> None:
