@@ -59,7 +59,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Candidate:
     """How options did on a cell, over all training seeds."""
 
     options: Options
@@ -77,7 +77,7 @@ class Trial:
         return max(0.0, self.avoidable_violation_rate - allowed), self.mean_cores
 
 
-Attempt = Callable[[Options, Trial | None], Trial]
+Attempt = Callable[[Options, Candidate | None], Candidate]
 """Tries options, and may give them up once they rank behind another trial."""
 
 
@@ -90,7 +90,7 @@ class Race:
         self.best = attempt(first, None)
         self.trials = [self.best]
 
-    def enter(self, options: Options) -> Trial:
+    def enter(self, options: Options) -> Candidate:
         """Try options; of equally good ones the first stay the best."""
         for trial in self.trials:
             if trial.options == options:
@@ -122,7 +122,7 @@ class Race:
         )
 
 
-def find_best(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Trial:
+def find_best(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Candidate:
     """Return the best options that a search finds.
 
     ``cores_max`` is the largest value of the option to be made small.

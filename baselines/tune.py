@@ -40,7 +40,7 @@ from sponge_env.spec import scenario_profile
 from sponge_env.system import SimulatedSystem
 
 from . import TUNED_FILE, cell_key, load_tuned
-from .grid_search import SEARCHES, YARDSTICK, Trial, find_best
+from .grid_search import SEARCHES, YARDSTICK, Candidate, find_best
 
 EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
 
@@ -71,7 +71,7 @@ class Task:
         """Share of avoidable violations that counts as none."""
         return self.unsaved + SEARCHES[self.agent].tolerance
 
-    def try_options(self, options: dict[str, Any], to_beat: Trial | None = None) -> Trial:
+    def try_options(self, options: dict[str, Any], to_beat: Candidate | None = None) -> Candidate:
         """Run the seeds: all of them, unless the options fall behind others."""
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.agent, known_controllers(), options)
@@ -85,13 +85,13 @@ class Task:
             violations = sum(s.avoidable_violation_rate * s.offered for s in done)
             offered = to_beat.offered if to_beat else sum(s.offered for s in done)
             cores = sum(s.mean_cores for s in done) / len(self.seeds)
-            trial = Trial(options, violations / max(1, offered), cores, offered)
+            trial = Candidate(options, violations / max(1, offered), cores, offered)
             if to_beat and trial.rank(self.allowed) > to_beat.rank(self.allowed):
                 break
         return trial
 
 
-def tune_cell(task: Task) -> Trial:
+def tune_cell(task: Task) -> Candidate:
     """Search the best options of a task."""
     cores_max = task.scenario.limits.cores
     return find_best(SEARCHES[task.agent], task.allowed, cores_max, task.try_options)
@@ -99,12 +99,12 @@ def tune_cell(task: Task) -> Trial:
 
 def tune(
     scenarios: Sequence[Scenario], agents: Sequence[str], seeds: Sequence[int], processes: int
-) -> dict[str, dict[str, Trial]]:
+) -> dict[str, dict[str, Candidate]]:
     """Return the best trials by controller and cell; among these is the yardstick.
 
     A ConfigError says on which cell a controller failed.
     """
-    found: dict[str, dict[str, Trial]] = {agent: {} for agent in (YARDSTICK, *agents)}
+    found: dict[str, dict[str, Candidate]] = {agent: {} for agent in (YARDSTICK, *agents)}
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
     progress = Progress("tuning", len(measures) * (1 + len(agents)), "task")
     executor = Processes(processes)
@@ -126,7 +126,7 @@ def tune(
     return {agent: dict(sorted(cells.items())) for agent, cells in found.items()}
 
 
-def entries(found: Mapping[str, Mapping[str, Trial]]) -> dict[str, dict[str, Any]]:
+def entries(found: Mapping[str, Mapping[str, Candidate]]) -> dict[str, dict[str, Any]]:
     """Return what the file holds of the trials, without the yardstick's own."""
     unsaved = {c: o.avoidable_violation_rate for c, o in found[YARDSTICK].items()}
     return {
@@ -178,7 +178,7 @@ def describe(
     }
 
 
-def table(found: Mapping[str, Mapping[str, Trial]]) -> str:
+def table(found: Mapping[str, Mapping[str, Candidate]]) -> str:
     """Return a line for each controller and cell; values at an edge of their grid get a star."""
     rows = [["agent on scenario/profile", "avoidable %", "cores", "options"]]
     for agent, by_cell in found.items():

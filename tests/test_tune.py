@@ -9,7 +9,7 @@ import pytest
 
 import baselines
 from baselines import cell_key, tune, tuned_options
-from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Search, Trial, find_best
+from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Candidate, Search, find_best
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import DECLARED
 from sponge_env.config import Arrivals, Start
@@ -70,15 +70,15 @@ def test_no_rule_may_miss_more_than_the_program() -> None:
     assert (program["ours"], program["violations"]) == (["sponge-ip"], RULE_TOLERANCE)
 
 
-def outcome(violations: float, cores: float, options: dict[str, Any] | None = None) -> Trial:
-    return Trial(options or {}, violations, cores, offered=1000)
+def outcome(violations: float, cores: float, options: dict[str, Any] | None = None) -> Candidate:
+    return Candidate(options or {}, violations, cores, offered=1000)
 
 
 @pytest.mark.parametrize("fewest", range(1, 17))
 def test_bisection_finds_the_fewest_cores(fewest: int) -> None:
     tried: list[int] = []
 
-    def attempt(options: dict[str, Any], to_beat: Trial | None) -> Trial:
+    def attempt(options: dict[str, Any], to_beat: Candidate | None) -> Candidate:
         tried.append(options["cores"])
         return outcome(0.5 * (options["cores"] < fewest), options["cores"], options)
 
@@ -95,12 +95,12 @@ def test_violations_come_first_and_the_allowed_ones_do_not_count() -> None:
 
 def search_for(
     cores: dict[tuple[int, int], float], tried: list[Any] | None = None, **natural: tuple[int, ...]
-) -> Trial:
+) -> Candidate:
     """Search options x and y from 1 to 5 by their cores: 9 where there are none, from (3, 3)."""
     values = (1, 2, 3, 4, 5)
     search = Search({"x": values, "y": values}, natural=natural, start={"x": 3, "y": 3})
 
-    def attempt(options: dict[str, Any], to_beat: Trial | None) -> Trial:
+    def attempt(options: dict[str, Any], to_beat: Candidate | None) -> Candidate:
         if tried is not None:
             tried.append(tuple(options.values()))
         return outcome(0.0, cores.get((options["x"], options["y"]), 9.0), options)
@@ -129,11 +129,13 @@ def test_an_end_is_no_edge_where_nothing_lies_beyond_or_the_step_to_it_gains_not
 
 
 def test_the_table_marks_edges() -> None:
-    found = {"vpa": {"a/b": Trial({"margin": 2.0, "percentile": 0.9}, 0.0, 4.0, 1, ("margin",))}}
+    found = {
+        "vpa": {"a/b": Candidate({"margin": 2.0, "percentile": 0.9}, 0.0, 4.0, 1, ("margin",))}
+    }
     lines = tune.table(found).splitlines()
     assert lines[1].endswith("margin=2.0* percentile=0.9")
     assert lines[-1] == tune.EDGE_NOTE
-    inside = {"vpa": {"a/b": Trial({"margin": 2.0}, 0.0, 4.0, 1)}}
+    inside = {"vpa": {"a/b": Candidate({"margin": 2.0}, 0.0, 4.0, 1)}}
     assert "*" not in tune.table(inside)
 
 

@@ -67,7 +67,6 @@ def evaluate(argv: Sequence[str]) -> int:
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.factory import live_machine, wait_for_machine
-    from sponge_env.run.notices import announce
     from sponge_env.run.store import new_folder
     from sponge_env.run.unit import units
 
@@ -80,13 +79,7 @@ def evaluate(argv: Sequence[str]) -> int:
     if arguments.wait:
         wait_for_machine()
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
-    said = [f"left out: {what}" for what in left_out]
-    if single:
-        said = _check(suite, work, arguments) + left_out
-    drops = {cell.serving.drop for cell in cells(suite)} == {"expired"}
-    if cli.drops_by_default(arguments) or (arguments.traces and drops and not arguments.drop):
-        said.append(cli.DROPPED)
-    said += announce(cells(suite))
+    said = _notices(suite, work, arguments, left_out)
     purpose = f"{suite.name}-{arguments.backend}" if single else f"suite-{suite.name}"
     command = [*cli.program("evaluate", recorded=True).split(), *argv]
     live = "live" in backends
@@ -112,6 +105,26 @@ def evaluate(argv: Sequence[str]) -> int:
             if single:
                 _report_cell(path, stores, work, suite, arguments)
         return 0 if single else _report_suite(path, suite)
+
+
+def _notices(
+    suite: Suite,
+    work: Mapping[Backend, Sequence[Unit]],
+    arguments: argparse.Namespace,
+    left_out: list[str],
+) -> list[str]:
+    """Return what there is to say before anything runs; see :func:`_check`."""
+    from sponge_env.run.notices import announce
+
+    played = cells(suite)
+    if arguments.suite:
+        said = [f"left out: {what}" for what in left_out]
+    else:
+        said = _check(suite, work, arguments) + left_out
+    expired = {cell.serving.drop for cell in played} == {"expired"}
+    if cli.drops_by_default(arguments) or (arguments.traces and expired and not arguments.drop):
+        said.append(cli.DROPPED)
+    return said + announce(played)
 
 
 def _open(
