@@ -44,7 +44,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -99,8 +99,7 @@ class Completion:
     """CPU time the batch took, in physical core-seconds (0 where it is unknown)."""
 
 
-@dataclass(frozen=True, slots=True)
-class StageAllocation:
+class StageAllocation(NamedTuple):
     """What one stage gets until the next decision."""
 
     cores: int
@@ -163,7 +162,7 @@ class Allocation:
 
     def changed(self, **changes: int) -> Allocation:
         """Return the same with other numbers for the first stage."""
-        first = dataclasses.replace(self.stages[0], **changes)
+        first = self.stages[0]._replace(**changes)
         return Allocation(stages=(first, *self.stages[1:]), feasible=self.feasible)
 
     @property

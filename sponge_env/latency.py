@@ -175,7 +175,8 @@ def latency_quantile_s(answered_s: Sequence[float], unanswered: int, probability
         return math.nan
     if math.ceil(probability * last) >= len(answered_s):
         return math.inf
-    return quantile([*answered_s, *[answered_s[-1]] * unanswered], probability)
+    filled = [*answered_s, *[answered_s[-1]] * unanswered] if unanswered else answered_s
+    return quantile(filled, probability)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -182,7 +182,7 @@ class System(ABC):
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec)
         ended = int(self._env["ended"])
-        self._numbers[0] = astuple(allocation.stages[0])
+        self._numbers[0] = allocation.stages[0]
         only_worker = self._serve(allocation)
         self._allocation = allocation
         feasible = int(allocation.feasible)

@@ -137,7 +137,7 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
         check_allocation(answer, spec)
     except ValueError as error:
         raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
-    stages = (StageAllocation(*map(int, dataclasses.astuple(each))) for each in answer.stages)
+    stages = (StageAllocation(*map(int, each)) for each in answer.stages)
     return Allocation(stages=tuple(stages), feasible=answer.feasible)
 
 
