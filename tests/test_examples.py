@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scenarios import SHORT
 
 import evaluate
@@ -40,6 +41,19 @@ def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole() -> None:
 @pytest.mark.parametrize("name", ["RecurrentPPO", "MaskablePPO", "QRDQN", "TQC"])
 def test_algorithms_of_sb3_contrib_train(name: str) -> None:
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
+
+
+def test_an_episode_becomes_a_gif_of_its_frames(tmp_path: Path) -> None:
+    script = example("episode_gif")
+    frames = script.episode(5, scenario=SHORT)
+    script.save(frames, tmp_path / "episode.gif")
+    with Image.open(tmp_path / "episode.gif") as drawn:
+        assert drawn.n_frames == len(frames) == 5
+        assert drawn.size == (480, 320)
+
+
+def test_the_gif_that_is_shown_is_small() -> None:
+    assert (ROOT / "docs" / "episode.gif").stat().st_size < 1_000_000
 
 
 @pytest.mark.filterwarnings("default")  # those of other libraries are theirs
