@@ -9,7 +9,6 @@ the mean over the trainings, a shade from the least to the most of them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -89,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Train, print the table and draw the picture."""
-    parser = cli.Parser(prog="python -m benchmarks.learning_curve", description=__doc__.split("\n")[0])
+    parser = cli.Parser(
+        prog="python -m benchmarks.learning_curve", description=__doc__.split("\n")[0]
+    )
     add, known = parser.add_argument, cli.one_of("agent to train", LEARNERS)
     add("--agent", default="ppo", type=known, help="default: ppo")
     add("--scenario", default="bursty", help="default: bursty")

@@ -392,8 +392,9 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
         ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was for"),
         (
-            "--agent static-tuned --scenario paper-300kb --trace 4g",
-            "static-tuned was tuned for the scenario as it is",
+            "--agent static-tuned --scenario paper-300kb --load 0.9",
+            "not tuned for paper-300kb/yolov5s/cold as it is here; leave out the agent or what "
+            "changes the scenario, or tune it",
         ),
         ("--agent sb3:nowhere.zip", "there is no model 'nowhere.zip'"),
         ("--agent ppo --policy none.safetensors", "there is no policy file 'none.safetensors'"),

@@ -22,7 +22,6 @@ from sponge_env.installation import how_to_install, missing, require_extra
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
     BOUND_AGENTS,
-    AgentEntry,
     CellGroup,
     Suite,
     cells,
@@ -218,13 +217,6 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
         scenario = load_scenario(arguments.scenario)
         profile = arguments.profile or scenario.profile
         agents, bounds = chosen(arguments.agent)
-        if changes.keys() - {"duration_s"}:
-            left_out = [
-                f"agent {name} has its defaults, for the scenario is changed"
-                for name, entry in agents.items()
-                if entry.tuned and entry.defaults
-            ]
-            agents = {name: _untuned(name, entry) for name, entry in agents.items()}
         suite = Suite(
             name=scenario.name,
             seeds=1,
@@ -251,15 +243,6 @@ def _of_traces(
         groups = tuple(replace(group, profiles=(arguments.profile,)) for group in groups)
     starts = (arguments.start,) if arguments.start else suite.starts
     return replace(suite, cells=groups, starts=starts), left_out
-
-
-def _untuned(name: str, entry: AgentEntry) -> AgentEntry:
-    """Return an agent without what was tuned for a scenario that has changed."""
-    if entry.tuned and not entry.defaults:
-        raise ConfigError(
-            f"{name} was tuned for the scenario as it is; leave it or its changes out"
-        )
-    return replace(entry, tuned=False)
 
 
 def _check(
