@@ -54,7 +54,7 @@ def learn(
 
 def table(curves: FloatArray) -> str:
     """Return the table of curves of shape (seeds, points, 3), as :func:`learn` has them."""
-    rows = [["steps", *(f"{name}{end}" for name in SHOWN for end in ("", " (least .. most)"))]]
+    rows = [["steps", *(heading for name in SHOWN for heading in (name, "least .. most"))]]
     for points in np.swapaxes(curves, 0, 1):
         row = [f"{points[0, 0]:.0f}"]
         for values, digits in zip(points.T[1:], (3, 2), strict=True):
@@ -75,9 +75,7 @@ def draw(curves: FloatArray, title: str) -> Figure:
         ax.set_xlabel("thousand steps")
         ax.set_ylabel(name)
         open_frame(ax)
-        if part == 1:
-            ax.set_yscale("symlog", linthresh=0.1)
-            ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=0)
     return figure
 
 
@@ -96,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
     add("--scenario", default="bursty", help="default: bursty")
     add("--seeds", type=cli.at_least(1), default=5, help="trainings (default: 5)")
     add("--steps", type=cli.at_least(1), default=300_000, help="of each (default: 300000)")
-    add("--points", type=cli.at_least(1), default=15, help="validations of each (default: 15)")
+    add("--points", type=cli.at_least(1), default=40, help="validations of each (default: 40)")
     add("--out", type=Path, default=Path("docs/learning-curve.png"), help="default: %(default)s")
     arguments = parser.parse_args(argv)
     check_writable(arguments.out)
