@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import shutil
 import signal
@@ -199,6 +200,19 @@ def at_least(minimum: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(said)
 
     return parse
+
+
+def told_apart(argv: Sequence[str], options: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command line that are some options and their values, and the others."""
+    chosen: list[str] = []
+    others: list[str] = []
+    words = iter(argv)
+    for word in words:
+        into = chosen if word.partition("=")[0] in options else others
+        into.append(word)
+        if word in options:
+            into += itertools.islice(words, 1)
+    return chosen, others
 
 
 def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, dict[str, Any]]:

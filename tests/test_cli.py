@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -189,12 +190,30 @@ def test_training_that_was_interrupted_says_how_to_go_on(
         assert train.main(argv) == 130
     printed = capsys.readouterr().out
     assert "policy       runs/one/policy.safetensors\n" in printed
+    assert re.search(r"best +after \d+ of 9000 steps, by validation", printed)
+    assert "evaluate.py --agent ppo --policy runs/one/policy.safetensors\n" in printed
     more = " --agent ppo --envs 2 --config own.toml --resume runs/one\n"
     assert f"train.py{more}" in printed
     assert json.loads(Path("runs/one/learn.json").read_text())["hidden"] == [8, 8]
     assert train.main([*more.split(), "--run-dir", "runs/two"]) == 0
     info = load_policy(Path("runs/two/policy.safetensors")).info
     assert (info.planned, info.partial) == (9000, False)
+
+
+def test_what_is_said_after_training_follows_the_policy_in_what_it_learned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("own.toml").write_text("hidden = [8, 8]\nevaluation_episodes = 1\n")
+    learning = "--envs 2 --config own.toml --steps 64 --seed 1"
+    conditions = "--scenario bursty --load 0.4 --drop=expired --profile yolov5s"
+    assert train.main(f"{learning} {conditions} --run-dir elsewhere/one".split()) == 0
+    said = f"evaluate.py --agent ppo {conditions} --policy elsewhere/one/policy.safetensors\n"
+    assert said in (printed := capsys.readouterr().out)
+    assert train.main(f"{learning} {conditions}".split()) == 0
+    printed = capsys.readouterr().out
+    assert f"evaluate.py --agent ppo {conditions}\n" in printed, "the newest is found by itself"
+    followed = printed.partition("evaluate.py")[2].splitlines()[0].split()
+    assert evaluate.main([*followed, "--duration", "5"]) == 0
 
 
 def test_the_same_seed_gives_the_same_requests() -> None:
