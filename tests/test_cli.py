@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -22,6 +24,8 @@ from sponge_env.__main__ import main as sponge
 from sponge_env.console import Progress
 from sponge_env.profile import load_profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.run import evaluate as evaluation
+from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.simulation.traffic import rate_rps
@@ -174,6 +178,70 @@ def test_a_model_of_stable_baselines_takes_part(
         action, _ = model.predict(observation, deterministic=True)
         assert (row.requested_cores, row.batch) == tuple(action + 1)
         observation = env.step(action)[0]
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what happens when a scenario is played on both backends, without playing it."""
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def machine(*_: object) -> Iterator[None]:
+        seen.append("the CPUs are taken")
+        yield
+        seen.append("they are free")
+
+    def run(store: RunStore, *_: object) -> None:
+        seen.append(f"run {store.path.name}")
+
+    def notices(*_: object) -> list[str]:
+        seen.append("checked")
+        return []
+
+    monkeypatch.setattr("sponge_env.factory.live_machine", machine)
+    monkeypatch.setattr(evaluation, "_run", run)
+    monkeypatch.setattr(evaluation, "_notices", notices)
+    monkeypatch.setattr(evaluation, "_report_cell", lambda *_: None)
+    return seen
+
+
+BOTH = "--agent static-8 --backend both --wait --run-dir run".split()
+
+
+def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
+    assert evaluate.main(BOTH) == 0
+    halves = ["run sim", "the CPUs are taken", "run live", "they are free"]
+    assert both == ["checked", *halves]
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_cpus_are_waited_for(
+    both: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([*BOTH, "--option", "static-8.batch=4"]) == 0
+    del both[:]
+    assert evaluate.main([*BOTH, "--seeds", "3"]) == 2
+    assert "choose another --run-dir" in capsys.readouterr().err
+    assert both == []
+    Path("notes").mkdir()
+    Path("notes/mine.txt").touch()
+    assert evaluate.main([*BOTH[:-1], "notes"]) == 2
+    assert both == []
+
+
+def test_an_evaluation_that_was_interrupted_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    argv = ["--agent", "static-8", "static-16", "--run-dir=run", "--duration", "5", "--seeds", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_run", interrupted)
+        assert evaluate.main(argv) == 130
+    more = "--agent static-8 static-16 --duration 5 --seeds 2 --run-dir run"
+    assert "interrupted; go on with\n  " in (printed := capsys.readouterr().out)
+    assert f"evaluate.py {more}\n" in printed
+    assert evaluate.main(more.split()) == 0
 
 
 def test_training_that_was_interrupted_says_how_to_go_on(

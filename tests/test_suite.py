@@ -349,7 +349,8 @@ def test_an_interrupted_suite_leaves_its_results_and_no_process(stop: signal.Sig
         process.send_signal(stop)
     out, _ = process.communicate()
     assert process.returncode == 130
-    assert "the same command with --run-dir run goes on from here" in out
+    again = "evaluate.py --suite tiny.toml --agent static-8 own_controllers:Hangs --jobs 2"
+    assert f"{again} --run-dir run\n" in out
     assert not list(Path("run").rglob("*.partial"))
     while somebody_is_in_group(process.pid):
         time.sleep(0.05)  # what ends last only notices that the others have
