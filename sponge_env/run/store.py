@@ -6,7 +6,9 @@
     DIR/results/<agent>/<cell>.json                  summaries of all seeds, or the failure
     DIR/intervals/<agent>/<cell>-seed<k>.parquet     every interval
     DIR/requests/<agent>/<cell>-seed<k>.parquet      every request, where asked for
-    DIR/tensorboard/
+    DIR/tensorboard/  tables.txt  comparison.png     what is shown of them
+    DIR/report/                                      the page, where asked for
+    DIR/lock                                         held by the process that writes here
 
 A cell is ``<scenario>+<profile>+<start>``. Each file appears whole or not at all, so whatever
 is there can be trusted after an interruption. What is not there is still to be done. The
