@@ -24,6 +24,7 @@ CONTROLLERS_MAY_IMPORT = {
     "encoding",
     "errors",
     "files",
+    "installation",
     "interfaces",
     "latency",
     "mapping",
