@@ -16,6 +16,7 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from test_policy import random_policy
 
+import baselines
 import evaluate
 import train
 from agents.policy import load_policy, save_policy
@@ -282,6 +283,18 @@ def test_what_is_said_after_training_follows_the_policy_in_what_it_learned(
     assert f"evaluate.py --agent ppo {conditions}\n" in printed, "the newest is found by itself"
     followed = printed.partition("evaluate.py")[2].splitlines()[0].split()
     assert evaluate.main([*followed, "--duration", "5"]) == 0
+
+
+def test_nobody_is_called_tuned_who_has_defaults(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    baselines._say.cache_clear()
+    line = "--agent hpa --scenario bursty --load 0.4 --duration 5"
+    assert evaluate.main(line.split()) == 0
+    assert "agent hpa stands" not in capsys.readouterr().out
+    assert "of hpa for bursty/resnet18/cold as it is here: its defaults are used" in caplog.text
+    assert evaluate.main([*line.split(), "--option", "hpa.target=0.5"]) == 0
+    assert "agent hpa stands for target=0.5\n" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_requests() -> None:
