@@ -49,10 +49,9 @@ def tuned_options(
     """Return a controller's tuned options for a scenario with a profile, by name or file.
 
     They are those for a scenario of this name and, asked for only then, fingerprint of its
-    conditions. Where it was
-    tuned with the other start only, those options are used, with a warning; where it was not at
-    all, the controller has its defaults, with a warning as well, or a ConfigError is raised if
-    there have to be some.
+    conditions. Where it was tuned with the other start only, those options are used, with a
+    warning; where it was not at all, the controller has its defaults, with a warning as well, or
+    a ConfigError is raised if there have to be some.
     """
     cells, cell = _tuned().get(agent, {}).get("cells", {}), cell_key(scenario, profile, start)
     keys = {s: cell_key(scenario, profile, s) for s in (start, *get_args(Start))}
