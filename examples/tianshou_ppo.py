@@ -48,6 +48,7 @@ def train(steps: int, envs: int = 16, rollout: int = 64, **options: object) -> f
 
 def ppo(env: gym.Env) -> PPO:
     """Make the learner, with one distribution for each part of an action."""
+    # In the shipped scenarios there are as many choices of cores as of batch sizes.
     parts, choices = len(env.action_space.nvec), int(env.action_space.nvec[0])
     actor, critic = (
         Net(state_shape=env.observation_space.shape, hidden_sizes=[64, 64]) for _ in range(2)

@@ -53,6 +53,7 @@ def train(steps: int, envs: int = 64, rollout: int = 32, **options: object) -> f
     # TorchRL resets the environments whose episode is over.
     many = gym.make_vec("Sponge-v0", num_envs=envs, autoreset_mode="Disabled", **options)
     training = GymWrapper(many, categorical_action_encoding=True)
+    # In the shipped scenarios there are as many choices of cores as of batch sizes.
     nvec = many.single_action_space.nvec.tolist()
     actor, critic = networks(training, len(nvec), nvec[0])
     loss = ClipPPOLoss(actor, critic, entropy_coeff=0.002, normalize_advantage=True)
