@@ -189,10 +189,10 @@ def _power_of_two(least: int) -> int:
 def _memory(spec: SystemSpec, queue: int, replicas: int) -> Arrays:
     """Return the memory of one environment in which a view finds room."""
     plan = MemoryPlan(1)
-    row = plan.settings[0]
-    write_spec(row, spec)
-    row["limits"]["cores"], row["limits"]["batch"] = spec.cores_max, spec.batch_max
-    row["limits"]["replicas"] = spec.replicas_max
+    row, stage = plan.settings[0], plan.models[0, 0]
+    write_spec(row, stage, spec)
+    stage["limits"]["cores"], stage["limits"]["batch"] = spec.cores_max, spec.batch_max
+    stage["limits"]["replicas"] = spec.replicas_max
     row["arrival_kind"] = LISTED
     plan.room.at_least(queue=queue, replicas=replicas)
     arrays = plan.allocate(1)

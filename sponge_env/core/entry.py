@@ -40,6 +40,7 @@ def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
         env,
         arrays.stages[i, 0],
         arrays.settings[env.scenario],
+        arrays.models[env.scenario, 0],
         arrays.replicas[i],
         arrays.pending[i],
         arrays.requests[i],

@@ -71,7 +71,7 @@ def _measure_resources(w: World) -> None:
     core_seconds = now.core_seconds - before.core_seconds
     metrics.core_seconds = core_seconds
     metrics.cores = core_seconds / (w.env.now_s - w.env.measured_s)
-    metrics.physical_core_seconds = core_seconds * w.settings.core_unit
+    metrics.physical_core_seconds = core_seconds * w.model.core_unit
     metrics.effective_cores = now.effective_cores
     metrics.replicas_ready = now.ready
     if core_seconds > 0:

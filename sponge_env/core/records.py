@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import Position, Records, Words, dtype_of
-from sponge_env.core.settings import Settings
+from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.fields import TREND_INTERVALS
 from sponge_env.interfaces import HISTORY
 from sponge_env.results.schema import IntervalMetrics
@@ -268,6 +268,7 @@ class World(NamedTuple):
     env: Env
     stage: Stage
     settings: Settings
+    model: StageSettings
     replicas: Records[ReplicaState]
     """(slots,)"""
     pending: Records[PendingResize]
@@ -301,6 +302,8 @@ class Arrays(NamedTuple):
     ledger: NDArray[Any]
     settings: NDArray[Any]
     """(scenarios,)"""
+    models: NDArray[Any]
+    """(scenarios, stages) of :class:`~sponge_env.core.settings.StageSettings`."""
     traces: NDArray[Any]
     """(rows,)"""
     numbers: NDArray[np.float64]

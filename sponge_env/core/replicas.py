@@ -26,7 +26,7 @@ from sponge_env.core.service import (
 @inlined
 def reset_worker(w: World, seed: int) -> None:
     """Start at time 0 with the initial replicas warm."""
-    env, stage, initial = w.env, w.stage, w.settings.initial
+    env, stage, initial = w.env, w.stage, w.model.initial
     seed_stream(env.noise_rng, seed, NOISE)
     env.now_s = 0.0
     stage.cores = stage.target_cores = initial.cores
@@ -62,17 +62,17 @@ def next_event_s(w: World) -> float:
 @inlined
 def share_cpu(w: World) -> None:
     """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
-    env, stage, settings = w.env, w.stage, w.settings
-    if not settings.limited or settings.limits.replicas == 1:
+    env, stage, model = w.env, w.stage, w.model
+    if not model.limited or model.limits.replicas == 1:
         return
     busy = 0
     for k in range(stage.replicas):
         busy += not is_idle(env, w.replicas[k])
     whole = float(stage.cores)
-    part = min(whole, settings.cpu_cores / max(1, busy))
+    part = min(whole, model.cpu_cores / max(1, busy))
     for k in range(stage.replicas):
         replica = w.replicas[k]
-        share(settings, replica, env.now_s, whole if is_idle(env, replica) else part)
+        share(model, replica, env.now_s, whole if is_idle(env, replica) else part)
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s
 

@@ -22,8 +22,8 @@ def new_service(w: World, replica: ReplicaState, cores: int) -> None:
     replica.cores = cores
     replica.since_s = replica.finish_s = 0.0
     replica.used_core_s = replica.throttled_s = 0.0
-    if w.settings.limited:
-        new_bucket(w.settings, replica, uniform(w.env.noise_rng))
+    if w.model.limited:
+        new_bucket(w.model, replica, uniform(w.env.noise_rng))
 
 
 @inlined
@@ -32,25 +32,25 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
 
     The cold start was measured on one core unit with its pauses, so these cost nothing more.
     """
-    settings = w.settings
-    if settings.limited:
+    model = w.model
+    if model.limited:
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
-        slowdown = 1.0 + (settings.quota.loading_contention - 1.0) * contention
-        wake(settings, replica, now_s, settings.cold_start_s * settings.core_unit * slowdown, 0.0)
+        slowdown = 1.0 + (model.quota.loading_contention - 1.0) * contention
+        wake(model, replica, now_s, model.cold_start_s * model.core_unit * slowdown, 0.0)
     else:
-        replica.finish_s = now_s + settings.cold_start_s
+        replica.finish_s = now_s + model.cold_start_s
 
 
 @inlined
 def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
     """Begin a batch."""
-    settings, count = w.settings, replica.batch_size
+    model, count = w.model, replica.batch_size
     noise = _work(w, count)
-    if settings.limited:
-        quota = settings.quota
+    if model.limited:
+        quota = model.quota
         dispatch_s = quota.dispatch_s + count * quota.dispatch_request_s
-        work_s = w.numbers[settings.work_at + count - 1] * noise
-        wake(settings, replica, now_s + dispatch_s, work_s, quota.resume_s)
+        work_s = w.numbers[model.work_at + count - 1] * noise
+        wake(model, replica, now_s + dispatch_s, work_s, quota.resume_s)
     else:
         replica.since_s = now_s
         replica.finish_s = now_s + _served_s(w, count, replica.cores) * noise
@@ -59,8 +59,8 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
 @compiled
 def advance(w: World, replica: ReplicaState, now_s: float) -> None:
     """Let the batch and the counters progress to ``now_s``."""
-    if w.settings.limited:
-        advance_bucket(w.settings, replica, now_s)
+    if w.model.limited:
+        advance_bucket(w.model, replica, now_s)
         return
     to_s = min(now_s, replica.finish_s)
     if replica.batch_size and to_s > replica.since_s:
@@ -71,9 +71,9 @@ def advance(w: World, replica: ReplicaState, now_s: float) -> None:
 @inlined
 def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) -> None:
     """Change the cores; what is left of the batch goes on at the new speed."""
-    if w.settings.limited:
+    if w.model.limited:
         replica.cores = cores
-        write_quota(w.settings, replica, now_s)
+        write_quota(w.model, replica, now_s)
         return
     advance(w, replica, now_s)
     if replica.batch_size and replica.finish_s > now_s:
@@ -85,23 +85,23 @@ def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) ->
 
 @inlined
 def _served_s(w: World, count: int, cores: int) -> float:
-    settings = w.settings
-    return w.numbers[settings.served_at + (count - 1) * settings.limits.cores + cores - 1]
+    model = w.model
+    return w.numbers[model.served_at + (count - 1) * model.limits.cores + cores - 1]
 
 
 @inlined
 def _work(w: World, count: int) -> float:
     """Return the work of a batch relative to the usual: measured, or drawn from the scatter."""
-    settings = w.settings
-    if settings.replay_at:
+    model = w.model
+    if model.replay_at:
         return _replayed(w, count)
-    last = settings.noise_points - 1
+    last = model.noise_points - 1
     position = uniform(w.env.noise_rng) * last
     below = min(int(position), last)
     above = min(below + 1, last)
-    low = w.numbers[settings.noise_at + below]
-    high = w.numbers[settings.noise_at + above]
-    return max(0.05, 1.0 + settings.simulation.noise * (low + (position - below) * (high - low)))
+    low = w.numbers[model.noise_at + below]
+    high = w.numbers[model.noise_at + above]
+    return max(0.05, 1.0 + w.settings.simulation.noise * (low + (position - below) * (high - low)))
 
 
 @inlined
@@ -111,7 +111,7 @@ def _replayed(w: World, count: int) -> float:
     The table begins with that ratio; then come, for each size, the row of its next work and
     the row after its last; then the works. The rows move on as works are taken.
     """
-    at = w.settings.replay_at
+    at = w.model.replay_at
     row = w.numbers[at + 2 * count - 1]
     if row < w.numbers[at + 2 * count]:
         w.numbers[at + 2 * count - 1] = row + 1.0
@@ -143,5 +143,5 @@ def planned_end_s(w: World, replica: ReplicaState) -> float:
 
 @inlined
 def _planned_s(w: World, count: int, cores: int) -> float:
-    settings = w.settings
-    return w.numbers[settings.planned_at + (count - 1) * settings.limits.cores + cores - 1]
+    model = w.model
+    return w.numbers[model.planned_at + (count - 1) * model.limits.cores + cores - 1]

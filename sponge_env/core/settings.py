@@ -34,15 +34,11 @@ beginning, a trace from a random moment on."""
 class Settings:
     """One scenario. ``*_at`` are positions in ``numbers``."""
 
-    limits: Limits
-    initial: Initial
     arrivals: Arrivals
     network: Network
     serving: Serving
     simulation: Simulation
     reward: Reward
-    quota: QuotaService
-    """All zero without one."""
 
     intervals: int
     interval_s: float
@@ -91,12 +87,27 @@ class Settings:
     hopeless_below_s: float
     """Budget on arrival below which a request counts as hopeless."""
 
+    total_cores: int
+    """Core units of the machine."""
+
+    span_1s: int
+    """Intervals in one second, as in the next two."""
+    span_5s: int
+    span_30s: int
+
+
+class StageSettings:
+    """One stage of a scenario: its model and limits. ``*_at`` are positions in ``numbers``."""
+
+    limits: Limits
+    initial: Initial
+    quota: QuotaService
+    """All zero without one."""
+
     planned_at: Position
     """(batch_max, cores_max) latency by the fit."""
     served_at: Position
     """(batch_max, cores_max) latency of the service model ``profile``."""
-    total_cores: int
-    """Core units of the machine."""
     limited: bool
     """Whether the service model is ``quota``."""
     work_at: Position
@@ -109,25 +120,21 @@ class Settings:
     replay_at: Position
     """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
     cold_start_s: float
-
     rate_scale: float
     """Requests per second that all cores can serve; see :mod:`sponge_env.fields`."""
-    span_1s: int
-    """Intervals in one second, as in the next two."""
-    span_5s: int
-    span_30s: int
 
 
 SETTINGS = dtype_of(Settings)
+STAGE_SETTINGS = dtype_of(StageSettings)
 
 
-def write_spec(row: Any, spec: SystemSpec) -> None:
-    """Write what controllers may know of a system, but for its limits."""
+def write_spec(row: Any, stage: Any, spec: SystemSpec) -> None:
+    """Write what controllers may know of a system and its stage, but for the limits."""
     row["interval_s"], row["slo_s"] = spec.interval_s, spec.slo_s
-    row["total_cores"], row["cold_start_s"] = spec.total_cores, spec.cold_start_s
-    row["rate_scale"] = spec.capacity_rps
+    row["total_cores"] = spec.total_cores
     for span_s in (1, 5, 30):
         row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
+    stage["cold_start_s"], stage["rate_scale"] = spec.cold_start_s, spec.capacity_rps
 
 
 def write_table(row: Any, table: Any) -> None:

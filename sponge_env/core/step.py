@@ -23,7 +23,7 @@ from sponge_env.core.settings import LISTED
 @inlined
 def reset(w: World, seed: int) -> None:
     """Start an episode; :func:`begin_traffic` comes before where requests are not listed."""
-    env, stage, initial = w.env, w.stage, w.settings.initial
+    env, stage, initial = w.env, w.stage, w.model.initial
     env.interval, env.measured_s = 0, 0.0
     env.ended, env.episode_return = 0, 0.0
     stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0

@@ -108,7 +108,9 @@ class KnownEpisode(NamedTuple):
     """Largest throughput of a replica."""
     seed: int
     settings: Any
-    """(1,) the simulated worker as its kernels know it."""
+    """(1,) the scenario as the worker's kernels know it."""
+    models: Any
+    """(1,) the simulated worker itself."""
     numbers: FloatArray
     """Tables that belong to the settings."""
     pending: NDArray[Any]
@@ -145,6 +147,7 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         **_service(scenario, profile),
         seed=seed,
         settings=rows(worker.settings),
+        models=rows(worker.models[0]),
         numbers=worker.numbers.array,
         pending=rows(np.zeros(1, PENDING)),
         replica_slots=worker.room.replicas,

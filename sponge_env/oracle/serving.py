@@ -18,7 +18,7 @@ from sponge_env.core import replicas as worker
 from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.service import advance, start_service
-from sponge_env.core.settings import Settings
+from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.core.step import jump
 from sponge_env.oracle.episode import MAX_CLASSES, KnownEpisode
 
@@ -76,6 +76,7 @@ class Branch(NamedTuple):
     env: ScheduleState
     stage: ScheduleState
     settings: Settings
+    model: StageSettings
     replicas: Records[PlannedReplica]
     pending: Records[records.PendingResize]
     numbers: Records[float]
@@ -94,7 +95,8 @@ class Branches(NamedTuple):
 def branch(e: KnownEpisode, branches: Branches, k: int) -> Branch:
     """Return one of many schedules."""
     state = branches.states[k]
-    return Branch(state, state, e.settings[0], branches.replicas[k], e.pending, e.numbers)
+    replicas, settings = branches.replicas[k], e.settings[0]
+    return Branch(state, state, settings, e.models[0], replicas, e.pending, e.numbers)
 
 
 @inlined

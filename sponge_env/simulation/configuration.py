@@ -62,8 +62,8 @@ class Configuration(MemoryPlan):
         self._measured_work = measured_work
         by_profile = {scenario.profile: scenario for scenario in scenarios}
         found = cache(lambda name: profile or scenario_profile(by_profile[name]))
-        for row, scenario in zip(self.settings, scenarios, strict=True):
-            self._add(row, as_long_as_its_traces(scenario), found(scenario.profile))
+        for row, stage, scenario in zip(self.settings, self.models[:, 0], scenarios, strict=True):
+            self._add(row, stage, as_long_as_its_traces(scenario), found(scenario.profile))
 
     def workload(self, row: int, seed: int) -> Workload:
         """Return the requests of an episode of one of the scenarios."""
@@ -75,7 +75,7 @@ class Configuration(MemoryPlan):
         trace: int = self.room.private * SAMPLE.itemsize
         return trace + sum(int(array.nbytes) // len(arrays.envs) for array in own)
 
-    def _add(self, row: Any, scenario: Scenario, profile: Profile) -> None:
+    def _add(self, row: Any, stage: Any, scenario: Scenario, profile: Profile) -> None:
         spec = make_spec(scenario, profile)
         self.specs.append(spec)
         self.scenarios.append(scenario)
@@ -83,42 +83,45 @@ class Configuration(MemoryPlan):
         expected = rate_rps(scenario, profile) * scenario.duration_s
         self.room.at_least(queue=min(MOST_QUEUED, math.ceil(1.25 * expected)))
         write_tables(row, scenario)
-        write_spec(row, spec)
+        write_tables(stage, scenario)
+        write_spec(row, stage, spec)
         row["intervals"] = scenario.intervals
         # Requests of one class arrive in the order of their deadlines.
         row["fifo"] = scenario.serving.order == "fifo" and len(scenario.classes) > 0
         row["drop_grace_s"] = scenario.serving.drop_grace_s
-        self._add_service(row, scenario, profile, spec)
+        row["hopeless_below_s"] = profile.scaled(scenario.simulation.service_scale).fastest_s(
+            scenario.limits.cores
+        )
+        self._add_service(stage, scenario, profile, spec)
         if self._listed or scenario.classes:
             row["arrival_kind"], row["network_kind"] = LISTED, INSTANT
         else:
             add_traffic(self, row, scenario, profile)
 
     def _add_service(
-        self, row: Any, scenario: Scenario, profile: Profile, spec: SystemSpec
+        self, stage: Any, scenario: Scenario, profile: Profile, spec: SystemSpec
     ) -> None:
         limits, simulation = scenario.limits, scenario.simulation
-        row["planned_at"] = self.numbers.add(profile.latency.table_s(limits.batch, limits.cores))
+        stage["planned_at"] = self.numbers.add(profile.latency.table_s(limits.batch, limits.cores))
         profile = profile.scaled(simulation.service_scale)
         quota = profile.quota
-        row["hopeless_below_s"] = profile.fastest_s(limits.cores)
-        row["core_unit"] = profile.core_unit
-        row["noise_points"] = len(profile.noise_quantiles)
-        row["noise_at"] = self.numbers.add(profile.noise_quantiles)
+        stage["core_unit"] = profile.core_unit
+        stage["noise_points"] = len(profile.noise_quantiles)
+        stage["noise_at"] = self.numbers.add(profile.noise_quantiles)
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
-            row["limited"], row["cpu_cores"] = True, spec.cpu_cores
-            write_table(row["quota"], quota)
+            stage["limited"], stage["cpu_cores"] = True, spec.cpu_cores
+            write_table(stage["quota"], quota)
             work_s = profile.work_table_s(limits.batch)
-            row["work_at"] = self.numbers.add(work_s)
+            stage["work_at"] = self.numbers.add(work_s)
             if self._measured_work is not None:
-                row["replay_at"] = self.numbers.add(self._measured_work)
-                row["quota"]["resume_s"] = 0.0  # the measured times include it
+                stage["replay_at"] = self.numbers.add(self._measured_work)
+                stage["quota"]["resume_s"] = 0.0  # the measured times include it
             slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
             if 2 * self._replicas_max > spec.cpu_cores:
                 slowest_s = scenario.duration_s  # those that drain slow each other down
         else:
             served_s = profile.service_table_s(limits.batch, limits.cores)
-            row["served_at"] = self.numbers.add(served_s)
+            stage["served_at"] = self.numbers.add(served_s)
             slowest_s = served_s.max()
         most_noise = max(1.0, 1.0 + simulation.noise * max(profile.noise_quantiles))
         # Room for all that can be under way at once: a draining replica lives on for one batch at
@@ -130,7 +133,7 @@ class Configuration(MemoryPlan):
         self.room.at_least(replicas=most + drains * (most - 1) + 1, pending=resizes)
 
 
-_SHARED = ("settings", "traces", "numbers", "blank")
+_SHARED = ("settings", "models", "traces", "numbers", "blank")
 
 
 def _check_alike(scenarios: Sequence[Scenario]) -> None:

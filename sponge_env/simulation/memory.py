@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sponge_env.core import records
 from sponge_env.core.compiled import rows
 from sponge_env.core.records import Arrays
-from sponge_env.core.settings import SETTINGS
+from sponge_env.core.settings import SETTINGS, STAGE_SETTINGS
 from sponge_env.interfaces import Outcome
 
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
@@ -72,6 +72,8 @@ class MemoryPlan:
     def __init__(self, scenarios: int) -> None:
         self.settings = np.zeros(scenarios, SETTINGS)
         """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
+        self.models = np.zeros((scenarios, 1), STAGE_SETTINGS)
+        """(scenarios, stages) of :class:`~sponge_env.core.settings.StageSettings`."""
         self.numbers = Pool(np.float64)
         """Tables."""
         self.traces = Pool(records.SAMPLE)
@@ -80,12 +82,17 @@ class MemoryPlan:
 
     def allocate(self, count: int) -> Arrays:
         """Allocate the memory of ``count`` environments."""
-        tables = self.traces.array, self.numbers.array
-        return allocate(count, self.room, rows(self.settings), *tables)
+        tables = self.settings, self.models, self.traces.array, self.numbers.array
+        return allocate(count, self.room, *tables)
 
 
 def allocate(
-    count: int, room: Room, settings: NDArray[Any], traces: NDArray[Any], numbers: NDArray[Any]
+    count: int,
+    room: Room,
+    settings: NDArray[Any],
+    models: NDArray[Any],
+    traces: NDArray[Any],
+    numbers: NDArray[Any],
 ) -> Arrays:
     """Allocate ``count`` environments that share (scenarios,) settings, bandwidth and tables."""
     shared = len(traces)
@@ -106,6 +113,7 @@ def allocate(
         group=np.zeros((count, room.group)),
         ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
         settings=settings,
+        models=models,
         traces=all_traces,
         numbers=numbers,
         blank=records.BLANK,
@@ -164,10 +172,10 @@ def ledger_columns(
         return column
 
     budget_s = requests["deadline_s"] - requests["arrival_s"]
-    settings = arrays.settings[0]
-    hopeless = budget_s < settings["hopeless_below_s"]
+    hopeless = budget_s < arrays.settings[0]["hopeless_below_s"]
+    model = arrays.models[0, 0]
     # Under a quota, a lone batch runs at full speed on any cores.
-    one_core_s = 0.0 if settings["limited"] else arrays.numbers[settings["served_at"]]
+    one_core_s = 0.0 if model["limited"] else arrays.numbers[model["served_at"]]
     return {
         **requests,
         "started_s": spread("started_s", np.nan),
