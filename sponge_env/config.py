@@ -91,6 +91,8 @@ class Initial:
     """Largest batch."""
     replicas: int = 1
     """Replicas, all warm."""
+    variant: int = 0
+    """Model variant, 0 for the first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class System(ABC):
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
         self._env: Any = self._arrays.envs[0]
         self._stage: Any = self._arrays.stages[0, 0]
-        self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
+        self._replicas = self._arrays.replicas[0, 0][_BATCH_FIELDS]
         self._numbers, self._wanted = allocations(1)
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
         self._metrics = blank_metrics(1)
@@ -144,8 +144,8 @@ class System(ABC):
         """Return what a controller sees now."""
         now_s, ready, starting_s = self._replicas_now()
         positions = np.arange(self._stage["head"], self._stage["tail"]) & self._stage["ring"]
-        waiting = self._arrays.queue["row"][0][positions]
-        pending = self._arrays.pending[0][: self._stage["pending"]]
+        waiting = self._arrays.queue["row"][0, 0][positions]
+        pending = self._arrays.pending[0, 0][: self._stage["pending"]]
         arrived = slice(*self._arrived)
         recent = self._history[:, max(0, self._interval - HISTORY) : self._interval]
         return SystemView(
@@ -358,7 +358,7 @@ class LiveSystem(System):
         entry.abandon(*moves, 0.0)
         self._run(entry.RESET)
         # From now on rows are batches, whichever replica runs them.
-        self._stage["replicas"] = self._arrays.replicas.shape[1]
+        self._stage["replicas"] = self._arrays.replicas.shape[2]
 
     def _serve(self, allocation: Allocation) -> dict[str, float]:
         paused_s = self.worker.release() if self._hold else 0.0
@@ -403,9 +403,9 @@ class LiveSystem(System):
         if count:
             self._batches += 1
             self._slots[self._batches] = row
-            first = int(self._arrays.replicas["first"][0, row])
+            first = int(self._arrays.replicas["first"][0, 0, row])
             positions = np.arange(first, first + count) & self._stage["ring"]
-            requests = self._workload.id[self._arrays.queue["row"][0][positions]]
+            requests = self._workload.id[self._arrays.queue["row"][0, 0][positions]]
             self.worker.start(Batch(self._batches, tuple(requests.tolist())))
         return bool(count)
 

@@ -34,8 +34,8 @@ def draw_uniforms(
 def _begin(arrays: Arrays, metrics: NDArray[Any], cores: int, phase: float) -> None:
     w = _world(arrays, 0, metrics)
     service.new_service(w, w.replicas[0], cores)
-    if w.settings.limited:
-        quota.new_bucket(w.settings, w.replicas[0], phase)
+    if w.model.limited:
+        quota.new_bucket(w.model, w.replicas[0], phase)
 
 
 @entry_point
@@ -116,15 +116,15 @@ class CoreService:
 
     @property
     def finish_s(self) -> float:
-        return float(self._arrays.replicas["finish_s"][0, 0])
+        return float(self._arrays.replicas["finish_s"][0, 0, 0])
 
     @property
     def used_core_s(self) -> float:
-        return float(self._arrays.replicas["used_core_s"][0, 0])
+        return float(self._arrays.replicas["used_core_s"][0, 0, 0])
 
     @property
     def throttled_s(self) -> float:
-        return float(self._arrays.replicas["throttled_s"][0, 0])
+        return float(self._arrays.replicas["throttled_s"][0, 0, 0])
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
         self._arrays.models["cold_start_s"] = cold_start_s

@@ -118,7 +118,7 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
     span = min(span, min(interval, HISTORY))
     total = 0.0
     for k in range(interval - span, interval):
-        total += w.env.arrivals[k & (PAST - 1)]
+        total += w.stage.arrivals[k & (PAST - 1)]
     rate = total / span / w.settings.interval_s
     _put(observation, field, rate / w.model.rate_scale)
 

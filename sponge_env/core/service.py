@@ -45,15 +45,15 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
 def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
     """Begin a batch."""
     model, count = w.model, replica.batch_size
-    noise = _work(w, count)
+    noise = _work(w, replica.variant, count)
     if model.limited:
         quota = model.quota
         dispatch_s = quota.dispatch_s + count * quota.dispatch_request_s
-        work_s = w.numbers[model.work_at + count - 1] * noise
+        work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
         wake(model, replica, now_s + dispatch_s, work_s, quota.resume_s)
     else:
         replica.since_s = now_s
-        replica.finish_s = now_s + _served_s(w, count, replica.cores) * noise
+        replica.finish_s = now_s + _served_s(w, replica.variant, count, replica.cores) * noise
 
 
 @compiled
@@ -77,20 +77,19 @@ def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) ->
         return
     advance(w, replica, now_s)
     if replica.batch_size and replica.finish_s > now_s:
-        old_s = _served_s(w, replica.batch_size, replica.cores)
-        new_s = _served_s(w, replica.batch_size, cores)
+        old_s = _served_s(w, replica.variant, replica.batch_size, replica.cores)
+        new_s = _served_s(w, replica.variant, replica.batch_size, cores)
         replica.finish_s = now_s + (replica.finish_s - now_s) * (new_s / old_s)
     replica.cores = cores
 
 
 @inlined
-def _served_s(w: World, count: int, cores: int) -> float:
-    model = w.model
-    return w.numbers[model.served_at + (count - 1) * model.limits.cores + cores - 1]
+def _served_s(w: World, variant: int, count: int, cores: int) -> float:
+    return w.numbers[w.model.served_at + _cell(w, variant, count, cores)]
 
 
 @inlined
-def _work(w: World, count: int) -> float:
+def _work(w: World, variant: int, count: int) -> float:
     """Return the work of a batch relative to the usual: measured, or drawn from the scatter."""
     model = w.model
     if model.replay_at:
@@ -99,8 +98,8 @@ def _work(w: World, count: int) -> float:
     position = uniform(w.env.noise_rng) * last
     below = min(int(position), last)
     above = min(below + 1, last)
-    low = w.numbers[model.noise_at + below]
-    high = w.numbers[model.noise_at + above]
+    at = model.noise_at + variant * model.noise_points
+    low, high = w.numbers[at + below], w.numbers[at + above]
     return max(0.05, 1.0 + w.settings.simulation.noise * (low + (position - below) * (high - low)))
 
 
@@ -127,8 +126,8 @@ def replan(w: World, cores: int) -> None:
         replica = w.replicas[k]
         if replica.batch_size:
             left_s = max(0.0, planned_end_s(w, replica) - w.env.now_s)
-            before_s = _planned_s(w, replica.batch_size, before)
-            after_s = _planned_s(w, replica.batch_size, cores)
+            before_s = planned_s(w, replica.variant, replica.batch_size, before)
+            after_s = planned_s(w, replica.variant, replica.batch_size, cores)
             replica.planned_end_s = w.env.now_s + left_s * after_s / before_s
     w.stage.planned_cores = cores
 
@@ -137,11 +136,20 @@ def replan(w: World, cores: int) -> None:
 def planned_end_s(w: World, replica: ReplicaState) -> float:
     """Return when the latency model expects a running batch to end."""
     if math.isnan(replica.planned_end_s):
-        return replica.started_s + _planned_s(w, replica.batch_size, w.stage.planned_cores)
+        return replica.started_s + planned_s(
+            w, replica.variant, replica.batch_size, w.stage.planned_cores
+        )
     return replica.planned_end_s
 
 
 @inlined
-def _planned_s(w: World, count: int, cores: int) -> float:
-    model = w.model
-    return w.numbers[model.planned_at + (count - 1) * model.limits.cores + cores - 1]
+def planned_s(w: World, variant: int, count: int, cores: int) -> float:
+    """Return how long the latency model expects a batch to take."""
+    return w.numbers[w.model.planned_at + _cell(w, variant, count, cores)]
+
+
+@inlined
+def _cell(w: World, variant: int, count: int, cores: int) -> int:
+    """Return the place of a batch in a (variants, batch_max, cores_max) table."""
+    limits = w.model.limits
+    return (variant * limits.batch + count - 1) * limits.cores + cores - 1

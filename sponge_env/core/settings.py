@@ -31,6 +31,10 @@ INSTANT, GENERATED, FIXED, SHIFTED = range(4)
 beginning, a trace from a random moment on."""
 
 
+MAX_STAGES = 8
+"""Stages of a pipeline."""
+
+
 class Settings:
     """One scenario. ``*_at`` are positions in ``numbers``."""
 
@@ -89,6 +93,8 @@ class Settings:
 
     total_cores: int
     """Core units of the machine."""
+    cpu_cores: float
+    """Core units of the CPU that all replicas of all stages share, where a quota limits it."""
 
     span_1s: int
     """Intervals in one second, as in the next two."""
@@ -104,18 +110,34 @@ class StageSettings:
     quota: QuotaService
     """All zero without one."""
 
+    after: int
+    """Bit for each stage whose tasks lead to tasks here; none in the first."""
+    before: int
+    """The same of all stages that come before in any way."""
+    fan_out_at: Position
+    """(fan_outs,) cumulated probabilities of 0, 1, 2, ... tasks in each stage that follows."""
+    fan_outs: int
+    variants: int
+    accuracy_at: Position
+    """(variants,) ascending."""
+    by_slack: bool
+    """Whether each batch gets the most accurate variant that its most urgent request allows."""
+    switch_s: float
+    """Time that loading another variant takes."""
+
     planned_at: Position
-    """(batch_max, cores_max) latency by the fit."""
+    """(variants, batch_max, cores_max) latency by the fit."""
     served_at: Position
-    """(batch_max, cores_max) latency of the service model ``profile``."""
+    """(variants, batch_max, cores_max) latency of the service model ``profile``."""
     limited: bool
     """Whether the service model is ``quota``."""
     work_at: Position
-    """(batch_max,) CPU seconds under a quota."""
+    """(variants, batch_max) CPU seconds under a quota."""
     core_unit: float
     cpu_cores: float
     """Core units of the CPU that all replicas share."""
     noise_at: Position
+    """(variants, noise_points) quantiles of the scatter."""
     noise_points: int
     replay_at: Position
     """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
@@ -145,7 +167,7 @@ def write_table(row: Any, table: Any) -> None:
 
 
 def write_tables(row: Any, scenario: Any) -> None:
-    """Copy all tables of a scenario that settings have, too."""
+    """Copy all tables of a scenario that a record has, too."""
     for f in dataclasses.fields(scenario):
-        if dataclasses.is_dataclass(getattr(scenario, f.name)):
+        if f.name in row.dtype.names and dataclasses.is_dataclass(getattr(scenario, f.name)):
             write_table(row[f.name], getattr(scenario, f.name))

@@ -47,8 +47,12 @@ class ScheduleState:
 
     now_s: float
     noise_rng: Words
+    room_cores: int
     target_cores: int
     target_replicas: int
+    variant: int
+    next_variant: int
+    switched_s: float
     cores: int
     replicas: int
     next_replica: int
@@ -108,7 +112,8 @@ def _world(w: Branch) -> records.World:
 @compiled
 def begin(e: KnownEpisode, w: Branch) -> None:
     """Start at time 0 with nothing served and the initial replicas warm."""
-    worker.reset_worker(_world(w), e.seed)
+    worker.begin_clock(_world(w).env, e.seed)
+    worker.reset_worker(_world(w))
     for kind in range(e.classes):
         w.env.served[kind] = e.first[kind]
     w.env.counted_core_s, w.env.violations = 0.0, 0
@@ -139,9 +144,11 @@ def _serve_until(e: KnownEpisode, w: Branch, interval: int, batch: int, until_s:
     while w.env.now_s < until_s:
         largest = max(largest, _form_batches(e, w, interval, batch))
         arrival_s = _next_arrival_s(e, w, interval)
-        if min(until_s, arrival_s, worker.next_event_s(_world(w))) == math.inf:
+        worker.share_cpu(_world(w))
+        event_s = worker.next_event_s(_world(w))
+        if min(until_s, arrival_s, event_s) == math.inf:
             break
-        if jump(_world(w), min(until_s, arrival_s)):
+        if jump(_world(w).env, event_s, min(until_s, arrival_s)):
             _settle(e, w)
     return largest
 

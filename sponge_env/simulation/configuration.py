@@ -102,6 +102,8 @@ class Configuration(MemoryPlan):
         self, stage: Any, scenario: Scenario, profile: Profile, spec: SystemSpec
     ) -> None:
         limits, simulation = scenario.limits, scenario.simulation
+        stage["variants"], stage["accuracy_at"] = 1, self.numbers.add([1.0])
+        stage["fan_outs"], stage["fan_out_at"] = 1, self.numbers.add([1.0])
         stage["planned_at"] = self.numbers.add(profile.latency.table_s(limits.batch, limits.cores))
         profile = profile.scaled(simulation.service_scale)
         quota = profile.quota

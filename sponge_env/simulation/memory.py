@@ -69,10 +69,10 @@ class Room:
 class MemoryPlan:
     """What environments of some scenarios find in memory, and the room that each needs."""
 
-    def __init__(self, scenarios: int) -> None:
+    def __init__(self, scenarios: int, stages: int = 1) -> None:
         self.settings = np.zeros(scenarios, SETTINGS)
         """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
-        self.models = np.zeros((scenarios, 1), STAGE_SETTINGS)
+        self.models = np.zeros((scenarios, stages), STAGE_SETTINGS)
         """(scenarios, stages) of :class:`~sponge_env.core.settings.StageSettings`."""
         self.numbers = Pool(np.float64)
         """Tables."""
@@ -99,17 +99,19 @@ def allocate(
     all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
     all_traces[:shared] = traces
     capacity = 1 << (room.queue - 1).bit_length()
-    envs, stages = np.zeros(count, records.ENV), np.zeros((count, 1), records.STAGE)
+    several, envs = models.shape[1], np.zeros(count, records.ENV)
+    stages = np.zeros((count, several), records.STAGE)
     envs["private_at"] = shared + np.arange(count) * room.private
     envs["interval"] = np.iinfo(np.int64).max
     stages["ring"] = capacity - 1
     arrays = Arrays(
         envs=envs,
         stages=stages,
-        replicas=np.zeros((count, room.replicas), records.REPLICA),
-        pending=np.zeros((count, room.pending), records.PENDING),
+        replicas=np.zeros((count, several, room.replicas), records.REPLICA),
+        pending=np.zeros((count, several, room.pending), records.PENDING),
         requests=np.zeros((count, 1), records.LISTED_REQUEST),
-        queue=np.zeros((count, capacity), records.WAITING),
+        queue=np.zeros((count, several, capacity), records.WAITING),
+        opened=np.zeros((count, capacity if several > 1 else 1), records.OPEN_REQUEST),
         group=np.zeros((count, room.group)),
         ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
         settings=settings,
@@ -153,9 +155,9 @@ def ledger_columns(
     """
     offered = len(requests["arrival_s"])
     ended = arrays.ledger[0, : arrays.envs["ended"][0]]
-    queue, stage = arrays.queue[0], arrays.stages[0, 0]
+    queue, stage = arrays.queue[0, 0], arrays.stages[0, 0]
     waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]
-    replicas = arrays.replicas[0, : stage["replicas"]][["first", "batch_size"]].tolist()
+    replicas = arrays.replicas[0, 0, : stage["replicas"]][["first", "batch_size"]].tolist()
     spans = [np.arange(first, first + count) for first, count in replicas]
     running = queue[np.concatenate([np.zeros(0, np.int64), *spans]) & stage["ring"]]
     outcome = np.full(offered, Outcome.QUEUED, np.int64)
