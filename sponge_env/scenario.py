@@ -7,7 +7,6 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,11 +20,16 @@ from sponge_env.config import (
     Reward,
     Serving,
     Simulation,
+    Stage,
     Start,
+    Variant,
+    check_initial,
+    name_it,
     not_negative,
     positive,
     require,
 )
+from sponge_env.graph import check_stages
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, load_toml, read_toml
 
@@ -68,6 +72,9 @@ class Scenario:
     """Time that does not count, of a warm start."""
     classes: tuple[RequestClass, ...] = ()
     """Kinds of requests mixed at random in one stream; empty if all are alike."""
+    stages: tuple[Stage, ...] = ()
+    """Models that a request goes through, which then say profiles, limits and initial allocations
+    themselves; empty for one stage of ``profile``, ``limits`` and ``initial``."""
     limits: Limits = field(default_factory=Limits)
     initial: Initial = field(default_factory=Initial)
     arrivals: Arrivals = field(default_factory=lambda: Arrivals(rate_rps=20.0))
@@ -77,9 +84,7 @@ class Scenario:
     reward: Reward = field(default_factory=Reward)
 
     def __post_init__(self) -> None:
-        rule = "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)"
-        named = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None
-        require(named, "name", self.name, rule)
+        name_it("name", self.name)
         for name in ("slo_s", "interval_s", "duration_s"):
             positive(name, getattr(self, name))
         rule = f"at least {SHORTEST_S:g} s"
@@ -96,12 +101,11 @@ class Scenario:
             strictest_s = min(kind.slo_s for kind in self.classes)
             rule = f"that of the strictest class ({strictest_s:g} s)"
             require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
-        for name in ("cores", "batch", "replicas"):
-            value, limit = getattr(self.initial, name), getattr(self.limits, name)
-            require(1 <= value <= limit, f"initial.{name}", value, f"between 1 and {limit}")
-        most = self.limits.machine_cores // self.initial.cores
-        rule = f"at most {most}: the machine has {self.limits.machine_cores} cores"
-        require(self.initial.replicas <= most, "initial.replicas", self.initial.replicas, rule)
+        check_initial(self.initial, self.limits)
+        check_stages(self.stages)
+        held = sum(stage.initial.cores * stage.initial.replicas for stage in self.pipeline)
+        rule = f"of at most {self.limits.machine_cores} cores together: the machine has no more"
+        require(held <= self.limits.machine_cores, "the initial replicas", held, rule)
 
     def _check_stretches(self) -> None:
         """Refuse stretches of time of which an episode has more than it may have intervals."""
@@ -114,6 +118,12 @@ class Scenario:
         for name, value in stretches.items():
             fits = value is None or value >= shortest_s
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
+
+    @property
+    def pipeline(self) -> tuple[Stage, ...]:
+        """The stages, one where none are listed."""
+        only = Stage("model", (Variant(self.profile),), (), limits=self.limits, initial=self.initial)
+        return self.stages or (only,)
 
     @property
     def cell(self) -> tuple[str, str, str]:
