@@ -122,8 +122,10 @@ class Scenario:
     @property
     def pipeline(self) -> tuple[Stage, ...]:
         """The stages, one where none are listed."""
-        only = Stage("model", (Variant(self.profile),), (), limits=self.limits, initial=self.initial)
-        return self.stages or (only,)
+        if self.stages:
+            return self.stages
+        one = (Variant(self.profile),)
+        return (Stage("model", one, limits=self.limits, initial=self.initial),)
 
     @property
     def cell(self) -> tuple[str, str, str]:

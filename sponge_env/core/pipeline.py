@@ -8,8 +8,6 @@ there is one stage, a request is its own task, and nothing of this is needed.
 
 from __future__ import annotations
 
-import math
-
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.queue import push, remove
 from sponge_env.core.records import OpenRequest, Waiting, World

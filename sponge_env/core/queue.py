@@ -42,9 +42,7 @@ def last_deadline_s(w: World) -> float:
 
 
 @compiled
-def push(
-    w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined_s: float
-) -> bool:
+def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined_s: float) -> bool:
     """Put a request, or a task of it, into the queue; return False if there is no room.
 
     ``row`` is its place in the order of arrival, ``retries`` the batches that died under it;

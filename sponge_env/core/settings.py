@@ -20,7 +20,7 @@ from sponge_env.config import (
     Simulation,
 )
 from sponge_env.core.compiled import Position, dtype_of
-from sponge_env.interfaces import SystemSpec
+from sponge_env.interfaces import StageSpec, SystemSpec
 from sponge_env.latency import QuotaService
 
 POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
@@ -90,6 +90,8 @@ class Settings:
     """Lateness at which a waiting request is dropped."""
     hopeless_below_s: float
     """Budget on arrival below which a request counts as hopeless."""
+    one_core_below_s: float
+    """The same if all replicas had one core."""
 
     total_cores: int
     """Core units of the machine."""
@@ -157,6 +159,11 @@ def write_spec(row: Any, stage: Any, spec: SystemSpec) -> None:
     for span_s in (1, 5, 30):
         row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
     stage["cold_start_s"], stage["rate_scale"] = spec.cold_start_s, spec.capacity_rps
+
+
+def write_stage(row: Any, stage: StageSpec) -> None:
+    """Write what controllers may know of a stage, but for its limits."""
+    row["cold_start_s"], row["rate_scale"] = stage.cold_start_s, stage.capacity_rps
 
 
 def write_table(row: Any, table: Any) -> None:

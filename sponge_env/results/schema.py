@@ -197,6 +197,8 @@ class EpisodeMetrics:
     infeasible_decisions: int = metric(
         "controller", "", "Decisions for which no allocation met every budget.", "less"
     )
+    accuracy: float = _same("accuracy")
+    effective_accuracy: float = _same("effective_accuracy")
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
     reward: float = metric("controller", "", "Sum of the rewards.", "more")

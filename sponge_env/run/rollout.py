@@ -159,7 +159,7 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
     """Return the metrics of the requests that arrived at ``from_s`` or later."""
     counted = columns["arrival_s"] >= from_s
     outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
-    needs_cores = columns["needs_cores"][counted]
+    needs_cores, accuracy = columns["needs_cores"][counted], columns["accuracy"][counted]
     violated = np.isin(outcome, ("late", "dropped", "failed"))
     answered = np.isin(outcome, ("on_time", "late"))
     latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
@@ -175,6 +175,8 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
         "avoidable_violation_rate": float((violated & ~hopeless).sum() / offered),
         "more_cores_rate": float((violated & needs_cores).sum() / offered),
         "hopeless_rate": float(hopeless.sum() / offered),
+        "accuracy": float(accuracy[answered].mean()) if answered.any() else math.nan,
+        "effective_accuracy": float(accuracy[outcome == "on_time"].sum() / offered),
         "latency_mean_s": float(latency_s.mean()) if latency_s.size else math.nan,
         "latency_p50_s": p50_s,
         "latency_p99_s": p99_s,

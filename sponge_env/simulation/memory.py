@@ -123,14 +123,14 @@ def allocate(
     return Arrays(*map(rows, arrays))
 
 
-def allocations(count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return memory for what environments are asked for, twice.
 
-    As (count, 4) cores, batch, replicas and variant, and as (count, stages) records.
+    As (count, stages, 4) cores, batch, replicas and variant, and as (count, stages) records.
     """
-    numbers = np.ones((count, 1, 4), np.int64)
+    numbers = np.ones((count, stages, 4), np.int64)
     numbers[..., 3] = 0
-    return numbers[:, 0], rows(numbers.view(records.ALLOCATION)[..., 0])
+    return numbers, rows(numbers.view(records.ALLOCATION)[..., 0])
 
 
 def blank_metrics(count: int) -> NDArray[Any]:
@@ -150,22 +150,15 @@ def ledger_columns(
 
     To the (offered,) columns of the workload come ``started_s`` of the last batch and
     ``finished_s``, NaN where there is none; ``outcome``; ``hopeless``; ``needs_cores``, whether
-    one core would be too slow; ``batch_size``;
-    ``replica``; and ``attempts``, batches it was part of.
+    one core would be too slow; ``batch_size``; ``replica``; ``attempts``, batches it was part of;
+    ``accuracy`` of the answer, NaN without; and the ``stage`` where it ended, -1 if it has not.
     """
     offered = len(requests["arrival_s"])
     ended = arrays.ledger[0, : arrays.envs["ended"][0]]
-    queue, stage = arrays.queue[0, 0], arrays.stages[0, 0]
-    waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]
-    replicas = arrays.replicas[0, 0, : stage["replicas"]][["first", "batch_size"]].tolist()
-    spans = [np.arange(first, first + count) for first, count in replicas]
-    running = queue[np.concatenate([np.zeros(0, np.int64), *spans]) & stage["ring"]]
     outcome = np.full(offered, Outcome.QUEUED, np.int64)
-    outcome[running["row"]] = Outcome.RUNNING
-    outcome[ended["row"]] = ended["outcome"]
     attempts = np.zeros(offered, np.int64)
-    attempts[waiting["row"]] = waiting["retries"]
-    attempts[running["row"]] = running["retries"] + 1
+    _write_open(arrays, outcome, attempts)
+    outcome[ended["row"]] = ended["outcome"]
     attempts[ended["row"]] = ended["attempts"]
 
     def spread(name: str, blank: float) -> NDArray[Any]:
@@ -175,17 +168,33 @@ def ledger_columns(
 
     budget_s = requests["deadline_s"] - requests["arrival_s"]
     hopeless = budget_s < arrays.settings[0]["hopeless_below_s"]
-    model = arrays.models[0, 0]
-    # Under a quota, a lone batch runs at full speed on any cores.
-    one_core_s = 0.0 if model["limited"] else arrays.numbers[model["served_at"]]
     return {
         **requests,
         "started_s": spread("started_s", np.nan),
         "finished_s": spread("finished_s", np.nan),
         "outcome": outcome_names(outcome),
         "hopeless": hopeless,
-        "needs_cores": ~hopeless & (budget_s < one_core_s),
+        "needs_cores": ~hopeless & (budget_s < arrays.settings[0]["one_core_below_s"]),
         "batch_size": spread("batch_size", 0),
         "replica": spread("replica", -1),
         "attempts": attempts,
+        "accuracy": spread("accuracy", np.nan),
+        "stage": spread("stage", -1),
     }
+
+
+def _write_open(arrays: Arrays, outcome: NDArray[Any], attempts: NDArray[Any]) -> None:
+    """Write what is known of the requests in the system, by their place in order of arrival."""
+    if arrays.stages.shape[1] > 1:
+        there = arrays.opened[0][arrays.opened[0]["row"] >= 0]
+        outcome[there["row"][there["running"] > 0]] = Outcome.RUNNING
+        attempts[there["row"]] = there["batches"]
+        return
+    queue, stage = arrays.queue[0, 0], arrays.stages[0, 0]
+    waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]
+    replicas = arrays.replicas[0, 0, : stage["replicas"]][["first", "batch_size"]].tolist()
+    spans = [np.arange(first, first + count) for first, count in replicas]
+    running = queue[np.concatenate([np.zeros(0, np.int64), *spans]) & stage["ring"]]
+    outcome[running["row"]] = Outcome.RUNNING
+    attempts[waiting["row"]] = waiting["retries"]
+    attempts[running["row"]] = running["retries"] + 1

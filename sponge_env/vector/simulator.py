@@ -95,7 +95,8 @@ class BatchSimulator:
         room = self._configuration.room
         room.queue, room.ledger = queue_capacity or room.queue, ledger_capacity
         self._arrays = self._configuration.allocate(count)
-        self._numbers, self._wanted = allocations(count)
+        numbers, self._wanted = allocations(count)
+        self._numbers = numbers[:, 0]
         self._seeds = np.full(count, -1)
         self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None
