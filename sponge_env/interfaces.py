@@ -52,7 +52,7 @@ from sponge_env.arrays import FloatArray as FloatArray
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
-    from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+    from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, StageMetrics
 
 
 HISTORY = 30
@@ -307,6 +307,9 @@ class StageView:
     """Core units that each replica has now."""
     pending: tuple[tuple[float, int], ...]
     """Seconds until each earlier decision is in force that is not yet, and its cores."""
+    last: StageMetrics | None
+    """Metrics of the last interval; None before the first, and where there is one stage, whose
+    are those of the system."""
 
 
 @dataclass(frozen=True, slots=True)

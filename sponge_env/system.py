@@ -39,7 +39,7 @@ from sponge_env.interfaces import (
 )
 from sponge_env.latency import latency_quantile_s
 from sponge_env.profile import Profile
-from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.results.schema import IntervalMetrics, StageMetrics, names
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
@@ -186,7 +186,13 @@ class System(ABC):
             arrivals=stage["arrivals"][past],
             cores_in_force=int(stage["planned_cores"]),
             pending=tuple((float(row["time_s"]) - now_s, int(row["cores"])) for row in pending),
+            last=self._stage_metrics(k),
         )
+
+    def _stage_metrics(self, k: int) -> StageMetrics | None:
+        if not self._interval or len(self._allocation.stages) == 1:
+            return None
+        return StageMetrics(*self._arrays.stages["measured"][0, k].item())
 
     def observe(self, control: Control) -> NDArray[np.float32]:
         """Return what a learner sees now, (control.obs_dim,)."""
