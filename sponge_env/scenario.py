@@ -29,6 +29,7 @@ from sponge_env.config import (
     positive,
     require,
 )
+from sponge_env.errors import ConfigError
 from sponge_env.graph import check_stages
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, load_toml, read_toml
@@ -129,8 +130,9 @@ class Scenario:
 
     @property
     def cell(self) -> tuple[str, str, str]:
-        """Names of scenario and profile, and the start: what results are told apart by."""
-        return self.name, Path(self.profile).stem, self.start
+        """Names of scenario and profile, or stages, and the start: what tells results apart."""
+        served = "-".join(stage.name for stage in self.stages) or Path(self.profile).stem
+        return self.name, served, self.start
 
     @property
     def intervals(self) -> int:
@@ -167,9 +169,25 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     return dataclasses.replace(
         scenario,
         profile=beside(folder, scenario.profile),
+        stages=tuple(_beside(folder, stage) for stage in scenario.stages),
         arrivals=dataclasses.replace(arrivals, file=file),
         network=dataclasses.replace(network, trace=beside(folder, network.trace)),
     )
+
+
+def _beside(folder: Path, stage: Stage) -> Stage:
+    """Return a stage whose profiles' files are found from anywhere."""
+    own = (dataclasses.replace(v, profile=beside(folder, v.profile)) for v in stage.variants)
+    return dataclasses.replace(stage, variants=tuple(own))
+
+
+def one_stage(scenario: Scenario, who: str) -> None:
+    """Refuse a scenario that lists stages, for somebody who knows one model only."""
+    if scenario.stages:
+        raise ConfigError(
+            f"scenario {scenario.name!r} lists stages, which {who} cannot serve; evaluate it "
+            "simulated (docs/pipelines.md)"
+        )
 
 
 def says(name_or_path: str | Path, table: str, key: str) -> bool:

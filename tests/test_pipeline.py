@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from sponge_env.config import (
 from sponge_env.errors import ConfigError
 from sponge_env.graph import predecessors
 from sponge_env.interfaces import Allocation, StageAllocation
-from sponge_env.profile import load_profile
+from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import Workload
 from sponge_env.system import SimulatedSystem
 
 LIMITS = Limits(cores=4, batch=4, replicas=2)
@@ -222,8 +224,6 @@ def test_variants_that_are_alike_make_no_difference() -> None:
 def test_an_infinitely_fast_second_stage_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    from sponge_env.profile import save_profile
-
     path = tmp_path_factory.mktemp("profiles") / "instant.json"
     profile = load_profile("video-detector").scaled(1e-9)
     save_profile(dataclasses.replace(profile, name="instant"), path)
@@ -287,3 +287,31 @@ def test_accuracies_lie_between_0_and_1() -> None:
     for accuracy in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="between 0 and 1"):
             Variant("x", accuracy)
+
+
+@pytest.mark.parametrize(
+    ("batch", "answered_s"), [(2, [0.16, 0.26, 0.36]), (1, [0.22, 0.34, 0.46])]
+)
+def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[float]) -> None:
+    usual = load_profile("video-detector")
+    for name, service_s in {"detector": 0.1, "classifier": 0.06}.items():
+        latency = dataclasses.replace(
+            usual.latency, gamma_s=0.0, delta_s=0.0, epsilon_s=0.0, eta_s=service_s
+        )
+        table = tuple((service_s,) * len(usual.cores) for _ in usual.batches)
+        profile = dataclasses.replace(usual, name=name, latency=latency, latency_s=table)
+        save_profile(profile, tmp_path / f"{name}.json")
+    scenario = pipeline(
+        stage("detector", str(tmp_path / "detector.json"), fan_out=2),
+        stage("classifier", str(tmp_path / "classifier.json")),
+        slo_s=0.3,
+    )
+    sent_s = np.array([0.0, 0.05, 0.1])
+    workload = Workload(np.arange(3), sent_s, sent_s, sent_s + scenario.slo_s, np.zeros(3))
+    system = SimulatedSystem(scenario, seed=0, workload=workload)
+    system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(4, batch))))
+    columns = system.columns()
+    np.testing.assert_allclose(columns["finished_s"], answered_s, rtol=0, atol=1e-12)
+    late = np.array(answered_s) - sent_s > scenario.slo_s
+    assert list(columns["outcome"]) == ["late" if each else "on_time" for each in late]
+    assert late.sum() == (batch == 1)

@@ -28,7 +28,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import QuotaService
 from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario import Scenario, one_stage
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.spec import make_spec
@@ -185,6 +185,7 @@ def _merged(e: KnownEpisode) -> KnownEpisode:
 
 
 def _check(scenario: Scenario) -> None:
+    one_stage(scenario, "the oracle")
     if scenario.simulation.actuation_delay_s > 0:
         raise ConfigError(
             "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "

@@ -16,7 +16,7 @@ from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import SystemSpec
-from sponge_env.scenario import Scenario
+from sponge_env.scenario import Scenario, one_stage
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, outcome_names
 from sponge_env.simulation.workload import list_requests
@@ -79,6 +79,8 @@ class BatchSimulator:
         ):
             _at_least(name, value, least)
         self.scenarios = tuple(scenarios)
+        for scenario in scenarios:
+            one_stage(scenario, "a batch of environments")
         self.assignment = assignment
         self._obs_dim = obs_dim
         self.over = np.ones(count, np.bool_)
