@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Literal
 
 from sponge_env.errors import ConfigError
@@ -30,6 +32,13 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
         raise ConfigError(f"{name} must be {rule}, not {value!r}")
 
 
+def name_it(key: str, name: str) -> None:
+    """Require a name that files and folders can bear."""
+    rule = "letters, digits, '.', '_' and '-', with no '.' in front (it names files)"
+    named = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) is not None
+    require(named, key, name, rule)
+
+
 def positive(name: str, value: float) -> None:
     """Require a finite number above 0."""
     require(math.isfinite(value) and value > 0, name, value, "a number above 0")
@@ -45,6 +54,9 @@ MOST = 4096
 
 MOST_CELLS = 1 << 20
 """Largest product of the limits of cores and batch: a table has a cell for each pair."""
+
+MOST_TASKS = 256
+"""Largest fan-out of an answer."""
 
 MOST_TOTAL_CORES = 1 << 30
 """Largest machine, in core units."""
@@ -91,6 +103,102 @@ class Initial:
     """Largest batch."""
     replicas: int = 1
     """Replicas, all warm."""
+    variant: int = 0
+    """Model variant, 0 for the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of several models that answer the same question."""
+
+    profile: str
+    """Latency profile, as that of a scenario."""
+    accuracy: float = 1.0
+    """Share of its answers that are right, or another number between 0 and 1."""
+    name: str = ""
+    """For tables; the profile's if left out."""
+
+    def __post_init__(self) -> None:
+        fits = 0 <= self.accuracy <= 1
+        require(fits, "stages.variants.accuracy", self.accuracy, "a number between 0 and 1")
+
+    @property
+    def called(self) -> str:
+        """Name for tables."""
+        return self.name or PurePath(self.profile).stem
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One model of a pipeline, with its queue and replicas."""
+
+    name: str
+    """Short name, used for tables and files."""
+    variants: tuple[Variant, ...]
+    """Models to choose from, the least accurate first."""
+    after: tuple[str, ...] | None = None
+    """Stages whose answers lead here; the one before in the list if left out. A stage that
+    follows several gets one task of each request, when all that lead to it are done."""
+    fan_out: int = 1
+    """Tasks in each stage that follows that an answer leads to; 0 is none."""
+    fan_out_shares: tuple[float, ...] = ()
+    """Instead of ``fan_out``: shares of the answers that lead to 0, 1, 2, ... tasks."""
+    chooses: Literal["controller", "batch"] = "controller"
+    """Who chooses the variant: the controller once per interval, or each batch as it is formed,
+    which takes the most accurate one that the slack of its most urgent request allows."""
+    switch_s: float = 0.0
+    """Time from choosing another variant until batches are formed for it: 0 where all are in
+    memory."""
+    limits: Limits = field(default_factory=Limits)
+    """Largest allocation of this stage. ``total_cores`` is the scenario's to say."""
+    initial: Initial = field(default_factory=Initial)
+
+    def __post_init__(self) -> None:
+        name_it("stages.name", self.name)
+        where = f"stages.{self.name}"
+        require(len(self.variants) > 0, f"{where}.variants", [], "not empty")
+        names = [variant.called for variant in self.variants]
+        require(len(set(names)) == len(names), f"{where}.variants", names, "of different names")
+        accuracies = [variant.accuracy for variant in self.variants]
+        rule = "in ascending order of their accuracies"
+        require(accuracies == sorted(accuracies), f"{where}.variants", accuracies, rule)
+        require(self.fan_out >= 0, f"{where}.fan_out", self.fan_out, "a whole number of at least 0")
+        for share in self.fan_out_shares:
+            not_negative(f"{where}.fan_out_shares", share)
+        rule = "above 0 for one number of tasks at least"
+        fits = not self.fan_out_shares or sum(self.fan_out_shares) > 0
+        require(fits, f"{where}.fan_out_shares", self.fan_out_shares, rule)
+        for key in ("fan_out", "fan_out_shares"):
+            value = getattr(self, key)
+            tasks = value if key == "fan_out" else len(value) - 1
+            require(tasks <= MOST_TASKS, f"{where}.{key}", value, f"of at most {MOST_TASKS} tasks")
+        if self.fan_out != 1 and self.fan_out_shares:
+            raise ConfigError(f"{where} takes either fan_out or fan_out_shares")
+        not_negative(f"{where}.switch_s", self.switch_s)
+        check_initial(self.initial, self.limits, f"{where}.")
+        most = len(self.variants) - 1
+        fits = 0 <= self.initial.variant <= most
+        require(fits, f"{where}.initial.variant", self.initial.variant, f"between 0 and {most}")
+
+    @property
+    def tasks(self) -> tuple[float, ...]:
+        """Probabilities of 0, 1, 2, ... tasks that an answer leads to."""
+        if not self.fan_out_shares:
+            return (*[0.0] * self.fan_out, 1.0)
+        whole = sum(self.fan_out_shares)
+        return tuple(share / whole for share in self.fan_out_shares)
+
+    @property
+    def mean_tasks(self) -> float:
+        """Expected number of them."""
+        return sum(count * share for count, share in enumerate(self.tasks))
+
+
+def check_initial(initial: Initial, limits: Limits, prefix: str = "") -> None:
+    """Require an initial allocation within limits."""
+    for name in ("cores", "batch", "replicas"):
+        value, limit = getattr(initial, name), getattr(limits, name)
+        require(1 <= value <= limit, f"{prefix}initial.{name}", value, f"between 1 and {limit}")
 
 
 @dataclass(frozen=True, slots=True)

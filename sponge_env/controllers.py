@@ -6,16 +6,18 @@ A controller from elsewhere needs none of it: two methods are enough, see
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.mapping import from_mapping
+from sponge_env.split import Rule, shares, stage_spec, stage_view, together
 
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "at least": operator.ge,
@@ -65,12 +67,18 @@ class BaseController(ABC):
     """A controller with options, which decides by a rule and draws no random number.
 
     A subclass says which options it takes by the type of ``config``, and its rule by
-    :meth:`allocate`.
+    :meth:`allocate`. On a pipeline, one that does not plan for several stages controls each by
+    itself, with its share of the SLO (:mod:`sponge_env.split`).
     """
 
     config: Any
     """Options: an instance of the type with which a subclass annotates this attribute."""
+    plans_stages = False
+    """Whether :meth:`allocate` answers for several stages."""
+    split: Rule = "proportional"
+    """How the SLO is divided where it does not."""
     _spec: SystemSpec | None = None
+    _parts: Sequence[BaseController] = ()
 
     def __init__(self, **options: Any) -> None:
         """Make ``config``; a ConfigError if an option is unknown, or not of its type or range."""
@@ -88,12 +96,29 @@ class BaseController(ABC):
 
         A SpongeError says that the controller cannot plan for this system.
         """
-        self.begin(spec)
+        self._parts = ()
+        if len(spec.stages) > 1 and not self.plans_stages:
+            self._shares = shares(spec, self.split)
+            self._parts = [copy.deepcopy(self) for _ in spec.stages]
+            for k, part in enumerate(self._parts):
+                part.reset(stage_spec(spec, k, self._shares[k][0]), seed)
+        else:
+            self.begin(spec)
         self._spec = spec
 
     def decide(self, view: SystemView) -> Allocation:
         """Return the allocation for the next interval, of no more cores than the machine has."""
+        if self._parts:
+            return self._decide_each(view)
         return self.spec.fitting(self.allocate(self.spec, view))
+
+    def _decide_each(self, view: SystemView) -> Allocation:
+        asked = [
+            part.decide(stage_view(view, self.spec, k, *self._shares[k]))
+            for k, part in enumerate(self._parts)
+        ]
+        stages = together([each.stages[0] for each in asked], self.spec.total_cores)
+        return Allocation(stages=stages, feasible=all(each.feasible for each in asked))
 
     def begin(self, spec: SystemSpec) -> None:  # noqa: B027  # rules without memory need none
         """Forget the last episode and get ready for one on this system."""

@@ -159,7 +159,7 @@ _measured = attrgetter(*(METRICS.names or ())[:-1])
 def _recall_history(arrays: Arrays, view: SystemView) -> None:
     env, past = arrays.envs[0], len(view.arrivals)
     env["interval"] = past
-    env["arrivals"][:past] = view.arrivals
+    arrays.stages[0, 0]["arrivals"][:past] = view.arrivals
     recent = {"mean_delays_s": view.mean_delays_s, "bandwidths": view.bandwidths_bytes_per_s}
     for name, values in recent.items():
         last = values[-RECENT:]
@@ -169,7 +169,7 @@ def _recall_history(arrays: Arrays, view: SystemView) -> None:
 
 def _recall_replicas(arrays: Arrays, view: SystemView, replicas: int) -> None:
     """Write one row for each running batch, each ready replica and each that starts."""
-    rows_, running = arrays.replicas[0], len(view.running)
+    rows_, running = arrays.replicas[0, 0], len(view.running)
     stage, ready = arrays.stages[0, 0], running + view.replicas_ready
     stage["replicas"], stage["running"] = replicas, sum(batch.size for batch in view.running)
     rows_["batch_size"][:replicas] = 0
@@ -189,13 +189,13 @@ def _power_of_two(least: int) -> int:
 def _memory(spec: SystemSpec, queue: int, replicas: int) -> Arrays:
     """Return the memory of one environment in which a view finds room."""
     plan = MemoryPlan(1)
-    row = plan.settings[0]
-    write_spec(row, spec)
-    row["limits"]["cores"], row["limits"]["batch"] = spec.cores_max, spec.batch_max
-    row["limits"]["replicas"] = spec.replicas_max
+    row, stage = plan.settings[0], plan.models[0, 0]
+    write_spec(row, stage, spec)
+    stage["limits"]["cores"], stage["limits"]["batch"] = spec.cores_max, spec.batch_max
+    stage["limits"]["replicas"] = spec.replicas_max
     row["arrival_kind"] = LISTED
     plan.room.at_least(queue=queue, replicas=replicas)
     arrays = plan.allocate(1)
-    arrays.queue["row"][0] = np.arange(queue)
+    arrays.queue["row"][0, 0] = np.arange(queue)
     requests = rows(np.zeros((1, queue), arrays.requests.dtype))
     return arrays._replace(requests=requests)

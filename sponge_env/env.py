@@ -16,7 +16,7 @@ from sponge_env.encoding import ActionMasks, combination, control_named, decode,
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
 from sponge_env.results.schema import IntervalMetrics, info
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario import Scenario, load_scenario, one_stage
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
@@ -94,6 +94,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self.render_mode = render_mode
         self._control = control_named(control)
         self.scenario = load_scenario(scenario)
+        one_stage(self.scenario, "this environment")
         self._profile = scenario_profile(self.scenario)
         self._system_spec = make_spec(self.scenario, self._profile)
         self._backend = backend

@@ -12,7 +12,7 @@ from sponge_env.installation import describe_host
 from sponge_env.interfaces import SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, local_profile_path
-from sponge_env.scenario import Scenario
+from sponge_env.scenario import Scenario, one_stage
 from sponge_env.simulation.workload import Workload
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import LiveSystem, SimulatedSystem, System
@@ -82,6 +82,7 @@ def live_machine(scenario: Scenario, limiter: Limiter) -> AbstractContextManager
     """Keep the CPUs of a scenario's real worker to this process until the end of the block."""
     from sponge_env.live.local import reserve
 
+    one_stage(scenario, "the real worker")
     profile = scenario_profile(scenario)
     return reserve(real_config(make_spec(scenario, profile), profile, limiter))
 

@@ -52,7 +52,7 @@ from sponge_env.arrays import FloatArray as FloatArray
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
-    from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+    from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, StageMetrics
 
 
 HISTORY = 30
@@ -183,8 +183,51 @@ class RunningBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class StageSpec:
+    """What a controller may know about one stage before it starts."""
+
+    name: str
+    cores_max: int
+    """Largest ``StageAllocation.cores``."""
+    batch_max: int
+    """Largest ``StageAllocation.batch``."""
+    replicas_max: int
+    """Largest ``StageAllocation.replicas``."""
+    latencies: tuple[LatencyModel, ...]
+    """Saturated latency of a batch for each variant."""
+    accuracies: tuple[float, ...]
+    """Of each variant, ascending."""
+    cold_start_s: float
+    """Expected time from asking for a replica until it serves."""
+    core_unit: float
+    """Physical cores in one core unit."""
+    cpu_cores: float
+    """Core units of the CPU that all replicas share."""
+    after: tuple[int, ...]
+    """Places of the stages whose answers lead here; none in the first."""
+    tasks: tuple[float, ...]
+    """Probabilities that an answer leads to 0, 1, 2, ... tasks in each stage that follows."""
+    mean_tasks: float
+    """Tasks of a request in this stage, on average."""
+    by_slack: bool
+    """Whether batches choose their variant themselves."""
+    switch_s: float
+    """Time from asking for another variant until batches are formed for it."""
+
+    @property
+    def capacity_rps(self) -> float:
+        """Largest planned throughput of one replica with the fastest variant."""
+        tables_s = [each.table_s(self.batch_max, self.cores_max) for each in self.latencies]
+        sizes = np.arange(1, self.batch_max + 1)
+        return max(float(np.max(sizes / table_s[:, -1])) for table_s in tables_s)
+
+
+@dataclass(frozen=True, slots=True)
 class SystemSpec:
-    """What a controller may know about the system before it starts."""
+    """What a controller may know about the system before it starts.
+
+    Limits and latency are those of the first stage, which is the only one in most systems.
+    """
 
     slo_s: float
     """End-to-end latency objective of the scenario's requests."""
@@ -215,6 +258,8 @@ class SystemSpec:
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
+    stages: tuple[StageSpec, ...] = ()
+    """All stages, in their order."""
 
     def fitting(self, allocation: Allocation) -> Allocation:
         """Return an allocation of no more replicas than have room on the machine."""
@@ -243,8 +288,37 @@ class SystemSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage as a controller sees it. What queues there are requests, or tasks of such."""
+
+    queued_deadlines_s: FloatArray
+    """(queued,) absolute deadlines of what waits, ascending."""
+    running: tuple[RunningBatch, ...]
+    """Batches in flight, at most one per replica."""
+    allocation: StageAllocation
+    """The last one asked for."""
+    replicas_ready: int
+    """Replicas that can run a batch now."""
+    starting_s: tuple[float, ...]
+    """Expected seconds until each cold-starting replica is ready, ascending."""
+    arrivals: FloatArray
+    """(<= 30,) what joined the queue in each past interval, newest last."""
+    cores_in_force: int
+    """Core units that each replica has now."""
+    pending: tuple[tuple[float, int], ...]
+    """Seconds until each earlier decision is in force that is not yet, and its cores."""
+    last: StageMetrics | None
+    """Metrics of the last interval; None before the first, and where there is one stage, whose
+    are those of the system."""
+
+
+@dataclass(frozen=True, slots=True)
 class SystemView:
-    """The state a controller decides on, in physical quantities."""
+    """The state a controller decides on, in physical quantities.
+
+    Queue, batches and replicas are those of the first stage, which is the only one in most
+    systems.
+    """
 
     now_s: float
     queued_deadlines_s: FloatArray
@@ -275,6 +349,8 @@ class SystemView:
     """Core units that each replica has now."""
     pending: tuple[tuple[float, int], ...] = ()
     """Seconds until each earlier decision is in force that is not yet, and its cores."""
+    stages: tuple[StageView, ...] = ()
+    """All stages, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,11 +20,17 @@ from sponge_env.config import (
     Reward,
     Serving,
     Simulation,
+    Stage,
     Start,
+    Variant,
+    check_initial,
+    name_it,
     not_negative,
     positive,
     require,
 )
+from sponge_env.errors import ConfigError
+from sponge_env.graph import check_stages
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, load_toml, read_toml
 
@@ -68,6 +73,9 @@ class Scenario:
     """Time that does not count, of a warm start."""
     classes: tuple[RequestClass, ...] = ()
     """Kinds of requests mixed at random in one stream; empty if all are alike."""
+    stages: tuple[Stage, ...] = ()
+    """Models that a request goes through, which then say profiles, limits and initial allocations
+    themselves; empty for one stage of ``profile``, ``limits`` and ``initial``."""
     limits: Limits = field(default_factory=Limits)
     initial: Initial = field(default_factory=Initial)
     arrivals: Arrivals = field(default_factory=lambda: Arrivals(rate_rps=20.0))
@@ -77,9 +85,7 @@ class Scenario:
     reward: Reward = field(default_factory=Reward)
 
     def __post_init__(self) -> None:
-        rule = "letters, digits, '.', '_' and '-', with no '.' in front (it names run directories)"
-        named = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name) is not None
-        require(named, "name", self.name, rule)
+        name_it("name", self.name)
         for name in ("slo_s", "interval_s", "duration_s"):
             positive(name, getattr(self, name))
         rule = f"at least {SHORTEST_S:g} s"
@@ -96,12 +102,11 @@ class Scenario:
             strictest_s = min(kind.slo_s for kind in self.classes)
             rule = f"that of the strictest class ({strictest_s:g} s)"
             require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
-        for name in ("cores", "batch", "replicas"):
-            value, limit = getattr(self.initial, name), getattr(self.limits, name)
-            require(1 <= value <= limit, f"initial.{name}", value, f"between 1 and {limit}")
-        most = self.limits.machine_cores // self.initial.cores
-        rule = f"at most {most}: the machine has {self.limits.machine_cores} cores"
-        require(self.initial.replicas <= most, "initial.replicas", self.initial.replicas, rule)
+        check_initial(self.initial, self.limits)
+        check_stages(self.stages)
+        held = sum(stage.initial.cores * stage.initial.replicas for stage in self.pipeline)
+        rule = f"of at most {self.limits.machine_cores} cores together: the machine has no more"
+        require(held <= self.limits.machine_cores, "the initial replicas", held, rule)
 
     def _check_stretches(self) -> None:
         """Refuse stretches of time of which an episode has more than it may have intervals."""
@@ -116,9 +121,18 @@ class Scenario:
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
 
     @property
+    def pipeline(self) -> tuple[Stage, ...]:
+        """The stages, one where none are listed."""
+        if self.stages:
+            return self.stages
+        one = (Variant(self.profile),)
+        return (Stage("model", one, limits=self.limits, initial=self.initial),)
+
+    @property
     def cell(self) -> tuple[str, str, str]:
-        """Names of scenario and profile, and the start: what results are told apart by."""
-        return self.name, Path(self.profile).stem, self.start
+        """Names of scenario and profile, or stages, and the start: what tells results apart."""
+        served = "-".join(stage.name for stage in self.stages) or Path(self.profile).stem
+        return self.name, served, self.start
 
     @property
     def intervals(self) -> int:
@@ -155,9 +169,25 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     return dataclasses.replace(
         scenario,
         profile=beside(folder, scenario.profile),
+        stages=tuple(_beside(folder, stage) for stage in scenario.stages),
         arrivals=dataclasses.replace(arrivals, file=file),
         network=dataclasses.replace(network, trace=beside(folder, network.trace)),
     )
+
+
+def _beside(folder: Path, stage: Stage) -> Stage:
+    """Return a stage whose profiles' files are found from anywhere."""
+    own = (dataclasses.replace(v, profile=beside(folder, v.profile)) for v in stage.variants)
+    return dataclasses.replace(stage, variants=tuple(own))
+
+
+def one_stage(scenario: Scenario, who: str) -> None:
+    """Refuse a scenario that lists stages, for somebody who knows one model only."""
+    if scenario.stages:
+        raise ConfigError(
+            f"scenario {scenario.name!r} lists stages, which {who} cannot serve; evaluate it "
+            "simulated (docs/pipelines.md)"
+        )
 
 
 def says(name_or_path: str | Path, table: str, key: str) -> bool:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sponge_env.config import Limits
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.graph import mean_tasks, predecessors
+from sponge_env.interfaces import Allocation, StageAllocation, StageSpec, SystemSpec
 from sponge_env.profile import Profile, load_profile, local_profile_path
 from sponge_env.scenario import Scenario
 
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def scenario_profile(scenario: Scenario) -> Profile:
-    """Load the latency profile that a scenario names."""
+    """Load the latency profile that a scenario names, or that of its first stage."""
+    if scenario.stages:
+        return load_profile(scenario.stages[0].variants[0].profile)
     if scenario.profile != "local":
         return load_profile(scenario.profile)
     path = local_profile_path()
@@ -31,10 +37,76 @@ def scenario_profile(scenario: Scenario) -> Profile:
     return load_profile(path)
 
 
+def stage_profiles(scenario: Scenario, profile: Profile) -> tuple[tuple[Profile, ...], ...]:
+    """Load the profiles of all stages and variants; ``profile`` is that of the first."""
+    if not scenario.stages:
+        return ((profile,),)
+    return tuple(
+        tuple(load_profile(variant.profile) for variant in stage.variants)
+        for stage in scenario.stages
+    )
+
+
 def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
-    """Describe the system that a scenario and a profile define."""
-    limits, initial = scenario.limits, scenario.initial
-    cold_start_s = scenario.simulation.cold_start_s
+    """Describe the system that a scenario and a profile, that of its first stage, define."""
+    stages = _stage_specs(scenario, stage_profiles(scenario, profile))
+    first = stages[0]
+    allocations = (stage.initial for stage in scenario.pipeline)
+    return SystemSpec(
+        slo_s=scenario.slo_s,
+        interval_s=scenario.interval_s,
+        cores_max=first.cores_max,
+        batch_max=first.batch_max,
+        replicas_max=first.replicas_max,
+        latency=first.latencies[0],
+        cold_start_s=first.cold_start_s,
+        core_unit=first.core_unit,
+        initial=Allocation(stages=tuple(StageAllocation(*astuple(each)) for each in allocations)),
+        cpu_cores=first.cpu_cores,
+        total_cores=scenario.limits.machine_cores,
+        resize_delay_s=scenario.simulation.actuation_delay_s,
+        fingerprint=_fingerprint(scenario, profile),
+        stages=stages,
+    )
+
+
+def _stage_specs(
+    scenario: Scenario, profiles: Sequence[Sequence[Profile]]
+) -> tuple[StageSpec, ...]:
+    stages, after = scenario.pipeline, predecessors(scenario.pipeline)
+    tasks, wanted_s = mean_tasks(stages), scenario.simulation.cold_start_s
+    specs = []
+    for at, (stage, models) in enumerate(zip(stages, profiles, strict=True)):
+        limits = stage.limits
+        for model in models:
+            check_profile(model, limits)
+        one = models[0]
+        limited = one.quota is not None
+        specs.append(
+            StageSpec(
+                name=stage.name,
+                cores_max=limits.cores,
+                batch_max=limits.batch,
+                replicas_max=limits.replicas,
+                latencies=tuple(model.latency for model in models),
+                accuracies=tuple(variant.accuracy for variant in stage.variants),
+                cold_start_s=(
+                    sum(model.cold_start_s for model in models) if wanted_s is None else wanted_s
+                ),
+                core_unit=one.core_unit,
+                cpu_cores=max(limits.cores, 1 / one.core_unit) if limited else math.inf,
+                after=after[at],
+                tasks=stage.tasks,
+                mean_tasks=tasks[at],
+                by_slack=stage.chooses == "batch",
+                switch_s=stage.switch_s,
+            )
+        )
+    return tuple(specs)
+
+
+def check_profile(profile: Profile, limits: Limits) -> None:
+    """Refuse a profile that cannot be used within limits."""
     profile.latency.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
     if profile.quota is not None and limits.cores * profile.core_unit > 1 + 1e-9:
         raise ProfileError(
@@ -42,21 +114,6 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
             f"{profile.core_unit:g} cores, but limits.cores = {limits.cores} units are more; "
             "lower the limit or calibrate with that many --cores"
         )
-    return SystemSpec(
-        slo_s=scenario.slo_s,
-        interval_s=scenario.interval_s,
-        cores_max=limits.cores,
-        batch_max=limits.batch,
-        replicas_max=limits.replicas,
-        latency=profile.latency,
-        cold_start_s=profile.cold_start_s if cold_start_s is None else cold_start_s,
-        core_unit=profile.core_unit,
-        initial=Allocation(initial.cores, initial.batch, initial.replicas),
-        cpu_cores=math.inf if profile.quota is None else max(limits.cores, 1 / profile.core_unit),
-        total_cores=limits.machine_cores,
-        resize_delay_s=scenario.simulation.actuation_delay_s,
-        fingerprint=_fingerprint(scenario, profile),
-    )
 
 
 def _fingerprint(scenario: Scenario, profile: Profile) -> str:
@@ -72,6 +129,12 @@ def _fingerprint(scenario: Scenario, profile: Profile) -> str:
         "interval_s": scenario.interval_s,
         "limits": {name: getattr(scenario.limits, name) for name in _LIMITS},
     }
+    if scenario.stages:
+        meaning = {
+            "interval_s": scenario.interval_s,
+            "total_cores": scenario.limits.machine_cores,
+            "stages": [asdict(stage) for stage in scenario.stages],
+        }
     text = json.dumps(meaning, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -81,16 +144,28 @@ _LIMITS = ("cores", "batch", "replicas")
 
 def check_allocation(allocation: Allocation, limits: SystemSpec | LiveConfig) -> None:
     """Raise a :class:`ConfigError` where an allocation is not within the limits."""
-    for name in _LIMITS:
-        value, limit = getattr(allocation, name), getattr(limits, f"{name}_max")
-        if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
-            raise ConfigError(
-                f"allocation.{name} must be a whole number between 1 and {limit}, not {value!r}"
-            )
-    if allocation.variant != 0:
-        raise ConfigError(f"there is only model variant 0, not {allocation.variant!r}")
-    if allocation.total_cores > limits.total_cores:
+    stages: Sequence[Any] = getattr(limits, "stages", ()) or (limits,)
+    if len(allocation.stages) != len(stages):
         raise ConfigError(
-            f"{allocation.replicas} replicas of {allocation.cores} cores are more than the "
-            f"{limits.total_cores} cores of the machine"
+            f"an allocation must be one of {len(stages)} stages, not {len(allocation.stages)}"
+        )
+    for asked, stage in zip(allocation.stages, stages, strict=True):
+        where = f"allocation of {stage.name}" if len(stages) > 1 else "allocation"
+        for name in _LIMITS:
+            value, limit = getattr(asked, name), getattr(stage, f"{name}_max")
+            if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
+                raise ConfigError(
+                    f"{where}.{name} must be a whole number between 1 and {limit}, not {value!r}"
+                )
+        most = len(getattr(stage, "accuracies", "1")) - 1
+        if not isinstance(asked.variant, int | np.integer) or not 0 <= asked.variant <= most:
+            raise ConfigError(
+                f"{where}.variant must be a whole number between 0 and {most}, "
+                f"not {asked.variant!r}"
+            )
+    if allocation.total_cores > limits.total_cores:
+        held = " and ".join(f"{each.replicas} of {each.cores}" for each in allocation.stages)
+        raise ConfigError(
+            f"replicas and their cores, {held}, are more than the {limits.total_cores} cores of "
+            "the machine"
         )

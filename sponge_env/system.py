@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sponge_env.arrays import total
 from sponge_env.config import require
 from sponge_env.core import entry
-from sponge_env.core.records import UNMEASURED
+from sponge_env.core.records import PAST, UNMEASURED
 from sponge_env.core.settings import write_table
 from sponge_env.encoding import Control, encode
 from sponge_env.fields import JOINT_OBS_DIM
@@ -32,13 +32,14 @@ from sponge_env.interfaces import (
     FloatArray,
     Outcome,
     RunningBatch,
+    StageView,
     SystemSpec,
     SystemView,
     Worker,
 )
 from sponge_env.latency import latency_quantile_s
 from sponge_env.profile import Profile
-from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.results.schema import IntervalMetrics, StageMetrics, names
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
@@ -46,7 +47,7 @@ from sponge_env.simulation.workload import Workload, list_requests
 from sponge_env.spec import check_allocation
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
-_BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s"]
+_BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
 
 class System(ABC):
@@ -89,7 +90,7 @@ class System(ABC):
         self._env: Any = self._arrays.envs[0]
         self._stage: Any = self._arrays.stages[0, 0]
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
-        self._numbers, self._wanted = allocations(1)
+        self._wanted = allocations(1, len(self.spec.stages))[1]
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
         self._metrics = blank_metrics(1)
         self._over = np.zeros(1, np.bool_)
@@ -130,8 +131,12 @@ class System(ABC):
         """Serve an interval under an allocation; return what only the worker can measure."""
 
     @abstractmethod
-    def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
-        """Return the time, the ready replicas, and seconds until others are, ascending."""
+    def _now_s(self) -> float:
+        """Return the time."""
+
+    @abstractmethod
+    def _replicas_now(self, k: int, now_s: float) -> tuple[int, tuple[float, ...]]:
+        """Return a stage's ready replicas, and seconds until others are, ascending."""
 
     @property
     def done(self) -> bool:
@@ -144,28 +149,52 @@ class System(ABC):
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
-        now_s, ready, starting_s = self._replicas_now()
-        positions = np.arange(self._stage["head"], self._stage["tail"]) & self._stage["ring"]
-        waiting = self._arrays.queue["row"][0][positions]
-        pending = self._arrays.pending[0][: self._stage["pending"]]
+        now_s = self._now_s()
+        stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
+        first = stages[0]
         arrived = slice(*self._arrived)
         recent = self._history[:, max(0, self._interval - HISTORY) : self._interval]
         return SystemView(
             now_s=now_s,
-            queued_deadlines_s=self._workload.deadline_s[waiting],
-            running=self._running(),
+            queued_deadlines_s=first.queued_deadlines_s,
+            running=first.running,
             allocation=self._allocation,
-            replicas_ready=ready,
-            starting_s=starting_s,
+            replicas_ready=first.replicas_ready,
+            starting_s=first.starting_s,
             arrivals=recent[0].copy(),
             delays_s=self._delays_s[arrived].copy(),
             budgets_s=self._budgets_s[arrived].copy(),
             mean_delays_s=recent[1].copy(),
             bandwidths_bytes_per_s=recent[2].copy(),
             last=self._last,
-            cores_in_force=int(self._stage["planned_cores"]),
-            pending=tuple((float(row["time_s"]) - now_s, int(row["cores"])) for row in pending),
+            cores_in_force=first.cores_in_force,
+            pending=first.pending,
+            stages=stages,
         )
+
+    def _stage_view(self, k: int, now_s: float) -> StageView:
+        stage = self._arrays.stages[0, k]
+        positions = np.arange(stage["head"], stage["tail"]) & stage["ring"]
+        waiting = self._arrays.queue["row"][0, k][positions]
+        pending = self._arrays.pending[0, k][: stage["pending"]]
+        past = np.arange(max(0, self._interval - HISTORY), self._interval) & (PAST - 1)
+        ready, starting_s = self._replicas_now(k, now_s)
+        return StageView(
+            queued_deadlines_s=self._workload.deadline_s[waiting],
+            running=self._running(k),
+            allocation=self._allocation.stages[k],
+            replicas_ready=ready,
+            starting_s=starting_s,
+            arrivals=stage["arrivals"][past],
+            cores_in_force=int(stage["planned_cores"]),
+            pending=tuple((float(row["time_s"]) - now_s, int(row["cores"])) for row in pending),
+            last=self._stage_metrics(k),
+        )
+
+    def _stage_metrics(self, k: int) -> StageMetrics | None:
+        if not self._interval or len(self._allocation.stages) == 1:
+            return None
+        return StageMetrics(*self._arrays.stages["measured"][0, k].item())
 
     def observe(self, control: Control) -> NDArray[np.float32]:
         """Return what a learner sees now, (control.obs_dim,)."""
@@ -184,7 +213,8 @@ class System(ABC):
             raise RuntimeError("the episode is over; start a new one")
         check_allocation(allocation, self.spec)
         ended = int(self._env["ended"])
-        self._numbers[0] = allocation.stages[0]
+        for k, asked in enumerate(allocation.stages):
+            self._wanted[0, k] = asked
         only_worker = self._serve(allocation)
         self._allocation = allocation
         feasible = int(allocation.feasible)
@@ -199,23 +229,21 @@ class System(ABC):
         out = self._observation, self._metrics, self._over
         entry.run_range(self._arrays, 0, 1, move, self._seed, self._wanted, *out)
 
-    def _running(self) -> tuple[RunningBatch, ...]:
-        """Return the running batches in the order in which they were formed."""
-        table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)
-        latency_s: FloatArray = table_s[:, self._stage["planned_cores"] - 1]
-        batches = [
-            RunningBatch(
-                count,
-                started_s,
-                float(started_s + latency_s[count - 1]) if math.isnan(planned_s) else planned_s,
-            )
-            for _, _, count, started_s, planned_s in self._rows()
-            if count
-        ]
+    def _running(self, k: int) -> tuple[RunningBatch, ...]:
+        """Return a stage's running batches in the order in which they were formed."""
+        spec, cores = self.spec.stages[k], self._arrays.stages["planned_cores"][0, k]
+        batches = []
+        for _, _, count, started_s, planned_s, variant in self._rows(k):
+            if count:
+                if math.isnan(planned_s):
+                    table_s = spec.latencies[variant].table_s(spec.batch_max, spec.cores_max)
+                    planned_s = started_s + float(table_s[count - 1, cores - 1])
+                batches.append(RunningBatch(count, started_s, planned_s))
         return tuple(sorted(batches, key=lambda batch: batch.started_s))
 
-    def _rows(self) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = self._replicas[: self._stage["replicas"]].tolist()
+    def _rows(self, k: int = 0) -> list[tuple[Any, ...]]:
+        held = self._arrays.stages["replicas"][0, k]
+        rows: list[tuple[Any, ...]] = self._replicas[k, :held].tolist()
         return rows
 
     def _read(
@@ -261,12 +289,14 @@ class SimulatedSystem(System):
         self._run(entry.STEP)
         return {}
 
-    def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
-        now_s = float(self._env["now_s"])
-        replicas = self._rows()
+    def _now_s(self) -> float:
+        return float(self._env["now_s"])
+
+    def _replicas_now(self, k: int, now_s: float) -> tuple[int, tuple[float, ...]]:
+        replicas = self._rows(k)
         starting_s = sorted(r[0] - now_s for r in replicas if not r[1] and r[0] > now_s)
         serving = sum(not draining for _, draining, *_ in replicas) - len(starting_s)
-        return now_s, serving, tuple(starting_s)
+        return serving, tuple(starting_s)
 
 
 class LiveSystem(System):
@@ -363,7 +393,7 @@ class LiveSystem(System):
         entry.abandon(*moves, 0.0)
         self._run(entry.RESET)
         # From now on rows are batches, whichever replica runs them.
-        self._stage["replicas"] = self._arrays.replicas.shape[1]
+        self._stage["replicas"] = self._arrays.replicas.shape[2]
 
     def _serve(self, allocation: Allocation) -> dict[str, float]:
         paused_s = self.worker.release() if self._hold else 0.0
@@ -401,16 +431,16 @@ class LiveSystem(System):
         Nor is one formed while batches that hang on draining replicas have all rows.
         """
         taken = self._slots.values()
-        row = next((row for row in range(len(self._replicas)) if row not in taken), None)
+        row = next((row for row in range(self._replicas.shape[1]) if row not in taken), None)
         if row is None:
             return False
         count = entry.form_batch(self._arrays, self._metrics, row, batch_max)
         if count:
             self._batches += 1
             self._slots[self._batches] = row
-            first = int(self._arrays.replicas["first"][0, row])
+            first = int(self._arrays.replicas["first"][0, 0, row])
             positions = np.arange(first, first + count) & self._stage["ring"]
-            requests = self._workload.id[self._arrays.queue["row"][0][positions]]
+            requests = self._workload.id[self._arrays.queue["row"][0, 0][positions]]
             self.worker.start(Batch(self._batches, tuple(requests.tolist())))
         return bool(count)
 
@@ -421,5 +451,8 @@ class LiveSystem(System):
             self._arrays, self._metrics, row, completion.replica, times_s, completion.ok
         )
 
-    def _replicas_now(self) -> tuple[float, int, tuple[float, ...]]:
-        return self.worker.now(), self._status.ready, self._status.starting_s
+    def _now_s(self) -> float:
+        return self.worker.now()
+
+    def _replicas_now(self, k: int, now_s: float) -> tuple[int, tuple[float, ...]]:
+        return self._status.ready, self._status.starting_s

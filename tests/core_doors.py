@@ -13,7 +13,7 @@ from sponge_env.core.compiled import entry_point, rows
 from sponge_env.core.entry import _world
 from sponge_env.core.records import LISTED_REQUEST, SAMPLE, Arrays
 from sponge_env.core.rng import seed_stream, uniform
-from sponge_env.core.settings import CONSTANT, FIXED, SETTINGS, write_table
+from sponge_env.core.settings import CONSTANT, FIXED, SETTINGS, STAGE_SETTINGS, write_table
 from sponge_env.formats import BandwidthTrace
 from sponge_env.latency import QuotaService
 from sponge_env.simulation.memory import Room, allocate, blank_metrics
@@ -34,8 +34,8 @@ def draw_uniforms(
 def _begin(arrays: Arrays, metrics: NDArray[Any], cores: int, phase: float) -> None:
     w = _world(arrays, 0, metrics)
     service.new_service(w, w.replicas[0], cores)
-    if w.settings.limited:
-        quota.new_bucket(w.settings, w.replicas[0], phase)
+    if w.model.limited:
+        quota.new_bucket(w.model, w.replicas[0], phase)
 
 
 @entry_point
@@ -67,7 +67,7 @@ def _resize(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: int) -> 
 @entry_point
 def _share(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: float) -> None:
     w = _world(arrays, 0, metrics)
-    quota.share(w.settings, w.replicas[0], now_s, cores)
+    quota.share(w.model, w.replicas[0], now_s, cores)
 
 
 @entry_point
@@ -77,10 +77,10 @@ def _replayed(arrays: Arrays, metrics: NDArray[Any], size: int) -> float:
 
 def measured_works(table: NDArray[np.float64], sizes: Sequence[int]) -> list[float]:
     """Return the relative works that batches of these sizes get of a table of measured ones."""
-    settings = np.zeros(1, SETTINGS)
-    settings["replay_at"] = 1
+    models = np.zeros((1, 1), STAGE_SETTINGS)
+    models["replay_at"] = 1
     numbers, nothing = np.concatenate([np.zeros(1), table]), np.zeros(0, SAMPLE)
-    arrays = allocate(1, Room(), rows(settings), nothing, numbers)
+    arrays = allocate(1, Room(), np.zeros(1, SETTINGS), models, nothing, numbers)
     return [_replayed(arrays, METRICS, size) for size in sizes]
 
 
@@ -98,8 +98,8 @@ class CoreService:
         phase: float = 0.0,
     ) -> None:
         """Start idle: on whole cores with (batch_max, cores_max) latencies, or under a quota."""
-        settings, table_s = np.zeros(1, SETTINGS), np.asarray(latency_s, np.float64)
-        row, sizes = settings[0], max(len(work_s), len(table_s))
+        models, table_s = np.zeros((1, 1), STAGE_SETTINGS), np.asarray(latency_s, np.float64)
+        row, sizes = models[0, 0], max(len(work_s), len(table_s))
         # A table of measured work that is used up: every batch takes the ratio at its beginning.
         parts = [np.zeros(1), np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
         row["replay_at"], row["work_at"] = 1, 2 + 2 * sizes
@@ -109,24 +109,25 @@ class CoreService:
         if limit is not None:
             row["limited"] = True
             write_table(row["quota"], limit)
-        nothing = np.zeros(0, SAMPLE)
-        self._arrays = allocate(1, Room(), rows(settings), nothing, np.concatenate(parts))
+        settings, nothing = np.zeros(1, SETTINGS), np.zeros(0, SAMPLE)
+        numbers = np.concatenate(parts)
+        self._arrays = allocate(1, Room(), settings, models, nothing, numbers)
         _begin(self._arrays, METRICS, cores, phase)
 
     @property
     def finish_s(self) -> float:
-        return float(self._arrays.replicas["finish_s"][0, 0])
+        return float(self._arrays.replicas["finish_s"][0, 0, 0])
 
     @property
     def used_core_s(self) -> float:
-        return float(self._arrays.replicas["used_core_s"][0, 0])
+        return float(self._arrays.replicas["used_core_s"][0, 0, 0])
 
     @property
     def throttled_s(self) -> float:
-        return float(self._arrays.replicas["throttled_s"][0, 0])
+        return float(self._arrays.replicas["throttled_s"][0, 0, 0])
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
-        self._arrays.settings["cold_start_s"] = cold_start_s
+        self._arrays.models["cold_start_s"] = cold_start_s
         _load(self._arrays, METRICS, now_s, loading)
 
     def start(self, now_s: float, size: int, noise: float) -> None:
@@ -152,7 +153,8 @@ def arrival_s(trace: BandwidthTrace, sent_s: ArrayLike, payload_bytes: float) ->
     samples["cumulative"] = trace.cumulative_bytes
     row["network_kind"], row["arrival_kind"] = FIXED, CONSTANT
     row["samples"], row["trace_s"] = trace.start_s.size, trace.duration_s
-    arrays = allocate(1, Room(), rows(settings), samples, np.zeros(1))
+    models = np.zeros((1, 1), STAGE_SETTINGS)
+    arrays = allocate(1, Room(), settings, models, samples, np.zeros(1))
     sent_s = np.atleast_1d(np.asarray(sent_s, np.float64))
     requests = rows(np.zeros(sent_s.size, LISTED_REQUEST))
     requests["sent_s"], requests["payload_bytes"] = sent_s, payload_bytes

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 
+from sponge_env.core import pipeline
 from sponge_env.core.arrivals import next_listed, next_request
 from sponge_env.core.compiled import compiled, inlined
-from sponge_env.core.queue import bring_forward, deadline_s, push
-from sponge_env.core.records import ReplicaState, Waiting, World
+from sponge_env.core.queue import bring_forward, deadline_s, due_s, push
+from sponge_env.core.records import LedgerRow, ReplicaState, Waiting, World
+from sponge_env.core.service import planned_s
 from sponge_env.core.settings import LISTED
 from sponge_env.interfaces import Outcome
 
@@ -22,7 +24,10 @@ DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 @inlined
 def any_pending(w: World) -> bool:
     """Return whether any request waits or runs."""
-    return w.stage.running > 0 or w.stage.head < w.stage.tail
+    for k in range(len(w.stages)):
+        if w.stages[k].running > 0 or w.stages[k].head < w.stages[k].tail:
+            return True
+    return False
 
 
 @compiled
@@ -51,9 +56,10 @@ def _offer(w: World, due_s: float, payload_bytes: float) -> None:
     hopeless = due_s - env.arrival_s < w.settings.hopeless_below_s
     metrics.offered += 1
     metrics.hopeless += hopeless
-    if not push(w, env.sent - 1, env.sent_s, hopeless, 0):
-        metrics.overflowed += 1
-        _drop(w, env.sent - 1, env.sent_s, hopeless, 0, True)
+    fits = not pipeline.staged(w) or pipeline.enter(w, env.sent - 1)
+    if fits and pipeline.join(w, env.sent - 1, env.sent_s, hopeless, env.arrival_s):
+        return
+    _drop(w, env.sent - 1, env.sent_s, hopeless, 0, True)
 
 
 @compiled
@@ -86,23 +92,39 @@ def abandon(w: World) -> None:
 @inlined
 def _drop_first(w: World) -> None:
     first = w.queue[w.stage.head & w.stage.ring]
-    _drop(w, first.row, first.sent_s, first.hopeless, first.retries, False)
-    w.stage.head += 1
+    row, sent_s, hopeless, batches = first.row, first.sent_s, first.hopeless, first.retries
+    if pipeline.staged(w):
+        batches = pipeline.leave(w, row, sent_s)
+    else:
+        w.stage.head += 1
+        w.stage.waited_s += w.env.now_s
+    _drop(w, row, sent_s, hopeless, batches, False)
 
 
 @compiled
 def _drop(
     w: World, row: int, sent_s: float, hopeless: bool, attempts: int, overflowed: bool
 ) -> None:
+    """Close a request that is given up, as it waits or because there is no room."""
+    w.stage.dropped += 1
     w.metrics.dropped += 1
+    w.metrics.overflowed += overflowed
     w.metrics.avoidable_violations += not hopeless
     if w.env.ended < len(w.ledger):
-        entry = w.ledger[w.env.ended]
-        entry.row, entry.sent_s = row, sent_s
+        entry = _entry(w, row, sent_s, DROPPED)
         entry.started_s, entry.finished_s = math.nan, w.env.now_s
-        entry.outcome, entry.overflowed = DROPPED, overflowed
         entry.batch_size, entry.replica, entry.attempts = 0, -1, attempts
-        w.env.ended += 1
+        entry.overflowed = overflowed
+
+
+@inlined
+def _entry(w: World, row: int, sent_s: float, outcome: int) -> LedgerRow:
+    """Begin the next entry of the ledger."""
+    entry = w.ledger[w.env.ended]
+    w.env.ended += 1
+    entry.row, entry.sent_s, entry.outcome = row, sent_s, outcome
+    entry.stage, entry.accuracy, entry.overflowed = w.place, math.nan, False
+    return entry
 
 
 @compiled
@@ -116,29 +138,90 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
             bring_forward(w, count)
         replica.batch_size, replica.first = count, stage.head
         replica.started_s, replica.planned_end_s = w.env.now_s, math.nan
+        replica.variant = _choose_variant(w, count)
+        if pipeline.staged(w):
+            for position in range(stage.head, stage.head + count):
+                pipeline.start_task(w, w.queue[position & stage.ring].row)
         stage.head += count
         stage.running += count
+        stage.taken += count
+        stage.waited_s += count * w.env.now_s
     return count
+
+
+@inlined
+def _choose_variant(w: World, count: int) -> int:
+    """Return which model runs a batch of the queue's first requests.
+
+    The most accurate one that the slack of the most urgent request allows (SlackFit, of
+    SuperServe: Khare et al., NSDI 2025) where the stage lets batches choose.
+    """
+    stage, model = w.stage, w.model
+    if w.env.now_s >= stage.switched_s:
+        stage.variant = stage.next_variant
+    variant = stage.variant
+    if model.by_slack:
+        slack_s = deadline_s(w, stage.head) - w.env.now_s
+        variant = model.variants - 1
+        while variant > 0 and planned_s(w, variant, count, stage.planned_cores) > slack_s:
+            variant -= 1
+    return variant
 
 
 @compiled
 def answer(w: World, replica: ReplicaState, finished_s: float) -> None:
-    """Close the requests of a batch that has ended: on time or late."""
-    env, metrics = w.env, w.metrics
+    """Take in a batch that has ended: answer its requests, or lead their tasks on."""
+    stage = w.stage
+    accuracy = w.numbers[w.model.accuracy_at + replica.variant]
     for position in range(replica.first, replica.first + replica.batch_size):
-        request = w.queue[position & w.stage.ring]
-        on_time = is_on_time(deadline_s(w, position), finished_s)
-        if on_time:
-            metrics.on_time += 1
+        request = w.queue[position & stage.ring]
+        if pipeline.staged(w):
+            _end_task(w, request, replica, accuracy, finished_s)
         else:
-            metrics.late += 1
-            metrics.avoidable_violations += not request.hopeless
-        env.latency_sum_s += finished_s - request.sent_s
-        _enter(w, request, replica, finished_s, ON_TIME if on_time else LATE)
-    env.finished += 1
-    env.service_sum_s += finished_s - replica.started_s
-    env.answered += replica.batch_size
+            _answer(w, request, replica, accuracy, finished_s, request.retries + 1)
+    stage.finished += 1
+    stage.service_sum_s += finished_s - replica.started_s
+    stage.answered += replica.batch_size
     _leave(w, replica)
+
+
+@inlined
+def _end_task(
+    w: World, request: Waiting, replica: ReplicaState, accuracy: float, finished_s: float
+) -> None:
+    """Lead a task on, and answer its request if it was the last."""
+    row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
+    if not pipeline.end_task(w, row):
+        return  # its request was given up meanwhile
+    if not pipeline.lead_on(w, request, accuracy, finished_s):
+        _drop(w, row, sent_s, hopeless, pipeline.leave(w, row, sent_s), True)
+    elif pipeline.is_answered(w, row):
+        accuracy = pipeline.accuracy_of(w, row)
+        batches = pipeline.leave(w, row, sent_s)
+        _answer(w, request, replica, accuracy, finished_s, batches)
+
+
+@compiled
+def _answer(
+    w: World,
+    request: Waiting,
+    replica: ReplicaState,
+    accuracy: float,
+    finished_s: float,
+    attempts: int,
+) -> None:
+    """Close a request: on time or late."""
+    env, metrics = w.env, w.metrics
+    on_time = is_on_time(due_s(w, request.row, request.sent_s), finished_s)
+    if on_time:
+        metrics.on_time += 1
+        env.accuracy_on_time += accuracy
+    else:
+        metrics.late += 1
+        metrics.avoidable_violations += not request.hopeless
+    env.latency_sum_s += finished_s - request.sent_s
+    env.accuracy_sum += accuracy
+    _enter(w, request, replica, finished_s, ON_TIME if on_time else LATE, accuracy, attempts)
 
 
 @inlined
@@ -147,42 +230,54 @@ def give_back(w: World, replica: ReplicaState, finished_s: float) -> None:
 
     Requests with budget left wait again; the others have failed.
     """
-    metrics = w.metrics
     for k in range(replica.batch_size):
         position = replica.first + k  # which moves when the queue makes room
         request = w.queue[position & w.stage.ring]
-        row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
-        retries = request.retries + 1
-        if deadline_s(w, position) <= finished_s:
-            metrics.failed += 1
-            metrics.avoidable_violations += not hopeless
-            _enter(w, request, replica, finished_s, FAILED)
-        elif not push(w, row, sent_s, hopeless, retries):
-            metrics.overflowed += 1
-            _drop(w, row, sent_s, hopeless, retries, True)
+        if not pipeline.staged(w) or pipeline.end_task(w, request.row):
+            _retry(w, request, replica, finished_s)
     _leave(w, replica)
 
 
 @compiled
+def _retry(w: World, request: Waiting, replica: ReplicaState, finished_s: float) -> None:
+    """Let a request wait again, or close it."""
+    row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
+    attempts = request.retries + 1
+    if due_s(w, row, sent_s) <= finished_s:
+        if pipeline.staged(w):
+            attempts = pipeline.leave(w, row, sent_s)
+        w.metrics.failed += 1
+        w.metrics.avoidable_violations += not hopeless
+        _enter(w, request, replica, finished_s, FAILED, math.nan, attempts)
+    elif not push(w, row, sent_s, hopeless, attempts, finished_s):
+        if pipeline.staged(w):
+            attempts = pipeline.leave(w, row, sent_s)
+        _drop(w, row, sent_s, hopeless, attempts, True)
+
+
+@compiled
 def _enter(
-    w: World, request: Waiting, replica: ReplicaState, finished_s: float, outcome: int
+    w: World,
+    request: Waiting,
+    replica: ReplicaState,
+    finished_s: float,
+    outcome: int,
+    accuracy: float,
+    attempts: int,
 ) -> None:
     """Enter how a request ended into the ledger."""
     if w.env.ended < len(w.ledger):
-        entry = w.ledger[w.env.ended]
-        entry.row, entry.sent_s = request.row, request.sent_s
+        entry = _entry(w, request.row, request.sent_s, outcome)
         entry.started_s, entry.finished_s = replica.started_s, finished_s
-        entry.outcome, entry.overflowed = outcome, False
         entry.batch_size, entry.replica = replica.batch_size, replica.id
-        entry.attempts = request.retries + 1
-        w.env.ended += 1
+        entry.accuracy, entry.attempts = accuracy, attempts
 
 
 @inlined
 def _leave(w: World, replica: ReplicaState) -> None:
     w.stage.running -= replica.batch_size
-    w.env.batches += 1
-    w.env.batched += replica.batch_size
+    w.stage.batches += 1
+    w.stage.batched += replica.batch_size
 
 
 @compiled

@@ -35,20 +35,29 @@ STEP, DRAIN, RESET = range(3)
 
 @inlined
 def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
+    """Return the first stage of an environment."""
     env = arrays.envs[i]
     return World(
+        0,
         env,
         arrays.stages[i, 0],
         arrays.settings[env.scenario],
-        arrays.replicas[i],
-        arrays.pending[i],
+        arrays.models[env.scenario, 0],
+        arrays.replicas[i, 0],
+        arrays.pending[i, 0],
         arrays.requests[i],
-        arrays.queue[i],
+        arrays.queue[i, 0],
         arrays.group[i],
         arrays.ledger[i],
         arrays.traces,
         arrays.numbers,
         metrics[i],
+        arrays.opened[i],
+        arrays.stages[i],
+        arrays.models[env.scenario],
+        arrays.replicas[i],
+        arrays.pending[i],
+        arrays.queue[i],
     )
 
 

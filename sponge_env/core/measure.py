@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
-from sponge_env.core.records import PAST, RECENT, Meters, World
+from sponge_env.core.pipeline import at, staged
+from sponge_env.core.records import PAST, RECENT, Meters, Stage, World
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""
@@ -16,8 +18,13 @@ def clear_sums(w: World) -> None:
     """Begin an interval's sums at 0; the metrics are blank already."""
     env = w.env
     env.delay_sum_s = env.delay_max_s = env.payload_sum_bytes = 0.0
-    env.latency_sum_s = env.service_sum_s = 0.0
-    env.batches = env.batched = env.finished = env.answered = 0
+    env.latency_sum_s = env.accuracy_sum = env.accuracy_on_time = 0.0
+    for k in range(len(w.stages)):
+        stage = w.stages[k]
+        stage.joined = stage.taken = stage.dropped = 0
+        stage.batches = stage.batched = stage.finished = stage.answered = 0
+        stage.service_sum_s = 0.0
+        stage.waited_s = -(stage.tail - stage.head) * env.now_s
 
 
 @compiled
@@ -25,7 +32,7 @@ def measure(w: World) -> None:
     """Write the metrics of the interval that is over; the worker's meters are read."""
     _remember_arrivals(w)
     _measure_requests(w)
-    _measure_resources(w)
+    _measure_stages(w)
     _measure_rest(w)
     w.metrics.reward = _reward(w)
     w.env.episode_return += w.metrics.reward
@@ -44,7 +51,8 @@ def _remember_arrivals(w: World) -> None:
         transfer_s = env.delay_sum_s - w.settings.network.base_delay_s * offered
         if transfer_s > ROUNDING_S * offered:
             bandwidth = env.payload_sum_bytes / transfer_s
-    env.arrivals[(env.interval - 1) & (PAST - 1)] = offered
+    for k in range(len(w.stages)):
+        w.stages[k].arrivals[(env.interval - 1) & (PAST - 1)] = w.stages[k].joined
     env.mean_delays_s[(env.interval - 1) & (RECENT - 1)] = mean_s
     env.bandwidths[(env.interval - 1) & (RECENT - 1)] = bandwidth
 
@@ -58,32 +66,82 @@ def _measure_requests(w: World) -> None:
     metrics.violation_rate = violations / ended if ended else 0.0
     metrics.queued = w.stage.tail - w.stage.head
     metrics.running = w.stage.running
-    if env.batches:
-        metrics.batch_mean = env.batched / env.batches
-    if env.finished:
-        metrics.service_mean_s = env.service_sum_s / env.finished
-        metrics.latency_mean_s = env.latency_sum_s / env.answered
+    if staged(w):
+        metrics.queued, metrics.running = env.opened - env.opened_running, env.opened_running
+    answered = metrics.on_time + metrics.late
+    if answered:
+        metrics.latency_mean_s = env.latency_sum_s / answered
+        metrics.accuracy = env.accuracy_sum / answered
+    if ended:
+        metrics.effective_accuracy = env.accuracy_on_time / ended
 
 
 @inlined
-def _measure_resources(w: World) -> None:
-    metrics, now, before = w.metrics, w.stage.meters, w.stage.before
-    core_seconds = now.core_seconds - before.core_seconds
-    metrics.core_seconds = core_seconds
-    metrics.cores = core_seconds / (w.env.now_s - w.env.measured_s)
-    metrics.physical_core_seconds = core_seconds * w.settings.core_unit
-    metrics.effective_cores = now.effective_cores
-    metrics.replicas_ready = now.ready
-    if core_seconds > 0:
-        used_core_s = now.used_core_seconds - before.used_core_seconds
-        metrics.utilisation = min(1.0, used_core_s / core_seconds)
-        stopped_s = now.throttled_s - before.throttled_s
-        metrics.throttled_share = stopped_s * now.effective_cores / core_seconds
-    metrics.cpu_s = now.cpu_s - before.cpu_s
-    metrics.restarts = now.restarts - before.restarts
-    metrics.actuation_s = now.actuation_s
-    remember_meters(now, before)
+def _measure_stages(w: World) -> None:
+    """Measure each stage, and all together as one."""
+    metrics, batches, batched, finished, service_sum_s = w.metrics, 0, 0, 0, 0.0
+    used_core_s, stopped_core_s = 0.0, 0.0
+    for k in range(len(w.stages)):
+        stage = w.stages[k]
+        _measure_queue(stage, w.env.now_s)
+        batches += stage.batches
+        batched += stage.batched
+        finished += stage.finished
+        service_sum_s += stage.service_sum_s
+        used, stopped = _measure_resources(at(w, k))
+        used_core_s += used
+        stopped_core_s += stopped
+    if batches:
+        metrics.batch_mean = batched / batches
+    if finished:
+        metrics.service_mean_s = service_sum_s / finished
+    metrics.cores = metrics.core_seconds / (w.env.now_s - w.env.measured_s)
+    if metrics.core_seconds > 0:
+        metrics.utilisation = min(1.0, used_core_s / metrics.core_seconds)
+        metrics.throttled_share = stopped_core_s / metrics.core_seconds
     w.env.measured_s = w.env.now_s
+
+
+@inlined
+def _measure_queue(stage: Stage, now_s: float) -> None:
+    """Measure queue and batches of a stage."""
+    m: Any = stage.measured
+    m.queued, m.running = stage.tail - stage.head, stage.running
+    m.joined, m.answered, m.dropped = stage.joined, stage.answered, stage.dropped
+    m.waiting_mean_s = m.batch_mean = m.service_mean_s = math.nan
+    if stage.taken:
+        m.waiting_mean_s = (stage.waited_s + m.queued * now_s) / stage.taken
+    if stage.batches:
+        m.batch_mean = stage.batched / stage.batches
+    if stage.finished:
+        m.service_mean_s = stage.service_sum_s / stage.finished
+    m.requested_cores, m.batch = stage.wanted.cores, stage.wanted.batch
+    m.replicas, m.variant = stage.wanted.replicas, stage.wanted.variant
+
+
+@inlined
+def _measure_resources(w: World) -> tuple[float, float]:
+    """Measure a stage's cores, add them to the whole; return those in use and those stopped."""
+    metrics, now, before = w.metrics, w.stage.meters, w.stage.before
+    m: Any = w.stage.measured
+    core_seconds = now.core_seconds - before.core_seconds
+    used_core_s = now.used_core_seconds - before.used_core_seconds
+    stopped_core_s = (now.throttled_s - before.throttled_s) * now.effective_cores
+    m.core_seconds = core_seconds
+    m.cores = core_seconds / (w.env.now_s - w.env.measured_s)
+    m.replicas_ready, m.utilisation, m.throttled_share = now.ready, 0.0, 0.0
+    if core_seconds > 0:
+        m.utilisation = min(1.0, used_core_s / core_seconds)
+        m.throttled_share = stopped_core_s / core_seconds
+    metrics.core_seconds += core_seconds
+    metrics.physical_core_seconds += core_seconds * w.model.core_unit
+    metrics.effective_cores += now.effective_cores
+    metrics.replicas_ready += now.ready
+    metrics.cpu_s += now.cpu_s - before.cpu_s
+    metrics.restarts += now.restarts - before.restarts
+    metrics.actuation_s += now.actuation_s
+    remember_meters(now, before)
+    return used_core_s, stopped_core_s
 
 
 @compiled

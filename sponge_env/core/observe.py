@@ -44,7 +44,7 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
     """Write the observation, (OBS_DIM,) float32, or the longer one of joint control."""
     queued = w.stage.tail - w.stage.head
     observation[:] = 0.0
-    _put(observation, _QUEUE, queued / (w.settings.rate_scale * w.settings.slo_s))
+    _put(observation, _QUEUE, queued / (w.model.rate_scale * w.settings.slo_s))
     _put_budgets(w, observation, queued)
     _put_due_counts(w, observation, queued)
     if w.env.interval:
@@ -89,7 +89,7 @@ def _put_budgets(w: World, observation: NDArray[np.float32], queued: int) -> Non
 @inlined
 def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> None:
     """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
-    scale = w.settings.rate_scale * w.settings.slo_s
+    scale = w.model.rate_scale * w.settings.slo_s
     begin = 0
     for due in range(DUE_BINS - 1):
         end = _first_due_after(w, due, begin, queued)
@@ -118,9 +118,9 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
     span = min(span, min(interval, HISTORY))
     total = 0.0
     for k in range(interval - span, interval):
-        total += w.env.arrivals[k & (PAST - 1)]
+        total += w.stage.arrivals[k & (PAST - 1)]
     rate = total / span / w.settings.interval_s
-    _put(observation, field, rate / w.settings.rate_scale)
+    _put(observation, field, rate / w.model.rate_scale)
 
 
 @inlined
@@ -150,7 +150,7 @@ def _trend(w: World, history: Records[float]) -> float:
 
 @inlined
 def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
-    env, stage, limits = w.env, w.stage, w.settings.limits
+    env, stage, limits = w.env, w.stage, w.model.limits
     ready, left_s = 0, 0.0
     for k in range(stage.replicas):
         replica = w.replicas[k]
@@ -168,7 +168,7 @@ def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
 @inlined
 def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
     metrics = w.metrics
-    scale = w.settings.rate_scale * w.settings.interval_s
+    scale = w.model.rate_scale * w.settings.interval_s
     _put(observation, _LAST, metrics.on_time / scale)
     _put(observation, _LAST + 1, metrics.late / scale)
     _put(observation, _LAST + 2, metrics.dropped / scale)
@@ -178,15 +178,15 @@ def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
 
 @inlined
 def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
-    env, settings = w.env, w.settings
-    scale_s = settings.cold_start_s if settings.cold_start_s > 0 else 1.0
+    env, model = w.env, w.model
+    scale_s = model.cold_start_s if model.cold_start_s > 0 else 1.0
     starting, first, end = 0, _STARTING + 1, _STARTING + 1 + STARTING_SLOTS
     for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
             _put_in_order(observation[first:end], starting, left_s / scale_s)
             starting += 1
-    _put(observation, _STARTING, starting / settings.limits.replicas)
+    _put(observation, _STARTING, starting / model.limits.replicas)
 
 
 @inlined

@@ -17,9 +17,15 @@ from sponge_env.core.settings import LISTED
 def deadline_s(w: World, position: int) -> float:
     """Return the deadline of the request at a position of the queue."""
     waiting = w.queue[position & w.stage.ring]
+    return due_s(w, waiting.row, waiting.sent_s)
+
+
+@compiled
+def due_s(w: World, row: int, sent_s: float) -> float:
+    """Return the deadline of the request at a place in the order of arrival."""
     if w.settings.arrival_kind == LISTED:
-        return w.requests[waiting.row].deadline_s
-    return waiting.sent_s + w.settings.slo_s
+        return w.requests[row].deadline_s
+    return sent_s + w.settings.slo_s
 
 
 @compiled
@@ -36,10 +42,11 @@ def last_deadline_s(w: World) -> float:
 
 
 @compiled
-def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int) -> bool:
-    """Put a request into the queue; return False if there is no room.
+def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined_s: float) -> bool:
+    """Put a request, or a task of it, into the queue; return False if there is no room.
 
-    ``row`` is its place in the order of arrival, ``retries`` the batches that died under it.
+    ``row`` is its place in the order of arrival, ``retries`` the batches that died under it;
+    at ``joined_s`` it begins to wait.
     """
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
@@ -47,11 +54,13 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int) -> boo
         if stage.tail - stage.oldest > stage.ring:
             return False
     # One SLO and one payload for all: what arrives last has the latest deadline.
-    position = _place(w, row) if w.settings.arrival_kind == LISTED else stage.tail
+    sorts = w.place > 0 or w.settings.arrival_kind == LISTED
+    position = _place(w, row, sent_s) if sorts else stage.tail
     waiting = w.queue[position & stage.ring]
     waiting.row, waiting.sent_s, waiting.hopeless = row, sent_s, hopeless
     waiting.retries = retries
     stage.tail += 1
+    stage.waited_s -= joined_s
     return True
 
 
@@ -86,22 +95,45 @@ def _last_run(w: World, end: int) -> int:
 
 
 @inlined
-def _place(w: World, row: int) -> int:
+def _place(w: World, row: int, sent_s: float) -> int:
     """Make way for a request; return its position."""
     stage, position = w.stage, w.stage.tail
-    while position > stage.head and _precedes(w, row, position - 1):
+    while position > stage.head and _precedes(w, row, sent_s, position - 1):
         w.queue[position & stage.ring] = w.queue[(position - 1) & stage.ring]
         position -= 1
     return position
 
 
 @inlined
-def _precedes(w: World, row: int, position: int) -> bool:
+def _precedes(w: World, row: int, sent_s: float, position: int) -> bool:
     """Return whether a request goes before the one at a position."""
-    one, other = w.requests[row], w.requests[w.queue[position & w.stage.ring].row]
-    if one.deadline_s == other.deadline_s:
-        return one.id < other.id
-    return one.deadline_s < other.deadline_s
+    one_s, other_s = due_s(w, row, sent_s), deadline_s(w, position)
+    if one_s != other_s:
+        return one_s < other_s
+    other = w.queue[position & w.stage.ring].row
+    if w.settings.arrival_kind == LISTED:
+        return w.requests[row].id < w.requests[other].id
+    return row < other
+
+
+@compiled
+def remove(w: World, row: int, sent_s: float) -> None:
+    """Take what waits of a request out of the queue; all of it lies where its deadline does."""
+    stage, due = w.stage, due_s(w, row, sent_s)
+    kept = position = stage.head
+    while position < stage.tail and deadline_s(w, position) <= due:
+        kept += w.queue[position & stage.ring].row != row
+        position += 1
+    gone = position - kept
+    if gone:
+        # Those before it move back to where it was.
+        target = position - 1
+        for place in range(position - 1, stage.head - 1, -1):
+            if w.queue[place & stage.ring].row != row:
+                w.queue[target & stage.ring] = w.queue[place & stage.ring]
+                target -= 1
+        stage.head += gone
+        stage.waited_s += gone * w.env.now_s
 
 
 @inlined

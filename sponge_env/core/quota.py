@@ -23,7 +23,7 @@ import math
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import ReplicaState
-from sponge_env.core.settings import Settings
+from sponge_env.core.settings import StageSettings
 
 SLICE_S = 0.005
 """What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)."""
@@ -34,17 +34,17 @@ NANOSECOND_S = 1e-9
 
 
 @inlined
-def new_bucket(settings: Settings, replica: ReplicaState, phase: float) -> None:
+def new_bucket(model: StageSettings, replica: ReplicaState, phase: float) -> None:
     """Start idle, with a full pool."""
-    _grant(settings, replica, float(replica.cores))
-    replica.refill_s = phase * settings.quota.period_s
+    _grant(model, replica, float(replica.cores))
+    replica.refill_s = phase * model.quota.period_s
     replica.pool_s = replica.granted_s
     replica.slice_s = replica.left_s = 0.0
     replica.stopped = False
 
 
 @compiled
-def advance_bucket(settings: Settings, replica: ReplicaState, now_s: float) -> None:
+def advance_bucket(model: StageSettings, replica: ReplicaState, now_s: float) -> None:
     """Let work and counters progress to ``now_s``."""
     if replica.left_s > 0 and now_s >= replica.finish_s:
         replica.since_s, replica.left_s = replica.finish_s, 0.0
@@ -53,76 +53,76 @@ def advance_bucket(settings: Settings, replica: ReplicaState, now_s: float) -> N
         replica.used_core_s = replica.end_used_core_s
         replica.throttled_s = replica.end_throttled_s
     elif replica.left_s > 0:
-        _run(settings, replica, now_s)
+        _run(model, replica, now_s)
 
 
 @inlined
-def write_quota(settings: Settings, replica: ReplicaState, now_s: float) -> None:
+def write_quota(model: StageSettings, replica: ReplicaState, now_s: float) -> None:
     """Put the quota of ``replica.cores`` in force."""
-    advance_bucket(settings, replica, now_s)
-    _pass_refills(settings, replica, now_s)
-    _grant(settings, replica, float(replica.cores))
+    advance_bucket(model, replica, now_s)
+    _pass_refills(model, replica, now_s)
+    _grant(model, replica, float(replica.cores))
     replica.pool_s, replica.slice_s, replica.stopped = replica.granted_s, 0.0, False
     if replica.left_s > 0:
-        _predict(settings, replica)
+        _predict(model, replica)
 
 
 @inlined
-def share(settings: Settings, replica: ReplicaState, now_s: float, cores: float) -> None:
+def share(model: StageSettings, replica: ReplicaState, now_s: float, cores: float) -> None:
     """Get a part of the CPU, which neither fills the pool nor forgives the debt."""
     if cores == replica.share:
         return
-    advance_bucket(settings, replica, now_s)
-    _catch_up(settings, replica, now_s)
-    _grant(settings, replica, cores)
+    advance_bucket(model, replica, now_s)
+    _catch_up(model, replica, now_s)
+    _grant(model, replica, cores)
     replica.pool_s = min(replica.pool_s, replica.granted_s)
     if replica.left_s > 0:
-        _predict(settings, replica)
+        _predict(model, replica)
 
 
 @compiled
 def wake(
-    settings: Settings, replica: ReplicaState, now_s: float, work_s: float, resume_s: float
+    model: StageSettings, replica: ReplicaState, now_s: float, work_s: float, resume_s: float
 ) -> None:
     """Begin work at ``now_s``; going on after a pause costs it ``resume_s``."""
-    advance_bucket(settings, replica, now_s)
-    _catch_up(settings, replica, now_s)
+    advance_bucket(model, replica, now_s)
+    _catch_up(model, replica, now_s)
     replica.resume_s = resume_s
-    paused = now_s - replica.since_s >= settings.quota.tick_s
+    paused = now_s - replica.since_s >= model.quota.tick_s
     replica.since_s, replica.left_s = now_s, work_s + paused * resume_s
-    _predict(settings, replica)
+    _predict(model, replica)
 
 
 @inlined
-def _grant(settings: Settings, replica: ReplicaState, cores: float) -> None:
+def _grant(model: StageSettings, replica: ReplicaState, cores: float) -> None:
     replica.share = cores
-    replica.granted_s = cores * settings.core_unit * settings.quota.period_s
+    replica.granted_s = cores * model.core_unit * model.quota.period_s
 
 
 @compiled
-def _catch_up(settings: Settings, replica: ReplicaState, now_s: float) -> None:
+def _catch_up(model: StageSettings, replica: ReplicaState, now_s: float) -> None:
     """Bring the account of a group that sleeps up to ``now_s``."""
     while replica.stopped and replica.refill_s <= now_s:
-        _refill(settings, replica)
-    _pass_refills(settings, replica, now_s)
+        _refill(model, replica)
+    _pass_refills(model, replica, now_s)
 
 
 @compiled
-def _pass_refills(settings: Settings, replica: ReplicaState, now_s: float) -> None:
+def _pass_refills(model: StageSettings, replica: ReplicaState, now_s: float) -> None:
     """Pass over the refills until ``now_s`` of a group that has no debt."""
     if replica.refill_s <= now_s:
-        periods = math.floor((now_s - replica.refill_s) / settings.quota.period_s) + 1
-        replica.refill_s += periods * settings.quota.period_s
+        periods = math.floor((now_s - replica.refill_s) / model.quota.period_s) + 1
+        replica.refill_s += periods * model.quota.period_s
         replica.pool_s = replica.granted_s
 
 
 @compiled
-def _predict(settings: Settings, replica: ReplicaState) -> None:
+def _predict(model: StageSettings, replica: ReplicaState) -> None:
     """Find the end by going there and back."""
     since_s, left_s, pool_s = replica.since_s, replica.left_s, replica.pool_s
     slice_s, stopped, refill_s = replica.slice_s, replica.stopped, replica.refill_s
     used_core_s, throttled_s = replica.used_core_s, replica.throttled_s
-    _run(settings, replica, math.inf)
+    _run(model, replica, math.inf)
     replica.finish_s = replica.since_s
     replica.end_refill_s, replica.end_pool_s = replica.refill_s, replica.pool_s
     replica.end_slice_s, replica.end_stopped = replica.slice_s, replica.stopped
@@ -133,7 +133,7 @@ def _predict(settings: Settings, replica: ReplicaState) -> None:
 
 
 @compiled
-def _run(settings: Settings, replica: ReplicaState, until_s: float) -> None:
+def _run(model: StageSettings, replica: ReplicaState, until_s: float) -> None:
     """Go on until ``until_s`` or the end of the work."""
     while replica.left_s > 0 and replica.since_s < until_s:
         if replica.stopped:
@@ -141,29 +141,29 @@ def _run(settings: Settings, replica: ReplicaState, until_s: float) -> None:
             replica.throttled_s += to_s - replica.since_s
             replica.since_s = to_s
             if to_s == replica.refill_s:
-                _refill(settings, replica)
+                _refill(model, replica)
         else:
-            _spend(settings, replica, until_s)
+            _spend(model, replica, until_s)
 
 
 @inlined
-def _spend(settings: Settings, replica: ReplicaState, until_s: float) -> None:
+def _spend(model: StageSettings, replica: ReplicaState, until_s: float) -> None:
     """Run until the next event: end, refill, or a tick at which the slice is used up."""
-    limited = replica.granted_s < settings.quota.period_s
+    limited = replica.granted_s < model.quota.period_s
     end_s = replica.since_s + replica.left_s
     refill_s = empty_s = math.inf
     if limited:
         refill_s = replica.refill_s
-        empty_s = _tick_after(settings, replica, replica.since_s + replica.slice_s)
+        empty_s = _tick_after(model, replica, replica.since_s + replica.slice_s)
     to_s = min(end_s, refill_s, empty_s, until_s)
     done_s = to_s - replica.since_s
     replica.since_s = to_s
     replica.left_s -= done_s
     if limited:
         replica.slice_s -= done_s
-    replica.used_core_s += done_s / settings.core_unit
+    replica.used_core_s += done_s / model.core_unit
     if to_s == refill_s:
-        _refill(settings, replica)
+        _refill(model, replica)
     if replica.left_s < NANOSECOND_S:
         _sleep(replica)
     elif to_s == empty_s:
@@ -171,16 +171,16 @@ def _spend(settings: Settings, replica: ReplicaState, until_s: float) -> None:
 
 
 @inlined
-def _tick_after(settings: Settings, replica: ReplicaState, time_s: float) -> float:
+def _tick_after(model: StageSettings, replica: ReplicaState, time_s: float) -> float:
     """Return the first tick at ``time_s`` or later, but not one that has passed."""
-    ticks = math.ceil((time_s - NANOSECOND_S) / settings.quota.tick_s)
-    return max(replica.since_s, ticks * settings.quota.tick_s)
+    ticks = math.ceil((time_s - NANOSECOND_S) / model.quota.tick_s)
+    return max(replica.since_s, ticks * model.quota.tick_s)
 
 
 @compiled
-def _refill(settings: Settings, replica: ReplicaState) -> None:
+def _refill(model: StageSettings, replica: ReplicaState) -> None:
     """Begin a period; the debt of a group that stands still is paid first."""
-    replica.refill_s += settings.quota.period_s
+    replica.refill_s += model.quota.period_s
     replica.pool_s = replica.granted_s
     if replica.stopped:
         paid_s = min(replica.pool_s, -replica.slice_s)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import Position, Records, Words, dtype_of
-from sponge_env.core.settings import Settings
+from sponge_env.core.settings import MAX_STAGES, Settings, StageSettings
 from sponge_env.fields import TREND_INTERVALS
 from sponge_env.interfaces import HISTORY
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.results.schema import IntervalMetrics, StageMetrics
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
@@ -28,6 +28,8 @@ assert RECENT > TREND_INTERVALS
 
 Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
+PerStage = Annotated[Records[float], np.float64, MAX_STAGES]
+TasksPerStage = Annotated[Records[int], np.int32, MAX_STAGES]
 
 
 class Env:
@@ -46,6 +48,8 @@ class Env:
     """A second reader of the arrivals' stream, for ``RECORDED`` ones."""
     network_rng: Words
     noise_rng: Words
+    fan_out_key: Annotated[int, np.uint64]
+    """What fan-outs are drawn from, beside the request."""
 
     sent_s: float
     """The next request; infinite after the last."""
@@ -83,22 +87,19 @@ class Env:
 
     ended: int
     """Rows of the ledger in use."""
+    opened: int
+    """Requests in the system and, of these, those with a task that runs; where there are several
+    stages."""
+    opened_running: int
 
     delay_sum_s: float
-    """Sums over this interval, as are the rest but the last four."""
+    """Sums over this interval, as are the rest but the last three."""
     delay_max_s: float
     payload_sum_bytes: float
     latency_sum_s: float
-    service_sum_s: float
-    batches: int
-    batched: int
-    """Requests in these batches."""
-    finished: int
-    """Batches that did not die with their replica."""
-    answered: int
-    """Requests in those."""
-    arrivals: Past
-    """Arrivals of past intervals."""
+    accuracy_sum: float
+    accuracy_on_time: float
+    """The same of those that were in time."""
     mean_delays_s: Recent
     bandwidths: Recent
 
@@ -140,15 +141,42 @@ class Stage:
     oldest: int
     """No running request lies before this position."""
     running: int
+    """Requests, or tasks of such, in batches."""
+    ended: bool
+    """Whether a batch has ended at this moment."""
+    arrivals: Past
+    """Those that joined the queue in past intervals."""
+    joined: int
+    """Sums over this interval, as are the rest down to ``dropped``: those that joined the queue."""
+    waited_s: float
+    """Time that they waited, each from its joining or the interval's beginning on."""
+    taken: int
+    """Those that left the queue for a batch."""
+    service_sum_s: float
+    batches: int
+    batched: int
+    """Those in these batches."""
+    finished: int
+    """Batches that did not die with their replica."""
+    answered: int
+    """Those in them."""
+    dropped: int
+    """Requests that were given up here."""
 
     wanted: AllocationRow
     """The allocation last asked for."""
+    room_cores: int
+    """What the machine has for this stage: its cores without those that other stages hold."""
     planned_cores: int
     """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int
     """Cores and replicas that the worker was told last and comes to as soon as those that drain
     leave room for them on the machine."""
     target_replicas: int
+    variant: int
+    """Model that batches are formed for, until ``switched_s``, and from then on the next."""
+    next_variant: int
+    switched_s: float
     cores: int
     """Core units in force on the worker."""
     replicas: int
@@ -167,6 +195,8 @@ class Stage:
     """As they stand now."""
     before: Meters
     """As they stood at the last measurement."""
+    measured: StageMetrics
+    """The interval's metrics."""
 
 
 class ReplicaState:
@@ -182,6 +212,8 @@ class ReplicaState:
     started_s: float
     planned_end_s: float
     """When the batch was expected to end at the last resize; NaN if it began later."""
+    variant: int
+    """Model that runs its batch."""
 
     cores: int
     since_s: float
@@ -237,6 +269,25 @@ class Waiting:
     """Batches that died under it."""
 
 
+class OpenRequest:
+    """A request on its way through several stages."""
+
+    row: int
+    """Its place in the order of arrival, or -1."""
+    running: int
+    """Tasks in batches."""
+    batches: int
+    """Batches that it was part of."""
+    joined: int
+    """Bit for each stage in which several meet, once its task is there."""
+    tasks: TasksPerStage
+    """Open tasks of each stage."""
+    done: TasksPerStage
+    """Tasks that are done."""
+    accuracy: PerStage
+    """Of these the sum of the accuracies of the models that did them."""
+
+
 class PendingResize:
     """A resize that has been asked for and is not in force yet."""
 
@@ -258,16 +309,23 @@ class LedgerRow:
     batch_size: int
     replica: int
     attempts: int
+    stage: int
+    """Where it ended."""
+    accuracy: float
+    """Of its answer; NaN without."""
     overflowed: bool
     """Whether the queue was full when it arrived."""
 
 
 class World(NamedTuple):
-    """Everything that belongs to one stage of one environment."""
+    """Everything that belongs to one stage of one environment, and the way to the others."""
 
+    place: int
+    """Which stage it is."""
     env: Env
     stage: Stage
     settings: Settings
+    model: StageSettings
     replicas: Records[ReplicaState]
     """(slots,)"""
     pending: Records[PendingResize]
@@ -285,6 +343,16 @@ class World(NamedTuple):
     """All tables of all scenarios."""
     metrics: Any
     """The interval's metrics, under the names of :data:`METRICS`."""
+    opened: Records[OpenRequest]
+    """(places,) a power of two: requests in the system where there are several stages."""
+    stages: Records[Stage]
+    """(stages,) all of the environment, as are the rest."""
+    models: Records[StageSettings]
+    all_replicas: NDArray[Any]
+    """(stages, slots)"""
+    all_pending: NDArray[Any]
+    all_queues: NDArray[Any]
+    """(stages, capacity)"""
 
 
 class Arrays(NamedTuple):
@@ -294,13 +362,20 @@ class Arrays(NamedTuple):
     stages: NDArray[Any]
     """(n, stages)"""
     replicas: NDArray[Any]
+    """(n, stages, slots)"""
     pending: NDArray[Any]
+    """(n, stages, slots)"""
     requests: NDArray[Any]
     queue: NDArray[Any]
+    """(n, stages, capacity)"""
+    opened: NDArray[Any]
+    """(n, places)"""
     group: NDArray[np.float64]
     ledger: NDArray[Any]
     settings: NDArray[Any]
     """(scenarios,)"""
+    models: NDArray[Any]
+    """(scenarios, stages) of :class:`~sponge_env.core.settings.StageSettings`."""
     traces: NDArray[Any]
     """(rows,)"""
     numbers: NDArray[np.float64]
@@ -317,6 +392,7 @@ LISTED_REQUEST = dtype_of(Listed)
 WAITING = dtype_of(Waiting)
 PENDING = dtype_of(PendingResize)
 LEDGER_ROW = dtype_of(LedgerRow)
+OPEN_REQUEST = dtype_of(OpenRequest)
 
 UNMEASURED = ("latency_p50_s", "latency_p99_s")
 """Metrics of an interval that would need all its latencies at once."""

@@ -24,11 +24,19 @@ from sponge_env.core.service import (
 
 
 @inlined
-def reset_worker(w: World, seed: int) -> None:
-    """Start at time 0 with the initial replicas warm."""
-    env, stage, initial = w.env, w.stage, w.settings.initial
+def begin_clock(env: Env, seed: int) -> None:
+    """Start at time 0."""
     seed_stream(env.noise_rng, seed, NOISE)
     env.now_s = 0.0
+
+
+@inlined
+def reset_worker(w: World) -> None:
+    """Start with the initial replicas warm."""
+    stage, initial = w.stage, w.model.initial
+    stage.room_cores = w.settings.total_cores
+    stage.variant = stage.next_variant = initial.variant
+    stage.switched_s = 0.0
     stage.cores = stage.target_cores = initial.cores
     stage.target_replicas = initial.replicas
     stage.replicas, stage.next_replica, stage.pending = 0, 0, 0
@@ -62,19 +70,25 @@ def next_event_s(w: World) -> float:
 @inlined
 def share_cpu(w: World) -> None:
     """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
-    env, stage, settings = w.env, w.stage, w.settings
-    if not settings.limited or settings.limits.replicas == 1:
+    env, stage, model = w.env, w.stage, w.model
+    if not model.limited or model.limits.replicas == 1:
         return
-    busy = 0
-    for k in range(stage.replicas):
-        busy += not is_idle(env, w.replicas[k])
     whole = float(stage.cores)
-    part = min(whole, settings.cpu_cores / max(1, busy))
+    part = min(whole, model.cpu_cores / max(1, busy_replicas(w)))
     for k in range(stage.replicas):
         replica = w.replicas[k]
-        share(settings, replica, env.now_s, whole if is_idle(env, replica) else part)
+        share(model, replica, env.now_s, whole if is_idle(env, replica) else part)
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s
+
+
+@inlined
+def busy_replicas(w: World) -> int:
+    """Return how many replicas serve or load."""
+    busy = 0
+    for k in range(w.stage.replicas):
+        busy += not is_idle(w.env, w.replicas[k])
+    return busy
 
 
 @compiled
@@ -103,8 +117,14 @@ def release(w: World, row: int) -> None:
     replica.batch_size = 0
     if replica.draining:
         _retire(w, row)
-        if w.stage.cores < w.stage.target_cores or _staying(w) < w.stage.target_replicas:
-            _fit(w)
+        fit_target(w)
+
+
+@inlined
+def fit_target(w: World) -> None:
+    """Come nearer to the allocation that was asked for, if there was no room for it."""
+    if w.stage.cores < w.stage.target_cores or _staying(w) < w.stage.target_replicas:
+        _fit(w)
 
 
 @inlined
@@ -201,7 +221,7 @@ _fit_inlined = inlined(fit)
 def _fit(w: World) -> None:
     """Put as much of the allocation in force as there is room for."""
     stage, held = w.stage, w.stage.replicas
-    places, total = len(w.replicas), w.settings.total_cores
+    places, total = len(w.replicas), stage.room_cores
     wanted, staying = stage.target_replicas, _staying(w)
     cores, added = _fit_inlined(stage.target_cores, wanted, staying, held, places, total)
     _set_cores(w, cores)

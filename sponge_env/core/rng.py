@@ -21,12 +21,14 @@ _INIT_A, _MULT_A = _U64(0x43B0D7E5), _U64(0x931E8875)
 _INIT_B, _MULT_B = _U64(0x8B51F9DD), _U64(0x58F38DED)
 _MIX_LEFT, _MIX_RIGHT = _U64(0xCA01F9DD), _U64(0x4973F715)
 _SHIFT = _U64(16)
+_GOLDEN = _U64(0x9E3779B97F4A7C15)
 
 ARRIVALS = _U64(zlib.crc32(b"arrivals"))
 NETWORK = _U64(zlib.crc32(b"network"))
 FADES = _U64(zlib.crc32(b"fades"))
 NOISE = _U64(zlib.crc32(b"noise"))
 CLASSES = _U64(zlib.crc32(b"classes"))
+FAN_OUT = _U64(zlib.crc32(b"fan-out"))
 """Purposes."""
 
 
@@ -45,6 +47,25 @@ def next_uint64(state: Records[np.uint64]) -> np.uint64:
 def uniform(state: Records[np.uint64]) -> float:
     """Return the next uniform number in [0, 1), as ``Generator.random`` does."""
     return (next_uint64(state) >> _U64(11)) * (1.0 / 9007199254740992.0)
+
+
+@inlined
+def mixed_uniform(key: int, row: int, stage: int, task: int) -> float:
+    """Return the uniform number in [0, 1) of a task, whatever was drawn before.
+
+    The finaliser of MurmurHash3, as SplitMix64 uses it (Steele et al., OOPSLA 2014), over the
+    request's row, the stage and how many tasks of the request it has done before.
+    """
+    word = _U64(key) + _U64(row + 1) * _GOLDEN
+    word = _finalised(word) + _U64(stage * 65536 + task + 1) * _GOLDEN
+    return (_finalised(word) >> _U64(11)) * (1.0 / 9007199254740992.0)
+
+
+@inlined
+def _finalised(word: np.uint64) -> np.uint64:
+    word = (word ^ (word >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> _U64(27))) * _U64(0x94D049BB133111EB)
+    return word ^ (word >> _U64(31))
 
 
 @inlined

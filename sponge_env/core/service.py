@@ -22,8 +22,8 @@ def new_service(w: World, replica: ReplicaState, cores: int) -> None:
     replica.cores = cores
     replica.since_s = replica.finish_s = 0.0
     replica.used_core_s = replica.throttled_s = 0.0
-    if w.settings.limited:
-        new_bucket(w.settings, replica, uniform(w.env.noise_rng))
+    if w.model.limited:
+        new_bucket(w.model, replica, uniform(w.env.noise_rng))
 
 
 @inlined
@@ -32,35 +32,35 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
 
     The cold start was measured on one core unit with its pauses, so these cost nothing more.
     """
-    settings = w.settings
-    if settings.limited:
+    model = w.model
+    if model.limited:
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
-        slowdown = 1.0 + (settings.quota.loading_contention - 1.0) * contention
-        wake(settings, replica, now_s, settings.cold_start_s * settings.core_unit * slowdown, 0.0)
+        slowdown = 1.0 + (model.quota.loading_contention - 1.0) * contention
+        wake(model, replica, now_s, model.cold_start_s * model.core_unit * slowdown, 0.0)
     else:
-        replica.finish_s = now_s + settings.cold_start_s
+        replica.finish_s = now_s + model.cold_start_s
 
 
 @inlined
 def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
     """Begin a batch."""
-    settings, count = w.settings, replica.batch_size
-    noise = _work(w, count)
-    if settings.limited:
-        quota = settings.quota
+    model, count = w.model, replica.batch_size
+    noise = _work(w, replica.variant, count)
+    if model.limited:
+        quota = model.quota
         dispatch_s = quota.dispatch_s + count * quota.dispatch_request_s
-        work_s = w.numbers[settings.work_at + count - 1] * noise
-        wake(settings, replica, now_s + dispatch_s, work_s, quota.resume_s)
+        work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
+        wake(model, replica, now_s + dispatch_s, work_s, quota.resume_s)
     else:
         replica.since_s = now_s
-        replica.finish_s = now_s + _served_s(w, count, replica.cores) * noise
+        replica.finish_s = now_s + _served_s(w, replica.variant, count, replica.cores) * noise
 
 
 @compiled
 def advance(w: World, replica: ReplicaState, now_s: float) -> None:
     """Let the batch and the counters progress to ``now_s``."""
-    if w.settings.limited:
-        advance_bucket(w.settings, replica, now_s)
+    if w.model.limited:
+        advance_bucket(w.model, replica, now_s)
         return
     to_s = min(now_s, replica.finish_s)
     if replica.batch_size and to_s > replica.since_s:
@@ -71,37 +71,36 @@ def advance(w: World, replica: ReplicaState, now_s: float) -> None:
 @inlined
 def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) -> None:
     """Change the cores; what is left of the batch goes on at the new speed."""
-    if w.settings.limited:
+    if w.model.limited:
         replica.cores = cores
-        write_quota(w.settings, replica, now_s)
+        write_quota(w.model, replica, now_s)
         return
     advance(w, replica, now_s)
     if replica.batch_size and replica.finish_s > now_s:
-        old_s = _served_s(w, replica.batch_size, replica.cores)
-        new_s = _served_s(w, replica.batch_size, cores)
+        old_s = _served_s(w, replica.variant, replica.batch_size, replica.cores)
+        new_s = _served_s(w, replica.variant, replica.batch_size, cores)
         replica.finish_s = now_s + (replica.finish_s - now_s) * (new_s / old_s)
     replica.cores = cores
 
 
 @inlined
-def _served_s(w: World, count: int, cores: int) -> float:
-    settings = w.settings
-    return w.numbers[settings.served_at + (count - 1) * settings.limits.cores + cores - 1]
+def _served_s(w: World, variant: int, count: int, cores: int) -> float:
+    return w.numbers[w.model.served_at + _cell(w, variant, count, cores)]
 
 
 @inlined
-def _work(w: World, count: int) -> float:
+def _work(w: World, variant: int, count: int) -> float:
     """Return the work of a batch relative to the usual: measured, or drawn from the scatter."""
-    settings = w.settings
-    if settings.replay_at:
+    model = w.model
+    if model.replay_at:
         return _replayed(w, count)
-    last = settings.noise_points - 1
+    last = model.noise_points - 1
     position = uniform(w.env.noise_rng) * last
     below = min(int(position), last)
     above = min(below + 1, last)
-    low = w.numbers[settings.noise_at + below]
-    high = w.numbers[settings.noise_at + above]
-    return max(0.05, 1.0 + settings.simulation.noise * (low + (position - below) * (high - low)))
+    at = model.noise_at + variant * model.noise_points
+    low, high = w.numbers[at + below], w.numbers[at + above]
+    return max(0.05, 1.0 + w.settings.simulation.noise * (low + (position - below) * (high - low)))
 
 
 @inlined
@@ -111,7 +110,7 @@ def _replayed(w: World, count: int) -> float:
     The table begins with that ratio; then come, for each size, the row of its next work and
     the row after its last; then the works. The rows move on as works are taken.
     """
-    at = w.settings.replay_at
+    at = w.model.replay_at
     row = w.numbers[at + 2 * count - 1]
     if row < w.numbers[at + 2 * count]:
         w.numbers[at + 2 * count - 1] = row + 1.0
@@ -127,8 +126,8 @@ def replan(w: World, cores: int) -> None:
         replica = w.replicas[k]
         if replica.batch_size:
             left_s = max(0.0, planned_end_s(w, replica) - w.env.now_s)
-            before_s = _planned_s(w, replica.batch_size, before)
-            after_s = _planned_s(w, replica.batch_size, cores)
+            before_s = planned_s(w, replica.variant, replica.batch_size, before)
+            after_s = planned_s(w, replica.variant, replica.batch_size, cores)
             replica.planned_end_s = w.env.now_s + left_s * after_s / before_s
     w.stage.planned_cores = cores
 
@@ -137,11 +136,20 @@ def replan(w: World, cores: int) -> None:
 def planned_end_s(w: World, replica: ReplicaState) -> float:
     """Return when the latency model expects a running batch to end."""
     if math.isnan(replica.planned_end_s):
-        return replica.started_s + _planned_s(w, replica.batch_size, w.stage.planned_cores)
+        return replica.started_s + planned_s(
+            w, replica.variant, replica.batch_size, w.stage.planned_cores
+        )
     return replica.planned_end_s
 
 
 @inlined
-def _planned_s(w: World, count: int, cores: int) -> float:
-    settings = w.settings
-    return w.numbers[settings.planned_at + (count - 1) * settings.limits.cores + cores - 1]
+def planned_s(w: World, variant: int, count: int, cores: int) -> float:
+    """Return how long the latency model expects a batch to take."""
+    return w.numbers[w.model.planned_at + _cell(w, variant, count, cores)]
+
+
+@inlined
+def _cell(w: World, variant: int, count: int, cores: int) -> int:
+    """Return the place of a batch in a (variants, batch_max, cores_max) table."""
+    limits = w.model.limits
+    return (variant * limits.batch + count - 1) * limits.cores + cores - 1

@@ -20,7 +20,7 @@ from sponge_env.config import (
     Simulation,
 )
 from sponge_env.core.compiled import Position, dtype_of
-from sponge_env.interfaces import SystemSpec
+from sponge_env.interfaces import StageSpec, SystemSpec
 from sponge_env.latency import QuotaService
 
 POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
@@ -31,18 +31,18 @@ INSTANT, GENERATED, FIXED, SHIFTED = range(4)
 beginning, a trace from a random moment on."""
 
 
+MAX_STAGES = 8
+"""Stages of a pipeline."""
+
+
 class Settings:
     """One scenario. ``*_at`` are positions in ``numbers``."""
 
-    limits: Limits
-    initial: Initial
     arrivals: Arrivals
     network: Network
     serving: Serving
     simulation: Simulation
     reward: Reward
-    quota: QuotaService
-    """All zero without one."""
 
     intervals: int
     interval_s: float
@@ -90,44 +90,80 @@ class Settings:
     """Lateness at which a waiting request is dropped."""
     hopeless_below_s: float
     """Budget on arrival below which a request counts as hopeless."""
+    one_core_below_s: float
+    """The same if all replicas had one core."""
 
-    planned_at: Position
-    """(batch_max, cores_max) latency by the fit."""
-    served_at: Position
-    """(batch_max, cores_max) latency of the service model ``profile``."""
     total_cores: int
     """Core units of the machine."""
-    limited: bool
-    """Whether the service model is ``quota``."""
-    work_at: Position
-    """(batch_max,) CPU seconds under a quota."""
-    core_unit: float
     cpu_cores: float
-    """Core units of the CPU that all replicas share."""
-    noise_at: Position
-    noise_points: int
-    replay_at: Position
-    """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
-    cold_start_s: float
+    """Core units of the CPU that all replicas of all stages share, where a quota limits it."""
 
-    rate_scale: float
-    """Requests per second that all cores can serve; see :mod:`sponge_env.fields`."""
     span_1s: int
     """Intervals in one second, as in the next two."""
     span_5s: int
     span_30s: int
 
 
+class StageSettings:
+    """One stage of a scenario: its model and limits. ``*_at`` are positions in ``numbers``."""
+
+    limits: Limits
+    initial: Initial
+    quota: QuotaService
+    """All zero without one."""
+
+    after: int
+    """Bit for each stage whose tasks lead to tasks here; none in the first."""
+    before: int
+    """The same of all stages that come before in any way."""
+    fan_out_at: Position
+    """(fan_outs,) cumulated probabilities of 0, 1, 2, ... tasks in each stage that follows."""
+    fan_outs: int
+    variants: int
+    accuracy_at: Position
+    """(variants,) ascending."""
+    by_slack: bool
+    """Whether each batch gets the most accurate variant that its most urgent request allows."""
+    switch_s: float
+    """Time that loading another variant takes."""
+
+    planned_at: Position
+    """(variants, batch_max, cores_max) latency by the fit."""
+    served_at: Position
+    """(variants, batch_max, cores_max) latency of the service model ``profile``."""
+    limited: bool
+    """Whether the service model is ``quota``."""
+    work_at: Position
+    """(variants, batch_max) CPU seconds under a quota."""
+    core_unit: float
+    cpu_cores: float
+    """Core units of the CPU that all replicas share."""
+    noise_at: Position
+    """(variants, noise_points) quantiles of the scatter."""
+    noise_points: int
+    replay_at: Position
+    """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
+    cold_start_s: float
+    rate_scale: float
+    """Requests per second that all cores can serve; see :mod:`sponge_env.fields`."""
+
+
 SETTINGS = dtype_of(Settings)
+STAGE_SETTINGS = dtype_of(StageSettings)
 
 
-def write_spec(row: Any, spec: SystemSpec) -> None:
-    """Write what controllers may know of a system, but for its limits."""
+def write_spec(row: Any, stage: Any, spec: SystemSpec) -> None:
+    """Write what controllers may know of a system and its stage, but for the limits."""
     row["interval_s"], row["slo_s"] = spec.interval_s, spec.slo_s
-    row["total_cores"], row["cold_start_s"] = spec.total_cores, spec.cold_start_s
-    row["rate_scale"] = spec.capacity_rps
+    row["total_cores"] = spec.total_cores
     for span_s in (1, 5, 30):
         row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
+    stage["cold_start_s"], stage["rate_scale"] = spec.cold_start_s, spec.capacity_rps
+
+
+def write_stage(row: Any, stage: StageSpec) -> None:
+    """Write what controllers may know of a stage, but for its limits."""
+    row["cold_start_s"], row["rate_scale"] = stage.cold_start_s, stage.capacity_rps
 
 
 def write_table(row: Any, table: Any) -> None:
@@ -138,7 +174,7 @@ def write_table(row: Any, table: Any) -> None:
 
 
 def write_tables(row: Any, scenario: Any) -> None:
-    """Copy all tables of a scenario that settings have, too."""
+    """Copy all tables of a scenario that a record has, too."""
     for f in dataclasses.fields(scenario):
-        if dataclasses.is_dataclass(getattr(scenario, f.name)):
+        if f.name in row.dtype.names and dataclasses.is_dataclass(getattr(scenario, f.name)):
             write_table(row[f.name], getattr(scenario, f.name))

@@ -1,7 +1,7 @@
 """An episode: its start, one interval under an allocation, and its end.
 
-What falls on the same instant happens in this order: batches end, requests arrive, the
-controller decides, batches start.
+What falls on the same instant happens in this order: batches end, requests arrive (stages in
+order), the controller decides, batches start.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from sponge_env.core.arrivals import next_listed, reset_arrivals
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.network import reset_network
+from sponge_env.core.pipeline import at, clear, staged
 from sponge_env.core.queue import last_deadline_s
-from sponge_env.core.records import AllocationRow, World
+from sponge_env.core.records import AllocationRow, Env, World
+from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
 from sponge_env.core.settings import LISTED
 
@@ -23,17 +25,28 @@ from sponge_env.core.settings import LISTED
 @inlined
 def reset(w: World, seed: int) -> None:
     """Start an episode; :func:`begin_traffic` comes before where requests are not listed."""
-    env, stage, initial = w.env, w.stage, w.settings.initial
+    env = w.env
     env.interval, env.measured_s = 0, 0.0
     env.ended, env.episode_return = 0, 0.0
-    stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
-    wanted = stage.wanted
-    wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
-    wanted.variant, stage.planned_cores = 0, initial.cores
     if w.settings.arrival_kind == LISTED:
         env.sent = 0
         next_listed(w)
-    worker.reset_worker(w, seed)
+    seed_stream(env.noise_rng, seed, FAN_OUT)
+    env.fan_out_key = int(next_uint64(env.noise_rng))
+    clear(w)
+    worker.begin_clock(env, seed)
+    for k in range(len(w.stages)):
+        _reset_stage(at(w, k))
+
+
+@inlined
+def _reset_stage(w: World) -> None:
+    stage, initial = w.stage, w.model.initial
+    stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
+    wanted = stage.wanted
+    wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
+    wanted.variant, stage.planned_cores = initial.variant, initial.cores
+    worker.reset_worker(w)
     worker.read_meters(w)
     remember_meters(stage.meters, stage.before)
 
@@ -49,12 +62,22 @@ def begin_traffic(w: World, seed: int) -> None:
 def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
     """Note what is asked for, stage by stage; the worker has its allocation from elsewhere."""
     clear_sums(w)
-    asked, before = wanted[0], w.stage.wanted
+    for k in range(len(w.stages)):
+        _note_wanted(at(w, k), wanted[k])
+    w.env.interval += 1
+
+
+@inlined
+def _note_wanted(w: World, asked: AllocationRow) -> None:
+    stage, before = w.stage, w.stage.wanted
     if w.settings.simulation.actuation_delay_s == 0.0:
         replan(w, asked.cores)
+    if asked.variant != stage.next_variant:
+        if w.env.now_s >= stage.switched_s:
+            stage.variant = stage.next_variant
+        stage.next_variant, stage.switched_s = asked.variant, w.env.now_s + w.model.switch_s
     before.cores, before.batch = asked.cores, asked.batch
     before.replicas, before.variant = asked.replicas, asked.variant
-    w.env.interval += 1
 
 
 @inlined
@@ -68,11 +91,15 @@ def step(w: World, wanted: Records[AllocationRow], draining: bool) -> None:
     if draining:
         w.env.arrival_s = math.inf
     else:
-        worker.resize(w, wanted[0].cores, wanted[0].replicas)
+        for k in range(len(w.stages)):
+            _make_room(w, k)
+            worker.resize(at(w, k), wanted[k].cores, wanted[k].replicas)
+        _fit_targets(w)
         begin_interval(w, wanted)
     _serve(w, draining)
     if not draining:
-        worker.read_meters(w)
+        for k in range(len(w.stages)):
+            worker.read_meters(at(w, k))
         measure(w)
 
 
@@ -80,21 +107,26 @@ def step(w: World, wanted: Records[AllocationRow], draining: bool) -> None:
 def _serve(w: World, draining: bool) -> None:
     """Serve until the interval ends, or until nothing is left to be served."""
     env, interval_s = w.env, w.settings.interval_s
-    last_s = last_deadline_s(w) if draining else env.interval * interval_s
+    last_s = env.interval * interval_s
+    if draining:
+        last_s = 0.0
+        for k in range(len(w.stages)):
+            last_s = max(last_s, last_deadline_s(at(w, k)))
     going = not draining or batching.any_pending(w)
     while going:
         until_s = last_s
         if draining and env.now_s >= last_s:
-            batching.abandon(w)
+            for k in range(len(w.stages)):
+                batching.abandon(at(w, k))
             until_s = env.now_s + interval_s
         elif draining:
             until_s = min(last_s, env.now_s + interval_s)
-        simulate(w, w.stage.wanted.batch, until_s)
+        simulate(w, until_s)
         going = draining and batching.any_pending(w)
 
 
 @inlined
-def simulate(w: World, batch_max: int, until_s: float) -> None:
+def simulate(w: World, until_s: float) -> None:
     """Serve until ``until_s``; nothing is started at that moment any more.
 
     While no replica is idle, an arrival changes nothing but the queue. So the clock jumps
@@ -104,30 +136,58 @@ def simulate(w: World, batch_max: int, until_s: float) -> None:
     while True:
         batching.take_in(w, env.now_s)
         if env.now_s >= until_s:
-            batching.drop_expired(w)
+            for k in range(len(w.stages)):
+                batching.drop_expired(at(w, k))
             return
-        idle = _start_batches(w, batch_max)
-        if jump(w, min(until_s, env.arrival_s) if idle else until_s):
-            worker.apply_pending(w)
+        idle = False
+        for k in range(len(w.stages)):
+            idle |= _start_batches(at(w, k)) and k == 0
+        event_s = math.inf
+        for k in range(len(w.stages)):
+            worker.share_cpu(at(w, k))
+            event_s = min(event_s, worker.next_event_s(at(w, k)))
+        if jump(env, event_s, min(until_s, env.arrival_s) if idle else until_s):
+            for k in range(len(w.stages)):
+                _make_room(w, k)
+                worker.apply_pending(at(w, k))
             _settle(w)
+            _fit_targets(w)
 
 
 @inlined
-def jump(w: World, until_s: float) -> bool:
+def jump(env: Env, event_s: float, until_s: float) -> bool:
     """Jump to the next event, at the latest to ``until_s``; return whether there is one then."""
-    worker.share_cpu(w)
-    env, event_s = w.env, worker.next_event_s(w)
     env.now_s = max(env.now_s, min(event_s, until_s))
     return event_s <= env.now_s
 
 
 @inlined
-def _start_batches(w: World, batch_max: int) -> bool:
+def _make_room(w: World, place: int) -> None:
+    """Let a stage have what the others do not hold."""
+    if staged(w):
+        room = w.settings.total_cores
+        for k in range(len(w.stages)):
+            if k != place:
+                room -= w.stages[k].cores * w.stages[k].replicas
+        w.stages[place].room_cores = room
+
+
+@inlined
+def _fit_targets(w: World) -> None:
+    """Give stages that ask for more what others have left."""
+    if staged(w):
+        for k in range(len(w.stages)):
+            _make_room(w, k)
+            worker.fit_target(at(w, k))
+
+
+@inlined
+def _start_batches(w: World) -> bool:
     """Give every idle replica a batch; return whether one stays idle."""
     for k in range(w.stage.replicas):
         replica = w.replicas[k]
         if worker.is_idle(w.env, replica):
-            if not batching.form_batch(w, replica, batch_max):
+            if not batching.form_batch(w, replica, w.stage.wanted.batch):
                 return True
             start_service(w, replica, w.env.now_s)
     return False
@@ -135,14 +195,31 @@ def _start_batches(w: World, batch_max: int) -> bool:
 
 @inlined
 def _settle(w: World) -> None:
-    """Book the batches that have ended, in the order of their ends."""
-    any_ended = False
-    k = worker.first_ended(w)
-    while k >= 0:
-        any_ended = True
-        batching.answer(w, w.replicas[k], w.replicas[k].finish_s)
-        worker.release(w, k)
-        k = worker.first_ended(w)
-    if any_ended:
-        worker.update_held(w)
-        batching.rewind(w)
+    """Book the batches that have ended, in the order of their ends, then of the stages."""
+    place, row = _first_ended(w)
+    while place >= 0:
+        _settle_batch(at(w, place), row)
+        place, row = _first_ended(w)
+    for k in range(len(w.stages)):
+        if w.stages[k].ended:
+            w.stages[k].ended = False
+            worker.update_held(at(w, k))
+            batching.rewind(at(w, k))
+
+
+@inlined
+def _first_ended(w: World) -> tuple[int, int]:
+    """Return stage and row of the replica whose batch ended first, by now; -1 if none has."""
+    first, first_row, first_s = -1, -1, math.inf
+    for k in range(len(w.stages)):
+        row = worker.first_ended(at(w, k))
+        if row >= 0 and at(w, k).replicas[row].finish_s < first_s:
+            first, first_row, first_s = k, row, at(w, k).replicas[row].finish_s
+    return first, first_row
+
+
+@inlined
+def _settle_batch(w: World, row: int) -> None:
+    batching.answer(w, w.replicas[row], w.replicas[row].finish_s)
+    worker.release(w, row)
+    w.stage.ended = True

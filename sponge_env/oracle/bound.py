@@ -182,7 +182,7 @@ def _cold_intervals(e: KnownEpisode) -> int:
 
 
 def _fluid(e: KnownEpisode) -> Fluid:
-    return fluid(e, min(e.replicas_max, int(e.settings["initial"]["replicas"][0])))
+    return fluid(e, min(e.replicas_max, int(e.models["initial"]["replicas"][0])))
 
 
 def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:

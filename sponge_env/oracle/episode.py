@@ -28,7 +28,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import QuotaService
 from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario import Scenario, one_stage
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.spec import make_spec
@@ -108,7 +108,9 @@ class KnownEpisode(NamedTuple):
     """Largest throughput of a replica."""
     seed: int
     settings: Any
-    """(1,) the simulated worker as its kernels know it."""
+    """(1,) the scenario as the worker's kernels know it."""
+    models: Any
+    """(1,) the simulated worker itself."""
     numbers: FloatArray
     """Tables that belong to the settings."""
     pending: NDArray[Any]
@@ -145,6 +147,7 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         **_service(scenario, profile),
         seed=seed,
         settings=rows(worker.settings),
+        models=rows(worker.models[0]),
         numbers=worker.numbers.array,
         pending=rows(np.zeros(1, PENDING)),
         replica_slots=worker.room.replicas,
@@ -182,6 +185,7 @@ def _merged(e: KnownEpisode) -> KnownEpisode:
 
 
 def _check(scenario: Scenario) -> None:
+    one_stage(scenario, "the oracle")
     if scenario.simulation.actuation_delay_s > 0:
         raise ConfigError(
             "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "

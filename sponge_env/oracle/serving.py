@@ -18,7 +18,7 @@ from sponge_env.core import replicas as worker
 from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.service import advance, start_service
-from sponge_env.core.settings import Settings
+from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.core.step import jump
 from sponge_env.oracle.episode import MAX_CLASSES, KnownEpisode
 
@@ -47,8 +47,12 @@ class ScheduleState:
 
     now_s: float
     noise_rng: Words
+    room_cores: int
     target_cores: int
     target_replicas: int
+    variant: int
+    next_variant: int
+    switched_s: float
     cores: int
     replicas: int
     next_replica: int
@@ -76,6 +80,7 @@ class Branch(NamedTuple):
     env: ScheduleState
     stage: ScheduleState
     settings: Settings
+    model: StageSettings
     replicas: Records[PlannedReplica]
     pending: Records[records.PendingResize]
     numbers: Records[float]
@@ -94,7 +99,8 @@ class Branches(NamedTuple):
 def branch(e: KnownEpisode, branches: Branches, k: int) -> Branch:
     """Return one of many schedules."""
     state = branches.states[k]
-    return Branch(state, state, e.settings[0], branches.replicas[k], e.pending, e.numbers)
+    replicas, settings = branches.replicas[k], e.settings[0]
+    return Branch(state, state, settings, e.models[0], replicas, e.pending, e.numbers)
 
 
 @inlined
@@ -106,7 +112,8 @@ def _world(w: Branch) -> records.World:
 @compiled
 def begin(e: KnownEpisode, w: Branch) -> None:
     """Start at time 0 with nothing served and the initial replicas warm."""
-    worker.reset_worker(_world(w), e.seed)
+    worker.begin_clock(_world(w).env, e.seed)
+    worker.reset_worker(_world(w))
     for kind in range(e.classes):
         w.env.served[kind] = e.first[kind]
     w.env.counted_core_s, w.env.violations = 0.0, 0
@@ -137,9 +144,11 @@ def _serve_until(e: KnownEpisode, w: Branch, interval: int, batch: int, until_s:
     while w.env.now_s < until_s:
         largest = max(largest, _form_batches(e, w, interval, batch))
         arrival_s = _next_arrival_s(e, w, interval)
-        if min(until_s, arrival_s, worker.next_event_s(_world(w))) == math.inf:
+        worker.share_cpu(_world(w))
+        event_s = worker.next_event_s(_world(w))
+        if min(until_s, arrival_s, event_s) == math.inf:
             break
-        if jump(_world(w), min(until_s, arrival_s)):
+        if jump(_world(w).env, event_s, min(until_s, arrival_s)):
             _settle(e, w)
     return largest
 

@@ -97,10 +97,45 @@ class IntervalMetrics:
     bandwidth_bytes_per_s: float = metric(
         "network", "B/s", "Bandwidth that the arrivals saw.", default=NAN
     )
+    accuracy: float = metric(
+        "accuracy", "", "Mean accuracy of the answers; of a pipeline's, the product over stages.",
+        "more", NAN,
+    )  # fmt: skip
+    effective_accuracy: float = metric(
+        "accuracy", "", "The same of all that ended, late and unanswered ones counting 0.",
+        "more", NAN,
+    )  # fmt: skip
     feasible: int = metric("controller", "", "1 if the allocation met every budget on paper.")
     decision_s: float = metric("controller", "s", "Wall time of the decision.", "less")
     paused_s: float = metric("controller", "s", "Time the live system was held before it.")
     reward: float = metric("controller", "", "Reward of the interval.", "more")
+
+
+@dataclass(frozen=True, slots=True)
+class StageMetrics:
+    """One stage in an interval. What queues there are tasks: of a request, one or several."""
+
+    queued: int = metric("stage", "", "Tasks waiting at the end of the interval.", "less")
+    running: int = metric("stage", "", "Tasks in batches then.")
+    joined: int = metric("stage", "", "Tasks that joined the queue.")
+    answered: int = metric("stage", "", "Tasks done.")
+    dropped: int = metric("stage", "", "Requests given up here.", "less")
+    waiting_mean_s: float = metric(
+        "stage", "s", "Time waited in the interval per task taken from the queue.", "less", NAN
+    )
+    batch_mean: float = metric("stage", "", "Mean size of the batches that ended.", default=NAN)
+    service_mean_s: float = metric("stage", "s", "Mean time that they took.", "less", NAN)
+    cores: float = metric("stage", "core units", "Mean core units held.", "less")
+    core_seconds: float = metric("stage", "core unit s", "Core units held over time.", "less")
+    requested_cores: int = metric("stage", "core units", "Cores asked for, per replica.")
+    batch: int = metric("stage", "", "Largest batch allowed.")
+    replicas: int = metric("stage", "", "Replicas asked for.")
+    replicas_ready: int = metric("stage", "", "Replicas serving at the interval's end.")
+    variant: int = metric("stage", "", "Model variant asked for.")
+    utilisation: float = metric("stage", "", "Share of the held cores in use.")
+    throttled_share: float = metric(
+        "stage", "", "Share of the cores' time that they stood stopped by the limit.", "less"
+    )
 
 
 def _same(name: str) -> Any:
@@ -162,6 +197,8 @@ class EpisodeMetrics:
     infeasible_decisions: int = metric(
         "controller", "", "Decisions for which no allocation met every budget.", "less"
     )
+    accuracy: float = _same("accuracy")
+    effective_accuracy: float = _same("effective_accuracy")
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
     reward: float = metric("controller", "", "Sum of the rewards.", "more")

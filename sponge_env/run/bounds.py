@@ -113,7 +113,7 @@ def _in_reach(control: ControlName, scenario: Scenario) -> bool:
     """Return whether the mean rate can be served; what cannot be played says so itself."""
     try:
         profile = scenario_profile(scenario)
-        most_rps = capacity_rps(scenario.limits, profile, control == "joint")
+        most_rps = capacity_rps(scenario, profile, control == "joint")
         return rate_rps(scenario, profile) <= most_rps
     except SpongeError:
         return True

@@ -139,11 +139,12 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     rate = rate_rps(scenario, profile)
     if rate < LEAST_RPS:
         yield f"{source} has one request in {1 / rate:.3g} s{unit}; --rate or --load scales it"
-    one_rps, all_rps = (capacity_rps(scenario.limits, profile, joint) for joint in (False, True))
+    one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
     if rate > one_rps:
         cores, machine = scenario.limits.cores, scenario.limits.machine_cores
         yield (
-            f"{source} has {rate:.4g} requests/s, more than the {one_rps:.3g} that {profile.name} "
-            f"can serve in one replica of {cores} cores (in replicas on {machine} cores: "
+            f"{source} has {rate:.4g} requests/s, more than the {one_rps:.3g} that "
+            f"{scenario.cell[1]} can serve in one replica of {cores} cores (in replicas on "
+            f"{machine} cores: "
             f"{all_rps:.3g}); --load 0.6 or --rate {0.6 * one_rps:.3g} scales it"
         )

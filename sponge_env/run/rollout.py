@@ -159,7 +159,7 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
     """Return the metrics of the requests that arrived at ``from_s`` or later."""
     counted = columns["arrival_s"] >= from_s
     outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
-    needs_cores = columns["needs_cores"][counted]
+    needs_cores, accuracy = columns["needs_cores"][counted], columns["accuracy"][counted]
     violated = np.isin(outcome, ("late", "dropped", "failed"))
     answered = np.isin(outcome, ("on_time", "late"))
     latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
@@ -175,6 +175,8 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
         "avoidable_violation_rate": float((violated & ~hopeless).sum() / offered),
         "more_cores_rate": float((violated & needs_cores).sum() / offered),
         "hopeless_rate": float(hopeless.sum() / offered),
+        "accuracy": float(accuracy[answered].mean()) if answered.any() else math.nan,
+        "effective_accuracy": float(accuracy[outcome == "on_time"].sum() / offered),
         "latency_mean_s": float(latency_s.mean()) if latency_s.size else math.nan,
         "latency_p50_s": p50_s,
         "latency_p99_s": p99_s,
@@ -210,8 +212,12 @@ def warm(scenario: Scenario, controller: Controller, profile: Profile | None = N
     if scenario.start == "cold":
         return scenario
     chosen = settled(scenario, controller, profile or scenario_profile(scenario))
-    initial = Initial(chosen.cores, chosen.batch, chosen.replicas)
-    return dataclasses.replace(scenario, initial=initial)
+    initial = [Initial(*each) for each in chosen.stages]
+    if not scenario.stages:
+        return dataclasses.replace(scenario, initial=initial[0])
+    pairs = zip(scenario.stages, initial, strict=True)
+    stages = tuple(dataclasses.replace(stage, initial=own) for stage, own in pairs)
+    return dataclasses.replace(scenario, stages=stages)
 
 
 def settled(scenario: Scenario, controller: Controller, profile: Profile) -> Allocation:

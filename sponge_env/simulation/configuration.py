@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from sponge_env.arrays import FloatArray
+from sponge_env.config import MOST, Stage
 from sponge_env.core.records import SAMPLE, Arrays
-from sponge_env.core.settings import INSTANT, LISTED, write_spec, write_table, write_tables
+from sponge_env.core.settings import (
+    INSTANT,
+    LISTED,
+    write_spec,
+    write_stage,
+    write_table,
+    write_tables,
+)
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import SystemSpec
+from sponge_env.graph import always_passed, ancestors, predecessors
+from sponge_env.interfaces import StageSpec, SystemSpec
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import MemoryPlan
 from sponge_env.simulation.traffic import add_traffic, rate_rps
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
-from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.spec import make_spec, scenario_profile, stage_profiles
 
 FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16
 """Limits of the room for waiting requests that is made unasked."""
@@ -50,19 +61,19 @@ class Configuration(MemoryPlan):
             SpongeError: A scenario cannot be used, or not beside the others.
         """
         _check_alike(scenarios)
-        super().__init__(len(scenarios))
+        super().__init__(len(scenarios), len(scenarios[0].pipeline))
         self.room.at_least(queue=FEWEST_QUEUED)
         self.specs: list[SystemSpec] = []
         """(scenarios,) what controllers may know."""
         self.scenarios: list[Scenario] = []
         """(scenarios,) as long as their traces."""
         self._profiles: list[Profile] = []
-        self._replicas_max = replicas_max or scenarios[0].limits.replicas
+        self._replicas_max = replicas_max
         self._listed = listed
         self._measured_work = measured_work
         by_profile = {scenario.profile: scenario for scenario in scenarios}
         found = cache(lambda name: profile or scenario_profile(by_profile[name]))
-        for row, scenario in zip(self.settings, scenarios, strict=True):
+        for row, scenario in enumerate(scenarios):
             self._add(row, as_long_as_its_traces(scenario), found(scenario.profile))
 
     def workload(self, row: int, seed: int) -> Workload:
@@ -75,67 +86,128 @@ class Configuration(MemoryPlan):
         trace: int = self.room.private * SAMPLE.itemsize
         return trace + sum(int(array.nbytes) // len(arrays.envs) for array in own)
 
-    def _add(self, row: Any, scenario: Scenario, profile: Profile) -> None:
-        spec = make_spec(scenario, profile)
+    def _add(self, at: int, scenario: Scenario, profile: Profile) -> None:
+        spec, row, profiles = make_spec(scenario, profile), self.settings[at], self._profiles
         self.specs.append(spec)
         self.scenarios.append(scenario)
-        self._profiles.append(profile)
-        expected = rate_rps(scenario, profile) * scenario.duration_s
-        self.room.at_least(queue=min(MOST_QUEUED, math.ceil(1.25 * expected)))
+        profiles.append(profile)
         write_tables(row, scenario)
-        write_spec(row, spec)
+        write_spec(row, self.models[at, 0], spec)
         row["intervals"] = scenario.intervals
+        several = len(spec.stages) > 1
         # Requests of one class arrive in the order of their deadlines.
-        row["fifo"] = scenario.serving.order == "fifo" and len(scenario.classes) > 0
+        row["fifo"] = scenario.serving.order == "fifo" and (several or len(scenario.classes) > 0)
         row["drop_grace_s"] = scenario.serving.drop_grace_s
-        self._add_service(row, scenario, profile, spec)
+        models = stage_profiles(scenario, profile)
+        row["hopeless_below_s"] = shortest_s(scenario, models)
+        row["one_core_below_s"] = shortest_s(scenario, models, cores_max=1)
+        expected = rate_rps(scenario, profile) * scenario.duration_s
+        for k, stage in enumerate(scenario.pipeline):
+            tasks = spec.stages[k].mean_tasks
+            self.room.at_least(queue=min(MOST_QUEUED, math.ceil(1.25 * expected * tasks)))
+            write_stage(self.models[at, k], spec.stages[k])
+            self._add_flow(self.models[at, k], stage, scenario, k)
+            self._add_service(self.models[at, k], stage, spec.stages[k], scenario, models[k])
         if self._listed or scenario.classes:
             row["arrival_kind"], row["network_kind"] = LISTED, INSTANT
         else:
             add_traffic(self, row, scenario, profile)
 
+    def _add_flow(self, row: Any, stage: Stage, scenario: Scenario, at: int) -> None:
+        """Write where a stage's tasks come from and lead to."""
+        write_table(row["limits"], stage.limits)
+        write_table(row["initial"], stage.initial)
+        row["after"] = _bits(predecessors(scenario.pipeline)[at])
+        row["before"] = _bits(ancestors(scenario.pipeline)[at])
+        row["fan_outs"] = len(stage.tasks)
+        row["fan_out_at"] = self.numbers.add(np.cumsum(stage.tasks))
+        row["variants"] = len(stage.variants)
+        row["accuracy_at"] = self.numbers.add([variant.accuracy for variant in stage.variants])
+        row["by_slack"], row["switch_s"] = stage.chooses == "batch", stage.switch_s
+
     def _add_service(
-        self, row: Any, scenario: Scenario, profile: Profile, spec: SystemSpec
+        self,
+        row: Any,
+        stage: Stage,
+        spec: StageSpec,
+        scenario: Scenario,
+        profiles: Sequence[Profile],
     ) -> None:
-        limits, simulation = scenario.limits, scenario.simulation
-        row["planned_at"] = self.numbers.add(profile.latency.table_s(limits.batch, limits.cores))
-        profile = profile.scaled(simulation.service_scale)
-        quota = profile.quota
-        row["hopeless_below_s"] = profile.fastest_s(limits.cores)
+        """Write how long the variants of a stage take."""
+        limits, simulation = stage.limits, scenario.simulation
+        shape = limits.batch, limits.cores
+        row["planned_at"] = self.numbers.add([model.table_s(*shape) for model in spec.latencies])
+        profiles = [profile.scaled(simulation.service_scale) for profile in profiles]
+        profile, quota = profiles[0], profiles[0].quota
         row["core_unit"] = profile.core_unit
-        row["noise_points"] = len(profile.noise_quantiles)
-        row["noise_at"] = self.numbers.add(profile.noise_quantiles)
+        points = max(len(each.noise_quantiles) for each in profiles)
+        row["noise_points"] = points
+        row["noise_at"] = self.numbers.add(
+            [_stretched(p.noise_quantiles, points) for p in profiles]
+        )
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
             row["limited"], row["cpu_cores"] = True, spec.cpu_cores
             write_table(row["quota"], quota)
-            work_s = profile.work_table_s(limits.batch)
+            work_s = np.array([each.work_table_s(limits.batch) for each in profiles])
             row["work_at"] = self.numbers.add(work_s)
             if self._measured_work is not None:
                 row["replay_at"] = self.numbers.add(self._measured_work)
                 row["quota"]["resume_s"] = 0.0  # the measured times include it
             slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
-            if 2 * self._replicas_max > spec.cpu_cores:
+            if 2 * self._most_replicas(stage) > spec.cpu_cores:
                 slowest_s = scenario.duration_s  # those that drain slow each other down
         else:
-            served_s = profile.service_table_s(limits.batch, limits.cores)
+            served_s = np.array([each.service_table_s(*shape) for each in profiles])
             row["served_at"] = self.numbers.add(served_s)
             slowest_s = served_s.max()
-        most_noise = max(1.0, 1.0 + simulation.noise * max(profile.noise_quantiles))
+        most_noise = max(max(each.noise_quantiles) for each in profiles)
+        most_noise = max(1.0, 1.0 + simulation.noise * most_noise)
         # Room for all that can be under way at once: a draining replica lives on for one batch at
         # most, and replicas must be added before a second resize can drain as many again.
-        most = max(self._replicas_max, scenario.initial.replicas)
+        most = max(self._most_replicas(stage), stage.initial.replicas)
         drains = 1 + math.ceil(float(slowest_s) * most_noise / scenario.interval_s) // 2
         longest_s = simulation.actuation_delay_s * math.exp(3 * simulation.actuation_scatter)
         resizes = math.ceil(longest_s / scenario.interval_s) + 2
         self.room.at_least(replicas=most + drains * (most - 1) + 1, pending=resizes)
 
+    def _most_replicas(self, stage: Stage) -> int:
+        return self._replicas_max or stage.limits.replicas
 
-_SHARED = ("settings", "traces", "numbers", "blank")
+
+def shortest_s(
+    scenario: Scenario, profiles: Sequence[Sequence[Profile]], cores_max: int = MOST
+) -> float:
+    """Return the shortest time in which a request can be answered, with so many cores at most.
+
+    It goes through all stages that none can miss, one after the other where they follow each
+    other, with the fastest variant of each.
+    """
+    stages, passed = scenario.pipeline, always_passed(scenario.pipeline)
+    scale = scenario.simulation.service_scale
+    ends_s: list[float] = []
+    for k, leads in enumerate(predecessors(stages)):
+        cores = min(stages[k].limits.cores, cores_max)
+        fastest_s = min(each.scaled(scale).fastest_s(cores) for each in profiles[k])
+        ends_s.append(max((ends_s[i] for i in leads), default=0.0) + fastest_s * passed[k])
+    return max(ends_s)
+
+
+def _bits(places: Iterable[int]) -> int:
+    return sum(1 << place for place in places)
+
+
+def _stretched(quantiles: Sequence[float], points: int) -> FloatArray:
+    """Return quantiles at so many points, in a straight line between those that there are."""
+    known = np.linspace(0, 1, len(quantiles))
+    return np.interp(np.linspace(0, 1, points), known, quantiles)
+
+
+_SHARED = ("settings", "models", "traces", "numbers", "blank")
 
 
 def _check_alike(scenarios: Sequence[Scenario]) -> None:
     for scenario in scenarios:
-        for name in ("interval_s", "limits"):
+        for name in ("interval_s", "limits", "stages"):
             value, wanted = getattr(scenario, name), getattr(scenarios[0], name)
             if value != wanted:
                 raise ConfigError(

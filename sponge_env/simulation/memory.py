@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sponge_env.core import records
 from sponge_env.core.compiled import rows
 from sponge_env.core.records import Arrays
-from sponge_env.core.settings import SETTINGS
+from sponge_env.core.settings import SETTINGS, STAGE_SETTINGS
 from sponge_env.interfaces import Outcome
 
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
@@ -69,9 +69,11 @@ class Room:
 class MemoryPlan:
     """What environments of some scenarios find in memory, and the room that each needs."""
 
-    def __init__(self, scenarios: int) -> None:
+    def __init__(self, scenarios: int, stages: int = 1) -> None:
         self.settings = np.zeros(scenarios, SETTINGS)
         """(scenarios,) records of :class:`~sponge_env.core.settings.Settings`."""
+        self.models = np.zeros((scenarios, stages), STAGE_SETTINGS)
+        """(scenarios, stages) of :class:`~sponge_env.core.settings.StageSettings`."""
         self.numbers = Pool(np.float64)
         """Tables."""
         self.traces = Pool(records.SAMPLE)
@@ -80,32 +82,40 @@ class MemoryPlan:
 
     def allocate(self, count: int) -> Arrays:
         """Allocate the memory of ``count`` environments."""
-        tables = self.traces.array, self.numbers.array
-        return allocate(count, self.room, rows(self.settings), *tables)
+        tables = self.settings, self.models, self.traces.array, self.numbers.array
+        return allocate(count, self.room, *tables)
 
 
 def allocate(
-    count: int, room: Room, settings: NDArray[Any], traces: NDArray[Any], numbers: NDArray[Any]
+    count: int,
+    room: Room,
+    settings: NDArray[Any],
+    models: NDArray[Any],
+    traces: NDArray[Any],
+    numbers: NDArray[Any],
 ) -> Arrays:
     """Allocate ``count`` environments that share (scenarios,) settings, bandwidth and tables."""
     shared = len(traces)
     all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
     all_traces[:shared] = traces
     capacity = 1 << (room.queue - 1).bit_length()
-    envs, stages = np.zeros(count, records.ENV), np.zeros((count, 1), records.STAGE)
+    several, envs = models.shape[1], np.zeros(count, records.ENV)
+    stages = np.zeros((count, several), records.STAGE)
     envs["private_at"] = shared + np.arange(count) * room.private
     envs["interval"] = np.iinfo(np.int64).max
     stages["ring"] = capacity - 1
     arrays = Arrays(
         envs=envs,
         stages=stages,
-        replicas=np.zeros((count, room.replicas), records.REPLICA),
-        pending=np.zeros((count, room.pending), records.PENDING),
+        replicas=np.zeros((count, several, room.replicas), records.REPLICA),
+        pending=np.zeros((count, several, room.pending), records.PENDING),
         requests=np.zeros((count, 1), records.LISTED_REQUEST),
-        queue=np.zeros((count, capacity), records.WAITING),
+        queue=np.zeros((count, several, capacity), records.WAITING),
+        opened=np.zeros((count, capacity if several > 1 else 1), records.OPEN_REQUEST),
         group=np.zeros((count, room.group)),
         ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
         settings=settings,
+        models=models,
         traces=all_traces,
         numbers=numbers,
         blank=records.BLANK,
@@ -113,14 +123,14 @@ def allocate(
     return Arrays(*map(rows, arrays))
 
 
-def allocations(count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return memory for what environments are asked for, twice.
 
-    As (count, 4) cores, batch, replicas and variant, and as (count, stages) records.
+    As (count, stages, 4) cores, batch, replicas and variant, and as (count, stages) records.
     """
-    numbers = np.ones((count, 1, 4), np.int64)
+    numbers = np.ones((count, stages, 4), np.int64)
     numbers[..., 3] = 0
-    return numbers[:, 0], rows(numbers.view(records.ALLOCATION)[..., 0])
+    return numbers, rows(numbers.view(records.ALLOCATION)[..., 0])
 
 
 def blank_metrics(count: int) -> NDArray[Any]:
@@ -140,22 +150,15 @@ def ledger_columns(
 
     To the (offered,) columns of the workload come ``started_s`` of the last batch and
     ``finished_s``, NaN where there is none; ``outcome``; ``hopeless``; ``needs_cores``, whether
-    one core would be too slow; ``batch_size``;
-    ``replica``; and ``attempts``, batches it was part of.
+    one core would be too slow; ``batch_size``; ``replica``; ``attempts``, batches it was part of;
+    ``accuracy`` of the answer, NaN without; and the ``stage`` where it ended, -1 if it has not.
     """
     offered = len(requests["arrival_s"])
     ended = arrays.ledger[0, : arrays.envs["ended"][0]]
-    queue, stage = arrays.queue[0], arrays.stages[0, 0]
-    waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]
-    replicas = arrays.replicas[0, : stage["replicas"]][["first", "batch_size"]].tolist()
-    spans = [np.arange(first, first + count) for first, count in replicas]
-    running = queue[np.concatenate([np.zeros(0, np.int64), *spans]) & stage["ring"]]
     outcome = np.full(offered, Outcome.QUEUED, np.int64)
-    outcome[running["row"]] = Outcome.RUNNING
-    outcome[ended["row"]] = ended["outcome"]
     attempts = np.zeros(offered, np.int64)
-    attempts[waiting["row"]] = waiting["retries"]
-    attempts[running["row"]] = running["retries"] + 1
+    _write_open(arrays, outcome, attempts)
+    outcome[ended["row"]] = ended["outcome"]
     attempts[ended["row"]] = ended["attempts"]
 
     def spread(name: str, blank: float) -> NDArray[Any]:
@@ -164,18 +167,34 @@ def ledger_columns(
         return column
 
     budget_s = requests["deadline_s"] - requests["arrival_s"]
-    settings = arrays.settings[0]
-    hopeless = budget_s < settings["hopeless_below_s"]
-    # Under a quota, a lone batch runs at full speed on any cores.
-    one_core_s = 0.0 if settings["limited"] else arrays.numbers[settings["served_at"]]
+    hopeless = budget_s < arrays.settings[0]["hopeless_below_s"]
     return {
         **requests,
         "started_s": spread("started_s", np.nan),
         "finished_s": spread("finished_s", np.nan),
         "outcome": outcome_names(outcome),
         "hopeless": hopeless,
-        "needs_cores": ~hopeless & (budget_s < one_core_s),
+        "needs_cores": ~hopeless & (budget_s < arrays.settings[0]["one_core_below_s"]),
         "batch_size": spread("batch_size", 0),
         "replica": spread("replica", -1),
         "attempts": attempts,
+        "accuracy": spread("accuracy", np.nan),
+        "stage": spread("stage", -1),
     }
+
+
+def _write_open(arrays: Arrays, outcome: NDArray[Any], attempts: NDArray[Any]) -> None:
+    """Write what is known of the requests in the system, by their place in order of arrival."""
+    if arrays.stages.shape[1] > 1:
+        there = arrays.opened[0][arrays.opened[0]["row"] >= 0]
+        outcome[there["row"][there["running"] > 0]] = Outcome.RUNNING
+        attempts[there["row"]] = there["batches"]
+        return
+    queue, stage = arrays.queue[0, 0], arrays.stages[0, 0]
+    waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]
+    replicas = arrays.replicas[0, 0, : stage["replicas"]][["first", "batch_size"]].tolist()
+    spans = [np.arange(first, first + count) for first, count in replicas]
+    running = queue[np.concatenate([np.zeros(0, np.int64), *spans]) & stage["ring"]]
+    outcome[running["row"]] = Outcome.RUNNING
+    attempts[waiting["row"]] = waiting["retries"]
+    attempts[running["row"]] = running["retries"] + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from sponge_env.formats import (
     read_arrivals,
     read_bandwidth,
 )
+from sponge_env.graph import mean_tasks
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import MemoryPlan
+from sponge_env.spec import stage_profiles
 
 _KINDS = {
     "poisson": kinds.POISSON,
@@ -142,14 +145,14 @@ def _add_recorded(
 def rate_rps(scenario: Scenario, profile: Profile) -> float:
     """Return the mean rate of requests in a scenario; refuse more than fit into memory.
 
-    A load is taken of the profile's largest throughput within the scenario's limits; a
+    A load is taken of what one replica of each stage can serve within its limits; a
     trace has the rate of its part that the episode plays.
     """
-    arrivals, limits = scenario.arrivals, scenario.limits
+    arrivals = scenario.arrivals
     if arrivals.rate_rps is not None:
         rate = arrivals.rate_rps
     elif arrivals.load is not None:
-        rate = arrivals.load * capacity_rps(limits, profile, joint=False)
+        rate = arrivals.load * capacity_rps(scenario, profile, joint=False)
     else:
         rate = read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
     if rate * scenario.duration_s > MOST_REQUESTS:
@@ -162,15 +165,32 @@ def rate_rps(scenario: Scenario, profile: Profile) -> float:
     return rate
 
 
-def capacity_rps(limits: Limits, profile: Profile, joint: bool) -> float:
-    """Return the largest throughput of one replica, or of as many as the machine has room for."""
+def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:
+    """Return the largest rate of requests that one replica of each stage can serve.
+
+    With ``joint``, as many replicas as the machine has room for, where stages share it as suits
+    them best.
+    """
+    profiles, tasks = stage_profiles(scenario, profile), mean_tasks(scenario.pipeline)
+    passed = [k for k, mean in enumerate(tasks) if mean > 0]
+    stages = [(scenario.pipeline[k].limits, profiles[k], tasks[k]) for k in passed]
     if not joint:
-        return profile.capacity_rps(limits.batch, limits.cores)
-    return max(
-        min(limits.replicas, limits.machine_cores // cores)
-        * profile.capacity_rps(limits.batch, cores)
-        for cores in range(1, limits.cores + 1)
-    )
+        return min(_replica_rps(limits, own, limits.cores) / mean for limits, own, mean in stages)
+    machine, whole = scenario.limits.machine_cores, math.inf
+    cores_per_rps = 0.0
+    for limits, own, mean in stages:
+        by_cores = {
+            cores: _replica_rps(limits, own, cores) / mean for cores in range(1, limits.cores + 1)
+        }
+        most = {cores: min(limits.replicas, machine // cores) for cores in by_cores}
+        whole = min(whole, max(most[cores] * rps for cores, rps in by_cores.items()))
+        cores_per_rps += min(cores / rps for cores, rps in by_cores.items())
+    return whole if len(stages) == 1 else min(whole, machine / cores_per_rps)
+
+
+def _replica_rps(limits: Limits, variants: Sequence[Profile], cores: int) -> float:
+    """Return the throughput of a replica with the fastest variant."""
+    return max(variant.capacity_rps(limits.batch, cores) for variant in variants)
 
 
 def nothing_sent(arrivals: Arrivals, duration_s: float) -> TraceError:

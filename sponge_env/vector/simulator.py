@@ -16,7 +16,7 @@ from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import SystemSpec
-from sponge_env.scenario import Scenario
+from sponge_env.scenario import Scenario, one_stage
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, outcome_names
 from sponge_env.simulation.workload import list_requests
@@ -79,6 +79,8 @@ class BatchSimulator:
         ):
             _at_least(name, value, least)
         self.scenarios = tuple(scenarios)
+        for scenario in scenarios:
+            one_stage(scenario, "a batch of environments")
         self.assignment = assignment
         self._obs_dim = obs_dim
         self.over = np.ones(count, np.bool_)
@@ -95,7 +97,8 @@ class BatchSimulator:
         room = self._configuration.room
         room.queue, room.ledger = queue_capacity or room.queue, ledger_capacity
         self._arrays = self._configuration.allocate(count)
-        self._numbers, self._wanted = allocations(count)
+        numbers, self._wanted = allocations(count)
+        self._numbers = numbers[:, 0]
         self._seeds = np.full(count, -1)
         self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None

@@ -1,0 +1,183 @@
+"""A request on its way through several stages: its tasks, where they lead, and its end.
+
+A request enters the first stage with one task. Each task that is done leads to as many tasks in
+every stage that follows as its fan-out says, at once; a stage that follows several others gets
+one task when all that lead to it are done. The request is answered when its last task is. Where
+there is one stage, a request is its own task, and nothing of this is needed.
+"""
+
+from __future__ import annotations
+
+from sponge_env.core.compiled import compiled, inlined
+from sponge_env.core.queue import push, remove
+from sponge_env.core.records import OpenRequest, Waiting, World
+from sponge_env.core.rng import mixed_uniform
+
+NONE = -1
+"""Row of a place that is free."""
+
+
+@inlined
+def at(w: World, place: int) -> World:
+    """Return another stage of the same environment."""
+    return World(
+        place,
+        w.env,
+        w.stages[place],
+        w.settings,
+        w.models[place],
+        w.all_replicas[place],
+        w.all_pending[place],
+        w.requests,
+        w.all_queues[place],
+        w.group,
+        w.ledger,
+        w.traces,
+        w.numbers,
+        w.metrics,
+        w.opened,
+        w.stages,
+        w.models,
+        w.all_replicas,
+        w.all_pending,
+        w.all_queues,
+    )
+
+
+@inlined
+def staged(w: World) -> bool:
+    """Return whether there are several stages."""
+    return len(w.stages) > 1
+
+
+@inlined
+def clear(w: World) -> None:
+    """Begin with no request in the system."""
+    w.env.opened = w.env.opened_running = 0
+    if staged(w):
+        for k in range(len(w.opened)):
+            w.opened[k].row = NONE
+
+
+@inlined
+def opened(w: World, row: int) -> OpenRequest:
+    """Return the place of a request in the system; it is another's if its row is not the same."""
+    return w.opened[row & (len(w.opened) - 1)]
+
+
+@inlined
+def enter(w: World, row: int) -> bool:
+    """Open a request with a task in the first stage; return False if there is no room."""
+    place = opened(w, row)
+    if place.row != NONE:
+        return False
+    place.row, place.running, place.batches, place.joined = row, 0, 0, 0
+    for k in range(len(w.stages)):
+        place.tasks[k] = place.done[k] = 0
+        place.accuracy[k] = 0.0
+    place.tasks[0] = 1
+    w.env.opened += 1
+    return True
+
+
+@inlined
+def start_task(w: World, row: int) -> None:
+    """Note that a task of a request has gone into a batch."""
+    place = opened(w, row)
+    w.env.opened_running += place.running == 0
+    place.running += 1
+    place.batches += 1
+
+
+@inlined
+def end_task(w: World, row: int) -> bool:
+    """Note that a batch with a task has ended; return False if its request was given up."""
+    place = opened(w, row)
+    if place.row != row:
+        return False
+    place.running -= 1
+    w.env.opened_running -= place.running == 0
+    return True
+
+
+@compiled
+def join(w: World, row: int, sent_s: float, hopeless: bool, joined_s: float) -> bool:
+    """Let a request or a task of it wait in a stage; return False if there is no room."""
+    w.stage.joined += 1
+    return push(w, row, sent_s, hopeless, 0, joined_s)
+
+
+@compiled
+def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
+    """Put the tasks that one leads to, done now, into their queues; return False without room."""
+    place, here, fits = opened(w, request.row), w.place, True
+    row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
+    tasks = _fan_out(w, row, place.done[here])
+    place.tasks[here] -= 1
+    place.done[here] += 1
+    place.accuracy[here] += accuracy
+    for k in range(here + 1, len(w.stages)):
+        after = w.models[k].after
+        if after == 1 << here:
+            for _ in range(tasks):
+                place.tasks[k] += 1
+                fits = fits and join(at(w, k), row, sent_s, hopeless, done_s)
+        elif (after & (after - 1)) and not place.joined >> k & 1 and _all_done(w, place, k):
+            place.joined |= 1 << k
+            place.tasks[k] = 1
+            fits = fits and join(at(w, k), row, sent_s, hopeless, done_s)
+    return fits
+
+
+@inlined
+def _fan_out(w: World, row: int, task: int) -> int:
+    """Draw how many tasks a finished one leads to in each stage that follows."""
+    drawn, tasks = mixed_uniform(w.env.fan_out_key, row, w.place, task), 0
+    at_ = w.model.fan_out_at
+    while tasks < w.model.fan_outs - 1 and w.numbers[at_ + tasks] <= drawn:
+        tasks += 1
+    return tasks
+
+
+@inlined
+def _all_done(w: World, place: OpenRequest, stage: int) -> bool:
+    """Return whether all that leads to a stage is done, and there was some of it."""
+    tasks, done = 0, 0
+    for k in range(stage):
+        if w.models[stage].before >> k & 1:
+            tasks += place.tasks[k]
+        if w.models[stage].after >> k & 1:
+            done += place.done[k]
+    return tasks == 0 and done > 0
+
+
+@inlined
+def is_answered(w: World, row: int) -> bool:
+    """Return whether no task of a request is left."""
+    place, left = opened(w, row), 0
+    for k in range(len(w.stages)):
+        left += place.tasks[k]
+    return left == 0
+
+
+@inlined
+def accuracy_of(w: World, row: int) -> float:
+    """Return the accuracy of an answer: over its stages the product of their tasks' means."""
+    place, product = opened(w, row), 1.0
+    for k in range(len(w.stages)):
+        if place.done[k]:
+            product *= place.accuracy[k] / place.done[k]
+    return product
+
+
+@inlined
+def leave(w: World, row: int, sent_s: float) -> int:
+    """Close a request and take its tasks out of all queues; return its batches."""
+    place = opened(w, row)
+    w.env.opened -= 1
+    w.env.opened_running -= place.running > 0
+    place.row = NONE
+    for k in range(len(w.stages)):
+        if place.tasks[k]:
+            remove(at(w, k), row, sent_s)
+    return place.batches

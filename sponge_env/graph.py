@@ -1,0 +1,78 @@
+"""How stages follow each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sponge_env.config import Stage, require
+from sponge_env.core.settings import MAX_STAGES
+from sponge_env.errors import ConfigError, unknown
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Refuse stages of one name, and such as follow what does not come before them.
+
+    The first in the list is where requests enter, and every other follows some before it: so
+    there is no cycle, and none that nothing leads to.
+    """
+    names = [stage.name for stage in stages]
+    require(len(set(names)) == len(names), "stages", names, "of different names")
+    require(len(names) <= MAX_STAGES, "stages", names, f"at most {MAX_STAGES}")
+    for at, stage in enumerate(stages):
+        _check_after(stage, names[:at], names)
+
+
+def _check_after(stage: Stage, before: Sequence[str], names: Sequence[str]) -> None:
+    key = f"stages.{stage.name}.after"
+    for name in stage.after or ():
+        if name not in names:
+            raise ConfigError(unknown(f"stage in {key}", name, names))
+        rule = f"the name of a stage listed before {stage.name!r}, so that none follows itself"
+        require(name in before, key, name, rule)
+    if not before:
+        require(not stage.after, key, stage.after, "left out: requests enter at the first stage")
+    else:
+        require(stage.after != (), key, (), "not empty: only the first stage follows nothing")
+
+
+def predecessors(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
+    """Return which stages lead to each, by their places in the list."""
+    names = [stage.name for stage in stages]
+    leads = []
+    for at, stage in enumerate(stages):
+        chain = (at - 1,) if at else ()
+        leads.append(chain if stage.after is None else tuple(map(names.index, stage.after)))
+    return leads
+
+
+def ancestors(stages: Sequence[Stage]) -> list[frozenset[int]]:
+    """Return which stages come before each in any way."""
+    found: list[frozenset[int]] = []
+    for leads in predecessors(stages):
+        found.append(frozenset(leads).union(*(found[k] for k in leads)))
+    return found
+
+
+def mean_tasks(stages: Sequence[Stage]) -> list[float]:
+    """Return how many tasks a request has in each stage, on average.
+
+    In a stage where several meet it is at most one.
+    """
+    tasks: list[float] = []
+    for leads in predecessors(stages):
+        if not leads:
+            tasks.append(1.0)
+        elif len(leads) == 1:
+            tasks.append(tasks[leads[0]] * stages[leads[0]].mean_tasks)
+        else:
+            tasks.append(1.0)
+    return tasks
+
+
+def always_passed(stages: Sequence[Stage]) -> list[bool]:
+    """Return which stages every request goes through."""
+    passed: list[bool] = []
+    for leads in predecessors(stages):
+        certain = (passed[k] and (len(leads) > 1 or stages[k].tasks[0] == 0) for k in leads)
+        passed.append(not leads or any(certain))
+    return passed

@@ -1,0 +1,123 @@
+"""A pipeline as stages of their own: each with a part of the SLO, for controllers of one stage.
+
+The end-to-end budget is divided by fixed shares, in proportion to the stages' latencies (as in
+GrandSLAm, Kannan et al., EuroSys 2019) or equally. What waits in a stage is due there by its
+deadline less the shares of the longest way that is still to come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from sponge_env.interfaces import (
+    Allocation,
+    StageAllocation,
+    StageSpec,
+    StageView,
+    SystemSpec,
+    SystemView,
+)
+from sponge_env.results.schema import IntervalMetrics, StageMetrics, names
+
+Rule = Literal["proportional", "equal"]
+"""How an SLO is divided among the stages of the longest way through a pipeline."""
+
+_SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
+
+
+def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
+    """Return for each stage its share of the SLO, and the share of what comes after it."""
+    stages = spec.stages
+    weights = [_weight(stage) if rule == "proportional" else 1.0 for stage in stages]
+    after = [0.0] * len(stages)
+    for k in reversed(range(len(stages))):
+        for lead in stages[k].after:
+            after[lead] = max(after[lead], after[k] + weights[k])
+    whole = after[0] + weights[0]
+    begins = [max((whole - after[lead] for lead in s.after), default=0.0) for s in stages]
+    return [
+        ((whole - after[k] - begin) / whole, after[k] / whole) for k, begin in enumerate(begins)
+    ]
+
+
+def _weight(stage: StageSpec) -> float:
+    """Return the latency of a single request on all cores."""
+    return float(stage.latencies[-1].table_s(1, stage.cores_max)[0, -1])
+
+
+def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
+    """Return a stage as a system of its own, with its share of the SLO."""
+    stage, initial = spec.stages[k], spec.initial.stages[k]
+    return dataclasses.replace(
+        spec,
+        slo_s=spec.slo_s * share,
+        cores_max=stage.cores_max,
+        batch_max=stage.batch_max,
+        replicas_max=stage.replicas_max,
+        latency=stage.latencies[initial.variant],
+        cold_start_s=stage.cold_start_s,
+        core_unit=stage.core_unit,
+        cpu_cores=stage.cpu_cores,
+        initial=Allocation(stages=(initial,)),
+        stages=(dataclasses.replace(stage, after=(), mean_tasks=1.0),),
+    )
+
+
+def stage_view(
+    view: SystemView, spec: SystemSpec, k: int, share: float, after: float
+) -> SystemView:
+    """Return what a stage's own controller sees.
+
+    What joined a later stage is taken to have spent its share on the way exactly.
+    """
+    stage, later_s = view.stages[k], spec.slo_s * after
+    joined = int(stage.arrivals[-1]) if stage.arrivals.size else 0
+    delays_s, budgets_s = np.zeros(joined), np.full(joined, spec.slo_s * share)
+    mean_delays_s = np.zeros_like(view.mean_delays_s)
+    if k == 0:
+        delays_s, budgets_s = view.delays_s, view.budgets_s - later_s
+        mean_delays_s = view.mean_delays_s
+    return dataclasses.replace(
+        view,
+        queued_deadlines_s=stage.queued_deadlines_s - later_s,
+        running=stage.running,
+        allocation=Allocation(stages=(stage.allocation,)),
+        replicas_ready=stage.replicas_ready,
+        starting_s=stage.starting_s,
+        arrivals=stage.arrivals,
+        delays_s=delays_s,
+        budgets_s=budgets_s,
+        mean_delays_s=mean_delays_s,
+        last=_last(view.last, stage),
+        cores_in_force=stage.cores_in_force,
+        pending=stage.pending,
+        stages=(stage,),
+    )
+
+
+def _last(last: IntervalMetrics | None, stage: StageView) -> IntervalMetrics | None:
+    """Return an interval's metrics as a stage's own: what it has done counts as on time."""
+    if last is None or stage.last is None:
+        return None
+    own = {name: getattr(stage.last, name) for name in _SHARED}
+    own |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}
+    return dataclasses.replace(last, **own)
+
+
+def together(asked: Sequence[StageAllocation], total_cores: int) -> tuple[StageAllocation, ...]:
+    """Return the stages' allocations as far as they fit on the machine.
+
+    Whoever holds most gives up first: replicas, then cores.
+    """
+    fitted = list(asked)
+    while sum(each.cores * each.replicas for each in fitted) > total_cores:
+        k = max(range(len(fitted)), key=lambda at: fitted[at].cores * fitted[at].replicas)
+        if fitted[k].replicas > 1:
+            fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
+        else:
+            fitted[k] = fitted[k]._replace(cores=fitted[k].cores - 1)
+    return tuple(fitted)

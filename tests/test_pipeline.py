@@ -1,0 +1,317 @@
+"""Several stages in the core, against a plain model of them and what must hold by construction."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.pipeline import Asked, Pipeline, StageModel
+
+from sponge_env.config import (
+    Arrivals,
+    Initial,
+    Limits,
+    Network,
+    Serving,
+    Simulation,
+    Stage,
+    Variant,
+)
+from sponge_env.errors import ConfigError
+from sponge_env.graph import predecessors
+from sponge_env.interfaces import Allocation, StageAllocation
+from sponge_env.profile import load_profile, save_profile
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import Workload
+from sponge_env.system import SimulatedSystem
+
+LIMITS = Limits(cores=4, batch=4, replicas=2)
+PROFILES = ("video-classifier", "video-detector", "nlp-sentiment", "sentiment-text")
+MASK = (1 << 64) - 1
+
+
+def stage(name: str, *profiles: str, **more: Any) -> Stage:
+    """Make a stage whose variants are ever more accurate."""
+    variants = tuple(
+        Variant(profile, accuracy=round(0.6 + 0.1 * k, 1), name=f"v{k}")
+        for k, profile in enumerate(profiles)
+    )
+    return Stage(name, variants, **{"limits": LIMITS, **more})
+
+
+def pipeline(*stages: Stage, **more: Any) -> Scenario:
+    """Make a short scenario without any scatter."""
+    settings: dict[str, Any] = {
+        "name": "pipeline",
+        "slo_s": 0.6,
+        "duration_s": 8.0,
+        "stages": stages,
+        "limits": Limits(total_cores=64),
+        "arrivals": Arrivals(rate_rps=12.0),
+        "network": Network(base_delay_s=0.02),
+        "simulation": Simulation(noise=0.0),
+    }
+    return Scenario(**settings | more)
+
+
+def fan_out_of(system: SimulatedSystem) -> Any:
+    """Return the fan-outs of an episode, from the published mixing function."""
+    key, stages = int(system._env["fan_out_key"]), system.plan.stages
+
+    def mixed(word: int) -> int:
+        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+        word = (word ^ (word >> 27)) * 0x94D049BB133111EB & MASK
+        return word ^ (word >> 31)
+
+    def fan_out(row: int, at: int, done: int) -> int:
+        golden = 0x9E3779B97F4A7C15
+        word = mixed((key + (row + 1) * golden) & MASK)
+        drawn = (mixed((word + (at * 65536 + done + 1) * golden) & MASK) >> 11) / (1 << 53)
+        ends = np.cumsum(stages[at].tasks)
+        return min(int(np.searchsorted(ends, drawn, side="right")), len(ends) - 1)
+
+    return fan_out
+
+
+def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
+    """Make the reference of a scenario."""
+    after = predecessors(scenario.stages)
+    stages = [
+        StageModel(
+            [
+                load_profile(v.profile).service_table_s(LIMITS.batch, LIMITS.cores).tolist()
+                for v in each.variants
+            ],
+            [v.accuracy for v in each.variants],
+            after[k],
+            each.initial.replicas,
+            each.chooses == "batch",
+            each.switch_s,
+        )
+        for k, each in enumerate(scenario.stages)
+    ]
+    initial = [Asked(s.initial.cores, s.initial.batch, s.initial.variant) for s in scenario.stages]
+    grace_s, fifo = scenario.serving.drop_grace_s, scenario.serving.order == "fifo"
+    return Pipeline(stages, initial, fan_out_of(system), grace_s, fifo)
+
+
+def compare(scenario: Scenario, asked: Sequence[Sequence[Asked]], seed: int) -> None:
+    """Play an episode on both and compare what became of every request."""
+    system = SimulatedSystem(scenario, seed)
+    model = model_of(scenario, system)
+    arrival_s, deadline_s = system._workload.arrival_s, system._workload.deadline_s
+    for interval in range(scenario.intervals):
+        row = asked[interval % len(asked)]
+        until_s = (interval + 1) * scenario.interval_s
+        held = tuple(
+            StageAllocation(a.cores, a.batch, s.initial.replicas, a.variant)
+            for a, s in zip(row, scenario.stages, strict=True)
+        )
+        metrics = system.step(Allocation(stages=held))
+        now = (arrival_s > until_s - scenario.interval_s) & (arrival_s <= until_s)
+        model.serve(list(zip(arrival_s[now], deadline_s[now], strict=True)), row, until_s)
+        there = [ticket for ticket in model.tickets if not ticket.outcome]
+        assert metrics.queued + metrics.running == len(there)
+        assert metrics.core_seconds == pytest.approx(model.core_s, abs=1e-9)
+        model.core_s = 0.0
+        assert [view.queued_deadlines_s.size for view in system.view().stages] == [
+            len(queue) for queue in model.queues
+        ]
+    columns = system.columns()
+    outcomes = [ticket.outcome for ticket in model.tickets]
+    there = np.isin(columns["outcome"], ("queued", "running"))
+    assert ["" if t else o for t, o in zip(there, columns["outcome"], strict=True)] == outcomes
+    ended = [ticket for ticket in model.tickets if ticket.outcome]
+    answered = [t for t in ended if t.outcome in ("on_time", "late")]
+    rows = [ticket.row for ticket in answered]
+    accuracies = [model.accuracy(ticket) for ticket in answered]
+    np.testing.assert_allclose(columns["accuracy"][rows], accuracies, rtol=0, atol=1e-9)
+    rows = [ticket.row for ticket in ended]
+    finished_s = [ticket.finished_s for ticket in ended]
+    np.testing.assert_allclose(columns["finished_s"][rows], finished_s, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(columns["stage"][rows], [ticket.stage for ticket in ended])
+
+
+SHAPES = {
+    "one": ((),),
+    "chain": ((), ("a",), ("b",)),
+    "fork and join": ((), ("a",), ("a",), ("b", "c")),
+}
+
+
+@st.composite
+def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[Asked]], int]:
+    """Draw a pipeline and what is asked for in some intervals."""
+    shape = draw(st.sampled_from(sorted(SHAPES)))
+    stages = []
+    for k, after in enumerate(SHAPES[shape]):
+        names = draw(st.lists(st.sampled_from(PROFILES), min_size=1, max_size=3))
+        tasks = draw(st.sampled_from([(1.0,), (0.0, 1.0), (0.3, 0.4, 0.3), (0.0, 0.0, 0.0, 1.0)]))
+        stages.append(
+            stage(
+                "abcd"[k],
+                *names,
+                after=after if k else None,
+                fan_out_shares=tasks if len(tasks) > 1 else (),
+                chooses=draw(st.sampled_from(["controller", "batch"])),
+                switch_s=draw(st.sampled_from([0.0, 0.7])),
+                initial=Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2))),
+            )
+        )
+    serving = Serving(
+        drop=draw(st.sampled_from(["none", "expired"])),
+        order=draw(st.sampled_from(["edf", "fifo"])),
+    )
+    scenario = pipeline(
+        *stages,
+        serving=serving,
+        slo_s=draw(st.sampled_from([0.3, 0.8])),
+        arrivals=Arrivals(rate_rps=draw(st.sampled_from([4.0, 20.0]))),
+    )
+    numbers = st.integers(1, 4)
+    asked = [
+        [
+            Asked(draw(numbers), draw(numbers), draw(st.integers(0, len(s.variants) - 1)))
+            for s in stages
+        ]
+        for _ in range(3)
+    ]
+    return scenario, asked, draw(st.integers(0, 1000))
+
+
+@settings(deadline=None, max_examples=60)
+@given(episodes())
+def test_it_does_what_the_plain_model_does(episode: tuple[Any, Any, int]) -> None:
+    compare(*episode)
+
+
+def play(scenario: Scenario, seed: int = 3, **numbers: int) -> dict[str, Any]:
+    """Play an episode under one allocation of all stages; return the ledger."""
+    system = SimulatedSystem(scenario, seed)
+    each = StageAllocation(**{"cores": 4, "batch": 2, "replicas": 1, **numbers})
+    allocation = Allocation(stages=(each,) * len(scenario.pipeline))
+    while not system.done:
+        system.step(allocation)
+    system.drain()
+    return dict(system.columns())
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for name in ("outcome", "finished_s", "attempts", "batch_size"):
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_one_listed_stage_is_a_scenario_of_its_own() -> None:
+    listed = pipeline(stage("only", "video-detector"))
+    plain = pipeline(profile="video-detector", limits=LIMITS)
+    same(play(listed), play(plain))
+
+
+def test_variants_that_are_alike_make_no_difference() -> None:
+    one = pipeline(stage("only", "video-detector"))
+    two = pipeline(stage("only", "video-detector", "video-detector"))
+    same(play(one), play(two))
+    same(play(one), play(two, variant=1))
+
+
+def test_an_infinitely_fast_second_stage_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("profiles") / "instant.json"
+    profile = load_profile("video-detector").scaled(1e-9)
+    save_profile(dataclasses.replace(profile, name="instant"), path)
+    one = play(pipeline(stage("a", "video-detector")))
+    two = play(pipeline(stage("a", "video-detector"), stage("b", str(path)), slo_s=0.6 + 1e-6))
+    np.testing.assert_array_equal(one["outcome"], two["outcome"])
+    np.testing.assert_allclose(one["finished_s"], two["finished_s"], atol=1e-6)
+
+
+def test_no_request_is_lost_and_none_counts_twice() -> None:
+    scenario = pipeline(
+        stage("a", "video-detector", fan_out_shares=(0.2, 0.3, 0.5)),
+        stage("b", "video-classifier"),
+        serving=Serving(drop="expired"),
+        arrivals=Arrivals(rate_rps=60.0),
+    )
+    columns = play(scenario, cores=1)
+    assert set(columns["outcome"]) <= {"on_time", "late", "dropped"}
+    assert (columns["outcome"] == "dropped").sum() > 20
+    assert set(columns["stage"][columns["outcome"] == "dropped"]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ([("a", {}), ("a", {})], "of different names"),
+        ([("a", {}), ("b", {"after": ("c",)})], "stage in stages.b.after"),
+        ([("a", {}), ("b", {"after": ("b",)})], "none follows itself"),
+        ([("a", {}), ("b", {"after": ("c",)}), ("c", {})], "listed before 'b'"),
+        ([("a", {"after": ("b",)}), ("b", {})], "stages.a.after"),
+        ([("a", {}), ("b", {"after": ()})], "only the first stage follows nothing"),
+        ([(name, {}) for name in "abcdefghi"], "at most 8"),
+    ],
+)
+def test_stages_that_make_no_pipeline_are_refused(stages: list[Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        pipeline(*(stage(name, "video-detector", **more) for name, more in stages))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"variants": ()}, "not empty"),
+        ({"variants": (Variant("x"), Variant("x"))}, "of different names"),
+        ({"variants": (Variant("x", 0.8), Variant("y", 0.7))}, "ascending order"),
+        ({"fan_out": -1}, "at least 0"),
+        ({"fan_out": 1000}, "at most 256"),
+        ({"fan_out_shares": (0.5, math.nan)}, "at least 0"),
+        ({"fan_out_shares": (0.0, 0.0)}, "above 0"),
+        ({"switch_s": -1.0}, "at least 0"),
+        ({"initial": Initial(variant=1)}, "between 0 and 0"),
+        ({"initial": Initial(cores=5)}, "between 1 and 4"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(stage("a", "video-detector"), **more)
+
+
+def test_accuracies_lie_between_0_and_1() -> None:
+    for accuracy in (-0.1, 1.1, math.nan):
+        with pytest.raises(ConfigError, match="between 0 and 1"):
+            Variant("x", accuracy)
+
+
+@pytest.mark.parametrize(
+    ("batch", "answered_s"), [(2, [0.16, 0.26, 0.36]), (1, [0.22, 0.34, 0.46])]
+)
+def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[float]) -> None:
+    usual = load_profile("video-detector")
+    for name, service_s in {"detector": 0.1, "classifier": 0.06}.items():
+        latency = dataclasses.replace(
+            usual.latency, gamma_s=0.0, delta_s=0.0, epsilon_s=0.0, eta_s=service_s
+        )
+        table = tuple((service_s,) * len(usual.cores) for _ in usual.batches)
+        profile = dataclasses.replace(usual, name=name, latency=latency, latency_s=table)
+        save_profile(profile, tmp_path / f"{name}.json")
+    scenario = pipeline(
+        stage("detector", str(tmp_path / "detector.json"), fan_out=2),
+        stage("classifier", str(tmp_path / "classifier.json")),
+        slo_s=0.3,
+    )
+    sent_s = np.array([0.0, 0.05, 0.1])
+    workload = Workload(np.arange(3), sent_s, sent_s, sent_s + scenario.slo_s, np.zeros(3))
+    system = SimulatedSystem(scenario, seed=0, workload=workload)
+    system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(4, batch))))
+    columns = system.columns()
+    np.testing.assert_allclose(columns["finished_s"], answered_s, rtol=0, atol=1e-12)
+    late = np.array(answered_s) - sent_s > scenario.slo_s
+    assert list(columns["outcome"]) == ["late" if each else "on_time" for each in late]
+    assert late.sum() == (batch == 1)
