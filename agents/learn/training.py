@@ -149,7 +149,7 @@ def export(model: Any, plan: TrainingPlan, config: LearnConfig, seconds: float) 
     linear = [layer for layer in networks if isinstance(layer, nn.Linear)]
     info = PolicyInfo(
         agent=plan.agent,
-        fingerprint=plan.spec.fingerprint,
+        fingerprint=plan.fingerprint,
         scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
         actions=tuple(int(n) for n in model.action_space.nvec),
         inputs=control_named(plan.learner.control).fields,
@@ -197,7 +197,7 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     info = load_policy(path.with_name(POLICY_FILE)).info
     if info.agent != plan.agent:
         raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
-    if info.fingerprint != plan.spec.fingerprint:
+    if info.fingerprint != plan.fingerprint:
         wanted = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile, interval "
