@@ -589,7 +589,7 @@ def remarks(section: Section) -> Remarks:
         head, note = said["heading"], said["note"].strip()
         parts.insert(0, f"## {head}\n\n{markdown(published)}\n\n{note}")
     text = "\n\n".join(parts)
-    return Remarks(findings(section.comparison), text, DECLARED["machine"])
+    return Remarks(findings(section.comparison), text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

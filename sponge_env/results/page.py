@@ -67,8 +67,6 @@ class Remarks:
     """Sentences that come first."""
     text: str = ""
     """Markdown that follows the findings."""
-    head: str = ""
-    """What has to be known about the run before anything else."""
 
 
 @dataclass(frozen=True)
