@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,17 @@ def test_a_sweep_may_move_several_keys() -> None:
     assert {name: limits.machine_cores for name, limits in names.items()} == {
         "paper": 16, "paper-cores-8": 8, "paper-cores-32": 32
     }  # fmt: skip
+
+
+def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:
+    late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
+    drops = Sweep(("serving.drop",), ("none", "expired"), points={"late by 0.5 s": late})
+    swept = suite(starts=("cold",), sweeps={"drop": drops})
+    names = {cell.name: cell.serving.drop_grace_s for cell in cells(swept)}
+    assert names == {
+        "paper": math.inf, "paper-drop-expired": 0.0, "paper-drop-late-by-0.5-s": 0.5
+    }  # fmt: skip
+    assert list(arranged(swept).sweeps["drop"]) == ["none", "expired", "late by 0.5 s"]
 
 
 def test_families_are_those_of_their_groups() -> None:

@@ -60,6 +60,15 @@ class Sweep:
     """Numbers or words. The cell itself stands for the value that its scenario has."""
     unit: str = ""
     """Unit of the values."""
+    points: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What comes after the values: by what to call it, changes as in :func:`changed`, where
+    several keys have values of their own."""
+
+    @property
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """What changes, by label: every value, then every point."""
+        values = {_label(value): dict.fromkeys(self.keys, value) for value in self.values}
+        return values | self.points
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,17 +305,18 @@ def _cells_of(group: CellGroup, starts: Sequence[Start]) -> Iterator[Scenario]:
 def _swept(suite: Suite, own: Sequence[Scenario]) -> Iterator[Scenario]:
     """Yield what the sweeps add to a suite's own cells."""
     for name, sweep in suite.sweeps.items():
-        for cell, value in product(own, sweep.values):
-            if (scenario := at_value(cell, name, sweep, value)) != cell:
+        for cell, label in product(own, sweep.changes):
+            if (scenario := at_point(cell, name, sweep, label)) != cell:
                 yield scenario
 
 
-def at_value(scenario: Scenario, name: str, sweep: Sweep, value: Any) -> Scenario:
-    """Return a scenario at one value of a sweep, with both in its name, if that changes it."""
-    moved = changed(scenario, dict.fromkeys(sweep.keys, value))
+def at_point(scenario: Scenario, name: str, sweep: Sweep, label: str) -> Scenario:
+    """Return a scenario at one point of a sweep, with both in its name, if that changes it."""
+    moved = changed(scenario, sweep.changes[label])
     if moved == scenario:
         return scenario
-    return dataclasses.replace(moved, name=f"{scenario.name}-{name}-{_label(value)}")
+    named = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{scenario.name}-{name}-{label}")
+    return dataclasses.replace(moved, name=named)
 
 
 def _label(value: Any) -> str:
@@ -322,7 +332,7 @@ class Arrangement:
     families: dict[str, str] = field(default_factory=dict)
     """By scenario, for those that have one."""
     sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
-    """By what is swept, with its unit, and by value: cells, in the order of the suite's own."""
+    """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
 
 
 def arranged(suite: Suite) -> Arrangement:
@@ -330,8 +340,8 @@ def arranged(suite: Suite) -> Arrangement:
     own = [(g.family, cell) for g in suite.cells for cell in _cells_of(g, suite.starts)]
     sweeps = {
         f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}": {
-            _label(value): tuple(at_value(cell, name, sweep, value).cell for _, cell in own)
-            for value in sweep.values
+            label: tuple(at_point(cell, name, sweep, label).cell for _, cell in own)
+            for label in sweep.changes
         }
         for name, sweep in suite.sweeps.items()
     }
