@@ -224,6 +224,14 @@ def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:
     assert list(arranged(swept).sweeps["drop"]) == ["none", "expired", "late by 0.5 s"]
 
 
+def test_a_sweep_keeps_what_was_tuned_for_its_cell() -> None:
+    group = CellGroup(("paper-300kb",), ("yolov5s",))
+    entry = AgentEntry(controller="fa2", tuned=True, defaults=False)
+    swept = suite(cells=(group,), starts=("cold",), sweeps={"x": DELAY}, agents={"a": entry})
+    found = [unit.options for unit in units(swept) if isinstance(unit, AgentUnit)]
+    assert found == [tuned_options("fa2", "paper-300kb", "yolov5s", "cold")] * 3
+
+
 def test_families_are_those_of_their_groups() -> None:
     families = arranged(load_suite("standard")).families
     assert families == {f"paper-{size}kb": "paper" for size in (100, 200, 300, 500)}

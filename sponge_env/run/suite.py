@@ -80,7 +80,8 @@ class AgentEntry:
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the controller."""
     tuned: bool = False
-    """Whether each cell's tuned options come first, those above on top of them."""
+    """Whether each cell's tuned options come first, those above on top of them. In a sweep these
+    are the ones of the cell that is swept."""
     defaults: bool = True
     """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
     there."""
@@ -362,6 +363,13 @@ def arranged(suite: Suite) -> Arrangement:
     }
     families = {cell.name: family for family, cell in own if family}
     return Arrangement(tuple(cell.cell for _, cell in own), families, sweeps)
+
+
+def origins(suite: Suite) -> dict[tuple[str, str, str], tuple[str, str, str]]:
+    """Return for each cell of a sweep the one that it is made of."""
+    shown = arranged(suite)
+    swept = [cells for by_label in shown.sweeps.values() for cells in by_label.values()]
+    return {cell: own for cells in swept for cell, own in zip(cells, shown.cells, strict=True)}
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
