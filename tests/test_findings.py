@@ -181,10 +181,15 @@ def test_one_of_several_alone_stands_for_itself(tmp_path: Path) -> None:
             "fewest avoidable violations, and of those with at most 0.1 % on average c (0.100 %, "
             "at most 0.1 % in 1 of 1 cells; 6.00 cores) the fewest cores.",
         ),
+        (
+            {"a": (FEW, 8.0), "b": (FEW, 6.0)},
+            "b (0.033 %, at most 0.1 % in 1 of 1 cells; 6.00 cores) has the fewest avoidable "
+            "violations (as few: 1 more, none on fewer cores), and of those",
+        ),
         ({"a": (FEW, 4.0), "b": (MANY, 8.0)}, "0.1 % on average also the fewest cores."),
         ({"a": (MANY, 4.0), "b": (MANY, 8.0)}, "and nobody has at most 0.1 % on average."),
     ],
-    ids=["two", "one", "none"],
+    ids=["two", "equal", "one", "none"],
 )
 def test_who_to_choose_is_what_the_data_says(
     tmp_path: Path, agents: dict[str, tuple[list[int], float]], words: str
