@@ -3,7 +3,7 @@
     python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
 
 For each scenario, profile and start, :mod:`.grid_search` looks for the best options.
-``tuned.json`` keeps them and says what best means:
+``tuned.json`` keeps them, each as soon as it is found, and says what best means:
 
     {"runs": {RUN: {"command", "suite", "starts", "seeds", "objective", "searches", "versions"}},
      "agents": {AGENT: {"cells": {CELL: {"options", ..., "run": RUN}}}}}
@@ -16,7 +16,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -139,10 +139,15 @@ def tune_cell(task: Task) -> Candidate:
 
 
 def tune(
-    scenarios: Sequence[Scenario], agents: Sequence[str], seeds: Sequence[int], processes: int
+    scenarios: Sequence[Scenario],
+    agents: Sequence[str],
+    seeds: Sequence[int],
+    processes: int,
+    keep: Callable[[Mapping[str, Mapping[str, Candidate]]], None],
 ) -> dict[str, dict[str, Candidate]]:
     """Return the best trials by controller and cell; among these is the yardstick.
 
+    ``keep`` is given all that was found so far each time that a controller is done with a cell.
     A ConfigError says on which cell a controller failed.
     """
     found: dict[str, dict[str, Candidate]] = {agent: {} for agent in (YARDSTICK, *agents)}
@@ -157,6 +162,7 @@ def tune(
                     said = f"{result.type}: {result.message}"
                     raise ConfigError(f"{task.agent} failed on {task.cell} ({said})")
                 found[task.agent][task.cell] = result
+                keep(found)
                 progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
 
     collect(measures)
@@ -173,7 +179,7 @@ def entries(found: Mapping[str, Mapping[str, Candidate]]) -> dict[str, dict[str,
     return {
         agent: {c: dataclasses.asdict(o) | {"unsaved": unsaved[c]} for c, o in trials.items()}
         for agent, trials in found.items()
-        if agent != YARDSTICK
+        if agent != YARDSTICK and trials
     }
 
 
@@ -252,10 +258,14 @@ def run(argv: Sequence[str]) -> int:
     read(arguments.out)  # a file that is something else is noticed now
     suite = load_suite(arguments.suite)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
-    with cli.terminate_like_interrupt():
-        found = tune(cells(suite), arguments.agents, seeds, arguments.jobs)
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    write(arguments.out, date, describe(arguments, suite.starts, seeds), entries(found))
+    about = describe(arguments, suite.starts, seeds)
+
+    def keep(found: Mapping[str, Mapping[str, Candidate]]) -> None:
+        write(arguments.out, date, about, entries(found))
+
+    with cli.terminate_like_interrupt():
+        found = tune(cells(suite), arguments.agents, seeds, arguments.jobs, keep)
     sys.stdout.write(f"{table(found)}\n\nwritten to {arguments.out}\n")
     return 0
 
