@@ -17,6 +17,7 @@ from sponge_env.arrays import IntArray
 from sponge_env.controllers import BaseController
 from sponge_env.encoding import ActionMasks, control_named, decode, encode
 from sponge_env.errors import PolicyError
+from sponge_env.installation import program
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from . import LEARNERS
@@ -88,7 +89,8 @@ class PolicyController(BaseController):
         if self._policy is None:
             return ""
         info = self._policy.info
-        short = f" of {info.planned}, when training was interrupted" if info.partial else ""
+        chosen = f" of {info.planned}, the best by validation" * (info.planned > info.steps)
+        short = f" of {info.planned}, when training was interrupted" if info.partial else chosen
         return f"follows {self._path}, trained for {info.steps} steps{short}"
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
@@ -105,7 +107,7 @@ class PolicyController(BaseController):
                 return path, policy
         raise PolicyError(
             f"no policy of {self._agent} for this profile, interval and these limits; name one "
-            f"with --policy or train one with: sponge train --agent {self._agent} --scenario ..."
+            f"with --policy or train one: {program('train')} --agent {self._agent} --scenario ..."
         )
 
     def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
@@ -117,7 +119,7 @@ class PolicyController(BaseController):
         if info.fingerprint != self._control.fingerprint(spec):
             raise PolicyError(
                 f"{path} was trained on {', '.join(info.scenarios)}, whose profile, interval or "
-                f"limits are others; train one with: sponge train --agent {self._agent}"
+                f"limits are others; train one with: {program('train')} --agent {self._agent}"
             )
         return path, policy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -38,28 +39,44 @@ TUNED_FILE = Path(__file__).parent / "tuned.json"
 
 
 def tuned_options(
-    agent: str, scenario: str, profile: str, start: str, required: bool = False
+    agent: str,
+    scenario: str,
+    profile: str,
+    start: str,
+    conditions: Callable[[], str],
+    required: bool = False,
 ) -> dict[str, Any]:
     """Return a controller's tuned options for a scenario with a profile, by name or file.
 
-    Where it was tuned with the other start only, those options are used, with a warning; where it
-    was not at all, the controller has its defaults, with a warning as well, or a ConfigError is
-    raised if there have to be some.
+    They are those for a scenario of this name and, asked for only then, fingerprint of its
+    conditions. Where it was tuned with the other start only, those options are used, with a
+    warning; where it was not at all, the controller has its defaults, with a warning as well, or
+    a ConfigError is raised if there have to be some.
     """
     cells, cell = _tuned().get(agent, {}).get("cells", {}), cell_key(scenario, profile, start)
-    there = [s for s in (start, *get_args(Start)) if cell_key(scenario, profile, s) in cells]
+    keys = {s: cell_key(scenario, profile, s) for s in (start, *get_args(Start))}
+    named = [s for s, key in keys.items() if key in cells]
+    there = [s for s in named if cells[keys[s]].get("conditions") == conditions()]
     if there:
         if there[0] != start:
             _say(agent, f"a {start} start", f"those for a {there[0]} one")
-        return dict(cells[cell_key(scenario, profile, there[0])]["options"])
+        return dict(cells[keys[there[0]]]["options"])
+    where = f"{cell} as it is here" if named else cell
     if required:
-        alike = [each for each in cells if each.split("/")[1] == Path(profile).stem] or list(cells)
-        raise ConfigError(
-            f"{agent} was not tuned for {cell}; it was for {', '.join(sorted(alike))} "
-            f"(python -m {__name__}.tune tunes more)"
-        )
-    _say(agent, cell, "its defaults")
+        raise ConfigError(_not_tuned(agent, where, profile, [] if named else list(cells)))
+    _say(agent, where, "its defaults")
     return {}
+
+
+def _not_tuned(agent: str, where: str, profile: str, cells: list[str]) -> str:
+    """Say what to do where options have to be tuned; they are, for these cells."""
+    alike = [each for each in cells if each.split("/")[1] == Path(profile).stem] or cells
+    other = f"; it was for {', '.join(sorted(alike))}" * bool(alike)
+    return (
+        f"{agent} was not tuned for {where}{other}; leave out the agent or what changes the "
+        f"scenario, or tune it (python -m {__name__}.tune --agents {agent} --suite FILE, a suite "
+        "with this cell)"
+    )
 
 
 def cell_key(scenario: str, profile: str, start: str) -> str:

@@ -6,7 +6,7 @@ For each scenario, profile and start, :mod:`.grid_search` looks for the best opt
 ``tuned.json`` keeps them, each as soon as it is found, and says what best means:
 
     {"runs": {RUN: {"command", "suite", "starts", "seeds", "objective", "searches", "versions"}},
-     "agents": {AGENT: {"cells": {CELL: {"options", ..., "run": RUN}}}}}
+     "agents": {AGENT: {"cells": {CELL: {"options", ..., "conditions", "run": RUN}}}}}
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
+from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
@@ -173,11 +174,20 @@ def tune(
     return {agent: dict(sorted(cells.items())) for agent, cells in found.items()}
 
 
-def entries(found: Mapping[str, Mapping[str, Candidate]]) -> dict[str, dict[str, Any]]:
+def entries(
+    found: Mapping[str, Mapping[str, Candidate]], scenarios: Sequence[Scenario]
+) -> dict[str, dict[str, Any]]:
     """Return what the file holds of the trials, without the yardstick's own."""
-    unsaved = {c: o.avoidable_violation_rate for c, o in found[YARDSTICK].items()}
+    more = {
+        cell: {
+            "unsaved": found[YARDSTICK][cell].avoidable_violation_rate,
+            "conditions": conditions_fingerprint(scenario),
+        }
+        for scenario in scenarios
+        for cell in {cell_key(*scenario.cell)} & found[YARDSTICK].keys()
+    }
     return {
-        agent: {c: dataclasses.asdict(o) | {"unsaved": unsaved[c]} for c, o in trials.items()}
+        agent: {cell: dataclasses.asdict(o) | more[cell] for cell, o in trials.items()}
         for agent, trials in found.items()
         if agent != YARDSTICK and trials
     }
@@ -257,15 +267,16 @@ def run(argv: Sequence[str]) -> int:
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
     suite = load_suite(arguments.suite)
+    scenarios = cells(suite)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     about = describe(arguments, suite.starts, seeds)
 
     def keep(found: Mapping[str, Mapping[str, Candidate]]) -> None:
-        write(arguments.out, date, about, entries(found))
+        write(arguments.out, date, about, entries(found, scenarios))
 
     with cli.terminate_like_interrupt():
-        found = tune(cells(suite), arguments.agents, seeds, arguments.jobs, keep)
+        found = tune(scenarios, arguments.agents, seeds, arguments.jobs, keep)
     sys.stdout.write(f"{table(found)}\n\nwritten to {arguments.out}\n")
     return 0
 

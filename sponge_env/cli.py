@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -16,6 +16,8 @@ from typing import Any, NoReturn, get_args
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.formats import RESERVED
+from sponge_env.installation import program as program
+from sponge_env.installation import typed as typed
 from sponge_env.scenario import says
 
 BAD_INPUT = 2
@@ -44,20 +46,6 @@ def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
         return INTERRUPTED
 
 
-def program(command: str, recorded: bool = False) -> str:
-    """Return how a command is called here: by the console script, or from a clone.
-
-    That is with the interpreter in use as one would type it; in a record, which is read on other
-    machines too, with plain names.
-    """
-    called = Path(sys.argv[0])
-    if called.name == "sponge":
-        return f"{'sponge' if recorded else typed(called.absolute())} {command}"
-    python = "python" if recorded else typed(Path(sys.executable))
-    in_package = called.match("sponge_env/__main__.py")
-    return f"{python} -m sponge_env {command}" if in_package else f"{python} {command}.py"
-
-
 def report_command() -> str:
     """Return how the report is called here; a clone has no script for it."""
     python = typed(Path(sys.executable))
@@ -69,13 +57,6 @@ def beside_python(tool: str) -> str:
     """Return how one calls a tool that is installed with the interpreter in use."""
     script = Path(sys.executable).with_name(tool)
     return typed(script) if script.exists() else tool
-
-
-def typed(path: Path) -> str:
-    """Return what one types for a program: its name where the shell finds it, else its path."""
-    if shutil.which(path.name) == str(path):
-        return path.name
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @contextmanager
@@ -199,6 +180,19 @@ def at_least(minimum: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(said)
 
     return parse
+
+
+def told_apart(argv: Sequence[str], options: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command line that are some options and their values, and the others."""
+    chosen: list[str] = []
+    others: list[str] = []
+    words = iter(argv)
+    for word in words:
+        into = chosen if word.partition("=")[0] in options else others
+        into.append(word)
+        if word in options:
+            into += itertools.islice(words, 1)
+    return chosen, others
 
 
 def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, dict[str, Any]]:

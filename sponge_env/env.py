@@ -53,8 +53,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     ## Info
     The interval's metrics under the names of ``docs/metrics.md``, without the reward, and the
-    episode's seed as ``episode_seed``. After ``reset``, and where nothing was measured, a metric
-    is 0.
+    episode's seed as ``episode_seed``. All are finite: after ``reset``, and where nothing was
+    measured, a metric is 0; a latency quantile that falls on requests given up is the longest time
+    that one of them had waited.
 
     ## Arguments
     - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.scenario.Scenario`.
@@ -173,7 +174,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return masks
 
     def _info(self, metrics: IntervalMetrics) -> dict[str, Any]:
-        return {**info(metrics), "episode_seed": self._episode_seed}
+        waited_s = self.system.waited_s
+        return {**info(metrics, waited_s), "episode_seed": self._episode_seed}
 
     def _observe(self) -> Observation:
         return self.system.observe(self._control)

@@ -11,6 +11,8 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
+import sys
 from pathlib import Path
 
 from sponge_env.errors import ConfigError, MissingExtraError
@@ -68,6 +70,27 @@ def missing(extra: str) -> list[str]:
 def how_to_install(extra: str) -> str:
     """Return the command that installs an extra."""
     return f"pip install 'sponge-env[{extra}]'"
+
+
+def program(command: str, recorded: bool = False) -> str:
+    """Return how a command is called here: by the console script, or from a clone.
+
+    That is with the interpreter in use as one would type it; in a record, which is read on other
+    machines too, with plain names.
+    """
+    called = Path(sys.argv[0])
+    if called.name == "sponge":
+        return f"{'sponge' if recorded else typed(called.absolute())} {command}"
+    python = "python" if recorded else typed(Path(sys.executable))
+    in_package = called.match("sponge_env/__main__.py")
+    return f"{python} -m sponge_env {command}" if in_package else f"{python} {command}.py"
+
+
+def typed(path: Path) -> str:
+    """Return what one types for a program: its name where the shell finds it, else its path."""
+    if shutil.which(path.name) == str(path):
+        return path.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def require_extra(extra: str, what: str) -> None:

@@ -98,6 +98,8 @@ class System(ABC):
         self._arrived = (0, 0)
         self._history = np.zeros((3, self.plan.intervals))
         self._last: IntervalMetrics | None = None
+        self.waited_s = 0.0
+        """Longest time that a request which was given up in the last interval had waited."""
         require(seed >= 0, "the seed", seed, "at least 0")
         self._seed = np.array([seed], np.int64)
         self._run(entry.RESET)
@@ -226,6 +228,9 @@ class System(ABC):
         latencies_s = np.sort((rows["finished_s"] - rows["sent_s"])[answered]).tolist()
         if latencies_s:
             measured["latency_mean_s"] = total(latencies_s) / len(latencies_s)
+        self.waited_s = 0.0
+        if len(latencies_s) < len(rows):
+            self.waited_s = float((rows["finished_s"] - rows["sent_s"])[~answered].max())
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
         measured |= only_worker | {"feasible": feasible, "decision_s": decision_s}

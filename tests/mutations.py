@@ -16,7 +16,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("sponge_env", "agents", "baselines", "traces", "tests", "docs", "pyproject.toml")
-TESTS = ("test_serving", "test_system", "test_total_cores", "test_vector_differential")
+TESTS = (
+    "test_serving",
+    "test_bucket",
+    "test_system",
+    "test_total_cores",
+    "test_vector_differential",
+)
 
 MUTATIONS: dict[str, tuple[str, str, str]] = {
     "what is due at this moment is late": (

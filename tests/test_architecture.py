@@ -24,6 +24,7 @@ CONTROLLERS_MAY_IMPORT = {
     "encoding",
     "errors",
     "files",
+    "installation",
     "interfaces",
     "latency",
     "mapping",
@@ -123,7 +124,7 @@ def test_controllers_work_within_another_package(tmp_path: Path) -> None:
         "        assert module.startswith('bundle.'), module\n"
         "        getattr(importlib.import_module(module), name)\n"
         "import bundle.agents.learn\n"
-        "assert bundle.baselines.tuned_options('vpa', 'bursty', 'lite0', 'warm')\n"
+        "assert bundle.baselines.load_tuned(bundle.baselines.TUNED_FILE)['agents']['vpa']\n"
         "assert list(bundle.agents.learned.SHIPPED.iterdir())\n"
     )
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -13,6 +16,7 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from test_policy import random_policy
 
+import baselines
 import evaluate
 import train
 from agents.policy import load_policy, save_policy
@@ -21,6 +25,8 @@ from sponge_env.__main__ import main as sponge
 from sponge_env.console import Progress
 from sponge_env.profile import load_profile
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.run import evaluate as evaluation
+from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.simulation.traffic import rate_rps
@@ -175,6 +181,70 @@ def test_a_model_of_stable_baselines_takes_part(
         observation = env.step(action)[0]
 
 
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what happens when a scenario is played on both backends, without playing it."""
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def machine(*_: object) -> Iterator[None]:
+        seen.append("the CPUs are taken")
+        yield
+        seen.append("they are free")
+
+    def run(store: RunStore, *_: object) -> None:
+        seen.append(f"run {store.path.name}")
+
+    def notices(*_: object) -> list[str]:
+        seen.append("checked")
+        return []
+
+    monkeypatch.setattr("sponge_env.factory.live_machine", machine)
+    monkeypatch.setattr(evaluation, "_run", run)
+    monkeypatch.setattr(evaluation, "_notices", notices)
+    monkeypatch.setattr(evaluation, "_report_cell", lambda *_: None)
+    return seen
+
+
+BOTH = "--agent static-8 --backend both --wait --run-dir run".split()
+
+
+def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
+    assert evaluate.main(BOTH) == 0
+    halves = ["run sim", "the CPUs are taken", "run live", "they are free"]
+    assert both == ["checked", *halves]
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_cpus_are_waited_for(
+    both: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([*BOTH, "--option", "static-8.batch=4"]) == 0
+    del both[:]
+    assert evaluate.main([*BOTH, "--seeds", "3"]) == 2
+    assert "choose another --run-dir" in capsys.readouterr().err
+    assert both == []
+    Path("notes").mkdir()
+    Path("notes/mine.txt").touch()
+    assert evaluate.main([*BOTH[:-1], "notes"]) == 2
+    assert both == []
+
+
+def test_an_evaluation_that_was_interrupted_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    argv = ["--agent", "static-8", "static-16", "--run-dir=run", "--duration", "5", "--seeds", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_run", interrupted)
+        assert evaluate.main(argv) == 130
+    more = "--agent static-8 static-16 --duration 5 --seeds 2 --run-dir run"
+    assert "interrupted; go on with\n  " in (printed := capsys.readouterr().out)
+    assert f"evaluate.py {more}\n" in printed
+    assert evaluate.main(more.split()) == 0
+
+
 def test_training_that_was_interrupted_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,12 +259,42 @@ def test_training_that_was_interrupted_says_how_to_go_on(
         assert train.main(argv) == 130
     printed = capsys.readouterr().out
     assert "policy       runs/one/policy.safetensors\n" in printed
+    assert re.search(r"best +after \d+ of 9000 steps, by validation", printed)
+    assert "evaluate.py --agent ppo --policy runs/one/policy.safetensors\n" in printed
     more = " --agent ppo --envs 2 --config own.toml --resume runs/one\n"
     assert f"train.py{more}" in printed
     assert json.loads(Path("runs/one/learn.json").read_text())["hidden"] == [8, 8]
     assert train.main([*more.split(), "--run-dir", "runs/two"]) == 0
     info = load_policy(Path("runs/two/policy.safetensors")).info
     assert (info.planned, info.partial) == (9000, False)
+
+
+def test_what_is_said_after_training_follows_the_policy_in_what_it_learned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("own.toml").write_text("hidden = [8, 8]\nevaluation_episodes = 1\n")
+    learning = "--envs 2 --config own.toml --steps 64 --seed 1"
+    conditions = "--scenario bursty --load 0.4 --drop=expired --profile yolov5s"
+    assert train.main(f"{learning} {conditions} --run-dir elsewhere/one".split()) == 0
+    said = f"evaluate.py --agent ppo {conditions} --policy elsewhere/one/policy.safetensors\n"
+    assert said in (printed := capsys.readouterr().out)
+    assert train.main(f"{learning} {conditions}".split()) == 0
+    printed = capsys.readouterr().out
+    assert f"evaluate.py --agent ppo {conditions}\n" in printed, "the newest is found by itself"
+    followed = printed.partition("evaluate.py")[2].splitlines()[0].split()
+    assert evaluate.main([*followed, "--duration", "5"]) == 0
+
+
+def test_nobody_is_called_tuned_who_has_defaults(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    baselines._say.cache_clear()
+    line = "--agent hpa --scenario bursty --load 0.4 --duration 5"
+    assert evaluate.main(line.split()) == 0
+    assert "agent hpa stands" not in capsys.readouterr().out
+    assert "of hpa for bursty/resnet18/cold as it is here: its defaults are used" in caplog.text
+    assert evaluate.main([*line.split(), "--option", "hpa.target=0.5"]) == 0
+    assert "agent hpa stands for target=0.5\n" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_requests() -> None:
@@ -392,8 +492,9 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
         ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was for"),
         (
-            "--agent static-tuned --scenario paper-300kb --trace 4g",
-            "static-tuned was tuned for the scenario as it is",
+            "--agent static-tuned --scenario paper-300kb --load 0.9",
+            "not tuned for paper-300kb/yolov5s/cold as it is here; leave out the agent or what "
+            "changes the scenario, or tune it",
         ),
         ("--agent sb3:nowhere.zip", "there is no model 'nowhere.zip'"),
         ("--agent ppo --policy none.safetensors", "there is no policy file 'none.safetensors'"),

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 
-from sponge_env.config import Arrivals, Serving
+from sponge_env.config import Arrivals, Network, Serving
 from sponge_env.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError
@@ -69,13 +69,29 @@ def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
 
 
 def test_infos_of_reset_and_step_have_the_same_numbers_without_nan() -> None:
-    env = SpongeEnv(dataclasses.replace(SHORT, arrivals=Arrivals("constant", 0.5)))
-    infos = [env.reset(seed=0)[1], *(env.step(np.array([7, 7]))[4] for _ in range(4))]
+    for rate_rps in (0.5, 60.0):  # hardly a request, and more than can be served
+        arrivals, drops = Arrivals("constant", rate_rps), Serving(drop="expired")
+        env = SpongeEnv(dataclasses.replace(SHORT, arrivals=arrivals, serving=drops))
+        _check_infos([env.reset(seed=0)[1], *(env.step(np.array([3, 7]))[4] for _ in range(8))])
+
+
+def _check_infos(infos: list[dict[str, float]]) -> None:
     assert len({tuple(info) for info in infos}) == 1
     assert "reward" not in infos[0]
     assert all(math.isfinite(value) for info in infos for value in info.values())
     kinds = [[type(value) for value in info.values()] for info in infos]
     assert all(each == kinds[0] for each in kinds)
+
+
+def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited() -> None:
+    scenario = short(serving=Serving("expired"), network=Network("none"), duration_s=3.0)
+    env = SpongeEnv(dataclasses.replace(scenario, arrivals=Arrivals("constant", 200.0)))
+    env.reset(seed=0)
+    infos = [env.step(np.array([0, 0]))[4] for _ in range(3)]
+    dropped = [info for info in infos if info["dropped"] > info["on_time"] + info["late"]]
+    assert dropped
+    for info in dropped:
+        assert scenario.slo_s < info["latency_p50_s"] == info["latency_p99_s"] < 3.0
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])

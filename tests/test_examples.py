@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scenarios import SHORT
 
 import evaluate
@@ -40,6 +41,52 @@ def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole() -> None:
 @pytest.mark.parametrize("name", ["RecurrentPPO", "MaskablePPO", "QRDQN", "TQC"])
 def test_algorithms_of_sb3_contrib_train(name: str) -> None:
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
+
+
+def test_an_episode_becomes_a_gif_of_its_frames(tmp_path: Path) -> None:
+    script = example("episode_gif")
+    frames = script.episode(5, scenario=SHORT)
+    script.save(frames, tmp_path / "episode.gif")
+    with Image.open(tmp_path / "episode.gif") as drawn:
+        assert drawn.n_frames == len(frames) == 5
+        assert drawn.size == (480, 320)
+
+
+def test_the_gif_that_is_shown_is_small() -> None:
+    assert (ROOT / "docs" / "episode.gif").stat().st_size < 1_000_000
+
+
+@pytest.mark.filterwarnings("default")  # those of other libraries are theirs
+def test_tianshou_trains_on_its_vector_of_environments() -> None:
+    pytest.importorskip("tianshou")
+    assert example("tianshou_ppo").train(256, envs=4, rollout=16, scenario=SHORT) < 0
+
+
+@pytest.mark.filterwarnings("default")
+def test_torchrl_trains_on_environments_in_compiled_code() -> None:
+    pytest.importorskip("torchrl")
+    assert example("torchrl_ppo").train(256, envs=4, rollout=16, scenario=SHORT) < 0
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("mode", ["single", "serial", "SameStep"])
+def test_torchrl_accepts_the_environments(mode: str) -> None:
+    pytest.importorskip("torchrl")
+    from torchrl.envs import GymEnv, GymWrapper, SerialEnv
+    from torchrl.envs.utils import check_env_specs
+
+    def single() -> object:
+        return GymEnv("Sponge-v0", scenario=SHORT, categorical_action_encoding=True)
+
+    if mode == "SameStep":
+        many = gymnasium.make_vec("Sponge-v0", num_envs=3, scenario=SHORT, autoreset_mode=mode)
+        envs = GymWrapper(many, categorical_action_encoding=True)
+    else:
+        envs = single() if mode == "single" else SerialEnv(3, single)
+    check_env_specs(envs)
+    seen = envs.rollout(2 * SHORT.intervals + 2, break_when_any_done=False)
+    assert seen["next", "truncated"].sum() == (1 if mode == "single" else 3) * 2
+    assert not seen["next", "terminated"].any()
 
 
 def test_a_controller_of_ones_own_takes_part(

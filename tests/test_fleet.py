@@ -168,16 +168,57 @@ def test_a_death_while_starting_or_idle_is_made_good(make_rig: MakeRig) -> None:
 def test_replicas_that_never_start_end_it_with_their_reason(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     rig.start(1)
-    scale(rig.fleet, 2)
+    rig.replicas[0].die()
     for attempt in range(1, START_ATTEMPTS):
-        rig.replicas[attempt].die()
         rig.poll()
-    rig.replicas[0].answer()
+        rig.replicas[attempt].die()
+    rig.poll()
     rig.replicas[START_ATTEMPTS].die("no such operator")
-    assert [ended.batch.id for ended in rig.poll()] == [1], "what ended is handed over first"
     with pytest.raises(WorkerError, match=r"3 replicas died .* said: no such operator"):
         rig.poll()
-    assert rig.open == [0], "it gave up"
+    assert rig.open == [], "it gave up"
+
+
+def test_while_another_serves_replicas_that_never_start_do_not_end_it(
+    clock: Monotonic, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = make_rig(1)
+    scale(rig.fleet, 2)
+    for attempt in range(1, START_ATTEMPTS + 1):
+        rig.replicas[attempt].die("no such operator")
+        rig.poll()
+    scale(rig.fleet, 2)
+    assert rig.open == [0], "it waits with the next attempt"
+    clock.now_s += fleet_module.HEARTBEAT_S
+    scale(rig.fleet, 2)
+    rig.replicas[-1].die("no such operator")
+    rig.poll()
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith("going on with 1 replicas: 3 replicas died")
+    rig.start(1)
+    rig.replicas[0].answer()
+    assert [ended.batch.id for ended in rig.poll()] == [1]
+    rig.start(2)
+    rig.replicas[0].answer()
+    rig.poll()
+    rig.replicas[0].die()
+    with pytest.raises(WorkerError, match="4 replicas died"):
+        rig.poll()
+
+
+def test_what_ended_is_handed_over_before_it_gives_up(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    scale(rig.fleet, 2)
+    rig.start(1)
+    rig.fleet.members[0].draining = True
+    for attempt in range(1, START_ATTEMPTS + 1):
+        if attempt == START_ATTEMPTS:
+            rig.replicas[0].answer()
+        rig.replicas[attempt].die("no such operator")
+        ended = rig.poll()
+    assert [end.batch.id for end in ended] == [1]
+    with pytest.raises(WorkerError, match="no such operator"):
+        rig.poll()
 
 
 def test_one_that_starts_in_between_lets_it_go_on(make_rig: MakeRig) -> None:

@@ -195,11 +195,17 @@ def test_numbers_that_only_rise_are_no_requests_per_second(tmp_path):
     assert content_of(path) == "arrivals"
     path.write_text("".join(f"{count}\n" for count in range(1, 20)))
     assert read_arrivals(path).per_second.size == 19
+    said = r"numbers: its 19 numbers only rise.* mahimahi .* needs 20 lines .* on one line"
+    with pytest.raises(TraceError, match=said):
+        content_of(path)
 
 
 @pytest.mark.parametrize("name", [*BANDWIDTH, *EVENTS, *COUNTS])
 def test_the_content_of_a_file_is_told_by_reading_it(name):
-    if name != "mahimahi.up":  # too short
+    if name == "mahimahi.up":
+        with pytest.raises(TraceError, match="may be a mahimahi trace or requests per second"):
+            content_of(DATA / name)
+    else:
         assert content_of(DATA / name) == ("bandwidth" if name in BANDWIDTH else "arrivals")
 
 

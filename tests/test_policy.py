@@ -161,7 +161,7 @@ def test_another_system_is_refused(tmp_path: Path) -> None:
     save_policy(random_policy(), tmp_path / POLICY_FILE)
     scenario = short(profile="resnet18")
     other = make_spec(scenario, scenario_profile(scenario))
-    with pytest.raises(PolicyError, match=r"was trained on short.*sponge train --agent ppo"):
+    with pytest.raises(PolicyError, match=r"was trained on short.*train\.py --agent ppo"):
         ppo(str(tmp_path)).reset(other, 0)
 
 
@@ -209,3 +209,5 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     os.utime(short, (9e9, 9e9))
     assert str(newer) in followed(ppo())
     assert followed(ppo(str(short))).endswith("1 steps of 9, when training was interrupted")
+    whole = made(runs / "d" / POLICY_FILE, planned=9)
+    assert followed(ppo(str(whole))).endswith("trained for 1 steps of 9, the best by validation")

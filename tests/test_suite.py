@@ -281,6 +281,21 @@ def test_bounds_are_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert asked[2:] == [("yolov5s", 0, "vertical")]
 
 
+@pytest.mark.parametrize("text", ["", "[[0, 1", "[[0, 1, 9]]", '{"a": 1}', "[[0, 1, 9, null]]"])
+def test_a_damaged_file_of_kept_bounds_is_made_anew(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(suite_bounds, "bound_of", lambda *_: (0.0, 1.0, 9.0, 10.0))
+    unit = BoundUnit("joint", cells(load_suite("tiny.toml"))[0], 1)
+    found = unit.found()
+    (kept,) = tmp_path.rglob("bounds/*.json")
+    whole = kept.read_text()
+    kept.write_text(text)
+    assert unit.found() == found
+    assert kept.read_text() == whole
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -334,7 +349,8 @@ def test_an_interrupted_suite_leaves_its_results_and_no_process(stop: signal.Sig
         process.send_signal(stop)
     out, _ = process.communicate()
     assert process.returncode == 130
-    assert "the same command with --run-dir run goes on from here" in out
+    again = "evaluate.py --suite tiny.toml --agent static-8 own_controllers:Hangs --jobs 2"
+    assert f"{again} --run-dir run\n" in out
     assert not list(Path("run").rglob("*.partial"))
     while somebody_is_in_group(process.pid):
         time.sleep(0.05)  # what ends last only notices that the others have

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.run.bounds import BoundUnit
 from sponge_env.run.listing import agents, listing
 from sponge_env.run.registry import known_controllers
+from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import (
     SUITE_DIR,
     AgentEntry,
@@ -265,19 +268,32 @@ def test_every_name_in_the_tables_stands_for_the_same_alone() -> None:
 
 def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
     (unit,) = named("static-tuned")
-    assert unit.options == tuned_options("static-tuned", "paper-300kb", "yolov5s", "cold") != {}
+    conditions = partial(conditions_fingerprint, load_scenario("paper-300kb"))
+    cell = "static-tuned", "paper-300kb", "yolov5s", "cold"
+    assert unit.options == tuned_options(*cell, conditions) != {}
     for name in ("static-tuned", "fa2-tuned", "themis-tuned"):
-        controller = name.replace("fa2-tuned", "fa2")
+        controller = name if name == "static-tuned" else name.removesuffix("-tuned")
         with pytest.raises(
             ConfigError, match=r"was not tuned for bursty-2/yolov5s/cold; it was for"
         ):
-            tuned_options(controller, "bursty-2", "yolov5s", "cold", required=True)
+            tuned_options(controller, "bursty-2", "yolov5s", "cold", conditions, required=True)
         with pytest.raises(
             ConfigError, match=r"not tuned for paper/yolov5s/cold; .*paper-300kb/yolov5s"
         ):
             named(name, scenario="paper")
     (unit,) = named("hpa", scenario="paper")
     assert unit.options == {}
+
+
+def test_a_scenario_of_ones_own_with_a_shipped_name_gets_nothing_that_was_tuned_for_that(
+    tmp_path: Path,
+) -> None:
+    own = tmp_path / "paper-300kb.toml"
+    own.write_text("duration_s = 60.0\n[arrivals]\nrate_rps = 5.0\n")
+    assert named("hpa", scenario=str(own))[0].options == {}
+    assert named("hpa")[0].options != {}
+    with pytest.raises(ConfigError, match="for paper-300kb/yolov5s/cold as it is here"):
+        named("static-tuned", scenario=str(own))
 
 
 def test_a_learner_that_is_named_alone_follows_its_newest_policy() -> None:
@@ -331,7 +347,7 @@ def test_an_agent_that_cannot_run_is_refused_before_anything_does(
 
 
 def test_tuned_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned(*cell: str, required: bool = False) -> dict[str, object]:
+    def tuned(*cell: Any) -> dict[str, object]:
         assert cell[:3] == ("static", "paper", "yolov5s")
         return {"cores": {"cold": 5, "warm": 3}[cell[3]], "batch": 4}
 

@@ -12,8 +12,11 @@ from baselines import cell_key, tune, tuned_options
 from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Candidate, Search, find_best
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import DECLARED
-from sponge_env.config import Arrivals, Start
+from sponge_env.config import Arrivals, Limits, Network, Reward, Serving, Start
+from sponge_env.errors import ConfigError
 from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.store import conditions_fingerprint
+from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import Scenario
 
 SHORT = Scenario(
@@ -190,7 +193,8 @@ def test_script_writes_what_the_suite_reads(
     assert (run["suite"], run["starts"], run["seeds"]) == ("suite.toml", ["cold", "warm"], [1000])
     assert str(tmp_path) not in out.read_text()
     monkeypatch.setattr("baselines._tuned", lambda: data["agents"])
-    chosen = tuned_options("sponge-no-scaling", "short", "resnet18", "warm")
+    conditions = entry["conditions"]
+    chosen = tuned_options("sponge-no-scaling", "short", "resnet18", "warm", lambda: conditions)
     assert chosen == entry["options"]
     assert 1 <= chosen["cores_fixed"] <= 16
 
@@ -221,26 +225,81 @@ def test_a_file_of_something_else_is_not_replaced(
     assert out.read_text() == text
 
 
+def options_of(*cell: str, conditions: str = "as tuned", required: bool = False) -> dict[str, Any]:
+    return tuned_options("hpa", *cell, lambda: conditions, required)  # type: ignore[arg-type]
+
+
+def no_conditions() -> str:
+    raise AssertionError("nobody needs a profile that may have to be measured first")
+
+
 def test_a_cell_that_was_not_tuned_gets_defaults_and_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     baselines._say.cache_clear()
-    assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm") == {}
-    assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm") == {}
+    for _ in range(2):
+        assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm", no_conditions) == {}
     assert caplog.text.count("no tuned options of hpa for my-own/mine/warm") == 1
     assert "python -m baselines.tune --agents hpa --suite" in caplog.text
 
 
-def test_options_of_another_start_are_used_with_one_warning(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     baselines._say.cache_clear()
-    cells = {f"{name}/yolov5s/warm": {"options": {"target": 0.5}} for name in ("a", "b")}
+    entry = {"options": {"target": 0.5}, "conditions": "as tuned"}
+    cells = {f"{name}/yolov5s/warm": entry for name in ("a", "b")}
     monkeypatch.setattr("baselines._tuned", lambda: {"hpa": {"cells": cells}})
-    assert tuned_options("hpa", "a", "yolov5s", "warm") == {"target": 0.5}
-    assert tuned_options("hpa", "a", "yolov5s", "cold") == {"target": 0.5}
-    assert tuned_options("hpa", "b", "yolov5s", "cold", required=True) == {"target": 0.5}
+
+
+@pytest.mark.usefixtures("two_tuned")
+def test_options_of_another_start_are_used_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert options_of("a", "yolov5s", "warm") == {"target": 0.5}
+    assert options_of("a", "yolov5s", "cold") == {"target": 0.5}
+    assert options_of("b", "yolov5s", "cold", required=True) == {"target": 0.5}
     assert caplog.text.count("of hpa for a cold start: those for a warm one are used") == 1
+
+
+@pytest.mark.usefixtures("two_tuned")
+def test_options_of_another_scenario_of_that_name_are_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert options_of("a", "yolov5s", "warm", conditions="others") == {}
+    said = "no tuned options of hpa for a/yolov5s/warm as it is here: its defaults are used"
+    assert said in caplog.text
+    said = "hpa was not tuned for a/yolov5s/warm as it is here; leave out .* or tune it"
+    with pytest.raises(ConfigError, match=said):
+        options_of("a", "yolov5s", "warm", conditions="others", required=True)
+
+
+def test_what_is_tuned_for_are_load_limits_and_files_and_not_how_long_it_lasts() -> None:
+    same = [
+        {"start": "cold", "duration_s": 60.0},
+        {"name": "another", "reward": Reward(violation_weight=2.0)},
+        {"limits": Limits(total_cores=256)},
+    ]
+    other = [
+        {"arrivals": Arrivals(rate_rps=41.0)},
+        {"limits": Limits(cores=8)},
+        {"profile": "yolov5s"},
+        {"network": Network(trace="none")},
+        {"serving": Serving(drop="expired")},
+    ]
+    wanted = conditions_fingerprint(SHORT)
+    for changes, equal in [(each, each in same) for each in same + other]:
+        found = conditions_fingerprint(dataclasses.replace(SHORT, **changes))
+        assert (found == wanted) == equal, changes
+
+
+def test_every_cell_of_the_standard_suite_has_what_was_tuned_for_it() -> None:
+    shipped = tune.read(baselines.TUNED_FILE)["agents"]
+    starts = get_args(Start)
+    for cell in cells(load_suite("standard")):
+        keys = [cell_key(*cell.cell[:2], start) for start in (cell.start, *starts)]
+        for agent, entry in shipped.items():
+            key = next(key for key in keys if key in entry["cells"])
+            assert entry["cells"][key]["conditions"] == conditions_fingerprint(cell), (agent, key)
 
 
 def test_a_cold_start_is_tuned_for_itself() -> None:

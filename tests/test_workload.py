@@ -265,6 +265,22 @@ def test_thinning_leaves_recorded_times():
     assert len(set(multiplied)) == multiplied.size
 
 
+@pytest.mark.parametrize(
+    ("arrivals", "start", "same"),
+    [
+        ("shipped events", "beginning", True),
+        ("shipped events", "random", False),
+        ("shipped counts", "beginning", False),
+        ("thinned events", "beginning", False),
+    ],
+)
+def test_seeds_have_the_same_requests_where_all_is_recorded(arrivals, start, same):
+    network = Network(trace="4g-600s", start=start)
+    recorded = scenario(PROCESSES[arrivals], network=network)
+    one, other = (draw_workload(recorded, PROFILE, seed).arrival_s for seed in (0, 1))
+    assert np.array_equal(one, other) == same
+
+
 def test_a_trace_without_a_request_in_the_episode(tmp_path):
     path = tmp_path / "late.csv"
     path.write_text("arrival_s\n100\n101\n")

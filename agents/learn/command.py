@@ -10,7 +10,7 @@ import contextlib
 import shlex
 import sys
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,23 @@ from sponge_env.factory import wait_for_machine
 from sponge_env.files import write_json
 from sponge_env.installation import require_extra
 from sponge_env.run.notices import announce
-from sponge_env.run.store import describe, new_folder
+from sponge_env.run.store import RUNS, describe, new_folder
 from sponge_env.run.suite import changed
 from sponge_env.run.unit import check_scenario
 from sponge_env.scenario import Scenario, load_scenario
 
 from .. import LEARNERS
-from ..policy import POLICY_FILE
+from ..policy import POLICY_FILE, load_policy
 from . import TrainingPlan, learn_config
+
+FOLLOWED = tuple(
+    f"--{name}"
+    for name in (
+        *("scenario", "backend", "limiter", "profile"),
+        *("trace", "arrivals", "rate", "load", "drop"),
+    )
+)
+"""Options that an evaluation of the policy has in common with its training."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -145,33 +154,37 @@ def train(argv: Sequence[str]) -> int:
         Progress(f"training {arguments.agent}", plan.steps, "step"),
         folder / POLICY_FILE,
     )
-    follow = f"{cli.program('evaluate')} --agent {arguments.agent} --scenario {arguments.scenario}"
-    code = 0
+    interrupted = False
     try:
         with cli.terminate_like_interrupt(), contextlib.closing(progress):
             run(replace(plan, folder=folder), config, progress.show)
     except KeyboardInterrupt:
         if not policy.exists():
             raise
-        follow, code = f"{follow} --policy {policy}", cli.INTERRUPTED
-        more = shlex.join([*_without(argv, {"--run-dir", "--resume", "--steps"}), "--resume"])
-        sys.stdout.write(f"interrupted; go on with\n  {cli.program('train')} {more} {folder}\n")
-    sys.stdout.write(
-        f"policy       {policy}\nevaluate it  {follow}\n"
+        interrupted = True
+    sys.stdout.write(_what_next(arguments.agent, folder, argv, interrupted))
+    return cli.INTERRUPTED if interrupted else 0
+
+
+def _what_next(agent: str, folder: Path, argv: Sequence[str], interrupted: bool) -> str:
+    """Say where the policy is that did best when it was validated, and what to do with it."""
+    policy = folder / POLICY_FILE
+    info = load_policy(policy).info
+    conditions, _ = cli.told_apart(argv, FOLLOWED)
+    follow = ["--agent", agent, *conditions]
+    said = ""
+    if interrupted:
+        _, more = cli.told_apart(argv, ("--run-dir", "--resume", "--steps"))
+        go_on = shlex.join([*more, "--resume", str(folder)])
+        said = f"interrupted; go on with\n  {cli.program('train')} {go_on}\n"
+    if interrupted or folder.parent != RUNS:  # it is not found by itself
+        follow += ["--policy", str(policy)]
+    return (
+        f"{said}policy       {policy}\n"
+        f"best         after {info.steps} of {info.planned} steps, by validation\n"
+        f"evaluate it  {cli.program('evaluate')} {shlex.join(follow)}\n"
         f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {folder}\n"
     )
-    return code
-
-
-def _without(argv: Sequence[str], options: Collection[str]) -> list[str]:
-    """Return a command line without some options and their values."""
-    kept, words = [], iter(argv)
-    for word in words:
-        if word in options:
-            next(words, None)
-        elif word.partition("=")[0] not in options:
-            kept.append(word)
-    return kept
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from sponge_env.errors import TraceError, unknown
-from sponge_env.formats.recorded import FORMATS, BandwidthTrace, Content, CountTrace, EventTrace
+from sponge_env.formats.recorded import (
+    FORMATS,
+    MAHIMAHI_LINES,
+    BandwidthTrace,
+    Content,
+    CountTrace,
+    EventTrace,
+    only_rises,
+)
 from sponge_env.formats.rows import Line, read_lines, shown
 from sponge_env.scenario import SCENARIO_DIR
 
@@ -59,13 +67,26 @@ def content_of(path: Path) -> Content:
     for content in order:
         if any(known.matches(lines) for known in FORMATS[content]):
             try:
-                _read(path, content)
-                return content
+                _, trace = _read(path, content)
             except TraceError as error:
                 errors.append(error)
+                continue
+            if content == "arrivals" and _is_either(lines, trace):
+                raise TraceError(
+                    f"{path}: its {trace.per_second.size} numbers only rise, which may be a "
+                    f"mahimahi trace or requests per second; the first needs {MAHIMAHI_LINES} "
+                    "lines or more to be told, and the second belong on one line"
+                )
+            return content
     first = shown(lines[0].text)
     unknown_format = TraceError(f"{path} is in no known format: its first line is {first}")
     raise errors[0] if errors else unknown_format
+
+
+def _is_either(lines: list[Line], trace: EventTrace | CountTrace) -> bool:
+    """Return whether what was read as arrivals could as well be a short mahimahi trace."""
+    column = any(known.matches(lines) for known in FORMATS["bandwidth"])
+    return column and isinstance(trace, CountTrace) and only_rises(trace)
 
 
 def find_trace(name: str | Path, content: Content) -> Path:

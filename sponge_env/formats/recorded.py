@@ -32,7 +32,7 @@ MAHIMAHI_BIN_MS = 50
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
 _MAHIMAHI_LONGEST_MS = 1e9
 """Eleven days; more is a wall clock."""
-_MAHIMAHI_LINES = 20
+MAHIMAHI_LINES = 20
 """As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
 _PENSIEVE_MOST_MBIT_PER_S = 1e5
 """No client has a link of 100 Gbit/s; more is in other units."""
@@ -251,15 +251,20 @@ def _counts(rows: Rows) -> CountTrace:
 def _counts_in_lines(rows: Rows) -> CountTrace:
     """Read the same, unless it rises line by line and never falls, as mahimahi's times do."""
     trace = _counts(rows)
-    first, last = trace.per_second[[0, -1]]
-    never_falls = first < last and np.all(np.diff(trace.per_second) >= 0)
-    if never_falls and trace.per_second.size >= _MAHIMAHI_LINES:
+    if only_rises(trace) and trace.per_second.size >= MAHIMAHI_LINES:
         raise TraceError(
-            f"its {trace.per_second.size} numbers rise from {first:g} to {last:g} and never fall: "
+            f"its {trace.per_second.size} numbers rise from {trace.per_second[0]:g} to "
+            f"{trace.per_second[-1]:g} and never fall: "
             "a mahimahi trace of bandwidth, not arrivals; use it as network.trace (option "
             "--trace), or put requests per second that only rise on one line"
         )
     return trace
+
+
+def only_rises(trace: CountTrace) -> bool:
+    """Return whether the counts rise and never fall, as mahimahi's times do."""
+    first, last = trace.per_second[[0, -1]]
+    return bool(first < last and np.all(np.diff(trace.per_second) >= 0))
 
 
 def _azure_functions(rows: Rows) -> EventTrace:

@@ -96,7 +96,7 @@ class Fleet:
         self._cores = 0.0
         self._next_id = 0
         self._failed_starts = 0
-        self._death_reason = ""
+        self._failed = ""
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._refused_at_s = -math.inf
         self._selector = Selector()
@@ -127,8 +127,8 @@ class Fleet:
 
     @property
     def gives_up(self) -> bool:
-        """Whether so many replicas died before they were ready that none is started any more."""
-        return self._failed_starts >= START_ATTEMPTS
+        """Whether none serves, and so many died before they were ready that no more are started."""
+        return self._failed_starts >= START_ATTEMPTS and not self.serving
 
     @property
     def serving(self) -> int:
@@ -208,7 +208,8 @@ class Fleet:
     def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
         """Return whether anything happened, waiting for it if need be, and what batches ended.
 
-        Replicas that die one after another before they are ready are a ``WorkerError``.
+        Replicas that die one after another before they are ready are a ``WorkerError`` where no
+        other serves.
         """
         ready = self._selector.select(min(timeout_s, HEARTBEAT_S))
         ended = []
@@ -225,10 +226,7 @@ class Fleet:
                 member.replica.kill()  # its death shows at the next poll
         # batches that ended are handed over first; the failure shows again at the next poll
         if self.gives_up and not ended:
-            raise WorkerError(
-                f"{START_ATTEMPTS} replicas died one after another before they were ready; "
-                f"the last one said: {self._death_reason}"
-            )
+            raise WorkerError(self._failed)
         return bool(ready), ended
 
     def extend_timeouts(self, seconds: float) -> None:
@@ -285,7 +283,19 @@ class Fleet:
         self._stop([dead])
         if dead.state is Phase.STARTING:
             self._failed_starts += 1
-            self._death_reason = death.reason
+            self._note_failures(death.reason)
         if not dead.draining and not self.gives_up:
             self.restarts += 1
             self.grow()
+
+    def _note_failures(self, reason: str) -> None:
+        """Wait with the next attempt after too many failed ones, and say so once."""
+        self._failed = (
+            f"{self._failed_starts} replicas died one after another before they were ready; "
+            f"the last one said: {reason}"
+        )
+        if self._failed_starts < START_ATTEMPTS or not self.serving:
+            return
+        if self._failed_starts == START_ATTEMPTS:
+            LOG.warning("going on with %d replicas: %s", self.serving, self._failed)
+        self._refused_at_s = time.monotonic()

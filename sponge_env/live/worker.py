@@ -130,7 +130,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``; not on a held clock.
 
-        Replicas that die over and over before they are ready are a ``WorkerError``.
+        Replicas that die over and over before they are ready are a ``WorkerError`` where no other
+        serves.
         """
         if self._clock.held:
             raise RuntimeError("cannot wait while the clock is held; release it first")

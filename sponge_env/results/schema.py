@@ -309,10 +309,15 @@ INFO = {
 """Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
 
 
-def info(metrics: IntervalMetrics) -> dict[str, Any]:
-    """Return :data:`INFO` of an interval; 0 where nothing was measured, for learners add it up."""
+def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
+    """Return :data:`INFO` of an interval in finite numbers, for learners add it up.
+
+    That is 0 where nothing was measured, and where a latency is infinite, for the request was given
+    up, the longest time ``waited_s`` that one had waited until then.
+    """
     values = [(name, kind, getattr(metrics, name)) for name, kind in INFO.items()]
-    return {name: kind(value if value == value else 0) for name, kind, value in values}
+    known = [(n, k, 0 if v != v else waited_s if v == math.inf else v) for n, k, v in values]
+    return {name: kind(value) for name, kind, value in known}
 
 
 def tag(cls: type[Any], name: str) -> str:

@@ -21,11 +21,20 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.config import ControlName
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, SpongeError
-from sponge_env.files import cache_dir, check_writable, replacing, write_json
+from sponge_env.files import (
+    cache_dir,
+    check_writable,
+    parsed,
+    read_text,
+    replacing,
+    write_json,
+)
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, Suite, cell_name, cells, load_suite
@@ -74,11 +83,21 @@ class BoundUnit:
         if len(known) < self.seeds:
             key = fingerprint({"unit": self.fingerprint(), "code": code_fingerprint()})
             kept = cache_dir() / "bounds" / f"{key}.json"
-            if not kept.exists():
-                seeds = range(self.seeds)
-                write_json(kept, [bound_of(self.scenario, s, self.control) for s in seeds])
-            known = json.loads(kept.read_text())
+            known = _recalled(kept, self.seeds)
+            if not known:
+                known = [[*bound_of(self.scenario, s, self.control)] for s in range(self.seeds)]
+                write_json(kept, known)
         return [tuple(sides) for sides in known[: self.seeds]]
+
+
+def _recalled(path: Path, seeds: int) -> list[list[float]]:
+    """Return what a file of the cache holds of so many seeds; nothing if it is not whole."""
+    try:
+        found = np.array(parsed(json.loads, read_text(path)), np.float64)
+    except (OSError, ValueError, TypeError):
+        return []
+    whole = found.shape == (seeds, len(SIDES)) and not np.isnan(found).any()
+    return cast(list[list[float]], found.tolist()) if whole else []
 
 
 def bound_units(suite: Suite) -> list[BoundUnit]:

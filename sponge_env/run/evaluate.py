@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from sponge_env import cli
 from sponge_env.config import Backend, Start
 from sponge_env.console import Progress
-from sponge_env.errors import ConfigError, SpongeError
+from sponge_env.errors import ConfigError, RunDirectoryError, SpongeError
 from sponge_env.files import check_writable, replacing
 from sponge_env.installation import how_to_install, missing, require_extra
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
     BOUND_AGENTS,
-    AgentEntry,
     CellGroup,
     Suite,
     cells,
@@ -66,11 +65,9 @@ def evaluate(argv: Sequence[str]) -> int:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.factory import live_machine, wait_for_machine
-    from sponge_env.run.store import new_folder
+    from sponge_env.factory import wait_for_machine
     from sponge_env.run.unit import units
 
-    single = not arguments.suite
     backends: list[Backend] = [arguments.backend]
     if arguments.backend == "both":
         backends = ["sim", "live"]
@@ -79,32 +76,69 @@ def evaluate(argv: Sequence[str]) -> int:
     if arguments.wait:
         wait_for_machine()
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
-    said = _notices(suite, work, arguments, left_out)
-    purpose = f"{suite.name}-{arguments.backend}" if single else f"suite-{suite.name}"
-    command = [*cli.program("evaluate", recorded=True).split(), *argv]
-    live = "live" in backends
-    machine = live_machine(cells(suite)[0], arguments.limiter) if live else nullcontext()
-    with cli.terminate_like_interrupt(), machine, ExitStack() as opened:
-        path = arguments.run_dir or new_folder(purpose)
-        stores = _open(opened, path, suite, work, arguments)
-        todo = {backend: store.missing(work[backend]) for backend, store in stores.items()}
-        for store in stores.values():
-            store.describe(suite, command)
-        total, left = (sum(map(len, each.values())) for each in (work, todo))
-        if left < total:
-            said.append(f"{total - left} of {total} results are in {path} already")
-        for line in said:
-            print(line)
-        try:
-            for backend, store in stores.items():
+    with cli.terminate_like_interrupt(), ExitStack() as opened:
+        if _holds_something(arguments.run_dir):  # may be refused, before CPUs are waited for
+            stores = _open(opened, arguments.run_dir, suite, work, arguments)
+            said = _notices(suite, work, arguments, left_out)
+        else:  # a folder is made when everything else is all right
+            said = _notices(suite, work, arguments, left_out)
+            path = arguments.run_dir or _new_folder(suite, arguments)
+            stores = _open(opened, path, suite, work, arguments)
+        return _play(suite, work, stores, arguments, argv, said)
+
+
+def _play(
+    suite: Suite,
+    work: Mapping[Backend, Sequence[Unit]],
+    stores: Mapping[Backend, RunStore],
+    arguments: argparse.Namespace,
+    argv: Sequence[str],
+    said: list[str],
+) -> int:
+    """Say what there is to say, run what is missing, and report; return the exit code."""
+    from sponge_env.factory import live_machine
+
+    single, path = not arguments.suite, _folder(stores)
+    todo = {backend: store.missing(work[backend]) for backend, store in stores.items()}
+    for store in stores.values():
+        store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv])
+    total, left = (sum(map(len, each.values())) for each in (work, todo))
+    if left < total:
+        said.append(f"{total - left} of {total} results are in {path} already")
+    for line in said:
+        print(line)
+    try:
+        for backend, store in stores.items():
+            with ExitStack() as alone:
+                if backend == "live" and todo[backend]:
+                    alone.enter_context(live_machine(cells(suite)[0], arguments.limiter))
                 _run(store, todo[backend], arguments)
-        except KeyboardInterrupt:
-            print(f"interrupted; the same command with --run-dir {path} goes on from here")
-            return cli.INTERRUPTED
-        finally:
-            if single:
-                _report_cell(path, stores, work, suite, arguments)
-        return 0 if single else _report_suite(path, suite)
+    except KeyboardInterrupt:
+        _, others = cli.told_apart(argv, ("--run-dir",))
+        again = shlex.join([*others, "--run-dir", str(path)])
+        print(f"interrupted; go on with\n  {cli.program('evaluate')} {again}")
+        return cli.INTERRUPTED
+    finally:
+        if single:
+            _report_cell(path, stores, work, suite, arguments)
+    return 0 if single else _report_suite(path, suite)
+
+
+def _holds_something(folder: Path | None) -> bool:
+    return folder is not None and folder.is_dir() and any(folder.iterdir())
+
+
+def _new_folder(suite: Suite, arguments: argparse.Namespace) -> Path:
+    from sponge_env.run.store import new_folder
+
+    kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
+    return new_folder(kind)
+
+
+def _folder(stores: Mapping[Backend, RunStore]) -> Path:
+    """Return the folder of a run: that of its only store, or the one around several."""
+    paths = [store.path for store in stores.values()]
+    return paths[0] if len(paths) == 1 else paths[0].parent
 
 
 def _notices(
@@ -137,12 +171,16 @@ def _open(
     """Open the folder of the run, or one in it for each of several backends."""
     from sponge_env.run.store import RunStore, identity
 
+    if len(work) > 1 and _holds_something(path) and not any((path / b).exists() for b in work):
+        said = f"{str(path)!r} is no run on both backends; choose a new folder"
+        raise RunDirectoryError(said)
     stores: dict[Backend, RunStore] = {}
     for backend, todo in work.items():
         folder = path / backend if len(work) > 1 else path
         store = RunStore.open(folder, identity(suite, backend, arguments.limiter))
         stores[backend] = opened.enter_context(store)
         stores[backend].check_requests(todo, arguments.requests)
+        stores[backend].missing(todo)  # refuses results of other options
     return stores
 
 
@@ -218,13 +256,6 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
         scenario = load_scenario(arguments.scenario)
         profile = arguments.profile or scenario.profile
         agents, bounds = chosen(arguments.agent)
-        if changes.keys() - {"duration_s"}:
-            left_out = [
-                f"agent {name} has its defaults, for the scenario is changed"
-                for name, entry in agents.items()
-                if entry.tuned and entry.defaults
-            ]
-            agents = {name: _untuned(name, entry) for name, entry in agents.items()}
         suite = Suite(
             name=scenario.name,
             seeds=1,
@@ -251,15 +282,6 @@ def _of_traces(
         groups = tuple(replace(group, profiles=(arguments.profile,)) for group in groups)
     starts = (arguments.start,) if arguments.start else suite.starts
     return replace(suite, cells=groups, starts=starts), left_out
-
-
-def _untuned(name: str, entry: AgentEntry) -> AgentEntry:
-    """Return an agent without what was tuned for a scenario that has changed."""
-    if entry.tuned and not entry.defaults:
-        raise ConfigError(
-            f"{name} was tuned for the scenario as it is; leave it or its changes out"
-        )
-    return replace(entry, tuned=False)
 
 
 def _check(

@@ -53,8 +53,10 @@ def definition(name: str, entry: AgentEntry, options: Mapping[str, Any] | None =
     changes = {**(entry.options if options is None else options), **entry.changes}
     parts = [entry.controller] if entry.controller not in ("", name) else []
     parts += [f"{key}={value}" for key, value in changes.items()]
-    if entry.tuned:
-        parts.append("tuned for this scenario" if options else "tuned scenario by scenario")
+    if entry.tuned and options is None:
+        parts.append("tuned scenario by scenario")
+    elif entry.tuned and changes.keys() - {**entry.options, **entry.changes}.keys():
+        parts.append("tuned for this scenario")
     return ", ".join(parts)
 
 

@@ -6,7 +6,9 @@
     DIR/results/<agent>/<cell>.json                  summaries of all seeds, or the failure
     DIR/intervals/<agent>/<cell>-seed<k>.parquet     every interval
     DIR/requests/<agent>/<cell>-seed<k>.parquet      every request, where asked for
-    DIR/tensorboard/
+    DIR/tensorboard/  tables.txt  comparison.png     what is shown of them
+    DIR/report/                                      the page, where asked for
+    DIR/lock                                         held by the process that writes here
 
 A cell is ``<scenario>+<profile>+<start>``. Each file appears whole or not at all, so whatever
 is there can be trusted after an interruption. What is not there is still to be done. The
@@ -85,17 +87,31 @@ def code_fingerprint() -> str:
     return fingerprint(content)
 
 
-def scenario_fingerprint(scenario: Scenario) -> str:
+def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str:
     """Return the fingerprint of a scenario; profile and traces count by what they say.
 
-    What is as by default is left out, so that a further key changes no fingerprint.
+    What is as by default is left out, so that a further key changes no fingerprint, and so are
+    the keys (``key`` or ``table.key``) in ``without``.
     """
     data = asdict(scenario) | {"profile": asdict(scenario_profile(scenario))}
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
     if (trace := scenario.network.trace) not in RESERVED:
         data["network"]["trace"] = of_file(find_trace(trace, "bandwidth"))
+    for path in without:
+        table, _, key = path.rpartition(".")
+        del (data[table] if table else data)[key]
     return fingerprint(_beyond(data, asdict(Scenario(scenario.name))))
+
+
+def conditions_fingerprint(scenario: Scenario) -> str:
+    """Return the fingerprint of what options are tuned for.
+
+    That is a scenario but for its start and duration, how large a machine its replicas have, and
+    the reward, by which nothing is tuned.
+    """
+    free = ("name", "description", "start", "duration_s", "limits.total_cores", "reward")
+    return scenario_fingerprint(scenario, free)
 
 
 def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
@@ -37,6 +38,7 @@ from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
 from sponge_env.run.store import (
     IDENTITY,
     RunStore,
+    conditions_fingerprint,
     fingerprint,
     of_file,
     scenario_fingerprint,
@@ -49,8 +51,8 @@ from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
 
 TUNED = "baselines"
-"""Package whose ``tuned_options`` are called with controller, scenario, profile and start, and
-whether there must be some."""
+"""Package whose ``tuned_options`` are called with controller, scenario, profile, start, what
+tells the fingerprint of its conditions, and whether there must be some."""
 
 CACHED_REQUESTS = 5_000_000
 """Requests of drawn workloads that are kept, about 40 bytes each."""
@@ -138,13 +140,15 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
     work: list[Unit] = list(bound_units(suite))
-    origin_of = origins(suite)
+    own, origin_of = {cell.cell: cell for cell in cells(suite)}, origins(suite)
     for cell, (name, entry) in product(cells(suite), suite.agents.items()):
         controller, scenario = entry.controller or name, changed(cell, entry.changes)
         if cell_name(scenario) != cell_name(cell):
             said = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(said)
-        wanted = controller, *origin_of.get(cell.cell, cell.cell), not entry.defaults
+        origin = own[origin_of.get(cell.cell, cell.cell)]
+        conditions = partial(conditions_fingerprint, origin)
+        wanted = controller, *origin.cell, conditions, not entry.defaults
         tuned = tuned_options(*wanted) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
         work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))

@@ -1,0 +1,113 @@
+"""How fast a learner learns: several trainings, validated as they go on.
+
+    python -m benchmarks.learning_curve [--agent ppo] [--scenario S] [--seeds N] [--steps N]
+
+Every training has a seed of its own; all policies play the same episodes, deterministically, on
+seeds that neither training nor evaluation uses. Prints a table and draws a picture: a line for
+the mean over the trainings, a shade from the least to the most of them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from agents import LEARNERS
+from agents.learn import TrainingPlan, learn_config
+from agents.learn.training import Validation, train
+from sponge_env import cli
+from sponge_env.arrays import FloatArray
+from sponge_env.files import check_writable, replacing
+from sponge_env.results.figures import COLOURS, open_frame, png
+from sponge_env.results.layout import aligned
+from sponge_env.scenario import Scenario, load_scenario
+
+EPISODES = 32
+"""Of each validation."""
+SHOWN = ("avoidable violations [%]", "mean cores")
+
+
+def learn(
+    agent: str, scenario: Scenario, steps: int, seed: int, points: int
+) -> list[tuple[int, float, float]]:
+    """Train once; return steps, avoidable violations in percent and cores at about so many points.
+
+    They are those of the policy at that moment, and not of the best so far, which training keeps.
+    """
+    options = {"evaluations": points, "evaluation_episodes": EPISODES}
+    found = list[tuple[int, float, float]]()
+
+    def validated(done: int, result: Validation) -> None:
+        found.append((done, 100 * result.avoidable_violation_rate, result.cores))
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan = TrainingPlan((scenario,), steps, LEARNERS[agent].envs, seed, Path(folder), agent)
+        train(plan, learn_config(agent, options), validated=validated)
+    return found
+
+
+def table(curves: FloatArray) -> str:
+    """Return the table of curves of shape (seeds, points, 3), as :func:`learn` has them."""
+    rows = [["steps", *(heading for name in SHOWN for heading in (name, "least .. most"))]]
+    for points in np.swapaxes(curves, 0, 1):
+        row = [f"{points[0, 0]:.0f}"]
+        for values, digits in zip(points.T[1:], (3, 2), strict=True):
+            least, most = f"{values.min():.{digits}f}", f"{values.max():.{digits}f}"
+            row += [f"{values.mean():.{digits}f}", f"{least} .. {most}"]
+        rows.append(row)
+    return "\n".join(aligned(rows))
+
+
+def draw(curves: FloatArray, title: str) -> Figure:
+    """Draw the curves of :func:`table`."""
+    figure = Figure(figsize=(9, 3.2), dpi=90, layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    for ax, name, part in zip(figure.subplots(1, 2), SHOWN, (1, 2), strict=True):
+        steps, values = curves[0, :, 0] / 1000, curves[:, :, part]
+        ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=COLOURS[0], alpha=0.2)
+        ax.plot(steps, values.mean(axis=0), color=COLOURS[0], marker="o", markersize=3)
+        ax.set_xlabel("thousand steps")
+        ax.set_ylabel(name)
+        open_frame(ax)
+        ax.set_ylim(bottom=0)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(run, argv)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train, print the table and draw the picture."""
+    parser = cli.Parser(
+        prog="python -m benchmarks.learning_curve", description=__doc__.split("\n")[0]
+    )
+    add, known = parser.add_argument, cli.one_of("agent to train", LEARNERS)
+    add("--agent", default="ppo", type=known, help="default: ppo")
+    add("--scenario", default="bursty", help="default: bursty")
+    add("--seeds", type=cli.at_least(1), default=5, help="trainings (default: 5)")
+    add("--steps", type=cli.at_least(1), default=300_000, help="of each (default: 300000)")
+    add("--points", type=cli.at_least(1), default=40, help="validations of each (default: 40)")
+    add("--out", type=Path, default=Path("docs/learning-curve.png"), help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    check_writable(arguments.out)
+    scenario = load_scenario(arguments.scenario)
+    one = partial(learn, arguments.agent, scenario, arguments.steps, points=arguments.points)
+    curves = np.array([one(seed=seed) for seed in range(arguments.seeds)])
+    print(table(curves))
+    title = f"{arguments.agent} learns {scenario.name}: {arguments.seeds} trainings"
+    with replacing(arguments.out) as partial_file:
+        partial_file.write_bytes(png(draw(curves, title)))
+    print(f"\nwritten to {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
