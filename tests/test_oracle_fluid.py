@@ -20,13 +20,19 @@ def episode(
 ) -> Fluid:
     """Describe an episode in which one core serves 2 requests per interval, two serve 3."""
     intervals, cores = len(arrived), [2] * replicas_max
+    ends = np.array(arrived, dtype=np.float64)[:, None]
     return Fluid(
-        arrived=np.array(arrived, dtype=np.float64),
-        due=np.array(due, dtype=np.float64),
+        arrived=ends,
+        due=np.array(due, dtype=np.float64)[:, None],
+        startable=np.stack([ends, ends], axis=2),
+        hopeless=np.zeros((intervals, 1, 2)),
         served=np.array([2.0, 3.0]),
+        ahead=np.zeros(3),
+        ahead_awake=np.zeros(3),
+        refill=np.zeros(3),
         cores=np.array(cores),
         mixed=np.full((replicas_max, replicas_max - 1, 4), NOWHERE),
-        last_batch=last_batch,
+        last_batch=np.array([last_batch]),
         cores_count=np.ones(intervals, np.int64),
         start=np.full(intervals, start),
         ready_from=1,
@@ -34,7 +40,7 @@ def episode(
         replicas_max=replicas_max,
         answerable=int(arrived[-1]),
         violation=0.0,
-        **working_space(intervals, replicas_max),
+        **working_space(intervals, replicas_max, 2),
     )
 
 
@@ -84,14 +90,14 @@ def test_a_replica_that_is_taken_away_finishes_its_batch() -> None:
 
 def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone() -> None:
     cores = 16 // np.arange(1, 17)
-    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16)[7, 0]
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
     assert (served[:8] == NOWHERE).all()
     assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
 def test_on_a_machine_for_all_no_replica_waits_for_cores() -> None:
     cores = np.full(16, 16)
-    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 256)
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 256, 0)
     assert (served[:, :, :200] == NOWHERE).all()
 
 
