@@ -204,7 +204,7 @@ def mixed(
         most = cores[n - 1]
         line = _concave(steady[:most], np.minimum((costs + 1 + starting) / (n + starting), most))
         for gone in range(1, cores.size - n + 1):
-            written = (1 + gone) * burst.max()
+            written = (1 + gone) * burst[:most].max()
             last_batches = np.minimum(gone * batch_max, (costs + 1 - n) * best + gone * written)
             done = n * (line + written) + last_batches
             possible = (costs >= least[n - 1, starting, gone - 1]) & (costs < n * most)
