@@ -113,3 +113,42 @@ def test_replicas_have_no_more_cores_than_fit_on_the_machine() -> None:
     f = episode([6.0], [6.0], replicas=2, replicas_max=2)
     assert solve(f) == (4, [2])
     assert solve(f._replace(cores=np.array([2, 1]))) == (2 + 20, [2])
+
+
+def test_nothing_is_served_before_it_arrives_within_an_interval() -> None:
+    assert solve(episode([3.0, 3.0], [0.0, 3.0])) == (2, [1, 1])
+    arrived = np.array([[0.0, 3.0], [3.0, 3.0]])
+    f = episode([3.0, 3.0], [0.0, 3.0])._replace(
+        arrived=arrived,
+        due=np.array([[0.0, 0.0], [3.0, 3.0]]),
+        startable=np.stack([arrived, arrived], axis=2),
+        hopeless=np.zeros((2, 2, 2)),
+    )
+    assert solve(f) == (4, [1, 1])
+
+
+def test_a_request_without_time_on_few_cores_needs_more_of_them() -> None:
+    f = episode([1.0], [1.0])
+    assert solve(f)[0] == 1
+    f.hopeless[0, 0, 0] = 1.0
+    assert solve(f)[0] == 2
+
+
+def test_no_more_is_done_than_could_be_started() -> None:
+    f = episode([2.0, 2.0], [0.0, 2.0])
+    assert solve(f, violation=1.0)[0] == 2
+    f.startable[:, 0, 0] = 1.5
+    assert solve(f, violation=10.0)[0] == 3
+
+
+def test_the_last_batch_of_a_replica_costs_what_it_holds() -> None:
+    f = episode([7.0, 7.0], [0.0, 7.0], replicas=2, replicas_max=2)
+    assert solve(f._replace(last_batch=np.array([1.0])))[0] == 2 + 1
+    assert solve(f._replace(last_batch=np.array([0.0, 1.0])))[0] == 2 + 2
+
+
+def test_a_quota_that_stays_fills_no_pool() -> None:
+    f = episode([9.0, 9.0], [0.0, 6.0])._replace(**working_space(2, 1, 2, quota=True))
+    f.ahead[1:] = f.ahead_awake[1:] = 1.0
+    assert solve(f)[0] == 1 + 2
+    assert solve(f._replace(due=np.array([[0.0], [5.0]])))[0] == 1 + 1
