@@ -19,7 +19,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import as_long_as_its_traces
 from sponge_env.spec import scenario_profile
 
-NARROW, WIDE, WIDE_JOINT = 1, 6, 12
+NARROW, WIDE, WIDE_JOINT = 1, 6, 8
 """Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
 
 GOOD_GAP = 0.01
