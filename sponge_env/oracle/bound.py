@@ -19,7 +19,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import as_long_as_its_traces
 from sponge_env.spec import scenario_profile
 
-NARROW, WIDE, WIDE_JOINT = 1, 6, 4
+NARROW, WIDE, WIDE_JOINT = 1, 6, 8
 """Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
 
 GOOD_GAP = 0.01
@@ -35,7 +35,7 @@ VIOLATION_COSTS = (1.0, 4.0, 16.0)
 PLAN_VIOLATION_COST = 1000.0
 """The same when replicas are planned."""
 
-MARGINS = (1.0, 0.94, 0.88)
+MARGINS = (1.0, 0.97, 0.94, 0.91, 0.88)
 """Parts of the replicas' throughput that plans count on; the best plan is kept."""
 
 ALTERNATIVES, SPAN, SPAN_MAX = 16, 1024, 16384
@@ -131,10 +131,20 @@ def _least(line: KnownEpisode, violation: int, found: FoundSchedule) -> int:
 def _joint(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
     """Return the same where replicas may be added."""
     found = _joint_schedule(e)
+    if not e.quota and not _excludes_one(e, found):
+        one = np.ones(e.intervals, np.int64)
+        found = min(found, search(e, one, WIDE), key=lambda schedule: schedule.cost)
     # What not even all replicas that fit on the machine could avoid, with no queue.
     late = int(in_one_line(e, _speedup(e)).late[0])
     violations = max(late, int(e.counts.sum()) - _fluid(e).answerable)
     return violations, _fluid_core_intervals(e, found.violations), found
+
+
+def _excludes_one(e: KnownEpisode, found: FoundSchedule) -> bool:
+    """Return whether no schedule of one replica can be better than this one."""
+    late = int(in_one_line(e).late[0])
+    alone = _fluid_core_intervals(e._replace(replicas_max=1), found.violations)
+    return late > found.violations or (late == found.violations and alone >= found.core_intervals)
 
 
 def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
