@@ -232,7 +232,9 @@ def test_a_sweep_keeps_what_was_tuned_for_its_cell() -> None:
     entry = AgentEntry(controller="fa2", tuned=True, defaults=False)
     swept = suite(cells=(group,), starts=("cold",), sweeps={"x": DELAY}, agents={"a": entry})
     found = [unit.options for unit in units(swept) if isinstance(unit, AgentUnit)]
-    assert found == [tuned_options("fa2", "paper-300kb", "yolov5s", "cold")] * 3
+    conditions = partial(conditions_fingerprint, load_scenario("paper-300kb"))
+    tuned = tuned_options("fa2", "paper-300kb", "yolov5s", "cold", conditions, required=True)
+    assert found == [tuned] * 3
 
 
 def test_families_are_those_of_their_groups() -> None:

@@ -12,7 +12,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
-from sponge_env.oracle.fluid import Fluid, fluid, least_fluid_cost
+from sponge_env.oracle.fluid import Fluid, fluid, in_whole_intervals, least_fluid_cost
 from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_memory
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
@@ -35,7 +35,7 @@ VIOLATION_COSTS = (1.0, 4.0, 16.0)
 PLAN_VIOLATION_COST = 1000.0
 """The same when replicas are planned."""
 
-MARGINS = (1.0, 0.97, 0.94, 0.91, 0.88)
+MARGINS = (1.0, 0.94, 0.88)
 """Parts of the replicas' throughput that plans count on; the best plan is kept."""
 
 ALTERNATIVES, SPAN, SPAN_MAX = 16, 1024, 16384
@@ -151,7 +151,10 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     """Search for cores and batches under several plans of replicas; the best is kept."""
     plans = [np.ones(e.intervals, np.int64)]
     if not e.quota:  # replicas that share one CPU serve no more than one that has it all
-        plans += [_plan(e, margin) for margin in MARGINS]
+        fine = _fluid(e)
+        plans += [
+            _plan(e, f, margin) for f in (fine, in_whole_intervals(fine)) for margin in MARGINS
+        ]
         # Where those that start take cores from those that serve, they had better come one by one.
         shared = [plan for plan in plans if plan.max() * e.cores_max > e.total_cores]
         plans += [_one_by_one(plan, _cold_intervals(e)) for plan in shared]
@@ -163,9 +166,9 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     return min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
 
 
-def _plan(e: KnownEpisode, margin: float) -> IntArray:
+def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
     """Return the (intervals,) replicas to ask for, early enough to be ready when needed."""
-    ahead, f = _cold_intervals(e), _fluid(e)
+    ahead = _cold_intervals(e)
     cost = np.full(e.intervals, round(e.cold_start_s / e.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
     # No plan is made for the moments between.

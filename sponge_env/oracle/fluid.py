@@ -116,6 +116,18 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
     )
 
 
+def in_whole_intervals(f: Fluid) -> Fluid:
+    """Return a fluid that counts at the ends of intervals only, and for which service is instant.
+
+    Its plans are others, and at times better ones.
+    """
+    arrived = f.arrived[:, -1:].copy()
+    startable = np.repeat(arrived[:, :, None], f.startable.shape[2], axis=2)
+    hopeless = np.zeros_like(startable)
+    due = f.due[:, -1:].copy()
+    return f._replace(arrived=arrived, due=due, startable=startable, hopeless=hopeless)
+
+
 def _requests(e: KnownEpisode) -> dict[str, Any]:
     """Count what arrives, is due and can be done by the end of each step."""
     possible = (e.deadline_s - e.release_s >= e.fastest_s) & (e.counts > 0)
