@@ -155,14 +155,16 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
         plans += [
             _plan(e, f, margin) for f in (fine, in_whole_intervals(fine)) for margin in MARGINS
         ]
-        # Where those that start take cores from those that serve, they had better come one by one.
-        shared = [plan for plan in plans if plan.max() * e.cores_max > e.total_cores]
-        plans += [_one_by_one(plan, _cold_intervals(e)) for plan in shared]
         plans = list({plan.tobytes(): plan for plan in plans}.values())
     found = [(search(e, plan, NARROW), plan) for plan in plans]
     best, plan = min(found, key=lambda pair: pair[0].cost)
     if e.quota:
         return best  # a wider search takes long and finds next to nothing
+    if plan.max() * e.cores_max > e.total_cores:
+        # Where those that start take cores from those that serve, they had better come one by one.
+        slow = _one_by_one(plan, _cold_intervals(e))
+        found = [(best, plan), (search(e, slow, NARROW), slow)]
+        best, plan = min(found, key=lambda pair: pair[0].cost)
     return min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
 
 
@@ -206,10 +208,9 @@ def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:
     f = _fluid(e)
     others = violations_upper - (int(e.counts.sum()) - f.answerable)
     path = np.zeros(e.intervals, np.int64)
-    return max(
-        least_fluid_cost(f._replace(violation=cost), path) - cost * others
-        for cost in VIOLATION_COSTS
-    )
+    # Where there must be none, the largest cost says most.
+    costs = VIOLATION_COSTS if others > 0 else VIOLATION_COSTS[-1:]
+    return max(least_fluid_cost(f._replace(violation=cost), path) - cost * others for cost in costs)
 
 
 def _speedup(e: KnownEpisode) -> float:
