@@ -46,6 +46,10 @@ ALGORITHMS = {"ppo": PPO, "maskable": MaskablePPO, "recurrent": RecurrentPPO}
 _FIRST_LOGIT = 1.0
 """Of each choice that leaves the program as it is, when training begins; 0 for the others."""
 
+_ONE_REPLICA_LOGIT = 5.0
+"""Of one replica when training begins; 0 for the others. Most numbers would be too many for most
+loads, and a policy that shrinks from their cores early never learns what cores are good for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -134,12 +138,15 @@ def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
     if plan.learner.algorithm == "recurrent":
         kind, network["lstm_hidden_size"] = "MlpLstmPolicy", config.hidden[0]
     model = algorithm(kind, envs, policy_kwargs=network, seed=plan.seed, **settings)
-    if plan.learner.corrects:
-        # A new policy prefers the program as it is; that is then most probable everywhere.
-        edges = np.cumsum([0, *model.action_space.nvec[:-1]])
-        with torch.no_grad():
+    edges = np.cumsum([0, *model.action_space.nvec[:-1]])
+    with torch.no_grad():
+        if plan.learner.corrects:
+            # A new policy prefers the program as it is; that is then most probable everywhere.
             favoured = (edges + np.array(preset(MPCConfig()))).tolist()
             model.policy.action_net.bias[favoured] = _FIRST_LOGIT
+        elif "replicas" in (choices := control_named(plan.learner.control).choices):
+            one = int(edges[choices.index("replicas")])
+            model.policy.action_net.bias[one] = _ONE_REPLICA_LOGIT
     return model
 
 
