@@ -63,7 +63,7 @@ class PolicyController(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy for this system, unless the last one was for it."""
-        if self._policy is None or self._policy.info.fingerprint != spec.fingerprint:
+        if self._policy is None or self._policy.info.fingerprint != self._control.fingerprint(spec):
             self._path, self._policy = self._find(spec)
         self._masks = masks_for(self._agent, spec)
         self._memory: Memory | None = self._policy.memory()
@@ -96,16 +96,14 @@ class PolicyController(BaseController):
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
         if self._wanted not in ("newest", "shipped"):
             return self._named(Path(self._wanted), spec)
+        wanted = self._agent, self._control.fingerprint(spec)
         for path in self._candidates():
             try:
                 policy = load_policy(path, self._control.fields)
             except PolicyError:
                 continue  # of an older version, or still being written
             info = policy.info
-            if not info.partial and (info.agent, info.fingerprint) == (
-                self._agent,
-                spec.fingerprint,
-            ):
+            if not info.partial and (info.agent, info.fingerprint) == wanted:
                 return path, policy
         raise PolicyError(
             f"no policy of {self._agent} for this profile, interval and these limits; name one "
@@ -118,7 +116,7 @@ class PolicyController(BaseController):
         info = policy.info
         if info.agent != self._agent:
             raise PolicyError(f"{path} is a policy of {info.agent}, not of {self._agent}")
-        if info.fingerprint != spec.fingerprint:
+        if info.fingerprint != self._control.fingerprint(spec):
             raise PolicyError(
                 f"{path} was trained on {', '.join(info.scenarios)}, whose profile, interval or "
                 f"limits are others; train one with: {program('train')} --agent {self._agent}"

@@ -52,7 +52,7 @@ class PolicyInfo:
     agent: str
     """Name of the learner."""
     fingerprint: str
-    """:attr:`sponge_env.interfaces.SystemSpec.fingerprint` of the system."""
+    """:meth:`sponge_env.encoding.Control.fingerprint` of the system."""
     scenarios: tuple[str, ...]
     """Scenarios that it was trained on."""
     actions: tuple[int, ...]

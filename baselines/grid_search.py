@@ -5,8 +5,8 @@ values of the grid. From the best of them it goes to the best of all that lie on
 some or all options, until none is better. At the end stands what is tuned of which controller.
 
 Episodes only ever add violations and cores. Options are therefore given up as soon as those
-that they have after some of the seeds already rank behind what the best so far has after all
-of them: the outcome is that of running every seed, at less cost.
+that they have so far, in the midst of an episode, already rank behind what the best has after all
+seeds: the outcome is that of running every seed, at less cost.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
 
 For each scenario, profile and start, :mod:`.grid_search` looks for the best options.
-``tuned.json`` keeps them and says what best means:
+``tuned.json`` keeps them, each as soon as it is found, and says what best means:
 
     {"runs": {RUN: {"command", "suite", "starts", "seeds", "objective", "searches", "versions"}},
      "agents": {AGENT: {"cells": {CELL: {"options", ..., "conditions", "run": RUN}}}}}
@@ -16,8 +16,8 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, write_json
 from sponge_env.installation import describe_versions
 from sponge_env.results.layout import aligned
-from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
@@ -77,19 +77,60 @@ class Task:
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(self.scenario, controller, profile)
-        done: list[EpisodeMetrics] = []
-        for seed in self.seeds:
-            system = SimulatedSystem(scenario, seed, profile)
-            run = Run.of(self.agent, scenario, "sim", seed)
-            done.append(run_episode(system, controller, run).summary)
-            # What the seeds so far add up to, as shares and means over all of them.
-            violations = sum(s.avoidable_violation_rate * s.offered for s in done)
-            offered = to_beat.offered if to_beat else sum(s.offered for s in done)
-            cores = sum(s.mean_cores for s in done) / len(self.seeds)
-            trial = Candidate(options, violations / max(1, offered), cores, offered)
-            if to_beat and trial.rank(self.allowed) > to_beat.rank(self.allowed):
-                break
-        return trial
+        tally = Tally(self, options, to_beat)
+        with suppress(BehindError):
+            for seed in self.seeds:
+                system = SimulatedSystem(scenario, seed, profile)
+                run_episode(system, controller, Run.of(self.agent, scenario, "sim", seed), [tally])
+        return tally.candidate
+
+
+class BehindError(Exception):
+    """Options rank behind others already."""
+
+
+class Tally:
+    """Adds up what options cost, and ends the episode when they have fallen behind."""
+
+    def __init__(self, task: Task, options: dict[str, Any], to_beat: Candidate | None) -> None:
+        self._task, self._options, self._to_beat = task, options, to_beat
+        self._offered, self._violations, self._cores = 0, 0.0, 0.0  # of whole episodes
+        self._violations_now, self._core_s_now = 0, 0.0  # of the one that runs
+
+    def interval(self, metrics: IntervalMetrics) -> None:
+        """Count an interval, if it is one that counts."""
+        if metrics.time_s > self._task.scenario.count_from_s + 1e-9:
+            self._violations_now += metrics.avoidable_violations
+            self._core_s_now += metrics.core_seconds
+            self._compare()
+        else:  # requests that are there when the counting starts do not count
+            self._violations_now = -(metrics.queued + metrics.running)
+
+    def episode(self, metrics: EpisodeMetrics) -> None:
+        """Count an episode, which knows what became of its last requests, too."""
+        self._violations_now, self._core_s_now = 0, 0.0
+        self._offered += metrics.offered
+        self._violations += metrics.avoidable_violation_rate * metrics.offered
+        self._cores += metrics.mean_cores
+        self._compare()
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+    def _compare(self) -> None:
+        """Raise BehindError where it is so."""
+        allowed = self._task.allowed
+        if self._to_beat and self.candidate.rank(allowed) > self._to_beat.rank(allowed):
+            raise BehindError
+
+    @property
+    def candidate(self) -> Candidate:
+        """What there is so far, as shares and means over all seeds."""
+        scenario = self._task.scenario
+        offered = self._to_beat.offered if self._to_beat else self._offered
+        share = (self._violations + self._violations_now) / max(1, offered)
+        cores = self._cores + self._core_s_now / (scenario.intervals * scenario.interval_s)
+        return Candidate(self._options, share, cores / len(self._task.seeds), offered)
 
 
 def tune_cell(task: Task) -> Candidate:
@@ -99,10 +140,15 @@ def tune_cell(task: Task) -> Candidate:
 
 
 def tune(
-    scenarios: Sequence[Scenario], agents: Sequence[str], seeds: Sequence[int], processes: int
+    scenarios: Sequence[Scenario],
+    agents: Sequence[str],
+    seeds: Sequence[int],
+    processes: int,
+    keep: Callable[[Mapping[str, Mapping[str, Candidate]]], None],
 ) -> dict[str, dict[str, Candidate]]:
     """Return the best trials by controller and cell; among these is the yardstick.
 
+    ``keep`` is given all that was found so far each time that a controller is done with a cell.
     A ConfigError says on which cell a controller failed.
     """
     found: dict[str, dict[str, Candidate]] = {agent: {} for agent in (YARDSTICK, *agents)}
@@ -117,6 +163,7 @@ def tune(
                     said = f"{result.type}: {result.message}"
                     raise ConfigError(f"{task.agent} failed on {task.cell} ({said})")
                 found[task.agent][task.cell] = result
+                keep(found)
                 progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
 
     collect(measures)
@@ -137,12 +184,12 @@ def entries(
             "conditions": conditions_fingerprint(scenario),
         }
         for scenario in scenarios
-        for cell in [cell_key(*scenario.cell)]
+        for cell in {cell_key(*scenario.cell)} & found[YARDSTICK].keys()
     }
     return {
         agent: {cell: dataclasses.asdict(o) | more[cell] for cell, o in trials.items()}
         for agent, trials in found.items()
-        if agent != YARDSTICK
+        if agent != YARDSTICK and trials
     }
 
 
@@ -222,10 +269,14 @@ def run(argv: Sequence[str]) -> int:
     suite = load_suite(arguments.suite)
     scenarios = cells(suite)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
-    with cli.terminate_like_interrupt():
-        found = tune(scenarios, arguments.agents, seeds, arguments.jobs)
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    write(arguments.out, date, describe(arguments, suite.starts, seeds), entries(found, scenarios))
+    about = describe(arguments, suite.starts, seeds)
+
+    def keep(found: Mapping[str, Mapping[str, Candidate]]) -> None:
+        write(arguments.out, date, about, entries(found, scenarios))
+
+    with cli.terminate_like_interrupt():
+        found = tune(scenarios, arguments.agents, seeds, arguments.jobs, keep)
     sys.stdout.write(f"{table(found)}\n\nwritten to {arguments.out}\n")
     return 0
 

@@ -25,7 +25,7 @@ from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -112,9 +112,10 @@ class Rates:
     def __str__(self) -> str:
         """Say the ratio, and both rates."""
         if math.isnan(self.ratio):
-            return "0 against 0: nothing to divide"
+            return "none against none"
         both = f"{percent(self.theirs, 3)} against {percent(self.ours, 3)}"
-        return f"{self.ratio:.3g} times: {both}" if 0 < self.ratio < math.inf else both
+        times = f"{float(f'{self.ratio:.3g}'):g} times"  # 1330 rather than 1.33e+03
+        return f"{times}: {both}" if 0 < self.ratio < math.inf else both
 
 
 def picked(comparison: Comparison, cell: Cell, group: Group) -> str:
@@ -293,11 +294,13 @@ def shared(comparison: Comparison, cells: Sequence[Cell], *groups: Group) -> lis
 def _more_violations(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
     """Say in which scenarios they have more avoidable violations than we, and where not."""
     for start in comparison.starts:
-        of = [(s, comparison.cells_of(s, start), ours, theirs) for s in comparison.scenarios]
-        found = pairs(comparison, of)
+        kinds = comparison.kinds.items()
+        of = [(k, [c for s in ss for c in comparison.cells_of(s, start)]) for k, ss in kinds]
+        found = pairs(comparison, [(*place, ours, theirs) for place in of])
         groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: [], TOO_FEW: []}
         for pair in found:
-            groups[pair.rates.verdict].append(f"{pair.place} ({pair.rates})")
+            cores = f"on {1 / pair.core_ratio:.2f} times the cores"
+            groups[pair.rates.verdict].append(f"{pair.place} ({pair.rates}, {cores})")
         parts = [f"{verdict} in {listed(where)}" for verdict, where in groups.items() if where]
         if parts:
             yield (
@@ -325,16 +328,27 @@ def _first_minute(comparison: Comparison, agent: str) -> Iterator[str]:
             yield f"Most of {what} {said} the first minute in {listed(where)}."
 
 
-def _fewer_cores(comparison: Comparison, ours: Group, theirs: Group) -> Iterator[str]:
-    """Say how many cores we hold against them."""
+def _fewer_cores(
+    comparison: Comparison, ours: Group, theirs: Group, why: str = ""
+) -> Iterator[str]:
+    """Say how many cores we hold against them, and who violates more, after what explains it."""
+    said = []
     for start in comparison.starts:
         for pair in pairs(comparison, [(start, comparison.cells_of(start=start), ours, theirs)]):
             ratio = pair.core_ratio
-            yield (
+            said.append(
                 f"With a {start} start, {ours[0]} holds {percent(abs(1 - ratio))} "
-                f"{'fewer' if ratio < 1 else 'more'} cores than {theirs[0]}; the latter's "
-                f"avoidable violations: {pair.rates.verdict} ({pair.rates})."
+                f"{'fewer' if ratio < 1 else 'more'} cores than {theirs[0]}, whose avoidable "
+                f"violations are {_beside_ours(pair.rates)}."
             )
+    if said:
+        yield " ".join(filter(None, [why, *said]))
+
+
+def _beside_ours(rates: Rates) -> str:
+    verdict = rates.verdict
+    shown = verdict if verdict in ("more", "fewer") else f"not shown to differ ({verdict})"
+    return f"{shown}: {rates}"
 
 
 def _compared(
@@ -379,50 +393,66 @@ def _chosen(
 def _bound_gap(comparison: Comparison, most: float) -> Iterator[Target]:
     """How far apart the two sides of a bound are, worst cell."""
     for name, gaps in comparison.bound_gaps().items():
-        for start in comparison.starts:
-            cores = gaps["cores"][gaps.index.get_level_values("start") == start]
-            if not cores.empty:
-                yield Target(
-                    f"bound {name}, {start} start: gap between its sides",
-                    f"at most {percent(most)} of core-seconds in every cell",
-                    f"at most {percent(cores.max(), 1)}, "
-                    f"{(cores <= most).sum()} of {len(cores)} cells",
-                    at_most(cores.max(), most),
-                )
+        cores = gaps["cores"]
+        yield Target(
+            f"bound {name}: gap between its sides",
+            f"at most {percent(most)} of core-seconds in every cell",
+            f"in {(cores <= most).sum()} of {len(cores)} cells; median "
+            f"{percent(cores.median(), 1)}, most {percent(cores.max(), 1)}",
+            at_most(cores.max(), most),
+        )
 
 
 def _over_bound(comparison: Comparison, scaling: ControlName, most: float) -> Iterator[Target]:
-    """The best controller of a kind of scaling beside its bound, scenario by scenario."""
+    """The best controller of a kind of scaling beside its bound, in every cell."""
     name = BOUND_AGENTS[scaling]
     if comparison.bounds.empty or name not in set(comparison.bounds["agent"]):
         return
-    for start, scenario in product(comparison.starts, comparison.scenarios):
-        cells = comparison.cells_of(scenario, start)
-        nearest = [_nearest(comparison, cell, name, most) for cell in cells]
-        if cells:
-            texts = [f"{cell[1]} {text}" for cell, (text, _) in zip(cells, nearest, strict=True)]
-            yield Target(
-                f"best {scaling} controller over what {name} attains, {scenario}, {start} start: "
-                "cores",
-                f"at most {most:.2f}, with at most {percent(FEW_VIOLATIONS, 1)} violations "
-                "beyond those attained",
-                ", ".join(texts),
-                all_of(*(verdict for _, verdict in nearest)),
-            )
+    for start in comparison.starts:
+        cells = comparison.cells_of(start=start)
+        found = {cell: _nearest(comparison, cell, name) for cell in cells}
+        known = {cell: near for cell, near in found.items() if near}
+        if not known:
+            continue
+        few = {cell: near for cell, near in known.items() if near[1]}
+        within = sum(ratio <= most for ratio, _ in few.values())
+        parts = [f"in {within} of {len(known)} cells"]
+        if few:
+            worst = max(few, key=lambda cell: few[cell][0])
+            middle = median(ratio for ratio, _ in few.values())
+            parts.append(f"median {middle:.2f}, most {few[worst][0]:.2f} ({_where(worst)})")
+        if none := [cell for cell in known if cell not in few]:
+            parts.append(f"nobody with so few violations in {listed([_where(c) for c in none])}")
+        yield Target(
+            f"best {scaling} controller over what {name} attains, {start} start: cores",
+            f"at most {most:.2f} in every cell, with at most {percent(FEW_VIOLATIONS, 1)} "
+            "violations beyond those attained",
+            "; ".join(parts),
+            "missed"
+            if within < len(known)
+            else "met"
+            if len(known) == len(cells)
+            else "not decidable",
+        )
 
 
-def _nearest(comparison: Comparison, cell: Cell, bound: str, most: float) -> tuple[str, Verdict]:
-    """Find who has the fewest cores over a bound, among those with few violations beyond it."""
+def _where(cell: Cell) -> str:
+    return f"{cell[0]} with {cell[1]}"
+
+
+def _nearest(comparison: Comparison, cell: Cell, bound: str) -> tuple[float, str] | None:
+    """Find who has the fewest cores over a bound, among those with few violations beyond it.
+
+    Returned are these cores and the name, which is empty if nobody has few; None without a bound.
+    """
     own = [a for a in comparison.there(cell) if comparison.own_bound(a, cell) == bound]
     ratios = {agent: comparison.mean(agent, "cores_over_bound", cell) for agent in own}
     known = {agent: ratio for agent, ratio in ratios.items() if not math.isnan(ratio)}
     if not known:
-        return "without a bound", "not decidable"
+        return None
     few = [a for a in known if comparison.mean(a, "beyond_bound_rate", cell) <= FEW_VIOLATIONS]
-    if not few:
-        return "none", "missed"
-    best = min(few, key=known.__getitem__)
-    return f"{known[best]:.2f} ({best})", at_most(known[best], most)
+    best = min(few, key=known.__getitem__, default="")
+    return known.get(best, math.nan), best
 
 
 def _learned(comparison: Comparison, ours: Group, most: float) -> Iterator[Target]:
@@ -563,7 +593,7 @@ def claims(comparison: Comparison) -> Table | None:
     if not rows:
         return None
     columns: list[tuple[str, Callable[[int], str]]] = [
-        ("the paper says", lambda row: there["claim"][row]["says"]),
+        ("reported", lambda row: there["claim"][row]["says"]),
         ("agents here", lambda row: _agents(**there["claim"][row])),
     ]
     columns += [
@@ -575,21 +605,30 @@ def claims(comparison: Comparison) -> Table | None:
 
 def _agents(ours: Group, theirs: Group, **_: str) -> str:
     """Name who is compared."""
-    return " / ".join(f"`{name}`" for name in dict.fromkeys([*theirs, *ours]))
+    sides = [" or ".join(f"`{name}`" for name in group) for group in (theirs, ours)]
+    return " / ".join(dict.fromkeys(sides))
 
 
 def remarks(section: Section) -> Remarks:
     """Return what this project says about a run."""
-    found = targets(section.comparison, section.fidelity)
-    headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
-    table = Table.of([(text, attrgetter(name)) for name, text in headings.items()], found)
-    parts = [f"## Targets\n\n{markdown(table)}\n\n{DECLARED['note'].strip()}"] if found else []
-    if published := claims(section.comparison):
-        said = DECLARED["claims"]
-        head, note = said["heading"], said["note"].strip()
-        parts.insert(0, f"## {head}\n\n{markdown(published)}\n\n{note}")
-    text = "\n\n".join(parts)
-    return Remarks(findings(section.comparison), text, DECLARED["machine"])
+    comparison, published, last = section.comparison, DECLARED["claims"], ""
+    table = claims(comparison)
+    text = (
+        f"## {published['heading']}\n\n{markdown(table)}\n\n{published['note'].strip()}"
+        if table
+        else ""
+    )
+    if found := targets(comparison, section.fidelity):
+        headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
+        table = Table.of([(head, attrgetter(name)) for name, head in headings.items()], found)
+        last = f"## Targets\n\n{_tally(found)}\n\n{markdown(table)}\n\n{DECLARED['note'].strip()}"
+    return Remarks(findings(comparison), text, DECLARED["sensitivity"].strip(), last)
+
+
+def _tally(found: Sequence[Target]) -> str:
+    """Say how many targets are met."""
+    counts = Counter(target.verdict for target in found)
+    return f"Of {len(found)}, {listed([f'{n} {verdict}' for verdict, n in counts.most_common()])}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,6 +52,14 @@ class Control:
         """Length of the observation."""
         return len(self.fields)
 
+    def fingerprint(self, spec: SystemSpec) -> str:
+        """Hash what gives observations and actions their meaning: a policy fits where it is equal.
+
+        To one replica it makes no difference what a machine has beyond its limits.
+        """
+        shared = "replicas" in self.choices
+        return f"{spec.fingerprint}-{spec.total_cores}" if shared else spec.fingerprint
+
     def spaces(self, limits: Limits) -> tuple[MultiDiscrete, Box[Any]]:
         """Return the spaces of actions, each choice less 1, and of observations."""
         most = [getattr(limits, name) for name in self.choices]

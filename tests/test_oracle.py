@@ -111,6 +111,32 @@ def test_the_best_of_all_teams_lies_between_both_sides(team: str) -> None:
     check(TEAMS[team], 1, joint=True)
 
 
+@pytest.mark.parametrize("rate_rps", [5.0, 14.0])
+@pytest.mark.parametrize("team", ["a machine of three cores", "quota"])
+def test_under_any_load_the_best_of_all_teams_lies_between(team: str, rate_rps: float) -> None:
+    arrivals = Arrivals(kind="poisson", rate_rps=rate_rps)
+    for seed in (2, 3):
+        check(dataclasses.replace(TEAMS[team], arrivals=arrivals), seed, joint=True)
+
+
+def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path: Path) -> None:
+    # In the last tenth of an interval, and due soon after: no core can have worked ahead.
+    late = "".join(f"{second}.9{n}\n" for second in range(1, 9) for n in range(4))
+    (tmp_path / "late.csv").write_text("arrival_s\n" + late)
+    scenario = dataclasses.replace(
+        TINY,
+        duration_s=10.0,
+        slo_s=0.35,
+        limits=Limits(cores=4, batch=4, replicas=2),
+        initial=Initial(replicas=2),
+        arrivals=Arrivals(kind="trace", file=str(tmp_path / "late.csv")),
+        network=Network(trace="none", base_delay_s=0.0),
+    )
+    found = bound(scenario, 0, joint=True)
+    assert found.violations_upper == 0
+    assert found.core_seconds_lower > 10.0, "4 in a second are less than a core can serve"
+
+
 @pytest.mark.parametrize("profile", ["yolov5s", "resnet18", "lite0"])
 @pytest.mark.parametrize("name", ["bursty", "deep-fade", "mixed"])
 @pytest.mark.parametrize(("start", "joint"), [("cold", False), ("warm", False), ("cold", True)])

@@ -20,13 +20,19 @@ def episode(
 ) -> Fluid:
     """Describe an episode in which one core serves 2 requests per interval, two serve 3."""
     intervals, cores = len(arrived), [2] * replicas_max
+    ends = np.array(arrived, dtype=np.float64)[:, None]
     return Fluid(
-        arrived=np.array(arrived, dtype=np.float64),
-        due=np.array(due, dtype=np.float64),
+        arrived=ends,
+        due=np.array(due, dtype=np.float64)[:, None],
+        startable=np.stack([ends, ends], axis=2),
+        hopeless=np.zeros((intervals, 1, 2)),
         served=np.array([2.0, 3.0]),
+        ahead=np.zeros(3),
+        ahead_awake=np.zeros(3),
+        refill=np.zeros(3),
         cores=np.array(cores),
         mixed=np.full((replicas_max, replicas_max - 1, 4), NOWHERE),
-        last_batch=last_batch,
+        last_batch=np.array([last_batch]),
         cores_count=np.ones(intervals, np.int64),
         start=np.full(intervals, start),
         ready_from=1,
@@ -34,7 +40,7 @@ def episode(
         replicas_max=replicas_max,
         answerable=int(arrived[-1]),
         violation=0.0,
-        **working_space(intervals, replicas_max),
+        **working_space(intervals, replicas_max, 2),
     )
 
 
@@ -84,14 +90,14 @@ def test_a_replica_that_is_taken_away_finishes_its_batch() -> None:
 
 def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone() -> None:
     cores = 16 // np.arange(1, 17)
-    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16)[7, 0]
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
     assert (served[:8] == NOWHERE).all()
     assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
 def test_on_a_machine_for_all_no_replica_waits_for_cores() -> None:
     cores = np.full(16, 16)
-    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 256)
+    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 256, 0)
     assert (served[:, :, :200] == NOWHERE).all()
 
 
@@ -107,3 +113,42 @@ def test_replicas_have_no_more_cores_than_fit_on_the_machine() -> None:
     f = episode([6.0], [6.0], replicas=2, replicas_max=2)
     assert solve(f) == (4, [2])
     assert solve(f._replace(cores=np.array([2, 1]))) == (2 + 20, [2])
+
+
+def test_nothing_is_served_before_it_arrives_within_an_interval() -> None:
+    assert solve(episode([3.0, 3.0], [0.0, 3.0])) == (2, [1, 1])
+    arrived = np.array([[0.0, 3.0], [3.0, 3.0]])
+    f = episode([3.0, 3.0], [0.0, 3.0])._replace(
+        arrived=arrived,
+        due=np.array([[0.0, 0.0], [3.0, 3.0]]),
+        startable=np.stack([arrived, arrived], axis=2),
+        hopeless=np.zeros((2, 2, 2)),
+    )
+    assert solve(f) == (4, [1, 1])
+
+
+def test_a_request_without_time_on_few_cores_needs_more_of_them() -> None:
+    f = episode([1.0], [1.0])
+    assert solve(f)[0] == 1
+    f.hopeless[0, 0, 0] = 1.0
+    assert solve(f)[0] == 2
+
+
+def test_no_more_is_done_than_could_be_started() -> None:
+    f = episode([2.0, 2.0], [0.0, 2.0])
+    assert solve(f, violation=1.0)[0] == 2
+    f.startable[:, 0, 0] = 1.5
+    assert solve(f, violation=10.0)[0] == 3
+
+
+def test_the_last_batch_of_a_replica_costs_what_it_holds() -> None:
+    f = episode([7.0, 7.0], [0.0, 7.0], replicas=2, replicas_max=2)
+    assert solve(f._replace(last_batch=np.array([1.0])))[0] == 2 + 1
+    assert solve(f._replace(last_batch=np.array([0.0, 1.0])))[0] == 2 + 2
+
+
+def test_a_quota_that_stays_fills_no_pool() -> None:
+    f = episode([9.0, 9.0], [0.0, 6.0])._replace(**working_space(2, 1, 2, quota=True))
+    f.ahead[1:] = f.ahead_awake[1:] = 1.0
+    assert solve(f)[0] == 1 + 2
+    assert solve(f._replace(due=np.array([[0.0], [5.0]])))[0] == 1 + 1

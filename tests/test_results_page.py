@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 from report_runs import COLD, WARM, keep, write, write_suite
 
 from benchmarks.targets import main as ours
 from sponge_env.results.__main__ import main
 from sponge_env.results.comparison import load_run
+from sponge_env.results.figures import style_of, summary_figure
 from sponge_env.results.layout import Entry, Table, code, markdown, plain
 from sponge_env.results.page import featured
 
@@ -73,7 +75,7 @@ def test_pictures_lie_beside_the_page(written: Path) -> None:
     names = {path.stem for path in (written / "run/report").glob("*.png")}
     cells = {f"series-{'-'.join(cell)}" for cell in (COLD, WARM)}
     scenarios = {f"{kind}-{cell[0]}" for kind in ("pareto", "latency") for cell in (COLD, WARM)}
-    assert names == {"pareto", "decisions"} | cells | scenarios
+    assert names == {"pareto", "summary", "decisions"} | cells | scenarios
     with Image.open(written / "run/report/pareto.png") as picture:
         assert picture.width > 500
 
@@ -135,7 +137,7 @@ def test_the_markdown_names_host_command_and_pictures(written: Path) -> None:
     assert "Host: M, 2 of 2 CPUs, Linux." in text
     assert "Command: `python evaluate.py`." in text
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert all((written / "docs" / name).stat().st_size < 200_000 for name in pictures)
 
 
@@ -169,7 +171,7 @@ def test_only_the_part_between_the_marks_changes(written: Path) -> None:
     assert readme.startswith(f"# Head\n{BEGIN}\n![")
     assert readme.endswith(f"\n{END}\ntail\n")
     assert "(docs/comparison.png)" in readme
-    assert "| `fa2` | 1/1 | 4.025 % | 1.67 | 1/1 | 4.025 % | 1.67 |" in readme
+    assert "| `fa2` | 4.025 % | 1.67 | 4.025 % | 1.67 |" in readme
     assert "former" not in readme
 
 
@@ -226,3 +228,23 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert sentence in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_page_goes_from_scenarios_to_targets(written: Path) -> None:
+    text = (written / "docs/results.md").read_text()
+    headings = re.findall("^## (.*)$", text, flags=re.M)
+    assert headings[:2] == ["Scenario by scenario", "What was learned"]
+    assert headings[2:4] == ["The paper says, we find", "Sensitivity"]
+    assert headings[-1] == "Targets"
+    assert re.search(r"### flash-crowd\n\n\| controller \| avoidable violations, cold start", text)
+
+
+def test_each_point_of_the_summary_has_its_name_in_the_picture(run: Path) -> None:
+    comparison = load_run(run).comparison
+    figure = summary_figure(comparison, style_of(list(AGENTS)))
+    for ax, start in zip(figure.axes, comparison.starts, strict=True):
+        names = {text.get_text(): text for text in ax.texts}
+        assert names.keys() == {*AGENTS, "better"}, start
+        boxes = [Text.get_window_extent(names[agent]) for agent in AGENTS]
+        assert not any(box.count_overlaps(boxes) > 1 for box in boxes)
+        assert all(ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 for box in boxes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
         ("[agents]\n", "agents must be not empty"),
         ("[agents.'../up']\n", "agents must be names of letters"),
         ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
+        ('featured = ["fa3"]', "unknown featured 'fa3'.*did you mean 'fa2'"),
+        ('also_shown = ["fa3"]', "unknown also_shown 'fa3'"),
+        ('[best_of]\nboth = ["fa2", "fa3"]', "unknown best_of.both 'fa3'"),
         ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
         ("[sweeps.x]\nvalues = [1]", "sweeps.x.* needs keys"),
         ("[sweeps.x]\nkeys = []\nvalues = [1]", "sweeps.x.keys must be not empty"),
@@ -210,6 +214,27 @@ def test_a_sweep_may_move_several_keys() -> None:
     assert {name: limits.machine_cores for name, limits in names.items()} == {
         "paper": 16, "paper-cores-8": 8, "paper-cores-32": 32
     }  # fmt: skip
+
+
+def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:
+    late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
+    drops = Sweep(("serving.drop",), ("none", "expired"), points={"late by 0.5 s": late})
+    swept = suite(starts=("cold",), sweeps={"drop": drops})
+    names = {cell.name: cell.serving.drop_grace_s for cell in cells(swept)}
+    assert names == {
+        "paper": math.inf, "paper-drop-expired": 0.0, "paper-drop-late-by-0.5-s": 0.5
+    }  # fmt: skip
+    assert list(arranged(swept).sweeps["drop"]) == ["none", "expired", "late by 0.5 s"]
+
+
+def test_a_sweep_keeps_what_was_tuned_for_its_cell() -> None:
+    group = CellGroup(("paper-300kb",), ("yolov5s",))
+    entry = AgentEntry(controller="fa2", tuned=True, defaults=False)
+    swept = suite(cells=(group,), starts=("cold",), sweeps={"x": DELAY}, agents={"a": entry})
+    found = [unit.options for unit in units(swept) if isinstance(unit, AgentUnit)]
+    conditions = partial(conditions_fingerprint, load_scenario("paper-300kb"))
+    tuned = tuned_options("fa2", "paper-300kb", "yolov5s", "cold", conditions, required=True)
+    assert found == [tuned] * 3
 
 
 def test_families_are_those_of_their_groups() -> None:

@@ -48,7 +48,7 @@ def test_targets_of_the_program_are_met_or_missed(tmp_path: Path) -> None:
     [
         (FEW, MANY, "met", "times: 4.450 % against 0.020 %, p = 0.0039"),
         (MANY, MANY, "missed", "1 times"),
-        (NONE, NONE, "not decidable", "0 against 0: nothing to divide"),
+        (NONE, NONE, "not decidable", "none against none"),
         (NONE, [0] * 9 + [5], "not decidable", "0.050 % against 0.000 %, p = 1"),
     ],
     ids=["many", "as many", "none", "by chance"],
@@ -63,12 +63,9 @@ def test_a_ratio_is_met_only_if_chance_does_not_explain_it(
         assert words in target.measured
 
 
-def test_the_better_horizontal_scaler_is_measured_and_the_published_one_listed(
-    tmp_path: Path,
-) -> None:
+def test_the_better_horizontal_scaler_is_measured(tmp_path: Path) -> None:
     agents = {
         "sponge-ip": (FEW, 8.0),
-        "fa2-paper": (MANY, 5.0),
         "fa2": (MANY, 5.0),
         "fa2-tuned": ([2] * 10, 6.0),
     }
@@ -76,7 +73,6 @@ def test_the_better_horizontal_scaler_is_measured_and_the_published_one_listed(
     better = about(reached, "the better of fa2 and fa2-tuned / sponge-ip")
     assert better.verdict == "missed"
     assert better.measured.endswith("fa2-tuned in 1")
-    assert about(reached, "fa2-paper / sponge-ip").verdict == "met"
 
 
 def test_pooled_cells_say_in_how_many_it_holds_alone(tmp_path: Path) -> None:
@@ -101,14 +97,20 @@ def test_each_kind_of_scaling_has_its_own_bound(tmp_path: Path) -> None:
     }
     reached = found(tmp_path, agents, COLD, bounds={"oracle": 4.0, "oracle-joint": 3.0})
     vertical, joint = (about(reached, f"best {kind} controller") for kind in ("vertical", "joint"))
-    assert (vertical.verdict, vertical.measured) == ("met", "yolov5s 1.05 (sponge-ip)")
-    assert (joint.verdict, joint.measured) == ("missed", "yolov5s 1.20 (sponge-joint)")
+    assert (vertical.verdict, vertical.measured) == (
+        "met", "in 1 of 1 cells; median 1.05, most 1.05 (paper-300kb with yolov5s)"
+    )  # fmt: skip
+    assert (joint.verdict, joint.measured) == (
+        "missed", "in 0 of 1 cells; median 1.20, most 1.20 (paper-300kb with yolov5s)"
+    )  # fmt: skip
 
 
 def test_a_bound_is_missed_by_who_violates(tmp_path: Path) -> None:
     reached = found(tmp_path, {"static-8": (MANY, 4.0)}, COLD, bounds={"oracle": 4.0})
     target = about(reached, "best vertical controller")
-    assert (target.verdict, target.measured) == ("missed", "yolov5s none")
+    assert (target.verdict, target.measured) == (
+        "missed", "in 0 of 1 cells; nobody with so few violations in paper-300kb with yolov5s"
+    )  # fmt: skip
 
 
 def test_joint_scaling_is_measured_by_violations_and_cores(tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_what_the_paper_says_stands_beside_what_is_found(tmp_path: Path) -> None
         ],
         ["`sponge-paper`", "0.020 %, 0.020 % avoidable", "-"],
     ]
-    assert rows[0][0].startswith("over 15 times fewer violations")
+    assert rows[0][0].startswith("violations over 15 times as many")
 
 
 def test_claims_about_agents_that_a_run_lacks_are_left_out(tmp_path: Path) -> None:

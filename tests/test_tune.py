@@ -166,6 +166,18 @@ def test_giving_up_early_changes_no_outcome() -> None:
     assert many.rank(task.allowed) < given_up.rank(task.allowed) < few.rank(task.allowed)
 
 
+@pytest.mark.parametrize("start", get_args(Start))
+@pytest.mark.parametrize("cores", [1, 12])
+def test_options_are_given_up_within_an_episode(start: Start, cores: int) -> None:
+    scenario = dataclasses.replace(SHORT, start=start, arrivals=Arrivals(rate_rps=80.0))
+    task = Task("sponge-no-scaling", scenario, seeds=(1000,))
+    whole = task.try_options({"cores_fixed": cores})
+    best = dataclasses.replace(whole, avoidable_violation_rate=0.0, mean_cores=4.0)
+    given_up = task.try_options({"cores_fixed": cores}, to_beat=best)
+    assert best.rank(0) < given_up.rank(0) < whole.rank(0)
+    assert task.try_options({"cores_fixed": cores}, to_beat=whole) == whole
+
+
 def test_script_writes_what_the_suite_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +341,10 @@ def test_bad_input_ends_with_one_sentence(
 
 
 def test_a_failing_controller_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scenario = dataclasses.replace(SHORT, profile="no-such-profile")
+    broken = dataclasses.replace(SHORT, profile="no-such-profile")
+    kept: list[list[str]] = []
     with pytest.raises(tune.ConfigError, match="static failed on short/no-such-profile/warm"):
-        tune.tune([scenario], ["vpa"], seeds=[1000], processes=1)
+        tune.tune(
+            [SHORT, broken], ["vpa"], [1000], 1, lambda found: kept.append([*found["static"]])
+        )
+    assert kept == [["short/resnet18/warm"]]  # what was found before is not lost

@@ -12,6 +12,7 @@ from typing import Any
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.controllers import Options, option
+from sponge_env.encoding import control_named
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.files import read_json, write_json
 from sponge_env.interfaces import SystemSpec
@@ -143,11 +144,17 @@ class TrainingPlan:
     @property
     def spec(self) -> SystemSpec:
         """The system that the policy is for; a ConfigError if the scenarios are of several."""
+        control = control_named(self.learner.control)
         specs = [make_spec(each, scenario_profile(each)) for each in self.scenarios]
         for scenario, spec in zip(self.scenarios, specs, strict=True):
-            if spec.fingerprint != specs[0].fingerprint:
+            if control.fingerprint(spec) != control.fingerprint(specs[0]):
                 raise ConfigError(
                     f"scenarios {self.scenarios[0].name!r} and {scenario.name!r} cannot be "
                     "trained on together: their profile, interval or limits differ"
                 )
         return specs[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """What has to be equal of a system that the policy is to fit."""
+        return control_named(self.learner.control).fingerprint(self.spec)

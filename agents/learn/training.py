@@ -46,6 +46,10 @@ ALGORITHMS = {"ppo": PPO, "maskable": MaskablePPO, "recurrent": RecurrentPPO}
 _FIRST_LOGIT = 1.0
 """Of each choice that leaves the program as it is, when training begins; 0 for the others."""
 
+_ONE_REPLICA_LOGIT = 5.0
+"""Of one replica when training begins; 0 for the others. Most numbers would be too many for most
+loads, and a policy that shrinks from their cores early never learns what cores are good for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -134,12 +138,15 @@ def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
     if plan.learner.algorithm == "recurrent":
         kind, network["lstm_hidden_size"] = "MlpLstmPolicy", config.hidden[0]
     model = algorithm(kind, envs, policy_kwargs=network, seed=plan.seed, **settings)
-    if plan.learner.corrects:
-        # A new policy prefers the program as it is; that is then most probable everywhere.
-        edges = np.cumsum([0, *model.action_space.nvec[:-1]])
-        with torch.no_grad():
+    edges = np.cumsum([0, *model.action_space.nvec[:-1]])
+    with torch.no_grad():
+        if plan.learner.corrects:
+            # A new policy prefers the program as it is; that is then most probable everywhere.
             favoured = (edges + np.array(preset(MPCConfig()))).tolist()
             model.policy.action_net.bias[favoured] = _FIRST_LOGIT
+        elif "replicas" in (choices := control_named(plan.learner.control).choices):
+            one = int(edges[choices.index("replicas")])
+            model.policy.action_net.bias[one] = _ONE_REPLICA_LOGIT
     return model
 
 
@@ -149,7 +156,7 @@ def export(model: Any, plan: TrainingPlan, config: LearnConfig, seconds: float) 
     linear = [layer for layer in networks if isinstance(layer, nn.Linear)]
     info = PolicyInfo(
         agent=plan.agent,
-        fingerprint=plan.spec.fingerprint,
+        fingerprint=plan.fingerprint,
         scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
         actions=tuple(int(n) for n in model.action_space.nvec),
         inputs=control_named(plan.learner.control).fields,
@@ -197,7 +204,7 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     info = load_policy(path.with_name(POLICY_FILE)).info
     if info.agent != plan.agent:
         raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
-    if info.fingerprint != plan.spec.fingerprint:
+    if info.fingerprint != plan.fingerprint:
         wanted = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile, interval "

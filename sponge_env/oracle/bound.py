@@ -12,14 +12,14 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
-from sponge_env.oracle.fluid import Fluid, fluid, least_fluid_cost
+from sponge_env.oracle.fluid import Fluid, fluid, in_whole_intervals, least_fluid_cost
 from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_memory
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import as_long_as_its_traces
 from sponge_env.spec import scenario_profile
 
-NARROW, WIDE, WIDE_JOINT = 1, 6, 4
+NARROW, WIDE, WIDE_JOINT = 1, 6, 8
 """Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
 
 GOOD_GAP = 0.01
@@ -131,31 +131,46 @@ def _least(line: KnownEpisode, violation: int, found: FoundSchedule) -> int:
 def _joint(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
     """Return the same where replicas may be added."""
     found = _joint_schedule(e)
+    if not e.quota and not _excludes_one(e, found):
+        one = np.ones(e.intervals, np.int64)
+        found = min(found, search(e, one, WIDE), key=lambda schedule: schedule.cost)
     # What not even all replicas that fit on the machine could avoid, with no queue.
     late = int(in_one_line(e, _speedup(e)).late[0])
     violations = max(late, int(e.counts.sum()) - _fluid(e).answerable)
     return violations, _fluid_core_intervals(e, found.violations), found
 
 
+def _excludes_one(e: KnownEpisode, found: FoundSchedule) -> bool:
+    """Return whether no schedule of one replica can be better than this one."""
+    late = int(in_one_line(e).late[0])
+    alone = _fluid_core_intervals(e._replace(replicas_max=1), found.violations)
+    return late > found.violations or (late == found.violations and alone >= found.core_intervals)
+
+
 def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     """Search for cores and batches under several plans of replicas; the best is kept."""
     plans = [np.ones(e.intervals, np.int64)]
     if not e.quota:  # replicas that share one CPU serve no more than one that has it all
-        plans += [_plan(e, margin) for margin in MARGINS]
-        # Where those that start take cores from those that serve, they had better come one by one.
-        shared = [plan for plan in plans if plan.max() * e.cores_max > e.total_cores]
-        plans += [_one_by_one(plan, _cold_intervals(e)) for plan in shared]
+        fine = _fluid(e)
+        plans += [
+            _plan(e, f, margin) for f in (fine, in_whole_intervals(fine)) for margin in MARGINS
+        ]
         plans = list({plan.tobytes(): plan for plan in plans}.values())
     found = [(search(e, plan, NARROW), plan) for plan in plans]
     best, plan = min(found, key=lambda pair: pair[0].cost)
     if e.quota:
         return best  # a wider search takes long and finds next to nothing
+    if plan.max() * e.cores_max > e.total_cores:
+        # Where those that start take cores from those that serve, they had better come one by one.
+        slow = _one_by_one(plan, _cold_intervals(e))
+        found = [(best, plan), (search(e, slow, NARROW), slow)]
+        best, plan = min(found, key=lambda pair: pair[0].cost)
     return min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
 
 
-def _plan(e: KnownEpisode, margin: float) -> IntArray:
+def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
     """Return the (intervals,) replicas to ask for, early enough to be ready when needed."""
-    ahead, f = _cold_intervals(e), _fluid(e)
+    ahead = _cold_intervals(e)
     cost = np.full(e.intervals, round(e.cold_start_s / e.interval_s))
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
     # No plan is made for the moments between.
@@ -193,10 +208,9 @@ def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:
     f = _fluid(e)
     others = violations_upper - (int(e.counts.sum()) - f.answerable)
     path = np.zeros(e.intervals, np.int64)
-    return max(
-        least_fluid_cost(f._replace(violation=cost), path) - cost * others
-        for cost in VIOLATION_COSTS
-    )
+    # Where there must be none, the largest cost says most.
+    costs = VIOLATION_COSTS if others > 0 else VIOLATION_COSTS[-1:]
+    return max(least_fluid_cost(f._replace(violation=cost), path) - cost * others for cost in costs)
 
 
 def _speedup(e: KnownEpisode) -> float:

@@ -98,6 +98,8 @@ class KnownEpisode(NamedTuple):
     ahead_s: FloatArray
     """(cores_max,) by how much time the CPU granted in an interval can be ahead of the long run
     at its end."""
+    ahead_written_s: FloatArray
+    """(cores_max,) the same of all intervals since the quota was written."""
     ahead_awake_s: FloatArray
     """(cores_max,) the same of the CPU granted after an idle moment."""
     refill_s: FloatArray
@@ -245,7 +247,7 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         quota, nothing = None, np.zeros(limits.cores)
         work_s = profile.service_table_s(limits.batch, limits.cores)
         dispatch_s, contention = np.zeros(limits.batch), 1.0
-        grants = dict.fromkeys(("ahead_s", "ahead_awake_s", "refill_s"), nothing)
+        grants = dict.fromkeys(("ahead_s", "ahead_written_s", "ahead_awake_s", "refill_s"), nothing)
         grants["share"] = nothing + 1
     padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
     return {
@@ -272,6 +274,7 @@ def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[s
     return {
         "share": share,
         "ahead_s": limited * (first * quota.period_s + debt_s),
+        "ahead_written_s": limited * (first * quota.period_s + quota.tick_s / share),
         "ahead_awake_s": limited * (2 * quota.period_s + debt_s),
         "refill_s": limited * quota.period_s,
     }

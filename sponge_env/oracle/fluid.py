@@ -1,12 +1,13 @@
 """Replicas and cores as a fluid: the lower side of joint scaling, and plans for its upper.
 
-Requests are served like water: in an interval, n replicas of c cores serve as many as their
-largest throughput allows, of what has arrived. For each number of ready replicas and each
-cost it is enough to know how many requests can have been served at most.
+Requests are served like water: n replicas of c cores serve at most as many as their largest
+throughput allows, of what has arrived, and of each only as much as has had time. For each number
+of ready replicas and each cost it is enough to know how many requests can have been served at most.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -15,10 +16,13 @@ import numpy as np
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
-from sponge_env.oracle.episode import KnownEpisode
+from sponge_env.oracle.episode import SLACK_S, KnownEpisode
 
 LEVELS = 512
 """Costs that are told apart, in cores above the least; what costs more counts as the last."""
+
+STEPS = 8
+"""Parts of an interval at whose ends arrivals and deadlines are compared with what was served."""
 
 NOWHERE = -1.0
 """Served by a state that cannot be reached."""
@@ -28,18 +32,32 @@ class Fluid(NamedTuple):
     """An episode in requests per interval, and working space."""
 
     arrived: FloatArray
-    """(intervals,) requests that have arrived by the end of each."""
+    """(intervals, steps) requests that have arrived by the end of each step."""
     due: FloatArray
-    """(intervals,) those of them whose deadline has passed then."""
+    """(intervals, steps) those of them whose deadline has passed then."""
+    startable: FloatArray
+    """(intervals, steps, cores_max) how much of them can be done then, were there a replica for
+    each of those of the same interval."""
+    hopeless: FloatArray
+    """(intervals, steps, cores_max) those that come and are due within the interval and have too
+    little time for these cores, by the step in which they are due."""
     served: FloatArray
-    """(cores_max,) requests that a replica can serve in an interval."""
+    """(cores_max,) requests that a replica can serve in an interval in the long run."""
+    ahead: FloatArray
+    """(cores_max + 1,) how many more it can have served at the end of an interval, by its new
+    cores, since a quota was written; 0 at first."""
+    ahead_awake: FloatArray
+    """(cores_max + 1,) the same since any moment."""
+    refill: FloatArray
+    """(cores_max + 1,) how many more than that before an interval's end."""
     cores: IntArray
     """(replicas_max,) most cores that each of so many replicas can have on the machine."""
     mixed: FloatArray
     """(replicas_max, replicas_max - 1, costs) requests served in an interval in which replicas go
     and leave their cores to the others; see :func:`mixed`."""
-    last_batch: float
-    """Requests at most that a replica still answers after it was taken away."""
+    last_batch: FloatArray
+    """(costs,) requests at most that a replica still answers after it was taken away, by what
+    that costs, rounded down."""
     cores_count: IntArray
     """(intervals,) 1 where cores count."""
     start: IntArray
@@ -54,13 +72,17 @@ class Fluid(NamedTuple):
     violation: float
     """What it costs to leave a request out, in cores held for an interval."""
     now: FloatArray
-    """(replicas_max, LEVELS) requests served at most, by ready replicas less one."""
+    """(replicas_max, 1 or cores_max + 1, LEVELS) requests served at most, what replicas can be
+    ahead of their quota included; by ready replicas less one and the cores that a quota was
+    written for, 0 where that does not matter or is not known."""
     then: FloatArray
-    """(replicas_max, LEVELS) the same an interval later."""
+    """(replicas_max, 1 or cores_max + 1, LEVELS) the same an interval later."""
+    most: FloatArray
+    """(cores_max + 1,) requests served at most by what is cheaper, by cores."""
     origin: IntArray
     """(replicas_max, LEVELS) state in the interval before, as a flat index."""
     source: IntArray
-    """(intervals, replicas_max, LEVELS) such states, for every interval."""
+    """(intervals, replicas_max, LEVELS) such states, for every interval; none under a quota."""
 
 
 def fluid(e: KnownEpisode, replicas: int) -> Fluid:
@@ -68,12 +90,72 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
 
     ``replicas`` are those at the start.
     """
-    ends_s = np.arange(1, e.intervals + 1) * e.interval_s
-    possible = e.deadline_s - e.release_s >= e.fastest_s
-    possible &= e.counts > 0
-    release_s, deadline_s = np.sort(e.release_s[possible]), np.sort(e.deadline_s[possible])
+    cores = np.minimum(e.cores_max, e.total_cores // np.arange(1, e.replicas_max + 1))
     sizes = np.arange(1, e.batch_max + 1)[:, None]
-    granted_s = e.share * (e.interval_s + e.ahead_s)
+    per_work = (sizes / e.padded_s).max(axis=0)
+    served = e.share * e.interval_s * per_work
+    ahead, awake, refill = (
+        np.append(0.0, e.share * time_s * per_work)
+        for time_s in (e.ahead_written_s, e.ahead_awake_s, e.refill_s)
+    )
+    return Fluid(
+        **_requests(e),
+        **_starts(e),
+        served=served,
+        ahead=ahead,
+        ahead_awake=awake,
+        refill=refill,
+        cores=cores,
+        mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
+        last_batch=_last_batch(served, awake[1:], e.batch_max),
+        cores_count=e.cores_count,
+        replicas=replicas,
+        replicas_max=e.replicas_max,
+        violation=0.0,
+        **working_space(e.intervals, e.replicas_max, e.cores_max, e.quota),
+    )
+
+
+def in_whole_intervals(f: Fluid) -> Fluid:
+    """Return a fluid that counts at the ends of intervals only, and for which service is instant.
+
+    Its plans are others, and at times better ones.
+    """
+    arrived = f.arrived[:, -1:].copy()
+    startable = np.repeat(arrived[:, :, None], f.startable.shape[2], axis=2)
+    hopeless = np.zeros_like(startable)
+    due = f.due[:, -1:].copy()
+    return f._replace(arrived=arrived, due=due, startable=startable, hopeless=hopeless)
+
+
+def _requests(e: KnownEpisode) -> dict[str, Any]:
+    """Count what arrives, is due and can be done by the end of each step."""
+    possible = (e.deadline_s - e.release_s >= e.fastest_s) & (e.counts > 0)
+    release_s, deadline_s = e.release_s[possible], e.deadline_s[possible]
+    ends_s = np.arange(1, e.intervals * STEPS + 1).reshape(-1, STEPS) * (e.interval_s / STEPS)
+    arrived = np.searchsorted(np.sort(release_s), ends_s, side="right").astype(np.float64)
+    due = np.searchsorted(np.sort(deadline_s), ends_s, side="left").astype(np.float64)
+    interval = np.searchsorted(ends_s[:, -1], release_s, side="left")
+    until_s = ends_s[interval] - release_s[:, None]  # since the arrival, for all steps
+    over = ends_s[interval] > deadline_s[:, None]
+    startable = np.repeat(arrived[:, :, None], e.cores_max, axis=2)
+    hopeless = np.zeros_like(startable)
+    for c, fastest_s in enumerate(e.padded_s[0]):
+        undone = np.clip(1 - (until_s + SLACK_S) / fastest_s, 0, 1) * (until_s >= 0) * ~over
+        np.subtract.at(startable[:, :, c], interval, undone)
+        late = (deadline_s - release_s < fastest_s - SLACK_S)[:, None] & over
+        np.add.at(hopeless[:, :, c], interval, np.diff(late, axis=1, prepend=False))
+    return {
+        "arrived": arrived,
+        "due": due,
+        "startable": startable,
+        "hopeless": hopeless,
+        "answerable": int(possible.sum()),
+    }
+
+
+def _starts(e: KnownEpisode) -> dict[str, Any]:
+    """Return what a replica has cost by the time it is ready, and when the first one can be."""
     cold = e.cold_start_s / e.interval_s
     longest = math.ceil(cold - 1e-9)
     counted = np.concatenate([np.zeros(longest, np.int64) + e.cores_count[0], e.cores_count])
@@ -81,35 +163,34 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
     least = int(cold / (1 + e.ahead_s.max() / e.interval_s) + 1e-9)
     if e.total_cores < 2 * e.replicas_max:
         least = max(0, least - 1)  # one may have to wait until others have gone
-    cores = np.minimum(e.cores_max, e.total_cores // np.arange(1, e.replicas_max + 1))
-    per_work = (sizes / e.padded_s).max(axis=0)
-    steady, burst = e.share * e.interval_s * per_work, e.share * e.ahead_s * per_work
-    return Fluid(
-        arrived=np.searchsorted(release_s, ends_s, side="right").astype(np.float64),
-        due=np.searchsorted(deadline_s, ends_s, side="left").astype(np.float64),
-        served=(sizes * granted_s / e.padded_s).max(axis=0),
-        cores=cores,
-        mixed=mixed(cores, steady, burst, e.total_cores),
-        last_batch=float(e.batch_max),
-        cores_count=e.cores_count,
-        start=charged * least,
-        ready_from=0 if e.quota else int(cold + 1e-9),
-        replicas=replicas,
-        replicas_max=e.replicas_max,
-        answerable=int(possible.sum()),
-        violation=0.0,
-        **working_space(e.intervals, e.replicas_max),
-    )
+    return {"start": charged * least, "ready_from": 0 if e.quota else int(cold + 1e-9)}
 
 
-def working_space(intervals: int, replicas_max: int) -> dict[str, Any]:
+def _last_batch(served: FloatArray, awake: FloatArray, batch_max: int) -> FloatArray:
+    """Return the most requests that a replica answers while it holds less than a core more."""
+    best = float((served / np.arange(1, served.size + 1)).max())
+    costs = np.arange(max(1, math.ceil(batch_max / best)))
+    most: FloatArray = np.minimum(batch_max, (costs + 1) * best + awake.max())
+    return most
+
+
+def working_space(
+    intervals: int, replicas_max: int, cores_max: int, quota: bool = False
+) -> dict[str, Any]:
     """Allocate the last fields of :class:`Fluid`."""
-    now, then = np.zeros((2, replicas_max, LEVELS))
-    source = np.zeros((intervals, replicas_max, LEVELS), np.int64)
-    return {"now": now, "then": then, "origin": np.zeros_like(now, np.int64), "source": source}
+    now, then = np.zeros((2, replicas_max, cores_max + 1 if quota else 1, LEVELS))
+    return {
+        "now": now,
+        "then": then,
+        "most": np.zeros(cores_max + 1),
+        "origin": np.zeros((replicas_max, LEVELS), np.int64),
+        "source": np.zeros((0 if quota else intervals, replicas_max, LEVELS), np.int64),
+    }
 
 
-def mixed(cores: IntArray, steady: FloatArray, burst: FloatArray, total_cores: int) -> FloatArray:
+def mixed(
+    cores: IntArray, steady: FloatArray, burst: FloatArray, total_cores: int, batch_max: int
+) -> FloatArray:
     """Return what is served in an interval in which replicas that drained have gone.
 
     While they hold cores there may be fewer for the others, which then do not have the same cores
@@ -121,6 +202,7 @@ def mixed(cores: IntArray, steady: FloatArray, burst: FloatArray, total_cores: i
         steady: (cores_max,) requests that a replica serves in an interval.
         burst: (cores_max,) how many more it can serve each time that its quota is written.
         total_cores: Core units of the machine.
+        batch_max: Most requests that each of those that go has left.
 
     Returns:
         (replicas_max, replicas_max - 1, costs) by how many stay and serve, how many have gone, and
@@ -128,20 +210,26 @@ def mixed(cores: IntArray, steady: FloatArray, burst: FloatArray, total_cores: i
     """
     least = _least_mixed_cost(cores.size, steady.size, total_cores)
     costs = np.arange(min(LEVELS, int((cores * np.arange(1, cores.size + 1)).max())))
-    served = np.full((*least.shape, costs.size), NOWHERE)
-    for n in range(1, cores.size):
+    served = np.full((cores.size, cores.size - 1, costs.size), NOWHERE)
+    best = float((steady / np.arange(1, steady.size + 1)).max())
+    for n, starting in itertools.product(range(1, cores.size), range(cores.size)):
         most = cores[n - 1]
-        up_to = np.minimum((costs + 1) / n, most)
-        line = _concave(steady[:most], up_to)
+        line = _concave(steady[:most], np.minimum((costs + 1 + starting) / (n + starting), most))
         for gone in range(1, cores.size - n + 1):
-            alone = line + (1 + gone) * burst[:most].max()
-            possible = (costs >= least[n - 1, gone - 1]) & (costs < n * most)
-            served[n - 1, gone - 1, possible] = n * alone[possible]
+            written = (1 + gone) * burst[:most].max()
+            last_batches = np.minimum(gone * batch_max, (costs + 1 - n) * best + gone * written)
+            done = n * (line + written) + last_batches
+            possible = (costs >= least[n - 1, starting, gone - 1]) & (costs < n * most)
+            at = served[n - 1, gone - 1]
+            at[possible] = np.maximum(at[possible], done[possible])
     return served
 
 
 def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> IntArray:
-    """Return the (replicas_max, replicas_max - 1) least cost of such an interval; else LEVELS."""
+    """Return the least cost of such an interval; LEVELS if there is none.
+
+    (replicas_max, replicas_max, replicas_max - 1) by replicas that stay, start and have gone.
+    """
     after, cores, starting, draining = np.ogrid[
         1 : replicas_max + 1, 1 : cores_max + 1, :replicas_max, 1:replicas_max
     ]
@@ -150,8 +238,8 @@ def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> In
     limited = (shared > 0) & (shared < cores) & (cores * (after + starting) <= total_cores)
     # What those that start must cost is charged elsewhere.
     cost = np.minimum(shared * held, cores * (after + starting)) - starting
-    cost = np.where(limited, cost, LEVELS).min(axis=(1, 2))
-    cheapest: IntArray = np.minimum.accumulate(cost, axis=1)
+    cost = np.where(limited, cost, LEVELS).min(axis=1)
+    cheapest: IntArray = np.minimum.accumulate(cost, axis=2)
     return cheapest
 
 
@@ -166,9 +254,12 @@ def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
 
 @entry_point
 def least_fluid_cost(f: Fluid, replicas: IntArray) -> int:
-    """Return the least cost of serving an episode like water; write its (intervals,) replicas."""
+    """Return the least cost of serving an episode like water.
+
+    Write its (intervals,) replicas, but not under a quota.
+    """
     f.now[:] = NOWHERE
-    f.now[f.replicas - 1, 0] = 0.0
+    f.now[f.replicas - 1, 0, 0] = 0.0
     least = 0
     for k in range(f.cores_count.size):
         _scale(f, k)
@@ -176,45 +267,66 @@ def least_fluid_cost(f: Fluid, replicas: IntArray) -> int:
         least += extra
         f.now[:] = NOWHERE
         _rebase(f, k, extra)
+    if f.source.shape[0]:
+        _trace_back(f, replicas)
+    return least
+
+
+@compiled
+def _trace_back(f: Fluid, replicas: IntArray) -> None:
     state = 0
     for n in range(f.replicas_max):
-        if f.now[n, 0] > NOWHERE:
+        if f.now[n, 0, 0] > NOWHERE:
             state = n * LEVELS
     for k in range(f.cores_count.size - 1, -1, -1):
         replicas[k] = state // LEVELS + 1
         state = f.source[k, state // LEVELS, state % LEVELS]
-    return least
+
+
+@compiled
+def _arrived_before(f: Fluid, k: int) -> float:
+    return f.arrived[k - 1, f.arrived.shape[1] - 1] if k else 0.0
 
 
 @compiled
 def _scale(f: Fluid, k: int) -> None:
     """Let replicas be added at what they have cost by now, and be taken away.
 
-    One that is taken away finishes its batch first, of what has arrived. That is given to it
-    here at no cost, which errs on the side of the lower bound.
+    One that is taken away finishes its batch first, of what has arrived, and holds its cores so
+    long; what that costs is rounded down.
     """
     for n in range(f.replicas_max):
         for level in range(LEVELS):
             f.origin[n, level] = n * LEVELS + level
-    arrived = f.arrived[k - 1] if k else 0.0
+    arrived = _arrived_before(f, k)
+    in_force = f.now.shape[1]
     if k >= f.ready_from or f.cores_count[0] == 0:
         for n in range(1, f.replicas_max):
-            for level in range(LEVELS):
-                costlier = min(LEVELS - 1, level + f.start[k])
-                _improve(f, n, costlier, n - 1, level, f.now[n - 1, level])
+            for c in range(in_force):
+                for level in range(LEVELS):
+                    served = f.now[n - 1, c, level]
+                    if served > NOWHERE:
+                        costlier = min(LEVELS - 1, level + f.start[k])
+                        _improve(f, n, c, costlier, n - 1, level, served + f.ahead_awake[c])
     for n in range(f.replicas_max - 2, -1, -1):
-        for level in range(LEVELS):
-            served = f.now[n + 1, level]
-            if served > NOWHERE:
-                served = max(served, min(served + f.last_batch, arrived))
-            _improve(f, n, level, n + 1, level, served)
+        for c in range(in_force):
+            most = arrived + (n + 2) * f.ahead_awake[c]
+            for level in range(LEVELS):
+                served = f.now[n + 1, c, level]
+                if served > NOWHERE:
+                    for core_cost in range(f.last_batch.size):
+                        more = max(served, min(served + f.last_batch[core_cost], most))
+                        costlier = min(LEVELS - 1, level + f.cores_count[k] * core_cost)
+                        _improve(f, n, c, costlier, n + 1, level, more)
 
 
 @compiled
-def _improve(f: Fluid, n: int, level: int, other: int, other_level: int, served: float) -> None:
+def _improve(
+    f: Fluid, n: int, c: int, level: int, other: int, other_level: int, served: float
+) -> None:
     """Reach a state from another with so many requests served, if that is more."""
-    if served > f.now[n, level]:
-        f.now[n, level] = served
+    if served > f.now[n, c, level]:
+        f.now[n, c, level] = served
         f.origin[n, level] = f.origin[other, other_level]
 
 
@@ -227,45 +339,112 @@ def _serve(f: Fluid, k: int) -> int:
     f.then[:] = NOWHERE
     least = LEVELS - 1
     for n in range(f.replicas_max):
-        for level in range(LEVELS):
-            if f.now[n, level] > NOWHERE:
-                for cores in range(1, f.cores[n] + 1):
-                    served = f.now[n, level] + (n + 1) * f.served[cores - 1]
-                    cost = level + f.cores_count[k] * cores * (n + 1)
-                    least = min(least, _reach(f, k, n, cost, served, n, level))
-                    if served >= f.arrived[k]:
-                        break
+        least = min(least, _serve_alike(f, k, n))
         for before in range(n + 1, f.replicas_max):
             least = min(least, _serve_mixed(f, k, n, before))
     return least
 
 
 @compiled
-def _serve_mixed(f: Fluid, k: int, n: int, before: int) -> int:
-    """Serve an interval in which replicas go and leave their cores to the others."""
-    gone, least = before - n, LEVELS - 1
-    arrived = f.arrived[k - 1] if k else 0.0
-    for core_cost in range(f.mixed.shape[2]):
-        more = f.mixed[n, gone - 1, core_cost]
-        if more > NOWHERE:
-            for level in range(LEVELS):
-                served = f.now[before, level]
-                if served > NOWHERE:
-                    served = max(served, min(served + gone * f.last_batch, arrived)) + more
-                    cost = level + f.cores_count[k] * core_cost
-                    least = min(least, _reach(f, k, n, cost, served, before, level))
+def _serve_alike(f: Fluid, k: int, n: int) -> int:
+    """Serve an interval in which all replicas have the same cores all the time."""
+    least = LEVELS - 1
+    f.most[:] = NOWHERE
+    for level in range(LEVELS):
+        first = _best(f, k, n, level, 0)
+        if first >= 0:
+            second = _best(f, k, n, level, first)
+            for cores in range(1, f.cores[n] + 1):
+                other = second if first == cores else first
+                served = _resized(f, k, n, level, cores, other)
+                if served > f.most[cores]:
+                    f.most[cores] = served
+                    least = min(least, _serve_steps(f, k, n, cores, level, served))
     return least
 
 
 @compiled
-def _reach(f: Fluid, k: int, n: int, cost: int, served: float, other: int, other_level: int) -> int:
-    """Reach an interval's end with so many requests served; return the cost."""
-    served = min(served, f.arrived[k])
-    left_out = max(0.0, f.due[k] - served)
+def _best(f: Fluid, k: int, n: int, level: int, but: int) -> int:
+    """Return the cores in force with which most was served, but not these; -1 if none."""
+    best, most, arrived = -1, NOWHERE, _arrived_before(f, k)
+    for cores in range(f.now.shape[1]):
+        served = min(f.now[n, cores, level], arrived)
+        if served > most and (cores == 0 or cores != but):
+            best, most = cores, served
+    return best
+
+
+@compiled
+def _resized(f: Fluid, k: int, n: int, level: int, cores: int, other: int) -> float:
+    """Return what can have been served, CPU ahead included, when these cores are in force."""
+    served = NOWHERE
+    if f.now[n, 0, level] > NOWHERE:
+        served = f.now[n, 0, level] + (n + 1) * f.ahead_awake[cores]
+    if f.now.shape[1] > 1:
+        served = max(served, f.now[n, cores, level])
+        if other >= 0:
+            before = min(f.now[n, other, level], _arrived_before(f, k))
+            served = max(served, before + (n + 1) * f.ahead[cores])
+    return served
+
+
+@compiled
+def _serve_steps(f: Fluid, k: int, n: int, cores: int, level: int, served: float) -> int:
+    """Serve an interval step by step; return the cost."""
+    steps, c, left_out = f.arrived.shape[1], cores - 1, 0.0
+    for step in range(steps):
+        startable = f.startable[k, step, c]
+        hopeless = f.hopeless[k, step, c]
+        served += (n + 1) * f.served[c] / steps + hopeless
+        served = min(served, startable + (n + 1) * f.ahead_awake[cores])
+        ahead = (n + 1) * f.refill[cores] * (step < steps - 1)
+        missing = max(0.0, f.due[k, step] - min(served + ahead, startable))
+        served += missing
+        left_out += hopeless + missing
+    cost = level + f.cores_count[k] * cores * (n + 1)
+    return _reach(f, k, n, cores, cost, served, left_out, n, level)
+
+
+@compiled
+def _serve_mixed(f: Fluid, k: int, n: int, before: int) -> int:
+    """Serve an interval in which replicas go and leave their cores to the others."""
+    least, most, last = LEVELS - 1, NOWHERE, f.arrived.shape[1] - 1
+    arrived = _arrived_before(f, k)
+    for level in range(LEVELS):
+        cores = _best(f, k, before, level, 0)
+        served = min(f.now[before, cores, level], arrived) if cores >= 0 else NOWHERE
+        if served > most:  # of what is cheaper
+            most = served
+            for core_cost in range(f.mixed.shape[2]):
+                more = f.mixed[n, before - n - 1, core_cost]
+                if more > NOWHERE:
+                    done = min(served + more, f.arrived[k, last])
+                    missing = max(0.0, f.due[k, last] - done)
+                    cost = level + f.cores_count[k] * core_cost
+                    cost = _reach(f, k, n, 0, cost, done + missing, missing, before, level)
+                    least = min(least, cost)
+    return least
+
+
+@compiled
+def _reach(
+    f: Fluid,
+    k: int,
+    n: int,
+    cores: int,
+    cost: int,
+    served: float,
+    left_out: float,
+    other: int,
+    other_level: int,
+) -> int:
+    """Reach an interval's end with so many requests served or left out; return the cost."""
     cost = min(cost + int(f.violation * left_out), LEVELS - 1)
-    if served + left_out > f.then[n, cost]:
-        f.then[n, cost] = served + left_out
-        f.source[k, n, cost] = f.origin[other, other_level]
+    c = cores if f.then.shape[1] > 1 else 0
+    if served > f.then[n, c, cost]:
+        f.then[n, c, cost] = served
+        if f.source.shape[0]:
+            f.source[k, n, cost] = f.origin[other, other_level]
     return cost
 
 
@@ -274,5 +453,7 @@ def _rebase(f: Fluid, k: int, least: int) -> None:
     """Count costs from the least."""
     for n in range(f.now.shape[0]):
         for level in range(LEVELS - least):
-            f.now[n, level] = f.then[n, level + least]
-            f.source[k, n, level] = f.source[k, n, level + least]
+            for c in range(f.now.shape[1]):
+                f.now[n, c, level] = f.then[n, c, level + least]
+            if f.source.shape[0]:
+                f.source[k, n, level] = f.source[k, n, level + least]

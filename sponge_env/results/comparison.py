@@ -33,6 +33,8 @@ Span = tuple[float, float]
 FEW_VIOLATIONS = 0.001
 """Avoidable violations per request with which an agent counts as meeting the SLO."""
 
+AVOIDABLE = "avoidable_violation_rate"
+
 STANDARD = "standard"
 """Suite whose order of agents, scenarios, profiles and starts all reports keep to."""
 
@@ -41,6 +43,29 @@ DRAWN = (
     "replicas_ready", "delay_mean_s", "bandwidth_bytes_per_s",
 )  # fmt: skip
 """Interval metrics that pictures show and sentences are about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An agent on some cells."""
+
+    agent: str
+    rate: float
+    """Avoidable violations per request, mean over families of cells and seeds."""
+    rates: Mapping[Cell, float]
+    """The same of each cell."""
+    cores: float
+    """Mean cores, or their ratio to the bound's."""
+
+    @property
+    def worst(self) -> Cell:
+        """The cell with the most avoidable violations."""
+        return max(self.rates, key=self.rates.__getitem__)
+
+    @property
+    def few_in(self) -> int:
+        """In how many cells it meets the SLO."""
+        return sum(rate <= FEW_VIOLATIONS for rate in self.rates.values())
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,9 @@ class Comparison:
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The part that counts of every agent's first seed, one row per interval."""
     latencies: pd.DataFrame = field(default_factory=pd.DataFrame)
+    best_of: Mapping[str, Mapping[Cell, str]] = field(default_factory=dict)
+    """By name, which agent counts on which cell. The frames have its results under that name as
+    well, which is none of the agents."""
 
     @property
     def scenarios(self) -> list[str]:
@@ -99,6 +127,14 @@ class Comparison:
             if not frame.empty
             for key, rows in frame.groupby(["agent", *CELL])
         }
+
+    @property
+    def kinds(self) -> dict[str, list[str]]:
+        """The scenarios of each family, and each that has none by its own name, in order."""
+        found: dict[str, list[str]] = {}
+        for scenario in self.scenarios:
+            found.setdefault(self.families.get(scenario, scenario), []).append(scenario)
+        return found
 
     def intervals_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the intervals of an agent's first seed on a cell; empty if it has none."""
@@ -149,9 +185,27 @@ class Comparison:
 
     def cheapest(self, cell: Cell) -> str:
         """Return the agent with the fewest cores among those that meet the SLO; empty if none."""
-        violations = {a: self.mean(a, "avoidable_violation_rate", cell) for a in self.there(cell)}
+        violations = {a: self.mean(a, AVOIDABLE, cell) for a in self.there(cell)}
         good = [agent for agent, rate in violations.items() if rate <= FEW_VIOLATIONS]
         return min(good, key=lambda a: self.mean(a, "core_seconds", cell), default="")
+
+    def standings(self, cells: Sequence[Cell], agents: Sequence[str] = ()) -> list[Standing]:
+        """Return how agents, or else all, do on some cells; only those that have all of them.
+
+        Cores are relative to the bound of all agents, where the cells have it.
+        """
+        bounded = bool(cells) and self.bounded(cells) == list(cells)
+        cores = "cores_over_common_bound" if bounded else "mean_cores"
+        return [
+            Standing(
+                agent,
+                self.mean(agent, AVOIDABLE, *cells),
+                {cell: self.mean(agent, AVOIDABLE, cell) for cell in cells},
+                self.mean(agent, cores, *cells),
+            )
+            for agent in agents or self.agents
+            if cells and all(self.has(agent, cell) for cell in cells)
+        ]
 
     def different(
         self,
@@ -261,7 +315,9 @@ class RunFolder:
     path: Path
     comparison: Comparison
     featured: Sequence[str]
-    """Agents to show where there is no room for all."""
+    """Agents, or names of the best of some, to show where there is no room for all."""
+    also_shown: Sequence[str]
+    """Agents that the tables of scenarios show as well."""
     command: str
     host: dict[str, Any]
     versions: dict[str, Any]
@@ -286,8 +342,11 @@ def load_run(path: Path) -> RunFolder:
     added = swept - set(arrangement.cells)
     # Agents and cells keep to the order of the standard suite, further ones follow.
     agents = _ordered(episodes["agent"], standard.agents)
+    members = {n: [a for a in names if a in agents] for n, names in standard.best_of.items()}
+    best_of = {n: _best(episodes, names) for n, names in members.items() if len(names) > 1}
+    intervals = _counted(read.load_intervals(path, DRAWN, seed=0), episodes)
     comparison = Comparison(
-        episodes=episodes,
+        episodes=_with_best(episodes, best_of),
         failures=failures,
         agents=agents,
         cells=[cell for cell in _ordered_cells(named, standard) if cell not in added],
@@ -295,12 +354,39 @@ def load_run(path: Path) -> RunFolder:
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
         bounds=read.load_bounds(path),
-        intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
-        latencies=read.load_latencies(path),
+        intervals=_with_best(intervals, best_of),
+        latencies=_with_best(read.load_latencies(path), best_of),
+        best_of=best_of,
     )
+    # Where one of a group is there alone, it stands for itself.
+    shown = [
+        shown
+        for name in standard.featured
+        for shown in ([name] if name in best_of else members.get(name, [name]))
+    ]
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
-    return RunFolder(path, comparison, standard.featured, _command(path), host, versions)
+    return RunFolder(path, comparison, shown, standard.also_shown, _command(path), host, versions)
+
+
+def _best(episodes: pd.DataFrame, agents: Sequence[str]) -> dict[Cell, str]:
+    """Return which of some agents counts on each cell; of equal ones the first."""
+    measures = [AVOIDABLE, "core_seconds"]
+    means = episodes.groupby(["agent", *CELL])[measures].mean()
+    means = means.loc[list(agents)].sort_values(measures, kind="stable")
+    rows = means.index.to_frame(index=False).drop_duplicates(list(CELL))
+    return {cast(Cell, tuple(cell)): agent for agent, *cell in rows.itertuples(index=False)}
+
+
+def _with_best(frame: pd.DataFrame, best_of: Mapping[str, Mapping[Cell, str]]) -> pd.DataFrame:
+    """Repeat the rows of whoever counts under the name of its group."""
+    if frame.empty or not best_of:
+        return frame
+    added = []
+    for name, counts in best_of.items():
+        picked = pd.DataFrame([(a, *cell) for cell, a in counts.items()], columns=["agent", *CELL])
+        added.append(frame.merge(picked, on=["agent", *CELL]).assign(agent=name))
+    return pd.concat([frame, *added], ignore_index=True)
 
 
 def _ordered_cells(there: pd.DataFrame, standard: Suite) -> list[Cell]:

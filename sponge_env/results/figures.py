@@ -12,7 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, ScalarFormatter
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from sponge_env.arrays import FloatArray
@@ -70,6 +72,16 @@ magnitude."""
 
 LINEAR_UP_TO_PERCENT = 0.1
 """The same for violations per request; 0 must be on it."""
+
+SUMMARY_LINEAR_UP_TO_PERCENT = 0.01
+"""The same where few agents have room for their names."""
+
+NAME_OFFSETS = tuple(
+    (right * far, up * far)
+    for far in (7, 18, 30, 44)
+    for right, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+)
+"""Where a name may stand beside its point, in points; the first that is free is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +357,105 @@ def points(comparison: Comparison, cells: Sequence[Cell]) -> list[Point]:
     return found
 
 
+def summary_figure(comparison: Comparison, styles: Styles) -> Figure:
+    """Draw the README's table: violations against cores of a few agents, a panel for each start.
+
+    Each point has its agent's name beside it.
+    """
+    starts, bound = comparison.starts, comparison.common_bound
+    panels: Panels = [[(f"{start} start", comparison.cells_of(start=start)) for start in starts]]
+    cores = f"cores over what {bound} attains" if bound else "mean cores"
+    labels = cores, "avoidable violations [%]"
+    figure, grid = _grid(panels, (0.8 + 4.4 * len(starts), 4.6), 110, labels, "both")
+    shown = [_places(comparison, start, list(styles)) for start in starts]
+    most = max([1.0, *(rate for places in shown for _, rate in places.values())])
+    for (ax, _), places in zip(grid, shown, strict=True):
+        for agent, place in places.items():
+            ax.plot(*place, linestyle="none", clip_on=False, **styles[agent].of_marker)
+        linear_up_to = SUMMARY_LINEAR_UP_TO_PERCENT
+        _violation_axis(ax, -0.4 * linear_up_to, min(100.0, 2.5 * most), linear_up_to)
+        _core_axis(ax)
+        ax.margins(x=0.12)
+    figure.draw_without_rendering()  # where names go depends on where the axes are
+    for (ax, _), places in zip(grid, shown, strict=True):
+        _name_points(ax, places, styles)
+    return figure
+
+
+def _places(
+    comparison: Comparison, start: str, agents: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Return cores and violations in per cent of agents, as in the README's table."""
+    bound, found = comparison.common_bound, {}
+    metric = "cores_over_common_bound" if bound else "mean_cores"
+    for agent in agents:
+        cells = comparison.shared_cells(agent, start)
+        if bounded := comparison.bounded(cells) if bound else cells:
+            rate = comparison.mean(agent, "avoidable_violation_rate", *cells) * 100
+            found[agent] = comparison.mean(agent, metric, *bounded), rate
+    return found
+
+
+def _name_points(ax: Axes, places: Mapping[str, tuple[float, float]], styles: Styles) -> None:
+    """Write each agent's name where it hides nothing, if there is such a place."""
+    points = [ax.transData.transform(place) for place in places.values()]
+    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    taken.append(_arrow_to_better(ax, taken))
+    for agent, place in sorted(places.items(), key=lambda item: item[1][1]):
+        tried = [_name_at(ax, agent, place, offset, styles[agent]) for offset in NAME_OFFSETS]
+        boxes = [_box(name).padded(2) for name in tried]
+        hidden = [box.count_overlaps(taken) + 9 * _outside(box, ax) for box in boxes]
+        best = hidden.index(min(hidden))
+        taken.append(boxes[best])
+        for n, name in enumerate(tried):
+            if n != best:
+                name.remove()
+
+
+def _arrow_to_better(ax: Axes, taken: Sequence[Bbox]) -> Bbox:
+    """Point to fewer cores and violations, from the corner with the fewest points in it."""
+    width, height = 0.2, 0.2  # of the axes
+    corners = [(0.98, 0.98), (0.25, 0.25), (0.98, 0.25), (0.25, 0.98)]
+    boxes = [
+        Bbox.from_extents(x - width, y - height, x, y).transformed(ax.transAxes) for x, y in corners
+    ]
+    points = [box.count_overlaps(taken) for box in boxes]
+    best = points.index(min(points))
+    x, y = corners[best]
+    ax.annotate(
+        "better", (x - width, y - height), (x, y), ha="right", va="top", color="#666666",
+        xycoords="axes fraction", textcoords="axes fraction",
+        arrowprops={"arrowstyle": "->", "color": NETWORK_COLOUR},
+    )  # fmt: skip
+    return boxes[best]
+
+
+def _name_at(
+    ax: Axes, agent: str, place: tuple[float, float], offset: tuple[int, int], style: Style
+) -> Annotation:
+    """Write a name at an offset in points from a point, with a line to it if it is far."""
+    right, up = offset
+    line = {"arrowstyle": "-", "color": style.colour, "linewidth": 0.6}
+    name = ax.annotate(
+        agent, place, offset, textcoords="offset points", color=style.colour, fontsize="medium",
+        ha="left" if right > 0 else "right" if right < 0 else "center",
+        va="bottom" if up > 0 else "top" if up < 0 else "center",
+        arrowprops=line if max(map(abs, offset)) > 10 else None,
+    )  # fmt: skip
+    name.set_in_layout(False)  # the axes stay where they are
+    return name
+
+
+def _box(name: Annotation) -> Bbox:
+    """Return where the letters are, without the line to the point."""
+    name.get_window_extent()  # finds its place
+    return Text.get_window_extent(name)
+
+
+def _outside(box: Bbox, ax: Axes) -> bool:
+    return bool(box.x0 < ax.bbox.x0 or box.x1 > ax.bbox.x1 or box.y0 < ax.bbox.y0)
+
+
 def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
     """Draw violations against cores; a panel shows means over its cells."""
     all_styles = {**styles, **BOUND_STYLES}
@@ -361,12 +472,9 @@ def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fig
     lowest = min([0.0, *(point.violations.value for point in drawn)])
     for ax, found in shown:
         _draw_points(ax, found, all_styles)
-        ax.set_yscale("symlog", linthresh=LINEAR_UP_TO_PERCENT)
-        ax.set_ylim(1.2 * lowest - 0.02, 100)  # below 0 where a bound is beaten
-        ax.yaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
-        ax.yaxis.set_major_formatter(PLAIN)
-        ax.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        # Below 0 where a bound is beaten.
+        _violation_axis(ax, 1.2 * lowest - 0.02, 100, LINEAR_UP_TO_PERCENT)
+        _core_axis(ax)
     there = {point.agent for point in drawn}
     handles = [
         Line2D([], [], linestyle="none", label=agent, **style.of_marker)
@@ -375,6 +483,20 @@ def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fig
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     return figure
+
+
+def _violation_axis(ax: Axes, lowest: float, highest: float, linear_up_to: float) -> None:
+    """Make the vertical axis logarithmic, but around 0."""
+    ax.set_yscale("symlog", linthresh=linear_up_to)
+    ax.set_ylim(lowest, highest)
+    ticks = [-1, -0.1, 0, *([linear_up_to] if linear_up_to < 0.1 else []), 0.1, 1, 10, 100]
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_major_formatter(PLAIN)
+
+
+def _core_axis(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_points(ax: Axes, shown: Sequence[Point], styles: Styles) -> None:

@@ -19,7 +19,14 @@ from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.fidelity.report import Fidelity, load_fidelity
 from sponge_env.results import tables
-from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison, RunFolder, load_run
+from sponge_env.results.comparison import (
+    FEW_VIOLATIONS,
+    Cell,
+    Comparison,
+    RunFolder,
+    Standing,
+    load_run,
+)
 from sponge_env.results.figures import (
     COLOURS,
     Panels,
@@ -28,6 +35,7 @@ from sponge_env.results.figures import (
     pareto_figure,
     png,
     style_of,
+    summary_figure,
     time_series,
 )
 from sponge_env.results.layout import code, listed, markdown, percent, plain
@@ -35,8 +43,8 @@ from sponge_env.results.layout import code, listed, markdown, percent, plain
 MARK = "results"
 """Name of the README's part."""
 
-COMPARISON = "comparison.png"
-"""The README's picture, beside the Markdown."""
+SUMMARY, COMPARISON = "summary", "comparison.png"
+"""The README's picture: its name, and its file beside the Markdown."""
 
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
 """Scenarios and starts whose first episode the Markdown shows, with the first profile."""
@@ -67,8 +75,10 @@ class Remarks:
     """Sentences that come first."""
     text: str = ""
     """Markdown that follows the findings."""
-    head: str = ""
-    """What has to be known about the run before anything else."""
+    sensitivity: str = ""
+    """What has to be known of the sweeps."""
+    last: str = ""
+    """Markdown at the end."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,17 @@ class Section:
     def comparison(self) -> Comparison:
         """The run's results."""
         return self.run.comparison
+
+    @property
+    def rows(self) -> list[str]:
+        """Agents in the tables of scenarios."""
+        more = [agent for agent in self.run.also_shown if agent in self.comparison.agents]
+        return list(dict.fromkeys([*self.featured, *more]))
+
+    @property
+    def best_of_notes(self) -> list[str]:
+        """What has to be known of names that stand for several agents."""
+        return tables.best_of_notes(self.comparison, self.featured)
 
     @property
     def unbounded(self) -> list[Cell]:
@@ -118,6 +139,8 @@ class Section:
         text = "Violations against cores"
         draw = partial(pareto_figure, c, overall, styles)
         yield "pareto", f"{text}, mean over all cells", draw
+        draw = partial(summary_figure, c, few)
+        yield SUMMARY, f"{text} of {', '.join(few)}, mean over all cells", draw
         yield "decisions", "Decision times", partial(decision_figure, c)
         for name in c.scenarios:
             panels = self._panels(name)
@@ -145,6 +168,33 @@ def _series(cell: Cell) -> str:
 def findings(comparison: Comparison) -> list[str]:
     """Return sentences whose numbers and direction come from the data, whoever was compared."""
     return [*_cheapest(comparison), *_bounds(comparison)]
+
+
+def choices(comparison: Comparison, name: Callable[[str], str] = str) -> Iterator[str]:
+    """Say for each start which agents to choose, over all cells; names are written as asked."""
+    few = f"at most {percent(FEW_VIOLATIONS, 1)} on average"
+    for start in comparison.starts:
+        cells = comparison.cells_of(start=start)
+        standings = comparison.standings(cells)
+        if len(standings) < 2:
+            continue  # there is no choice
+        found = tables.leaders(standings, lambda one: one.rate <= FEW_VIOLATIONS)
+        bound = comparison.bounded(cells) == cells
+        fewest, *cheapest = dict.fromkeys(_standing(one, bound, name) for one in found)
+        rest = f"of those with {few} {''.join(cheapest) or 'also'} the fewest cores"
+        equal = sum(one.rate == found[0].rate for one in standings) - 1
+        ties = f" (as few: {equal} more, none on fewer cores)" if equal else ""
+        everywhere = "" if len(standings) == len(comparison.agents) else " with results everywhere"
+        yield (
+            f"After a {start} start, of {len(standings)} controllers{everywhere} {fewest} has the "
+            f"fewest avoidable violations{ties}, and {rest if found[1:] else f'nobody has {few}'}."
+        )
+
+
+def _standing(one: Standing, bound: bool, name: Callable[[str], str]) -> str:
+    cores = f"{one.cores:.2f} times the cores of the bound" if bound else f"{one.cores:.2f} cores"
+    cells = f"at most {percent(FEW_VIOLATIONS, 1)} in {one.few_in} of {len(one.rates)} cells"
+    return f"{name(one.agent)} ({percent(one.rate, 3)}, {cells}; {cores})"
 
 
 def _cheapest(comparison: Comparison) -> Iterator[str]:
@@ -218,7 +268,7 @@ def featured(run: RunFolder, chosen: Sequence[str] = ()) -> list[str]:
         return [agent for agent in agents if agent in chosen]
     if len(agents) <= len(COLOURS):
         return agents
-    known = [agent for agent in run.featured if agent in agents]
+    known = [agent for agent in run.featured if agent in (*agents, *run.comparison.best_of)]
     return known if len(known) > 1 else agents[: len(COLOURS)]
 
 
@@ -235,9 +285,11 @@ def results(
     groups = [comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
     cells = [found[0] for found in groups if found] or comparison.cells[:1]
     series = [pictures[_series(cell)] for cell in cells]
-    shown = {"section": section, "picture": COMPARISON, "series": series, "remarks": remarks}
-    files = {f"results-{picture.name}.png": picture.content for picture in series}
-    return _rendered("results.md.j2", **shown), {COMPARISON: pictures["pareto"].content, **files}
+    summary, everybody = pictures[SUMMARY], pictures["pareto"]
+    shown = {"section": section, "picture": COMPARISON, "summary": summary, "remarks": remarks}
+    text = _rendered("results.md.j2", **shown, everybody=everybody, series=series)
+    files = {f"results-{picture.name}.png": picture.content for picture in [everybody, *series]}
+    return text, {COMPARISON: summary.content, **files}
 
 
 def with_results(readme: Path, section: Section, folder: Path) -> str:
@@ -284,5 +336,10 @@ def _rendered(template: str, **values: object) -> str:
     )  # fmt: skip
     found.filters["markdown"] = lambda table: do_mark_safe(markdown(table))
     found.filters["code"] = lambda text: do_mark_safe(code(text))
-    shared = {"tables": tables, "findings": findings, "few_violations": percent(FEW_VIOLATIONS, 1)}
+    shared: dict[str, object] = {
+        "tables": tables,
+        "findings": findings,
+        "few_violations": percent(FEW_VIOLATIONS, 1),
+    }
+    shared["choices"] = partial(choices, name=str if in_html else code)
     return found.get_template(template).render(**shared, **values)

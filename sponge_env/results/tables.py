@@ -7,9 +7,10 @@ All take their columns from :data:`sponge_env.results.schema.COLUMNS` and are fi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sponge_env.files import write_json
-from sponge_env.results.layout import Columns, Entry, Table, listed, terminal
+from sponge_env.results.layout import Columns, Entry, Table, code, listed, terminal
 from sponge_env.results.schema import (
     CELL,
     COLUMNS,
@@ -39,7 +40,7 @@ from sponge_env.results.statistics import (
 )
 
 if TYPE_CHECKING:
-    from sponge_env.results.comparison import Cell, Comparison, Span
+    from sponge_env.results.comparison import Cell, Comparison, Span, Standing
 
     Bound = tuple[str, Mapping[str, Span]]
 
@@ -64,6 +65,7 @@ COUNTED = {"avoidable_violation_rate": "violations", "core_seconds": "cores"}
 
 AVOIDABLE, CORES = SHOWN = column("avoidable_violation_rate"), column("mean_cores")
 OVER_BOUND = column("cores_over_common_bound")
+OVER_ATTAINED = "cores over the attained bound"
 
 
 def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
@@ -311,11 +313,25 @@ def pooled_note(comparison: Comparison) -> str:
 
 def family_notes(comparison: Comparison) -> list[str]:
     """Say which scenarios count as one in means over all cells."""
-    members: dict[str, list[str]] = {}
-    for scenario in comparison.scenarios:
-        members.setdefault(comparison.families.get(scenario, scenario), []).append(scenario)
     return [
-        f"{listed(names)} count as one scenario" for names in members.values() if len(names) > 1
+        f"{listed(names)} count as one scenario"
+        for names in comparison.kinds.values()
+        if len(names) > 1
+    ]
+
+
+def best_of_notes(comparison: Comparison, agents: Sequence[str]) -> list[str]:
+    """Say what those of some names stand for that are the best of several agents."""
+    counts = {
+        name: Counter(comparison.best_of[name].values())
+        for name in agents
+        if name in comparison.best_of
+    }
+    return [
+        f"{code(name)} is in each cell whichever has fewer avoidable violations ("
+        + listed([f"{code(agent)} in {count}" for agent, count in count_of.most_common()])
+        + ")"
+        for name, count_of in counts.items()
     ]
 
 
@@ -396,14 +412,84 @@ def _mean_text(comparison: Comparison, agent: str, c: Column, cells: Sequence[Ce
     return c.text(comparison.mean(agent, c.metric, *cells)) if cells else MISSING
 
 
+def leaders(standings: Sequence[Standing], few: Callable[[Standing], bool]) -> list[Standing]:
+    """Return who has the fewest violations, and who of those with few has the fewest cores."""
+    fewest = min(standings, key=attrgetter("rate", "cores"), default=None)
+    cheapest = min(filter(few, standings), key=attrgetter("cores", "rate"), default=None)
+    return [one for one in (fewest, cheapest) if one]
+
+
+def scenario_table(comparison: Comparison, kind: str, agents: Sequence[str]) -> Table:
+    """Return agents on the scenarios of one kind, mean over their cells; a group for each start.
+
+    Whoever is best without being among those named has a row below them. The one with the
+    fewest cores stands out among those that meet the SLO in every cell.
+    """
+    cells_of = {
+        start: [c for s in comparison.kinds[kind] for c in comparison.cells_of(s, start)]
+        for start in comparison.starts
+    }
+    everybody = {start: comparison.standings(cells) for start, cells in cells_of.items()}
+    best = {
+        start: [one.agent for one in leaders(found, lambda s: s.few_in == len(s.rates))]
+        for start, found in everybody.items()
+    }
+    rows = [a for a in agents if any(comparison.has(a, c) for cs in cells_of.values() for c in cs)]
+    rows += dict.fromkeys(a for names in best.values() for a in names if a not in rows)
+    shown: list[tuple[str, Callable[[str], Entry | str]]] = [("controller", code)]
+    for start, cells in cells_of.items():
+        there = {s.agent: s for s in comparison.standings(cells, rows)}
+        shown += _columns_of(comparison, start, cells, there, best[start][1:])
+    return Table.of(shown, rows)
+
+
+def _columns_of(
+    comparison: Comparison,
+    start: str,
+    cells: Sequence[Cell],
+    there: Mapping[str, Standing],
+    strong: Sequence[str],
+) -> Columns[str]:
+    """Return columns of one start: violations, where most of them are, cores."""
+    several = len({scenario for scenario, *_ in cells}) > 1
+
+    def worst(one: Standing) -> Entry:
+        cell, rate = one.worst, one.rates[one.worst]
+        where = f" ({', '.join(cell[0 if several else 1 : 2])})"
+        return Entry(f"{_percent(rate)}{where if rate else ''}")
+
+    def known(write: Callable[[Standing], Entry], agent: str) -> Entry:
+        return write(there[agent]) if agent in there else Entry(MISSING)
+
+    c, heading = _cores_column(comparison, cells)
+    found = [
+        ("avoidable violations", lambda one: Entry(_percent(one.rate))),
+        *([("most in one cell", worst)] if len(cells) > 1 else []),
+        (heading, lambda one: Entry(c.text(one.cores), strong=one.agent in strong)),
+    ]
+    return [(f"{what}, {start} start", partial(known, write)) for what, write in found]
+
+
+def _cores_column(comparison: Comparison, cells: Sequence[Cell]) -> tuple[Column, str]:
+    """Return which cores are shown of some cells, and what to call them."""
+    bounded = bool(cells) and comparison.bounded(cells) == list(cells)
+    return (OVER_BOUND, OVER_ATTAINED) if bounded else (CORES, CORES.heading)
+
+
+def _percent(rate: float) -> str:
+    return f"{rate * 100:z.3f} %"
+
+
 def summary_table(comparison: Comparison, agents: Sequence[str]) -> Table:
     """Return violations and cores of some agents, mean over all cells of each start."""
-    of_starts = [shown for start in comparison.starts for shown in _of_start(comparison, start)]
-    return Table.of([("controller", lambda agent: f"`{agent}`"), *of_starts], agents)
+    of_starts = [
+        shown for start in comparison.starts for shown in _of_start(comparison, start, agents)
+    ]
+    return Table.of([("controller", code), *of_starts], agents)
 
 
-def _of_start(comparison: Comparison, start: str) -> Columns[str]:
-    """Return columns: on how many cells an agent has results, mean violations and cores there."""
+def _of_start(comparison: Comparison, start: str, agents: Sequence[str]) -> Columns[str]:
+    """Return columns: mean violations and cores, and on how many cells where that is not all."""
     shared = partial(comparison.shared_cells, start=start)
     total, bound = len(comparison.cells_of(start=start)), comparison.common_bound
 
@@ -411,11 +497,10 @@ def _of_start(comparison: Comparison, start: str) -> Columns[str]:
         text = _mean_text(comparison, agent, c, shared(agent))
         return text if text == MISSING else f"{text}{unit}"
 
-    cores, heading = (
-        (OVER_BOUND, "cores over the attained bound") if bound else (CORES, CORES.heading)
-    )
+    cores, heading = (OVER_BOUND, OVER_ATTAINED) if bound else (CORES, CORES.heading)
+    counted = (f"cells, {start} start", lambda agent: f"{len(shared(agent))}/{total}")
     return [
-        (f"cells, {start} start", lambda agent: f"{len(shared(agent))}/{total}"),
+        *([counted] if any(len(shared(agent)) < total for agent in agents) else []),
         (f"avoidable violations, {start} start", partial(text, AVOIDABLE, " %")),
         (f"{heading}, {start} start", partial(text, cores, "")),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -60,6 +60,15 @@ class Sweep:
     """Numbers or words. The cell itself stands for the value that its scenario has."""
     unit: str = ""
     """Unit of the values."""
+    points: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What comes after the values: by what to call it, changes as in :func:`changed`, where
+    several keys have values of their own."""
+
+    @property
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """What changes, by label: every value, then every point."""
+        values = {_label(value): dict.fromkeys(self.keys, value) for value in self.values}
+        return values | self.points
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,8 @@ class AgentEntry:
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the controller."""
     tuned: bool = False
-    """Whether each cell's tuned options come first, those above on top of them."""
+    """Whether each cell's tuned options come first, those above on top of them. In a sweep these
+    are the ones of the cell that is swept."""
     defaults: bool = True
     """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
     there."""
@@ -99,7 +109,12 @@ class Suite:
     reference: str = ""
     """Agent that the others are compared with; the first if left out."""
     featured: tuple[str, ...] = ()
-    """Agents that a report shows where there is no room for all."""
+    """Agents, or names below, that a report shows where there is no room for all."""
+    also_shown: tuple[str, ...] = ()
+    """Agents that its tables of scenarios show as well."""
+    best_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By name, agents of which in each cell the one counts that has the fewest avoidable
+    violations there, and of several the fewest cores."""
     cells: tuple[CellGroup, ...] = ()
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     """By name, which those of the scenarios contain."""
@@ -120,10 +135,18 @@ class Suite:
             for key in ("keys", "values"):
                 value = getattr(sweep, key)
                 require(len(value) > 0, f"sweeps.{name}.{key}", value, "not empty")
-        named = [("reference", self.compared_with), *(("featured", name) for name in self.featured)]
-        for key, name in named:
-            if name and name not in self.agents:
-                raise ConfigError(unknown(key, name, self.agents))
+        self._require_agents("reference", filter(None, [self.compared_with]))
+        self._require_agents("featured", self.featured, self.best_of)
+        self._require_agents("also_shown", self.also_shown)
+        for name, members in self.best_of.items():
+            self._require_agents(f"best_of.{name}", members)
+
+    def _require_agents(self, key: str, names: Iterable[str], others: Iterable[str] = ()) -> None:
+        """Require that names are those of agents, or of others."""
+        there = [*self.agents, *others]
+        for name in names:
+            if name not in there:
+                raise ConfigError(unknown(key, name, there))
 
     @property
     def compared_with(self) -> str:
@@ -258,6 +281,8 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
         bounds=tuple(dict.fromkeys((*suite.bounds, *bounds))),
         reference=suite.reference if suite.reference in agents else "",
         featured=tuple(name for name in suite.featured if name in agents),
+        also_shown=tuple(name for name in suite.also_shown if name in agents),
+        best_of={},
     )
 
 
@@ -296,17 +321,18 @@ def _cells_of(group: CellGroup, starts: Sequence[Start]) -> Iterator[Scenario]:
 def _swept(suite: Suite, own: Sequence[Scenario]) -> Iterator[Scenario]:
     """Yield what the sweeps add to a suite's own cells."""
     for name, sweep in suite.sweeps.items():
-        for cell, value in product(own, sweep.values):
-            if (scenario := at_value(cell, name, sweep, value)) != cell:
+        for cell, label in product(own, sweep.changes):
+            if (scenario := at_point(cell, name, sweep, label)) != cell:
                 yield scenario
 
 
-def at_value(scenario: Scenario, name: str, sweep: Sweep, value: Any) -> Scenario:
-    """Return a scenario at one value of a sweep, with both in its name, if that changes it."""
-    moved = changed(scenario, dict.fromkeys(sweep.keys, value))
+def at_point(scenario: Scenario, name: str, sweep: Sweep, label: str) -> Scenario:
+    """Return a scenario at one point of a sweep, with both in its name, if that changes it."""
+    moved = changed(scenario, sweep.changes[label])
     if moved == scenario:
         return scenario
-    return dataclasses.replace(moved, name=f"{scenario.name}-{name}-{_label(value)}")
+    named = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{scenario.name}-{name}-{label}")
+    return dataclasses.replace(moved, name=named)
 
 
 def _label(value: Any) -> str:
@@ -322,7 +348,7 @@ class Arrangement:
     families: dict[str, str] = field(default_factory=dict)
     """By scenario, for those that have one."""
     sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
-    """By what is swept, with its unit, and by value: cells, in the order of the suite's own."""
+    """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
 
 
 def arranged(suite: Suite) -> Arrangement:
@@ -330,13 +356,20 @@ def arranged(suite: Suite) -> Arrangement:
     own = [(g.family, cell) for g in suite.cells for cell in _cells_of(g, suite.starts)]
     sweeps = {
         f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}": {
-            _label(value): tuple(at_value(cell, name, sweep, value).cell for _, cell in own)
-            for value in sweep.values
+            label: tuple(at_point(cell, name, sweep, label).cell for _, cell in own)
+            for label in sweep.changes
         }
         for name, sweep in suite.sweeps.items()
     }
     families = {cell.name: family for family, cell in own if family}
     return Arrangement(tuple(cell.cell for _, cell in own), families, sweeps)
+
+
+def origins(suite: Suite) -> dict[tuple[str, str, str], tuple[str, str, str]]:
+    """Return for each cell of a sweep the one that it is made of."""
+    shown = arranged(suite)
+    swept = [cells for by_label in shown.sweeps.values() for cells in by_label.values()]
+    return {cell: own for cells in swept for cell, own in zip(cells, shown.cells, strict=True)}
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:

@@ -44,7 +44,7 @@ from sponge_env.run.store import (
     scenario_fingerprint,
     whole_episodes,
 )
-from sponge_env.run.suite import BOUND_AGENTS, Suite, cell_name, cells, changed
+from sponge_env.run.suite import BOUND_AGENTS, Suite, cell_name, cells, changed, origins
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
 from sponge_env.spec import make_spec, scenario_profile
@@ -140,13 +140,15 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
     work: list[Unit] = list(bound_units(suite))
+    own, origin_of = {cell.cell: cell for cell in cells(suite)}, origins(suite)
     for cell, (name, entry) in product(cells(suite), suite.agents.items()):
         controller, scenario = entry.controller or name, changed(cell, entry.changes)
         if cell_name(scenario) != cell_name(cell):
             said = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(said)
-        conditions = partial(conditions_fingerprint, cell)
-        wanted = controller, *cell.cell, conditions, not entry.defaults
+        origin = own[origin_of.get(cell.cell, cell.cell)]
+        conditions = partial(conditions_fingerprint, origin)
+        wanted = controller, *origin.cell, conditions, not entry.defaults
         tuned = tuned_options(*wanted) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
         work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
