@@ -19,6 +19,7 @@ COPIED = ("sponge_env", "agents", "baselines", "traces", "tests", "docs", "pypro
 TESTS = (
     "test_serving",
     "test_bucket",
+    "test_pipeline",
     "test_system",
     "test_total_cores",
     "test_vector_differential",
@@ -47,13 +48,13 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
     ),
     "equal deadlines in the order of arrival reversed": (
         "queue.py",
-        "return one.id < other.id",
-        "return one.id > other.id",
+        "return w.requests[row].id < w.requests[other].id",
+        "return w.requests[row].id > w.requests[other].id",
     ),
     "the latest deadline first": (
         "queue.py",
-        "return one.deadline_s < other.deadline_s",
-        "return one.deadline_s > other.deadline_s",
+        "return one_s < other_s",
+        "return one_s > other_s",
     ),
     "draining replicas hold no cores": (
         "replicas.py",
@@ -79,6 +80,26 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
         "quota.py",
         "replica.pool_s = min(replica.pool_s, replica.granted_s)",
         "replica.pool_s = replica.granted_s",
+    ),
+    "a request that is given up leaves tasks behind": (
+        "pipeline.py",
+        "remove(at(w, k), row, sent_s)",
+        "pass",
+    ),
+    "tasks meet before all are there": (
+        "pipeline.py",
+        "return tasks == 0 and done > 0",
+        "return done > 0",
+    ),
+    "accuracies of a stage add up": (
+        "pipeline.py",
+        "product *= place.accuracy[k] / place.done[k]",
+        "product *= place.accuracy[k]",
+    ),
+    "the cores of other stages are free": (
+        "step.py",
+        "room -= w.stages[k].cores * w.stages[k].replicas",
+        "room -= 0",
     ),
     "dropped requests are no violations": (
         "measure.py",

@@ -315,3 +315,25 @@ def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[fl
     late = np.array(answered_s) - sent_s > scenario.slo_s
     assert list(columns["outcome"]) == ["late" if each else "on_time" for each in late]
     assert late.sum() == (batch == 1)
+
+
+def test_stages_share_the_machine() -> None:
+    scenario = pipeline(
+        stage("a", "video-detector", initial=Initial(cores=4)),
+        stage("b", "video-classifier", initial=Initial(cores=2)),
+        limits=Limits(cores=4, total_cores=6),
+    )
+    system = SimulatedSystem(scenario, seed=1)
+    held = system._arrays.stages[0]
+    for cores in ((2, 4), (4, 2), (3, 3), (1, 1), (4, 2)):
+        metrics = system.step(Allocation(stages=tuple(StageAllocation(each, 1) for each in cores)))
+        assert tuple(held["cores"]) == cores
+        assert metrics.cores == pytest.approx(sum(cores))
+    with pytest.raises(ConfigError, match="more than the 6 cores of the machine"):
+        system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(3, 1))))
+    # A replica that has to finish its batch keeps its cores until then.
+    two = StageAllocation(1, 4, replicas=2)
+    system.step(Allocation(stages=(two, StageAllocation(4, 1))))
+    for _ in range(2):
+        metrics = system.step(Allocation(stages=(StageAllocation(1, 4), StageAllocation(4, 1))))
+        assert metrics.cores <= 6
