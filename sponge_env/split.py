@@ -26,6 +26,9 @@ from sponge_env.results.schema import IntervalMetrics, StageMetrics, names
 Rule = Literal["proportional", "equal"]
 """How an SLO is divided among the stages of the longest way through a pipeline."""
 
+_HANDED_ON_S = 1e-3
+"""Time that a task is taken to have been on the way from the stage before."""
+
 _SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
 
 
@@ -76,8 +79,9 @@ def stage_view(
     """
     stage, later_s = view.stages[k], spec.slo_s * after
     joined = int(stage.arrivals[-1]) if stage.arrivals.size else 0
-    delays_s, budgets_s = np.zeros(joined), np.full(joined, spec.slo_s * share)
-    mean_delays_s = np.zeros_like(view.mean_delays_s)
+    delays_s = np.full(joined, _HANDED_ON_S)
+    budgets_s = spec.slo_s * share - delays_s
+    mean_delays_s = np.full_like(view.mean_delays_s, _HANDED_ON_S)
     if k == 0:
         delays_s, budgets_s = view.delays_s, view.budgets_s - later_s
         mean_delays_s = view.mean_delays_s
