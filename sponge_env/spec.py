@@ -159,13 +159,8 @@ def check_allocation(allocation: Allocation, limits: SystemSpec | LiveConfig) ->
                 )
         most = len(getattr(stage, "accuracies", "1")) - 1
         if not isinstance(asked.variant, int | np.integer) or not 0 <= asked.variant <= most:
-            raise ConfigError(
-                f"{where}.variant must be a whole number between 0 and {most}, "
-                f"not {asked.variant!r}"
-            )
+            rule = f"a whole number between 0 and {most}" if most else "0: there is only one"
+            raise ConfigError(f"{where}.variant must be {rule}, not {asked.variant!r}")
     if allocation.total_cores > limits.total_cores:
-        held = " and ".join(f"{each.replicas} of {each.cores}" for each in allocation.stages)
-        raise ConfigError(
-            f"replicas and their cores, {held}, are more than the {limits.total_cores} cores of "
-            "the machine"
-        )
+        held = ", ".join(f"{s.replicas} replicas of {s.cores} cores" for s in allocation.stages)
+        raise ConfigError(f"{held} are more than the {limits.total_cores} cores of the machine")

@@ -46,7 +46,7 @@ def decide(answer: Any) -> Allocation:
         (Allocation(4, 0), "allocation.batch must be a whole number between 1 and 16, not 0"),
         (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),  # type: ignore[arg-type]
         (Allocation(4, 4, 99), "allocation.replicas must be a whole number"),
-        (Allocation(4, 4, variant=1), "there is only model variant 0"),
+        (Allocation(4, 4, variant=1), "allocation.variant must be 0: there is only one, not 1"),
         (ZeroDivisionError("by\nzero"), r"failed in test_controllers.py, line \d+: .*Error: by$"),
         (RuntimeError(), r"failed in test_controllers.py, line \d+: RuntimeError$"),
     ],

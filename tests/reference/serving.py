@@ -203,6 +203,13 @@ class Ledger:
                 dtype=np.bool_,
             ),
             **{name: column(name, np.int64) for name in ("batch_size", "replica", "attempts")},
+            "accuracy": np.array(
+                [1.0 if e.outcome in (Outcome.ON_TIME, Outcome.LATE) else np.nan for e in entries]
+            ),
+            "stage": np.array(
+                [-1 if e.outcome in (Outcome.QUEUED, Outcome.RUNNING) else 0 for e in entries],
+                dtype=np.int64,
+            ),
         }
 
     def _move(self, request: Request, source: Outcome, target: Outcome) -> Entry:

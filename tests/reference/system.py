@@ -23,6 +23,7 @@ from sponge_env.interfaces import (
     FloatArray,
     Outcome,
     RunningBatch,
+    StageView,
     SystemSpec,
     SystemView,
     Worker,
@@ -100,26 +101,38 @@ class System:
 
     def view(self) -> SystemView:
         """Return what a controller sees now."""
-        return SystemView(
-            now_s=self.worker.now(),
+        only = StageView(
             queued_deadlines_s=self.core.queued_deadlines_s(),
             running=tuple(
                 RunningBatch(len(requests), started_s, self._planned_end_s(batch_id))
                 for batch_id, (requests, started_s) in self.core.running.items()
             ),
-            allocation=self._allocation,
+            allocation=self._allocation.stages[0],
             replicas_ready=self._status.ready,
             starting_s=self._status.starting_s,
             arrivals=np.array(self._history.arrivals, dtype=np.float64),
+            cores_in_force=self.worker.in_force[-1][1],
+            pending=tuple(
+                (time_s - self.worker.now(), asked.cores) for time_s, asked in self.worker.pending
+            ),
+            last=None,
+        )
+        return SystemView(
+            now_s=self.worker.now(),
+            queued_deadlines_s=only.queued_deadlines_s,
+            running=only.running,
+            allocation=self._allocation,
+            replicas_ready=only.replicas_ready,
+            starting_s=only.starting_s,
+            arrivals=only.arrivals,
             delays_s=self._history.delays_s,
             budgets_s=self._history.budgets_s,
             mean_delays_s=np.array(self._history.mean_delays_s, dtype=np.float64),
             bandwidths_bytes_per_s=np.array(self._history.bandwidths, dtype=np.float64),
             last=self._last,
-            cores_in_force=self.worker.in_force[-1][1],
-            pending=tuple(
-                (time_s - self.worker.now(), asked.cores) for time_s, asked in self.worker.pending
-            ),
+            cores_in_force=only.cores_in_force,
+            pending=only.pending,
+            stages=(only,),
         )
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
@@ -251,7 +264,10 @@ def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -
     )
     if latency_s:
         metrics["latency_mean_s"] = total(latency_s) / len(latency_s)
+        metrics["accuracy"] = 1.0  # of a model without variants
     if ended:
+        in_time = sum(entry.outcome is Outcome.ON_TIME for entry in ended)
+        metrics["effective_accuracy"] = in_time / len(ended)
         of_all = latency_s + [math.inf] * (len(ended) - len(latency_s))
         for name, probability in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
             position = probability * (len(of_all) - 1)
