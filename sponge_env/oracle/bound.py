@@ -160,11 +160,12 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     best, plan = min(found, key=lambda pair: pair[0].cost)
     if e.quota:
         return best  # a wider search takes long and finds next to nothing
-    if plan.max() * e.cores_max > e.total_cores:
-        # Where those that start take cores from those that serve, they had better come one by one.
-        slow = _one_by_one(plan, _cold_intervals(e))
-        found = [(best, plan), (search(e, slow, NARROW), slow)]
-        best, plan = min(found, key=lambda pair: pair[0].cost)
+    # Where those that start take cores from those that serve, they had better come one by one.
+    others = [plan] if plan.max() > 1 else plans
+    shared = [each for each in others if each.max() * e.cores_max > e.total_cores]
+    slow = [_one_by_one(each, _cold_intervals(e)) for each in shared]
+    found = [(best, plan), *((search(e, each, NARROW), each) for each in slow)]
+    best, plan = min(found, key=lambda pair: pair[0].cost)
     return min(best, search(e, plan, WIDE_JOINT), key=lambda schedule: schedule.cost)
 
 

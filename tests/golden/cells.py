@@ -95,6 +95,7 @@ CELLS = {
         limits={"total_cores": 256},
         initial={"cores": 3, "batch": 4, "replicas": 6},
         arrivals={"load": 0.9},
+        shipped_policies=False,
     ),
     "narrow": cell(
         "flash-crowd",
