@@ -15,6 +15,12 @@ _KNOWN = {
     "sponge-joint": ("sponge_joint:SpongeJoint", "cores now, replicas once they are warm"),
     "sponge-no-batching": ("sponge_ip:no_batching", "sponge-ip with batches of one"),
     "sponge-no-scaling": ("sponge_ip:no_scaling", "sponge-ip with fixed cores"),
+    "sponge-smallest": ("sponge_ip:smallest_variant", "sponge-ip with the least accurate variants"),
+    "sponge-largest": ("sponge_ip:largest_variant", "sponge-ip with the most accurate variants"),
+    "equal-split": ("sponge_ip:equal_split", "sponge-ip for each stage, with equal budgets"),
+    "proportional-split": (
+        "sponge_ip:proportional_split", "sponge-ip for each stage, budgets by latency"
+    ),
     "ppo": ("learned:ppo", "policy trained with PPO: cores and batch size"),
     "ppo-joint": ("learned:ppo_joint", "the same, replicas too"),
     "maskable-ppo": ("learned:maskable_ppo", "PPO that is spared choices that make no sense"),

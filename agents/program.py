@@ -234,6 +234,12 @@ def count_per_request(
             late[batch - 1, row] = _late(problem, option, batch, _MANY)
 
 
+@entry_point
+def list_arrivals(forecast: Forecast, arrivals_s: FloatArray) -> None:
+    """Write when each forecast arrival comes, and when it is due: (arrivals, 2)."""
+    _forecast_arrivals(forecast, arrivals_s)
+
+
 @compiled
 def _problem(tables: Tables, state: Snapshot, arrivals_s: FloatArray) -> Problem:
     _forecast_arrivals(state.forecast, arrivals_s)

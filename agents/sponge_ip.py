@@ -16,10 +16,13 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.controllers import BaseController, Options, option
+from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
+from sponge_env.split import Rule
 
+from .fleet import FleetOptions, FleetPlanner
+from .pipeline import Pipeline, is_chain
 from .program import Forecast, SolverName, solver_maker
 from .surprise import Surprise
 
@@ -28,7 +31,7 @@ _INTERVALS_FOR_DISPERSION = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpongeIPConfig(Options):
+class SpongeIPConfig(FleetOptions):
     """Options of :class:`SpongeIP`.
 
     Those of the forecast were tuned on the YOLOv5s profile at 20 requests per second over a 4G
@@ -63,12 +66,20 @@ class SpongeIPConfig(Options):
     """Quantile of the last interval's budgets on arrival that is the lowest expected."""
     delay_windows: int = option(5, at_least=1)
     """Past intervals whose largest mean communication delay may come again."""
+    budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
+    """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
+    latencies of the stages or the same for all."""
+    accuracy_price: float = option(0.5, at_least=0)
+    """Cores that a percent of accuracy is worth, where there are variants."""
+    variant: Literal["chosen", "smallest", "largest"] = "chosen"
+    """Of each stage: chosen by the program, or always the least or the most accurate."""
 
 
 class SpongeIP(BaseController):
     """Sponge's reference controller, in the published and in the per-request form.
 
-    It asks for one replica always. Before the first interval has passed the load is unknown:
+    It asks for one replica always, but in a pipeline, where :class:`~.fleet.FleetPlanner` says how
+    many each stage holds. Before the first interval has passed the load is unknown:
     the per-request form then takes everything, the published one keeps what is in force.
     A solver that is not installed is a :class:`~sponge_env.errors.ConfigError`.
     """
@@ -79,31 +90,56 @@ class SpongeIP(BaseController):
         super().__init__(**options)
         self._make_solver = solver_maker(self.config.solver)
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return whether the program is one for all stages: its own form, for a chain."""
+        ours = self.config.formulation == "per-request"
+        return ours and self.config.budget == "end-to-end" and is_chain(spec.stages)
+
+    def split_by(self) -> Rule:
+        """Return how the SLO is divided if it is."""
+        return "equal" if self.config.budget == "equal" else "proportional"
+
     def begin(self, spec: SystemSpec) -> None:
         """Make the solver for a system whose latency model predicts positive latencies."""
-        margin = spec.latency.residual_quantile(self.config.margin_probability)
-        self._solver = self._make_solver(spec, max(0.0, margin))
+        config = self.config
         self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
+        margin = max(0.0, spec.latency.residual_quantile(config.margin_probability))
+        self._pipeline = None
+        in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
+        if config.formulation == "per-request" and (in_pipeline or spec.has_variants):
+            self._pipeline = Pipeline(config, spec, scaled_out=in_pipeline)
+        else:
+            self._solver = self._make_solver(spec, margin)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
-        if not view.arrivals.size and self.config.formulation == "paper":
+        paper = self.config.formulation == "paper"
+        if not view.arrivals.size and paper:
             return dataclasses.replace(view.allocation, feasible=True)
+        if not view.arrivals.size and self._pipeline is not None:
+            return self._pipeline.everything()
         if not view.arrivals.size:
             return Allocation(spec.cores_max, spec.batch_max)
-        if self.config.formulation == "paper":
+        if paper:
             rate_rps = float(view.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
             answer = self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
         else:
-            forecast = forecast_arrivals(self.config, spec, view)
-            self._surprise.add(float(view.arrivals[-1]), forecast.rate_rps)
-            swing = math.exp(self.config.sigmas * math.sqrt(self._surprise.variance))
-            forecast = forecast._replace(rate_rps=forecast.rate_rps * swing)
-            answer = self._solver.per_request(view, forecast)
+            answer = self._per_request(view, self._forecast(spec, view))
         if not answer.feasible and self.config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer
+
+    def _forecast(self, spec: SystemSpec, view: SystemView) -> Forecast:
+        forecast = forecast_arrivals(self.config, spec, view)
+        self._surprise.add(float(view.arrivals[-1]), forecast.rate_rps)
+        swing = math.exp(self.config.sigmas * math.sqrt(self._surprise.variance))
+        return forecast._replace(rate_rps=forecast.rate_rps * swing)
+
+    def _per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
+        if self._pipeline is None:
+            return self._solver.per_request(view, forecast)
+        return self._pipeline.choose(view, forecast)
 
 
 def sponge_exact(**options: object) -> SpongeIP:
@@ -209,3 +245,7 @@ def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
 
 no_batching = partial(Ablated, batch_limit=1)
 no_scaling = partial(Ablated, cores_fixed=16)
+equal_split = partial(SpongeIP, budget="equal")
+proportional_split = partial(SpongeIP, budget="proportional")
+smallest_variant = partial(SpongeIP, variant="smallest")
+largest_variant = partial(SpongeIP, variant="largest")

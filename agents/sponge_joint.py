@@ -9,7 +9,6 @@ serve the next seconds best.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,42 +17,22 @@ from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 from sponge_env.results.schema import IntervalMetrics
 
+from .fleet import FleetOptions, FleetPlanner
 from .lookahead import SEEN_RANGE, LookAhead, MPCConfig
 
-_SMOOTHED = 5
-"""Intervals over which rates are averaged: shorter swings are the queue's business."""
-_PRIOR = 30
-"""Intervals of experience that the belief in a lasting rate counts for."""
-_SAMPLES = 64
-"""Rates that stand for the distribution of the coming ones."""
-_REMEMBERED = 3600
-"""Past intervals whose rates are remembered."""
 _PRIOR_S = 1.0
 """Service that the first guess of a service time counts for."""
 _FORGET = 0.998
 """Weight that experience of service times keeps per interval."""
 _SAME_BATCH = 0.1
 """Distance of a mean batch size from a whole number up to which all batches count as equal."""
-_OVERLOAD = 10.0
-"""Cost of each core that is missing: that the CPU does not have, or that the rate would need
-beyond the largest allocation."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpongeJointConfig(MPCConfig):
+class SpongeJointConfig(MPCConfig, FleetOptions):
     """Options of :class:`SpongeJoint`: of the fleet, and of the program that chooses its cores.
 
     The defaults were chosen on training seeds over several scenarios and profiles at once.
     """
 
-    utilisation: float = option(0.9, above=0, at_most=1)
-    """Share of the planned throughput that a replica is trusted with."""
-    batch_share: float = option(0.4, above=0, at_most=1)
-    """Longest batch to reckon with, relative to the SLO."""
-    cold_starts_ahead: int = option(6, at_least=1)
-    """Cold starts to look ahead."""
-    reluctance: float = option(0.03, at_least=0, below=1)
-    """Saving, relative to the whole cost, for which the fleet changes."""
     margin_probability: float = option(0.95, at_least=0, at_most=1)
     """Probability with which a latency that was never seen should stay below prediction plus
     margin, by the residuals of the profile's fit."""
@@ -93,112 +72,6 @@ class SpongeJoint(BaseController):
         answer = self._program.choose(view)
         # Those that start find room only beside the cores that the ready ones need now.
         return answer.changed(replicas=min(wanted, max(ready, spec.most_replicas(answer.cores))))
-
-
-def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
-    """Return equally likely rates some intervals ahead, from all the past ones.
-
-    Rates revert to their mean as fast as they have done so far: with ``phi`` the
-    autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
-    the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
-    past rates, the newest last, there is one at least.
-    """
-    width = min(_SMOOTHED, len(rates))
-    smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
-    mean = smooth.mean()
-    swing = smooth - mean
-    pairs = len(swing) - lag
-    if pairs < 1:
-        return smooth[-1:]
-    before, after = swing[:-lag], swing[lag:]
-    power = float(before @ before)
-    seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
-    # A belief that rates last, until so much experience says otherwise.
-    phi = (pairs * seen + _PRIOR) / (pairs + _PRIOR)
-    errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
-    samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
-    return samples
-
-
-class FleetPlanner:
-    """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
-
-    While replicas start they hold as many cores as those that serve, which must be many just then.
-    So the cost of each way from one fleet to the next is reckoned: ``m`` replicas held for one
-    cold start on the cores that the ``n`` ready ones need.
-    """
-
-    def __init__(self, config: SpongeJointConfig, spec: SystemSpec) -> None:
-        self._config, self._spec = config, spec
-        self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
-        self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
-        ready_s = spec.resize_delay_s + spec.cold_start_s
-        self._cold_start = max(1, round(ready_s / spec.interval_s))
-        self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
-
-    def observe(self, view: SystemView) -> None:
-        """Remember the last interval's arrivals."""
-        self._rates_rps.append(float(view.arrivals[-1]) / self._spec.interval_s)
-
-    def replicas(self, view: SystemView, service_s: FloatArray) -> int:
-        """Return how many replicas to hold now, starting ones included."""
-        serves_rps = self._serves_rps(service_s)
-        rates = np.array(self._rates_rps)
-        recent = rates[-_SMOOTHED:].mean()
-        now = self._cost(np.array([recent]), serves_rps)
-        ahead = self._cost(rate_samples(rates, 2 * self._cold_start), serves_rps)
-        return self._cheapest(view, now, ahead)
-
-    def _serves_rps(self, service_s: FloatArray) -> FloatArray:
-        """Return (cores_max,) what one replica is trusted with, never less with more cores."""
-        batches = np.arange(1, self._spec.batch_max + 1)
-        longest_s = max(self._config.batch_share * self._spec.slo_s, service_s[:, 0].max())
-        throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
-        serves_rps: FloatArray = np.maximum.accumulate(throughput) * self._config.utilisation
-        return serves_rps
-
-    def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
-        """Return (serving, allocated) mean cost of so many replicas of which so many serve.
-
-        Each holds the cores that those which serve need, as far as the machine has so many for
-        all. Replicas that hold more than their CPU has take it from each other.
-        """
-        load_rps = rates_rps / self._replicas[:, None]
-        cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
-        most = self._most_cores[:, None]
-        allocated = np.minimum(cores[:, None, :], most) * self._replicas[:, None]
-        missing = np.maximum(allocated - self._spec.cpu_cores, 0.0)
-        missing += most * np.maximum(load_rps[:, None, :] / serves_rps[most - 1] - 1, 0.0)
-        cost: FloatArray = (allocated + _OVERLOAD * missing).mean(axis=2)
-        return cost
-
-    def _cheapest(self, view: SystemView, now: FloatArray, ahead: FloatArray) -> int:
-        """Return the first step of the cheapest path, in units of cold starts."""
-        current = view.allocation.replicas
-        ready = min(max(view.replicas_ready, 1), current)
-        warm = ahead.diagonal()
-        # From n to m replicas: fewer are warm at once, more hold their cores while they start.
-        step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
-        # Backward induction: what each size costs from its first cold start on.
-        value = np.zeros(len(self._replicas))
-        for _ in range(self._config.cold_starts_ahead):
-            value = (step + value).min(axis=1)
-        # Replicas that start already come sooner, so their first cold start counts in part.
-        wait = self._wait(view, ready)
-        waiting = np.where(self._replicas > ready, now[ready - 1], now.diagonal())
-        total = wait * waiting + (1 - wait) * warm + value
-        best = int(total.argmin())
-        # A change for little would cancel what is wanted again soon.
-        good_enough = total[best] >= (1 - self._config.reluctance) * total[current - 1]
-        return current if good_enough else best + 1
-
-    def _wait(self, view: SystemView, ready: int) -> FloatArray:
-        """Return (replicas_max,) cold starts until a fleet of each size is warm."""
-        wait = np.ones(len(self._replicas))
-        wait[:ready] = 0.0
-        left = np.array(view.starting_s[: len(wait) - ready]) / max(self._spec.cold_start_s, 1e-9)
-        wait[ready : ready + len(left)] = np.minimum(left, 1.0)
-        return wait
 
 
 class QuotaServiceTimes:

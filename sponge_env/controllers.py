@@ -67,16 +67,15 @@ class BaseController(ABC):
     """A controller with options, which decides by a rule and draws no random number.
 
     A subclass says which options it takes by the type of ``config``, and its rule by
-    :meth:`allocate`. On a pipeline, one that does not plan for several stages controls each by
-    itself, with its share of the SLO (:mod:`sponge_env.split`).
+    :meth:`allocate`. Where there are several stages or variants and it does not plan for them, it
+    controls each stage by itself, with its share of the SLO (:mod:`sponge_env.split`) and the
+    variant that is in force at first.
     """
 
     config: Any
     """Options: an instance of the type with which a subclass annotates this attribute."""
-    plans_stages = False
-    """Whether :meth:`allocate` answers for several stages."""
-    split: Rule = "proportional"
-    """How the SLO is divided where it does not."""
+    part_of_pipeline = False
+    """Whether what it controls is one of several stages."""
     _spec: SystemSpec | None = None
     _parts: Sequence[BaseController] = ()
 
@@ -97,10 +96,11 @@ class BaseController(ABC):
         A SpongeError says that the controller cannot plan for this system.
         """
         self._parts = ()
-        if len(spec.stages) > 1 and not self.plans_stages:
-            self._shares = shares(spec, self.split)
+        if (len(spec.stages) > 1 or spec.has_variants) and not self.plans(spec):
+            self._shares = shares(spec, self.split_by())
             self._parts = [copy.deepcopy(self) for _ in spec.stages]
             for k, part in enumerate(self._parts):
+                part.part_of_pipeline = len(spec.stages) > 1
                 part.reset(stage_spec(spec, k, self._shares[k][0]), seed)
         else:
             self.begin(spec)
@@ -117,8 +117,18 @@ class BaseController(ABC):
             part.decide(stage_view(view, self.spec, k, *self._shares[k]))
             for k, part in enumerate(self._parts)
         ]
-        stages = together([each.stages[0] for each in asked], self.spec.total_cores)
+        variants = (stage.variant for stage in self.spec.initial.stages)
+        wanted = [a.stages[0]._replace(variant=v) for a, v in zip(asked, variants, strict=True)]
+        stages = together(wanted, self.spec.total_cores)
         return Allocation(stages=stages, feasible=all(each.feasible for each in asked))
+
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return whether :meth:`allocate` answers for all stages and variants of a system."""
+        return False
+
+    def split_by(self) -> Rule:
+        """Return how the SLO is divided among the stages where it does not."""
+        return "proportional"
 
     def begin(self, spec: SystemSpec) -> None:  # noqa: B027  # rules without memory need none
         """Forget the last episode and get ready for one on this system."""

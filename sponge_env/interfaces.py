@@ -261,6 +261,11 @@ class SystemSpec:
     stages: tuple[StageSpec, ...] = ()
     """All stages, in their order."""
 
+    @property
+    def has_variants(self) -> bool:
+        """Whether there is a stage with several variants."""
+        return any(len(stage.latencies) > 1 for stage in self.stages)
+
     def fitting(self, allocation: Allocation) -> Allocation:
         """Return an allocation of no more replicas than have room on the machine."""
         if allocation.total_cores <= self.total_cores:

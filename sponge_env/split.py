@@ -85,9 +85,10 @@ def stage_view(
     if k == 0:
         delays_s, budgets_s = view.delays_s, view.budgets_s - later_s
         mean_delays_s = view.mean_delays_s
+    own = dataclasses.replace(stage, queued_deadlines_s=stage.queued_deadlines_s - later_s)
     return dataclasses.replace(
         view,
-        queued_deadlines_s=stage.queued_deadlines_s - later_s,
+        queued_deadlines_s=own.queued_deadlines_s,
         running=stage.running,
         allocation=Allocation(stages=(stage.allocation,)),
         replicas_ready=stage.replicas_ready,
@@ -99,7 +100,7 @@ def stage_view(
         last=_last(view.last, stage),
         cores_in_force=stage.cores_in_force,
         pending=stage.pending,
-        stages=(stage,),
+        stages=(own,),
     )
 
 

@@ -12,12 +12,11 @@ from views import busy_view, make_spec, make_view
 
 from agents import lookahead
 from agents.lookahead import replica_states
+from agents.fleet import FleetPlanner, rate_samples
 from agents.sponge_joint import (
-    FleetPlanner,
     QuotaServiceTimes,
     SpongeJoint,
     SpongeJointConfig,
-    rate_samples,
 )
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system

@@ -1,0 +1,450 @@
+"""Sponge's integer program for several stages or model variants: one option for each stage.
+
+An option is a variant, cores and a batch size; how many replicas there are takes a cold start to
+change, and is decided apart (:mod:`.fleet`). IPA (Ghafouri et al., 2023) asks that the latencies of
+the stages add up to no more than the SLO. Here each request is held to its own budget: wherever
+it waits, it needs the time until it leaves its stage, behind those that are due before it, and what
+the stages after it take. So an option says of every latency of the later stages how many requests
+it makes late, and :mod:`sponge_env.chain` finds the cheapest way through. Where every plan makes
+some late, the fewest are wanted, and of such plans the one that works the backlog off fastest.
+
+What a stage takes that comes later: the wait for a replica or for the backlog there, whichever is
+longer, and the batches for all tasks of a request, each as large as what arrives during it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.chain import MANY, NEVER, Chain, Choices
+from sponge_env.core.compiled import compiled, entry_point
+from sponge_env.interfaces import (
+    Allocation,
+    StageAllocation,
+    StageSpec,
+    StageView,
+    SystemSpec,
+    SystemView,
+)
+from sponge_env.split import shares, stage_spec, stage_view, together
+
+from .fleet import FleetPlanner
+from .program import ROUNDING, Forecast, list_arrivals
+
+TICKS = 128
+"""Ticks of an SLO. Latencies are rounded up to them, and budgets down."""
+_TASKS_SHARE = 0.9
+"""Share of the requests whose tasks are planned for, the others have more."""
+_MOST_TASKS = 256
+_CORE = 1 << 20
+"""Cost of a core."""
+
+
+class StageTables(NamedTuple):
+    """What stays the same of a stage for an episode."""
+
+    service_s: FloatArray
+    """(variants, cores_max, batch_max) seconds to plan a batch with."""
+    loss: FloatArray
+    """(variants,) cores that the accuracy is worth which is lost, compared to the best variant."""
+    group: int
+    """Tasks of a request to plan for."""
+    before_s: float
+    """Shortest service of the stages before it."""
+    left_s: float
+    """Shortest service of a task here and in the stages after it."""
+    tick_s: float
+    interval_s: float
+    delay_s: float
+    """Time until a decision is in force."""
+
+
+class StageState(NamedTuple):
+    """What one decision looks at; times count from now."""
+
+    due_s: FloatArray
+    """(queued,) when each waiting task is due, ascending."""
+    arrivals_s: FloatArray
+    """(arrivals, 2) when more will come, and when they are due."""
+    running: FloatArray
+    """(ready, 2) seconds until each ready replica is free, ascending, and the size of its batch."""
+    free_s: FloatArray
+    """(ready,) the same seconds under an option's cores, overwritten."""
+    variant: int
+    """Variant, cores and batch in force."""
+    cores: int
+    batch: int
+    replicas: int
+    """Those that hold cores."""
+    rate_rps: float
+    """Tasks per second to be ready for."""
+    noise: float
+    """Up to ``n + noise * sqrt(n)`` tasks arrive where ``n`` are expected."""
+
+
+class Option(NamedTuple):
+    """What a stage may do."""
+
+    service_s: FloatArray
+    """(batch_max,) seconds of a batch."""
+    batch: int
+    size: int
+    """Size at which batches settle."""
+
+
+@entry_point
+def lay_out(
+    tables: StageTables, state: StageState, choices: Choices, k: int, late: IntArray
+) -> None:
+    """Write the options of stage ``k``, in the order of variants, cores and batches.
+
+    Without rows in ``late`` they are to be chosen by cost, else by the late requests, which are
+    written there.
+    """
+    variants, cores_max, batch_max = tables.service_s.shape
+    at, hopeless = choices.first[k], 0
+    while hopeless < state.due_s.size and state.due_s[hopeless] < tables.left_s:
+        hopeless += 1
+    for variant in range(variants):
+        for cores in range(1, cores_max + 1):
+            service_s = tables.service_s[variant, cores - 1]
+            _scale_running(tables, state, service_s)
+            settled = _settled(service_s, state, tables.group)
+            held = cores * state.replicas
+            for batch in range(1, batch_max + 1):
+                option = Option(service_s, batch, min(batch, settled))
+                choices.cores[at] = held
+                choices.ticks[at] = _later_ticks(tables, state, option)
+                if late.shape[0]:
+                    _count_late(tables, state, option, hopeless, late[at])
+                    work_s = service_s[batch - 1] / (batch * max(1, state.free_s.size))
+                    choices.cost[at] = round(_CORE * min(work_s * tables.group, _CORE / 4))
+                else:
+                    choices.room[at] = _room(tables, state, option, hopeless)
+                    choices.cost[at] = round(_CORE * (held + tables.loss[variant])) + batch
+                at += 1
+
+
+@compiled
+def _scale_running(tables: StageTables, state: StageState, service_s: FloatArray) -> None:
+    """Say when replicas are free: what is left of a batch scales with its service."""
+    was_s = tables.service_s[state.variant, state.cores - 1]
+    for replica in range(state.free_s.size):
+        left_s, size = state.running[replica, 0], int(state.running[replica, 1])
+        faster = service_s[size - 1] / was_s[size - 1] if size else 1.0
+        state.free_s[replica] = left_s * faster
+
+
+@compiled
+def _settled(service_s: FloatArray, state: StageState, group: int) -> int:
+    """Return the smallest batch that holds what arrives during it, at most the largest."""
+    replicas = max(1, state.free_s.size)
+    for size in range(1, service_s.size):
+        expected = state.rate_rps * service_s[size - 1] / replicas
+        if size >= expected + state.noise * math.sqrt(expected) and size * replicas >= group:
+            return size
+    return service_s.size
+
+
+@compiled
+def _later_ticks(tables: StageTables, state: StageState, option: Option) -> int:
+    """Return what this stage takes, after its backlog, of requests that are not here yet."""
+    replicas, queued = max(1, state.free_s.size), state.due_s.size
+    own_s, wait_s = option.service_s[option.size - 1], 0.0
+    if queued:
+        wait_s = _done_s(state.free_s, option, queued - 1, queued) - tables.before_s
+    rounds = math.ceil(tables.group / (option.size * replicas))
+    whole_s = max(wait_s, own_s / replicas) + rounds * own_s
+    return min(math.ceil(whole_s / tables.tick_s - ROUNDING), TICKS)
+
+
+@compiled
+def _start_s(free_s: FloatArray, option: Option, place: int) -> float:
+    """Return when the batch starts in which the task of that place is.
+
+    Batches go to the replicas in turn, which take as long for each.
+    """
+    before = place // option.batch
+    start_s: float = free_s[before % free_s.size]
+    return start_s + before // free_s.size * option.service_s[option.batch - 1]
+
+
+@compiled
+def _done_s(free_s: FloatArray, option: Option, place: int, queued: int) -> float:
+    """Return when a task of the queue is done."""
+    own = min(option.batch, queued - place // option.batch * option.batch)
+    return _start_s(free_s, option, place) + option.service_s[own - 1]
+
+
+@compiled
+def _queued_ticks(tables: StageTables, state: StageState, option: Option, place: int) -> int:
+    """Return how many whole ticks a waiting task has left when it is done here."""
+    queued = state.due_s.size
+    done_s = _done_s(state.free_s, option, place, queued)
+    if tables.delay_s > 0.0:
+        was_s = tables.service_s[state.variant, state.cores - 1]
+        was = Option(was_s, state.batch, state.batch)
+        unchanged_s = _done_s(state.running[:, 0], was, place, queued)
+        done_s = _resized_s(tables.delay_s, unchanged_s, done_s)
+    return math.floor((state.due_s[place] - done_s) / tables.tick_s + ROUNDING)
+
+
+@compiled
+def _resized_s(delay_s: float, unchanged_s: float, resized_s: float) -> float:
+    """Return when work is done of which what is left after the delay goes on at a new speed."""
+    if unchanged_s <= delay_s:
+        return unchanged_s
+    return delay_s + (1 - delay_s / unchanged_s) * resized_s
+
+
+@compiled
+def _coming_ticks(tables: StageTables, state: StageState, option: Option, order: int) -> int:
+    """Return the same for a forecast arrival: behind the queue, or after the batch that runs."""
+    arrival_s, due_s = state.arrivals_s[order, 0], state.arrivals_s[order, 1]
+    own_s = option.service_s[option.size - 1]
+    start_s = _start_s(state.free_s, option, state.due_s.size + order)
+    start_s = max(start_s, arrival_s + own_s / state.free_s.size)
+    return math.floor((due_s - start_s - own_s) / tables.tick_s + ROUNDING)
+
+
+@compiled
+def _short(tables: StageTables, state: StageState, option: Option) -> int:
+    """Return how many tasks more arrive in an interval than are served."""
+    served_rps = state.free_s.size * option.batch / option.service_s[option.batch - 1]
+    return max(0, math.ceil((state.rate_rps - served_rps) * tables.interval_s - ROUNDING))
+
+
+@compiled
+def _room(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
+    """Return the longest latency of the later stages with which nothing here is late."""
+    if state.free_s.size == 0 or _short(tables, state, option) > 0:
+        return NEVER
+    room, place = TICKS, hopeless
+    while place < state.due_s.size and room >= 0:
+        room = min(room, _queued_ticks(tables, state, option, place))
+        # The first of a batch is due before the others of it.
+        place += option.batch - place % option.batch
+    order = 0
+    while order < state.arrivals_s.shape[0] and room >= 0:
+        room = min(room, _coming_ticks(tables, state, option, order))
+        order += 1
+    return max(room, NEVER)
+
+
+@compiled
+def _count_late(
+    tables: StageTables, state: StageState, option: Option, hopeless: int, late: IntArray
+) -> None:
+    """Count the late tasks for each latency of the later stages."""
+    late[:] = 0
+    waiting = state.due_s.size - hopeless + state.arrivals_s.shape[0]
+    if state.free_s.size == 0:
+        late[0] = waiting + 1
+    else:
+        late[0] = _short(tables, state, option)
+        for place in range(hopeless, state.due_s.size):
+            _add_late(late, _queued_ticks(tables, state, option, place))
+        for order in range(state.arrivals_s.shape[0]):
+            _add_late(late, _coming_ticks(tables, state, option, order))
+    for ticks in range(1, late.size):
+        late[ticks] += late[ticks - 1]
+
+
+@compiled
+def _add_late(late: IntArray, room: int) -> None:
+    if room + 1 < late.size:
+        late[max(room + 1, 0)] += 1
+
+
+class Pipeline:
+    """Decides for a chain of stages: how many replicas each holds, then all the rest at once."""
+
+    def __init__(self, config: Any, spec: SystemSpec, scaled_out: bool) -> None:
+        """Lay the system out; only if it is ``scaled_out`` do replicas change."""
+        self._spec, self._program = spec, PipelineProgram(config, spec)
+        self._shares = shares(spec, "proportional")
+        self._fleets = [
+            FleetPlanner(config, stage_spec(spec, k, share))
+            for k, (share, _) in enumerate(self._shares)
+            if scaled_out
+        ]
+
+    def everything(self) -> Allocation:
+        """Return what to hold while the load is unknown."""
+        spec = self._spec
+        wanted = [
+            first._replace(cores=stage.cores_max, batch=stage.batch_max)
+            for stage, first in zip(spec.stages, spec.initial.stages, strict=True)
+        ]
+        return Allocation(stages=together(wanted, spec.total_cores))
+
+    def choose(self, view: SystemView, forecast: Forecast) -> Allocation:
+        """Return the cheapest allocation that makes the fewest requests late."""
+        held = [stage.allocation for stage in view.stages]
+        for k, fleet in enumerate(self._fleets):
+            part = stage_view(view, self._spec, k, *self._shares[k])
+            fleet.observe(part)
+            service_s = self._program.tables[k].service_s[self._program.variant_row(k, view)]
+            held[k] = held[k]._replace(replicas=fleet.replicas(part, service_s))
+        # Each has a core at least.
+        fitted = together([each._replace(cores=1) for each in held], self._spec.total_cores)
+        return self._program.choose(view, forecast, [each.replicas for each in fitted])
+
+
+class PipelineProgram:
+    """Solves the program of one system for given replicas."""
+
+    def __init__(self, config: Any, spec: SystemSpec) -> None:
+        self._spec = spec
+        self._variants = [_variants(stage, config.variant) for stage in spec.stages]
+        services_s = [
+            _service_s(stage, variants, config.margin_probability)
+            for stage, variants in zip(spec.stages, self._variants, strict=True)
+        ]
+        fastest_s = [float(service_s[:, -1, 0].min()) for service_s in services_s]
+        tasks = tasks_of_requests(spec.stages)
+        self._spread = [_spread(each) for each in tasks]
+        self.tables = [
+            StageTables(
+                service_s=service_s,
+                loss=config.accuracy_price * _percent_lost(stage, self._variants[k]),
+                group=_group(tasks[k]),
+                before_s=sum(fastest_s[:k]),
+                left_s=sum(fastest_s[k:]),
+                tick_s=spec.slo_s / TICKS,
+                interval_s=spec.interval_s,
+                delay_s=spec.resize_delay_s,
+            )
+            for k, (stage, service_s) in enumerate(zip(spec.stages, services_s, strict=True))
+        ]
+        options = [service_s.size for service_s in services_s]
+        self.chain = Chain(options, TICKS, spec.total_cores)
+        self._none_late = np.zeros((0, TICKS + 1), np.int64)
+
+    def variant_row(self, k: int, view: SystemView) -> int:
+        """Return where a stage's tables have the variant that is in force."""
+        variants, variant = self._variants[k], view.stages[k].allocation.variant
+        return variants.index(variant) if variant in variants else 0
+
+    def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
+        """Choose variant, cores and batch of each stage, given the replicas that it holds."""
+        states = self.states(view, forecast, replicas)
+        self._lay_out(states, self._none_late)
+        feasible = self.chain.cheapest() < MANY
+        if not feasible:
+            self._lay_out(states, self.chain.late)
+            self.chain.cheapest(count_late=True)
+        return Allocation(stages=self._chosen(replicas), feasible=feasible)
+
+    def _lay_out(self, states: Sequence[StageState], late: IntArray) -> None:
+        for k, (tables, state) in enumerate(zip(self.tables, states, strict=True)):
+            lay_out(tables, state, self.chain.choices, k, late)
+
+    def _chosen(self, replicas: Sequence[int]) -> tuple[StageAllocation, ...]:
+        chosen = []
+        for k, option in enumerate((self.chain.chosen - self.chain.choices.first[:-1]).tolist()):
+            _, cores_max, batch_max = self.tables[k].service_s.shape
+            row, rest = divmod(option, cores_max * batch_max)
+            cores, batch = divmod(rest, batch_max)
+            variant = self._variants[k][row]
+            chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
+        return tuple(chosen)
+
+    def states(
+        self, view: SystemView, forecast: Forecast, replicas: Sequence[int]
+    ) -> list[StageState]:
+        """Lay a decision out for the kernels."""
+        until_s = self._spec.interval_s + self._spec.resize_delay_s
+        arrivals_s = np.empty((math.ceil(forecast.rate_rps * until_s - ROUNDING), 2))
+        list_arrivals(forecast, arrivals_s)
+        return [
+            self._state(k, view, arrivals_s if k == 0 else np.empty((0, 2)), forecast, replicas[k])
+            for k in range(len(view.stages))
+        ]
+
+    def _state(
+        self, k: int, view: SystemView, arrivals_s: FloatArray, forecast: Forecast, replicas: int
+    ) -> StageState:
+        stage = view.stages[k]
+        running = _running(stage, replicas, view.now_s)
+        return StageState(
+            due_s=stage.queued_deadlines_s - view.now_s,
+            arrivals_s=arrivals_s,
+            running=running,
+            free_s=np.empty(len(running)),
+            variant=self.variant_row(k, view),
+            cores=stage.cores_in_force,
+            batch=stage.allocation.batch,
+            replicas=replicas,
+            rate_rps=forecast.rate_rps * self._spec.stages[k].mean_tasks,
+            noise=forecast.noise * self._spread[k],
+        )
+
+
+def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:
+    """Return the variants to choose from, the most accurate first: where they cost the same."""
+    every = tuple(reversed(range(len(stage.latencies))))
+    return {"smallest": every[-1:], "largest": every[:1]}.get(which, every)
+
+
+def _percent_lost(stage: StageSpec, variants: Sequence[int]) -> FloatArray:
+    """Return (variants,) how much less accurate each is than the best of them all, in percent."""
+    best = max(stage.accuracies)
+    return np.array([100 * (1 - stage.accuracies[each] / best) if best else 0 for each in variants])
+
+
+def _service_s(
+    stage: StageSpec, variants: Sequence[int], margin_probability: float
+) -> FloatArray:
+    """Return (variants, cores_max, batch_max) seconds to plan with."""
+    tables = []
+    for fit in (stage.latencies[each] for each in variants):
+        margin = max(0.0, fit.residual_quantile(margin_probability))
+        tables.append((1 + margin) * fit.table_s(stage.batch_max, stage.cores_max).T)
+    return np.ascontiguousarray(tables)
+
+
+def _running(stage: StageView, replicas: int, now_s: float) -> FloatArray:
+    """Return (ready, 2) when each ready replica is free, and what it runs; soonest first.
+
+    Where none is ready, those that start serve as soon as they are.
+    """
+    ready = min(stage.replicas_ready, replicas)
+    batches = sorted((max(0.0, b.expected_end_s - now_s), b.size) for b in stage.running)[:ready]
+    idle = [(0.0, 0)] * (ready - len(batches))
+    starting = [] if ready else [(starts_s, 0) for starts_s in stage.starting_s]
+    return np.array([*idle, *batches, *starting], np.float64).reshape(-1, 2)
+
+
+def is_chain(stages: Sequence[StageSpec]) -> bool:
+    """Return whether each stage follows the one before it and no other."""
+    return all(stage.after == ((k - 1,) if k else ()) for k, stage in enumerate(stages))
+
+
+def tasks_of_requests(stages: Sequence[StageSpec]) -> list[FloatArray]:
+    """Return for each stage of a chain the probabilities that a request has 0, 1, ... tasks."""
+    found = [np.array([0.0, 1.0])]
+    for lead in stages[:-1]:
+        sums, power = np.zeros(_MOST_TASKS + 1), np.ones(1)
+        for share in found[-1]:
+            sums[: power.size] += share * power
+            power = np.convolve(power, lead.tasks)[: _MOST_TASKS + 1]
+        found.append(sums / sums.sum())
+    return found
+
+
+def _group(tasks: FloatArray) -> int:
+    """Return how many tasks a request has at most, with a few exceptions."""
+    return max(1, int(np.searchsorted(np.cumsum(tasks), _TASKS_SHARE)))
+
+
+def _spread(tasks: FloatArray) -> float:
+    """Return how much more tasks scatter than requests, whose number scatters as Poisson's."""
+    counts = np.arange(tasks.size)
+    mean = float(tasks @ counts)
+    return math.sqrt(float(tasks @ counts**2) / mean) if mean > 0 else 1.0
