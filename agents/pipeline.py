@@ -347,7 +347,7 @@ class PipelineProgram:
 
     def _chosen(self, replicas: Sequence[int]) -> tuple[StageAllocation, ...]:
         chosen = []
-        for k, option in enumerate((self.chain.chosen - self.chain.choices.first[:-1]).tolist()):
+        for k, option in enumerate(self.chain.options()):
             _, cores_max, batch_max = self.tables[k].service_s.shape
             row, rest = divmod(option, cores_max * batch_max)
             cores, batch = divmod(rest, batch_max)
@@ -419,11 +419,6 @@ def _running(stage: StageView, replicas: int, now_s: float) -> FloatArray:
     idle = [(0.0, 0)] * (ready - len(batches))
     starting = [] if ready else [(starts_s, 0) for starts_s in stage.starting_s]
     return np.array([*idle, *batches, *starting], np.float64).reshape(-1, 2)
-
-
-def is_chain(stages: Sequence[StageSpec]) -> bool:
-    """Return whether each stage follows the one before it and no other."""
-    return all(stage.after == ((k - 1,) if k else ()) for k, stage in enumerate(stages))
 
 
 def tasks_of_requests(stages: Sequence[StageSpec]) -> list[FloatArray]:

@@ -16,13 +16,14 @@ from typing import Literal
 
 import numpy as np
 
+from sponge_env.chain import is_chain
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 from sponge_env.split import Rule
 
 from .fleet import FleetOptions, FleetPlanner
-from .pipeline import Pipeline, is_chain
+from .pipeline import Pipeline
 from .program import Forecast, SolverName, solver_maker
 from .surprise import Surprise
 

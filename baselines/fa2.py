@@ -3,7 +3,8 @@
 After FA2 (Razavi et al., RTAS 2022) as the authors of Sponge (EuroMLSys 2024) implemented
 it again for their comparison, with one change. Where its formula finds no fleet that fits,
 theirs keeps what is in force, be it a single replica under a load for ten; this one asks for
-all replicas there are. ``when_infeasible="keep"`` is the published form.
+all replicas there are. ``when_infeasible="keep"`` is the published form. A chain of stages has one
+budget, as in :mod:`.ipa`, whose latency of a stage it takes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Literal
 
 import numpy as np
 
+from sponge_env.chain import is_chain
 from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
+
+from .ipa import IPA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,22 @@ class FA2(BaseController):
 
     config: FA2Config
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return whether the stages are a chain."""
+        return is_chain(spec.stages) and not spec.has_variants
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Get the program for several stages ready where there are some."""
+        config, self._chain = self.config, None
+        if len(spec.stages) > 1:
+            self._chain = IPA(
+                mode="scale",
+                headroom=config.headroom,
+                rate_windows=config.rate_windows,
+                slo_fraction=config.slo_fraction,
+            )
+            self._chain.begin(spec)
+
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the smallest fleet that fits; if none does, what ``when_infeasible`` says.
 
@@ -48,6 +68,8 @@ class FA2(BaseController):
         """
         if not view.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
+        if self._chain is not None:
+            return self._chain.allocate(spec, view)
         rate_rps = float(view.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
         delay_max_s = float(view.delays_s.max(initial=0.0))
         spec = spec.with_headroom(self.config.headroom)

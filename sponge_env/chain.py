@@ -15,6 +15,7 @@ import numpy as np
 
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
+from sponge_env.interfaces import StageSpec
 
 MANY = 2**40
 """Cost that no plan has."""
@@ -65,6 +66,22 @@ class Chain:
         self._any_cores = _scratch(len(options), horizon, 1)
         self._by_cores = _scratch(len(options), horizon, total_cores + 1)
 
+    def within(self, budget_ticks: int) -> bool:
+        """Choose the options of least cost whose latencies add up to no more than a budget.
+
+        Writes all rooms; returns whether there are such.
+        """
+        first, room = self.choices.first, self.choices.room
+        room[:] = self.horizon
+        # What the first stage leaves is for the others.
+        room[: first[1]] = np.maximum(budget_ticks - self.choices.ticks[: first[1]], NEVER)
+        return self.cheapest() < MANY
+
+    def options(self) -> list[int]:
+        """Return the place of each stage's choice among the options of that stage."""
+        chosen: list[int] = (self.chosen - self.choices.first[:-1]).tolist()
+        return chosen
+
     def cheapest(self, count_late: bool = False) -> int:
         """Write the options of least cost to ``chosen``, and return what they cost.
 
@@ -83,6 +100,11 @@ class Chain:
 def _scratch(stages: int, horizon: int, levels: int) -> Scratch:
     shapes = (stages + 1, levels, horizon + 1), (stages, levels, horizon + 1), (horizon + 1,)
     return Scratch(*(np.zeros(shape, np.int64) for shape in shapes))
+
+
+def is_chain(stages: Sequence[StageSpec]) -> bool:
+    """Return whether each stage follows the one before it and no other."""
+    return all(stage.after == ((k - 1,) if k else ()) for k, stage in enumerate(stages))
 
 
 @entry_point

@@ -99,6 +99,11 @@ class Completion:
     """CPU time the batch took, in physical core-seconds (0 where it is unknown)."""
 
 
+BY_SLACK = -1
+"""Variant of an allocation that lets each batch choose: the most accurate model that the slack of
+its most urgent request allows (SlackFit, of SuperServe: Khare et al., NSDI 2025)."""
+
+
 class StageAllocation(NamedTuple):
     """What one stage gets until the next decision."""
 
@@ -109,7 +114,7 @@ class StageAllocation(NamedTuple):
     replicas: int = 1
     """Replicas kept running."""
     variant: int = 0
-    """Model variant."""
+    """Model variant, or :data:`BY_SLACK`."""
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -14,7 +14,7 @@ import numpy as np
 from sponge_env.config import Limits
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.graph import mean_tasks, predecessors
-from sponge_env.interfaces import Allocation, StageAllocation, StageSpec, SystemSpec
+from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
 from sponge_env.profile import Profile, load_profile, local_profile_path
 from sponge_env.scenario import Scenario
 
@@ -158,8 +158,9 @@ def check_allocation(allocation: Allocation, limits: SystemSpec | LiveConfig) ->
                     f"{where}.{name} must be a whole number between 1 and {limit}, not {value!r}"
                 )
         most = len(getattr(stage, "accuracies", "1")) - 1
-        if not isinstance(asked.variant, int | np.integer) or not 0 <= asked.variant <= most:
-            rule = f"a whole number between 0 and {most}" if most else "0: there is only one"
+        least = BY_SLACK if most else 0
+        if not isinstance(asked.variant, int | np.integer) or not least <= asked.variant <= most:
+            rule = f"a whole number between {least} (each batch by its slack) and {most}" if most else "0: there is only one"
             raise ConfigError(f"{where}.variant must be {rule}, not {asked.variant!r}")
     if allocation.total_cores > limits.total_cores:
         held = ", ".join(f"{s.replicas} replicas of {s.cores} cores" for s in allocation.stages)

@@ -178,7 +178,7 @@ def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[Asked]], int]:
     numbers = st.integers(1, 4)
     asked = [
         [
-            Asked(draw(numbers), draw(numbers), draw(st.integers(0, len(s.variants) - 1)))
+            Asked(draw(numbers), draw(numbers), draw(st.sampled_from(_variants(s))))
             for s in stages
         ]
         for _ in range(3)

@@ -154,13 +154,13 @@ def _choose_variant(w: World, count: int) -> int:
     """Return which model runs a batch of the queue's first requests.
 
     The most accurate one that the slack of the most urgent request allows (SlackFit, of
-    SuperServe: Khare et al., NSDI 2025) where the stage lets batches choose.
+    SuperServe: Khare et al., NSDI 2025) where the stage or the allocation lets batches choose.
     """
     stage, model = w.stage, w.model
     if w.env.now_s >= stage.switched_s:
         stage.variant = stage.next_variant
     variant = stage.variant
-    if model.by_slack:
+    if model.by_slack or variant < 0:
         slack_s = deadline_s(w, stage.head) - w.env.now_s
         variant = model.variants - 1
         while variant > 0 and planned_s(w, variant, count, stage.planned_cores) > slack_s:

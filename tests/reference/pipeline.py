@@ -158,14 +158,15 @@ class Pipeline:
 
     def _variant(self, at: int, count: int, most_urgent_s: float) -> int:
         stage, cores = self.stages[at], self.asked[at].cores
-        if stage.by_slack:
+        before, following, when_s = self.switched[at]
+        asked = following if self.now_s >= when_s else before
+        if stage.by_slack or asked < 0:
             slack_s = most_urgent_s - self.now_s
             for variant in range(len(stage.latency_s) - 1, 0, -1):
                 if stage.latency_s[variant][count - 1][cores - 1] <= slack_s:
                     return variant
             return 0
-        before, following, when_s = self.switched[at]
-        return following if self.now_s >= when_s else before
+        return asked
 
     def _settle(self) -> None:
         while True:

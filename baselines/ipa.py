@@ -1,0 +1,133 @@
+"""IPA: replicas, variants and batch sizes of a chain of stages, by one latency budget.
+
+After Ghafouri et al., "IPA: Inference Pipeline Adaptation to Achieve High Accuracy and
+Cost-Efficiency" (2023): of each stage choose variant, batch and replicas so that it keeps up with
+the load, and all latencies, the time that a batch takes to fill included, add up to no more than
+the SLO; of all such choices take the best in accuracy and cost. FA2 (Razavi et al., RTAS 2022) does
+the same for one-core replicas without variants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from sponge_env.chain import Chain, is_chain
+from sponge_env.controllers import BaseController, Options, option
+from sponge_env.interfaces import (
+    Allocation,
+    FloatArray,
+    StageAllocation,
+    StageSpec,
+    SystemSpec,
+    SystemView,
+)
+from sponge_env.split import together
+
+TICKS = 256
+"""Ticks of an SLO. Latencies are rounded up to them."""
+_CORE = 1 << 20
+"""Cost of a core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IPAConfig(Options):
+    """Options of :class:`IPA`."""
+
+    mode: Literal["switch", "scale", "both"] = "both"
+    """What changes: variants, replicas, or both."""
+    cores: int = option(1, at_least=1)
+    """Cores of each replica, never more than the stage's limit."""
+    headroom: float = option(0.0, at_least=0)
+    """Time by which batches are planned to take longer than by the fit, relative to that."""
+    rate_windows: int = option(1, at_least=1)
+    """Past intervals whose highest rate is planned for."""
+    slo_fraction: float = option(1.0, above=0, at_most=1)
+    """Share of the SLO that is planned with."""
+    accuracy_price: float = option(0.5, at_least=0)
+    """Cores that a percent of accuracy is worth."""
+
+
+class IPA(BaseController):
+    """Chooses variant, batch size and replicas of each stage, by one budget for all of them.
+
+    It knows nothing of queues, of replicas that still start, or of single deadlines. Where nothing
+    fits it asks for as many replicas as there can be.
+    """
+
+    config: IPAConfig
+
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return whether the stages are a chain."""
+        return is_chain(spec.stages)
+
+    def begin(self, spec: SystemSpec) -> None:
+        """List what each stage may do."""
+        config = self.config
+        held = [stage.replicas for stage in spec.initial.stages]
+        self._stages = [_Stage(config, *each) for each in zip(spec.stages, held, strict=True)]
+        self._chain = Chain([each.batch.size for each in self._stages], TICKS, spec.total_cores)
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Solve the program for the highest of the last rates and the tightest budget.
+
+        Until a request has arrived there is nothing to plan for, and the allocation stays.
+        """
+        config, choices = self.config, self._chain.choices
+        if not view.arrivals.any():
+            return dataclasses.replace(view.allocation, feasible=True)
+        rate_rps = float(view.arrivals[-config.rate_windows :].max()) / spec.interval_s
+        budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
+        tick_s = spec.slo_s / TICKS
+        for k, stage in enumerate(self._stages):
+            own = slice(choices.first[k], choices.first[k + 1])
+            latency_s = stage.latency_s(max(rate_rps * spec.stages[k].mean_tasks, 1e-9))
+            choices.ticks[own] = np.minimum(np.ceil(latency_s / tick_s - 1e-9), TICKS)
+            choices.cores[own] = stage.held
+            choices.cost[own] = np.round(_CORE * (stage.held + stage.loss)) + stage.batch
+        feasible = self._chain.within(math.floor(budget_s / tick_s))
+        chosen = self._chain.options() if feasible else [stage.largest for stage in self._stages]
+        stages = [s.allocation(at) for s, at in zip(self._stages, chosen, strict=True)]
+        return Allocation(stages=together(stages, spec.total_cores), feasible=feasible)
+
+
+class _Stage:
+    """All that a stage may do: (options,) arrays over variants, replicas and batch sizes."""
+
+    def __init__(self, config: IPAConfig, stage: StageSpec, held: int) -> None:
+        self._cores = min(config.cores, stage.cores_max)
+        fixed, every = config.mode == "switch", range(1, stage.replicas_max + 1)
+        largest = len(stage.latencies) - 1
+        variants = [largest] if config.mode == "scale" else range(largest, -1, -1)
+        batches = range(1, stage.batch_max + 1)
+        axes = np.meshgrid(variants, [held] if fixed else every, batches, indexing="ij")
+        self.variant, self.replicas, self.batch = (axis.ravel() for axis in axes)
+        sizes = stage.batch_max, stage.cores_max
+        tables_s = np.array([fit.table_s(*sizes) for fit in stage.latencies])
+        service_s = tables_s[self.variant, self.batch - 1, self._cores - 1]
+        self._service_s: FloatArray = (1 + config.headroom) * service_s
+        self._served_rps = self.replicas * self.batch / self._service_s
+        self.held = self.replicas * self._cores
+        best = max(stage.accuracies) or 1.0
+        lost = 100 * (1 - np.array(stage.accuracies) / best)
+        self.loss: FloatArray = config.accuracy_price * lost[self.variant]
+        self.largest = int(self._served_rps.argmax())
+
+    def latency_s(self, rate_rps: float) -> FloatArray:
+        """Return what each option takes at a rate; infinite where it cannot keep up."""
+        whole_s = self._service_s + (self.batch - 1) / rate_rps
+        return np.where(self._served_rps >= rate_rps, whole_s, np.inf)
+
+    def allocation(self, at: int) -> StageAllocation:
+        """Return an option."""
+        batch, replicas, variant = (int(a[at]) for a in (self.batch, self.replicas, self.variant))
+        return StageAllocation(self._cores, batch, replicas, variant)
+
+
+ipa_switch = partial(IPA, mode="switch")
+ipa_scale = partial(IPA, mode="scale")
