@@ -14,6 +14,10 @@ from sponge_env.profile import load_profile
 from sponge_env.run.notices import announce, files_read, warnings
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.simulation.configuration import shortest_s
+from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.simulation.workload import draw_workload
+from sponge_env.spec import scenario_profile, stage_profiles
 
 PROFILES = ("yolov5s", "resnet18", "lite0")
 CSV = "time_s,bandwidth_bytes_per_s\n"
@@ -37,7 +41,7 @@ def test_no_shipped_scenario_is_warned_of(path: Path) -> None:
         assert not list(warnings(replace(scenario, profile=name), load_profile(name)))
 
 
-@pytest.mark.parametrize("name", ["quick", "standard"])
+@pytest.mark.parametrize("name", ["quick", "standard", "stages"])
 def test_no_cell_of_a_shipped_suite_is_warned_of(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,3 +123,19 @@ def test_arrivals_in_milliseconds(times_s: np.ndarray, sentence: str, tmp_path: 
 def test_a_scenario_that_can_hardly_be_meant(changes: dict[str, object], sentence: str) -> None:
     (warning,) = warned(short(**{"duration_s": 120.0, **changes}))
     assert sentence in warning
+
+
+@pytest.mark.parametrize("scenario", cells(replace(load_suite("stages"), starts=("cold",))))
+def test_requests_of_the_stages_suite_can_be_answered(scenario: Scenario) -> None:
+    profile = scenario_profile(scenario)
+    workload = draw_workload(scenario, profile, 1)
+    budget_s = workload.deadline_s - workload.arrival_s
+    hopeless = np.mean(budget_s < shortest_s(scenario, stage_profiles(scenario, profile)))
+    assert hopeless < (0.1 if scenario.network.fade_every_s else 1e-3)
+    assert rate_rps(scenario, profile) < 0.6 * capacity_rps(scenario, profile, joint=True)
+
+
+def test_a_pipeline_whose_stages_take_longer_than_its_slo_is_warned_of() -> None:
+    nlp = replace(load_scenario("pipeline-nlp"), slo_s=0.08)
+    (warning,) = warnings(nlp, scenario_profile(nlp))
+    assert warning.startswith("100% of the requests are hopeless")

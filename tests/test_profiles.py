@@ -165,3 +165,21 @@ def test_service_may_take_longer_than_controllers_plan_with() -> None:
         for each in (scenario, slow)
     ]
     assert rates[0].utilisation < rates[1].utilisation
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "ratio"),
+    [
+        ("lite1", "lite0", 631 / 407),
+        ("lite2", "lite0", 899 / 407),
+        ("yolov5n", "yolov5s", 45 / 98),
+        ("yolov5m", "yolov5s", 224 / 98),
+    ],
+)
+def test_what_was_not_measured_says_so_and_is_a_measured_profile_scaled(
+    name: str, measured: str, ratio: float
+) -> None:
+    profile, base = load_profile(name), load_profile(measured)
+    assert profile.source.startswith(f"Not measured: {measured}")
+    fields = {each: getattr(profile, each) for each in ("name", "model", "source", "samples")}
+    assert profile == dataclasses.replace(base.scaled(ratio), **fields)

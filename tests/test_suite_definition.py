@@ -82,6 +82,16 @@ def test_a_file_names_scenarios_beside_itself(tmp_path: Path) -> None:
     assert (scenario.name, scenario.profile, scenario.duration_s) == ("own", "resnet18", 5.0)
 
 
+def test_a_scenario_keeps_its_profiles_unless_the_suite_names_others() -> None:
+    assert [cell.profile for cell in cells(suite(cells=(CellGroup(("bursty",)),)))] == [
+        "resnet18",
+        "resnet18",
+    ]
+    staged = suite(cells=(CellGroup(("pipeline-video",), ("lite0",)),))
+    with pytest.raises(ConfigError, match=r"lists stages.*leave out the profile 'lite0'"):
+        cells(staged)
+
+
 def test_a_change_replaces_a_table_or_one_key_of_it() -> None:
     fading = load_scenario("deep-fade")
     fifo = changed(fading, {"serving.order": "fifo"})

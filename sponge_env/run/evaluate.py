@@ -254,14 +254,14 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
             suite, left_out = _of_traces(suite, arguments, changes)
     else:
         scenario = load_scenario(arguments.scenario)
-        profile = arguments.profile or scenario.profile
+        profiles = (arguments.profile,) if arguments.profile else ()
         agents, bounds = chosen(arguments.agent)
         suite = Suite(
             name=scenario.name,
             seeds=1,
             starts=(arguments.start or scenario.start,),
             bounds=bounds,
-            cells=(CellGroup((arguments.scenario,), (profile,), changes),),
+            cells=(CellGroup((arguments.scenario,), profiles, changes),),
             agents=agents,
         )
     controllers = {name: entry.controller or name for name, entry in suite.agents.items()}

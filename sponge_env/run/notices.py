@@ -24,8 +24,9 @@ from sponge_env.formats import (
 from sponge_env.profile import Profile
 from sponge_env.run.unit import shared_workload
 from sponge_env.scenario import Scenario
+from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
-from sponge_env.spec import scenario_profile
+from sponge_env.spec import scenario_profile, stage_profiles
 
 MB = 1e6
 LEAST_MB_PER_S, MOST_MB_PER_S = 0.01, 1000.0
@@ -99,7 +100,8 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
     workload = shared_workload(scenario, 0, profile)
     budget_s = workload.deadline_s - workload.arrival_s
-    hopeless = np.mean(budget_s < profile.fastest_s(scenario.limits.cores)) if budget_s.size else 0
+    fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
+    hopeless = np.mean(budget_s < fastest_s) if budget_s.size else 0
     if hopeless > MOST_HOPELESS:
         way_s = float(np.median(workload.arrival_s - workload.sent_s))
         yield (

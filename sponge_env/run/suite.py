@@ -40,8 +40,8 @@ class CellGroup:
 
     scenarios: tuple[str, ...]
     """Shipped scenarios, or TOML files relative to the suite's."""
-    profiles: tuple[str, ...]
-    """Profiles that take the place of each scenario's own."""
+    profiles: tuple[str, ...] = ()
+    """Profiles that take the place of each scenario's own; that one if left out."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to the scenarios, see :func:`changed`."""
     traces: Literal["", "bandwidth", "arrivals"] = ""
@@ -314,8 +314,13 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
 
 def _cells_of(group: CellGroup, starts: Sequence[Start]) -> Iterator[Scenario]:
     scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
-    for scenario, profile, start in product(scenarios, group.profiles, starts):
-        yield dataclasses.replace(scenario, profile=profile, start=start)
+    for scenario, name, start in product(scenarios, group.profiles or ("",), starts):
+        if name and scenario.stages:
+            raise ConfigError(
+                f"scenario {scenario.name!r} lists stages, which name their profiles themselves; "
+                f"leave out the profile {name!r}"
+            )
+        yield dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
 
 
 def _swept(suite: Suite, own: Sequence[Scenario]) -> Iterator[Scenario]:
