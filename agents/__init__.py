@@ -19,7 +19,8 @@ _KNOWN = {
     "sponge-largest": ("sponge_ip:largest_variant", "sponge-ip with the most accurate variants"),
     "equal-split": ("sponge_ip:equal_split", "sponge-ip for each stage, with equal budgets"),
     "proportional-split": (
-        "sponge_ip:proportional_split", "sponge-ip for each stage, budgets by latency"
+        "sponge_ip:proportional_split",
+        "sponge-ip for each stage, budgets by latency",
     ),
     "ppo": ("learned:ppo", "policy trained with PPO: cores and batch size"),
     "ppo-joint": ("learned:ppo_joint", "the same, replicas too"),

@@ -35,6 +35,9 @@ class FleetOptions(Options):
     """Cold starts to look ahead."""
     reluctance: float = option(0.03, at_least=0, below=1)
     """Saving, relative to the whole cost, for which the fleet changes."""
+    overload_windows: int = option(0, at_least=0)
+    """Past intervals whose mean rate is taken to last if the ready replicas cannot serve it; 0 for
+    none."""
 
 
 def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
@@ -88,7 +91,11 @@ class FleetPlanner:
         rates = np.array(self._rates_rps)
         recent = rates[-_SMOOTHED:].mean()
         now = self._cost(np.array([recent]), serves_rps)
-        ahead = self._cost(rate_samples(rates, 2 * self._cold_start), serves_rps)
+        coming = rate_samples(rates, 2 * self._cold_start)
+        windows = self._config.overload_windows
+        if windows and rates[-windows:].mean() > max(1, view.replicas_ready) * serves_rps[-1]:
+            coming = np.maximum(coming, rates[-windows:].mean())
+        ahead = self._cost(coming, serves_rps)
         return self._cheapest(view, now, ahead)
 
     def _serves_rps(self, service_s: FloatArray) -> FloatArray:

@@ -398,9 +398,7 @@ def _percent_lost(stage: StageSpec, variants: Sequence[int]) -> FloatArray:
     return np.array([100 * (1 - stage.accuracies[each] / best) if best else 0 for each in variants])
 
 
-def _service_s(
-    stage: StageSpec, variants: Sequence[int], margin_probability: float
-) -> FloatArray:
+def _service_s(stage: StageSpec, variants: Sequence[int], margin_probability: float) -> FloatArray:
     """Return (variants, cores_max, batch_max) seconds to plan with."""
     tables = []
     for fit in (stage.latencies[each] for each in variants):

@@ -22,7 +22,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 from sponge_env.split import Rule
 
-from .fleet import FleetOptions, FleetPlanner
+from .fleet import FleetOptions
 from .pipeline import Pipeline
 from .program import Forecast, SolverName, solver_maker
 from .surprise import Surprise
@@ -63,6 +63,8 @@ class SpongeIPConfig(FleetOptions):
     sigmas: float = option(1.0, at_least=0)
     """Standard deviations of the arrivals to be ready for, in their rate and during one
     batch."""
+    stage_sigmas: float = option(2.0, at_least=0)
+    """The same of the stages of a pipeline: what one of them holds up is missing in the next."""
     budget_quantile: float = option(0.05, at_least=0, at_most=0.5)
     """Quantile of the last interval's budgets on arrival that is the lowest expected."""
     delay_windows: int = option(5, at_least=1)
@@ -70,6 +72,10 @@ class SpongeIPConfig(FleetOptions):
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
     """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
     latencies of the stages or the same for all."""
+    utilisation: float = option(0.5, above=0, at_most=1)
+    """Of a pipeline, whose stages have to be quick rather than busy."""
+    reluctance: float = option(0.1, at_least=0, below=1)
+    overload_windows: int = option(3, at_least=0)
     accuracy_price: float = option(0.5, at_least=0)
     """Cores that a percent of accuracy is worth, where there are variants."""
     variant: Literal["chosen", "smallest", "largest"] = "chosen"
@@ -93,8 +99,8 @@ class SpongeIP(BaseController):
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether the program is one for all stages: its own form, for a chain."""
-        ours = self.config.formulation == "per-request"
-        return ours and self.config.budget == "end-to-end" and is_chain(spec.stages)
+        whole = self.config.budget == "end-to-end" or len(spec.stages) == 1
+        return whole and self.config.formulation == "per-request" and is_chain(spec.stages)
 
     def split_by(self) -> Rule:
         """Return how the SLO is divided if it is."""
@@ -106,9 +112,9 @@ class SpongeIP(BaseController):
         self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
         margin = max(0.0, spec.latency.residual_quantile(config.margin_probability))
         self._pipeline = None
-        in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
-        if config.formulation == "per-request" and (in_pipeline or spec.has_variants):
-            self._pipeline = Pipeline(config, spec, scaled_out=in_pipeline)
+        self._in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
+        if config.formulation == "per-request" and (self._in_pipeline or spec.has_variants):
+            self._pipeline = Pipeline(config, spec, scaled_out=self._in_pipeline)
         else:
             self._solver = self._make_solver(spec, margin)
 
@@ -132,7 +138,10 @@ class SpongeIP(BaseController):
         return answer
 
     def _forecast(self, spec: SystemSpec, view: SystemView) -> Forecast:
-        forecast = forecast_arrivals(self.config, spec, view)
+        config = self.config
+        if self._in_pipeline:
+            config = dataclasses.replace(config, sigmas=config.stage_sigmas)
+        forecast = forecast_arrivals(config, spec, view)
         self._surprise.add(float(view.arrivals[-1]), forecast.rate_rps)
         swing = math.exp(self.config.sigmas * math.sqrt(self._surprise.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)

@@ -26,6 +26,8 @@ _FORGET = 0.998
 """Weight that experience of service times keeps per interval."""
 _SAME_BATCH = 0.1
 """Distance of a mean batch size from a whole number up to which all batches count as equal."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpongeJointConfig(MPCConfig, FleetOptions):
     """Options of :class:`SpongeJoint`: of the fleet, and of the program that chooses its cores.

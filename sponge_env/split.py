@@ -66,7 +66,15 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
         core_unit=stage.core_unit,
         cpu_cores=stage.cpu_cores,
         initial=Allocation(stages=(initial,)),
-        stages=(dataclasses.replace(stage, after=(), mean_tasks=1.0),),
+        stages=(
+            dataclasses.replace(
+                stage,
+                after=(),
+                mean_tasks=1.0,
+                latencies=(stage.latencies[initial.variant],),
+                accuracies=(stage.accuracies[initial.variant],),
+            ),
+        ),
     )
 
 

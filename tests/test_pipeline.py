@@ -26,7 +26,7 @@ from sponge_env.config import (
 )
 from sponge_env.errors import ConfigError
 from sponge_env.graph import predecessors
-from sponge_env.interfaces import Allocation, StageAllocation
+from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload
@@ -177,13 +177,15 @@ def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[Asked]], int]:
     )
     numbers = st.integers(1, 4)
     asked = [
-        [
-            Asked(draw(numbers), draw(numbers), draw(st.sampled_from(_variants(s))))
-            for s in stages
-        ]
+        [Asked(draw(numbers), draw(numbers), draw(st.sampled_from(_variants(s)))) for s in stages]
         for _ in range(3)
     ]
     return scenario, asked, draw(st.integers(0, 1000))
+
+
+def _variants(stage: Stage) -> list[int]:
+    """Return what a controller may ask for."""
+    return [*range(len(stage.variants)), *[BY_SLACK] * (len(stage.variants) > 1)]
 
 
 @settings(deadline=None, max_examples=60)

@@ -11,8 +11,8 @@ import pytest
 from views import busy_view, make_spec, make_view
 
 from agents import lookahead
-from agents.lookahead import replica_states
 from agents.fleet import FleetPlanner, rate_samples
+from agents.lookahead import replica_states
 from agents.sponge_joint import (
     QuotaServiceTimes,
     SpongeJoint,
