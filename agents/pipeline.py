@@ -160,7 +160,8 @@ def _later_ticks(tables: StageTables, state: StageState, option: Option) -> int:
         wait_s = _done_s(state.free_s, option, queued - 1, queued) - tables.before_s
     rounds = math.ceil(tables.group / (option.size * replicas))
     whole_s = max(wait_s, own_s / replicas) + rounds * own_s
-    return min(math.ceil(whole_s / tables.tick_s - ROUNDING), TICKS)
+    ticks: int = min(math.ceil(whole_s / tables.tick_s - ROUNDING), TICKS)
+    return ticks
 
 
 @compiled
@@ -171,14 +172,16 @@ def _start_s(free_s: FloatArray, option: Option, place: int) -> float:
     """
     before = place // option.batch
     start_s: float = free_s[before % free_s.size]
-    return start_s + before // free_s.size * option.service_s[option.batch - 1]
+    start_s += before // free_s.size * option.service_s[option.batch - 1]
+    return start_s
 
 
 @compiled
 def _done_s(free_s: FloatArray, option: Option, place: int, queued: int) -> float:
     """Return when a task of the queue is done."""
     own = min(option.batch, queued - place // option.batch * option.batch)
-    return _start_s(free_s, option, place) + option.service_s[own - 1]
+    done_s: float = _start_s(free_s, option, place) + option.service_s[own - 1]
+    return done_s
 
 
 @compiled
@@ -191,7 +194,13 @@ def _queued_ticks(tables: StageTables, state: StageState, option: Option, place:
         was = Option(was_s, state.batch, state.batch)
         unchanged_s = _done_s(state.running[:, 0], was, place, queued)
         done_s = _resized_s(tables.delay_s, unchanged_s, done_s)
-    return math.floor((state.due_s[place] - done_s) / tables.tick_s + ROUNDING)
+    return _ticks_left(tables, state.due_s[place] - done_s)
+
+
+@compiled
+def _ticks_left(tables: StageTables, left_s: float) -> int:
+    ticks: int = math.floor(left_s / tables.tick_s + ROUNDING)
+    return ticks
 
 
 @compiled
@@ -209,14 +218,15 @@ def _coming_ticks(tables: StageTables, state: StageState, option: Option, order:
     own_s = option.service_s[option.size - 1]
     start_s = _start_s(state.free_s, option, state.due_s.size + order)
     start_s = max(start_s, arrival_s + own_s / state.free_s.size)
-    return math.floor((due_s - start_s - own_s) / tables.tick_s + ROUNDING)
+    return _ticks_left(tables, due_s - start_s - own_s)
 
 
 @compiled
 def _short(tables: StageTables, state: StageState, option: Option) -> int:
     """Return how many tasks more arrive in an interval than are served."""
     served_rps = state.free_s.size * option.batch / option.service_s[option.batch - 1]
-    return max(0, math.ceil((state.rate_rps - served_rps) * tables.interval_s - ROUNDING))
+    short: int = max(0, math.ceil((state.rate_rps - served_rps) * tables.interval_s - ROUNDING))
+    return short
 
 
 @compiled

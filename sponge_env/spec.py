@@ -158,13 +158,11 @@ def check_allocation(allocation: Allocation, limits: SystemSpec | LiveConfig) ->
                     f"{where}.{name} must be a whole number between 1 and {limit}, not {value!r}"
                 )
         most = len(getattr(stage, "accuracies", "1")) - 1
-        least = BY_SLACK if most else 0
+        least, rule = 0, "0: there is only one"
+        if most:
+            least = BY_SLACK
+            rule = f"a whole number between {least} (each batch by its slack) and {most}"
         if not isinstance(asked.variant, int | np.integer) or not least <= asked.variant <= most:
-            rule = (
-                f"a whole number between {least} (each batch by its slack) and {most}"
-                if most
-                else "0: there is only one"
-            )
             raise ConfigError(f"{where}.variant must be {rule}, not {asked.variant!r}")
     if allocation.total_cores > limits.total_cores:
         held = ", ".join(f"{s.replicas} replicas of {s.cores} cores" for s in allocation.stages)
