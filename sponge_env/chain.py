@@ -64,7 +64,7 @@ class Chain:
         self.chosen = np.zeros(len(options), np.int64)
         self._none_late = np.zeros((0, horizon + 1), np.int64)
         self._any_cores = _scratch(len(options), horizon, 1)
-        self._by_cores = _scratch(len(options), horizon, total_cores + 1)
+        self._by_cores: Scratch | None = None
 
     def within(self, budget_ticks: int) -> bool:
         """Choose the options of least cost whose latencies add up to no more than a budget.
@@ -93,6 +93,8 @@ class Chain:
         cost = cheapest(self.choices, late, self._any_cores, self.chosen)
         if self.choices.cores[self.chosen].sum() > self.total_cores:
             # Only where the machine is too small for the cheapest are cores worth a dimension.
+            if self._by_cores is None:
+                self._by_cores = _scratch(self.chosen.size, self.horizon, self.total_cores + 1)
             cost = cheapest(self.choices, late, self._by_cores, self.chosen)
         return cost
 

@@ -58,6 +58,9 @@ MOST_CELLS = 1 << 20
 MOST_TASKS = 256
 """Largest fan-out of an answer."""
 
+MAX_STAGES = 8
+"""Stages of a pipeline."""
+
 MOST_TOTAL_CORES = 1 << 30
 """Largest machine, in core units."""
 

@@ -264,7 +264,29 @@ class SystemSpec:
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
     stages: tuple[StageSpec, ...] = ()
-    """All stages, in their order."""
+    """All stages, in their order; the one that the rest describes if left out."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            object.__setattr__(self, "stages", (self._only_stage(),))
+
+    def _only_stage(self) -> StageSpec:
+        return StageSpec(
+            name="model",
+            cores_max=self.cores_max,
+            batch_max=self.batch_max,
+            replicas_max=self.replicas_max,
+            latencies=(self.latency,),
+            accuracies=(1.0,),
+            cold_start_s=self.cold_start_s,
+            core_unit=self.core_unit,
+            cpu_cores=self.cpu_cores,
+            after=(),
+            tasks=(0.0, 1.0),
+            mean_tasks=1.0,
+            by_slack=False,
+            switch_s=0.0,
+        )
 
     @property
     def has_variants(self) -> bool:
@@ -360,7 +382,24 @@ class SystemView:
     pending: tuple[tuple[float, int], ...] = ()
     """Seconds until each earlier decision is in force that is not yet, and its cores."""
     stages: tuple[StageView, ...] = ()
-    """All stages, in their order."""
+    """All stages, in their order; the one that the rest describes if left out."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            object.__setattr__(self, "stages", (self._only_stage(),))
+
+    def _only_stage(self) -> StageView:
+        return StageView(
+            queued_deadlines_s=self.queued_deadlines_s,
+            running=self.running,
+            allocation=self.allocation.stages[0],
+            replicas_ready=self.replicas_ready,
+            starting_s=self.starting_s,
+            arrivals=self.arrivals,
+            cores_in_force=self.cores_in_force,
+            pending=self.pending,
+            last=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

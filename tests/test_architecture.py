@@ -19,6 +19,7 @@ from sponge_env.run.suite import load_suite
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLLERS_MAY_IMPORT = {
     "arrays",
+    "chain",
     "config",
     "controllers",
     "encoding",
@@ -29,6 +30,7 @@ CONTROLLERS_MAY_IMPORT = {
     "latency",
     "mapping",
     "scenario",
+    "split",
     "results.schema",
     "core.compiled",
 }
@@ -158,6 +160,7 @@ def test_the_reference_is_independent_of_the_core() -> None:
 
 REFERENCE_MAY_IMPORT = {
     "arrays",
+    "chain",
     "config",
     "fields",
     "formats",

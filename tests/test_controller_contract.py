@@ -71,6 +71,7 @@ def systems_with_fleets(draw: st.DrawFn) -> tuple[SystemSpec, SystemView]:
         allocation=Allocation(cores, draw(st.integers(1, 16)), replicas),
         replicas_ready=ready,
         starting_s=starting_s,
+        stages=(),
     )
     return spec, view
 

@@ -26,7 +26,7 @@ def make_spec(profile: str = "yolov5s", **changes: Any) -> SystemSpec:
         latency=load_profile(profile).latency,
         cold_start_s=10.0,
     )
-    return dataclasses.replace(spec, **changes)
+    return dataclasses.replace(spec, **{"stages": (), **changes})
 
 
 def make_view(**changes: Any) -> SystemView:
@@ -47,7 +47,7 @@ def make_view(**changes: Any) -> SystemView:
         last=None,
         cores_in_force=4,
     )
-    return dataclasses.replace(view, **changes)
+    return dataclasses.replace(view, **{"stages": (), **changes})
 
 
 def busy_view(

@@ -167,14 +167,15 @@ def ledger_columns(
         return column
 
     budget_s = requests["deadline_s"] - requests["arrival_s"]
-    hopeless = budget_s < arrays.settings[0]["hopeless_below_s"]
+    settings = arrays.settings[arrays.envs["scenario"][0]]
+    hopeless = budget_s < settings["hopeless_below_s"]
     return {
         **requests,
         "started_s": spread("started_s", np.nan),
         "finished_s": spread("finished_s", np.nan),
         "outcome": outcome_names(outcome),
         "hopeless": hopeless,
-        "needs_cores": ~hopeless & (budget_s < arrays.settings[0]["one_core_below_s"]),
+        "needs_cores": ~hopeless & (budget_s < settings["one_core_below_s"]),
         "batch_size": spread("batch_size", 0),
         "replica": spread("replica", -1),
         "attempts": attempts,
