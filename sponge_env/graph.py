@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sponge_env.config import Stage, require
-from sponge_env.core.settings import MAX_STAGES
+from sponge_env.core.settings import MAX_STAGES, MAX_VARIANTS
 from sponge_env.errors import ConfigError, unknown
 
 
@@ -19,6 +19,9 @@ def check_stages(stages: Sequence[Stage]) -> None:
     require(len(set(names)) == len(names), "stages", names, "of different names")
     require(len(names) <= MAX_STAGES, "stages", names, f"at most {MAX_STAGES}")
     for at, stage in enumerate(stages):
+        variants = [variant.called for variant in stage.variants]
+        fits = len(variants) <= MAX_VARIANTS
+        require(fits, f"stages.{stage.name}.variants", variants, f"at most {MAX_VARIANTS}")
         _check_after(stage, names[:at], names)
 
 
