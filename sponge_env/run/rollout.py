@@ -147,7 +147,7 @@ def _summarise(
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(each.reward for each in intervals),
         stages={
-            stage: _over_episode([each.stages[stage] for each in intervals])
+            stage: over_episode([each.stages[stage] for each in intervals])
             for stage in (intervals[0].stages if intervals else ())
         },
     )
@@ -168,7 +168,7 @@ AVERAGED = {
 """Metrics of a stage that are no sums over an episode but means, and what weighs an interval."""
 
 
-def _over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return what was measured of a stage in all intervals together."""
     columns = {name: np.array([each[name] for each in intervals]) for name in intervals[0]}
     sums = {name: float(column.sum()) for name, column in columns.items()}
