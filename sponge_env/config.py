@@ -58,6 +58,12 @@ MOST_CELLS = 1 << 20
 MOST_TASKS = 256
 """Largest fan-out of an answer."""
 
+MAX_STAGES = 8
+"""Stages of a pipeline."""
+
+MAX_VARIANTS = 16
+"""Model variants of a stage."""
+
 MOST_TOTAL_CORES = 1 << 30
 """Largest machine, in core units."""
 
