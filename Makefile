@@ -14,6 +14,7 @@ DEMO_SECONDS := 60
 RESULTS := runs/results
 FIDELITY := $(wildcard docs/fidelity.json)
 SENSITIVITY := runs/sensitivity
+STAGES := runs/stages
 
 # What the shipped policies learn, and how.
 POLICY_SCENARIOS := --scenario paper-300kb --also paper-100kb paper-500kb bursty flash-crowd deep-fade diurnal mixed
@@ -65,10 +66,11 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 
 # Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed
 # somewhere, which the report then says.
-results: setup  ## run both large suites, write docs/results.md and the README's results
+results: setup  ## run the large suites, write docs/results.md and the README's results
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) evaluate.py --suite sensitivity --run-dir $(SENSITIVITY) || [ $$? -eq 1 ]
-	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md --sensitivity $(SENSITIVITY) $(FIDELITY:%=--fidelity %)
+	$(PY) evaluate.py --suite stages --run-dir $(STAGES) || [ $$? -eq 1 ]
+	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md --sensitivity $(SENSITIVITY) --stages $(STAGES) $(FIDELITY:%=--fidelity %)
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds

@@ -61,6 +61,9 @@ MOST_TASKS = 256
 MAX_STAGES = 8
 """Stages of a pipeline."""
 
+MAX_VARIANTS = 16
+"""Model variants of a stage."""
+
 MOST_TOTAL_CORES = 1 << 30
 """Largest machine, in core units."""
 

@@ -67,6 +67,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
     from sponge_env.live.local import check_machine
 
+    one_stage(scenario, "the real worker")
     if not profile.samples:
         raise ConfigError(
             f"scenario {scenario.name!r} uses the reference profile {profile.name!r}, whose "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sponge_env.config import MAX_STAGES, Stage, require
+from sponge_env.config import MAX_STAGES, MAX_VARIANTS, Stage, require
 from sponge_env.errors import ConfigError, unknown
 
 
@@ -18,6 +18,9 @@ def check_stages(stages: Sequence[Stage]) -> None:
     require(len(set(names)) == len(names), "stages", names, "of different names")
     require(len(names) <= MAX_STAGES, "stages", names, f"at most {MAX_STAGES}")
     for at, stage in enumerate(stages):
+        variants = [variant.called for variant in stage.variants]
+        fits = len(variants) <= MAX_VARIANTS
+        require(fits, f"stages.{stage.name}.variants", variants, f"at most {MAX_VARIANTS}")
         _check_after(stage, names[:at], names)
 
 

@@ -75,6 +75,7 @@ def _stage_specs(
 ) -> tuple[StageSpec, ...]:
     stages, after = scenario.pipeline, predecessors(scenario.pipeline)
     tasks, wanted_s = mean_tasks(stages), scenario.simulation.cold_start_s
+    _check_units(scenario, profiles)
     specs = []
     for at, (stage, models) in enumerate(zip(stages, profiles, strict=True)):
         limits = stage.limits
@@ -103,6 +104,23 @@ def _stage_specs(
             )
         )
     return tuple(specs)
+
+
+def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> None:
+    """Refuse cores of several sizes on one machine, and a stage with and without a quota."""
+    units = {model.name: model.core_unit for models in profiles for model in models}
+    if len({*units.values()}) > 1:
+        said = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
+        raise ProfileError(
+            f"the profiles of scenario {scenario.name!r} must have one core unit, for all replicas "
+            f"share the machine's cores, not several ({said})"
+        )
+    for stage, models in zip(scenario.pipeline, profiles, strict=True):
+        if len({model.quota is None for model in models}) > 1:
+            raise ProfileError(
+                f"stages.{stage.name}.variants must all be measured under a CPU quota or none, not "
+                f"some ({', '.join(model.name for model in models if model.quota)})"
+            )
 
 
 def check_profile(profile: Profile, limits: Limits) -> None:

@@ -39,7 +39,7 @@ from sponge_env.interfaces import (
 )
 from sponge_env.latency import latency_quantile_s
 from sponge_env.profile import Profile
-from sponge_env.results.schema import IntervalMetrics, StageMetrics, names
+from sponge_env.results.schema import SHARE, IntervalMetrics, StageMetrics, names
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
@@ -47,6 +47,7 @@ from sponge_env.simulation.workload import Workload, list_requests
 from sponge_env.spec import check_allocation
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
+_OF_STAGE = names(StageMetrics)
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
 
@@ -262,7 +263,21 @@ class System(ABC):
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
         measured |= only_worker | {"feasible": feasible, "decision_s": decision_s}
-        return IntervalMetrics(**measured)
+        return IntervalMetrics(**measured, stages=self._measured_stages())
+
+    def _measured_stages(self) -> dict[str, dict[str, float]]:
+        """Return what was measured of each stage; nothing of one that has one variant."""
+        stages = self.plan.pipeline
+        if len(stages) == len(stages[0].variants) == 1:
+            return {}
+        found = {}
+        for stage, row in zip(stages, self._arrays.stages[0], strict=True):
+            values = found[stage.name] = dict(zip(_OF_STAGE, row["measured"].item(), strict=True))
+            if len(stage.variants) > 1:
+                for variant, answered in zip(stage.variants, row["answered_by"], strict=False):
+                    share = answered / values["answered"] if values["answered"] else math.nan
+                    values[SHARE + variant.called] = float(share)
+        return found
 
 
 class SimulatedSystem(System):

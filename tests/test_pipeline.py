@@ -28,6 +28,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.graph import predecessors
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation
 from sponge_env.profile import load_profile, save_profile
+from sponge_env.run.rollout import over_episode
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload
 from sponge_env.system import SimulatedSystem
@@ -121,6 +122,15 @@ def compare(scenario: Scenario, asked: Sequence[Sequence[Asked]], seed: int) -> 
         assert metrics.queued + metrics.running == len(there)
         assert metrics.core_seconds == pytest.approx(model.core_s, abs=1e-9)
         model.core_s = 0.0
+        for k, measured in enumerate(metrics.stages.values()):
+            assert measured["switches"] == model.switches[k]
+            assert measured["answered"] == sum(model.done_by[k])
+            shares = [v for name, v in measured.items() if name.startswith("share/")]
+            if shares and measured["answered"]:
+                wanted = np.array(model.done_by[k]) / measured["answered"]
+                np.testing.assert_allclose(shares, wanted)
+        model.switches = [0] * len(scenario.stages)
+        model.done_by = [[0] * len(stage.variants) for stage in scenario.stages]
         assert [view.queued_deadlines_s.size for view in system.view().stages] == [
             len(queue) for queue in model.queues
         ]
@@ -295,28 +305,30 @@ def test_accuracies_lie_between_0_and_1() -> None:
     ("batch", "answered_s"), [(2, [0.16, 0.26, 0.36]), (1, [0.22, 0.34, 0.46])]
 )
 def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[float]) -> None:
-    usual = load_profile("video-detector")
-    for name, service_s in {"detector": 0.1, "classifier": 0.06}.items():
-        latency = dataclasses.replace(
-            usual.latency, gamma_s=0.0, delta_s=0.0, epsilon_s=0.0, eta_s=service_s
-        )
-        table = tuple((service_s,) * len(usual.cores) for _ in usual.batches)
-        profile = dataclasses.replace(usual, name=name, latency=latency, latency_s=table)
-        save_profile(profile, tmp_path / f"{name}.json")
     scenario = pipeline(
-        stage("detector", str(tmp_path / "detector.json"), fan_out=2),
-        stage("classifier", str(tmp_path / "classifier.json")),
+        stage("detector", with_service(tmp_path, "detector", 0.1), fan_out=2),
+        stage("classifier", with_service(tmp_path, "classifier", 0.06)),
         slo_s=0.3,
     )
     sent_s = np.array([0.0, 0.05, 0.1])
     workload = Workload(np.arange(3), sent_s, sent_s, sent_s + scenario.slo_s, np.zeros(3))
     system = SimulatedSystem(scenario, seed=0, workload=workload)
-    system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(4, batch))))
+    metrics = system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(4, batch))))
     columns = system.columns()
     np.testing.assert_allclose(columns["finished_s"], answered_s, rtol=0, atol=1e-12)
     late = np.array(answered_s) - sent_s > scenario.slo_s
     assert list(columns["outcome"]) == ["late" if each else "on_time" for each in late]
     assert late.sum() == (batch == 1)
+    detector, classifier = metrics.stages.values()
+    assert (detector["joined"], detector["answered"], detector["batches"]) == (3, 3, 3)
+    assert detector["waiting_mean_s"] == pytest.approx((0.0 + 0.05 + 0.1) / 3)
+    assert detector["service_mean_s"] == pytest.approx(0.1)
+    assert detector["utilisation"] == pytest.approx(0.3)
+    assert (classifier["joined"], classifier["taken"], classifier["batch_mean"]) == (6, 6, batch)
+    waited_s = [0.0, 0.06, 0.02, 0.08, 0.04, 0.1] if batch == 1 else [0.0]
+    assert classifier["waited_s"] == pytest.approx(sum(waited_s))
+    assert classifier["cores"] == 4.0
+    assert (classifier["queued"], classifier["dropped"], classifier["switches"]) == (0, 0, 0)
 
 
 def test_stages_share_the_machine() -> None:
@@ -339,3 +351,88 @@ def test_stages_share_the_machine() -> None:
     for _ in range(2):
         metrics = system.step(Allocation(stages=(StageAllocation(1, 4), StageAllocation(4, 1))))
         assert metrics.cores <= 6
+
+
+def with_service(folder: Path, name: str, service_s: float) -> str:
+    """Write a profile whose batches of any size take the same time on any cores."""
+    usual = load_profile("video-detector")
+    latency = dataclasses.replace(
+        usual.latency, gamma_s=0.0, delta_s=0.0, epsilon_s=0.0, eta_s=service_s
+    )
+    table = tuple((service_s,) * len(usual.cores) for _ in usual.batches)
+    profile = dataclasses.replace(usual, name=name, latency=latency, latency_s=table)
+    save_profile(profile, folder / f"{name}.json")
+    return str(folder / f"{name}.json")
+
+
+def in_tandem(folder: Path, *services_s: float) -> tuple[Any, Any]:
+    """Play Poisson arrivals through servers of constant speed; return ledger and stages.
+
+    One replica each, batches of one, first come, first served, nothing dropped.
+    """
+    stages = (
+        stage("abc"[k], with_service(folder, f"{k}-{each}", each))
+        for k, each in enumerate(services_s)
+    )
+    scenario = pipeline(
+        *stages,
+        slo_s=100.0,
+        duration_s=4000.0,
+        arrivals=Arrivals(rate_rps=RATE_RPS),
+        network=Network(trace="none", base_delay_s=0.0),
+    )
+    system = SimulatedSystem(scenario, seed=5)
+    allocation = Allocation(stages=(StageAllocation(1, 1),) * len(services_s))
+    rows = []
+    while not system.done:
+        rows.append(system.step(allocation).stages)
+    system.drain()
+    whole = {name: over_episode([row[name] for row in rows]) for name in rows[0]}
+    return system.columns(), whole
+
+
+RATE_RPS, SERVICE_S = 10.0, 0.06
+
+
+def sojourn_s(columns: Any) -> Any:
+    return columns["finished_s"] - columns["arrival_s"]
+
+
+def test_a_server_of_constant_speed_keeps_requests_waiting_as_long_as_pollaczek_and_khinchine_say(
+    tmp_path: Path,
+) -> None:
+    columns, whole = in_tandem(tmp_path, SERVICE_S, SERVICE_S)
+    load = RATE_RPS * SERVICE_S
+    wait_s = load * SERVICE_S / (2 * (1 - load))
+    # The mean over so many requests that depend on each other scatters by a few per cent.
+    assert whole["a"]["waiting_mean_s"] == pytest.approx(wait_s, rel=0.05)
+    assert whole["a"]["service_mean_s"] == pytest.approx(SERVICE_S)
+    assert whole["a"]["utilisation"] == pytest.approx(load, rel=0.02)
+    # Little's law: what waits on average is what arrives times how long it does.
+    assert whole["a"]["waited_s"] / 4000.0 == pytest.approx(RATE_RPS * wait_s, rel=0.06)
+    # What leaves such a server is never closer together than the next one can serve.
+    assert whole["b"]["waiting_mean_s"] == pytest.approx(0.0, abs=1e-9)
+    assert np.mean(sojourn_s(columns)) == pytest.approx(wait_s + 2 * SERVICE_S, rel=0.05)
+
+
+@pytest.mark.parametrize("services_s", [(0.02, 0.06), (0.06, 0.02), (0.02, 0.06, 0.04)])
+def test_servers_of_constant_speed_in_any_order_are_the_slowest_and_the_others_services(
+    tmp_path: Path, services_s: tuple[float, ...]
+) -> None:
+    """Avi-Itzhak, "A sequence of service stations" (1965), and Friedman in the same year."""
+    columns, whole = in_tandem(tmp_path, *services_s)
+    alone, _ = in_tandem(tmp_path, max(services_s), 1e-9)
+    others_s = sum(services_s) - max(services_s)
+    np.testing.assert_allclose(sojourn_s(columns), sojourn_s(alone) + others_s, atol=1e-6)
+    slowest = np.argmax(services_s)
+    assert all(
+        whole["abc"[k]]["waiting_mean_s"] == pytest.approx(0.0, abs=1e-9)
+        for k in range(slowest + 1, len(services_s))
+    )
+
+
+def test_a_fan_out_of_exactly_one_is_no_fan_out() -> None:
+    plain = play(pipeline(stage("a", "video-detector"), stage("b", "video-classifier")))
+    for tasks in ({"fan_out": 1}, {"fan_out_shares": (0.0, 1.0)}, {"fan_out_shares": (0, 3, 0)}):
+        first = stage("a", "video-detector", **tasks)
+        same(plain, play(pipeline(first, stage("b", "video-classifier"))))

@@ -1,6 +1,5 @@
 import dataclasses
 import math
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,16 @@ from sponge_env.results.schema import (
     AgainstBound,
     EpisodeMetrics,
     IntervalMetrics,
+    StageMetrics,
     axis_label,
     blank,
     column,
+    declared,
     names,
     tag,
 )
 
-SCHEMAS = (IntervalMetrics, EpisodeMetrics)
+SCHEMAS = (IntervalMetrics, EpisodeMetrics, StageMetrics)
 
 
 def test_the_docs_are_what_the_schema_generates():
@@ -36,7 +37,7 @@ def test_the_docs_have_the_fields_of_today():
 
 @pytest.mark.parametrize("cls", SCHEMAS)
 def test_every_metric_is_declared_in_full(cls):
-    for field in dataclasses.fields(cls):
+    for field in declared(cls):
         assert set(field.metadata) == {"group", "unit", "help", "better"}, field.name
         assert field.metadata["group"]
         assert field.metadata["help"].endswith(".")
@@ -46,7 +47,7 @@ def test_every_metric_is_declared_in_full(cls):
 @pytest.mark.parametrize("cls", SCHEMAS)
 def test_a_name_that_carries_a_unit_is_declared_with_it(cls):
     units = {"_bytes_per_s": "B/s", "_s": "s"}
-    for field in dataclasses.fields(cls):
+    for field in declared(cls):
         for suffix, unit in units.items():
             if field.name.endswith(suffix):
                 assert field.metadata["unit"] == unit, field.name
@@ -61,8 +62,8 @@ def test_the_docs_have_one_row_for_each_metric(cls):
 
 
 def test_a_quantity_of_both_schemas_means_the_same_in_both():
-    episode = {f.name: f.metadata for f in dataclasses.fields(EpisodeMetrics)}
-    for field in dataclasses.fields(IntervalMetrics):
+    episode = {f.name: f.metadata for f in declared(EpisodeMetrics)}
+    for field in declared(IntervalMetrics):
         if field.name in episode:
             for key in ("group", "unit", "better"):
                 assert field.metadata[key] == episode[field.name][key], field.name
@@ -98,7 +99,7 @@ def test_violations_and_cores_come_before_all_else_in_tensorboard():
     assert tag(IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
 
 
-METRICS = {f.name: f for cls in (*SCHEMAS, AgainstBound) for f in fields(cls)}
+METRICS = {f.name: f for cls in (*SCHEMAS, AgainstBound) for f in declared(cls)}
 
 
 def test_every_column_shows_a_metric_once():
@@ -124,7 +125,7 @@ def test_a_column_writes_a_value_in_its_unit():
 
 
 def test_what_was_not_measured_has_a_value_of_its_own():
-    assert blank(IntervalMetrics) == dataclasses.asdict(IntervalMetrics()) | {
+    assert dataclasses.asdict(IntervalMetrics()) == {"stages": {}} | {
         name: pytest.approx(value, nan_ok=True) for name, value in blank(IntervalMetrics).items()
     }
     assert math.isnan(blank(IntervalMetrics)["latency_p99_s"])

@@ -44,6 +44,7 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "violation_rate": violated,
             "avoidable_violation_rate": violated,
             "more_cores_rate": 0.0,
+            "accuracy": 1.0,
             "bound": "oracle",
             "beyond_bound_rate": violated,
             "beyond_common_bound_rate": violated,

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 import re
 import subprocess
@@ -17,10 +16,16 @@ from sponge_env.results.schema import (
     EpisodeMetrics,
     IntervalMetrics,
     axis_label,
+    declared,
     names,
     tag,
 )
-from sponge_env.results.tensorboard import COMPARED, EPISODE_PREFIX, IDENTITY, TensorBoardSink
+from sponge_env.results.tensorboard import (
+    EPISODE_PREFIX,
+    IDENTITY,
+    TensorBoardSink,
+    compared_in,
+)
 
 INTERVALS = [
     IntervalMetrics(time_s=1.0, violations=2, cores=4.0, core_seconds=4.0, delay_max_s=0.3),
@@ -84,12 +89,12 @@ def test_episode_values_stay_apart_from_the_intervals(events):
 
 def test_of_an_episode_only_what_the_table_compares_is_a_scalar(events):
     written = [name for name in events.Tags()["tensors"] if name.startswith(EPISODE_PREFIX)]
-    assert 0 < len(written) <= len(COMPARED)
+    assert 0 < len(written) <= len(compared_in([]))
     assert sorted(events.Tags()["tensors"])[-1] == max(written), "they come last"
 
 
 def test_the_schema_explains_every_scalar(events):
-    explained = {f.name: f.metadata["help"] for f in dataclasses.fields(IntervalMetrics)}
+    explained = {f.name: f.metadata["help"] for f in declared(IntervalMetrics)}
     for name in events.PluginTagToContent(scalar_metadata.PLUGIN_NAME):
         text = events.SummaryMetadata(name).summary_description
         assert text.endswith(".")
@@ -124,7 +129,7 @@ def test_the_table_compares_values_that_are_written(events):
     experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
     assert [info.name for info in experiment.hparam_infos] == list(IDENTITY)
     compared = [info.name.tag for info in experiment.metric_infos]
-    own = [name for name in COMPARED if name in names(EpisodeMetrics)]
+    own = [name for name in compared_in([]) if name in names(EpisodeMetrics)]
     assert compared == [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in own]
     measured = [name for name in compared if not name.endswith("latency_p99_s")]
     assert set(measured) <= set(events.Tags()["tensors"])

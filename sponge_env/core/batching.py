@@ -139,6 +139,8 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
         replica.batch_size, replica.first = count, stage.head
         replica.started_s, replica.planned_end_s = w.env.now_s, math.nan
         replica.variant = _choose_variant(w, count)
+        stage.switches += replica.variant != stage.last_variant
+        stage.last_variant = replica.variant
         if pipeline.staged(w):
             for position in range(stage.head, stage.head + count):
                 pipeline.start_task(w, w.queue[position & stage.ring].row)
@@ -182,6 +184,7 @@ def answer(w: World, replica: ReplicaState, finished_s: float) -> None:
     stage.finished += 1
     stage.service_sum_s += finished_s - replica.started_s
     stage.answered += replica.batch_size
+    stage.answered_by[replica.variant] += replica.batch_size
     _leave(w, replica)
 
 

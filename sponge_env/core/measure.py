@@ -21,10 +21,12 @@ def clear_sums(w: World) -> None:
     env.latency_sum_s = env.accuracy_sum = env.accuracy_on_time = 0.0
     for k in range(len(w.stages)):
         stage = w.stages[k]
-        stage.joined = stage.taken = stage.dropped = 0
+        stage.joined = stage.taken = stage.dropped = stage.switches = 0
         stage.batches = stage.batched = stage.finished = stage.answered = 0
         stage.service_sum_s = 0.0
         stage.waited_s = -(stage.tail - stage.head) * env.now_s
+        for variant in range(w.models[k].variants):
+            stage.answered_by[variant] = 0
 
 
 @compiled
@@ -108,9 +110,11 @@ def _measure_queue(stage: Stage, now_s: float) -> None:
     m: Any = stage.measured
     m.queued, m.running = stage.tail - stage.head, stage.running
     m.joined, m.answered, m.dropped = stage.joined, stage.answered, stage.dropped
+    m.taken, m.batches, m.switches = stage.taken, stage.batches, stage.switches
+    m.waited_s = stage.waited_s + m.queued * now_s
     m.waiting_mean_s = m.batch_mean = m.service_mean_s = math.nan
     if stage.taken:
-        m.waiting_mean_s = (stage.waited_s + m.queued * now_s) / stage.taken
+        m.waiting_mean_s = m.waited_s / stage.taken
     if stage.batches:
         m.batch_mean = stage.batched / stage.batches
     if stage.finished:

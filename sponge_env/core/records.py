@@ -7,18 +7,17 @@ since the start of the episode. No field bears the name of a NumPy attribute, su
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import MAX_STAGES
+from sponge_env.config import MAX_STAGES, MAX_VARIANTS
 from sponge_env.core.compiled import Position, Records, Words, dtype_of
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.fields import TREND_INTERVALS
 from sponge_env.interfaces import HISTORY
-from sponge_env.results.schema import IntervalMetrics, StageMetrics
+from sponge_env.results.schema import IntervalMetrics, StageMetrics, declared
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
@@ -31,6 +30,7 @@ Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
 PerStage = Annotated[Records[float], np.float64, MAX_STAGES]
 TasksPerStage = Annotated[Records[int], np.int32, MAX_STAGES]
+PerVariant = Annotated[Records[int], np.int64, MAX_VARIANTS]
 
 
 class Env:
@@ -148,7 +148,8 @@ class Stage:
     arrivals: Past
     """Those that joined the queue in past intervals."""
     joined: int
-    """Sums over this interval, as are the rest down to ``dropped``: those that joined the queue."""
+    """Sums over this interval, as are the rest down to ``switches``: those that joined the
+    queue."""
     waited_s: float
     """Time that they waited, each from its joining or the interval's beginning on."""
     taken: int
@@ -161,8 +162,12 @@ class Stage:
     """Batches that did not die with their replica."""
     answered: int
     """Those in them."""
+    answered_by: PerVariant
+    """The same for each variant."""
     dropped: int
     """Requests that were given up here."""
+    switches: int
+    """Batches of another variant than the one before."""
 
     wanted: AllocationRow
     """The allocation last asked for."""
@@ -178,6 +183,8 @@ class Stage:
     """Model that batches are formed for, until ``switched_s``, and from then on the next."""
     next_variant: int
     switched_s: float
+    last_variant: int
+    """Model of the batch that was formed last."""
     cores: int
     """Core units in force on the worker."""
     replicas: int
@@ -398,7 +405,7 @@ OPEN_REQUEST = dtype_of(OpenRequest)
 UNMEASURED = ("latency_p50_s", "latency_p99_s")
 """Metrics of an interval that would need all its latencies at once."""
 
-_MEASURED = [f for f in dataclasses.fields(IntervalMetrics) if f.name not in UNMEASURED]
+_MEASURED = [f for f in declared(IntervalMetrics) if f.name not in UNMEASURED]
 _TYPES = {int: np.int64, float: np.float64}
 
 METRICS = np.dtype(

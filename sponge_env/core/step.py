@@ -45,7 +45,8 @@ def _reset_stage(w: World) -> None:
     stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
     wanted = stage.wanted
     wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
-    wanted.variant, stage.planned_cores = initial.variant, initial.cores
+    wanted.variant = stage.last_variant = initial.variant
+    stage.planned_cores = initial.cores
     worker.reset_worker(w)
     worker.read_meters(w)
     remember_meters(stage.meters, stage.before)

@@ -32,11 +32,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     file("--fidelity", help="fidelity.json of sponge fidelity")
     said = "run of the suite sensitivity, whose sweeps go with the first run"
     add("--sensitivity", type=Path, metavar="RUN", help=said)
+    said = "run of the suite stages, which the Markdown of the first run has a part about"
+    add("--stages", type=Path, metavar="RUN", help=said)
     file("--markdown", help="write this too, with its pictures beside it")
     file("--readme", help="write its part about results anew")
     arguments = parser.parse_args(argv)
     if arguments.markdown and len(arguments.runs) > 1:
         raise ConfigError("--markdown is about one run; name only one")
+    if arguments.stages and not arguments.markdown:
+        raise ConfigError("--stages needs --markdown; the report of that run is one of its own")
     if arguments.readme and not arguments.markdown:
         raise ConfigError("--readme needs --markdown, whose picture it shows")
     return arguments
@@ -50,7 +54,8 @@ def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None)
     from sponge_env.results.page import Remarks, around, page, results, sections, with_results
 
     out = arguments.out or arguments.runs[0] / "report"
-    shown = sections(arguments.runs, arguments.agent, arguments.fidelity, arguments.sensitivity)
+    others = arguments.fidelity, arguments.sensitivity, arguments.stages
+    shown = sections(arguments.runs, arguments.agent, *others)
     texts = [path for path in (out / PAGE, arguments.markdown, arguments.readme) if path]
     if arguments.readme:
         around(arguments.readme)  # notices a README without marks

@@ -19,7 +19,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json, read_text
 from sponge_env.installation import describe_host
-from sponge_env.results.schema import CELL
+from sponge_env.results.schema import CELL, ByStage
 from sponge_env.results.statistics import SIGNIFICANCE, fewest_seeds, holm, paired_p
 from sponge_env.run import read
 from sponge_env.run.suite import Suite, arranged, load_suite
@@ -173,6 +173,14 @@ class Comparison:
     def mean(self, agent: str, name: str, *cells: Cell) -> float:
         """Return a metric of an agent, mean over families of cells and seeds."""
         return float(self.pooled(agent, name, cells).mean())
+
+    def accuracies(self, cells: Sequence[Cell]) -> list[float]:
+        """Return the mean accuracies of the answers of all agents on some cells."""
+        return [self.mean(a, "accuracy", cell) for cell in cells for a in self.there(cell)]
+
+    def stages(self, cell: Cell) -> dict[str, list[ByStage]]:
+        """Return by agent what was measured of the stages, seed by seed."""
+        return {a: list(self._rows["episodes", a, *cell]["stages"]) for a in self.there(cell)}
 
     def own_bound(self, agent: str, cell: Cell) -> str:
         """Return the name of the bound of an agent's kind of scaling; empty if unknown."""

@@ -6,13 +6,12 @@ in ``docs/environment.md``.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sponge_env.fields import JOINT_FIELDS, OBS_DIM
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, StageMetrics, declared
 
 METRICS = """# Metrics
 
@@ -24,6 +23,20 @@ is below `whole_episode/`.
 
 At any time `offered = on_time + late + dropped + failed + queued + running`.
 """
+
+
+STAGES = """
+They are there where a scenario has several stages or variants: in the intervals' files below the
+stage's name (`detector/queued`), in TensorBoard below `stages/`, in an episode's summary
+(`--json`) below `stages`, where counts are sums over the episode and the others means. Where a
+stage has several variants, `share/` and a variant's name is the share of the tasks that it did.
+"""
+
+SECTIONS = {
+    IntervalMetrics: "Per interval",
+    EpisodeMetrics: "Per episode",
+    StageMetrics: "Per stage and interval",
+}
 
 
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -45,11 +58,12 @@ def field_table() -> str:
 def metrics_page() -> str:
     """Return ``docs/metrics.md``."""
     text = METRICS
-    for cls, title in ((IntervalMetrics, "Per interval"), (EpisodeMetrics, "Per episode")):
-        described = [(f.name, f.metadata) for f in dataclasses.fields(cls)]
+    for cls, title in SECTIONS.items():
+        described = [(f.name, f.metadata) for f in declared(cls)]
         rows = [(m["group"], f"`{n}`", m["unit"], m["better"], m["help"]) for n, m in described]
         text += f"\n## {title}: `{cls.__name__}`\n\n"
         text += text_table(("group", "name", "unit", "better", "meaning"), rows)
+        text += STAGES * (cls is StageMetrics)
     return text
 
 

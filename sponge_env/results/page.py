@@ -91,6 +91,8 @@ class Section:
     fidelity: Fidelity | None = None
     swept: Comparison | None = None
     """Another run, of which only the sweeps are shown."""
+    staged: Comparison | None = None
+    """Another run, on scenarios with variants and stages, which the Markdown has a part about."""
 
     @property
     def sensitivity(self) -> Comparison:
@@ -234,11 +236,12 @@ def sections(
     agents: Sequence[str] = (),
     fidelity: Path | None = None,
     sensitivity: Path | None = None,
+    stages: Path | None = None,
 ) -> list[Section]:
     """Read everything that a report is about; SpongeError if that fails or no run has an agent.
 
     The result of ``python -m sponge_env.fidelity`` goes with the first run, as do the sweeps of
-    another run.
+    another run and one on variants and stages.
     """
     loaded = [load_run(path) for path in runs]
     there = [agent for run in loaded for agent in run.comparison.agents]
@@ -251,9 +254,12 @@ def sections(
         raise ConfigError(
             f"{str(sensitivity)!r} has no sweeps; run evaluate.py --suite sensitivity"
         )
+    staged = load_run(stages).comparison if stages else None
+    if staged and not staged.episodes["stages"].astype(bool).any():
+        raise ConfigError(f"{str(stages)!r} has no stages; run evaluate.py --suite stages")
     first, *others = loaded
     return [
-        Section(first, featured(first, agents), measured, swept),
+        Section(first, featured(first, agents), measured, swept, staged),
         *(Section(run, featured(run, agents)) for run in others),
     ]
 

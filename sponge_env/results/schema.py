@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,8 +36,27 @@ CELL = ("scenario", "profile", "start")
 """Metrics that name a cell: what is compared is compared within one."""
 
 
+ByStage = Mapping[str, Mapping[str, float]]
+"""By the names of the stages, what :class:`StageMetrics` measures of each and, below
+:data:`SHARE`, the share of its tasks that each variant has done, where there are several. Empty
+for one model."""
+
+SHARE = "share/"
+"""Begins the names of the shares; a variant's name follows."""
+
+
+def of_stage(stage: str, name: str) -> str:
+    """Return what a stage's metric is called beside those of the others."""
+    return f"{stage}/{name}"
+
+
+def declared(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields of a schema that are metrics, in order."""
+    return tuple(f for f in dataclasses.fields(cls) if f.metadata)
+
+
 def _field(cls: type[Any], name: str) -> dataclasses.Field[Any]:
-    return {f.name: f for f in dataclasses.fields(cls)}[name]
+    return {f.name: f for f in declared(cls)}[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +128,25 @@ class IntervalMetrics:
     decision_s: float = metric("controller", "s", "Wall time of the decision.", "less")
     paused_s: float = metric("controller", "s", "Time the live system was held before it.")
     reward: float = metric("controller", "", "Reward of the interval.", "more")
+    stages: ByStage = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class StageMetrics:
-    """One stage in an interval. What queues there are tasks: of a request, one or several."""
+    """One stage in an interval. What queues there are tasks: of a request, one or several.
+
+    Over an episode, counts are sums and the others means.
+    """
 
     queued: int = metric("stage", "", "Tasks waiting at the end of the interval.", "less")
     running: int = metric("stage", "", "Tasks in batches then.")
     joined: int = metric("stage", "", "Tasks that joined the queue.")
     answered: int = metric("stage", "", "Tasks done.")
     dropped: int = metric("stage", "", "Requests given up here.", "less")
-    waiting_mean_s: float = metric(
-        "stage", "s", "Time waited in the interval per task taken from the queue.", "less", NAN
-    )
+    taken: int = metric("stage", "", "Tasks taken from the queue into batches.")
+    waited_s: float = metric("stage", "s", "Time that tasks waited, summed over them.", "less")
+    waiting_mean_s: float = metric("stage", "s", "The same per task taken.", "less", NAN)
+    batches: int = metric("stage", "", "Batches that ended.")
     batch_mean: float = metric("stage", "", "Mean size of the batches that ended.", default=NAN)
     service_mean_s: float = metric("stage", "s", "Mean time that they took.", "less", NAN)
     cores: float = metric("stage", "core units", "Mean core units held.", "less")
@@ -131,7 +155,8 @@ class StageMetrics:
     batch: int = metric("stage", "", "Largest batch allowed.")
     replicas: int = metric("stage", "", "Replicas asked for.")
     replicas_ready: int = metric("stage", "", "Replicas serving at the interval's end.")
-    variant: int = metric("stage", "", "Model variant asked for.")
+    variant: int = metric("stage", "", "Model variant asked for, 0 for the first.")
+    switches: int = metric("stage", "", "Batches of another variant than the one before.")
     utilisation: float = metric("stage", "", "Share of the held cores in use.")
     throttled_share: float = metric(
         "stage", "", "Share of the cores' time that they stood stopped by the limit.", "less"
@@ -202,6 +227,7 @@ class EpisodeMetrics:
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
     reward: float = metric("controller", "", "Sum of the rewards.", "more")
+    stages: ByStage = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +281,8 @@ class Column:
     """How it is averaged in the table over all cells, if it stands there."""
     bound: Literal["", "needed", "instead"] = ""
     """Left out without a bound of all agents, or over all cells with one."""
+    of_accuracy: bool = False
+    """Left out where all answers are right."""
 
     @property
     def scale(self) -> float:
@@ -297,6 +325,10 @@ COLUMNS = (
         "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=(*ALONE, *TABLES), compared=True,
         pooled=("middle half",), bound="instead",
     ),
+    Column(
+        "effective_accuracy", "effective accuracy", "%", 2, EVERYWHERE, interval=AND_PAGE,
+        compared=True, pooled=("mean",), of_accuracy=True,
+    ),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
     Column(
         "cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=PAGE,
@@ -318,29 +350,47 @@ COLUMNS = (
 """In the order in which they stand."""
 
 
+STAGE_COLUMNS = (
+    Column("queued", "queue", "", 1),
+    Column("waiting_mean_s", "waiting", "ms", 1),
+    Column("service_mean_s", "service", "ms", 1),
+    Column("batch_mean", "batch", "", 2),
+    Column("cores", "cores", "", 2),
+    Column("utilisation", "utilisation", "%", 0),
+    Column("dropped", "dropped", "", 0),
+)
+"""The same of a stage's metrics over an episode."""
+
+
 def column(metric: str) -> Column:
     """Return how a metric is read; KeyError if it has no column."""
     return {c.metric: c for c in COLUMNS}[metric]
 
 
-def columns(place: Place) -> tuple[Column, ...]:
-    """Return the columns that stand in a place."""
-    return tuple(c for c in COLUMNS if place in c.places)
+def telling(accuracies: Iterable[float]) -> tuple[Column, ...]:
+    """Return the columns that say something where answers are so accurate (NaN without one)."""
+    wrong = any(accuracy < 1.0 for accuracy in accuracies)
+    return tuple(c for c in COLUMNS if wrong or not c.of_accuracy)
+
+
+def columns(place: Place, accuracies: Iterable[float] = ()) -> tuple[Column, ...]:
+    """Return the columns that stand in a place, of :func:`telling` ones."""
+    return tuple(c for c in telling(accuracies) if place in c.places)
 
 
 def names(cls: type[Any]) -> tuple[str, ...]:
     """Return the names of a schema's metrics, in order."""
-    return tuple(f.name for f in dataclasses.fields(cls))
+    return tuple(f.name for f in declared(cls))
 
 
 def blank(cls: type[Any]) -> dict[str, Any]:
     """Return what each metric is where nothing was measured."""
-    return {f.name: f.default for f in dataclasses.fields(cls)}
+    return {f.name: f.default for f in declared(cls)}
 
 
 INFO = {
     f.name: float if f.type == "float" else int
-    for f in dataclasses.fields(IntervalMetrics)
+    for f in declared(IntervalMetrics)
     if f.name != "reward"
 }
 """Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
@@ -381,7 +431,9 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
     """Return an episode's metrics under their names, see :func:`finite`."""
-    return finite({name: getattr(metrics, name) for name in names(EpisodeMetrics)})
+    values = finite({name: getattr(metrics, name) for name in names(EpisodeMetrics)})
+    stages = {stage: finite(own) for stage, own in metrics.stages.items()}
+    return values | ({"stages": stages} if stages else {})
 
 
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
@@ -392,4 +444,8 @@ def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
     infinite = ("latency_p50_s", "latency_p99_s") if values["offered"] else ()
     blanks = {name: math.inf if name in infinite else NAN for name in names(EpisodeMetrics)}
     measured: dict[str, Any] = {k: blanks[k] if v is None else v for k, v in values.items()}
-    return EpisodeMetrics(**measured)
+    stages = {
+        stage: {name: NAN if value is None else value for name, value in own.items()}
+        for stage, own in values.get("stages", {}).items()
+    }
+    return EpisodeMetrics(**measured | {"stages": stages})

@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sponge_env.files import write_json
-from sponge_env.results.layout import Columns, Entry, Table, code, listed, terminal
+from sponge_env.results.layout import Columns, Entry, Table, code, listed, percent, terminal
 from sponge_env.results.schema import (
     CELL,
-    COLUMNS,
+    SHARE,
+    STAGE_COLUMNS,
+    ByStage,
     Column,
     EpisodeMetrics,
     Place,
     column,
     columns,
     summary,
+    telling,
 )
 from sponge_env.results.statistics import (
     FEWEST_SEEDS,
@@ -64,6 +67,7 @@ COUNTED = {"avoidable_violation_rate": "violations", "core_seconds": "cores"}
 """Metrics of which it is said how likely an agent has fewer, and what people call them."""
 
 AVOIDABLE, CORES = SHOWN = column("avoidable_violation_rate"), column("mean_cores")
+SWITCHES = Column("switches", "switches", "", 1)
 OVER_BOUND = column("cores_over_common_bound")
 OVER_ATTAINED = "cores over the attained bound"
 
@@ -77,8 +81,42 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = [[e for e in episodes if e.agent == agent] for agent in agents]
     named = ("agent", lambda group: group[0].agent + "*" * any(e.partial for e in group))
-    measured = [(c.label, partial(_mean_of, c)) for c in columns("evaluation")]
-    return terminal(Table.of([named, *measured], groups), notes=[_caption(groups)])
+    shown = columns("evaluation", [episode.accuracy for episode in episodes])
+    measured = [(c.label, partial(_mean_of, c)) for c in shown]
+    text = terminal(Table.of([named, *measured], groups), notes=[_caption(groups, shown)])
+    stages = stage_table({e[0].agent: [episode.stages for episode in e] for e in groups})
+    return "\n\n".join([text, *([terminal(stages, "stage by stage")] if stages.rows else [])])
+
+
+def stage_table(found: Mapping[str, Sequence[ByStage]]) -> Table:
+    """Return what agents made of each stage, mean over their episodes; no row without stages."""
+    rows = [
+        (agent, stage, [episode[stage] for episode in episodes if episode])
+        for agent, episodes in found.items()
+        for stage in next((episode for episode in episodes if episode), ())
+    ]
+    shown: list[tuple[str, Callable[[tuple[str, str, list[Mapping[str, float]]]], str]]]
+    shown = [("agent", itemgetter(0)), ("stage", itemgetter(1))]
+    shown += [(c.label, partial(_mean_of_stage, c)) for c in STAGE_COLUMNS]
+    if any(name.startswith(SHARE) for *_, episodes in rows for name in episodes[0]):
+        shown += [("variants", _variants_text), ("switches", partial(_mean_of_stage, SWITCHES))]
+    return Table.of(shown, rows)
+
+
+def _mean_of_stage(c: Column, row: tuple[str, str, Sequence[Mapping[str, float]]]) -> str:
+    measured = [episode[c.metric] for episode in row[2] if not math.isnan(episode[c.metric])]
+    return c.text(fmean(measured)) if measured else MISSING
+
+
+def _variants_text(row: tuple[str, str, Sequence[Mapping[str, float]]]) -> str:
+    """Say which variants did how much, those that did nothing left out."""
+    *_, episodes = row
+    shares = {
+        name.removeprefix(SHARE): fmean(episode[name] for episode in episodes)
+        for name in episodes[0]
+        if name.startswith(SHARE)
+    }
+    return ", ".join(f"{name} {percent(share)}" for name, share in shares.items() if share > 0)
 
 
 def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
@@ -98,7 +136,7 @@ def _dropped(infinite: int, seeds: int) -> str:
     return f"dropped ({infinite} of {seeds})"
 
 
-def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
+def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]) -> str:
     """Say what was compared, over how many seeds, and which direction is good."""
     episodes = [episode for group in groups for episode in group]
     fewest, most = min(map(len, groups)), max(map(len, groups))
@@ -107,7 +145,7 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
         "/".join(dict.fromkeys(f"{e.scenario} ({e.backend}, {e.start})" for e in episodes)),
         f"mean of {seeds} seeds [least, most]" if most > 1 else "1 seed",
         f"{max(e.duration_s for e in episodes):g} s each",
-        "less is better in every column",
+        "less is better in every column" + " but accuracy" * any(c.of_accuracy for c in shown),
     ]
     lines = ["; ".join(parts)]
     if any(episode.dropped for episode in episodes):
@@ -152,7 +190,7 @@ def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Tab
     sides = comparison.bound_sides(cell)
     found: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
     spans: list[tuple[str, Callable[[Bound], str]]] = [("agent", itemgetter(0))]
-    for c in columns(place):
+    for c in columns(place, comparison.accuracies([cell])):
         if c.bound == "needed" and not sides:
             continue
         marks = _marks(comparison, cell, c.metric) if c.compared else {}
@@ -264,7 +302,7 @@ def pooled_table(comparison: Comparison, start: str) -> Table:
     left_out = "instead" if comparison.common_bound else "needed"
     found += [
         (f"{c.label}, {how}", partial(_pooled, comparison, cells_of, c, how))
-        for c in COLUMNS
+        for c in telling(comparison.accuracies(comparison.cells_of(start=start)))
         for how in c.pooled
         if c.bound != left_out
     ]
@@ -467,7 +505,16 @@ def _columns_of(
         *([("most in one cell", worst)] if len(cells) > 1 else []),
         (heading, lambda one: Entry(c.text(one.cores), strong=one.agent in strong)),
     ]
+    found += [
+        (other.heading, partial(_of_cells, comparison, other, cells))
+        for other in telling(comparison.accuracies(cells))
+        if other.of_accuracy
+    ]
     return [(f"{what}, {start} start", partial(known, write)) for what, write in found]
+
+
+def _of_cells(comparison: Comparison, c: Column, cells: Sequence[Cell], one: Standing) -> Entry:
+    return Entry(f"{c.text(comparison.mean(one.agent, c.metric, *cells))} {c.unit}")
 
 
 def _cores_column(comparison: Comparison, cells: Sequence[Cell]) -> tuple[Column, str]:

@@ -8,7 +8,6 @@ well, and carries the prefix ``whole_episode/``, for some share their tag with a
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import os
@@ -17,7 +16,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,11 +35,16 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from sponge_env.files import saying_why
 from sponge_env.results.schema import (
     CELL,
+    SHARE,
+    ByStage,
     EpisodeMetrics,
     IntervalMetrics,
+    StageMetrics,
     axis_label,
     columns,
+    declared,
     names,
+    of_stage,
     tag,
 )
 
@@ -53,6 +57,7 @@ FLUSH_EVERY_S = 1.0
 EPISODE_PREFIX = "whole_episode/"
 SUITE_PREFIX = "whole_suite/"
 TOTAL_PREFIX = "total/"
+STAGE_PREFIX = "stages/"
 
 TOTALS = ("violations", "core_seconds")
 """Interval metrics whose running sums are written too, under the prefix ``total/``."""
@@ -65,13 +70,20 @@ CHARTS = (
 )
 """Sections of the custom-scalars page, and the interval metrics they chart side by side."""
 
+VARIANTS_CHART = (
+    "Accuracy beside violations and cores",
+    "",
+    ("effective_accuracy", "violations", "cores"),
+)
+"""The section that there is where a stage has several variants."""
+
+OF_STAGES = ("queued", "waiting_mean_s", "service_mean_s", "batch_mean", "cores", "utilisation")
+"""Metrics of stages that have a chart, in which all stages are together."""
+
 IDENTITY = ("agent", "scenario", "backend", "seed", "start")
 """Episode metrics that name a row of the hyper-parameter table."""
 
-COMPARED = tuple(column.metric for column in columns("tensorboard"))
-"""Metrics that TensorBoard compares: in the hyper-parameter table, or means of a suite."""
-OF_EPISODE = tuple(name for name in COMPARED if name in names(EpisodeMetrics))
-SIDE_BY_SIDE = ("avoidable_violation_rate", "mean_cores")
+SIDE_BY_SIDE = ("avoidable_violation_rate", "mean_cores", "effective_accuracy")
 """Metrics of a suite that the custom-scalars page charts."""
 
 _INTERVAL = names(IntervalMetrics)
@@ -79,12 +91,13 @@ _TOTAL_TAGS = [TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS]
 _INTERVAL_TAGS = [*(tag(IntervalMetrics, name) for name in _INTERVAL), *_TOTAL_TAGS]
 _of_interval = attrgetter(*_INTERVAL)
 
-HELP = dict.fromkeys(_TOTAL_TAGS, "Sum since the start of the episode.") | {
+HELP: dict[str, str] = dict.fromkeys(_TOTAL_TAGS, "Sum since the start of the episode.") | {
     prefix + tag(cls, field.name): field.metadata["help"]
     for cls, prefix in ((IntervalMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX))
-    for field in dataclasses.fields(cls)
+    for field in declared(cls)
 }
-"""What the schema says about each tag."""
+"""What the schema says about each tag but those of stages."""
+_OF_STAGE: dict[str, str] = {f.name: f.metadata["help"] for f in declared(StageMetrics)}
 
 _EMPTY = TensorProto(dtype=DT_FLOAT, float_val=[0.0])
 _NUMBERS = itertools.count()
@@ -146,22 +159,29 @@ class TensorBoardSink:
         self._totals = dict.fromkeys(TOTALS, 0.0)
         self._described: set[str] = set()
         self._forms: dict[tuple[str, ...], tuple[Event, list[Any]]] = {}
-        self._add(Event(summary=_layout(_PAGE)), 0.0)
 
     def interval(self, metrics: IntervalMetrics) -> None:
-        """Write one interval's numbers."""
+        """Write one interval's numbers, before the first the layout."""
+        if not self._steps:
+            self._add(Event(summary=_layout(_page(metrics.stages))), 0.0)
         for name in TOTALS:
             self._totals[name] += getattr(metrics, name)
-        values = (*_of_interval(metrics), *self._totals.values())
-        self._add_scalars(_INTERVAL_TAGS, values, metrics.time_s)
+        values = [*_of_interval(metrics), *self._totals.values()]
+        tags = list(_INTERVAL_TAGS)
+        for stage, measured in metrics.stages.items():
+            tags += [STAGE_PREFIX + of_stage(stage, name) for name in measured]
+            values += measured.values()
+        self._add_scalars(tags, values, metrics.time_s)
         self._steps += 1
 
     def episode(self, metrics: EpisodeMetrics) -> None:
         """Write the row of the hyper-parameter table, and the numbers in it."""
-        tags = [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in OF_EPISODE]
-        values = [getattr(metrics, name) for name in OF_EPISODE]
+        own = names(EpisodeMetrics)
+        shown = [name for name in compared_in([metrics.accuracy]) if name in own]
+        tags = [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in shown]
+        values = [getattr(metrics, name) for name in shown]
         self._add_scalars(tags, values, metrics.duration_s)
-        labels = [axis_label(EpisodeMetrics, name) for name in OF_EPISODE]
+        labels = [axis_label(EpisodeMetrics, name) for name in shown]
         compared = dict(zip(tags, labels, strict=True))
         row = {name: getattr(metrics, name) for name in IDENTITY}
         for summary in _table_row(row, compared, self._trial):
@@ -199,8 +219,24 @@ def _form(tags: Sequence[str], described: set[str]) -> tuple[Event, list[Any]]:
     for name in tags:
         scalar = event.summary.value.add(tag=name, tensor=_EMPTY)
         if name not in described:
-            scalar.metadata.CopyFrom(create_summary_metadata("", HELP[name]))
+            scalar.metadata.CopyFrom(create_summary_metadata("", _help(name)))
     return event, [scalar.tensor.float_val for scalar in event.summary.value]
+
+
+def _help(name: str) -> str:
+    """Return what the schema says about a tag."""
+    if not name.startswith(STAGE_PREFIX):
+        return HELP[name]
+    _, _, own = name.removeprefix(STAGE_PREFIX).partition("/")
+    return _OF_STAGE.get(own, "Share of the stage's tasks that this variant did.")
+
+
+def compared_in(accuracies: Iterable[float]) -> tuple[str, ...]:
+    """Return the metrics that TensorBoard compares of episodes whose answers are so accurate.
+
+    They are in the hyper-parameter table, or means of a suite.
+    """
+    return tuple(column.metric for column in columns("tensorboard", accuracies))
 
 
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
@@ -211,24 +247,26 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
     :func:`sponge_env.run.read.load_results`; what was in the folder goes.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    means = episodes.groupby(["agent", *CELL], as_index=False)[list(COMPARED)].mean()
+    names_compared = list(compared_in(episodes["accuracy"]))
+    means = episodes.groupby(["agent", *CELL], as_index=False)[names_compared].mean()
     places = means.groupby(["scenario", "profile"]).ngroup()
     starts = sorted(means["start"].unique())
+    side_by_side = [name for name in SIDE_BY_SIDE if name in names_compared]
     page = [
-        (f"{start} start, over the cells", [_series(start, name) for name in SIDE_BY_SIDE])
+        (f"{start} start, over the cells", [_series(start, name) for name in side_by_side])
         for start in starts
     ]
-    shown = [(start, name) for start in starts for name in COMPARED]
+    shown = [(start, name) for start in starts for name in names_compared]
     compared = {f"{SUITE_PREFIX}{start} {name}": f"{start} {name}" for start, name in shown}
     for agent, table in means.assign(place=places).groupby("agent"):
         file, now_s = EventFile(folder / str(agent)), time.time()
         file.add(Event(wall_time=now_s, summary=_layout(page)))
         for row in table.sort_values("place").to_dict("records"):
             cell = f"{row['scenario']} {row['profile']}"
-            values = {f"{row['start']} {name}/{cell}": row[name] for name in COMPARED}
-            values |= {_series(row["start"], name)[1]: row[name] for name in SIDE_BY_SIDE}
+            values = {f"{row['start']} {name}/{cell}": row[name] for name in names_compared}
+            values |= {_series(row["start"], name)[1]: row[name] for name in side_by_side}
             file.add(Event(wall_time=now_s, step=row["place"], summary=_numbers(values)))
-        over_cells = table.groupby("start")[list(COMPARED)].mean().to_dict("index")
+        over_cells = table.groupby("start")[names_compared].mean().to_dict("index")
         values = {
             f"{SUITE_PREFIX}{start} {name}": over_cells.get(start, {}).get(name, math.nan)
             for start, name in shown
@@ -263,10 +301,27 @@ def _chart(prefix: str, name: str) -> tuple[str, str]:
     return title, prefix + tag(IntervalMetrics, name)
 
 
+ANY = "*"
+"""Stands for the name of any stage in a chart's tag."""
+
 Page = Sequence[tuple[str, Sequence[tuple[str, str]]]]
 """Sections of the custom-scalars page: a title, and title and tag of each chart."""
 
-_PAGE = [(title, [_chart(prefix, name) for name in charted]) for title, prefix, charted in CHARTS]
+
+def _page(stages: ByStage) -> Page:
+    """Return the page of an episode: with sections of their own for variants and for stages."""
+    several = any(name.startswith(SHARE) for own in stages.values() for name in own)
+    page = [
+        (title, [_chart(prefix, name) for name in charted])
+        for title, prefix, charted in (*CHARTS, *([VARIANTS_CHART] if several else []))
+    ]
+    if len(stages) > 1:
+        of_all = [
+            (axis_label(StageMetrics, name), STAGE_PREFIX + of_stage(ANY, name))
+            for name in OF_STAGES
+        ]
+        page.append(("All stages", of_all))
+    return page
 
 
 def _layout(page: Page) -> Summary:
@@ -277,7 +332,7 @@ def _layout(page: Page) -> Summary:
             chart=[
                 custom.Chart(
                     title=shown,
-                    multiline=custom.MultilineChartContent(tag=[f"^{re.escape(charted)}$"]),
+                    multiline=custom.MultilineChartContent(tag=[_pattern(charted)]),
                 )
                 for shown, charted in charts
             ],
@@ -291,6 +346,11 @@ def _layout(page: Page) -> Summary:
         tensor=make_tensor_proto(custom.Layout(category=sections).SerializeToString()),
     )
     return summary
+
+
+def _pattern(charted: str) -> str:
+    """Return what matches a tag, or those of any stage."""
+    return f"^{re.escape(charted).replace(re.escape(ANY), '[^/]+')}$"
 
 
 def _table_row(

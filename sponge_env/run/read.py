@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sponge_env.results.schema import (
     AgainstBound,
     EpisodeMetrics,
     IntervalMetrics,
+    declared,
     from_summary,
     names,
 )
@@ -31,18 +32,18 @@ from sponge_env.run.bounds import SIDES
 from sponge_env.run.store import IDENTITY, QUANTILES, read_result, result_files, whole_episodes
 from sponge_env.run.suite import BOUND_AGENTS, Arrangement
 
-_KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in fields(cls)}
+_KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in declared(cls)}
 """Names of the columns' types."""
 
-EPISODE = (*names(EpisodeMetrics), *names(AgainstBound))
-"""Columns that describe an episode."""
+EPISODE = (*names(EpisodeMetrics), *names(AgainstBound), "stages")
+"""Columns that describe an episode. The last has what was measured of each stage."""
 
 
 def load_results(path: Path) -> pd.DataFrame:
     """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
     results = _results(path)
     rows = [row for result in results for row in _rows(result)]
-    frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), "bound"])
+    frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), "bound", "stages"])
     bounds = _bounds(results)
     sides = bounds.set_index(["agent", *CELL, "seed"])[["violations_upper", "core_seconds_upper"]]
     common = frame.assign(bound=common_bound(bounds["agent"]))
@@ -128,7 +129,7 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def read_intervals(path: Path) -> list[IntervalMetrics]:
-    """Return the intervals of one episode that has ended."""
+    """Return the intervals of one episode that has ended, without what was measured of stages."""
     rows = _table(path, list(names(IntervalMetrics))).to_dict("records")
     return [IntervalMetrics(**{str(name): value for name, value in row.items()}) for row in rows]
 

@@ -22,7 +22,7 @@ from sponge_env.config import Arrivals, Initial
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
 from sponge_env.profile import Profile
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+from sponge_env.results.schema import SHARE, EpisodeMetrics, IntervalMetrics
 from sponge_env.run.registry import decision, start
 from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
@@ -146,6 +146,10 @@ def _summarise(
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(each.reward for each in intervals),
+        stages={
+            stage: over_episode([each.stages[stage] for each in intervals])
+            for stage in (intervals[0].stages if intervals else ())
+        },
     )
 
 
@@ -153,6 +157,30 @@ def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
     cores = total(each.core_seconds for each in intervals)
     used = total(getattr(each, name) * each.core_seconds for each in intervals)
     return used / cores if cores > 0 else 0.0
+
+
+AVERAGED = {
+    **dict.fromkeys(("queued", "running", "cores", "requested_cores", "batch"), ""),
+    **dict.fromkeys(("replicas", "replicas_ready", "variant"), ""),
+    **dict.fromkeys(("batch_mean", "service_mean_s"), "batches"),
+    **dict.fromkeys(("utilisation", "throttled_share"), "core_seconds"),
+}
+"""Metrics of a stage that are no sums over an episode but means, and what weighs an interval."""
+
+
+def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return what was measured of a stage in all intervals together."""
+    columns = {name: np.array([each[name] for each in intervals]) for name in intervals[0]}
+    sums = {name: float(column.sum()) for name, column in columns.items()}
+    weights = {name: columns.get(weight) for name, weight in AVERAGED.items()}
+    weights |= {name: columns["answered"] for name in columns if name.startswith(SHARE)}
+    for name, weight in weights.items():
+        weight = np.ones(len(intervals)) if weight is None else weight
+        counts = weight > 0  # what was not measured has no weight
+        weighted = float((columns[name] * weight)[counts].sum())
+        sums[name] = weighted / float(weight.sum()) if counts.any() else math.nan
+    waited_s, taken = sums["waited_s"], sums["taken"]
+    return sums | {"waiting_mean_s": waited_s / taken if taken else math.nan}
 
 
 def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, Any]:

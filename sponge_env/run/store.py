@@ -31,7 +31,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -45,7 +45,7 @@ from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.formats import RESERVED, find_trace
 from sponge_env.installation import bundled, describe_host, describe_versions
 from sponge_env.profile import save_profile
-from sponge_env.results.schema import CELL, EpisodeMetrics, names
+from sponge_env.results.schema import CELL, EpisodeMetrics, declared, names
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
 from sponge_env.scenario import Scenario
 from sponge_env.spec import scenario_profile
@@ -303,8 +303,10 @@ def _what_is_wrong(file: Path, result: Mapping[str, Any]) -> str:
         if found != result.get(name, []):
             return f"{name} are no list of tables"
     for each in episodes:
-        if unfit := [f.name for f in fields(EpisodeMetrics) if not _fits(each[f.name], f.type)]:
+        if unfit := [f.name for f in declared(EpisodeMetrics) if not _fits(each[f.name], f.type)]:
             return f"{unfit[0]} is {each[unfit[0]]!r} in an episode"
+        if not _are_stages(each.get("stages", {})):
+            return "the stages of an episode are no tables of numbers"
     numbers = [value for each in bounds for value in (each.get("seed"), *each.values())]
     if not all(_fits(value, "float") and value is not None for value in numbers):
         return "a bound is no number"
@@ -322,6 +324,15 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind == "float":
         return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     return bool(type(value).__name__ == kind)
+
+
+def _are_stages(found: Any) -> bool:
+    """Tell whether a value of a file is a table of numbers for each stage."""
+    tables = list(found.values()) if isinstance(found, dict) else [found]
+    return all(
+        isinstance(table, dict) and all(_fits(value, "float") for value in table.values())
+        for table in tables
+    )
 
 
 def _are_quantiles(values: Any, episodes: int) -> bool:

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from operator import attrgetter
@@ -31,7 +31,15 @@ from sponge_env.files import replacing, saying_why
 from sponge_env.installation import bundled, missing
 from sponge_env.interfaces import Sink
 from sponge_env.profile import Profile
-from sponge_env.results.schema import NAN, EpisodeMetrics, IntervalMetrics, names, summary
+from sponge_env.results.schema import (
+    NAN,
+    EpisodeMetrics,
+    IntervalMetrics,
+    declared,
+    names,
+    of_stage,
+    summary,
+)
 from sponge_env.run.bounds import BoundUnit, bound_units
 from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
@@ -311,12 +319,18 @@ class Journal:
 
 
 def interval_columns(run: Run, intervals: Sequence[IntervalMetrics]) -> dict[str, NDArray[Any]]:
-    """Return the intervals of an episode as :data:`COLUMNS` of shape (intervals,)."""
+    """Return the intervals of an episode as :data:`COLUMNS` of shape (intervals,).
+
+    What was measured of a stage follows below its name: ``detector/queued``.
+    """
     head = zip(IDENTITY, _of_run(run), strict=True)
     columns = {name: np.full(len(intervals), value) for name, value in head}
-    for field in fields(IntervalMetrics):
+    for field in declared(IntervalMetrics):
         values = [getattr(metrics, field.name) for metrics in intervals]
         columns[field.name] = np.array(values, np.int64 if field.type == "int" else np.float64)
+    for stage, measured in (intervals[0].stages if intervals else {}).items():
+        for name in measured:
+            columns[of_stage(stage, name)] = np.array([m.stages[stage][name] for m in intervals])
     return columns
 
 

@@ -78,6 +78,9 @@ class Pipeline:
         self.switched: list[tuple[int, int, float]] = [(a.variant, a.variant, 0.0) for a in initial]
         self.tickets: list[Ticket] = []
         self.core_s = 0.0
+        self.last = [a.variant for a in initial]
+        self.switches = [0] * len(stages)
+        self.done_by = [[0] * len(stage.accuracies) for stage in stages]
 
     def serve(
         self, arrivals: Sequence[tuple[float, float]], asked: Sequence[Asked], until_s: float
@@ -152,6 +155,8 @@ class Pipeline:
                 for ticket in batch:
                     self.queues[at].remove(ticket)
                 variant = self._variant(at, len(batch), most_urgent_s)
+                self.switches[at] += variant != self.last[at]
+                self.last[at] = variant
                 table = self.stages[at].latency_s[variant]
                 took_s = table[len(batch) - 1][self.asked[at].cores - 1]
                 self.replicas[at][place] = Running(batch, variant, self.now_s + took_s)
@@ -182,6 +187,7 @@ class Pipeline:
             running = self.replicas[at][place]
             assert running is not None
             self.replicas[at][place] = None
+            self.done_by[at][running.variant] += len(running.tickets)
             for ticket in running.tickets:
                 if not ticket.outcome:
                     self._finish(at, ticket, running)

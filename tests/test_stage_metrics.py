@@ -1,0 +1,352 @@
+"""What is measured of stages and variants, and where it arrives; what cannot be is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_runs import COLD, agent_result, keep, write_suite
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.util.tensor_util import make_ndarray
+
+import evaluate
+from sponge_env.interfaces import Allocation
+from sponge_env.results.__main__ import main as report
+from sponge_env.results.schema import (
+    EpisodeMetrics,
+    IntervalMetrics,
+    StageMetrics,
+    columns,
+    from_summary,
+    names,
+    summary,
+    telling,
+)
+from sponge_env.results.tables import comparison_table
+from sponge_env.results.tensorboard import write_runs
+from sponge_env.run.read import load_results
+from sponge_env.run.rollout import over_episode
+from sponge_env.scenario import load_scenario
+from sponge_env.system import SimulatedSystem
+
+VARIANTS = ("lite0", "lite1", "lite2")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_shares_and_switches_of_variants_follow_what_is_asked_for() -> None:
+    system = SimulatedSystem(replace(load_scenario("variants"), duration_s=6.0), seed=0)
+    rows = [system.step(Allocation(16, 16, 1, variant)) for variant in (2, 2, 0, 0, 1, 1)]
+    measured = [row.stages["classifier"] for row in rows]
+    # A batch that runs at the end of an interval is that of the variant before.
+    assert [each["switches"] for each in measured] == [0, 0, 1, 0, 1, 0]
+    assert [each["share/lite2"] for each in measured[:2]] == [1.0, 1.0]
+    assert [each["share/lite0"] for each in measured[3:4]] == [1.0]
+    assert [each["share/lite1"] for each in measured[5:]] == [1.0]
+    for row, each in zip(rows, measured, strict=True):
+        shares = [each[f"share/{name}"] for name in VARIANTS]
+        assert sum(shares) == pytest.approx(1.0)
+        assert row.accuracy == pytest.approx(np.dot(shares, (0.751, 0.768, 0.776)))
+
+
+def test_one_model_is_no_pipeline() -> None:
+    system = SimulatedSystem(replace(load_scenario("paper"), duration_s=2.0), seed=0)
+    assert system.step(Allocation(8, 4)).stages == {}
+    assert "stages" not in summary(EpisodeMetrics())
+
+
+def test_means_over_an_episode_have_weights_of_their_own() -> None:
+    blank = dict.fromkeys(names(StageMetrics), 0.0)
+    busy = blank | {"taken": 6, "waited_s": 3.0, "answered": 6, "batches": 3, "batch_mean": 2.0}
+    busy |= {"queued": 4, "core_seconds": 3.0, "utilisation": 0.9, "share/a": 1.0, "share/b": 0.0}
+    calm = blank | {"taken": 2, "waited_s": 1.0, "answered": 2, "batches": 1, "batch_mean": 4.0}
+    calm |= {"queued": 0, "core_seconds": 1.0, "utilisation": 0.1, "share/a": 0.0, "share/b": 1.0}
+    idle = blank | {"waiting_mean_s": math.nan, "batch_mean": math.nan, "waited_s": 2.0}
+    idle |= {"queued": 2, "share/a": math.nan, "share/b": math.nan}
+    whole = over_episode([busy, calm, idle])
+    assert whole["waiting_mean_s"] == 6.0 / 8
+    assert whole["batch_mean"] == 10.0 / 4
+    assert whole["queued"] == 2.0
+    assert whole["answered"] == 8
+    assert whole["utilisation"] == pytest.approx(0.7)
+    assert (whole["share/a"], whole["share/b"]) == (0.75, 0.25)
+    assert math.isnan(over_episode([idle])["waiting_mean_s"])
+    assert math.isnan(over_episode([idle])["share/a"])
+
+
+def test_a_summary_of_stages_reads_back() -> None:
+    episode = EpisodeMetrics(stages={"a": {"queued": 1.5, "waiting_mean_s": math.nan}})
+    kept = json.loads(json.dumps(summary(episode)))
+    assert kept["stages"] == {"a": {"queued": 1.5, "waiting_mean_s": None}}
+    assert from_summary(kept).stages["a"] == pytest.approx(episode.stages["a"], nan_ok=True)
+
+
+def evaluated(scenario: str, *more: str) -> None:
+    line = f"--scenario {scenario} --agent static-8 --duration 8 --run-dir run --json out.json"
+    assert evaluate.main([*line.split(), *more]) == 0
+
+
+@pytest.mark.parametrize(
+    ("scenario", "cell", "stages"),
+    [
+        ("variants", "variants+classifier+cold", {"classifier": VARIANTS}),
+        (
+            "pipeline-nlp",
+            "pipeline-nlp+language-translation-sentiment+cold",
+            {"language": (), "translation": (), "sentiment": ()},
+        ),
+    ],
+)
+def test_stages_arrive_in_files_tensorboard_and_on_the_terminal(
+    scenario: str,
+    cell: str,
+    stages: dict[str, tuple[str, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evaluated(scenario)
+    own = [
+        f"{stage}/{name}"
+        for stage, variants in stages.items()
+        for name in (*names(StageMetrics), *(f"share/{variant}" for variant in variants))
+    ]
+    frame = pd.read_parquet(f"run/intervals/static-8/{cell}-seed0.parquet")
+    assert list(frame)[5:] == [*names(IntervalMetrics), *own]
+    (episode,) = json.loads(Path("out.json").read_text())
+    assert [f"{stage}/{n}" for stage, row in episode["stages"].items() for n in row] == own
+    for stage, row in episode["stages"].items():
+        assert row["answered"] == frame[f"{stage}/answered"].sum() > 0
+        assert row["cores"] == pytest.approx(frame[f"{stage}/cores"].mean())
+    (found,) = load_results(Path("run"))["stages"]
+    assert summary(EpisodeMetrics(stages=found))["stages"] == episode["stages"]
+
+    events = EventAccumulator("run/tensorboard/static-8").Reload()
+    tags = events.PluginTagToContent(scalar_metadata.PLUGIN_NAME)
+    measured = [name for name in own if frame[name].notna().any()]
+    assert {f"stages/{name}" for name in measured} <= set(tags)
+    assert all(events.SummaryMetadata(tag).summary_description.endswith(".") for tag in tags)
+    (layout,) = events.Tensors(custom_scalars.CONFIG_SUMMARY_TAG)
+    page = Layout.FromString(make_ndarray(layout.tensor_proto).item())
+    sections = {section.title: section.chart for section in page.category}
+    assert ("Accuracy beside violations and cores" in sections) == (scenario == "variants")
+    assert ("All stages" in sections) == (len(stages) > 1)
+    for chart in sections.get("All stages", ()):
+        (pattern,) = chart.multiline.tag
+        assert len([tag for tag in tags if re.match(pattern, tag)]) == len(stages)
+
+    text = capsys.readouterr().out
+    assert ("effective" in text) == ("lite0 100 %" in text) == (scenario == "variants")
+    rows = text.partition("stage by stage")[2].splitlines()[5 : 5 + len(stages)]
+    assert [row.split()[:2] for row in rows] == [["static-8", stage] for stage in stages]
+
+
+def test_accuracy_has_a_column_where_some_answers_are_wrong() -> None:
+    sure = EpisodeMetrics(agent="a", accuracy=1.0, effective_accuracy=0.9)
+    assert "accuracy" not in comparison_table([sure, replace(sure, agent="b", accuracy=math.nan)])
+    table = comparison_table([sure, EpisodeMetrics(agent="b", accuracy=0.7)])
+    assert "effective" in table
+    assert "every column but accuracy" in table
+    shown = {column.metric for column in columns("tensorboard", [0.5])}
+    assert shown - {column.metric for column in columns("tensorboard")} == {"effective_accuracy"}
+    assert len(telling([math.nan])) == len(telling([1.0])) == len(telling([0.5])) - 1
+
+
+def with_stages(path: Path) -> Path:
+    """Write a run of two agents on a scenario with variants, the second the more accurate."""
+    write_suite(path, {"sponge-ip": ([0] * 3, 8.0), "fa2": ([0] * 3, 6.0)}, [COLD])
+    for agent, accuracy in (("sponge-ip", 0.75), ("fa2", 0.78)):
+        result = agent_result(agent, COLD, [0] * 3, 8.0)
+        row = dict.fromkeys(names(StageMetrics), 2.0) | {"share/small": 0.25, "share/large": 0.75}
+        for episode in result["episodes"]:
+            episode |= {"accuracy": accuracy, "effective_accuracy": accuracy - 0.01}
+            episode |= {"stages": {"first": row}}
+        keep(path, agent, COLD, result)
+    return path
+
+
+def test_reports_have_a_table_of_stages_and_a_part_about_them() -> None:
+    run, plain = with_stages(Path("staged")), Path("plain")
+    write_suite(plain, {"sponge-ip": ([0] * 3, 8.0), "fa2": ([0] * 3, 6.0)}, [COLD])
+    assert report([str(run)]) == 0
+    page = (run / "report/report.html").read_text()
+    assert "<h4>Stage by stage</h4>" in page
+    assert "small 25 %, large 75 %" in page
+    assert "effective accuracy [%]" in page
+    assert report([str(plain), "--markdown", "results.md", "--stages", str(run)]) == 0
+    text = Path("results.md").read_text()
+    part = text.partition("## Model variants and pipelines")[2].partition("\n## ")[0]
+    assert "effective accuracy, cold start" in part
+    assert re.search(r"`fa2` .* 77.00 % \|", part)
+    assert "effective accuracy" not in text.replace(part, "")
+    assert "Stage by stage" not in (plain / "report/report.html").read_text()
+
+
+def test_a_part_about_stages_needs_a_run_with_some(capsys: pytest.CaptureFixture[str]) -> None:
+    write_suite(Path("plain"), {"fa2": ([0], 8.0)}, [COLD])
+    assert report(["plain", "--markdown", "results.md", "--stages", "plain"]) == 2
+    assert "has no stages; run evaluate.py --suite stages" in capsys.readouterr().err
+    assert report(["plain", "--stages", "plain"]) == 2
+    assert "--stages needs --markdown" in capsys.readouterr().err
+
+
+def test_a_suite_compares_accuracy_in_tensorboard_where_there_is_some() -> None:
+    for run, tags in ((with_stages(Path("staged")), 1), (Path("plain"), 0)):
+        if not tags:
+            write_suite(run, {"fa2": ([0] * 3, 8.0)}, [COLD])
+        write_runs(Path("events") / run.name, load_results(run))
+        events = EventAccumulator(f"events/{run.name}/fa2").Reload()
+        found = [tag for tag in events.Tags()["tensors"] if "effective_accuracy/" in tag]
+        assert len(found) == tags
+
+
+def test_damaged_stages_of_a_result_are_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    for stages in ([], {"first": 3}, {"first": {"queued": "many"}}):
+        result = agent_result("fa2", COLD, [0], 8.0)
+        result["episodes"][0]["stages"] = stages
+        write_suite(Path("run"), {"fa2": ([0], 8.0)}, [COLD])
+        keep(Path("run"), "fa2", COLD, result)
+        assert report(["run"]) == 2
+        assert "no tables of numbers" in capsys.readouterr().err
+
+
+STAGES = """
+slo_s = {slo_s}
+duration_s = 5.0
+limits = {{ cores = 4, total_cores = 8 }}
+arrivals = {{ rate_rps = 5.0 }}
+[[stages]]
+name = "first"
+variants = [{variants}]
+limits = {{ cores = {cores}, batch = 4, replicas = 2 }}
+{first}
+[[stages]]
+name = "second"
+variants = [{{ profile = "video-classifier" }}]
+limits = {{ cores = 4, batch = 4, replicas = 2 }}
+{second}
+"""
+ONE = '{ profile = "video-detector" }'
+
+
+def scenario_of(
+    variants: str = ONE, first: str = "", second: str = "", cores: int = 4, slo_s: float = 0.5
+) -> str:
+    return STAGES.format(variants=variants, first=first, second=second, cores=cores, slo_s=slo_s)
+
+
+def variants_of(*pairs: tuple[str, object]) -> str:
+    return ", ".join(f'{{ profile = "{name}", accuracy = {value} }}' for name, value in pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (scenario_of(second="after = []"), "only the first stage follows nothing"),
+        (scenario_of(second='after = ["second"]'), "'second', so that none follows itself"),
+        (scenario_of(first='after = ["second"]'), "listed before 'first', so that none follows"),
+        (scenario_of(second='after = ["third"]'), "unknown stage in stages.second.after 'third'"),
+        (
+            scenario_of(variants_of(("yolov5m", 0.45), ("yolov5n", 0.28))),
+            r"in ascending order of their accuracies, not \[0.45, 0.28\]",
+        ),
+        (scenario_of(variants_of(("yolov5s", 0.1), ("yolov5s", 0.2))), "of different names"),
+        (scenario_of(variants_of(("yolov5s", 1.01))), "accuracy must be .* between 0 and 1.*1.01"),
+        (scenario_of(variants_of(("yolov5s", "nan"))), "accuracy must be .* between 0 and 1.*nan"),
+        (scenario_of(variants_of(("yolov5q", 0.5))), "unknown profile 'yolov5q'"),
+        (scenario_of(variants_of(("yolov5s", 0.3), ("lite0", 0.7))), "must have one core unit"),
+        (
+            scenario_of(variants_of(("lite0", 0.7)), cores=17)
+            .replace("video-classifier", "lite0")
+            .replace("total_cores = 8", "total_cores = 32"),
+            "profile 'lite0' was measured on one CPU .* limits.cores = 17 units are more",
+        ),
+        (scenario_of(cores=9), "stages.first.limits.cores must be at most 8, the machine's"),
+        (
+            scenario_of().replace("replicas = 2 }", "replicas = 2, total_cores = 8 }"),
+            "stages.first.limits.total_cores must be left out",
+        ),
+        (
+            scenario_of(variants_of(*((f"{k}.json", k / 20) for k in range(17)))),
+            "stages.first.variants must be at most 16",
+        ),
+        (scenario_of(cores=0), "limits.cores must be at least 1"),
+        (scenario_of(first="initial = { cores = 5 }"), "first.initial.cores must be between 1"),
+        (scenario_of(first="initial = { cores = 4, replicas = 2 }"), "of at most 8 cores together"),
+        (scenario_of(first="fan_out = -1"), "first.fan_out must be .* at least 0, not -1"),
+        (scenario_of(first="fan_out = nan"), "fan_out must be a whole number"),
+        (scenario_of(first="fan_out_shares = [0.5, nan]"), "fan_out_shares must be .* not nan"),
+        (scenario_of(first='chooses = "oracle"'), "unknown stages.chooses 'oracle'"),
+    ],
+)
+def test_what_is_no_pipeline_is_refused_in_one_sentence(
+    text: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.toml").write_text(text)
+    assert evaluate.main(["--scenario", "mine.toml", "--agent", "static-8"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(sentence, error), error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["mine.toml"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--scenario pipeline-video --profile lite0", "lists stages.*leave out the profile"),
+        ("--scenario variants --backend live", "lists stages, which the real worker cannot serve"),
+    ],
+)
+def test_options_that_do_not_fit_a_pipeline_are_refused(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([*line.split(), "--agent", "static-8"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(sentence, error), error
+    assert error.count("\n") == 1
+    assert not list(Path().iterdir())
+
+
+def test_a_suite_says_which_controls_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    text = '[[cells]]\nscenarios = ["variants"]\n[agents.static-8]\ncontrol = "diagonal"\n'
+    Path("mine.toml").write_text(text)
+    assert evaluate.main(["--suite", "mine.toml"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown agents.static-8.control 'diagonal'" in error
+    assert error.count("\n") == 1
+
+
+def test_an_slo_that_nobody_can_meet_is_said_before_anything_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("mine.toml").write_text(scenario_of(slo_s=0.03))
+    assert evaluate.main("--scenario mine.toml --agent static-8 --run-dir run".split()) == 0
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: 100% of the requests are hopeless")
+
+
+def test_the_pipeline_of_the_docs_runs_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "pipelines.md").read_text()
+    text, command = re.findall(r"```(?:toml)?\n(.*?)```", page, re.DOTALL)[:2]
+    assert text.count("\n") <= 30
+    Path("mine.toml").write_text(text)
+    program, *argv = command.split()[1:]
+    assert program == "evaluate.py"
+    assert evaluate.main([*argv, "--run-dir", "run"]) == 0
+    printed = capsys.readouterr().out
+    for agent in ("sponge-ip", "hpa", "static-8"):
+        for stage in ("detector", "classifier"):
+            assert re.search(rf"^{agent} +{stage} ", printed, re.MULTILINE)
+    frame = pd.read_parquet("run/intervals/hpa/mine+detector-classifier+cold-seed0.parquet")
+    assert {"detector/queued", "detector/share/yolov5n"} <= set(frame)
