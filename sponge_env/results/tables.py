@@ -146,14 +146,16 @@ def cell_text(comparison: Comparison, cell: Cell) -> str:
 def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Table:
     """Return the agents on one cell that did not fail, and its bounds.
 
-    Without bounds, nothing relative to one. What is compared with the reference is marked on a
-    page where it does not differ; on the terminal the difference stands beside it.
+    Without bounds or a relaxation, nothing relative to one. What is compared with the reference
+    is marked on a page where it does not differ; on the terminal the difference stands beside it.
     """
     sides = comparison.bound_sides(cell)
     found: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
     spans: list[tuple[str, Callable[[Bound], str]]] = [("agent", itemgetter(0))]
     for c in columns(place):
-        if c.bound == "needed" and not sides:
+        if (c.bound == "needed" and not sides) or (
+            c.bound == "relaxed" and not comparison.relaxed(cell)
+        ):
             continue
         marks = _marks(comparison, cell, c.metric) if c.compared else {}
         found.append((c.label, partial(_value, comparison, cell, c, place, marks)))
