@@ -27,6 +27,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.oracle import bound, relaxation
 from sponge_env.oracle.__main__ import main
+from sponge_env.oracle.relaxation import full_costs, models_of
 from sponge_env.oracle.tasks import StageTasks, draw_tasks
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
@@ -273,3 +274,29 @@ def relaxation_of(duration_s: float) -> Any:
     """Return the first episode's of so much of the video pipeline."""
     scenario = load_scenario("pipeline-video")
     return relaxation(dataclasses.replace(scenario, duration_s=duration_s), 0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 9.0])
+def test_who_gets_less_than_asked_for_finds_the_machine_nearly_full(scale: float) -> None:
+    many = Limits(cores=4, batch=2, replicas=3)
+    scenario = dataclasses.replace(
+        PLAIN,
+        duration_s=60.0,
+        stages=tuple(dataclasses.replace(stage, limits=many) for stage in PLAIN.stages),
+        limits=Limits(cores=4, total_cores=9),
+        simulation=Simulation(noise=0.0, cold_start_s=0.4, service_scale=scale),
+        interval_s=0.5,
+        arrivals=Arrivals(rate_rps=60.0),
+    )
+    full = sum(full_costs(scenario, models_of(scenario, scenario_profile(scenario))))
+    assert full == (6 if scale == 1.0 else 4), "longer batches than intervals may pile up"
+    system, rng, short = SimulatedSystem(scenario, 0), np.random.default_rng(0), 0
+    for _ in range(scenario.intervals):
+        asked = Allocation(stages=(StageAllocation(4, 2, 3),) * 2)
+        while asked.total_cores > 9:
+            drawn = rng.integers(1, [5, 4], (2, 2)).tolist()
+            asked = Allocation(stages=tuple(StageAllocation(c, 2, n) for c, n in drawn))
+        held = system.step(asked).core_seconds / scenario.interval_s
+        assert held >= min(asked.total_cores, full) - 1e-9
+        short += held < asked.total_cores - 1e-6
+    assert short > 5

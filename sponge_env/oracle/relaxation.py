@@ -90,11 +90,7 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
     scenario = as_long_as_its_traces(scenario)
     check_known(scenario)
     profile = scenario_profile(scenario) if profile is None else profile
-    spec, workload = make_spec(scenario, profile), draw_workload(scenario, profile, seed)
-    models = [
-        _Model(_alone(scenario, k, spec), own)
-        for k, own in enumerate(stage_profiles(scenario, profile))
-    ]
+    workload, models = draw_workload(scenario, profile, seed), models_of(scenario, profile)
     fastest_s = [model.service["fastest_s"] for model in models]
     tasks = draw_tasks(scenario.pipeline, workload, fastest_s, seed)
     end_s = scenario.intervals * scenario.interval_s
@@ -109,14 +105,14 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
         accuracy_upper=_accuracy(scenario, models, tasks, answerable) / max(1, int(counted.sum())),
         stages=tuple(
             _relaxed(e, own.tasks[answerable], share)
-            for e, own, share in zip(episodes, tasks, _full_costs(scenario, episodes), strict=True)
+            for e, own, share in zip(episodes, tasks, full_costs(scenario, models), strict=True)
         ),
         interval_s=scenario.interval_s,
     )
 
 
 @dataclass(frozen=True)
-class _Model:
+class Model:
     """One stage by itself."""
 
     scenario: Scenario
@@ -127,6 +123,12 @@ class _Model:
     def service(self) -> dict[str, Any]:
         """What is known about the service of whichever variant is the fastest."""
         return fastest_service(self.scenario, self.variants)
+
+    @property
+    def longest_s(self) -> float:
+        """Longest time that a batch takes."""
+        each = (fastest_service(self.scenario, [variant]) for variant in self.variants)
+        return max(float(service["work_s"].max()) for service in each)
 
     def episode(self, tasks: StageTasks, answerable: NDArray[np.bool_], seed: int) -> KnownEpisode:
         """Return an episode that offers the tasks of the answerable requests."""
@@ -141,6 +143,12 @@ class _Model:
         fits = e.shortest_s <= (due_s - release_s).max(initial=0.0) + SLACK_S
         most = max(1, int(fits.sum()))
         return e._replace(batch_max=most, padded_s=e.padded_s[:most])
+
+
+def models_of(scenario: Scenario, profile: Profile) -> list[Model]:
+    """Return the stages of a scenario one by one."""
+    spec, profiles = make_spec(scenario, profile), stage_profiles(scenario, profile)
+    return [Model(_alone(scenario, k, spec), own) for k, own in enumerate(profiles)]
 
 
 def _alone(scenario: Scenario, k: int, spec: SystemSpec) -> Scenario:
@@ -166,7 +174,7 @@ def _alone(scenario: Scenario, k: int, spec: SystemSpec) -> Scenario:
 
 def _accuracy(
     scenario: Scenario,
-    models: Sequence[_Model],
+    models: Sequence[Model],
     tasks: Sequence[StageTasks],
     answerable: NDArray[np.bool_],
 ) -> float:
@@ -181,23 +189,23 @@ def _accuracy(
     return float(product.sum())
 
 
-def _full_costs(scenario: Scenario, episodes: Sequence[KnownEpisode]) -> list[int]:
+def full_costs(scenario: Scenario, models: Sequence[Model]) -> list[int]:
     """Return the parts that stages have in the least cores held while one has too few.
 
     A stage has fewer cores than asked for only while those that are free would not give each of
     its replicas one more. A replica that drains is gone an interval later, if no batch takes
     longer; else it is only known that all together have as many cores as are free.
     """
-    count, machine = len(episodes), scenario.limits.machine_cores
+    count, machine = len(models), scenario.limits.machine_cores
     if count == 1:
         return [LEVELS]
-    if any(e.quota for e in episodes):
+    if any(model.service["quota"] for model in models):
         raise ConfigError(
             "no bound is known of several stages under CPU quotas; set simulation.service = "
             "'profile'"
         )
-    short = all(e.work_s.max() <= scenario.interval_s for e in episodes)
-    most = max(e.replicas_max for e in episodes)
+    most = max(model.scenario.limits.replicas for model in models)
+    short = all(model.longest_s <= scenario.interval_s for model in models)
     held = max(count, machine - most + 1 if short else (machine + count) // 2)
     return [held // count] * count
 

@@ -56,8 +56,9 @@ TEST_NOTE = (
 CELL_NOTE = (
     "only more cores: avoidable violations that no replica of one core could save; beyond attained "
     "bound, cores over it: what the best schedule found of the agent's own kind of "
-    "scaling has; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were never "
-    "answered; bounds: what is proven .. what is attained"
+    "scaling has; cores over the relaxation: over what nobody with as many violations can go "
+    "below, and nobody need reach; p99: of all requests; dropped (n of m): in n of m seeds more "
+    "than 1 % were never answered; bounds: what is proven .. what is attained"
 )
 
 COUNTED = {"avoidable_violation_rate": "violations", "core_seconds": "cores"}
