@@ -52,6 +52,7 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "core_seconds": np.asarray(cores) * DURATION_S,
             "cores_over_bound": np.asarray(cores) / 4.0,
             "cores_over_common_bound": np.asarray(cores) / 4.0,
+            "cores_over_relaxation": np.nan,
             "latency_p99_s": 0.5,
             "offered": 1000,
             "hopeless": 2,

@@ -2,9 +2,12 @@
 
 ``episode.py`` holds what is known in advance, ``relaxed.py`` and ``fluid.py`` prove that no
 schedule can do better, ``beam.py`` finds one that the serving core attains, and ``bound.py``
-puts the two sides together. ``docs/oracle.md`` says why the proof holds.
+puts the two sides together. Of several stages or variants there is only the lower side:
+``tasks.py`` says what each stage has to do, and ``relaxation.py`` what that costs.
+``docs/oracle.md`` says why the proofs hold.
 """
 
 from sponge_env.oracle.bound import Bound, bound
+from sponge_env.oracle.relaxation import Relaxation, relaxation
 
-__all__ = ["Bound", "bound"]
+__all__ = ["Bound", "Relaxation", "bound", "relaxation"]

@@ -1,4 +1,4 @@
-"""Print the clairvoyant bound of a scenario.
+"""Print the clairvoyant bound of a scenario; of one with stages the relaxation.
 
 Usage::
 
@@ -13,13 +13,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from sponge_env.cli import Parser, at_least, one_of, run_script
-from sponge_env.oracle.bound import bound
+from sponge_env.oracle.bound import Bound, bound
+from sponge_env.oracle.relaxation import Relaxation, relaxation
 from sponge_env.scenario import load_scenario
 from sponge_env.spec import scenario_profile
+
+SHOWN = (0.0, 0.001, 0.01, 0.05, 0.1)
+"""Violations per request beyond the fewest."""
 
 HEAD = (
     "          violations          core-seconds\n"
     " seed    lower  upper       lower      upper    gap\n"
+)
+
+RELAXED_HEAD = (
+    "relaxation: no controller has fewer violations, a larger effective accuracy or, with at most "
+    "so many\nviolations, fewer core-seconds; none need reach any of these\n"
+    "      violations  accuracy  core-seconds with so many violations more than the fewest\n"
+    " seed      lower     upper" + "".join(f"{share:>9.2%}" for share in SHOWN) + "\n"
 )
 
 
@@ -37,22 +48,37 @@ def _run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--duration", type=at_least(1), help="seconds of an episode")
     parser.add_argument("--seeds", type=at_least(1), default=1, help="episodes (default: 1)")
-    parser.add_argument("--joint", action="store_true", help="replicas may be added, too")
+    parser.add_argument(
+        "--joint", action="store_true", help="replicas may be added, too, as always with stages"
+    )
     arguments = parser.parse_args(argv)
     asked = {"profile": arguments.profile, "start": arguments.start}
     asked |= {"duration_s": arguments.duration}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     scenario = dataclasses.replace(load_scenario(arguments.scenario), **changes)
     profile = scenario_profile(scenario)
-    sys.stdout.write(HEAD)
+    sys.stdout.write(RELAXED_HEAD if scenario.stages else HEAD)
     for seed in range(arguments.seeds):
-        found = bound(scenario, seed, arguments.joint, profile)
-        sys.stdout.write(
-            f"{seed:5d} {found.violations_lower:8d} {found.violations_upper:6d} "
-            f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}\n"
-        )
+        if scenario.stages:
+            row = _relaxed(relaxation(scenario, seed, profile))
+        else:
+            row = _both(bound(scenario, seed, arguments.joint, profile))
+        sys.stdout.write(f"{seed:5d} {row}\n")
         sys.stdout.flush()
     return 0
+
+
+def _both(found: Bound) -> str:
+    return (
+        f"{found.violations_lower:8d} {found.violations_upper:6d} "
+        f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}"
+    )
+
+
+def _relaxed(found: Relaxation) -> str:
+    least = (found.core_seconds(found.beyond(share)) for share in SHOWN)
+    core_seconds = "".join(f"{each:9.1f}" for each in least)
+    return f"{found.violations_lower:10d} {found.accuracy_upper:9.4f}{core_seconds}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ no earlier than that, so what is late even so is late always, and the classes' v
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -121,13 +122,19 @@ class KnownEpisode(NamedTuple):
     """Most replicas at one time, draining ones included."""
 
 
-def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpisode:
+def known_episode(
+    scenario: Scenario, profile: Profile, seed: int, workload: Workload | None = None
+) -> KnownEpisode:
     """Collect what is known of an episode of a scenario that is as long as its traces.
+
+    The requests are those of scenario and seed, or others.
 
     Raises:
         SpongeError: The oracle has no model of something in the scenario.
     """
-    _check(scenario)
+    one_stage(scenario, "the oracle")
+    check_known(scenario)
+    workload = workload or draw_workload(scenario, profile, seed)
     spec = make_spec(scenario, profile)
     boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
     cores_count = (boundaries_s[1:] > scenario.count_from_s + 1e-9).astype(np.int64)
@@ -136,7 +143,7 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
     e = KnownEpisode(
         intervals=scenario.intervals,
         interval_s=scenario.interval_s,
-        **_requests(scenario, draw_workload(scenario, profile, seed), boundaries_s),
+        **_requests(scenario, workload, boundaries_s),
         cores_count=cores_count,
         counted_after=np.append(np.cumsum(cores_count[::-1])[::-1], 0),
         cores_max=spec.cores_max,
@@ -186,8 +193,8 @@ def _merged(e: KnownEpisode) -> KnownEpisode:
     )
 
 
-def _check(scenario: Scenario) -> None:
-    one_stage(scenario, "the oracle")
+def check_known(scenario: Scenario) -> None:
+    """Refuse what no bound has a model of."""
     if scenario.simulation.actuation_delay_s > 0:
         raise ConfigError(
             "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "
@@ -261,6 +268,25 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
     }
+
+
+def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str, Any]:
+    """Return what is known about service by whichever of several variants is the fastest.
+
+    What limits the CPU is said by the first, as in the core.
+    """
+    simulation = replace(
+        scenario.simulation, service=variants[0].resolve_service(scenario.simulation.service)
+    )
+    scenario = replace(scenario, simulation=simulation)
+    services = [_service(scenario, profile) for profile in variants]
+    least = {
+        name: np.min([service[name] for service in services], axis=0)
+        for name in ("work_s", "padded_s", "shortest_s")
+    }
+    fastest_s = float(least["padded_s"][0].min() + services[0]["dispatch_s"][0])
+    rate_rps = max(service["rate_rps"] for service in services)
+    return {**services[0], **least, "fastest_s": fastest_s, "rate_rps": rate_rps}
 
 
 def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:

@@ -60,6 +60,8 @@ class Fluid(NamedTuple):
     that costs, rounded down."""
     cores_count: IntArray
     """(intervals,) 1 where cores count."""
+    cost_max: int
+    """What the ready replicas of an interval cost at most, whatever they hold."""
     start: IntArray
     """(intervals,) cores that a replica has cost by the time it is ready, at least."""
     ready_from: int
@@ -109,6 +111,7 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
         mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
         last_batch=_last_batch(served, awake[1:], e.batch_max),
         cores_count=e.cores_count,
+        cost_max=LEVELS,
         replicas=replicas,
         replicas_max=e.replicas_max,
         violation=0.0,
@@ -401,7 +404,7 @@ def _serve_steps(f: Fluid, k: int, n: int, cores: int, level: int, served: float
         missing = max(0.0, f.due[k, step] - min(served + ahead, startable))
         served += missing
         left_out += hopeless + missing
-    cost = level + f.cores_count[k] * cores * (n + 1)
+    cost = level + f.cores_count[k] * min(f.cost_max, cores * (n + 1))
     return _reach(f, k, n, cores, cost, served, left_out, n, level)
 
 

@@ -258,6 +258,11 @@ class Comparison:
         """Return those of some cells that have the bound of all agents."""
         return [cell for cell in cells if cell in self._bounded]
 
+    def relaxed(self, cell: Cell) -> bool:
+        """Return whether a relaxation of a cell is known."""
+        here = (self.episodes[list(CELL)] == list(cell)).all(axis=1)
+        return bool(self.episodes["cores_over_relaxation"][here].notna().any())
+
     @cached_property
     def bound_episodes(self) -> pd.DataFrame:
         """The bounds beside what was offered, a row for each bound, cell and seed.

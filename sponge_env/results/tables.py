@@ -59,8 +59,9 @@ TEST_NOTE = (
 CELL_NOTE = (
     "only more cores: avoidable violations that no replica of one core could save; beyond attained "
     "bound, cores over it: what the best schedule found of the agent's own kind of "
-    "scaling has; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were never "
-    "answered; bounds: what is proven .. what is attained"
+    "scaling has; cores over the relaxation: over what nobody with as many violations can go "
+    "below, and nobody need reach; p99: of all requests; dropped (n of m): in n of m seeds more "
+    "than 1 % were never answered; bounds: what is proven .. what is attained"
 )
 
 COUNTED = {"avoidable_violation_rate": "violations", "core_seconds": "cores"}
@@ -184,14 +185,16 @@ def cell_text(comparison: Comparison, cell: Cell) -> str:
 def cell_table(comparison: Comparison, cell: Cell, place: Place = "page") -> Table:
     """Return the agents on one cell that did not fail, and its bounds.
 
-    Without bounds, nothing relative to one. What is compared with the reference is marked on a
-    page where it does not differ; on the terminal the difference stands beside it.
+    Without bounds or a relaxation, nothing relative to one. What is compared with the reference
+    is marked on a page where it does not differ; on the terminal the difference stands beside it.
     """
     sides = comparison.bound_sides(cell)
     found: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
     spans: list[tuple[str, Callable[[Bound], str]]] = [("agent", itemgetter(0))]
     for c in columns(place, comparison.accuracies([cell])):
-        if c.bound == "needed" and not sides:
+        if (c.bound == "needed" and not sides) or (
+            c.bound == "relaxed" and not comparison.relaxed(cell)
+        ):
             continue
         marks = _marks(comparison, cell, c.metric) if c.compared else {}
         found.append((c.label, partial(_value, comparison, cell, c, place, marks)))

@@ -1,4 +1,4 @@
-"""The clairvoyant bounds of a suite's cells, and those that ship.
+"""The clairvoyant bounds of a suite's cells, and those that ship; of stages the relaxations.
 
     python -m sponge_env.run.bounds [--suite standard]
 
@@ -13,18 +13,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
-from sponge_env.config import ControlName
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.files import (
@@ -45,25 +44,42 @@ from sponge_env.spec import scenario_profile
 if TYPE_CHECKING:
     from sponge_env.run.unit import Recorder
 
+RELAXATION: Literal["relaxation"] = "relaxation"
+"""Name in the results of what no controller of stages or variants can go below."""
+
+Kind = Literal["vertical", "joint", "relaxation"]
+"""Which bound: of one stage by its kind of scaling, of several stages or variants one for all."""
+
 SHIPPED = SUITE_DIR / "bounds.json"
-"""By cell and kind of scaling: the fingerprint of the scenario, and each seed's bound."""
+"""By cell and kind: the fingerprint of the scenario, and each seed's bound."""
 
 SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_seconds_upper")
 """The numbers of a bound, in the order in which they are shipped."""
 
+SHARES = (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Violations per request, beyond the fewest, for which a relaxation says the least cores."""
+
+_PAIRS = product(range(len(SHARES)), ("violations", "core_seconds"))
+
+RELAXED = ("accuracy_upper", *(f"{name}_{k}" for k, name in _PAIRS))
+"""The numbers of a relaxation: pairs of violations and the fewest core-seconds with so many."""
+
+NAMES: Mapping[Kind, tuple[str, ...]] = {"vertical": SIDES, "joint": SIDES, "relaxation": RELAXED}
+"""The numbers of each kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class BoundUnit:
-    """The clairvoyant bound of one cell; a unit of work like an agent's."""
+    """The bound of one cell; a unit of work like an agent's."""
 
-    control: ControlName
+    control: Kind
     scenario: Scenario
     seeds: int
 
     @property
     def agent(self) -> str:
         """Name in the results."""
-        return BOUND_AGENTS[self.control]
+        return RELAXATION if self.control == RELAXATION else BOUND_AGENTS[self.control]
 
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code."""
@@ -71,46 +87,52 @@ class BoundUnit:
         return fingerprint(parts | {"scenario": scenario_fingerprint(self.scenario)})
 
     def run(self, record: Recorder) -> None:
-        """Bound all seeds, or recall what was found before, as ``bounds``."""
-        record.facts["bounds"] = [
-            {"seed": seed, **dict(zip(SIDES, sides, strict=True))}
-            for seed, sides in enumerate(self.found())
+        """Bound all seeds, or recall what was found before, as ``bounds`` or ``relaxations``."""
+        record.facts["relaxations" if self.control == RELAXATION else "bounds"] = [
+            {"seed": seed, **dict(zip(NAMES[self.control], numbers, strict=True))}
+            for seed, numbers in enumerate(self.found())
         ]
 
     def found(self) -> list[tuple[float, ...]]:
-        """Return :data:`SIDES` of each seed."""
+        """Return the numbers of each seed, see :data:`NAMES`."""
         known = shipped(self.scenario, self.control)
         if len(known) < self.seeds:
             key = fingerprint({"unit": self.fingerprint(), "code": code_fingerprint()})
             kept = cache_dir() / "bounds" / f"{key}.json"
-            known = _recalled(kept, self.seeds)
+            known = _recalled(kept, (self.seeds, len(NAMES[self.control])))
             if not known:
                 known = [[*bound_of(self.scenario, s, self.control)] for s in range(self.seeds)]
                 write_json(kept, known)
-        return [tuple(sides) for sides in known[: self.seeds]]
+        return [tuple(numbers) for numbers in known[: self.seeds]]
 
 
-def _recalled(path: Path, seeds: int) -> list[list[float]]:
-    """Return what a file of the cache holds of so many seeds; nothing if it is not whole."""
+def _recalled(path: Path, shape: tuple[int, int]) -> list[list[float]]:
+    """Return what a file of the cache holds by seed and name; nothing if it is not whole."""
     try:
         found = np.array(parsed(json.loads, read_text(path)), np.float64)
     except (OSError, ValueError, TypeError):
         return []
-    whole = found.shape == (seeds, len(SIDES)) and not np.isnan(found).any()
+    whole = found.shape == shape and not np.isnan(found).any()
     return cast(list[list[float]], found.tolist()) if whole else []
 
 
 def bound_units(suite: Suite) -> list[BoundUnit]:
     """Return the bounds that a suite asks for, but of cells that are overloaded all the time.
 
-    The search has no end in them, and the least violations say nothing.
+    The search has no end in them, and the least violations say nothing. Of a cell with stages
+    there is one bound, whichever is asked for.
     """
-    asked = product(suite.bounds, cells(suite))
+    asked = dict.fromkeys(
+        (RELAXATION if cell.stages else kind, cell)
+        for kind, cell in product(suite.bounds, cells(suite))
+    )
     return [BoundUnit(kind, cell, suite.seeds) for kind, cell in asked if _in_reach(kind, cell)]
 
 
-def _in_reach(control: ControlName, scenario: Scenario) -> bool:
+def _in_reach(control: Kind, scenario: Scenario) -> bool:
     """Return whether the mean rate can be served; what cannot be played says so itself."""
+    if control == RELAXATION:
+        return True
     try:
         profile = scenario_profile(scenario)
         most_rps = capacity_rps(scenario, profile, control == "joint")
@@ -119,16 +141,20 @@ def _in_reach(control: ControlName, scenario: Scenario) -> bool:
         return True
 
 
-def bound_of(scenario: Scenario, seed: int, control: ControlName) -> tuple[float, ...]:
-    """Return :data:`SIDES`: what a controller that knows the future can reach."""
-    from sponge_env.oracle import bound  # compiled; only bounds need it
+def bound_of(scenario: Scenario, seed: int, control: Kind) -> tuple[float, ...]:
+    """Return :data:`NAMES` of an episode: what a controller that knows the future can reach."""
+    from sponge_env.oracle import bound, relaxation  # compiled; only bounds need it
 
+    if control == RELAXATION:
+        least = relaxation(scenario, seed)
+        pairs = ((v, least.core_seconds(v)) for v in map(least.beyond, SHARES))
+        return (least.accuracy_upper, *(float(number) for pair in pairs for number in pair))
     found = bound(scenario, seed, joint=control == "joint")
     return tuple(round(float(getattr(found, side)), 4) for side in SIDES)
 
 
-def shipped(scenario: Scenario, control: ControlName) -> list[list[float]]:
-    """Return :data:`SIDES` of the first seeds as they ship; none for a changed scenario."""
+def shipped(scenario: Scenario, control: Kind) -> list[list[float]]:
+    """Return :data:`NAMES` of the first seeds as they ship; none for a changed scenario."""
     entry = _shipped().get(cell_name(scenario), {}).get(control)
     if entry is None or entry["scenario"] != scenario_fingerprint(scenario):
         return []

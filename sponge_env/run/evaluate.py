@@ -21,7 +21,6 @@ from sponge_env.files import check_writable, replacing
 from sponge_env.installation import how_to_install, missing, require_extra
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
-    BOUND_AGENTS,
     CellGroup,
     Suite,
     cells,
@@ -420,11 +419,12 @@ def _report_suite(path: Path, suite: Suite) -> int:
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.tables import all_tables
     from sponge_env.results.tensorboard import write_runs
+    from sponge_env.run.bounds import bound_units
     from sponge_env.run.read import load_bounds, load_failures, load_results
     from sponge_env.run.suite import arranged
 
     arrangement = arranged(suite)
-    shown = [*suite.agents, *(BOUND_AGENTS[control] for control in suite.bounds)]
+    shown = [*suite.agents, *(unit.agent for unit in bound_units(suite))]
     failures = load_failures(path)
     comparison = Comparison(
         episodes=load_results(path),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
@@ -28,7 +29,7 @@ from sponge_env.results.schema import (
     from_summary,
     names,
 )
-from sponge_env.run.bounds import SIDES
+from sponge_env.run.bounds import RELAXED, SHARES, SIDES
 from sponge_env.run.store import IDENTITY, QUANTILES, read_result, result_files, whole_episodes
 from sponge_env.run.suite import BOUND_AGENTS, Arrangement
 
@@ -53,6 +54,7 @@ def load_results(path: Path) -> pd.DataFrame:
         beyond = frame["violations"] - violations
         frame[f"beyond_{kind}bound_rate"] = beyond / frame["offered"].clip(lower=1)
         frame[f"cores_over_{kind}bound"] = frame["core_seconds"] / core_seconds
+    frame["cores_over_relaxation"] = frame["core_seconds"] / _least_core_seconds(frame, results)
     return frame[list(EPISODE)]
 
 
@@ -92,6 +94,25 @@ def _bounds(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         for bound in result.get("bounds", ())
     ]
     return pd.DataFrame(rows, columns=["agent", *CELL, "seed", *SIDES])
+
+
+def _least_core_seconds(
+    episodes: pd.DataFrame, results: Iterable[Mapping[str, Any]]
+) -> NDArray[np.float64]:
+    """Return (episodes,) what any controller with as many violations holds by the relaxation."""
+    rows = [
+        {name: result[name] for name in CELL} | relaxation
+        for result in results
+        for relaxation in result.get("relaxations", ())
+    ]
+    relaxations = pd.DataFrame(rows, columns=[*CELL, "seed", *RELAXED]).set_index([*CELL, "seed"])
+    there = pd.MultiIndex.from_frame(episodes[[*CELL, "seed"]])
+    numbers = relaxations.reindex(there).to_numpy(np.float64)
+    violations, core_seconds = numbers[:, 1::2], numbers[:, 2::2]
+    # The first listed number of violations that is no smaller; the last is all requests.
+    k = (violations < episodes["violations"].to_numpy()[:, None]).sum(axis=1)
+    least: NDArray[np.float64] = core_seconds[np.arange(len(k)), np.minimum(k, len(SHARES) - 1)]
+    return least
 
 
 def load_failures(path: Path) -> pd.DataFrame:

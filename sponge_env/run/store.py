@@ -298,21 +298,20 @@ def _what_is_wrong(file: Path, result: Mapping[str, Any]) -> str:
     said = error is None or (isinstance(error, dict) and {"type", "message"} <= error.keys())
     if not said or not isinstance(complete, bool) or not isinstance(result.get("fingerprint"), str):
         return "it does not say whether it is complete"
-    episodes, bounds = _list(result, "episodes"), _list(result, "bounds")
-    for name, found in (("episodes", episodes), ("bounds", bounds)):
+    lists = {name: _list(result, name) for name in ("episodes", "bounds", "relaxations")}
+    for name, found in lists.items():
         if found != result.get(name, []):
             return f"{name} are no list of tables"
-    for each in episodes:
+    for each in (episodes := lists["episodes"]):
         if unfit := [f.name for f in declared(EpisodeMetrics) if not _fits(each[f.name], f.type)]:
             return f"{unfit[0]} is {each[unfit[0]]!r} in an episode"
         if not _are_stages(each.get("stages", {})):
             return "the stages of an episode are no tables of numbers"
+    bounds = (*lists["bounds"], *lists["relaxations"])
     numbers = [value for each in bounds for value in (each.get("seed"), *each.values())]
     if not all(_fits(value, "float") and value is not None for value in numbers):
         return "a bound is no number"
-    if any(
-        len({each["seed"] for each in several}) < len(several) for several in (episodes, bounds)
-    ):
+    if any(len({each["seed"] for each in several}) < len(several) for several in lists.values()):
         return "a seed is there twice"
     if not isinstance(result.get("bound", ""), str):
         return "its bound has no name"

@@ -1,0 +1,233 @@
+"""Below what no controller of several stages or variants can go, and what nobody need attain.
+
+Each stage is taken by itself, as an episode of one stage: a task comes when the stages before it
+have taken their shortest time, it is due when those after it need theirs, each batch runs with
+whichever variant is the fastest, and the lower side of joint scaling (``fluid.py``) says what
+that costs. ``docs/oracle.md`` has the proof.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.arrays import IntArray
+from sponge_env.config import Arrivals, Initial
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import SystemSpec
+from sponge_env.oracle.episode import (
+    SLACK_S,
+    KnownEpisode,
+    check_known,
+    fastest_service,
+    known_episode,
+)
+from sponge_env.oracle.fluid import LEVELS, Fluid, fluid, least_fluid_cost
+from sponge_env.oracle.tasks import StageTasks, draw_tasks
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
+from sponge_env.spec import make_spec, scenario_profile, stage_profiles
+
+PRICES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
+"""What a task left out costs, in cores held for an interval; any price gives a bound."""
+
+START_SHARES = (1.0, 0.5, 0.0)
+"""Parts of the cores of a cold start that are charged; any part gives a bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxedStage:
+    """What one stage costs."""
+
+    priced: tuple[tuple[float, float], ...]
+    """Prices of a task left out, and the least cost at each, in cores held for an interval."""
+    most_tasks: IntArray
+    """(answerable requests + 1,) the most tasks that so many requests have here."""
+
+    def core_intervals(self, left_out: int) -> float:
+        """Return the least where at most so many of the requests are left out."""
+        tasks = self.most_tasks[min(max(0, left_out), self.most_tasks.size - 1)]
+        return max(cost - price * float(tasks) for price, cost in self.priced)
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxation:
+    """One-sided bounds of an episode, each by itself: no schedule need attain any of them."""
+
+    offered: int
+    """Requests that count."""
+    violations_lower: int
+    """Requests that nobody can answer in time; every controller has so many violations."""
+    accuracy_upper: float
+    """No controller has a larger effective accuracy, whatever its cores."""
+    stages: tuple[RelaxedStage, ...]
+    interval_s: float
+
+    def core_seconds(self, violations: int) -> float:
+        """Return what every controller with at most so many violations holds at least."""
+        left_out = violations - self.violations_lower
+        return self.interval_s * sum(stage.core_intervals(left_out) for stage in self.stages)
+
+    def beyond(self, share: float) -> int:
+        """Return the fewest violations and so many more, per request."""
+        return min(self.offered, self.violations_lower + math.ceil(share * self.offered))
+
+
+def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) -> Relaxation:
+    """Bound what any controller of a scenario with stages or variants can reach in an episode.
+
+    Raises:
+        SpongeError: The scenario or profile cannot be used.
+    """
+    scenario = as_long_as_its_traces(scenario)
+    check_known(scenario)
+    profile = scenario_profile(scenario) if profile is None else profile
+    workload, models = draw_workload(scenario, profile, seed), models_of(scenario, profile)
+    fastest_s = [model.service["fastest_s"] for model in models]
+    tasks = draw_tasks(scenario.pipeline, workload, fastest_s, seed)
+    end_s = scenario.intervals * scenario.interval_s
+    counted = (workload.arrival_s >= scenario.count_from_s) & (workload.arrival_s <= end_s)
+    answerable = counted & np.all([each.in_time(each.fastest_s) for each in tasks], axis=0)
+    episodes = [
+        model.episode(own, answerable, seed) for model, own in zip(models, tasks, strict=True)
+    ]
+    return Relaxation(
+        offered=int(counted.sum()),
+        violations_lower=int(counted.sum() - answerable.sum()),
+        accuracy_upper=_accuracy(scenario, models, tasks, answerable) / max(1, int(counted.sum())),
+        stages=tuple(
+            _relaxed(e, own.tasks[answerable], share)
+            for e, own, share in zip(episodes, tasks, full_costs(scenario, models), strict=True)
+        ),
+        interval_s=scenario.interval_s,
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """One stage by itself."""
+
+    scenario: Scenario
+    """Of this stage only, with nothing sent."""
+    variants: tuple[Profile, ...]
+
+    @cached_property
+    def service(self) -> dict[str, Any]:
+        """What is known about the service of whichever variant is the fastest."""
+        return fastest_service(self.scenario, self.variants)
+
+    @property
+    def longest_s(self) -> float:
+        """Longest time that a batch takes."""
+        each = (fastest_service(self.scenario, [variant]) for variant in self.variants)
+        return max(float(service["work_s"].max()) for service in each)
+
+    def episode(self, tasks: StageTasks, answerable: NDArray[np.bool_], seed: int) -> KnownEpisode:
+        """Return an episode that offers the tasks of the answerable requests."""
+        count = np.where(answerable, tasks.tasks, 0)
+        due_s, slo_s = np.repeat(tasks.due_s, count), self.scenario.slo_s
+        release_s = np.repeat(tasks.release_s, count)
+        number = np.arange(due_s.size)
+        workload = Workload(number, due_s - slo_s, release_s, due_s, np.zeros(due_s.size))
+        e = known_episode(self.scenario, self.variants[0], seed, workload)
+        e = e._replace(**self.service)
+        # A batch that takes longer than the longest window answers nothing in time.
+        fits = e.shortest_s <= (due_s - release_s).max(initial=0.0) + SLACK_S
+        most = max(1, int(fits.sum()))
+        return e._replace(batch_max=most, padded_s=e.padded_s[:most])
+
+
+def models_of(scenario: Scenario, profile: Profile) -> list[Model]:
+    """Return the stages of a scenario one by one."""
+    spec, profiles = make_spec(scenario, profile), stage_profiles(scenario, profile)
+    return [Model(_alone(scenario, k, spec), own) for k, own in enumerate(profiles)]
+
+
+def _alone(scenario: Scenario, k: int, spec: SystemSpec) -> Scenario:
+    """Return the scenario of a stage by itself, on what the others leave of the machine."""
+    stage, cold_start_s = scenario.pipeline[k], spec.stages[k].cold_start_s
+    machine = scenario.limits.machine_cores - (len(scenario.pipeline) - 1)
+    cores = min(stage.limits.cores, machine)
+    return Scenario(
+        name=scenario.name,
+        profile=stage.variants[0].profile,
+        slo_s=scenario.slo_s,
+        interval_s=scenario.interval_s,
+        duration_s=scenario.duration_s,
+        start=scenario.start,
+        warmup_s=scenario.warmup_s,
+        limits=replace(stage.limits, cores=cores, total_cores=machine),
+        initial=Initial(replicas=min(stage.initial.replicas, machine)),
+        arrivals=Arrivals(rate_rps=1.0),
+        serving=scenario.serving,
+        simulation=replace(scenario.simulation, cold_start_s=cold_start_s),
+    )
+
+
+def _accuracy(
+    scenario: Scenario,
+    models: Sequence[Model],
+    tasks: Sequence[StageTasks],
+    answerable: NDArray[np.bool_],
+) -> float:
+    """Return the largest sum of accuracies: in each stage the best variant that is in time."""
+    product = answerable.astype(np.float64)
+    for stage, model, own in zip(scenario.pipeline, models, tasks, strict=True):
+        best = np.zeros(product.size)
+        for variant, profile in zip(stage.variants, model.variants, strict=True):
+            alone_s = fastest_service(model.scenario, [profile])["fastest_s"]
+            best = np.where(own.in_time(alone_s), np.maximum(best, variant.accuracy), best)
+        product *= np.where(own.tasks > 0, best, 1.0)
+    return float(product.sum())
+
+
+def full_costs(scenario: Scenario, models: Sequence[Model]) -> list[int]:
+    """Return the parts that stages have in the least cores held while one has too few.
+
+    A stage has fewer cores than asked for only while those that are free would not give each of
+    its replicas one more. A replica that drains is gone an interval later, if no batch takes
+    longer; else it is only known that all together have as many cores as are free.
+    """
+    count, machine = len(models), scenario.limits.machine_cores
+    if count == 1:
+        return [LEVELS]
+    if any(model.service["quota"] for model in models):
+        raise ConfigError(
+            "no bound is known of several stages under CPU quotas; set simulation.service = "
+            "'profile'"
+        )
+    most = max(model.scenario.limits.replicas for model in models)
+    short = all(model.longest_s <= scenario.interval_s for model in models)
+    held = max(count, machine - most + 1 if short else (machine + count) // 2)
+    return [held // count] * count
+
+
+def _relaxed(e: KnownEpisode, tasks: IntArray, full_cost: int) -> RelaxedStage:
+    """Bound one stage whose requests have so many tasks each."""
+    replicas = min(e.replicas_max, int(e.models["initial"]["replicas"][0]))
+    priced = [(0.0, float(e.cores_count.sum()))]  # a stage holds a core all the time
+    path = np.zeros(e.intervals, np.int64)
+    for f, price in product(_fluids(fluid(e, replicas), e.batch_max, full_cost), PRICES):
+        priced.append((price, float(least_fluid_cost(f._replace(violation=price), path))))
+    return RelaxedStage(tuple(priced), np.append(0, np.cumsum(np.sort(tasks)[::-1])))
+
+
+def _fluids(f: Fluid, batch_max: int, full_cost: int) -> Iterator[Fluid]:
+    """Return relaxations of a stage that shares a machine."""
+    if full_cost >= LEVELS:
+        yield f
+        return
+    f = f._replace(mixed=f.mixed[:, :, :0].copy(), last_batch=np.array([float(batch_max)]))
+    for share in START_SHARES:
+        cost_max = full_cost - math.ceil(share * (f.replicas_max - 1))
+        start = np.floor(share * np.maximum(0, f.start - 1)).astype(np.int64)
+        if cost_max > 0:
+            yield f._replace(cost_max=cost_max, start=start)
