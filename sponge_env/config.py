@@ -56,6 +56,9 @@ MOST = 4096
 MOST_CELLS = 1 << 20
 """Largest product of the limits of cores and batch: a table has a cell for each pair."""
 
+MAX_STAGES = 8
+"""Stages of a pipeline."""
+
 MOST_TASKS = 256
 """Largest fan-out of an answer."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sponge_env.config import Stage, require
-from sponge_env.core.settings import MAX_STAGES
+from sponge_env.config import MAX_STAGES, Stage, require
 from sponge_env.errors import ConfigError, unknown
 
 

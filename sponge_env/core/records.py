@@ -13,8 +13,9 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.config import MAX_STAGES
 from sponge_env.core.compiled import Position, Records, Words, dtype_of
-from sponge_env.core.settings import MAX_STAGES, Settings, StageSettings
+from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.fields import TREND_INTERVALS
 from sponge_env.interfaces import HISTORY
 from sponge_env.results.schema import IntervalMetrics, StageMetrics

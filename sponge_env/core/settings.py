@@ -31,10 +31,6 @@ INSTANT, GENERATED, FIXED, SHIFTED = range(4)
 beginning, a trace from a random moment on."""
 
 
-MAX_STAGES = 8
-"""Stages of a pipeline."""
-
-
 class Settings:
     """One scenario. ``*_at`` are positions in ``numbers``."""
 
