@@ -75,6 +75,10 @@ class PolicyController(BaseController):
         self._policy: Policy | None = None
         self._path: Path | None = None
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return that a policy answers for all stages and variants."""
+        return True
+
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy for this system, unless the last one was for it."""
         self._control = control_of(self._agent, spec)

@@ -54,6 +54,10 @@ class SB3Policy(BaseController):
         """Which file it follows."""
         return f"follows {self._file}, which does not say for which model it was trained"
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return that a model answers for all stages and variants."""
+        return True
+
     def begin(self, spec: SystemSpec) -> None:
         """Find the kind of control whose observations and actions are the model's."""
         names = dict.fromkeys(reaching(name, spec) for name in get_args(ControlName))
