@@ -46,7 +46,7 @@ class Learner:
     algorithm: Literal["ppo", "maskable", "recurrent"] = "ppo"
     """Proximal policy optimisation: plain, with action masks, or with an LSTM."""
     control: ControlName = "vertical"
-    """What it sees and chooses."""
+    """What it sees and chooses of one model; of variants and pipelines, all there is."""
     corrects: bool = False
     """Whether its actions correct the look-ahead program instead, see :mod:`.learned`."""
     steps: int = 1_000_000

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sponge_env.arrays import IntArray
 from sponge_env.controllers import BaseController
-from sponge_env.encoding import ActionMasks, control_named, decode, encode
-from sponge_env.errors import PolicyError
+from sponge_env.encoding import ActionMasks, Control, control_named, decode, encode, reaching
+from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.installation import program
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
@@ -41,9 +41,22 @@ CHOICES = (len(MARGINS), len(HORIZONS), len(PRICES))
 _GUARD_MAX = 0.9
 
 
+def control_of(agent: str, spec: SystemSpec) -> Control:
+    """Return what an agent sees and chooses: of a pipeline, what there is in every stage.
+
+    A ConfigError says that it cannot.
+    """
+    learner = LEARNERS[agent]
+    wanted = reaching(learner.control, spec)
+    if learner.corrects and wanted != learner.control:
+        raise ConfigError(f"{agent} corrects a program for one model without variants")
+    return control_named(wanted, spec)
+
+
 def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
     """Return the masks that an agent is trained with, if it is."""
-    return ActionMasks(spec) if LEARNERS[agent].algorithm == "maskable" else None
+    masked = LEARNERS[agent].algorithm == "maskable"
+    return ActionMasks(spec, control_of(agent, spec)) if masked else None
 
 
 class PolicyController(BaseController):
@@ -56,13 +69,17 @@ class PolicyController(BaseController):
         end, or else the shipped one; ``shipped``; or the path of a policy file or run directory.
         """
         self._agent = agent
-        self._control = control_named(LEARNERS[agent].control)
         self._wanted = policy
         self._policy: Policy | None = None
         self._path: Path | None = None
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return that a policy answers for all stages and variants."""
+        return True
+
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy for this system, unless the last one was for it."""
+        self._control = control_of(self._agent, spec)
         if self._policy is None or self._policy.info.fingerprint != self._control.fingerprint(spec):
             self._path, self._policy = self._find(spec)
         self._masks = masks_for(self._agent, spec)
@@ -70,7 +87,7 @@ class PolicyController(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
-        return decode(self._action(spec, view))
+        return decode(self._action(spec, view), self._control)
 
     def _action(self, spec: SystemSpec, view: SystemView) -> IntArray:
         observation = encode(view, spec, self._control)
@@ -106,22 +123,23 @@ class PolicyController(BaseController):
             if not info.partial and (info.agent, info.fingerprint) == wanted:
                 return path, policy
         raise PolicyError(
-            f"no policy of {self._agent} for this profile, interval and these limits; name one "
+            f"no policy of {self._agent} for this profile or pipeline, interval and these "
+            "limits; name one "
             f"with --policy or train one: {program('train')} --agent {self._agent} --scenario ..."
         )
 
     def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
         path = path / POLICY_FILE if path.is_dir() else path
-        policy = load_policy(path, self._control.fields)
-        info = policy.info
+        info = load_policy(path).info
         if info.agent != self._agent:
             raise PolicyError(f"{path} is a policy of {info.agent}, not of {self._agent}")
         if info.fingerprint != self._control.fingerprint(spec):
             raise PolicyError(
-                f"{path} was trained on {', '.join(info.scenarios)}, whose profile, interval or "
-                f"limits are others; train one with: {program('train')} --agent {self._agent}"
+                f"{path} was trained on {', '.join(info.scenarios)}, whose profile or stages, "
+                f"interval or limits are others; train one with: {program('train')} "
+                f"--agent {self._agent}"
             )
-        return path, policy
+        return path, load_policy(path, self._control.fields)
 
     def _candidates(self) -> Iterator[Path]:
         yield from _policy_files(RUNS if self._wanted == "newest" else None)

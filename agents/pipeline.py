@@ -30,8 +30,9 @@ from sponge_env.interfaces import (
     StageView,
     SystemSpec,
     SystemView,
+    together,
 )
-from sponge_env.split import shares, stage_spec, stage_view, together
+from sponge_env.split import shares, stage_spec, stage_view
 
 from .fleet import FleetPlanner
 from .program import ROUNDING, Forecast, list_arrivals

@@ -10,21 +10,21 @@ import inspect
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from sponge_env.arrays import IntArray
-from sponge_env.config import Limits
+from sponge_env.config import ControlName
 from sponge_env.controllers import BaseController
 from sponge_env.encoding import (
-    JOINT,
-    VERTICAL,
     ActionMasks,
     combination,
+    control_named,
     decode,
     encode,
+    reaching,
     stepped,
 )
 from sponge_env.errors import MissingExtraError, PolicyError
@@ -46,30 +46,35 @@ class SB3Policy(BaseController):
             Path(file), Path(file).stat().st_mtime_ns if Path(file).exists() else 0
         )
         self._masked = "action_masks" in inspect.signature(self._policy.predict).parameters
-        seen = self._policy.observation_space.shape
-        fitting = [control for control in (VERTICAL, JOINT) if (control.obs_dim,) == seen]
-        if not fitting:
-            raise PolicyError(
-                f"{file} observes {seen}, not ({VERTICAL.obs_dim},) or ({JOINT.obs_dim},) as the "
-                "environments of this version"
-            )
-        self._control = fitting[0]
 
     @property
     def description(self) -> str:
         """Which file it follows."""
         return f"follows {self._file}, which does not say for which model it was trained"
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return that a model answers for all stages and variants."""
+        return True
+
     def begin(self, spec: SystemSpec) -> None:
-        """Check that the actions are those of this system."""
-        limits = Limits(cores=spec.cores_max, batch=spec.batch_max, replicas=spec.replicas_max)
-        self._choices = self._control.spaces(limits)[0].nvec
-        space = self._policy.action_space
-        if not _fits(space, self._choices):
+        """Find the kind of control whose observations and actions are the model's."""
+        names = dict.fromkeys(reaching(name, spec) for name in get_args(ControlName))
+        controls = [control_named(name, spec) for name in names]
+        spaces = [control.spaces(spec) for control in controls]
+        seen, space = self._policy.observation_space.shape, self._policy.action_space
+        fitting = [
+            k
+            for k, (own, view) in enumerate(spaces)
+            if view.shape == seen and _fits(space, own.nvec)
+        ]
+        if not fitting:
+            known = "; or ".join(f"observe {shown.shape} and choose {own}" for own, shown in spaces)
             raise PolicyError(
-                f"{self._file} chooses from {space}; this system has {self._choices} choices"
+                f"{self._file} observes {seen} and chooses {space}; environments of this system "
+                f"{known}"
             )
-        self._masks = ActionMasks(spec, joint=self._control is JOINT) if self._masked else None
+        self._control, self._choices = controls[fitting[0]], spaces[fitting[0]][0].nvec
+        self._masks = ActionMasks(spec, self._control) if self._masked else None
         self._state: Any = None
         self._first = True
 
@@ -85,7 +90,7 @@ class SB3Policy(BaseController):
             **allowed,
         )
         self._first = False
-        return decode(self._chosen(action))
+        return decode(self._chosen(action), self._control)
 
     def _chosen(self, action: Any) -> IntArray:
         space = self._policy.action_space

@@ -26,8 +26,8 @@ from sponge_env.interfaces import (
     StageSpec,
     SystemSpec,
     SystemView,
+    together,
 )
-from sponge_env.split import together
 
 TICKS = 256
 """Ticks of an SLO. Latencies are rounded up to them."""

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from sponge_env.controllers import BaseController, Options, option
-from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, SystemSpec, SystemView
-from sponge_env.split import shares, together
+from sponge_env.interfaces import (
+    BY_SLACK,
+    Allocation,
+    StageAllocation,
+    SystemSpec,
+    SystemView,
+    together,
+)
+from sponge_env.split import shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from agents.learn import LearnConfig, TrainingPlan
 from agents.learn.training import make_model
-from sponge_env.config import Arrivals
-from sponge_env.encoding import OBS_DIM
+from sponge_env.config import Arrivals, Initial, Limits, Serving, Stage, Variant
+from sponge_env.encoding import OBS_DIM, control_named
 from sponge_env.env import SpongeEnv
 from sponge_env.profile import load_profile, save_profile
 from sponge_env.results.layout import aligned
@@ -39,6 +39,7 @@ from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, stream
+from sponge_env.simulation.memory import allocations
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import SimulatedSystem
 from sponge_env.vector.sb3_env import SpongeVecEnv
@@ -49,6 +50,7 @@ ENVS = (16, 256, 1024, 4096)
 THREADS = (1, 2)
 INTERVALS = 60
 PAPER_RPS = 20
+CHAIN_RPS = 10.0
 
 
 def make_scenario(folder: Path, rate_rps: int) -> Scenario:
@@ -64,6 +66,29 @@ def make_scenario(folder: Path, rate_rps: int) -> Scenario:
     save_profile(dataclasses.replace(profile, latency=latency, latency_s=latency_s), path)
     arrivals = Arrivals("constant", float(rate_rps))
     changes = {"profile": str(path), "duration_s": float(INTERVALS), "arrivals": arrivals}
+    return dataclasses.replace(load_scenario("paper"), **changes)
+
+
+def make_chain() -> Scenario:
+    """Return three stages one after the other: each image has two objects on average."""
+    limits = Limits(cores=4, batch=4, replicas=4)
+    stages = [
+        Stage(name, (Variant(profile),), limits=limits, initial=Initial(cores=4), **more)
+        for name, profile, more in (
+            ("detector", "video-detector", {"fan_out_shares": (0.1, 0.2, 0.4, 0.2, 0.1)}),
+            ("classifier", "video-classifier", {}),
+            ("text", "sentiment-text", {}),
+        )
+    ]
+    changes = {
+        "name": "chain",
+        "slo_s": 0.5,
+        "duration_s": float(INTERVALS),
+        "stages": tuple(stages),
+        "limits": Limits(cores=4, total_cores=32),
+        "arrivals": Arrivals("poisson", CHAIN_RPS),
+        "serving": Serving("expired"),
+    }
     return dataclasses.replace(load_scenario("paper"), **changes)
 
 
@@ -101,6 +126,31 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
 
     with closing(simulator):
         return envs * steps_per_s(begin, allocations, repeats)
+
+
+def chain_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:
+    """Measure the batch simulator on a pipeline under random actions of its environment."""
+    spec = make_spec(scenario, scenario_profile(scenario))
+    control = control_named("pipeline", spec)
+    choices = control.spaces(spec)[0].nvec
+    simulator = BatchSimulator(
+        [scenario], np.zeros(envs, np.int64), threads=threads, obs_dim=control.obs_dim
+    )
+    wanted, _ = allocations(envs, len(spec.stages))
+    actions = np.random.default_rng(0).integers(0, choices, (INTERVALS, envs, choices.size))
+    observations = np.zeros((envs, control.obs_dim), np.float32)
+
+    def begin() -> Callable[[Any], object]:
+        simulator.reset(np.ones(envs, np.bool_), np.arange(envs), observations)
+
+        def step(chosen: Any) -> None:
+            control.write(chosen, wanted)
+            simulator.step(wanted)
+
+        return step
+
+    with closing(simulator):
+        return envs * steps_per_s(begin, actions, repeats)
 
 
 def single_steps_per_s(scenario: Scenario, repeats: int) -> float:
@@ -177,6 +227,18 @@ def print_speeds(scenarios: dict[int, Scenario], sizes: Sequence[int], repeats: 
     print("Environment steps per second of the batch simulator:\n")
     print_table(["envs", "threads", *(f"{rate} rps" for rate in scenarios)], rows)
     return best
+
+
+def print_chain(envs: int, repeats: int) -> None:
+    """Print environment steps per second of a pipeline."""
+    scenario = make_chain()
+    rows = [
+        [str(envs), str(threads), f"{chain_steps_per_s(scenario, envs, threads, repeats):,.0f}"]
+        for threads in THREADS
+    ]
+    print("Environment steps per second of the batch simulator on a chain of three stages, whose")
+    print(f"first leads to two tasks on average, at {CHAIN_RPS:g} requests per second:\n")
+    print_table(["envs", "threads", "steps/s"], rows)
 
 
 def print_comparison(scenario: Scenario, best: float, envs: int, repeats: int) -> None:
@@ -274,6 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scenarios = {rate: make_scenario(Path(folder), rate) for rate in loads}
         best = print_speeds(scenarios, sizes, repeats)
+        print_chain(256 if quick else 1024, repeats)
         print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
         print_request_costs(scenarios, 64, repeats)
     print_episodes(quick)

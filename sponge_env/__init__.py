@@ -2,8 +2,10 @@
 
 Importing the package registers ``Sponge-v0`` (simulated) and ``SpongeLive-v0`` (real
 worker) with Gymnasium, and ``SpongeJoint-v0`` and ``SpongeJointLive-v0``, whose actions
-choose the number of replicas as well. ``SpongeDiscrete-v0`` and ``SpongeContinuous-v0`` are
-``Sponge-v0`` with one whole number, or real numbers, as action.
+choose the number of replicas as well; ``SpongeVariants-v0``, whose actions choose the model
+variant; and ``SpongePipeline-v0``, whose actions choose all that for each of several stages.
+``SpongeDiscrete-v0`` and ``SpongeContinuous-v0`` are ``Sponge-v0`` with one whole number, or real
+numbers, as action.
 """
 
 import gymnasium
@@ -32,6 +34,18 @@ gymnasium.register(
     entry_point="sponge_env.env:SpongeEnv",
     nondeterministic=True,
     kwargs={"backend": "live", "scenario": "local", "control": "joint"},
+)
+gymnasium.register(
+    id="SpongeVariants-v0",
+    entry_point="sponge_env.env:SpongeEnv",
+    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+    kwargs={"scenario": "variants", "control": "variants"},
+)
+gymnasium.register(
+    id="SpongePipeline-v0",
+    entry_point="sponge_env.env:SpongeEnv",
+    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+    kwargs={"scenario": "pipeline-video", "control": "pipeline"},
 )
 gymnasium.register(id="SpongeDiscrete-v0", entry_point="sponge_env.env:discrete")
 gymnasium.register(id="SpongeContinuous-v0", entry_point="sponge_env.env:continuous")

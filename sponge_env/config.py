@@ -16,8 +16,9 @@ from sponge_env.errors import ConfigError
 Backend = Literal["sim", "live"]
 """Simulated worker in virtual time, or real worker in real time."""
 
-ControlName = Literal["vertical", "joint"]
-"""What an environment's action chooses: cores and batch size, or replicas as well."""
+ControlName = Literal["vertical", "joint", "variants", "pipeline"]
+"""What an environment's action chooses: cores and batch size; replicas as well; the variant
+instead; or all of it in every stage."""
 
 Start = Literal["cold", "warm"]
 """Begin with the scenario's allocation, or with the one that the controller settles on."""
@@ -54,6 +55,9 @@ MOST = 4096
 
 MOST_CELLS = 1 << 20
 """Largest product of the limits of cores and batch: a table has a cell for each pair."""
+
+MAX_STAGES = 8
+"""Stages of a pipeline."""
 
 MOST_TASKS = 256
 """Largest fan-out of an answer."""
@@ -378,6 +382,9 @@ class Reward:
     violation_weight: float = 20.0
     """Cost of an interval whose requests all miss their deadline, against 1 for an interval
     in which all cores are held."""
+    accuracy_weight: float = 0.0
+    """Gain of an interval whose requests are all answered right and in time."""
 
     def __post_init__(self) -> None:
         not_negative("reward.violation_weight", self.violation_weight)
+        not_negative("reward.accuracy_weight", self.accuracy_weight)

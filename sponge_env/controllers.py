@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView, together
 from sponge_env.mapping import from_mapping
-from sponge_env.split import Rule, shares, stage_spec, stage_view, together
+from sponge_env.split import Rule, shares, stage_spec, stage_view
 
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "at least": operator.ge,

@@ -1,24 +1,27 @@
 """Between the physical view and the vectors of a learner, in both directions.
 
 The environments and the learned controllers use the same functions, so training and
-evaluation cannot differ. Two kinds of control share them: *vertical*, which chooses cores and
-batch size of one replica, and *joint*, which chooses the number of replicas, too. The vertical
-observation is the first part of the joint one. Actions that make no sense at all can be masked.
+evaluation cannot differ. Four kinds of control share them: *vertical*, which chooses cores and
+batch size of one replica; *joint*, which chooses the number of replicas, too; *variants*, which
+chooses the model variant instead; and *pipeline*, which chooses what there is to choose in every
+stage. The vertical observation is the first part of the joint one; the other two see all stages.
+Actions that make no sense at all can be masked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
-from sponge_env.arrays import IntArray
-from sponge_env.config import ControlName, Limits
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.config import ControlName
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import observe_one
 from sponge_env.core.records import METRICS, RECENT, Arrays
@@ -26,12 +29,20 @@ from sponge_env.core.settings import LISTED, write_spec
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.fields import CLIP as CLIP
 from sponge_env.fields import FIELDS as FIELDS
-from sponge_env.fields import JOINT_NAMES
+from sponge_env.fields import JOINT_NAMES, JOINT_OBS_DIM, staged_names
 from sponge_env.fields import OBS_DIM as OBS_DIM
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.simulation.memory import MemoryPlan, blank_metrics
+from sponge_env.interfaces import (
+    Allocation,
+    StageAllocation,
+    StageSpec,
+    StageView,
+    SystemSpec,
+    SystemView,
+)
+from sponge_env.results.schema import IntervalMetrics, StageMetrics
+from sponge_env.simulation.memory import MemoryPlan, allocations, blank_metrics
 
-_RATE = FIELDS.index("arrivals_5s")
+_RATE = "arrivals_5s"
 _MASKED_SHARE = 0.7
 """Share of the recent rate that the fewest cores must serve: bursts end, and a queue may wait for
 the next interval."""
@@ -43,39 +54,97 @@ class Control:
 
     fields: tuple[str, ...]
     """Names of the observation's entries, in order."""
-    choices: tuple[str, ...]
-    """Fields of :class:`~sponge_env.interfaces.StageAllocation` that an action chooses, in
-    order; the others are 1."""
+    choices: tuple[tuple[str, ...], ...]
+    """For each stage, the fields of :class:`~sponge_env.interfaces.StageAllocation` that an
+    action chooses, in order; the others are the least there is."""
 
     @property
     def obs_dim(self) -> int:
         """Length of the observation."""
         return len(self.fields)
 
+    @property
+    def sees_stages(self) -> bool:
+        """Whether the observation is that of all stages."""
+        return self.obs_dim > JOINT_OBS_DIM
+
+    @property
+    def parts(self) -> list[tuple[int, str]]:
+        """Stage and field of each part of an action."""
+        return [(k, name) for k, names in enumerate(self.choices) for name in names]
+
+    @property
+    def scales_out(self) -> bool:
+        """Whether an action chooses a number of replicas."""
+        return any("replicas" in names for names in self.choices)
+
     def fingerprint(self, spec: SystemSpec) -> str:
         """Hash what gives observations and actions their meaning: a policy fits where it is equal.
 
         To one replica it makes no difference what a machine has beyond its limits.
         """
-        shared = "replicas" in self.choices
-        return f"{spec.fingerprint}-{spec.total_cores}" if shared else spec.fingerprint
+        return f"{spec.fingerprint}-{spec.total_cores}" if self.scales_out else spec.fingerprint
 
-    def spaces(self, limits: Limits) -> tuple[MultiDiscrete, Box[Any]]:
-        """Return the spaces of actions, each choice less 1, and of observations."""
-        most = [getattr(limits, name) for name in self.choices]
-        return MultiDiscrete(most), Box(-CLIP, CLIP, (self.obs_dim,), np.float32)
+    def spaces(self, spec: SystemSpec) -> tuple[MultiDiscrete, Box[Any]]:
+        """Return the spaces of actions, each choice less its least, and of observations."""
+        counts = [_count(spec, k, name) for k, name in self.parts]
+        return MultiDiscrete(counts), Box(-CLIP, CLIP, (self.obs_dim,), np.float32)
+
+    def write(self, actions: NDArray[Any], out: IntArray) -> None:
+        """Write (n, parts) actions into (n, stages, 4) cores, batches, replicas and variants."""
+        for part, (k, name) in enumerate(self.parts):
+            column = out[:, k, StageAllocation._fields.index(name)]
+            np.add(actions[:, part], name != "variant", out=column, casting="unsafe")
 
 
-VERTICAL = Control(FIELDS, ("cores", "batch"))
-JOINT = Control(JOINT_NAMES, ("cores", "batch", "replicas"))
-_CONTROLS: dict[str, Control] = {"vertical": VERTICAL, "joint": JOINT}
+VERTICAL = Control(FIELDS, (("cores", "batch"),))
+JOINT = Control(JOINT_NAMES, (("cores", "batch", "replicas"),))
 
 
-def control_named(name: ControlName) -> Control:
-    """Return a kind of control by its name; a ConfigError if there is none."""
-    if name not in _CONTROLS:
-        raise ConfigError(unknown("control", name, _CONTROLS))
-    return _CONTROLS[name]
+def control_named(name: ControlName, spec: SystemSpec) -> Control:
+    """Return a kind of control of a system by its name.
+
+    Raises:
+        ConfigError: There is none of this name, or the system has stages or variants beyond it.
+    """
+    if name not in get_args(ControlName):
+        raise ConfigError(unknown("control", name, get_args(ControlName)))
+    if (wanted := reaching(name, spec)) != name:
+        has = f"{len(spec.stages)} stages"
+        if len(spec.stages) == 1:
+            has = f"{len(spec.stages[0].latencies)} variants of its model"
+        raise ConfigError(
+            f"control {name!r} does not reach all of a system with {has}; use control {wanted!r}"
+        )
+    if name in ("vertical", "joint"):
+        return VERTICAL if name == "vertical" else JOINT
+    choices = tuple(_chosen(stage, replicas=name == "pipeline") for stage in spec.stages)
+    return Control(staged_names([stage.name for stage in spec.stages]), choices)
+
+
+def reaching(name: ControlName, spec: SystemSpec) -> ControlName:
+    """Return the kind of control that takes another's place where a system has more to choose."""
+    if len(spec.stages) > 1:
+        return "pipeline"
+    if spec.stages and len(spec.stages[0].latencies) > 1 and name in ("vertical", "joint"):
+        return "variants" if name == "vertical" else "pipeline"
+    return name
+
+
+def _chosen(stage: StageSpec, replicas: bool) -> tuple[str, ...]:
+    """Return what there is to choose of a stage."""
+    names = ["cores", "batch"]
+    names += ["replicas"] * (replicas and stage.replicas_max > 1)
+    names += ["variant"] * (len(stage.latencies) > 1 and not stage.by_slack)
+    return tuple(names)
+
+
+def _count(spec: SystemSpec, k: int, name: str) -> int:
+    """Return how many choices there are of something in a stage's allocation."""
+    if name == "variant":
+        return len(spec.stages[k].latencies)
+    count: int = getattr(spec.stages[k] if spec.stages else spec, f"{name}_max")
+    return count
 
 
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
@@ -84,19 +153,16 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
     It is (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
-    observe_one(*_recalled(view, spec), observation)
+    observe_one(*_recalled(view, spec, control.sees_stages), observation)
     first: NDArray[np.float32] = observation[0]
     return first
 
 
-def decode(action: NDArray[np.int64]) -> Allocation:
-    """Turn an action into an allocation.
-
-    It is of ``MultiDiscrete([cores_max, batch_max])``: (2,) cores - 1 and batch - 1; or of
-    ``MultiDiscrete([cores_max, batch_max, replicas_max])``: (3,) replicas - 1, too.
-    """
-    cores, batch, replicas = (*(int(choice) + 1 for choice in action), 1)[:3]
-    return Allocation(cores, batch, replicas)
+def decode(action: IntArray, control: Control = VERTICAL) -> Allocation:
+    """Turn an action, (parts,) of a control's action space, into an allocation."""
+    numbers, _ = allocations(1, len(control.choices))
+    control.write(np.asarray(action)[None], numbers)
+    return Allocation(stages=tuple(StageAllocation(*row) for row in numbers[0].tolist()))
 
 
 def combination(number: IntArray, choices: IntArray) -> IntArray:
@@ -117,46 +183,66 @@ def stepped(action: NDArray[np.floating[Any]], choices: IntArray) -> IntArray:
 class ActionMasks:
     """Which choices make sense on a system (invalid action masking, Huang and Ontañón, 2022).
 
-    Masked are core counts that cannot even serve what has lately arrived, and batch sizes that no
-    core count runs within the SLO. Replicas, under joint control, may serve what cores do not, so
-    that then only batch sizes are masked.
+    Masked are core counts that cannot even serve what has lately arrived, and batch sizes and
+    variants that no core count runs within the SLO. Replicas, where an action chooses them, may
+    serve what cores do not, so that then no core count is masked.
     """
 
-    def __init__(self, spec: SystemSpec, joint: bool = False) -> None:
-        latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
-        batches = np.arange(1, spec.batch_max + 1)[:, None]
-        self._served = (batches / latency_s).max(axis=0) / spec.capacity_rps
-        self._fits = latency_s[:, -1] <= spec.slo_s
-        self._fits[0] = True
-        if joint:
-            self._served = np.full(spec.cores_max, np.inf)
-            self._fits = np.append(self._fits, np.ones(spec.replicas_max, np.bool_))
+    def __init__(self, spec: SystemSpec, control: Control = VERTICAL) -> None:
+        up_to = [_sensible(spec, control, k, name) for k, name in control.parts]
+        rates = [_rate_field(spec, control, k) for k, _ in control.parts]
+        self._up_to = np.concatenate(up_to)
+        self._rates = np.repeat(rates, [len(each) for each in up_to])
 
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return which choices are allowed under (..., fields) observations.
 
-        They are (..., choices): core counts, batch sizes, and replicas under joint control.
+        They are (..., choices): all of the first part of an action, then all of the next.
         """
-        cores = self._served >= _MASKED_SHARE * observations[..., _RATE, None]
-        cores[..., -1] = True
-        batches = np.broadcast_to(self._fits, (*cores.shape[:-1], self._fits.size))
-        return np.concatenate([cores, batches], axis=-1)
+        allowed: NDArray[np.bool_] = self._up_to >= _MASKED_SHARE * observations[..., self._rates]
+        return allowed
 
 
-def _recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.void]]:
-    """Write a view into memory, as of time 0; return it and the last interval's metrics."""
-    replicas = len(view.running) + view.replicas_ready + len(view.starting_s)
-    arrays = _memory(spec, _power_of_two(len(view.queued_deadlines_s)), _power_of_two(replicas))
-    stage = arrays.stages[0, 0]
-    stage["head"], stage["tail"] = 0, len(view.queued_deadlines_s)
-    arrays.requests["deadline_s"][0, : stage["tail"]] = view.queued_deadlines_s - view.now_s
-    wanted = view.allocation
-    stage["wanted"] = wanted.cores, wanted.batch, wanted.replicas, wanted.variant
+def _sensible(spec: SystemSpec, control: Control, k: int, name: str) -> FloatArray:
+    """Return up to which arrival rate, as it is observed, each choice for a stage makes sense."""
+    stage = spec.stages[k] if control.sees_stages else spec
+    models = spec.stages[k].latencies if control.sees_stages else (spec.latency,)
+    latency_s = np.array([each.table_s(stage.batch_max, stage.cores_max) for each in models])
+    if name == "cores" and "replicas" not in control.choices[k]:
+        batches = np.arange(1, stage.batch_max + 1)[:, None]
+        served = (batches / latency_s).max(axis=(0, 1)) / stage.capacity_rps
+        return np.append(served[:-1], np.inf)
+    shortest_s = np.zeros(_count(spec, k, name))
+    if name in ("batch", "variant"):
+        shortest_s = latency_s[:, :, -1].min(axis=0) if name == "batch" else latency_s[:, 0, -1]
+    fits = shortest_s <= spec.slo_s
+    fits[0 if name == "batch" else shortest_s.argmin()] = True
+    return np.where(fits, np.inf, -np.inf)
+
+
+def _rate_field(spec: SystemSpec, control: Control, k: int) -> int:
+    """Return the place of a stage's arrival rate in an observation."""
+    return control.fields.index(f"{spec.stages[k].name}.{_RATE}" if control.sees_stages else _RATE)
+
+
+def _recalled(view: SystemView, spec: SystemSpec, several: bool) -> tuple[Arrays, NDArray[np.void]]:
+    """Write a view into memory, as of time 0; return it and the last interval's metrics.
+
+    It has all stages if ``several``, or else the one that the view shows by itself.
+    """
+    stages: Sequence[SystemView | StageView] = view.stages if several else (view,)
+    queue = _power_of_two(max(len(stage.queued_deadlines_s) for stage in stages))
+    replicas = _power_of_two(max(_held(stage) for stage in stages))
+    arrays = _memory(spec, several, queue, replicas)
     _recall_history(arrays, view)
-    _recall_replicas(arrays, view, replicas)
+    for k, stage in enumerate(stages):
+        _recall_queue(arrays, k, stage, view.now_s)
+        _recall_replicas(arrays, k, stage, view.now_s)
     metrics = blank_metrics(1)
     if view.last is not None:
         metrics[0] = (*_measured(view.last), 0)
+        for k, own in enumerate(view.stages if several else ()):
+            _recall_measures(arrays.stages[0, k]["measured"], view.last, own.last)
     return arrays, metrics
 
 
@@ -164,10 +250,14 @@ _measured = attrgetter(*(METRICS.names or ())[:-1])
 """Returns an interval's metrics in the order of the core's record, the last of which is unknown."""
 
 
+def _held(stage: SystemView | StageView) -> int:
+    """Return how many replicas a view needs rows for."""
+    return len(stage.running) + stage.replicas_ready + len(stage.starting_s)
+
+
 def _recall_history(arrays: Arrays, view: SystemView) -> None:
     env, past = arrays.envs[0], len(view.arrivals)
     env["interval"] = past
-    arrays.stages[0, 0]["arrivals"][:past] = view.arrivals
     recent = {"mean_delays_s": view.mean_delays_s, "bandwidths": view.bandwidths_bytes_per_s}
     for name, values in recent.items():
         last = values[-RECENT:]
@@ -175,18 +265,34 @@ def _recall_history(arrays: Arrays, view: SystemView) -> None:
     env["delay_max_s"] = view.delays_s.max() if len(view.delays_s) else 0.0
 
 
-def _recall_replicas(arrays: Arrays, view: SystemView, replicas: int) -> None:
+def _recall_queue(arrays: Arrays, k: int, stage: SystemView | StageView, now_s: float) -> None:
+    row, wanted = arrays.stages[0, k], stage.allocation
+    row["head"], row["tail"] = 0, len(stage.queued_deadlines_s)
+    places = arrays.queue["row"][0, k, : row["tail"]]
+    arrays.requests["deadline_s"][0, places] = stage.queued_deadlines_s - now_s
+    row["wanted"] = wanted.cores, wanted.batch, wanted.replicas, wanted.variant
+    row["arrivals"][: len(stage.arrivals)] = stage.arrivals
+
+
+def _recall_replicas(arrays: Arrays, k: int, stage: SystemView | StageView, now_s: float) -> None:
     """Write one row for each running batch, each ready replica and each that starts."""
-    rows_, running = arrays.replicas[0, 0], len(view.running)
-    stage, ready = arrays.stages[0, 0], running + view.replicas_ready
-    stage["replicas"], stage["running"] = replicas, sum(batch.size for batch in view.running)
+    rows_, running, replicas = arrays.replicas[0, k], len(stage.running), _held(stage)
+    row, ready = arrays.stages[0, k], running + stage.replicas_ready
+    row["replicas"], row["running"] = replicas, sum(batch.size for batch in stage.running)
     rows_["batch_size"][:replicas] = 0
     rows_["draining"][:replicas] = np.arange(replicas) < running  # so that none counts twice
     rows_["ready_s"][:ready] = 0.0
-    rows_["ready_s"][ready:replicas] = view.starting_s
-    for row, batch in enumerate(view.running):
-        rows_[row]["batch_size"] = batch.size
-        rows_[row]["planned_end_s"] = batch.expected_end_s - view.now_s
+    rows_["ready_s"][ready:replicas] = stage.starting_s
+    for place, batch in enumerate(stage.running):
+        rows_[place]["batch_size"] = batch.size
+        rows_[place]["planned_end_s"] = batch.expected_end_s - now_s
+
+
+def _recall_measures(row: Any, last: IntervalMetrics, own: StageMetrics | None) -> None:
+    """Write what a stage did in the last interval; the only one did what the system did."""
+    row["answered"] = last.on_time + last.late if own is None else own.answered
+    for name in ("dropped", "utilisation", "throttled_share"):
+        row[name] = getattr(own or last, name)
 
 
 def _power_of_two(least: int) -> int:
@@ -194,16 +300,21 @@ def _power_of_two(least: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _memory(spec: SystemSpec, queue: int, replicas: int) -> Arrays:
+def _memory(spec: SystemSpec, several: bool, queue: int, replicas: int) -> Arrays:
     """Return the memory of one environment in which a view finds room."""
-    plan = MemoryPlan(1)
-    row, stage = plan.settings[0], plan.models[0, 0]
-    write_spec(row, stage, spec)
-    stage["limits"]["cores"], stage["limits"]["batch"] = spec.cores_max, spec.batch_max
-    stage["limits"]["replicas"] = spec.replicas_max
+    stages: Sequence[SystemSpec | StageSpec] = spec.stages if several else (spec,)
+    plan = MemoryPlan(1, len(stages))
+    row = plan.settings[0]
+    write_spec(row, plan.models[0, 0], spec)
+    for model, stage in zip(plan.models[0], stages, strict=True):
+        model["cold_start_s"], model["rate_scale"] = stage.cold_start_s, stage.capacity_rps
+        model["variants"] = len(stage.latencies) if isinstance(stage, StageSpec) else 1
+        for name in ("cores", "batch", "replicas"):
+            model["limits"][name] = getattr(stage, f"{name}_max")
     row["arrival_kind"] = LISTED
     plan.room.at_least(queue=queue, replicas=replicas)
     arrays = plan.allocate(1)
-    arrays.queue["row"][0, 0] = np.arange(queue)
-    requests = rows(np.zeros((1, queue), arrays.requests.dtype))
+    places = np.arange(len(stages) * queue)
+    arrays.queue["row"][0] = places.reshape(len(stages), queue)
+    requests = rows(np.zeros((1, places.size), arrays.requests.dtype))
     return arrays._replace(requests=requests)

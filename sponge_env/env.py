@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import Any
 
@@ -16,7 +17,7 @@ from sponge_env.encoding import ActionMasks, combination, control_named, decode,
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import make_system
 from sponge_env.results.schema import IntervalMetrics, info
-from sponge_env.scenario import Scenario, load_scenario, one_stage
+from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.system import System
@@ -31,21 +32,26 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     ## Description
     Requests arrive over a network whose bandwidth swings, so each has its own remaining
     budget. Every step is one adaptation interval: the agent sets the worker's cores and
-    batch size, and under joint control the number of its replicas, the server runs
-    earliest-deadline-first batches, and the reward charges cores held and deadlines missed.
+    batch size, and under other kinds of control the number of its replicas, the model variant,
+    or all of these for each stage of a pipeline; the server runs earliest-deadline-first
+    batches, and the reward charges cores held and deadlines missed.
 
     ## Action Space
     ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1. Under joint control
     ``MultiDiscrete([cores_max, batch_max, replicas_max])``: cores of each replica - 1,
-    batch - 1 and replicas - 1.
+    batch - 1 and replicas - 1. Under the control of variants or of a pipeline, stage by stage,
+    cores - 1, batch - 1, for a pipeline replicas - 1 where there may be several, and the
+    variant where there are several.
 
     ## Observation Space
     ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.fields.FIELDS`, or
-    :data:`~sponge_env.fields.JOINT_NAMES`; see ``docs/environment.md``.
+    :data:`~sponge_env.fields.JOINT_NAMES`, or those of all stages
+    (:func:`~sponge_env.fields.staged_names`); see ``docs/environment.md``.
 
     ## Rewards
-    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``, see
-    ``docs/environment.md``. The cores are those of all replicas, and those of the machine.
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
+    + accuracy_weight * effective_accuracy``, see ``docs/environment.md``. The cores are those of
+    all replicas of all stages, and those of the machine.
 
     ## Episode
     It begins with the scenario's initial allocation and an empty queue; arrivals, bandwidth and
@@ -64,7 +70,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
       how long it stood is ``paused_s`` in ``info``.
     - ``limiter``: CPU limiter of the live worker.
     - ``render_mode``: ``"ansi"`` or ``"rgb_array"``.
-    - ``control``: ``"vertical"`` or ``"joint"``.
+    - ``control``: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``.
 
     ``reset(options={"episode_seed": k})`` runs exactly the episode that ``evaluate.py``
     runs as seed ``k``.
@@ -92,18 +98,17 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
                 f"render_mode must be one of {self.metadata['render_modes']}, not {render_mode!r}"
             )
         self.render_mode = render_mode
-        self._control = control_named(control)
         self.scenario = load_scenario(scenario)
-        one_stage(self.scenario, "this environment")
         self._profile = scenario_profile(self.scenario)
-        self._system_spec = make_spec(self.scenario, self._profile)
+        spec = make_spec(self.scenario, self._profile)
+        self._control = control_named(control, spec)
         self._backend = backend
         self._limiter = limiter
-        self._masks = ActionMasks(self._system_spec, joint=control == "joint")
+        self._masks = ActionMasks(spec, self._control)
         self._system: System | None = None
         self._intervals: list[IntervalMetrics] = []
         self._episode_seed = 0
-        action_space, self.observation_space = self._control.spaces(self.scenario.limits)
+        action_space, self.observation_space = self._control.spaces(spec)
         self.action_space, self._choices = action_space, action_space.nvec
 
     @property
@@ -146,7 +151,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             ConfigError: The action is outside the action space.
         """
         system = self.system
-        metrics = system.step(system.spec.fitting(decode(whole(action, self._choices))))
+        wanted = decode(whole(action, self._choices), self._control)
+        metrics = system.step(system.spec.fitting(wanted))
         self._intervals.append(metrics)
         return self._observe(), metrics.reward, False, system.done, self._info(metrics)
 
@@ -214,6 +220,10 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     return int(seed)
 
 
+MOST_COMBINATIONS = 1 << 20
+"""Largest number of discrete actions."""
+
+
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     """``Discrete(n)``, for learners of one number (DQN).
 
@@ -223,8 +233,14 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     def __init__(self, env: SpongeEnv) -> None:
         super().__init__(env)
         self._choices = env._choices
-        self._combinations = np.prod(self._choices, dtype=np.int64)
-        self.action_space = gym.spaces.Discrete(int(self._combinations))
+        self._combinations = math.prod(self._choices.tolist())
+        if self._combinations > MOST_COMBINATIONS:
+            raise ConfigError(
+                f"an action has {self._combinations:,} combinations of choices, more than the "
+                f"{MOST_COMBINATIONS:,} that one number may stand for; lower the stages' limits "
+                "or take an environment whose actions have parts"
+            )
+        self.action_space = gym.spaces.Discrete(self._combinations)
 
     def action(self, action: Any) -> Action:
         """Turn a combination's number into its choices; a ConfigError if there is none."""

@@ -10,6 +10,7 @@ on any profile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CLIP = 5.0
@@ -38,7 +39,7 @@ _RATE = "requests per second that all cores of a replica serve"
 _BUDGET = "quantile of the waiting requests' budgets; 1 when none waits"
 _INTERVAL = "requests that all cores of a replica serve in an interval"
 
-VERTICAL_FIELDS: tuple[Field, ...] = (
+_QUEUE_FIELDS = (
     Field("queue_length", "requests waiting", _CAPACITY),
     *(Field(f"budget_q{int(100 * q)}", f"{q:.0%} {_BUDGET}", "SLO") for q in BUDGET_QUANTILES),
     *(
@@ -54,27 +55,32 @@ VERTICAL_FIELDS: tuple[Field, ...] = (
     Field("arrivals_1s", "mean arrival rate over 1 s, at most 30 intervals", _RATE),
     Field("arrivals_5s", "mean arrival rate over 5 s, at most 30 intervals", _RATE),
     Field("arrivals_30s", "mean arrival rate over 30 s, at most 30 intervals", _RATE),
+)
+_NETWORK_FIELDS = (
     Field("delay_mean", "mean communication delay of the last interval's arrivals", "SLO"),
     Field("delay_max", "largest communication delay of the last interval's arrivals", "SLO"),
     Field("delay_trend", "last mean delay minus the mean of the five before", "SLO"),
     Field("bandwidth", "bandwidth that the last interval's arrivals saw", "5 MB/s"),
     Field("bandwidth_trend", "last bandwidth minus the mean of the five before", "5 MB/s"),
+)
+_ALLOCATION_FIELDS = (
     Field("cores", "cores of each replica asked for", "limit"),
     Field("batch", "largest batch asked for", "limit"),
     Field("replicas", "replicas asked for", "limit"),
     Field("replicas_ready", "replicas serving", "limit"),
     Field("running_size", "requests in flight", "largest batch"),
     Field("running_left", "expected time until the last running batch ends", "SLO"),
+)
+_OUTCOME_FIELDS = (
     Field("on_time", "requests answered in time in the last interval", _INTERVAL),
     Field("late", "requests answered late in it", _INTERVAL),
     Field("dropped", "requests given up in it", _INTERVAL),
+)
+_USE_FIELDS = (
     Field("utilisation", "share of the held cores that was in use in it", ""),
     Field("throttled_share", "share of the held cores' time stopped by the CPU limit", ""),
 )
-"""What controllers of cores and batch size see, in order."""
-
-JOINT_FIELDS: tuple[Field, ...] = (
-    *VERTICAL_FIELDS,
+_STARTING_FIELDS = (
     Field("replicas_starting", "replicas that start cold", "limit"),
     *(
         Field(
@@ -85,7 +91,41 @@ JOINT_FIELDS: tuple[Field, ...] = (
         for slot in range(STARTING_SLOTS)
     ),
 )
+
+VERTICAL_FIELDS: tuple[Field, ...] = (
+    *_QUEUE_FIELDS,
+    *_NETWORK_FIELDS,
+    *_ALLOCATION_FIELDS,
+    *_OUTCOME_FIELDS,
+    *_USE_FIELDS,
+)
+"""What controllers of cores and batch size see, in order."""
+
+JOINT_FIELDS: tuple[Field, ...] = (*VERTICAL_FIELDS, *_STARTING_FIELDS)
 """What controllers of replicas see as well."""
+
+REQUEST_FIELDS: tuple[Field, ...] = (
+    *_NETWORK_FIELDS,
+    *_OUTCOME_FIELDS,
+    Field(
+        "effective_accuracy",
+        "mean accuracy of what ended in it, late and unanswered ones counting 0",
+        "",
+    ),
+)
+"""What controllers of variants and stages see of requests, in order. The scale is that of the
+first stage."""
+
+STAGE_FIELDS: tuple[Field, ...] = (
+    *_QUEUE_FIELDS,
+    *_ALLOCATION_FIELDS,
+    Field("variant", "model variant asked for", "the last one's number"),
+    Field("done", "requests done in the last interval", _INTERVAL),
+    Field("given_up", "requests given up here in it", _INTERVAL),
+    *_USE_FIELDS,
+    *_STARTING_FIELDS,
+)
+"""What they see of each stage, after that; its requests are tasks, of a request one or several."""
 
 FIELDS = tuple(field.name for field in VERTICAL_FIELDS)
 """Names of the vertical observation's entries, in order."""
@@ -94,3 +134,22 @@ JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
 """Names of the joint observation's entries, in order."""
 
 OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
+REQUEST_NAMES = tuple(field.name for field in REQUEST_FIELDS)
+STAGE_NAMES = tuple(field.name for field in STAGE_FIELDS)
+
+
+def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the entries that controllers of variants and stages see, in order.
+
+    Those of a stage begin with its name and a point.
+    """
+    own = (f"{stage}.{name}" for stage in stages for name in STAGE_NAMES)
+    return (*REQUEST_NAMES, *own)
+
+
+def staged_dim(stages: int) -> int:
+    """Return the number of these entries."""
+    return len(REQUEST_FIELDS) + stages * len(STAGE_FIELDS)
+
+
+assert staged_dim(1) > JOINT_OBS_DIM, "observations are told apart by their lengths"

@@ -176,6 +176,21 @@ class Allocation:
         return sum(stage.cores * stage.replicas for stage in self.stages)
 
 
+def together(asked: Sequence[StageAllocation], total_cores: int) -> tuple[StageAllocation, ...]:
+    """Return the stages' allocations as far as they fit on the machine.
+
+    Whoever holds most gives up first: replicas, then cores.
+    """
+    fitted = list(asked)
+    while sum(each.cores * each.replicas for each in fitted) > total_cores:
+        k = max(range(len(fitted)), key=lambda at: fitted[at].cores * fitted[at].replicas)
+        if fitted[k].replicas > 1:
+            fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
+        else:
+            fitted[k] = fitted[k]._replace(cores=fitted[k].cores - 1)
+    return tuple(fitted)
+
+
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
     """A batch in flight, as a planner sees it."""
@@ -294,9 +309,15 @@ class SystemSpec:
         return any(len(stage.latencies) > 1 for stage in self.stages)
 
     def fitting(self, allocation: Allocation) -> Allocation:
-        """Return an allocation of no more replicas than have room on the machine."""
+        """Return an allocation as far as it fits on the machine.
+
+        Of one stage there are no more replicas than have room; see :func:`together` for several.
+        """
         if allocation.total_cores <= self.total_cores:
             return allocation
+        if len(allocation.stages) > 1:
+            stages = together(allocation.stages, self.total_cores)
+            return Allocation(stages=stages, feasible=allocation.feasible)
         most = self.most_replicas(allocation.cores)
         return allocation.changed(replicas=min(allocation.replicas, most))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sponge_env.config import Limits
+from sponge_env.config import Limits, Stage
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.graph import mean_tasks, predecessors
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
@@ -49,7 +49,8 @@ def stage_profiles(scenario: Scenario, profile: Profile) -> tuple[tuple[Profile,
 
 def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
     """Describe the system that a scenario and a profile, that of its first stage, define."""
-    stages = _stage_specs(scenario, stage_profiles(scenario, profile))
+    profiles = stage_profiles(scenario, profile)
+    stages = _stage_specs(scenario, profiles)
     first = stages[0]
     allocations = (stage.initial for stage in scenario.pipeline)
     return SystemSpec(
@@ -65,7 +66,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         cpu_cores=first.cpu_cores,
         total_cores=scenario.limits.machine_cores,
         resize_delay_s=scenario.simulation.actuation_delay_s,
-        fingerprint=_fingerprint(scenario, profile),
+        fingerprint=_fingerprint(scenario, profiles),
         stages=stages,
     )
 
@@ -134,16 +135,17 @@ def check_profile(profile: Profile, limits: Limits) -> None:
         )
 
 
-def _fingerprint(scenario: Scenario, profile: Profile) -> str:
+def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> str:
     """Hash what gives observations and actions their meaning.
 
-    It covers the model, the core unit, the interval and the limits: not the workload, the
-    network, the SLO and the drop policy, which a policy sees in its observation, and not the
-    profile's numbers, so that a policy outlives a new calibration.
+    It covers the model, the core unit, the interval and the limits, and how stages follow each
+    other: not the workload, the network, the SLO and the drop policy, which a policy sees in its
+    observation, and not the profile's numbers, so that a policy outlives a new calibration.
     """
+    first = profiles[0][0]
     meaning = {
-        "model": profile.model,
-        "core_unit": profile.core_unit,
+        "model": first.model,
+        "core_unit": first.core_unit,
         "interval_s": scenario.interval_s,
         "limits": {name: getattr(scenario.limits, name) for name in _LIMITS},
     }
@@ -151,10 +153,24 @@ def _fingerprint(scenario: Scenario, profile: Profile) -> str:
         meaning = {
             "interval_s": scenario.interval_s,
             "total_cores": scenario.limits.machine_cores,
-            "stages": [asdict(stage) for stage in scenario.stages],
+            "stages": [
+                _meaning(stage, models)
+                for stage, models in zip(scenario.stages, profiles, strict=True)
+            ],
         }
     text = json.dumps(meaning, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
+    """Return what of a stage gives observations and actions their meaning."""
+    known = asdict(stage) | {"limits": {name: getattr(stage.limits, name) for name in _LIMITS}}
+    known["variants"] = [
+        {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
+        for variant, model in zip(stage.variants, models, strict=True)
+    ]
+    del known["initial"]
+    return known
 
 
 _LIMITS = ("cores", "batch", "replicas")

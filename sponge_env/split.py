@@ -8,14 +8,12 @@ deadline less the shares of the longest way that is still to come.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from sponge_env.interfaces import (
     Allocation,
-    StageAllocation,
     StageSpec,
     StageView,
     SystemSpec,
@@ -119,18 +117,3 @@ def _last(last: IntervalMetrics | None, stage: StageView) -> IntervalMetrics | N
     own = {name: getattr(stage.last, name) for name in _SHARED}
     own |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}
     return dataclasses.replace(last, **own)
-
-
-def together(asked: Sequence[StageAllocation], total_cores: int) -> tuple[StageAllocation, ...]:
-    """Return the stages' allocations as far as they fit on the machine.
-
-    Whoever holds most gives up first: replicas, then cores.
-    """
-    fitted = list(asked)
-    while sum(each.cores * each.replicas for each in fitted) > total_cores:
-        k = max(range(len(fitted)), key=lambda at: fitted[at].cores * fitted[at].replicas)
-        if fitted[k].replicas > 1:
-            fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
-        else:
-            fitted[k] = fitted[k]._replace(cores=fitted[k].cores - 1)
-    return tuple(fitted)

@@ -291,7 +291,12 @@ class SimulatedSystem(System):
 
     def observe(self, control: Control) -> NDArray[np.float32]:
         """Return what a learner sees now, (control.obs_dim,)."""
-        return self._observation[0, : control.obs_dim].copy()
+        if not control.sees_stages:
+            return self._observation[0, : control.obs_dim].copy()
+        observations = np.zeros((1, control.obs_dim), np.float32)
+        entry.observe_one(self._arrays, self._metrics, observations)
+        seen: NDArray[np.float32] = observations[0]
+        return seen
 
     def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force."""

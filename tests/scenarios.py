@@ -6,7 +6,17 @@ import dataclasses
 
 import numpy as np
 
-from sponge_env.config import Arrivals, Network
+from sponge_env.config import (
+    Arrivals,
+    Initial,
+    Limits,
+    Network,
+    Reward,
+    Serving,
+    Simulation,
+    Stage,
+    Variant,
+)
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import FitError, LatencyModel, QuotaService
 from sponge_env.profile import Profile
@@ -21,6 +31,41 @@ SHORT = Scenario(
     network=Network(trace="4g", payload_bytes=300_000.0),
 )
 """Twenty intervals of the paper's system under Poisson arrivals."""
+
+_MODELS = (
+    Variant("nlp-sentiment", 0.6, "small"),
+    Variant("video-classifier", 0.7, "medium"),
+    Variant("video-detector", 0.9, "large"),
+)
+VARIANTS = Scenario(
+    name="variants-of-one",
+    slo_s=0.4,
+    duration_s=6.0,
+    limits=Limits(cores=4, batch=4, replicas=3, total_cores=12),
+    arrivals=Arrivals(rate_rps=30.0),
+    serving=Serving("expired"),
+    stages=(Stage("model", _MODELS, limits=Limits(cores=4, batch=4, replicas=3)),),
+    reward=Reward(accuracy_weight=0.5),
+)
+"""One stage of three variants, in its time and beyond it."""
+CHAIN = dataclasses.replace(
+    VARIANTS,
+    name="chain",
+    limits=Limits(cores=4, batch=4, replicas=3, total_cores=14),
+    simulation=Simulation(cold_start_s=1.5),
+    stages=(
+        Stage(
+            "find",
+            (Variant("video-detector"),),
+            limits=Limits(cores=4, batch=4, replicas=3),
+            initial=Initial(cores=4),
+            fan_out_shares=(0.2, 0.4, 0.4),
+        ),
+        Stage("name", _MODELS[:2], limits=Limits(cores=4, batch=4, replicas=1), switch_s=0.4),
+        Stage("judge", _MODELS, limits=Limits(cores=2, batch=2, replicas=3), chooses="batch"),
+    ),
+)
+"""Three stages: of one variant, of one replica, and one whose batches choose their variant."""
 
 
 QUOTA_PROFILE = Profile(

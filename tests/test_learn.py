@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sb3_contrib import MaskablePPO, RecurrentPPO
-from scenarios import short
+from scenarios import CHAIN, VARIANTS, short
 from stable_baselines3 import PPO
 
+from agents import LEARNERS
 from agents.learn import LearnConfig, TrainingPlan, learn_config, training
 from agents.learn.environments import ConstrainedRewards, make_environments, variant
 from agents.learn.training import (
@@ -18,13 +19,14 @@ from agents.learn.training import (
     steps_left,
     train,
 )
-from agents.learned import ppo_joint
+from agents.learned import PolicyController, control_of, ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
-from sponge_env.encoding import FIELDS, OBS_DIM, ActionMasks
+from sponge_env.encoding import FIELDS, OBS_DIM, ActionMasks, reaching
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_system
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario import Scenario
 
 SCENARIO = short(duration_s=10.0)
 CONFIG = LearnConfig(
@@ -321,3 +323,82 @@ def test_training_on_scenarios_of_two_systems_is_refused(tmp_path: Path) -> None
     mixed = plan(tmp_path, scenarios=(SCENARIO, short(profile="resnet18")))
     with pytest.raises(ConfigError, match="cannot be trained on together"):
         train(mixed, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("agent", "scenario", "actions"),
+    [
+        ("ppo", VARIANTS, (4, 4, 3)),
+        ("ppo", CHAIN, (4, 4, 3, 4, 4, 2, 2, 2, 3)),
+        ("ppo-joint", VARIANTS, (4, 4, 3, 3)),
+        ("maskable-ppo", CHAIN, (4, 4, 3, 4, 4, 2, 2, 2, 3)),
+        ("recurrent-ppo", VARIANTS, (4, 4, 3)),
+    ],
+)
+def test_variants_and_pipelines_are_learned_and_followed(
+    tmp_path: Path, agent: str, scenario: Scenario, actions: tuple[int, ...]
+) -> None:
+    on_it = plan(tmp_path, agent=agent, scenarios=(scenario,))
+    policy = load_policy(train(on_it, dataclasses.replace(CONFIG, blind_to=("bandwidth",))))
+    assert policy.info.actions == actions
+    assert policy.info.inputs == on_it.control.fields
+    controller, system = PolicyController(agent, str(tmp_path)), make_system(scenario, 0)
+    env = SpongeEnv(scenario, control=reaching(LEARNERS[agent].control, system.spec))
+    observation, _ = env.reset(options={"episode_seed": 0})
+    controller.reset(system.spec, 0)
+    memory = policy.memory()
+    while not system.done:
+        allowed = env.action_masks() if agent.startswith("maskable") else None
+        observation, reward, *_ = env.step(policy.act(observation, allowed, memory))
+        assert system.step(controller.decide(system.view())).reward == reward
+
+
+def test_a_policy_of_another_pipeline_is_refused(tmp_path: Path) -> None:
+    train(plan(tmp_path, scenarios=(CHAIN,)), CONFIG)
+    first, *others = CHAIN.stages
+    other = dataclasses.replace(first, name="search")
+    for stages in ((other, *others), (dataclasses.replace(first, fan_out_shares=(1.0,)), *others)):
+        changed = dataclasses.replace(CHAIN, stages=stages)
+        with pytest.raises(PolicyError, match=r"was trained on chain, whose profile or stages, .*"):
+            PolicyController("ppo", str(tmp_path)).reset(make_system(changed, 0).spec, 0)
+        with pytest.raises(PolicyError, match="the checkpoint was trained on chain, whose"):
+            check_checkpoint(
+                tmp_path / "checkpoint.zip", plan(tmp_path / "again", scenarios=(changed,))
+            )
+    warm = dataclasses.replace(first, initial=dataclasses.replace(first.initial, batch=2))
+    same_but_start = dataclasses.replace(CHAIN, stages=(warm, *others), slo_s=0.5)
+    PolicyController("ppo", str(tmp_path)).reset(make_system(same_but_start, 0).spec, 0)
+
+
+def test_a_program_for_one_model_is_not_corrected_on_several(tmp_path: Path) -> None:
+    for scenario in (CHAIN, VARIANTS):
+        with pytest.raises(ConfigError, match="residual-ppo corrects a program for one model"):
+            train(plan(tmp_path, agent="residual-ppo", scenarios=(scenario,)), CONFIG)
+
+
+def test_variants_of_a_pipeline_are_of_the_same_system(tmp_path: Path) -> None:
+    drawn = [variant(CHAIN, seed) for seed in range(10)]
+    assert {each.stages for each in drawn} == {CHAIN.stages}
+    assert all(0.5 <= each.slo_s / CHAIN.slo_s <= 2.0 for each in drawn)
+    assert (
+        plan(tmp_path, scenarios=tuple(drawn)).control.choices
+        == control_of("ppo", make_system(CHAIN, 0).spec).choices
+    )
+    train(plan(tmp_path, scenarios=(CHAIN,), randomised=True), CONFIG)
+
+
+def test_validation_credits_accuracy(tmp_path: Path) -> None:
+    policy = load_policy(train(plan(tmp_path, scenarios=(VARIANTS,)), CONFIG))
+    result = make_validator([VARIANTS], episodes=2)(policy)
+    assert 0 < result.effective_accuracy <= 0.9
+    gained = result.score(20.0, accuracy_weight=2.0) - result.score(20.0)
+    assert gained == pytest.approx(2.0 * result.effective_accuracy)
+    config = dataclasses.replace(CONFIG, accuracy_weight=3.0, violation_target=0.01)
+    envs = make_environments(plan(tmp_path, scenarios=(VARIANTS,)), config)
+    envs.reset()
+    assert isinstance(envs, ConstrainedRewards)
+    _, rewards, _, _ = envs.step(np.full((2, 3), 2))
+    metrics = envs.venv.metrics
+    missed = metrics["avoidable_violations"] / (metrics["on_time"] + metrics["violations"])
+    expected = 3.0 * metrics["effective_accuracy"] - metrics["cores"] / 12
+    assert rewards == pytest.approx(expected - envs.multiplier * missed)

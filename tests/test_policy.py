@@ -17,7 +17,15 @@ from agents import learned
 from agents.learned import PolicyController, ppo
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.config import ControlName
-from sponge_env.encoding import FIELDS, OBS_DIM, Control, control_named, encode
+from sponge_env.encoding import (
+    FIELDS,
+    JOINT,
+    OBS_DIM,
+    VERTICAL,
+    Control,
+    control_named,
+    encode,
+)
 from sponge_env.errors import PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.interfaces import SystemSpec, SystemView
@@ -123,17 +131,15 @@ def test_a_new_field_changes_no_decision_of_a_shipped_policy(
 
     expected = decisions()
 
-    def control(name: ControlName) -> Control:
-        known = control_named(name)
+    def control(name: ControlName, spec: SystemSpec) -> Control:
+        known = control_named(name, spec)
         names = extended(known.fields)
         names[20] = "new"
         return dataclasses.replace(known, fields=tuple(names))
 
     def observe(view: SystemView, spec: SystemSpec, control: Control) -> NDArray[np.float32]:
-        return np.array(extended(encode(view, spec, control_named_like(control))), np.float32)
-
-    def control_named_like(control: Control) -> Control:
-        return control_named("joint" if "replicas" in control.choices else "vertical")
+        own = JOINT if control.scales_out else VERTICAL
+        return np.array(extended(encode(view, spec, own)), np.float32)
 
     monkeypatch.setattr(learned, "control_named", control)
     monkeypatch.setattr(learned, "encode", observe)

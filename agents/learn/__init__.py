@@ -12,7 +12,7 @@ from typing import Any
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.controllers import Options, option
-from sponge_env.encoding import control_named
+from sponge_env.encoding import Control
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.files import read_json, write_json
 from sponge_env.interfaces import SystemSpec
@@ -21,6 +21,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.spec import make_spec, scenario_profile
 
 from .. import LEARNERS, Learner
+from ..learned import control_of
 
 CHECKPOINT_FILE = "checkpoint.zip"
 """Its name in a run directory; Stable-Baselines3's own format, for resuming only."""
@@ -49,6 +50,8 @@ class LearnConfig(Options):
     """Units of the hidden layers."""
     violation_weight: float | None = option(None, above=0)
     """Weight of violations in the reward; the scenario's if left out."""
+    accuracy_weight: float | None = option(None, at_least=0)
+    """Weight of accuracy likewise."""
     violation_target: float | None = option(None, above=0)
     """Rate of avoidable violations to stay below, on the simulator: the weight is then learned,
     beginning with ``violation_weight``. A fixed weight if left out."""
@@ -144,17 +147,24 @@ class TrainingPlan:
     @property
     def spec(self) -> SystemSpec:
         """The system that the policy is for; a ConfigError if the scenarios are of several."""
-        control = control_named(self.learner.control)
+        _ = self.learner  # refuses an agent that does not learn
         specs = [make_spec(each, scenario_profile(each)) for each in self.scenarios]
+        control = control_of(self.agent, specs[0])
         for scenario, spec in zip(self.scenarios, specs, strict=True):
             if control.fingerprint(spec) != control.fingerprint(specs[0]):
                 raise ConfigError(
                     f"scenarios {self.scenarios[0].name!r} and {scenario.name!r} cannot be "
-                    "trained on together: their profile, interval or limits differ"
+                    "trained on together: their profile or stages, interval or limits differ"
                 )
         return specs[0]
 
     @property
+    def control(self) -> Control:
+        """What the policy sees and chooses."""
+        return control_of(self.agent, self.spec)
+
+    @property
     def fingerprint(self) -> str:
         """What has to be equal of a system that the policy is to fit."""
-        return control_named(self.learner.control).fingerprint(self.spec)
+        spec = self.spec
+        return control_of(self.agent, spec).fingerprint(spec)

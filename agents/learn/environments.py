@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 
 from sponge_env.arrays import IntArray
 from sponge_env.config import Arrivals, Initial, Network, Serving
-from sponge_env.encoding import Control, control_named
+from sponge_env.encoding import Control, reaching
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.scenario import Scenario
@@ -42,20 +42,22 @@ _DURATION_S = 200.0
 def make_environments(plan: TrainingPlan, config: LearnConfig) -> VecEnv:
     """Make what a plan trains on, wrapped as its learner wants it."""
     spec, batch = plan.spec, plan.backend == "sim" and not plan.learner.corrects
+    control = reaching(plan.learner.control, spec)
     if config.violation_target is not None and not batch:
         raise ConfigError(
             "violation_target is for learners that choose allocations on the simulator"
         )
-    hidden = hidden_fields(config.blind_to, control_named(plan.learner.control))
+    hidden = hidden_fields(config.blind_to, plan.control)
     scenarios = _scenarios(plan, config)
     if batch:
-        envs: VecEnv = SpongeVecEnv(scenarios, plan.envs, control=plan.learner.control)
+        envs: VecEnv = SpongeVecEnv(scenarios, plan.envs, control=control)
     else:
         envs = _singles(plan, scenarios)
     if hidden:
         envs = BlindedEnvs(envs, hidden)
     if config.violation_target is not None:
-        envs = ConstrainedRewards(envs, config, spec.total_cores)
+        weights = [scenario.reward.accuracy_weight for scenario in scenarios]
+        envs = ConstrainedRewards(envs, config, spec.total_cores, weights)
     return envs
 
 
@@ -77,9 +79,10 @@ def _scenarios(plan: TrainingPlan, config: LearnConfig) -> list[Scenario]:
         # Half of the environments keep to the scenarios, which are what counts in the end.
         first = plan.seed * plan.envs
         shared = [each if k % 2 else variant(each, first + k) for k, each in enumerate(shared)]
-    if config.violation_weight is None:
+    weights = {name: getattr(config, name) for name in ("violation_weight", "accuracy_weight")}
+    change = {name: weight for name, weight in weights.items() if weight is not None}
+    if not change:
         return shared
-    change = {"violation_weight": config.violation_weight}
     return [
         dataclasses.replace(each, reward=dataclasses.replace(each.reward, **change))
         for each in shared
@@ -116,9 +119,16 @@ class ConstrainedRewards(VecEnvWrapper):
     size (dual ascent on its logarithm), so that it finds its order of magnitude by itself.
     """
 
-    def __init__(self, venv: VecEnv, config: LearnConfig, total_cores: int) -> None:
+    def __init__(
+        self,
+        venv: VecEnv,
+        config: LearnConfig,
+        total_cores: int,
+        accuracy_weights: Sequence[float],
+    ) -> None:
         super().__init__(venv)
         assert config.violation_target is not None
+        self._accuracy_weights = np.array(accuracy_weights)
         self._target = self._rate = config.violation_target
         self._total_cores = total_cores
         self.multiplier = config.violation_weight or 20.0
@@ -138,7 +148,8 @@ class ConstrainedRewards(VecEnvWrapper):
         self._violations += int(violations.sum())
         self._ended += int(ended.sum())
         missed = violations / np.maximum(1, ended)
-        rewards = -metrics["cores"] / self._total_cores - self.multiplier * missed
+        gained = self._accuracy_weights * np.nan_to_num(metrics["effective_accuracy"])
+        rewards = -metrics["cores"] / self._total_cores - self.multiplier * missed + gained
         return observations, rewards.astype(np.float32), ends, infos
 
     def adapt(self) -> None:
@@ -196,10 +207,12 @@ def variant(scenario: Scenario, seed: int) -> Scenario:
     actions their meaning, stay.
     """
     rng, limits = stream(seed, "variants"), scenario.limits
+    # Of pipelines the objective is relative to their own, for they need their time.
+    usual_s = scenario.slo_s if scenario.stages else 1.0
     return dataclasses.replace(
         scenario,
         name=f"{scenario.name}-{seed}",
-        slo_s=_between(rng, _SLOS_S, scale="log"),
+        slo_s=usual_s * _between(rng, _SLOS_S, scale="log"),
         duration_s=_DURATION_S,
         classes=(),
         start="cold",

@@ -53,6 +53,11 @@ class Objective:
     """Cost of a violated request in the score: the same for all trials, whatever weight they
     learn with."""
 
+    def rated(self, result: Any) -> float:
+        """Return the score of a validation."""
+        score: float = result.score(self.weight, self.plan.scenarios[0].reward.accuracy_weight)
+        return score
+
     @property
     def settings(self) -> dict[str, Any]:
         """What must be the same where a search goes on, as JSON has it."""
@@ -74,7 +79,7 @@ class Objective:
 
         def validated(_steps: int, result: Validation) -> None:
             results.append(result)
-            trial.report(result.score(self.weight), len(results))
+            trial.report(self.rated(result), len(results))
             if trial.should_prune():
                 raise import_optuna().TrialPruned
 
@@ -82,10 +87,10 @@ class Objective:
         config = learn_config(self.plan.agent, drawn)
         with tempfile.TemporaryDirectory() as folder:
             train(replace(self.plan, folder=Path(folder)), config, validated=validated)
-        best = max(results, key=lambda result: result.score(self.weight))
+        best = max(results, key=self.rated)
         for name in ("cores", "avoidable_violation_rate"):
             trial.set_user_attr(name, getattr(best, name))
-        return best.score(self.weight)
+        return self.rated(best)
 
 
 def suggest(trial: Any, weight: float) -> dict[str, Any]:

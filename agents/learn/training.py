@@ -25,16 +25,17 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sponge_env.arrays import IntArray
-from sponge_env.encoding import control_named
 from sponge_env.env import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
+from sponge_env.simulation.memory import allocations
 from sponge_env.simulation.workload import as_long_as_its_traces
+from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.vector.simulator import BatchSimulator
 
 from .. import LEARNERS
-from ..learned import masks_for, preset
+from ..learned import control_of, masks_for, preset
 from ..lookahead import MPCConfig
 from ..policy import POLICY_FILE, Policy, PolicyInfo, Recurrence, load_policy, save_policy
 from . import CHECKPOINT_FILE, LearnConfig, TrainingPlan, learn_config, save_settings
@@ -60,14 +61,16 @@ class Validation:
     """Those of the machine, to which the reward relates."""
     violation_rate: float
     avoidable_violation_rate: float
+    effective_accuracy: float = 0.0
 
-    def score(self, violation_weight: float) -> float:
+    def score(self, violation_weight: float, accuracy_weight: float = 0.0) -> float:
         """Return one number, which is better when larger.
 
         A violated request costs that weight, against 1 for holding all cores for an interval of
-        average load.
+        average load, and one that is answered right and in time gains the weight of accuracy.
         """
-        return -self.cores / self.total_cores - violation_weight * self.avoidable_violation_rate
+        cost = self.cores / self.total_cores + violation_weight * self.avoidable_violation_rate
+        return accuracy_weight * self.effective_accuracy - cost
 
 
 Report = Callable[[int, str], None]
@@ -144,8 +147,9 @@ def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
             # A new policy prefers the program as it is; that is then most probable everywhere.
             favoured = (edges + np.array(preset(MPCConfig()))).tolist()
             model.policy.action_net.bias[favoured] = _FIRST_LOGIT
-        elif "replicas" in (choices := control_named(plan.learner.control).choices):
-            one = int(edges[choices.index("replicas")])
+        else:
+            parts = [name for _, name in plan.control.parts]
+            one = [int(edge) for edge, name in zip(edges, parts, strict=True) if name == "replicas"]
             model.policy.action_net.bias[one] = _ONE_REPLICA_LOGIT
     return model
 
@@ -159,7 +163,7 @@ def export(model: Any, plan: TrainingPlan, config: LearnConfig, seconds: float) 
         fingerprint=plan.fingerprint,
         scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
         actions=tuple(int(n) for n in model.action_space.nvec),
-        inputs=control_named(plan.learner.control).fields,
+        inputs=plan.control.fields,
         steps=model.num_timesteps,
         seed=plan.seed,
         planned=model._total_timesteps,
@@ -174,7 +178,7 @@ def export(model: Any, plan: TrainingPlan, config: LearnConfig, seconds: float) 
         recurrence = Recurrence(_numpy(lstm.weight_ih_l0), _numpy(lstm.weight_hh_l0), bias)
     # What the policy was blind to may not count when it sees everything.
     first = layers[0][0] if recurrence is None else recurrence.weight_in
-    first[:, hidden_fields(config.blind_to, control_named(plan.learner.control))] = 0.0
+    first[:, hidden_fields(config.blind_to, plan.control)] = 0.0
     return Policy(info, tuple(layers), recurrence)
 
 
@@ -207,10 +211,10 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     if info.fingerprint != plan.fingerprint:
         wanted = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
-            f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile, interval "
-            f"or limits differ from those of {', '.join(wanted)}; train anew"
+            f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile or stages, "
+            f"interval or limits differ from those of {', '.join(wanted)}; train anew"
         )
-    if info.inputs != control_named(plan.learner.control).fields:
+    if info.inputs != plan.control.fields:
         raise PolicyError("the checkpoint was trained on other observation fields; train anew")
 
 
@@ -226,6 +230,8 @@ class _Keeper(BaseCallback):
         self._progress, self._report = progress, validated
         weight = config.violation_weight or plan.scenarios[0].reward.violation_weight
         self._weight = weight if config.violation_target is None else 1 / config.violation_target
+        usual = plan.scenarios[0].reward.accuracy_weight
+        self._accuracy_weight = usual if config.accuracy_weight is None else config.accuracy_weight
         self._validate = make_validator(plan.scenarios, config.evaluation_episodes, plan.agent)
         self._every = max(1, plan.steps // config.evaluations)
         self._best = -math.inf
@@ -261,7 +267,7 @@ class _Keeper(BaseCallback):
         self._validated_at = self.num_timesteps
         policy = export(self.model, self._plan, self._config, time.monotonic() - self._began_s)
         result = self._validate(policy)
-        score = result.score(self._weight)
+        score = result.score(self._weight, self._accuracy_weight)
         for name, value in {**dataclasses.asdict(result), "score": score}.items():
             self.logger.record(f"evaluation/{name}", value)
         self._status = f"{result.violation_rate:.2%} missed, {result.cores:.2f} cores"
@@ -282,15 +288,18 @@ def make_validator(
     seeds = SEED_LIMIT + np.arange(max(episodes, len(scenarios)))
     prepared = _play_corrections if LEARNERS[agent].corrects else _play_batch
     play = prepared(scenarios, seeds, agent)
-    names = ("cores", "violations", "avoidable_violations", "offered")
+    names = ("cores", "violations", "avoidable_violations", "offered", "on_time")
 
     def validate(policy: Policy) -> Validation:
-        sums = np.zeros(5)
+        sums = np.zeros(7)
         for count, metrics in play(policy):
-            sums += (count, *(float(np.sum(metrics[name])) for name in names))
-        intervals, cores, violations, avoidable, offered = sums.tolist()
+            ended = metrics["on_time"] + metrics["violations"]
+            right = np.nan_to_num(metrics["effective_accuracy"]) * ended
+            sums += (count, *(float(np.sum(metrics[name])) for name in names), np.sum(right))
+        intervals, cores, violations, avoidable, offered, on_time, right = sums.tolist()
         rates = violations / max(1.0, offered), avoidable / max(1.0, offered)
-        return Validation(cores / intervals, scenarios[0].limits.machine_cores, *rates)
+        accuracy = right / max(1.0, on_time + violations)
+        return Validation(cores / intervals, scenarios[0].limits.machine_cores, *rates, accuracy)
 
     return validate
 
@@ -304,22 +313,21 @@ def _play_batch(
 ) -> Callable[[Policy], Played]:
     """Play all episodes at once, with policies that choose allocations."""
     length = max(as_long_as_its_traces(each).intervals for each in scenarios)
-    obs_dim = control_named(LEARNERS[agent].control).obs_dim
+    spec = make_spec(scenarios[0], scenario_profile(scenarios[0]))
+    control, masks = control_of(agent, spec), masks_for(agent, spec)
     assigned = np.arange(seeds.size) % len(scenarios)
-    simulator = BatchSimulator(scenarios, assigned, obs_dim=obs_dim)
-    masks = masks_for(agent, simulator.specs[0])
+    simulator = BatchSimulator(scenarios, assigned, obs_dim=control.obs_dim)
+    wanted, _ = allocations(seeds.size, len(spec.stages))
 
     def play(policy: Policy) -> Played:
-        observations = np.zeros((seeds.size, obs_dim), np.float32)
+        observations = np.zeros((seeds.size, control.obs_dim), np.float32)
         simulator.reset(np.ones(seeds.size, np.bool_), seeds, observations)
         memory = policy.memory(seeds.size)
         for _ in range(length):
             intervals = int(np.count_nonzero(~simulator.over))
             allowed = masks(observations) if masks is not None else None
-            chosen = policy.act(observations, allowed, memory) + 1
-            # Where an action does not choose them, there is one replica.
-            replicas = np.ones((seeds.size, 3 - chosen.shape[1]), np.int64)
-            observations, metrics = simulator.step(np.hstack([chosen, replicas]))
+            control.write(policy.act(observations, allowed, memory), wanted)
+            observations, metrics = simulator.step(wanted)
             yield intervals, metrics
 
     return play

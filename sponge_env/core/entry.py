@@ -32,6 +32,9 @@ from sponge_env.core.step import begin_interval, begin_traffic, reset, step
 STEP, DRAIN, RESET = range(3)
 """The moves of :func:`run_range`."""
 
+_VARIANT = 3
+"""Part of an allocation that begins at 0."""
+
 
 @inlined
 def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
@@ -97,16 +100,35 @@ def run_range(
 
 
 @entry_point
-def within(allocations: NDArray[np.int64], cores: int, batch: int, replicas: int) -> bool:
-    """Return whether all (n, 3) allocations lie between 1 and the limits."""
+def fit(allocations: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> bool:
+    """Fit allocations onto a machine; return False if one lies outside the limits.
+
+    They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
+    variants begin at 0. It is the rule of :func:`sponge_env.interfaces.together`.
+    """
     for i in range(len(allocations)):
-        if not 1 <= allocations[i, 0] <= cores:
-            return False
-        if not 1 <= allocations[i, 1] <= batch:
-            return False
-        if not 1 <= allocations[i, 2] <= replicas:
-            return False
+        for k in range(len(most)):
+            for part in range(4):
+                if not (part < _VARIANT) <= allocations[i, k, part] <= most[k, part]:
+                    return False
+        _give_up(allocations[i], total_cores)
     return True
+
+
+@inlined
+def _give_up(asked: NDArray[np.int64], total_cores: int) -> None:
+    """Take replicas, then cores, from the (stages, 4) that hold most, until all have room."""
+    held = 0
+    for k in range(len(asked)):
+        held += asked[k, 0] * asked[k, 2]
+    while held > total_cores:
+        largest = 0
+        for k in range(1, len(asked)):
+            if asked[k, 0] * asked[k, 2] > asked[largest, 0] * asked[largest, 2]:
+                largest = k
+        held -= asked[largest, 0] * asked[largest, 2]
+        asked[largest, 2 if asked[largest, 2] > 1 else 0] -= 1
+        held += asked[largest, 0] * asked[largest, 2]
 
 
 @entry_point

@@ -171,16 +171,20 @@ def _measure_rest(w: World) -> None:
 
 @inlined
 def _reward(w: World) -> float:
-    """Charge the cores held and the requests that missed their deadline.
+    """Charge the cores held and the requests that missed their deadline; credit the accuracy.
 
-    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
+    + accuracy_weight * effective_accuracy``
 
     The first term is the cost of the interval relative to holding the whole machine, the second
     the share of requests that ended badly. With the default weight of 20, a lasting violation rate
     of 0.3 % costs as much as one core unit of 16, so that cores are worth saving but never at
-    the price of visible violations.
+    the price of visible violations. The last is 0 where no request ended.
     """
-    metrics, settings = w.metrics, w.settings
+    metrics, settings, gained = w.metrics, w.settings, 0.0
+    ended = metrics.on_time + metrics.violations
+    if ended:
+        gained = settings.reward.accuracy_weight * metrics.effective_accuracy
     held: float = metrics.cores / settings.total_cores
-    missed: float = metrics.violations / max(1, metrics.on_time + metrics.violations)
-    return -held - settings.reward.violation_weight * missed
+    missed: float = metrics.violations / max(1, ended)
+    return -held - settings.reward.violation_weight * missed + gained

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import Records, compiled, inlined
+from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import PAST, RECENT, World
 from sponge_env.core.service import planned_end_s
@@ -18,7 +20,10 @@ from sponge_env.fields import (
     DUE_BINS,
     FIELDS,
     JOINT_NAMES,
+    JOINT_OBS_DIM,
     OBS_DIM,
+    REQUEST_NAMES,
+    STAGE_NAMES,
     STARTING_SLOTS,
     TREND_INTERVALS,
 )
@@ -30,33 +35,57 @@ _SCAN = 16
 """Queue length from which on halving beats counting one by one."""
 
 _QUEUE = FIELDS.index("queue_length")
-_BUDGETS = FIELDS.index("budget_q0")
-_DUE = FIELDS.index("due_1_of_8")
-_ARRIVALS = FIELDS.index("arrivals_last")
 _NETWORK = FIELDS.index("delay_mean")
 _ALLOCATION = FIELDS.index("cores")
 _LAST = FIELDS.index("on_time")
 _STARTING = JOINT_NAMES.index("replicas_starting")
 
+_BUDGETS = STAGE_NAMES.index("budget_q0") - STAGE_NAMES.index("queue_length")
+"""Place from that of ``queue_length`` on, as are the next two."""
+_DUE = STAGE_NAMES.index("due_1_of_8") - STAGE_NAMES.index("queue_length")
+_ARRIVALS = STAGE_NAMES.index("arrivals_last") - STAGE_NAMES.index("queue_length")
+
+_REQUEST_NETWORK = REQUEST_NAMES.index("delay_mean")
+"""Place in the observation of all stages, as are the next two."""
+_REQUEST_LAST = REQUEST_NAMES.index("on_time")
+_ACCURACY = REQUEST_NAMES.index("effective_accuracy")
+_STAGE_QUEUE = STAGE_NAMES.index("queue_length")
+"""Place among the entries of a stage, as are the rest."""
+_STAGE_ALLOCATION = STAGE_NAMES.index("cores")
+_STAGE_VARIANT = STAGE_NAMES.index("variant")
+_STAGE_LAST = STAGE_NAMES.index("done")
+_STAGE_STARTING = STAGE_NAMES.index("replicas_starting")
+_STAGES_FROM, _STAGE_LENGTH = len(REQUEST_NAMES), len(STAGE_NAMES)
+
 
 @compiled
 def encode(w: World, observation: NDArray[np.float32]) -> None:
-    """Write the observation, (OBS_DIM,) float32, or the longer one of joint control."""
-    queued = w.stage.tail - w.stage.head
+    """Write the observation, whose length says which: of one stage or of all.
+
+    That is (OBS_DIM,) float32 of the first stage, the longer one of joint control, or the one of
+    all stages (:func:`sponge_env.fields.staged_names`).
+    """
     observation[:] = 0.0
-    _put(observation, _QUEUE, queued / (w.model.rate_scale * w.settings.slo_s))
-    _put_budgets(w, observation, queued)
-    _put_due_counts(w, observation, queued)
+    several = len(observation) > JOINT_OBS_DIM
+    queue, allocation, starting = _QUEUE, _ALLOCATION, _STARTING
+    for k in range(len(w.stages) if several else 1):
+        stage = at(w, k)
+        if several:
+            first = _STAGES_FROM + k * _STAGE_LENGTH
+            queue, allocation = first + _STAGE_QUEUE, first + _STAGE_ALLOCATION
+            starting = first + _STAGE_STARTING
+            _put_stage(stage, observation, first)
+        _put_queue(stage, observation, queue)
+        _put_allocation(stage, observation, allocation)
+        if len(observation) > OBS_DIM:
+            _put_starting(stage, observation, starting)
     if w.env.interval:
-        _put_rate(w, observation, _ARRIVALS, 1)
-        _put_rate(w, observation, _ARRIVALS + 1, w.settings.span_1s)
-        _put_rate(w, observation, _ARRIVALS + 2, w.settings.span_5s)
-        _put_rate(w, observation, _ARRIVALS + 3, w.settings.span_30s)
-        _put_network(w, observation)
-        _put_last_interval(w, observation)
-    _put_allocation(w, observation)
-    if len(observation) > OBS_DIM:
-        _put_starting(w, observation)
+        _put_network(w, observation, _REQUEST_NETWORK if several else _NETWORK)
+        _put_outcome(w, observation, _REQUEST_LAST if several else _LAST)
+        if several:
+            _put(observation, _ACCURACY, w.metrics.effective_accuracy)
+        else:
+            _put_last_interval(w, observation)
 
 
 @compiled
@@ -75,27 +104,41 @@ def _budget(w: World, index: int) -> float:
 
 
 @inlined
-def _put_budgets(w: World, observation: NDArray[np.float32], queued: int) -> None:
+def _put_queue(w: World, observation: NDArray[np.float32], first: int) -> None:
+    """Write what waits and what has joined lately."""
+    queued = w.stage.tail - w.stage.head
+    _put(observation, first, queued / (w.model.rate_scale * w.settings.slo_s))
+    _put_budgets(w, observation, first + _BUDGETS, queued)
+    _put_due_counts(w, observation, first + _DUE, queued)
+    if w.env.interval:
+        _put_rate(w, observation, first + _ARRIVALS, 1)
+        _put_rate(w, observation, first + _ARRIVALS + 1, w.settings.span_1s)
+        _put_rate(w, observation, first + _ARRIVALS + 2, w.settings.span_5s)
+        _put_rate(w, observation, first + _ARRIVALS + 3, w.settings.span_30s)
+
+
+@inlined
+def _put_budgets(w: World, observation: NDArray[np.float32], first: int, queued: int) -> None:
     if not queued:
-        observation[_BUDGETS : _BUDGETS + len(_QUANTILES)] = 1.0
+        observation[first : first + len(_QUANTILES)] = 1.0
         return
     for k in range(len(_QUANTILES)):
         position = _QUANTILES[k] * (queued - 1)
         below = int(position)
         low, high = _budget(w, below), _budget(w, min(below + 1, queued - 1))
-        _put(observation, _BUDGETS + k, low + (position - below) * (high - low))
+        _put(observation, first + k, low + (position - below) * (high - low))
 
 
 @inlined
-def _put_due_counts(w: World, observation: NDArray[np.float32], queued: int) -> None:
+def _put_due_counts(w: World, observation: NDArray[np.float32], first: int, queued: int) -> None:
     """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
     scale = w.model.rate_scale * w.settings.slo_s
     begin = 0
     for due in range(DUE_BINS - 1):
         end = _first_due_after(w, due, begin, queued)
-        _put(observation, _DUE + due, (end - begin) / scale)
+        _put(observation, first + due, (end - begin) / scale)
         begin = end
-    _put(observation, _DUE + DUE_BINS - 1, (queued - begin) / scale)
+    _put(observation, first + DUE_BINS - 1, (queued - begin) / scale)
 
 
 @inlined
@@ -124,16 +167,16 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
 
 
 @inlined
-def _put_network(w: World, observation: NDArray[np.float32]) -> None:
+def _put_network(w: World, observation: NDArray[np.float32], first: int) -> None:
     env, slo_s = w.env, w.settings.slo_s
     last = (env.interval - 1) & (RECENT - 1)
     bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
     bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
-    _put(observation, _NETWORK, env.mean_delays_s[last] / slo_s)
-    _put(observation, _NETWORK + 1, env.delay_max_s / slo_s)
-    _put(observation, _NETWORK + 2, _trend(w, env.mean_delays_s) / slo_s)
-    _put(observation, _NETWORK + 3, bandwidth)
-    _put(observation, _NETWORK + 4, bandwidth_trend)
+    _put(observation, first, env.mean_delays_s[last] / slo_s)
+    _put(observation, first + 1, env.delay_max_s / slo_s)
+    _put(observation, first + 2, _trend(w, env.mean_delays_s) / slo_s)
+    _put(observation, first + 3, bandwidth)
+    _put(observation, first + 4, bandwidth_trend)
 
 
 @compiled
@@ -149,7 +192,7 @@ def _trend(w: World, history: Records[float]) -> float:
 
 
 @inlined
-def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
+def _put_allocation(w: World, observation: NDArray[np.float32], first: int) -> None:
     env, stage, limits = w.env, w.stage, w.model.limits
     ready, left_s = 0, 0.0
     for k in range(stage.replicas):
@@ -157,36 +200,55 @@ def _put_allocation(w: World, observation: NDArray[np.float32]) -> None:
         ready += not replica.draining and replica.ready_s <= env.now_s
         if replica.batch_size:
             left_s = max(left_s, planned_end_s(w, replica) - env.now_s)
-    _put(observation, _ALLOCATION, stage.wanted.cores / limits.cores)
-    _put(observation, _ALLOCATION + 1, stage.wanted.batch / limits.batch)
-    _put(observation, _ALLOCATION + 2, stage.wanted.replicas / limits.replicas)
-    _put(observation, _ALLOCATION + 3, ready / limits.replicas)
-    _put(observation, _ALLOCATION + 4, stage.running / limits.batch)
-    _put(observation, _ALLOCATION + 5, left_s / w.settings.slo_s)
+    _put(observation, first, stage.wanted.cores / limits.cores)
+    _put(observation, first + 1, stage.wanted.batch / limits.batch)
+    _put(observation, first + 2, stage.wanted.replicas / limits.replicas)
+    _put(observation, first + 3, ready / limits.replicas)
+    _put(observation, first + 4, stage.running / limits.batch)
+    _put(observation, first + 5, left_s / w.settings.slo_s)
+
+
+@inlined
+def _put_outcome(w: World, observation: NDArray[np.float32], first: int) -> None:
+    metrics = w.metrics
+    scale = w.model.rate_scale * w.settings.interval_s
+    _put(observation, first, metrics.on_time / scale)
+    _put(observation, first + 1, metrics.late / scale)
+    _put(observation, first + 2, metrics.dropped / scale)
 
 
 @inlined
 def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
     metrics = w.metrics
-    scale = w.model.rate_scale * w.settings.interval_s
-    _put(observation, _LAST, metrics.on_time / scale)
-    _put(observation, _LAST + 1, metrics.late / scale)
-    _put(observation, _LAST + 2, metrics.dropped / scale)
     _put(observation, _LAST + 3, metrics.utilisation)
     _put(observation, _LAST + 4, metrics.throttled_share)
 
 
 @inlined
-def _put_starting(w: World, observation: NDArray[np.float32]) -> None:
+def _put_stage(w: World, observation: NDArray[np.float32], first: int) -> None:
+    """Write what only the observation of all stages has of one."""
+    variant = w.stage.wanted.variant / max(1, w.model.variants - 1)
+    _put(observation, first + _STAGE_VARIANT, variant)
+    if w.env.interval:
+        measured: Any = w.stage.measured
+        scale = w.model.rate_scale * w.settings.interval_s
+        _put(observation, first + _STAGE_LAST, measured.answered / scale)
+        _put(observation, first + _STAGE_LAST + 1, measured.dropped / scale)
+        _put(observation, first + _STAGE_LAST + 2, measured.utilisation)
+        _put(observation, first + _STAGE_LAST + 3, measured.throttled_share)
+
+
+@inlined
+def _put_starting(w: World, observation: NDArray[np.float32], first: int) -> None:
     env, model = w.env, w.model
     scale_s = model.cold_start_s if model.cold_start_s > 0 else 1.0
-    starting, first, end = 0, _STARTING + 1, _STARTING + 1 + STARTING_SLOTS
+    starting, slots = 0, first + 1
     for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
-            _put_in_order(observation[first:end], starting, left_s / scale_s)
+            _put_in_order(observation[slots : slots + STARTING_SLOTS], starting, left_s / scale_s)
             starting += 1
-    _put(observation, _STARTING, starting / model.limits.replicas)
+    _put(observation, first, starting / model.limits.replicas)
 
 
 @inlined

@@ -13,8 +13,11 @@ from sponge_env.core.queue import push, remove
 from sponge_env.core.records import OpenRequest, Waiting, World
 from sponge_env.core.rng import mixed_uniform
 
-NONE = -1
-"""Row of a place that is free."""
+FREE = 0
+"""What a free place has instead of a request: so is memory that was never used."""
+
+_FEW = 64
+"""Places that there are at first, if there is room for so many."""
 
 
 @inlined
@@ -52,32 +55,47 @@ def staged(w: World) -> bool:
 
 @inlined
 def clear(w: World) -> None:
-    """Begin with no request in the system."""
+    """Begin with no request in the system, and few places for them."""
     w.env.opened = w.env.opened_running = 0
     if staged(w):
-        for k in range(len(w.opened)):
-            w.opened[k].row = NONE
+        for k in range(w.env.places):
+            w.opened[k].request = FREE
+        w.env.places = min(_FEW, len(w.opened))
 
 
 @inlined
 def opened(w: World, row: int) -> OpenRequest:
-    """Return the place of a request in the system; it is another's if its row is not the same."""
-    return w.opened[row & (len(w.opened) - 1)]
+    """Return the place of a request in the system, which may be free, or another's."""
+    return w.opened[row & (w.env.places - 1)]
 
 
 @inlined
 def enter(w: World, row: int) -> bool:
     """Open a request with a task in the first stage; return False if there is no room."""
+    while opened(w, row).request != FREE and w.env.places < len(w.opened):
+        _double(w)
     place = opened(w, row)
-    if place.row != NONE:
+    if place.request != FREE:
         return False
-    place.row, place.running, place.batches, place.joined = row, 0, 0, 0
+    place.request, place.running, place.batches, place.joined = row + 1, 0, 0, 0
     for k in range(len(w.stages)):
         place.tasks[k] = place.done[k] = 0
         place.accuracy[k] = 0.0
     place.tasks[0] = 1
     w.env.opened += 1
     return True
+
+
+@inlined
+def _double(w: World) -> None:
+    """Make twice as many places, so that memory is used as it is needed."""
+    places = w.env.places
+    for k in range(places):
+        row = w.opened[k].request - 1
+        if row >= 0 and row & places:
+            w.opened[k + places] = w.opened[k]
+            w.opened[k].request = FREE
+    w.env.places = 2 * places
 
 
 @inlined
@@ -93,7 +111,7 @@ def start_task(w: World, row: int) -> None:
 def end_task(w: World, row: int) -> bool:
     """Note that a batch with a task has ended; return False if its request was given up."""
     place = opened(w, row)
-    if place.row != row:
+    if place.request != row + 1:
         return False
     place.running -= 1
     w.env.opened_running -= place.running == 0
@@ -176,7 +194,7 @@ def leave(w: World, row: int, sent_s: float) -> int:
     place = opened(w, row)
     w.env.opened -= 1
     w.env.opened_running -= place.running > 0
-    place.row = NONE
+    place.request = FREE
     for k in range(len(w.stages)):
         if place.tasks[k]:
             remove(at(w, k), row, sent_s)

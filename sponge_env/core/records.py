@@ -92,6 +92,8 @@ class Env:
     """Requests in the system and, of these, those with a task that runs; where there are several
     stages."""
     opened_running: int
+    places: int
+    """Places in use of ``opened``: a power of two, a request's is the rest of its row."""
 
     delay_sum_s: float
     """Sums over this interval, as are the rest but the last three."""
@@ -280,8 +282,8 @@ class Waiting:
 class OpenRequest:
     """A request on its way through several stages."""
 
-    row: int
-    """Its place in the order of arrival, or -1."""
+    request: int
+    """Its place in the order of arrival, from 1 on; 0 where there is none."""
     running: int
     """Tasks in batches."""
     batches: int

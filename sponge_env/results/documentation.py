@@ -1,6 +1,6 @@
 """Generated parts of the documentation.
 
-``python -m sponge_env.results.documentation`` writes ``docs/metrics.md`` and the table of fields
+``python -m sponge_env.results.documentation`` writes ``docs/metrics.md`` and the tables of fields
 in ``docs/environment.md``.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sponge_env.fields import JOINT_FIELDS, OBS_DIM
+from sponge_env.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, StageMetrics, declared
 
 METRICS = """# Metrics
@@ -55,6 +55,13 @@ def field_table() -> str:
     return text_table(("entry", "name", "meaning", "divided by"), rows)
 
 
+def stage_table() -> str:
+    """Return the table of the fields that controllers of variants and stages see."""
+    rows = [(f"`{field.name}`", field.meaning, field.scale) for field in REQUEST_FIELDS]
+    rows += [(f"`STAGE.{field.name}`", field.meaning, field.scale) for field in STAGE_FIELDS]
+    return text_table(("name", "meaning", "divided by"), rows)
+
+
 def metrics_page() -> str:
     """Return ``docs/metrics.md``."""
     text = METRICS
@@ -68,9 +75,12 @@ def metrics_page() -> str:
 
 
 def environment_page(page: str) -> str:
-    """Return ``docs/environment.md`` with the table of today between its marks."""
-    table = f"<!-- fields:begin -->\n{field_table()}<!-- fields:end -->"
-    return re.sub("<!-- fields:begin -->.*<!-- fields:end -->", lambda _: table, page, flags=re.S)
+    """Return ``docs/environment.md`` with the tables of today between their marks."""
+    for name, table in (("fields", field_table()), ("stage-fields", stage_table())):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        text = f"{begin}\n{table}{end}"
+        page = re.sub(f"{begin}.*{end}", lambda _, text=text: text, page, flags=re.DOTALL)
+    return page
 
 
 if __name__ == "__main__":

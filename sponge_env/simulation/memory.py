@@ -187,9 +187,10 @@ def ledger_columns(
 def _write_open(arrays: Arrays, outcome: NDArray[Any], attempts: NDArray[Any]) -> None:
     """Write what is known of the requests in the system, by their place in order of arrival."""
     if arrays.stages.shape[1] > 1:
-        there = arrays.opened[0][arrays.opened[0]["row"] >= 0]
-        outcome[there["row"][there["running"] > 0]] = Outcome.RUNNING
-        attempts[there["row"]] = there["batches"]
+        there = arrays.opened[0][: arrays.envs["places"][0]]
+        there = there[there["request"] > 0]
+        outcome[there["request"][there["running"] > 0] - 1] = Outcome.RUNNING
+        attempts[there["request"] - 1] = there["batches"]
         return
     queue, stage = arrays.queue[0, 0], arrays.stages[0, 0]
     waiting = queue[np.arange(stage["head"], stage["tail"]) & stage["ring"]]

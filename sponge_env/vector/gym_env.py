@@ -18,6 +18,8 @@ from sponge_env.encoding import control_named
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.simulation.memory import allocations
+from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.vector.simulator import BatchSimulator, Observations
 
 Actions = NDArray[np.int64]
@@ -27,7 +29,7 @@ ScenarioLike = str | Scenario
 
 
 class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
-    """``num_envs`` times ``Sponge-v0`` or ``SpongeJoint-v0``, stepped at once.
+    """``num_envs`` times ``Sponge-v0``, or another kind of control, stepped at once.
 
     ``gymnasium.make_vec("Sponge-v0", num_envs=1024, vectorization_mode="vector_entry_point")``
     makes one. Observations, rewards, truncations and infos are those that Gymnasium's
@@ -70,7 +72,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
                 :class:`~sponge_env.vector.simulator.BatchSimulator`.
             threads: Threads that share the work; chosen by the number of environments
                 if left out.
-            control: ``"vertical"`` or ``"joint"``, for all environments.
+            control: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``, for all.
             max_episode_steps: Steps after which an episode is truncated, if it is not over
                 before, as Gymnasium's ``TimeLimit`` does it.
 
@@ -80,26 +82,25 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
-        self.control = control_named(control)
         self.scenarios = _one_for_each(scenario, num_envs)
+        spec = make_spec(self.scenarios[0], scenario_profile(self.scenarios[0]))
+        self.control = control_named(control, spec)
         rows = {scenario: row for row, scenario in enumerate(dict.fromkeys(self.scenarios))}
         self.simulator = BatchSimulator(
             list(rows),
             np.array([rows[scenario] for scenario in self.scenarios]),
-            replicas_max=None if "replicas" in self.control.choices else 1,
+            replicas_max=None if self.control.scales_out else 1,
             obs_dim=self.control.obs_dim,
             queue_capacity=queue_capacity,
             threads=threads,
             intervals_max=max_episode_steps,
         )
-        self.single_action_space, self.single_observation_space = self.control.spaces(
-            self.scenarios[0].limits
-        )
+        self.single_action_space, self.single_observation_space = self.control.spaces(spec)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._randoms: list[np.random.Generator | None] = [None] * num_envs
-        self._allocations = np.ones((num_envs, 3), np.int64)
-        self._chosen = self._allocations[:, : len(self.control.choices)]
+        self._allocations, _ = allocations(num_envs, len(spec.stages))
+        self._shape = num_envs, len(self.control.parts)
         # What a reset by mask returns for the environments that it leaves alone.
         self._observations = np.zeros((num_envs, self.control.obs_dim), np.float32)
         self._ended = np.zeros(num_envs, np.bool_)
@@ -185,11 +186,11 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         if self._randoms[0] is None:
             raise RuntimeError("call reset before anything else")
         actions = np.asarray(actions)
-        if actions.shape != self._chosen.shape:
-            raise ConfigError(f"actions must be of shape {self._chosen.shape}, not {actions.shape}")
+        if actions.shape != self._shape:
+            raise ConfigError(f"actions must be of shape {self._shape}, not {actions.shape}")
         if actions.dtype.kind not in "iu" and np.any(actions != np.floor(actions)):
             raise ConfigError("actions must be whole numbers")
-        np.add(actions, 1, out=self._chosen, casting="unsafe")
+        self.control.write(actions, self._allocations)
         return self.simulator.step(self._allocations)
 
     def close_extras(self, **kwargs: Any) -> None:

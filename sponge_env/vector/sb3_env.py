@@ -28,7 +28,7 @@ _NOTHING: dict[str, Any] = {}
 
 
 class SpongeVecEnv(VecEnv):
-    """``num_envs`` times ``Sponge-v0`` or ``SpongeJoint-v0``, stepped at once.
+    """``num_envs`` times ``Sponge-v0``, or another kind of control, stepped at once.
 
     Steps and seeds are those of a ``DummyVecEnv`` of as many ``SpongeEnv``. Only
     environments whose episode has ended get an info: ``terminal_observation``,
@@ -52,8 +52,7 @@ class SpongeVecEnv(VecEnv):
         self.metrics = np.zeros(num_envs, METRICS)
         """(num_envs,) records of the last interval, under the schema's names."""
         self._observations = np.zeros((num_envs, envs.control.obs_dim), np.float32)
-        joint = "replicas" in envs.control.choices
-        self._masks = [ActionMasks(spec, joint) for spec in envs.simulator.specs]
+        self._masks = [ActionMasks(spec, envs.control) for spec in envs.simulator.specs]
         super().__init__(num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
-from sponge_env.core.entry import RESET, STEP, begin_traffic_range, run_range, within
+from sponge_env.core.entry import RESET, STEP, begin_traffic_range, fit, run_range
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.fields import OBS_DIM
-from sponge_env.interfaces import SystemSpec
-from sponge_env.scenario import Scenario, one_stage
+from sponge_env.interfaces import StageSpec, SystemSpec
+from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, outcome_names
 from sponge_env.simulation.workload import list_requests
@@ -79,26 +79,20 @@ class BatchSimulator:
         ):
             _at_least(name, value, least)
         self.scenarios = tuple(scenarios)
-        for scenario in scenarios:
-            one_stage(scenario, "a batch of environments")
         self.assignment = assignment
         self._obs_dim = obs_dim
         self.over = np.ones(count, np.bool_)
         """(n,) whether each environment's episode is over."""
         self.threads = threads or max(1, min(CPUS, count // ENVS_PER_THREAD))
-        limits = self.scenarios[0].limits
-        self._most = (limits.cores, limits.batch, replicas_max or limits.replicas)
-        self._configuration = Configuration(self.scenarios, self._most[2])
-        cores = range(1, limits.cores + 1)
-        self._most_replicas = np.array([self.specs[0].most_replicas(each) for each in cores])
+        self._configuration = Configuration(self.scenarios, replicas_max)
+        self._most = np.array([_limits(stage, replicas_max) for stage in self.specs[0].stages])
         if intervals_max is not None:
             intervals = self._configuration.settings["intervals"]
             np.minimum(intervals, intervals_max, out=intervals)
         room = self._configuration.room
         room.queue, room.ledger = queue_capacity or room.queue, ledger_capacity
         self._arrays = self._configuration.allocate(count)
-        numbers, self._wanted = allocations(count)
-        self._numbers = numbers[:, 0]
+        self._numbers, self._wanted = allocations(count, len(self._most))
         self._seeds = np.full(count, -1)
         self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None
@@ -158,24 +152,27 @@ class BatchSimulator:
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.
 
-        Of the (n, 3) cores, batches and replicas, replicas beyond the machine's cores are left
-        out. Returned are new arrays: (n, obs_dim) observations and (n,) records of
-        :data:`~sponge_env.core.records.METRICS`, all zeros where the episode was over.
+        Of the (n, stages, 4) cores, batches, replicas and variants, or (n, 3) without variants
+        where there is one stage, what the machine has no room for is left out, as by
+        :meth:`~sponge_env.interfaces.SystemSpec.fitting`. Returned are new arrays: (n, obs_dim)
+        observations and (n,) records of :data:`~sponge_env.core.records.METRICS`, all zeros where
+        the episode was over.
 
         Raises:
             ConfigError: An allocation is outside the limits.
             ValueError: The array is of the wrong shape.
         """
-        allocations = _array("allocations", allocations, np.int64, (self.num_envs, 3))
-        if not within(allocations, *self._most):
+        if np.ndim(allocations) == 2 and len(self._most) == 1:
+            shape: tuple[int, ...] = (self.num_envs, 3)
+            self._numbers[:, 0, :3] = _array("allocations", allocations, np.int64, shape)
+        else:
+            self._numbers[:] = _array("allocations", allocations, np.int64, self._numbers.shape)
+        if not fit(self._numbers, self._most, self.specs[0].total_cores):
             raise ConfigError(
-                f"cores, batch and replicas must lie between 1 and {self._most}, but one "
+                f"cores, batch and replicas must lie between 1 and {self._most[:, :3].tolist()}, "
+                f"and variants between 0 and {self._most[:, 3].tolist()}, stage by stage, but one "
                 "environment's do not"
             )
-        self._numbers[:, :3] = allocations
-        if self._most[2] > 1:  # no more replicas than the machine has room for
-            room = self._most_replicas[allocations[:, 0] - 1]
-            np.minimum(allocations[:, 2], room, out=self._numbers[:, 2])
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
         self._metrics = rows(new(self.num_envs, METRICS))
@@ -224,6 +221,12 @@ class BatchSimulator:
         kernel(self._arrays, *edges[:2], *arguments)
         for other in others:
             other.result()
+
+
+def _limits(stage: StageSpec, replicas_max: int | None) -> tuple[int, ...]:
+    """Return the most that a stage's allocation can have: cores, batch, replicas, variant."""
+    replicas = replicas_max or stage.replicas_max
+    return stage.cores_max, stage.batch_max, replicas, len(stage.latencies) - 1
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import sponge_env  # noqa: F401  # registers the environments
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import control_named, encode
+from sponge_env.encoding import JOINT, VERTICAL, encode
 from sponge_env.fidelity.trial import MeasuredWork, Subject
 from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.oracle import bound
@@ -28,6 +28,8 @@ from sponge_env.system import SimulatedSystem
 from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
 from .cells import Sequence as ActionSequence
 from .hashing import Columns
+
+_CONTROLS = {"vertical": VERTICAL, "joint": JOINT}
 
 WALL_CLOCK = {"decision_s", "actuation_s", "paused_s", "decision_p50_s", "decision_p99_s"}
 """Metrics that differ from run to run."""
@@ -46,8 +48,8 @@ def column_names() -> dict[str, list[str]]:
         "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],
         "summary": [name for name in names(EpisodeMetrics) if name not in WALL_CLOCK],
         "vector_infos": [name for name in vector if name not in WALL_CLOCK],
-        "vertical": list(control_named("vertical").fields),
-        "joint": list(control_named("joint").fields),
+        "vertical": list(VERTICAL.fields),
+        "joint": list(JOINT.fields),
     }
 
 
@@ -81,7 +83,7 @@ class _Watched:
 
     def __init__(self, controller: Any, control: str) -> None:
         self._controller = controller
-        self._control = control_named(control)  # type: ignore[arg-type]
+        self._control = _CONTROLS[control]
         self.seen: list[NDArray[np.float32]] = []
 
     def reset(self, spec: Any, seed: int) -> None:
@@ -130,7 +132,7 @@ def _collect(system: Any, controller: Any, run: Run) -> Played:
 
 def by_field(observations: NDArray[np.float32], control: str) -> Columns:
     """Name the entries of observations, which are the last axis."""
-    fields = control_named(control).fields  # type: ignore[arg-type]
+    fields = _CONTROLS[control].fields
     return {name: observations[..., i] for i, name in enumerate(fields)}
 
 

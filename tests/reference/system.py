@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from reference.serving import ArrivalCursor, Counts, Entry, ServingCore, drive
 from reference.workload import Request
 from sponge_env.arrays import total
+from sponge_env.config import Reward
 from sponge_env.interfaces import (
     HISTORY,
     Allocation,
@@ -205,8 +206,8 @@ class System:
             paused_s=0.0,
         )
         self._counts, self._status, self._measured_s = counts, status, now_s
-        weight = self._scenario.reward.violation_weight
-        return dataclasses.replace(metrics, reward=reward(metrics, self.spec.total_cores, weight))
+        rewarded = reward(metrics, self.spec.total_cores, self._scenario.reward)
+        return dataclasses.replace(metrics, reward=rewarded)
 
 
 class _History:
@@ -303,10 +304,12 @@ def resource_metrics(
     }
 
 
-def reward(metrics: IntervalMetrics, total_cores: int, violation_weight: float) -> float:
+def reward(metrics: IntervalMetrics, total_cores: int, weights: Reward) -> float:
     """Charge the cores held and the requests that missed their deadline.
 
-    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)``
+    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
+    + accuracy_weight * effective_accuracy``, the last where requests ended
     """
     missed = metrics.violations / max(1, metrics.on_time + metrics.violations)
-    return -metrics.cores / total_cores - violation_weight * missed
+    gained = weights.accuracy_weight * np.nan_to_num(metrics.effective_accuracy)
+    return float(-metrics.cores / total_cores - weights.violation_weight * missed + gained)
