@@ -6,7 +6,6 @@ in ``docs/environment.md``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -78,8 +77,8 @@ def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
     for name, table in (("fields", field_table()), ("stage-fields", stage_table())):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        text = f"{begin}\n{table}{end}"
-        page = re.sub(f"{begin}.*{end}", lambda _, text=text: text, page, flags=re.DOTALL)
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
     return page
 
 

@@ -104,7 +104,7 @@ class Suite:
     """Episodes of each agent and cell: seeds 0 .. seeds - 1."""
     starts: tuple[Start, ...] = ("cold", "warm")
     """How each scenario starts; results are never mixed."""
-    bounds: tuple[ControlName, ...] = ()
+    bounds: tuple[Literal["vertical", "joint"], ...] = ()
     """Clairvoyant bounds that are computed for each cell."""
     reference: str = ""
     """Agent that the others are compared with; the first if left out."""
