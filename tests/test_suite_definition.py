@@ -348,6 +348,7 @@ def test_options_from_the_command_line_come_on_top() -> None:
         ("fa3", AgentEntry(), "unknown agent 'fa3'.*did you mean 'fa2'"),
         ("fa2", AgentEntry(options={"slo": 1}), "slo"),
         ("oracle", AgentEntry(controller="fa2"), "taken by a bound"),
+        ("relaxation", AgentEntry(controller="fa2"), "taken by a bound"),
         ("fa2", AgentEntry(changes={"profile": "resnet18"}), "must leave name, profile and start"),
     ],
 )

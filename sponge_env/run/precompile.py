@@ -76,10 +76,11 @@ def _decide(scenario: Scenario, name: str) -> None:
 
 
 def _bounds(scenario: Scenario) -> None:
-    from sponge_env.oracle import bound
+    from sponge_env.oracle import bound, relaxation
 
     for joint in (False, True):
         bound(scenario, 0, joint=joint)
+    relaxation(scenario, 0)
 
 
 def main(argv: Sequence[str]) -> int:
