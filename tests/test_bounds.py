@@ -99,7 +99,6 @@ starts = ["cold"]
 bounds = ["vertical", "joint"]
 [[cells]]
 scenarios = ["pipeline-video"]
-profiles = ["stages"]
 changes = { duration_s = 20.0, "network.base_delay_s" = 0.05 }
 [agents.static-8]
 [agents.fa2]

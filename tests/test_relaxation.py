@@ -139,7 +139,8 @@ def test_no_schedule_of_all_is_below(kind: str) -> None:
 @pytest.mark.parametrize("team", TEAMS)
 def test_of_one_stage_and_variant_it_is_the_lower_side_of_joint_scaling(team: str) -> None:
     plain = TEAMS[team]
-    stage = Stage("model", (Variant(plain.profile),), limits=plain.limits, initial=plain.initial)
+    limits = dataclasses.replace(plain.limits, total_cores=None)
+    stage = Stage("model", (Variant(plain.profile),), limits=limits, initial=plain.initial)
     for seed in (1, 2):
         least, found = (
             relaxation(dataclasses.replace(plain, stages=(stage,)), seed),
@@ -254,9 +255,10 @@ def test_what_has_no_relaxation_is_refused() -> None:
     late = dataclasses.replace(PLAIN, simulation=Simulation(actuation_delay_s=0.1))
     with pytest.raises(ConfigError, match="resize to act at once"):
         relaxation(late, 1)
-    limited = Stage("c", (Variant("lite0"),), limits=Limits(cores=4, total_cores=12))
+    limited = Stage("c", (Variant("lite0"),), limits=Limits(cores=4))
     with pytest.raises(ConfigError, match="several stages under CPU quotas"):
-        relaxation(dataclasses.replace(PLAIN, stages=(*PLAIN.stages, limited)), 1)
+        twice = limited, dataclasses.replace(limited, name="d")
+        relaxation(dataclasses.replace(PLAIN, stages=twice), 1)
 
 
 def test_the_command_prints_the_relaxation_of_stages(capsys: pytest.CaptureFixture[str]) -> None:

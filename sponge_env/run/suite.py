@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from sponge_env.config import ControlName, Start, require
+from sponge_env.config import Start, require
 from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.formats import content_of
 from sponge_env.installation import data_folder
@@ -30,7 +30,10 @@ SUITE_DIR = data_folder("traces") / "suites"
 NAMES = "standard"
 """The suite whose names of agents hold everywhere."""
 
-BOUND_AGENTS: Mapping[ControlName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
+BoundName = Literal["vertical", "joint"]
+"""Scaling of what a schedule that knows the future may do."""
+
+BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
 """Names under which the clairvoyant bounds stand in the results."""
 
 
@@ -85,7 +88,7 @@ class AgentEntry:
     defaults: bool = True
     """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
     there."""
-    control: ControlName = "vertical"
+    control: BoundName = "vertical"
     """Which bound it is compared with."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to every scenario, see :func:`changed`: what an ablation takes away from the
@@ -104,7 +107,7 @@ class Suite:
     """Episodes of each agent and cell: seeds 0 .. seeds - 1."""
     starts: tuple[Start, ...] = ("cold", "warm")
     """How each scenario starts; results are never mixed."""
-    bounds: tuple[Literal["vertical", "joint"], ...] = ()
+    bounds: tuple[BoundName, ...] = ()
     """Clairvoyant bounds that are computed for each cell."""
     reference: str = ""
     """Agent that the others are compared with; the first if left out."""
@@ -241,7 +244,7 @@ def named_agents() -> Mapping[str, AgentEntry]:
 
 def chosen(
     names: Sequence[str], own: Mapping[str, AgentEntry] | None = None
-) -> tuple[dict[str, AgentEntry], tuple[ControlName, ...]]:
+) -> tuple[dict[str, AgentEntry], tuple[BoundName, ...]]:
     """Return the agents with some names, and the bounds among them.
 
     An agent is one of ``own``, of the tables or of the registries, ``module:Class``, or

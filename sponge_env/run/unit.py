@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import Backend, ControlName, Initial, Limiter, Serving
+from sponge_env.config import Backend, Initial, Limiter, Serving
 from sponge_env.console import ConsoleSink, Progress
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.factory import check_live, ensure_profile, make_system
@@ -52,7 +52,15 @@ from sponge_env.run.store import (
     scenario_fingerprint,
     whole_episodes,
 )
-from sponge_env.run.suite import BOUND_AGENTS, Suite, cell_name, cells, changed, origins
+from sponge_env.run.suite import (
+    BOUND_AGENTS,
+    BoundName,
+    Suite,
+    cell_name,
+    cells,
+    changed,
+    origins,
+)
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
 from sponge_env.spec import make_spec, scenario_profile
@@ -82,7 +90,7 @@ class AgentUnit:
     controller: str
     """``module:callable``."""
     options: dict[str, Any]
-    control: ControlName
+    control: BoundName
     """Which bound it is compared with."""
     scenario: Scenario
     seeds: int
