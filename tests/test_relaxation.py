@@ -256,9 +256,9 @@ def test_what_has_no_relaxation_is_refused() -> None:
     with pytest.raises(ConfigError, match="resize to act at once"):
         relaxation(late, 1)
     limited = Stage("c", (Variant("lite0"),), limits=Limits(cores=4))
+    twice = dataclasses.replace(PLAIN, stages=(limited, dataclasses.replace(limited, name="d")))
     with pytest.raises(ConfigError, match="several stages under CPU quotas"):
-        twice = limited, dataclasses.replace(limited, name="d")
-        relaxation(dataclasses.replace(PLAIN, stages=twice), 1)
+        relaxation(twice, 1)
 
 
 def test_the_command_prints_the_relaxation_of_stages(capsys: pytest.CaptureFixture[str]) -> None:
