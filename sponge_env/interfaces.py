@@ -516,7 +516,7 @@ class Sink(Protocol):
     """Receives metrics while a run goes on."""
 
     def interval(self, metrics: IntervalMetrics) -> None:
-        """Take one interval's metrics."""
+        """Take one interval's metrics, in ``stages`` those of each stage."""
 
     def episode(self, metrics: EpisodeMetrics) -> None:
         """Take the summary at the end of the episode."""

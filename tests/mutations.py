@@ -96,6 +96,16 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
         "product *= place.accuracy[k] / place.done[k]",
         "product *= place.accuracy[k]",
     ),
+    "batches of any variant are switches": (
+        "batching.py",
+        "stage.switches += replica.variant != stage.last_variant",
+        "stage.switches += 1",
+    ),
+    "tasks count for the variant in force": (
+        "batching.py",
+        "stage.answered_by[replica.variant] += replica.batch_size",
+        "stage.answered_by[stage.variant] += replica.batch_size",
+    ),
     "the cores of other stages are free": (
         "step.py",
         "room -= w.stages[k].cores * w.stages[k].replicas",

@@ -135,6 +135,15 @@ def test_requests_of_the_stages_suite_can_be_answered(scenario: Scenario) -> Non
     assert rate_rps(scenario, profile) < 0.6 * capacity_rps(scenario, profile, joint=True)
 
 
+def test_more_than_a_pipeline_can_serve_is_warned_of() -> None:
+    video = load_scenario("pipeline-video")
+    for rate, warned_of in ((100.0, 0), (500.0, 1)):
+        loaded = replace(video, arrivals=Arrivals("constant", rate))
+        said = list(warnings(loaded, scenario_profile(loaded)))
+        assert len(said) == warned_of
+        assert all("that detector-classifier can serve on 32 cores" in one for one in said)
+
+
 def test_a_pipeline_whose_stages_take_longer_than_its_slo_is_warned_of() -> None:
     nlp = replace(load_scenario("pipeline-nlp"), slo_s=0.08)
     (warning,) = warnings(nlp, scenario_profile(nlp))

@@ -22,6 +22,7 @@ import evaluate
 from sponge_env.interfaces import Allocation
 from sponge_env.results.__main__ import main as report
 from sponge_env.results.schema import (
+    AVERAGED,
     EpisodeMetrics,
     IntervalMetrics,
     StageMetrics,
@@ -84,6 +85,8 @@ def test_means_over_an_episode_have_weights_of_their_own() -> None:
     assert (whole["share/a"], whole["share/b"]) == (0.75, 0.25)
     assert math.isnan(over_episode([idle])["waiting_mean_s"])
     assert math.isnan(over_episode([idle])["share/a"])
+    assert set(AVERAGED) < set(names(StageMetrics))
+    assert set(AVERAGED.values()) - {""} < set(names(StageMetrics))
 
 
 def test_a_summary_of_stages_reads_back() -> None:
@@ -141,6 +144,12 @@ def test_stages_arrive_in_files_tensorboard_and_on_the_terminal(
     sections = {section.title: section.chart for section in page.category}
     assert ("Accuracy beside violations and cores" in sections) == (scenario == "variants")
     assert ("All stages" in sections) == (len(stages) > 1)
+    assert ("Variants" in sections) == (scenario == "variants")
+    for chart in sections.get("Variants", ()):
+        (pattern,) = chart.multiline.tag
+        assert {tag for tag in tags if re.match(pattern, tag)} == {
+            f"stages/classifier/share/{name}" for name in VARIANTS
+        }
     for chart in sections.get("All stages", ()):
         (pattern,) = chart.multiline.tag
         assert len([tag for tag in tags if re.match(pattern, tag)]) == len(stages)
@@ -187,7 +196,8 @@ def test_reports_have_a_table_of_stages_and_a_part_about_them() -> None:
     text = Path("results.md").read_text()
     part = text.partition("## Model variants and pipelines")[2].partition("\n## ")[0]
     assert "effective accuracy, cold start" in part
-    assert re.search(r"`fa2` .* 77.00 % \|", part)
+    assert re.search(r"`fa2` .* \*\*77.00 %\*\* \|", part)
+    assert re.search(r"`sponge-ip` .* 74.00 % \|", part)
     assert "effective accuracy" not in text.replace(part, "")
     assert "Stage by stage" not in (plain / "report/report.html").read_text()
 

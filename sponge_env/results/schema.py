@@ -163,6 +163,16 @@ class StageMetrics:
     )
 
 
+AVERAGED = {
+    **dict.fromkeys(("queued", "running", "cores", "requested_cores", "batch"), ""),
+    **dict.fromkeys(("replicas", "replicas_ready", "variant"), ""),
+    **dict.fromkeys(("batch_mean", "service_mean_s"), "batches"),
+    **dict.fromkeys(("utilisation", "throttled_share"), "core_seconds"),
+}
+"""Metrics of a stage that are no sums over an episode but means, and what weighs an interval.
+``waiting_mean_s`` is a ratio of sums."""
+
+
 def _same(name: str) -> Any:
     """Declare a metric that means the same over an episode as in an interval."""
     declared = _field(IntervalMetrics, name)

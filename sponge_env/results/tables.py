@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -112,12 +112,14 @@ def _mean_of_stage(c: Column, row: tuple[str, str, Sequence[Mapping[str, float]]
 def _variants_text(row: tuple[str, str, Sequence[Mapping[str, float]]]) -> str:
     """Say which variants did how much, those that did nothing left out."""
     *_, episodes = row
+    measured = [episode for episode in episodes if episode["answered"]] or episodes[:1]
     shares = {
-        name.removeprefix(SHARE): fmean(episode[name] for episode in episodes)
+        name.removeprefix(SHARE): fmean(episode[name] for episode in measured)
         for name in episodes[0]
         if name.startswith(SHARE)
     }
-    return ", ".join(f"{name} {percent(share)}" for name, share in shares.items() if share > 0)
+    shown = [f"{name} {percent(share)}" for name, share in shares.items() if share > 0]
+    return ", ".join(shown) or MISSING
 
 
 def _mean_of(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
@@ -509,15 +511,24 @@ def _columns_of(
         (heading, lambda one: Entry(c.text(one.cores), strong=one.agent in strong)),
     ]
     found += [
-        (other.heading, partial(_of_cells, comparison, other, cells))
+        (other.heading, _most_accurate(comparison, other, cells, there))
         for other in telling(comparison.accuracies(cells))
         if other.of_accuracy
     ]
     return [(f"{what}, {start} start", partial(known, write)) for what, write in found]
 
 
-def _of_cells(comparison: Comparison, c: Column, cells: Sequence[Cell], one: Standing) -> Entry:
-    return Entry(f"{c.text(comparison.mean(one.agent, c.metric, *cells))} {c.unit}")
+def _most_accurate(
+    comparison: Comparison, c: Column, cells: Sequence[Cell], agents: Iterable[str]
+) -> Callable[[Standing], Entry]:
+    """Return what writes a metric of which more is better; the most of it stands out."""
+    means = {agent: comparison.mean(agent, c.metric, *cells) for agent in agents}
+
+    def write(one: Standing) -> Entry:
+        mean = means[one.agent]
+        return Entry(f"{c.text(mean)} {c.unit}", strong=mean == max(means.values()))
+
+    return write
 
 
 def _cores_column(comparison: Comparison, cells: Sequence[Cell]) -> tuple[Column, str]:

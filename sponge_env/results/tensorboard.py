@@ -302,7 +302,7 @@ def _chart(prefix: str, name: str) -> tuple[str, str]:
 
 
 ANY = "*"
-"""Stands for the name of any stage in a chart's tag."""
+"""Stands for the name of any stage or variant in a chart's tag."""
 
 Page = Sequence[tuple[str, Sequence[tuple[str, str]]]]
 """Sections of the custom-scalars page: a title, and title and tag of each chart."""
@@ -315,6 +315,9 @@ def _page(stages: ByStage) -> Page:
         (title, [_chart(prefix, name) for name in charted])
         for title, prefix, charted in (*CHARTS, *([VARIANTS_CHART] if several else []))
     ]
+    if several:
+        shares = STAGE_PREFIX + of_stage(ANY, SHARE + ANY)
+        page.append(("Variants", [("share of the tasks", shares)]))
     if len(stages) > 1:
         of_all = [
             (axis_label(StageMetrics, name), STAGE_PREFIX + of_stage(ANY, name))
@@ -349,7 +352,7 @@ def _layout(page: Page) -> Summary:
 
 
 def _pattern(charted: str) -> str:
-    """Return what matches a tag, or those of any stage."""
+    """Return what matches a tag, or those of any stage and variant."""
     return f"^{re.escape(charted).replace(re.escape(ANY), '[^/]+')}$"
 
 

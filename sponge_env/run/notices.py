@@ -142,8 +142,13 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     if rate < LEAST_RPS:
         yield f"{source} has one request in {1 / rate:.3g} s{unit}; --rate or --load scales it"
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
-    if rate > one_rps:
-        cores, machine = scenario.limits.cores, scenario.limits.machine_cores
+    cores, machine = scenario.limits.cores, scenario.limits.machine_cores
+    if scenario.stages and rate > all_rps:  # whose replicas are meant to be several
+        yield (
+            f"{source} has {rate:.4g} requests/s, more than the {all_rps:.3g} that "
+            f"{scenario.cell[1]} can serve on {machine} cores; --rate {0.6 * all_rps:.3g} scales it"
+        )
+    elif not scenario.stages and rate > one_rps:
         yield (
             f"{source} has {rate:.4g} requests/s, more than the {one_rps:.3g} that "
             f"{scenario.cell[1]} can serve in one replica of {cores} cores (in replicas on "

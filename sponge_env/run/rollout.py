@@ -22,7 +22,7 @@ from sponge_env.config import Arrivals, Initial
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
 from sponge_env.profile import Profile
-from sponge_env.results.schema import SHARE, EpisodeMetrics, IntervalMetrics
+from sponge_env.results.schema import AVERAGED, SHARE, EpisodeMetrics, IntervalMetrics
 from sponge_env.run.registry import decision, start
 from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
@@ -157,15 +157,6 @@ def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
     cores = total(each.core_seconds for each in intervals)
     used = total(getattr(each, name) * each.core_seconds for each in intervals)
     return used / cores if cores > 0 else 0.0
-
-
-AVERAGED = {
-    **dict.fromkeys(("queued", "running", "cores", "requested_cores", "batch"), ""),
-    **dict.fromkeys(("replicas", "replicas_ready", "variant"), ""),
-    **dict.fromkeys(("batch_mean", "service_mean_s"), "batches"),
-    **dict.fromkeys(("utilisation", "throttled_share"), "core_seconds"),
-}
-"""Metrics of a stage that are no sums over an episode but means, and what weighs an interval."""
 
 
 def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
