@@ -8,7 +8,7 @@ choose the number of replicas as well. ``SpongeDiscrete-v0`` and ``SpongeContinu
 
 import gymnasium
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 gymnasium.register(
     id="Sponge-v0",

@@ -128,7 +128,11 @@ def all_tables(comparison: Comparison) -> str:
     parts.append(f"{CELL_NOTE}; {mark_note(comparison)}")
     parts += [pooled_text(comparison, start) for start in comparison.starts]
     parts += [
-        terminal(sweep_table(comparison, what, start), f"{what}, {start} start", [SWEEP_NOTE])
+        terminal(
+            sweep_table(comparison, what, start),
+            f"{what}, {start} start",
+            sweep_notes(comparison, what),
+        )
         for what in comparison.sweeps
         for start in comparison.starts
     ]
@@ -336,9 +340,14 @@ def best_of_notes(comparison: Comparison, agents: Sequence[str]) -> list[str]:
 
 
 SWEEP_NOTE = (
-    "avoidable violations · mean cores, mean over scenarios, profiles and seeds; all else is as in "
-    "the scenarios"
+    "avoidable violations · mean cores (core units), mean over scenarios, profiles and seeds; all "
+    "else is as in the scenarios"
 )
+
+
+def sweep_notes(comparison: Comparison, what: str) -> list[str]:
+    """Return what has to be known of a table of a sweep."""
+    return [*filter(None, [comparison.about.get(what, "")]), SWEEP_NOTE]
 
 
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
