@@ -19,8 +19,9 @@ from typing import Any
 Options = dict[str, Any]
 
 RULE_TOLERANCE = 0.0005
-"""Avoidable violations, as a share of all requests, that count as none. It is what the
-experiment asks of Sponge's program (0.05 %), so that no rule may save cores with more."""
+"""Avoidable violations beyond the yardstick's, as a share of all requests, that count as none:
+0.05 %, for every controller alike, fixed allocations too, so that each may save cores with as
+many. The yardstick itself is chosen for the fewest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ SEARCHES: Mapping[str, Search] = {
     ),
     "sponge-no-scaling": _search({}, smallest="cores_fixed"),
     YARDSTICK: _search(_BATCH, tolerance=0.0),
-    "static-tuned": _search(_BATCH, smallest="cores", tolerance=0.0),
+    "static-tuned": _search(_BATCH, smallest="cores"),
     # A number of replicas wanted for 100 intervals is hardly ever met where the load moves.
     "themis": _search(
         {

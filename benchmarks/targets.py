@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from benchmarks.readme import SUMMARY, first_minute
 from sponge_env import cli
 from sponge_env.arrays import FloatArray
 from sponge_env.config import ControlName
@@ -50,12 +51,9 @@ Group = Sequence[str]
 Verdict = Literal["met", "missed", "not decidable"]
 """The last: there is nothing to divide, a number is missing, or chance could explain it."""
 
-AVOIDABLE = "avoidable_violation_rate"
+AVOIDABLE, CORES = "avoidable_violation_rate", "core_seconds"
 
 NO_DIFFERENCE, TOO_FEW = "no significant difference", "too few seeds to tell"
-
-FIRST_S = 60.0
-"""What "the first minute" is."""
 
 
 class Target(NamedTuple):
@@ -121,7 +119,7 @@ class Rates:
 def picked(comparison: Comparison, cell: Cell, group: Group) -> str:
     """Return the agent of a group that counts on a cell; empty if none has results there."""
     there = [agent for agent in group if comparison.has(agent, cell)]
-    order = (AVOIDABLE, "core_seconds")
+    order = (AVOIDABLE, CORES)
     return min(there, key=lambda a: [comparison.mean(a, n, cell) for n in order], default="")
 
 
@@ -145,6 +143,8 @@ class Pair:
     """(cells, seeds) ours and theirs: avoidable ones per request offered."""
     core_ratios: FloatArray
     """(cells,) our core-seconds relative to theirs, means over the seeds."""
+    over_bound: Sequence[float]
+    """Cores over the bound of all agents, ours and theirs, as tables show them; NaN without it."""
     rates: Rates
     cores_p: float
     """That both hold as many cores."""
@@ -164,24 +164,37 @@ class Pair:
         means = [pooled(v) for v in violations]
         seeds = means[0].shape[-1]
         rates = Rates(*(float(v.mean()) for v in means), paired_p(*means), seeds)
-        a, b = (values(group, "core_seconds") for group in (ours, theirs))
-        usual = b.mean(axis=1, keepdims=True)
-        ratios, cores_p = (
-            a.mean(axis=1) / usual[:, 0],
-            paired_p(pooled(a / usual), pooled(b / usual)),
-        )
-        return cls(comparison, place, cells, ours, theirs, violations, ratios, rates, cores_p)
+        a, b = (values(group, CORES) for group in (ours, theirs))
+        ratios = a.mean(axis=1) / b.mean(axis=1)
+        cores_p = paired_p(pooled(np.log(a)), pooled(np.log(b)))
+        over = [pooled(values(g, "cores_over_common_bound")).mean() for g in (ours, theirs)]
+        return cls(comparison, place, cells, ours, theirs, violations, ratios, over, rates, cores_p)
 
     @property
     def core_ratio(self) -> float:
-        """Our core-seconds relative to theirs, mean over families of cells."""
-        return float(self.comparison.by_family(self.cells, self.core_ratios).mean())
+        """Our core-seconds relative to theirs, geometric mean over families of cells.
+
+        Theirs relative to ours is 1 / this, as with no arithmetic mean of ratios.
+        """
+        return float(np.exp(self.comparison.by_family(self.cells, np.log(self.core_ratios)).mean()))
+
+    @property
+    def against_tables(self) -> str:
+        """What to add where the tables' mean says that the other side has fewer cores."""
+        ours, theirs = self.over_bound
+        if not (ours - theirs) * math.log(self.core_ratio) < 0:
+            return ""
+        return (
+            f" (though {ours:.2f} against {theirs:.2f} times the bound's cores in the tables, "
+            "whose mean is arithmetic: cells with many times the bound's cores weigh more)"
+        )
 
     @property
     def rivals(self) -> str:
         """What to call them: only those that the run has."""
         there = [agent for agent in self.theirs if agent in self.comparison.agents]
-        return there[0] if len(there) == 1 else f"the better of {listed(there)}"
+        best = "better" if len(there) == 2 else "best"
+        return there[0] if len(there) == 1 else f"the {best} of {listed(there)}"
 
     @property
     def picks(self) -> str:
@@ -299,7 +312,7 @@ def _more_violations(comparison: Comparison, ours: Group, theirs: Group) -> Iter
         found = pairs(comparison, [(*place, ours, theirs) for place in of])
         groups: dict[str, list[str]] = {"more": [], "fewer": [], NO_DIFFERENCE: [], TOO_FEW: []}
         for pair in found:
-            cores = f"on {1 / pair.core_ratio:.2f} times the cores"
+            cores = f"on {1 / pair.core_ratio:.2f} times the cores{pair.against_tables}"
             groups[pair.rates.verdict].append(f"{pair.place} ({pair.rates}, {cores})")
         parts = [f"{verdict} in {listed(where)}" for verdict, where in groups.items() if where]
         if parts:
@@ -311,19 +324,11 @@ def _more_violations(comparison: Comparison, ours: Group, theirs: Group) -> Iter
 
 def _first_minute(comparison: Comparison, agent: str) -> Iterator[str]:
     """Say whether an agent violates right after a cold start."""
-    intervals = comparison.intervals
-    if intervals.empty:
-        return
-    cold = intervals[(intervals["agent"] == agent) & (intervals["start"] == "cold")]
-    if cold.empty or cold["time_s"].max() < 2 * FIRST_S:
-        return  # nearly all of the episode is its first minute
-    first = cold["avoidable_violations"].where(cold["time_s"] <= FIRST_S, 0)
-    sums = cold.assign(first=first).groupby("scenario")[["first", "avoidable_violations"]].sum()
-    shares = (sums["first"] / sums["avoidable_violations"]).dropna()
-    there = [name for name in comparison.scenarios if name in shares]
+    shares = first_minute(comparison, agent)
+    shares.pop("", None)
     what = f"{agent}'s avoidable violations after a cold start (first seed)"
     for said, early in (("fall into", True), ("come after", False)):
-        where = [f"{n} ({percent(shares[n])})" for n in there if (shares[n] > 0.5) == early]
+        where = [f"{n} ({percent(s)})" for n, s in shares.items() if (s > 0.5) == early]
         if where:
             yield f"Most of {what} {said} the first minute in {listed(where)}."
 
@@ -338,8 +343,8 @@ def _fewer_cores(
             ratio = pair.core_ratio
             said.append(
                 f"With a {start} start, {ours[0]} holds {percent(abs(1 - ratio))} "
-                f"{'fewer' if ratio < 1 else 'more'} cores than {theirs[0]}, whose avoidable "
-                f"violations are {_beside_ours(pair.rates)}."
+                f"{'fewer' if ratio < 1 else 'more'} cores than {theirs[0]}{pair.against_tables}, "
+                f"whose avoidable violations are {_beside_ours(pair.rates)}."
             )
     if said:
         yield " ".join(filter(None, [why, *said]))
@@ -458,6 +463,7 @@ def _nearest(comparison: Comparison, cell: Cell, bound: str) -> tuple[float, str
 def _learned(comparison: Comparison, ours: Group, most: float) -> Iterator[Target]:
     """The best policy against the best of all others, cell by cell."""
     rules, more = [agent for agent in comparison.agents if agent not in ours], percent(most - 1)
+    present = [agent for agent in comparison.agents if agent in ours]
     for start in comparison.starts:
         cells = shared(comparison, comparison.cells_of(start=start), ours, rules)
         if not cells:
@@ -469,11 +475,12 @@ def _learned(comparison: Comparison, ours: Group, most: float) -> Iterator[Targe
         worse, missing = sum(ratio > most for ratio, _ in there), found.count(None)
         enough = 2 * len(fewer) >= len(found) and not worse and not missing
         yield Target(
-            f"best learned controller against the best rule or program, {start} start: cores at "
-            "no more avoidable violations",
+            f"best learned controller ({listed(present)}) against the best rule or program, "
+            f"{start} start: cores at no more avoidable violations than the rule's or "
+            f"{percent(FEW_VIOLATIONS, 1)}, whichever is more",
             f"fewer in at least half of the cells, over {more} more in none",
             f"fewer in {len(fewer)} of {len(found)} ({shown} with p < {SIGNIFICANCE:g} each for "
-            f"itself, uncorrected), over {more} more in {worse}, all policies with more violations "
+            f"itself, uncorrected), over {more} more in {worse}, no policy with so few violations "
             f"in {missing}",
             "missed" if not enough else "met" if 2 * shown >= len(found) else "not decidable",
         )
@@ -482,36 +489,38 @@ def _learned(comparison: Comparison, ours: Group, most: float) -> Iterator[Targe
 def _against_rules(
     comparison: Comparison, cell: Cell, policies: Group, rules: Group
 ) -> tuple[float, float] | None:
-    """Compare the cheapest policy that violates no more than the best rule, if there is one.
+    """Compare the cheapest policy with few violations with the best rule, if there is one.
 
     The best rule is the cheapest with few violations or, where none has few, the one with the
-    fewest. Returned are cores relative to the rule's, and the p value that both are alike, for
-    this cell alone.
+    fewest, which then are the few of a policy. Returned are cores relative to the rule's, and
+    the p value that both are alike, for this cell alone.
     """
     there = comparison.there(cell)
     cores, violations = (
         {agent: comparison.mean(agent, name, cell) for agent in there}
-        for name in ("core_seconds", AVOIDABLE)
+        for name in (CORES, AVOIDABLE)
     )
     few = [a for a in rules if a in there and violations[a] <= FEW_VIOLATIONS]
     rule = min(few, key=cores.__getitem__) if few else picked(comparison, cell, rules)
-    able = [a for a in policies if a in there and violations[a] <= violations[rule]]
+    allowed = max(FEW_VIOLATIONS, violations[rule])
+    able = [a for a in policies if a in there and violations[a] <= allowed]
     if not able:
         return None
     policy = min(able, key=cores.__getitem__)
-    a, b = (comparison.values(agent, "core_seconds", [cell]) for agent in (policy, rule))
+    a, b = (np.log(comparison.values(agent, CORES, [cell])) for agent in (policy, rule))
     return cores[policy] / cores[rule], paired_p(a, b)
 
 
 def _simulator(fidelity: Fidelity) -> Iterator[Target]:
     """What the simulator says of the real worker."""
-    if verdicts := [row.verdict for row in fidelity.rows if row.verdict]:
-        missed = verdicts.count("missed")
+    said = {"met": "met", "within spread": "within the spread of live runs", "missed": "missed"}
+    counts = Counter(row.verdict for row in fidelity.rows if row.verdict)
+    if counts:
         yield Target(
             "simulator against the real worker",
             "all differences within their targets, or within the spread of live runs",
-            f"{len(verdicts) - missed} of {len(verdicts)}",
-            "missed" if missed else "met",
+            ", ".join(f"{counts[verdict]} {words}" for verdict, words in said.items()),
+            "missed" if counts["missed"] else "met",
         )
 
 
@@ -568,7 +577,8 @@ def _said(what: str, kinds: Mapping[str, Callable[..., Iterator[T]]], source: ob
 
 def findings(comparison: Comparison) -> list[str]:
     """Return what can be said about a run of the findings of ``targets.toml``."""
-    return _said("finding", FINDINGS, comparison)
+    found = _said("finding", FINDINGS, comparison)
+    return [*found, DECLARED["relative"].strip()] if found else []
 
 
 def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Target]:
@@ -622,7 +632,16 @@ def remarks(section: Section) -> Remarks:
         headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
         table = Table.of([(head, attrgetter(name)) for name, head in headings.items()], found)
         last = f"## Targets\n\n{_tally(found)}\n\n{markdown(table)}\n\n{DECLARED['note'].strip()}"
-    return Remarks(findings(comparison), text, DECLARED["sensitivity"].strip(), last)
+    known = set(DECLARED["scenarios"]["profiles"]) <= set(comparison.profiles)
+    return Remarks(
+        summary=_said("summary", SUMMARY, section),
+        scenarios=DECLARED["scenarios"]["note"].strip() * known,
+        findings=findings(comparison),
+        text=text,
+        sensitivity=DECLARED["sensitivity"].strip(),
+        fidelity=DECLARED["fidelity"].strip(),
+        last=last,
+    )
 
 
 def _tally(found: Sequence[Target]) -> str:

@@ -10,7 +10,7 @@ numbers, as action.
 
 import gymnasium
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 gymnasium.register(
     id="Sponge-v0",

@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from sponge_env import __version__
 from sponge_env.errors import ConfigError, MissingExtraError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -112,6 +113,8 @@ def describe_versions() -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
+    if package == "sponge-env":
+        return __version__  # an editable installation knows the one with which it was made
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

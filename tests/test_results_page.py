@@ -45,7 +45,7 @@ def written(run: Path) -> Path:
     argv += ["--readme", str(folder / "README.md"), "--fidelity", str(folder / "fidelity.json")]
     slow = ("paper-300kb-delay-2", *COLD[1:])
     sweeps = {"delay [s]": {"0": [COLD], "2": [slow]}}
-    arrangement = {"cells": [COLD], "sweeps": sweeps}
+    arrangement = {"cells": [COLD], "sweeps": sweeps, "about": {"delay [s]": "Of a resize."}}
     swept = write_suite(folder / "swept", AGENTS, [COLD, slow], arrangement=arrangement)
     argv += ["--sensitivity", str(swept)]
     assert ours(argv) == 0
@@ -83,7 +83,7 @@ def test_pictures_lie_beside_the_page(written: Path) -> None:
 def test_sweeps_of_another_run_have_a_section_of_their_own(written: Path) -> None:
     text = (written / "docs/results.md").read_text()
     section = text.partition("## Sensitivity")[2].partition("## Over time")[0]
-    assert "### Delay [s], cold start\n\n| agent | 0 | 2 |" in section
+    assert "### Delay [s], cold start\n\nOf a resize.\n\n| agent | 0 | 2 |" in section
     assert "| fa2 | 4.03 % · 5.00 | 4.03 % · 5.00 |" in section
     assert "paper-300kb-delay-2" not in text
     assert "<h3>delay [s], cold start</h3>" in (written / "run/report/report.html").read_text()

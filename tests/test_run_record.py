@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from scenarios import SHORT
 from unit_runs import IDENTITY
 
+import sponge_env
 from sponge_env import installation
 from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.files import replacing, write_json
@@ -87,6 +88,7 @@ def test_versions_and_host_are_recorded(tmp_path):
     describe(tmp_path, ["python"])
     versions, machine = read(tmp_path / "versions.json"), read(tmp_path / "host.json")
     assert versions["numpy"] == np.__version__
+    assert versions["sponge-env"] == sponge_env.__version__
     assert set(versions) == {"python", "platform", *installation.PACKAGES}
     assert machine["cpu_model"]
     assert machine["kernel"].startswith("Linux ")

@@ -32,8 +32,9 @@ from sponge_env.run.suite import (
     with_options,
     with_traces,
 )
-from sponge_env.run.unit import AgentUnit, units
+from sponge_env.run.unit import AgentUnit, shared_workload, units
 from sponge_env.scenario import load_scenario
+from sponge_env.spec import scenario_profile
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 
@@ -224,6 +225,29 @@ def test_a_sweep_may_move_several_keys() -> None:
     assert {name: limits.machine_cores for name, limits in names.items()} == {
         "paper": 16, "paper-cores-8": 8, "paper-cores-32": 32
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["paper-300kb", "bursty"])
+def test_a_sweep_of_the_machine_leaves_the_requests_alone(name: str) -> None:
+    machine = Sweep(("limits.cores", "limits.replicas"), (8, 16, 32))
+    swept = suite(cells=(CellGroup((name,), ("yolov5s",)),), sweeps={"cores": machine})
+    drawn = [
+        shared_workload(cell, 3, scenario_profile(cell)).arrival_s.tolist() for cell in cells(swept)
+    ]
+    assert len(drawn) == 6
+    assert all(arrival_s == drawn[0] for arrival_s in drawn)
+
+
+def test_a_sweep_may_move_the_load_itself() -> None:
+    group = CellGroup(("bursty",), ("yolov5s",))
+    loads = Sweep(("arrivals.load",), (0.1, 0.2))
+    swept = suite(cells=(group,), starts=("cold",), sweeps={"load": loads})
+    assert [cell.arrivals.load for cell in cells(swept)][1:] == [0.1, 0.2]
+
+
+def test_each_sweep_of_the_sensitivity_suite_is_explained() -> None:
+    shown = arranged(load_suite("sensitivity"))
+    assert all(shown.about[what].endswith(".") for what in shown.sweeps)
 
 
 def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:

@@ -72,7 +72,7 @@ def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None)
         folder = arguments.markdown.parent
         files |= {arguments.markdown: text} | {folder / name: p for name, p in beside.items()}
         if arguments.readme:
-            files[arguments.readme] = with_results(arguments.readme, shown[0], folder)
+            files[arguments.readme] = with_results(arguments.readme, shown[0], remarks, folder)
     for path, content in files.items():
         with replacing(path) as partial:
             partial.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -83,6 +83,8 @@ class Comparison:
     """By scenario, what counts once in means over all cells; each its own if left out."""
     sweeps: Mapping[str, Mapping[str, Sequence[Cell]]] = field(default_factory=dict)
     """By what is swept and its value: further cells, in the order of those above."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """By what is swept, what has to be known of it."""
     bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Empty without bounds."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -366,6 +368,7 @@ def load_run(path: Path) -> RunFolder:
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
+        about=arrangement.about,
         bounds=read.load_bounds(path),
         intervals=_with_best(intervals, best_of),
         latencies=_with_best(read.load_latencies(path), best_of),

@@ -71,12 +71,18 @@ class Picture:
 class Remarks:
     """What somebody else has to say about a run, in the Markdown."""
 
+    summary: list[str] = field(default_factory=list)
+    """Sentences below the README's table, which come first elsewhere."""
+    scenarios: str = ""
+    """What has to be known of the scenarios."""
     findings: list[str] = field(default_factory=list)
-    """Sentences that come first."""
+    """Sentences that follow."""
     text: str = ""
     """Markdown that follows the findings."""
     sensitivity: str = ""
     """What has to be known of the sweeps."""
+    fidelity: str = ""
+    """What has to be known of the comparison with the real worker."""
     last: str = ""
     """Markdown at the end."""
 
@@ -114,6 +120,11 @@ class Section:
     def best_of_notes(self) -> list[str]:
         """What has to be known of names that stand for several agents."""
         return tables.best_of_notes(self.comparison, self.featured)
+
+    @property
+    def dominant_notes(self) -> list[str]:
+        """Whose mean violations are mostly those of one cell."""
+        return tables.dominant_notes(self.comparison, self.featured)
 
     @property
     def unbounded(self) -> list[Cell]:
@@ -298,14 +309,15 @@ def results(
     return text, {COMPARISON: summary.content, **files}
 
 
-def with_results(readme: Path, section: Section, folder: Path) -> str:
+def with_results(readme: Path, section: Section, remarks: Remarks, folder: Path) -> str:
     """Return a README with its part about results written anew; for errors see :func:`around`.
 
     The folder is where the pictures and the Markdown are.
     """
     before, after = around(readme)
     picture = Path(os.path.relpath(folder / COMPARISON, readme.parent)).as_posix()
-    return before + _rendered("readme.md.j2", section=section, picture=picture).strip() + after
+    shown = {"section": section, "remarks": remarks, "picture": picture}
+    return before + _rendered("readme.md.j2", **shown).strip() + after
 
 
 def around(path: Path) -> tuple[str, str]:

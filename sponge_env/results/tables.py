@@ -169,7 +169,11 @@ def all_tables(comparison: Comparison) -> str:
     parts.append(f"{CELL_NOTE}; {mark_note(comparison)}")
     parts += [pooled_text(comparison, start) for start in comparison.starts]
     parts += [
-        terminal(sweep_table(comparison, what, start), f"{what}, {start} start", [SWEEP_NOTE])
+        terminal(
+            sweep_table(comparison, what, start),
+            f"{what}, {start} start",
+            sweep_notes(comparison, what),
+        )
         for what in comparison.sweeps
         for start in comparison.starts
     ]
@@ -371,17 +375,41 @@ def best_of_notes(comparison: Comparison, agents: Sequence[str]) -> list[str]:
         if name in comparison.best_of
     }
     return [
-        f"{code(name)} is in each cell whichever has fewer avoidable violations ("
+        f"{code(name)} is in each cell whichever has the fewest avoidable violations ("
         + listed([f"{code(agent)} in {count}" for agent, count in count_of.most_common()])
         + ")"
         for name, count_of in counts.items()
     ]
 
 
+def dominant_notes(comparison: Comparison, agents: Sequence[str]) -> list[str]:
+    """Say for each start where one of several cells makes up most of an agent's mean."""
+    notes = []
+    for start in comparison.starts:
+        cells, parts = comparison.cells_of(start=start), []
+        for one in comparison.standings(cells, agents) if len(cells) > 1 else []:
+            rates = np.diag([one.rates[cell] for cell in cells])
+            # Of each cell; their sum is the mean.
+            shares = comparison.by_family(cells, rates).mean(axis=0)
+            if shares.max() > one.rate / 2:
+                worst = ", ".join(cells[int(shares.argmax())][:2])
+                share = percent(shares.max() / one.rate)
+                parts.append(f"{worst} {share} of {code(one.agent)}'s")
+        if parts:
+            mean_of = f"of mean avoidable violations after a {start} start"
+            notes.append(f"One cell makes up more than half {mean_of}: {listed(parts)}")
+    return notes
+
+
 SWEEP_NOTE = (
-    "avoidable violations · mean cores, mean over scenarios, profiles and seeds; all else is as in "
-    "the scenarios"
+    "avoidable violations · mean cores (core units), mean over scenarios, profiles and seeds; all "
+    "else is as in the scenarios"
 )
+
+
+def sweep_notes(comparison: Comparison, what: str) -> list[str]:
+    """Return what has to be known of a table of a sweep."""
+    return [*filter(None, [comparison.about.get(what, "")]), SWEEP_NOTE]
 
 
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:

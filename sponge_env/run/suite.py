@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from sponge_env.config import Start, require
+from sponge_env.config import Arrivals, Start, require
 from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.formats import content_of
 from sponge_env.installation import data_folder
@@ -23,6 +23,7 @@ from sponge_env.mapping import beside, from_mapping, load_toml
 from sponge_env.run.registry import file_controllers, known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.spec import scenario_profile
 
 SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
@@ -63,6 +64,8 @@ class Sweep:
     """Numbers or words. The cell itself stands for the value that its scenario has."""
     unit: str = ""
     """Unit of the values."""
+    about: str = ""
+    """What has to be known of it, in sentences."""
     points: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What comes after the values: by what to call it, changes as in :func:`changed`, where
     several keys have values of their own."""
@@ -340,7 +343,20 @@ def at_point(scenario: Scenario, name: str, sweep: Sweep, label: str) -> Scenari
     if moved == scenario:
         return scenario
     named = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{scenario.name}-{name}-{label}")
-    return dataclasses.replace(moved, name=named)
+    return dataclasses.replace(moved, name=named, arrivals=_arrivals_as_in(scenario, moved))
+
+
+def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
+    """Return a moved scenario's arrivals, as many as before unless the sweep moves them itself.
+
+    A load is relative to what the limits allow, which a sweep may move.
+    """
+    if moved.limits == scenario.limits or moved.arrivals.load != scenario.arrivals.load:
+        return moved.arrivals
+    from sponge_env.simulation.traffic import rate_rps  # brings numba
+
+    rate = rate_rps(scenario, scenario_profile(scenario))
+    return dataclasses.replace(moved.arrivals, load=None, rate_rps=rate)
 
 
 def _label(value: Any) -> str:
@@ -357,20 +373,23 @@ class Arrangement:
     """By scenario, for those that have one."""
     sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
     """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
+    about: dict[str, str] = field(default_factory=dict)
+    """By what is swept, what has to be known of it."""
 
 
 def arranged(suite: Suite) -> Arrangement:
     """Return how the cells of a suite are shown."""
     own = [(g.family, cell) for g in suite.cells for cell in _cells_of(g, suite.starts)]
-    sweeps = {
-        f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}": {
+    sweeps, about = {}, {}
+    for name, sweep in suite.sweeps.items():
+        what = f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}"
+        about[what] = sweep.about
+        sweeps[what] = {
             label: tuple(at_point(cell, name, sweep, label).cell for _, cell in own)
             for label in sweep.changes
         }
-        for name, sweep in suite.sweeps.items()
-    }
     families = {cell.name: family for family, cell in own if family}
-    return Arrangement(tuple(cell.cell for _, cell in own), families, sweeps)
+    return Arrangement(tuple(cell.cell for _, cell in own), families, sweeps, about)
 
 
 def origins(suite: Suite) -> dict[tuple[str, str, str], tuple[str, str, str]]:
