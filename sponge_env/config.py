@@ -114,7 +114,7 @@ class Initial:
     replicas: int = 1
     """Replicas, all warm."""
     variant: int = 0
-    """Model variant, 0 for the first."""
+    """Model variant, 0 for the first; -1 lets each batch choose, as ``stages.chooses`` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,10 @@ class Stage:
         not_negative(f"{where}.switch_s", self.switch_s)
         check_initial(self.initial, self.limits, f"{where}.")
         most = len(self.variants) - 1
-        fits = 0 <= self.initial.variant <= most
-        require(fits, f"{where}.initial.variant", self.initial.variant, f"between 0 and {most}")
+        least = -1 if most else 0
+        fits = least <= self.initial.variant <= most
+        rule = f"between {least} and {most}"
+        require(fits, f"{where}.initial.variant", self.initial.variant, rule)
 
     @property
     def tasks(self) -> tuple[float, ...]:

@@ -23,6 +23,8 @@ class Cell:
     """False where interval or limits are not those that the shipped policies are for."""
     variants: bool = False
     """Whether agents with other options are played, too."""
+    stages: bool = False
+    """Whether agents for several stages or model variants are played, too."""
 
 
 def cell(scenario: str, profile: str, *starts: str, **changes: Any) -> Cell:
@@ -33,6 +35,12 @@ def cell(scenario: str, profile: str, *starts: str, **changes: Any) -> Cell:
 
 
 BOTH = ("cold", "warm")
+
+
+def staged(scenario: str) -> Cell:
+    """Return a cell of two minutes whose stages have profiles of their own."""
+    return Cell(scenario, {"duration_s": 120.0}, BOTH, shipped_policies=False, stages=True)
+
 
 CELLS = {
     # Every shipped scenario. ``lite0`` stands for this machine, whose profile is no fixed one.
@@ -113,6 +121,9 @@ CELLS = {
         arrivals={"load": 0.7},
         simulation={"service": "profile", "noise": 0.0},
     ),
+    "pipeline-video": staged("pipeline-video"),
+    "pipeline-fanout": staged("pipeline-fanout"),
+    "variants-fade": staged("variants-fade"),
 }  # fmt: skip
 """By name."""
 
@@ -135,6 +146,19 @@ UNTRAINED = dict.fromkeys(
     "no policy ships; it has to be trained first",
 )
 """Agents that are not played, and why."""
+
+FOR_STAGES = {
+    "equal-split",
+    "grandslam",
+    "ipa",
+    "ipa-scale",
+    "ipa-switch",
+    "proportional-split",
+    "slackfit",
+    "sponge-largest",
+    "sponge-smallest",
+}
+"""Agents that are played where there are stages or variants."""
 
 LEARNED = {"ppo": "vertical", "ppo-joint": "joint"}
 """Agents that follow a shipped policy, and what they see."""
@@ -177,6 +201,8 @@ def agents_of(cell: Cell, known: list[str]) -> list[str]:
     able = [agent for agent in known if agent not in UNTRAINED]
     if not cell.shipped_policies:
         able = [agent for agent in able if agent not in LEARNED]
+    if not cell.stages:
+        able = [agent for agent in able if agent not in FOR_STAGES]
     return sorted([*able, *(VARIANTS if cell.variants else ())])
 
 
@@ -216,12 +242,11 @@ class Sequence:
     @property
     def cells(self) -> list[str]:
         """The cell, or one for each environment; their limits are the same."""
-        able = [
-            n for n, where in CELLS.items() if n not in ("narrow", "half-interval", "many-replicas")
-        ]
+        plain = [name for name, where in CELLS.items() if not where.stages]
+        able = [n for n in plain if n not in ("narrow", "half-interval", "many-replicas")]
         if self.vector and self.number % 3 == 0:
             return [able[(self.number + i) % len(able)] for i in range(VECTOR_ENVS)]
-        names = list(CELLS) if not self.vector else able
+        names = plain if not self.vector else able
         return [names[(5 * self.number) // 2 % len(names)]]
 
     @property
