@@ -86,18 +86,20 @@ def smallest_fleet(
 
     With ``l`` the latency of ``b`` requests on one core, floored to whole milliseconds, and
     the budget ``q = SLO - cl``, a pair fits if ``l <= q``, ``n * floor(q / l) * b >= lambda``
-    and ``l + ceil(lambda / (b * n)) * l + cl < slo_fraction * SLO``. Lambda is the rate, cl
+    and ``l + ceil(lambda / (b * n)) * l + cl < slo_fraction * SLO``. Lambda is how many
+    requests come within one SLO (the published formula has the rate, for its SLO of 1 s), cl
     the largest communication delay.
     """
     batches = np.arange(1, spec.batch_max + 1)
     replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]
     latency_ms = _latency_ms(spec)
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_max_s * 1e3
+    requests = rate_rps * spec.slo_s
     budget_ms = slo_ms - delay_ms
     served = replicas * np.floor(budget_ms / latency_ms) * batches
-    rounds = np.ceil(rate_rps / (batches * replicas))
+    rounds = np.ceil(requests / (batches * replicas))
     end_ms = latency_ms + rounds * latency_ms + delay_ms
-    fits = (latency_ms <= budget_ms) & (served >= rate_rps) & (end_ms < slo_fraction * slo_ms)
+    fits = (latency_ms <= budget_ms) & (served >= requests) & (end_ms < slo_fraction * slo_ms)
     if not fits.any():
         return None
     # The first that fits, row by row: fewest replicas, then the smallest batch.

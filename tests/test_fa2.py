@@ -12,10 +12,15 @@ from views import NOTHING, busy_view, make_spec, make_view
 from baselines.fa2 import FA2, largest_fleet, smallest_fleet
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
 
 
 def search_as_published(spec: SystemSpec, rate: float, delay_s: float) -> tuple[int, int] | None:
-    """Return the first (replicas, batch) that fits, by the published nested loops."""
+    """Return the first (replicas, batch) that fits, by the published nested loops.
+
+    Published for an SLO of 1 s, of which it takes the requests.
+    """
+    rate *= spec.slo_s
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_s * 1e3
     budget_ms = slo_ms - delay_ms
     for n in range(1, spec.replicas_max + 1):
@@ -49,6 +54,25 @@ def test_equals_the_published_search(
     answer = smallest_fleet(spec, rate, delay_s, slo_fraction=0.9)
     expected = search_as_published(spec, rate, delay_s)
     assert (answer and (answer.replicas, answer.batch)) == expected
+
+
+@given(
+    rate=st.floats(1, 400),
+    delay_ms=st.integers(0, 1200),
+    slo_ms=st.integers(100, 2000),
+    batch_ms=st.integers(1, 100),
+)
+def test_the_fleet_does_not_depend_on_the_unit_of_time(
+    rate: float, delay_ms: int, slo_ms: int, batch_ms: int
+) -> None:
+    fleets = []
+    for unit_s in (1e-3, 2e-3):  # floors to whole milliseconds, twice as many of them
+        eta_s = (batch_ms + 0.25) * unit_s
+        latency = LatencyModel(gamma_s=5 * unit_s, delta_s=0.0, epsilon_s=0.0, eta_s=eta_s)
+        spec = make_spec(slo_s=slo_ms * unit_s, latency=latency)
+        rate_rps = rate * 1e-3 / unit_s
+        fleets.append(smallest_fleet(spec, rate_rps, delay_ms * unit_s, slo_fraction=0.9))
+    assert fleets[0] == fleets[1]
 
 
 def test_one_core_replicas_for_the_reference_load() -> None:
