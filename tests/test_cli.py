@@ -133,7 +133,7 @@ def test_names_of_the_tables_stand_beside_a_bound(capsys: pytest.CaptureFixture[
     assert evaluate.main([*argv.split(), "--run-dir", "run"]) == 0
     printed = capsys.readouterr().out
     assert "agent sponge-paper stands for sponge-ip, formulation=paper\n" in printed
-    assert "agent static-tuned stands for batch=4, cores=7, tuned for this scenario\n" in printed
+    assert "agent static-tuned stands for batch=8, cores=7, tuned for this scenario\n" in printed
     rows = [line.split() for line in printed.splitlines() if line.startswith(("static", "oracle"))]
     (_, *tuned), (_, *bound) = rows
     assert tuned[2] == "7.00"

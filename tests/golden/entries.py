@@ -183,9 +183,10 @@ def keys() -> dict[str, list[str]]:
 def subset(recorded: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Choose what is checked in every test run.
 
-    Of each cell two agents, one of each start where there are two, those that were seen least so
-    far, and from the other files every third entry. What takes seconds because it asks a solver
-    in another process is left out: tests/test_exact.py compares that with the exact solver.
+    Of each cell two agents, one of each start where there are two and four of each where there are
+    stages, those that were seen least so far, and from the other files every third entry. What
+    takes seconds because it asks a solver in another process is left out: tests/test_exact.py
+    compares that with the exact solver.
     """
     starts: dict[tuple[str, str], list[str]] = {}
     for key in recorded["episodes"]:
@@ -195,7 +196,8 @@ def subset(recorded: Mapping[str, list[str]]) -> dict[str, list[str]]:
     chosen: list[str] = []
     seen: Counter[str] = Counter()
     for (cell, _), keys in starts.items():
-        for _ in range(2 // len(cells.CELLS[cell].starts)):
+        where = cells.CELLS[cell]
+        for _ in range(4 if where.stages else 2 // len(where.starts)):
             rest = (key for key in keys if key not in chosen)
             chosen.append(min(rest, key=lambda key: seen[cells.Episode.of(key).agent]))
             seen[cells.Episode.of(chosen[-1]).agent] += 1
