@@ -13,14 +13,16 @@ those of :class:`Tables`, which are the other way round.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.chain import Chain
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
@@ -521,6 +523,68 @@ def solve(program: Program, backend: pulp.LpSolver) -> Allocation:
         raise RuntimeError(f"{backend.name} ended as {pulp.LpStatus[model.status]}")
     row, column = next(pair for pair, x in zip(pairs, chosen, strict=True) if x.varValue > 0.5)
     return Allocation(cores=column + 1, batch=row + 1, feasible=fewest == 0)
+
+
+def solve_chain(chain: Chain, count_late: bool, backend: pulp.LpSolver) -> tuple[int, ...]:
+    """Solve the program of a chain of stages as :meth:`Chain.cheapest` does; return the options.
+
+    An option that is chosen bounds the ticks of the stages after it. Where late requests count,
+    their fewest are found first, and bounded then. There are no options where each way makes some
+    late that must not; a RuntimeError if the optimum was not found.
+    """
+    import pulp
+
+    choices, stages = chain.choices, list(itertools.pairwise(chain.choices.first.tolist()))
+    model = pulp.LpProblem("stages", pulp.LpMinimize)
+    count = int(choices.first[-1])
+    chosen = [model.add_variable(f"option{k}", cat=pulp.LpBinary) for k in range(count)]
+    for first, stop in stages:
+        model += pulp.lpSum(chosen[first:stop]) == 1
+    model += pulp.lpDot(choices.cores.tolist(), chosen) <= chain.total_cores
+    most = int(choices.ticks.sum()) + 1
+    late: list[Any] = []
+    for first, stop in stages:
+        after = pulp.lpDot(choices.ticks[stop:].tolist(), chosen[stop:])
+        if count_late:
+            late += _late_terms(model, chain, chosen, (first, stop), after, most)
+            continue
+        for option in range(first, stop):
+            if (room := int(choices.room[option])) < chain.horizon:
+                model += after <= room + (most + 1) * (1 - chosen[option])
+    goals = [pulp.lpSum(late)] if late else []
+    for goal in (*goals, pulp.lpDot(choices.cost.tolist(), chosen)):
+        model.setObjective(goal)
+        status = model.solve(backend)
+        if status == pulp.LpStatusInfeasible and not count_late:
+            return ()
+        if status != pulp.LpStatusOptimal:
+            raise RuntimeError(f"{backend.name} ended as {pulp.LpStatus[status]}")
+        model += goal <= round(pulp.value(goal) or 0)
+    return tuple(k for k in range(count) if chosen[k].varValue > 0.5)
+
+
+def _late_terms(
+    model: pulp.LpProblem,
+    chain: Chain,
+    chosen: Sequence[pulp.LpVariable],
+    stage: tuple[int, int],
+    after: Any,
+    most: int,
+) -> list[Any]:
+    """Return what adds up to the late requests of a stage, by the ticks after it."""
+    import pulp
+
+    late, options = chain.late, range(*stage)
+    terms = [int(late[option, 0]) * chosen[option] for option in options]
+    for ticks in range(1, chain.horizon + 1):
+        reached = model.add_variable(f"reached{stage[0]}_{ticks}", cat=pulp.LpBinary)
+        model += after - (ticks - 1) <= most * reached
+        for option in options:
+            if more := int(late[option, ticks] - late[option, ticks - 1]):
+                both = model.add_variable(f"late{option}_{ticks}", lowBound=0)
+                model += both >= chosen[option] + reached - 1
+                terms.append(more * both)
+    return terms
 
 
 def make_backend(name: SolverName) -> pulp.LpSolver:

@@ -23,8 +23,8 @@ from sponge_env.latency import quantile
 from sponge_env.split import Rule
 
 from .fleet import FleetOptions
-from .pipeline import Pipeline
 from .program import Forecast, SolverName, solver_maker
+from .stages import Pipeline
 from .surprise import Surprise
 
 _INTERVALS_FOR_DISPERSION = 5
@@ -63,7 +63,7 @@ class SpongeIPConfig(FleetOptions):
     sigmas: float = option(1.0, at_least=0)
     """Standard deviations of the arrivals to be ready for, in their rate and during one
     batch."""
-    stage_sigmas: float = option(2.0, at_least=0)
+    stage_sigmas: float = option(3.0, at_least=0)
     """The same of the stages of a pipeline: what one of them holds up is missing in the next."""
     budget_quantile: float = option(0.05, at_least=0, at_most=0.5)
     """Quantile of the last interval's budgets on arrival that is the lowest expected."""
@@ -76,7 +76,7 @@ class SpongeIPConfig(FleetOptions):
     """Of a pipeline, whose stages have to be quick rather than busy."""
     reluctance: float = option(0.1, at_least=0, below=1)
     overload_windows: int = option(3, at_least=0)
-    accuracy_price: float = option(0.5, at_least=0)
+    accuracy_price: float = option(2.0, at_least=0)
     """Cores that a percent of accuracy is worth, where there are variants."""
     variant: Literal["chosen", "smallest", "largest"] = "chosen"
     """Of each stage: chosen by the program, or always the least or the most accurate."""

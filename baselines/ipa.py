@@ -49,7 +49,7 @@ class IPAConfig(Options):
     """Past intervals whose highest rate is planned for."""
     slo_fraction: float = option(1.0, above=0, at_most=1)
     """Share of the SLO that is planned with."""
-    accuracy_price: float = option(0.5, at_least=0)
+    accuracy_price: float = option(2.0, at_least=0)
     """Cores that a percent of accuracy is worth."""
 
 

@@ -35,13 +35,15 @@ from sponge_env.interfaces import (
 from sponge_env.split import shares, stage_spec, stage_view
 
 from .fleet import FleetPlanner
-from .program import ROUNDING, Forecast, list_arrivals
+from .program import ROUNDING, Forecast, list_arrivals, make_backend, solve_chain
 
 TICKS = 128
 """Ticks of an SLO. Latencies are rounded up to them, and budgets down."""
 _TASKS_SHARE = 0.9
 """Share of the requests whose tasks are planned for, the others have more."""
 _MOST_TASKS = 256
+_BUSIEST = 0.95
+"""Utilisation from which on waiting times are taken to grow no more."""
 _CORE = 1 << 20
 """Cost of a core."""
 
@@ -160,7 +162,11 @@ def _later_ticks(tables: StageTables, state: StageState, option: Option) -> int:
     if queued:
         wait_s = _done_s(state.free_s, option, queued - 1, queued) - tables.before_s
     rounds = math.ceil(tables.group / (option.size * replicas))
-    whole_s = max(wait_s, own_s / replicas) + rounds * own_s
+    # What arrives at random waits by Pollaczek and Khinchine's formula; the noise says how much
+    # longer than on average.
+    busy = min(state.rate_rps * own_s / (option.size * replicas), _BUSIEST)
+    queue_s = state.noise * busy / (2 * (1 - busy)) * own_s / replicas
+    whole_s = max(wait_s, own_s / replicas, queue_s) + rounds * own_s
     ticks: int = min(math.ceil(whole_s / tables.tick_s - ROUNDING), TICKS)
     return ticks
 
@@ -312,6 +318,7 @@ class PipelineProgram:
 
     def __init__(self, config: Any, spec: SystemSpec) -> None:
         self._spec = spec
+        self._backend = None if config.solver == "exact" else make_backend(config.solver)
         self._variants = [_variants(stage, config.variant) for stage in spec.stages]
         services_s = [
             _service_s(stage, variants, config.margin_probability)
@@ -346,15 +353,27 @@ class PipelineProgram:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.states(view, forecast, replicas)
         self._lay_out(states, self._none_late)
-        feasible = self.chain.cheapest() < MANY
+        feasible = self._solve(count_late=False)
         if not feasible:
             self._lay_out(states, self.chain.late)
-            self.chain.cheapest(count_late=True)
+            self._solve(count_late=True)
         return Allocation(stages=self._chosen(replicas), feasible=feasible)
 
+    def _solve(self, count_late: bool) -> bool:
+        """Choose options; return False if each way makes some late that must not."""
+        if self._backend is None:
+            return self.chain.cheapest(count_late) < MANY
+        if way := solve_chain(self.chain, count_late, self._backend):
+            self.chain.chosen[:] = way
+        return bool(way)
+
     def _lay_out(self, states: Sequence[StageState], late: IntArray) -> None:
-        for k, (tables, state) in enumerate(zip(self.tables, states, strict=True)):
-            lay_out(tables, state, self.chain.choices, k, late)
+        for k, state in enumerate(states):
+            self.lay_out_stage(k, state, late)
+
+    def lay_out_stage(self, k: int, state: StageState, late: IntArray) -> None:
+        """Write the options of a stage, see :func:`lay_out`."""
+        lay_out(self.tables[k], state, self.chain.choices, k, late)
 
     def _chosen(self, replicas: Sequence[int]) -> tuple[StageAllocation, ...]:
         chosen = []

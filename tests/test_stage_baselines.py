@@ -1,0 +1,112 @@
+"""Rules for several stages and variants: IPA, FA2 on a chain, SlackFit, GrandSLAm."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from baselines.fa2 import FA2
+from baselines.ipa import IPA, TICKS
+from baselines.slack import GrandSLAm, SlackFit
+from sponge_env.config import Arrivals
+from sponge_env.controllers import BaseController
+from sponge_env.interfaces import BY_SLACK, Allocation, SystemSpec, SystemView
+from sponge_env.scenario import load_scenario
+from sponge_env.split import shares
+from sponge_env.system import SimulatedSystem
+
+
+def played(name: str, controller: BaseController, seconds: float = 20.0) -> tuple[Any, ...]:
+    """Return a system after some time, its last view and what was decided on it."""
+    steady = Arrivals(kind="constant", rate_rps=24.0)
+    scenario = dataclasses.replace(load_scenario(name), duration_s=seconds, arrivals=steady)
+    system = SimulatedSystem(scenario, 1)
+    controller.reset(system.spec, seed=0)
+    while not system.done:
+        view = system.view()
+        answer = controller.decide(view)
+        system.step(answer)
+    return system.spec, view, answer
+
+
+def cheapest(spec: SystemSpec, view: SystemView, slo_fraction: float, cores: int) -> float:
+    """Return the fewest cores of all allocations that IPA's program allows, by trying them."""
+    rate_rps = float(view.arrivals[-1]) / spec.interval_s
+    tick_s = spec.slo_s / TICKS
+    left = math.floor((slo_fraction * spec.slo_s - float(view.delays_s.max())) / tick_s)
+    options = []
+    for stage in spec.stages:
+        table_s = stage.latencies[-1].table_s(stage.batch_max, stage.cores_max)[:, cores - 1]
+        found = []
+        for batch, replicas in itertools.product(
+            range(1, stage.batch_max + 1), range(1, stage.replicas_max + 1)
+        ):
+            rate = rate_rps * stage.mean_tasks
+            if replicas * batch / table_s[batch - 1] >= rate:
+                latency_s = table_s[batch - 1] + (batch - 1) / rate
+                found.append((math.ceil(latency_s / tick_s - 1e-9), replicas * cores))
+        options.append(found)
+    held = [
+        sum(cost for _, cost in way)
+        for way in itertools.product(*options)
+        if sum(ticks for ticks, _ in way) <= left
+    ]
+    return min(held)
+
+
+@pytest.mark.parametrize("name", ["pipeline-video", "pipeline-nlp", "pipeline-fanout"])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_ipa_finds_the_fewest_cores(name: str, cores: int) -> None:
+    spec, view, answer = played(name, IPA(cores=cores, mode="scale"))
+    assert answer.feasible
+    assert answer.total_cores == cheapest(spec, view, 1.0, cores)
+    assert {stage.cores for stage in answer.stages} == {cores}
+
+
+def test_fa2_on_a_chain_is_ipa_with_one_core_and_less_time() -> None:
+    spec, view, answer = played("pipeline-video", FA2())
+    assert answer.total_cores == cheapest(spec, view, 0.9, 1)
+
+
+def test_ipa_in_its_modes() -> None:
+    _, _, switched = played("variants", IPA(mode="switch", cores=16))
+    assert switched.replicas == 1
+    _, _, scaled = played("variants", IPA(mode="scale", cores=2))
+    assert scaled.variant == 2
+    assert scaled.replicas > 1
+    _, _, cheap = played("variants", IPA(accuracy_price=0.0, cores=2))
+    _, _, dear = played("variants", IPA(accuracy_price=100.0, cores=2))
+    assert cheap.variant < dear.variant == 2
+    assert cheap.total_cores < dear.total_cores
+
+
+def test_ipa_asks_for_all_replicas_where_nothing_fits() -> None:
+    _, _, answer = played("pipeline-video", IPA(slo_fraction=0.1))
+    assert not answer.feasible
+    assert [stage.replicas for stage in answer.stages] == [8, 8]
+
+
+def test_slackfit_lets_batches_choose() -> None:
+    spec, _, answer = played("variants", SlackFit(cores=12))
+    assert answer == Allocation(12, spec.batch_max, 1, BY_SLACK)
+    _, _, plain = played("pipeline-video", SlackFit())
+    assert [stage.variant for stage in plain.stages] == [0, 0]
+
+
+def test_grandslam_fills_the_slack_of_each_stage() -> None:
+    spec, view, answer = played("pipeline-video", GrandSLAm(cores=2))
+    for k, (share, after) in enumerate(shares(spec, "proportional")):
+        stage, chosen = spec.stages[k], answer.stages[k]
+        assert (chosen.cores, chosen.replicas) == (2, 1)
+        due_s = view.stages[k].queued_deadlines_s
+        slack_s = share * spec.slo_s
+        if due_s.size:
+            slack_s = due_s[0] - view.now_s - after * spec.slo_s
+        table_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[:, 1]
+        fitting = 1 + np.flatnonzero(table_s <= slack_s)
+        assert chosen.batch == max([1, *fitting])
