@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import MOST, Stage
+from sponge_env.config import Stage
 from sponge_env.core.records import SAMPLE, Arrays
 from sponge_env.core.settings import (
     INSTANT,
@@ -100,7 +100,7 @@ class Configuration(MemoryPlan):
         row["drop_grace_s"] = scenario.serving.drop_grace_s
         models = stage_profiles(scenario, profile)
         row["hopeless_below_s"] = shortest_s(scenario, models)
-        row["one_core_below_s"] = shortest_s(scenario, models, cores_max=1)
+        row["one_core_below_s"] = shortest_s(scenario, models, one_core=True)
         expected = rate_rps(scenario, profile) * scenario.duration_s
         for k, stage in enumerate(scenario.pipeline):
             tasks = spec.stages[k].mean_tasks
@@ -175,9 +175,9 @@ class Configuration(MemoryPlan):
 
 
 def shortest_s(
-    scenario: Scenario, profiles: Sequence[Sequence[Profile]], cores_max: int = MOST
+    scenario: Scenario, profiles: Sequence[Sequence[Profile]], one_core: bool = False
 ) -> float:
-    """Return the shortest time in which a request can be answered, with so many cores at most.
+    """Return the shortest time in which a request can be answered, or on replicas of one core.
 
     It goes through all stages that none can miss, one after the other where they follow each
     other, with the fastest variant of each.
@@ -186,8 +186,11 @@ def shortest_s(
     scale = scenario.simulation.service_scale
     ends_s: list[float] = []
     for k, leads in enumerate(predecessors(stages)):
-        cores = min(stages[k].limits.cores, cores_max)
-        fastest_s = min(each.scaled(scale).fastest_s(cores) for each in profiles[k])
+        cores = 1 if one_core else stages[k].limits.cores
+        models = [each.scaled(scale) for each in profiles[k]]
+        fastest_s = min(model.fastest_s(cores) for model in models)
+        if one_core and models[0].resolve_service(scenario.simulation.service) == "profile":
+            fastest_s = min(float(model.service_table_s(1, 1)[0, 0]) for model in models)
         ends_s.append(max((ends_s[i] for i in leads), default=0.0) + fastest_s * passed[k])
     return max(ends_s)
 
