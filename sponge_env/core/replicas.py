@@ -239,7 +239,6 @@ _fit_inlined = inlined(fit)
 def _fit(w: World) -> None:
     """Put as much of the allocation in force as there is room for."""
     stage, held = w.stage, w.stage.replicas
-    stage.stale = True
     places, total = len(w.replicas), stage.room_cores
     wanted, staying = stage.target_replicas, _staying(w)
     cores, added = _fit_inlined(stage.target_cores, wanted, staying, held, places, total)

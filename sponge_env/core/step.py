@@ -191,6 +191,7 @@ def _fit_targets(w: World) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.fit_target(at(w, k))
+            w.stages[k].stale = True
 
 
 @inlined
