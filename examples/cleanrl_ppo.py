@@ -4,12 +4,14 @@
 It knows nothing of this project but the name of an environment, and runs as well on others:
 
     python examples/cleanrl_ppo.py --env-id SpongeDiscrete-v0
+    python examples/cleanrl_ppo.py --env-options '{"control": "variants", "scenario": "variants"}'
     python examples/cleanrl_ppo.py --env-id CartPole-v1
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 
 import gymnasium as gym
@@ -21,7 +23,8 @@ from torch.distributions import Categorical
 import sponge_env  # noqa: F401  # registers the environments
 
 OPTIONS = {
-    "env_id": "SpongeDiscrete-v0", "total_timesteps": 50_000, "num_envs": 4, "num_steps": 128,
+    "env_id": "SpongeDiscrete-v0", "env_options": "{}",
+    "total_timesteps": 50_000, "num_envs": 4, "num_steps": 128,
     "learning_rate": 2.5e-3, "gamma": 0.95, "gae_lambda": 0.95, "num_minibatches": 4,
     "update_epochs": 4, "clip_coef": 0.2, "ent_coef": 0.01, "vf_coef": 0.5, "max_grad_norm": 0.5,
     "seed": 1,
@@ -36,9 +39,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def make_env(env_id: str) -> gym.Env:
+def make_env(args: argparse.Namespace) -> gym.Env:
     """Make one environment that counts its rewards."""
-    return gym.wrappers.RecordEpisodeStatistics(gym.make(env_id))
+    options = json.loads(args.env_options)
+    return gym.wrappers.RecordEpisodeStatistics(gym.make(args.env_id, **options))
 
 
 def linear(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     args = parse(argv)
     torch.manual_seed(args.seed)
     envs = gym.vector.SyncVectorEnv(
-        [lambda: make_env(args.env_id)] * args.num_envs,
+        [lambda: make_env(args)] * args.num_envs,
         autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
     )
     agent = Agent(envs)

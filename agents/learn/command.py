@@ -145,7 +145,8 @@ def train(argv: Sequence[str]) -> int:
     for line in [cli.DROPPED] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
-    sys.stdout.write(f"{arguments.agent} learns {names} ({profile.name})\n")
+    served = scenario.cell[1] if scenario.stages else profile.name
+    sys.stdout.write(f"{arguments.agent} learns {names} ({served})\n")
     settings = {key: str(value) for key, value in vars(arguments).items()}
     folder = new_folder(f"train-{arguments.agent}-{scenario.name}", arguments.run_dir)
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": settings})

@@ -58,21 +58,21 @@ def clear(w: World) -> None:
     """Begin with no request in the system, and few places for them."""
     w.env.opened = w.env.opened_running = 0
     if staged(w):
-        for k in range(w.env.places):
+        for k in range(w.env.places + 1):
             w.opened[k].request = FREE
-        w.env.places = min(_FEW, len(w.opened))
+        w.env.places = min(_FEW, len(w.opened)) - 1
 
 
 @inlined
 def opened(w: World, row: int) -> OpenRequest:
     """Return the place of a request in the system, which may be free, or another's."""
-    return w.opened[row & (w.env.places - 1)]
+    return w.opened[row & w.env.places]
 
 
 @inlined
 def enter(w: World, row: int) -> bool:
     """Open a request with a task in the first stage; return False if there is no room."""
-    while opened(w, row).request != FREE and w.env.places < len(w.opened):
+    while opened(w, row).request != FREE and w.env.places + 1 < len(w.opened):
         _double(w)
     place = opened(w, row)
     if place.request != FREE:
@@ -89,13 +89,13 @@ def enter(w: World, row: int) -> bool:
 @inlined
 def _double(w: World) -> None:
     """Make twice as many places, so that memory is used as it is needed."""
-    places = w.env.places
+    places = w.env.places + 1
     for k in range(places):
         row = w.opened[k].request - 1
         if row >= 0 and row & places:
             w.opened[k + places] = w.opened[k]
             w.opened[k].request = FREE
-    w.env.places = 2 * places
+    w.env.places = 2 * places - 1
 
 
 @inlined
@@ -130,14 +130,14 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
     """Put the tasks that one leads to, done now, into their queues; return False without room."""
     place, here, fits = opened(w, request.row), w.place, True
     row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
-    tasks = _fan_out(w, row, place.done[here])
+    done = place.done[here]
     place.tasks[here] -= 1
     place.done[here] += 1
     place.accuracy[here] += accuracy
     for k in range(here + 1, len(w.stages)):
         after = w.models[k].after
         if after == 1 << here:
-            for _ in range(tasks):
+            for _ in range(_fan_out(w, row, done)):
                 place.tasks[k] += 1
                 fits = fits and join(at(w, k), row, sent_s, hopeless, done_s)
         elif (after & (after - 1)) and not place.joined >> k & 1 and _all_done(w, place, k):
@@ -150,10 +150,12 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
 @inlined
 def _fan_out(w: World, row: int, task: int) -> int:
     """Draw how many tasks a finished one leads to in each stage that follows."""
-    drawn, tasks = mixed_uniform(w.env.fan_out_key, row, w.place, task), 0
-    at_ = w.model.fan_out_at
-    while tasks < w.model.fan_outs - 1 and w.numbers[at_ + tasks] <= drawn:
-        tasks += 1
+    most, at_ = w.model.fan_outs - 1, w.model.fan_out_at
+    tasks = most
+    if most and w.numbers[at_ + most - 1] > 0:
+        drawn, tasks = mixed_uniform(w.env.fan_out_key, row, w.place, task), 0
+        while tasks < most and w.numbers[at_ + tasks] <= drawn:
+            tasks += 1
     return tasks
 
 

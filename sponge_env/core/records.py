@@ -92,8 +92,8 @@ class Env:
     """Requests in the system and, of these, those with a task that runs; where there are several
     stages."""
     opened_running: int
-    places: int
-    """Places in use of ``opened``: a power of two, a request's is the rest of its row."""
+    places: Position
+    """Places in use of ``opened``, a power of two, minus 1: these bits of a row are its place."""
 
     delay_sum_s: float
     """Sums over this interval, as are the rest but the last three."""
@@ -147,6 +147,10 @@ class Stage:
     """Requests, or tasks of such, in batches."""
     ended: bool
     """Whether a batch has ended at this moment."""
+    next_s: float
+    """When a batch ends, a replica becomes ready or a resize takes effect, unless ``stale``."""
+    stale: bool
+    """Whether something has changed that decides on ``next_s``."""
     arrivals: Past
     """Those that joined the queue in past intervals."""
     joined: int

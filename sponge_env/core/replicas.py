@@ -54,6 +54,15 @@ def is_idle(env: Env, replica: ReplicaState) -> bool:
 
 
 @inlined
+def find_next_event(w: World) -> None:
+    """Note when a batch ends, a replica becomes ready or a resize takes effect, if that is new."""
+    # Under a quota a batch that starts slows the others down.
+    if w.stage.stale or w.model.limited:
+        share_cpu(w)
+        w.stage.next_s, w.stage.stale = next_event_s(w), False
+
+
+@inlined
 def next_event_s(w: World) -> float:
     """Return when a batch ends, a replica becomes ready or a resize takes effect."""
     now_s, stage = w.env.now_s, w.stage
@@ -97,7 +106,7 @@ def first_ended(w: World) -> int:
     first = -1
     for k in range(w.stage.replicas):
         replica = w.replicas[k]
-        if _has_ended(w.env, replica) and (
+        if has_ended(w.env, replica) and (
             first < 0 or replica.finish_s < w.replicas[first].finish_s
         ):
             first = k
@@ -105,19 +114,22 @@ def first_ended(w: World) -> int:
 
 
 @inlined
-def _has_ended(env: Env, replica: ReplicaState) -> bool:
+def has_ended(env: Env, replica: ReplicaState) -> bool:
+    """Return whether a replica's batch has ended by now."""
     return replica.batch_size > 0 and replica.finish_s <= env.now_s
 
 
 @inlined
-def release(w: World, row: int) -> None:
-    """Take the batch from a replica; a draining one goes."""
+def release(w: World, row: int) -> bool:
+    """Take the batch from a replica; return whether it was draining and has gone."""
     replica = w.replicas[row]
     advance(w, replica, replica.finish_s)
     replica.batch_size = 0
-    if replica.draining:
+    goes = replica.draining
+    if goes:
         _retire(w, row)
         fit_target(w)
+    return goes
 
 
 @inlined
@@ -147,10 +159,16 @@ def resize(w: World, cores: int, replicas: int) -> None:
 
 
 @inlined
+def is_resized(w: World) -> bool:
+    """Return whether a resize takes effect now."""
+    return w.stage.pending > 0 and w.pending[0].time_s <= w.env.now_s
+
+
+@inlined
 def apply_pending(w: World) -> None:
     """Put in force what is due."""
     stage = w.stage
-    while stage.pending and w.pending[0].time_s <= w.env.now_s:
+    while is_resized(w):
         _apply(w, w.pending[0].cores, w.pending[0].replicas)
         replan(w, w.pending[0].cores)
         stage.pending -= 1

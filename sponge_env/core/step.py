@@ -134,25 +134,37 @@ def simulate(w: World, until_s: float) -> None:
     to the next event, and the arrivals until then are taken in at once.
     """
     env = w.env
+    for k in range(len(w.stages)):
+        w.stages[k].stale = True
     while True:
         batching.take_in(w, env.now_s)
         if env.now_s >= until_s:
             for k in range(len(w.stages)):
                 batching.drop_expired(at(w, k))
             return
-        idle = False
+        idle, event_s = False, math.inf
         for k in range(len(w.stages)):
-            idle |= _start_batches(at(w, k)) and k == 0
-        event_s = math.inf
-        for k in range(len(w.stages)):
-            worker.share_cpu(at(w, k))
-            event_s = min(event_s, worker.next_event_s(at(w, k)))
+            stage = w.stages[k]
+            if k == 0 or stage.head < stage.tail:
+                idle |= _start_batches(at(w, k)) and k == 0
+            worker.find_next_event(at(w, k))
+            event_s = min(event_s, stage.next_s)
         if jump(env, event_s, min(until_s, env.arrival_s) if idle else until_s):
-            for k in range(len(w.stages)):
-                _make_room(w, k)
-                worker.apply_pending(at(w, k))
-            _settle(w)
-            _fit_targets(w)
+            _let_happen(w)
+
+
+@inlined
+def _let_happen(w: World) -> None:
+    """Apply the resizes that are due and book the batches that have ended."""
+    resized = False
+    for k in range(len(w.stages)):
+        resized |= worker.is_resized(at(w, k))
+    if resized:
+        for k in range(len(w.stages)):
+            _make_room(w, k)
+            worker.apply_pending(at(w, k))
+    if _settle(w) or resized:
+        _fit_targets(w)
 
 
 @inlined
@@ -180,6 +192,7 @@ def _fit_targets(w: World) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.fit_target(at(w, k))
+            w.stages[k].stale = True
 
 
 @inlined
@@ -191,36 +204,49 @@ def _start_batches(w: World) -> bool:
             if not batching.form_batch(w, replica, w.stage.wanted.batch):
                 return True
             start_service(w, replica, w.env.now_s)
+            w.stage.stale = True
     return False
 
 
 @inlined
-def _settle(w: World) -> None:
-    """Book the batches that have ended, in the order of their ends, then of the stages."""
-    place, row = _first_ended(w)
-    while place >= 0:
-        _settle_batch(at(w, place), row)
-        place, row = _first_ended(w)
+def _settle(w: World) -> bool:
+    """Book the batches that have ended, in the order of their ends, then of the stages.
+
+    Return whether a replica has gone, so that there is room for others.
+    """
+    gone, left = False, 1
+    while left > 0:
+        left, place, row = _first_ended(w)
+        if left > 0:
+            gone |= _settle_batch(at(w, place), row)
+            left -= 1
     for k in range(len(w.stages)):
         if w.stages[k].ended:
             w.stages[k].ended = False
             worker.update_held(at(w, k))
             batching.rewind(at(w, k))
+    return gone
 
 
 @inlined
-def _first_ended(w: World) -> tuple[int, int]:
-    """Return stage and row of the replica whose batch ended first, by now; -1 if none has."""
-    first, first_row, first_s = -1, -1, math.inf
+def _first_ended(w: World) -> tuple[int, int, int]:
+    """Return how many batches have ended by now, and stage and row of the first's replica."""
+    ended, first, first_row, first_s = 0, -1, -1, math.inf
     for k in range(len(w.stages)):
-        row = worker.first_ended(at(w, k))
-        if row >= 0 and at(w, k).replicas[row].finish_s < first_s:
-            first, first_row, first_s = k, row, at(w, k).replicas[row].finish_s
-    return first, first_row
+        stage = w.stages[k]
+        if stage.next_s <= w.env.now_s:
+            stage.stale = True
+            for row in range(stage.replicas):
+                replica = w.all_replicas[k, row]
+                if worker.has_ended(w.env, replica):
+                    ended += 1
+                    if replica.finish_s < first_s:
+                        first, first_row, first_s = k, row, replica.finish_s
+    return ended, first, first_row
 
 
 @inlined
-def _settle_batch(w: World, row: int) -> None:
+def _settle_batch(w: World, row: int) -> bool:
     batching.answer(w, w.replicas[row], w.replicas[row].finish_s)
-    worker.release(w, row)
     w.stage.ended = True
+    return worker.release(w, row)

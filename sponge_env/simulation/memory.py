@@ -187,7 +187,7 @@ def ledger_columns(
 def _write_open(arrays: Arrays, outcome: NDArray[Any], attempts: NDArray[Any]) -> None:
     """Write what is known of the requests in the system, by their place in order of arrival."""
     if arrays.stages.shape[1] > 1:
-        there = arrays.opened[0][: arrays.envs["places"][0]]
+        there = arrays.opened[0][: int(arrays.envs["places"][0]) + 1]
         there = there[there["request"] > 0]
         outcome[there["request"][there["running"] > 0] - 1] = Outcome.RUNNING
         attempts[there["request"] - 1] = there["batches"]
