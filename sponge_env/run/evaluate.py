@@ -217,7 +217,8 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
     said = "run seeds 0 .. N-1 (default: 1, or as the suite says)"
     add("--seeds", type=at_least_1, metavar="N", help=said)
-    said = "policy of the learned agent (default: the newest in runs/, else the shipped one)"
+    said = "policy of the learned agent (default: the newest in runs/ that was trained on the "
+    said += "scenario, else the shipped one)"
     add("--policy", metavar="FILE", help=said)
     said = "setting of an agent, e.g. static.cores=5; may be repeated"
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=said)
@@ -322,6 +323,7 @@ def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
     executor: Executor = Inline() if single else Processes(jobs)
     progress, failed = Progress("suite", len(todo), "result", shown=not single), 0
+    progress.show(0)
     with closing(progress), closing(executor.run(task, todo)) as results:
         for done, (unit, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
