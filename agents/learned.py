@@ -87,7 +87,7 @@ class PolicyController(BaseController):
             self._path, self._policy = self._find(spec)
             self._sought = sought
         self._masks = masks_for(self._agent, spec)
-        self._memory: Memory | None = self._policy.memory()
+        self._memory: Memory | None = self.policy.memory()
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
@@ -125,9 +125,10 @@ class PolicyController(BaseController):
                 f"with --policy or train one: {program('train')} --agent {self._agent} "
                 "--scenario ..."
             )
-        path, policy = min(fitting, key=lambda found: _distance(*found, spec.scenario))
+        far = {path: _distance(path, policy, spec.scenario) for path, policy in fitting}
+        path, policy = min(fitting, key=lambda found: far[found[0]])
         others = f" on {', '.join(policy.info.scenarios)}, not on {spec.scenario},"
-        self._elsewhere = others * (_distance(path, policy, spec.scenario) == _OTHER_SCENARIOS)
+        self._elsewhere = others * (far[path] == _OTHER_SCENARIOS)
         return path, policy
 
     def _fitting(self, spec: SystemSpec) -> Iterator[tuple[Path, Policy]]:

@@ -293,11 +293,12 @@ class _Keeper(BaseCallback):
     def _show(self, measured: Mapping[str, float]) -> None:
         """Write what was measured to TensorBoard, with what it is; SB3 has no way to say that."""
         for output in self.logger.output_formats:
-            if isinstance(output, TensorBoardOutputFormat) and output.writer.file_writer:
+            if isinstance(output, TensorBoardOutputFormat):
+                writer: Any = output.writer
                 for name, about in SHOWN.items():
                     scalar = scalar_pb(f"evaluation/{name}", measured[name], about)
-                    output.writer.file_writer.add_summary(scalar, self.num_timesteps)
-                output.writer.flush()
+                    writer.file_writer.add_summary(scalar, self.num_timesteps)
+                writer.flush()
 
 
 def make_validator(

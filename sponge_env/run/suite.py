@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from sponge_env.config import Start, require
+from sponge_env.config import Start, as_name, require
 from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.formats import content_of
 from sponge_env.installation import data_folder
@@ -219,7 +219,7 @@ def trace_files(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
         except TraceError as error:
             left_out.append(str(error))
             continue
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name)
+        plain = as_name(path.name)
         names = (plain, *(f"{plain}-{number}" for number in range(2, len(taken) + 3)))
         name = next(name for name in names if name not in taken)
         taken.add(name)
@@ -339,8 +339,7 @@ def at_point(scenario: Scenario, name: str, sweep: Sweep, label: str) -> Scenari
     moved = changed(scenario, sweep.changes[label])
     if moved == scenario:
         return scenario
-    named = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{scenario.name}-{name}-{label}")
-    return dataclasses.replace(moved, name=named)
+    return dataclasses.replace(moved, name=as_name(f"{scenario.name}-{name}-{label}"))
 
 
 def _label(value: Any) -> str:
