@@ -65,13 +65,16 @@ class PolicyController(BaseController):
     def __init__(self, agent: str, policy: str = "newest") -> None:
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
-        That is ``newest``: the newest in ``runs/`` that fits the system and was trained to the
-        end, or else the shipped one; ``shipped``; or the path of a policy file or run directory.
+        That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
+        and on this scenario, or else the shipped one, or else the newest trained on others;
+        ``shipped``; or the path of a policy file or run directory.
         """
         self._agent = agent
         self._wanted = policy
         self._policy: Policy | None = None
         self._path: Path | None = None
+        self._sought: tuple[str, str] | None = None
+        self._elsewhere = ""
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return that a policy answers for all stages and variants."""
@@ -80,10 +83,11 @@ class PolicyController(BaseController):
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy for this system, unless the last one was for it."""
         self._control = control_of(self._agent, spec)
-        if self._policy is None or self._policy.info.fingerprint != self._control.fingerprint(spec):
+        if self._sought != (sought := (self._control.fingerprint(spec), spec.scenario)):
             self._path, self._policy = self._find(spec)
+            self._sought = sought
         self._masks = masks_for(self._agent, spec)
-        self._memory: Memory | None = self._policy.memory()
+        self._memory: Memory | None = self.policy.memory()
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
@@ -108,25 +112,36 @@ class PolicyController(BaseController):
         info = self._policy.info
         chosen = f" of {info.planned}, the best by validation" * (info.planned > info.steps)
         short = f" of {info.planned}, when training was interrupted" if info.partial else chosen
-        return f"follows {self._path}, trained for {info.steps} steps{short}"
+        return f"follows {self._path}, trained{self._elsewhere} for {info.steps} steps{short}"
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
         if self._wanted not in ("newest", "shipped"):
             return self._named(Path(self._wanted), spec)
+        fitting = list(self._fitting(spec))
+        if not fitting:
+            raise PolicyError(
+                f"no policy of {self._agent} for this profile or pipeline, interval and these "
+                "limits; name one "
+                f"with --policy or train one: {program('train')} --agent {self._agent} "
+                "--scenario ..."
+            )
+        far = {path: _distance(path, policy, spec.scenario) for path, policy in fitting}
+        path, policy = min(fitting, key=lambda found: far[found[0]])
+        others = f" on {', '.join(policy.info.scenarios)}, not on {spec.scenario},"
+        self._elsewhere = others * (far[path] == _OTHER_SCENARIOS)
+        return path, policy
+
+    def _fitting(self, spec: SystemSpec) -> Iterator[tuple[Path, Policy]]:
+        """Yield whole policies for the system: the newest first, then the shipped ones."""
         wanted = self._agent, self._control.fingerprint(spec)
-        for path in self._candidates():
+        for path in _policy_files(RUNS if self._wanted == "newest" else None):
             try:
                 policy = load_policy(path, self._control.fields)
             except PolicyError:
                 continue  # of an older version, or still being written
             info = policy.info
             if not info.partial and (info.agent, info.fingerprint) == wanted:
-                return path, policy
-        raise PolicyError(
-            f"no policy of {self._agent} for this profile or pipeline, interval and these "
-            "limits; name one "
-            f"with --policy or train one: {program('train')} --agent {self._agent} --scenario ..."
-        )
+                yield path, policy
 
     def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
         path = path / POLICY_FILE if path.is_dir() else path
@@ -141,8 +156,15 @@ class PolicyController(BaseController):
             )
         return path, load_policy(path, self._control.fields)
 
-    def _candidates(self) -> Iterator[Path]:
-        yield from _policy_files(RUNS if self._wanted == "newest" else None)
+
+_OTHER_SCENARIOS = 2
+
+
+def _distance(path: Path, policy: Policy, scenario: str) -> int:
+    """Return how far from a scenario a policy is: what was made for it, what ships, all else."""
+    if path.is_relative_to(SHIPPED):
+        return 1
+    return 0 if scenario in ("", *policy.info.scenarios) else _OTHER_SCENARIOS
 
 
 def _policy_files(runs: Path | None) -> Iterator[Path]:

@@ -68,15 +68,15 @@ def tuned_options(
         return dict(cells[keys[there[0]]]["options"])
     where = f"{cell} as it is here" if named else cell
     if required:
-        raise ConfigError(_not_tuned(agent, where, profile, [] if named else list(cells)))
+        raise ConfigError(_not_tuned(agent, where, [] if named else list(cells)))
     _say(agent, where, "its defaults")
     return {}
 
 
-def _not_tuned(agent: str, where: str, profile: str, cells: list[str]) -> str:
+def _not_tuned(agent: str, where: str, cells: list[str]) -> str:
     """Say what to do where options have to be tuned; they are, for these cells."""
-    alike = [each for each in cells if each.split("/")[1] == Path(profile).stem] or cells
-    other = f"; it was for {', '.join(sorted(alike))}" * bool(alike)
+    scenarios, profiles = (sorted({each.split("/")[k] for each in cells}) for k in (0, 1))
+    other = f"; it was for {', '.join(scenarios)} with {', '.join(profiles)}" * bool(cells)
     return (
         f"{agent} was not tuned for {where}{other}; leave out the agent or what changes the "
         f"scenario, or tune it (python -m {__name__}.tune --agents {agent} --suite FILE, a suite "

@@ -13,6 +13,7 @@ for its lambda, as one second's requests.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import math
 import statistics
@@ -25,8 +26,15 @@ import numpy as np
 from agents.lookahead import SpongeMPC
 from agents.program import PulpSolver, make_backend, solve, solve_per_request
 from agents.sponge_ip import SpongeIP, forecast_arrivals
+from agents.stages import PipelineProgram
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.interfaces import (
+    Allocation,
+    RunningBatch,
+    StageAllocation,
+    SystemSpec,
+    SystemView,
+)
 from sponge_env.profile import load_profile
 from sponge_env.results.layout import aligned
 
@@ -142,6 +150,56 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     ]
 
 
+def make_stages(stages: int, grid: int, variants: int) -> SystemSpec:
+    """Describe a chain of equal stages, each variant a fifth slower than the one before."""
+    one = make_spec(grid, 0)
+    (stage,) = one.stages
+    latencies = tuple(one.latency.scaled(1.2**k) for k in range(variants))
+    accuracies = tuple(0.7 + 0.02 * k for k in range(variants))
+    chain = tuple(
+        dataclasses.replace(
+            stage, name=f"stage-{k}", latencies=latencies, accuracies=accuracies,
+            after=(k - 1,) if k else (),
+        )
+        for k in range(stages)
+    )  # fmt: skip
+    initial = Allocation(stages=(StageAllocation(4, 4),) * stages)
+    return dataclasses.replace(one, stages=chain, initial=initial, total_cores=stages * grid)
+
+
+def make_staged_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> SystemView:
+    """Return a state in which so many tasks wait in each stage."""
+    view = make_view(rng, spec, queued)
+    (stage,) = view.stages
+    stages = []
+    for k in range(len(spec.stages)):
+        left = rng.uniform(0.2, 1.0, queued) * spec.slo_s * rng.uniform(0.5, 1.5)
+        due_s = view.now_s + np.sort(left) * (1 - k / len(spec.stages) / 2)
+        stages.append(dataclasses.replace(stage, queued_deadlines_s=due_s))
+    asked = Allocation(stages=(StageAllocation(8, 8),) * len(stages))
+    return dataclasses.replace(view, stages=tuple(stages), allocation=asked)
+
+
+def measure_stages(queued: int, states: int) -> list[str]:
+    """Return one row: the program for three stages, 16 cores, batches of 16 and three variants."""
+    spec, rng = make_stages(3, 16, 3), np.random.default_rng(queued)
+    exact = controller("exact", spec)
+    assert exact is not None
+    program = PipelineProgram(exact.config, spec)
+    replicas, times = [1] * len(spec.stages), dict[bool, list[float]]()
+    for _ in range(states):
+        view = make_staged_view(rng, spec, queued)
+        forecast = forecast_arrivals(exact.config, spec, view)
+        answer = program.choose(view, forecast, replicas)
+        took_s = median_s(functools.partial(program.choose, view, forecast, replicas), 50)
+        times.setdefault(answer.feasible, []).append(took_s)
+    return [
+        str(queued),
+        f"{len(times.get(True, [])) / states:.0%}",
+        *(f"{1e6 * np.median(times[e]):.0f}" if e in times else "-" for e in (True, False)),
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="Time decisions of Sponge's program.")
@@ -152,6 +210,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     headings = ["grid", "queued", "feasible", *COLUMNS, "CBC/kernel", "CBC/decide"]
     print("Microseconds, and ratios:\n")
     print("\n".join(aligned([headings, *rows])))
+    print("\nThree stages with three variants each, microseconds of the program:\n")
+    staged = [measure_stages(queued, states=5 if quick else 40) for queued in QUEUED[:2]]
+    headings = ["queued in each", "feasible", "if feasible", "if not"]
+    print("\n".join(aligned([headings, *staged])))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
     """Train; return the sums of rewards of the episodes that ended."""
     args = parse(argv)
     torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # networks this small get slower with more
     envs = gym.vector.SyncVectorEnv(
         [lambda: make_env(args)] * args.num_envs,
         autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
@@ -105,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
 
     next_obs = torch.as_tensor(envs.reset(seed=args.seed)[0], dtype=torch.float32)
     next_done = torch.zeros(args.num_envs)
-    for _ in range(args.total_timesteps // (args.num_steps * args.num_envs)):
+    updates = args.total_timesteps // (args.num_steps * args.num_envs)
+    for done in range(1, updates + 1):
         for t in range(args.num_steps):
             observations[t], dones[t] = next_obs, next_done
             with torch.no_grad():
@@ -121,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
         with torch.no_grad():
             gae = advantages(rewards, dones, values, agent.act(next_obs)[3], next_done, args)
         update(agent, optimizer, args, observations, actions, log_probs, gae, gae + values)
+        print(f"update {done} of {updates}, mean reward {rewards.mean():.3f}", flush=True)
     envs.close()
     if returns:
         print(f"{len(returns)} episodes, the last five {np.mean(returns[-5:]):.1f} on average")

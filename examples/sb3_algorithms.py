@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import gymnasium as gym
 import sb3_contrib
 import stable_baselines3
+import torch
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as masked_evaluation
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -42,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--algorithms", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
     args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # networks this small get slower with more
     for name in args.algorithms:
-        print(f"{name:13} {ENVIRONMENTS[name]:20} {train(name, args.steps):8.1f}")
+        print(f"{name:13} {ENVIRONMENTS[name]:20}", end=" ", flush=True)
+        print(f"{train(name, args.steps):8.1f}", flush=True)
 
 
 if __name__ == "__main__":

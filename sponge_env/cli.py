@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,12 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args
 
-from sponge_env.config import Backend, Limiter
+from sponge_env.config import Backend, Limiter, as_name
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.formats import RESERVED
 from sponge_env.installation import program as program
 from sponge_env.installation import typed as typed
-from sponge_env.scenario import says
+from sponge_env.scenario import load_scenario, says
 
 BAD_INPUT = 2
 """Exit code after bad input."""
@@ -139,9 +140,13 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the arguments change about a scenario but its profile.
 
-    See :func:`sponge_env.run.suite.changed`.
+    See :func:`sponge_env.run.suite.changed`. With files in place of its own it has another name.
     """
     changes: dict[str, Any] = {}
+    files = [f for f in (arguments.trace, arguments.arrivals) if f not in (None, *RESERVED)]
+    if files:
+        own, played = load_scenario(arguments.scenario).name, map(os.path.basename, files)
+        changes["name"] = as_name(f"{own} with {' and '.join(played)}")
     if arguments.trace:
         changes["network.trace"] = arguments.trace
     if arguments.arrivals:
@@ -202,7 +207,10 @@ def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, di
         path, equals, value = option.partition("=")
         agent, dot, key = path.rpartition(".")
         if not (equals and dot and agent and key):
-            raise ConfigError(f"--option must have the form AGENT.KEY=VALUE, not {option!r}")
+            agent = agents[0] if len(agents) == 1 else "AGENT"
+            meant = f"; did you mean {agent}.{option}?" * bool(equals and key and not dot)
+            said = f"--option must have the form AGENT.KEY=VALUE, not {option!r}{meant}"
+            raise ConfigError(said)
         if agent not in agents:
             raise ConfigError(f"--option {option!r} is for an agent that does not run here")
         parsed.setdefault(agent, {})[key.replace("-", "_")] = _value(value)

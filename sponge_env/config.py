@@ -40,6 +40,11 @@ def name_it(key: str, name: str) -> None:
     require(named, key, name, rule)
 
 
+def as_name(text: str) -> str:
+    """Return a text as a name that files and folders can bear, but for a '.' in front."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+
+
 def positive(name: str, value: float) -> None:
     """Require a finite number above 0."""
     require(math.isfinite(value) and value > 0, name, value, "a number above 0")

@@ -45,10 +45,11 @@ class Progress:
         self._due_s = clock() + self._every_s
 
     def show(self, done: int, status: str = "") -> None:
-        """Say how far it is."""
+        """Say how far it is; that nothing is done yet at once."""
         self._bar.set_postfix_str(status, refresh=False)
         self._bar.update(done - self._bar.n)
-        if self._bar.disable and self._clock() >= self._due_s:
+        due = self._clock() >= self._due_s or (done == 0 and self._every_s < math.inf)
+        if self._bar.disable and due:
             self._due_s = self._clock() + self._every_s
             self.say(f"{done}/{self._total} {self._unit}s" + f", {status}" * bool(status))
 

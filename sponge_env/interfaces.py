@@ -278,6 +278,8 @@ class SystemSpec:
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
+    scenario: str = ""
+    """Name of the scenario, for who was made for some; empty where there is none."""
     stages: tuple[StageSpec, ...] = ()
     """All stages, in their order; the one that the rest describes if left out."""
 

@@ -67,6 +67,7 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         total_cores=scenario.limits.machine_cores,
         resize_delay_s=scenario.simulation.actuation_delay_s,
         fingerprint=_fingerprint(scenario, profiles),
+        scenario=scenario.name,
         stages=stages,
     )
 

@@ -50,7 +50,7 @@ DOORS = {
     "optuna": {"agents/learn/search.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "scipy": {"sponge_env/results/statistics.py"},
-    "tensorboard": {"sponge_env/results/tensorboard.py"},
+    "tensorboard": {"sponge_env/results/tensorboard.py", "agents/learn/training.py"},
     "google_crc32c": {"sponge_env/results/tensorboard.py"},
     "onnxruntime": {"sponge_env/live/child.py", "sponge_env/models.py"},
     "matplotlib": {"sponge_env/results/*", "sponge_env/console.py", "sponge_env/models.py"},

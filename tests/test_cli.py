@@ -380,6 +380,16 @@ def test_own_traces_replace_the_scenario_s() -> None:
     requests = pd.read_parquet("run/requests/static-8")
     assert np.allclose(requests["arrival_s"] - requests["sent_s"], 1.01)
     assert np.allclose(np.diff(requests["sent_s"]), 0.1)
+    (named,) = {path.stem for path in Path("run/results").glob("*/*.json")}
+    assert named == "paper-with-slow.csv-and-arrivals.csv+yolov5s+cold"
+
+
+def test_cores_that_are_no_whole_ones_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = "--agent static-8 --scenario bursty --duration 5".split()
+    for profile, explained in (("lite0", True), ("yolov5s", False)):
+        assert evaluate.main([*argv, "--profile", profile, "--run-dir", profile]) == 0
+        said = "\ncores are units of 1/16 CPU here\n" in capsys.readouterr().out
+        assert said == explained
 
 
 STEADY = "time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n"
@@ -439,7 +449,7 @@ def test_files_are_described_and_a_load_that_nothing_can_serve_is_warned_of(
     Path("load").write_text("150\n176\n" * 5)
     _, printed, warned = evaluated("--trace steady.csv --arrivals load", capsys)
     assert printed.count("\nread ") == 2
-    assert "2 samples over 2 s, mean 2 MB/s (2 to 2)\n" in printed
+    assert "2 samples over 2 s, mean 2 MB/s (2 to 2); played 2.5 times in 5 s\n" in printed
     assert "1630 requests over 10 s, mean 163 requests/s (150 to 176 in a second)\n" in printed
     sentence = "warning: load has 160.4 requests/s, more than the 30.4 that yolov5s can serve"
     assert warned.count(sentence) == 1
@@ -473,6 +483,8 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static-8 --seed 3", "unrecognized arguments: --seed 3"),
         ("--agent static-8 --seeds 0", "must be a whole number of at least 1, not '0'"),
         ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
+        ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
+        ("--agent static-8 fa2 --option cores=5", "did you mean AGENT.cores=5?"),
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
         ("--agent static --option static.cores=0", "cores must be at least 1"),

@@ -49,6 +49,15 @@ def test_a_fast_episode_is_one_line():
     assert text == "fa2 seed 0: done after 3 intervals, 1.500% violations, 5.00 cores\n"
 
 
+@pytest.mark.parametrize(("shown", "text"), [(True, "suite: 0/24 results\n"), (False, "")])
+def test_that_nothing_is_done_yet_is_said_at_once(shown, text):
+    stream = io.StringIO()
+    progress = Progress("suite", 24, "result", stream, shown=shown, clock=lambda: 0.0)
+    progress.show(0)
+    progress.show(1)
+    assert stream.getvalue() == text
+
+
 def test_an_interrupted_episode_says_so():
     stream = io.StringIO()
     ConsoleSink(Progress("ppo", 9, "interval", stream=stream)).episode(EpisodeMetrics(partial=True))

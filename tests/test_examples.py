@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from scenarios import SHORT
 
@@ -31,12 +32,16 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole() -> None:
+def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     script = example("cleanrl_ppo")
     size = ["--num-envs", "2", "--num-steps", "64"]
     ended = script.main(["--env-id", "CartPole-v1", "--total-timesteps", "512", *size])
     assert len(ended) > 5
+    capsys.readouterr()
     script.main(["--env-id", "SpongeDiscrete-v0", "--total-timesteps", "256", *size])
+    assert "update 1 of 2, mean reward -" in capsys.readouterr().out
 
 
 def test_ppo_in_the_manner_of_cleanrl_trains_on_a_pipeline(tmp_path: Path) -> None:
@@ -57,6 +62,21 @@ def test_ppo_in_the_manner_of_cleanrl_trains_on_a_pipeline(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["RecurrentPPO", "MaskablePPO", "QRDQN", "TQC"])
 def test_algorithms_of_sb3_contrib_train(name: str) -> None:
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
+
+
+def test_an_algorithm_is_named_before_it_trains(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, shown = example("sb3_algorithms"), list[str]()
+
+    def train(name: str, steps: int) -> float:
+        shown.append(capsys.readouterr().out)
+        return float(torch.get_num_threads())
+
+    monkeypatch.setattr(script, "train", train)
+    script.main(["--algorithms", "TRPO"])
+    assert shown[0].startswith("TRPO ")
+    assert capsys.readouterr().out.strip() == "1.0"
 
 
 def test_an_episode_becomes_a_gif_of_its_frames(tmp_path: Path) -> None:

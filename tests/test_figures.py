@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.results.figures import COLOURS, moving_mean, plot_comparison, series
+from sponge_env.results.figures import COLOURS, log_axis, moving_mean, plot_comparison, series
 from sponge_env.results.schema import IntervalMetrics
 
 
@@ -90,3 +91,15 @@ def test_a_moving_mean_keeps_length_and_range(values, width):
     assert mean.shape == (len(values),)
     assert np.all(mean >= min(values) - 1e-9)
     assert np.all(mean <= max(values) + 1e-9)
+
+
+@pytest.mark.parametrize("ends", [(1.0, 9000.0), (90.0, 400.0), (100.0, 180.0), (5.1, 5.3)])
+def test_a_logarithmic_axis_has_a_few_plain_numbers(ends):
+    ax = Figure(figsize=(3.2, 2.4)).subplots()
+    log_axis(ax)
+    ax.set_xlim(*ends)
+    ax.figure.draw_without_rendering()
+    shown = [text.get_text() for text in ax.get_xticklabels() if text.get_text()]
+    assert 3 <= len(shown) <= 7
+    assert all(ends[0] <= float(text) <= ends[1] for text in shown)
+    assert not any(text.get_text() for text in ax.get_xticklabels(minor=True))

@@ -418,6 +418,26 @@ def test_a_file_in_no_known_format(load, data, reason, tmp_path):
             assert all((known.name in message) == (other == content) for known in formats)
 
 
+@pytest.mark.parametrize(
+    ("load", "text", "advice"),
+    [
+        (read_bandwidth, "t,bw,x\n0,1,2\n", "rename the header to time_s,bandwidth_bytes_per_s"),
+        (read_arrivals, "t\n0.5\n1.5\n", "rename the header to arrival_s (in these units);"),
+        (read_arrivals, "#\nrps\n5\n6\n", "remove line 2 if these are requests per second, or re"),
+        (read_bandwidth, "what\nnothing\n", ""),
+        (read_bandwidth, "what\n", ""),
+        (read_arrivals, "1,2\n1,2\n", ""),
+    ],
+)
+def test_the_header_to_use_is_named(load, text, advice, tmp_path):
+    path = tmp_path / "file"
+    path.write_text(text)
+    with pytest.raises(TraceError) as caught:
+        load(path)
+    assert f"; {advice}" in str(caught.value)
+    assert ("rename" in str(caught.value)) == bool(advice)
+
+
 @pytest.mark.parametrize("name", ["bandwidth.csv", "ucc-5g.csv"])
 def test_a_header_alone_is_no_trace(name, tmp_path):
     path = tmp_path / name

@@ -8,6 +8,7 @@ import pytest
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from scenarios import CHAIN, VARIANTS, short
 from stable_baselines3 import PPO
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import LEARNERS
 from agents.learn import LearnConfig, TrainingPlan, learn_config, training
@@ -402,3 +403,12 @@ def test_validation_credits_accuracy(tmp_path: Path) -> None:
     missed = metrics["avoidable_violations"] / (metrics["on_time"] + metrics["violations"])
     expected = 3.0 * metrics["effective_accuracy"] - metrics["cores"] / 12
     assert rewards == pytest.approx(expected - envs.multiplier * missed)
+
+
+def test_tensorboard_says_what_a_validation_measured(trained: Path) -> None:
+    events = EventAccumulator(str(trained)).Reload()
+    tags = {tag for tag in events.Tags()["tensors"] if tag.startswith("evaluation/")}
+    assert tags == {f"evaluation/{name}" for name in training.SHOWN}
+    assert len(events.Tensors("evaluation/score")) > 1
+    about = events.SummaryMetadata("evaluation/score").summary_description
+    assert about == training.SHOWN["score"]

@@ -65,16 +65,29 @@ def test_a_file_is_described_once_however_many_scenarios_play_it(
     one = short(arrivals=Arrivals("trace", file=str(path)))
     assert announce([one, replace(one, start="warm", warmup_s=1.0)]) == [
         f"read {path}: arrivals, CSV arrival_s; "
-        "3 requests over 5 s, mean 0.6 requests/s (0 to 2 in a second)"
+        "3 requests over 5 s, mean 0.6 requests/s (0 to 2 in a second); played 4 times in 20 s"
     ]
+    (line,) = announce([replace(one, short_trace="end")])
+    assert line.endswith("in a second)")
     assert announce([replace(one, duration_s=1e6)]) != [], "what cannot be played says so itself"
     assert capsys.readouterr().err == ""
+
+
+def test_seeds_with_the_same_requests_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "arrivals"
+    path.write_text("arrival_s\n0.5\n0.75\n3.5\n")
+    drawn = short(arrivals=Arrivals("trace", file=str(path)))
+    alike = replace(drawn, network=Network("none"))
+    said = "every seed has the same requests in short"
+    assert said in " ".join(announce([alike], seeds=2))
+    for scenario, seeds in ((alike, 1), (drawn, 2), (short(network=Network("none")), 2)):
+        assert said not in " ".join(announce([scenario], seeds))
 
 
 def test_range_and_mean_of_bandwidth(tmp_path: Path) -> None:
     path = tmp_path / "bandwidth"
     path.write_text(CSV + "0,1e6\n1,4e6\n4,1e6\n")
-    (line,) = files_read(short(network=Network(str(path))))
+    (line,) = files_read(short(network=Network(str(path)), duration_s=6.0))
     assert line.endswith("3 samples over 6 s, mean 2.5 MB/s (1 to 4)")
 
 

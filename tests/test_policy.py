@@ -217,3 +217,17 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     assert followed(ppo(str(short))).endswith("1 steps of 9, when training was interrupted")
     whole = made(runs / "d" / POLICY_FILE, planned=9)
     assert followed(ppo(str(whole))).endswith("trained for 1 steps of 9, the best by validation")
+
+
+def test_a_policy_of_another_scenario_gives_way_to_the_shipped_one(
+    places: tuple[Path, Path],
+) -> None:
+    runs, shipped = places
+    controller = ppo()
+    own = made(runs / "a" / POLICY_FILE, scenarios=("elsewhere",))
+    assert "a/policy.safetensors, trained on elsewhere, not on short, for 1" in followed(controller)
+    there = made(shipped / "ppo-short.safetensors", scenarios=("anything",))
+    assert followed(ppo()).startswith(f"follows {there}, trained for 1")
+    assert str(own) in followed(ppo(str(own))), "it is named"
+    controller.reset(dataclasses.replace(SPEC, scenario="elsewhere"), 0)
+    assert controller.description.startswith(f"follows {own}, trained for 1")

@@ -187,8 +187,17 @@ def test_several_runs_share_a_page(tmp_path: Path) -> None:
     runs = [write_suite(tmp_path / name, {"fa2": ([0], 8.0)}, [COLD]) for name in ("a", "b")]
     assert main([*map(str, runs), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out/report.html").read_text()
-    assert re.findall(r"<h1>(.*)</h1>", page) == ["Run a", "Run b"]
+    assert re.findall(r"<h1>(.*)</h1>", page) == [f"Run {tmp_path.name}/{run}" for run in "ab"]
     assert (tmp_path / "out/2-pareto.png").exists()
+
+
+def test_a_run_on_both_backends_is_one_page_in_its_folder(tmp_path: Path) -> None:
+    for backend in ("sim", "live"):
+        write_suite(tmp_path / "both" / backend, {"fa2": ([0], 8.0)}, [COLD])
+    assert main([str(tmp_path / "both")]) == 0
+    page = (tmp_path / "both/report/report.html").read_text()
+    assert sorted(re.findall(r"<h1>(.*)</h1>", page)) == ["Run both/live", "Run both/sim"]
+    assert "1 agents" not in page
 
 
 def test_the_choice_of_agents_is_the_users(run: Path, tmp_path: Path) -> None:

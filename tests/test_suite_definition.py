@@ -314,7 +314,7 @@ def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
         ):
             tuned_options(controller, "bursty-2", "yolov5s", "cold", conditions, required=True)
         with pytest.raises(
-            ConfigError, match=r"not tuned for paper/yolov5s/cold; .*paper-300kb/yolov5s"
+            ConfigError, match=r"not tuned for paper/yolov5s/cold; .* paper-300kb.* with .*yolov5s"
         ):
             named(name, scenario="paper")
     (unit,) = named("hpa", scenario="paper")

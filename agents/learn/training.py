@@ -10,7 +10,7 @@ import json
 import math
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import torch
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import TensorBoardOutputFormat, configure
 from stable_baselines3.common.vec_env import VecEnv
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from torch import nn
 
 from sponge_env.arrays import IntArray
@@ -72,6 +73,19 @@ class Validation:
         cost = self.cores / self.total_cores + violation_weight * self.avoidable_violation_rate
         return accuracy_weight * self.effective_accuracy - cost
 
+
+SHOWN = {
+    "cores": "Cores held, mean over all intervals of the validation.",
+    "violation_rate": "Requests that were not answered in time, as a share of all.",
+    "avoidable_violation_rate": "The same without those that nobody could have answered in time.",
+    "effective_accuracy": "Share of the requests that were answered right and in time.",
+    "score": (
+        "What the best policy is chosen by, better when larger: minus the share of the machine's "
+        "cores held, minus the weight of violations times the rate of avoidable ones, plus the "
+        "weight of accuracy times the effective accuracy."
+    ),
+}
+"""What TensorBoard shows of a validation, below ``evaluation/``."""
 
 Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and a word about how good the policy is."""
@@ -268,14 +282,23 @@ class _Keeper(BaseCallback):
         policy = export(self.model, self._plan, self._config, time.monotonic() - self._began_s)
         result = self._validate(policy)
         score = result.score(self._weight, self._accuracy_weight)
-        for name, value in {**dataclasses.asdict(result), "score": score}.items():
-            self.logger.record(f"evaluation/{name}", value)
+        self._show({**dataclasses.asdict(result), "score": score})
         self._status = f"{result.violation_rate:.2%} missed, {result.cores:.2f} cores"
         if score > self._best:
             self._best = score
             save_policy(policy, self.policy_path)
         self.model.save(self._plan.folder / CHECKPOINT_FILE)
         self._report(self.num_timesteps - self._start, result)
+
+    def _show(self, measured: Mapping[str, float]) -> None:
+        """Write what was measured to TensorBoard, with what it is; SB3 has no way to say that."""
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                writer: Any = output.writer
+                for name, about in SHOWN.items():
+                    scalar = scalar_pb(f"evaluation/{name}", measured[name], about)
+                    writer.file_writer.add_summary(scalar, self.num_timesteps)
+                writer.flush()
 
 
 def make_validator(

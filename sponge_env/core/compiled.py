@@ -194,7 +194,7 @@ class _SourceCache(FunctionCache):
             _say_once(f"{self._cache_path}: a damaged cache is made anew", repr(error))
             self._flush()
         if found is None:
-            _say_compiling()
+            _say_compiling(_part(self._module))
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -232,9 +232,15 @@ def _say_once(what: str, why: str) -> None:
 
 
 @functools.cache
-def _say_compiling() -> None:
-    """Tell whoever waits why, once per process."""
-    sys.stderr.write("compiling, once on this machine; it takes up to 20 s ...\n")
+def _say_compiling(part: str) -> None:
+    """Tell whoever waits why, once per process for each part."""
+    sys.stderr.write(f"compiling {part}, once on this machine ...\n")
+
+
+def _part(module: str) -> str:
+    """Return what a module's kernels belong to, as a user knows it."""
+    known = {"sponge_env.core": "the simulator", "sponge_env.oracle": "the bound's solver"}
+    return known.get(".".join(module.split(".")[:2]), "a controller's solver")
 
 
 class _CheckedFile(IndexDataCacheFile):

@@ -20,7 +20,7 @@ from sponge_env.formats.recorded import (
     EventTrace,
     only_rises,
 )
-from sponge_env.formats.rows import Line, read_lines, shown
+from sponge_env.formats.rows import Line, numbers_on, read_lines, shown
 from sponge_env.scenario import SCENARIO_DIR
 
 __all__ = [
@@ -79,8 +79,9 @@ def content_of(path: Path) -> Content:
                 )
             return content
     first = shown(lines[0].text)
-    unknown_format = TraceError(f"{path} is in no known format: its first line is {first}")
-    raise errors[0] if errors else unknown_format
+    advice = _advice(lines, "bandwidth") or _advice(lines, "arrivals")
+    said = f"{path} is in no known format: its first line is {first}{advice}"
+    raise errors[0] if errors else TraceError(said)
 
 
 def _is_either(lines: list[Line], trace: EventTrace | CountTrace) -> bool:
@@ -135,4 +136,17 @@ def _why_not(lines: list[Line], content: Content) -> str:
             return f"holds {other}, not {content} (it is {found}); use it as {_SETTING[other]}"
     known = "; ".join(candidate.name for candidate in FORMATS[content])
     is_no = f"is in no known format of {content}: line {lines[0].number} is"
-    return f"{is_no} {shown(lines[0].text)}; known are: {known}"
+    return f"{is_no} {shown(lines[0].text)}{_advice(lines, content)}; known are: {known}"
+
+
+def _advice(lines: list[Line], content: Content) -> str:
+    """Say what to do with the header of a file that has numbers below; nothing of other files."""
+    below = [] if numbers_on(lines[0]) else [numbers_on(line) for line in lines[1:]]
+    columns = FORMATS[content][0].columns
+    if not below or len(below[0]) < len(columns):
+        return ""
+    rename = f"rename the header to {','.join(columns)} (in these units)"
+    if len(columns) == len(below[0]) == 1 and all(n.is_integer() for row in below for n in row):
+        remove = f"remove line {lines[0].number} if these are requests per second"
+        return f"; {remove}, or {rename}"
+    return f"; {rename}"

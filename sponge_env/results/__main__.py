@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sponge_env import cli
+from sponge_env.config import Backend
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, replacing
 from sponge_env.installation import require_extra
@@ -25,7 +26,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(prog="sponge report", description=__doc__)
     add, file = parser.add_argument, partial(parser.add_argument, type=Path, metavar="FILE")
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders that evaluate.py wrote")
-    where = f"where {PAGE} and its pictures go (default: report in the first run)"
+    where = f"where {PAGE} and its pictures go (default: report in the run, of several in the "
+    where += "folder that they are in)"
     add("--out", type=Path, metavar="DIR", help=where)
     few = "agents shown where there is no room for all"
     add("--agent", nargs="+", default=[], metavar="NAME", help=few)
@@ -37,6 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     file("--markdown", help="write this too, with its pictures beside it")
     file("--readme", help="write its part about results anew")
     arguments = parser.parse_args(argv)
+    arguments.runs = [run for path in arguments.runs for run in _runs_in(path)]
     if arguments.markdown and len(arguments.runs) > 1:
         raise ConfigError("--markdown is about one run; name only one")
     if arguments.stages and not arguments.markdown:
@@ -46,6 +49,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _runs_in(path: Path) -> list[Path]:
+    """Return the two runs of a folder of ``--backend both``; any other folder as it is."""
+    both = [path / backend for backend in get_args(Backend)]
+    return both if all(each.is_dir() for each in both) else [path]
+
+
+def _around(runs: Sequence[Path]) -> Path:
+    """Return the only run, or the folder in which several are; the first if that is not one."""
+    folders = {run.absolute().parent for run in runs}
+    return runs[0].parent if len(runs) > 1 and len(folders) == 1 else runs[0]
+
+
 def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None) -> int:
     """Read everything, then write everything, with more to say in the Markdown if there is."""
     arguments = parse(argv)
@@ -53,7 +68,7 @@ def run(argv: Sequence[str], remark: Callable[[Section], Remarks] | None = None)
     # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
     from sponge_env.results.page import Remarks, around, page, results, sections, with_results
 
-    out = arguments.out or arguments.runs[0] / "report"
+    out = arguments.out or _around(arguments.runs) / "report"
     others = arguments.fidelity, arguments.sensitivity, arguments.stages
     shown = sections(arguments.runs, arguments.agent, *others)
     texts = [path for path in (out / PAGE, arguments.markdown, arguments.readme) if path]

@@ -13,7 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation, Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, ScalarFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    Locator,
+    MaxNLocator,
+    NullFormatter,
+    ScalarFormatter,
+)
 from matplotlib.transforms import Bbox
 from PIL import Image
 
@@ -55,6 +62,12 @@ PALETTE = 128
 
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 """Writes a tick without trailing zeros or powers of ten."""
+
+LEAST_TICKS = 3
+"""Fewest numbers on a logarithmic axis."""
+
+ROUND = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+"""Numbers that such an axis may have in each decade, if there are enough of them."""
 
 SMOOTHING = 1 / 40
 """Share of the episode over which moving means reach."""
@@ -121,7 +134,35 @@ def open_frame(ax: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
 def log_axis(ax: Axes) -> None:
     """Make the horizontal axis logarithmic, with plain numbers on it."""
     ax.set_xscale("log")
+    _mark(ax, *([m * 10.0**k for k in range(-6, 9) for m in each] for each in ROUND))
+
+
+class FewTicks(Locator):
+    """The first of some choices that has enough ticks in sight; if none has, at equal distance."""
+
+    def __init__(self, *choices: Sequence[float]) -> None:
+        self._choices = choices
+
+    def __call__(self) -> Sequence[float]:
+        """Return the ticks of the axis."""
+        assert self.axis is not None
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """Return the ticks between two ends."""
+        for choice in self._choices:
+            found = [tick for tick in choice if vmin <= tick <= vmax]
+            if len(found) >= LEAST_TICKS:
+                return found
+        even: Sequence[float] = MaxNLocator(5, min_n_ticks=LEAST_TICKS + 2).tick_values(vmin, vmax)
+        return [tick for tick in even if vmin <= tick <= vmax]
+
+
+def _mark(ax: Axes, *choices: Sequence[float]) -> None:
+    """Give the horizontal axis a few plain numbers, see :class:`FewTicks`, and no others."""
+    ax.xaxis.set_major_locator(FewTicks(*choices))
     ax.xaxis.set_major_formatter(PLAIN)
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def png(figure: Figure) -> bytes:
@@ -495,8 +536,7 @@ def _violation_axis(ax: Axes, lowest: float, highest: float, linear_up_to: float
 
 
 def _core_axis(ax: Axes) -> None:
-    ax.xaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    _mark(ax, [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32])
 
 
 def _draw_points(ax: Axes, shown: Sequence[Point], styles: Styles) -> None:

@@ -100,6 +100,11 @@ class Section:
     staged: Comparison | None = None
     """Another run, on scenarios with variants and stages, which the Markdown has a part about."""
 
+    def called(self, beside: bool) -> str:
+        """Return the name of the run's folder; beside others with that of the one around it."""
+        path = self.run.path.absolute()
+        return f"{path.parent.name}/{path.name}" if beside else path.name
+
     @property
     def sensitivity(self) -> Comparison:
         """What the tables of sweeps are about."""

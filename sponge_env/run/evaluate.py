@@ -157,7 +157,7 @@ def _notices(
     expired = {cell.serving.drop for cell in played} == {"expired"}
     if cli.drops_by_default(arguments) or (arguments.traces and expired and not arguments.drop):
         said.append(cli.DROPPED)
-    return said + announce(played)
+    return said + announce(played, suite.seeds)
 
 
 def _open(
@@ -217,7 +217,8 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
     said = "run seeds 0 .. N-1 (default: 1, or as the suite says)"
     add("--seeds", type=at_least_1, metavar="N", help=said)
-    said = "policy of the learned agent (default: the newest in runs/, else the shipped one)"
+    said = "policy of the learned agent (default: the newest in runs/ that was trained on the "
+    said += "scenario, else the shipped one)"
     add("--policy", metavar="FILE", help=said)
     said = "setting of an agent, e.g. static.cores=5; may be repeated"
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=said)
@@ -256,7 +257,7 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
         profiles = (arguments.profile,) if arguments.profile else ()
         agents, bounds = chosen(arguments.agent)
         suite = Suite(
-            name=scenario.name,
+            name=changes.get("name", scenario.name),
             seeds=1,
             starts=(arguments.start or scenario.start,),
             bounds=bounds,
@@ -322,6 +323,7 @@ def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -
     jobs = arguments.jobs or len(os.sched_getaffinity(0))
     executor: Executor = Inline() if single else Processes(jobs)
     progress, failed = Progress("suite", len(todo), "result", shown=not single), 0
+    progress.show(0)
     with closing(progress), closing(executor.run(task, todo)) as results:
         for done, (unit, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
@@ -343,6 +345,7 @@ def _report_cell(
     """Print the table of the only cell, draw its pictures, and say where everything is."""
     from sponge_env.results.tables import comparison_table, write_summaries
     from sponge_env.run.unit import bound_rows
+    from sponge_env.spec import scenario_profile
 
     found = {backend: _summaries(store, work[backend]) for backend, store in stores.items()}
     summaries = [episode for episodes in found.values() for episode in episodes]
@@ -357,7 +360,8 @@ def _report_cell(
         for backend, episodes in found.items():
             if rows := [*episodes, *(bounds if backend == "sim" else ())]:
                 print(comparison_table(rows))
-    print()
+    unit = scenario_profile(work[next(iter(stores))][0].scenario).core_unit
+    print(f"cores are units of 1/{1 / unit:g} CPU here\n" if unit != 1 else "")
     if arguments.json:
         write_summaries(arguments.json, summaries)
         print(f"summaries    {arguments.json}")
@@ -367,8 +371,7 @@ def _report_cell(
         for backend, store in stores.items():
             _draw(store, work[backend], f"{work[backend][0].scenario.name} ({backend}), seed 0")
         if summaries:
-            folders = " ".join(str(store.path) for store in stores.values())
-            print(f"report       {cli.report_command()} {folders}")
+            print(f"report       {cli.report_command()} {path}")
             logs = path if len(stores) > 1 else path / "tensorboard"
             print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {logs}")
     if _goes_live(suite, arguments):

@@ -43,22 +43,34 @@ FEW = 10
 """Samples or requests below which a file was written by hand."""
 
 
-def announce(scenarios: Sequence[Scenario]) -> list[str]:
+def announce(scenarios: Sequence[Scenario], seeds: int = 1) -> list[str]:
     """Warn of what is absurd on standard error; return a line for each file that is read.
 
-    What is the same in several scenarios is said once. A scenario that cannot be played is
-    left to say so itself.
+    There is one more where such a scenario has the same requests on all of several seeds. What
+    is the same in several scenarios is said once. A scenario that cannot be played is left to
+    say so itself.
     """
     read, warned = dict[str, None](), dict[str, None]()
     for scenario in scenarios:
         try:
-            read |= dict.fromkeys(files_read(scenario))
-            warned |= dict.fromkeys(warnings(scenario, scenario_profile(scenario)))
+            files, profile = list(files_read(scenario)), scenario_profile(scenario)
+            read |= dict.fromkeys(files)
+            warned |= dict.fromkeys(warnings(scenario, profile))
+            if files and seeds > 1 and _alike(scenario, profile):
+                said = f"every seed has the same requests in {scenario.name}: one seed says as much"
+                read[said] = None
         except SpongeError:
             continue
     for warning in warned:
         sys.stderr.write(f"warning: {warning}\n")
     return list(read)
+
+
+def _alike(scenario: Scenario, profile: Profile) -> bool:
+    """Return whether the requests of the first two seeds are the same."""
+    one, other = (shared_workload(scenario, seed, profile) for seed in (0, 1))
+    columns = one.first(one.id.size), other.first(other.id.size)
+    return all(np.array_equal(columns[0][name], columns[1][name]) for name in columns[0])
 
 
 def files_read(scenario: Scenario) -> Iterator[str]:
@@ -70,6 +82,7 @@ def files_read(scenario: Scenario) -> Iterator[str]:
             f"read {find_trace(name, 'bandwidth')}: bandwidth, {format_of(name, 'bandwidth')}; "
             f"{values.size} samples over {bandwidth.duration_s:.6g} s, mean "
             f"{bandwidth.mean_bytes_per_s / MB:.3g} MB/s ({values.min():.3g} to {values.max():.3g})"
+            f"{_again(scenario, bandwidth.duration_s)}"
         )
     if scenario.arrivals.kind == "trace":
         file = str(scenario.arrivals.file)
@@ -79,7 +92,16 @@ def files_read(scenario: Scenario) -> Iterator[str]:
             f"read {find_trace(file, 'arrivals')}: arrivals, {format_of(file, 'arrivals')}; "
             f"{count:.9g} requests over {arrivals.period_s:.6g} s, mean "
             f"{count / arrivals.period_s:.3g} requests/s ({least:.6g} to {most:.6g} in a second)"
+            f"{_again(scenario, arrivals.period_s)}"
         )
+
+
+def _again(scenario: Scenario, length_s: float) -> str:
+    """Say how often an episode plays a file that is so long, if it starts again."""
+    times = scenario.duration_s / length_s
+    if times <= 1 or scenario.short_trace == "end":
+        return ""
+    return f"; played {times:.3g} times in {scenario.duration_s:g} s"
 
 
 def _requests(trace: EventTrace | CountTrace) -> tuple[float, tuple[float, float]]:

@@ -1,7 +1,7 @@
 """Compile now what would be compiled at its first use, and keep it on disk.
 
-``python -m sponge_env.run.precompile`` covers simulated, batched and live systems;
-``--all`` every registered controller and the oracle as well.
+``python -m sponge_env.run.precompile`` covers simulated, batched and live systems and every
+registered controller; ``--all`` the oracle as well.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "simulated system", lambda: _play(scenario, lambda system: Allocation(4, 4))
     yield "live system", lambda: _rehearse(scenario)
     yield "many environments", lambda: _batch(scenario)
+    yield "controllers", lambda: _decide_all(scenario)
     if everything:
-        for name in registry.known_controllers():
-            yield name, lambda name=name: _decide(scenario, name)  # type: ignore[misc]
         yield "oracle", lambda: _bounds(scenario)
 
 
@@ -62,6 +61,11 @@ def _batch(scenario: Scenario) -> None:
     simulator.reset(np.ones(2, np.bool_), np.arange(2), observations)
     simulator.step(np.ones((2, 3), np.int64))
     simulator.close()
+
+
+def _decide_all(scenario: Scenario) -> None:
+    for name in registry.known_controllers():
+        _decide(scenario, name)
 
 
 def _decide(scenario: Scenario, name: str) -> None:
