@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from sponge_env.config import Start, as_name, require
+from sponge_env.config import Arrivals, Start, as_name, require
 from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.formats import content_of
 from sponge_env.installation import data_folder
@@ -23,6 +23,7 @@ from sponge_env.mapping import beside, from_mapping, load_toml
 from sponge_env.run.registry import file_controllers, known_controllers
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.spec import scenario_profile
 
 SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
@@ -341,6 +342,21 @@ def at_point(scenario: Scenario, name: str, sweep: Sweep, label: str) -> Scenari
     moved = changed(scenario, sweep.changes[label])
     if moved == scenario:
         return scenario
+    named = as_name(f"{scenario.name}-{name}-{label}")
+    return dataclasses.replace(moved, name=named, arrivals=_arrivals_as_in(scenario, moved))
+
+
+def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
+    """Return a moved scenario's arrivals, as many as before unless the sweep moves them itself.
+
+    A load is relative to what the limits allow, which a sweep may move.
+    """
+    if moved.limits == scenario.limits or moved.arrivals.load != scenario.arrivals.load:
+        return moved.arrivals
+    from sponge_env.simulation.traffic import rate_rps  # brings numba
+
+    rate = rate_rps(scenario, scenario_profile(scenario))
+    return dataclasses.replace(moved.arrivals, load=None, rate_rps=rate)
 
 
 def _label(value: Any) -> str:
