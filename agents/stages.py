@@ -177,9 +177,11 @@ def _start_s(free_s: FloatArray, option: Option, place: int) -> float:
 
     Batches go to the replicas in turn, which take as long for each.
     """
-    before = place // option.batch
-    start_s: float = free_s[before % free_s.size]
-    start_s += before // free_s.size * option.service_s[option.batch - 1]
+    before, own_s = place // option.batch, option.service_s[option.batch - 1]
+    if free_s.size == 1:  # the usual case, without divisions
+        start_s: float = free_s[0] + before * own_s
+    else:
+        start_s = free_s[before % free_s.size] + before // free_s.size * own_s
     return start_s
 
 
@@ -192,8 +194,8 @@ def _done_s(free_s: FloatArray, option: Option, place: int, queued: int) -> floa
 
 
 @compiled
-def _queued_ticks(tables: StageTables, state: StageState, option: Option, place: int) -> int:
-    """Return how many whole ticks a waiting task has left when it is done here."""
+def _queued_left_s(tables: StageTables, state: StageState, option: Option, place: int) -> float:
+    """Return how much time a waiting task has left when it is done here."""
     queued = state.due_s.size
     done_s = _done_s(state.free_s, option, place, queued)
     if tables.delay_s > 0.0:
@@ -201,11 +203,13 @@ def _queued_ticks(tables: StageTables, state: StageState, option: Option, place:
         was = Option(was_s, state.batch, state.batch)
         unchanged_s = _done_s(state.running[:, 0], was, place, queued)
         done_s = _resized_s(tables.delay_s, unchanged_s, done_s)
-    return _ticks_left(tables, state.due_s[place] - done_s)
+    left_s: float = state.due_s[place] - done_s
+    return left_s
 
 
 @compiled
 def _ticks_left(tables: StageTables, left_s: float) -> int:
+    """Return whole ticks, for budgets are rounded down."""
     ticks: int = math.floor(left_s / tables.tick_s + ROUNDING)
     return ticks
 
@@ -219,13 +223,14 @@ def _resized_s(delay_s: float, unchanged_s: float, resized_s: float) -> float:
 
 
 @compiled
-def _coming_ticks(tables: StageTables, state: StageState, option: Option, order: int) -> int:
+def _coming_left_s(tables: StageTables, state: StageState, option: Option, order: int) -> float:
     """Return the same for a forecast arrival: behind the queue, or after the batch that runs."""
     arrival_s, due_s = state.arrivals_s[order, 0], state.arrivals_s[order, 1]
     own_s = option.service_s[option.size - 1]
     start_s = _start_s(state.free_s, option, state.due_s.size + order)
     start_s = max(start_s, arrival_s + own_s / state.free_s.size)
-    return _ticks_left(tables, due_s - start_s - own_s)
+    left_s: float = due_s - start_s - own_s
+    return left_s
 
 
 @compiled
@@ -241,16 +246,16 @@ def _room(tables: StageTables, state: StageState, option: Option, hopeless: int)
     """Return the longest latency of the later stages with which nothing here is late."""
     if state.free_s.size == 0 or _short(tables, state, option) > 0:
         return NEVER
-    room, place = TICKS, hopeless
-    while place < state.due_s.size and room >= 0:
-        room = min(room, _queued_ticks(tables, state, option, place))
+    left_s, place = TICKS * tables.tick_s, hopeless
+    while place < state.due_s.size and left_s >= 0.0:
+        left_s = min(left_s, _queued_left_s(tables, state, option, place))
         # The first of a batch is due before the others of it.
         place += option.batch - place % option.batch
     order = 0
-    while order < state.arrivals_s.shape[0] and room >= 0:
-        room = min(room, _coming_ticks(tables, state, option, order))
+    while order < state.arrivals_s.shape[0] and left_s >= 0.0:
+        left_s = min(left_s, _coming_left_s(tables, state, option, order))
         order += 1
-    return max(room, NEVER)
+    return max(_ticks_left(tables, left_s), NEVER)
 
 
 @compiled
@@ -265,9 +270,9 @@ def _count_late(
     else:
         late[0] = _short(tables, state, option)
         for place in range(hopeless, state.due_s.size):
-            _add_late(late, _queued_ticks(tables, state, option, place))
+            _add_late(late, _ticks_left(tables, _queued_left_s(tables, state, option, place)))
         for order in range(state.arrivals_s.shape[0]):
-            _add_late(late, _coming_ticks(tables, state, option, order))
+            _add_late(late, _ticks_left(tables, _coming_left_s(tables, state, option, order)))
     for ticks in range(1, late.size):
         late[ticks] += late[ticks - 1]
 
