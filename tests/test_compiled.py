@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from sponge_env.core import compiled
+from sponge_env.run.precompile import steps
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -225,3 +226,26 @@ def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
     core = {f"core.{path.stem}" for path in (ROOT / "sponge_env" / "core").glob("*.py")}
     assert core - {"core.__init__"} <= names
     assert {"config", "fields", "interfaces", "latency"} <= names
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        ("sponge_env.core.entry", "the simulator"),
+        ("sponge_env.oracle.beam", "the bound's solver"),
+        ("agents.program", "a controller's solver"),
+    ],
+)
+def test_what_is_compiled_is_named(
+    module: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled._say_compiling.cache_clear()
+    for _ in range(2):
+        compiled._say_compiling(compiled._part(module))
+    assert capsys.readouterr().err == f"compiling {part}, once on this machine ...\n"
+
+
+def test_controllers_are_compiled_ahead_and_the_bound_where_asked() -> None:
+    ahead, everything = (dict(steps(everything=asked)) for asked in (False, True))
+    assert "controllers" in ahead
+    assert everything.keys() - ahead.keys() == {"oracle"}

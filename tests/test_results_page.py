@@ -193,11 +193,12 @@ def test_several_runs_share_a_page(tmp_path: Path) -> None:
 
 def test_a_run_on_both_backends_is_one_page_in_its_folder(tmp_path: Path) -> None:
     for backend in ("sim", "live"):
-        write_suite(tmp_path / "both" / backend, {"fa2": ([0], 8.0)}, [COLD])
+        agents = {"fa2": ([0], 8.0), "static-8": ([0], 8.0)}
+        write_suite(tmp_path / "both" / backend, agents, [COLD])
     assert main([str(tmp_path / "both")]) == 0
     page = (tmp_path / "both/report/report.html").read_text()
     assert sorted(re.findall(r"<h1>(.*)</h1>", page)) == ["Run both/live", "Run both/sim"]
-    assert "1 agents" not in page
+    assert "with 1 agent it takes" in page
 
 
 def test_the_choice_of_agents_is_the_users(run: Path, tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ class FewTicks(Locator):
             found = [tick for tick in choice if vmin <= tick <= vmax]
             if len(found) >= LEAST_TICKS:
                 return found
-        even: Sequence[float] = MaxNLocator(5, min_n_ticks=LEAST_TICKS + 2).tick_values(vmin, vmax)
+        evenly = MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=LEAST_TICKS)
+        even: Sequence[float] = evenly.tick_values(vmin, vmax)
         return [tick for tick in even if vmin <= tick <= vmax]
 
 
@@ -536,7 +537,7 @@ def _violation_axis(ax: Axes, lowest: float, highest: float, linear_up_to: float
 
 
 def _core_axis(ax: Axes) -> None:
-    _mark(ax, [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32])
+    _mark(ax, [1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32], range(1, 33))
 
 
 def _draw_points(ax: Axes, shown: Sequence[Point], styles: Styles) -> None:

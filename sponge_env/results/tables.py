@@ -236,7 +236,7 @@ def mark_note(comparison: Comparison) -> str:
     ]
     if not comparison.can_tell(tests):
         least = fewest_seeds(tests)
-        agents = f"{tests} agent{'s' * (tests > 1)}"
+        agents = f"{tests} agent{'s' * (tests != 1)}"
         too_few = f"{TOO_FEW}: too few seeds to tell; with {agents} it takes {least}"
         parts = [*parts, too_few] if comparison.can_tell(1) else [too_few]
     return "; ".join(parts)
