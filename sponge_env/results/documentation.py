@@ -7,7 +7,6 @@ in ``docs/environment.md``.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -64,8 +63,8 @@ def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
     for name, table in (("fields", field_table()), ("stage-fields", stage_table())):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        text = f"{begin}\n{table}{end}"
-        page = re.sub(f"{begin}.*{end}", lambda _, text=text: text, page, flags=re.DOTALL)
+        before, after = page.split(begin)[0], page.split(end)[1]
+        page = f"{before}{begin}\n{table}{end}{after}"
     return page
 
 
