@@ -63,8 +63,8 @@ def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
     for name, table in (("fields", field_table()), ("stage-fields", stage_table())):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, after = page.split(begin)[0], page.split(end)[1]
-        page = f"{before}{begin}\n{table}{end}{after}"
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
     return page
 
 
