@@ -7,6 +7,7 @@ in ``docs/environment.md``.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
     for name, table in (("fields", field_table()), ("stage-fields", stage_table())):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, rest = page.split(begin)
-        page = f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
+        text = f"{begin}\n{table}{end}"
+        page = re.sub(f"{begin}.*{end}", lambda _, text=text: text, page, flags=re.DOTALL)
     return page
 
 
