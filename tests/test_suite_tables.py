@@ -121,7 +121,7 @@ def test_too_few_seeds_are_called_so_and_nothing_else() -> None:
     few = [frame[frame["seed"] < 5] for frame in frames]
     table = all_tables(replace(comparison(*few), cells=[COLD]))
     assert "+85.480 ?" in row(table, "fa2")
-    assert "?: too few seeds to tell; with 1 agents it takes 6" in table
+    assert "?: too few seeds to tell; with 1 agent it takes 6" in table
     assert "n.s." not in table
     assert "[7." not in table  # nor an interval
 
