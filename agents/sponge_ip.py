@@ -18,6 +18,7 @@ import numpy as np
 
 from sponge_env.chain import is_chain
 from sponge_env.controllers import BaseController, option
+from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 from sponge_env.split import Rule
@@ -223,8 +224,10 @@ class Ablated(SpongeIP):
     config: AblatedConfig
 
     def begin(self, spec: SystemSpec) -> None:
-        """Plan for a system with less to choose from."""
+        """Plan for a system with less to choose from; a ConfigError if it has several stages."""
         config = self.config
+        if self.part_of_pipeline or len(spec.stages) > 1 or spec.has_variants:
+            raise ConfigError("Sponge without one of its means is for one stage and one variant")
         batch_max = min(config.batch_limit or spec.batch_max, spec.batch_max)
         self._smaller = dataclasses.replace(spec, batch_max=batch_max)
         if config.cores_fixed is not None:

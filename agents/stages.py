@@ -79,9 +79,8 @@ class StageState(NamedTuple):
     free_s: FloatArray
     """(ready,) the same seconds under an option's cores, overwritten."""
     variant: int
-    """Variant, cores and batch in force."""
+    """Variant and cores in force."""
     cores: int
-    batch: int
     replicas: int
     """Those that hold cores."""
     rate_rps: float
@@ -95,6 +94,8 @@ class Option(NamedTuple):
 
     service_s: FloatArray
     """(batch_max,) seconds of a batch."""
+    was_s: FloatArray
+    """(batch_max,) seconds of a batch on the cores in force, until the decision is."""
     batch: int
     size: int
     """Size at which batches settle."""
@@ -114,13 +115,14 @@ def lay_out(
     while hopeless < state.due_s.size and state.due_s[hopeless] < tables.left_s:
         hopeless += 1
     for variant in range(variants):
+        was_s = tables.service_s[variant, state.cores - 1]
         for cores in range(1, cores_max + 1):
             service_s = tables.service_s[variant, cores - 1]
-            _scale_running(tables, state, service_s)
+            _scale_running(tables, state, cores)
             settled = _settled(service_s, state, tables.group)
             held = cores * state.replicas
             for batch in range(1, batch_max + 1):
-                option = Option(service_s, batch, min(batch, settled))
+                option = Option(service_s, was_s, batch, min(batch, settled))
                 choices.cores[at] = held
                 choices.ticks[at] = _later_ticks(tables, state, option)
                 if late.shape[0]:
@@ -134,12 +136,13 @@ def lay_out(
 
 
 @compiled
-def _scale_running(tables: StageTables, state: StageState, service_s: FloatArray) -> None:
-    """Say when replicas are free: what is left of a batch scales with its service."""
+def _scale_running(tables: StageTables, state: StageState, cores: int) -> None:
+    """Say when replicas are free: what is left of a batch scales with its own service."""
     was_s = tables.service_s[state.variant, state.cores - 1]
+    then_s = tables.service_s[state.variant, cores - 1]
     for replica in range(state.free_s.size):
         left_s, size = state.running[replica, 0], int(state.running[replica, 1])
-        faster = service_s[size - 1] / was_s[size - 1] if size else 1.0
+        faster = then_s[size - 1] / was_s[size - 1] if size else 1.0
         state.free_s[replica] = left_s * faster
 
 
@@ -199,8 +202,7 @@ def _queued_left_s(tables: StageTables, state: StageState, option: Option, place
     queued = state.due_s.size
     done_s = _done_s(state.free_s, option, place, queued)
     if tables.delay_s > 0.0:
-        was_s = tables.service_s[state.variant, state.cores - 1]
-        was = Option(was_s, state.batch, state.batch)
+        was = Option(option.was_s, option.was_s, option.batch, option.size)
         unchanged_s = _done_s(state.running[:, 0], was, place, queued)
         done_s = _resized_s(tables.delay_s, unchanged_s, done_s)
     left_s: float = state.due_s[place] - done_s
@@ -227,7 +229,14 @@ def _coming_left_s(tables: StageTables, state: StageState, option: Option, order
     """Return the same for a forecast arrival: behind the queue, or after the batch that runs."""
     arrival_s, due_s = state.arrivals_s[order, 0], state.arrivals_s[order, 1]
     own_s = option.service_s[option.size - 1]
-    start_s = _start_s(state.free_s, option, state.due_s.size + order)
+    place = state.due_s.size + order
+    start_s = _start_s(state.free_s, option, place)
+    if tables.delay_s > 0.0:
+        was = Option(option.was_s, option.was_s, option.batch, option.size)
+        unchanged_s = _start_s(state.running[:, 0], was, place)
+        start_s = _resized_s(tables.delay_s, unchanged_s, start_s)
+        if arrival_s + option.was_s[option.size - 1] < tables.delay_s:
+            own_s = option.was_s[option.size - 1]
     start_s = max(start_s, arrival_s + own_s / state.free_s.size)
     left_s: float = due_s - start_s - own_s
     return left_s
@@ -329,7 +338,7 @@ class PipelineProgram:
             _service_s(stage, variants, config.margin_probability)
             for stage, variants in zip(spec.stages, self._variants, strict=True)
         ]
-        fastest_s = [float(service_s[:, -1, 0].min()) for service_s in services_s]
+        fastest_s = list(map(_fastest_s, spec.stages, self._variants))
         tasks = tasks_of_requests(spec.stages)
         self._spread = [_spread(each) for each in tasks]
         self.tables = [
@@ -414,7 +423,6 @@ class PipelineProgram:
             free_s=np.empty(len(running)),
             variant=self.variant_row(k, view),
             cores=stage.cores_in_force,
-            batch=stage.allocation.batch,
             replicas=replicas,
             rate_rps=forecast.rate_rps * self._spec.stages[k].mean_tasks,
             noise=forecast.noise * self._spread[k],
@@ -442,6 +450,12 @@ def _service_s(stage: StageSpec, variants: Sequence[int], margin_probability: fl
     return np.ascontiguousarray(tables)
 
 
+def _fastest_s(stage: StageSpec, variants: Sequence[int]) -> float:
+    """Return the shortest service of a task, by the fits."""
+    fits = (stage.latencies[each].table_s(1, stage.cores_max) for each in variants)
+    return min(float(table_s[0, -1]) for table_s in fits)
+
+
 def _running(stage: StageView, replicas: int, now_s: float) -> FloatArray:
     """Return (ready, 2) when each ready replica is free, and what it runs; soonest first.
 
@@ -450,7 +464,7 @@ def _running(stage: StageView, replicas: int, now_s: float) -> FloatArray:
     ready = min(stage.replicas_ready, replicas)
     batches = sorted((max(0.0, b.expected_end_s - now_s), b.size) for b in stage.running)[:ready]
     idle = [(0.0, 0)] * (ready - len(batches))
-    starting = [] if ready else [(starts_s, 0) for starts_s in stage.starting_s]
+    starting = [] if ready else [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
     return np.array([*idle, *batches, *starting], np.float64).reshape(-1, 2)
 
 
@@ -462,7 +476,8 @@ def tasks_of_requests(stages: Sequence[StageSpec]) -> list[FloatArray]:
         for share in found[-1]:
             sums[: power.size] += share * power
             power = np.convolve(power, lead.tasks)[: _MOST_TASKS + 1]
-        found.append(sums / sums.sum())
+        sums[-1] += 1 - sums.sum()  # who has more
+        found.append(sums)
     return found
 
 

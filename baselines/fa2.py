@@ -69,7 +69,9 @@ class FA2(BaseController):
         if not view.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
         if self._chain is not None:
-            return self._chain.allocate(spec, view)
+            fleets = self._chain.allocate(spec, view)
+            keep = not fleets.feasible and self.config.when_infeasible == "keep"
+            return dataclasses.replace(view.allocation, feasible=False) if keep else fleets
         rate_rps = float(view.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
         delay_max_s = float(view.delays_s.max(initial=0.0))
         spec = spec.with_headroom(self.config.headroom)

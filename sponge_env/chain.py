@@ -75,6 +75,7 @@ class Chain:
         room[:] = self.horizon
         # What the first stage leaves is for the others.
         room[: first[1]] = np.maximum(budget_ticks - self.choices.ticks[: first[1]], NEVER)
+        room[self.choices.ticks >= self.horizon] = NEVER
         return self.cheapest() < MANY
 
     def options(self) -> list[int]:
@@ -91,7 +92,7 @@ class Chain:
         """
         late = self.late if count_late else self._none_late
         cost = cheapest(self.choices, late, self._any_cores, self.chosen)
-        if self.choices.cores[self.chosen].sum() > self.total_cores:
+        if cost < _NO_WAY and self.choices.cores[self.chosen].sum() > self.total_cores:
             # Only where the machine is too small for the cheapest are cores worth a dimension.
             if self._by_cores is None:
                 self._by_cores = _scratch(self.chosen.size, self.horizon, self.total_cores + 1)
@@ -123,7 +124,10 @@ def cheapest(choices: Choices, late: IntArray, scratch: Scratch, chosen: IntArra
             held = choices.cores[option] if levels > 1 else 0
             for level in range(held, levels):
                 _add(choices, late, scratch, k, option, level, level - held)
-    return _read_back(choices, late, scratch, chosen)
+    cost: int = scratch.costs[0, -1, -1]
+    if cost < _NO_WAY:
+        _read_back(choices, late, scratch, chosen)
+    return cost
 
 
 @compiled
@@ -174,7 +178,8 @@ def _with_late(late: IntArray, after: IntArray, out: IntArray) -> int:
 
 
 @compiled
-def _read_back(choices: Choices, late: IntArray, scratch: Scratch, chosen: IntArray) -> int:
+def _read_back(choices: Choices, late: IntArray, scratch: Scratch, chosen: IntArray) -> None:
+    """Follow the cheapest way from the first stage on."""
     horizon, level = scratch.costs.shape[2] - 1, scratch.costs.shape[1] - 1
     ticks = horizon
     for k in range(chosen.size):
@@ -187,5 +192,3 @@ def _read_back(choices: Choices, late: IntArray, scratch: Scratch, chosen: IntAr
             ticks = _with_late(late[option, : rest + 1], after, scratch.after)
         else:
             ticks = min(rest, choices.room[option])
-    cost: int = scratch.costs[0, -1, -1]
-    return cost

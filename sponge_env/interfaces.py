@@ -17,8 +17,8 @@ batch, replica, worker
     Requests that run together; what runs one batch at a time under a CPU limit; all replicas
     of one model and their clock.
 stage, variant
-    One model of a pipeline, with its queue and worker; one of several models that answer the
-    same question. There is one of each today.
+    One model of a pipeline, with its queue and replicas; one of several models that answer the
+    same question. Most systems have one of each.
 interval
     The time between two decisions.
 cold start

@@ -33,7 +33,11 @@ _SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
 def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
     """Return for each stage its share of the SLO, and the share of what comes after it."""
     stages = spec.stages
-    weights = [_weight(stage) if rule == "proportional" else 1.0 for stage in stages]
+    held = [each.variant for each in spec.initial.stages]
+    weights = [
+        _weight(stage, variant) if rule == "proportional" else 1.0
+        for stage, variant in zip(stages, held, strict=True)
+    ]
     after = [0.0] * len(stages)
     for k in reversed(range(len(stages))):
         for lead in stages[k].after:
@@ -45,31 +49,32 @@ def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
     ]
 
 
-def _weight(stage: StageSpec) -> float:
-    """Return the latency of a single request on all cores."""
-    return float(stage.latencies[-1].table_s(1, stage.cores_max)[0, -1])
+def _weight(stage: StageSpec, variant: int) -> float:
+    """Return the latency of a single task on all cores, with the variant in force at first."""
+    return float(stage.latencies[variant].table_s(1, stage.cores_max)[0, -1])
 
 
 def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
-    """Return a stage as a system of its own, with its share of the SLO."""
+    """Return a stage as a system of its own, with its share of the SLO and one variant."""
     stage, initial = spec.stages[k], spec.initial.stages[k]
+    model = stage.latencies[initial.variant]
     return dataclasses.replace(
         spec,
         slo_s=spec.slo_s * share,
         cores_max=stage.cores_max,
         batch_max=stage.batch_max,
         replicas_max=stage.replicas_max,
-        latency=stage.latencies[initial.variant],
+        latency=model,
         cold_start_s=stage.cold_start_s,
         core_unit=stage.core_unit,
         cpu_cores=stage.cpu_cores,
-        initial=Allocation(stages=(initial,)),
+        initial=Allocation(stages=(initial._replace(variant=0),)),
         stages=(
             dataclasses.replace(
                 stage,
                 after=(),
                 mean_tasks=1.0,
-                latencies=(stage.latencies[initial.variant],),
+                latencies=(model,),
                 accuracies=(stage.accuracies[initial.variant],),
             ),
         ),
@@ -91,12 +96,16 @@ def stage_view(
     if k == 0:
         delays_s, budgets_s = view.delays_s, view.budgets_s - later_s
         mean_delays_s = view.mean_delays_s
-    own = dataclasses.replace(stage, queued_deadlines_s=stage.queued_deadlines_s - later_s)
+    own = dataclasses.replace(
+        stage,
+        queued_deadlines_s=stage.queued_deadlines_s - later_s,
+        allocation=stage.allocation._replace(variant=0),
+    )
     return dataclasses.replace(
         view,
         queued_deadlines_s=own.queued_deadlines_s,
         running=stage.running,
-        allocation=Allocation(stages=(stage.allocation,)),
+        allocation=Allocation(stages=(own.allocation,)),
         replicas_ready=stage.replicas_ready,
         starting_s=stage.starting_s,
         arrivals=stage.arrivals,
@@ -112,8 +121,8 @@ def stage_view(
 
 def _last(last: IntervalMetrics | None, stage: StageView) -> IntervalMetrics | None:
     """Return an interval's metrics as a stage's own: what it has done counts as on time."""
-    if last is None or stage.last is None:
-        return None
+    if last is None or stage.last is None:  # of one stage the system's are its own
+        return last
     own = {name: getattr(stage.last, name) for name in _SHARED}
     own |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}
     return dataclasses.replace(last, **own)

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents.lookahead import SpongeMPC
+from agents.sponge_ip import SpongeIP, no_batching
 from baselines.fa2 import FA2
 from baselines.ipa import IPA, TICKS
 from baselines.slack import GrandSLAm, SlackFit
-from sponge_env.config import Arrivals
+from sponge_env.config import Arrivals, Variant
 from sponge_env.controllers import BaseController
+from sponge_env.errors import ConfigError
 from sponge_env.interfaces import BY_SLACK, Allocation, SystemSpec, SystemView
+from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.scenario import load_scenario
 from sponge_env.split import shares
 from sponge_env.system import SimulatedSystem
@@ -110,3 +114,43 @@ def test_grandslam_fills_the_slack_of_each_stage() -> None:
         table_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[:, 1]
         fitting = 1 + np.flatnonzero(table_s <= slack_s)
         assert chosen.batch == max([1, *fitting])
+
+
+@pytest.mark.parametrize("name", ["hpa", "throttle"])
+def test_rules_of_one_stage_follow_the_load_on_one_with_variants(name: str) -> None:
+    controller = make_controller(name, known_controllers(), {})
+    assert isinstance(controller, BaseController)
+    _, view, answer = played("variants", controller, 60.0)
+    assert view.last is not None
+    assert answer.total_cores > 1
+    assert answer.variant == 2, "the one in force at first"
+
+
+def test_splits_take_any_variant_that_is_in_force_at_first() -> None:
+    scenario = load_scenario("pipeline-video")
+    models = Variant("video-classifier", 0.7), Variant("video-detector", 0.8)
+    first = dataclasses.replace(
+        scenario.stages[0],
+        variants=models,
+        initial=dataclasses.replace(scenario.stages[0].initial, variant=1),
+    )
+    both = dataclasses.replace(scenario, stages=(first, scenario.stages[1]), duration_s=15.0)
+    for controller in (SpongeIP(budget="equal"), SpongeMPC(), SpongeIP()):
+        system = SimulatedSystem(both, 1)
+        controller.reset(system.spec, seed=0)
+        while not system.done:
+            answer = controller.decide(system.view())
+            system.step(answer)
+        assert answer.stages[0].variant == 1 or controller.plans(system.spec)
+
+
+def test_sponge_without_one_of_its_means_is_for_one_stage() -> None:
+    with pytest.raises(ConfigError, match="one stage and one variant"):
+        played("pipeline-video", no_batching())
+
+
+def test_the_look_ahead_trades_accuracy_for_cores() -> None:
+    _, _, dear = played("variants", SpongeMPC(accuracy_price=50.0), 30.0)
+    _, _, cheap = played("variants", SpongeMPC(accuracy_price=0.0), 30.0)
+    assert (cheap.variant, dear.variant) == (0, 2)
+    assert cheap.cores < dear.cores

@@ -46,7 +46,6 @@ def states(draw: st.DrawFn) -> StageState:
         free_s=np.empty(ready),
         variant=0,
         cores=draw(st.integers(1, 4)),
-        batch=2,
         replicas=ready,
         rate_rps=draw(st.floats(1, 90)),
         noise=draw(st.floats(0, 2)),

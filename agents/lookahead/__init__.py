@@ -66,6 +66,8 @@ class MPCConfig(Options):
     one more costs at the forecast rate."""
     release_price: float = option(0.0, at_least=0)
     """What giving up one core costs: hysteresis when scaling down."""
+    accuracy_price: float = option(2.0, at_least=0)
+    """Cores that a percent of accuracy is worth, where there are model variants."""
     guard: float = option(0.15, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the
     more the closer it comes: predictions are not that exact."""
@@ -87,18 +89,40 @@ class SpongeMPC(BaseController):
 
     config: MPCConfig
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return whether there is one stage, whose variants it tries one after the other."""
+        return len(spec.stages) == 1
+
     def begin(self, spec: SystemSpec) -> None:
         """Start from the fitted service times; compiles at the first call."""
-        self._times = ServiceTimes(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
-        self._program = LookAhead(spec, self.config, self._times.table_s)
+        fits = spec.stages[0].latencies if spec.has_variants else (spec.latency,)
+        self._times = [ServiceTimes(fit.table_s(spec.batch_max, spec.cores_max).T) for fit in fits]
+        self._program = LookAhead(spec, self.config, self._times[0].table_s)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Choose cores and batch size for the next interval."""
+        """Choose cores and batch size for the next interval, and the variant if there are some."""
         if not view.arrivals.size:
-            return Allocation(spec.cores_max, spec.batch_max)
-        if self.config.learning and self._times.observe(view):
-            self._program.use(self._times.table_s)
+            return Allocation(spec.cores_max, spec.batch_max, variant=view.allocation.variant)
+        in_force = self._times[view.allocation.variant]
+        learnt = self.config.learning and in_force.observe(view)
+        if spec.has_variants:
+            return self._most_worth(spec, view)
+        if learnt:
+            self._program.use(in_force.table_s)
         return self._program.choose(view)
+
+    def _most_worth(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Return the cheapest plan of all variants, with what the accuracy lost is worth."""
+        outlook, accuracies = self._program.observe(view), spec.stages[0].accuracies
+        seconds = (1 + self.config.look_ahead) * spec.interval_s
+        plans = []
+        for variant, times in enumerate(self._times):
+            self._program.use(times.table_s)
+            plan, cost = self._program.priced(view, outlook)
+            lost = 100 * (1 - accuracies[variant] / max(*accuracies, 1e-9))
+            cost += self.config.accuracy_price * lost * seconds
+            plans.append((cost, -variant, plan.changed(variant=variant)))
+        return min(plans, key=lambda each: each[:2])[2]
 
 
 class LookAhead:
@@ -144,8 +168,18 @@ class LookAhead:
 
     def choose(self, view: SystemView) -> Allocation:
         """Take in the interval that has passed, and choose cores and batch size for the next."""
+        return self.priced(view, self.observe(view))[0]
+
+    def observe(self, view: SystemView) -> Outlook:
+        """Take in the interval that has passed; return what is expected now."""
+        return self._flow.observe(view)
+
+    def priced(self, view: SystemView, outlook: Outlook) -> tuple[Allocation, float]:
+        """Choose cores and batch size for the next interval; return them with their cost.
+
+        That is in core-seconds until the end of the look-ahead, late requests included.
+        """
         spec, queued = self._spec, view.queued_deadlines_s.size
-        outlook = self._flow.observe(view)
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
         on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
@@ -160,7 +194,7 @@ class LookAhead:
         self._reserve(rules, waiting, expected / group)
         self._fill(view, outlook.rate_rps, group)
         # In groups, the number of requests scatters less.
-        cores, batch, late = plan(
+        cores, batch, late, cost = plan(
             Decision(
                 rules,
                 self._chance,
@@ -177,7 +211,7 @@ class LookAhead:
         expired = queued and view.queued_deadlines_s[0] < view.now_s
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
         size = min(group * int(batch), spec.batch_max)
-        return Allocation(int(cores), size, rules.replicas, feasible=feasible)
+        return Allocation(int(cores), size, rules.replicas, feasible=feasible), float(cost)
 
     def _rules(self, group: int) -> Rules:
         config, spec = self._config, self._spec

@@ -125,8 +125,8 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
 @entry_point
 def plan(
     decision: Decision, outlook: Outlook, kinds: FloatArray, batch: int
-) -> tuple[int, int, float]:
-    """Return the pair that costs least, and the late requests to expect in the next interval.
+) -> tuple[int, int, float, float]:
+    """Return the pair that costs least, its late requests in the next interval, and its cost.
 
     The search walks downhill from the allocation in force, of which ``batch`` is a part. All
     scores are of the same sample paths, so they fall and rise smoothly and the walk is short.
@@ -155,7 +155,7 @@ def plan(
             score = _score(decision, c, b, best)
             if score < best:
                 best, best_cores, best_batch, move = score, c, b, 0
-    return best_cores, best_batch, scratch.late[best_cores - 1, best_batch - 1]
+    return best_cores, best_batch, scratch.late[best_cores - 1, best_batch - 1], best
 
 
 @compiled
