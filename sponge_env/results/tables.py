@@ -515,6 +515,34 @@ def scenario_table(comparison: Comparison, kind: str, agents: Sequence[str]) -> 
     return Table.of(shown, rows)
 
 
+def dominance_table(comparison: Comparison) -> Table:
+    """Return in how many cells the reference is better than each agent, and the other way round.
+
+    Better is who has no more avoidable violations, no more cores and no less effective accuracy,
+    each the mean over the seeds, and is ahead in one of them.
+    """
+    reference = comparison.reference
+    others = [agent for agent in comparison.agents if agent != reference]
+    shown: list[tuple[str, Callable[[str], Entry | str]]] = [("controller", code)]
+    for start in comparison.starts:
+        for heading, ahead in ((f"`{reference}` better", True), ("it is better", False)):
+            count = partial(_dominated, comparison, comparison.cells_of(start=start), ahead)
+            shown.append((f"{heading}, {start} start", count))
+    return Table.of(shown, others)
+
+
+def _dominated(comparison: Comparison, cells: Sequence[Cell], ahead: bool, agent: str) -> Entry:
+    names = "avoidable_violation_rate", "mean_cores", "effective_accuracy"
+    pair = (comparison.reference, agent) if ahead else (agent, comparison.reference)
+    shared = [c for c in cells if all(comparison.has(each, c) for each in pair)]
+    found = 0
+    for cell in shared:
+        ours, theirs = (np.array([comparison.mean(a, n, cell) for n in names]) for a in pair)
+        ours[2], theirs[2] = -ours[2], -theirs[2]
+        found += bool((ours <= theirs).all() and (ours < theirs).any())
+    return Entry(f"{found} of {len(shared)} cells")
+
+
 def _columns_of(
     comparison: Comparison,
     start: str,
