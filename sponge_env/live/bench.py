@@ -126,9 +126,9 @@ class Bench:
         self._bar = Progress("calibrating", len(steps), "step", shown=self._shown)
         if self._shown:
             self._bar.say(stage)
-        for done, step in enumerate(steps):
-            self._bar.show(done)
+        for done, step in enumerate(steps, start=1):
             yield step
+            self._bar.show(done)
 
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self._worker.resize(Allocation(cores, self.config.batch_max, replicas))
