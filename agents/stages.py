@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.chain import MANY, NEVER, Chain, Choices
+from sponge_env.chain import CORE, MANY, NEVER, Chain, Choices
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import (
     Allocation,
@@ -44,8 +44,6 @@ _TASKS_SHARE = 0.9
 _MOST_TASKS = 256
 _BUSIEST = 0.95
 """Utilisation from which on waiting times are taken to grow no more."""
-_CORE = 1 << 20
-"""Cost of a core."""
 
 
 class StageTables(NamedTuple):
@@ -128,10 +126,10 @@ def lay_out(
                 if late.shape[0]:
                     _count_late(tables, state, option, hopeless, late[at])
                     work_s = service_s[batch - 1] / (batch * max(1, state.free_s.size))
-                    choices.cost[at] = round(_CORE * min(work_s * tables.group, _CORE / 4))
+                    choices.cost[at] = round(CORE * min(work_s * tables.group, CORE / 4))
                 else:
                     choices.room[at] = _room(tables, state, option, hopeless)
-                    choices.cost[at] = round(_CORE * (held + tables.loss[variant])) + batch
+                    choices.cost[at] = round(CORE * (held + tables.loss[variant])) + batch
                 at += 1
 
 
@@ -344,7 +342,7 @@ class PipelineProgram:
         self.tables = [
             StageTables(
                 service_s=service_s,
-                loss=config.accuracy_price * _percent_lost(stage, self._variants[k]),
+                loss=config.accuracy_price * stage.percent_lost[list(self._variants[k])],
                 group=_group(tasks[k]),
                 before_s=sum(fastest_s[:k]),
                 left_s=sum(fastest_s[k:]),
@@ -433,12 +431,6 @@ def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:
     """Return the variants to choose from, the most accurate first: where they cost the same."""
     every = tuple(reversed(range(len(stage.latencies))))
     return {"smallest": every[-1:], "largest": every[:1]}.get(which, every)
-
-
-def _percent_lost(stage: StageSpec, variants: Sequence[int]) -> FloatArray:
-    """Return (variants,) how much less accurate each is than the best of them all, in percent."""
-    best = max(stage.accuracies)
-    return np.array([100 * (1 - stage.accuracies[each] / best) if best else 0 for each in variants])
 
 
 def _service_s(stage: StageSpec, variants: Sequence[int], margin_probability: float) -> FloatArray:

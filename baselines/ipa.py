@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.chain import Chain, is_chain
+from sponge_env.chain import CORE, Chain, is_chain
 from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import (
     Allocation,
@@ -31,8 +31,6 @@ from sponge_env.interfaces import (
 
 TICKS = 256
 """Ticks of an SLO. Latencies are rounded up to them."""
-_CORE = 1 << 20
-"""Cost of a core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +87,7 @@ class IPA(BaseController):
             latency_s = stage.latency_s(max(rate_rps * spec.stages[k].mean_tasks, 1e-9))
             choices.ticks[own] = np.minimum(np.ceil(latency_s / tick_s - 1e-9), TICKS)
             choices.cores[own] = stage.held
-            choices.cost[own] = np.round(_CORE * (stage.held + stage.loss)) + stage.batch
+            choices.cost[own] = np.round(CORE * (stage.held + stage.loss)) + stage.batch
         feasible = self._chain.within(math.floor(budget_s / tick_s))
         chosen = self._chain.options() if feasible else [stage.largest for stage in self._stages]
         stages = [s.allocation(at) for s, at in zip(self._stages, chosen, strict=True)]
@@ -113,9 +111,7 @@ class _Stage:
         self._service_s: FloatArray = (1 + config.headroom) * service_s
         self._served_rps = self.replicas * self.batch / self._service_s
         self.held = self.replicas * self._cores
-        best = max(stage.accuracies) or 1.0
-        lost = 100 * (1 - np.array(stage.accuracies) / best)
-        self.loss: FloatArray = config.accuracy_price * lost[self.variant]
+        self.loss: FloatArray = config.accuracy_price * stage.percent_lost[self.variant]
         self.largest = int(self._served_rps.argmax())
 
     def latency_s(self, rate_rps: float) -> FloatArray:

@@ -19,6 +19,8 @@ from sponge_env.interfaces import StageSpec
 
 MANY = 2**40
 """Cost that no plan has."""
+CORE = 2**20
+"""Cost of a core for who counts in cores and parts of them."""
 _NO_WAY = 2**61
 NEVER = -1
 """Room of an option with which a request is late whatever comes after."""
@@ -40,8 +42,8 @@ class Choices(NamedTuple):
     """(options,) at least 0; of all stages together below :data:`MANY`."""
 
 
-class Scratch(NamedTuple):
-    """Arrays to work in."""
+class CostTables(NamedTuple):
+    """What dynamic programming fills in."""
 
     costs: IntArray
     """(stages + 1, levels, horizon + 1) what the stages from one on cost if they hold so many cores
@@ -63,8 +65,8 @@ class Chain:
         self.late = np.zeros((count, horizon + 1), np.int64)
         self.chosen = np.zeros(len(options), np.int64)
         self._none_late = np.zeros((0, horizon + 1), np.int64)
-        self._any_cores = _scratch(len(options), horizon, 1)
-        self._by_cores: Scratch | None = None
+        self._any_cores = _tables(len(options), horizon, 1)
+        self._by_cores: CostTables | None = None
 
     def within(self, budget_ticks: int) -> bool:
         """Choose the options of least cost whose latencies add up to no more than a budget.
@@ -95,14 +97,14 @@ class Chain:
         if cost < _NO_WAY and self.choices.cores[self.chosen].sum() > self.total_cores:
             # Only where the machine is too small for the cheapest are cores worth a dimension.
             if self._by_cores is None:
-                self._by_cores = _scratch(self.chosen.size, self.horizon, self.total_cores + 1)
+                self._by_cores = _tables(self.chosen.size, self.horizon, self.total_cores + 1)
             cost = cheapest(self.choices, late, self._by_cores, self.chosen)
         return cost
 
 
-def _scratch(stages: int, horizon: int, levels: int) -> Scratch:
+def _tables(stages: int, horizon: int, levels: int) -> CostTables:
     shapes = (stages + 1, levels, horizon + 1), (stages, levels, horizon + 1), (horizon + 1,)
-    return Scratch(*(np.zeros(shape, np.int64) for shape in shapes))
+    return CostTables(*(np.zeros(shape, np.int64) for shape in shapes))
 
 
 def is_chain(stages: Sequence[StageSpec]) -> bool:
@@ -111,22 +113,22 @@ def is_chain(stages: Sequence[StageSpec]) -> bool:
 
 
 @entry_point
-def cheapest(choices: Choices, late: IntArray, scratch: Scratch, chosen: IntArray) -> int:
+def cheapest(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
     """Choose the options of least cost, overwriting (stages,) ``chosen``; return that.
 
     If ``late`` has rows, (options, horizon + 1) say how many requests each option makes late before
     latencies of 0, 1, ... ticks, the last of which stands for all beyond.
     """
-    levels = scratch.costs.shape[1]
+    levels = tables.costs.shape[1]
     for k in range(chosen.size - 1, -1, -1):
-        scratch.costs[k] = _NO_WAY
+        tables.costs[k] = _NO_WAY
         for option in range(choices.first[k], choices.first[k + 1]):
             held = choices.cores[option] if levels > 1 else 0
             for level in range(held, levels):
-                _add(choices, late, scratch, k, option, level, level - held)
-    cost: int = scratch.costs[0, -1, -1]
+                _add(choices, late, tables, k, option, level, level - held)
+    cost: int = tables.costs[0, -1, -1]
     if cost < _NO_WAY:
-        _read_back(choices, late, scratch, chosen)
+        _read_back(choices, late, tables, chosen)
     return cost
 
 
@@ -134,15 +136,15 @@ def cheapest(choices: Choices, late: IntArray, scratch: Scratch, chosen: IntArra
 def _add(
     choices: Choices,
     late: IntArray,
-    scratch: Scratch,
+    tables: CostTables,
     k: int,
     option: int,
     level: int,
     left: int,
 ) -> None:
     """Let an option, and ``left`` cores for the stages after it, compete for each latency."""
-    costs, cost = scratch.costs[k, level], choices.cost[option]
-    after = scratch.costs[k + 1, left]
+    costs, cost = tables.costs[k, level], choices.cost[option]
+    after = tables.costs[k + 1, left]
     horizon = after.size - 1
     least = late[option, 0] * MANY if late.shape[0] else 0
     room = horizon if late.shape[0] else choices.room[option]
@@ -151,9 +153,9 @@ def _add(
     if room == NEVER or cost + least + after[room] >= costs[own]:
         return
     if late.shape[0]:
-        _with_late(late[option], after, scratch.after)
-        after = scratch.after
-    option_at = scratch.option_at[k, level]
+        _with_late(late[option], after, tables.after)
+        after = tables.after
+    option_at = tables.option_at[k, level]
     for ticks in range(own, horizon + 1):
         # What takes longest is late for all, so there it does not matter how long.
         rest = horizon if ticks == horizon else ticks - own
@@ -178,17 +180,17 @@ def _with_late(late: IntArray, after: IntArray, out: IntArray) -> int:
 
 
 @compiled
-def _read_back(choices: Choices, late: IntArray, scratch: Scratch, chosen: IntArray) -> None:
+def _read_back(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> None:
     """Follow the cheapest way from the first stage on."""
-    horizon, level = scratch.costs.shape[2] - 1, scratch.costs.shape[1] - 1
+    horizon, level = tables.costs.shape[2] - 1, tables.costs.shape[1] - 1
     ticks = horizon
     for k in range(chosen.size):
-        option = scratch.option_at[k, level, ticks]
+        option = tables.option_at[k, level, ticks]
         chosen[k] = option
-        level -= choices.cores[option] if scratch.costs.shape[1] > 1 else 0
+        level -= choices.cores[option] if tables.costs.shape[1] > 1 else 0
         rest = horizon if ticks == horizon else ticks - choices.ticks[option]
         if late.shape[0]:
-            after = scratch.costs[k + 1, level, : rest + 1]
-            ticks = _with_late(late[option, : rest + 1], after, scratch.after)
+            after = tables.costs[k + 1, level, : rest + 1]
+            ticks = _with_late(late[option, : rest + 1], after, tables.after)
         else:
             ticks = min(rest, choices.room[option])

@@ -235,6 +235,12 @@ class StageSpec:
     """Time from asking for another variant until batches are formed for it."""
 
     @property
+    def percent_lost(self) -> FloatArray:
+        """(variants,) how much less accurate each is than the best of them, in percent of that."""
+        best = max(self.accuracies) or 1.0
+        return 100 * (1 - np.array(self.accuracies) / best)
+
+    @property
     def capacity_rps(self) -> float:
         """Largest planned throughput of one replica with the fastest variant."""
         tables_s = [each.table_s(self.batch_max, self.cores_max) for each in self.latencies]

@@ -267,8 +267,8 @@ class System(ABC):
 
     def _measured_stages(self) -> dict[str, dict[str, float]]:
         """Return what was measured of each stage; nothing of one that has one variant."""
-        stages = self.plan.pipeline
-        if len(stages) == len(stages[0].variants) == 1:
+        stages = self.plan.stages
+        if not stages or len(stages) == len(stages[0].variants) == 1:
             return {}
         found = {}
         for stage, row in zip(stages, self._arrays.stages[0], strict=True):

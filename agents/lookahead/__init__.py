@@ -113,14 +113,13 @@ class SpongeMPC(BaseController):
 
     def _most_worth(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the cheapest plan of all variants, with what the accuracy lost is worth."""
-        outlook, accuracies = self._program.observe(view), spec.stages[0].accuracies
+        outlook, lost = self._program.observe(view), spec.stages[0].percent_lost.tolist()
         seconds = (1 + self.config.look_ahead) * spec.interval_s
         plans = []
         for variant, times in enumerate(self._times):
             self._program.use(times.table_s)
             plan, cost = self._program.priced(view, outlook)
-            lost = 100 * (1 - accuracies[variant] / max(*accuracies, 1e-9))
-            cost += self.config.accuracy_price * lost * seconds
+            cost += self.config.accuracy_price * lost[variant] * seconds
             plans.append((cost, -variant, plan.changed(variant=variant)))
         return min(plans, key=lambda each: each[:2])[2]
 
