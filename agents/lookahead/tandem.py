@@ -1,0 +1,229 @@
+"""The queues that the look-ahead plays: stages one after the other, as far as it has to know.
+
+A decision plays thousands of requests in half a millisecond, so each stage's queue, in order of the
+deadlines and for some equal replicas, keeps deadlines and ends of batches and none of the core's
+records. Its moves are those of the core all the same:
+:func:`_admit` is :func:`~sponge_env.core.queue.push`, a batch is formed by :func:`advance` when
+:func:`~sponge_env.core.step.simulate` would form it, as large as
+:func:`~sponge_env.core.batching.form_batch` makes it where nothing is dropped (a controller is not
+told what is), what it leads to joins the next queue at that instant as
+:func:`~sponge_env.core.pipeline.lead_on` has it, and :func:`resize` is what
+:func:`~sponge_env.core.service.resize_service` does to whole cores. ``tests/test_sponge_mpc.py``
+serves drawn requests both ways.
+
+No stage depends on those after it, so each is played until a moment before the next one is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.core.compiled import compiled, inlined
+
+from .forecast import insert
+
+HEAD, TAIL, NEXT, COMING, LEFT = 0, 1, 2, 3, 4
+"""Places in :attr:`Queues.marks`."""
+_TARDINESS_PER_S = 0.2
+"""Weight of being late for longer."""
+
+
+class Queues(NamedTuple):
+    """Waiting and running tasks of each stage; times count from the decision."""
+
+    due_s: FloatArray
+    """(stages, capacity) deadlines; those between head and tail wait, ascending. Those of a running
+    batch stay where they were."""
+    marks: IntArray
+    """(stages, 5) head, tail, the next arrival, how many are known, and how many tasks are done."""
+    free_s: FloatArray
+    """(stages, replicas) when each replica takes its next batch; infinite if there is none."""
+    size: IntArray
+    """(stages, replicas) tasks that it runs."""
+    first: IntArray
+    """(stages, replicas) place of their first deadline."""
+
+
+class Course(NamedTuple):
+    """One future, and what counts in it."""
+
+    arrivals_s: FloatArray
+    """(stages, places, 2) when each task comes and is due, ascending by the former. Those of the
+    later stages are written as the ones before are served."""
+    tasks: IntArray
+    """(stages, draws) how many tasks of the next stage each in turn leads to; in the last 0."""
+    guard_s: float
+    """An answer so close before its deadline counts as late in part."""
+
+
+def make_queues(stages: int, capacity: int, replicas: int) -> Queues:
+    """Return empty queues."""
+    size, first = (np.zeros((stages, replicas), np.int64) for _ in range(2))
+    marks, free_s = np.zeros((stages, 5), np.int64), np.zeros((stages, replicas))
+    return Queues(np.empty((stages, capacity)), marks, free_s, size, first)
+
+
+@inlined
+def queue_of(queues: Queues, k: int) -> Queues:
+    """Return one stage's part of each array."""
+    return Queues(
+        queues.due_s[k], queues.marks[k], queues.free_s[k], queues.size[k], queues.first[k]
+    )
+
+
+@compiled
+def copy_queues(source: Queues, target: Queues) -> None:
+    """Make the target equal to the source."""
+    for k in range(source.marks.shape[0]):
+        old, new = queue_of(source, k), queue_of(target, k)
+        oldest = old.marks[HEAD]
+        for replica in range(old.free_s.size):
+            new.free_s[replica] = old.free_s[replica]
+            new.size[replica] = old.size[replica]
+            new.first[replica] = old.first[replica]
+            if old.size[replica] > 0:
+                oldest = min(oldest, old.first[replica])
+        for place in range(oldest, old.marks[TAIL]):
+            new.due_s[place] = old.due_s[place]
+        for mark in range(old.marks.size):
+            new.marks[mark] = old.marks[mark]
+
+
+@compiled
+def resize(queues: Queues, k: int, now_s: float, old_s: FloatArray, new_s: FloatArray) -> None:
+    """Rescale what is left of a stage's running batches, by (batch_max,) seconds of a batch."""
+    queue = queue_of(queues, k)
+    for replica in range(queue.free_s.size):
+        size = queue.size[replica]
+        if size > 0 and queue.free_s[replica] > now_s:
+            left_s = queue.free_s[replica] - now_s
+            queue.free_s[replica] = now_s + left_s * new_s[size - 1] / old_s[size - 1]
+
+
+@compiled
+def advance(
+    queues: Queues,
+    k: int,
+    course: Course,
+    service_s: FloatArray,
+    batch: int,
+    from_s: float,
+    until_s: float,
+) -> float:
+    """Serve a stage from one moment until another, at which nothing is started any more.
+
+    (batch_max,) are the seconds of a batch. Returns the late requests among those that are
+    answered by it, weighted by :func:`_lateness`.
+    """
+    late, now_s = 0.0, from_s
+    queue, arrivals_s = queue_of(queues, k), course.arrivals_s[k]
+    # Kept apart from the queue, for registers are faster than memory.
+    head, tail, following = queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT]
+    coming = queue.marks[COMING]
+    for replica in range(queue.free_s.size):
+        if queue.free_s[replica] <= until_s:
+            late += _settle(queues, k, replica, course, tail)
+    while True:
+        replica = _first_free(queue.free_s)
+        now_s = max(queue.free_s[replica], now_s)
+        # With nothing to serve, time jumps to the next arrival.
+        if head == tail and now_s < until_s and following < coming:
+            now_s = max(now_s, arrivals_s[following, 0])
+        admit_s = min(now_s, until_s)
+        while following < coming and arrivals_s[following, 0] <= admit_s:
+            _admit(queue.due_s, arrivals_s[following, 1], head, tail)
+            tail += 1
+            following += 1
+        if now_s >= until_s or head == tail:
+            break
+        size = min(batch, tail - head)
+        queue.first[replica], queue.size[replica] = head, size
+        queue.free_s[replica] = now_s + service_s[size - 1]
+        head += size
+        if queue.free_s[replica] <= until_s:
+            late += _settle(queues, k, replica, course, tail)
+    queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = head, tail, following
+    return late
+
+
+@compiled
+def unfinished(queues: Queues, k: int, now_s: float, service_s: FloatArray) -> float:
+    """Return the tasks that wait in a stage, and the share of the running ones that is left."""
+    queue = queue_of(queues, k)
+    count = float(queue.marks[TAIL] - queue.marks[HEAD])
+    for replica in range(queue.free_s.size):
+        size = queue.size[replica]
+        if size > 0 and queue.free_s[replica] > now_s:
+            left_s = queue.free_s[replica] - now_s
+            count += size * min(1.0, left_s / (service_s[size - 1]))
+    return count
+
+
+@compiled
+def _first_free(free_s: FloatArray) -> int:
+    first = 0
+    for replica in range(1, free_s.size):
+        if free_s[replica] < free_s[first]:
+            first = replica
+    return first
+
+
+@compiled
+def _settle(queues: Queues, k: int, replica: int, course: Course, tail: int) -> float:
+    """End a batch: hand on what it leads to, and count the late among those that it answers."""
+    queue, guard_s, late = queue_of(queues, k), course.guard_s, 0.0
+    first, size, end_s = queue.first[replica], queue.size[replica], queue.free_s[replica]
+    queue.size[replica] = 0
+    if k + 1 < queues.marks.shape[0]:
+        for place in range(first, first + size):
+            over_s = end_s - queue.due_s[place]
+            tasks = _hand_on(queues, k, course, end_s, queue.due_s[place])
+            if tasks == 0 and over_s > -guard_s:
+                late += _lateness(over_s, guard_s)
+        return late
+    for place in range(first, first + size):
+        over_s = end_s - queue.due_s[place]
+        if over_s <= -guard_s:
+            break  # so are all the others, which are due later
+        # Tasks of one request are due at once, and it is late with the last of them.
+        if k > 0 and place + 1 < tail and queue.due_s[place + 1] == queue.due_s[place]:
+            continue
+        late += _lateness(over_s, guard_s)
+    return late
+
+
+@compiled
+def _lateness(over_s: float, guard_s: float) -> float:
+    """Return 1 for a late answer, less if it was only just in time.
+
+    Of two late answers the later one weighs a little more, for a queue in which everything is
+    late should be worked off all the same.
+    """
+    return 1.0 + (_TARDINESS_PER_S * over_s if over_s > 0.0 else over_s / guard_s)
+
+
+@compiled
+def _hand_on(queues: Queues, k: int, course: Course, end_s: float, due_s: float) -> int:
+    """Let a task's successors arrive in the next stage; return how many there are."""
+    done = queues.marks[k, LEFT]
+    queues.marks[k, LEFT] = done + 1
+    tasks: int = course.tasks[k, done % course.tasks.shape[1]]
+    arrivals_s, coming = course.arrivals_s[k + 1], queues.marks[k + 1, COMING]
+    for _ in range(min(tasks, arrivals_s.shape[0] - coming)):
+        insert(arrivals_s, coming, end_s, due_s)
+        coming += 1
+    queues.marks[k + 1, COMING] = coming
+    return tasks
+
+
+@compiled
+def _admit(waiting_s: FloatArray, due_s: float, head: int, tail: int) -> None:
+    """Let a task wait, behind those that are due no later."""
+    place = tail
+    while place > head and waiting_s[place - 1] > due_s:
+        waiting_s[place] = waiting_s[place - 1]
+        place -= 1
+    waiting_s[place] = due_s
