@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sponge_env.controllers import Options, option
-from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
+from sponge_env.interfaces import FloatArray, SystemSpec, SystemView, together
+from sponge_env.split import shares, stage_spec
 
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
@@ -148,3 +150,27 @@ class FleetPlanner:
         left = np.array(view.starting_s[: len(wait) - ready]) / max(self._spec.cold_start_s, 1e-9)
         wait[ready : ready + len(left)] = np.minimum(left, 1.0)
         return wait
+
+
+class Fleets:
+    """How many replicas each stage of a chain holds, each for itself."""
+
+    def __init__(self, config: FleetOptions, spec: SystemSpec) -> None:
+        self._spec = spec
+        self._planners = [
+            FleetPlanner(config, stage_spec(spec, k, share))
+            for k, (share, _) in enumerate(shares(spec, "proportional"))
+        ]
+
+    def replicas(self, parts: Sequence[SystemView], services_s: Sequence[FloatArray]) -> list[int]:
+        """Return how many replicas to hold now, starting ones included; all find room.
+
+        The stages are seen by :func:`~sponge_env.split.stage_views`; (cores_max, batch_max) are the
+        seconds of a batch in each.
+        """
+        wanted = []
+        for planner, part, service_s in zip(self._planners, parts, services_s, strict=True):
+            planner.observe(part)
+            held = part.allocation.stages[0]
+            wanted.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
+        return [each.replicas for each in together(wanted, self._spec.total_cores)]

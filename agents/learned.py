@@ -21,7 +21,8 @@ from sponge_env.installation import program
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from . import LEARNERS
-from .lookahead import MPCConfig, SpongeMPC
+from .lookahead import SpongeMPC
+from .lookahead.options import MPCConfig
 from .policy import POLICY_FILE, Memory, Policy, load_policy
 
 RUNS = Path("runs")

@@ -9,16 +9,21 @@ serve the next seconds best.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from sponge_env.chain import is_chain
 from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 from sponge_env.results.schema import IntervalMetrics
+from sponge_env.split import shares, stage_spec, stage_views
 
-from .fleet import FleetOptions, FleetPlanner
-from .lookahead import SEEN_RANGE, LookAhead, MPCConfig
+from .fleet import FleetOptions, Fleets
+from .lookahead.options import MPCConfig
+from .lookahead.planner import LookAhead, everything
+from .lookahead.service_times import SEEN_RANGE, fitted_s
 
 _PRIOR_S = 1.0
 """Service that the first guess of a service time counts for."""
@@ -51,29 +56,57 @@ class SpongeJoint(BaseController):
 
     config: SpongeJointConfig
 
+    def plans(self, spec: SystemSpec) -> bool:
+        """Return whether the stages are a chain."""
+        return is_chain(spec.stages)
+
     def begin(self, spec: SystemSpec) -> None:
         """Start from the fitted service times and a margin; compiles at the first call."""
         config = self.config
-        margin = max(0.0, spec.latency.residual_quantile(config.margin_probability))
-        self._times = QuotaServiceTimes(spec, margin, config.safety)
-        self._program = LookAhead(spec, config, self._times.table_s)
-        self._fleet = FleetPlanner(config, spec)
+        self._shares = shares(spec, "proportional")
+        self._times = [
+            [
+                QuotaServiceTimes(part, config.margin_probability, config.safety)
+                for part in variant_specs(spec, k, share)
+            ]
+            for k, (share, _) in enumerate(self._shares)
+        ]
+        self._service_s = fitted_s(spec)
+        self._program = LookAhead(spec, config, self._service_s)
+        for k, stage in enumerate(spec.stages):
+            for variant in range(len(stage.latencies)):
+                self._learn(k, variant)
+        self._fleets = Fleets(config, spec)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Choose the fleet, then its cores and batch size."""
+        """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.arrivals.size:
-            held = view.allocation.replicas
-            return Allocation(spec.most_cores(held), spec.batch_max, held)
-        if self.config.learning:
-            self._times.observe(view)
-        self._fleet.observe(view)
-        service_s = self._times.table_s
-        wanted = self._fleet.replicas(view, service_s)
-        ready = max(1, min(view.replicas_ready, wanted))
-        self._program.use(service_s, wanted, spec.most_cores(ready))
-        answer = self._program.choose(view)
-        # Those that start find room only beside the cores that the ready ones need now.
-        return answer.changed(replicas=min(wanted, max(ready, spec.most_replicas(answer.cores))))
+            return everything(spec, [stage.allocation.replicas for stage in view.stages])
+        parts = stage_views(view, spec, self._shares)
+        services_s = []
+        for k, (part, stage) in enumerate(zip(parts, view.stages, strict=True)):
+            variant = stage.allocation.variant
+            if self.config.learning:
+                self._times[k][variant].observe(part)
+                self._learn(k, variant)
+            services_s.append(self._table_s(k, variant))
+        return self._program.choose(view, self._fleets.replicas(parts, services_s))
+
+    def _table_s(self, k: int, variant: int) -> FloatArray:
+        """Return the part of the program's tables that a stage's variant has."""
+        times = self._times[k][variant]
+        return self._service_s[k, variant, : times.shape[0], : times.shape[1]]
+
+    def _learn(self, k: int, variant: int) -> None:
+        """Plan with what is believed now."""
+        self._table_s(k, variant)[:] = self._times[k][variant].table_s
+        self._program.learnt(k, variant)
+
+
+def variant_specs(spec: SystemSpec, k: int, share: float) -> list[SystemSpec]:
+    """Return a stage as a system of its own with its share of the SLO, for each of its variants."""
+    part = stage_spec(spec, k, share)
+    return [dataclasses.replace(part, latency=fit) for fit in spec.stages[k].latencies]
 
 
 class QuotaServiceTimes:
@@ -87,11 +120,13 @@ class QuotaServiceTimes:
     should that be longer than it ran.
     """
 
-    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
+    def __init__(self, spec: SystemSpec, margin_probability: float, safety: float) -> None:
         """Start from the fit, with a first guess of how much longer batches take than that.
 
-        ``safety`` is the allowance on what is learned, for single batches scatter.
+        That is the quantile of its residuals; ``safety`` is the allowance on what is learned, for
+        single batches scatter.
         """
+        margin = max(0.0, spec.latency.residual_quantile(margin_probability))
         self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
         self._delayed = spec.resize_delay_s > 0
         self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
@@ -121,6 +156,12 @@ class QuotaServiceTimes:
         # A replica that loads its model uses its cores, too.
         granted_s = ran_s if loading or last.restarts else used_s
         self._sums[:, *cell] += ran_s, granted_s, batches
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cores and batch sizes of the table."""
+        cores, batches = self._fit_s.shape
+        return cores, batches
 
     @property
     def table_s(self) -> FloatArray:

@@ -32,9 +32,9 @@ from sponge_env.interfaces import (
     SystemView,
     together,
 )
-from sponge_env.split import shares, stage_spec, stage_view
+from sponge_env.split import shares, stage_views
 
-from .fleet import FleetPlanner
+from .fleet import Fleets
 from .program import ROUNDING, Forecast, list_arrivals, make_backend, solve_chain
 
 TICKS = 128
@@ -297,11 +297,7 @@ class Pipeline:
         """Lay the system out; only if it is ``scaled_out`` do replicas change."""
         self._spec, self._program = spec, PipelineProgram(config, spec)
         self._shares = shares(spec, "proportional")
-        self._fleets = [
-            FleetPlanner(config, stage_spec(spec, k, share))
-            for k, (share, _) in enumerate(self._shares)
-            if scaled_out
-        ]
+        self._fleets = Fleets(config, spec) if scaled_out else None
 
     def everything(self) -> Allocation:
         """Return what to hold while the load is unknown."""
@@ -314,15 +310,15 @@ class Pipeline:
 
     def choose(self, view: SystemView, forecast: Forecast) -> Allocation:
         """Return the cheapest allocation that makes the fewest requests late."""
-        held = [stage.allocation for stage in view.stages]
-        for k, fleet in enumerate(self._fleets):
-            part = stage_view(view, self._spec, k, *self._shares[k])
-            fleet.observe(part)
-            service_s = self._program.tables[k].service_s[self._program.variant_row(k, view)]
-            held[k] = held[k]._replace(replicas=fleet.replicas(part, service_s))
-        # Each has a core at least.
-        fitted = together([each._replace(cores=1) for each in held], self._spec.total_cores)
-        return self._program.choose(view, forecast, [each.replicas for each in fitted])
+        if self._fleets is None:
+            held = [stage.allocation.replicas for stage in view.stages]
+        else:
+            services_s = [
+                tables.service_s[self._program.variant_row(k, view)]
+                for k, tables in enumerate(self._program.tables)
+            ]
+            held = self._fleets.replicas(stage_views(view, self._spec, self._shares), services_s)
+        return self._program.choose(view, forecast, held)
 
 
 class PipelineProgram:

@@ -8,6 +8,7 @@ deadline less the shares of the longest way that is still to come.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -117,6 +118,15 @@ def stage_view(
         pending=stage.pending,
         stages=(own,),
     )
+
+
+def stage_views(
+    view: SystemView, spec: SystemSpec, parts: Sequence[tuple[float, float]]
+) -> list[SystemView]:
+    """Return what each stage's own controller sees, by the stages' shares and those after them."""
+    if len(view.stages) == 1:
+        return [view]
+    return [stage_view(view, spec, k, *part) for k, part in enumerate(parts)]
 
 
 def _last(last: IntervalMetrics | None, stage: StageView) -> IntervalMetrics | None:

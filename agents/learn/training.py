@@ -37,7 +37,7 @@ from sponge_env.vector.simulator import BatchSimulator
 
 from .. import LEARNERS
 from ..learned import control_of, masks_for, preset
-from ..lookahead import MPCConfig
+from ..lookahead.options import MPCConfig
 from ..policy import POLICY_FILE, Policy, PolicyInfo, Recurrence, load_policy, save_policy
 from . import CHECKPOINT_FILE, LearnConfig, TrainingPlan, learn_config, save_settings
 from .environments import ConstrainedRewards, CorrectionEnv, hidden_fields, make_environments

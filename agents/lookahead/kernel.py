@@ -51,6 +51,8 @@ class Rules(NamedTuple):
     """(stages, draws), see :attr:`.tandem.Course.tasks`."""
     replicas: IntArray
     """(stages,) replicas, each of which holds the cores."""
+    ready: IntArray
+    """(stages,) those that are ready, which find room on the machine whatever else does."""
     total_cores: int
     interval_s: float
     delay_s: float
@@ -231,7 +233,7 @@ def _fits(rules: Rules, tried: IntArray, changed: int) -> bool:
     """Return whether a stage has a number of cores that there is, and room beside the others."""
     total = 0
     for k in range(tried.shape[0]):
-        total += rules.replicas[k] * tried[k, CORES]
+        total += rules.ready[k] * tried[k, CORES]
     return 1 <= tried[changed, CORES] <= rules.limits[changed, CORES] and total <= rules.total_cores
 
 

@@ -1,0 +1,323 @@
+"""The look-ahead program: lays a decision out for the kernel and reads its answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import mul
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.interfaces import (
+    Allocation,
+    StageAllocation,
+    StageView,
+    SystemSpec,
+    SystemView,
+)
+
+from .forecast import Flow, Outlook, fit_rate, make_chance
+from .kernel import Decision, Rules, make_scratch, plan
+from .options import MPCConfig
+from .service_times import CostCurve, cost_curve, grouped_service_s
+from .tandem import HEAD, TAIL
+
+_OVERDUE = 0.02
+"""Share of its service time that a batch is taken to need still when it should have ended."""
+_PLACES = 512
+"""Arrivals that each path can hold at first."""
+_PLAYED, _PLAYED_CORES = 600, 16
+"""Requests that are played on each path at most where there are so many cores to choose from,
+and in proportion fewer where there are more, so that a decision takes a few milliseconds."""
+_DRAWS = 1021
+"""Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time."""
+_NO_TASKS = np.zeros(_DRAWS, np.int64)
+_LATE_IN_ONE_PLAN = 0.5
+"""Late requests to expect from which on a plan counts as infeasible."""
+
+
+class LookAhead:
+    """Decides through one episode, for a chain of stages.
+
+    Where more requests wait or are expected than can be played in time, groups of them are played:
+    each is served as a whole, batches are multiples of a group, and rates are groups per second.
+    """
+
+    def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
+        """Start an episode; the kernel is compiled now, so that no decision waits for it.
+
+        (stages, variants, cores, batches) are the seconds of a batch. They may change in place;
+        :meth:`learnt` is to be told.
+        """
+        self._spec, self._config, stages = spec, config, spec.stages
+        self._chance = make_chance(config.risk)
+        self._flow = Flow(spec, naive=not config.forecast)
+        self._tasks = np.array([drawn_tasks(stage.tasks) for stage in stages[:-1]] + [_NO_TASKS])
+        self._mean_tasks = [stage.mean_tasks for stage in stages]
+        pairs = pairwise(self._mean_tasks)
+        self._ratios = [0.0, *(after / lead if lead else 0.0 for lead, after in pairs)]
+        self._batch_max = [stage.batch_max for stage in stages]
+        self._most_cores = max(stage.cores_max for stage in stages)
+        self._loss = np.zeros(service_s.shape[:2])
+        for k, stage in enumerate(stages):
+            self._loss[k, : len(stage.latencies)] = config.accuracy_price * stage.percent_lost
+        self._service_s = service_s
+        self._curves = [
+            [self._curve(k, variant) for variant in range(len(stage.latencies))]
+            for k, stage in enumerate(stages)
+        ]
+        one_each = [1] * len(stages)
+        rules = self._rules(1, one_each, one_each)
+        self._scratch = make_scratch(
+            rules,
+            self._chance.weight.size,
+            self._intervals(config),
+            max(self._batch_max),
+            _PLACES,
+        )
+        fit_rate(np.ones(1), np.ones(1), spec.interval_s)
+        nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
+        ones, least = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
+        decision = Decision(
+            rules,
+            self._chance,
+            self._scratch,
+            np.zeros(service_s.shape[:2]),
+            ones,
+            ones,
+            np.empty((len(stages), 0, 2)),
+        )
+        plan(decision, nothing, self._flow.kinds, least)
+
+    def learnt(self, k: int, variant: int) -> None:
+        """Take in that the service times of a stage's variant have changed."""
+        self._curves[k][variant] = self._curve(k, variant)
+
+    def _curve(self, k: int, variant: int) -> CostCurve:
+        stage = self._spec.stages[k]
+        return cost_curve(self._service_s[k, variant, : stage.cores_max, : stage.batch_max])
+
+    def correct(self, config: MPCConfig) -> None:
+        """Plan with other options, but for those that say what is known of the future."""
+        self._config = config
+        self._scratch = self._scratch._replace(speed=np.empty(self._intervals(config)))
+
+    def _intervals(self, config: MPCConfig) -> int:
+        """Return how many intervals are played, in part or whole."""
+        delayed = math.ceil(self._spec.resize_delay_s / self._spec.interval_s)
+        return delayed + 1 + config.look_ahead
+
+    def choose(self, view: SystemView, wanted: Sequence[int]) -> Allocation:
+        """Take in the interval that has passed, and choose for the next one.
+
+        Each stage is to have so many replicas. Those that start find room only beside the cores
+        that the ready ones need now.
+        """
+        spec, outlook = self._spec, self._flow.observe(view)
+        # What is on the way or will be sent before the look-ahead ends.
+        played_s = self._scratch.speed.size * spec.interval_s
+        on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        expected = outlook.rate_rps * (played_s + on_the_way_s)
+        group = self._group(view, expected)
+        ready = [max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, wanted, strict=True)]
+        rules = self._rules(group, wanted, ready)
+        self._reserve(view, rules, expected, group)
+        for k, stage in enumerate(view.stages):
+            rate_rps = outlook.rate_rps * self._mean_tasks[k]
+            self._fill(k, view, stage, wanted[k], rate_rps, group)
+        asked = view.allocation.stages
+        best = self._first(asked, rules, ready, group)
+        late, _ = plan(
+            Decision(
+                rules,
+                self._chance,
+                self._scratch,
+                self._backlog_prices(outlook.rate_rps, asked, wanted, group),
+                np.array([each.cores for each in asked]),
+                np.array([stage.cores_in_force for stage in view.stages]),
+                np.array([each.pending for each in view.stages]).reshape(len(view.stages), -1, 2),
+            ),
+            # In groups, the number of requests scatters less.
+            outlook._replace(rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group),
+            self._flow.kinds,
+            best,
+        )
+        queues_s = [stage.queued_deadlines_s for stage in view.stages]
+        expired = any(queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s)
+        feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
+        stages = [
+            StageAllocation(cores, min(group * batch, most), replicas, variant)
+            for (variant, cores, batch), replicas, most in zip(
+                best.tolist(), wanted, self._batch_max, strict=True
+            )
+        ]
+        return Allocation(stages=beside(stages, ready, spec.total_cores), feasible=feasible)
+
+    def _first(
+        self, asked: Sequence[StageAllocation], rules: Rules, ready: Sequence[int], group: int
+    ) -> IntArray:
+        """Return (stages, 3) what the search begins with: what is in force, as far as it fits."""
+        limits = rules.limits.tolist()
+        wanted = [min(each.cores, most) for each, (_, most, _) in zip(asked, limits, strict=True)]
+        cores = squeezed(wanted, ready, self._spec.total_cores)
+        batches = [
+            in_groups(each.batch, group, most) if rules.batching else most
+            for each, (_, _, most) in zip(asked, limits, strict=True)
+        ]
+        return np.array([[max(each.variant, 0) for each in asked], cores, batches]).T.copy()
+
+    def _group(self, view: SystemView, expected: float) -> int:
+        """Return how many tasks are played as one, if so many requests are expected."""
+        most = _PLAYED * _PLAYED_CORES / max(self._most_cores, _PLAYED_CORES)
+        longest = max(
+            each.queued_deadlines_s.size + expected * stage.mean_tasks
+            for each, stage in zip(view.stages, self._spec.stages, strict=True)
+        )
+        return max(1, math.ceil(longest / most))
+
+    def _backlog_prices(
+        self, rate_rps: float, asked: Sequence[StageAllocation], replicas: Sequence[int], group: int
+    ) -> FloatArray:
+        """Return (stages, variants) what a group costs that is left, with all that it leads to."""
+        prices, later = np.zeros(self._loss.shape), 0.0
+        own_price = group * self._config.backlog_price
+        for k in reversed(range(len(asked))):
+            own_rps = rate_rps * self._mean_tasks[k] / replicas[k]
+            for variant, curve in enumerate(self._curves[k]):
+                prices[k, variant] = own_price * curve.price(own_rps) + later
+            later = self._ratios[k] * float(prices[k, asked[k].variant])
+        return prices
+
+    def _rules(self, group: int, replicas: Sequence[int], ready: Sequence[int]) -> Rules:
+        config, spec = self._config, self._spec
+        limits = [
+            (
+                len(stage.latencies),
+                max(1, min(stage.cores_max, spec.total_cores // count)),
+                max(1, stage.batch_max // group),
+            )
+            for stage, count in zip(spec.stages, ready, strict=True)
+        ]
+        return Rules(
+            service_s=grouped_service_s(self._service_s, self._batch_max, group),
+            limits=np.array(limits),
+            loss=self._loss,
+            tasks=self._tasks,
+            replicas=np.array(replicas),
+            ready=np.array(ready),
+            total_cores=spec.total_cores,
+            interval_s=spec.interval_s,
+            delay_s=spec.resize_delay_s,
+            look_ahead=config.look_ahead,
+            guard_s=config.guard * spec.slo_s,
+            late_price=group * config.late_price,
+            release_price=config.release_price,
+            batching=config.batching,
+        )
+
+    def _reserve(self, view: SystemView, rules: Rules, expected: float, group: int) -> None:
+        """Let the memory hold the queues and the arrivals of each path, rare large numbers too."""
+        scratch, stages = self._scratch, view.stages
+        (_, capacity), places = scratch.start.due_s.shape, scratch.arrivals_s.shape[2]
+        tasks = [s.queued_deadlines_s.size + sum(b.size for b in s.running) for s in stages]
+        replicas = int(rules.replicas.max())
+        waiting = max(tasks) // group + replicas + 1
+        if len(stages) > 1:  # what waits or runs goes on to the later ones
+            expected = expected * max(self._mean_tasks) + sum(tasks) * max(self._ratios)
+        expected /= group
+        wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
+        fits = waiting <= capacity - places and wanted <= places
+        if not fits or scratch.start.size.shape[1] != replicas:
+            paths, intervals = scratch.counts.size, scratch.speed.size
+            places = max(2 * wanted, _PLACES)
+            self._scratch = make_scratch(rules, paths, intervals, 2 * waiting, places)
+
+    def _fill(
+        self, k: int, view: SystemView, stage: StageView, replicas: int, rate_rps: float, group: int
+    ) -> None:
+        """Write a stage's running batches and waiting tasks into the memory, in groups.
+
+        A group is due with the first of its tasks. When a running task is due a view does
+        not say: they came before those that wait, or are the newest arrivals, at the rate.
+        """
+        queues, now_s, spec = self._scratch.start, view.now_s, self._spec
+        ahead, largest = 0, max(1, self._batch_max[k] // group)
+        row_s = self._service_s[k, stage.allocation.variant, stage.cores_in_force - 1]
+        asked_s = spec.resize_delay_s + spec.stages[k].cold_start_s
+        queues.free_s[k], queues.size[k] = math.inf, 0
+        states = replica_states(stage, now_s, asked_s, replicas)
+        for at, (free_s, size) in enumerate(states):
+            groups = in_groups(size, group, largest) if size else 0
+            queues.free_s[k, at] = max(free_s, _OVERDUE * row_s[size - 1]) if size else free_s
+            queues.first[k, at], queues.size[k, at] = ahead, groups
+            ahead += groups
+        queued_s = stage.queued_deadlines_s[::group]
+        tail = ahead + queued_s.size
+        np.subtract(queued_s, now_s, out=queues.due_s[k, ahead:tail])
+        newest_s = float(view.budgets_s[-1]) if view.budgets_s.size else spec.slo_s
+        if queued_s.size:
+            newest_s = float(queued_s[0]) - now_s
+        older_s = np.arange(ahead, 0, -1) / max(rate_rps, 1.0)
+        queues.due_s[k, :ahead] = newest_s - older_s
+        queues.marks[k] = 0
+        queues.marks[k, HEAD], queues.marks[k, TAIL] = ahead, tail
+
+
+def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:
+    """Return what to hold with so many replicas while the load is unknown: all that has room."""
+    cores = squeezed([stage.cores_max for stage in spec.stages], replicas, spec.total_cores)
+    stages = zip(cores, spec.stages, replicas, spec.initial.stages, strict=True)
+    return Allocation(
+        stages=tuple(StageAllocation(c, s.batch_max, n, first.variant) for c, s, n, first in stages)
+    )
+
+
+def squeezed(cores: Sequence[int], replicas: Sequence[int], total_cores: int) -> list[int]:
+    """Return the cores of each stage's replicas as far as they fit on the machine."""
+    fitted = list(cores)
+    while sum(map(mul, fitted, replicas)) > total_cores:
+        fitted[fitted.index(max(fitted))] -= 1
+    return fitted
+
+
+def beside(
+    stages: Sequence[StageAllocation], ready: Sequence[int], total_cores: int
+) -> tuple[StageAllocation, ...]:
+    """Return allocations whose ready replicas fit on the machine, with those others that do."""
+    fitted = list(stages)
+    while sum(each.cores * each.replicas for each in fitted) > total_cores:
+        k = max(range(len(fitted)), key=lambda at: fitted[at].replicas - ready[at])
+        fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
+    return tuple(fitted)
+
+
+def drawn_tasks(shares: Sequence[float]) -> IntArray:
+    """Return draws of how many tasks an answer leads to, by the probabilities of 0, 1, 2, ..."""
+    rng = np.random.default_rng(0)
+    # One draw from each part of the distribution, so that they have its mean.
+    places = (rng.permutation(_DRAWS) + 0.5) / _DRAWS
+    return np.searchsorted(np.cumsum(shares[:-1]), places, side="right")
+
+
+def in_groups(requests: int, group: int, largest: int) -> int:
+    """Return a batch's size in groups, between 1 and ``largest``."""
+    return min(max(1, round(requests / group)), largest)
+
+
+def replica_states(
+    stage: StageView, now_s: float, asked_s: float, replicas: int
+) -> list[tuple[float, int]]:
+    """Return when each replica is free, in seconds, and the size of its batch; soonest first.
+
+    One that is asked for now is ready after ``asked_s``. A batch on a replica beyond the ready ones
+    is on one that goes when it is done; the view does not say which that is, so the batches that
+    end last are taken to stay.
+    """
+    ready = min(stage.replicas_ready, replicas)
+    batches = [(max(0.0, b.expected_end_s - now_s), b.size) for b in stage.running]
+    busy = sorted(batches, reverse=True)[:ready]
+    idle = [(0.0, 0)] * (ready - len(busy))
+    cold = [*stage.starting_s, *[asked_s] * replicas][: replicas - ready]
+    return sorted([*busy, *idle, *((left_s, 0) for left_s in cold)])
