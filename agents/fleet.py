@@ -25,21 +25,29 @@ _OVERLOAD = 10.0
 beyond the largest allocation."""
 
 
+_ALONE = {"utilisation": 0.9, "reluctance": 0.03, "overload_windows": 0}
+_IN_PIPELINE = {"utilisation": 0.45, "reluctance": 0.1, "overload_windows": 3}
+"""Options that are left out. Stages of a pipeline have to be quick rather than busy: what one of
+them holds up is late in all, and few cores cannot come to the rescue."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FleetOptions(Options):
     """Options of :class:`FleetPlanner`."""
 
-    utilisation: float = option(0.9, above=0, at_most=1)
-    """Share of the planned throughput that a replica is trusted with."""
+    utilisation: float | None = option(None, above=0, at_most=1)
+    """Share of the planned throughput that a replica is trusted with; if left out 0.9, of stages of
+    a pipeline 0.45."""
     batch_share: float = option(0.4, above=0, at_most=1)
     """Longest batch to reckon with, relative to the SLO."""
     cold_starts_ahead: int = option(6, at_least=1)
     """Cold starts to look ahead."""
-    reluctance: float = option(0.03, at_least=0, below=1)
-    """Saving, relative to the whole cost, for which the fleet changes."""
-    overload_windows: int = option(0, at_least=0)
-    """Past intervals whose mean rate is taken to last if the ready replicas cannot serve it; 0 for
-    none."""
+    reluctance: float | None = option(None, at_least=0, below=1)
+    """Saving, relative to the whole cost, for which the fleet changes; if left out 0.03, of stages
+    of a pipeline 0.1."""
+    overload_windows: int | None = option(None, at_least=0)
+    """Past intervals whose mean rate is taken to last if the ready replicas cannot serve it, 0 for
+    none; if left out 0, of stages of a pipeline 3."""
 
 
 def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
@@ -75,7 +83,11 @@ class FleetPlanner:
     cold start on the cores that the ``n`` ready ones need.
     """
 
-    def __init__(self, config: FleetOptions, spec: SystemSpec) -> None:
+    def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
+        usual = _IN_PIPELINE if in_pipeline else _ALONE
+        self._utilisation, self._reluctance, self._overload_windows = (
+            usual[name] if (chosen := getattr(config, name)) is None else chosen for name in usual
+        )
         self._config, self._spec = config, spec
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
@@ -94,7 +106,7 @@ class FleetPlanner:
         recent = rates[-_SMOOTHED:].mean()
         now = self._cost(np.array([recent]), serves_rps)
         coming = rate_samples(rates, 2 * self._cold_start)
-        windows = self._config.overload_windows
+        windows = int(self._overload_windows)
         if windows and rates[-windows:].mean() > max(1, view.replicas_ready) * serves_rps[-1]:
             coming = np.maximum(coming, rates[-windows:].mean())
         ahead = self._cost(coming, serves_rps)
@@ -105,7 +117,7 @@ class FleetPlanner:
         batches = np.arange(1, self._spec.batch_max + 1)
         longest_s = max(self._config.batch_share * self._spec.slo_s, service_s[:, 0].max())
         throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
-        serves_rps: FloatArray = np.maximum.accumulate(throughput) * self._config.utilisation
+        serves_rps: FloatArray = np.maximum.accumulate(throughput) * self._utilisation
         return serves_rps
 
     def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
@@ -140,7 +152,7 @@ class FleetPlanner:
         total = wait * waiting + (1 - wait) * warm + value
         best = int(total.argmin())
         # A change for little would cancel what is wanted again soon.
-        good_enough = total[best] >= (1 - self._config.reluctance) * total[current - 1]
+        good_enough = total[best] >= (1 - self._reluctance) * total[current - 1]
         return current if good_enough else best + 1
 
     def _wait(self, view: SystemView, ready: int) -> FloatArray:
@@ -153,12 +165,15 @@ class FleetPlanner:
 
 
 class Fleets:
-    """How many replicas each stage of a chain holds, each for itself."""
+    """How many replicas each stage of a chain holds, each for itself.
 
-    def __init__(self, config: FleetOptions, spec: SystemSpec) -> None:
+    A single stage may be a part of a pipeline, too.
+    """
+
+    def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool) -> None:
         self._spec = spec
         self._planners = [
-            FleetPlanner(config, stage_spec(spec, k, share))
+            FleetPlanner(config, stage_spec(spec, k, share), in_pipeline)
             for k, (share, _) in enumerate(shares(spec, "proportional"))
         ]
 

@@ -73,10 +73,6 @@ class SpongeIPConfig(FleetOptions):
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
     """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
     latencies of the stages or the same for all."""
-    utilisation: float = option(0.5, above=0, at_most=1)
-    """Of a pipeline, whose stages have to be quick rather than busy."""
-    reluctance: float = option(0.1, at_least=0, below=1)
-    overload_windows: int = option(3, at_least=0)
     accuracy_price: float = option(2.0, at_least=0)
     """Cores that a percent of accuracy is worth, where there are variants."""
     variant: Literal["chosen", "smallest", "largest"] = "chosen"

@@ -66,7 +66,7 @@ class SpongeJoint(BaseController):
         self._shares = shares(spec, "proportional")
         self._times = [
             [
-                QuotaServiceTimes(part, config.margin_probability, config.safety)
+                QuotaServiceTimes(part, self._margin(part), config.safety)
                 for part in variant_specs(spec, k, share)
             ]
             for k, (share, _) in enumerate(self._shares)
@@ -76,7 +76,7 @@ class SpongeJoint(BaseController):
         for k, stage in enumerate(spec.stages):
             for variant in range(len(stage.latencies)):
                 self._learn(k, variant)
-        self._fleets = Fleets(config, spec)
+        self._fleets = Fleets(config, spec, self.part_of_pipeline or len(spec.stages) > 1)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose the fleets, then their variants, cores and batch sizes."""
@@ -91,6 +91,9 @@ class SpongeJoint(BaseController):
                 self._learn(k, variant)
             services_s.append(self._table_s(k, variant))
         return self._program.choose(view, self._fleets.replicas(parts, services_s))
+
+    def _margin(self, part: SystemSpec) -> float:
+        return max(0.0, part.latency.residual_quantile(self.config.margin_probability))
 
     def _table_s(self, k: int, variant: int) -> FloatArray:
         """Return the part of the program's tables that a stage's variant has."""
@@ -120,13 +123,11 @@ class QuotaServiceTimes:
     should that be longer than it ran.
     """
 
-    def __init__(self, spec: SystemSpec, margin_probability: float, safety: float) -> None:
+    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
         """Start from the fit, with a first guess of how much longer batches take than that.
 
-        That is the quantile of its residuals; ``safety`` is the allowance on what is learned, for
-        single batches scatter.
+        ``safety`` is the allowance on what is learned, for single batches scatter.
         """
-        margin = max(0.0, spec.latency.residual_quantile(margin_probability))
         self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
         self._delayed = spec.resize_delay_s > 0
         self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)

@@ -297,7 +297,7 @@ class Pipeline:
         """Lay the system out; only if it is ``scaled_out`` do replicas change."""
         self._spec, self._program = spec, PipelineProgram(config, spec)
         self._shares = shares(spec, "proportional")
-        self._fleets = Fleets(config, spec) if scaled_out else None
+        self._fleets = Fleets(config, spec, in_pipeline=True) if scaled_out else None
 
     def everything(self) -> Allocation:
         """Return what to hold while the load is unknown."""

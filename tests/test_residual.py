@@ -14,7 +14,8 @@ from agents.learn import LearnConfig, TrainingPlan
 from agents.learn.environments import CorrectionEnv, make_environments
 from agents.learn.training import make_validator, train
 from agents.learned import CHOICES, CorrectedMPC, ResidualController, corrected, preset
-from agents.lookahead import MPCConfig, SpongeMPC
+from agents.lookahead import SpongeMPC
+from agents.lookahead.options import MPCConfig
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.encoding import FIELDS, OBS_DIM
 from sponge_env.env import SpongeEnv

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from views import busy_view, make_spec, make_view
 
-from agents import lookahead
 from agents.fleet import FleetPlanner, rate_samples
-from agents.lookahead import replica_states
+from agents.lookahead import planner
+from agents.lookahead.planner import replica_states
 from agents.sponge_joint import (
     QuotaServiceTimes,
     SpongeJoint,
@@ -51,7 +51,7 @@ def test_a_high_load_is_planned_in_groups_as_it_is_one_by_one(
     view = busy_view(rate_rps=400, allocation=Allocation(4, 8, 2), replicas_ready=2)
     answers = []
     for played in (10_000, 200):
-        monkeypatch.setattr(lookahead, "_PLAYED", played)
+        monkeypatch.setattr(planner, "_PLAYED", played)
         answers.append(decide(view, spec))
     exact, grouped = answers
     assert exact.feasible
@@ -116,11 +116,13 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
         starting_s=(3.0,),
         running=(RunningBatch(4, 4.9, 5.3), RunningBatch(1, 4.9, 4.95), RunningBatch(2, 4.9, 5.1)),
     )
-    times_s, sizes = zip(*replica_states(SPEC, view, replicas=4), strict=True)
+    (stage,) = view.stages
+    times_s, sizes = zip(*replica_states(stage, 5.0, asked_s=10.0, replicas=4), strict=True)
     assert times_s == pytest.approx((0.1, 0.3, 3.0, 10.0))
     assert sizes == (2, 4, 0, 0)
-    assert [size for _, size in replica_states(SPEC, view, replicas=1)] == [4]
-    assert replica_states(SPEC, make_view(replicas_ready=2), replicas=2) == [(0.0, 0), (0.0, 0)]
+    assert [size for _, size in replica_states(stage, 5.0, 10.0, replicas=1)] == [4]
+    (idle,) = make_view(replicas_ready=2).stages
+    assert replica_states(idle, 5.0, 10.0, replicas=2) == [(0.0, 0), (0.0, 0)]
 
 
 def test_a_steady_rate_is_expected_to_stay() -> None:

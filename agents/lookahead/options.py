@@ -38,4 +38,5 @@ class MPCConfig(Options):
     """Cores that a percent of accuracy is worth, where there are model variants."""
     guard: float = option(0.15, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the
-    more the closer it comes: predictions are not that exact."""
+    more the closer it comes: predictions are not that exact. Of a pipeline, times the root of its
+    number of stages."""

@@ -34,6 +34,7 @@ and in proportion fewer where there are more, so that a decision takes a few mil
 _DRAWS = 1021
 """Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time."""
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
+_GUARD_MAX = 0.9
 _LATE_IN_ONE_PLAN = 0.5
 """Late requests to expect from which on a plan counts as infeasible."""
 
@@ -98,6 +99,11 @@ class LookAhead:
     def _curve(self, k: int, variant: int) -> CostCurve:
         stage = self._spec.stages[k]
         return cost_curve(self._service_s[k, variant, : stage.cores_max, : stage.batch_max])
+
+    @property
+    def _guard(self) -> float:
+        """Share of the SLO; what is wrong about one stage adds to the others as deviations do."""
+        return min(self._config.guard * math.sqrt(len(self._spec.stages)), _GUARD_MAX)
 
     def correct(self, config: MPCConfig) -> None:
         """Plan with other options, but for those that say what is known of the future."""
@@ -211,7 +217,7 @@ class LookAhead:
             interval_s=spec.interval_s,
             delay_s=spec.resize_delay_s,
             look_ahead=config.look_ahead,
-            guard_s=config.guard * spec.slo_s,
+            guard_s=self._guard * spec.slo_s,
             late_price=group * config.late_price,
             release_price=config.release_price,
             batching=config.batching,
