@@ -55,6 +55,7 @@ class FA2(BaseController):
         if len(spec.stages) > 1:
             self._chain = IPA(
                 mode="scale",
+                cores=1,
                 headroom=config.headroom,
                 rate_windows=config.rate_windows,
                 slo_fraction=config.slo_fraction,

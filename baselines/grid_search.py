@@ -24,6 +24,10 @@ RULE_TOLERANCE = 0.0005
 many. The yardstick itself is chosen for the fewest."""
 
 
+ACCURACY_PRICE = 2.0
+"""Cores that a percent of accuracy is worth, as for the programs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """Where to look for one controller's options."""
@@ -72,10 +76,16 @@ class Candidate:
     """Requests of all seeds, whatever is done with them."""
     at_edge: tuple[str, ...] = ()
     """Options that gained at an end of their grid, beyond which there may be more."""
+    percent_lost: float = 0.0
+    """How much less accurate the answers were than the best model's, in percent of that."""
 
     def rank(self, allowed: float) -> tuple[float, float]:
-        """Return what is to be small: violations beyond the allowed share, then cores."""
-        return max(0.0, self.avoidable_violation_rate - allowed), self.mean_cores
+        """Return what is to be small: violations beyond the allowed share, then cores.
+
+        A percent of accuracy is worth :data:`ACCURACY_PRICE` of them.
+        """
+        cost_cores = self.mean_cores + ACCURACY_PRICE * self.percent_lost
+        return max(0.0, self.avoidable_violation_rate - allowed), cost_cores
 
 
 Attempt = Callable[[Options, Candidate | None], Candidate]
@@ -202,6 +212,14 @@ _RATE_ENDS = (1, 30)
 # The fit of YOLOv5s is up to 28 % too fast. Less than nothing would plan to be late.
 _HEADROOM: dict[str, Axis] = {"headroom": ((0.0, 0.1, 0.2, 0.3, 0.5), 0.0, (0.0,))}
 
+# Planning with so much more than a batch takes is the only margin that the program has.
+_IPA: dict[str, Axis] = {
+    "cores": ((1, 2, 4), 2, (1, 4)),
+    "slo_fraction": ((0.15, 0.3, 0.5, 0.8, 1.0), 0.8, (0.15, 1.0)),
+    "headroom": ((0.0, 0.1, 0.3, 0.5, 1.0), 0.3, (0.0,)),
+    "rate_windows": ((1, 3, 10, 20, 30), 20, _RATE_ENDS),
+}
+
 SEARCHES: Mapping[str, Search] = {
     "fa2": _search(
         {
@@ -213,6 +231,7 @@ SEARCHES: Mapping[str, Search] = {
     ),
     "hpa": _hpa((0.0, 30.0, 100.0, 300.0, 600.0), default_s=300.0),
     "hpa-fast": _hpa((0.0, 5.0, 20.0, 60.0, 300.0, 600.0), default_s=20.0),
+    "ipa": _search(_IPA),
     # Below 1/16 request per core, of at most 16, any request that waits adds cores; after 100
     # calm intervals of 600 hardly any are released.
     "queue-rule": _search(
@@ -254,3 +273,12 @@ SEARCHES: Mapping[str, Search] = {
     ),
 }
 """By registered name."""
+
+# As many replicas of four cores as the machine has room for, and fewer.
+_REPLICAS: dict[str, Axis] = {"replicas": ((1, 2, 3, 4, 6, 8), 4, (1, 8))}
+
+IN_PIPELINES: Mapping[str, Search] = {
+    YARDSTICK: _search({**_BATCH, **_REPLICAS}, tolerance=0.0),
+    "static-tuned": _search({**_BATCH, **_REPLICAS}, smallest="cores"),
+}
+"""Those that differ where a request goes through several stages: one replica of each is few."""

@@ -31,6 +31,8 @@ from sponge_env.interfaces import (
 
 TICKS = 256
 """Ticks of an SLO. Latencies are rounded up to them."""
+_CORES = 2
+"""Cores of a replica if nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +41,14 @@ class IPAConfig(Options):
 
     mode: Literal["switch", "scale", "both"] = "both"
     """What changes: variants, replicas, or both."""
-    cores: int = option(1, at_least=1)
-    """Cores of each replica, never more than the stage's limit."""
-    headroom: float = option(0.0, at_least=0)
+    cores: int | None = option(None, at_least=1)
+    """Cores of each replica, never more than the stage's limit. If left out 2, and where replicas
+    do not change those that there are at first."""
+    headroom: float = option(0.3, at_least=0)
     """Time by which batches are planned to take longer than by the fit, relative to that."""
-    rate_windows: int = option(1, at_least=1)
+    rate_windows: int = option(20, at_least=1)
     """Past intervals whose highest rate is planned for."""
-    slo_fraction: float = option(1.0, above=0, at_most=1)
+    slo_fraction: float = option(0.8, above=0, at_most=1)
     """Share of the SLO that is planned with."""
     accuracy_price: float = option(2.0, at_least=0)
     """Cores that a percent of accuracy is worth."""
@@ -55,7 +58,8 @@ class IPA(BaseController):
     """Chooses variant, batch size and replicas of each stage, by one budget for all of them.
 
     It knows nothing of queues, of replicas that still start, or of single deadlines. Where nothing
-    fits it asks for as many replicas as there can be.
+    fits it asks for as many replicas as there can be. The defaults, chosen on training seeds, look
+    at many rates because replicas take seconds to start.
     """
 
     config: IPAConfig
@@ -67,8 +71,8 @@ class IPA(BaseController):
     def begin(self, spec: SystemSpec) -> None:
         """List what each stage may do."""
         config = self.config
-        held = [stage.replicas for stage in spec.initial.stages]
-        self._stages = [_Stage(config, *each) for each in zip(spec.stages, held, strict=True)]
+        at_first = zip(spec.stages, spec.initial.stages, strict=True)
+        self._stages = [_Stage(config, *each) for each in at_first]
         self._chain = Chain([each.batch.size for each in self._stages], TICKS, spec.total_cores)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
@@ -97,13 +101,13 @@ class IPA(BaseController):
 class _Stage:
     """All that a stage may do: (options,) arrays over variants, replicas and batch sizes."""
 
-    def __init__(self, config: IPAConfig, stage: StageSpec, held: int) -> None:
-        self._cores = min(config.cores, stage.cores_max)
+    def __init__(self, config: IPAConfig, stage: StageSpec, held: StageAllocation) -> None:
         fixed, every = config.mode == "switch", range(1, stage.replicas_max + 1)
+        self._cores = min(config.cores or (held.cores if fixed else _CORES), stage.cores_max)
         largest = len(stage.latencies) - 1
         variants = [largest] if config.mode == "scale" else range(largest, -1, -1)
         batches = range(1, stage.batch_max + 1)
-        axes = np.meshgrid(variants, [held] if fixed else every, batches, indexing="ij")
+        axes = np.meshgrid(variants, [held.replicas] if fixed else every, batches, indexing="ij")
         self.variant, self.replicas, self.batch = (axis.ravel() for axis in axes)
         sizes = stage.batch_max, stage.cores_max
         tables_s = np.array([fit.table_s(*sizes) for fit in stage.latencies])

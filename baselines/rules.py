@@ -43,6 +43,9 @@ class StaticConfig(Options):
     """Core units; all of them if left out, and never more than there are."""
     batch: int | None = option(None, at_least=1)
     """Largest batch; the scenario's limit if left out, and never above it."""
+    replicas: int | None = option(None, at_least=1)
+    """Replicas, never more than there can be. If left out one, and of each stage of a pipeline
+    those that there are at first."""
 
 
 class Static(BaseController):
@@ -55,9 +58,11 @@ class Static(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the allocation, within the limits."""
+        config, held = self.config, spec.initial.replicas if self.part_of_pipeline else 1
         return Allocation(
-            cores=min(self.config.cores or spec.cores_max, spec.cores_max),
-            batch=min(self.config.batch or spec.batch_max, spec.batch_max),
+            cores=min(config.cores or spec.cores_max, spec.cores_max),
+            batch=min(config.batch or spec.batch_max, spec.batch_max),
+            replicas=min(config.replicas or held, spec.replicas_max),
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import shlex
 import sys
@@ -41,14 +42,14 @@ from sponge_env.spec import scenario_profile
 from sponge_env.system import SimulatedSystem
 
 from . import TUNED_FILE, cell_key, load_tuned
-from .grid_search import SEARCHES, YARDSTICK, Candidate, find_best
+from .grid_search import IN_PIPELINES, SEARCHES, YARDSTICK, Candidate, Search, find_best
 
 EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
 
 OBJECTIVE = (
     "fewest avoidable violations beyond the tolerance and those of static with all cores "
     "and its best batch size (unsaved), as shares of all requests; of equal ones the fewest "
-    "mean cores; of equal ones the first tried"
+    "mean cores, with two more for each percent of accuracy lost; of equal ones the first tried"
 )
 
 
@@ -68,9 +69,15 @@ class Task:
         return cell_key(*self.scenario.cell)
 
     @property
+    def search(self) -> Search:
+        """Where to look for its options."""
+        several = len(self.scenario.stages) > 1
+        return (several and IN_PIPELINES.get(self.agent)) or SEARCHES[self.agent]
+
+    @property
     def allowed(self) -> float:
         """Share of avoidable violations that counts as none."""
-        return self.unsaved + SEARCHES[self.agent].tolerance
+        return self.unsaved + self.search.tolerance
 
     def try_options(self, options: dict[str, Any], to_beat: Candidate | None = None) -> Candidate:
         """Run the seeds: all of them, unless the options fall behind others."""
@@ -95,6 +102,7 @@ class Tally:
     def __init__(self, task: Task, options: dict[str, Any], to_beat: Candidate | None) -> None:
         self._task, self._options, self._to_beat = task, options, to_beat
         self._offered, self._violations, self._cores = 0, 0.0, 0.0  # of whole episodes
+        self._lost, self._most_accurate = 0.0, most_accurate(task.scenario)
         self._violations_now, self._core_s_now = 0, 0.0  # of the one that runs
 
     def interval(self, metrics: IntervalMetrics) -> None:
@@ -112,6 +120,8 @@ class Tally:
         self._offered += metrics.offered
         self._violations += metrics.avoidable_violation_rate * metrics.offered
         self._cores += metrics.mean_cores
+        if not math.isnan(metrics.accuracy):
+            self._lost += 100 * (1 - metrics.accuracy / self._most_accurate)
         self._compare()
 
     def close(self) -> None:
@@ -130,13 +140,20 @@ class Tally:
         offered = self._to_beat.offered if self._to_beat else self._offered
         share = (self._violations + self._violations_now) / max(1, offered)
         cores = self._cores + self._core_s_now / (scenario.intervals * scenario.interval_s)
-        return Candidate(self._options, share, cores / len(self._task.seeds), offered)
+        seeds = len(self._task.seeds)
+        lost = max(0.0, self._lost / seeds)
+        return Candidate(self._options, share, cores / seeds, offered, percent_lost=lost)
+
+
+def most_accurate(scenario: Scenario) -> float:
+    """Return the accuracy of answers from the best variant of every stage."""
+    return math.prod(max(v.accuracy for v in stage.variants) for stage in scenario.stages) or 1.0
 
 
 def tune_cell(task: Task) -> Candidate:
     """Search the best options of a task."""
     cores_max = task.scenario.limits.cores
-    return find_best(SEARCHES[task.agent], task.allowed, cores_max, task.try_options)
+    return find_best(task.search, task.allowed, cores_max, task.try_options)
 
 
 def tune(
@@ -219,9 +236,12 @@ def write(
 
 
 def describe(
-    arguments: argparse.Namespace, starts: Sequence[str], seeds: Sequence[int]
+    arguments: argparse.Namespace, starts: Sequence[str], seeds: Sequence[int], several: bool
 ) -> dict[str, Any]:
-    """Return what is to be known of a run, without anything that belongs to the machine."""
+    """Return what is to be known of a run, without anything that belongs to the machine.
+
+    Whether ``several`` stages follow each other in some cell.
+    """
     suite, searched = Path(arguments.suite).name, sorted({YARDSTICK, *arguments.agents})
     words = ["python", "-m", "baselines.tune", "--suite", suite, "--seeds", str(len(seeds))]
     return {
@@ -231,6 +251,11 @@ def describe(
         "seeds": list(seeds),
         "objective": OBJECTIVE,
         "searches": {name: dataclasses.asdict(SEARCHES[name]) for name in searched},
+        "searches_in_pipelines": {
+            name: dataclasses.asdict(search)
+            for name, search in IN_PIPELINES.items()
+            if name in searched and several
+        },
         "versions": describe_versions(),
     }
 
@@ -270,7 +295,8 @@ def run(argv: Sequence[str]) -> int:
     scenarios = cells(suite)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    about = describe(arguments, suite.starts, seeds)
+    several = any(len(scenario.stages) > 1 for scenario in scenarios)
+    about = describe(arguments, suite.starts, seeds, several)
 
     def keep(found: Mapping[str, Mapping[str, Candidate]]) -> None:
         write(arguments.out, date, about, entries(found, scenarios))

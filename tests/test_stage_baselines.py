@@ -66,7 +66,9 @@ def cheapest(spec: SystemSpec, view: SystemView, slo_fraction: float, cores: int
 @pytest.mark.parametrize("name", ["pipeline-video", "pipeline-nlp", "pipeline-fanout"])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_ipa_finds_the_fewest_cores(name: str, cores: int) -> None:
-    spec, view, answer = played(name, IPA(cores=cores, mode="scale"))
+    spec, view, answer = played(
+        name, IPA(cores=cores, mode="scale", slo_fraction=1.0, headroom=0.0, rate_windows=1)
+    )
     assert answer.feasible
     assert answer.total_cores == cheapest(spec, view, 1.0, cores)
     assert {stage.cores for stage in answer.stages} == {cores}
