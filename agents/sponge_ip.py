@@ -24,7 +24,8 @@ from sponge_env.latency import quantile
 from sponge_env.split import Rule
 
 from .fleet import FleetOptions
-from .program import Forecast, SolverName, solver_maker
+from .program import Forecast
+from .solvers import SolverName, solver_maker
 from .stages import Pipeline
 from .surprise import Surprise
 

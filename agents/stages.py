@@ -34,8 +34,10 @@ from sponge_env.interfaces import (
 )
 from sponge_env.split import shares, stage_views
 
+from .enumeration import list_arrivals
 from .fleet import Fleets
-from .program import ROUNDING, Forecast, list_arrivals, make_backend, solve_chain
+from .program import ROUNDING, Forecast
+from .solvers import make_backend, solve_chain
 
 TICKS = 128
 """Ticks of an SLO. Latencies are rounded up to them, and budgets down."""

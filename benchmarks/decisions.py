@@ -23,8 +23,9 @@ from contextlib import suppress
 
 import numpy as np
 
+from agents.enumeration import solve_per_request
 from agents.lookahead import SpongeMPC
-from agents.program import PulpSolver, make_backend, solve, solve_per_request
+from agents.solvers import PulpSolver, make_backend, solve
 from agents.sponge_ip import SpongeIP, forecast_arrivals
 from agents.stages import PipelineProgram
 from sponge_env.errors import ConfigError

@@ -46,7 +46,7 @@ DOORS = {
         "agents/learn/training.py",
         "sponge_env/models.py",
     },
-    "pulp": {"agents/program.py"},
+    "pulp": {"agents/solvers.py"},
     "optuna": {"agents/learn/search.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "scipy": {"sponge_env/results/statistics.py"},

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.program import make_backend, solve_chain
+from agents.solvers import make_backend, solve_chain
 from sponge_env.chain import MANY, Chain
 
 

@@ -16,14 +16,9 @@ from reference.program import per_request_program, published_program
 from test_sponge_ip import CBC, exhaustive, same
 from views import busy_view, make_spec, make_view, views
 
-from agents.program import (
-    ExactSolver,
-    Forecast,
-    PulpSolver,
-    count_published,
-    published_table_ms,
-    solve_per_request,
-)
+from agents.enumeration import solve_per_request
+from agents.program import Forecast, count_published, published_table_ms
+from agents.solvers import ExactSolver, PulpSolver
 from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from reference.program import published_program
 from views import NOTHING, busy_view, make_spec, make_view, views
 
-from agents.program import (
-    Forecast,
-    Program,
-    PulpSolver,
-    cost_table,
-    make_backend,
-    recovery_table,
-    solve,
-)
+from agents.program import Forecast, Program, cost_table, recovery_table
+from agents.solvers import PulpSolver, make_backend, solve
 from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
