@@ -76,7 +76,12 @@ class Batch:
 
     id: int
     requests: tuple[int, ...]
-    """Ids of its requests, in the order in which the workload sends them."""
+    """Ids of its requests, in the order in which the workload sends them; in a later stage one for
+    each task, so that some may be there several times."""
+    stage: int = 0
+    """Place of the stage that it belongs to."""
+    variant: int = 0
+    """Model that runs it."""
 
     @property
     def size(self) -> int:
@@ -97,6 +102,8 @@ class Completion:
     """False when the replica died under the batch; its requests were not answered."""
     cpu_s: float = 0.0
     """CPU time the batch took, in physical core-seconds (0 where it is unknown)."""
+    tasks: tuple[int, ...] = ()
+    """How many tasks of the next stage each answer leads to; empty where that is drawn."""
 
 
 BY_SLACK = -1
@@ -474,11 +481,11 @@ class Worker(Protocol):
     def now(self) -> float:
         """Return the time in seconds since the start of the episode."""
 
-    def idle(self) -> int:
-        """Return how many replicas could start a batch right now."""
+    def idle(self, stage: int = 0) -> int:
+        """Return how many replicas of a stage could start a batch right now."""
 
     def start(self, batch: Batch) -> None:
-        """Give a batch to an idle replica.
+        """Give a batch to an idle replica of its stage.
 
         Raises:
             RuntimeError: No replica is idle.
@@ -495,7 +502,7 @@ class Worker(Protocol):
         """Make a :meth:`wait` in another thread return now; safe from any thread."""
 
     def resize(self, allocation: Allocation) -> None:
-        """Put an allocation in force (its ``batch`` is not the worker's business)."""
+        """Put an allocation in force (batches and variants are not the worker's business)."""
 
     def hold(self) -> None:
         """Stop the episode's clock until :meth:`release`: nobody is looking."""
@@ -503,8 +510,8 @@ class Worker(Protocol):
     def release(self) -> float:
         """Let the clock go on; return the wall seconds it stood still."""
 
-    def status(self) -> WorkerStatus:
-        """Return the replicas' state and the counters up to now."""
+    def status(self, stage: int = 0) -> WorkerStatus:
+        """Return the state of a stage's replicas and the counters up to now."""
 
     def close(self) -> None:
         """Stop; leave no process, cgroup or file behind. Safe to call twice."""

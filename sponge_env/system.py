@@ -345,15 +345,15 @@ class LiveSystem(System):
         simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
         self._batches = 0
-        self._slots: dict[int, int] = {}  # batch id to its row of replicas
+        self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
         self._hold = hold_between_steps
         self._rehearse()
         self.worker = make_worker(self.spec)
         try:
-            self._status = self.worker.status()
-            write_table(self._stage["meters"], self._status)
+            self._read_meters()
             self._env["measured_s"] = self.worker.now()
-            self._stage["before"] = self._stage["meters"]
+            stages = self._arrays.stages[0]
+            stages["before"] = stages["meters"]
             if self._hold:
                 self.worker.hold()
         except BaseException:  # nobody else knows the worker yet
@@ -382,10 +382,10 @@ class LiveSystem(System):
         if self._hold:
             self.worker.release()
         self._env["arrival_s"] = math.inf
-        batch_max, interval_s = self._allocation.batch, self.spec.interval_s
+        interval_s = self.spec.interval_s
         last_s = entry.last_deadline(self._arrays, self._metrics)
         while self._pending and (now_s := self.worker.now()) < last_s:
-            self._drive(batch_max, min(last_s, now_s + interval_s))
+            self._drive(min(last_s, now_s + interval_s))
         entry.abandon(self._arrays, self._metrics, self.worker.now())
         while self._slots:
             for completion in self.worker.wait(self.worker.now() + interval_s):
@@ -397,7 +397,15 @@ class LiveSystem(System):
 
     @property
     def _pending(self) -> bool:
-        return bool(self._slots or self._stage["head"] < self._stage["tail"])
+        stages = self._arrays.stages[0]
+        return bool(self._slots or np.any(stages["head"] < stages["tail"]))
+
+    def _read_meters(self) -> None:
+        """Take in what the worker says of each stage."""
+        stages = self._arrays.stages[0]
+        self._status = [self.worker.status(k) for k in range(len(stages))]
+        for stage, status in zip(stages, self._status, strict=True):
+            write_table(stage["meters"], status)
 
     def _rehearse(self) -> None:
         """Make every move once, so that none has to be compiled while the clock runs."""
@@ -405,74 +413,87 @@ class LiveSystem(System):
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
         entry.drop_expired(*moves)
-        entry.form_batch(*moves, 0, 1)
-        entry.end_batch(*moves, 0, 0, (0.0, 0.0), True)
+        entry.form_batch(*moves, 0, 0, 1)
+        entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
         entry.observe_one(*moves, self._observation)  # what learned controllers see
         entry.last_deadline(*moves)
         entry.abandon(*moves, 0.0)
         self._run(entry.RESET)
         # From now on rows are batches, whichever replica runs them.
-        self._stage["replicas"] = self._arrays.replicas.shape[2]
+        self._arrays.stages["replicas"][0] = self._arrays.replicas.shape[2]
 
     def _serve(self, allocation: Allocation) -> dict[str, float]:
         paused_s = self.worker.release() if self._hold else 0.0
         self._env["now_s"] = self.worker.now()
         self.worker.resize(allocation)
         entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
-        self._drive(allocation.batch, float(self._env["interval"]) * self.spec.interval_s)
-        now_s, self._status = self.worker.now(), self.worker.status()
-        write_table(self._stage["meters"], self._status)
+        self._drive(float(self._env["interval"]) * self.spec.interval_s)
+        now_s = self.worker.now()
+        self._read_meters()
         entry.end_live_interval(self._arrays, self._metrics, now_s)
         if self._hold:
             self.worker.hold()
         return {"paused_s": paused_s}
 
-    def _drive(self, batch_max: int, until_s: float) -> None:
+    def _drive(self, until_s: float) -> None:
         """Serve until a moment on the worker's clock; nothing is started at it any more.
 
-        A batch starts as soon as a replica is idle and a request waits.
+        A batch starts as soon as a replica is idle and a task waits.
         """
-        moves = self._arrays, self._metrics
+        moves, stages = (self._arrays, self._metrics), range(len(self.spec.stages))
         while True:
             now_s = self.worker.now()
             next_s = entry.take_in(*moves, now_s, min(now_s, until_s))
             if now_s >= until_s:
                 entry.drop_expired(*moves)
                 return
-            while self.worker.idle() and self._start(batch_max):
-                pass
+            for k in stages:
+                while self.worker.idle(k) and self._start(k):
+                    pass
             for completion in self.worker.wait(min(until_s, next_s)):
                 self._end(completion)
 
-    def _start(self, batch_max: int) -> bool:
-        """Form a batch and give it to the worker; return False if nothing waits.
+    def _start(self, k: int) -> bool:
+        """Form a batch of a stage and give it to the worker; return False if nothing waits.
 
         Nor is one formed while batches that hang on draining replicas have all rows.
         """
-        taken = self._slots.values()
-        row = next((row for row in range(self._replicas.shape[1]) if row not in taken), None)
+        arrays, taken = self._arrays, self._slots.values()
+        rows = range(self._replicas.shape[1])
+        row = next((row for row in rows if (k, row) not in taken), None)
         if row is None:
             return False
-        count = entry.form_batch(self._arrays, self._metrics, row, batch_max)
+        batch_max = int(arrays.stages["wanted"]["batch"][0, k])
+        count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
         if count:
             self._batches += 1
-            self._slots[self._batches] = row
-            first = int(self._arrays.replicas["first"][0, 0, row])
-            positions = np.arange(first, first + count) & self._stage["ring"]
-            requests = self._workload.id[self._arrays.queue["row"][0, 0][positions]]
-            self.worker.start(Batch(self._batches, tuple(requests.tolist())))
+            self._slots[self._batches] = k, row
+            requests = self._workload.id[self._rows_of(k, row)]
+            variant = int(arrays.replicas["variant"][0, k, row])
+            self.worker.start(Batch(self._batches, tuple(requests.tolist()), k, variant))
         return bool(count)
 
+    def _rows_of(self, k: int, row: int) -> NDArray[Any]:
+        """Return the rows of the requests whose tasks are in a batch."""
+        batch = self._arrays.replicas[0, k, row]
+        positions = np.arange(batch["first"], batch["first"] + batch["batch_size"])
+        rows: NDArray[Any] = self._arrays.queue["row"][0, k][
+            positions & self._arrays.stages["ring"][0, k]
+        ]
+        return rows
+
     def _end(self, completion: Completion) -> None:
-        row = self._slots.pop(completion.batch.id)
+        k, row = self._slots.pop(completion.batch.id)
+        if completion.tasks:  # only the first stage's answers say so, of a request each
+            self._arrays.requests["tasks"][0, self._rows_of(k, row)] = completion.tasks
         times_s = completion.started_s, completion.finished_s
         entry.end_batch(
-            self._arrays, self._metrics, row, completion.replica, times_s, completion.ok
+            self._arrays, self._metrics, k, row, completion.replica, times_s, completion.ok
         )
 
     def _now_s(self) -> float:
         return self.worker.now()
 
     def _replicas_now(self, k: int, now_s: float) -> tuple[int, tuple[float, ...]]:
-        return self._status.ready, self._status.starting_s
+        return self._status[k].ready, self._status[k].starting_s

@@ -108,6 +108,10 @@ def check_same(value: Any, wanted: Any, name: str, tolerance: float = 0.0) -> No
             if f.name not in WALL_TIMES:
                 one, other = getattr(value, f.name), getattr(wanted, f.name)
                 check_same(one, other, f"{name}.{f.name}", tolerance)
+    elif isinstance(wanted, dict):
+        assert value.keys() == wanted.keys(), name
+        for key, other in wanted.items():
+            check_same(value[key], other, f"{name}.{key}", tolerance)
     elif isinstance(wanted, tuple):
         assert len(value) == len(wanted), name
         for k, (one, other) in enumerate(zip(value, wanted, strict=True)):

@@ -23,6 +23,7 @@ from sponge_env.core.compiled import entry_point, inlined
 from sponge_env.core.measure import measure
 from sponge_env.core.network import start_over, transferred_s
 from sponge_env.core.observe import encode
+from sponge_env.core.pipeline import at
 from sponge_env.core.queue import last_deadline_s
 from sponge_env.core.records import Arrays, World
 from sponge_env.core.rng import CLASSES, seed_stream, uniform
@@ -219,13 +220,15 @@ def take_in(arrays: Arrays, metrics: NDArray[Any], now_s: float, until_s: float)
 @entry_point
 def drop_expired(arrays: Arrays, metrics: NDArray[Any]) -> None:
     """Drop what a live system gives up at the moment up to which requests were taken in."""
-    batching.drop_expired(_world(arrays, 0, metrics))
+    w = _world(arrays, 0, metrics)
+    for k in range(len(w.stages)):
+        batching.drop_expired(at(w, k))
 
 
 @entry_point
-def form_batch(arrays: Arrays, metrics: NDArray[Any], row: int, batch_max: int) -> int:
-    """Form a batch in a row of ``replicas``; return its size."""
-    w = _world(arrays, 0, metrics)
+def form_batch(arrays: Arrays, metrics: NDArray[Any], k: int, row: int, batch_max: int) -> int:
+    """Form a batch of stage ``k`` in a row of its ``replicas``; return its size."""
+    w = at(_world(arrays, 0, metrics), k)
     return batching.form_batch(w, w.replicas[row], batch_max)
 
 
@@ -233,17 +236,18 @@ def form_batch(arrays: Arrays, metrics: NDArray[Any], row: int, batch_max: int) 
 def end_batch(
     arrays: Arrays,
     metrics: NDArray[Any],
+    k: int,
     row: int,
     replica: int,
     times_s: tuple[float, float],
     ok: bool,
 ) -> None:
-    """Close the batch that was formed in a row of ``replicas``.
+    """Close the batch that was formed of stage ``k`` in a row of its ``replicas``.
 
     ``replica`` is the identity of the replica that ran it, ``times_s`` when it started and
     ended, and ``ok`` False if the replica died.
     """
-    w = _world(arrays, 0, metrics)
+    w = at(_world(arrays, 0, metrics), k)
     batch = w.replicas[row]
     batch.id, batch.started_s = replica, times_s[0]
     if ok:
@@ -272,7 +276,10 @@ def end_live_interval(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> No
 @entry_point
 def last_deadline(arrays: Arrays, metrics: NDArray[Any]) -> float:
     """Return the latest deadline of what waits or runs."""
-    return last_deadline_s(_world(arrays, 0, metrics))
+    w, last_s = _world(arrays, 0, metrics), 0.0
+    for k in range(len(w.stages)):
+        last_s = max(last_s, last_deadline_s(at(w, k)))
+    return last_s
 
 
 @entry_point
@@ -280,7 +287,8 @@ def abandon(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
     """Drop all that waits."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
-    batching.abandon(w)
+    for k in range(len(w.stages)):
+        batching.abandon(at(w, k))
 
 
 @entry_point

@@ -270,6 +270,8 @@ class Listed:
     arrival_s: float
     deadline_s: float
     payload_bytes: float
+    tasks: int
+    """Tasks that the first stage's answer leads to in each that follows; below 0 if drawn."""
 
 
 class Waiting:

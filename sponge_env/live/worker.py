@@ -119,7 +119,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._fleet.extend_timeouts(held_s)
         return held_s
 
-    def idle(self) -> int:
+    def idle(self, stage: int = 0) -> int:
         """Return how many replicas could start a batch now."""
         return len(self._fleet.idle)
 
@@ -174,7 +174,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         fleet.grow(added)
         self._charge()
 
-    def status(self) -> WorkerStatus:
+    def status(self, stage: int = 0) -> WorkerStatus:
         """Return the replicas' state and the counters up to now.
 
         Cores in use are the CPU time of all replicas until now, that of running batches,

@@ -141,4 +141,5 @@ def list_requests(arrays: Arrays, i: int, workload: Workload) -> Arrays:
     for f in dataclasses.fields(workload):
         requests[f.name][i, :count] = getattr(workload, f.name)
     requests["sent_s"][i, count] = requests["arrival_s"][i, count] = np.inf
+    requests["tasks"][i] = -1
     return arrays._replace(requests=requests)

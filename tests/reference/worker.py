@@ -162,7 +162,7 @@ class SimulatedWorker:
         """Return the virtual time."""
         return self._now_s
 
-    def idle(self) -> int:
+    def idle(self, stage: int = 0) -> int:
         """Return how many replicas could start a batch now."""
         return sum(1 for replica in self._replicas if self._is_idle(replica))
 
@@ -179,8 +179,7 @@ class SimulatedWorker:
         if self._crashed:
             crashed, self._crashed = self._crashed, []
             return crashed
-        self._share_cpu()
-        event_s = min(self._event_times(), default=float("inf"))
+        event_s = min(self.events_s(), default=float("inf"))
         self._now_s = max(self._now_s, min(until_s, event_s))
         while self.pending and self.pending[0][0] <= self._now_s:
             self._apply(self.pending.pop(0)[1])
@@ -203,7 +202,7 @@ class SimulatedWorker:
         """Return 0: no wall time was held."""
         return 0.0
 
-    def status(self) -> WorkerStatus:
+    def status(self, stage: int = 0) -> WorkerStatus:
         """Return the replicas' state and the counters up to now."""
         for replica in self._replicas:
             replica.service.advance(self._now_s)
@@ -257,7 +256,9 @@ class SimulatedWorker:
             if replica.ready_s > self._now_s:
                 replica.ready_s = replica.service.finish_s
 
-    def _event_times(self) -> list[float]:
+    def events_s(self) -> list[float]:
+        """Return when something will happen of itself."""
+        self._share_cpu()
         ends = [r.service.finish_s for r in self._replicas if r.batch is not None]
         ready = [r.ready_s for r in self._replicas if r.ready_s > self._now_s]
         return ends + ready + [time_s for time_s, _ in self.pending[:1]]
