@@ -14,7 +14,7 @@ from fake_replicas import CPU_S, FakeLauncher, FakeReplica
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import fleet as fleet_module
-from sponge_env.live.fleet import START_ATTEMPTS, Ended, Fleet
+from sponge_env.live.fleet import START_ATTEMPTS, Ended, Fleet, Watch
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
@@ -47,8 +47,12 @@ class Rig:
 
     def __init__(self, replicas: int) -> None:
         self.launcher = FakeLauncher()
-        self.fleet = Fleet(CONFIG, self.launcher)
-        self.fleet.warm_up(replicas, 0.5)
+        self.watch = Watch()
+        self.fleet = Fleet(CONFIG, self.launcher, self.watch)
+        self.fleet.warm_up(replicas)
+        while self.fleet.starting_s:
+            self.poll()
+        self.fleet.warmed_up(0.5)
         self.launcher.willing = False
 
     @property
@@ -64,7 +68,7 @@ class Rig:
         self.fleet.start(batch(id))
 
     def poll(self) -> list[Ended]:
-        return self.fleet.poll(0.0)[1]
+        return self.watch.poll(0.0)[1]
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def make_rig() -> Iterator[Callable[[int], Rig]]:
 
     yield make
     for rig in rigs:
-        rig.fleet.close()
+        rig.watch.close()
         assert not rig.open
 
 
@@ -339,8 +343,8 @@ def test_replicas_may_have_descriptors_that_select_does_not_take() -> None:
         rig.start(1)
         rig.replicas[0].answer()
         assert [ended.batch.id for ended in rig.poll()] == [1]
-        assert rig.fleet.poll(0.001) == (False, [])
-        rig.fleet.close()
+        assert rig.watch.poll(0.001) == (False, [])
+        rig.watch.close()
     finally:
         for descriptor in taken:
             os.close(descriptor)
@@ -349,11 +353,11 @@ def test_replicas_may_have_descriptors_that_select_does_not_take() -> None:
 
 def test_another_thread_wakes_a_poll(make_rig: MakeRig) -> None:
     rig = make_rig(1)
-    thread = threading.Thread(target=rig.fleet.wake)
+    thread = threading.Thread(target=rig.watch.wake)
     thread.start()
-    assert rig.fleet.poll(60.0) == (True, [])
+    assert rig.watch.poll(60.0) == (True, [])
     thread.join()
-    assert rig.fleet.poll(0.0) == (False, [])
+    assert rig.watch.poll(0.0) == (False, [])
 
 
 @pytest.fixture

@@ -78,10 +78,55 @@ class Ended(NamedTuple):
     """None when the replica died under it."""
 
 
-class Fleet:
-    """All replicas, each under the same CPU limit."""
+class Watch:
+    """Waits for the replicas of several fleets at once."""
 
-    def __init__(self, config: LiveConfig, launcher: Launcher) -> None:
+    def __init__(self) -> None:
+        self.fleets: list[Fleet] = []
+        self.selector = Selector()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self.selector.register(self._wake_receiver, selectors.EVENT_READ)
+
+    def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
+        """Return whether anything happened, waiting for it if need be, and what batches ended.
+
+        Replicas that die one after another before they are ready are a ``WorkerError`` where no
+        other of their fleet serves.
+        """
+        ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
+        ended = []
+        for key, _ in ready:
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_receiver.recv(4096)
+            else:
+                fleet, member = key.data
+                ended += fleet.take_event(member)
+        for fleet in self.fleets:
+            fleet.look_for_hung(bool(ended))
+        return bool(ready), ended
+
+    def wake(self) -> None:
+        """Make a :meth:`poll` in another thread return; safe from any thread."""
+        # full: it returns anyway; closed: nobody waits
+        with contextlib.suppress(OSError):
+            self._wake_sender.send(b"!")
+
+    def close(self) -> None:
+        """Stop all replicas."""
+        for fleet in self.fleets:
+            fleet.close()
+        self.selector.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+
+class Fleet:
+    """All replicas of a stage, each under the same CPU limit."""
+
+    def __init__(self, config: LiveConfig, launcher: Launcher, watch: Watch) -> None:
         self.members: list[Member] = []
         """Oldest first."""
         self.cold_start_s = config.cold_start_s
@@ -94,16 +139,14 @@ class Fleet:
             Phase.BUSY: config.batch_timeout_s,
         }
         self._cores = 0.0
+        self._expected_s = config.cold_start_s
         self._next_id = 0
         self._failed_starts = 0
         self._failed = ""
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._refused_at_s = -math.inf
-        self._selector = Selector()
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
+        self._selector = watch.selector
+        watch.fleets.append(self)
 
     @property
     def throttled_s(self) -> float:
@@ -142,14 +185,14 @@ class Fleet:
         starting = (m for m in self.members if m.state is Phase.STARTING)
         return sorted(max(0.0, m.launched_s + self.cold_start_s - now_s) for m in starting)
 
-    def warm_up(self, replicas: int, cores: float) -> None:
-        """Start the first replicas at full speed; grant physical cores when all are ready."""
-        self._cores = cores
+    def warm_up(self, replicas: int) -> None:
+        """Start the first replicas, at full speed until :meth:`limit`."""
+        self._expected_s = self.cold_start_s
         self.grow(replicas, full_speed=True)
-        expected_s = self.cold_start_s
-        while self.starting_s:
-            self.poll(HEARTBEAT_S)
-        self.cold_start_s = expected_s  # full speed tells nothing of it
+
+    def warmed_up(self, cores: float) -> None:
+        """Grant physical cores to the first replicas, which are ready."""
+        self.cold_start_s = self._expected_s  # full speed tells nothing of it
         self.limit(cores)
 
     def start(self, batch: Batch) -> None:
@@ -203,49 +246,29 @@ class Fleet:
             self._refused_at_s = -math.inf
             self._next_id += 1
             self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
-            self._selector.register(replica, selectors.EVENT_READ, self.members[-1])
+            self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
-    def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
-        """Return whether anything happened, waiting for it if need be, and what batches ended.
+    def look_for_hung(self, ended: bool) -> None:
+        """Kill what has run for too long; raise what keeps all replicas from being ready.
 
-        Replicas that die one after another before they are ready are a ``WorkerError`` where no
-        other serves.
+        Not if batches have ``ended``: those are handed over first, and the failure shows again.
         """
-        ready = self._selector.select(min(timeout_s, HEARTBEAT_S))
-        ended = []
-        for key, _ in ready:
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_receiver.recv(4096)
-            else:
-                ended += self._take_event(key.data)
-        # hung ones last, for a report may have lain there while nobody polled
+        # After the events, for a report may have lain there while nobody polled.
         now_s = time.monotonic()
         for member in self.members:
             if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
                 member.replica.kill()  # its death shows at the next poll
-        # batches that ended are handed over first; the failure shows again at the next poll
         if self.gives_up and not ended:
             raise WorkerError(self._failed)
-        return bool(ready), ended
 
     def extend_timeouts(self, seconds: float) -> None:
         """Give all replicas more time, for nobody polled them so long."""
         for member in self.members:
             member.timeout_from_s += seconds
 
-    def wake(self) -> None:
-        """Make a :meth:`poll` in another thread return; safe from any thread."""
-        # full: it returns anyway; closed: nobody waits
-        with contextlib.suppress(OSError):
-            self._wake_sender.send(b"!")
-
     def close(self) -> None:
         """Stop all replicas."""
         self._stop(list(self.members))
-        self._selector.close()
-        self._wake_receiver.close()
-        self._wake_sender.close()
 
     def _stop(self, members: Sequence[Member]) -> None:
         for member in members:  # all at once: a replica takes its time to end
@@ -257,7 +280,7 @@ class Fleet:
             self._past_cpu_s += member.replica.cpu_s()
             self.members.remove(member)
 
-    def _take_event(self, member: Member) -> list[Ended]:
+    def take_event(self, member: Member) -> list[Ended]:
         """Take in a replica's event; return its batch if that ended."""
         event = member.replica.poll()
         if event is None:

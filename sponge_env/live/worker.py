@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
-from sponge_env.live.fleet import Ended, Fleet, Phase
+from sponge_env.live.fleet import HEARTBEAT_S, Ended, Fleet, Phase, Watch
 from sponge_env.live.local import LocalLauncher, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.spec import check_allocation
@@ -66,34 +66,93 @@ def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
         cleanup.close()
 
 
+class Part:
+    """The replicas of one stage, and the account of their cores."""
+
+    def __init__(self, config: LiveConfig, launcher: Launcher, watch: Watch) -> None:
+        self.config, self.fleet = config, Fleet(config, launcher, watch)
+        self.target = config.initial
+        self.cores = self.target.cores
+        self.cpu_s = self.warm_up_cpu_s = 0.0
+        self.core_seconds = self.held_cores = 0.0
+
+    @property
+    def held(self) -> int:
+        """Core units of all replicas, those that start or drain included."""
+        return self.cores * len(self.fleet.members)
+
+    def fit(self, room_cores: int) -> None:
+        """Come as close to the allocation as the room and those that still drain allow."""
+        target, fleet = self.target, self.fleet
+        staying, held = len(fleet.staying), len(fleet.members)
+        cores, added = fit(target.cores, target.replicas, staying, held, room_cores, room_cores)
+        # a quota write refills the kernel's tokens: none without need
+        if cores != self.cores:
+            self.cores = cores
+            fleet.limit(self.config.physical_cores(cores))
+        fleet.grow(added)
+
+
 class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     """Runs batches on real replicas, in real time. Implements ``interfaces.Worker``.
 
-    The constructor returns when the initial replicas are ready; they start at full speed,
-    then their limits are put in force and the clock starts. If none starts, that is a
-    ``WorkerError``. The launcher, by default that of child processes on this machine, is closed
-    with the worker. All methods but :meth:`wake` belong to one thread at a time.
+    There are settings for each stage. The constructor returns when the initial replicas are ready;
+    they start at full speed, then their limits are put in force and the clock starts. If none
+    starts, that is a ``WorkerError``. The launchers, by default those of child processes on this
+    machine, are closed with the worker. All methods but :meth:`wake` belong to one thread at a
+    time.
     """
 
-    def __init__(self, config: LiveConfig | None = None, launcher: Launcher | None = None) -> None:
-        self.config = config or LiveConfig()
-        self._target = self.config.initial
-        self._cores = self._target.cores
-        self._cpu_s = self._actuation_s = 0.0
+    def __init__(
+        self,
+        config: LiveConfig | Sequence[LiveConfig] | None = None,
+        launcher: Launcher | Sequence[Launcher] | None = None,
+    ) -> None:
+        configs = config if isinstance(config, Sequence) else [config or LiveConfig()]
+        self.config = configs[0]
+        self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
-            self.launcher = launcher or LocalLauncher(self.config)
-            cleanup.callback(self.launcher.close)
+            launchers = self._launchers(configs, launcher, cleanup)
+            self.launcher = launchers[0]
             with too_many_as_sentence():
-                self._fleet = Fleet(self.config, self.launcher)
-            cleanup.callback(self._fleet.close)
-            physical_cores = self.config.physical_cores(self._cores)
-            self._fleet.warm_up(self._target.replicas, physical_cores)
+                self._watch = Watch()
+            cleanup.callback(self._watch.close)
+            self._parts = [
+                Part(*each, self._watch) for each in zip(configs, launchers, strict=True)
+            ]
+            self._warm_up()
             # also when nobody closes it: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
-        self._warm_up_cpu_s = self._fleet.cpu_s
-        self._clock = EpisodeClock()
-        self._core_seconds = self._charged_s = self._held_cores = 0.0
+        self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
+
+    @staticmethod
+    def _launchers(
+        configs: Sequence[LiveConfig],
+        given: Launcher | Sequence[Launcher] | None,
+        cleanup: contextlib.ExitStack,
+    ) -> Sequence[Launcher]:
+        """Return a launcher for each stage, which the cleanup closes."""
+        if given is not None:
+            launchers = given if isinstance(given, Sequence) else [given]
+            for launcher in launchers:
+                cleanup.callback(launcher.close)
+            return launchers
+        made: list[Launcher] = []
+        for config in configs:
+            made.append(LocalLauncher(config))
+            cleanup.callback(made[-1].close)
+        return made
+
+    def _warm_up(self) -> None:
+        """Start the first replicas of all stages, and wait until they are ready."""
+        for part in self._parts:
+            part.fleet.warm_up(part.target.replicas)
+        while any(part.fleet.starting_s for part in self._parts):
+            self._watch.poll(HEARTBEAT_S)
+        for part in self._parts:
+            part.fleet.warmed_up(part.config.physical_cores(part.cores))
+            part.warm_up_cpu_s = part.fleet.cpu_s
 
     @property
     def limiter(self) -> str:
@@ -102,8 +161,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """The replicas, oldest first; for inspection only."""
-        return tuple(member.replica for member in self._fleet.members)
+        """The replicas, stage by stage and oldest first; for inspection only."""
+        return tuple(member.replica for part in self._parts for member in part.fleet.members)
 
     def now(self) -> float:
         """Return the time since the start of the episode, without the times held."""
@@ -116,38 +175,38 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def release(self) -> float:
         """Let the clock run on; return how long it was held."""
         held_s = self._clock.release()
-        self._fleet.extend_timeouts(held_s)
+        for part in self._parts:
+            part.fleet.extend_timeouts(held_s)
         return held_s
 
     def idle(self, stage: int = 0) -> int:
-        """Return how many replicas could start a batch now."""
-        return len(self._fleet.idle)
+        """Return how many replicas of a stage could start a batch now."""
+        return len(self._parts[stage].fleet.idle)
 
     def start(self, batch: Batch) -> None:
-        """Give a batch to the idle replica with the lowest id."""
-        self._fleet.start(batch)
+        """Give a batch to the idle replica of its stage with the lowest id."""
+        self._parts[batch.stage].fleet.start(batch)
 
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``; not on a held clock.
 
         Replicas that die over and over before they are ready are a ``WorkerError`` where no other
-        serves.
+        of their stage serves.
         """
         if self._clock.held:
             raise RuntimeError("cannot wait while the clock is held; release it first")
         while True:
             left_s = until_s - self.now()
-            changed, ended = self._fleet.poll(max(0.0, left_s))
+            changed, ended = self._watch.poll(max(0.0, left_s))
             if changed:
                 self._charge()
-                if not self._fleet.gives_up:
-                    self._fit()
+                self._fit()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
 
     def wake(self) -> None:
         """Make a :meth:`wait` in another thread return now; safe from any thread."""
-        self._fleet.wake()
+        self._watch.wake()
 
     def resize(self, allocation: Allocation) -> None:
         """Put cores and replicas in force, as far as those that drain leave room.
@@ -155,51 +214,56 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         More than the settings allow is a ``ConfigError``, a limit that the kernel refuses a
         ``WorkerError``.
         """
-        check_allocation(allocation, self.config)
         begin_s = time.monotonic()
-        self._target = allocation
-        self._fleet.shrink(allocation.replicas)
+        for part, own in zip(self._parts, allocation.stages, strict=True):
+            target = Allocation(stages=(own,))
+            check_allocation(target, part.config)
+            part.target = target
+        for part in self._parts:
+            part.fleet.shrink(part.target.replicas)
         self._fit()
         self._actuation_s = time.monotonic() - begin_s
 
     def _fit(self) -> None:
-        """Come as close to the allocation as those that still drain allow."""
-        target, total, fleet = self._target, self.config.total_cores, self._fleet
-        staying, held = len(fleet.staying), len(fleet.members)
-        cores, added = fit(target.cores, target.replicas, staying, held, total, total)
-        # a quota write refills the kernel's tokens: none without need
-        if cores != self._cores:
-            self._cores = cores
-            fleet.limit(self.config.physical_cores(cores))
-        fleet.grow(added)
+        """Come as close to the allocations as those that still drain allow, stage by stage.
+
+        First those that get less, so that there is room for those that get more.
+        """
+        parts = sorted(self._parts, key=lambda part: part.target.total_cores - part.held)
+        for part in parts:
+            if not part.fleet.gives_up:
+                others = sum(other.held for other in parts if other is not part)
+                part.fit(self.config.total_cores - others)
         self._charge()
 
     def status(self, stage: int = 0) -> WorkerStatus:
-        """Return the replicas' state and the counters up to now.
+        """Return the state of a stage's replicas and the counters up to now.
 
         Cores in use are the CPU time of all replicas until now, that of running batches,
         of messages and of cold starts included; ``cpu_s`` counts batches when they end,
         with the handling of their messages.
         """
         self._charge()
-        fleet, core_unit = self._fleet, self.config.core_unit
-        granted_cores = [replica.granted_cores() for replica in self.replicas[:1]]
+        part = self._parts[stage]
+        fleet, core_unit = part.fleet, part.config.core_unit
+        granted_cores = [member.replica.granted_cores() for member in fleet.members[:1]]
         return WorkerStatus(
             ready=fleet.serving,
             starting_s=tuple(fleet.starting_s),
-            held_cores=self._held_cores,
+            held_cores=part.held_cores,
             effective_cores=sum(granted_cores) / core_unit,
-            core_seconds=self._core_seconds,
-            used_core_seconds=(fleet.cpu_s - self._warm_up_cpu_s) / core_unit,
-            cpu_s=self._cpu_s,
+            core_seconds=part.core_seconds,
+            used_core_seconds=(fleet.cpu_s - part.warm_up_cpu_s) / core_unit,
+            cpu_s=part.cpu_s,
             throttled_s=fleet.throttled_s,
             restarts=fleet.restarts,
-            actuation_s=self._actuation_s,
+            actuation_s=0.0 if stage else self._actuation_s,
         )
 
-    def crash(self) -> None:
-        """Inject a failure: kill the first replica that serves, a busy one if there is one."""
-        serving = [m for m in self._fleet.members if m.state is not Phase.STARTING]
+    def crash(self, stage: int = 0) -> None:
+        """Inject a failure: kill a stage's first replica that serves, of several a busy one."""
+        members = self._parts[stage].fleet.members
+        serving = [m for m in members if m.state is not Phase.STARTING]
         if not serving:
             raise RuntimeError("no replica serves that could crash")
         max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
@@ -214,15 +278,16 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def _charge(self) -> None:
         """Charge the cores held since the last time, then those that are held now."""
         now_s = self.now()
-        self._core_seconds += self._held_cores * max(0.0, now_s - self._charged_s)
+        for part in self._parts:
+            part.core_seconds += part.held_cores * max(0.0, now_s - self._charged_s)
+            part.held_cores = float(part.held)
         self._charged_s = now_s
-        self._held_cores = float(self._cores * len(self._fleet.members))
 
     def _complete(self, end: Ended) -> Completion:
         """Put the end of a batch on the episode's clock."""
         answer, at = end.answer, self._clock.at
         if answer is None:
             return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
-        self._cpu_s += answer.cpu_s
+        self._parts[end.batch.stage].cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
         return Completion(end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s)
