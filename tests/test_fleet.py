@@ -49,10 +49,10 @@ class Rig:
         self.launcher = FakeLauncher()
         self.watch = Watch()
         self.fleet = Fleet(CONFIG, self.launcher, self.watch)
-        self.fleet.warm_up(replicas)
+        self.fleet.warm_up(replicas, 0.5)
         while self.fleet.starting_s:
             self.poll()
-        self.fleet.warmed_up(0.5)
+        self.fleet.warmed_up()
         self.launcher.willing = False
 
     @property

@@ -185,15 +185,15 @@ class Fleet:
         starting = (m for m in self.members if m.state is Phase.STARTING)
         return sorted(max(0.0, m.launched_s + self.cold_start_s - now_s) for m in starting)
 
-    def warm_up(self, replicas: int) -> None:
-        """Start the first replicas, at full speed until :meth:`limit`."""
-        self._expected_s = self.cold_start_s
+    def warm_up(self, replicas: int, cores: float) -> None:
+        """Start the first replicas at full speed; :meth:`warmed_up` grants them physical cores."""
+        self._cores, self._expected_s = cores, self.cold_start_s
         self.grow(replicas, full_speed=True)
 
-    def warmed_up(self, cores: float) -> None:
-        """Grant physical cores to the first replicas, which are ready."""
+    def warmed_up(self) -> None:
+        """Limit the first replicas, which are ready."""
         self.cold_start_s = self._expected_s  # full speed tells nothing of it
-        self.limit(cores)
+        self.limit(self._cores)
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""

@@ -147,11 +147,11 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def _warm_up(self) -> None:
         """Start the first replicas of all stages, and wait until they are ready."""
         for part in self._parts:
-            part.fleet.warm_up(part.target.replicas)
+            part.fleet.warm_up(part.target.replicas, part.config.physical_cores(part.cores))
         while any(part.fleet.starting_s for part in self._parts):
             self._watch.poll(HEARTBEAT_S)
         for part in self._parts:
-            part.fleet.warmed_up(part.config.physical_cores(part.cores))
+            part.fleet.warmed_up()
             part.warm_up_cpu_s = part.fleet.cpu_s
 
     @property
