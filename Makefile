@@ -19,12 +19,13 @@ STAGES := runs/stages
 # What the shipped policies learn, and how. One percent of accuracy is worth two cores of 16, as to
 # sponge-mpc. On pipelines a policy begins with any number of replicas, for one is too few.
 POLICY_OPTIONS := --envs 512 --option learning_rate=0.002 --option minibatch=4096 \
-  --option entropy=0.0005 --option violation_weight=80.0 --option evaluation_episodes=48
+  --option entropy=0.0005 --option evaluation_episodes=48
 ONE_MODEL := --scenario paper-300kb --also paper-100kb paper-500kb bursty flash-crowd deep-fade diurnal mixed \
-  --steps 4000000
+  --steps 4000000 --option violation_weight=80.0
 VARIANTS := --scenario variants --also variants-fade --steps 3000000 \
-  --option accuracy_weight=12.5 --option epochs=8 --option gamma=0.6
-PIPELINE := --steps 2000000 --option one_replica_logit=0 --option epochs=8 --option gae_lambda=0.95
+  --option violation_weight=80.0 --option accuracy_weight=12.5 --option epochs=8 --option gamma=0.6
+PIPELINE := --steps 2000000 --option violation_weight=40.0 --option one_replica_logit=0 \
+  --option epochs=8 --option gamma=0.95 --option gae_lambda=0.95
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fuzz package kernels lint bench results bounds policies docs clean
