@@ -81,7 +81,7 @@ results: setup  ## run the large suites, write docs/results.md and the README's 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 
-policies: setup  ## train the policies that ship, an hour
+policies: setup  ## train the policies that ship, forty minutes
 	@set -e; learn() { \
 	  $(PY) train.py --agent $$1 $$3 $(POLICY_OPTIONS) --run-dir runs/policies/$$1-$$2; \
 	  cp runs/policies/$$1-$$2/policy.safetensors agents/policies/$$1-$$2.safetensors; \
