@@ -21,7 +21,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.chain import CORE, MANY, NEVER, Chain, Choices
+from sponge_env.chain import (
+    CORE,
+    MANY,
+    NEVER,
+    NO_WAY,
+    Chain,
+    Choices,
+    CostTables,
+    begin,
+    contest_of,
+    enter,
+    least_room,
+    slack,
+)
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import (
     Allocation,
@@ -101,38 +114,78 @@ class Option(NamedTuple):
     """Size at which batches settle."""
 
 
+class Steady(NamedTuple):
+    """What a request meets that comes later and finds no backlog."""
+
+    size: int
+    """Size at which batches settle."""
+    wait_s: float
+    tasks_s: float
+    """Service of its tasks."""
+
+
 @entry_point
 def lay_out(
-    tables: StageTables, state: StageState, choices: Choices, k: int, late: IntArray
+    tables: StageTables,
+    state: StageState,
+    choices: Choices,
+    k: int,
+    late: IntArray,
+    costs: CostTables,
+    compete: bool,
 ) -> None:
     """Write the options of stage ``k``, in the order of variants, cores and batches.
 
     Without rows in ``late`` they are to be chosen by cost, else by the late requests, which are
-    written there.
+    written there. If they are to ``compete``, they enter ``costs``, after those of the later
+    stages; then the room or late requests of what cannot win are not written.
     """
     variants, cores_max, batch_max = tables.service_s.shape
-    at, hopeless = choices.first[k], 0
+    hopeless, rows = 0, variants * cores_max
     while hopeless < state.due_s.size and state.due_s[hopeless] < tables.left_s:
         hopeless += 1
-    for variant in range(variants):
+    begin(costs, k)
+    contest = contest_of(choices, late, costs, k, 0, 0)
+    if compete and contest.after[-1] >= NO_WAY:
+        return
+    for each in range(rows):
+        # The cheapest first, for the others to lose at once: the fewest cores, or the most where
+        # late requests count.
+        row = rows - 1 - each if late.shape[0] else each
+        variant, cores = row // cores_max, row % cores_max + 1
         was_s = tables.service_s[variant, state.cores - 1]
-        for cores in range(1, cores_max + 1):
-            service_s = tables.service_s[variant, cores - 1]
-            _scale_running(tables, state, cores)
-            settled = _settled(service_s, state, tables.group)
-            held = cores * state.replicas
-            for batch in range(1, batch_max + 1):
-                option = Option(service_s, was_s, batch, min(batch, settled))
-                choices.cores[at] = held
-                choices.ticks[at] = _later_ticks(tables, state, option)
-                if late.shape[0]:
-                    _count_late(tables, state, option, hopeless, late[at])
-                    work_s = service_s[batch - 1] / (batch * max(1, state.free_s.size))
-                    choices.cost[at] = round(CORE * min(work_s * tables.group, CORE / 4))
-                else:
-                    choices.room[at] = _room(tables, state, option, hopeless)
-                    choices.cost[at] = round(CORE * (held + tables.loss[variant])) + batch
-                at += 1
+        service_s = tables.service_s[variant, cores - 1]
+        _scale_running(tables, state, cores)
+        settled, held = _settled(service_s, state, tables.group), cores * state.replicas
+        steady = _steady(tables, state, service_s, settled)
+        for other in range(batch_max):
+            batch = batch_max - other if late.shape[0] else other + 1
+            at = choices.first[k] + row * batch_max + batch - 1
+            option = Option(service_s, was_s, batch, min(batch, settled))
+            if option.size != steady.size:
+                steady = _steady(tables, state, service_s, option.size)
+            choices.cores[at] = held
+            if k:  # for there is nothing before the first that would need it
+                choices.ticks[at] = _later_ticks(tables, state, option, steady)
+            if late.shape[0]:
+                work_s = service_s[batch - 1] / (batch * max(1, state.free_s.size))
+                choices.cost[at] = round(CORE * min(work_s * tables.group, CORE / 4))
+            else:
+                choices.cost[at] = round(CORE * (held + tables.loss[variant])) + batch
+            if compete:
+                more = slack(contest, at)
+                if more < 0:
+                    continue
+                after = contest.soonest if late.shape[0] else least_room(contest, at)
+                most = more // MANY if late.shape[0] else 0
+                if _misses(tables, state, option, hopeless, after, most):
+                    continue
+            if late.shape[0]:
+                _count_late(tables, state, option, hopeless, late[at])
+            else:
+                choices.room[at] = _room(tables, state, option, hopeless)
+            if compete:
+                enter(contest, at)
 
 
 @compiled
@@ -158,29 +211,35 @@ def _settled(service_s: FloatArray, state: StageState, group: int) -> int:
 
 
 @compiled
-def _later_ticks(tables: StageTables, state: StageState, option: Option) -> int:
-    """Return what this stage takes, after its backlog, of requests that are not here yet."""
-    replicas, queued = max(1, state.free_s.size), state.due_s.size
-    own_s, wait_s = option.service_s[option.size - 1], 0.0
-    if queued:
-        wait_s = _done_s(state.free_s, option, queued - 1, queued) - tables.before_s
-    rounds = math.ceil(tables.group / (option.size * replicas))
+def _steady(tables: StageTables, state: StageState, service_s: FloatArray, size: int) -> Steady:
+    replicas, own_s = max(1, state.free_s.size), service_s[size - 1]
+    rounds = math.ceil(tables.group / (size * replicas))
     # What arrives at random waits by Pollaczek and Khinchine's formula; the noise says how much
     # longer than on average.
-    busy = min(state.rate_rps * own_s / (option.size * replicas), _BUSIEST)
+    busy = min(state.rate_rps * own_s / (size * replicas), _BUSIEST)
     queue_s = state.noise * busy / (2 * (1 - busy)) * own_s / replicas
-    whole_s = max(wait_s, own_s / replicas, queue_s) + rounds * own_s
+    return Steady(size, max(own_s / replicas, queue_s), rounds * own_s)
+
+
+@compiled
+def _later_ticks(tables: StageTables, state: StageState, option: Option, steady: Steady) -> int:
+    """Return what this stage takes, after its backlog, of requests that are not here yet."""
+    queued, wait_s = state.due_s.size, steady.wait_s
+    if queued:
+        last = (queued - 1) // option.batch
+        wait_s = max(wait_s, _done_s(state.free_s, option, last, queued) - tables.before_s)
+    whole_s = wait_s + steady.tasks_s
     ticks: int = min(math.ceil(whole_s / tables.tick_s - ROUNDING), TICKS)
     return ticks
 
 
 @compiled
-def _start_s(free_s: FloatArray, option: Option, place: int) -> float:
-    """Return when the batch starts in which the task of that place is.
+def _start_s(free_s: FloatArray, option: Option, before: int) -> float:
+    """Return when a batch starts that has so many before it.
 
     Batches go to the replicas in turn, which take as long for each.
     """
-    before, own_s = place // option.batch, option.service_s[option.batch - 1]
+    own_s = option.service_s[option.batch - 1]
     if free_s.size == 1:  # the usual case, without divisions
         start_s: float = free_s[0] + before * own_s
     else:
@@ -189,22 +248,29 @@ def _start_s(free_s: FloatArray, option: Option, place: int) -> float:
 
 
 @compiled
-def _done_s(free_s: FloatArray, option: Option, place: int, queued: int) -> float:
-    """Return when a task of the queue is done."""
-    own = min(option.batch, queued - place // option.batch * option.batch)
-    done_s: float = _start_s(free_s, option, place) + option.service_s[own - 1]
+def _done_s(free_s: FloatArray, option: Option, before: int, queued: int) -> float:
+    """Return when a batch of the queue is done."""
+    own = min(option.batch, queued - before * option.batch)
+    done_s: float = _start_s(free_s, option, before) + option.service_s[own - 1]
+    return done_s
+
+
+@compiled
+def _queued_done_s(tables: StageTables, state: StageState, option: Option, before: int) -> float:
+    """Return the same where the cores are not in force yet."""
+    queued = state.due_s.size
+    done_s = _done_s(state.free_s, option, before, queued)
+    if tables.delay_s > 0.0:
+        was = Option(option.was_s, option.was_s, option.batch, option.size)
+        unchanged_s = _done_s(state.running[:, 0], was, before, queued)
+        done_s = _resized_s(tables.delay_s, unchanged_s, done_s)
     return done_s
 
 
 @compiled
 def _queued_left_s(tables: StageTables, state: StageState, option: Option, place: int) -> float:
     """Return how much time a waiting task has left when it is done here."""
-    queued = state.due_s.size
-    done_s = _done_s(state.free_s, option, place, queued)
-    if tables.delay_s > 0.0:
-        was = Option(option.was_s, option.was_s, option.batch, option.size)
-        unchanged_s = _done_s(state.running[:, 0], was, place, queued)
-        done_s = _resized_s(tables.delay_s, unchanged_s, done_s)
+    done_s = _queued_done_s(tables, state, option, place // option.batch)
     left_s: float = state.due_s[place] - done_s
     return left_s
 
@@ -229,11 +295,11 @@ def _coming_left_s(tables: StageTables, state: StageState, option: Option, order
     """Return the same for a forecast arrival: behind the queue, or after the batch that runs."""
     arrival_s, due_s = state.arrivals_s[order, 0], state.arrivals_s[order, 1]
     own_s = option.service_s[option.size - 1]
-    place = state.due_s.size + order
-    start_s = _start_s(state.free_s, option, place)
+    before = (state.due_s.size + order) // option.batch
+    start_s = _start_s(state.free_s, option, before)
     if tables.delay_s > 0.0:
         was = Option(option.was_s, option.was_s, option.batch, option.size)
-        unchanged_s = _start_s(state.running[:, 0], was, place)
+        unchanged_s = _start_s(state.running[:, 0], was, before)
         start_s = _resized_s(tables.delay_s, unchanged_s, start_s)
         if arrival_s + option.was_s[option.size - 1] < tables.delay_s:
             own_s = option.was_s[option.size - 1]
@@ -248,6 +314,29 @@ def _short(tables: StageTables, state: StageState, option: Option) -> int:
     served_rps = state.free_s.size * option.batch / option.service_s[option.batch - 1]
     short: int = max(0, math.ceil((state.rate_rps - served_rps) * tables.interval_s - ROUNDING))
     return short
+
+
+@compiled
+def _misses(
+    tables: StageTables, state: StageState, option: Option, hopeless: int, after: int, most: int
+) -> bool:
+    """Return whether more than ``most`` are late if the later stages take so many ticks."""
+    if state.free_s.size == 0:
+        return most == 0  # at least one is
+    late, place, order = _short(tables, state, option), hopeless, 0
+    before = place // option.batch
+    while place < state.due_s.size and late <= most:
+        done_s = _queued_done_s(tables, state, option, before)
+        before += 1
+        stop = min(before * option.batch, state.due_s.size)
+        # Of a batch, those are late that are due before the others.
+        while place < stop and _ticks_left(tables, state.due_s[place] - done_s) < after:
+            late, place = late + 1, place + 1
+        place = stop
+    while order < state.arrivals_s.shape[0] and late <= most:
+        late += _ticks_left(tables, _coming_left_s(tables, state, option, order)) < after
+        order += 1
+    return late > most
 
 
 @compiled
@@ -352,7 +441,6 @@ class PipelineProgram:
         ]
         options = [service_s.size for service_s in services_s]
         self.chain = Chain(options, TICKS, spec.total_cores)
-        self._none_late = np.zeros((0, TICKS + 1), np.int64)
 
     def variant_row(self, k: int, view: SystemView) -> int:
         """Return where a stage's tables have the variant that is in force."""
@@ -362,28 +450,34 @@ class PipelineProgram:
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.states(view, forecast, replicas)
-        self._lay_out(states, self._none_late)
-        feasible = self._solve(count_late=False)
+        feasible = self.solve(states, count_late=False)
         if not feasible:
-            self._lay_out(states, self.chain.late)
-            self._solve(count_late=True)
+            self.solve(states, count_late=True)
         return Allocation(stages=self._chosen(replicas), feasible=feasible)
 
-    def _solve(self, count_late: bool) -> bool:
+    def solve(self, states: Sequence[StageState], count_late: bool) -> bool:
         """Choose options; return False if each way makes some late that must not."""
+        chain, late = self.chain, self.chain.late_rows(count_late)
         if self._backend is None:
-            return self.chain.cheapest(count_late) < MANY
-        if way := solve_chain(self.chain, count_late, self._backend):
-            self.chain.chosen[:] = way
-        return bool(way)
-
-    def _lay_out(self, states: Sequence[StageState], late: IntArray) -> None:
+            for k in reversed(range(len(states))):
+                self.lay_out_stage(k, states[k], late, compete=True)
+            cost = chain.winners(count_late)
+            if cost >= NO_WAY or chain.fits():
+                return cost < MANY
         for k, state in enumerate(states):
             self.lay_out_stage(k, state, late)
+        if self._backend is None:
+            return chain.cheapest(count_late) < MANY
+        if way := solve_chain(chain, count_late, self._backend):
+            chain.chosen[:] = way
+        return bool(way)
 
-    def lay_out_stage(self, k: int, state: StageState, late: IntArray) -> None:
+    def lay_out_stage(
+        self, k: int, state: StageState, late: IntArray, compete: bool = False
+    ) -> None:
         """Write the options of a stage, see :func:`lay_out`."""
-        lay_out(self.tables[k], state, self.chain.choices, k, late)
+        chain = self.chain
+        lay_out(self.tables[k], state, chain.choices, k, late, chain.any_cores, compete)
 
     def _chosen(self, replicas: Sequence[int]) -> tuple[StageAllocation, ...]:
         chosen = []

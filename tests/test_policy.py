@@ -30,6 +30,8 @@ from sponge_env.errors import PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario import load_scenario
+from sponge_env.seeds import EVALUATION_SEEDS
 
 SPEC = make_spec(SHORT, scenario_profile(SHORT))
 INFO = PolicyInfo("ppo", SPEC.fingerprint, ("short",), (16, 16), FIELDS, steps=1, seed=0)
@@ -145,6 +147,26 @@ def test_a_new_field_changes_no_decision_of_a_shipped_policy(
     monkeypatch.setattr(learned, "encode", observe)
     assert decisions() == expected
     assert len({tuple(each[:2]) for each in expected}) > 1
+
+
+@pytest.mark.parametrize(
+    ("scenario", "file"),
+    [
+        ("variants", "ppo-variants"),
+        ("variants-fade", "ppo-variants"),
+        ("pipeline-video", "ppo-pipeline-video"),
+        ("pipeline-fanout", "ppo-pipeline-fanout"),
+    ],
+)
+def test_policies_ship_for_variants_and_pipelines(scenario: str, file: str) -> None:
+    controller = PolicyController("ppo", "shipped")
+    where = dataclasses.replace(load_scenario(scenario), duration_s=120.0)
+    run = Run("ppo", scenario, "sim", EVALUATION_SEEDS)
+    summary = run_episode(make_system(where, EVALUATION_SEEDS), controller, run).summary
+    assert f"policies/{file}.safetensors" in controller.description
+    assert scenario in controller.policy.info.scenarios
+    assert summary.avoidable_violation_rate < 0.01
+    assert summary.mean_cores < where.limits.machine_cores / 1.2
 
 
 def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import TICKS, PipelineProgram, StageState, tasks_of_requests
-from sponge_env.chain import NEVER
+from sponge_env.chain import MANY, NEVER, NO_WAY
 from sponge_env.config import Arrivals
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario import load_scenario
@@ -98,6 +98,48 @@ def test_options_are_counted_as_they_are_defined(state: StageState) -> None:
             else:
                 room = NEVER if short else max(NEVER, min([TICKS, *left]))
                 assert chain.choices.room[option] == room
+
+
+def random_state(random: np.random.Generator) -> StageState:
+    """A stage of ``pipeline-video`` with a queue between comfortable and late."""
+    due_s = np.sort(random.uniform(0.0, 1.0, random.integers(0, 20))) * random.uniform(0.2, 2.0)
+    arrivals_s = np.sort(random.uniform(0.0, 1.0, random.integers(0, 10)))
+    return StageState(
+        due_s=due_s,
+        arrivals_s=np.column_stack([arrivals_s, arrivals_s + random.uniform(0.2, 1.0)]),
+        running=np.array([(random.uniform(0.0, 0.05), random.integers(0, 5))]),
+        free_s=np.empty(1),
+        variant=0,
+        cores=int(random.integers(1, 5)),
+        replicas=1,
+        rate_rps=random.uniform(1.0, 40.0),
+        noise=1.0,
+    )
+
+
+@pytest.mark.parametrize("total_cores", [5, 32])
+def test_what_is_left_out_would_not_win(total_cores: int) -> None:
+    spec = dataclasses.replace(spec_of("pipeline-video"), total_cores=total_cores)
+    stages = tuple(
+        # Two variants alike, so that options cost the same.
+        dataclasses.replace(stage, latencies=stage.latencies[:1] * 2, accuracies=(0.5, 0.5))
+        for stage in spec.stages
+    )
+    spec = dataclasses.replace(spec, stages=stages)
+    program, random = PipelineProgram(SpongeIPConfig(), spec), np.random.default_rng(0)
+    chain, feasible = program.chain, 0
+    for _ in range(500):
+        states = [random_state(random) for _ in spec.stages]
+        for count_late in (False, True):
+            found = program.solve(states, count_late)
+            chosen = chain.options()
+            for k, state in enumerate(states):
+                program.lay_out_stage(k, state, chain.late_rows(count_late))
+            cost = chain.cheapest(count_late)
+            assert found == (cost < MANY)
+            assert cost >= NO_WAY or chain.options() == chosen
+            feasible += found and not count_late
+    assert 50 < feasible < 450
 
 
 def test_tasks_of_requests_multiply() -> None:

@@ -48,6 +48,11 @@ class LearnConfig(Options):
     """Weight of the entropy bonus."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers."""
+    one_replica_logit: float = 5.0
+    """Of one replica when training begins; 0 for the others. Most numbers are too many for most
+    loads of one model, and a policy that shrinks from their cores early never learns what cores
+    are good for. Where one replica is too few, a policy that hardly ever asks for two in each of
+    the intervals of a cold start never learns what replicas are good for."""
     violation_weight: float | None = option(None, above=0)
     """Weight of violations in the reward; the scenario's if left out."""
     accuracy_weight: float | None = option(None, at_least=0)

@@ -48,10 +48,6 @@ ALGORITHMS = {"ppo": PPO, "maskable": MaskablePPO, "recurrent": RecurrentPPO}
 _FIRST_LOGIT = 1.0
 """Of each choice that leaves the program as it is, when training begins; 0 for the others."""
 
-_ONE_REPLICA_LOGIT = 5.0
-"""Of one replica when training begins; 0 for the others. Most numbers would be too many for most
-loads, and a policy that shrinks from their cores early never learns what cores are good for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -164,7 +160,7 @@ def make_model(plan: TrainingPlan, config: LearnConfig, envs: VecEnv) -> Any:
         else:
             parts = [name for _, name in plan.control.parts]
             one = [int(edge) for edge, name in zip(edges, parts, strict=True) if name == "replicas"]
-            model.policy.action_net.bias[one] = _ONE_REPLICA_LOGIT
+            model.policy.action_net.bias[one] = config.one_replica_logit
     return model
 
 
