@@ -180,13 +180,6 @@ def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Pr
     return profile
 
 
-def default_path(model: str) -> Path:
-    """Return where a model's profile is kept: that of the profile ``local`` for one model only."""
-    local = local_profile_path()
-    own = LiveConfig().model
-    return local if model == own else local.with_name(f"{local.stem}-{Path(model).stem}.json")
-
-
 def summary(profile: Profile) -> str:
     """Describe a profile in a short table: measured and fitted latencies in ms."""
     fitted_s = profile.latency.predict_s(
@@ -225,7 +218,7 @@ def _run(argv: Sequence[str]) -> int:
     said = f"means to limit CPU: {', '.join(limiters)}"
     add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
     args = parser.parse_args(argv)
-    path = args.out or default_path(args.model)
+    path = args.out or local_profile_path(args.model)
     config = LiveConfig(
         model=args.model,
         batch_max=args.batch,

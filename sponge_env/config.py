@@ -140,7 +140,7 @@ class Variant:
     @property
     def called(self) -> str:
         """Name for tables."""
-        return self.name or PurePath(self.profile).stem
+        return self.name or PurePath(self.profile.rpartition(":")[2]).stem
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,9 +162,21 @@ class Profile:
         return wanted
 
 
-def local_profile_path() -> Path:
-    """Return where the calibration of this machine is kept."""
-    return cache_dir() / "profiles" / "local.json"
+LOCAL = "local"
+"""Profile of this machine; ``local:MODEL`` of a model but the first one."""
+LOCAL_MODEL = "efficientnet-lite0"
+
+
+def local_profile_path(model: str = LOCAL_MODEL) -> Path:
+    """Return where the calibration of a model on this machine is kept."""
+    stem = LOCAL if model == LOCAL_MODEL else f"{LOCAL}-{Path(model).stem}"
+    return cache_dir() / "profiles" / f"{stem}.json"
+
+
+def local_model(profile: str) -> str | None:
+    """Return the model of ``local`` or ``local:MODEL``; None if it is a profile from elsewhere."""
+    name, _, model = profile.partition(":")
+    return (model or LOCAL_MODEL) if name == LOCAL else None
 
 
 def save_profile(profile: Profile, path: Path) -> None:
@@ -173,9 +185,20 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Load a shipped profile by name, or any profile by path, or raise :class:`ProfileError`."""
-    path = Path(name_or_path)
-    if path.suffix != ".json":
+    """Load a shipped profile, one of this machine (``local``, ``local:MODEL``), or a file.
+
+    What cannot be is a :class:`ProfileError`.
+    """
+    path, model = Path(name_or_path), local_model(str(name_or_path))
+    if model is not None:
+        path = local_profile_path(model)
+        if not path.exists():
+            option = f" --model {model}" * (model != LOCAL_MODEL)
+            raise ProfileError(
+                f"{model} was not measured on this machine yet; measure it with: "
+                f"python -m sponge_env.calibrate{option}"
+            )
+    elif path.suffix != ".json":
         shipped = {file.stem: file for file in PROFILE_DIR.glob("*.json")}
         if str(path) not in shipped:
             raise ProfileError(unknown("profile", str(path), shipped))

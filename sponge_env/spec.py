@@ -15,7 +15,7 @@ from sponge_env.config import Limits, Stage
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.graph import mean_tasks, predecessors
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
-from sponge_env.profile import Profile, load_profile, local_profile_path
+from sponge_env.profile import Profile, load_profile
 from sponge_env.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -24,17 +24,7 @@ if TYPE_CHECKING:
 
 def scenario_profile(scenario: Scenario) -> Profile:
     """Load the latency profile that a scenario names, or that of its first stage."""
-    if scenario.stages:
-        return load_profile(scenario.stages[0].variants[0].profile)
-    if scenario.profile != "local":
-        return load_profile(scenario.profile)
-    path = local_profile_path()
-    if not path.exists():
-        raise ProfileError(
-            f"scenario {scenario.name!r} needs this machine's latency profile; "
-            "measure it with: python -m sponge_env.calibrate"
-        )
-    return load_profile(path)
+    return load_profile(scenario.pipeline[0].variants[0].profile)
 
 
 def stage_profiles(scenario: Scenario, profile: Profile) -> tuple[tuple[Profile, ...], ...]:

@@ -13,7 +13,6 @@ from sponge_env.calibrate import (
     build_profile,
     build_quota,
     calibrate,
-    default_path,
     interpolate_work,
     main,
     summary,
@@ -131,9 +130,11 @@ def test_the_summary_names_what_matters(profile: Profile) -> None:
 
 def test_another_model_has_a_profile_of_its_own() -> None:
     local = local_profile_path()
-    assert default_path("efficientnet-lite0") == local
-    assert default_path("efficientnet-lite1") == local.with_name("local-efficientnet-lite1.json")
-    assert default_path("models/local.onnx") == local.with_name("local-local.json")
+    assert local_profile_path("efficientnet-lite0") == local
+    assert local_profile_path("efficientnet-lite1") == local.with_name(
+        "local-efficientnet-lite1.json"
+    )
+    assert local_profile_path("models/local.onnx") == local.with_name("local-local.json")
 
 
 @pytest.mark.live

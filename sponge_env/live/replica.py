@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from sponge_env.config import Limiter, positive, require
 from sponge_env.interfaces import Allocation
+from sponge_env.profile import LOCAL_MODEL
 from sponge_env.spec import check_allocation
 
 
@@ -135,7 +136,7 @@ class Launcher(Protocol):
 class LiveConfig:
     """How the real worker is set up."""
 
-    model: str = "efficientnet-lite0"
+    model: str = LOCAL_MODEL
     """Known model or path of an ONNX file."""
     batch_max: int = 16
     """Largest batch."""
