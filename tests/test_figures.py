@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,7 +9,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.results.figures import COLOURS, log_axis, moving_mean, plot_comparison, series
+from sponge_env.results.figures import (
+    COLOURS,
+    draw_violations,
+    log_axis,
+    moving_mean,
+    plot_comparison,
+    series,
+    style_of,
+)
 from sponge_env.results.schema import IntervalMetrics
 
 
@@ -73,6 +84,31 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
         plot_comparison({"a": run(2)}, tmp_path, "a folder")
 
 
+@pytest.mark.parametrize(("accuracy", "there"), [(math.nan, False), (1.0, False), (0.8, True)])
+def test_accuracy_has_a_panel_where_some_answers_are_wrong(tmp_path, monkeypatch, accuracy, there):
+    drawn = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda f, *a, **k: (drawn.append(f), savefig(f, *a, **k))[1]
+    )
+    intervals = [replace(i, accuracy=accuracy, effective_accuracy=0.7) for i in run(9)]
+    plot_comparison({"a": intervals}, tmp_path / "comparison.png", "accuracy")
+    (figure,) = drawn
+    assert any("accuracy" in ax.get_ylabel() for ax in figure.axes) == there
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 6, 12, 40, 90, 300, 20_000])
+def test_the_axis_of_violations_has_a_few_whole_numbers(most):
+    ax = Figure(figsize=(9, 1.6)).subplots()
+    runs = {"a": {"time_s": [1.0, 2.0], "violations": [0, most]}}
+    draw_violations(ax, runs, style_of(["a"]))
+    ax.figure.draw_without_rendering()
+    bottom, top = ax.get_ylim()
+    ticks = [tick for tick in ax.get_yticks() if bottom <= tick <= top]
+    assert 3 <= len(ticks) <= 7
+    assert all(tick >= 0 and tick == int(tick) for tick in ticks)
+
+
 def test_series_takes_a_metric_of_every_interval():
     np.testing.assert_array_equal(series(run(3), "time_s"), [1.0, 2.0, 3.0])
 
@@ -80,6 +116,11 @@ def test_series_takes_a_metric_of_every_interval():
 def test_a_moving_mean_averages_the_neighbours_there_are():
     values = np.array([0.0, 3.0, 6.0, 3.0])
     np.testing.assert_allclose(moving_mean(values, 3), [1.5, 3.0, 4.0, 4.5])
+
+
+def test_a_moving_mean_leaves_out_what_was_not_measured():
+    values = np.array([1.0, np.nan, 3.0, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(moving_mean(values, 3), [1, 2, 3, 3, np.nan, np.nan])
 
 
 @given(

@@ -37,7 +37,8 @@ def after(anchor: str, added: str) -> tuple[str, str]:
 INTERVAL_METRIC: Insertions = {
     "sponge_env/results/schema.py": [
         after(
-            '    batch: int = metric("resources", "", "Largest batch allowed.")\n',
+            '    replicas_ready: int = metric("resources", "", '
+            '"Replicas serving at the interval\'s end.")\n',
             '    answered: int = metric("slo", "", "Requests answered, in time or late.", "more")\n'
             '    moons: int = metric("queue", "", "Nobody counts these.", default=7)\n',
         )

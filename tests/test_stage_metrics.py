@@ -141,18 +141,28 @@ def test_stages_arrive_in_files_tensorboard_and_on_the_terminal(
     assert all(events.SummaryMetadata(tag).summary_description.endswith(".") for tag in tags)
     (layout,) = events.Tensors(custom_scalars.CONFIG_SUMMARY_TAG)
     page = Layout.FromString(make_ndarray(layout.tensor_proto).item())
-    sections = {section.title: section.chart for section in page.category}
-    assert ("Accuracy beside violations and cores" in sections) == (scenario == "variants")
-    assert ("All stages" in sections) == (len(stages) > 1)
-    assert ("Variants" in sections) == (scenario == "variants")
-    for chart in sections.get("Variants", ()):
-        (pattern,) = chart.multiline.tag
-        assert {tag for tag in tags if re.match(pattern, tag)} == {
-            f"stages/classifier/share/{name}" for name in VARIANTS
+    charted = {
+        section.title: {
+            chart.title: [tag for tag in tags if re.match(chart.multiline.tag[0], tag)]
+            for chart in section.chart
         }
-    for chart in sections.get("All stages", ()):
-        (pattern,) = chart.multiline.tag
-        assert len([tag for tag in tags if re.match(pattern, tag)]) == len(stages)
+        for section in page.category
+    }
+    outcomes = list(charted.values())[1]
+    assert list(outcomes)[-2:] == ["violations", "cores [core units]"]
+    assert ("effective accuracy" in outcomes) == (scenario == "variants")
+    shares = "Share of the tasks of classifier by variant: lite0, lite1, lite2"
+    of_variants = {name: [f"stages/classifier/share/{name}"] for name in VARIANTS}
+    assert charted.get(shares) == (of_variants if scenario == "variants" else None)
+    several = [charts for title, charts in charted.items() if title.startswith("All stages")]
+    assert len(several) == (len(stages) > 1)
+    assert all(len(found) == len(stages) for charts in several for found in charts.values())
+    batches = [f"stages/{stage}/batch" for stage in stages]
+    network = list(charted.values())[-1]
+    if several:
+        assert sorted(network["batch of each stage"]) == sorted(batches)
+    else:
+        assert network["batch"] == ["resources/batch"]
 
     text = capsys.readouterr().out
     assert ("effective" in text) == ("lite2 100 %" in text) == (scenario == "variants")

@@ -145,24 +145,24 @@ def plan(
             scratch.speed,
             scratch.arrivals_s[path, 0],
         )
+    # What is compiled into its caller is called from one place: it would be compiled for each.
     _set(scratch.tried[0], best)
-    cost, late = _cost(decision, scratch.tried[0], math.inf)
-    # An allocation that is better begins the round of moves anew; a round without one is the end.
-    move, left = 0, _MOVES * stages
-    while left > 0 and known + 1 < _MOST_TRIED:
-        tried = scratch.tried[known + 1]
-        _set(tried, best)
-        k, way = move // _MOVES, move % _MOVES
-        _move(rules, k, way, tried[k])
-        move, left = (move + 1) % (_MOVES * stages), left - 1
-        if _is_known(scratch.tried, known) or not _fits(rules, tried, k):
-            continue
-        known += 1
-        tried_cost, tried_late = _cost(decision, tried, cost)
+    cost, late, move, left, trying = math.inf, 0.0, 0, 0, True
+    while trying:
+        tried_cost, tried_late = _cost(decision, scratch.tried[known], cost)
         if tried_cost < cost:
-            _set(best, tried)
+            _set(best, scratch.tried[known])
             cost, late = tried_cost, tried_late
-            move, left = k * _MOVES, _MOVES * stages
+            # It begins the round of moves anew; a round without a better one is the end.
+            move, left = (move - 1) // _MOVES * _MOVES if known else 0, _MOVES * stages
+        trying = False
+        while left > 0 and known + 1 < _MOST_TRIED and not trying:
+            tried, k = scratch.tried[known + 1], move // _MOVES % stages
+            _set(tried, best)
+            _move(rules, k, move % _MOVES, tried[k])
+            move, left = move + 1, left - 1
+            trying = _fits(rules, tried, k) and not _is_known(scratch.tried, known)
+        known += trying
     return late, cost
 
 
@@ -252,7 +252,6 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         cost += rules.replicas[k] * held_s
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
     _set(scratch.then, tried)
-    until_s = rules.delay_s + rules.interval_s
     for path in range(chance.weight.size):
         if cost >= limit:
             break
@@ -260,8 +259,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         scratch.middle.marks[0, COMING] = scratch.counts[path]
         for k in range(tried.shape[0]):
             scratch.middle.marks[k, LEFT] = path * tried.shape[0] + k  # other draws on each path
-        late = _wait(decision, path, tried)
-        late += _serve(decision, scratch.middle, path, tried, rules.delay_s, until_s)
+        late = _next_interval(decision, path, tried)
         expected += chance.weight[path] * late
         cost += chance.weight[path] * (rules.late_price * late + _look_ahead(decision, path, tried))
     return cost, expected
@@ -286,59 +284,65 @@ def _serve(
 
 
 @compiled
-def _resize(rules: Rules, queues: Queues, now_s: float, old: IntArray, new: IntArray) -> None:
-    """Give all stages other cores, with which what runs goes on as the new variant."""
-    for k in range(old.shape[0]):
-        service_s = rules.service_s[k, new[k, VARIANT]]
-        resize(queues, k, now_s, service_s[old[k, CORES] - 1], service_s[new[k, CORES] - 1])
+def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
+    """Serve until an interval after the decision is in force; return the late requests.
 
-
-@compiled
-def _wait(decision: Decision, path: int, tried: IntArray) -> float:
-    """Serve until the decision is in force, resizes asked for before included; return the late."""
-    rules, scratch, pending = decision.rules, decision.scratch, decision.pending
-    queues, now, from_s, late = scratch.middle, scratch.now, 0.0, 0.0
+    Until it is, the cores in force serve, and those of resizes that were asked for before.
+    """
+    rules, now, pending = decision.rules, decision.scratch.now, decision.pending
+    resizes, from_s, late = pending.shape[1], 0.0, 0.0
     _set(now, tried)
     for k in range(tried.shape[0]):
         now[k, CORES] = decision.cores_in_force[k]
-    for row in range(pending.shape[1]):
-        until_s = min(pending[0, row, 0], rules.delay_s)
-        late += _serve(decision, queues, path, now, from_s, until_s)
+    for phase in range(resizes + 2):
+        until_s = rules.delay_s + (phase > resizes) * rules.interval_s
+        if phase < resizes:
+            until_s = min(pending[0, phase, 0], until_s)
+        if until_s > from_s:
+            late += _serve(decision, decision.scratch.middle, path, now, from_s, until_s)
         for k in range(tried.shape[0]):
-            service_s, cores = rules.service_s[k, tried[k, VARIANT]], int(pending[k, row, 1])
-            resize(queues, k, until_s, service_s[now[k, CORES] - 1], service_s[cores - 1])
+            cores = int(pending[k, phase, 1]) if phase < resizes else tried[k, CORES]
+            _resize(rules, decision.scratch.middle, k, until_s, now[k], cores)
             now[k, CORES] = cores
         from_s = until_s
-    if rules.delay_s > 0.0:
-        late += _serve(decision, queues, path, now, from_s, rules.delay_s)
-    _resize(rules, queues, rules.delay_s, now, tried)
     return late
+
+
+@compiled
+def _resize(
+    rules: Rules, queues: Queues, k: int, now_s: float, stage: IntArray, cores: int
+) -> None:
+    """Give a stage other cores, with which what runs goes on."""
+    service_s = rules.service_s[k, stage[VARIANT]]
+    resize(queues, k, now_s, service_s[stage[CORES] - 1], service_s[cores - 1])
 
 
 @compiled
 def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
     """Return what a path costs after the next interval, with the cores that suit it best.
 
-    The search for them starts at those that suited the path before, and leaves its own there.
+    The search for them starts at those that suited the path before, and leaves its own there. Of
+    each stage it tries fewer cores, then more: the rest is about convex in them, and where one side
+    is downhill, the other is not.
     """
-    rules, then = decision.rules, decision.scratch.then
-    best = _rest(decision, path, tried)
-    if rules.look_ahead == 0:
-        return best
-    # The rest is about convex in the cores: where one side is downhill, the other is not.
-    for k in range(then.shape[0]):
-        first = then[k, CORES]
-        for sign in (-1, 1):
-            if then[k, CORES] != first:
-                break
-            while True:
-                before = then[k, CORES]
+    rules, then, best, first = decision.rules, decision.scratch.then, math.inf, 0
+    for way in range(1 + 2 * then.shape[0] * (rules.look_ahead > 0)):
+        k, sign = max(way - 1, 0) // 2, 1 - 2 * (way % 2)
+        if way % 2:
+            first = then[k, CORES]
+        going = way == 0 or then[k, CORES] == first
+        while going:
+            before = then[k, CORES]
+            if way:
                 then[k, CORES] = before + sign * max(1, int(before * _STRIDE))
-                rest = _rest(decision, path, tried) if _fits(rules, then, k) else math.inf
-                if rest >= best:
-                    then[k, CORES] = before
-                    break
+            rest = math.inf
+            if way == 0 or _fits(rules, then, k):
+                rest = _rest(decision, path, tried)
+            going = rest < best and way > 0
+            if rest < best:
                 best = rest
+            else:
+                then[k, CORES] = before
     return best
 
 
@@ -346,19 +350,22 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
 def _rest(decision: Decision, path: int, tried: IntArray) -> float:
     """Return what a path costs after the next interval if it goes on with the cores of ``then``.
 
-    Without look-ahead the backlog is priced at once, and worked off as it stands.
+    Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
+    the end is served, too, or a plan could leave its late requests behind the horizon.
     """
     rules, queues, then = decision.rules, decision.scratch.end, decision.scratch.then
     begin_s = rules.delay_s + rules.interval_s
     horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s
     copy_queues(decision.scratch.middle, queues)
-    _resize(rules, queues, begin_s, tried, then)
-    late, cores_s, backlog = _serve(decision, queues, path, then, begin_s, horizon_s), 0.0, 0.0
     for k in range(then.shape[0]):
-        variant, cores = then[k, VARIANT], then[k, CORES]
-        cores_s += rules.replicas[k] * cores * (horizon_s - begin_s)
-        left = unfinished(queues, k, horizon_s, rules.service_s[k, variant, cores - 1])
-        backlog += decision.backlog_price[k, variant] * left
-    # What is left is served, too, or a plan could leave its late requests behind the horizon.
-    late += _serve(decision, queues, path, then, horizon_s, math.inf)
+        _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
+    late, cores_s, backlog = 0.0, 0.0, 0.0
+    for beyond in range(2):
+        from_s, until_s = (horizon_s, math.inf) if beyond else (begin_s, horizon_s)
+        late += _serve(decision, queues, path, then, from_s, until_s)
+        for k in range(then.shape[0] * (not beyond)):
+            variant, cores = then[k, VARIANT], then[k, CORES]
+            cores_s += rules.replicas[k] * cores * (horizon_s - begin_s)
+            left = unfinished(queues, k, horizon_s, rules.service_s[k, variant, cores - 1])
+            backlog += decision.backlog_price[k, variant] * left
     return cores_s + rules.late_price * late + backlog

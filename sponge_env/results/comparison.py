@@ -40,7 +40,7 @@ STANDARD = "standard"
 
 DRAWN = (
     "time_s", "offered", "violations", "avoidable_violations", "cores", "batch",
-    "replicas_ready", "delay_mean_s", "bandwidth_bytes_per_s",
+    "replicas_ready", "delay_mean_s", "bandwidth_bytes_per_s", "accuracy", "effective_accuracy",
 )  # fmt: skip
 """Interval metrics that pictures show and sentences are about."""
 

@@ -18,7 +18,8 @@ Generated from `sponge_env/results/schema.py` by `make docs`; do not edit.
 The name is the CSV column and the JSON key. The TensorBoard tag is `slo/name` and
 `resources/name` per interval, and `system/group/name` for the other groups; below `total/` are the
 running sums of violations and core-seconds. What TensorBoard's table of hyper-parameters compares
-is below `whole_episode/`.
+is below `whole_episode/`. Unless *Ignore outliers in chart scaling* is off, TensorBoard cuts off
+spikes, such as the violations of a few intervals.
 
 At any time `offered = on_time + late + dropped + failed + queued + running`.
 """

@@ -19,7 +19,6 @@ from matplotlib.ticker import (
     Locator,
     MaxNLocator,
     NullFormatter,
-    ScalarFormatter,
 )
 from matplotlib.transforms import Bbox
 from PIL import Image
@@ -77,11 +76,17 @@ INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered",
 """What happens to every agent: metric, and unit if not its own."""
 
 OUTPUTS = ("cores", "batch", "replicas_ready")
-"""What an agent chooses."""
+"""What an agent chooses. The batch size is that of the first stage, and left out of several."""
 
 LINEAR_UP_TO = 10
 """Violations so far from which on their axis is logarithmic: agents differ by orders of
 magnitude."""
+
+VIOLATION_TICKS = (
+    (0, *(10**k for k in range(1, 9))), (0, 10, 20, 30, 50, 70),
+    *(range(0, LINEAR_UP_TO + 1, step) for step in (5, 2, 1)),
+)  # fmt: skip
+"""Numbers that this axis may have, see :class:`FewTicks`."""
 
 LINEAR_UP_TO_PERCENT = 0.1
 """The same for violations per request; 0 must be on it."""
@@ -179,11 +184,16 @@ def png(figure: Figure) -> bytes:
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
     """Average over about ``width`` values around each; over fewer at the ends.
 
-    ``width`` is at least 1 and at most ``len(values)``, whatever is asked for.
+    ``width`` is at least 1 and at most ``len(values)``, whatever is asked for. What is NaN does
+    not count; the average of nothing is NaN.
     """
     kernel = np.ones(min(max(width, 1), len(values)))
-    counts = np.convolve(np.ones_like(values), kernel, mode="same")
-    return np.convolve(values, kernel, mode="same") / counts
+    known = ~np.isnan(values)
+    counts = np.convolve(known.astype(np.float64), kernel, mode="same")
+    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
+    means = np.full(len(values), np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 BOUND_STYLES = {
@@ -198,24 +208,30 @@ def plot_comparison(
 ) -> None:
     """Draw network, violations so far and cores held of all agents on one time axis.
 
+    Where some answers are wrong, effective accuracy, too.
+
     All are of the same seed and so under the same network and arrivals. Agents without
     intervals are left out; without any, no PNG is written. RunDirectoryError if it cannot be.
     """
-    shown = ("time_s", "delay_mean_s", "violations", "cores")
+    shown = ("time_s", "delay_mean_s", "violations", "cores", "accuracy", "effective_accuracy")
     there = {agent: run for agent, run in intervals.items() if run}
     runs = {agent: {name: series(run, name) for name in shown} for agent, run in there.items()}
     if not runs:
         return
     styles = style_of(list(runs))
-    figure, panels = _over_time((10, 7.5), 150, (2, 3, 4))
-    network, violations, cores = panels
+    of_accuracy = (2,) * _some_wrong(runs)
+    figure, panels = _over_time((10, 7.5), 150, (2, 3, 4, *of_accuracy))
+    network, violations, cores, *accuracy = panels
     # The delay is what the network takes from the budgets.
     _draw_input(network, max(runs.values(), key=lambda run: len(run["time_s"])), "delay_mean_s")
     network.set_ylabel("communication\n" + axis_label(IntervalMetrics, "delay_mean_s"))
-    _draw_violations(violations, runs, styles)
+    draw_violations(violations, runs, styles)
     violations.set_ylabel(f"{violations.get_ylabel()}\n(log above {LINEAR_UP_TO})")
     _draw_choice(cores, runs, "cores", styles)
     cores.set_ylabel(axis_label(IntervalMetrics, "cores"))
+    for ax in accuracy:
+        _draw_choice(ax, runs, "effective_accuracy", styles)
+        ax.set_ylabel(_stacked(axis_label(IntervalMetrics, "effective_accuracy")))
     small: dict[str, Any] = dict.fromkeys(("fontsize", "title_fontsize"), "small")
     beside: dict[str, Any] = {"bbox_to_anchor": (1.01, 1.05), "alignment": "left", **small}
     for ax, legend in ((violations, "Violations in all"), (cores, "Mean cores")):
@@ -235,14 +251,18 @@ def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
     """Draw the first seed's episodes: what came in, what agents chose, what went wrong."""
     frames = {agent: comparison.intervals_of(agent, cell) for agent in styles}
     runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
-    figure, panels = _over_time((9, 8.5), 90, (1.1, 1.1, 1.1, 1.6, 2, 1.2, 1.1))
+    several = any(len(stages) > 1 for found in comparison.stages(cell).values() for stages in found)
+    outputs = [name for name in OUTPUTS if name != "batch" or not several]
+    outputs += ["effective_accuracy"] * _some_wrong(runs)
+    heights = (1.1, 1.1, 1.1, 1.6, 2, *([1.2] * (len(outputs) - 1)))
+    figure, panels = _over_time((9, 0.2 + sum(heights)), 90, heights)
     for ax, (name, unit) in zip(panels, INPUTS, strict=False):
         for run in list(runs.values())[:1]:
             _draw_input(ax, run, name, SCALES.get(unit or "", 1.0))
         ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name, unit)))
-    _draw_violations(panels[3], runs, styles)
+    draw_violations(panels[3], runs, styles)
     panels[3].set_ylabel(panels[3].get_ylabel().replace(" so", "\nso"))
-    for ax, name in zip(panels[4:], OUTPUTS, strict=True):
+    for ax, name in zip(panels[4:], outputs, strict=True):
         _draw_choice(ax, runs, name, styles)
         ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))
     panels[0].set_xlim(left=0)
@@ -265,6 +285,11 @@ def _over_time(
     return figure, panels
 
 
+def _some_wrong(runs: Runs) -> bool:
+    """Return whether some answers are less than sure to be right."""
+    return any((np.asarray(run["accuracy"]) < 1).any() for run in runs.values())
+
+
 def _stacked(label: str) -> str:
     """Break a label in two lines, at its unit if it has one: panels are low."""
     return label.replace(" [", "\n[") if "[" in label else label.replace(" ", "\n", 1)
@@ -276,15 +301,17 @@ def _draw_input(ax: Axes, run: Any, name: str, scale: float = 1.0) -> None:
     ax.set_ylim(bottom=0)
 
 
-def _draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
+def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
     """Draw the running sum, whose last value the legend has."""
     for agent, run in runs.items():
         total = np.cumsum(np.asarray(run["violations"]))
         label = f"{agent}: {total[-1]:.0f}"
         ax.step(run["time_s"], total, where="post", color=styles[agent].colour, label=label)
     ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
-    ax.yaxis.set_major_formatter(ScalarFormatter())
-    ax.set_ylim(bottom=-0.5)  # keeps an agent without violations off the axis
+    ax.yaxis.set_major_locator(FewTicks(*VIOLATION_TICKS))
+    ax.yaxis.set_major_formatter(PLAIN)
+    # Keeps an agent without violations off the axis.
+    ax.set_ylim(-0.5, max(LEAST_TICKS, ax.get_ylim()[1]))
     ax.set_ylabel(f"{axis_label(IntervalMetrics, 'violations')} so far")
 
 

@@ -95,12 +95,14 @@ class IntervalMetrics:
     physical_core_seconds: float = metric(
         "resources", "s", "The same in physical core-seconds.", "less"
     )
-    requested_cores: int = metric("resources", "core units", "Cores asked for, per replica.")
+    requested_cores: int = metric(
+        "resources", "core units", "Cores asked for, per replica; of a pipeline's first stage."
+    )
     effective_cores: float = metric(
         "resources", "core units", "Cores the limiter grants each replica at the interval's end."
     )
-    batch: int = metric("resources", "", "Largest batch allowed.")
-    replicas: int = metric("resources", "", "Replicas asked for.")
+    batch: int = metric("resources", "", "Largest batch allowed; of a pipeline's first stage.")
+    replicas: int = metric("resources", "", "Replicas asked for; of a pipeline's first stage.")
     replicas_ready: int = metric("resources", "", "Replicas serving at the interval's end.")
     utilisation: float = metric(
         "resources", "", "Share of the held cores in use; a quota's overdraft does not count."
@@ -108,9 +110,9 @@ class IntervalMetrics:
     throttled_share: float = metric(
         "resources", "", "Share of the cores' time that they stood stopped by the limit.", "less"
     )
-    cpu_s: float = metric("resources", "s", "CPU time of the batches, where it is measured.")
-    actuation_s: float = metric("resources", "s", "Wall time of the resize call.", "less")
-    restarts: int = metric("resources", "", "Replicas restarted after a crash.", "less")
+    cpu_s: float = metric("worker", "s", "CPU time of the batches, where it is measured.")
+    actuation_s: float = metric("worker", "s", "Wall time of the resize call.", "less")
+    restarts: int = metric("worker", "", "Replicas restarted after a crash.", "less")
     delay_mean_s: float = metric("network", "s", "Mean communication delay.", default=NAN)
     delay_max_s: float = metric("network", "s", "Largest communication delay.", default=NAN)
     bandwidth_bytes_per_s: float = metric(

@@ -62,20 +62,12 @@ STAGE_PREFIX = "stages/"
 TOTALS = ("violations", "core_seconds")
 """Interval metrics whose running sums are written too, under the prefix ``total/``."""
 
-CHARTS = (
-    ("SLO violations beside core-seconds since the start", TOTAL_PREFIX, TOTALS),
-    ("SLO violations beside cores in each interval", "", ("violations", "cores")),
-    ("Latency beside queue", "", ("latency_p99_s", "queued")),
-    ("Network beside allocation", "", ("delay_max_s", "batch")),
-)
-"""Sections of the custom-scalars page, and the interval metrics they chart side by side."""
-
-VARIANTS_CHART = (
-    "Accuracy beside violations and cores",
-    "",
+OUTCOMES = "SLO violations beside cores in each interval", ("violations", "cores")
+OUTCOMES_OF_VARIANTS = (
+    "Accuracy beside violations and cores in each interval",
     ("effective_accuracy", "violations", "cores"),
 )
-"""The section that there is where a stage has several variants."""
+"""Sections of the custom-scalars page: a title, and the interval metrics charted side by side."""
 
 OF_STAGES = ("queued", "waiting_mean_s", "service_mean_s", "batch_mean", "cores", "utilisation")
 """Metrics of stages that have a chart, in which all stages are together."""
@@ -295,36 +287,54 @@ def _numbers(values: Mapping[str, float]) -> Summary:
     return summary
 
 
-def _chart(prefix: str, name: str) -> tuple[str, str]:
+def _chart(name: str, prefix: str = "") -> tuple[str, str]:
     """Return title and tag of an interval metric's chart."""
     title = prefix.replace("/", " ") + axis_label(IntervalMetrics, name)
     return title, prefix + tag(IntervalMetrics, name)
 
 
 ANY = "*"
-"""Stands for the name of any stage or variant in a chart's tag."""
+"""Stands for the name of any stage in a chart's tag."""
 
 Page = Sequence[tuple[str, Sequence[tuple[str, str]]]]
 """Sections of the custom-scalars page: a title, and title and tag of each chart."""
 
 
 def _page(stages: ByStage) -> Page:
-    """Return the page of an episode: with sections of their own for variants and for stages."""
-    several = any(name.startswith(SHARE) for own in stages.values() for name in own)
-    page = [
-        (title, [_chart(prefix, name) for name in charted])
-        for title, prefix, charted in (*CHARTS, *([VARIANTS_CHART] if several else []))
-    ]
-    if several:
-        shares = STAGE_PREFIX + of_stage(ANY, SHARE + ANY)
-        page.append(("Variants", [("share of the tasks", shares)]))
+    """Return the page of an episode: with sections of their own for variants and for stages.
+
+    TensorBoard merges the pages of all runs by the sections' titles and loses charts that only
+    later ones have: sections of one title have the same charts, or their titles say which.
+    """
+    of_variants, batch = [], _chart("batch")
+    for stage, own in stages.items():
+        shares = [name for name in own if name.startswith(SHARE)]
+        if shares:
+            variants = [name.removeprefix(SHARE) for name in shares]
+            title = f"Share of the tasks of {stage} by variant: {', '.join(variants)}"
+            tags = [STAGE_PREFIX + of_stage(stage, name) for name in shares]
+            of_variants.append((title, list(zip(variants, tags, strict=True))))
+    of_stages = []
     if len(stages) > 1:
-        of_all = [
+        batch = "batch of each stage", STAGE_PREFIX + of_stage(ANY, "batch")
+        charts = [
             (axis_label(StageMetrics, name), STAGE_PREFIX + of_stage(ANY, name))
             for name in OF_STAGES
         ]
-        page.append(("All stages", of_all))
-    return page
+        of_stages.append(("All stages: a colour for each run, a marker for each stage", charts))
+    title, outcomes = OUTCOMES_OF_VARIANTS if of_variants else OUTCOMES
+    network = "allocation of each stage" if of_stages else "allocation"
+    return [
+        (
+            "SLO violations beside core-seconds since the start",
+            [_chart(name, TOTAL_PREFIX) for name in TOTALS],
+        ),
+        (title, [_chart(name) for name in outcomes]),
+        *of_variants,
+        *of_stages,
+        ("Latency beside queue", [_chart("latency_p99_s"), _chart("queued")]),
+        (f"Network beside {network}", [_chart("delay_max_s"), batch]),
+    ]
 
 
 def _layout(page: Page) -> Summary:
@@ -352,7 +362,7 @@ def _layout(page: Page) -> Summary:
 
 
 def _pattern(charted: str) -> str:
-    """Return what matches a tag, or those of any stage and variant."""
+    """Return what matches a tag, or those of any stage."""
     return f"^{re.escape(charted).replace(re.escape(ANY), '[^/]+')}$"
 
 
