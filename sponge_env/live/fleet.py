@@ -12,7 +12,9 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
@@ -152,14 +154,17 @@ class Fleet:
         self.cold_start_s = expected_s  # full speed tells nothing of it
         self.limit(cores)
 
-    def start(self, batch: Batch) -> None:
-        """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
+    def start(self, batch: Batch, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
+        """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle.
+
+        See :meth:`Replica.start <sponge_env.live.replica.Replica.start>`.
+        """
         if not self.idle:
             raise RuntimeError("no replica is idle")
         member = self.idle[0]
         member.state, member.batch = Phase.BUSY, batch
         member.sent_s = member.timeout_from_s = time.monotonic()
-        member.replica.start(batch.id, batch.requests)
+        member.replica.start(batch.id, tensors, variant)
 
     def limit(self, cores: float) -> None:
         """Grant physical cores to each replica, also to what is running."""

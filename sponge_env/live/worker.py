@@ -125,7 +125,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica with the lowest id."""
-        self._fleet.start(batch)
+        self._fleet.start(batch, [self.launcher.sample(request) for request in batch.requests])
 
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``; not on a held clock.
