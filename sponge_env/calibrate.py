@@ -24,7 +24,7 @@ from sponge_env import cli
 from sponge_env.config import Limiter, positive
 from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable
-from sponge_env.installation import describe_host, describe_versions
+from sponge_env.installation import describe_host, describe_versions, require_extra
 from sponge_env.interfaces import Allocation, FloatArray
 from sponge_env.latency import CONTENDING, MOST_LOST, QuotaService, fit_latency, to_quantiles
 from sponge_env.live.bench import PAUSED_SIZE, Bench, Grid, Runs
@@ -32,11 +32,13 @@ from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.models import resolve_model
+from sponge_env.models.registry import KNOWN, canonical_name
 from sponge_env.profile import Profile, Sample, local_profile_path, save_profile
 
 SECONDS = 45.0
 """About how long a calibration takes."""
+IMAGES = 100
+"""Drawn images on which accuracy is measured."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
@@ -56,7 +58,7 @@ def calibrate(config: LiveConfig, seconds: float = SECONDS, shown: bool = False)
     end_s = time.monotonic() + seconds
     config = dataclasses.replace(
         config,
-        model=resolve_model(config.model).name,
+        model=canonical_name(config.model),
         initial=Allocation(config.cores_max, config.batch_max),
         replicas_max=max(1 + CONTENDING, config.replicas_max),
     )
@@ -207,7 +209,8 @@ def _run(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
     add, at_least_2 = parser.add_argument, cli.at_least(2)
     limiters = [name for name in get_args(Limiter) if name != "none"]
-    add("--model", default="efficientnet-lite0", help="known name or .onnx file")
+    said = f"{', '.join(KNOWN)}, an .onnx file, or module:Class"
+    add("--model", default="efficientnet-lite0", metavar="M", help=said)
     said = "profile to write (default: this machine's, or another for another model)"
     add("--out", type=Path, metavar="FILE", help=said)
     add("--cores", type=at_least_2, default=16, help="largest number of core units")
@@ -217,7 +220,18 @@ def _run(argv: Sequence[str]) -> int:
     add("--seconds", type=float, default=SECONDS, help="about how long to measure")
     said = f"means to limit CPU: {', '.join(limiters)}"
     add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
+    said = "instead, measure how well OCR reads so many drawn images, "
+    said += f"and print what is known of others (default: {IMAGES})"
+    add("--accuracy", type=cli.at_least(1), nargs="?", const=IMAGES, metavar="N", help=said)
     args = parser.parse_args(argv)
+    if args.accuracy:
+        for extra in ("live", "ocr"):
+            require_extra(extra, "the measurement of accuracy")
+        from sponge_env.models.accuracy import accuracy_table  # imports Pillow
+
+        command = f"{parser.prog} --accuracy {args.accuracy}"
+        sys.stdout.write(accuracy_table(args.accuracy, command, shown=True) + "\n")
+        return 0
     path = args.out or local_profile_path(args.model)
     config = LiveConfig(
         model=args.model,

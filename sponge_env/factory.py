@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import get_args
 
+from sponge_env.chain import is_chain
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.installation import describe_host
-from sponge_env.interfaces import SystemSpec, Worker
+from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile, local_profile_path
-from sponge_env.scenario import Scenario, one_stage
+from sponge_env.profile import Profile, local_model, local_profile_path
+from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload
-from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.system import LiveSystem, SimulatedSystem, System
 
 LOG = logging.getLogger("sponge_env")
@@ -22,11 +24,19 @@ LOG = logging.getLogger("sponge_env")
 
 def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
     """Load the scenario's profile; measure this machine first if a live run needs it."""
-    if backend == "live" and scenario.profile == "local" and not local_profile_path().exists():
+    if backend == "live":
         from sponge_env.calibrate import calibrate_to
 
-        calibrate_to(local_profile_path(), LiveConfig(limiter=limiter))
+        for model in unmeasured(scenario):
+            calibrate_to(local_profile_path(model), LiveConfig(model=model, limiter=limiter))
     return scenario_profile(scenario)
+
+
+def unmeasured(scenario: Scenario) -> list[str]:
+    """Return the models of a scenario that are served here and were not measured yet."""
+    named = [local_model(v.profile) for stage in scenario.pipeline for v in stage.variants]
+    models = dict.fromkeys(model for model in named if model is not None)
+    return [model for model in models if not local_profile_path(model).exists()]
 
 
 def make_system(
@@ -56,7 +66,7 @@ def make_system(
     from sponge_env.live.worker import LiveWorker
 
     def start(spec: SystemSpec) -> Worker:
-        return LiveWorker(real_config(spec, profile, limiter))
+        return LiveWorker(real_configs(spec, stage_profiles(scenario, profile), limiter))
 
     return LiveSystem(
         scenario, seed, start, profile, workload, hold_between_steps=hold_between_steps
@@ -67,25 +77,32 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
     from sponge_env.live.local import check_machine
 
-    one_stage(scenario, "the real worker")
-    if not profile.samples:
+    stages = stage_profiles(scenario, profile)
+    for each in (model for models in stages for model in models):
+        if not each.samples:
+            raise ConfigError(
+                f"scenario {scenario.name!r} uses the reference profile {each.name!r}, whose "
+                "model does not come with it; run this machine's worker with --scenario local"
+            )
+        measured_on, this = each.host.get("cpu_model"), describe_host()["cpu_model"]
+        if measured_on not in (None, this):
+            LOG.warning("profile %r was measured on %s, this is %s", each.name, measured_on, this)
+    spec = make_spec(scenario, profile)
+    if not is_chain(spec.stages):
         raise ConfigError(
-            f"scenario {scenario.name!r} uses the reference profile {profile.name!r}, whose "
-            "model does not come with it; run this machine's worker with --scenario local"
+            f"scenario {scenario.name!r} has stages that fork or join, which the real worker "
+            "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
-    measured_on, this = profile.host.get("cpu_model"), describe_host()["cpu_model"]
-    if measured_on not in (None, this):
-        LOG.warning("profile %r was measured on %s, this is %s", profile.name, measured_on, this)
-    check_machine(real_config(make_spec(scenario, profile), profile, limiter))
+    check_machine(real_configs(spec, stages, limiter))
 
 
 def live_machine(scenario: Scenario, limiter: Limiter) -> AbstractContextManager[None]:
     """Keep the CPUs of a scenario's real worker to this process until the end of the block."""
     from sponge_env.live.local import reserve
 
-    one_stage(scenario, "the real worker")
     profile = scenario_profile(scenario)
-    return reserve(real_config(make_spec(scenario, profile), profile, limiter))
+    spec, stages = make_spec(scenario, profile), stage_profiles(scenario, profile)
+    return reserve(real_configs(spec, stages, limiter))
 
 
 def wait_for_machine() -> None:
@@ -95,15 +112,21 @@ def wait_for_machine() -> None:
     RESERVATIONS.patient = True
 
 
-def real_config(spec: SystemSpec, profile: Profile, limiter: Limiter) -> LiveConfig:
-    """Say how the real worker of a system is set up."""
-    return LiveConfig(
-        model=profile.model,
-        batch_max=spec.batch_max,
-        cores_max=spec.cores_max,
-        core_unit=profile.core_unit,
-        replicas_max=spec.replicas_max,
-        total_cores=spec.total_cores,
-        initial=spec.initial,
-        limiter=limiter,
-    )
+def real_configs(
+    spec: SystemSpec, profiles: Sequence[Sequence[Profile]], limiter: Limiter
+) -> list[LiveConfig]:
+    """Say how the real worker of a system is set up, by the profiles of its stages' variants."""
+    return [
+        LiveConfig(
+            model=models[0].model,
+            variants=tuple(model.model for model in models),
+            batch_max=stage.batch_max,
+            cores_max=stage.cores_max,
+            core_unit=stage.core_unit,
+            replicas_max=stage.replicas_max,
+            total_cores=spec.total_cores,
+            initial=Allocation(stages=(initial._replace(variant=0),)),
+            limiter=limiter,
+        )
+        for stage, models, initial in zip(spec.stages, profiles, spec.initial.stages, strict=True)
+    ]

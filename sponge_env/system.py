@@ -428,7 +428,10 @@ class LiveSystem(System):
         self._env["now_s"] = self.worker.now()
         self.worker.resize(allocation)
         entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
+        ended = int(self._env["ended"])
         self._drive(float(self._env["interval"]) * self.spec.interval_s)
+        rows = self._arrays.ledger["row"][0, ended : int(self._env["ended"])]
+        self.worker.forget(self._workload.id[rows].tolist())
         now_s = self.worker.now()
         self._read_meters()
         entry.end_live_interval(self._arrays, self._metrics, now_s)

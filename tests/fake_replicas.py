@@ -6,6 +6,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.errors import WorkerError
 from sponge_env.live.replica import Answer, Death, Event, Ready
@@ -28,7 +32,8 @@ class FakeReplica:
         self.closed = False
         self.killed = False
         self.batch_id: int | None = None
-        self.request_ids: Sequence[int] = ()
+        self.tensors: Sequence[NDArray[Any]] = ()
+        self.variant = 0
         self._launcher = launcher
         self._cpu_s = 0.0
         self._limits = [(0.0, cores)]  # when each comes into force
@@ -64,13 +69,16 @@ class FakeReplica:
         os.eventfd_read(self._pending)
         return self._events.popleft()
 
-    def start(self, batch_id: int, request_ids: Sequence[int]) -> None:
+    def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         assert self.batch_id is None, "it has a batch already"
         if self.killed:
             return
-        self.batch_id, self.request_ids = batch_id, request_ids
+        self.batch_id, self.tensors, self.variant = batch_id, tensors, variant
         if self._launcher.willing:
             self.answer()
+
+    def answers(self, size: int) -> list[NDArray[Any]]:
+        return [tensor.copy() for tensor in self.tensors[:size]]
 
     def limit(self, cores: float) -> None:
         self._limits.append((time.monotonic() + self._launcher.limit_delay_s, cores))
@@ -105,6 +113,7 @@ class FakeLauncher:
 
     limiter = "fake"
     period_s = 0.1
+    most_tasks = 0
     tick_s = 0.0
 
     def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:
@@ -114,6 +123,9 @@ class FakeLauncher:
         self.refuses = False
         self.refused = 0
         self.closed = False
+
+    def sample(self, request_id: int) -> NDArray[Any]:
+        return np.array([request_id])
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
         if self.refuses:

@@ -68,6 +68,9 @@ class FakeStages:
             tasks=tasks,
         )
 
+    def forget(self, requests: Sequence[int]) -> None:
+        """Do nothing: nothing is kept of requests."""
+
     def wake(self) -> None:
         """Do nothing: virtual time never blocks."""
 

@@ -44,7 +44,7 @@ DOORS = {
     "sb3_contrib": {"agents/learn/training.py"},
     "torch": {
         "agents/learn/training.py",
-        "sponge_env/models.py",
+        "sponge_env/models/efficientnet.py",
     },
     "pulp": {"agents/solvers.py"},
     "optuna": {"agents/learn/search.py"},
@@ -52,8 +52,12 @@ DOORS = {
     "scipy": {"sponge_env/results/statistics.py"},
     "tensorboard": {"sponge_env/results/tensorboard.py", "agents/learn/training.py"},
     "google_crc32c": {"sponge_env/results/tensorboard.py"},
-    "onnxruntime": {"sponge_env/live/child.py", "sponge_env/models.py"},
-    "matplotlib": {"sponge_env/results/*", "sponge_env/console.py", "sponge_env/models.py"},
+    "onnxruntime": {"sponge_env/models/model.py"},
+    "matplotlib": {
+        "sponge_env/results/*",
+        "sponge_env/console.py",
+        "sponge_env/models/sample_images.py",
+    },
 }
 """Files that may import a library."""
 

@@ -8,6 +8,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 from fake_replicas import CPU_S, FakeLauncher, FakeReplica
 
@@ -18,6 +19,7 @@ from sponge_env.live.fleet import START_ATTEMPTS, Ended, Fleet, Watch
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
+TENSORS = [np.zeros(1), np.ones(1)]
 CONFIG = LiveConfig(start_timeout_s=100.0, batch_timeout_s=10.0, cold_start_s=8.0)
 
 
@@ -65,7 +67,7 @@ class Rig:
         return [replica.id for replica in self.replicas if not replica.closed]
 
     def start(self, id: int) -> None:
-        self.fleet.start(batch(id))
+        self.fleet.start(batch(id), TENSORS)
 
     def poll(self) -> list[Ended]:
         return self.watch.poll(0.0)[1]
@@ -106,7 +108,7 @@ def test_the_oldest_idle_replica_gets_the_batch(make_rig: MakeRig) -> None:
     rig = make_rig(2)
     rig.start(1)
     assert [replica.batch_id for replica in rig.replicas] == [1, None]
-    assert list(rig.replicas[0].request_ids) == [0, 1]
+    assert rig.replicas[0].tensors is TENSORS
     rig.start(2)
     with pytest.raises(RuntimeError, match="no replica is idle"):
         rig.start(3)
@@ -396,6 +398,7 @@ def test_a_fork_that_drops_a_worker_leaves_it_to_its_parent(
 def test_the_worker_serves_on_any_replicas(worker: LiveWorker) -> None:
     assert worker.limiter == "fake"
     worker.start(batch(5))
+    assert np.array_equal(worker.replicas[0].answers(2), [[0], [1]]), "a sample for each request"
     (completion,) = worker.wait(60.0)
     assert (completion.batch.id, completion.ok, completion.cpu_s) == (5, True, CPU_S)
     assert 0 <= completion.started_s <= completion.finished_s <= worker.now()

@@ -99,8 +99,8 @@ def test_the_answers_are_those_of_the_model(worker: LiveWorker) -> None:
     completion = run(worker, 4)
     assert completion.ok
     assert completion.cpu_s > 0
-    outputs = worker.replicas[0].outputs(4)
-    assert set(np.argmax(outputs, axis=1)) == {MILITARY_UNIFORM}
+    answers = worker.replicas[0].answers(4)
+    assert set(np.argmax(answers, axis=1)) == {MILITARY_UNIFORM}
 
 
 @pytest.mark.cgroup

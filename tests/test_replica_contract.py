@@ -6,9 +6,12 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from fake_replicas import FakeLauncher
+from numpy.typing import NDArray
 
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.local import LocalLauncher
@@ -36,6 +39,10 @@ class Rig:
         self.launcher = launcher
         self.replicas: list[Replica] = []
 
+    def samples(self, count: int) -> list[NDArray[Any]]:
+        """Return inputs of the model."""
+        return [self.launcher.sample(request) for request in range(count)]
+
     def launch(self, cores: float = 1.0, *, full_speed: bool = False) -> Replica:
         replica = self.launcher.launch(len(self.replicas), cores, full_speed=full_speed)
         self.replicas.append(replica)
@@ -51,7 +58,7 @@ class Rig:
         if isinstance(self.launcher, FakeLauncher):
             self.launcher.willing = False
         replica.limit(1 / 16)
-        replica.start(1, range(BATCH))
+        replica.start(1, self.samples(BATCH))
         assert not readable(replica)
 
     def close(self) -> None:
@@ -83,21 +90,34 @@ def test_it_gets_ready_and_answers_batch_after_batch(rig: Rig) -> None:
     ready = next_event(replica)
     assert isinstance(ready, Ready)
     assert begin_s <= ready.at_s <= time.monotonic()
-    for batch_id, requests in ((7, range(3)), (9, range(100, 100 + BATCH))):
+    for batch_id, size in ((7, 3), (9, BATCH)):
         sent_s = time.monotonic()
-        replica.start(batch_id, requests)
+        replica.start(batch_id, rig.samples(size))
         answer = next_event(replica)
         assert isinstance(answer, Answer)
         assert answer.batch_id == batch_id
         assert sent_s <= answer.started_s <= answer.finished_s <= time.monotonic()
         assert answer.cpu_s > 0
+        assert len(replica.answers(size)) == size
+
+
+def test_answers_are_to_the_tensors_in_their_order(rig: Rig) -> None:
+    replica, tensors = rig.launch_idle(), rig.samples(3)
+    answers = []
+    for order in ((0, 1, 2), (2, 0, 1)):
+        replica.start(1, [tensors[task] for task in order])
+        assert isinstance(next_event(replica), Answer)
+        answers.append(replica.answers(3))
+    for place, task in enumerate((2, 0, 1)):
+        assert np.allclose(answers[1][place], answers[0][task], atol=1e-3)
+        assert not np.allclose(answers[1][place], answers[0][task - 1], atol=1e-3)
 
 
 def test_it_is_readable_just_while_it_has_an_event(rig: Rig) -> None:
     replica = rig.launch_idle()
     assert not readable(replica)
     assert replica.poll() is None
-    replica.start(1, range(2))
+    replica.start(1, rig.samples(2))
     assert readable(replica, PATIENCE_S)
     assert readable(replica)
     assert replica.poll() is not None
@@ -143,14 +163,14 @@ def test_a_batch_to_one_that_has_just_died_is_sent_in_vain(rig: Rig) -> None:
     replica = rig.launch_idle()
     replica.kill()
     assert readable(replica, PATIENCE_S)
-    replica.start(1, range(2))
+    replica.start(1, rig.samples(2))
     assert isinstance(next_event(replica), Death)
 
 
 def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
     replica = rig.launch_idle()
     before_s = replica.cpu_s()
-    replica.start(1, range(BATCH))
+    replica.start(1, rig.samples(BATCH))
     answer = next_event(replica)
     assert isinstance(answer, Answer)
     used_s = replica.cpu_s()
@@ -166,7 +186,7 @@ def test_replicas_do_not_meet(rig: Rig) -> None:
     assert first.id != second.id
     first.kill()
     assert isinstance(next_event(first), Death)
-    second.start(3, range(2))
+    second.start(3, rig.samples(2))
     assert isinstance(next_event(second), Answer)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.console import ConsoleSink, Progress
-from sponge_env.factory import real_config
+from sponge_env.factory import real_configs
 from sponge_env.interfaces import Completion, Controller, FloatArray, SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
@@ -35,7 +35,7 @@ class RecordingWorker(Worker, Protocol):
 class RecordingPool(LiveWorker):
     """The real worker, keeping what its batches took."""
 
-    def __init__(self, config: LiveConfig) -> None:
+    def __init__(self, config: LiveConfig | Sequence[LiveConfig]) -> None:
         super().__init__(config)
         self.completions: list[Completion] = []
 
@@ -156,4 +156,4 @@ class Subject:
 
 def real_worker(profile: Profile, limiter: Limiter) -> Callable[[SystemSpec], RecordingPool]:
     """Return what starts the real worker of a system."""
-    return lambda spec: RecordingPool(real_config(spec, profile, limiter))
+    return lambda spec: RecordingPool(real_configs(spec, ((profile,),), limiter))

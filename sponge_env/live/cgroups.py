@@ -170,6 +170,12 @@ class RunGroup:
             self.close()
             raise
 
+    def limit(self, cores: float, cpus: int) -> None:
+        """Give all replicas together no more than so many physical cores of these CPUs."""
+        assert self._path is not None, "the run's group is closed"
+        if cores < cpus:
+            CgroupLimiter(self._hierarchy.version, self._path, self._period_us, cpus).apply(cores)
+
     def limiter(self, cpus: int) -> CgroupLimiter:
         """Make the group of one replica that can use so many CPUs, without limit so far."""
         assert self._path is not None, "the run's group is closed"

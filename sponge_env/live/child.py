@@ -1,4 +1,4 @@
-"""The process that runs the model, and nothing else.
+"""The process that runs the models of a replica, and nothing else.
 
 Started as a script by :mod:`sponge_env.live.local`. It lives under its CPU limit from
 its first moment, so it imports no more than it needs: under a small share every import is
@@ -10,6 +10,7 @@ just ended under an exhausted quota would wait for the next period with its answ
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import mmap
 import os
@@ -17,37 +18,59 @@ import signal
 import struct
 import sys
 import time
+import types
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER = struct.Struct("=qII")
-"""What the parent sends: batch id, batch size, threads."""
+ORDER = struct.Struct("=qIII")
+"""What the parent sends: batch id, batch size, threads, index of the variant."""
 
 REPORT = struct.Struct("=qdd")
 """What the child sends: batch id, monotonic start and end."""
 
 SESSIONS_KEPT = 2
-"""Numbers of threads the model is kept ready for: EfficientNet-Lite0 takes 170 MB for each
+"""Numbers of threads that each variant is kept ready for: EfficientNet-Lite0 takes 170 MB for each
 after a batch of 16, and 60 ms to make ready for another."""
 
 READY = -1
 """Batch id of the report that the child is ready."""
 
+ALIGNED = 64
+"""Bytes of which each tensor in the shared memory begins at a multiple."""
+
+
+class Tensors(NamedTuple):
+    """What parent and child share."""
+
+    inputs: NDArray[Any]
+    """(batch_max, *input_shape)"""
+    counts: NDArray[np.int32]
+    """(batch_max,) tasks that each answer leads to, where answers lead to any."""
+    answers: NDArray[Any]
+    """(batch_max, *output_shape), or (batch_max, most_tasks, *output_shape)"""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a child is told when it starts."""
+    """What a child is told when it starts, in JSON."""
 
-    model: str
-    """Path of the ONNX file."""
+    models: Sequence[tuple[str, dict[str, Any]]]
+    """``module:Class`` and arguments of each variant; they share the shapes below."""
     batch_max: int
-    image_shape: tuple[int, int, int]
-    """Channels, height and width of one input image."""
-    outputs: int
-    """Numbers the model answers for one image."""
+    input_shape: Sequence[int]
+    """Of one task's input."""
+    input_dtype: str
+    output_shape: Sequence[int]
+    """Of one task's answer, or of one of the tasks that it leads to."""
+    output_dtype: str
+    most_tasks: int = 0
+    """How many tasks an answer can lead to."""
+    path: Sequence[str] = ()
+    """Where modules are looked for."""
     threads: int = 1
     """Threads to be ready for at first."""
     socket: int = -1
@@ -55,63 +78,91 @@ class Job:
     memory: int = -1
     """File descriptor of the memory that holds the tensors."""
 
+    def _layout(self) -> list[tuple[int, tuple[int, ...], str]]:
+        """Return offset, shape and type of each tensor, and of nothing after the last."""
+        several = (self.most_tasks,) if self.most_tasks else ()
+        tensors = (
+            ((self.batch_max, *self.input_shape), self.input_dtype),
+            ((self.batch_max,), "int32"),
+            ((self.batch_max, *several, *self.output_shape), self.output_dtype),
+            ((), "uint8"),
+        )
+        at, layout = 0, []
+        for shape, dtype in tensors:
+            layout.append((at, shape, dtype))
+            at += -(-np.dtype(dtype).itemsize * int(np.prod(shape)) // ALIGNED) * ALIGNED
+        return layout
+
     @property
     def memory_bytes(self) -> int:
         """Size of the shared memory."""
-        return 4 * self.batch_max * (int(np.prod(self.image_shape)) + self.outputs)
+        return self._layout()[-1][0]
 
-    def map_tensors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Lay (batch_max, *image_shape) inputs and (batch_max, outputs) over the memory."""
-        block = np.frombuffer(mmap.mmap(self.memory, self.memory_bytes), dtype=np.float32)
-        size = self.batch_max * int(np.prod(self.image_shape))
-        inputs = block[:size].reshape(self.batch_max, *self.image_shape)
-        return inputs, block[size:].reshape(self.batch_max, self.outputs)
+    def map_tensors(self) -> Tensors:
+        """Lay the tensors over the memory."""
+        *tensors, (size, _, _) = self._layout()
+        block = mmap.mmap(self.memory, size)
+        return Tensors(*(np.ndarray(shape, dtype, block, at) for at, shape, dtype in tensors))
 
 
-class Model:
-    """The model, made ready for a number of threads when that is first asked for."""
+class Server:
+    """The variants, each made ready for a number of threads when that is first asked for."""
 
     def __init__(self, job: Job) -> None:
-        self._inputs, self._outputs = job.map_tensors()
-        make_session = functools.partial(_session, job.model)
-        self._session = functools.lru_cache(SESSIONS_KEPT)(make_session)
-        self._input_name = self._session(job.threads).get_inputs()[0].name
+        self._tensors = job.map_tensors()
+        self._models = [_make(place, arguments) for place, arguments in job.models]
+        self._sessions = [functools.lru_cache(SESSIONS_KEPT)(m.load) for m in self._models]
         # the first large batch allocates: that belongs to the cold start
-        self.run(job.batch_max, job.threads)
+        for variant in range(len(self._models)):
+            self.run(job.batch_max, job.threads, variant)
 
-    def run(self, size: int, threads: int) -> None:
-        """Answer the first ``size`` images."""
-        images = {self._input_name: self._inputs[:size]}
-        answer = self._session(threads).run(None, images)[0]
-        self._outputs[:size] = answer.reshape(size, -1)
+    def run(self, size: int, threads: int, variant: int = 0) -> None:
+        """Answer the first ``size`` tasks with one of the variants."""
+        model, session = self._models[variant], self._sessions[variant](threads)
+        inputs, counts, slots = self._tensors
+        batch = inputs[:size]
+        answers = model.finish(batch, model.run(session, batch))
+        for task, answer in zip(range(size), answers, strict=True):
+            slot = slots[task]
+            if model.most_tasks:
+                counts[task] = len(answer)
+                slot = slot[: len(answer)]
+            slot[...] = answer
 
 
-def _session(path: str, threads: int) -> Any:
-    import onnxruntime  # the parent imports this module too, but not the runtime
+def _make(place: str, arguments: dict[str, Any]) -> Any:
+    """Make a model by ``module:Class`` with its arguments."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)(**arguments)
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # a spinning thread burns the quota of the thread that works
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+def import_light(path: Sequence[str]) -> None:
+    """Look for modules where the parent does, but leave out what the project imports at its top.
+
+    That registers environments; a model needs none, and it would be a second under a small share.
+    """
+    sys.path[:] = path
+    package = types.ModuleType("sponge_env")
+    package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    sys.modules.setdefault("sponge_env", package)
 
 
 def main() -> None:
-    """Load the model, then answer orders until the parent closes the channel."""
+    """Load the models, then answer orders until the parent closes the channel."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     started_s = time.monotonic()
     job = Job(**json.loads(sys.argv[1]))
-    model = Model(job)
+    import_light(job.path)
+    server = Server(job)
     report = (READY, started_s, time.monotonic())
     while True:
         os.write(job.socket, REPORT.pack(*report))
         order = os.read(job.socket, ORDER.size)
         if not order:
             return
-        batch_id, size, threads = ORDER.unpack(order)
+        batch_id, size, threads, variant = ORDER.unpack(order)
         started_s = time.monotonic()
-        model.run(size, threads)
+        server.run(size, threads, variant)
         report = (batch_id, started_s, time.monotonic())
 
 

@@ -12,7 +12,9 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
@@ -76,6 +78,8 @@ class Ended(NamedTuple):
     sent_s: float
     answer: Answer | None
     """None when the replica died under it."""
+    leads_to: list[NDArray[Any]]
+    """Inputs of the tasks that each answer leads to, if it does."""
 
 
 class Watch:
@@ -133,6 +137,7 @@ class Fleet:
         """Time from asking for the last replica until it was ready; at first, a guess."""
         self.restarts = 0
         self._launcher = launcher
+        self._leads_on = launcher.most_tasks > 0
         self._timeouts_s = {
             Phase.STARTING: config.start_timeout_s,
             Phase.IDLE: math.inf,
@@ -195,14 +200,17 @@ class Fleet:
         self.cold_start_s = self._expected_s  # full speed tells nothing of it
         self.limit(self._cores)
 
-    def start(self, batch: Batch) -> None:
-        """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
+    def start(self, batch: Batch, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
+        """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle.
+
+        See :meth:`Replica.start <sponge_env.live.replica.Replica.start>`.
+        """
         if not self.idle:
             raise RuntimeError("no replica is idle")
         member = self.idle[0]
         member.state, member.batch = Phase.BUSY, batch
         member.sent_s = member.timeout_from_s = time.monotonic()
-        member.replica.start(batch.id, batch.requests)
+        member.replica.start(batch.id, tensors, variant)
 
     def limit(self, cores: float) -> None:
         """Grant physical cores to each replica, also to what is running."""
@@ -288,7 +296,10 @@ class Fleet:
         ended = []
         if member.batch is not None:
             answer = event if isinstance(event, Answer) else None
-            ended.append(Ended(member.batch, member.replica.id, member.sent_s, answer))
+            leads_to = []
+            if answer is not None and self._leads_on:
+                leads_to = member.replica.answers(member.batch.size)
+            ended.append(Ended(member.batch, member.replica.id, member.sent_s, answer, leads_to))
             member.batch = None
         if isinstance(event, Death):
             self._replace(member, event)

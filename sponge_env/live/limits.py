@@ -222,9 +222,15 @@ def choose_kind(wanted: Limiter, hierarchy: Hierarchy | None) -> Kind:
 
 
 def open_limits(
-    wanted: Limiter, core_unit: float, cpus: int, announce: Callable[[Path], None]
+    wanted: Limiter,
+    core_unit: float,
+    cpus: int,
+    announce: Callable[[Path], None],
+    total_cores: float = math.inf,
 ) -> CpuLimits:
     """Set up the CPU limits of a run, for replicas pinned to so many CPUs.
+
+    All together get no more than ``total_cores`` physical cores where control groups say so.
 
     ``auto`` takes control groups where this process may make them, with the quotas that are
     needed, else the duty cycle, and says so in a warning; for ``cgroup`` that is a
@@ -239,6 +245,7 @@ def open_limits(
     if kind != "duty-cycle" and hierarchy is not None:
         try:
             group = RunGroup(hierarchy, round(period_s * 1e6), announce)
+            group.limit(total_cores, cpus)
             _try_quotas(group, core_unit, cpus)
             limiter = partial(group.limiter, cpus)
             return CpuLimits(kind, period_s, kernel_tick_s, limiter, group.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -12,21 +13,21 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.config import MOST_TOTAL_CORES
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.janitor import Janitor, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.locks import lock_cpu
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
-from sponge_env.models import resolve_model, sample_images
+from sponge_env.models.model import Model
+from sponge_env.models.registry import resolve_variants
 
 CHILD = Path(__file__).with_name("child.py")
 END_TIMEOUT_S = 10.0
@@ -38,8 +39,6 @@ class Setup(NamedTuple):
 
     job: Job
     """What a child shall run; each replica fills in threads and file descriptors."""
-    images: NDArray[np.float32]
-    """(n, *image_shape); a request gets the image of its id modulo n."""
     cpus: frozenset[int]
     """CPUs the children are pinned to."""
     janitor: Janitor
@@ -62,7 +61,7 @@ class LocalReplica:
         # the limiter's own account; after the end, what it read last
         self.throttled_s = limiter.throttled_s
         self._janitor = setup.janitor
-        self._images = setup.images
+        self._most_tasks = setup.job.most_tasks
         self._cores = cores
         self._cpu_s = self._reported_cpu_s = 0.0
         self._closed = False
@@ -84,11 +83,11 @@ class LocalReplica:
         """Start the child with its end of the channel and the tensors that it shares."""
         memory = os.memfd_create("sponge-tensors")
         try:
-            job = replace(job, threads=self.threads, socket=channel, memory=memory)
+            job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=memory)
             os.ftruncate(memory, job.memory_bytes)
-            self._inputs, self._outputs = job.map_tensors()
+            self._tensors = job.map_tensors()
             return subprocess.Popen(
-                [sys.executable, "-P", str(CHILD), json.dumps(asdict(job))],
+                [sys.executable, "-P", str(CHILD), json.dumps(dataclasses.asdict(job))],
                 pass_fds=(channel, memory),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -120,17 +119,20 @@ class LocalReplica:
         """Return the descriptor of the channel to the child."""
         return self._channel.fileno()
 
-    def outputs(self, size: int) -> NDArray[np.float32]:
-        """Return a copy of the answers to the first ``size`` images of the last batch."""
-        return self._outputs[:size].copy()
-
-    def start(self, batch_id: int, request_ids: Sequence[int]) -> None:
-        """Lay the requests' images into the shared memory and order their answers."""
-        for row, request_id in enumerate(request_ids):
-            self._inputs[row] = self._images[request_id % len(self._images)]
+    def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
+        """Lay the tasks' inputs into the shared memory and order their answers."""
+        for slot, tensor in zip(self._tensors.inputs, tensors, strict=False):
+            slot[...] = tensor
         # if it just died, whoever polls notices the end of its channel
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.send(ORDER.pack(batch_id, len(request_ids), self.threads))
+            self._channel.send(ORDER.pack(batch_id, len(tensors), self.threads, variant))
+
+    def answers(self, size: int) -> list[NDArray[Any]]:
+        """Copy the answers to the first ``size`` tasks of the last batch."""
+        _, counts, slots = self._tensors
+        if not self._most_tasks:
+            return list(slots[:size].copy())
+        return [slot[:count].copy() for slot, count in zip(slots[:size], counts, strict=False)]
 
     def limit(self, cores: float) -> None:
         """Put the limit in force, at once."""
@@ -190,34 +192,64 @@ class LocalReplica:
         self._janitor.tell("forget", self.pid)
         self._channel.close()
         os.close(self._stderr)
-        del self._inputs, self._outputs  # and with them the shared memory
+        del self._tensors  # and with them the shared memory
+
+
+class LocalMachine:
+    """What the replicas of all stages share: CPUs, a control group with its quota, a janitor.
+
+    While it is open, this process keeps off these CPUs. Settings that cannot be are a
+    ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
+    """
+
+    def __init__(self, configs: Sequence[LiveConfig]) -> None:
+        first = _largest(configs)
+        self.cpus = _cpus(first)
+        total = first.physical_cores(min(first.total_cores, MOST_TOTAL_CORES))
+        with contextlib.ExitStack() as cleanup:
+            cleanup.enter_context(RESERVATIONS.keep_off(self.cpus))
+            with too_many_as_sentence():
+                self.janitor = Janitor()
+            cleanup.callback(self.janitor.close)
+            self.limits = open_limits(
+                first.limiter,
+                first.core_unit,
+                len(self.cpus),
+                partial(self.janitor.tell, "group"),
+                total,
+            )
+            cleanup.callback(self.limits.close)
+            self._cleanup = cleanup.pop_all()
+
+    def close(self) -> None:
+        """Remove the control groups, end the janitor, take back the CPUs."""
+        self._cleanup.close()
 
 
 class LocalLauncher:
     """Starts replicas as child processes. Implements ``Launcher``.
 
-    While it is open, this process keeps off the replicas' CPUs. Settings or a model that cannot
-    be used are a ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
+    Each replica holds all variants of the configuration. A model that cannot be used is a
+    ``ConfigError``. Without a machine that is shared with other stages it opens one.
     """
 
-    def __init__(self, config: LiveConfig) -> None:
-        cpus = _cpus(config)
-        model = resolve_model(config.model)
-        job = Job(str(model.path), config.batch_max, model.image_shape, model.outputs)
-        with contextlib.ExitStack() as cleanup:
-            cleanup.enter_context(RESERVATIONS.keep_off(cpus))
-            with too_many_as_sentence():
-                janitor = Janitor()
-            cleanup.callback(janitor.close)
-            self._setup = Setup(job, sample_images(model.image_shape), cpus, janitor)
-            self._limits = open_limits(
-                config.limiter, config.core_unit, len(cpus), partial(janitor.tell, "group")
-            )
-            cleanup.callback(self._limits.close)
-            self._cleanup = cleanup.pop_all()
+    def __init__(self, config: LiveConfig, machine: LocalMachine | None = None) -> None:
+        models = resolve_variants(config.variants or [config.model])
+        job = make_job(models, config.batch_max)
+        self._samples: NDArray[Any] = models[0].samples()
+        shared = machine or LocalMachine([config])
+        self._own = None if machine else shared
+        self._setup = Setup(job, shared.cpus, shared.janitor)
+        self._limits = shared.limits
         self.limiter: str = self._limits.kind
         self.period_s = self._limits.period_s
         self.tick_s = self._limits.tick_s
+        self.most_tasks = job.most_tasks
+
+    def sample(self, request_id: int) -> NDArray[Any]:
+        """Return one of the model's samples, by the id modulo their number."""
+        sample: NDArray[Any] = self._samples[request_id % len(self._samples)]
+        return sample
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> LocalReplica:
         """Start a child process under a limit of its own."""
@@ -230,8 +262,25 @@ class LocalLauncher:
                 raise
 
     def close(self) -> None:
-        """Remove the control groups, end the janitor, take back the CPUs."""
-        self._cleanup.close()
+        """Close the machine, unless others share it."""
+        if self._own is not None:
+            self._own.close()
+
+
+def make_job(models: Sequence[Model], batch_max: int) -> Job:
+    """Say what a child shall run: models of the same inputs and outputs."""
+    inputs, outputs, most_tasks = models[0].inputs, models[0].outputs, models[0].most_tasks
+    makings = [(_place(model), _arguments(model)) for model in models]
+    return Job(makings, batch_max, *inputs, *outputs, most_tasks=most_tasks, path=sys.path)
+
+
+def _place(model: Model) -> str:
+    return f"{type(model).__module__}:{type(model).__qualname__}"
+
+
+def _arguments(model: Model) -> dict[str, Any]:
+    """Return the fields of a model that is a dataclass."""
+    return dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {}
 
 
 def too_many_as_sentence() -> AbstractContextManager[None]:
@@ -239,18 +288,25 @@ def too_many_as_sentence() -> AbstractContextManager[None]:
     return refusal_as_sentence("another replica", "allow more (ulimit, pids.max) or ask for fewer")
 
 
-def reserve(config: LiveConfig) -> AbstractContextManager[None]:
+def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
     """Keep the CPUs of workers that are set up like this, also while none is open."""
-    return RESERVATIONS.keep_off(_cpus(config))
+    return RESERVATIONS.keep_off(_cpus(_largest(configs)))
+
+
+def _largest(configs: Sequence[LiveConfig]) -> LiveConfig:
+    """Return the stage whose replicas can have most cores: they all share its CPUs."""
+    return max(configs, key=lambda config: config.physical_cores(config.cores_max))
 
 
 def _cpus(config: LiveConfig) -> frozenset[int]:
     return choose_cpus(config.cpus, config.physical_cores(config.cores_max))
 
 
-def check_machine(config: LiveConfig) -> None:
+def check_machine(configs: Sequence[LiveConfig]) -> None:
     """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`."""
-    LocalLauncher(config).close()
+    with contextlib.closing(LocalMachine(configs)) as machine:
+        for config in configs:
+            LocalLauncher(config, machine)
 
 
 def choose_cpus(wanted: Collection[int], cores: float) -> frozenset[int]:

@@ -1,16 +1,18 @@
 """What the fleet knows of a replica, wherever it runs, and the settings of them all.
 
-A replica loads the model, then answers one batch after another under a CPU limit. The one
-implementation so far is a child process (:mod:`sponge_env.live.local`); a pod or a process
-on another machine needs these two protocols and no change to the fleet. Every
-implementation passes ``tests/test_replica_contract.py``.
+A replica loads its models, variants that answer the same question, then answers one batch after
+another under a CPU limit. The one implementation so far is a child process
+(:mod:`sponge_env.live.local`); a pod or a process on another machine needs these two protocols and
+no change to the fleet. Every implementation passes ``tests/test_replica_contract.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
 
 from sponge_env.config import Limiter, positive, require
 from sponge_env.interfaces import Allocation
@@ -19,7 +21,7 @@ from sponge_env.spec import check_allocation
 
 
 class Ready(NamedTuple):
-    """The replica has loaded its model and waits for a batch."""
+    """The replica has loaded its models and waits for a batch."""
 
     at_s: float
     """Stamp of this machine's monotonic clock, as in all events."""
@@ -46,7 +48,7 @@ Event = Ready | Answer | Death
 
 
 class Replica(Protocol):
-    """One copy of the model under a CPU limit. No method blocks but :meth:`close`."""
+    """One copy of the models under a CPU limit. No method blocks but :meth:`close`."""
 
     id: int
     """Identity within the fleet; a later replica has a larger one."""
@@ -56,8 +58,18 @@ class Replica(Protocol):
     def fileno(self) -> int:
         """Return a file descriptor that is readable while :meth:`poll` has an event."""
 
-    def start(self, batch_id: int, request_ids: Sequence[int]) -> None:
-        """Send a batch to a replica that waits for one; in vain if it has just died."""
+    def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
+        """Send a batch to a replica that waits for one; in vain if it has just died.
+
+        ``tensors`` are the inputs of its tasks, ``variant`` is the index of the model that is to
+        answer them.
+        """
+
+    def answers(self, size: int) -> list[NDArray[Any]]:
+        """Return the answers to the first tasks of the batch that ended last, until the next.
+
+        Where answers lead to tasks of another stage, each is a stack of their inputs.
+        """
 
     def limit(self, cores: float) -> None:
         """Ask for physical cores from now on, also for what is running; or ``WorkerError``.
@@ -121,6 +133,12 @@ class Launcher(Protocol):
     tick_s: float
     """Time between two looks at what was used; until then a limit can be overdrawn."""
 
+    def sample(self, request_id: int) -> NDArray[Any]:
+        """Return an input of the model, for a request that brings none."""
+
+    most_tasks: int
+    """How many tasks of the next stage an answer leads to at most, 0 where it leads to none."""
+
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:
         """Start a replica, which loads its model under its limit of physical cores.
 
@@ -137,7 +155,9 @@ class LiveConfig:
     """How the real worker is set up."""
 
     model: str = LOCAL_MODEL
-    """Known model or path of an ONNX file."""
+    """Known model, path of an ONNX file, or ``module:Class``."""
+    variants: tuple[str, ...] = ()
+    """Models that answer the same question, all in each replica; only that one if left out."""
     batch_max: int = 16
     """Largest batch."""
     cores_max: int = 16

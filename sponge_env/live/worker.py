@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, Ended, Fleet, Phase, Watch
-from sponge_env.live.local import LocalLauncher, too_many_as_sentence
+from sponge_env.live.handover import Handover
+from sponge_env.live.local import LocalLauncher, LocalMachine, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.spec import check_allocation
 
@@ -113,7 +114,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
             launchers = self._launchers(configs, launcher, cleanup)
-            self.launcher = launchers[0]
+            self.launcher, self._handover = launchers[0], Handover(launchers)
             with too_many_as_sentence():
                 self._watch = Watch()
             cleanup.callback(self._watch.close)
@@ -138,11 +139,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             for launcher in launchers:
                 cleanup.callback(launcher.close)
             return launchers
-        made: list[Launcher] = []
-        for config in configs:
-            made.append(LocalLauncher(config))
-            cleanup.callback(made[-1].close)
-        return made
+        machine = LocalMachine(configs)
+        cleanup.callback(machine.close)
+        return [LocalLauncher(config, machine) for config in configs]
 
     def _warm_up(self) -> None:
         """Start the first replicas of all stages, and wait until they are ready."""
@@ -185,7 +184,14 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica of its stage with the lowest id."""
-        self._parts[batch.stage].fleet.start(batch)
+        fleet = self._parts[batch.stage].fleet
+        if not fleet.idle:
+            raise RuntimeError("no replica is idle")
+        fleet.start(batch, self._handover.take(batch), batch.variant)
+
+    def forget(self, requests: Sequence[int]) -> None:
+        """Let go of what is kept for requests that have ended."""
+        self._handover.forget(requests)
 
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``; not on a held clock.
@@ -216,7 +222,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         """
         begin_s = time.monotonic()
         for part, own in zip(self._parts, allocation.stages, strict=True):
-            target = Allocation(stages=(own,))
+            target = Allocation(stages=(own._replace(variant=0),))  # a batch says its own
             check_allocation(target, part.config)
             part.target = target
         for part in self._parts:
@@ -287,7 +293,11 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         """Put the end of a batch on the episode's clock."""
         answer, at = end.answer, self._clock.at
         if answer is None:
+            self._handover.give_back(end.batch)
             return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
         self._parts[end.batch.stage].cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
-        return Completion(end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s)
+        tasks = self._handover.answered(end.batch, end.leads_to)
+        return Completion(
+            end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
+        )

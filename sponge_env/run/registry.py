@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
-from sponge_env.installation import bundled
+from sponge_env.installation import bundled, look_here
+from sponge_env.installation import imported as imported
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
 from sponge_env.spec import check_allocation
 
@@ -40,12 +39,6 @@ def described_controllers() -> dict[str, str]:
 def _registered(kind: str) -> dict[str, str]:
     registries = (imported(f"{bundled(package)}:{kind}") for package in REGISTRIES)
     return {name: said for registry in registries for name, said in registry.items()}
-
-
-def imported(target: str) -> Any:
-    """Import what ``module:attribute`` names."""
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def make_controller(
@@ -92,21 +85,11 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
     if not all(target.partition(":")):
         raise ConfigError(unknown("agent", name, registry))
     if target not in known_controllers().values():
-        _look_here()
+        look_here()
     try:
         return cast(Callable[..., Any], imported(target))
     except Exception as error:  # whatever a user's module does when it is imported
         raise ConfigError(f"agent {name!r} cannot be imported: {_said(error)}") from error
-
-
-def _look_here() -> None:
-    """Find a user's own modules in the working folder, after all others.
-
-    Only where one is asked for: whatever lies there may be run from then on.
-    """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
 
 
 def _said(error: Exception) -> str:

@@ -185,6 +185,9 @@ class SimulatedWorker:
             self._apply(self.pending.pop(0)[1])
         return self._take_completions()
 
+    def forget(self, requests: Sequence[int]) -> None:
+        """Do nothing: nothing is kept of requests."""
+
     def wake(self) -> None:
         """Do nothing: virtual time never blocks."""
 

