@@ -33,12 +33,15 @@ from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.registry import KNOWN, canonical_name
-from sponge_env.profile import Profile, Sample, local_profile_path, save_profile
+from sponge_env.profile import LOCAL_MODEL, Profile, Sample, local_profile_path, save_profile
+from sponge_env.scenario import load_scenario
 
 SECONDS = 45.0
 """About how long a calibration takes."""
 IMAGES = 100
 """Drawn images on which accuracy is measured."""
+SCENARIO_SECONDS = 120.0
+"""The same of all models of a scenario, beside their loading."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
@@ -210,7 +213,9 @@ def _run(argv: Sequence[str]) -> int:
     add, at_least_2 = parser.add_argument, cli.at_least(2)
     limiters = [name for name in get_args(Limiter) if name != "none"]
     said = f"{', '.join(KNOWN)}, an .onnx file, or module:Class"
-    add("--model", default="efficientnet-lite0", metavar="M", help=said)
+    add("--model", default=LOCAL_MODEL, metavar="M", help=said)
+    said = "measure all models of this machine that a scenario names, instead of one"
+    add("--scenario", metavar="S", help=said)
     said = "profile to write (default: this machine's, or another for another model)"
     add("--out", type=Path, metavar="FILE", help=said)
     add("--cores", type=at_least_2, default=16, help="largest number of core units")
@@ -232,7 +237,6 @@ def _run(argv: Sequence[str]) -> int:
         command = f"{parser.prog} --accuracy {args.accuracy}"
         sys.stdout.write(accuracy_table(args.accuracy, command, shown=True) + "\n")
         return 0
-    path = args.out or local_profile_path(args.model)
     config = LiveConfig(
         model=args.model,
         batch_max=args.batch,
@@ -240,12 +244,29 @@ def _run(argv: Sequence[str]) -> int:
         core_unit=1 / args.cores if args.core_unit is None else args.core_unit,
         limiter=args.limiter,
     )
+    configs, seconds = [config], args.seconds
+    if args.scenario:
+        configs = _of_scenario(args.scenario, args.limiter)
+        seconds = min(seconds, SCENARIO_SECONDS / len(configs))
     with cli.terminate_like_interrupt():
-        profile = calibrate_to(path, config, args.seconds)
-    sys.stdout.write(f"{summary(profile)}\nsaved       {path}\n")
-    if path != local_profile_path():
+        for config in configs:
+            path = args.out or local_profile_path(config.model)
+            profile = calibrate_to(path, config, seconds)
+            sys.stdout.write(
+                f"model       {config.model}\n{summary(profile)}\nsaved       {path}\n"
+            )
+    if path != local_profile_path() and not args.scenario:
         sys.stdout.write(f"use it      --profile {path}\n")
     return 0
+
+
+def _of_scenario(name: str, limiter: Limiter) -> list[LiveConfig]:
+    """Return what is to be measured for a scenario; a ConfigError if nothing is."""
+    from sponge_env.factory import calibrations  # which calibrates for live runs
+
+    if configs := calibrations(load_scenario(name), limiter):
+        return configs
+    raise ConfigError(f"scenario {name!r} names no model of this machine, such as local:ocr-det-v5")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,16 +27,24 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     if backend == "live":
         from sponge_env.calibrate import calibrate_to
 
-        for model in unmeasured(scenario):
-            calibrate_to(local_profile_path(model), LiveConfig(model=model, limiter=limiter))
+        for config in calibrations(scenario, limiter):
+            path = local_profile_path(config.model)
+            if not path.exists():
+                calibrate_to(path, config)
     return scenario_profile(scenario)
 
 
-def unmeasured(scenario: Scenario) -> list[str]:
-    """Return the models of a scenario that are served here and were not measured yet."""
-    named = [local_model(v.profile) for stage in scenario.pipeline for v in stage.variants]
-    models = dict.fromkeys(model for model in named if model is not None)
-    return [model for model in models if not local_profile_path(model).exists()]
+def calibrations(scenario: Scenario, limiter: Limiter) -> list[LiveConfig]:
+    """Say how the models of a scenario are measured that are served on this machine.
+
+    Batches are as large as the scenario's, cores those of all such profiles: they share a machine.
+    """
+    batches: dict[str, int] = {}
+    for stage in scenario.pipeline:
+        for variant in stage.variants:
+            if (model := local_model(variant.profile)) is not None:
+                batches[model] = max(batches.get(model, 2), stage.limits.batch)
+    return [LiveConfig(model=m, batch_max=b, limiter=limiter) for m, b in batches.items()]
 
 
 def make_system(
