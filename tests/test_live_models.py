@@ -22,7 +22,8 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 @pytest.mark.live
 def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
-    launcher = LocalLauncher(LiveConfig(batch_max=2), ["ocr-det-v5", "ocr-det-v6"])
+    variants = ("ocr-det-v5", "ocr-det-v6")
+    launcher = LocalLauncher(LiveConfig(batch_max=2, variants=variants))
     replica = launcher.launch(0, 1.0, full_speed=True)
     try:
         assert isinstance(next_event(replica), Ready)

@@ -1,0 +1,111 @@
+"""Text in images read by the real worker: two stages, one deadline, and replicas that die."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from control_groups import groups_of
+from machine import needs_two_cpus
+
+from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
+from sponge_env.factory import make_system
+from sponge_env.interfaces import Allocation, Batch, StageAllocation
+from sponge_env.live.replica import LiveConfig
+from sponge_env.live.worker import LiveWorker
+from sponge_env.models.registry import resolve_model
+from sponge_env.models.text_images import draw
+from sponge_env.profile import load_profile, save_profile
+from sponge_env.scenario import Scenario
+from sponge_env.system import System
+
+pytestmark = [pytest.mark.live, needs_two_cpus]
+
+MODELS = ("ocr-det-v5", "ocr-rec-v5")
+HELD = Allocation(stages=(StageAllocation(8, 1), StageAllocation(8, 2)))
+
+
+def ocr(folder: Path) -> Scenario:
+    """Return a few images a second, with profiles that say nothing true of the models."""
+    stages = []
+    for model, batch in zip(MODELS, (1, 4), strict=True):
+        path = folder / f"{model}.json"
+        save_profile(dataclasses.replace(load_profile("lite0"), name=model, model=model), path)
+        limits = Limits(cores=16, batch=batch, replicas=2)
+        stages.append(Stage(model, (Variant(str(path)),), limits=limits, initial=Initial(8)))
+    return Scenario(
+        name="ocr",
+        slo_s=20.0,
+        duration_s=6.0,
+        stages=tuple(stages),
+        limits=Limits(cores=16, total_cores=16),
+        arrivals=Arrivals(rate_rps=3.0),
+        network=Network(base_delay_s=0.01),
+        serving=Serving(drop="expired"),
+    )
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    system = make_system(ocr(tmp_path), 0, backend="live")
+    yield system
+    system.close()
+
+
+def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system: System) -> None:
+    worker = system.worker  # type: ignore[attr-defined]
+    assert isinstance(worker, LiveWorker)
+    restarts, stages = 0, {}
+    for interval in range(system.plan.intervals):
+        metrics = system.step(HELD)
+        restarts += metrics.restarts
+        for name, measured in metrics.stages.items():
+            stages[name] = stages.get(name, 0) + measured["answered"]
+        if interval in (1, 3):
+            worker.crash(interval // 2)
+    system.drain()
+    outcomes = system.columns()["outcome"].tolist()
+    assert len(outcomes) == system._workload.id.size > 8
+    assert set(outcomes) == {"on_time"}
+    assert restarts >= 1
+    # One detection for each image and one recognition for each line that it found.
+    ids = system._workload.id.tolist()
+    told = system._arrays.requests["tasks"][0, : len(ids)]
+    samples = resolve_model("ocr-det-v5").samples()
+    assert len(samples) == 16
+    assert told.sum() > len(ids), "several lines in most images"
+    assert stages["ocr-det-v5"] <= len(ids)
+    pids = [replica.pid for replica in worker.replicas]
+    system.close()
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not groups_of(os.getpid())
+
+
+def test_the_text_that_is_read_is_what_was_drawn() -> None:
+    """A crop that detection cut out goes to recognition as it is, by shared memory."""
+    configs = [
+        LiveConfig(model=model, batch_max=4, total_cores=32, initial=Allocation(16, 4))
+        for model in MODELS
+    ]
+    reader = resolve_model("ocr-rec-v5")
+    with LiveWorker(configs) as worker:
+        seen = {}
+        for request in range(16):
+            lines = [line.text for line in draw(request).lines]
+            worker.start(Batch(2 * request, (request,), 0))
+            (detected,) = worker.wait(np.inf)
+            (count,) = detected.tasks
+            texts = []
+            for first in range(0, count, 4):
+                size = min(4, count - first)
+                worker.start(Batch(2 * request + 1, (request,) * size, 1))
+                worker.wait(np.inf)
+                (replica,) = (r for r in worker.replicas if r.id == 0 and r is worker.replicas[1])
+                texts += [reader.text(answer) for answer in replica.answers(size)]
+            seen[request] = (sorted(texts), sorted(lines))
+    right = sum(len(set(texts) & set(lines)) for texts, lines in seen.values())
+    assert right > 0.8 * sum(len(lines) for _, lines in seen.values())
