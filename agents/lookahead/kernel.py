@@ -29,7 +29,7 @@ from .tandem import (
 
 VARIANT, CORES, BATCH = 0, 1, 2
 """Places in an allocation, and in :attr:`Rules.limits`."""
-_MOVES = 8
+_MOVES = 10
 """Ways to change a stage's allocation; see :func:`_move`."""
 _MOST_TRIED = 512
 """Allocations that are tried at most."""
@@ -193,7 +193,9 @@ def _move(rules: Rules, k: int, way: int, stage: IntArray) -> None:
     elif way == 2:
         cores *= 2
     elif way >= 6:
-        cores = _switch(rules, k, 1 if way == 6 else -1, stage)
+        # As fast as before on other cores, or faster or slower on these.
+        enough = _switch(rules, k, 1 - 2 * (way % 2), stage)
+        cores = enough if way < 8 else cores
     elif not rules.batching:
         return
     elif way == 3:
