@@ -88,7 +88,7 @@ class FleetPlanner:
         self._utilisation, self._reluctance, self._overload_windows = (
             usual[name] if (chosen := getattr(config, name)) is None else chosen for name in usual
         )
-        self._config, self._spec = config, spec
+        self._config, self._spec, self._in_pipeline = config, spec, in_pipeline
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
         ready_s = spec.resize_delay_s + spec.cold_start_s
@@ -151,6 +151,8 @@ class FleetPlanner:
         waiting = np.where(self._replicas > ready, now[ready - 1], now.diagonal())
         total = wait * waiting + (1 - wait) * warm + value
         best = int(total.argmin())
+        if self._in_pipeline and len(self._rates_rps) < self._cold_start:
+            best = max(best, current - 1)  # so few intervals give up nothing that takes as long
         # A change for little would cancel what is wanted again soon.
         good_enough = total[best] >= (1 - self._reluctance) * total[current - 1]
         return current if good_enough else best + 1

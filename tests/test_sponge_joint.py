@@ -13,11 +13,8 @@ from views import busy_view, make_spec, make_view
 from agents.fleet import FleetPlanner, rate_samples
 from agents.lookahead import planner
 from agents.lookahead.planner import replica_states
-from agents.sponge_joint import (
-    QuotaServiceTimes,
-    SpongeJoint,
-    SpongeJointConfig,
-)
+from agents.lookahead.service_times import QuotaServiceTimes
+from agents.sponge_joint import SpongeJoint, SpongeJointConfig
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView

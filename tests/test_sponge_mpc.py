@@ -111,10 +111,12 @@ def played(
     edge_s: float,
 ) -> float:
     """Play it as the look-ahead does: the late requests, weighted."""
-    stages, most = len(replicas), len(arrivals_s) * max(1, math.prod(tasks))
-    course = Course(np.zeros((stages, most, 2)), np.array([[n] for n in (*tasks, 0)]), GUARD_S)
+    stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
+    fan_out, ids = np.array([[n] for n in (*tasks, 0)]), np.zeros((stages, most), np.int64)
+    course = Course(np.zeros((stages, most, 2)), ids, 0, fan_out, GUARD_S)
     course.arrivals_s[0, : len(arrivals_s)] = arrivals_s
-    queues, spare = (make_queues(stages, most, max(replicas)) for _ in range(2))
+    size = stages, most, max(replicas), len(arrivals_s)
+    queues, spare = make_queues(*size), make_queues(*size)
     queues.marks[0, COMING] = len(arrivals_s)
     for k, count in enumerate(replicas):
         queues.free_s[k, count:] = math.inf
@@ -173,13 +175,8 @@ def test_the_played_queues_count_what_a_plain_pipeline_counts(
     edge_s: float,
 ) -> None:
     arrival_s = np.cumsum(gaps_s)
-    # No two requests are due at once, which the look-ahead takes for tasks of one.
-    due_s = arrival_s + budgets_s[: arrival_s.size] + 1e-5 * np.arange(arrival_s.size)
-    arrivals_s = np.stack([arrival_s, due_s], axis=1)
-    # Several tasks only for the last stage, and one replica there: tasks of a request that are
-    # served apart count one by one.
-    tasks = [*np.minimum(tasks[:-1], 1).tolist(), *tasks[-1:]]
-    held = [replicas] * len(tasks) + [1 if tasks else replicas]
+    arrivals_s = np.stack([arrival_s, arrival_s + budgets_s[: arrival_s.size]], axis=1)
+    held = [replicas] * (len(tasks) + 1)
     service_s = np.stack([SERVICE_S * share for share in (1.0, 0.3, 0.6)[: len(held)]])
     case = arrivals_s, service_s, tasks, held, cores, batch, edge_s
     assert played(*case) == pytest.approx(reference(*case), abs=1e-6)

@@ -12,8 +12,8 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.split import shares, stage_views
 
 from .options import MPCConfig
-from .planner import LookAhead, everything
-from .service_times import ServiceTimes, fitted_s
+from .planner import LookAhead, everything, in_force
+from .service_times import ServiceTimes, StageTimes, fitted_s
 
 
 class SpongeMPC(BaseController):
@@ -35,28 +35,39 @@ class SpongeMPC(BaseController):
     config: MPCConfig
 
     def plans(self, spec: SystemSpec) -> bool:
-        """Return whether the stages are a chain."""
-        return is_chain(spec.stages)
+        """Return whether it can play the stages."""
+        return plays(spec)
 
     def begin(self, spec: SystemSpec) -> None:
         """Start from the fitted service times; compiles at the first call."""
-        self._service_s = fitted_s(spec)
-        self._times = [
-            [ServiceTimes(table_s[: s.cores_max, : s.batch_max]) for table_s in tables_s]
-            for s, tables_s in zip(spec.stages, self._service_s, strict=True)
-        ]
-        self._shares = shares(spec, "proportional")
+        service_s = fitted_s(spec)
         held = [stage.replicas for stage in spec.initial.stages]
         self._replicas = held if len(held) > 1 else [1]
-        self._program = LookAhead(spec, self.config, self._service_s)
+        self._shares = shares(spec, "proportional")
+        # The gaps between full batches tell most, but nothing where several tasks come at once.
+        alone = len(held) == 1 and not spec.has_variants
+        self._times = ServiceTimes(service_s[0, 0]) if alone else StageTimes(spec, service_s)
+        self._program = LookAhead(spec, self.config, service_s)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose variant, cores and batch size of each stage for the next interval."""
         if not view.arrivals.size:
             return everything(spec, self._replicas)
         if self.config.learning:
-            for k, part in enumerate(stage_views(view, spec, self._shares)):
-                variant = view.stages[k].allocation.variant
-                if self._times[k][variant].observe(part):
-                    self._program.learnt(k, variant)
+            self._learn(spec, view)
         return self._program.choose(view, self._replicas)
+
+    def _learn(self, spec: SystemSpec, view: SystemView) -> None:
+        """Take in how long the last batches took."""
+        if isinstance(self._times, ServiceTimes):
+            if self._times.observe(view):
+                self._program.learnt(0, 0)
+            return
+        variants = [in_force(stage.allocation) for stage in view.stages]
+        for k in self._times.observe(stage_views(view, spec, self._shares), variants):
+            self._program.learnt(k, variants[k])
+
+
+def plays(spec: SystemSpec) -> bool:
+    """Return whether the look-ahead can play a system: a chain that chooses no variant itself."""
+    return is_chain(spec.stages) and not any(stage.by_slack for stage in spec.stages)

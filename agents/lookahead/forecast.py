@@ -348,7 +348,7 @@ def sample_path(
         if work > 0.0 or sent_s >= 0.0:
             arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
             if arrival_s < horizon_s:
-                insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
+                _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
                 count += 1
         draw += 1
         # The next decision will know the rate.
@@ -406,7 +406,7 @@ def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float)
 
 
 @compiled
-def insert(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> None:
+def _insert(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> None:
     """Put a request where it arrives in its turn; small ones overtake."""
     place = count
     while place > 0 and arrivals_s[place - 1, 0] > arrival_s:

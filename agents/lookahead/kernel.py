@@ -29,7 +29,7 @@ from .tandem import (
 
 VARIANT, CORES, BATCH = 0, 1, 2
 """Places in an allocation, and in :attr:`Rules.limits`."""
-_MOVES = 8
+_MOVES = 10
 """Ways to change a stage's allocation; see :func:`_move`."""
 _MOST_TRIED = 512
 """Allocations that are tried at most."""
@@ -79,6 +79,8 @@ class Scratch(NamedTuple):
     """(intervals,) speed of transfers, the next interval and the look-ahead."""
     arrivals_s: FloatArray
     """(paths, stages, places, 2), see :attr:`.tandem.Course.arrivals_s`."""
+    ids: IntArray
+    """(stages, places), see :attr:`.tandem.Course.ids`."""
     counts: IntArray
     """(paths,) number of arrivals in the first stage."""
     tried: IntArray
@@ -103,19 +105,23 @@ class Decision(NamedTuple):
     cores_in_force: IntArray
     """(stages,)"""
     pending: FloatArray
-    """(stages, resizes, 2) when earlier decisions will be in force, and their cores."""
+    """(resizes, 3) when earlier decisions will be in force, ascending, their stage and cores."""
+    requests: int
+    """Number of requests that are there."""
 
 
 def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:
     """Allocate what queues of that length and so many arrivals on each path need."""
     stages, replicas = rules.replicas.size, int(rules.replicas.max())
-    start, middle, end = (make_queues(stages, queued + places, replicas) for _ in range(3))
+    size = stages, queued + places, replicas, stages * queued + places
+    start, middle, end = (make_queues(*size) for _ in range(3))
     return Scratch(
         start=start,
         middle=middle,
         end=end,
         speed=np.empty(intervals),
         arrivals_s=np.empty((paths, stages, places, 2)),
+        ids=np.zeros((stages, places), np.int64),
         counts=np.zeros(paths, np.int64),
         tried=np.zeros((_MOST_TRIED, stages, 3), np.int64),
         now=np.zeros((stages, 3), np.int64),
@@ -160,6 +166,7 @@ def plan(
             tried, k = scratch.tried[known + 1], move // _MOVES % stages
             _set(tried, best)
             _move(rules, k, move % _MOVES, tried[k])
+            _make_room(rules, tried, k)
             move, left = move + 1, left - 1
             trying = _fits(rules, tried, k) and not _is_known(scratch.tried, known)
         known += trying
@@ -186,7 +193,9 @@ def _move(rules: Rules, k: int, way: int, stage: IntArray) -> None:
     elif way == 2:
         cores *= 2
     elif way >= 6:
-        cores = _switch(rules, k, 1 if way == 6 else -1, stage)
+        # As fast as before on other cores, or faster or slower on these.
+        enough = _switch(rules, k, 1 - 2 * (way % 2), stage)
+        cores = enough if way < 8 else cores
     elif not rules.batching:
         return
     elif way == 3:
@@ -198,6 +207,24 @@ def _move(rules: Rules, k: int, way: int, stage: IntArray) -> None:
         batch += max(1, batch // 4)
     stage[CORES] = min(max(cores, 1), cores_max)
     stage[BATCH] = min(max(batch, 1), batch_max)
+
+
+@compiled
+def _make_room(rules: Rules, tried: IntArray, changed: int) -> None:
+    """Let the other stages give up cores, the largest first, for those of the one that changed."""
+    over = -rules.total_cores
+    for k in range(tried.shape[0]):
+        over += rules.ready[k] * tried[k, CORES]
+    while over > 0:
+        largest = changed
+        for k in range(tried.shape[0]):
+            larger = largest == changed or tried[k, CORES] > tried[largest, CORES]
+            if k != changed and tried[k, CORES] > 1 and larger:
+                largest = k
+        if largest == changed:
+            return
+        tried[largest, CORES] -= 1
+        over -= rules.ready[largest]
 
 
 @compiled
@@ -276,7 +303,10 @@ def _serve(
 ) -> float:
     """Serve all stages under an allocation; return the late requests."""
     rules, late = decision.rules, 0.0
-    course = Course(decision.scratch.arrivals_s[path], rules.tasks, rules.guard_s)
+    scratch = decision.scratch
+    course = Course(
+        scratch.arrivals_s[path], scratch.ids, decision.requests, rules.tasks, rules.guard_s
+    )
     for k in range(allocation.shape[0]):
         service_s = rules.service_s[k, allocation[k, VARIANT], allocation[k, CORES] - 1]
         late += advance(queues, k, course, service_s, allocation[k, BATCH], from_s, until_s)
@@ -290,18 +320,22 @@ def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
     Until it is, the cores in force serve, and those of resizes that were asked for before.
     """
     rules, now, pending = decision.rules, decision.scratch.now, decision.pending
-    resizes, from_s, late = pending.shape[1], 0.0, 0.0
+    resizes, from_s, late = pending.shape[0], 0.0, 0.0
     _set(now, tried)
     for k in range(tried.shape[0]):
         now[k, CORES] = decision.cores_in_force[k]
     for phase in range(resizes + 2):
         until_s = rules.delay_s + (phase > resizes) * rules.interval_s
         if phase < resizes:
-            until_s = min(pending[0, phase, 0], until_s)
+            until_s = min(pending[phase, 0], until_s)
         if until_s > from_s:
             late += _serve(decision, decision.scratch.middle, path, now, from_s, until_s)
-        for k in range(tried.shape[0]):
-            cores = int(pending[k, phase, 1]) if phase < resizes else tried[k, CORES]
+        first, last = 0, tried.shape[0] * (phase <= resizes)
+        if phase < resizes:
+            first = int(pending[phase, 1])
+            last = first + 1
+        for k in range(first, last):
+            cores = int(pending[phase, 2]) if phase < resizes else tried[k, CORES]
             _resize(rules, decision.scratch.middle, k, until_s, now[k], cores)
             now[k, CORES] = cores
         from_s = until_s

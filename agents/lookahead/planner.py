@@ -65,6 +65,8 @@ class LookAhead:
         for k, stage in enumerate(stages):
             self._loss[k, : len(stage.latencies)] = config.accuracy_price * stage.percent_lost
         self._service_s = service_s
+        fastest_s = [float(tables_s[:, :, 0].min()) for tables_s in service_s]
+        self._before_s = [sum(fastest_s[:k]) for k in range(len(stages))]
         self._curves = [
             [self._curve(k, variant) for variant in range(len(stage.latencies))]
             for k, stage in enumerate(stages)
@@ -88,7 +90,8 @@ class LookAhead:
             np.zeros(service_s.shape[:2]),
             ones,
             ones,
-            np.empty((len(stages), 0, 2)),
+            np.empty((0, 3)),
+            0,
         )
         plan(decision, nothing, self._flow.kinds, least)
 
@@ -133,6 +136,8 @@ class LookAhead:
         for k, stage in enumerate(view.stages):
             rate_rps = outlook.rate_rps * self._mean_tasks[k]
             self._fill(k, view, stage, wanted[k], rate_rps, group)
+        requests = self._identify()
+        resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
         asked = view.allocation.stages
         best = self._first(asked, rules, ready, group)
         late, _ = plan(
@@ -143,7 +148,8 @@ class LookAhead:
                 self._backlog_prices(outlook.rate_rps, asked, wanted, group),
                 np.array([each.cores for each in asked]),
                 np.array([stage.cores_in_force for stage in view.stages]),
-                np.array([each.pending for each in view.stages]).reshape(len(view.stages), -1, 2),
+                np.array(sorted(resizes), np.float64).reshape(-1, 3),
+                requests,
             ),
             # In groups, the number of requests scatters less.
             outlook._replace(rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group),
@@ -172,16 +178,16 @@ class LookAhead:
             in_groups(each.batch, group, most) if rules.batching else most
             for each, (_, _, most) in zip(asked, limits, strict=True)
         ]
-        return np.array([[max(each.variant, 0) for each in asked], cores, batches]).T.copy()
+        return np.array([[in_force(each) for each in asked], cores, batches]).T.copy()
 
     def _group(self, view: SystemView, expected: float) -> int:
         """Return how many tasks are played as one, if so many requests are expected."""
         most = _PLAYED * _PLAYED_CORES / max(self._most_cores, _PLAYED_CORES)
-        longest = max(
-            each.queued_deadlines_s.size + expected * stage.mean_tasks
-            for each, stage in zip(view.stages, self._spec.stages, strict=True)
-        )
-        return max(1, math.ceil(longest / most))
+        waiting = total = 0.0
+        for k, stage in enumerate(view.stages):
+            waiting = waiting * self._ratios[k] + stage.queued_deadlines_s.size
+            total += waiting + expected * self._mean_tasks[k]
+        return max(1, math.ceil(total / most))
 
     def _backlog_prices(
         self, rate_rps: float, asked: Sequence[StageAllocation], replicas: Sequence[int], group: int
@@ -193,7 +199,7 @@ class LookAhead:
             own_rps = rate_rps * self._mean_tasks[k] / replicas[k]
             for variant, curve in enumerate(self._curves[k]):
                 prices[k, variant] = own_price * curve.price(own_rps) + later
-            later = self._ratios[k] * float(prices[k, asked[k].variant])
+            later = self._ratios[k] * float(prices[k, in_force(asked[k])])
         return prices
 
     def _rules(self, group: int, replicas: Sequence[int], ready: Sequence[int]) -> Rules:
@@ -214,10 +220,10 @@ class LookAhead:
             replicas=np.array(replicas),
             ready=np.array(ready),
             total_cores=spec.total_cores,
-            interval_s=spec.interval_s,
-            delay_s=spec.resize_delay_s,
+            interval_s=float(spec.interval_s),
+            delay_s=float(spec.resize_delay_s),
             look_ahead=config.look_ahead,
-            guard_s=self._guard * spec.slo_s,
+            guard_s=self._guard * float(spec.slo_s),
             late_price=group * config.late_price,
             release_price=config.release_price,
             batching=config.batching,
@@ -230,9 +236,12 @@ class LookAhead:
         tasks = [s.queued_deadlines_s.size + sum(b.size for b in s.running) for s in stages]
         replicas = int(rules.replicas.max())
         waiting = max(tasks) // group + replicas + 1
-        if len(stages) > 1:  # what waits or runs goes on to the later ones
-            expected = expected * max(self._mean_tasks) + sum(tasks) * max(self._ratios)
-        expected /= group
+        # What waits or runs goes on to the later stages.
+        led, arriving = 0.0, [expected]
+        for k in range(1, len(stages)):
+            led = (led + tasks[k - 1]) * self._ratios[k]
+            arriving.append(led + expected * self._mean_tasks[k])
+        expected = max(arriving) / group
         wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
         fits = waiting <= capacity - places and wanted <= places
         if not fits or scratch.start.size.shape[1] != replicas:
@@ -250,7 +259,7 @@ class LookAhead:
         """
         queues, now_s, spec = self._scratch.start, view.now_s, self._spec
         ahead, largest = 0, max(1, self._batch_max[k] // group)
-        row_s = self._service_s[k, stage.allocation.variant, stage.cores_in_force - 1]
+        row_s = self._service_s[k, in_force(stage.allocation), stage.cores_in_force - 1]
         asked_s = spec.resize_delay_s + spec.stages[k].cold_start_s
         queues.free_s[k], queues.size[k] = math.inf, 0
         states = replica_states(stage, now_s, asked_s, replicas)
@@ -263,12 +272,34 @@ class LookAhead:
         tail = ahead + queued_s.size
         np.subtract(queued_s, now_s, out=queues.due_s[k, ahead:tail])
         newest_s = float(view.budgets_s[-1]) if view.budgets_s.size else spec.slo_s
+        newest_s -= self._before_s[k]
         if queued_s.size:
             newest_s = float(queued_s[0]) - now_s
-        older_s = np.arange(ahead, 0, -1) / max(rate_rps, 1.0)
+        older_s = np.arange(ahead, 0, -1) * (group / max(rate_rps, 1.0))
         queues.due_s[k, :ahead] = newest_s - older_s
         queues.marks[k] = 0
         queues.marks[k, HEAD], queues.marks[k, TAIL] = ahead, tail
+
+    def _identify(self) -> int:
+        """Say whose the tasks are that are there; return the number of requests.
+
+        Those that are due at once are taken for tasks of one request, but for the first stage's.
+        """
+        queues, tails = self._scratch.start, self._scratch.start.marks[:, TAIL].tolist()
+        if len(tails) == 1:
+            return 0
+        queues.ids[0, : tails[0]] = np.arange(tails[0])
+        due_s = np.concatenate([queues.due_s[k, :tail] for k, tail in enumerate(tails) if k])
+        known, own = np.unique(due_s, return_inverse=True)
+        own, ends = own + tails[0], np.cumsum(tails[1:])
+        for k, ids in enumerate(np.split(own, ends[:-1]), start=1):
+            queues.ids[k, : ids.size] = ids
+        return int(tails[0] + known.size)
+
+
+def in_force(allocation: StageAllocation) -> int:
+    """Return the variant to plan with where one is asked for, or batches choose."""
+    return max(allocation.variant, 0)
 
 
 def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:

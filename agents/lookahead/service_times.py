@@ -7,6 +7,7 @@ shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1`
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.split import shares, stage_spec
 
 SEEN_RANGE = (0.5, 2.0)
 """What was seen is not believed beyond these multiples of the fit."""
@@ -23,6 +26,12 @@ _TRUST = 2
 """Intervals that the fit counts for against those with full batches."""
 _REMEMBERED = 20
 """Such intervals that count at most."""
+_PRIOR_S = 1.0
+"""Service that the first guess of a service time counts for."""
+_FORGET = 0.998
+"""Weight that experience of service times keeps per interval."""
+_SAME_BATCH = 0.1
+"""Distance of a mean batch size from a whole number up to which all batches count as equal."""
 
 
 def fitted_s(spec: SystemSpec) -> FloatArray:
@@ -148,3 +157,123 @@ def cost_curve(service_s: FloatArray) -> CostCurve:
 
 def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
     return (right[1] - left[1]) / (right[0] - left[0])
+
+
+class QuotaServiceTimes:
+    """Seconds to plan a batch with: the fit, until experience corrects it cell by cell.
+
+    An interval tells how long its batches ran, and their mean size. Where all were of one size,
+    that is the latency of one cell of the table. What was never seen keeps the first guess.
+
+    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
+    back to back do not. So a batch counts as long as its cores take to grant what it used,
+    should that be longer than it ran.
+    """
+
+    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
+        """Start from the fit, with a first guess of how much longer batches take than that.
+
+        ``safety`` is the allowance on what is learned, for single batches scatter.
+        """
+        self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
+        self._delayed = spec.resize_delay_s > 0
+        self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._guess_s = self._fit_s * (1 + margin)
+        self._sums = np.zeros((3, *self._fit_s.shape))
+        """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
+        self._safety, self._loading, self._cores = safety, False, 0
+
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed."""
+        loading, self._loading = self._loading or bool(view.starting_s), bool(view.starting_s)
+        resized, self._cores = self._cores not in (0, view.cores_in_force), view.cores_in_force
+        last = view.last
+        if self._delayed and resized:
+            return  # in the middle of the interval
+        if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
+            return  # replicas that wait for each other's CPU say nothing of their own
+        size = round(last.batch_mean)
+        if abs(last.batch_mean - size) <= _SAME_BATCH and size <= self._sizes:
+            self._add((view.cores_in_force - 1, size - 1), last, loading)
+
+    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
+        self._sums *= _FORGET
+        batches = (last.on_time + last.late) / last.batch_mean
+        ran_s = last.service_mean_s * batches
+        used_s = last.utilisation * last.core_seconds / (cell[0] + 1)
+        # A replica that loads its model uses its cores, too.
+        granted_s = ran_s if loading or last.restarts else used_s
+        self._sums[:, *cell] += ran_s, granted_s, batches
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cores and batch sizes of the table."""
+        cores, batches = self._fit_s.shape
+        return cores, batches
+
+    @property
+    def table_s(self) -> FloatArray:
+        """What is believed now."""
+        ran_s, granted_s, batches = self._sums
+        low_s, high_s = (factor * self._fit_s * batches for factor in SEEN_RANGE)
+        seen_s = np.clip(np.maximum(ran_s, granted_s), low_s, high_s)
+        prior = _PRIOR_S / self._guess_s
+        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + batches)
+        return table_s
+
+
+class StageTimes:
+    """What is believed of the batches of every stage and variant, in the program's own tables."""
+
+    def __init__(
+        self,
+        spec: SystemSpec,
+        service_s: FloatArray,
+        margin_probability: float = 0.0,
+        safety: float = 0.0,
+    ) -> None:
+        """Start from (stages, variants, cores, batches) seconds by the fits, which are overwritten.
+
+        First guesses are longer than those by the quantile of the fit's residuals, see
+        :class:`QuotaServiceTimes`.
+        """
+        self._spec, self._service_s = spec, service_s
+        self._before = [-1] * len(spec.stages)
+        self._times = [
+            [
+                QuotaServiceTimes(
+                    dataclasses.replace(stage_spec(spec, k, share), latency=fit),
+                    max(0.0, fit.residual_quantile(margin_probability)),
+                    safety,
+                )
+                for fit in spec.stages[k].latencies
+            ]
+            for k, (share, _) in enumerate(shares(spec, "proportional"))
+        ]
+        for k, of_stage in enumerate(self._times):
+            for variant in range(len(of_stage)):
+                self._write(k, variant)
+
+    def observe(self, parts: Sequence[SystemView], variants: Sequence[int]) -> list[int]:
+        """Take in the interval that has passed; return the stages of which it told something.
+
+        It does of those in which one variant served throughout. ``parts`` are the stages as
+        :func:`~sponge_env.split.stage_views` shows them, ``variants`` were asked for in each.
+        """
+        told = []
+        for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
+            before, self._before[k] = self._before[k], variant
+            alone = len(self._times[k]) == 1
+            if alone or (variant == before and self._spec.stages[k].switch_s == 0):
+                self._times[k][variant].observe(part)
+                self._write(k, variant)
+                told.append(k)
+        return told
+
+    def table_s(self, k: int, variant: int) -> FloatArray:
+        """Return the part of the program's tables that a stage's variant has."""
+        stage = self._spec.stages[k]
+        return self._service_s[k, variant, : stage.cores_max, : stage.batch_max]
+
+    def _write(self, k: int, variant: int) -> None:
+        self.table_s(k, variant)[:] = self._times[k][variant].table_s

@@ -23,8 +23,6 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, inlined
 
-from .forecast import insert
-
 HEAD, TAIL, NEXT, COMING, LEFT = 0, 1, 2, 3, 4
 """Places in :attr:`Queues.marks`."""
 _TARDINESS_PER_S = 0.2
@@ -45,6 +43,11 @@ class Queues(NamedTuple):
     """(stages, replicas) tasks that it runs."""
     first: IntArray
     """(stages, replicas) place of their first deadline."""
+    ids: IntArray
+    """(stages, capacity) whose task each deadline is. Of a single stage there are none, for there
+    each task is a request."""
+    counted: FloatArray
+    """(requests,) by how much each has counted as late so far."""
 
 
 class Course(NamedTuple):
@@ -53,24 +56,36 @@ class Course(NamedTuple):
     arrivals_s: FloatArray
     """(stages, places, 2) when each task comes and is due, ascending by the former. Those of the
     later stages are written as the ones before are served."""
+    ids: IntArray
+    """(stages, places) whose tasks those of the later stages are."""
+    first_id: int
+    """Of the first to come; those that are there have lower ones."""
     tasks: IntArray
     """(stages, draws) how many tasks of the next stage each in turn leads to; in the last 0."""
     guard_s: float
     """An answer so close before its deadline counts as late in part."""
 
 
-def make_queues(stages: int, capacity: int, replicas: int) -> Queues:
+def make_queues(stages: int, capacity: int, replicas: int, requests: int = 0) -> Queues:
     """Return empty queues."""
     size, first = (np.zeros((stages, replicas), np.int64) for _ in range(2))
     marks, free_s = np.zeros((stages, 5), np.int64), np.zeros((stages, replicas))
-    return Queues(np.empty((stages, capacity)), marks, free_s, size, first)
+    several = stages > 1
+    ids, counted = np.zeros((stages, capacity * several), np.int64), np.zeros(requests * several)
+    return Queues(np.empty((stages, capacity)), marks, free_s, size, first, ids, counted)
 
 
 @inlined
 def queue_of(queues: Queues, k: int) -> Queues:
     """Return one stage's part of each array."""
     return Queues(
-        queues.due_s[k], queues.marks[k], queues.free_s[k], queues.size[k], queues.first[k]
+        queues.due_s[k],
+        queues.marks[k],
+        queues.free_s[k],
+        queues.size[k],
+        queues.first[k],
+        queues.ids[k],
+        queues.counted,
     )
 
 
@@ -88,8 +103,12 @@ def copy_queues(source: Queues, target: Queues) -> None:
                 oldest = min(oldest, old.first[replica])
         for place in range(oldest, old.marks[TAIL]):
             new.due_s[place] = old.due_s[place]
+        for place in range(oldest, min(old.marks[TAIL], old.ids.size)):
+            new.ids[place] = old.ids[place]
         for mark in range(old.marks.size):
             new.marks[mark] = old.marks[mark]
+    for request in range(source.counted.size):
+        target.counted[request] = source.counted[request]
 
 
 @compiled
@@ -125,7 +144,7 @@ def advance(
     coming = queue.marks[COMING]
     for replica in range(queue.free_s.size):
         if queue.free_s[replica] <= until_s:
-            late += _settle(queues, k, replica, course, tail)
+            late += _settle(queues, k, replica, course)
     while True:
         replica = _first_free(queue.free_s)
         now_s = max(queue.free_s[replica], now_s)
@@ -134,7 +153,10 @@ def advance(
             now_s = max(now_s, arrivals_s[following, 0])
         admit_s = min(now_s, until_s)
         while following < coming and arrivals_s[following, 0] <= admit_s:
-            _admit(queue.due_s, arrivals_s[following, 1], head, tail)
+            place = _admit(queue.due_s, arrivals_s[following, 1], head, tail)
+            if queue.ids.size > 0:
+                own = course.ids[k, following] if k > 0 else course.first_id + following
+                _note(queue.ids, own, place, tail)
             tail += 1
             following += 1
         if now_s >= until_s or head == tail:
@@ -144,7 +166,7 @@ def advance(
         queue.free_s[replica] = now_s + service_s[size - 1]
         head += size
         if queue.free_s[replica] <= until_s:
-            late += _settle(queues, k, replica, course, tail)
+            late += _settle(queues, k, replica, course)
     queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = head, tail, following
     return late
 
@@ -172,26 +194,27 @@ def _first_free(free_s: FloatArray) -> int:
 
 
 @compiled
-def _settle(queues: Queues, k: int, replica: int, course: Course, tail: int) -> float:
-    """End a batch: hand on what it leads to, and count the late among those that it answers."""
+def _settle(queues: Queues, k: int, replica: int, course: Course) -> float:
+    """End a batch: hand on what it leads to, and count the late among those that it answers.
+
+    A request is as late as the last of its tasks.
+    """
     queue, guard_s, late = queue_of(queues, k), course.guard_s, 0.0
     first, size, end_s = queue.first[replica], queue.size[replica], queue.free_s[replica]
     queue.size[replica] = 0
-    if k + 1 < queues.marks.shape[0]:
-        for place in range(first, first + size):
-            over_s = end_s - queue.due_s[place]
-            tasks = _hand_on(queues, k, course, end_s, queue.due_s[place])
-            if tasks == 0 and over_s > -guard_s:
-                late += _lateness(over_s, guard_s)
-        return late
+    is_last, staged = k + 1 == queues.marks.shape[0], queue.ids.size > 0
     for place in range(first, first + size):
         over_s = end_s - queue.due_s[place]
-        if over_s <= -guard_s:
+        if is_last and over_s <= -guard_s:
             break  # so are all the others, which are due later
-        # Tasks of one request are due at once, and it is late with the last of them.
-        if k > 0 and place + 1 < tail and queue.due_s[place + 1] == queue.due_s[place]:
+        if not is_last and _hand_on(queues, k, course, end_s, place) > 0:
             continue
-        late += _lateness(over_s, guard_s)
+        if over_s > -guard_s:
+            own = _lateness(over_s, guard_s)
+            if staged:
+                own = max(own - queue.counted[queue.ids[place]], 0.0)
+                queue.counted[queue.ids[place]] += own
+            late += own
     return late
 
 
@@ -206,24 +229,40 @@ def _lateness(over_s: float, guard_s: float) -> float:
 
 
 @compiled
-def _hand_on(queues: Queues, k: int, course: Course, end_s: float, due_s: float) -> int:
+def _hand_on(queues: Queues, k: int, course: Course, end_s: float, place: int) -> int:
     """Let a task's successors arrive in the next stage; return how many there are."""
-    done = queues.marks[k, LEFT]
+    done, due_s, own = queues.marks[k, LEFT], queues.due_s[k, place], queues.ids[k, place]
     queues.marks[k, LEFT] = done + 1
     tasks: int = course.tasks[k, done % course.tasks.shape[1]]
     arrivals_s, coming = course.arrivals_s[k + 1], queues.marks[k + 1, COMING]
     for _ in range(min(tasks, arrivals_s.shape[0] - coming)):
-        insert(arrivals_s, coming, end_s, due_s)
+        at = coming
+        # Batches begin in their order, but a small one may end before a larger one.
+        while at > 0 and arrivals_s[at - 1, 0] > end_s:
+            arrivals_s[at, 0], arrivals_s[at, 1] = arrivals_s[at - 1, 0], arrivals_s[at - 1, 1]
+            course.ids[k + 1, at] = course.ids[k + 1, at - 1]
+            at -= 1
+        arrivals_s[at, 0], arrivals_s[at, 1] = end_s, due_s
+        course.ids[k + 1, at] = own
         coming += 1
     queues.marks[k + 1, COMING] = coming
     return tasks
 
 
 @compiled
-def _admit(waiting_s: FloatArray, due_s: float, head: int, tail: int) -> None:
-    """Let a task wait, behind those that are due no later."""
+def _admit(waiting_s: FloatArray, due_s: float, head: int, tail: int) -> int:
+    """Let a task wait, behind those that are due no later; return its place."""
     place = tail
     while place > head and waiting_s[place - 1] > due_s:
         waiting_s[place] = waiting_s[place - 1]
         place -= 1
     waiting_s[place] = due_s
+    return place
+
+
+@compiled
+def _note(ids: IntArray, own: int, place: int, tail: int) -> None:
+    """Note whose task has come to wait in a place."""
+    for behind in range(tail, place, -1):
+        ids[behind] = ids[behind - 1]
+    ids[place] = own
