@@ -182,6 +182,18 @@ def test_a_replica_is_ready_only_for_threads_that_are_asked_for(
     assert made == [1, 3]
 
 
+def test_an_answer_may_be_one_number(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "own.onnx", (("batch", 1),), ("batch",), op="Squeeze")
+    with served([resolve_model(str(path))]) as (server, job):
+        tensors = job.map_tensors()
+        tensors.inputs[:, 0] = [1, 2, 3, 4]
+        server.run(3, threads=1)
+        assert tensors.answers.tolist() == [1, 2, 3, 0]
+        tensors.inputs[:, 0] = 7
+        server.run(2, threads=1)
+        assert tensors.answers.tolist() == [7, 7, 3, 0]
+
+
 class Doubled(Model):
     """Answers twice what it is asked."""
 

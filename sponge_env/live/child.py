@@ -123,11 +123,11 @@ class Server:
         batch = inputs[:size]
         answers = model.finish(batch, model.run(session, batch))
         for task, answer in zip(range(size), answers, strict=True):
-            slot = slots[task]
             if model.most_tasks:
                 counts[task] = len(answer)
-                slot = slot[: len(answer)]
-            slot[...] = answer
+                slots[task, : len(answer)] = answer
+            else:
+                slots[task] = answer
 
 
 def _make(place: str, arguments: dict[str, Any]) -> Any:

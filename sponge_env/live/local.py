@@ -121,8 +121,8 @@ class LocalReplica:
 
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Lay the tasks' inputs into the shared memory and order their answers."""
-        for slot, tensor in zip(self._tensors.inputs, tensors, strict=False):
-            slot[...] = tensor
+        for task, tensor in enumerate(tensors):
+            self._tensors.inputs[task] = tensor
         # if it just died, whoever polls notices the end of its channel
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._channel.send(ORDER.pack(batch_id, len(tensors), self.threads, variant))

@@ -72,10 +72,12 @@ class Model(ABC):
 
     def taking(self, inputs: TensorSpec) -> Model:
         """Return the same model for other inputs, or raise ``ConfigError`` if it has no such."""
-        raise ConfigError(f"it takes inputs of {said(self.inputs)}, not of {said(inputs)}")
+        raise ConfigError(
+            f"it takes inputs of {described(self.inputs)}, not of {described(inputs)}"
+        )
 
 
-def said(tensor: TensorSpec) -> str:
+def described(tensor: TensorSpec) -> str:
     """Describe a tensor, as in ``3 x 224 x 224 float32``."""
     return f"{' x '.join(map(str, tensor.shape))} {tensor.dtype}"
 

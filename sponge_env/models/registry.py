@@ -11,7 +11,7 @@ import numpy as np
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.installation import imported, look_here, require_extra
 from sponge_env.models.efficientnet import PRETRAINED, efficientnet
-from sponge_env.models.model import Model, OnnxModel, TensorSpec, said
+from sponge_env.models.model import Model, OnnxModel, TensorSpec, described
 from sponge_env.models.ocr import OCR_MODELS
 
 KNOWN = (*PRETRAINED, *OCR_MODELS)
@@ -50,13 +50,14 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
     that cannot take the same inputs, or answer in different shapes, are a ``ConfigError``.
     """
     models = [resolve_model(name) for name in names]
-    inputs = max((model.inputs for model in models), key=lambda tensor: tensor.shape)
+    largest = max(range(len(models)), key=lambda at: models[at].inputs.shape)
+    inputs = models[largest].inputs
     for at, (name, model) in enumerate(zip(names, models, strict=True)):
         if model.inputs != inputs:
             try:
                 models[at] = model.taking(inputs)
             except ConfigError as error:
-                raise ConfigError(f"{name} is no variant of {names[at - 1]}: {error}") from None
+                raise ConfigError(f"{name} is no variant of {names[largest]}: {error}") from None
         if (model.outputs, model.most_tasks) != (models[0].outputs, models[0].most_tasks):
             raise ConfigError(
                 f"{name} answers with {_answers(model)}, {names[0]} with {_answers(models[0])}; "
@@ -67,7 +68,7 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
 
 def _answers(model: Model) -> str:
     up_to = f"up to {model.most_tasks} times " if model.most_tasks else ""
-    return up_to + said(model.outputs)
+    return up_to + described(model.outputs)
 
 
 def canonical_name(name: str) -> str:
