@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sponge_env.config import Arrivals, Network
+from sponge_env.config import Arrivals, Network, Stage
 from sponge_env.formats import TRACE_DIR
-from sponge_env.profile import load_profile
+from sponge_env.profile import load_profile, local_model
 from sponge_env.run.notices import announce, files_read, warnings
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
@@ -32,9 +32,22 @@ def warned(scenario: Scenario) -> list[str]:
     return list(warnings(scenario, load_profile("yolov5s")))
 
 
+def elsewhere(scenario: Scenario) -> Scenario:
+    """Return a scenario whose stages have a shipped profile where they want this machine's."""
+
+    def known(stage: Stage) -> Stage:
+        variants = (
+            replace(v, profile="lite0" if local_model(v.profile) else v.profile)
+            for v in stage.variants
+        )
+        return replace(stage, variants=tuple(variants))
+
+    return replace(scenario, stages=tuple(map(known, scenario.stages)))
+
+
 @pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_no_shipped_scenario_is_warned_of(path: Path) -> None:
-    scenario = load_scenario(path)
+    scenario = elsewhere(load_scenario(path))
     # Those for this machine's worker are for a profile like lite0; the paper's rates are absolute.
     local, absolute = scenario.profile == "local", scenario.arrivals.rate_rps is not None
     for name in ("lite0",) if local else ("yolov5s",) if absolute else PROFILES:
