@@ -32,7 +32,7 @@ from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.models.registry import KNOWN, canonical_name
+from sponge_env.models.registry import KNOWN, canonical_name, resolve_model
 from sponge_env.profile import LOCAL_MODEL, Profile, Sample, local_profile_path, save_profile
 from sponge_env.scenario import load_scenario
 
@@ -265,6 +265,8 @@ def _of_scenario(name: str, limiter: Limiter) -> list[LiveConfig]:
     from sponge_env.factory import calibrations  # which calibrates for live runs
 
     if configs := calibrations(load_scenario(name), limiter):
+        for config in configs:
+            resolve_model(config.model)  # which says what is missing before anything is measured
         return configs
     raise ConfigError(f"scenario {name!r} names no model of this machine, such as local:ocr-det-v5")
 
