@@ -292,14 +292,19 @@ def test_what_is_tuned_for_are_load_limits_and_files_and_not_how_long_it_lasts()
         assert (found == wanted) == equal, changes
 
 
-def test_every_cell_of_the_standard_suite_has_what_was_tuned_for_it() -> None:
-    shipped = tune.read(baselines.TUNED_FILE)["agents"]
-    starts = get_args(Start)
-    for cell in cells(load_suite("standard")):
-        keys = [cell_key(*cell.cell[:2], start) for start in (cell.start, *starts)]
-        for agent, entry in shipped.items():
-            key = next(key for key in keys if key in entry["cells"])
-            assert entry["cells"][key]["conditions"] == conditions_fingerprint(cell), (agent, key)
+@pytest.mark.parametrize("name", ["standard", "stages"])
+def test_every_cell_of_a_suite_has_what_was_tuned_for_it(name: str) -> None:
+    shipped, suite = tune.read(baselines.TUNED_FILE)["agents"], load_suite(name)
+    # ``static-tuned`` is tuned by its own name, the others by their controllers'.
+    asked = [agent for agent, entry in suite.agents.items() if entry.tuned]
+    agents = [a if a in shipped else suite.agents[a].controller for a in asked]
+    assert len(agents) >= 5
+    for cell in cells(suite):
+        keys = [cell_key(*cell.cell[:2], start) for start in (cell.start, *get_args(Start))]
+        for agent in agents:
+            found = shipped[agent]["cells"]
+            key = next(key for key in keys if key in found)
+            assert found[key]["conditions"] == conditions_fingerprint(cell), (agent, key)
 
 
 def test_a_cold_start_is_tuned_for_itself() -> None:
