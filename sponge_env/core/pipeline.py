@@ -82,7 +82,7 @@ def enter(w: World, row: int) -> bool:
     for k in range(len(w.stages)):
         place.tasks[k] = place.done[k] = 0
         place.accuracy[k] = 0.0
-    place.tasks[0] = 1
+    place.tasks[0] = place.left = 1
     w.env.opened += 1
     return True
 
@@ -133,6 +133,7 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
     row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
     done = place.done[here]
     place.tasks[here] -= 1
+    place.left -= 1
     place.done[here] += 1
     place.accuracy[here] += accuracy
     for k in range(here + 1, len(w.stages)):
@@ -140,10 +141,12 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
         if after == 1 << here:
             for _ in range(_fan_out(w, row, done)):
                 place.tasks[k] += 1
+                place.left += 1
                 fits = fits and join(at(w, k), row, sent_s, hopeless, done_s)
         elif (after & (after - 1)) and not place.joined >> k & 1 and _all_done(w, place, k):
             place.joined |= 1 << k
             place.tasks[k] = 1
+            place.left += 1
             fits = fits and join(at(w, k), row, sent_s, hopeless, done_s)
     return fits
 
@@ -180,10 +183,7 @@ def _all_done(w: World, place: OpenRequest, stage: int) -> bool:
 @inlined
 def is_answered(w: World, row: int) -> bool:
     """Return whether no task of a request is left."""
-    place, left = opened(w, row), 0
-    for k in range(len(w.stages)):
-        left += place.tasks[k]
-    return left == 0
+    return opened(w, row).left == 0
 
 
 @inlined

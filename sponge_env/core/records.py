@@ -145,12 +145,12 @@ class Stage:
     """No running request lies before this position."""
     running: int
     """Requests, or tasks of such, in batches."""
-    ended: bool
-    """Whether a batch has ended at this moment."""
     next_s: float
     """When a batch ends, a replica becomes ready or a resize takes effect, unless ``stale``."""
     stale: bool
-    """Whether something has changed that decides on ``next_s``."""
+    """Whether something has changed that decides on ``next_s`` or ``idle``."""
+    idle: bool
+    """Whether a replica could start a batch, unless ``stale``."""
     arrivals: Past
     """Those that joined the queue in past intervals."""
     joined: int
@@ -296,6 +296,8 @@ class OpenRequest:
     """Batches that it was part of."""
     joined: int
     """Bit for each stage in which several meet, once its task is there."""
+    left: int
+    """Open tasks of all stages."""
     tasks: TasksPerStage
     """Open tasks of each stage."""
     done: TasksPerStage

@@ -54,25 +54,25 @@ def is_idle(env: Env, replica: ReplicaState) -> bool:
 
 
 @inlined
-def find_next_event(w: World) -> None:
-    """Note when a batch ends, a replica becomes ready or a resize takes effect, if that is new."""
-    # Under a quota a batch that starts slows the others down.
-    if w.stage.stale or w.model.limited:
-        share_cpu(w)
-        w.stage.next_s, w.stage.stale = next_event_s(w), False
+def busy_until_s(replica: ReplicaState) -> float:
+    """Return when the batch of a replica that is not idle ends, or when it becomes ready."""
+    return replica.finish_s if replica.batch_size else replica.ready_s
+
+
+@inlined
+def next_resize_s(w: World) -> float:
+    """Return when a resize takes effect; infinite if none is pending."""
+    return w.pending[0].time_s if w.stage.pending else math.inf
 
 
 @inlined
 def next_event_s(w: World) -> float:
     """Return when a batch ends, a replica becomes ready or a resize takes effect."""
-    now_s, stage = w.env.now_s, w.stage
-    event_s = w.pending[0].time_s if stage.pending else math.inf
-    for k in range(stage.replicas):
+    event_s = next_resize_s(w)
+    for k in range(w.stage.replicas):
         replica = w.replicas[k]
-        if replica.batch_size:
-            event_s = min(event_s, replica.finish_s)
-        elif replica.ready_s > now_s:
-            event_s = min(event_s, replica.ready_s)
+        if not is_idle(w.env, replica):
+            event_s = min(event_s, busy_until_s(replica))
     return event_s
 
 

@@ -131,7 +131,8 @@ def simulate(w: World, until_s: float) -> None:
     """Serve until ``until_s``; nothing is started at that moment any more.
 
     While no replica is idle, an arrival changes nothing but the queue. So the clock jumps
-    to the next event, and the arrivals until then are taken in at once.
+    to the next event, and the arrivals until then are taken in at once. Replicas are looked
+    at only in stages where one has changed, or where one is idle and something waits.
     """
     env = w.env
     for k in range(len(w.stages)):
@@ -142,14 +143,13 @@ def simulate(w: World, until_s: float) -> None:
             for k in range(len(w.stages)):
                 batching.drop_expired(at(w, k))
             return
-        idle, event_s = False, math.inf
+        event_s = math.inf
         for k in range(len(w.stages)):
             stage = w.stages[k]
-            if k == 0 or stage.head < stage.tail:
-                idle |= _start_batches(at(w, k)) and k == 0
-            worker.find_next_event(at(w, k))
+            if stage.stale or (stage.idle and stage.head < stage.tail) or w.models[k].limited:
+                _start_batches(at(w, k))
             event_s = min(event_s, stage.next_s)
-        if jump(env, event_s, min(until_s, env.arrival_s) if idle else until_s):
+        if jump(env, event_s, min(until_s, env.arrival_s) if w.stages[0].idle else until_s):
             _let_happen(w)
 
 
@@ -158,7 +158,9 @@ def _let_happen(w: World) -> None:
     """Apply the resizes that are due and book the batches that have ended."""
     resized = False
     for k in range(len(w.stages)):
-        resized |= worker.is_resized(at(w, k))
+        if w.stages[k].next_s <= w.env.now_s:
+            w.stages[k].stale = True
+            resized |= worker.is_resized(at(w, k))
     if resized:
         for k in range(len(w.stages)):
             _make_room(w, k)
@@ -196,16 +198,22 @@ def _fit_targets(w: World) -> None:
 
 
 @inlined
-def _start_batches(w: World) -> bool:
-    """Give every idle replica a batch; return whether one stays idle."""
+def _start_batches(w: World) -> None:
+    """Give every idle replica a batch; note whether one stays idle, and the next event."""
+    idle, event_s = False, worker.next_resize_s(w)
     for k in range(w.stage.replicas):
         replica = w.replicas[k]
-        if worker.is_idle(w.env, replica):
-            if not batching.form_batch(w, replica, w.stage.wanted.batch):
-                return True
+        if not worker.is_idle(w.env, replica):
+            event_s = min(event_s, worker.busy_until_s(replica))
+        elif batching.form_batch(w, replica, w.stage.wanted.batch):
             start_service(w, replica, w.env.now_s)
-            w.stage.stale = True
-    return False
+            event_s = min(event_s, replica.finish_s)
+        else:
+            idle = True
+    if w.model.limited:  # a batch that starts slows the others down
+        worker.share_cpu(w)
+        event_s = worker.next_event_s(w)
+    w.stage.idle, w.stage.next_s, w.stage.stale = idle, event_s, False
 
 
 @inlined
@@ -220,11 +228,6 @@ def _settle(w: World) -> bool:
         if left > 0:
             gone |= _settle_batch(at(w, place), row)
             left -= 1
-    for k in range(len(w.stages)):
-        if w.stages[k].ended:
-            w.stages[k].ended = False
-            worker.update_held(at(w, k))
-            batching.rewind(at(w, k))
     return gone
 
 
@@ -233,10 +236,8 @@ def _first_ended(w: World) -> tuple[int, int, int]:
     """Return how many batches have ended by now, and stage and row of the first's replica."""
     ended, first, first_row, first_s = 0, -1, -1, math.inf
     for k in range(len(w.stages)):
-        stage = w.stages[k]
-        if stage.next_s <= w.env.now_s:
-            stage.stale = True
-            for row in range(stage.replicas):
+        if w.stages[k].stale:
+            for row in range(w.stages[k].replicas):
                 replica = w.all_replicas[k, row]
                 if worker.has_ended(w.env, replica):
                     ended += 1
@@ -248,5 +249,7 @@ def _first_ended(w: World) -> tuple[int, int, int]:
 @inlined
 def _settle_batch(w: World, row: int) -> bool:
     batching.answer(w, w.replicas[row], w.replicas[row].finish_s)
-    w.stage.ended = True
-    return worker.release(w, row)
+    gone = worker.release(w, row)
+    worker.update_held(w)
+    batching.rewind(w)
+    return gone
