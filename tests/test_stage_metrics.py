@@ -327,7 +327,10 @@ def test_what_is_no_pipeline_is_refused_in_one_sentence(
     ("line", "sentence"),
     [
         ("--scenario pipeline-video --profile lite0", "lists stages.*leave out the profile"),
-        ("--scenario variants --backend live", "profile .lite1., whose model does not come with it"),
+        (
+            "--scenario variants --backend live",
+            "whose model does not come with it",
+        ),
     ],
 )
 def test_options_that_do_not_fit_a_pipeline_are_refused(

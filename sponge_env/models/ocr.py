@@ -29,6 +29,8 @@ COLUMNS = 40
 """Columns of the last layer for a crop, and so the most characters in a line."""
 MOST_LINES = 12
 """Crops of one image."""
+SAMPLES_EACH = 4
+"""Images that requests bring, for each number of lines."""
 
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
@@ -107,10 +109,10 @@ class Detection(_PaddleModel):
         return [cut(image, find_lines(pixels)) for image, pixels in zip(batch, result, strict=True)]
 
     def samples(self) -> Array:
-        """Return drawn text."""
-        from sponge_env.models.text_images import draw
+        """Return drawn text: for each number of lines as many images."""
+        from sponge_env.models.text_images import draw_evenly
 
-        return np.stack([draw(seed).pixels for seed in range(16)])
+        return np.stack([image.pixels for image in draw_evenly(SAMPLES_EACH)])
 
 
 @dataclass(frozen=True)

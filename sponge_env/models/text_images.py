@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,19 @@ def _colours(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]
     light, dark = rng.integers(170, 256, 3).tolist(), rng.integers(0, 110, 3).tolist()
     pair = (tuple(light), tuple(dark))
     return pair if rng.random() < 0.75 else pair[::-1]
+
+
+def draw_evenly(each: int) -> list[TextImage]:
+    """Draw so many images with every number of lines, in the order of their seeds."""
+    images: list[TextImage] = []
+    drawn, seed = Counter[int](), 0
+    while len(images) < each * (MOST_LINES + 1):
+        image = draw(seed)
+        if drawn[len(image.lines)] < each:
+            drawn[len(image.lines)] += 1
+            images.append(image)
+        seed += 1
+    return images
 
 
 def _write(
