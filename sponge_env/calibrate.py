@@ -40,7 +40,7 @@ SECONDS = 45.0
 """About how long a calibration takes."""
 IMAGES = 100
 """Drawn images on which accuracy is measured."""
-SCENARIO_SECONDS = 90.0
+SCENARIO_SECONDS = 75.0
 """The same of all models of a scenario, beside their loading."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
