@@ -80,6 +80,7 @@ results: setup  ## run the large suites, write docs/results.md and the README's 
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
+	$(PY) -m sponge_env.run.bounds --suite stages
 
 policies: setup  ## train the policies that ship, forty minutes
 	@set -e; learn() { \

@@ -18,6 +18,7 @@ from sponge_env.scenario import Scenario, load_scenario
 
 STANDARD = load_suite("standard")
 CELLS = {cell_name(cell): cell for cell in cells(STANDARD)}
+STAGED = load_suite("stages")
 SUITE = """
 seeds = 2
 starts = ["cold"]
@@ -43,6 +44,11 @@ def test_those_of_the_standard_suite_ship(kind: ControlName) -> None:
         if len(bounds.shipped(cell, kind)) < STANDARD.seeds
     }
     assert not missing, "run make bounds"
+
+
+def test_those_of_the_suite_of_stages_ship() -> None:
+    found = {cell_name(c): len(bounds.shipped(c, bounds.RELAXATION)) for c in cells(STAGED)}
+    assert set(found.values()) == {STAGED.seeds}, "run make bounds"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,7 @@ def test_the_command_writes_them_beside_the_others(
     for lower, upper, least, most in entry["joint"]["seeds"]:
         assert lower <= upper
         assert 0 < least <= most
-    assert written.keys() == CELLS.keys()
+    assert written.keys() == CELLS.keys() | {cell_name(cell) for cell in cells(STAGED)}
 
 
 STAGES = """
