@@ -116,12 +116,9 @@ def test_a_calibration_is_whole(profile: Profile, tmp_path: Path) -> None:
 @pytest.mark.live
 def test_a_batch_is_the_same_work_on_any_number_of_cores(profile: Profile) -> None:
     assert profile.quota is not None
-    ratios = [
-        np.mean(sample.cpu_s) / profile.quota.work_s[sample.batch - 1] for sample in profile.samples
-    ]
-    # What else runs on the machine makes single cells of the grid dearer.
-    assert np.median(ratios) == pytest.approx(1.0, rel=0.3)
-    assert np.mean(np.abs(np.log(ratios)) < np.log(1.5)) > 0.7
+    for sample in profile.samples:
+        work_s = profile.quota.work_s[sample.batch - 1]
+        assert np.mean(sample.cpu_s) == pytest.approx(work_s, rel=0.5)
 
 
 @pytest.mark.live
