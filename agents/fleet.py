@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 
 import numpy as np
 
 from sponge_env.controllers import Options, option
-from sponge_env.interfaces import FloatArray, SystemSpec, SystemView, together
+from sponge_env.interfaces import (
+    Allocation,
+    FloatArray,
+    StageAllocation,
+    SystemSpec,
+    SystemView,
+    together,
+)
 from sponge_env.split import shares, stage_spec
 
 _SMOOTHED = 5
@@ -191,3 +199,20 @@ class Fleets:
             held = part.allocation.stages[0]
             wanted.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
         return [each.replicas for each in together(wanted, self._spec.total_cores)]
+
+
+def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:
+    """Return what to hold with so many replicas while the load is unknown: all that has room."""
+    cores = squeezed([stage.cores_max for stage in spec.stages], replicas, spec.total_cores)
+    stages = zip(cores, spec.stages, replicas, spec.initial.stages, strict=True)
+    return Allocation(
+        stages=tuple(StageAllocation(c, s.batch_max, n, first.variant) for c, s, n, first in stages)
+    )
+
+
+def squeezed(cores: Sequence[int], replicas: Sequence[int], total_cores: int) -> list[int]:
+    """Return the cores of each stage's replicas as far as they fit on the machine."""
+    fitted = list(cores)
+    while sum(map(mul, fitted, replicas)) > total_cores:
+        fitted[fitted.index(max(fitted))] -= 1
+    return fitted

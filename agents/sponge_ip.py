@@ -19,7 +19,7 @@ import numpy as np
 from sponge_env.chain import is_chain
 from sponge_env.controllers import BaseController, option
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
 from sponge_env.split import Rule
 
@@ -74,7 +74,7 @@ class SpongeIPConfig(FleetOptions):
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
     """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
     latencies of the stages or the same for all."""
-    accuracy_price: float = option(2.0, at_least=0)
+    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
     """Cores that a percent of accuracy is worth, where there are variants."""
     variant: Literal["chosen", "smallest", "largest"] = "chosen"
     """Of each stage: chosen by the program, or always the least or the most accurate."""

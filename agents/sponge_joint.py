@@ -15,10 +15,10 @@ from sponge_env.controllers import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.split import shares, stage_views
 
-from .fleet import FleetOptions, Fleets
+from .fleet import FleetOptions, Fleets, everything
 from .lookahead import plays
 from .lookahead.options import MPCConfig
-from .lookahead.planner import LookAhead, everything, in_force
+from .lookahead.planner import LookAhead, in_force
 from .lookahead.service_times import StageTimes, fitted_s
 
 

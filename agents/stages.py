@@ -43,12 +43,11 @@ from sponge_env.interfaces import (
     StageView,
     SystemSpec,
     SystemView,
-    together,
 )
 from sponge_env.split import shares, stage_views
 
 from .enumeration import list_arrivals
-from .fleet import Fleets
+from .fleet import Fleets, everything
 from .program import ROUNDING, Forecast
 from .solvers import make_backend, solve_chain
 
@@ -392,12 +391,8 @@ class Pipeline:
 
     def everything(self) -> Allocation:
         """Return what to hold while the load is unknown."""
-        spec = self._spec
-        wanted = [
-            first._replace(cores=stage.cores_max, batch=stage.batch_max)
-            for stage, first in zip(spec.stages, spec.initial.stages, strict=True)
-        ]
-        return Allocation(stages=together(wanted, spec.total_cores))
+        held = [stage.replicas for stage in self._spec.initial.stages]
+        return everything(self._spec, held)
 
     def choose(self, view: SystemView, forecast: Forecast) -> Allocation:
         """Return the cheapest allocation that makes the fewest requests late."""

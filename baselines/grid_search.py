@@ -16,16 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sponge_env.interfaces import ACCURACY_PRICE
+
 Options = dict[str, Any]
 
 RULE_TOLERANCE = 0.0005
 """Avoidable violations beyond the yardstick's, as a share of all requests, that count as none:
 0.05 %, for every controller alike, fixed allocations too, so that each may save cores with as
 many. The yardstick itself is chosen for the fewest."""
-
-
-ACCURACY_PRICE = 2.0
-"""Cores that a percent of accuracy is worth, as for the programs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import numpy as np
 from sponge_env.chain import CORE, Chain, is_chain
 from sponge_env.controllers import BaseController, Options, option
 from sponge_env.interfaces import (
+    ACCURACY_PRICE,
     Allocation,
     FloatArray,
     StageAllocation,
@@ -50,7 +51,7 @@ class IPAConfig(Options):
     """Past intervals whose highest rate is planned for."""
     slo_fraction: float = option(0.8, above=0, at_most=1)
     """Share of the SLO that is planned with."""
-    accuracy_price: float = option(2.0, at_least=0)
+    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
     """Cores that a percent of accuracy is worth."""
 
 

@@ -59,6 +59,11 @@ HISTORY = 30
 """Past intervals that a view shows."""
 
 
+ACCURACY_PRICE = 2.0
+"""Cores that a percent of accuracy is worth, if nothing else is said: to the programs, and to those
+that are tuned to compare with them."""
+
+
 class Outcome(IntEnum):
     """Where a request stands. The last four are final."""
 

@@ -30,7 +30,7 @@ from sponge_env.models.ocr import (
     regions,
 )
 from sponge_env.models.registry import resolve_model, resolve_variants
-from sponge_env.models.text_images import Line, TextImage, draw
+from sponge_env.models.text_images import TextImage, TextLine, draw
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("v5", "v6")
@@ -198,13 +198,13 @@ def test_edits_are_those_of_levenshtein(read: str, drawn: str, count: int) -> No
 
 def test_accuracy_counts_what_was_found_and_what_was_read() -> None:
     here, there, elsewhere = Box(0, 0, 40, 10), Box(0, 20, 40, 30), Box(100, 100, 140, 110)
-    lines = [Line("abcd", here), Line("efgh", there)]
+    lines = [TextLine("abcd", here), TextLine("efgh", there)]
     assert measure([lines], [[Found(there, "efgh"), Found(here, "abcd")]]) == (1, 1, 1)
     assert measure([lines], [[Found(here, "abxd"), Found(there, "efgh")]]) == (1, 0.5, 7 / 8)
     assert measure([lines], [[Found(here, "abcd"), Found(elsewhere, "efgh")]]) == (0.5, 0.5, 0.5)
     assert measure([lines], [[Found(here, "much too long a text")]]) == (0.5, 0, 0)
     # a box finds one line only
-    assert measure([[lines[0], Line("x", here)]], [[Found(here, "abcd")]])[0] == 0.5
+    assert measure([[lines[0], TextLine("x", here)]], [[Found(here, "abcd")]])[0] == 0.5
     with pytest.raises(ConfigError, match="no text"):
         measure([[]], [[]])
 

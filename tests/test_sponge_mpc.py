@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -101,16 +101,24 @@ def left_of(queues: Queues, now_s: float, service_s: FloatArray) -> float:
     return unfinished(queues, 0, now_s, service_s)
 
 
-def played(
-    arrivals_s: FloatArray,
-    service_s: FloatArray,
-    tasks: list[int],
-    replicas: list[int],
-    cores: tuple[int, int],
-    batch: int,
-    edge_s: float,
-) -> float:
+class Case(NamedTuple):
+    """A chain and its requests, with some cores up to a moment and with others after it."""
+
+    arrivals_s: FloatArray
+    """(requests, 2)"""
+    service_s: FloatArray
+    """(stages, cores, batches)"""
+    tasks: list[int]
+    """What each answer of a stage but the last leads to."""
+    replicas: list[int]
+    cores: tuple[int, int]
+    batch: int
+    edge_s: float
+
+
+def played(case: Case) -> float:
     """Play it as the look-ahead does: the late requests, weighted."""
+    arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
     fan_out, ids = np.array([[n] for n in (*tasks, 0)]), np.zeros((stages, most), np.int64)
     course = Course(np.zeros((stages, most, 2)), ids, 0, fan_out, GUARD_S)
@@ -123,16 +131,9 @@ def played(
     return serve(queues, spare, course, service_s, cores, batch, edge_s)
 
 
-def reference(
-    arrivals_s: FloatArray,
-    service_s: FloatArray,
-    tasks: list[int],
-    replicas: list[int],
-    cores: tuple[int, int],
-    batch: int,
-    edge_s: float,
-) -> float:
+def reference(case: Case) -> float:
     """Serve with the plain model of a pipeline; weight late answers alike."""
+    arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     models = [
         StageModel([table_s.T.tolist()], [1.0], (k - 1,) if k else (), count)
         for k, (table_s, count) in enumerate(zip(service_s, replicas, strict=True))
@@ -178,8 +179,8 @@ def test_the_played_queues_count_what_a_plain_pipeline_counts(
     arrivals_s = np.stack([arrival_s, arrival_s + budgets_s[: arrival_s.size]], axis=1)
     held = [replicas] * (len(tasks) + 1)
     service_s = np.stack([SERVICE_S * share for share in (1.0, 0.3, 0.6)[: len(held)]])
-    case = arrivals_s, service_s, tasks, held, cores, batch, edge_s
-    assert played(*case) == pytest.approx(reference(*case), abs=1e-6)
+    case = Case(arrivals_s, service_s, tasks, held, cores, batch, edge_s)
+    assert played(case) == pytest.approx(reference(case), abs=1e-6)
 
 
 def test_drawn_fan_outs_have_the_mean_of_their_distribution() -> None:

@@ -11,8 +11,9 @@ from sponge_env.controllers import BaseController
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.split import shares, stage_views
 
+from ..fleet import everything
 from .options import MPCConfig
-from .planner import LookAhead, everything, in_force
+from .planner import LookAhead, in_force
 from .service_times import ServiceTimes, StageTimes, fitted_s
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sponge_env.controllers import Options, option
+from sponge_env.interfaces import ACCURACY_PRICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class MPCConfig(Options):
     one more costs at the forecast rate."""
     release_price: float = option(0.0, at_least=0)
     """What giving up one core costs: hysteresis when scaling down."""
-    accuracy_price: float = option(2.0, at_least=0)
+    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
     """Cores that a percent of accuracy is worth, where there are model variants."""
     guard: float = option(0.15, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the

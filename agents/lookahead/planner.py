@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from operator import mul
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from sponge_env.interfaces import (
     SystemView,
 )
 
+from ..fleet import squeezed
 from .forecast import Flow, Outlook, fit_rate, make_chance
 from .kernel import Decision, Rules, make_scratch, plan
 from .options import MPCConfig
@@ -300,23 +300,6 @@ class LookAhead:
 def in_force(allocation: StageAllocation) -> int:
     """Return the variant to plan with where one is asked for, or batches choose."""
     return max(allocation.variant, 0)
-
-
-def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:
-    """Return what to hold with so many replicas while the load is unknown: all that has room."""
-    cores = squeezed([stage.cores_max for stage in spec.stages], replicas, spec.total_cores)
-    stages = zip(cores, spec.stages, replicas, spec.initial.stages, strict=True)
-    return Allocation(
-        stages=tuple(StageAllocation(c, s.batch_max, n, first.variant) for c, s, n, first in stages)
-    )
-
-
-def squeezed(cores: Sequence[int], replicas: Sequence[int], total_cores: int) -> list[int]:
-    """Return the cores of each stage's replicas as far as they fit on the machine."""
-    fitted = list(cores)
-    while sum(map(mul, fitted, replicas)) > total_cores:
-        fitted[fitted.index(max(fitted))] -= 1
-    return fitted
 
 
 def beside(

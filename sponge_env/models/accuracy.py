@@ -13,7 +13,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.models.efficientnet import TOP_1, TOP_1_SOURCE
 from sponge_env.models.ocr import OCR_MODELS, Box, Detection, Recognition, cut, find_lines
 from sponge_env.models.registry import resolve_model
-from sponge_env.models.text_images import Line, TextImage, draw
+from sponge_env.models.text_images import TextImage, TextLine, draw
 
 OVERLAP = 0.5
 """Intersection over union from which a box has found a line."""
@@ -54,7 +54,7 @@ def edits(read: str, drawn: str) -> int:
     return row[-1]
 
 
-def measure(drawn: Sequence[Sequence[Line]], found: Sequence[Sequence[Found]]) -> TextAccuracy:
+def measure(drawn: Sequence[Sequence[TextLine]], found: Sequence[Sequence[Found]]) -> TextAccuracy:
     """Compare the lines of images with what was found in each."""
     count = recalled = exact = characters = wrong = 0
     for lines, boxes in zip(drawn, found, strict=True):

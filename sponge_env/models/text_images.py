@@ -41,7 +41,7 @@ WORDS = VOCABULARY.split()
 Font = ImageFont.FreeTypeFont
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """A line of text and where it stands."""
 
     text: str
@@ -54,7 +54,7 @@ class TextImage(NamedTuple):
 
     pixels: NDArray[np.uint8]
     """(3, 320, 320), RGB."""
-    lines: tuple[Line, ...]
+    lines: tuple[TextLine, ...]
     """In reading order."""
 
 
@@ -106,7 +106,7 @@ def draw_evenly(each: int) -> list[TextImage]:
 
 def _write(
     pen: ImageDraw.ImageDraw, cell: Box, ink: tuple[int, ...], rng: np.random.Generator
-) -> Line:
+) -> TextLine:
     """Write as many words as fit, up to four, somewhere in a cell."""
     smallest, largest = SIZES
     size = int(rng.integers(smallest, min(largest, (cell.bottom - cell.top) * 3 // 5) + 1))
@@ -123,7 +123,7 @@ def _write(
     x = cell.left + MARGIN + int(rng.integers(room - wide + 1))
     y = cell.top + int(rng.integers(cell.bottom - cell.top - high + 1))
     pen.text((x, y), text, font=font, fill=ink)
-    return Line(text, Box(x, y, x + wide, y + high))
+    return TextLine(text, Box(x, y, x + wide, y + high))
 
 
 def _word(rng: np.random.Generator) -> str:

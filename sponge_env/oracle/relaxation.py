@@ -112,7 +112,7 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
 
 
 @dataclass(frozen=True)
-class Model:
+class LoneStage:
     """One stage by itself."""
 
     scenario: Scenario
@@ -145,10 +145,10 @@ class Model:
         return e._replace(batch_max=most, padded_s=e.padded_s[:most])
 
 
-def models_of(scenario: Scenario, profile: Profile) -> list[Model]:
+def models_of(scenario: Scenario, profile: Profile) -> list[LoneStage]:
     """Return the stages of a scenario one by one."""
     spec, profiles = make_spec(scenario, profile), stage_profiles(scenario, profile)
-    return [Model(_alone(scenario, k, spec), own) for k, own in enumerate(profiles)]
+    return [LoneStage(_alone(scenario, k, spec), own) for k, own in enumerate(profiles)]
 
 
 def _alone(scenario: Scenario, k: int, spec: SystemSpec) -> Scenario:
@@ -174,7 +174,7 @@ def _alone(scenario: Scenario, k: int, spec: SystemSpec) -> Scenario:
 
 def _accuracy(
     scenario: Scenario,
-    models: Sequence[Model],
+    models: Sequence[LoneStage],
     tasks: Sequence[StageTasks],
     answerable: NDArray[np.bool_],
 ) -> float:
@@ -189,7 +189,7 @@ def _accuracy(
     return float(product.sum())
 
 
-def full_costs(scenario: Scenario, models: Sequence[Model]) -> list[int]:
+def full_costs(scenario: Scenario, models: Sequence[LoneStage]) -> list[int]:
     """Return the parts that stages have in the least cores held while one has too few.
 
     A stage has fewer cores than asked for only while those that are free would not give each of
