@@ -390,6 +390,8 @@ class LiveSystem(System):
         while self._slots:
             for completion in self.worker.wait(self.worker.now() + interval_s):
                 self._end(completion)
+            # What these led to is too late as well.
+            entry.abandon(self._arrays, self._metrics, self.worker.now())
 
     def close(self) -> None:
         """Release the worker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from reference.pipeline import Asked
 from reference.worker import ProfileService, SimulatedWorker
 from test_pipeline import model_of, pipeline, stage
 
-from sponge_env.config import Initial
+from sponge_env.config import Arrivals, Initial, Serving
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec
 from sponge_env.scenario import Scenario
 from sponge_env.system import LiveSystem, SimulatedSystem
@@ -98,6 +99,18 @@ def test_the_first_stage_s_answers_say_how_many_tasks_there_are() -> None:
     found = {int(row): (o, pytest.approx(s, abs=1e-8)) for row, o, s in rows if o in ended}
     assert len(found) > 50
     assert expected == found
+
+
+def test_what_runs_at_the_last_deadline_leads_to_nothing_that_is_lost() -> None:
+    busy = dataclasses.replace(
+        CHAIN, slo_s=0.1, arrivals=Arrivals(rate_rps=80.0), serving=Serving(drop="none")
+    )
+    live = live_system(busy, 0)
+    for asked in allocations(busy):
+        live.step(asked)
+    live.drain()
+    assert len(live.columns()["outcome"]) == int(live._env["sent"]) - 1
+    assert set(live.columns()["outcome"]) <= {"on_time", "late", "dropped", "failed"}
 
 
 @pytest.mark.parametrize("seed", range(4))

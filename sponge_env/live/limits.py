@@ -245,8 +245,13 @@ def open_limits(
     if kind != "duty-cycle" and hierarchy is not None:
         try:
             group = RunGroup(hierarchy, round(period_s * 1e6), announce)
-            group.limit(total_cores, cpus)
-            _try_quotas(group, core_unit, cpus)
+            try:
+                _try_quotas(group, core_unit, cpus)
+                # Last, for no quota in it may be larger then; no replica holds more than all.
+                group.limit(total_cores, cpus)
+            except OSError:
+                group.close()
+                raise
             limiter = partial(group.limiter, cpus)
             return CpuLimits(kind, period_s, kernel_tick_s, limiter, group.close)
         except OSError as error:
@@ -255,19 +260,15 @@ def open_limits(
 
 
 def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:
-    """Write the smallest quota and one just below no limit; closes the group if that fails.
+    """Write the smallest quota and one just below no limit.
 
     The kernel refuses, for instance, a version 1 quota above that of a group further up, as
     a container may have one.
     """
-    try:
-        with closing(group.limiter(cpus)) as limiter:
-            for cores in {core_unit, cpus - core_unit}:
-                if 0 < cores < cpus:
-                    limiter.apply(cores)
-    except OSError:
-        group.close()
-        raise
+    with closing(group.limiter(cpus)) as limiter:
+        for cores in {core_unit, cpus - core_unit}:
+            if 0 < cores < cpus:
+                limiter.apply(cores)
 
 
 def _without_cgroup(wanted: Limiter, reason: str) -> Kind:
