@@ -299,6 +299,7 @@ def test_every_cell_of_a_suite_has_what_was_tuned_for_it(name: str) -> None:
     asked = [agent for agent, entry in suite.agents.items() if entry.tuned]
     agents = [a if a in shipped else suite.agents[a].controller for a in asked]
     assert len(agents) >= 5
+    assert name != "standard" or set(agents) == shipped.keys() - {"ipa"}, "every other that ships"
     for cell in cells(suite):
         keys = [cell_key(*cell.cell[:2], start) for start in (cell.start, *get_args(Start))]
         for agent in agents:
