@@ -246,9 +246,8 @@ def open_limits(
         try:
             group = RunGroup(hierarchy, round(period_s * 1e6), announce)
             try:
-                _try_quotas(group, core_unit, cpus)
-                # Last, for no quota in it may be larger then; no replica holds more than all.
                 group.limit(total_cores, cpus)
+                _try_quotas(group, core_unit, cpus, min(cpus, total_cores))
             except OSError:
                 group.close()
                 raise
@@ -259,14 +258,14 @@ def open_limits(
     return CpuLimits(kind, period_s, POLL_MIN_S, partial(DutyCycleLimiter, period_s, cpus))
 
 
-def _try_quotas(group: RunGroup, core_unit: float, cpus: int) -> None:
+def _try_quotas(group: RunGroup, core_unit: float, cpus: int, most: float) -> None:
     """Write the smallest quota and one just below no limit.
 
     The kernel refuses, for instance, a version 1 quota above that of a group further up, as
     a container may have one.
     """
     with closing(group.limiter(cpus)) as limiter:
-        for cores in {core_unit, cpus - core_unit}:
+        for cores in {core_unit, most - core_unit}:
             if 0 < cores < cpus:
                 limiter.apply(cores)
 
