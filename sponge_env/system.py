@@ -48,6 +48,8 @@ from sponge_env.spec import check_allocation
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
+_MOST_ROOM = 1 << 18
+"""Tasks that the queue of a stage can hold, if there are not more requests."""
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
 
@@ -82,9 +84,12 @@ class System(ABC):
         self.plan: Scenario = configuration.scenarios[0]
         """The scenario as it is played: how long, and from when on it counts."""
         self._workload = workload or configuration.workload(0, seed)
-        # With room for all of its requests, come back or not, the queue never overflows.
-        room = configuration.room
-        room.queue = room.ledger = 2 * max(1, self._workload.id.size)
+        # With room for all of its requests, come back or not, the queue never overflows; for all
+        # of their tasks there is as far as memory is no matter.
+        room, requests = configuration.room, 2 * max(1, self._workload.id.size)
+        most = math.prod(max(1, len(stage.tasks) - 1) for stage in self.spec.stages[:-1])
+        room.ledger = requests
+        room.queue = max(requests, min(requests * most, _MOST_ROOM))
         self._arrays = list_requests(configuration.allocate(1), 0, self._workload)
         self._delays_s = self._workload.arrival_s - self._workload.sent_s
         self._budgets_s = self._workload.deadline_s - self._workload.arrival_s

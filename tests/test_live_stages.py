@@ -113,6 +113,21 @@ def test_what_runs_at_the_last_deadline_leads_to_nothing_that_is_lost() -> None:
     assert set(live.columns()["outcome"]) <= {"on_time", "late", "dropped", "failed"}
 
 
+def test_there_is_room_for_the_tasks_of_all_requests() -> None:
+    detector = stage("detector", "video-detector", fan_out=12, initial=HELD)
+    many = pipeline(
+        detector,
+        stage("classifier", "video-classifier", initial=HELD),
+        slo_s=20.0,
+        arrivals=Arrivals(rate_rps=20.0),
+    )
+    for system in (live_system(many, 0), SimulatedSystem(many, 0)):
+        for asked in allocations(many):
+            system.step(asked)
+        system.drain()
+        assert not system._arrays.ledger["overflowed"][0, : system._env["ended"]].any()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_no_request_is_lost_when_replicas_of_any_stage_die(seed: int) -> None:
     rng = np.random.default_rng(seed)
