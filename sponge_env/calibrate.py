@@ -245,6 +245,8 @@ def _run(argv: Sequence[str]) -> int:
         limiter=args.limiter,
     )
     configs, seconds = [config], args.seconds
+    if args.scenario and args.out:
+        raise ConfigError("--scenario writes a profile for each of its models; leave out --out")
     if args.scenario:
         configs = _of_scenario(args.scenario, args.limiter)
         seconds = min(seconds, SCENARIO_SECONDS / len(configs))

@@ -205,13 +205,17 @@ def load_profile(name_or_path: str | Path) -> Profile:
             raise ProfileError(unknown("profile", str(path), shipped))
         path = shipped[str(path)]
     try:
-        return _from_json(parsed(json.loads, read_text(path)))
+        profile = _from_json(parsed(json.loads, read_text(path)))
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
     except ProfileError:
         raise
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProfileError(f"{path} is not a latency profile: {error}") from error
+    # Files of one name in different folders share a place.
+    if model is not None and profile.model not in (model, str(Path(model).resolve())):
+        raise ProfileError(f"{path} is of {profile.model}, not of {model}; calibrate that anew")
+    return profile
 
 
 def _from_json(data: dict[str, Any]) -> Profile:

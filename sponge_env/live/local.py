@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -26,7 +27,7 @@ from sponge_env.live.janitor import Janitor, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.locks import lock_cpu
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
-from sponge_env.models.model import Model
+from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 
 CHILD = Path(__file__).with_name("child.py")
@@ -245,6 +246,7 @@ class LocalLauncher:
         self.period_s = self._limits.period_s
         self.tick_s = self._limits.tick_s
         self.most_tasks = job.most_tasks
+        self.inputs, self.outputs = models[0].inputs, models[0].outputs
 
     def sample(self, request_id: int) -> NDArray[Any]:
         """Return one of the model's samples, by the id modulo their number."""
@@ -305,8 +307,27 @@ def _cpus(config: LiveConfig) -> frozenset[int]:
 def check_machine(configs: Sequence[LiveConfig]) -> None:
     """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`."""
     with contextlib.closing(LocalMachine(configs)) as machine:
-        for config in configs:
-            LocalLauncher(config, machine)
+        open_launchers(configs, machine)
+
+
+def open_launchers(configs: Sequence[LiveConfig], machine: LocalMachine) -> list[LocalLauncher]:
+    """Return a launcher for each stage of a chain on one machine.
+
+    What answers of the first stage lead to has to be what the second takes, and later stages lead
+    to nothing but one task; else that is a ``ConfigError``.
+    """
+    made = [LocalLauncher(config, machine) for config in configs]
+    for k, (lead, after) in enumerate(itertools.pairwise(made)):
+        if k and lead.most_tasks:
+            raise ConfigError(
+                f"{configs[k].model} says how many tasks follow, which only the first stage may"
+            )
+        if lead.most_tasks and lead.outputs != after.inputs:
+            raise ConfigError(
+                f"{configs[k].model} leads to tasks of {described(lead.outputs)}, but "
+                f"{configs[k + 1].model} takes {described(after.inputs)}"
+            )
+    return made
 
 
 def choose_cpus(wanted: Collection[int], cores: float) -> frozenset[int]:

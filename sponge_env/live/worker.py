@@ -12,7 +12,7 @@ from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, Ended, Fleet, Phase, Watch
 from sponge_env.live.handover import Handover
-from sponge_env.live.local import LocalLauncher, LocalMachine, too_many_as_sentence
+from sponge_env.live.local import LocalMachine, open_launchers, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.spec import check_allocation
 
@@ -141,7 +141,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             return launchers
         machine = LocalMachine(configs)
         cleanup.callback(machine.close)
-        return [LocalLauncher(config, machine) for config in configs]
+        return open_launchers(configs, machine)
 
     def _warm_up(self) -> None:
         """Start the first replicas of all stages, and wait until they are ready."""
