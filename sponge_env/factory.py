@@ -90,7 +90,8 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
         if not each.samples:
             raise ConfigError(
                 f"scenario {scenario.name!r} uses the reference profile {each.name!r}, whose "
-                "model does not come with it; run this machine's worker with --scenario local"
+                "model does not come with it; run this machine's worker with --scenario "
+                f"{here(scenario)}"
             )
         measured_on, this = each.host.get("cpu_model"), describe_host()["cpu_model"]
         if measured_on not in (None, this):
@@ -102,6 +103,13 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     check_machine(real_configs(spec, stages, limiter))
+
+
+def here(scenario: Scenario) -> str:
+    """Return the shipped scenario of this machine's worker that is most like one."""
+    if len(scenario.stages) > 1:
+        return "ocr"
+    return "variants-local" if scenario.stages else "local"
 
 
 def live_machine(scenario: Scenario, limiter: Limiter) -> AbstractContextManager[None]:

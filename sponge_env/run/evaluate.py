@@ -389,7 +389,8 @@ def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics])
 
 def _goes_live(suite: Suite, arguments: argparse.Namespace) -> bool:
     """Return whether the same agents could be compared on this machine's worker as well."""
-    own = {*cli.scenario_changes(arguments)} or arguments.profile
+    staged = any(scenario.stages for scenario in cells(suite))
+    own = {*cli.scenario_changes(arguments)} or arguments.profile or staged
     shipped = not arguments.scenario.endswith(".toml")
     anywhere = all(entry.defaults for entry in suite.agents.values()) and not suite.bounds
     asked = arguments.option or arguments.policy or arguments.solver or arguments.start

@@ -28,8 +28,8 @@ from sponge_env.spec import scenario_profile
 SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
 
-NAMES = "standard"
-"""The suite whose names of agents hold everywhere."""
+NAMES = ("standard", "stages")
+"""The suites whose names of agents hold everywhere."""
 
 BoundName = Literal["vertical", "joint"]
 """Scaling of what a schedule that knows the future may do."""
@@ -232,11 +232,13 @@ def trace_files(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
 
 @cache
 def named_agents() -> Mapping[str, AgentEntry]:
-    """Return what the names in the tables stand for: the agents of the suite :data:`NAMES`.
+    """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`.
 
-    A policy that the suite pins is left out, for a learner that is named alone follows its newest.
+    Where two have a name it is the first's. A policy that a suite pins is left out, for a learner
+    that is named alone follows its newest.
     """
-    agents = load_suite(NAMES).agents
+    first, *others = (load_suite(name).agents for name in NAMES)
+    agents = first | {k: v for other in others for k, v in other.items() if k not in first}
     return {
         name: dataclasses.replace(
             entry, options={key: v for key, v in entry.options.items() if key != "policy"}
