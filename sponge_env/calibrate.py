@@ -266,7 +266,7 @@ def _of_scenario(name: str, limiter: Limiter) -> list[LiveConfig]:
     """Return what is to be measured for a scenario; a ConfigError if nothing is."""
     from sponge_env.factory import calibrations  # which calibrates for live runs
 
-    if configs := calibrations(load_scenario(name), limiter):
+    if configs := calibrations([load_scenario(name)], limiter):
         for config in configs:
             resolve_model(config.model)  # which says what is missing before anything is measured
         return configs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import get_args
 
@@ -13,7 +14,7 @@ from sponge_env.errors import ConfigError, unknown
 from sponge_env.installation import describe_host
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile, local_model, local_profile_path
+from sponge_env.profile import LOCAL_MODEL, Profile, local_model, local_profile_path
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload
 from sponge_env.spec import make_spec, scenario_profile, stage_profiles
@@ -27,23 +28,25 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     if backend == "live":
         from sponge_env.calibrate import calibrate_to
 
-        for config in calibrations(scenario, limiter):
+        for config in calibrations([scenario], limiter):
             path = local_profile_path(config.model)
             if not path.exists():
                 calibrate_to(path, config)
     return scenario_profile(scenario)
 
 
-def calibrations(scenario: Scenario, limiter: Limiter) -> list[LiveConfig]:
-    """Say how the models of a scenario are measured that are served on this machine.
+def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list[LiveConfig]:
+    """Say how the models of scenarios are measured that are served on this machine.
 
-    Batches are as large as the scenario's, cores those of all such profiles: they share a machine.
+    Batches are as large as the scenarios', but those of the first model, which many scenarios
+    share, never smaller than usual; cores are those of all such profiles: they share a machine.
     """
     batches: dict[str, int] = {}
-    for stage in scenario.pipeline:
+    usual = defaultdict(lambda: 2, {LOCAL_MODEL: LiveConfig().batch_max})
+    for stage in (stage for scenario in scenarios for stage in scenario.pipeline):
         for variant in stage.variants:
             if (model := local_model(variant.profile)) is not None:
-                batches[model] = max(batches.get(model, 2), stage.limits.batch)
+                batches[model] = max(batches.get(model, usual[model]), stage.limits.batch)
     return [LiveConfig(model=m, batch_max=b, limiter=limiter) for m, b in batches.items()]
 
 

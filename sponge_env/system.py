@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -62,7 +62,7 @@ class System(ABC):
         seed: int,
         profile: Profile | None = None,
         workload: Workload | None = None,
-        measured_work: FloatArray | None = None,
+        measured_work: Sequence[FloatArray] = (),
     ) -> None:
         """Start an episode.
 
@@ -71,8 +71,8 @@ class System(ABC):
             seed: Seed of arrivals, bandwidth and noise.
             profile: Latency profile; the scenario's if left out.
             workload: Requests; those of scenario and seed if left out.
-            measured_work: Table of the work that simulated batches take instead of that of the
-                profile, see :mod:`sponge_env.core.service`.
+            measured_work: Table of the work that simulated batches of each stage take instead of
+                that of the profile, see :mod:`sponge_env.core.service`.
 
         Raises:
             SpongeError: The scenario or profile cannot be used.
@@ -302,6 +302,14 @@ class SimulatedSystem(System):
         entry.observe_one(self._arrays, self._metrics, observations)
         seen: NDArray[np.float32] = observations[0]
         return seen
+
+    def tell(self, tasks: Mapping[int, int]) -> None:
+        """Say, by the id of a request, how many tasks the first stage's answer leads to.
+
+        The others' are drawn.
+        """
+        told = [tasks.get(request, -1) for request in self._workload.id.tolist()]
+        self._arrays.requests["tasks"][0, : len(told)] = told
 
     def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force."""

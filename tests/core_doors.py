@@ -71,17 +71,23 @@ def _share(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: float) ->
 
 
 @entry_point
-def _replayed(arrays: Arrays, metrics: NDArray[Any], size: int) -> float:
-    return service._replayed(_world(arrays, 0, metrics), size)
+def _replayed(arrays: Arrays, metrics: NDArray[Any], variant: int, size: int) -> float:
+    return service._replayed(_world(arrays, 0, metrics), variant, size)
 
 
-def measured_works(table: NDArray[np.float64], sizes: Sequence[int]) -> list[float]:
+def measured_works(
+    table: NDArray[np.float64],
+    sizes: Sequence[int],
+    variants: Sequence[int] = (),
+    batch_max: int = 0,
+) -> list[float]:
     """Return the relative works that batches of these sizes get of a table of measured ones."""
     models = np.zeros((1, 1), STAGE_SETTINGS)
-    models["replay_at"] = 1
+    models["replay_at"], models["limits"]["batch"] = 1, batch_max
     numbers, nothing = np.concatenate([np.zeros(1), table]), np.zeros(0, SAMPLE)
     arrays = allocate(1, Room(), np.zeros(1, SETTINGS), models, nothing, numbers)
-    return [_replayed(arrays, METRICS, size) for size in sizes]
+    kinds = zip(variants or [0] * len(sizes), sizes, strict=True)
+    return [_replayed(arrays, METRICS, variant, size) for variant, size in kinds]
 
 
 class CoreService:

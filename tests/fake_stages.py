@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from reference.worker import SimulatedWorker
@@ -60,13 +61,7 @@ class FakeStages:
         if self._tasks is None or completion.batch.stage or not completion.ok:
             return completion
         tasks = tuple(map(self._tasks, completion.batch.requests))
-        return Completion(
-            completion.batch,
-            completion.replica,
-            completion.started_s,
-            completion.finished_s,
-            tasks=tasks,
-        )
+        return dataclasses.replace(completion, tasks=tasks)
 
     def forget(self, requests: Sequence[int]) -> None:
         """Do nothing: nothing is kept of requests."""

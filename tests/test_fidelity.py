@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from core_doors import measured_works
+from fake_stages import FakeStages
 from machine import needs_cgroup, needs_two_cpus
 from reference.quota import QuotaBucket
 from reference.worker import SimulatedWorker
@@ -22,9 +23,10 @@ from scenarios import QUOTA_PROFILE
 import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
 from sponge_env import cli
-from sponge_env.config import Arrivals, Network
+from sponge_env.config import Arrivals, Initial, Limits, Network, Stage, Variant
 from sponge_env.errors import WorkerError
 from sponge_env.fidelity.report import (
+    ACCURACY,
     QUANTITIES,
     Row,
     beside,
@@ -36,7 +38,8 @@ from sponge_env.fidelity.report import (
     write_results,
 )
 from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
-from sponge_env.interfaces import Batch, Completion, SystemSpec
+from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
+from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.scenario import Scenario
@@ -61,11 +64,13 @@ SCENARIO = Scenario(
 class MadeUpLive(SimulatedWorker):
     """A simulated worker that passes for the real one, some 15 % slower than its profile."""
 
-    def __init__(self, spec: SystemSpec, repetition: int) -> None:
+    def __init__(
+        self, spec: SystemSpec, repetition: int, phases: np.random.Generator | None = None
+    ) -> None:
         self._scatter = stream(repetition, "arrivals")
         self._factors: deque[float] = deque()
         self.completions: list[Completion] = []
-        phases = stream(repetition, "noise")
+        phases = phases or stream(repetition, "noise")
         super().__init__(
             lambda cores: QuotaBucket(QUOTA, WORK_S, spec.core_unit, cores, phases.random()),
             spec.initial,
@@ -147,6 +152,62 @@ def test_measured_work_comes_back_by_size_in_its_order() -> None:
     assert taken == pytest.approx([1.1, 1.5, 1.2, work.ratio, work.ratio])
 
 
+def test_each_variant_has_measured_work_of_its_own() -> None:
+    sizes, variants, cpu_s = (1, 2, 1, 1), (0, 1, 1, 0), (0.011, 0.06, 0.05, 0.012)
+    completions = [
+        Completion(dataclasses.replace(batch(b), variant=v), 0, 0.0, 1.0, True, s)
+        for b, v, s in zip(sizes, variants, cpu_s, strict=True)
+    ]
+    usual_s = np.array([[0.01, 0.02], [0.04, 0.05]])
+    table = MeasuredWork(completions, usual_s).table()
+    taken = measured_works(table, (1, 1, 2, 1), (1, 0, 1, 0), batch_max=2)
+    assert taken == pytest.approx([1.25, 1.1, 1.2, 1.2])
+
+
+class MadeUpStages(FakeStages):
+    """Two made-up replicas in line; answers of the first lead to 0 to 3 tasks."""
+
+    def __init__(self, spec: SystemSpec, repetition: int) -> None:
+        workers, phases = [], stream(repetition, "noise")
+        for k, initial in enumerate(spec.initial.stages):
+            own = dataclasses.replace(spec, initial=Allocation(stages=(initial,)), stages=())
+            workers.append(MadeUpLive(own, repetition + k, phases))
+        super().__init__(workers, tasks=lambda request: request % 4)
+        self.completions: list[Completion] = []
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        """Let time pass, and keep the batches that ended."""
+        ended = super().wait(until_s)
+        self.completions += ended
+        return ended
+
+
+def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> None:
+    save_profile(PROFILE, tmp_path / "here.json")
+    chain = dataclasses.replace(
+        SCENARIO,
+        stages=tuple(
+            Stage(
+                name,
+                (Variant(str(tmp_path / "here.json"), accuracy=0.9),),
+                limits=Limits(cores=8, batch=4),
+                initial=Initial(cores=8, batch=2),
+            )
+            for name in ("first", "second")
+        ),
+        limits=Limits(cores=16, batch=4, total_cores=16),
+        arrivals=Arrivals(kind="poisson", rate_rps=8.0),
+    )
+    one = Subject.of("static", Static(cores=8, batch=2), chain, PROFILE, seed=0)
+    live, simulated, replayed = one.repeat(0, partial(MadeUpStages, repetition=0))
+    assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
+    assert simulated.summary.latency_mean_s < live.summary.latency_mean_s * 0.97
+    for quantity in (*QUANTITIES, ACCURACY):
+        wanted = getattr(live.summary, quantity.metric)
+        assert getattr(replayed.summary, quantity.metric) == pytest.approx(wanted)
+    assert {row.quantity for row in compare([live, simulated, replayed])} == {*QUANTITIES, ACCURACY}
+
+
 def test_without_any_measurement_the_profile_holds() -> None:
     assert measured_works(MeasuredWork([], WORK_S).table(), [3]) == [1.0]
 
@@ -204,7 +265,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make this machine one that was measured just now, with the made-up worker."""
     path = tmp_path / "local.json"
     save_profile(PROFILE, path)
-    monkeypatch.setattr(command, "local_profile_path", lambda: path)
+    monkeypatch.setattr(command, "local_profile_path", lambda model: path)
     monkeypatch.setattr(command, "check_live", lambda *_: None)
     monkeypatch.setattr(command, "real_worker", lambda *_: lambda spec: MadeUpLive(spec, 0))
     return tmp_path
@@ -292,7 +353,9 @@ def test_an_old_profile_is_measured_again(
     save_profile(old, tmp_path / "local.json")
     new = dataclasses.replace(PROFILE, name="new")
     monkeypatch.setattr(command, "calibrate_to", lambda *_: new)
-    used: Profile = command.profile_of(tmp_path / "local.json", again, "auto", tmp_path / "p.json")
+    used: Profile = command.profile_of(
+        tmp_path / "local.json", again, LiveConfig(), tmp_path / "p.json"
+    )
     assert used == (new if measured else old)
 
 
@@ -308,7 +371,7 @@ def test_the_real_worker_is_compared(
 ) -> None:
     """Whole, not close: others on the machine decide how close it can be."""
     save_profile(machine_profile, tmp_path / "here.json")
-    monkeypatch.setattr(command, "local_profile_path", lambda: tmp_path / "here.json")
+    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "here.json")
     arguments = ["--agent", "static-8", "--scenario", "local", "--duration", "3"]
     arguments += ["--repetitions", "1", "--no-calibrate", "--out", str(tmp_path)]
     assert command.main(arguments) == 0

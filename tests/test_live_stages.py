@@ -101,6 +101,17 @@ def test_the_first_stage_s_answers_say_how_many_tasks_there_are() -> None:
     assert expected == found
 
 
+def test_a_simulation_can_be_told_what_the_live_system_s_answers_led_to() -> None:
+    def tasks(request: int) -> int:
+        return request % 4
+
+    live = live_system(CHAIN, 0, tasks=tasks)
+    simulated = SimulatedSystem(CHAIN, 1, workload=live._workload)
+    simulated.tell({request: tasks(request) for request in live._workload.id.tolist()})
+    for asked in allocations(CHAIN):
+        check_same(live.step(asked), simulated.step(asked), "metrics", 1e-8)
+
+
 def test_what_runs_at_the_last_deadline_leads_to_nothing_that_is_lost() -> None:
     busy = dataclasses.replace(
         CHAIN, slo_s=0.1, arrivals=Arrivals(rate_rps=80.0), serving=Serving(drop="none")

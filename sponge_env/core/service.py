@@ -93,7 +93,7 @@ def _work(w: World, variant: int, count: int) -> float:
     """Return the work of a batch relative to the usual: measured, or drawn from the scatter."""
     model = w.model
     if model.replay_at:
-        return _replayed(w, count)
+        return _replayed(w, variant, count)
     last = model.noise_points - 1
     position = uniform(w.env.noise_rng) * last
     below = min(int(position), last)
@@ -104,16 +104,17 @@ def _work(w: World, variant: int, count: int) -> float:
 
 
 @inlined
-def _replayed(w: World, count: int) -> float:
+def _replayed(w: World, variant: int, count: int) -> float:
     """Take the next measured work of a batch of this size; the mean ratio when all are used.
 
-    The table begins with that ratio; then come, for each size, the row of its next work and
-    the row after its last; then the works. The rows move on as works are taken.
+    The table begins with that ratio; then come, for each variant and size, the row of its next
+    work and the row after its last; then the works. The rows move on as works are taken.
     """
     at = w.model.replay_at
-    row = w.numbers[at + 2 * count - 1]
-    if row < w.numbers[at + 2 * count]:
-        w.numbers[at + 2 * count - 1] = row + 1.0
+    cell = at + 2 * (variant * w.model.limits.batch + count) - 1
+    row = w.numbers[cell]
+    if row < w.numbers[cell + 1]:
+        w.numbers[cell] = row + 1.0
         return w.numbers[at + int(row)]
     return w.numbers[at]
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from sponge_env import cli
 from sponge_env.calibrate import calibrate_to
-from sponge_env.config import Limiter, Start
+from sponge_env.config import Limiter, Start, Variant
 from sponge_env.errors import ConfigError
-from sponge_env.factory import check_live
+from sponge_env.factory import calibrations, check_live, here
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile, load_profile, local_profile_path, save_profile
+from sponge_env.profile import (
+    LOCAL,
+    Profile,
+    load_profile,
+    local_model,
+    local_profile_path,
+    save_profile,
+)
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
@@ -54,24 +61,57 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
     """Load a scenario of this machine's worker, with the arguments' start and duration."""
     scenario = load_scenario(name)
-    if scenario.profile != "local":
-        raise ConfigError(
-            f"scenario {scenario.name!r} is about profile {scenario.profile!r}, which cannot "
-            "be run live; choose scenarios of profile 'local'"
-        )
+    for variant in (variant for stage in scenario.pipeline for variant in stage.variants):
+        if local_model(variant.profile) is None:
+            raise ConfigError(
+                f"scenario {scenario.name!r} is about profile {variant.profile!r}, which cannot "
+                f"be run live; choose one of this machine's models, such as {here(scenario)}"
+            )
     start = arguments.start or scenario.start
     warmup_s = scenario.warmup_s if start == "warm" else 0.0
-    return dataclasses.replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
+    return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
 
 
-def profile_of(path: Path, again: bool | None, limiter: Limiter, copy: Path) -> Profile:
-    """Load this machine's profile, or measure it for this comparison alone; keep it in ``copy``.
+class Measured(NamedTuple):
+    """A scenario and the profiles of this comparison."""
+
+    scenario: Scenario
+    """Its stages name their files."""
+    profile: Profile
+    """Of the first stage's first model."""
+
+    @classmethod
+    def of(cls, scenario: Scenario, files: Mapping[str, Path]) -> Measured:
+        """Take the profiles' files by model."""
+
+        def measured(variant: Variant) -> Variant:
+            return replace(variant, profile=str(files[local_model(variant.profile) or ""]))
+
+        first = load_profile(measured(scenario.pipeline[0].variants[0]).profile)
+        stages = (replace(s, variants=tuple(map(measured, s.variants))) for s in scenario.stages)
+        return cls(replace(scenario, stages=tuple(stages)), first)
+
+
+def profile_files(
+    scenarios: Sequence[Scenario], again: bool | None, limiter: Limiter, folder: Path
+) -> dict[str, Path]:
+    """Keep this machine's profiles of all models of the scenarios in a folder; see profile_of."""
+    files = {}
+    for config in calibrations(scenarios, limiter):
+        path = local_profile_path(config.model)
+        copy = files[config.model] = folder / path.name.replace(LOCAL, "profile", 1)
+        profile_of(path, again, config, copy)
+    return files
+
+
+def profile_of(path: Path, again: bool | None, config: LiveConfig, copy: Path) -> Profile:
+    """Load a model's profile, or measure it for this comparison alone; keep it in ``copy``.
 
     It is measured if there is none, or if ``again``; if that is None, when it is not fresh.
     """
     profile = load_profile(path) if path.exists() else None
     if profile is None or again or (again is None and not _is_fresh(profile)):
-        return calibrate_to(copy, LiveConfig(limiter=limiter))
+        return calibrate_to(copy, config)
     save_profile(profile, copy)
     return profile
 
@@ -93,19 +133,21 @@ def run(argv: Sequence[str]) -> int:
     out = arguments.out or new_folder("fidelity")
     trials: list[Trial] = []
     with cli.terminate_like_interrupt():
-        copy = out / "profile.json"
-        profile = profile_of(local_profile_path(), arguments.calibrate, limiter, copy)
-        for scenario in scenarios:
-            check_live(scenario, profile, limiter)
+        files = profile_files(scenarios, arguments.calibrate, limiter, out.absolute())
+        places = [Measured.of(scenario, files) for scenario in scenarios]
+        for place in places:
+            check_live(*place, limiter)
         subjects = [
-            Subject.of(agent, controller, scenario, profile, arguments.seed)
-            for scenario in scenarios
+            Subject.of(agent, controller, *place, arguments.seed)
+            for place in places
             for agent, controller in controllers.items()
         ]
+        profile = min((place.profile for place in places), key=lambda profile: profile.date)
         code = 0
         try:
             for repetition, subject in product(range(arguments.repetitions), subjects):
-                trials += subject.repeat(repetition, real_worker(profile, limiter))
+                start = real_worker(subject.scenario, subject.profile, limiter)
+                trials += subject.repeat(repetition, start)
                 write_results(out, trials, profile, ["python", "-m", "sponge_env.fidelity", *argv])
         except KeyboardInterrupt:
             code = cli.INTERRUPTED

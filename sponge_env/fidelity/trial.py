@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -20,6 +20,7 @@ from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
+from sponge_env.spec import stage_profiles
 from sponge_env.system import LiveSystem, SimulatedSystem, System
 
 Kind = Literal["live", "simulated", "replayed"]
@@ -59,35 +60,71 @@ class Trial:
 
 
 class MeasuredWork:
-    """CPU time of batches, handed out again by size, in the order in which it was measured.
+    """CPU time of a stage's batches, handed out again by variant and size, in measured order.
 
-    A simulated batch of a size that has run out, or never came up, takes what the profile
+    A simulated batch of a kind that has run out, or never came up, takes what the profile
     says, times how the live batches compared with it on the whole.
     """
 
     def __init__(self, completions: Iterable[Completion], usual_s: FloatArray) -> None:
-        """Take batches in the order of their end, and the profile's (batch_max,) CPU seconds.
+        """Take batches in the order of their end, and the profiles' CPU seconds.
 
-        Batches without a CPU time, such as those that failed, are left out.
+        These are (variants, batch_max), or (batch_max,) of one. Batches without a CPU time, such
+        as those that failed, are left out.
         """
-        self._usual_s = usual_s
-        self._measured_s: dict[int, list[float]] = defaultdict(list)
-        measured_s = expected_s = 0.0
+        self._usual_s = np.atleast_2d(usual_s)
+        self._measured_s: dict[tuple[int, int], list[float]] = defaultdict(list)
+        self.measured_s = self.expected_s = 0.0
+        """CPU time of all batches, and what the profiles say of them."""
         for completion in completions:
             if completion.ok and completion.cpu_s > 0:
-                self._measured_s[completion.batch.size].append(completion.cpu_s)
-                measured_s += completion.cpu_s
-                expected_s += float(usual_s[completion.batch.size - 1])
-        self.ratio = measured_s / expected_s if expected_s > 0 else 1.0
-        """CPU time of all batches, relative to the profile's."""
+                kind = completion.batch.variant, completion.batch.size - 1
+                self._measured_s[kind].append(completion.cpu_s)
+                self.measured_s += completion.cpu_s
+                self.expected_s += float(self._usual_s[kind])
+
+    @property
+    def ratio(self) -> float:
+        """CPU time of all batches, relative to the profiles'."""
+        return self.measured_s / self.expected_s if self.expected_s > 0 else 1.0
 
     def table(self) -> FloatArray:
         """Return what the simulated service reads, see :mod:`sponge_env.core.service`."""
-        sizes = range(1, 1 + len(self._usual_s))
-        works = [np.array(self._measured_s[n]) / self._usual_s[n - 1] for n in sizes]
-        ends = 1 + 2 * len(sizes) + np.cumsum([len(of_size) for of_size in works])
-        begins = [1 + 2 * len(sizes), *ends[:-1]]
+        kinds = np.ndindex(self._usual_s.shape)
+        works = [np.array(self._measured_s[kind]) / self._usual_s[kind] for kind in kinds]
+        ends = 1 + 2 * len(works) + np.cumsum([len(of_kind) for of_kind in works])
+        begins = [1 + 2 * len(works), *ends[:-1]]
         return np.concatenate([[self.ratio], np.column_stack([begins, ends]).ravel(), *works])
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a live run was made of, for its simulated counterparts."""
+
+    works: tuple[MeasuredWork, ...]
+    """Of each stage."""
+    tasks: Mapping[int, int]
+    """How many tasks the first stage's answer led to, by request, where answers say so: as much
+    a part of the request as its size."""
+
+    @classmethod
+    def of(cls, completions: Sequence[Completion], usual_s: Sequence[FloatArray]) -> Live:
+        """Take all batches in the order of their end, and the stages' usual CPU seconds."""
+        by_stage: list[list[Completion]] = [[] for _ in usual_s]
+        for completion in completions:
+            by_stage[completion.batch.stage].append(completion)
+        tasks = {
+            request: count
+            for completion in completions
+            for request, count in zip(completion.batch.requests, completion.tasks, strict=False)
+        }
+        return cls(tuple(map(MeasuredWork, by_stage, usual_s)), tasks)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """CPU time of all batches, relative to the profiles'."""
+        expected_s = sum(work.expected_s for work in self.works)
+        return sum(work.measured_s for work in self.works) / expected_s if expected_s else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +136,7 @@ class Subject:
     scenario: Scenario
     """As the controller starts it; see :meth:`of`."""
     profile: Profile
-    """Measured under a CPU quota on this machine."""
+    """Of the first stage's first model; like all, measured under a CPU quota on this machine."""
     seed: int
     """Of arrivals and bandwidth, the same in all trials."""
 
@@ -109,9 +146,9 @@ class Subject:
     ) -> Subject:
         """Fix the scenario's length and initial allocation; SpongeError if they cannot be used.
 
-        The profile has to be measured under a quota.
+        The profiles have to be measured under a quota.
         """
-        profile.work_table_s(scenario.limits.batch)  # asks for a quota before anything runs
+        _usual_s(scenario, profile)  # asks for quotas before anything runs
         scenario = as_long_as_its_traces(warm(scenario, controller, profile))
         return cls(agent, controller, scenario, profile, seed)
 
@@ -125,19 +162,25 @@ class Subject:
         system = LiveSystem(self.scenario, self.seed, start_live, self.profile)
         live = self._play("live", repetition, system)
         completions = cast(RecordingWorker, system.worker).completions
-        work = MeasuredWork(completions, self.profile.work_table_s(self.scenario.limits.batch))
+        was = Live.of(completions, _usual_s(self.scenario, self.profile))
+        tables = [work.table() for work in was.works]
         episodes: dict[Kind, EpisodeMetrics] = {
             "live": live,
-            "simulated": self._play("sim", repetition, self.simulated(repetition)),
-            "replayed": self._play("sim", repetition, self.simulated(repetition, work)),
+            "simulated": self._play("sim", repetition, self._simulated(repetition, was.tasks)),
+            "replayed": self._play(
+                "sim", repetition, self._simulated(repetition, was.tasks, tables)
+            ),
         }
-        return [Trial(kind, repetition, e, work.ratio) for kind, e in episodes.items()]
+        return [Trial(kind, repetition, e, was.cpu_ratio) for kind, e in episodes.items()]
 
-    def simulated(self, repetition: int, work: MeasuredWork | None = None) -> SimulatedSystem:
-        """Build the simulated counterpart, whose batches take measured CPU times if there are."""
+    def _simulated(
+        self, repetition: int, tasks: Mapping[int, int], works: Sequence[FloatArray] = ()
+    ) -> SimulatedSystem:
+        """Build the simulated counterpart of a live run, with its batches' CPU times if given."""
         workload = draw_workload(self.scenario, self.profile, self.seed)
-        table = None if work is None else work.table()
-        return SimulatedSystem(self.scenario, repetition, self.profile, workload, table)
+        system = SimulatedSystem(self.scenario, repetition, self.profile, workload, works)
+        system.tell(tasks)
+        return system
 
     def _play(self, backend: Backend, repetition: int, system: System) -> EpisodeMetrics:
         """Run one episode; an interrupted one ends all."""
@@ -154,6 +197,18 @@ class Subject:
         return summary
 
 
-def real_worker(profile: Profile, limiter: Limiter) -> Callable[[SystemSpec], RecordingPool]:
-    """Return what starts the real worker of a system."""
-    return lambda spec: RecordingPool(real_configs(spec, ((profile,),), limiter))
+def _usual_s(scenario: Scenario, profile: Profile) -> list[FloatArray]:
+    """Return each stage's (variants, batch_max) CPU seconds of a batch."""
+    stages = zip(scenario.pipeline, stage_profiles(scenario, profile), strict=True)
+    return [
+        np.array([each.work_table_s(stage.limits.batch) for each in profiles])
+        for stage, profiles in stages
+    ]
+
+
+def real_worker(
+    scenario: Scenario, profile: Profile, limiter: Limiter
+) -> Callable[[SystemSpec], RecordingPool]:
+    """Return what starts the real worker of a scenario's systems."""
+    profiles = stage_profiles(scenario, profile)
+    return lambda spec: RecordingPool(real_configs(spec, profiles, limiter))

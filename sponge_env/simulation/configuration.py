@@ -44,7 +44,7 @@ class Configuration(MemoryPlan):
         *,
         profile: Profile | None = None,
         listed: bool = False,
-        measured_work: FloatArray | None = None,
+        measured_work: Sequence[FloatArray] = (),
     ) -> None:
         """Read the scenarios' profiles and traces.
 
@@ -54,8 +54,8 @@ class Configuration(MemoryPlan):
             profile: Instead of those that the scenarios name.
             listed: All requests come from :meth:`workload`, not only those of several
                 classes, which the core cannot draw one at a time.
-            measured_work: Table of the work of batches under a quota, for a single environment,
-                which uses it up; see :mod:`sponge_env.core.service`.
+            measured_work: Table of the work of each stage's batches under a quota, for a single
+                environment, which uses it up; see :mod:`sponge_env.core.service`.
 
         Raises:
             SpongeError: A scenario cannot be used, or not beside the others.
@@ -108,6 +108,9 @@ class Configuration(MemoryPlan):
             write_stage(self.models[at, k], spec.stages[k])
             self._add_flow(self.models[at, k], stage, scenario, k)
             self._add_service(self.models[at, k], stage, spec.stages[k], scenario, models[k])
+            if self._measured_work:
+                self.models[at, k]["replay_at"] = self.numbers.add(self._measured_work[k])
+                self.models[at, k]["quota"]["resume_s"] = 0.0  # the measured times include it
         if self._listed or scenario.classes:
             row["arrival_kind"], row["network_kind"] = LISTED, INSTANT
         else:
@@ -150,9 +153,6 @@ class Configuration(MemoryPlan):
             write_table(row["quota"], quota)
             work_s = np.array([each.work_table_s(limits.batch) for each in profiles])
             row["work_at"] = self.numbers.add(work_s)
-            if self._measured_work is not None:
-                row["replay_at"] = self.numbers.add(self._measured_work)
-                row["quota"]["resume_s"] = 0.0  # the measured times include it
             slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
             if 2 * self._most_replicas(stage) > spec.cpu_cores:
                 slowest_s = scenario.duration_s  # those that drain slow each other down
