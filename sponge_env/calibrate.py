@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +32,18 @@ from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
+from sponge_env.models.model import shares_of_tasks
 from sponge_env.models.registry import KNOWN, canonical_name, resolve_model
-from sponge_env.profile import LOCAL_MODEL, Profile, Sample, local_profile_path, save_profile
+from sponge_env.profile import (
+    LOCAL_MODEL,
+    Accuracy,
+    Facts,
+    Profile,
+    Sample,
+    load_profile,
+    local_profile_path,
+    save_profile,
+)
 from sponge_env.scenario import load_scenario
 
 SECONDS = 45.0
@@ -71,6 +81,8 @@ def calibrate(config: LiveConfig, seconds: float = SECONDS, shown: bool = False)
         work = bench.work()
         grid = bench.grid(interpolate_work(work, config.batch_max), end_s)
     profile = build_profile(config, grid, alone.latency_s, worker.limiter)
+    facts = Facts(alone.cpu_s, alone.memory_bytes, shares_of_tasks(resolve_model(config.model)))
+    profile = dataclasses.replace(profile, facts=facts)
     if config.physical_cores(config.cores_max) > 1:
         return profile  # the token bucket of the simulator is one CPU's
     contention = max(1.0, together.cpu_s / alone.cpu_s)  # less is noise
@@ -196,14 +208,19 @@ def summary(profile: Profile) -> str:
         cells = (f"{m * 1e3:8.1f} /{f * 1e3:7.1f}" for m, f in zip(measured, fit, strict=True))
         lines.append(f"{batch:5}" + "".join(cells))
     error = profile.fit_error
+    facts = profile.facts
     lines += [
         "",
         f"fit         MAPE {error.mape:.1%}, R2 {error.r2:.4f}, worst {error.worst_error:+.0%} at "
         f"batch {error.worst_batch} on {error.worst_cores} units",
         f"cold start  {profile.cold_start_s:.1f} s on one unit of {profile.core_unit:g} cores",
+        f"loading     {facts.load_cpu_s:.2f} s of CPU, then {facts.memory_bytes / 1e6:.0f} MB",
         f"limiter     {DESCRIPTIONS[profile.limiter]}"
         + (f", period {profile.quota.period_s * 1e3:g} ms" if profile.quota else ""),
     ]
+    if facts.tasks:
+        mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
+        lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")
     return "\n".join(lines)
 
 
@@ -213,15 +230,15 @@ def _run(argv: Sequence[str]) -> int:
     add, at_least_2 = parser.add_argument, cli.at_least(2)
     limiters = [name for name in get_args(Limiter) if name != "none"]
     said = f"{', '.join(KNOWN)}, an .onnx file, or module:Class"
-    add("--model", default=LOCAL_MODEL, metavar="M", help=said)
+    add("--model", metavar="M", help=f"{said} (default: {LOCAL_MODEL})")
     said = "measure all models of this machine that a scenario names, instead of one"
     add("--scenario", metavar="S", help=said)
     said = "profile to write (default: this machine's, or another for another model)"
     add("--out", type=Path, metavar="FILE", help=said)
-    add("--cores", type=at_least_2, default=16, help="largest number of core units")
+    add("--cores", type=at_least_2, help="largest number of core units (default: 16)")
     said = "cores in one unit (default: all units are one core)"
     add("--core-unit", type=float, help=said)
-    add("--batch", type=at_least_2, default=16, help="largest batch")
+    add("--batch", type=at_least_2, help="largest batch (default: 16)")
     add("--seconds", type=float, default=SECONDS, help="about how long to measure")
     said = f"means to limit CPU: {', '.join(limiters)}"
     add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
@@ -232,22 +249,32 @@ def _run(argv: Sequence[str]) -> int:
     if args.accuracy:
         for extra in ("live", "ocr"):
             require_extra(extra, "the measurement of accuracy")
-        from sponge_env.models.accuracy import accuracy_table  # imports Pillow
+        from sponge_env.models.accuracy import (  # imports Pillow
+            accuracy_table,
+            known_accuracies,
+            measure_accuracy,
+        )
 
         command = f"{parser.prog} --accuracy {args.accuracy}"
-        sys.stdout.write(accuracy_table(args.accuracy, command, shown=True) + "\n")
+        measured = measure_accuracy(args.accuracy, shown=True)
+        sys.stdout.write(accuracy_table(measured, command) + "\n")
+        _note_accuracies(known_accuracies(measured, command))
         return 0
+    cores = args.cores or 16
     config = LiveConfig(
-        model=args.model,
-        batch_max=args.batch,
-        cores_max=args.cores,
-        core_unit=1 / args.cores if args.core_unit is None else args.core_unit,
+        model=args.model or LOCAL_MODEL,
+        batch_max=args.batch or 16,
+        cores_max=cores,
+        core_unit=1 / cores if args.core_unit is None else args.core_unit,
         limiter=args.limiter,
     )
     configs, seconds = [config], args.seconds
-    if args.scenario and args.out:
-        raise ConfigError("--scenario writes a profile for each of its models; leave out --out")
     if args.scenario:
+        for name in ("model", "cores", "core_unit", "batch", "out"):
+            if getattr(args, name) is not None:
+                raise ConfigError(
+                    f"--scenario says itself what is measured; leave out --{name.replace('_', '-')}"
+                )
         configs = _of_scenario(args.scenario, args.limiter)
         seconds = min(seconds, SCENARIO_SECONDS / len(configs))
     with cli.terminate_like_interrupt():
@@ -260,6 +287,17 @@ def _run(argv: Sequence[str]) -> int:
     if path != local_profile_path() and not args.scenario:
         sys.stdout.write(f"use it      --profile {path}\n")
     return 0
+
+
+def _note_accuracies(found: Mapping[str, Accuracy]) -> None:
+    """Keep how often models are right in this machine's profiles of them."""
+    for model, accuracy in found.items():
+        path = local_profile_path(model)
+        if path.exists():
+            profile = load_profile(path)
+            facts = dataclasses.replace(profile.facts, accuracy=accuracy)
+            save_profile(dataclasses.replace(profile, facts=facts), path)
+            sys.stdout.write(f"noted in    {path}\n")
 
 
 def _of_scenario(name: str, limiter: Limiter) -> list[LiveConfig]:

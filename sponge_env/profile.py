@@ -41,6 +41,33 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How often a model is right."""
+
+    share: float
+    of: str
+    """What it is a share of."""
+    count: int
+    """How many of these were looked at; 0 where somebody else did."""
+    source: str
+    """Command, or publication."""
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a model beside how long it takes; no result depends on it."""
+
+    load_cpu_s: float = 0.0
+    """CPU time of a replica's process until it is ready."""
+    memory_bytes: int = 0
+    """What the process then holds for itself."""
+    tasks: tuple[float, ...] = ()
+    """Shares of the model's samples whose answer leads to 0, 1, 2, ... tasks."""
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One model on one host."""
 
@@ -70,6 +97,7 @@ class Profile:
     host: dict[str, Any] = field(default_factory=dict)
     date: str = ""
     samples: tuple[Sample, ...] = ()
+    facts: Facts = field(default_factory=Facts)
 
     def __post_init__(self) -> None:
         if not (0 <= self.cold_start_s < math.inf and 0 < self.core_unit < math.inf):

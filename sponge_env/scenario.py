@@ -29,10 +29,11 @@ from sponge_env.config import (
     positive,
     require,
 )
-from sponge_env.errors import ConfigError
-from sponge_env.graph import check_stages
+from sponge_env.errors import ConfigError, ProfileError
+from sponge_env.graph import check_stages, mean_tasks
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, load_toml, read_toml
+from sponge_env.profile import load_profile
 
 SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
@@ -58,6 +59,9 @@ class Scenario:
     slo_s: float = 1.0
     """End-to-end latency objective: deadline minus send time. Where there are classes, that
     of the strictest."""
+    slo_services: float | None = None
+    """The same relative to the models: times what an average request takes alone, with the most
+    accurate ones at full speed. ``slo_s`` holds until they were measured on this machine."""
     interval_s: float = 1.0
     """Time between two decisions."""
     duration_s: float = 600.0
@@ -98,6 +102,10 @@ class Scenario:
         if self.start == "warm":
             rule = f"shorter than the episode ({self.duration_s:g} s)"
             require(self.warmup_s < self.duration_s, "warmup_s", self.warmup_s, rule)
+        if self.slo_services is not None:
+            positive("slo_services", self.slo_services)
+            rule = "left out where classes have objectives of their own"
+            require(not self.classes, "slo_services", self.slo_services, rule)
         if self.classes:
             strictest_s = min(kind.slo_s for kind in self.classes)
             rule = f"that of the strictest class ({strictest_s:g} s)"
@@ -173,12 +181,36 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
     arrivals, network = scenario.arrivals, scenario.network
     file = arrivals.file and beside(folder, arrivals.file)
-    return dataclasses.replace(
+    scenario = dataclasses.replace(
         scenario,
         profile=beside(folder, scenario.profile),
         stages=tuple(_beside(folder, stage) for stage in scenario.stages),
         arrivals=dataclasses.replace(arrivals, file=file),
         network=dataclasses.replace(network, trace=beside(folder, network.trace)),
+    )
+    return _with_own_slo(scenario)
+
+
+def _with_own_slo(scenario: Scenario) -> Scenario:
+    """Return a scenario whose objective is what it says relative to its models."""
+    if scenario.slo_services is None:
+        return scenario
+    try:
+        slo_s = scenario.slo_services * mean_service_s(scenario)
+    except ProfileError:
+        return scenario  # not measured here yet; whoever needs a profile says so
+    return dataclasses.replace(scenario, slo_s=float(f"{slo_s:.2g}"))
+
+
+def mean_service_s(scenario: Scenario) -> float:
+    """Return what an average request takes alone, with the most accurate models at full speed.
+
+    A profile that cannot be loaded is a ``ProfileError``.
+    """
+    stages = zip(scenario.pipeline, mean_tasks(scenario.pipeline), strict=True)
+    return sum(
+        tasks * load_profile(stage.variants[-1].profile).fastest_s(stage.limits.cores)
+        for stage, tasks in stages
     )
 
 

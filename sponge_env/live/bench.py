@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from sponge_env.console import Progress
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
+from sponge_env.live.limits import process_memory_bytes
 from sponge_env.live.worker import LiveWorker
 
 WORK_RUNS = 8
@@ -47,6 +48,8 @@ class ColdStart(NamedTuple):
     """Until all are ready."""
     cpu_s: float
     """CPU time of each, on average."""
+    memory_bytes: int
+    """What each then holds for itself, on average."""
 
 
 Runs = dict[int, list[BatchRun]]
@@ -166,9 +169,11 @@ class Bench:
             if time.monotonic() - begin_s > PATIENCE_S:
                 raise WorkerError(f"a replica was not ready after {PATIENCE_S:g} s")
         latency_s = time.monotonic() - begin_s
-        cpu_s = fmean(replica.cpu_s() for replica in self._worker.replicas[1:])
+        loaded = self._worker.replicas[1:]
+        cpu_s = fmean(replica.cpu_s() for replica in loaded)
+        memory_bytes = fmean(process_memory_bytes(replica.pid) for replica in loaded if replica.pid)
         self._resize(cores)
-        return ColdStart(latency_s, cpu_s)
+        return ColdStart(latency_s, cpu_s, round(memory_bytes))
 
 
 def _powers_of_two(largest: int) -> list[int]:

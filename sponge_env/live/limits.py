@@ -57,6 +57,13 @@ def process_cpu_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def process_memory_bytes(pid: int) -> int:
+    """Return the memory that a process holds for itself; ``OSError`` if there is none."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    held = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
+    return 1024 * int(next(held, 0))
+
+
 class TokenBucket:
     """CPU time a process may use in the running period."""
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.config import MOST_TOTAL_CORES
@@ -31,6 +32,8 @@ from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 
 CHILD = Path(__file__).with_name("child.py")
+_DRAWS = 1 << 16
+"""Requests whose samples are drawn independently."""
 END_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
 
@@ -238,6 +241,7 @@ class LocalLauncher:
         models = resolve_variants(config.variants or [config.model])
         job = make_job(models, config.batch_max)
         self._samples: NDArray[Any] = models[0].samples()
+        self._shown = np.random.default_rng(0).integers(len(self._samples), size=_DRAWS)
         shared = machine or LocalMachine([config])
         self._own = None if machine else shared
         self._setup = Setup(job, shared.cpus, shared.janitor)
@@ -249,8 +253,8 @@ class LocalLauncher:
         self.inputs, self.outputs = models[0].inputs, models[0].outputs
 
     def sample(self, request_id: int) -> NDArray[Any]:
-        """Return one of the model's samples, by the id modulo their number."""
-        sample: NDArray[Any] = self._samples[request_id % len(self._samples)]
+        """Return one of the model's samples, drawn at random but the same for an id."""
+        sample: NDArray[Any] = self._samples[self._shown[request_id % _DRAWS]]
         return sample
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> LocalReplica:

@@ -6,14 +6,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.models.efficientnet import TOP_1, TOP_1_SOURCE
+from sponge_env.models.efficientnet import TOP_1, TOP_1_OF, TOP_1_SOURCE
 from sponge_env.models.ocr import OCR_MODELS, Box, Detection, Recognition, cut, find_lines
 from sponge_env.models.registry import resolve_model
 from sponge_env.models.text_images import TextImage, TextLine, draw
+from sponge_env.profile import Accuracy
 
 OVERLAP = 0.5
 """Intersection over union from which a box has found a line."""
@@ -93,8 +95,17 @@ def read(
     return found
 
 
-def accuracy_table(count: int, command: str, shown: bool = False) -> str:
-    """Measure each detection with each recognition on images 0 to ``count`` - 1, and say how well.
+class Measured(NamedTuple):
+    """How well each detection and each recognition do together on the same images."""
+
+    images: int
+    lines: int
+    """That were drawn in them."""
+    by_models: dict[tuple[str, str], TextAccuracy]
+
+
+def measure_accuracy(count: int, shown: bool = False) -> Measured:
+    """Measure each detection with each recognition on images 0 to ``count`` - 1.
 
     Without the extra ``ocr`` that is a ``MissingExtraError``.
     """
@@ -104,7 +115,7 @@ def accuracy_table(count: int, command: str, shown: bool = False) -> str:
     names = {model: name for name, model in OCR_MODELS.items()}
     images = [draw(seed) for seed in range(count)]
     drawn = [image.lines for image in images]
-    rows = []
+    found: dict[tuple[str, str], TextAccuracy] = {}
     steps = len(detections) * (1 + len(recognitions)) * count
     with closing(Progress("reading", steps, "image", shown=shown)) as bar:
         done = itertools.count(1)
@@ -118,12 +129,36 @@ def accuracy_table(count: int, command: str, shown: bool = False) -> str:
             boxes = find(detection, watched())
             for recognition in recognitions:
                 result = measure(drawn, read(recognition, watched(), boxes))
-                cells = "".join(f"{share:12.1%}" for share in result)
-                rows.append(f"{names[detection]:12}{names[recognition]:12}{cells}")
-    total, today = sum(map(len, drawn)), datetime.now(UTC).date()
+                found[names[detection], names[recognition]] = result
+    return Measured(count, sum(map(len, drawn)), found)
+
+
+def known_accuracies(measured: Measured, command: str) -> dict[str, Accuracy]:
+    """Return how often each model is right, by its name.
+
+    A detection by the lines it finds; a recognition by those it reads right of what the best
+    detection found for it; the others as published.
+    """
+    source = {"source": command, "date": str(datetime.now(UTC).date())}
+    known = {name: Accuracy(top_1, TOP_1_OF, 0, TOP_1_SOURCE) for name, top_1 in TOP_1.items()}
+    for (detection, recognition), result in measured.by_models.items():
+        known[detection] = Accuracy(result.recall, "lines that are found", measured.lines, **source)
+        found, share = round(result.recall * measured.lines), result.lines / result.recall
+        read = Accuracy(share, "found lines that are read right", found, **source)
+        known[recognition] = max(read, known.get(recognition, read), key=attrgetter("share"))
+    return known
+
+
+def accuracy_table(measured: Measured, command: str) -> str:
+    """Say how well they do, and what is known of the others."""
+    rows = [
+        f"{detection:12}{recognition:12}" + "".join(f"{share:12.1%}" for share in result)
+        for (detection, recognition), result in measured.by_models.items()
+    ]
+    today = datetime.now(UTC).date()
     return "\n".join(
         [
-            f"{command}, {today}: {total} lines of text in {count} drawn images",
+            f"{command}, {today}: {measured.lines} lines of text in {measured.images} drawn images",
             "",
             f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
             *rows,

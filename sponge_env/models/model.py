@@ -77,6 +77,18 @@ class Model(ABC):
         )
 
 
+def shares_of_tasks(model: Model) -> tuple[float, ...]:
+    """Return the shares of a model's samples whose answer leads to 0, 1, 2, ... tasks.
+
+    It runs in this process; of a model whose answers lead to none it is empty.
+    """
+    if not model.most_tasks:
+        return ()
+    session, images = model.load(threads=1), model.samples()[:, None]
+    counts = [len(model.finish(image, model.run(session, image))[0]) for image in images]
+    return tuple((np.bincount(counts) / len(counts)).tolist())
+
+
 def described(tensor: TensorSpec) -> str:
     """Describe a tensor, as in ``3 x 224 x 224 float32``."""
     return f"{' x '.join(map(str, tensor.shape))} {tensor.dtype}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
-from sponge_env.config import Backend, Start
+from sponge_env.config import Backend, Limiter, Start
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, RunDirectoryError, SpongeError
 from sponge_env.files import check_writable, replacing
@@ -76,6 +76,8 @@ def evaluate(argv: Sequence[str]) -> int:
         wait_for_machine()
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
     with cli.terminate_like_interrupt(), ExitStack() as opened:
+        if "live" in backends and _measure(suite, arguments.limiter):
+            work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
         if _holds_something(arguments.run_dir):  # may be refused, before CPUs are waited for
             stores = _open(opened, arguments.run_dir, suite, work, arguments)
             said = _notices(suite, work, arguments, left_out)
@@ -84,6 +86,16 @@ def evaluate(argv: Sequence[str]) -> int:
             path = arguments.run_dir or _new_folder(suite, arguments)
             stores = _open(opened, path, suite, work, arguments)
         return _play(suite, work, stores, arguments, argv, said)
+
+
+def _measure(suite: Suite, limiter: Limiter) -> bool:
+    """Measure what was never measured on this machine; return whether scenarios change with it."""
+    from sponge_env.factory import ensure_profile
+
+    before = cells(suite)
+    for scenario in before:
+        ensure_profile(scenario, "live", limiter)
+    return cells(suite) != before
 
 
 def _play(

@@ -93,7 +93,9 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
     What is as by default is left out, so that a further key changes no fingerprint, and so are
     the keys (``key`` or ``table.key``) in ``without``.
     """
-    data = asdict(scenario) | {"profile": asdict(scenario_profile(scenario))}
+    profile = asdict(scenario_profile(scenario))
+    del profile["facts"]  # nothing follows from them
+    data = asdict(scenario) | {"profile": profile}
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
     if (trace := scenario.network.trace) not in RESERVED:
