@@ -306,6 +306,7 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
         ({"dtype": TensorProto.STRING}, "in no numbers"),
         ({"output": ("batch", "boxes")}, "output whose size"),
         ({"output": ()}, "output whose size"),
+        ({"output": (4, 3, 8, 8)}, "output of 4 answers, however many"),
     ],
     ids=str,
 )

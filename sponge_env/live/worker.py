@@ -233,9 +233,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def _fit(self) -> None:
         """Come as close to the allocations as those that still drain allow, stage by stage.
 
-        First those that get less, so that there is room for those that get more.
+        First those that get less, so that there is room for those that get more, as in the core.
         """
-        parts = sorted(self._parts, key=lambda part: part.target.total_cores - part.held)
+        parts = sorted(self._parts, key=lambda part: part.target.total_cores > part.held)
         for part in parts:
             if not part.fleet.gives_up:
                 others = sum(other.held for other in parts if other is not part)

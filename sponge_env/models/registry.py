@@ -139,6 +139,11 @@ def inspect_onnx(path: Path) -> OnnxModel:
             f"{path} has a fixed batch axis of {batch}; export it with a dynamic batch axis"
         )
     output, answers = _dimensions(graph.output[0]), _dtype(graph.output[0])
+    if output and output[0] > 0:
+        raise ConfigError(
+            f"{path} has a first output of {output[0]} answers, however many inputs there are; "
+            "export it with a dynamic batch axis"
+        )
     if not output or 0 in output[1:]:
         raise ConfigError(f"{path} has a first output whose size for one task is not fixed")
     if not answers:
