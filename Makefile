@@ -12,7 +12,7 @@ DEMO_SECONDS := 60
 
 # The comparison, and what python -m sponge_env.fidelity wrote if it is to stand beside it.
 RESULTS := runs/results
-FIDELITY := $(wildcard docs/fidelity.json)
+FIDELITY := $(wildcard docs/fidelity*.json)
 SENSITIVITY := runs/sensitivity
 STAGES := runs/stages
 
@@ -76,7 +76,7 @@ results: setup  ## run the large suites, write docs/results.md and the README's 
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) evaluate.py --suite sensitivity --run-dir $(SENSITIVITY) || [ $$? -eq 1 ]
 	$(PY) evaluate.py --suite stages --run-dir $(STAGES) || [ $$? -eq 1 ]
-	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md --sensitivity $(SENSITIVITY) --stages $(STAGES) $(FIDELITY:%=--fidelity %)
+	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md --sensitivity $(SENSITIVITY) --stages $(STAGES) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds

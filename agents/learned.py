@@ -124,7 +124,7 @@ class PolicyController(BaseController):
                 f"no policy of {self._agent} for this profile or pipeline, interval and these "
                 "limits; name one "
                 f"with --policy or train one: {program('train')} --agent {self._agent} "
-                "--scenario ..."
+                f"--scenario {spec.scenario or 'NAME'}"
             )
         far = {path: _distance(path, policy, spec.scenario) for path, policy in fitting}
         path, policy = min(fitting, key=lambda found: far[found[0]])

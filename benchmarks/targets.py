@@ -581,10 +581,14 @@ def findings(comparison: Comparison) -> list[str]:
     return [*found, DECLARED["relative"].strip()] if found else []
 
 
-def targets(comparison: Comparison, fidelity: Fidelity | None = None) -> list[Target]:
+def targets(comparison: Comparison, *fidelity: Fidelity) -> list[Target]:
     """Return the targets that the runs say something about; those on the real worker last."""
     found = _said("target", TARGETS, comparison)
-    return found + _said("target", LIVE_TARGETS, fidelity) if fidelity else found
+    if not fidelity:
+        return found
+    rows = tuple(row for each in fidelity for row in each.rows)
+    live = tuple(trial for each in fidelity for trial in each.live)
+    return found + _said("target", LIVE_TARGETS, Fidelity("", rows, live))
 
 
 def claims(comparison: Comparison) -> Table | None:
@@ -628,7 +632,7 @@ def remarks(section: Section) -> Remarks:
         if table
         else ""
     )
-    if found := targets(comparison, section.fidelity):
+    if found := targets(comparison, *section.fidelity):
         headings = {"what": "target", "wanted": "wanted", "measured": "measured", "verdict": ""}
         table = Table.of([(head, attrgetter(name)) for name, head in headings.items()], found)
         last = f"## Targets\n\n{_tally(found)}\n\n{markdown(table)}\n\n{DECLARED['note'].strip()}"

@@ -52,6 +52,8 @@ IMAGES = 100
 """Drawn images on which accuracy is measured."""
 SCENARIO_SECONDS = 75.0
 """The same of all models of a scenario, beside their loading."""
+POOR_FIT = 0.15
+"""Mean absolute relative error of a fit from which on there is something to be said of it."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
@@ -218,6 +220,10 @@ def summary(profile: Profile) -> str:
         f"limiter     {DESCRIPTIONS[profile.limiter]}"
         + (f", period {profile.quota.period_s * 1e3:g} ms" if profile.quota else ""),
     ]
+    if error.mape > POOR_FIT:
+        lines.append(
+            "note        l(b, c) does not describe this model; who plans with it is off as much"
+        )
     if facts.tasks:
         mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
         lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")

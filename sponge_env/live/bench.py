@@ -22,6 +22,8 @@ PAUSED_SIZE = 4
 """Requests in each of these."""
 CELL_S = 0.25
 """Time spent on one cell of the grid per round, or one batch if that takes longer."""
+MOST_RUNS = 64
+"""Batches of one cell per round: of a model that takes microseconds there would be thousands."""
 DISTURBED, ATTEMPTS = 1.3, 4
 """Work of a batch, relative to its mean at full speed, from which on it is run again, and how often
 at most: a busy sibling of its CPU makes it 1.6 times as much."""
@@ -123,7 +125,7 @@ class Bench:
             self._resize(c)
             # spends the tokens that came with the new quota, makes ready for the threads
             self._run(b if cell_s < CELL_S else 1)
-            runs = range(max(1, round(CELL_S / cell_s)))
+            runs = range(min(MOST_RUNS, max(1, round(CELL_S / cell_s))))
             grid[b, c] += [self._undisturbed(b, work_s[b - 1]) for _ in runs]
         return grid
 

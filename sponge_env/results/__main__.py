@@ -31,7 +31,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help=where)
     few = "agents shown where there is no room for all"
     add("--agent", nargs="+", default=[], metavar="NAME", help=few)
-    file("--fidelity", help="fidelity.json of sponge fidelity")
+    file("--fidelity", nargs="+", default=[], help="fidelity.json of sponge fidelity")
     said = "run of the suite sensitivity, whose sweeps go with the first run"
     add("--sensitivity", type=Path, metavar="RUN", help=said)
     said = "run of the suite stages, which the Markdown of the first run has a part about"

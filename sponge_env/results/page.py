@@ -94,7 +94,8 @@ class Section:
     run: RunFolder
     featured: list[str]
     """Agents that are shown where there is no room for all."""
-    fidelity: Fidelity | None = None
+    fidelity: tuple[Fidelity, ...] = ()
+    """Comparisons with the real worker."""
     swept: Comparison | None = None
     """Another run, of which only the sweeps are shown."""
     staged: Comparison | None = None
@@ -250,13 +251,13 @@ def _bounds(comparison: Comparison) -> Iterator[str]:
 def sections(
     runs: Sequence[Path],
     agents: Sequence[str] = (),
-    fidelity: Path | None = None,
+    fidelity: Sequence[Path] = (),
     sensitivity: Path | None = None,
     stages: Path | None = None,
 ) -> list[Section]:
     """Read everything that a report is about; SpongeError if that fails or no run has an agent.
 
-    The result of ``python -m sponge_env.fidelity`` goes with the first run, as do the sweeps of
+    Results of ``python -m sponge_env.fidelity`` go with the first run, as do the sweeps of
     another run and one on variants and stages.
     """
     loaded = [load_run(path) for path in runs]
@@ -264,7 +265,7 @@ def sections(
     for agent in agents:
         if agent not in there:
             raise ConfigError(unknown("agent", agent, set(there)))
-    measured = load_fidelity(fidelity) if fidelity else None
+    measured = tuple(map(load_fidelity, fidelity))
     swept = load_run(sensitivity).comparison if sensitivity else None
     if swept and not swept.sweeps:
         raise ConfigError(
