@@ -22,13 +22,12 @@ POLICY_OPTIONS := --envs 512 --option learning_rate=0.002 --option minibatch=409
   --option entropy=0.0005 --option evaluation_episodes=48
 ONE_MODEL := --scenario paper-300kb --also paper-100kb paper-500kb bursty flash-crowd deep-fade diurnal mixed \
   --steps 4000000 --option violation_weight=80.0
-VARIANTS := --scenario variants --also variants-fade --steps 3000000 \
-  --option violation_weight=80.0 --option accuracy_weight=12.5 --option epochs=8 --option gamma=0.6
-PIPELINE := --steps 2000000 --option violation_weight=40.0 --option one_replica_logit=0 \
+VARIANTS := --option violation_weight=80.0 --option accuracy_weight=12.5 --option epochs=8 --option gamma=0.6
+PIPELINE := --option violation_weight=40.0 --option one_replica_logit=0 \
   --option epochs=8 --option gamma=0.95 --option gae_lambda=0.95
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz package kernels lint bench results bounds policies docs clean
+.PHONY: help setup demo test fuzz package kernels lint bench results bounds policies fidelity docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -90,10 +89,29 @@ policies: setup  ## train the policies that ship, forty minutes
 	for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
 	  learn $$agent $$profile "--profile $$profile $(ONE_MODEL)"; \
 	done; done; \
-	learn ppo variants "$(VARIANTS)"; \
+	learn ppo variants "--scenario variants --also variants-fade --steps 3000000 $(VARIANTS)"; \
 	for pipeline in pipeline-video pipeline-fanout; do \
-	  learn ppo $$pipeline "--scenario $$pipeline $(PIPELINE)"; \
+	  learn ppo $$pipeline "--scenario $$pipeline --steps 2000000 $(PIPELINE)"; \
 	done
+
+# On an otherwise idle machine: each run is as long as it says.
+fidelity: setup  ## compare simulator and real worker anew, an hour and a half
+	$(PY) -m sponge_env calibrate --scenario variants-local
+	$(PY) -m sponge_env calibrate --scenario ocr
+	@set -e; learn() { \
+	  $(PY) train.py --agent ppo --scenario $$1 $$2 --run-dir runs/fidelity/ppo-$$1; \
+	}; \
+	compare() { \
+	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 --agent $$3 --out runs/fidelity/$$1 \
+	    --option ppo.policy=runs/fidelity/ppo-$$4/policy.safetensors; \
+	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
+	}; \
+	learn ocr "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
+	learn variants-local "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)"; \
+	learn local "--also flash-crowd-local --steps 2000000"; \
+	compare ocr ocr "sponge-ip sponge-mpc proportional-split ppo" ocr; \
+	compare variants variants-local "sponge-ip sponge-mpc slackfit ppo" variants-local; \
+	compare programs "local flash-crowd-local" "sponge-mpc sponge-joint ppo" local
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.results.documentation
