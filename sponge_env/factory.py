@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -105,7 +106,20 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             f"scenario {scenario.name!r} has stages that fork or join, which the real worker "
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
-    check_machine(real_configs(spec, stages, limiter))
+    configs = real_configs(spec, stages, limiter)
+    check_machine(configs)
+    _check_room(spec, configs)
+
+
+def _check_room(spec: SystemSpec, configs: Sequence[LiveConfig]) -> None:
+    """Refuse stages that together may hold more cores than the CPUs that they share have."""
+    cpus = math.ceil(max(config.physical_cores(config.cores_max) for config in configs))
+    most = max(int(cpus / config.core_unit + 1e-9) for config in configs)
+    if len(configs) > 1 and spec.total_cores > most:
+        raise ConfigError(
+            f"the stages may hold {spec.total_cores} core units together, but share "
+            f"{cpus} CPU{'s' * (cpus > 1)} of {most}; lower limits.total_cores"
+        )
 
 
 def here(scenario: Scenario) -> str:
@@ -144,6 +158,7 @@ def real_configs(
             core_unit=stage.core_unit,
             replicas_max=stage.replicas_max,
             total_cores=spec.total_cores,
+            cold_start_s=stage.cold_start_s or LiveConfig().cold_start_s,
             initial=Allocation(stages=(initial._replace(variant=0),)),
             limiter=limiter,
         )

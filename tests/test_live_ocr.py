@@ -14,14 +14,14 @@ from machine import needs_two_cpus
 
 from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system
+from sponge_env.factory import check_live, make_system
 from sponge_env.interfaces import Allocation, Batch, StageAllocation
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.ocr import SAMPLES_EACH
 from sponge_env.models.registry import resolve_model
 from sponge_env.models.text_images import draw_evenly
-from sponge_env.profile import load_profile, save_profile
+from sponge_env.profile import Sample, load_profile, save_profile
 from sponge_env.scenario import Scenario
 from sponge_env.system import System
 
@@ -96,9 +96,10 @@ def test_the_text_that_is_read_is_what_was_drawn() -> None:
     ]
     reader = resolve_model("ocr-rec-v5")
     with LiveWorker(configs) as worker:
-        seen = {}
-        for request, image in enumerate(draw_evenly(SAMPLES_EACH)[:16]):
-            lines = [line.text for line in image.lines]
+        seen, drawn = {}, {i.pixels.tobytes(): i.lines for i in draw_evenly(SAMPLES_EACH)}
+        for request in range(16):
+            shown = worker.launcher.sample(request).tobytes()
+            lines = [line.text for line in drawn[shown]]
             worker.start(Batch(2 * request, (request,), 0))
             (detected,) = worker.wait(np.inf)
             (count,) = detected.tasks
@@ -127,3 +128,16 @@ def test_models_that_do_not_follow_each_other_are_refused(
     with pytest.raises(ConfigError, match=said):
         LiveWorker([LiveConfig(model=model, batch_max=2) for model in models])
     assert not groups_of(os.getpid())
+
+
+def test_stages_that_may_hold_more_than_their_cpu_has_are_refused(tmp_path: Path) -> None:
+    fits = ocr(tmp_path)
+    larger = dataclasses.replace(fits, limits=Limits(cores=16, total_cores=20))
+    profile = dataclasses.replace(load_profile("lite0"), samples=(Sample(1, 1, (1.0,), (1.0,)),))
+    for model in MODELS:
+        save_profile(
+            dataclasses.replace(profile, name=model, model=model), tmp_path / f"{model}.json"
+        )
+    check_live(fits, profile, "auto")
+    with pytest.raises(ConfigError, match="may hold 20 core units together, but share 1 CPU of 16"):
+        check_live(larger, profile, "auto")

@@ -33,8 +33,8 @@ REPORT = struct.Struct("=qdd")
 """What the child sends: batch id, monotonic start and end."""
 
 SESSIONS_KEPT = 2
-"""Numbers of threads that each variant is kept ready for: EfficientNet-Lite0 takes 170 MB for each
-after a batch of 16, and 60 ms to make ready for another."""
+"""Numbers of threads that each variant is kept ready for: each holds memory of its own, and takes
+its time to be made ready (``sponge calibrate`` measures both)."""
 
 READY = -1
 """Batch id of the report that the child is ready."""

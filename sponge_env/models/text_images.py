@@ -91,7 +91,8 @@ def _colours(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]
     return pair if rng.random() < 0.75 else pair[::-1]
 
 
-def draw_evenly(each: int) -> list[TextImage]:
+@cache
+def draw_evenly(each: int) -> tuple[TextImage, ...]:
     """Draw so many images with every number of lines, in the order of their seeds."""
     images: list[TextImage] = []
     drawn, seed = Counter[int](), 0
@@ -101,7 +102,7 @@ def draw_evenly(each: int) -> list[TextImage]:
             drawn[len(image.lines)] += 1
             images.append(image)
         seed += 1
-    return images
+    return tuple(images)
 
 
 def _write(
