@@ -27,7 +27,7 @@ from sponge_env.files import check_writable
 from sponge_env.installation import describe_host, describe_versions, require_extra
 from sponge_env.interfaces import Allocation, FloatArray
 from sponge_env.latency import CONTENDING, MOST_LOST, QuotaService, fit_latency, to_quantiles
-from sponge_env.live.bench import PAUSED_SIZE, Bench, Grid, Runs
+from sponge_env.live.bench import PAUSED_SIZE, Bench, ColdStart, Grid, Runs
 from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
@@ -50,6 +50,8 @@ SECONDS = 45.0
 """About how long a calibration takes."""
 IMAGES = 100
 """Drawn images on which accuracy is measured."""
+FEW_IMAGES = 20
+"""The same where it is measured by the way."""
 SCENARIO_SECONDS = 75.0
 """The same of all models of a scenario, beside their loading."""
 POOR_FIT = 0.15
@@ -83,14 +85,21 @@ def calibrate(config: LiveConfig, seconds: float = SECONDS, shown: bool = False)
         work = bench.work()
         grid = bench.grid(interpolate_work(work, config.batch_max), end_s)
     profile = build_profile(config, grid, alone.latency_s, worker.limiter)
-    facts = Facts(alone.cpu_s, alone.memory_bytes, shares_of_tasks(resolve_model(config.model)))
-    profile = dataclasses.replace(profile, facts=facts)
+    profile = dataclasses.replace(profile, facts=_facts(config.model, alone))
     if config.physical_cores(config.cores_max) > 1:
         return profile  # the token bucket of the simulator is one CPU's
     contention = max(1.0, together.cpu_s / alone.cpu_s)  # less is noise
     period_s, tick_s = worker.launcher.period_s, worker.launcher.tick_s
     quota = build_quota(config, period_s, tick_s, work, lost_s, contention)
     return dataclasses.replace(profile, quota=quota)
+
+
+def _facts(model: str, alone: ColdStart) -> Facts:
+    """Return what is known of a model beside how long it takes; most of it is looked up here."""
+    from sponge_env.models.accuracy import accuracy_of  # imports Pillow
+
+    accuracy = accuracy_of(model, FEW_IMAGES, f"sponge calibrate --model {model}")
+    return Facts(alone.cpu_s, alone.memory_bytes, shares_of_tasks(resolve_model(model)), accuracy)
 
 
 def _check(config: LiveConfig, seconds: float) -> None:
@@ -227,6 +236,10 @@ def summary(profile: Profile) -> str:
     if facts.tasks:
         mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
         lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")
+    if facts.accuracy:
+        known = facts.accuracy
+        looked = f", {known.count} looked at" * (known.count > 0)
+        lines.append(f"accuracy    {known.share:.1%} of {known.of}{looked}")
     return "\n".join(lines)
 
 
@@ -255,11 +268,7 @@ def _run(argv: Sequence[str]) -> int:
     if args.accuracy:
         for extra in ("live", "ocr"):
             require_extra(extra, "the measurement of accuracy")
-        from sponge_env.models.accuracy import (  # imports Pillow
-            accuracy_table,
-            known_accuracies,
-            measure_accuracy,
-        )
+        from sponge_env.models.accuracy import accuracy_table, known_accuracies, measure_accuracy
 
         command = f"{parser.prog} --accuracy {args.accuracy}"
         measured = measure_accuracy(args.accuracy, shown=True)
