@@ -178,7 +178,10 @@ def _as_triton(m: ServerMetrics) -> str:
     for name, (what, found_ns) in durations.items():
         said = f"Cumulative {what} duration in microseconds"
         families.append((f"{name}_duration_us", said, "counter", {labels: found_ns // 1000}))
-    return "".join(_family(f"nv_inference_{name}", *rest) for name, *rest in families)
+    return "".join(
+        _family(f"nv_inference_{name}", said, kind, samples)
+        for name, said, kind, samples in families
+    )
 
 
 def _family(name: str, said: str, kind: str, samples: Mapping[str, float]) -> str:
