@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from urllib.parse import parse_qs
 
 import orjson
 
@@ -51,6 +53,15 @@ def _blocks(tag: str) -> list[bytes]:
 
 def _source(block: bytes) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(block).digest()).decode()}'"
+
+
+def since(query: str) -> float:
+    """Return from when on a page wants the history, by what follows the question mark."""
+    try:
+        wanted_s = float(parse_qs(query)["since"][-1])
+    except (KeyError, ValueError):
+        return 0.0
+    return 0.0 if math.isnan(wanted_s) else wanted_s
 
 
 def state(engine: Engine, history: History, since_s: float = 0.0) -> bytes:

@@ -58,8 +58,9 @@ class Seen:
     def on_time(self) -> NDArray[np.bool_]:
         """(n,) whether the answer was here by the deadline."""
         record = self.record
-        in_time: NDArray[np.bool_] = record.finished_s <= record.workload.deadline_s
-        return in_time & (record.ended == ANSWERED)
+        answered = record.ended == ANSWERED
+        in_time: NDArray[np.bool_] = answered & (record.finished_s <= record.workload.deadline_s)
+        return in_time
 
     @property
     def latency_s(self) -> FloatArray:
