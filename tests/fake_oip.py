@@ -110,11 +110,21 @@ class FakeServer:
         return web.Response(body=head + logits.tobytes(), headers={HEAD: str(len(head))})
 
 
+async def _ended(runner: web.AppRunner) -> None:
+    await runner.cleanup()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
 @contextmanager
 def serving(server: FakeServer) -> Iterator[FakeServer]:
     """Serve on a free port of this machine."""
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(server.app(), access_log=None)
+    runner = web.AppRunner(
+        server.app(), access_log=None, shutdown_timeout=0.1, handler_cancellation=True
+    )
 
     async def begin() -> None:
         await runner.setup()
@@ -128,7 +138,7 @@ def serving(server: FakeServer) -> Iterator[FakeServer]:
     try:
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_ended(runner), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
