@@ -110,7 +110,7 @@ class OpenLoop:
     """What has not arrived by then is not sent any more."""
     deadlines: Deadlines = "headers"
     _begun_s: float = 0.0
-    """On the loop's clock."""
+    """On the monotonic clock, for that of the event loop has milliseconds only."""
     _epoch_s: float = 0.0
     """The same since the epoch."""
 
@@ -126,11 +126,10 @@ class OpenLoop:
             watch.cancel()
 
     def _begin(self) -> None:
-        self._begun_s = asyncio.get_running_loop().time() + SOON_S
-        self._epoch_s = time.time() + SOON_S
+        self._begun_s, self._epoch_s = time.monotonic() + SOON_S, time.time() + SOON_S
 
     def _now_s(self) -> float:
-        return asyncio.get_running_loop().time() - self._begun_s
+        return time.monotonic() - self._begun_s
 
     async def _tell(self, progress: Callable[[float], None]) -> None:
         while True:
@@ -170,11 +169,10 @@ class OpenLoop:
             body, own = self.target.body(tensor, {"timeout": left_us})
             headers[HEADER_LENGTH] = str(own)
         record.put_s[at] = now_s = self._now_s()
-        until_s = self._begun_s + max(deadline_s, now_s) + GRACE_S
         ended = SILENT
         try:
             async with (
-                asyncio.timeout_at(until_s),
+                asyncio.timeout(max(0.0, deadline_s - now_s) + GRACE_S),
                 self.session.post(
                     self.target.infer_url, data=sendable(body), headers=headers
                 ) as reply,
