@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -166,8 +167,9 @@ def test_only_the_pages_own_script_and_style_may_run() -> None:
 
 
 @contextmanager
-def shown(story: Story, token: str = "") -> Iterator[str]:
-    """Serve page and state of a story on a free port."""
+def shown(story: Story, token: str = "", states: int = 1000) -> Iterator[str]:
+    """Serve page and state of a story on a free port; the latter no more often than this."""
+    asked = itertools.count()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -177,6 +179,7 @@ def shown(story: Story, token: str = "") -> Iterator[str]:
             if parts.path == "/state":
                 body = state(story.engine, story.history, since(parts.query)) if fine else b"{}"
                 headers, status = {"content-type": "application/json"}, 200 if fine else 401
+                status = 500 if next(asked) >= states else status
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -204,7 +207,8 @@ def looked_at(url: str, folder: Path) -> str:
     command = [CHROMIUM, *options.split(), f"--user-data-dir={folder}"]
     command += ["--virtual-time-budget=3000", "--enable-logging=stderr", "--dump-dom", url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert not re.findall(r"CONSOLE.*", done.stderr)
+    errors = re.findall(r"CONSOLE.*", done.stderr)
+    assert not [said for said in errors if "status of" not in said]
     return done.stdout
 
 
@@ -256,3 +260,15 @@ def test_a_browser_asks_for_the_token(tmp_path: Path) -> None:
         document = looked_at(url, tmp_path)
     assert "This server wants an access token." in document
     assert 'id="ask" hidden' not in document
+
+
+@browser
+def test_a_browser_says_when_the_server_is_gone(tmp_path: Path) -> None:
+    story = Story(SERVED)
+    story.play(20)
+    with shown(story, states=2) as url:
+        document = looked_at(url, tmp_path)
+    assert "No answer from the server for" in document
+    assert texts(document, "state") == ["no answer"]
+    assert '<body class="gone">' in document
+    assert texts(document, "model") == ["lite0"], "what was known is still there"

@@ -209,3 +209,22 @@ def test_every_outcome_has_its_color() -> None:
     (panel,) = [panel for panel in PANELS if panel["title"] == "How requests end"]
     named = {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]}
     assert named == set(OUTCOMES)
+
+
+def test_the_docs_name_all_metrics() -> None:
+    page = (FOLDER.parent.parent / "docs" / "serving.md").read_text()
+    named = set(re.findall(r"`(sponge_\w+)`", page))
+    families = {
+        re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed()[0] if "sponge_" in name
+    }
+    assert named == families
+
+
+def test_the_docs_name_files_that_there_are() -> None:
+    docs = FOLDER.parent.parent / "docs"
+    for target in re.findall(r"\]\(([^)#]+)\)", (docs / "serving.md").read_text()):
+        if "://" not in target:
+            assert (docs / target).exists(), target
+    for file in FOLDER.iterdir():
+        if file.suffix in (".py", ".sh", ".json", ".yml"):
+            assert file.name in (docs / "serving.md").read_text()
