@@ -36,17 +36,17 @@ from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = """
-description = "Two seconds, two classes"
-duration_s = 2.0
+description = "One second, two classes"
+duration_s = 1.0
 slo_s = 0.5
-profile = "yolov5s"
+profile = "yolov5n"
 classes = [
   { share = 1.0, slo_s = 0.5, payload_bytes = 1000.0 },
   { share = 1.0, slo_s = 1.5, payload_bytes = 100000.0 },
 ]
 [arrivals]
 kind = "constant"
-rate_rps = 20.0
+rate_rps = 40.0
 """
 FLOATS = LITE0 | {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]}
 
@@ -154,17 +154,17 @@ def test_a_server_that_says_nothing_does_not_hold_the_load_up(
     monkeypatch.setattr(open_loop, "GRACE_S", 0.2)
     with serving(FakeServer(delay_s=60.0)) as server:
         began_s = time.monotonic()
-        assert load(server, "--duration 1 --json summary.json") == 0
+        assert load(server, "--json summary.json") == 0
         assert time.monotonic() - began_s < 10
     (summary,) = json.loads(Path("summary.json").read_text())
-    assert (summary["offered"], summary["failed"]) == (20, 20)
-    assert "0 failed, 20 unanswered" in capsys.readouterr().out
+    assert (summary["offered"], summary["failed"]) == (40, 40)
+    assert "0 failed, 40 unanswered" in capsys.readouterr().out
 
 
 def test_large_inputs_are_sent_whole() -> None:
     wide = LITE0 | {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [-1, 3, 640, 640]}]}
     with serving(FakeServer(metadata=wide)) as server:
-        assert load(server, "--duration 1 --rate 5") == 0
+        assert load(server, "--rate 5") == 0
     assert len(server.taken) == 6
     assert {size for _, _, size in server.taken} == {3 * 640 * 640}
 
@@ -178,8 +178,8 @@ def test_deadlines_go_as_tritons_parameter(server: FakeServer) -> None:
 
 def test_images_can_go_in_bytes() -> None:
     with serving(FakeServer(metadata=FLOATS)) as server:
-        assert load(server, "--duration 1") == 0
-        assert load(server, "--duration 1 --uint8") == 0
+        assert load(server) == 0
+        assert load(server, "--uint8") == 0
     types = [(head["inputs"][0]["datatype"], size) for _, head, size in server.taken]
     assert set(types) == {("FP32", 768), ("UINT8", 192)}
     assert types[0] == ("FP32", 768)
@@ -189,16 +189,16 @@ def test_a_token_comes_from_the_environment_or_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(FakeServer(token="secret")) as server:
-        assert load(server, "--duration 1") == 2
+        assert load(server) == 2
         assert "wants a token, or another one: --token" in capsys.readouterr().err
-        assert load(server, "--duration 1 --token secret") == 0
+        assert load(server, "--token secret") == 0
         monkeypatch.setenv(TOKEN, "secret")
-        assert load(server, "--duration 1") == 0
+        assert load(server) == 0
 
 
 def test_a_server_without_a_state_is_measured_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(FakeServer(held=None)) as server:
-        assert load(server, "--duration 1 --json summary.json") == 0
+        assert load(server, "--json summary.json") == 0
     (summary,) = json.loads(Path("summary.json").read_text())
     assert summary["agent"] == "fake"
     assert summary["mean_cores"] is None
@@ -305,7 +305,7 @@ def test_an_interrupt_prints_what_there_is(number: signal.Signals) -> None:
             command, env=path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert running.stdout is not None
-        assert running.stdout.readline().startswith("6000 requests to lite0 at http://")
+        assert running.stdout.readline().startswith("12000 requests to lite0 at http://")
         while len(server.taken) < 5:
             assert running.poll() is None
             time.sleep(0.01)

@@ -9,8 +9,8 @@ import timeit
 from collections import Counter
 
 import pytest
-from fake_engine import ANSWER, SERVED, Story, call, snapshot
 from prometheus_client.parser import text_string_to_metric_families
+from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.serve.interface import Reply, Status

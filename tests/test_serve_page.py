@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 
 import orjson
 import pytest
-from fake_engine import ANSWER, SERVED, FakeEngine, Story, call, snapshot
+from served_story import ANSWER, SERVED, FakeEngine, Story, call, snapshot
 
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.serve.history import KEPT_S, NEVER, History, Watch
 from sponge_env.serve.interface import Reply, Served, Status
 from sponge_env.serve.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
-from sponge_env.serve.page import page, page_headers, since, state
+from sponge_env.serve.page import CONTENT_TYPE, page, page_headers, since, state
 
 OCR = dataclasses.replace(
     SERVED,
@@ -175,7 +175,7 @@ def shown(story: Story, token: str = "", states: int = 1000) -> Iterator[str]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             fine = not token or self.headers.get("authorization") == f"Bearer {token}"
-            body, headers, status = page(), page_headers(), 200
+            body, headers, status = page(), page_headers() | {"content-type": CONTENT_TYPE}, 200
             if parts.path == "/state":
                 body = state(story.engine, story.history, since(parts.query)) if fine else b"{}"
                 headers, status = {"content-type": "application/json"}, 200 if fine else 401

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_engine import SERVED, Story
 from fake_oip import FakeServer, serving
+from served_story import SERVED, Story
 
 from sponge_env.serve.metrics import OUTCOMES
 

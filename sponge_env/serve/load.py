@@ -44,6 +44,9 @@ def load(argv: Sequence[str]) -> int:
     """Send, wait and print; return the exit code."""
     arguments = _parse(argv)
     require_extra("serve", "sponge load")
+    from sponge_env.serve.client import checked_url
+
+    checked_url(arguments.url)
     for file in filter(None, (arguments.json, arguments.requests)):
         check_writable(file)
     scenario, profile = _played(arguments)

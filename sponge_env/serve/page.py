@@ -22,6 +22,7 @@ from sponge_env.serve.interface import Engine
 from sponge_env.serve.metrics import OUTCOMES, VIOLATIONS
 
 CONTENT_TYPE = "text/html; charset=utf-8"
+"""Of the page; what it asks for is ``application/json``."""
 
 
 @cache
@@ -39,7 +40,6 @@ def page_headers() -> dict[str, str]:
         *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
     ]
     return {
-        "content-type": CONTENT_TYPE,
         "cache-control": "no-cache",
         "content-security-policy": "; ".join(rules),
         "referrer-policy": "no-referrer",
