@@ -8,8 +8,10 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +277,24 @@ def test_no_server_is_one_sentence(url: str, said: str, capsys: pytest.CaptureFi
     assert main(["load", "--url", url, "--scenario", "two.toml"]) == 2
     error = capsys.readouterr().err
     assert said in error
+    assert error.count("\n") == 1
+
+
+def test_what_speaks_something_else_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def chat(listening: socket.socket) -> None:
+        talking, _ = listening.accept()
+        with talking:
+            talking.recv(4096)
+            talking.sendall(b"220 mail.example ESMTP\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=chat, args=[listening])
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert main(["load", "--url", url, "--scenario", "two.toml"]) == 2
+        thread.join()
+    error = capsys.readouterr().err
+    assert f"there is no server at {url}" in error
     assert error.count("\n") == 1
 
 

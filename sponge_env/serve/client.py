@@ -179,7 +179,8 @@ async def _asked(session: aiohttp.ClientSession, method: str, url: str) -> tuple
 def reason(error: BaseException) -> str:
     """Say in a few words why a connection failed."""
     cause = getattr(error, "os_error", None) or error
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return " ".join(said.split())[:200]
 
 
 def _status(status: int) -> str:
@@ -227,16 +228,21 @@ async def try_out(session: aiohttp.ClientSession, target: Target, tensor: NDArra
         return  # it is busy, which is what is going to be measured
     except (aiohttp.ClientError, OSError) as error:
         raise ConfigError(f"{target.url} takes no request ({reason(error)})") from None
-    if HTTPStatus.BAD_REQUEST <= reply.status < HTTPStatus.INTERNAL_SERVER_ERROR and (
-        reply.status != HTTPStatus.TOO_MANY_REQUESTS
-    ):
-        if reply.status == HTTPStatus.UNAUTHORIZED:
-            _wants_a_token(target.url)
-        try:
-            said = _error(orjson.loads(content))
-        except ValueError:
-            said = ""
-        inputs = described(TensorSpec(tensor.shape, str(tensor.dtype)))
-        raise ConfigError(
-            f"{target.model} refuses inputs of {inputs}: {said or _status(reply.status)}"
-        )
+    if reply.status in REFUSALS:
+        _refused(target, tensor, reply.status, content)
+
+
+REFUSALS = frozenset(range(400, 500)) - {HTTPStatus.TOO_MANY_REQUESTS}
+"""Statuses after which no other request would be taken, either."""
+
+
+def _refused(target: Target, tensor: NDArray[Any], status: int, content: bytes) -> NoReturn:
+    """Say why a server does not take what it is sent."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        _wants_a_token(target.url)
+    try:
+        said = _error(orjson.loads(content))
+    except ValueError:
+        said = ""
+    inputs = described(TensorSpec(tensor.shape, str(tensor.dtype)))
+    raise ConfigError(f"{target.model} refuses inputs of {inputs}: {said or _status(status)}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TOKEN = "SPONGE_TOKEN"
 """Environment variable for the token, for everybody on a machine sees its command lines."""
 DEADLINES = ("headers", "timeout")
+"""As :data:`sponge_env.serve.open_loop.Deadlines`, which takes a while to import."""
 LATE_S = 0.02
 """99th percentile of the client's own lateness from which on it spoils the measurement."""
 

@@ -38,7 +38,7 @@ PENDING, ANSWERED, REFUSED, EXPIRED, FAILED, SILENT, ON_THE_WAY = range(7)
 waited; with another error; not within :data:`GRACE_S`; still in transfer when all was over."""
 KINDS = ("pending", "answered", "refused", "expired", "failed", "silent", "on_the_way")
 
-BY_STATUS = {
+BY_STATUS: dict[int, int] = {
     HTTPStatus.OK: ANSWERED,
     HTTPStatus.TOO_MANY_REQUESTS: REFUSED,
     HTTPStatus.SERVICE_UNAVAILABLE: REFUSED,
@@ -157,35 +157,49 @@ class OpenLoop:
 
     async def _send(self, at: int, body: bytes, length: str) -> None:
         """Send a request and keep what becomes of it."""
-        record, workload = self.record, self.record.workload
-        sent_s, deadline_s = float(workload.sent_s[at]), float(workload.deadline_s[at])
-        headers = {HEADER_LENGTH: length}
-        if self.deadlines == "headers":
-            headers["x-slo-ms"] = f"{(deadline_s - sent_s) * 1000:.3f}"
-            headers["x-sent-at-ms"] = f"{(self._epoch_s + sent_s) * 1000:.3f}"
-        else:
-            left_us = max(1, int((deadline_s - self._now_s()) * 1e6))
-            tensor = self.tensors[at % len(self.tensors)]
-            body, own = self.target.body(tensor, {"timeout": left_us})
-            headers[HEADER_LENGTH] = str(own)
+        record = self.record
+        if self.deadlines == "timeout":
+            body, length = self._timed(at)
+        headers = {HEADER_LENGTH: length, **self._told(at)}
         record.put_s[at] = now_s = self._now_s()
-        ended = SILENT
+        wait_s = max(0.0, float(record.workload.deadline_s[at]) - now_s) + GRACE_S
+        ended, parameters = SILENT, dict[str, Any]()
         try:
-            async with (
-                asyncio.timeout(max(0.0, deadline_s - now_s) + GRACE_S),
-                self.session.post(
-                    self.target.infer_url, data=sendable(body), headers=headers
-                ) as reply,
-            ):
-                content = await reply.read()
-            ended = BY_STATUS.get(HTTPStatus(reply.status), FAILED)
-            if ended == FAILED:
-                record.error = f"status {reply.status}: {content[:200].decode(errors='replace')}"
+            async with asyncio.timeout(wait_s):
+                ended, parameters = await self._asked(body, headers)
         except TimeoutError:
             pass
         except (aiohttp.ClientError, OSError, ValueError) as error:
             ended, record.error = FAILED, reason(error)
-        record.finished_s[at] = self._now_s()
-        record.ended[at] = ended
+        record.finished_s[at], record.ended[at] = self._now_s(), ended
         if ended == ANSWERED:
-            record.answered(at, told(content, reply.headers.get(HEADER_LENGTH)))
+            record.answered(at, parameters)
+
+    async def _asked(self, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Return how a request ended, and what its answer says of itself."""
+        data, url = sendable(body), self.target.infer_url
+        async with self.session.post(url, data=data, headers=headers) as reply:
+            content = await reply.read()
+        ended = BY_STATUS.get(reply.status, FAILED)
+        if ended == FAILED:
+            said = content[:200].decode(errors="replace")
+            self.record.error = f"status {reply.status}: {said}"
+        return ended, told(content, reply.headers.get(HEADER_LENGTH)) if ended == ANSWERED else {}
+
+    def _told(self, at: int) -> dict[str, str]:
+        """Return the headers that say a request's deadline."""
+        if self.deadlines != "headers":
+            return {}
+        workload = self.record.workload
+        sent_s, deadline_s = float(workload.sent_s[at]), float(workload.deadline_s[at])
+        return {
+            "x-slo-ms": f"{(deadline_s - sent_s) * 1000:.3f}",
+            "x-sent-at-ms": f"{(self._epoch_s + sent_s) * 1000:.3f}",
+        }
+
+    def _timed(self, at: int) -> tuple[bytes, str]:
+        """Return a body that says how much time is left, and the length of its JSON."""
+        left_s = float(self.record.workload.deadline_s[at]) - self._now_s()
+        tensor = self.tensors[at % len(self.tensors)]
+        body, length = self.target.body(tensor, {"timeout": max(1, int(left_s * 1e6))})
+        return body, str(length)
