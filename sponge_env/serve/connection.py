@@ -1,0 +1,216 @@
+"""One HTTP connection: uvicorn's, which reads bodies in place and keeps clients within bounds.
+
+Uvicorn copies a body four times on its way to the application. Here the kernel writes it where
+the tensor is read, once its headers have said how long it is; that halves what HTTP costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import httptools
+import numpy as np
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from sponge_env.serve.body import EXTENSION
+from sponge_env.serve.options import ServeOptions
+
+SCRATCH_BYTES = 2**16
+"""Read at once where nothing is known of what comes."""
+
+
+@dataclass
+class Shared:
+    """What all connections of a server count together."""
+
+    options: ServeOptions
+    held_bytes: int = 0
+    """Of bodies, until nobody uses them any more."""
+    refused: int = 0
+    """Requests that were no HTTP, too slow, too large, or one too many."""
+
+    def release(self, size: int) -> None:
+        """Give back what a body has held."""
+        self.held_bytes -= size
+
+
+class Refused(Exception):
+    """Ends a connection from within the parser, with a status and a sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+
+class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """See the module; ``shared`` is set by :func:`connections`."""
+
+    shared: Shared
+    scratch = memoryview(bytearray(SCRATCH_BYTES))  # read and parsed before anybody else does
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Take uvicorn's arguments."""
+        super().__init__(*arguments, **named)
+        self._parsed_bytes = self._chunk_bytes = 0
+        self._in_headers = True
+        self._body: memoryview | None = None
+        self._filled = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._refusal: Refused | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request, unless there are too many connections."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._start_timer()
+        if len(self.connections) > self.shared.options.most_connections:
+            self._refuse(Refused(503, "too many connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_timer()
+        self._forget()
+        super().connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to write what comes next: in its place, if it belongs to a body."""
+        return self.scratch if self._body is None else self._body[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take so many bytes that were written there."""
+        if self._body is None:
+            self._parsed_bytes += nbytes
+            self.data_received(self.scratch[:nbytes])  # type: ignore[arg-type]
+            self._check_parsed()
+            return
+        self._filled += nbytes
+        if self._filled == len(self._body):
+            self._end_body()
+
+    def on_message_begin(self) -> None:
+        """Begin a request, which has to be there within its time."""
+        super().on_message_begin()
+        self._forget()
+        self._parsed_bytes, self._in_headers = 0, True
+        self._start_timer()
+
+    def on_headers_complete(self) -> None:
+        """Start the application, and make room for the body, if its size is known."""
+        self._in_headers = False
+        super().on_headers_complete()
+        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        size = int(length)
+        if 0 < size <= self.shared.options.most_body_bytes:
+            self._make_room(size)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body that came along with the headers, or whose size is unknown."""
+        if self._body is None:
+            self._hold_chunk(len(body))
+            super().on_body(body)
+            return
+        end = self._filled + len(body)
+        self._body[self._filled : end] = body
+        self._filled = end
+
+    def on_message_complete(self) -> None:
+        """Let the application have the request."""
+        self._stop_timer()
+        self._body = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or is too large for it, and close."""
+        self._refuse(self._refusal or Refused(400, "this is no HTTP request"))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, at once if it does not even read what it was sent."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _make_room(self, size: int) -> None:
+        if self.shared.held_bytes + size > self.shared.options.most_held_bytes:
+            self._fail(Refused(503, "too many bodies at a time"))
+        room = np.empty(size, np.uint8)
+        self.shared.held_bytes += size
+        weakref.finalize(room, self.shared.release, size).atexit = False
+        self._body, self._filled = memoryview(room), 0
+        self.scope["extensions"] = {EXTENSION: self._body}  # type: ignore[typeddict-unknown-key]
+
+    def _hold_chunk(self, size: int) -> None:
+        """Count a part of a body whose size is unknown, until the next request."""
+        if self.shared.held_bytes + size > self.shared.options.most_held_bytes:
+            self._fail(Refused(503, "too many bodies at a time"))
+        self.shared.held_bytes += size
+        self._chunk_bytes += size
+
+    def _forget(self) -> None:
+        self._body = None
+        self.shared.release(self._chunk_bytes)
+        self._chunk_bytes = 0
+
+    def _end_body(self) -> None:
+        """End a request whose body the parser has not seen; another one sees what follows."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.on_message_complete()
+
+    def _check_parsed(self) -> None:
+        """Close if headers, or chunks with what is around them, have no end.
+
+        The parser keeps a header until it is whole, so its bytes are counted before it tells.
+        """
+        options = self.shared.options
+        if self._in_headers and self._parsed_bytes > options.most_header_bytes:
+            self._refuse(Refused(431, "the headers are too large"))
+        elif self._parsed_bytes > 2 * (options.most_body_bytes + SCRATCH_BYTES):
+            self._refuse(Refused(413, "the request is too large"))
+
+    def _fail(self, refusal: Refused) -> None:
+        self._refusal = refusal
+        raise refusal
+
+    def _refuse(self, refusal: Refused) -> None:
+        """Answer and close; what has been answered already is only closed."""
+        self.shared.refused += 1
+        if self.transport.is_closing():
+            return
+        current = self.cycle if self.cycle and self.cycle.scope is self.scope else None
+        if current is None or not current.response_started:
+            self.transport.write(_refusal(refusal))
+        if self.cycle is not None:  # the application, if it still works on one, has to stop
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        wait_s = self.shared.options.body_timeout_s
+        self._timer = self.loop.call_later(wait_s, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if self.scope is None:  # it has not even begun one
+            self.transport.close()
+        else:
+            self._refuse(Refused(408, "the request did not arrive in time"))
+
+
+def connections(shared: Shared) -> type[Connection]:
+    """Return the class of a server's connections."""
+    return type("Connection", (Connection,), {"shared": shared})
+
+
+def _refusal(refusal: Refused) -> bytes:
+    body = b'{"error":"%s"}' % refusal.sentence.encode()
+    headers = b"content-type: application/json\r\nconnection: close\r\n"
+    length = b"content-length: %d\r\n\r\n" % len(body)
+    return STATUS_LINE[refusal.status] + headers + length + body
