@@ -18,9 +18,10 @@ from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
 Answer = Callable[[Call], Reply | None]
 
 
-def served(
-    inputs: TensorSpec = TensorSpec((4,), "float32"), outputs: TensorSpec = TensorSpec((2,))
-) -> Served:
+FOUR, TWO = TensorSpec((4,)), TensorSpec((2,))
+
+
+def served(inputs: TensorSpec = FOUR, outputs: TensorSpec = TWO) -> Served:
     return Served("tiny", inputs, outputs, 8, 1.0, ("tiny",), ("tiny",))
 
 

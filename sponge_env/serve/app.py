@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from sponge_env.errors import ConfigError
 from sponge_env.serve.connection import Shared, connections
 from sponge_env.serve.extras import Extras
 from sponge_env.serve.front import Front
@@ -24,10 +22,9 @@ from sponge_env.serve.http import HttpFront
 from sponge_env.serve.interface import Engine
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc import RpcServer, start_rpc
+from sponge_env.serve.sockets import authority, listening_socket
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
-BACKLOG = 512
-"""Connections that the kernel keeps until they are accepted."""
 CLOSING_S = 2.0
 """How long connections may take to close once all is answered."""
 
@@ -40,11 +37,11 @@ class Listening:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
-        said = f"serving at http://{host}:{self.options.port}"
-        return said + (
-            f" and grpc://{host}:{self.options.grpc_port}" * (self.options.grpc_port is not None)
-        )
+        options = self.options
+        said = f"serving at http://{authority(options.host, options.port)}"
+        if options.grpc_port is None:
+            return said
+        return f"{said} and grpc://{authority(options.host, options.grpc_port)}"
 
 
 class Stop:
@@ -81,7 +78,7 @@ async def run_servers(
     stop. Asked a second time, they stop at once. A port in use is a ``ConfigError``.
     """
     stop = Stop()
-    listener = _listener(options.host, options.port)
+    listener = listening_socket(options.host, options.port)
     with _signals(stop):
         front = Front(engine, options, extras.recorder)
         rpc = await start_rpc(front)
@@ -114,7 +111,7 @@ def _uvicorn_config(app: HttpFront, options: ServeOptions) -> uvicorn.Config:
     # its warnings are about what clients send, a line for each
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http=connections(Shared(options)),
         ws="none",
         lifespan="off",
@@ -126,16 +123,6 @@ def _uvicorn_config(app: HttpFront, options: ServeOptions) -> uvicorn.Config:
         timeout_keep_alive=options.idle_timeout_s,  # type: ignore[arg-type]
         timeout_graceful_shutdown=CLOSING_S,  # type: ignore[arg-type]
     )
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; a ConfigError says why that is not possible."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(f"cannot listen on port {port} of {host}: {reason}") from None
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Shared:
         self.held_bytes -= size
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Ends a connection from within the parser, with a status and a sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -59,14 +59,14 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._body: memoryview | None = None
         self._filled = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._refusal: Refused | None = None
+        self._refusal: RefusedError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request, unless there are too many connections."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._start_timer()
         if len(self.connections) > self.shared.options.most_connections:
-            self._refuse(Refused(503, "too many connections"))
+            self._refuse(RefusedError(503, "too many connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -123,7 +123,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, or is too large for it, and close."""
-        self._refuse(self._refusal or Refused(400, "this is no HTTP request"))
+        self._refuse(self._refusal or RefusedError(400, "this is no HTTP request"))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, at once if it does not even read what it was sent."""
@@ -134,17 +134,17 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def _make_room(self, size: int) -> None:
         if self.shared.held_bytes + size > self.shared.options.most_held_bytes:
-            self._fail(Refused(503, "too many bodies at a time"))
-        room = np.empty(size, np.uint8)
+            self._fail(RefusedError(503, "too many bodies at a time"))
+        room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
         self.shared.held_bytes += size
         weakref.finalize(room, self.shared.release, size).atexit = False
         self._body, self._filled = memoryview(room), 0
-        self.scope["extensions"] = {EXTENSION: self._body}  # type: ignore[typeddict-unknown-key]
+        self.scope["extensions"] = {EXTENSION: self._body}  # type: ignore[dict-item]
 
     def _hold_chunk(self, size: int) -> None:
         """Count a part of a body whose size is unknown, until the next request."""
         if self.shared.held_bytes + size > self.shared.options.most_held_bytes:
-            self._fail(Refused(503, "too many bodies at a time"))
+            self._fail(RefusedError(503, "too many bodies at a time"))
         self.shared.held_bytes += size
         self._chunk_bytes += size
 
@@ -166,15 +166,15 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         """
         options = self.shared.options
         if self._in_headers and self._parsed_bytes > options.most_header_bytes:
-            self._refuse(Refused(431, "the headers are too large"))
+            self._refuse(RefusedError(431, "the headers are too large"))
         elif self._parsed_bytes > 2 * (options.most_body_bytes + SCRATCH_BYTES):
-            self._refuse(Refused(413, "the request is too large"))
+            self._refuse(RefusedError(413, "the request is too large"))
 
-    def _fail(self, refusal: Refused) -> None:
+    def _fail(self, refusal: RefusedError) -> None:
         self._refusal = refusal
         raise refusal
 
-    def _refuse(self, refusal: Refused) -> None:
+    def _refuse(self, refusal: RefusedError) -> None:
         """Answer and close; what has been answered already is only closed."""
         self.shared.refused += 1
         if self.transport.is_closing():
@@ -198,10 +198,10 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._timer = None
 
     def _too_slow(self) -> None:
-        if self.scope is None:  # it has not even begun one
+        if self.scope:
+            self._refuse(RefusedError(408, "the request did not arrive in time"))
+        else:  # it has not even begun one
             self.transport.close()
-        else:
-            self._refuse(Refused(408, "the request did not arrive in time"))
 
 
 def connections(shared: Shared) -> type[Connection]:
@@ -209,7 +209,7 @@ def connections(shared: Shared) -> type[Connection]:
     return type("Connection", (Connection,), {"shared": shared})
 
 
-def _refusal(refusal: Refused) -> bytes:
+def _refusal(refusal: RefusedError) -> bytes:
     body = b'{"error":"%s"}' % refusal.sentence.encode()
     headers = b"content-type: application/json\r\nconnection: close\r\n"
     length = b"content-length: %d\r\n\r\n" % len(body)

@@ -17,32 +17,20 @@ from sponge_env.serve.compression import accepted_encoding, compressed, decompre
 from sponge_env.serve.extras import Extras
 from sponge_env.serve.front import Front, Headers
 from sponge_env.serve.options import is_local
-from sponge_env.serve.outcomes import WireError, error_body, retry_after_header
+from sponge_env.serve.outcomes import WireError
 from sponge_env.serve.protocol import Answer, read_inference, read_json, write_answer
+from sponge_env.serve.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.tensors import shown
 
 T = TypeVar("T")
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-JSON = b"application/json"
-BINARY = b"application/octet-stream"
 LARGE_BYTES = 2**18
 """From here on a body that has to be unpacked or parsed does not hold up the others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What is sent back."""
-
-    body: bytes
-    status: int = 200
-    content_type: bytes = JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-class ClientGone(Exception):
+class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
@@ -59,10 +47,10 @@ class HttpFront:
         try:
             response = await self._response(scope, receive)
         except WireError as error:
-            response = _error_response(error, dict(scope["headers"]))
-        except ClientGone:
+            response = as_error(error, dict(scope["headers"]))
+        except ClientGoneError:
             return
-        await _send(response, send)
+        await sent(response, send)
 
     async def _response(self, scope: Scope, receive: Receive) -> Response:
         headers, path = dict(scope["headers"]), scope["path"]
@@ -74,7 +62,7 @@ class HttpFront:
             return self._health(parts[2:])
         self._front.check_token(headers)
         if get:
-            return _json(self._described(parts))
+            return as_json(self._described(parts))
         if scope["method"] == "POST":
             return await self._posted(parts, _Request(scope, headers, receive, time.monotonic()))
         raise WireError(f"the method {shown(scope['method'])} is not served", 405)
@@ -92,7 +80,7 @@ class HttpFront:
     def _health(self, parts: list[str]) -> Response:
         """Tell health by the status, as the protocol wants it: 200, or 4xx if it is not well."""
         if parts == ["live"]:
-            return _json({"live": True})
+            return as_json({"live": True})
         if parts == ["ready"]:
             return self._readiness({})
         raise WireError("health is told at v2/health/live and v2/health/ready", 404)
@@ -137,7 +125,7 @@ class HttpFront:
                 self._front.check_model(name)
                 return await self._infer(request)
             case ["v2", "repository", "index"]:
-                return _json(describe.index(self._front.served, self._engine.ready))
+                return as_json(describe.index(self._front.served, self._engine.ready))
             case ["agent"]:
                 return await self._use(request)
         raise WireError(f"nothing takes POST at {shown('/'.join(parts))}", 404)
@@ -163,7 +151,7 @@ class HttpFront:
         most_bytes = self._front.options.most_body_bytes
         body = await read_body(request.scope, request.receive, most_bytes)
         if body is None:
-            raise ClientGone
+            raise ClientGoneError
         encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
         if not encoding:
             return body, len(body)
@@ -196,14 +184,14 @@ class HttpFront:
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
         body, _ = await self._body(request)
-        agent = read_json(body).get("agent")
+        agent = readas_json(body).get("agent")
         if not isinstance(agent, str):
             raise WireError(f"agent must be a name, not {shown(agent)}")
         try:
             await asyncio.to_thread(self._engine.use, agent)
         except SpongeError as error:
             raise WireError(str(error)) from None
-        return _json({"agent": agent})
+        return as_json({"agent": agent})
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +210,7 @@ async def _aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Do some work; it is cancelled, and ClientGone raised, once the client closes."""
+    """Do some work; it is cancelled, and ClientGoneError raised, once the client closes."""
     task = asyncio.current_task()
     watch = asyncio.ensure_future(receive())
     gone = False
@@ -238,31 +226,8 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         return await work
     except asyncio.CancelledError:
         if gone:
-            raise ClientGone from None
+            raise ClientGoneError from None
         raise
     finally:
         watch.remove_done_callback(closed)
         watch.cancel()
-
-
-def _json(found: Any) -> Response:
-    return found if isinstance(found, Response) else Response(orjson.dumps(found))
-
-
-def _error_response(error: WireError, headers: Headers) -> Response:
-    more = retry_after_header(error)
-    if error.status == 401:
-        more = (*more, (b"www-authenticate", b"Bearer"))
-    if b"expect" in headers:  # it may never send the body that it announced
-        more = (*more, (b"connection", b"close"))
-    return Response(orjson.dumps(error_body(error)), error.status, JSON, more)
-
-
-async def _send(response: Response, send: Send) -> None:
-    headers = [
-        (b"content-type", response.content_type),
-        (b"content-length", b"%d" % len(response.body)),
-        *response.headers,
-    ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})

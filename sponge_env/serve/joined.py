@@ -81,8 +81,8 @@ class _Waiting:
 def joined_outputs(served: Served, ended: Sequence[Reply]) -> dict[str, NDArray[Any]]:
     """Return the answer's tensors by name, with the rows' answers along the first axis.
 
-    Raises an ``Unanswered`` unless there is an answer to each row. A pipeline answers a row with
-    as many rows as it led to, and ``tasks`` tells how many belong to each.
+    Raises an ``UnansweredError`` unless there is an answer to each row. A pipeline answers a row
+    with as many rows as it led to, and ``tasks`` tells how many belong to each.
     """
     raise_unanswered(ended)
     parts = [np.asarray(reply.output) for reply in ended]

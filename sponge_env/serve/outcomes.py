@@ -58,10 +58,10 @@ def raise_unanswered(replies: Sequence[Reply]) -> None:
     for status in _WORST_FIRST:
         if status in ended:
             waits = [r.retry_after_s for r in replies if r.status is status]
-            raise Unanswered(status, max(waits))
+            raise UnansweredError(status, max(waits))
 
 
-class Unanswered(WireError):
+class UnansweredError(WireError):
     """A request that the engine ended without an answer."""
 
     def __init__(self, ended: Status, retry_after_s: float = 0.0) -> None:
@@ -74,14 +74,14 @@ class Unanswered(WireError):
 
 def grpc_code(error: WireError) -> str:
     """Return the name of the gRPC status."""
-    if isinstance(error, Unanswered) and error.ended is Status.REFUSED:
+    if isinstance(error, UnansweredError) and error.ended is Status.REFUSED:
         return "RESOURCE_EXHAUSTED"
     return GRPC_CODES.get(error.status, "INVALID_ARGUMENT")
 
 
 def error_body(error: WireError) -> dict[str, object]:
     """Return an HTTP answer's JSON; of a refusal with the exact time after which to try again."""
-    if isinstance(error, Unanswered) and error.ended is Status.REFUSED:
+    if isinstance(error, UnansweredError) and error.ended is Status.REFUSED:
         return {"error": error.sentence, "retry_after_ms": round(error.retry_after_s * 1000, 3)}
     return {"error": error.sentence}
 

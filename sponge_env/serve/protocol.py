@@ -193,10 +193,15 @@ def write_answer(
     parameters: Mapping[str, Any],
 ) -> Answer:
     """Make the body that answers a request, with the tensors that it wants."""
-    said, blobs = [], []
+    said: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
     for name, binary in inference.wanted:
         array = tensors[name]
-        described = {"name": name, "datatype": datatype(array.dtype.name), "shape": array.shape}
+        described: dict[str, Any] = {
+            "name": name,
+            "datatype": datatype(array.dtype),
+            "shape": array.shape,
+        }
         if binary:
             blobs.append(array.tobytes())
             described["parameters"] = {"binary_data_size": len(blobs[-1])}
@@ -204,7 +209,9 @@ def write_answer(
             described["data"] = np.ascontiguousarray(array.reshape(-1))
         said.append(described)
     identity = {"id": inference.id} if inference.id else {}
-    answer = {"model_name": model, "model_version": VERSION, **identity}
-    answer |= {"parameters": parameters, "outputs": said}
+    answer = {
+        **{"model_name": model, "model_version": VERSION, **identity},
+        **{"parameters": parameters, "outputs": said},
+    }
     header = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return Answer([header, *blobs], len(header) if blobs else 0)

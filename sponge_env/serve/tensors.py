@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,12 @@ DATATYPES = {
     "float64": "FP64",
 }
 """The protocol's name of each NumPy type."""
+_KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (float, int)}
+"""Python's types of the values in JSON, where not integers only."""
 
 
-def datatype(dtype: str) -> str:
+@cache  # for NumPy takes 10 us to find a name
+def datatype(dtype: str | np.dtype[Any]) -> str:
     """Return the protocol's name of a NumPy type."""
     return DATATYPES[np.dtype(dtype).name]
 
@@ -86,14 +90,14 @@ def from_numbers(name: str, data: object, rows: int, spec: TensorSpec) -> NDArra
 
 def _converted(name: str, found: NDArray[Any], wanted: np.dtype[Any]) -> NDArray[Any]:
     """Return Python's numbers as an array of a type, where it can hold all of them."""
-    allowed = {"b": {bool}, "f": {float, int}}.get(wanted.kind, {int})
-    if not set(map(type, found.flat)) <= allowed:
-        raise WireError(f"the data of {name!r} must be values of {datatype(wanted.name)}")
+    allowed = _KINDS.get(wanted.kind, (int,))
+    if not set(allowed).issuperset(map(type, found.flat)):
+        raise WireError(f"the data of {name!r} must be values of {datatype(wanted)}")
     try:
         with np.errstate(over="ignore"):  # it becomes infinite, which is refused next
             return found.astype(wanted)
     except OverflowError:
-        raise WireError(f"a number in {name!r} does not fit {datatype(wanted.name)}") from None
+        raise WireError(f"a number in {name!r} does not fit {datatype(wanted)}") from None
 
 
 def checked_values(name: str, array: NDArray[Any]) -> NDArray[Any]:
