@@ -79,7 +79,7 @@ async def run_servers(
     """
     stop = Stop()
     listener = listening_socket(options.host, options.port)
-    with _signals(stop):
+    with _signals(stop), listener:
         front = Front(engine, options, extras.recorder)
         rpc = await start_rpc(front)
         http = _HttpServer(_uvicorn_config(HttpFront(front, extras), options))

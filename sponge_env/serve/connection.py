@@ -55,7 +55,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Take uvicorn's arguments."""
         super().__init__(*arguments, **named)
         self._parsed_bytes = self._chunk_bytes = 0
-        self._in_headers = True
+        self._begun, self._in_headers = False, True
         self._body: memoryview | None = None
         self._filled = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -93,7 +93,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Begin a request, which has to be there within its time."""
         super().on_message_begin()
         self._forget()
-        self._parsed_bytes, self._in_headers = 0, True
+        self._parsed_bytes, self._begun, self._in_headers = 0, True, True
         self._start_timer()
 
     def on_headers_complete(self) -> None:
@@ -198,9 +198,9 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._timer = None
 
     def _too_slow(self) -> None:
-        if self.scope:
+        if self._begun:
             self._refuse(RefusedError(408, "the request did not arrive in time"))
-        else:  # it has not even begun one
+        else:
             self.transport.close()
 
 

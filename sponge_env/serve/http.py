@@ -184,7 +184,7 @@ class HttpFront:
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
         body, _ = await self._body(request)
-        agent = readas_json(body).get("agent")
+        agent = read_json(body).get("agent")
         if not isinstance(agent, str):
             raise WireError(f"agent must be a name, not {shown(agent)}")
         try:

@@ -53,12 +53,13 @@ async def start_rpc(front: Front) -> RpcServer | None:
         options=_channel_options(options), maximum_concurrent_rpcs=options.most_connections
     )
     server.add_generic_rpc_handlers((RpcFront(front).handler(),))
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    _check_free(options.host, options.grpc_port)
+    # tried before, because gRPC writes lines of its own about a port in use
+    listening_socket(options.host, options.grpc_port).close()
+    address = authority(options.host, options.grpc_port)
     try:
-        port = server.add_insecure_port(f"{host}:{options.grpc_port}")
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ConfigError(f"cannot listen on port {options.grpc_port} of {host}: {error}") from None
+        raise ConfigError(f"cannot listen on {address}: {error}") from None
     await server.start()
     return RpcServer(server, port)
 
