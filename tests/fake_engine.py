@@ -74,6 +74,7 @@ class FakeEngine:
         """End all that is held."""
         with self.changed:
             ended, self.held = list(self.held.values()), {}
+            self.changed.notify_all()
         for done in ended:
             done(reply)
 
@@ -93,5 +94,6 @@ class FakeEngine:
         with self.changed:
             self.ready = False
             self.drained += 1
+            self.changed.notify_all()
             self.changed.wait_for(lambda: not self.held, timeout_s)
         self.finish(Reply(Status.STOPPED))

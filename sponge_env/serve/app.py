@@ -8,20 +8,21 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
 import uvloop
 
-from sponge_env.serve.connection import Shared, connections
+from sponge_env.serve.connection import connections
 from sponge_env.serve.extras import Extras
 from sponge_env.serve.front import Front
 from sponge_env.serve.http import HttpFront
 from sponge_env.serve.interface import Engine
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc import RpcServer, start_rpc
+from sponge_env.serve.shared import Shared
 from sponge_env.serve.sockets import authority, listening_socket
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -54,7 +55,8 @@ class Stop:
 
     def __call__(self) -> None:
         """Ask once more."""
-        self._loop.call_soon_threadsafe(self._ask)
+        with suppress(RuntimeError):  # they have ended
+            self._loop.call_soon_threadsafe(self._ask)
 
     def _ask(self) -> None:
         (self.at_once if self.asked.is_set() else self.asked).set()
@@ -112,7 +114,7 @@ def _uvicorn_config(app: HttpFront, options: ServeOptions) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
-        http=connections(Shared(options)),
+        http=connections(Shared(options)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         loop="none",

@@ -8,52 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import httptools
 import numpy as np
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sponge_env.serve.body import EXTENSION
-from sponge_env.serve.options import ServeOptions
-
-SCRATCH_BYTES = 2**16
-"""Read at once where nothing is known of what comes."""
+from sponge_env.serve.shared import SCRATCH_BYTES, RefusedError, Shared
 
 
-@dataclass
-class Shared:
-    """What all connections of a server count together."""
+class Connection(HttpToolsProtocol):
+    """Parses one connection; :class:`InPlace` brings it what arrives."""
 
-    options: ServeOptions
-    held_bytes: int = 0
-    """Of bodies, until nobody uses them any more."""
-    refused: int = 0
-    """Requests that were no HTTP, too slow, too large, or one too many."""
-
-    def release(self, size: int) -> None:
-        """Give back what a body has held."""
-        self.held_bytes -= size
-
-
-class RefusedError(Exception):
-    """Ends a connection from within the parser, with a status and a sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
-
-
-class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """See the module; ``shared`` is set by :func:`connections`."""
-
-    shared: Shared
-    scratch = memoryview(bytearray(SCRATCH_BYTES))  # read and parsed before anybody else does
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Take uvicorn's arguments."""
-        super().__init__(*arguments, **named)
+    def __init__(self, shared: Shared, **named: Any) -> None:
+        """Take uvicorn's arguments beside what connections share."""
+        super().__init__(**named)
+        self.shared = shared
         self._parsed_bytes = self._chunk_bytes = 0
         self._begun, self._in_headers = False, True
         self._body: memoryview | None = None
@@ -74,18 +46,19 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._forget()
         super().connection_lost(exc)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to write what comes next: in its place, if it belongs to a body."""
-        return self.scratch if self._body is None else self._body[self._filled :]
+    @property
+    def room(self) -> memoryview:
+        """Where to write what comes next: in its place, if it belongs to a body."""
+        return self.shared.scratch if self._body is None else self._body[self._filled :]
 
-    def buffer_updated(self, nbytes: int) -> None:
+    def written(self, size: int) -> None:
         """Take so many bytes that were written there."""
         if self._body is None:
-            self._parsed_bytes += nbytes
-            self.data_received(self.scratch[:nbytes])  # type: ignore[arg-type]
+            self._parsed_bytes += size
+            self.data_received(self.shared.scratch[:size])  # type: ignore[arg-type]
             self._check_parsed()
             return
-        self._filled += nbytes
+        self._filled += size
         if self._filled == len(self._body):
             self._end_body()
 
@@ -133,24 +106,24 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             super().timeout_keep_alive_handler()
 
     def _make_room(self, size: int) -> None:
-        if self.shared.held_bytes + size > self.shared.options.most_held_bytes:
-            self._fail(RefusedError(503, "too many bodies at a time"))
+        self._hold(size)
         room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
-        self.shared.held_bytes += size
-        weakref.finalize(room, self.shared.release, size).atexit = False
+        weakref.finalize(room, self.shared.released.append, size).atexit = False
         self._body, self._filled = memoryview(room), 0
         self.scope["extensions"] = {EXTENSION: self._body}  # type: ignore[dict-item]
 
     def _hold_chunk(self, size: int) -> None:
         """Count a part of a body whose size is unknown, until the next request."""
-        if self.shared.held_bytes + size > self.shared.options.most_held_bytes:
-            self._fail(RefusedError(503, "too many bodies at a time"))
-        self.shared.held_bytes += size
+        self._hold(size)
         self._chunk_bytes += size
+
+    def _hold(self, size: int) -> None:
+        if not self.shared.hold(size):
+            self._fail(RefusedError(503, "too many bodies at a time"))
 
     def _forget(self) -> None:
         self._body = None
-        self.shared.release(self._chunk_bytes)
+        self.shared.released.append(self._chunk_bytes)
         self._chunk_bytes = 0
 
     def _end_body(self) -> None:
@@ -181,7 +154,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             return
         current = self.cycle if self.cycle and self.cycle.scope is self.scope else None
         if current is None or not current.response_started:
-            self.transport.write(_refusal(refusal))
+            self.transport.write(refusal.response)
         if self.cycle is not None:  # the application, if it still works on one, has to stop
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -204,13 +177,41 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.transport.close()
 
 
-def connections(shared: Shared) -> type[Connection]:
-    """Return the class of a server's connections."""
-    return type("Connection", (Connection,), {"shared": shared})
+class InPlace(asyncio.BufferedProtocol):
+    """Has the loop write what arrives where a connection wants it; the rest is passed on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._to = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to write what comes next."""
+        return self._to.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass on that something was written there."""
+        self._to.written(nbytes)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Pass it on."""
+        self._to.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on."""
+        self._to.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Pass it on."""
+        self._to.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._to.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._to.resume_writing()
 
 
-def _refusal(refusal: RefusedError) -> bytes:
-    body = b'{"error":"%s"}' % refusal.sentence.encode()
-    headers = b"content-type: application/json\r\nconnection: close\r\n"
-    length = b"content-length: %d\r\n\r\n" % len(body)
-    return STATUS_LINE[refusal.status] + headers + length + body
+def connections(shared: Shared) -> Callable[..., InPlace]:
+    """Return what makes the connections of a server, in place of uvicorn's class."""
+    return lambda **named: InPlace(Connection(shared, **named))
