@@ -13,7 +13,7 @@ from typing import Any
 
 import httptools
 import numpy as np
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sponge_env.serve.body import EXTENSION
 from sponge_env.serve.shared import SCRATCH_BYTES, RefusedError, Shared
@@ -32,6 +32,7 @@ class Connection(HttpToolsProtocol):
         self._filled = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: RefusedError | None = None
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request, unless there are too many connections."""
@@ -44,6 +45,7 @@ class Connection(HttpToolsProtocol):
         """Forget the connection."""
         self._stop_timer()
         self._forget()
+        self._abandon()
         super().connection_lost(exc)
 
     @property
@@ -97,6 +99,10 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, or is too large for it, and close."""
         self._refuse(self._refusal or RefusedError(400, "this is no HTTP request"))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, at once if it does not even read what it was sent."""
@@ -155,10 +161,19 @@ class Connection(HttpToolsProtocol):
         current = self.cycle if self.cycle and self.cycle.scope is self.scope else None
         if current is None or not current.response_started:
             self.transport.write(refusal.response)
-        if self.cycle is not None:  # the application, if it still works on one, has to stop
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._abandon()
         self.transport.close()
+
+    def _abandon(self) -> None:
+        """Tell the application that nobody waits for what it works on.
+
+        Uvicorn tells only the last request; one before it may still be under way.
+        """
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _start_timer(self) -> None:
         self._stop_timer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,12 @@ def as_error(error: WireError, headers: Mapping[bytes, bytes]) -> Response:
 
 
 async def sent(response: Response, send: Send) -> None:
-    """Send a response."""
+    """Send a response, if there is still somebody to take it."""
     headers = [
         (b"content-type", response.content_type),
         (b"content-length", b"%d" % len(response.body)),
         *response.headers,
     ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    with suppress(RuntimeError):  # it was closed just now, which the server does not know yet
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})

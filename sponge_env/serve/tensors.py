@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -107,7 +108,14 @@ def checked_values(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
+def _brief() -> reprlib.Repr:
+    """Return what looks at no more than the beginning of what is long or deep."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring = 2, 4, 4, 60
+    return brief
+
+
 def shown(value: object) -> str:
     """Return what a client sent, short enough for a sentence."""
-    text = repr(value)
+    text = _brief().repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
