@@ -77,7 +77,7 @@ def calibrate_all(
             now_s = time.monotonic()
             one.run_grid(now_s + (end_s - now_s) / left)
             for other in each:
-                other.run_at_full_speed(runs)
+                other.run_at_full_speed(runs, again=True)
         return [one.profile() for one in each]
 
 
@@ -105,9 +105,9 @@ class Calibration(AbstractContextManager["Calibration"]):
         self._alone, self._together = self._bench.cold_starts(CONTENDING)
         self._lost_s = self._bench.pauses()
 
-    def run_at_full_speed(self, runs: int) -> None:
+    def run_at_full_speed(self, runs: int, again: bool = False) -> None:
         """Run batches of several sizes, so many of each."""
-        for size, found in self._bench.work(runs).items():
+        for size, found in self._bench.work(runs, again).items():
             self._work.setdefault(size, []).extend(found)
 
     def run_grid(self, end_s: float) -> None:

@@ -98,13 +98,13 @@ class Bench:
         self._resize(most)
         return lost_s
 
-    def work(self, each: int = WORK_RUNS) -> Runs:
-        """Run batches of several sizes without a limit, so many of each."""
+    def work(self, each: int = WORK_RUNS, again: bool = False) -> Runs:
+        """Run batches of several sizes without a limit, so many of each; ``again`` is not shown."""
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
         runs: Runs = defaultdict(list)
-        for _ in self._steps("work", range(each)):
+        for _ in range(each) if again else self._steps("work", range(each)):
             for size in sizes:
                 runs[size].append(self._run(size))
         return runs
