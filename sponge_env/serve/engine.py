@@ -49,7 +49,6 @@ class ServingEngine:
         self._next: deque[tuple[str, Controller]] = deque(maxlen=1)
         self._complained = self._stopped = False
         self._ready = True
-        self._ended = threading.Event()
         self._view = system.view()
         self._snapshot = self._shown(self._view)
         self._thread = threading.Thread(target=self._serve, name="sponge-serving", daemon=True)
@@ -90,7 +89,7 @@ class ServingEngine:
         self._ready = False
         self._system.close_by(time.monotonic() + timeout_s)
         self._system.worker.wake()
-        self._ended.wait()
+        self._thread.join()
 
     def _started(self, agent: str) -> Controller:
         """Make a controller that is ready to decide; this may take a while."""
@@ -128,7 +127,6 @@ class ServingEngine:
                     sink.close()
         finally:
             self._system.close()
-            self._ended.set()
 
     def _sweep(self) -> None:
         """Answer calls that came in too late for anybody to look at them."""

@@ -127,7 +127,7 @@ class ServedSystem(LiveSystem):
         self._rows_in: dict[int, list[int]] = {}
         """Rows of the requests in each batch."""
         self._by_ticket: dict[int, Open] = {}
-        self._past: list[NDArray[Any]] = []
+        self._past: list[tuple[Any, ...]] = []
         """What of the ledger was read in this interval."""
         self._arriving: list[tuple[float, float]] = []
         """Delay and budget of each request that arrived in this interval."""
@@ -213,7 +213,7 @@ class ServedSystem(LiveSystem):
         self._past = []
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
-        return np.concatenate([self._arrays.ledger[0, :0], *self._past])
+        return np.array(self._past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
         """Return when the interval ends; what was missed is not made up for."""
@@ -294,11 +294,11 @@ class ServedSystem(LiveSystem):
         ended = int(self._env["ended"])
         if not ended:
             return
-        rows = self._arrays.ledger[0, :ended]
-        self._past.append(rows.copy())
+        rows = self._arrays.ledger[0, :ended].tolist()
+        self._past += rows
         self._env["ended"] = 0
         tickets = []
-        for closed in rows.tolist():
+        for closed in rows:
             row = closed[_ROW]
             if (call := self._open[row]) is None:
                 continue  # it was refused
