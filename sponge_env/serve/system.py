@@ -36,6 +36,8 @@ LOG = logging.getLogger("sponge_env")
 
 PLANNED_S = 60.0
 """Duration of the scenario that tables are made for; serving goes on for ever."""
+TICK_S = 1e-6
+"""How long after its deadline a request has expired."""
 MOST_AT_ONCE = 256
 """Calls that are taken in before batches are formed and answers are given."""
 
@@ -181,6 +183,10 @@ class ServedSystem(LiveSystem):
         """Return the time of a stamp of the machine's monotonic clock."""
         return monotonic_s - self._offset_s
 
+    def stamp(self, now_s: float) -> float:
+        """Return the stamp of the machine's monotonic clock at a time."""
+        return now_s + self._offset_s
+
     def close_by(self, monotonic_s: float) -> None:
         """Serve on until all calls have ended, at most until then."""
         self._closing_s = self.at(monotonic_s)
@@ -228,7 +234,8 @@ class ServedSystem(LiveSystem):
         next_s = entry.look_after(self._arrays, self._metrics, now_s)
         if self.inbox:
             next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
-        return min(next_s, self._closing_s)
+        # A request may still be answered at its deadline: it expires after that.
+        return min(next_s + TICK_S, self._closing_s)
 
     def _take_calls(self, now_s: float, most: int) -> float:
         """Take in what has come; return when one of them has to be looked after."""
@@ -267,7 +274,7 @@ class ServedSystem(LiveSystem):
     def _cancel(self, ticket: int, now_s: float) -> None:
         if (call := self._by_ticket.get(ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
-            self._end_call(call, Reply(Status.CANCELLED, finished_s=now_s + self._offset_s))
+            self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
         self._rows_in[batch.id] = own = rows.tolist()
@@ -317,7 +324,7 @@ class ServedSystem(LiveSystem):
         return Reply(
             status=status,
             output=self._output(call.ticket) if answered else None,
-            finished_s=finished_s + self._offset_s,
+            finished_s=self.stamp(finished_s),
             queue_s=max(0.0, finished_s - call.arrived_s - call.service_s),
             service_s=call.service_s,
             batch=call.batch,
