@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("", "train a learned controller on scenarios"),
     "evaluate": ("run.evaluate", "compare controllers on a scenario or on a suite of them"),
     "list": ("run.listing", "show agents, scenarios, suites, profiles and policies"),
+    "serve": ("serve.__main__", "serve a model to clients with deadlines"),
     "calibrate": ("calibrate", "measure the real worker on this machine"),
     "load": ("serve.load", "send a scenario's requests to a server and compare what comes back"),
     "report": ("results.__main__", "make one page of what runs found"),

@@ -191,6 +191,9 @@ class Stage:
     switched_s: float
     last_variant: int
     """Model of the batch that was formed last."""
+    pace: float
+    """Time that batches take of late, relative to what was measured when nothing disturbed; only
+    for what cannot be met any more, where :attr:`Settings.sheds`."""
     cores: int
     """Core units in force on the worker."""
     replicas: int
@@ -263,7 +266,10 @@ class TraceSample:
 
 
 class Listed:
-    """A request that was drawn before the episode; after the last comes an endless one."""
+    """A request that was drawn before the episode, or that came from outside.
+
+    After the last that was drawn comes an endless one.
+    """
 
     id: int
     sent_s: float
@@ -272,6 +278,8 @@ class Listed:
     payload_bytes: float
     tasks: int
     """Tasks that the first stage's answer leads to in each that follows; below 0 if drawn."""
+    cancelled: bool
+    """Whether it was taken back while it ran, so that nobody waits for its answer."""
 
 
 class Waiting:
