@@ -38,6 +38,7 @@ def _run(argv: Sequence[str]) -> int:
     from sponge_env.factory import wait_for_machine
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine, scenario_of
+    from sponge_env.serve.monitor import monitored
     from sponge_env.serve.options import ServeOptions
 
     options = ServeOptions(
@@ -50,8 +51,9 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.wait:
         wait_for_machine()
     sys.setswitchinterval(SWITCH_S)
+    scenario = scenario_of(arguments.model, arguments.scenario)
     engine = make_engine(
-        scenario_of(arguments.model, arguments.scenario),
+        scenario,
         arguments.agent,
         name=served_name(arguments.model, arguments.scenario),
         slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,
@@ -60,8 +62,8 @@ def _run(argv: Sequence[str]) -> int:
         limiter=arguments.limiter,
         sinks=_sinks(arguments),
     )
-    with closing(engine):
-        serve(engine, options)
+    with closing(engine), monitored(engine, scenario.interval_s) as extras:
+        serve(engine, options, extras)
     return outcome(engine)
 
 

@@ -17,7 +17,7 @@ from sponge_env.models.registry import resolve_variants
 from sponge_env.profile import LOCAL_MODEL, Profile
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.suite import chosen
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import Served
 from sponge_env.serve.system import ServedSystem
@@ -73,9 +73,10 @@ def make_engine(
     Raises:
         SpongeError: Scenario, agent or machine does not allow it.
     """
+    profile = ensure_profile(scenario, "live", limiter)
+    scenario = with_own_slo(scenario)
     if slo_s is not None:
         scenario = replace(scenario, slo_s=slo_s, classes=())
-    profile = ensure_profile(scenario, "live", limiter)
     check_live(scenario, profile, limiter)
     profiles = stage_profiles(scenario, profile)
     models = [resolve_variants([each.model for each in variants]) for variants in profiles]
