@@ -39,6 +39,8 @@ PLANNED_S = 60.0
 """Duration of the scenario that tables are made for; serving goes on for ever."""
 TICK_S = 1e-6
 """How long after its deadline a request has expired."""
+LONGEST_S = 86_400.0
+"""Longest that a request may wait, whatever its deadline: controllers reckon with numbers."""
 MOST_AT_ONCE = 256
 """Calls that are taken in before batches are formed and answers are given."""
 
@@ -249,12 +251,12 @@ class ServedSystem(LiveSystem):
             if submitted.call is None:
                 self._cancel(submitted.ticket, now_s)
             else:
-                self._offer(submitted, submitted.call, now_s)
-                next_s = min(next_s, self.at(submitted.call.deadline_s))
+                next_s = min(next_s, self._offer(submitted, submitted.call, now_s))
         return now_s if self.inbox else next_s
 
-    def _offer(self, submitted: Submitted, call: Call, now_s: float) -> None:
-        deadline_s = self.at(call.deadline_s)
+    def _offer(self, submitted: Submitted, call: Call, now_s: float) -> float:
+        """Take in a call, or refuse it; return when to look after it."""
+        deadline_s = min(self.at(call.deadline_s), now_s + LONGEST_S)
         sent_s = min(now_s, self.at(call.sent_s))
         # Only what waits has a row of its own.
         welcome, row = bool(self._free), self._free[-1] if self._free else self._queue_max
@@ -274,10 +276,11 @@ class ServedSystem(LiveSystem):
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             self._refuse(done, now_s, late_by_s)
-            return
+            return math.inf
         self._free.pop()
         self._by_ticket[ticket] = self._open[row] = Open(ticket, row, now_s, done)
         self.worker.bring(ticket, call.tensor)
+        return deadline_s
 
     def _refuse(self, done: Callable[[Reply], None], now_s: float, late_by_s: float) -> None:
         """Say that a call is refused, and when it may be tried again."""
