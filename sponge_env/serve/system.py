@@ -12,19 +12,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Arrivals, Network
+from sponge_env.config import Arrivals, Network, Variant
 from sponge_env.core import entry
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
 from sponge_env.models.model import TensorSpec
-from sponge_env.profile import Profile
+from sponge_env.profile import Profile, local_model
 from sponge_env.scenario import Scenario
 from sponge_env.serve.inbox import Inbox, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
@@ -89,6 +90,12 @@ class Open:
         self.until_s = max(self.until_s, finished_s)
 
 
+def called(variant: Variant) -> str:
+    """Return what clients know a variant by: its name, or its model's on this machine."""
+    model = local_model(variant.profile)
+    return variant.called if variant.name or model is None else Path(model).stem
+
+
 def unending(scenario: Scenario) -> Scenario:
     """Return a scenario as it is served: no traffic of its own, and nothing expired is kept."""
     return replace(
@@ -143,7 +150,8 @@ class ServedSystem(LiveSystem):
         self._dropped = Status.EXPIRED
         super().__init__(unending(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()
-        self._names = [[v.called for v in stage.variants] for stage in self.plan.pipeline]
+        self.variants = [tuple(map(called, stage.variants)) for stage in self.plan.pipeline]
+        """What the variants of each stage are called."""
         self.inbox = make_inbox(self.worker.wake)
 
     def _make_memory(
@@ -314,7 +322,7 @@ class ServedSystem(LiveSystem):
             if call is not None:
                 call.served(completion)
                 call.batch, call.cores = batch.size, cores
-                call.variant = self._names[batch.stage][batch.variant]
+                call.variant = self.variants[batch.stage][batch.variant]
             elif not self._in_batches[row]:
                 self._free.append(row)
 
