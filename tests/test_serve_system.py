@@ -217,10 +217,10 @@ def test_a_reply_says_which_variant_answered() -> None:
     chosen = StageAllocation(4, 1, 1, BY_SLACK)
     system.step(Allocation(stages=(chosen,)))
     told = [reply.variant for (reply,) in client.replies.values()]
-    assert told == ["large", "small"]
+    assert told == ["large", "medium"]
     client.at(1.1, client.submit, 5.0)
-    system.step(Allocation(stages=(chosen._replace(variant=1),)))
-    assert [reply.variant for (reply,) in client.replies.values()][-1] == "medium"
+    system.step(Allocation(stages=(chosen._replace(variant=0),)))
+    assert [reply.variant for (reply,) in client.replies.values()][-1] == "small"
 
 
 def test_waiting_and_service_add_up_over_stages() -> None:
