@@ -108,7 +108,11 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """Await the next request, or that the client reads the last of it."""
+        """Let go of the body; await the next request, or that the client reads what is left."""
+        if self._running is not None:
+            self._running.scope.pop("extensions", None)  # or an idle connection would keep it
+        if self._running is self.cycle:
+            self._forget()
         super().on_response_complete()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._start_timer()
