@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from served import Running, running
 
 from sponge_env.serve.interface import Reply, Status
-from sponge_env.serve.protos import MESSAGES, SERVICE
-from sponge_env.serve.rpc import PUSHBACK
+from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
+from sponge_env.serve.rpc.service import PUSHBACK
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

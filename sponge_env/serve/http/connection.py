@@ -15,8 +15,8 @@ import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sponge_env.serve.body import EXTENSION
-from sponge_env.serve.shared import SCRATCH_BYTES, RefusedError, Shared
+from sponge_env.serve.http.body import EXTENSION
+from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
 
 
 class Connection(HttpToolsProtocol):
