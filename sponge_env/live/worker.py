@@ -222,7 +222,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         while True:
             left_s = until_s - self.now()
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if changed:
+            if changed and not self._watch.only_woken:
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
