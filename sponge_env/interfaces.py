@@ -65,7 +65,7 @@ that are tuned to compare with them."""
 
 
 class Outcome(IntEnum):
-    """Where a request stands. The last four are final."""
+    """Where a request stands. All but the first two are final."""
 
     QUEUED = 0
     RUNNING = 1
@@ -73,6 +73,8 @@ class Outcome(IntEnum):
     LATE = 3
     DROPPED = 4
     FAILED = 5
+    CANCELLED = 6
+    """Taken back by its client; no violation."""
 
 
 @dataclass(frozen=True, slots=True)

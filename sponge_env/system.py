@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sponge_env.arrays import total
 from sponge_env.config import require
 from sponge_env.core import entry
-from sponge_env.core.records import PAST, UNMEASURED
+from sponge_env.core.records import PAST, UNMEASURED, Arrays
 from sponge_env.core.settings import write_table
 from sponge_env.encoding import Control, encode
 from sponge_env.fields import JOINT_OBS_DIM
@@ -42,7 +42,7 @@ from sponge_env.profile import Profile
 from sponge_env.results.schema import SHARE, IntervalMetrics, StageMetrics, names
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics, ledger_columns
+from sponge_env.simulation.memory import Room, allocations, blank_metrics, ledger_columns
 from sponge_env.simulation.workload import Workload, list_requests
 from sponge_env.spec import check_allocation
 
@@ -83,16 +83,7 @@ class System(ABC):
         self.spec: SystemSpec = configuration.specs[0]
         self.plan: Scenario = configuration.scenarios[0]
         """The scenario as it is played: how long, and from when on it counts."""
-        self._workload = workload or configuration.workload(0, seed)
-        # With room for all of its requests, come back or not, the queue never overflows; for all
-        # of their tasks there is as far as memory is no matter.
-        room, requests = configuration.room, 2 * max(1, self._workload.id.size)
-        most = math.prod(max(1, len(stage.tasks) - 1) for stage in self.spec.stages[:-1])
-        room.ledger = requests
-        room.queue = max(requests, min(requests * most, _MOST_ROOM))
-        self._arrays = list_requests(configuration.allocate(1), 0, self._workload)
-        self._delays_s = self._workload.arrival_s - self._workload.sent_s
-        self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
+        self._arrays = self._make_memory(configuration, seed, workload)
         self._env: Any = self._arrays.envs[0]
         self._stage: Any = self._arrays.stages[0, 0]
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
@@ -102,14 +93,34 @@ class System(ABC):
         self._over = np.zeros(1, np.bool_)
         self._allocation = self.spec.initial
         self._interval = 0
-        self._arrived = (0, 0)
-        self._history = np.zeros((3, self.plan.intervals))
+        self._history = np.zeros((3, HISTORY))
         self._last: IntervalMetrics | None = None
         self.waited_s = 0.0
         """Longest time that a request which was given up in the last interval had waited."""
         require(seed >= 0, "the seed", seed, "at least 0")
         self._seed = np.array([seed], np.int64)
         self._run(entry.RESET)
+
+    def _make_memory(
+        self, configuration: Configuration, seed: int, workload: Workload | None
+    ) -> Arrays:
+        """Return all memory, the requests of the episode in it."""
+        self._workload = workload or configuration.workload(0, seed)
+        self._delays_s = self._workload.arrival_s - self._workload.sent_s
+        self._budgets_s = self._workload.deadline_s - self._workload.arrival_s
+        self._arrived = (0, 0)
+        # With room for all of its requests, come back or not, the queue never overflows.
+        make_room(configuration.room, self.spec, 2 * max(1, self._workload.id.size))
+        return list_requests(configuration.allocate(1), 0, self._workload)
+
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
+        """Return delays and budgets, (arrived,) each, of the last interval's arrivals."""
+        arrived = slice(*self._arrived)
+        return self._delays_s[arrived].copy(), self._budgets_s[arrived].copy()
+
+    def _next_arrivals(self, offered: int) -> None:
+        """Note how many have arrived in the interval that is over."""
+        self._arrived = self._arrived[1], self._arrived[1] + offered
 
     @property
     @abstractmethod
@@ -158,8 +169,8 @@ class System(ABC):
         now_s = self._now_s()
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
         first = stages[0]
-        arrived = slice(*self._arrived)
-        recent = self._history[:, max(0, self._interval - HISTORY) : self._interval]
+        delays_s, budgets_s = self._last_arrivals()
+        recent = self._history[:, max(0, HISTORY - self._interval) :]
         return SystemView(
             now_s=now_s,
             queued_deadlines_s=first.queued_deadlines_s,
@@ -168,8 +179,8 @@ class System(ABC):
             replicas_ready=first.replicas_ready,
             starting_s=first.starting_s,
             arrivals=recent[0].copy(),
-            delays_s=self._delays_s[arrived].copy(),
-            budgets_s=self._budgets_s[arrived].copy(),
+            delays_s=delays_s,
+            budgets_s=budgets_s,
             mean_delays_s=recent[1].copy(),
             bandwidths_bytes_per_s=recent[2].copy(),
             last=self._last,
@@ -186,7 +197,7 @@ class System(ABC):
         past = np.arange(max(0, self._interval - HISTORY), self._interval) & (PAST - 1)
         ready, starting_s = self._replicas_now(k, now_s)
         return StageView(
-            queued_deadlines_s=self._workload.deadline_s[waiting],
+            queued_deadlines_s=self._arrays.requests["deadline_s"][0][waiting],
             running=self._running(k),
             allocation=self._allocation.stages[k],
             replicas_ready=ready,
@@ -226,8 +237,9 @@ class System(ABC):
         feasible = int(allocation.feasible)
         self._last = last = self._read(ended, only_worker, feasible, decision_s)
         past = last.offered, last.delay_mean_s, last.bandwidth_bytes_per_s
-        self._history[:, self._interval] = past
-        self._arrived = self._arrived[1], self._arrived[1] + last.offered
+        self._history[:, :-1] = self._history[:, 1:]
+        self._history[:, -1] = past
+        self._next_arrivals(last.offered)
         self._interval += 1
         return last
 
@@ -257,7 +269,7 @@ class System(ABC):
     ) -> IntervalMetrics:
         """Return the interval's metrics; the ledger's rows from ``ended`` on belong to it."""
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
-        rows = self._arrays.ledger[0, ended : self._env["ended"]]
+        rows = self._ended_since(ended)
         answered = (rows["outcome"] == Outcome.ON_TIME) | (rows["outcome"] == Outcome.LATE)
         latencies_s = np.sort((rows["finished_s"] - rows["sent_s"])[answered]).tolist()
         if latencies_s:
@@ -269,6 +281,11 @@ class System(ABC):
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
         measured |= only_worker | {"feasible": feasible, "decision_s": decision_s}
         return IntervalMetrics(**measured, stages=self._measured_stages())
+
+    def _ended_since(self, ended: int) -> NDArray[Any]:
+        """Return the ledger's rows of the interval that is over, which began at one of them."""
+        rows: NDArray[Any] = self._arrays.ledger[0, ended : self._env["ended"]]
+        return rows
 
     def _measured_stages(self) -> dict[str, dict[str, float]]:
         """Return what was measured of each stage; nothing of one that has one variant."""
@@ -283,6 +300,13 @@ class System(ABC):
                     share = answered / values["answered"] if values["answered"] else math.nan
                     values[SHARE + variant.called] = float(share)
         return found
+
+
+def make_room(room: Room, spec: SystemSpec, requests: int) -> None:
+    """Make room for so many requests at once, and for their tasks as far as memory is no matter."""
+    most = math.prod(max(1, len(stage.tasks) - 1) for stage in spec.stages[:-1])
+    room.ledger = requests
+    room.queue = max(requests, min(requests * most, _MOST_ROOM))
 
 
 class SimulatedSystem(System):
@@ -444,9 +468,8 @@ class LiveSystem(System):
         self.worker.resize(allocation)
         entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
         ended = int(self._env["ended"])
-        self._drive(float(self._env["interval"]) * self.spec.interval_s)
-        rows = self._arrays.ledger["row"][0, ended : int(self._env["ended"])]
-        self.worker.forget(self._workload.id[rows].tolist())
+        self._drive(self._ends_s())
+        self._forget(self._arrays.ledger["row"][0, ended : int(self._env["ended"])])
         now_s = self.worker.now()
         self._read_meters()
         entry.end_live_interval(self._arrays, self._metrics, now_s)
@@ -454,21 +477,42 @@ class LiveSystem(System):
             self.worker.hold()
         return {"paused_s": paused_s}
 
+    def _ends_s(self) -> float:
+        """Return when the interval ends that has begun."""
+        return float(self._env["interval"]) * self.spec.interval_s
+
+    def _is_over(self, now_s: float, until_s: float) -> bool:
+        """Return whether there is nothing more to be done until a moment."""
+        return now_s >= until_s
+
+    def _look(self) -> None:
+        """Take note of what the last moves led to, before anything is waited for."""
+
+    def _forget(self, rows: NDArray[Any]) -> None:
+        """Let the worker know of requests that have ended."""
+        self.worker.forget(self._arrays.requests["id"][0][rows].tolist())
+
+    def _take_in(self, now_s: float, until_s: float) -> float:
+        """Take in what has arrived by ``until_s``, now or past; return when more is to be done."""
+        return entry.take_in(self._arrays, self._metrics, now_s, until_s)
+
     def _drive(self, until_s: float) -> None:
         """Serve until a moment on the worker's clock; nothing is started at it any more.
 
         A batch starts as soon as a replica is idle and a task waits.
         """
-        moves, stages = (self._arrays, self._metrics), range(len(self.spec.stages))
+        stages = range(len(self.spec.stages))
         while True:
             now_s = self.worker.now()
-            next_s = entry.take_in(*moves, now_s, min(now_s, until_s))
-            if now_s >= until_s:
-                entry.drop_expired(*moves)
+            next_s = self._take_in(now_s, min(now_s, until_s))
+            if self._is_over(now_s, until_s):
+                entry.drop_expired(self._arrays, self._metrics)
+                self._look()
                 return
             for k in stages:
                 while self.worker.idle(k) and self._start(k):
                     pass
+            self._look()
             for completion in self.worker.wait(min(until_s, next_s)):
                 self._end(completion)
 
@@ -487,10 +531,15 @@ class LiveSystem(System):
         if count:
             self._batches += 1
             self._slots[self._batches] = k, row
-            requests = self._workload.id[self._rows_of(k, row)]
+            rows_of = self._rows_of(k, row)
+            requests = arrays.requests["id"][0][rows_of]
             variant = int(arrays.replicas["variant"][0, k, row])
-            self.worker.start(Batch(self._batches, tuple(requests.tolist()), k, variant))
+            self._begin(Batch(self._batches, tuple(requests.tolist()), k, variant), rows_of)
         return bool(count)
+
+    def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
+        """Give a batch of the requests in some rows to the worker."""
+        self.worker.start(batch)
 
     def _rows_of(self, k: int, row: int) -> NDArray[Any]:
         """Return the rows of the requests whose tasks are in a batch."""

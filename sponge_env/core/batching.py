@@ -1,7 +1,7 @@
-"""The moves of a request: offered, batched, answered, retried, failed or dropped.
+"""The moves of a request: offered, batched, answered, retried, failed, dropped or cancelled.
 
-At any moment ``offered = on_time + late + dropped + failed + queued + running``. A request for
-which the queue has no room is dropped and counted as overflowed.
+At any moment ``offered = on_time + late + dropped + failed + cancelled + queued + running``. A
+request for which the queue has no room is dropped and counted as overflowed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from sponge_env.core import pipeline
 from sponge_env.core.arrivals import next_listed, next_request
 from sponge_env.core.compiled import compiled, inlined
-from sponge_env.core.queue import bring_forward, deadline_s, due_s, push
+from sponge_env.core.queue import bring_forward, deadline_s, due_s, push, remove
 from sponge_env.core.records import LedgerRow, ReplicaState, Waiting, World
 from sponge_env.core.service import planned_s
 from sponge_env.core.settings import LISTED
@@ -19,6 +19,7 @@ from sponge_env.interfaces import Outcome
 
 ON_TIME, LATE = int(Outcome.ON_TIME), int(Outcome.LATE)
 DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
+CANCELLED = int(Outcome.CANCELLED)
 
 
 @inlined
@@ -37,17 +38,20 @@ def take_in(w: World, until_s: float) -> None:
     if settings.arrival_kind == LISTED:
         while env.arrival_s <= until_s:
             request = w.requests[env.sent - 1]
-            _offer(w, request.deadline_s, request.payload_bytes)
+            offer(w, request.deadline_s, request.payload_bytes, True)
             next_listed(w)
     else:
         while env.arrival_s <= until_s:
-            _offer(w, env.sent_s + settings.slo_s, settings.network.payload_bytes)
+            offer(w, env.sent_s + settings.slo_s, settings.network.payload_bytes, True)
             next_request(w)
 
 
 @compiled
-def _offer(w: World, due_s: float, payload_bytes: float) -> None:
-    """Take in the request that has arrived."""
+def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
+    """Take in the request that has arrived; return False if it is dropped at once.
+
+    That is where there is no room, or where it is not ``welcome``.
+    """
     env, metrics = w.env, w.metrics
     delay_s = env.arrival_s - env.sent_s
     env.delay_sum_s += delay_s
@@ -56,10 +60,11 @@ def _offer(w: World, due_s: float, payload_bytes: float) -> None:
     hopeless = due_s - env.arrival_s < w.settings.hopeless_below_s
     metrics.offered += 1
     metrics.hopeless += hopeless
-    fits = not pipeline.staged(w) or pipeline.enter(w, env.sent - 1)
+    fits = welcome and (not pipeline.staged(w) or pipeline.enter(w, env.sent - 1))
     if fits and pipeline.join(w, env.sent - 1, env.sent_s, hopeless, env.arrival_s):
-        return
-    _drop(w, env.sent - 1, env.sent_s, hopeless, 0, True)
+        return True
+    _drop(w, env.sent - 1, env.sent_s, hopeless, 0, welcome)
+    return False
 
 
 @compiled
@@ -80,6 +85,35 @@ def is_expired(w: World, due_s: float) -> bool:
 def is_on_time(due_s: float, finished_s: float) -> bool:
     """Return whether an answer at a moment meets a deadline."""
     return finished_s <= due_s
+
+
+@compiled
+def cancel(w: World, row: int, sent_s: float) -> None:
+    """Take a request back that has not ended; of one that runs nobody waits for the answer."""
+    if pipeline.staged(w):
+        _close_cancelled(w, row, sent_s, pipeline.leave(w, row, sent_s))
+        return
+    waiting = w.stage.tail - w.stage.head
+    remove(w, row, sent_s)
+    if w.stage.tail - w.stage.head < waiting:
+        _close_cancelled(w, row, sent_s, 0)
+    else:
+        w.requests[row].cancelled = True
+
+
+@compiled
+def _close_cancelled(w: World, row: int, sent_s: float, attempts: int) -> None:
+    w.metrics.cancelled += 1
+    if w.env.ended < len(w.ledger):
+        entry = _entry(w, row, sent_s, CANCELLED)
+        entry.started_s, entry.finished_s = math.nan, w.env.now_s
+        entry.batch_size, entry.replica, entry.attempts = 0, -1, attempts
+
+
+@inlined
+def _is_cancelled(w: World, row: int) -> bool:
+    """Return whether a request was taken back while it ran."""
+    return w.settings.arrival_kind == LISTED and w.requests[row].cancelled
 
 
 @inlined
@@ -215,6 +249,9 @@ def _answer(
 ) -> None:
     """Close a request: on time or late."""
     env, metrics = w.env, w.metrics
+    if _is_cancelled(w, request.row):
+        _close_cancelled(w, request.row, request.sent_s, attempts)
+        return
     on_time = is_on_time(due_s(w, request.row, request.sent_s), finished_s)
     if on_time:
         metrics.on_time += 1
@@ -246,7 +283,9 @@ def _retry(w: World, request: Waiting, replica: ReplicaState, finished_s: float)
     """Let a request wait again, or close it."""
     row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
     attempts = request.retries + 1
-    if due_s(w, row, sent_s) <= finished_s:
+    if _is_cancelled(w, row):
+        _close_cancelled(w, row, sent_s, attempts)
+    elif due_s(w, row, sent_s) <= finished_s:
         if pipeline.staged(w):
             attempts = pipeline.leave(w, row, sent_s)
         w.metrics.failed += 1

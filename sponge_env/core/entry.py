@@ -24,7 +24,7 @@ from sponge_env.core.measure import measure
 from sponge_env.core.network import start_over, transferred_s
 from sponge_env.core.observe import encode
 from sponge_env.core.pipeline import at
-from sponge_env.core.queue import last_deadline_s
+from sponge_env.core.queue import deadline_s, last_deadline_s
 from sponge_env.core.records import Arrays, World
 from sponge_env.core.rng import CLASSES, seed_stream, uniform
 from sponge_env.core.settings import LISTED
@@ -215,6 +215,54 @@ def take_in(arrays: Arrays, metrics: NDArray[Any], now_s: float, until_s: float)
     w.env.now_s = now_s
     batching.take_in(w, until_s)
     return w.env.arrival_s
+
+
+@entry_point
+def offer(
+    arrays: Arrays,
+    metrics: NDArray[Any],
+    row: int,
+    id: int,
+    times_s: tuple[float, float, float],
+    payload_bytes: float,
+    welcome: bool,
+) -> bool:
+    """Offer a request that was not drawn, in a free row of ``requests``.
+
+    ``times_s`` are those at which it was sent, arrived (which is now) and must be answered.
+    Returned is whether it waits now: one that is not ``welcome``, or for which there is no room,
+    has been dropped.
+    """
+    w = _world(arrays, 0, metrics)
+    request, env = w.requests[row], w.env
+    request.id, request.sent_s, request.arrival_s, request.deadline_s = id, *times_s
+    request.payload_bytes, request.tasks, request.cancelled = payload_bytes, -1, False
+    env.sent, env.sent_s, env.arrival_s = row + 1, request.sent_s, request.arrival_s
+    env.now_s = request.arrival_s
+    waits = batching.offer(w, request.deadline_s, payload_bytes, welcome)
+    env.arrival_s = np.inf
+    return waits
+
+
+@entry_point
+def look_after(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> float:
+    """Drop what has expired by now; return the earliest deadline of what still waits."""
+    w, next_s = _world(arrays, 0, metrics), np.inf
+    w.env.now_s = now_s
+    for k in range(len(w.stages)):
+        stage = at(w, k)
+        batching.drop_expired(stage)
+        if stage.stage.head < stage.stage.tail:
+            next_s = min(next_s, deadline_s(stage, stage.stage.head))
+    return next_s
+
+
+@entry_point
+def cancel(arrays: Arrays, metrics: NDArray[Any], row: int, now_s: float) -> None:
+    """Take a request back that has not ended."""
+    w = _world(arrays, 0, metrics)
+    w.env.now_s = now_s
+    batching.cancel(w, row, w.requests[row].sent_s)
 
 
 @entry_point

@@ -143,9 +143,22 @@ def bring_forward(w: World, count: int) -> None:
     for front in range(stage.head, stage.head + count):
         oldest = front
         for position in range(front + 1, stage.tail):
-            if w.queue[position & stage.ring].row < w.queue[oldest & stage.ring].row:
+            if _came_before(
+                w, w.queue[position & stage.ring].row, w.queue[oldest & stage.ring].row
+            ):
                 oldest = position
         _rotate(w, front, oldest)
+
+
+@inlined
+def _came_before(w: World, row: int, other: int) -> bool:
+    """Return whether one of two requests arrived before the other, of equal ones by id."""
+    if w.settings.arrival_kind != LISTED:
+        return row < other
+    one, two = w.requests[row], w.requests[other]
+    if one.arrival_s != two.arrival_s:
+        return one.arrival_s < two.arrival_s
+    return one.id < two.id
 
 
 @inlined

@@ -263,7 +263,10 @@ class TraceSample:
 
 
 class Listed:
-    """A request that was drawn before the episode; after the last comes an endless one."""
+    """A request that was drawn before the episode, or that came from outside.
+
+    After the last that was drawn comes an endless one.
+    """
 
     id: int
     sent_s: float
@@ -272,6 +275,8 @@ class Listed:
     payload_bytes: float
     tasks: int
     """Tasks that the first stage's answer leads to in each that follows; below 0 if drawn."""
+    cancelled: bool
+    """Whether it was taken back while it ran, so that nobody waits for its answer."""
 
 
 class Waiting:

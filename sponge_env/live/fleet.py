@@ -78,8 +78,9 @@ class Ended(NamedTuple):
     sent_s: float
     answer: Answer | None
     """None when the replica died under it."""
-    leads_to: list[NDArray[Any]]
-    """Inputs of the tasks that each answer leads to, if it does."""
+    tensors: list[NDArray[Any]]
+    """What was answered to each task, if it is wanted: stacks of the next stage's inputs, where it
+    leads to any."""
 
 
 class Watch:
@@ -130,14 +131,16 @@ class Watch:
 class Fleet:
     """All replicas of a stage, each under the same CPU limit."""
 
-    def __init__(self, config: LiveConfig, launcher: Launcher, watch: Watch) -> None:
+    def __init__(
+        self, config: LiveConfig, launcher: Launcher, watch: Watch, keeps_answers: bool = False
+    ) -> None:
         self.members: list[Member] = []
         """Oldest first."""
         self.cold_start_s = config.cold_start_s
         """Time from asking for the last replica until it was ready; at first, a guess."""
         self.restarts = 0
         self._launcher = launcher
-        self._leads_on = launcher.most_tasks > 0
+        self._keeps_answers = keeps_answers or launcher.most_tasks > 0
         self._timeouts_s = {
             Phase.STARTING: config.start_timeout_s,
             Phase.IDLE: math.inf,
@@ -296,10 +299,10 @@ class Fleet:
         ended = []
         if member.batch is not None:
             answer = event if isinstance(event, Answer) else None
-            leads_to = []
-            if answer is not None and self._leads_on:
-                leads_to = member.replica.answers(member.batch.size)
-            ended.append(Ended(member.batch, member.replica.id, member.sent_s, answer, leads_to))
+            tensors = []
+            if answer is not None and self._keeps_answers:
+                tensors = member.replica.answers(member.batch.size)
+            ended.append(Ended(member.batch, member.replica.id, member.sent_s, answer, tensors))
             member.batch = None
         if isinstance(event, Death):
             self._replace(member, event)

@@ -1,64 +1,100 @@
-"""Inputs of tasks: what the answers of one stage leave for the next, or a model's own samples."""
+"""Inputs of tasks: what requests bring, or the answers of one stage leave for the next."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from sponge_env.interfaces import Batch
 from sponge_env.live.replica import Launcher
 
-Tensors = list[NDArray[Any]]
+Tensor = NDArray[Any]
+
+
+class Task(NamedTuple):
+    """The input of a task."""
+
+    place: int
+    """Among those of its request in this stage."""
+    tensor: Tensor
 
 
 class Handover:
-    """Keeps them until their tasks are answered.
+    """Keeps them until their tasks are answered, and the last stage's answers if there are any.
 
     A request that brings no input, and a task of a stage for which the one before it left none,
-    gets a sample. Tasks of a request are alike: whichever is served takes any of its inputs.
+    gets a sample. Tasks of a request are alike to who forms batches: the first of its inputs that
+    waits is served first, and answers are known by their place.
     """
 
     def __init__(self, launchers: Sequence[Launcher]) -> None:
         self._launchers = launchers
-        self._left: list[dict[int, Tensors]] = [{} for _ in launchers]
-        self._running: dict[int, Tensors] = {}
+        self._left: list[dict[int, list[Task]]] = [{} for _ in launchers]
+        self._running: dict[int, tuple[Batch, list[Task]]] = {}
         self._forgotten: set[int] = set()
+        """Requests that have ended, of which tasks still run."""
+        self._answers: dict[int, list[Task]] = {}
 
-    def take(self, batch: Batch) -> Tensors:
+    def bring(self, request: int, tensor: Tensor) -> None:
+        """Keep the input that a request brings until it ends."""
+        self._left[0][request] = [Task(0, tensor)]
+
+    def take(self, batch: Batch) -> list[Tensor]:
         """Return the inputs of a batch that begins."""
         left, launcher = self._left[batch.stage], self._launchers[batch.stage]
-        tensors = [
-            own.pop() if (own := left.get(request)) else launcher.sample(request)
+        tasks = [
+            own.pop(0) if (own := left.get(request)) else Task(0, launcher.sample(request))
             for request in batch.requests
         ]
-        self._running[batch.id] = tensors
-        return tensors
+        self._running[batch.id] = batch, tasks
+        return [task.tensor for task in tasks]
 
     def give_back(self, batch: Batch) -> None:
         """Keep the inputs of a batch whose replica died for another."""
-        tensors, left = self._running.pop(batch.id), self._left[batch.stage]
-        for request, tensor in zip(batch.requests, tensors, strict=True):
-            if batch.stage and request not in self._forgotten:
-                left.setdefault(request, []).append(tensor)
+        _, tasks = self._running.pop(batch.id)
+        left = self._left[batch.stage]
+        for request, task in zip(batch.requests, tasks, strict=True):
+            if request not in self._forgotten:
+                left.setdefault(request, []).append(task)
+        self._remember()
 
-    def answered(self, batch: Batch, answers: Sequence[NDArray[Any]]) -> tuple[int, ...]:
+    def answered(self, batch: Batch, answers: Sequence[Tensor]) -> tuple[int, ...]:
         """Leave a batch's answers for the next stage; return how many tasks each leads to.
 
-        They are stacks of inputs; there are none where answers lead to nothing that is known.
+        They are stacks of inputs; there are none where answers lead to nothing that is known. The
+        last stage's are kept, if they are wanted.
         """
-        del self._running[batch.id]
-        if batch.stage + 1 == len(self._left):
-            return ()
-        for request, stack in zip(batch.requests, answers, strict=False):
-            if request not in self._forgotten:
-                self._left[batch.stage + 1][request] = list(stack)
-        return tuple(map(len, answers))
+        _, tasks = self._running.pop(batch.id)
+        last = batch.stage + 1 == len(self._left)
+        for request, task, answer in zip(batch.requests, tasks, answers, strict=False):
+            if request in self._forgotten:
+                continue
+            if last:
+                self._answers.setdefault(request, []).append(Task(task.place, answer))
+            else:
+                left = [Task(place, tensor) for place, tensor in enumerate(answer)]
+                self._left[batch.stage + 1][request] = left
+        self._remember()
+        return () if last else tuple(map(len, answers))
+
+    def take_answers(self, request: int) -> list[Tensor]:
+        """Return what the last stage answered to the tasks of a request, in their order."""
+        answers = self._answers.pop(request, [])
+        return [task.tensor for task in sorted(answers, key=lambda task: task.place)]
 
     def forget(self, requests: Collection[int]) -> None:
-        """Let go of what was left for requests that have ended."""
-        self._forgotten.update(requests)
-        for left in self._left:
+        """Let go of what is kept for requests that have ended."""
+        self._forgotten |= self._still_running().intersection(requests)
+        for kept in (*self._left, self._answers):
             for request in requests:
-                left.pop(request, None)
+                kept.pop(request, None)
+
+    def _remember(self) -> None:
+        """Keep of those forgotten only the ones of which tasks still run."""
+        if self._forgotten:
+            self._forgotten &= self._still_running()
+
+    def _still_running(self) -> set[int]:
+        return {request for batch, _ in self._running.values() for request in batch.requests}

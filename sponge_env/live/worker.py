@@ -7,6 +7,9 @@ import os
 import time
 import weakref
 from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
@@ -70,8 +73,10 @@ def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
 class Part:
     """The replicas of one stage, and the account of their cores."""
 
-    def __init__(self, config: LiveConfig, launcher: Launcher, watch: Watch) -> None:
-        self.config, self.fleet = config, Fleet(config, launcher, watch)
+    def __init__(
+        self, config: LiveConfig, launcher: Launcher, watch: Watch, keeps_answers: bool = False
+    ) -> None:
+        self.config, self.fleet = config, Fleet(config, launcher, watch, keeps_answers)
         self.target = config.initial
         self.cores = self.target.cores
         self.cpu_s = self.warm_up_cpu_s = 0.0
@@ -102,12 +107,16 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     starts, that is a ``WorkerError``. The launchers, by default those of child processes on this
     machine, are closed with the worker. All methods but :meth:`wake` belong to one thread at a
     time.
+
+    What is answered is thrown away, unless it leads to tasks or this worker ``keeps_answers``.
     """
 
     def __init__(
         self,
         config: LiveConfig | Sequence[LiveConfig] | None = None,
         launcher: Launcher | Sequence[Launcher] | None = None,
+        *,
+        keeps_answers: bool = False,
     ) -> None:
         configs = config if isinstance(config, Sequence) else [config or LiveConfig()]
         self.config = configs[0]
@@ -119,7 +128,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch = Watch()
             cleanup.callback(self._watch.close)
             self._parts = [
-                Part(*each, self._watch) for each in zip(configs, launchers, strict=True)
+                Part(*each, self._watch, keeps_answers and k == len(configs) - 1)
+                for k, each in enumerate(zip(configs, launchers, strict=True))
             ]
             self._warm_up()
             # also when nobody closes it: at the latest when this process ends
@@ -188,6 +198,14 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         if not fleet.idle:
             raise RuntimeError("no replica is idle")
         fleet.start(batch, self._handover.take(batch), batch.variant)
+
+    def bring(self, request: int, tensor: NDArray[Any]) -> None:
+        """Keep the input that a request brings, until it ends; others get a sample."""
+        self._handover.bring(request, tensor)
+
+    def take_answers(self, request: int) -> list[NDArray[Any]]:
+        """Return what was answered to the last stage's tasks of a request, in their order."""
+        return self._handover.take_answers(request)
 
     def forget(self, requests: Sequence[int]) -> None:
         """Let go of what is kept for requests that have ended."""
@@ -297,7 +315,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
         self._parts[end.batch.stage].cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
-        tasks = self._handover.answered(end.batch, end.leads_to)
+        tasks = self._handover.answered(end.batch, end.tensors)
         return Completion(
             end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
         )

@@ -10,11 +10,11 @@ import numpy as np
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.installation import imported, look_here, require_extra
-from sponge_env.models.efficientnet import PRETRAINED, efficientnet
+from sponge_env.models.efficientnet import EFFICIENTNETS, efficientnet
 from sponge_env.models.model import Model, OnnxModel, TensorSpec, described
 from sponge_env.models.ocr import OCR_MODELS
 
-KNOWN = (*PRETRAINED, *OCR_MODELS)
+KNOWN = (*EFFICIENTNETS, *OCR_MODELS)
 """Names of the models that come with the project."""
 
 MOST_AXES = 5
@@ -32,7 +32,7 @@ def resolve_model(name: str) -> Model:
     require_extra("live", "the real worker")
     if name.endswith(".onnx"):
         return inspect_onnx(Path(name).resolve())
-    if name in PRETRAINED:
+    if name in EFFICIENTNETS:
         return efficientnet(name)
     if name in OCR_MODELS:
         require_extra("ocr", f"the model {name}")
@@ -46,7 +46,7 @@ def resolve_model(name: str) -> Model:
 def resolve_variants(names: Sequence[str]) -> list[Model]:
     """Find models that answer the same question, for one replica to hold.
 
-    They all take the largest of their inputs; smaller models of :data:`PRETRAINED` resize it. Those
+    They all take the largest of their inputs; smaller models of :data:`EFFICIENTNETS` resize it. Those
     that cannot take the same inputs, or answer in different shapes, are a ``ConfigError``.
     """
     models = [resolve_model(name) for name in names]

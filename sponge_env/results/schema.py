@@ -71,6 +71,7 @@ class IntervalMetrics:
     failed: int = metric(
         "slo", "", "Requests whose replica died and whose budget then ran out.", "less"
     )
+    cancelled: int = metric("slo", "", "Requests that their clients took back.")
     violations: int = metric("slo", "", "Late, dropped and failed requests.", "less")
     avoidable_violations: int = metric("slo", "", "Violations without hopeless requests.", "less")
     hopeless: int = metric("slo", "", "Arrivals whose budget was shorter than the fastest service.")

@@ -117,6 +117,7 @@ class Counts:
     late: int
     dropped: int
     failed: int
+    cancelled: int
     hopeless: int
     avoidable: int
     """Violations of requests that were not hopeless."""

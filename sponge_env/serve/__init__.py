@@ -1,0 +1,1 @@
+"""The server: clients of their own, each request with a deadline, the same core in charge."""

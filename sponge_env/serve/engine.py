@@ -1,0 +1,183 @@
+"""The serving thread: takes calls, lets a controller decide, says how each call ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from sponge_env.errors import SpongeError, WorkerError
+from sponge_env.interfaces import Allocation, Controller, Sink, SystemView
+from sponge_env.run.registry import decision, start
+from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.system import ServedSystem, tell
+
+LOG = logging.getLogger("sponge_env")
+
+BUDGETS_SHOWN = 256
+"""Of those that wait in the first stage, in a snapshot."""
+
+MOST_UNREAD = 4096
+"""Calls that may wait for the serving thread itself."""
+
+MakeController = Callable[[str], Controller]
+
+
+class ServingEngine:
+    """Serves calls in a thread of its own. Implements :class:`.interface.Engine`.
+
+    The system is closed when it has drained. A controller that fails keeps the last allocation.
+    """
+
+    def __init__(
+        self,
+        system: ServedSystem,
+        served: Served,
+        agent: str,
+        make_controller: MakeController,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.served = served
+        self.error: SpongeError | None = None
+        """Why it could not go on."""
+        self._system, self._make_controller, self._sinks = system, make_controller, list(sinks)
+        self._agent, self._controller = agent, self._started(agent)
+        self._next: deque[tuple[str, Controller]] = deque(maxlen=1)
+        self._complained = self._stopped = False
+        self._ready = True
+        self._view = system.view()
+        self._snapshot = self._shown(self._view)
+        self._thread = threading.Thread(target=self._serve, name="sponge-serving", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are taken."""
+        return self._ready
+
+    def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
+        """Take a call; see :meth:`.interface.Engine.submit`."""
+        if not self._ready:
+            tell(done, Reply(Status.STOPPED, finished_s=time.monotonic()))
+            return 0
+        if len(self._system.inbox) >= MOST_UNREAD:
+            tell(done, Reply(Status.REFUSED, finished_s=time.monotonic(), retry_after_s=1.0))
+            return 0
+        ticket = self._system.inbox.submit(call, done)
+        if self._stopped:
+            self._sweep()
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """Take a call back."""
+        self._system.inbox.cancel(ticket)
+
+    def snapshot(self) -> Snapshot:
+        """Return the latest snapshot."""
+        return self._snapshot
+
+    def use(self, agent: str) -> None:
+        """Put another controller in charge, from the next interval on."""
+        self._next.append((agent, self._started(agent)))
+
+    def drain(self, timeout_s: float) -> None:
+        """Take no more calls, answer those that there are, at most for so long; then stop."""
+        self._ready = False
+        self._system.close_by(time.monotonic() + timeout_s)
+        self._system.worker.wake()
+        self._thread.join()
+
+    def _started(self, agent: str) -> Controller:
+        """Make a controller that is ready to decide; this may take a while."""
+        controller = self._make_controller(agent)
+        start(controller, self._system.spec, 0)
+        return controller
+
+    def _serve(self) -> None:
+        """Serve until the system is closed, whatever happens."""
+        status = Status.STOPPED
+        try:
+            while not self._system.is_closed:
+                self._play_interval()
+        except Exception as error:
+            status = Status.FAILED
+            self.error = error if isinstance(error, SpongeError) else WorkerError(repr(error))
+            LOG.error(
+                "the server cannot go on: %s",
+                self.error,
+                exc_info=None if error is self.error else error,
+            )
+        finally:
+            self._stop(status)
+
+    def _stop(self, status: Status) -> None:
+        """Answer what is left, and let go of everything."""
+        self._ready = False
+        self._snapshot = replace(self._snapshot, ready=False)
+        try:
+            self._system.abandon(status)
+            self._stopped = True
+            self._sweep()
+            for sink in self._sinks:
+                with suppress(SpongeError):
+                    sink.close()
+        finally:
+            self._system.close()
+
+    def _sweep(self) -> None:
+        """Answer calls that came in too late for anybody to look at them."""
+        for submitted in self._system.inbox.take(len(self._system.inbox)):
+            if submitted.call is not None:
+                tell(submitted.done, Reply(Status.STOPPED, finished_s=time.monotonic()))
+
+    def _play_interval(self) -> None:
+        """Let the controller decide, and serve an interval under what it says."""
+        view, began_s = self._view, time.perf_counter()
+        allocation = self._decision(view)
+        metrics = self._system.step(allocation, decision_s=time.perf_counter() - began_s)
+        self._view = self._system.view()
+        self._snapshot = self._shown(self._view)
+        for sink in list(self._sinks):
+            try:
+                sink.interval(metrics)
+            except SpongeError as error:
+                LOG.warning("going on without it: %s", error)
+                self._sinks.remove(sink)
+
+    def _decision(self, view: SystemView) -> Allocation:
+        """Return what the controller in charge wants, or the last allocation if it fails."""
+        with suppress(IndexError):
+            self._agent, self._controller = self._next.popleft()
+            self._complained = False
+        try:
+            return decision(self._controller, view, self._system.spec)
+        except SpongeError as error:
+            if not self._complained:
+                LOG.warning("the last allocation stays in force: %s", error)
+            self._complained = True
+            return Allocation(stages=view.allocation.stages, feasible=False)
+
+    def _shown(self, view: SystemView) -> Snapshot:
+        """Return what there is to say after an interval."""
+        stages = view.allocation.stages
+        variants = [stage.variants for stage in self._system.plan.pipeline]
+        budgets_s = view.queued_deadlines_s[:BUDGETS_SHOWN] - view.now_s
+        return Snapshot(
+            now_s=view.now_s,
+            agent=self._agent,
+            last=view.last,
+            cores=tuple(stage.cores for stage in stages),
+            replicas=tuple(stage.replicas for stage in stages),
+            batch=tuple(stage.batch for stage in stages),
+            variant=tuple(
+                own[stage.variant].called if stage.variant >= 0 else ""
+                for own, stage in zip(variants, stages, strict=True)
+            ),
+            queued=tuple(len(stage.queued_deadlines_s) for stage in view.stages),
+            budgets_s=tuple(budgets_s.tolist()),
+            ready=self._ready,
+        )

@@ -1,0 +1,142 @@
+"""What the front ends and the engine of a server say to each other.
+
+A front end turns bytes into a :class:`Call` and a :class:`Reply` into bytes; the engine knows
+nothing of protocols, and a front end nothing of queues. Times are stamps of this machine's
+monotonic clock, in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from sponge_env.models.model import TensorSpec
+from sponge_env.results.schema import IntervalMetrics
+
+
+class Status(IntEnum):
+    """How a call ended."""
+
+    ANSWERED = 0
+    """With outputs, in time or late."""
+    REFUSED = 1
+    """At once: its deadline cannot be met, or there is no room."""
+    EXPIRED = 2
+    """Dropped inside: its deadline passed while it waited."""
+    FAILED = 3
+    """Every replica that tried it died, and no time is left."""
+    CANCELLED = 4
+    """The client went away or took it back."""
+    STOPPED = 5
+    """The server shuts down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One task for the (first stage's) model: one row of a client's batch."""
+
+    tensor: NDArray[Any]
+    """Input of ``Served.inputs``' shape and type; a view on the client's bytes is fine, it is
+    copied once, into the memory that it shares with the replica."""
+    sent_s: float
+    """When the client sent it, as far as is known; else when it arrived."""
+    deadline_s: float
+    """When it has to be answered."""
+    payload_bytes: int
+    """Size of its body, for who estimates the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a call ended."""
+
+    status: Status
+    output: NDArray[Any] | None = None
+    """Answer; of a model that leads on, the last stage's, one row for each task."""
+    finished_s: float = 0.0
+    queue_s: float = 0.0
+    """Time that it waited, in all stages."""
+    service_s: float = 0.0
+    """Time that it was in batches, in all stages."""
+    batch: int = 0
+    """Size of its (last) batch."""
+    cores: int = 0
+    """Core units that each replica of its (last) stage had."""
+    variant: str = ""
+    """Model that answered it (last)."""
+    retry_after_s: float = 0.0
+    """Of a refusal: when there should be room again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server serves; fixed while it runs."""
+
+    name: str
+    """Of the model, as clients call it."""
+    inputs: TensorSpec
+    outputs: TensorSpec
+    batch_max: int
+    default_slo_s: float
+    variants: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the engine says of itself after each interval."""
+
+    now_s: float
+    """Since the server began."""
+    agent: str
+    last: IntervalMetrics | None
+    """Metrics of the last interval."""
+    cores: tuple[int, ...]
+    """Of each stage, of one replica."""
+    replicas: tuple[int, ...]
+    batch: tuple[int, ...]
+    variant: tuple[str, ...]
+    queued: tuple[int, ...]
+    budgets_s: tuple[float, ...]
+    """(queued,) what those that wait in the first stage have left, ascending; at most 256."""
+    ready: bool
+
+
+class Engine(Protocol):
+    """Serves calls; every method may be called from any thread."""
+
+    served: Served
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are taken."""
+
+    def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
+        """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.
+
+        The ticket that is returned is for :meth:`cancel`. It does not block: a call that cannot
+        be met or for which there is no room is refused through ``done``, which may be called
+        before this returns.
+        """
+
+    def cancel(self, ticket: int) -> None:
+        """Take a call back; if it has not ended, it ends as CANCELLED and frees its place."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the latest snapshot."""
+
+    def use(self, agent: str) -> None:
+        """Put another controller in charge, from the next interval on; no call is lost.
+
+        SpongeError if there is none of that name, or it cannot control this system.
+        """
+
+    def drain(self, timeout_s: float) -> None:
+        """Take no more calls, answer those that there are, at most for so long; then stop.
+
+        What is left then ends as STOPPED. Safe to call twice.
+        """

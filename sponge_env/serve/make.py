@@ -1,0 +1,138 @@
+"""Puts a server's engine together: scenario, profile, worker, controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sponge_env.config import Limiter
+from sponge_env.errors import ConfigError
+from sponge_env.factory import check_live, ensure_profile, real_configs
+from sponge_env.interfaces import Controller, Sink, SystemSpec
+from sponge_env.live.replica import LiveConfig
+from sponge_env.live.worker import LiveWorker
+from sponge_env.models.registry import resolve_variants
+from sponge_env.profile import LOCAL_MODEL, Profile
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.serve.engine import ServingEngine
+from sponge_env.serve.interface import Served
+from sponge_env.serve.system import ServedSystem
+from sponge_env.spec import stage_profiles
+
+OCR = "ocr"
+"""Model that is a pipeline: the scenario of that name."""
+SHORTEST_TIMEOUT_S, SLOWEST_BATCHES = 2.0, 10.0
+"""A batch is taken for hung after so long, or so many times the slowest one's time."""
+
+
+def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
+    """Return what a model is served as: the shipped scenario for it, or a given one.
+
+    A model takes the place of that of a scenario of one stage without variants. Names that cannot
+    be are a ``ConfigError``.
+    """
+    if scenario is None:
+        scenario = OCR if model == OCR else "local"
+    loaded = load_scenario(scenario)
+    if model in ("", OCR, loaded.name):
+        return loaded
+    if loaded.stages:
+        raise ConfigError(
+            f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
+        )
+    return replace(loaded, profile="local" if model == LOCAL_MODEL else f"local:{model}")
+
+
+def make_engine(
+    scenario: Scenario,
+    agent: str,
+    *,
+    name: str = "",
+    slo_s: float | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    queue_max: int = 1024,
+    limiter: Limiter = "auto",
+    sinks: Sequence[Sink] = (),
+) -> ServingEngine:
+    """Start to serve a scenario on the real worker; measure its models first if need be.
+
+    Args:
+        scenario: Its models, limits and intervals; not its traffic.
+        agent: The controller in charge at first.
+        name: What clients call the model; the scenario's name if left out.
+        slo_s: Time to answer for calls that say nothing; the scenario's if left out.
+        options: Of controllers, by their names.
+        queue_max: Calls in the system, beyond which others are refused.
+        limiter: How the CPU is limited.
+        sinks: Where metrics go, interval by interval.
+
+    Raises:
+        SpongeError: Scenario, agent or machine does not allow it.
+    """
+    if slo_s is not None:
+        scenario = replace(scenario, slo_s=slo_s, classes=())
+    profile = ensure_profile(scenario, "live", limiter)
+    check_live(scenario, profile, limiter)
+    profiles = stage_profiles(scenario, profile)
+    models = [resolve_variants([each.model for each in variants]) for variants in profiles]
+    check_handed_on(scenario, [stage[0].most_tasks for stage in models])
+    registry, options = known_controllers(), options or {}
+
+    def make_agent(name: str) -> Controller:
+        return make_controller(name, registry, options.get(name))
+
+    make_agent(agent)  # which says what is wrong with it before anything starts
+    outputs = models[-1][0].outputs
+    system = ServedSystem(
+        scenario, _starter(profiles, limiter), profile=profile, outputs=outputs, queue_max=queue_max
+    )
+    served = Served(
+        name=name or scenario.name,
+        inputs=models[0][0].inputs,
+        outputs=outputs,
+        batch_max=system.spec.batch_max,
+        default_slo_s=scenario.slo_s,
+        variants=tuple(variant.called for variant in scenario.pipeline[-1].variants),
+        stages=tuple(stage.name for stage in scenario.pipeline),
+    )
+    try:
+        return ServingEngine(system, served, agent, make_agent, sinks)
+    except BaseException:
+        system.close()
+        raise
+
+
+def check_handed_on(scenario: Scenario, most_tasks: Sequence[int]) -> None:
+    """Refuse stages whose answers are not the inputs of the next, which would be shown samples."""
+    for stage, tasks in zip(scenario.pipeline[:-1], most_tasks, strict=False):
+        if not tasks:
+            raise ConfigError(
+                f"scenario {scenario.name!r} cannot be served: the answers of its stage "
+                f"{stage.name!r} are no inputs of the next"
+            )
+
+
+def _starter(
+    profiles: Sequence[Sequence[Profile]], limiter: Limiter
+) -> Callable[[SystemSpec], LiveWorker]:
+    """Return what starts the worker, which takes no longer for hung than it must."""
+
+    def start(spec: SystemSpec) -> LiveWorker:
+        configs = real_configs(spec, profiles, limiter)
+        timed = [
+            replace(config, batch_timeout_s=_timeout_s(config, own))
+            for config, own in zip(configs, profiles, strict=True)
+        ]
+        return LiveWorker(timed, keeps_answers=True)
+
+    return start
+
+
+def _timeout_s(config: LiveConfig, profiles: Sequence[Profile]) -> float:
+    """Return how long a batch may take until it is taken for hung."""
+    shape = config.batch_max, config.cores_max
+    slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in profiles)
+    return max(SHORTEST_TIMEOUT_S, SLOWEST_BATCHES * slowest_s)

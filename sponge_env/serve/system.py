@@ -1,0 +1,356 @@
+"""The system that serves calls: requests come from outside, and each is told how it ended.
+
+Everything else is the live system's. Nothing grows with the time that it serves: rows of
+``requests`` are free again when their request has ended, and the ledger is read after each move and
+starts over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.arrays import FloatArray
+from sponge_env.config import Arrivals, Network
+from sponge_env.core import entry
+from sponge_env.core.compiled import rows as as_rows
+from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
+from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
+from sponge_env.models.model import TensorSpec
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.serve.inbox import Inbox, Submitted
+from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.simulation.configuration import Configuration
+from sponge_env.simulation.workload import Workload
+from sponge_env.system import LiveSystem, make_room
+
+LOG = logging.getLogger("sponge_env")
+
+PLANNED_S = 60.0
+"""Duration of the scenario that tables are made for; serving goes on for ever."""
+TICK_S = 1e-6
+"""How long after its deadline a request has expired."""
+MOST_AT_ONCE = 256
+"""Calls that are taken in before batches are formed and answers are given."""
+
+_STATUS: dict[int, Status] = {
+    Outcome.ON_TIME: Status.ANSWERED,
+    Outcome.LATE: Status.ANSWERED,
+    Outcome.DROPPED: Status.EXPIRED,
+    Outcome.FAILED: Status.FAILED,
+    Outcome.CANCELLED: Status.CANCELLED,
+}
+_COLUMNS = LEDGER_ROW.names or ()
+_ROW, _OUTCOME, _FINISHED = map(_COLUMNS.index, ("row", "outcome", "finished_s"))
+
+
+class CallWorker(Worker, Protocol):
+    """A worker that takes the requests' own inputs, and keeps the answers."""
+
+    def bring(self, request: int, tensor: NDArray[Any]) -> None:
+        """Keep the input that a request brings, until it ends."""
+
+    def take_answers(self, request: int) -> list[NDArray[Any]]:
+        """Return what was answered to the last stage's tasks of a request, in their order."""
+
+
+class Open:
+    """A call that has not ended."""
+
+    __slots__ = ("arrived_s", "batch", "cores", "done", "row", "service_s", "ticket", "until_s",
+                 "variant")  # fmt: skip
+
+    def __init__(
+        self, ticket: int, row: int, arrived_s: float, done: Callable[[Reply], None]
+    ) -> None:
+        self.ticket, self.row, self.done = ticket, row, done
+        self.arrived_s = self.until_s = arrived_s
+        """``until_s`` is the end of the batches that it was part of."""
+        self.service_s = 0.0
+        self.batch = self.cores = 0
+        """Of its last batch, as is ``variant``."""
+        self.variant = ""
+
+    def served(self, completion: Completion) -> None:
+        """Count a batch that it was part of; two at the same time count once."""
+        finished_s = completion.finished_s
+        self.service_s += max(0.0, finished_s - max(completion.started_s, self.until_s))
+        self.until_s = max(self.until_s, finished_s)
+
+
+def unending(scenario: Scenario) -> Scenario:
+    """Return a scenario as it is served: no traffic of its own, and nothing expired is kept."""
+    return replace(
+        scenario,
+        duration_s=max(PLANNED_S, 2 * scenario.interval_s),
+        start="cold",
+        classes=(),
+        arrivals=Arrivals(kind="constant", rate_rps=1.0),
+        network=Network(trace="none", base_delay_s=0.0),
+        serving=replace(scenario.serving, drop="expired", drop_late_by_s=0.0),
+    )
+
+
+class ServedSystem(LiveSystem):
+    """The live system on calls that come in through an inbox, and end each exactly once."""
+
+    worker: CallWorker
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        make_worker: Callable[[SystemSpec], CallWorker],
+        make_inbox: Callable[[Callable[[], None]], Inbox] = Inbox,
+        profile: Profile | None = None,
+        *,
+        outputs: TensorSpec | None = None,
+        queue_max: int = 1024,
+    ) -> None:
+        """Start to serve; see :class:`LiveSystem` for the worker.
+
+        The scenario is served without end, and its traffic is not drawn (:func:`unending`). There
+        are never more than ``queue_max`` requests in the system; the others are refused. The last
+        stage's ``outputs`` are needed where a request may have no task there.
+        """
+        self._outputs, self._queue_max = outputs, queue_max
+        self._open: list[Open | None] = [None] * (queue_max + 1)
+        """By row of ``requests``; the last is for what is refused."""
+        self._free = list(range(queue_max))[::-1]
+        self._in_batches = [0] * (queue_max + 1)
+        """Tasks that run, by row: until there are none, nothing else may have it."""
+        self._rows_in: dict[int, list[int]] = {}
+        """Rows of the requests in each batch."""
+        self._by_ticket: dict[int, Open] = {}
+        self._past: list[tuple[Any, ...]] = []
+        """What of the ledger was read in this interval."""
+        self._arriving: list[tuple[float, float]] = []
+        """Delay and budget of each request that arrived in this interval."""
+        self._arrivals = np.zeros((2, 0))
+        self._closing_s = math.inf
+        self._ended_s = 0.0
+        """When the last interval was to end."""
+        self._dropped = Status.EXPIRED
+        super().__init__(unending(scenario), 0, make_worker, profile)
+        self._offset_s = time.monotonic() - self.worker.now()
+        self._names = [[v.called for v in stage.variants] for stage in self.plan.pipeline]
+        self.inbox = make_inbox(self.worker.wake)
+
+    def _make_memory(
+        self, configuration: Configuration, seed: int, workload: Workload | None
+    ) -> Arrays:
+        room = configuration.room
+        make_room(room, self.spec, self._queue_max + 1)
+        room.ledger = 2 * self._queue_max + MOST_AT_ONCE
+        # Replicas, those that drain included, have a core each at least.
+        room.replicas = min(room.replicas, self.spec.total_cores)
+        requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
+        requests["sent_s"] = requests["arrival_s"] = np.inf
+        return configuration.allocate(1)._replace(requests=requests)
+
+    def _rehearse(self) -> None:
+        moves = self._arrays, self._metrics
+        entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, True)
+        entry.look_after(*moves, 0.0)
+        entry.cancel(*moves, 0, 0.0)
+        super()._rehearse()
+
+    @property
+    def done(self) -> bool:
+        """Never: there is no last interval."""
+        return False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been closed, and nothing is left or no time."""
+        if self._closing_s == math.inf:
+            return False
+        return self.worker.now() >= self._closing_s or not (self._by_ticket or self.inbox)
+
+    @property
+    def open(self) -> int:
+        """Calls that have not ended, those in the inbox not included."""
+        return len(self._by_ticket)
+
+    def at(self, monotonic_s: float) -> float:
+        """Return the time of a stamp of the machine's monotonic clock."""
+        return monotonic_s - self._offset_s
+
+    def stamp(self, now_s: float) -> float:
+        """Return the stamp of the machine's monotonic clock at a time."""
+        return now_s + self._offset_s
+
+    def close_by(self, monotonic_s: float) -> None:
+        """Serve on until all calls have ended, at most until then."""
+        self._closing_s = self.at(monotonic_s)
+
+    def abandon(self, status: Status) -> None:
+        """End all calls that are left with a status, whatever the worker still does."""
+        self._dropped = status
+        self._take_calls(self.worker.now(), len(self.inbox))
+        entry.abandon(self._arrays, self._metrics, self.worker.now())
+        self._look()
+        for call in list(self._by_ticket.values()):
+            self._end_call(call, Reply(status, finished_s=time.monotonic()))
+
+    def drain(self) -> None:
+        """Serve what is left under the allocation in force, as :meth:`close_by` says."""
+        while not self.is_closed:
+            self._drive(self._closing_s)
+
+    def columns(self) -> dict[str, NDArray[np.generic]]:
+        """Refuse: what has ended is forgotten."""
+        raise RuntimeError("a served system keeps no ledger of its requests")
+
+    def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
+        delays_s, budgets_s = self._arrivals
+        return delays_s, budgets_s
+
+    def _next_arrivals(self, offered: int) -> None:
+        self._arrivals = np.array(self._arriving, np.float64).reshape(offered, 2).T
+        self._arriving = []
+        self._past = []
+
+    def _ended_since(self, ended: int) -> NDArray[Any]:
+        return np.array(self._past, LEDGER_ROW)
+
+    def _ends_s(self) -> float:
+        """Return when the interval ends; what was missed is not made up for."""
+        interval_s = self.spec.interval_s
+        self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
+        return self._ended_s
+
+    def _is_over(self, now_s: float, until_s: float) -> bool:
+        return now_s >= until_s or self.is_closed
+
+    def _take_in(self, now_s: float, until_s: float) -> float:
+        next_s = entry.look_after(self._arrays, self._metrics, now_s)
+        if self.inbox:
+            next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
+        # A request may still be answered at its deadline: it expires after that.
+        return min(next_s + TICK_S, self._closing_s)
+
+    def _take_calls(self, now_s: float, most: int) -> float:
+        """Take in what has come; return when one of them has to be looked after."""
+        next_s = math.inf
+        for submitted in self.inbox.take(most):
+            if submitted.call is None:
+                self._cancel(submitted.ticket, now_s)
+            else:
+                self._offer(submitted, submitted.call, now_s)
+                next_s = min(next_s, self.at(submitted.call.deadline_s))
+        return now_s if self.inbox else next_s
+
+    def _offer(self, submitted: Submitted, call: Call, now_s: float) -> None:
+        deadline_s = self.at(call.deadline_s)
+        sent_s = min(now_s, self.at(call.sent_s))
+        welcome = bool(self._free) and self._can_be_met(deadline_s, now_s)
+        row = self._free[-1] if welcome else self._queue_max
+        times_s = sent_s, now_s, deadline_s
+        moves = self._arrays, self._metrics
+        self._arriving.append((now_s - sent_s, deadline_s - now_s))
+        ticket, done = submitted.ticket, submitted.done
+        if not entry.offer(*moves, row, ticket, times_s, float(call.payload_bytes), welcome):
+            self._look()  # before the row is another's
+            tell(done, Reply(Status.REFUSED, retry_after_s=self._retry_after_s()))
+            return
+        self._free.pop()
+        self._by_ticket[ticket] = self._open[row] = Open(ticket, row, now_s, done)
+        self.worker.bring(ticket, call.tensor)
+
+    def _can_be_met(self, deadline_s: float, now_s: float) -> bool:
+        return deadline_s - now_s >= float(self._arrays.settings["hopeless_below_s"][0])
+
+    def _retry_after_s(self) -> float:
+        return 1.0
+
+    def _cancel(self, ticket: int, now_s: float) -> None:
+        if (call := self._by_ticket.get(ticket)) is not None:
+            entry.cancel(self._arrays, self._metrics, call.row, now_s)
+            self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
+
+    def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
+        self._rows_in[batch.id] = own = rows.tolist()
+        for row in own:
+            self._in_batches[row] += 1
+        super()._begin(batch, rows)
+
+    def _end(self, completion: Completion) -> None:
+        super()._end(completion)
+        batch = completion.batch
+        cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
+        for row in self._rows_in.pop(batch.id):
+            self._in_batches[row] -= 1
+            call = self._open[row]
+            if call is not None:
+                call.served(completion)
+                call.batch, call.cores = batch.size, cores
+                call.variant = self._names[batch.stage][batch.variant]
+            elif not self._in_batches[row]:
+                self._free.append(row)
+
+    def _look(self) -> None:
+        """Read what has ended since the last time, and tell those who wait for it."""
+        ended = int(self._env["ended"])
+        if not ended:
+            return
+        rows = self._arrays.ledger[0, :ended].tolist()
+        self._past += rows
+        self._env["ended"] = 0
+        tickets = []
+        for closed in rows:
+            row = closed[_ROW]
+            if (call := self._open[row]) is None:
+                continue  # it was refused
+            self._open[row] = None
+            if not self._in_batches[row]:
+                self._free.append(row)
+            tickets.append(call.ticket)
+            if call.ticket in self._by_ticket:
+                self._end_call(call, self._reply(call, closed[_OUTCOME], closed[_FINISHED]))
+        self.worker.forget(tickets)
+
+    def _reply(self, call: Open, outcome: int, finished_s: float) -> Reply:
+        """Return how a call ended, for who waits for it."""
+        status = self._dropped if outcome == Outcome.DROPPED else _STATUS[outcome]
+        answered = status is Status.ANSWERED
+        return Reply(
+            status=status,
+            output=self._output(call.ticket) if answered else None,
+            finished_s=self.stamp(finished_s),
+            queue_s=max(0.0, finished_s - call.arrived_s - call.service_s),
+            service_s=call.service_s,
+            batch=call.batch,
+            cores=call.cores,
+            variant=call.variant,
+        )
+
+    def _output(self, ticket: int) -> NDArray[Any] | None:
+        """Return what was answered: in several stages one row for each task of the last."""
+        answers = self.worker.take_answers(ticket)
+        if len(self.spec.stages) == 1:
+            return answers[0] if answers else None
+        if not answers:
+            outputs = self._outputs or TensorSpec(())
+            return np.zeros((0, *outputs.shape), outputs.dtype)
+        return np.stack(answers)
+
+    def _end_call(self, call: Open, reply: Reply) -> None:
+        """Say how a call ended, this once."""
+        del self._by_ticket[call.ticket]
+        tell(call.done, reply)
+
+
+def tell(done: Callable[[Reply], None], reply: Reply) -> None:
+    """Call back; that this fails is no matter of the system's."""
+    try:
+        done(reply)
+    except Exception:
+        LOG.exception("a call's end could not be told")

@@ -1,0 +1,150 @@
+"""Workers in virtual time that take the inputs of calls and answer them, and clients by a script.
+
+A first stage of several answers with ``[[x, 0], [x, 1], ...]`` to ``[x]``; the last with its input
+plus a half.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from fake_stages import FakeStages
+from numpy.typing import NDArray
+from reference.worker import ProfileService, SimulatedWorker
+
+from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
+from sponge_env.live.handover import Handover
+from sponge_env.models.model import TensorSpec
+from sponge_env.profile import Profile
+from sponge_env.scenario import Scenario
+from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.serve.system import ServedSystem
+
+Action = tuple[float, Callable[[], None]]
+OUTPUTS = TensorSpec((2,), "float64")
+
+
+class NoSamples:
+    """A launcher of whose models no sample may be shown: calls bring their own."""
+
+    most_tasks = 0
+
+    def sample(self, request_id: int) -> NDArray[Any]:
+        raise AssertionError(f"request {request_id} was given a sample")
+
+
+class CallStages(FakeStages):
+    """Plain workers side by side that answer calls; implements ``CallWorker``."""
+
+    def __init__(
+        self,
+        workers: Sequence[SimulatedWorker],
+        tasks: Callable[[float], int] = lambda x: 1,
+        crashes: Sequence[tuple[float, int]] = (),
+    ) -> None:
+        """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
+        super().__init__(workers, crashes=crashes)
+        self.handover = Handover([NoSamples() for _ in workers])  # type: ignore[misc]
+        self.script: list[Action] = []
+        self.closed = False
+        self._fan_out = tasks
+        self._inputs: dict[int, list[NDArray[Any]]] = {}
+
+    def bring(self, request: int, tensor: NDArray[Any]) -> None:
+        self.handover.bring(request, tensor)
+
+    def take_answers(self, request: int) -> list[NDArray[Any]]:
+        return self.handover.take_answers(request)
+
+    def forget(self, requests: Sequence[int]) -> None:
+        self.handover.forget(requests)
+
+    def start(self, batch: Batch) -> None:
+        self._inputs[batch.id] = self.handover.take(batch)
+        super().start(batch)
+
+    def wait(self, until_s: float) -> Sequence[Completion]:
+        at_s = self.script[0][0] if self.script else math.inf
+        ended = super().wait(min(until_s, max(at_s, self.now())))
+        while self.script and self.script[0][0] <= self.now():
+            self.script.pop(0)[1]()
+        return ended
+
+    def _told(self, completion: Completion) -> Completion:
+        batch = completion.batch
+        inputs = self._inputs.pop(batch.id)
+        if not completion.ok:
+            self.handover.give_back(batch)
+            return completion
+        if batch.stage + 1 == len(self.workers):
+            answers = [tensor + 0.5 for tensor in inputs]
+        else:
+            answers = [np.array([[x, k] for k in range(self._fan_out(x))]) for (x,) in inputs]
+        return dataclasses.replace(completion, tasks=self.handover.answered(batch, answers))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Client:
+    """What a script does to a system, and what it was told."""
+
+    def __init__(self, system: ServedSystem) -> None:
+        self.system = system
+        self.worker: CallStages = system.worker  # type: ignore[assignment]
+        self.replies: dict[int, list[Reply]] = {}
+        self.inputs: dict[int, float] = {}
+        self._tickets: list[int] = []
+
+    def submit(self, budget_s: float, delay_s: float = 0.0) -> int:
+        """Send a call now; its input is a number of its own."""
+        now_s = time_s = self.system.stamp(self.worker.now())
+        x = float(len(self._tickets))
+        call = Call(np.array([x]), now_s - delay_s, time_s + budget_s, 100)
+        told: list[Reply] = []
+        ticket = self.system.inbox.submit(call, told.append)
+        self._tickets.append(ticket)
+        self.replies[ticket], self.inputs[ticket] = told, x
+        return ticket
+
+    def cancel(self, number: int) -> None:
+        """Take back one of the calls so far."""
+        if self._tickets:
+            self.system.inbox.cancel(self._tickets[number % len(self._tickets)])
+
+    def at(self, time_s: float, what: Callable[..., Any], *arguments: Any) -> None:
+        """Do something then."""
+        self.worker.script.append((time_s, lambda: what(*arguments)))
+
+    @property
+    def statuses(self) -> list[Status]:
+        """How each call has ended, in the order in which they were sent."""
+        return [told[0].status for told in self.replies.values() if told]
+
+
+def served_system(
+    scenario: Scenario, profile: Profile | None = None, queue_max: int = 64, **more: Any
+) -> ServedSystem:
+    """Return a system on plain workers in virtual time."""
+
+    def make_worker(spec: SystemSpec) -> CallStages:
+        workers = []
+        for k, own in enumerate(spec.stages):
+            table_s = own.latencies[0].table_s(own.batch_max, own.cores_max)
+            initial = Allocation(stages=(spec.initial.stages[k],))
+            workers.append(
+                SimulatedWorker(
+                    lambda cores, table_s=table_s: ProfileService(table_s, cores),
+                    initial,
+                    cold_start_s=own.cold_start_s,
+                )
+            )
+        return CallStages(workers, **more)
+
+    return ServedSystem(
+        scenario, make_worker, profile=profile, outputs=OUTPUTS, queue_max=queue_max
+    )

@@ -1,0 +1,129 @@
+"""The system that serves calls, in virtual time: each ends exactly once, whatever happens."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_calls import Client, served_system
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenarios import STEADY_PROFILE, short
+from test_pipeline import pipeline, stage
+
+from sponge_env.config import Initial, Limits, Simulation
+from sponge_env.interfaces import Allocation, StageAllocation
+from sponge_env.scenario import Scenario
+from sponge_env.serve.interface import Status
+from sponge_env.serve.system import ServedSystem
+
+ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
+HELD = Initial(cores=2, batch=2, replicas=2)
+TWO = pipeline(
+    stage("finder", "video-detector", fan_out=3, initial=HELD),
+    stage("reader", "nlp-sentiment", initial=HELD),
+)
+SCENARIOS = {"one stage": ONE, "two stages": TWO}
+ENDED = ("on_time", "late", "dropped", "failed", "cancelled")
+
+
+def tasks_of(x: float) -> int:
+    """Return how many lines there are in an image; none in some."""
+    return int(x) % 4
+
+
+def asked(scenario: Scenario, cores: int, batch: int, replicas: int) -> Allocation:
+    """Return the same allocation for each stage, within the limits."""
+    stages = []
+    for one in scenario.pipeline:
+        most = one.limits
+        held = min(cores, most.cores), min(batch, most.batch), min(replicas, most.replicas)
+        stages.append(StageAllocation(*held))
+    return Allocation(stages=tuple(stages))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data(), name=st.sampled_from(list(SCENARIOS)))
+def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
+    scenario = SCENARIOS[name]
+    stages = len(scenario.pipeline)
+    times_s = st.floats(0.0, 5.0)
+    crashes = st.lists(st.tuples(times_s, st.integers(0, stages - 1)), max_size=6).map(sorted)
+    system = served_system(
+        scenario, queue_max=data.draw(st.integers(1, 12)), crashes=data.draw(crashes), tasks=tasks_of
+    )
+    client = Client(system)
+    deeds = st.one_of(
+        st.tuples(times_s, st.just("submit"), st.floats(-0.1, 2.0)),
+        st.tuples(times_s, st.just("cancel"), st.integers(0, 50)),
+    )
+    script = data.draw(st.lists(deeds, max_size=60).map(sorted))
+    for at_s, what, how in script:
+        client.at(at_s, getattr(client, what), how)
+    totals = dict.fromkeys(("offered", *ENDED), 0)
+    intervals = data.draw(st.integers(1, 5))
+    for interval in range(intervals):
+        sizes = (data.draw(st.integers(1, most)) for most in (16, 16, 3))
+        metrics = system.step(asked(scenario, *sizes))
+        if interval + 1 < intervals:
+            totals = {key: totals[key] + getattr(metrics, key) for key in totals}
+        check_rows(system)
+    system.close_by(system.stamp(system.worker.now() + data.draw(st.floats(0.0, 3.0))))
+    system.drain()
+    system.abandon(Status.STOPPED)
+
+    check_told(client, name)
+    # the metrics of the last interval went on while the system drained
+    totals = {key: totals[key] + int(system._metrics[key][0]) for key in totals}
+    check_accounts(client, totals)
+    assert not system.open
+    assert not system.inbox
+
+
+def check_told(client: Client, name: str) -> None:
+    """Check that each call was told once how it ended, with an answer of its own."""
+    for ticket, told in client.replies.items():
+        assert len(told) == 1
+        (reply,), x = told, client.inputs[ticket]
+        assert (reply.output is not None) == (reply.status is Status.ANSWERED)
+        if reply.output is None:
+            continue
+        expected = [[x + 0.5, k + 0.5] for k in range(tasks_of(x))]
+        expected = expected if name == "two stages" else [x + 0.5]
+        np.testing.assert_array_equal(reply.output, np.reshape(expected, reply.output.shape))
+        assert len(reply.output) == len(expected)
+        assert reply.queue_s >= 0
+        assert reply.service_s > 0
+        assert reply.batch > 0
+        assert reply.variant
+
+
+def check_accounts(client: Client, totals: dict[str, int]) -> None:
+    """Check that the metrics say what the clients were told."""
+    told = {status: client.statuses.count(status) for status in Status}
+    answered = totals["on_time"] + totals["late"]
+    dropped = told[Status.EXPIRED] + told[Status.REFUSED]
+    pending = totals["offered"] - sum(totals[key] for key in ENDED)
+    # Of what runs when all is stopped nobody asks how it ends; nor of what was taken back then.
+    assert pending >= 0
+    assert totals["offered"] == len(client.replies)
+    assert answered == told[Status.ANSWERED]
+    assert totals["failed"] <= told[Status.FAILED]
+    assert dropped <= totals["dropped"] <= dropped + told[Status.STOPPED]
+    assert totals["cancelled"] <= told[Status.CANCELLED] <= totals["cancelled"] + pending
+    assert sum(told.values()) == totals["offered"]
+
+
+def check_rows(system: ServedSystem) -> None:
+    """Check that a row is free or somebody's, and nobody's twice."""
+    free, held = system._free, [row for row, call in enumerate(system._open) if call]
+    waiting_to_be_free = [
+        row
+        for row, tasks in enumerate(system._in_batches)
+        if tasks and system._open[row] is None
+    ]
+    rows = [*free, *held, *waiting_to_be_free]
+    assert sorted(rows) == list(range(system._queue_max))
+    assert len(system._by_ticket) <= len(held)
