@@ -1,0 +1,169 @@
+"""The servers: HTTP and gRPC in one loop, from the first request to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from sponge_env.serve.connection import connections
+from sponge_env.serve.extras import Extras
+from sponge_env.serve.front import Front
+from sponge_env.serve.http import HttpFront
+from sponge_env.serve.interface import Engine
+from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.rpc import RpcServer, start_rpc
+from sponge_env.serve.shared import Shared
+from sponge_env.serve.sockets import authority, listening_socket
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+CLOSING_S = 2.0
+"""How long connections may take to close once all is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a server can be reached, with the ports that were found free."""
+
+    options: ServeOptions
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        options = self.options
+        said = f"serving at http://{authority(options.host, options.port)}"
+        if options.grpc_port is None:
+            return said
+        return f"{said} and grpc://{authority(options.host, options.grpc_port)}"
+
+
+class Stop:
+    """Asks servers to end, from any thread: at first after all answers, then at once."""
+
+    def __init__(self) -> None:
+        """Make it within the loop of the servers."""
+        self._loop = asyncio.get_running_loop()
+        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+
+    def __call__(self) -> None:
+        """Ask once more."""
+        with suppress(RuntimeError):  # they have ended
+            self._loop.call_soon_threadsafe(self._ask)
+
+    def _ask(self) -> None:
+        (self.at_once if self.asked.is_set() else self.asked).set()
+
+
+def serve(engine: Engine, options: ServeOptions, extras: Extras) -> None:
+    """Serve until a signal ends it; what cannot be listened on is a ``ConfigError``."""
+    uvloop.run(run_servers(engine, options, extras))
+
+
+async def run_servers(
+    engine: Engine,
+    options: ServeOptions,
+    extras: Extras,
+    listening: Callable[[Listening, Stop], None] | None = None,
+) -> None:
+    """Serve an engine until SIGINT or SIGTERM, or until what ``listening`` is given is called.
+
+    ``listening`` is called once clients are served; without it, a line on stdout says where. To
+    end, the engine is drained (it is not ready from then on), all answers go out, and the servers
+    stop. Asked a second time, they stop at once. A port in use is a ``ConfigError``.
+    """
+    stop = Stop()
+    listener = listening_socket(options.host, options.port)
+    with _signals(stop), listener:
+        front = Front(engine, options, extras.recorder)
+        rpc = await start_rpc(front)
+        http = _HttpServer(_uvicorn_config(HttpFront(front, extras), options))
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        ports = {"port": listener.getsockname()[1], "grpc_port": rpc.port if rpc else None}
+        (listening or _say)(Listening(replace(options, **ports)), stop)
+        await _until_stopped(serving, stop)
+        await _drain(engine, options.drain_s, stop)
+        await _close(http, serving, rpc, stop)
+
+
+def _say(listening: Listening, stop: Stop) -> None:
+    if not listening.options.local:
+        secret = "with the token" if listening.options.token else "without a token"
+        host = listening.options.host
+        sys.stderr.write(f"warning: whoever reaches {host} may use this server, {secret}\n")
+    sys.stdout.write(f"{listening}\n")
+    sys.stdout.flush()
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to us."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+def _uvicorn_config(app: HttpFront, options: ServeOptions) -> uvicorn.Config:
+    # its warnings are about what clients send, a line for each
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        app,
+        http=connections(Shared(options)),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=options.idle_timeout_s,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=CLOSING_S,  # type: ignore[arg-type]
+    )
+
+
+@contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    """Have signals stop the servers, where they are in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    for number in ENDING:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in ENDING:
+            loop.remove_signal_handler(number)
+
+
+async def _until_stopped(serving: asyncio.Task[None], stop: Stop) -> None:
+    asked = asyncio.create_task(stop.asked.wait())
+    await asyncio.wait((asked, serving), return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+
+
+async def _drain(engine: Engine, drain_s: float, stop: Stop) -> None:
+    """Have the engine answer what it has, unless it has to be quick."""
+    drained = asyncio.create_task(asyncio.to_thread(engine.drain, drain_s))
+    hurry = asyncio.create_task(stop.at_once.wait())
+    await asyncio.wait((drained, hurry), return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not drained.done():
+        await asyncio.to_thread(engine.drain, 0.0)
+        await drained
+
+
+async def _close(
+    http: _HttpServer, serving: asyncio.Task[None], rpc: RpcServer | None, stop: Stop
+) -> None:
+    http.should_exit, http.force_exit = True, stop.at_once.is_set()
+    if rpc is not None:
+        await rpc.stop(0.0 if stop.at_once.is_set() else CLOSING_S)
+    await serving

@@ -1,0 +1,232 @@
+"""One HTTP connection: uvicorn's, which reads bodies in place and keeps clients within bounds.
+
+Uvicorn copies a body four times on its way to the application. Here the kernel writes it where
+the tensor is read, once its headers have said how long it is; that halves what HTTP costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+import numpy as np
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from sponge_env.serve.body import EXTENSION
+from sponge_env.serve.shared import SCRATCH_BYTES, RefusedError, Shared
+
+
+class Connection(HttpToolsProtocol):
+    """Parses one connection; :class:`InPlace` brings it what arrives."""
+
+    def __init__(self, shared: Shared, **named: Any) -> None:
+        """Take uvicorn's arguments beside what connections share."""
+        super().__init__(**named)
+        self.shared = shared
+        self._parsed_bytes = self._chunk_bytes = 0
+        self._begun, self._in_headers = False, True
+        self._body: memoryview | None = None
+        self._filled = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._refusal: RefusedError | None = None
+        self._running: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request, unless there are too many connections."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._start_timer()
+        if len(self.connections) > self.shared.options.most_connections:
+            self._refuse(RefusedError(503, "too many connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_timer()
+        self._forget()
+        self._abandon()
+        super().connection_lost(exc)
+
+    @property
+    def room(self) -> memoryview:
+        """Where to write what comes next: in its place, if it belongs to a body."""
+        return self.shared.scratch if self._body is None else self._body[self._filled :]
+
+    def written(self, size: int) -> None:
+        """Take so many bytes that were written there."""
+        if self._body is None:
+            self._parsed_bytes += size
+            self.data_received(self.shared.scratch[:size])  # type: ignore[arg-type]
+            self._check_parsed()
+            return
+        self._filled += size
+        if self._filled == len(self._body):
+            self._end_body()
+
+    def on_message_begin(self) -> None:
+        """Begin a request, which has to be there within its time."""
+        super().on_message_begin()
+        self._forget()
+        self._parsed_bytes, self._begun, self._in_headers = 0, True, True
+        self._start_timer()
+
+    def on_headers_complete(self) -> None:
+        """Start the application, and make room for the body, if its size is known."""
+        self._in_headers = False
+        super().on_headers_complete()
+        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        size = int(length)
+        if 0 < size <= self.shared.options.most_body_bytes:
+            self._make_room(size)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body that came along with the headers, or whose size is unknown."""
+        if self._body is None:
+            self._hold_chunk(len(body))
+            super().on_body(body)
+            return
+        end = self._filled + len(body)
+        self._body[self._filled : end] = body
+        self._filled = end
+
+    def on_message_complete(self) -> None:
+        """Let the application have the request."""
+        self._stop_timer()
+        self._body = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or is too large for it, and close."""
+        self._refuse(self._refusal or RefusedError(400, "this is no HTTP request"))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, at once if it does not even read what it was sent."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _make_room(self, size: int) -> None:
+        self._hold(size)
+        room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
+        weakref.finalize(room, self.shared.released.append, size).atexit = False
+        self._body, self._filled = memoryview(room), 0
+        self.scope["extensions"] = {EXTENSION: self._body}  # type: ignore[dict-item]
+
+    def _hold_chunk(self, size: int) -> None:
+        """Count a part of a body whose size is unknown, until the next request."""
+        self._hold(size)
+        self._chunk_bytes += size
+
+    def _hold(self, size: int) -> None:
+        if not self.shared.hold(size):
+            self._fail(RefusedError(503, "too many bodies at a time"))
+
+    def _forget(self) -> None:
+        self._body = None
+        self.shared.released.append(self._chunk_bytes)
+        self._chunk_bytes = 0
+
+    def _end_body(self) -> None:
+        """End a request whose body the parser has not seen; another one sees what follows."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.on_message_complete()
+
+    def _check_parsed(self) -> None:
+        """Close if headers, or chunks with what is around them, have no end.
+
+        The parser keeps a header until it is whole, so its bytes are counted before it tells.
+        """
+        options = self.shared.options
+        if self._in_headers and self._parsed_bytes > options.most_header_bytes:
+            self._refuse(RefusedError(431, "the headers are too large"))
+        elif self._parsed_bytes > 2 * (options.most_body_bytes + SCRATCH_BYTES):
+            self._refuse(RefusedError(413, "the request is too large"))
+
+    def _fail(self, refusal: RefusedError) -> None:
+        self._refusal = refusal
+        raise refusal
+
+    def _refuse(self, refusal: RefusedError) -> None:
+        """Answer and close; what has been answered already is only closed."""
+        self.shared.refused += 1
+        if self.transport.is_closing():
+            return
+        current = self.cycle if self.cycle and self.cycle.scope is self.scope else None
+        if current is None or not current.response_started:
+            self.transport.write(refusal.response)
+        self._abandon()
+        self.transport.close()
+
+    def _abandon(self) -> None:
+        """Tell the application that nobody waits for what it works on.
+
+        Uvicorn tells only the last request; one before it may still be under way.
+        """
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        wait_s = self.shared.options.body_timeout_s
+        self._timer = self.loop.call_later(wait_s, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if self._begun:
+            self._refuse(RefusedError(408, "the request did not arrive in time"))
+        else:
+            self.transport.close()
+
+
+class InPlace(asyncio.BufferedProtocol):
+    """Has the loop write what arrives where a connection wants it; the rest is passed on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._to = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to write what comes next."""
+        return self._to.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass on that something was written there."""
+        self._to.written(nbytes)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Pass it on."""
+        self._to.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on."""
+        self._to.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Pass it on."""
+        self._to.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._to.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._to.resume_writing()
+
+
+def connections(shared: Shared) -> Callable[..., InPlace]:
+    """Return what makes the connections of a server, in place of uvicorn's class."""
+    return lambda **named: InPlace(Connection(shared, **named))

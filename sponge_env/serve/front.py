@@ -1,0 +1,82 @@
+"""What HTTP and gRPC do alike: who may ask, which model, by when, and the way to the engine."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sponge_env.serve.deadlines import Arrival, timing
+from sponge_env.serve.extras import Recorder
+from sponge_env.serve.interface import Call, Engine, Reply, Served
+from sponge_env.serve.joined import joined_outputs, joined_parameters, replies
+from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.outcomes import WireError
+from sponge_env.serve.protocol import VERSION, Inference, calls
+from sponge_env.serve.tensors import shown
+
+Headers = Mapping[bytes, bytes]
+"""By lower-case name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Outputs of a request, and what its answer says of how they came about."""
+
+    tensors: Mapping[str, NDArray[Any]]
+    parameters: Mapping[str, Any]
+
+
+class Front:
+    """The engine, as front ends use it."""
+
+    def __init__(self, engine: Engine, options: ServeOptions, recorder: Recorder) -> None:
+        self.engine, self.options, self.recorder = engine, options, recorder
+        self._authorization = f"Bearer {options.token}".encode() if options.token else None
+
+    @property
+    def served(self) -> Served:
+        """What is served."""
+        return self.engine.served
+
+    def check_token(self, headers: Headers) -> None:
+        """Raise a WireError if a token is wanted and not brought."""
+        if self._authorization is None:
+            return
+        # as long for a wrong token as for the right one, whatever they have in common
+        if not hmac.compare_digest(headers.get(b"authorization", b""), self._authorization):
+            raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
+
+    def check_model(self, name: str, version: str = "") -> None:
+        """Raise a WireError unless this model is served in this version; none is any."""
+        if name != self.served.name:
+            raise WireError(f"there is no model {shown(name)}; it is {self.served.name!r}", 404)
+        if version not in ("", VERSION):
+            raise WireError(f"there is no version {shown(version)}; it is {VERSION!r}", 404)
+
+    def arrival(self, began_s: float, grpc_remaining_s: float | None = None) -> Arrival:
+        """Return that a request is here now, whose first bytes were when it began."""
+        slo_s = self.served.default_slo_s
+        return Arrival(began_s, time.monotonic(), time.time(), slo_s, grpc_remaining_s)
+
+    async def infer(
+        self, inference: Inference, headers: Headers, arrival: Arrival, payload_bytes: int
+    ) -> Answered:
+        """Have a request answered; a WireError says why it was not.
+
+        Cancelling this takes the request back from the engine.
+        """
+        when = timing(inference.parameters, headers, arrival)
+        if when.clamped:
+            self.recorder.clamped()
+        asked = calls(inference, when, payload_bytes)
+        ended = await replies(self.engine, asked, self._record)
+        return Answered(joined_outputs(self.served, ended), joined_parameters(asked, ended))
+
+    def _record(self, asked: Sequence[Call], ended: Sequence[Reply]) -> None:
+        for row, (call, reply) in enumerate(zip(asked, ended, strict=True)):
+            self.recorder.observe(call, reply, row > 0)

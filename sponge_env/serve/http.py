@@ -1,0 +1,233 @@
+"""The protocol over HTTP: an ASGI application without a framework."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+
+from sponge_env.errors import SpongeError
+from sponge_env.serve import describe
+from sponge_env.serve.body import WholeBody, read_body
+from sponge_env.serve.compression import accepted_encoding, compressed, decompressed
+from sponge_env.serve.extras import Extras
+from sponge_env.serve.front import Front, Headers
+from sponge_env.serve.options import is_local
+from sponge_env.serve.outcomes import WireError
+from sponge_env.serve.protocol import Answer, read_inference, read_json, write_answer
+from sponge_env.serve.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
+from sponge_env.serve.tensors import shown
+
+T = TypeVar("T")
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+LARGE_BYTES = 2**18
+"""From here on a body that has to be unpacked or parsed does not hold up the others."""
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class HttpFront:
+    """Routes requests; each ends with an answer, whatever it was."""
+
+    def __init__(self, front: Front, extras: Extras) -> None:
+        self._front, self._engine, self._extras = front, front.engine, extras
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        try:
+            response = await self._response(scope, receive)
+        except WireError as error:
+            response = as_error(error, dict(scope["headers"]))
+        except ClientGoneError:
+            return
+        await sent(response, send)
+
+    async def _response(self, scope: Scope, receive: Receive) -> Response:
+        headers, path = dict(scope["headers"]), scope["path"]
+        get = scope["method"] in ("GET", "HEAD")
+        if get and path in self._extras.resources:
+            return self._resource(scope, headers)
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["v2", "health"] and get:
+            return self._health(parts[2:])
+        self._front.check_token(headers)
+        if get:
+            return as_json(self._described(parts))
+        if scope["method"] == "POST":
+            return await self._posted(parts, _Request(scope, headers, receive, time.monotonic()))
+        raise WireError(f"the method {shown(scope['method'])} is not served", 405)
+
+    def _resource(self, scope: Scope, headers: Headers) -> Response:
+        found = self._extras.resources[scope["path"]]
+        if not found.open:
+            self._front.check_token(headers)
+        more = tuple(
+            (name.lower().encode(), value.encode()) for name, value in found.headers.items()
+        )
+        body = found.make(scope["query_string"].decode("latin-1"))
+        return Response(body, 200, found.content_type.encode(), more)
+
+    def _health(self, parts: list[str]) -> Response:
+        """Tell health by the status, as the protocol wants it: 200, or 4xx if it is not well."""
+        if parts == ["live"]:
+            return as_json({"live": True})
+        if parts == ["ready"]:
+            return self._readiness({})
+        raise WireError("health is told at v2/health/live and v2/health/ready", 404)
+
+    def _readiness(self, named: Mapping[str, str]) -> Response:
+        ready = self._engine.ready
+        return Response(orjson.dumps({**named, "ready": ready}), 200 if ready else 400)
+
+    def _described(self, parts: list[str]) -> Any:
+        """Return what is told under a path below ``v2``, as JSON or as a whole response."""
+        served = self._front.served
+        match parts:
+            case ["v2"]:
+                return describe.server_metadata()
+            case ["v2", "models", "stats"]:
+                return {"model_stats": [self._extras.recorder.statistics()]}
+            case ["v2", "models", name, "versions", version, *rest]:
+                self._front.check_model(name, version)
+            case ["v2", "models", name, *rest]:
+                self._front.check_model(name)
+            case _:
+                raise WireError(f"there is nothing at {shown('/'.join(parts))}", 404)
+        match rest:
+            case []:
+                return describe.model_metadata(served)
+            case ["ready"]:
+                return self._readiness({"name": served.name})
+            case ["config"]:
+                return describe.model_config(served)
+            case ["stats"]:
+                return {"model_stats": [self._extras.recorder.statistics()]}
+            case ["infer"]:
+                raise WireError("infer wants POST", 405)
+        raise WireError(f"there is nothing at {shown('/'.join(parts))}", 404)
+
+    async def _posted(self, parts: list[str], request: _Request) -> Response:
+        match parts:
+            case ["v2", "models", name, "versions", version, "infer"]:
+                self._front.check_model(name, version)
+                return await self._infer(request)
+            case ["v2", "models", name, "infer"]:
+                self._front.check_model(name)
+                return await self._infer(request)
+            case ["v2", "repository", "index"]:
+                return as_json(describe.index(self._front.served, self._engine.ready))
+            case ["agent"]:
+                return await self._use(request)
+        raise WireError(f"nothing takes POST at {shown('/'.join(parts))}", 404)
+
+    async def _infer(self, request: _Request) -> Response:
+        body, size = await self._body(request)
+        arrival, headers = self._front.arrival(request.began_s), request.headers
+        length = headers.get(b"inference-header-content-length")
+        limits = (length, self._front.served, self._front.options.most_rows)
+        inference = await _aside(len(body) if length is None else 0, read_inference, body, *limits)
+        read_s = time.monotonic() - arrival.arrived_s
+        work = self._front.infer(inference, headers, arrival, size)
+        answered = await _while_connected(request.receive, work)
+        began_s = time.monotonic()
+        model = self._front.served.name
+        answer = write_answer(inference, model, answered.tensors, answered.parameters)
+        response = self._packed(answer, headers)
+        self._front.recorder.converted(read_s, time.monotonic() - began_s)
+        return response
+
+    async def _body(self, request: _Request) -> tuple[WholeBody, int]:
+        """Return a body, unpacked, and how large it was on the wire."""
+        most_bytes = self._front.options.most_body_bytes
+        body = await read_body(request.scope, request.receive, most_bytes)
+        if body is None:
+            raise ClientGoneError
+        encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
+        if not encoding:
+            return body, len(body)
+        # a small body may become a large one
+        return await _aside(most_bytes, decompressed, body, encoding, most_bytes), len(body)
+
+    def _packed(self, answer: Answer, headers: Headers) -> Response:
+        """Return an answer, compressed where that is accepted and it is large enough."""
+        more = []
+        if answer.header_length:
+            more.append((b"inference-header-content-length", b"%d" % answer.header_length))
+        kind = BINARY if answer.header_length else JSON
+        size = sum(map(len, answer.parts))
+        encoding = ""
+        if size >= self._front.options.compress_from_bytes:
+            encoding = accepted_encoding(headers.get(b"accept-encoding", b"").decode("latin-1"))
+        if encoding:
+            more.append((b"content-encoding", encoding.encode()))
+            return Response(compressed(answer.parts, encoding), 200, kind, tuple(more))
+        return Response(b"".join(answer.parts), 200, kind, tuple(more))
+
+    async def _use(self, request: _Request) -> Response:
+        """Put another agent in charge; whoever may not is refused.
+
+        A web page of another site cannot send JSON without asking first, which nobody answers.
+        """
+        client = request.scope.get("client")
+        if self._front.options.token is None and not (client and is_local(client[0])):
+            raise WireError("without a token, only this machine may change the agent", 403)
+        if not request.headers.get(b"content-type", b"").startswith(JSON):
+            raise WireError("the agent is named in application/json", 415)
+        body, _ = await self._body(request)
+        agent = read_json(body).get("agent")
+        if not isinstance(agent, str):
+            raise WireError(f"agent must be a name, not {shown(agent)}")
+        try:
+            await asyncio.to_thread(self._engine.use, agent)
+        except SpongeError as error:
+            raise WireError(str(error)) from None
+        return as_json({"agent": agent})
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    scope: Scope
+    headers: Headers
+    receive: Receive
+    began_s: float
+
+
+async def _aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Do what takes long for large bodies in another thread."""
+    if size < LARGE_BYTES:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
+
+
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Do some work; it is cancelled, and ClientGoneError raised, once the client closes."""
+    task = asyncio.current_task()
+    watch = asyncio.ensure_future(receive())
+    gone = False
+
+    def closed(watch: asyncio.Future[dict[str, Any]]) -> None:
+        nonlocal gone
+        if not watch.cancelled() and task is not None:
+            gone = True
+            task.cancel()
+
+    watch.add_done_callback(closed)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone:
+            raise ClientGoneError from None
+        raise
+    finally:
+        watch.remove_done_callback(closed)
+        watch.cancel()

@@ -1,0 +1,102 @@
+"""Inference requests and answers of the protocol over gRPC, as pure functions on messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sponge_env.serve.interface import Served
+from sponge_env.serve.outcomes import WireError
+from sponge_env.serve.protocol import (
+    INPUT,
+    VERSION,
+    Inference,
+    Wanted,
+    check_extensions,
+    check_input_names,
+    check_output_name,
+    names_of_outputs,
+)
+from sponge_env.serve.protos import MESSAGES
+from sponge_env.serve.tensors import checked_rows, datatype, from_bytes, from_numbers
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+"""Field that holds values of a datatype; FP16 has none and is sent as bytes."""
+
+
+def read_request(request: Any, served: Served, most_rows: int) -> Inference:
+    """Take a ``ModelInferRequest`` apart; what does not keep to the protocol is a WireError."""
+    parameters = _plain(request.parameters)
+    rows = _rows(request, served, most_rows)
+    names = names_of_outputs(served)
+    wanted = []
+    for tensor in request.outputs:
+        check_extensions(tensor.parameters)
+        wanted.append(Wanted(check_output_name(tensor.name, names), binary=True))
+    if len(set(wanted)) < len(wanted):
+        raise WireError("an output is asked for twice")
+    every = tuple(Wanted(name, binary=True) for name in names)
+    return Inference(rows, tuple(wanted) or every, request.id, parameters)
+
+
+def _rows(request: Any, served: Served, most_rows: int) -> NDArray[Any]:
+    """Return the (rows, *inputs.shape) tensor of the only input."""
+    check_input_names([tensor.name for tensor in request.inputs])
+    (tensor,) = request.inputs
+    check_extensions(tensor.parameters)
+    rows = checked_rows(INPUT, list(tensor.shape), tensor.datatype, served.inputs, most_rows)
+    raw = request.raw_input_contents
+    if not raw:
+        field = _CONTENTS.get(tensor.datatype)
+        numbers = list(getattr(tensor.contents, field)) if field else []
+        return from_numbers(INPUT, numbers, rows, served.inputs)
+    if len(raw) != 1 or tensor.HasField("contents"):
+        raise WireError(f"{INPUT!r} needs either contents or one item of raw_input_contents")
+    return from_bytes(INPUT, raw[0], rows, served.inputs)
+
+
+def _plain(parameters: Any) -> dict[str, Any]:
+    """Return the values of parameters; one without a value is as if it was not there."""
+    chosen = (
+        (name, value, value.WhichOneof("parameter_choice")) for name, value in parameters.items()
+    )
+    return {name: getattr(value, choice) for name, value, choice in chosen if choice}
+
+
+def write_response(
+    inference: Inference,
+    model: str,
+    tensors: Mapping[str, NDArray[Any]],
+    parameters: Mapping[str, Any],
+) -> Any:
+    """Make the ``ModelInferResponse`` to a request, with the tensors that it wants as bytes."""
+    response = MESSAGES["ModelInferResponse"](
+        model_name=model, model_version=VERSION, id=inference.id
+    )
+    for name, value in parameters.items():
+        setattr(response.parameters[name], _choice(value), value)
+    for name, _ in inference.wanted:
+        array = tensors[name]
+        response.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
+        response.raw_output_contents.append(array.tobytes())
+    return response
+
+
+def _choice(value: Any) -> str:
+    """Return the field of an ``InferParameter`` for a value."""
+    kinds = {bool: "bool_param", int: "int64_param", float: "double_param"}
+    return kinds.get(type(value), "string_param")

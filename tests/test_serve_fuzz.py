@@ -1,0 +1,136 @@
+"""Requests that are nearly right, through a socket; ``make fuzz`` tries many more."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine, sums
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from raw_http import binary, chunked, in_json, infer, request
+from served import Running, running
+
+from sponge_env.serve.interface import Reply, Status
+
+ENDINGS = (Status.ANSWERED, Status.REFUSED, Status.EXPIRED, Status.FAILED, Status.STOPPED)
+
+
+def answer(call: Any) -> Reply:
+    """End a call in a way that its first number chooses."""
+    ended = ENDINGS[int(abs(float(call.tensor[0]))) % len(ENDINGS)]
+    return sums(call) if ended is Status.ANSWERED else Reply(ended, retry_after_s=0.1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    limits: dict[str, Any] = {"most_body_bytes": 4000, "most_header_bytes": 2000, "most_rows": 8}
+    limits |= {"body_timeout_s": 0.05, "idle_timeout_s": 0.05}
+    with running(FakeEngine(answer=answer), **limits) as found:
+        yield found
+
+
+TEXTS = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=12)
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [
+            *("inference_header_content_length", "content_length", "content_encoding"),
+            *("transfer_encoding", "expect", "connection", "upgrade", "accept_encoding", "host"),
+            *("x_slo_ms", "x_sent_at_ms", "x_deadline_ms", "authorization", "content_type"),
+        ]
+    ),
+    TEXTS
+    | st.integers(-2, 5000)
+    | st.sampled_from(
+        ["gzip", "deflate", "chunked", "close", "100-continue", "h2c", "nan", "1e400"]
+    ),
+    max_size=3,
+)
+PATHS = st.sampled_from(
+    [
+        *("/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer", "/v2/models/x/infer", "/"),
+        *("/v2", "/v2/models/tiny", "/v2/health/ready", "/v2/models/stats", "/agent", "/metrics"),
+        *(
+            "/v2/repository/index",
+            "/v2/models/tiny/config",
+            "/%00%ff/..//?a=%zz#x",
+            "*",
+            "http://[::",
+        ),
+    ]
+) | TEXTS.map(lambda text: "/" + text.replace(" ", ""))
+METHODS = st.sampled_from(
+    ["POST", "POST", "POST", "GET", "HEAD", "PUT", "OPTIONS", "CONNECT", "POS"]
+)
+BODIES = (
+    st.binary(max_size=300)
+    | st.sampled_from([in_json(), in_json([[1, 0, 0, 0]]), binary()[0], in_json([[1] * 4] * 9)])
+    | st.builds(chunked, st.just(in_json()), st.integers(1, 40))
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """One or two requests, and a few bytes of them changed."""
+    data = b""
+    for _ in range(draw(st.integers(1, 2))):
+        headers = draw(HEADERS)
+        if draw(st.booleans()):
+            said = {"inference_header_content_length": binary()[1]} | headers
+            data += infer_at(draw(PATHS), binary()[0], said)
+        else:
+            data += infer_at(draw(PATHS), draw(BODIES), headers, draw(METHODS))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        data = data[:at] + draw(st.binary(max_size=3)) + data[at + draw(st.integers(0, 2)) :]
+    return data
+
+
+def infer_at(path: str, body: bytes, headers: dict[str, Any], method: str = "POST") -> bytes:
+    said = {key: str(value).encode("latin-1").decode("latin-1") for key, value in headers.items()}
+    lines = request(b"", path="PATH", method=method, **{"content_length": len(body), **said})
+    return lines.replace(b"PATH", path.encode("latin-1"), 1) + body
+
+
+LAST = request(method="GET", path="/v2/health/live", connection="close")
+"""After what is whole, the server answers this and closes; otherwise its patience ends."""
+
+
+def statuses(server: Running, data: bytes) -> list[int]:
+    """Send it, and return the statuses of what comes back until nothing more does."""
+    address = (server.options.host, server.options.port)
+    with socket.create_connection(address, 20) as client:
+        found = b""
+        try:
+            client.sendall(data + LAST)
+            while more := client.recv(2**16):
+                found += more
+        except ConnectionError:
+            pass
+    return [int(part[:3]) for part in found.split(b"HTTP/1.1 ")[1:]]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=requests())
+def test_whatever_is_sent(data: bytes, server: Running) -> None:
+    for status in statuses(server, data):
+        assert status < 500 or status in (503, 504)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=400))
+def test_any_bytes(data: bytes, server: Running) -> None:
+    for status in statuses(server, data):
+        assert status == 200 or 400 <= status < 500
+
+
+def test_it_still_serves(server: Running) -> None:
+    assert statuses(server, infer([[0, 1, 2, 3]])) == [200, 200]
+
+
+def test_nothing_was_logged(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    for data in (infer([[0, 1, 2, 3]]) * 3 + b"\0", infer([[0, 1, 2, 3]]) * 2 + infer()[:-3]):
+        statuses(server, data)
+    assert not caplog.records

@@ -1,0 +1,377 @@
+"""HTTP as strangers speak it: in pieces, too much, too slow, not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import itertools
+import json
+import socket
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine, answered, served
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from raw_http import Wire, binary, chunked, in_json, infer, request
+from served import Running, running
+
+from sponge_env.models.model import TensorSpec
+from sponge_env.serve import app
+from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.shared import Shared
+
+LIMITS: dict[str, Any] = {"most_body_bytes": 5000, "most_header_bytes": 3000, "most_rows": 16}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(**LIMITS) as found:
+        yield found
+
+
+@pytest.fixture
+def wire(server: Running) -> Iterator[Wire]:
+    with Wire(server) as found:
+        yield found
+
+
+def outputs(body: bytes) -> Any:
+    return json.loads(body)["outputs"][0]["data"]
+
+
+def test_a_connection_is_used_again(wire: Wire) -> None:
+    for n in range(3):
+        found = wire.send(infer([[n, 0, 0, 1]])).answer()
+        assert found.status == 200
+        assert outputs(found.body) == [n + 1, max(n, 1)]
+
+
+PIPELINE = b"".join(
+    [
+        infer([[1, 2, 3, 4]]),
+        request(method="GET", path="/v2"),
+        infer([[n, n, n, n] for n in range(16)]),
+        request(chunked(in_json(), 7), content_length=None, transfer_encoding="chunked"),
+        request(in_json()),
+        request(b"x" * 200, path="/v2/models/other/infer"),
+        infer([[9, 9, 9, 9]]),
+    ]
+)
+STATUSES = [200, 200, 200, 200, 200, 404, 200]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, len(PIPELINE)), max_size=8))
+def test_requests_may_be_cut_anywhere(cuts: list[int], server: Running) -> None:
+    places = [0, *sorted(cuts), len(PIPELINE)]
+    with Wire(server) as wire:
+        wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start, end in itertools.pairwise(places):
+            wire.send(PIPELINE[start:end])
+        found = [wire.answer() for _ in STATUSES]
+    assert [answer.status for answer in found] == STATUSES
+    assert outputs(found[-1].body) == [36, 9]
+
+
+def test_byte_by_byte(wire: Wire) -> None:
+    wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in infer():
+        wire.send(bytes([byte]))
+    assert outputs(wire.answer().body) == [10, 4]
+
+
+def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Shared] = []
+
+    def shared(options: Any) -> Shared:
+        made.append(Shared(options))
+        return made[0]
+
+    monkeypatch.setattr(app, "Shared", shared)
+    with running(FakeEngine(answer=lambda call: None)) as server, Wire(server) as wire:
+        wire.send(infer(np.zeros((8, 4))))
+        server.engine.wait_until(lambda engine: len(engine.held) == 8)
+        body, _ = binary(np.zeros((8, 4)))
+        assert made[0].held_bytes == len(body)
+        assert not any(call.tensor.flags.owndata for call in server.engine.calls)
+        server.engine.finish(Reply(Status.FAILED))
+        assert wire.answer().status == 503
+        server.engine.calls.clear()
+        wire.send(request(method="GET", path="/v2")).answer()
+        server.recorder.ended.clear()
+        wire.send(request(method="GET", path="/v2")).answer()
+        assert made[0].held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+     b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"POST / HTTP/1.1\r\ncontent-length: ten\r\n\r\n",
+     b"POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\n",
+     b"POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+     b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", b"\x00" * 40,
+     b"POST / HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+     b"GET http://[ HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+)  # fmt: skip
+def test_what_is_no_http_is_refused(
+    garbage: bytes, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = wire.send(garbage).answer()
+    assert found.status in (400, 413)
+    assert found.json["error"]
+    assert wire.closed() or found.status == 413
+    assert not caplog.records
+
+
+def test_an_upgrade_is_not_made(wire: Wire) -> None:
+    asked = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
+    assert wire.send(request(method="GET", path="/v2", **asked)).answer().status == 200
+
+
+@pytest.mark.parametrize("more", [b"x", b"x-a: b\r\n", b"x-long: " + b"y" * 100])
+def test_headers_without_an_end_are_refused(more: bytes, server: Running) -> None:
+    with Wire(server) as wire:
+        wire.send(b"GET /v2 HTTP/1.1\r\n" if more != b"x" else b"GET /")
+        wire.send(more * (200_000 // len(more)))
+        assert wire.answer().status in (400, 431)
+        assert wire.closed()
+
+
+def test_trailers_without_an_end_are_refused(server: Running) -> None:
+    head = request(chunked(in_json(), 7)[:-2], content_length=None, transfer_encoding="chunked")
+    with Wire(server) as wire:
+        try:
+            wire.send(head + b"x-a: " + b"y" * 500_000)
+            assert wire.answer().status == 413
+        except ConnectionError:
+            pass
+        assert wire.closed()
+
+
+def test_a_large_body_is_refused_and_the_connection_lives(wire: Wire) -> None:
+    found = wire.send(request(b"x" * 50_000)).answer()
+    assert (found.status, list(found.json)) == (413, ["error"])
+    assert wire.send(infer()).answer().status == 200
+
+
+def test_a_large_body_in_chunks_is_refused(wire: Wire) -> None:
+    body = chunked(b"x" * 8000, 1000)
+    asked = request(body, content_length=None, transfer_encoding="chunked")
+    assert wire.send(asked).answer().status == 413
+    assert wire.send(infer()).answer().status == 200
+
+
+def test_chunks_are_put_together(wire: Wire) -> None:
+    body, length = binary()
+    head = {"content_length": None, "transfer_encoding": "chunked"}
+    asked = request(chunked(body, 11), inference_header_content_length=length, **head)
+    assert outputs(wire.send(asked).answer().body) == [10, 4]
+
+
+def test_a_client_may_ask_before_it_sends(wire: Wire) -> None:
+    asked = infer(expect="100-continue")
+    head, _, body = asked.partition(b"\r\n\r\n")
+    assert wire.send(head + b"\r\n\r\n").answer().status == 100
+    assert wire.send(body).answer().status == 200
+
+
+def test_a_client_that_asked_in_vain_need_not_send(wire: Wire) -> None:
+    asked = infer(expect="100-continue").replace(b"/tiny/", b"/none/")
+    found = wire.send(asked.partition(b"\r\n\r\n")[0] + b"\r\n\r\n").answer()
+    assert (found.status, found.headers["connection"]) == (404, "close")
+    assert wire.closed()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "x-gzip", "identity"])
+def test_bodies_may_be_compressed(encoding: str, wire: Wire) -> None:
+    pack = {"deflate": zlib.compress, "identity": bytes}.get(encoding, gzip.compress)
+    body, length = binary()
+    more = {"inference_header_content_length": length, "content_encoding": encoding}
+    assert outputs(wire.send(request(pack(body), **more)).answer().body) == [10, 4]
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status"),
+    [
+        (gzip.compress(b" " * 10**6), "gzip", 413),
+        (zlib.compress(b" " * 10**6), "deflate", 413),
+        (gzip.compress(in_json())[:-9], "gzip", 400),
+        (gzip.compress(in_json()) + b"more", "gzip", 400),
+        (in_json(), "gzip", 400),
+        (b"", "gzip", 400),
+        (in_json(), "br", 415),
+    ],
+)
+def test_damaged_compression(body: bytes, encoding: str, status: int, wire: Wire) -> None:
+    assert wire.send(request(body, content_encoding=encoding)).answer().status == status
+
+
+def test_answers_are_compressed_where_it_pays() -> None:
+    large = served(outputs=TensorSpec((5000,)))
+    engine = FakeEngine(large, lambda call: answered(np.zeros(5000, np.float32)))
+    with running(engine) as server, Wire(server) as wire:
+        asked = {"binary_data_output": True}
+        found = wire.send(infer(parameters=asked, accept_encoding="gzip, deflate")).answer()
+        assert found.headers["content-encoding"] == "gzip"
+        length = int(found.headers["inference-header-content-length"])
+        body = gzip.decompress(found.body)
+        assert json.loads(body[:length])["outputs"][0]["shape"] == [1, 5000]
+        assert len(body) == length + 20_000
+        for refused in ("identity", "gzip;q=0", "br"):
+            found = wire.send(infer(parameters=asked, accept_encoding=refused)).answer()
+            assert "content-encoding" not in found.headers
+
+
+def test_too_many_rows(wire: Wire) -> None:
+    found = wire.send(infer(np.zeros((17, 4)))).answer()
+    assert found.status == 400
+    assert "1 to 16 rows" in found.json["error"]
+
+
+def test_slow_clients_are_let_go() -> None:
+    with running(body_timeout_s=0.3) as server:
+        with Wire(server) as silent, Wire(server) as header, Wire(server) as body:
+            header.send(infer()[:40])
+            body.send(infer()[:-4])
+            assert header.answer().status == 408
+            assert body.answer().status == 408
+            assert all(wire.closed() for wire in (silent, header, body))
+        with Wire(server) as wire:
+            assert wire.send(infer()).answer().status == 200
+        assert not server.engine.held
+
+
+def test_idle_connections_are_closed() -> None:
+    with running(idle_timeout_s=0.2) as server, Wire(server) as wire:
+        assert wire.send(infer()).answer().status == 200
+        assert wire.closed()
+
+
+def test_slow_work_is_no_slow_client() -> None:
+    engine = FakeEngine(answer=lambda call: None)
+    with running(engine, body_timeout_s=0.1, idle_timeout_s=0.1) as server, Wire(server) as wire:
+        wire.send(infer())
+        engine.wait_until(lambda engine: len(engine.held) == 1)
+        with engine.changed:
+            engine.changed.wait_for(lambda: not engine.held, 0.4)  # nobody ends it
+        engine.finish(answered(np.zeros(2, np.float32)))
+        assert wire.answer().status == 200
+
+
+def test_too_many_connections() -> None:
+    with running(most_connections=2) as server, Wire(server) as one, Wire(server) as two:
+        assert one.send(infer()).answer().status == 200
+        assert two.send(infer()).answer().status == 200
+        with Wire(server) as three:
+            assert three.answer().status == 503
+            assert three.closed()
+        assert one.send(infer()).answer().status == 200
+
+
+def test_too_many_bodies_at_a_time() -> None:
+    body, _ = binary()
+    engine = FakeEngine(answer=lambda call: None)
+    limits = {"most_held_bytes": len(body) + 10}
+    with running(engine, **limits) as server, Wire(server) as one, Wire(server) as two:
+        one.send(infer())
+        engine.wait_until(lambda engine: len(engine.held) == 1)
+        assert two.send(infer()).answer().status == 503
+        engine.finish(answered(np.zeros(2, np.float32)))
+        assert one.answer().status == 200
+
+
+def test_a_client_that_goes_away_frees_its_place() -> None:
+    engine = FakeEngine(answer=lambda call: None)
+    with running(engine) as server:
+        with Wire(server) as wire:
+            wire.send(infer(np.zeros((3, 4))))
+            engine.wait_until(lambda engine: len(engine.held) == 3)
+        engine.wait_until(lambda engine: len(engine.cancelled) == 3)
+    assert [reply.status for _, reply, _ in server.recorder.ended] == [Status.CANCELLED] * 3
+
+
+def test_a_row_that_is_refused_takes_the_others_back() -> None:
+    def answer(call: Any) -> Reply | None:
+        return Reply(Status.REFUSED, retry_after_s=2.5) if call.tensor[0] == 1 else None
+
+    engine = FakeEngine(answer=answer)
+    with running(engine) as server, Wire(server) as wire:
+        found = wire.send(infer([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])).answer()
+        assert (found.status, found.headers["retry-after"]) == (503, "3")
+        assert found.json["retry_after_ms"] == 2500
+        assert len(engine.cancelled) == 2
+    assert [counted for _, _, counted in server.recorder.ended] == [False, True, True]
+
+
+def test_a_late_answer_is_sent_all_the_same(wire: Wire) -> None:
+    found = wire.send(infer(x_slo_ms=0.000001)).answer()
+    assert found.status == 200
+    assert found.json["parameters"]["deadline_met"] is False
+
+
+def test_clocks_that_cannot_be_are_counted() -> None:
+    with running() as server, Wire(server) as wire:
+        wire.send(infer(x_slo_ms=100, x_sent_at_ms=1e15)).answer()
+        (call,) = server.engine.calls
+    assert call.deadline_s - call.sent_s == pytest.approx(0.1)
+    assert server.recorder.counts["clamped"] == 1
+
+
+def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
+    def switch(body: bytes, kind: str = "application/json") -> Any:
+        return wire.send(request(body, path="/agent", content_type=kind)).answer()
+
+    assert switch(b'{"agent": "static-2"}').json == {"agent": "static-2"}
+    assert server.engine.agent == "static-2"
+    assert "unknown agent 'other'" in switch(b'{"agent": "other"}').json["error"]
+    for body in (b"{}", b'{"agent": 1}', b"[]", b"x"):
+        assert switch(body).status == 400
+    assert switch(b'{"agent": "static-1"}', "text/plain").status == 415
+
+
+def test_others_may_not_switch_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sponge_env.serve.http.is_local", lambda host: False)
+    body = b'{"agent": "static-2"}'
+    asked = request(body, path="/agent", content_type="application/json")
+    with running() as server, Wire(server) as wire:
+        assert wire.send(asked).answer().status == 403
+    with running(token="secret") as server, Wire(server) as wire:
+        assert wire.send(asked).answer().status == 401
+        right = {"content_type": "application/json", "authorization": "Bearer secret"}
+        assert wire.send(request(body, path="/agent", **right)).answer().status == 200
+
+
+def test_what_is_shown_beside_the_protocol(wire: Wire) -> None:
+    found = wire.send(request(method="GET", path="/metrics?since=3")).answer()
+    assert (found.body, found.headers["content-type"]) == (b"asked since=3", "text/plain")
+    assert wire.send(request(method="GET", path="/")).answer().status == 404
+
+
+def test_a_token_guards_all_but_health() -> None:
+    with running(token="secret") as server, Wire(server) as wire:
+        for path in ("/v2", "/metrics", "/v2/models/tiny/ready"):
+            found = wire.send(request(method="GET", path=path)).answer()
+            assert (found.status, found.headers["www-authenticate"]) == (401, "Bearer")
+        right = {"authorization": "Bearer secret"}
+        assert wire.send(request(method="GET", path="/metrics", **right)).answer().status == 200
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            assert wire.send(request(method="GET", path=path)).answer().status == 200
+        assert wire.send(infer()).answer().status == 401
+
+
+def test_a_pipeline_says_which_rows_belong_to_whom() -> None:
+    def answer(call: Any) -> Reply:
+        return answered(np.full((int(call.tensor[0]), 2), call.tensor[0], np.float32))
+
+    stages = dataclasses.replace(served(), stages=("find", "read"))
+    with running(FakeEngine(stages, answer)) as server, Wire(server) as wire:
+        found = wire.send(infer([[2, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]])).answer()
+        output, tasks = found.json["outputs"]
+        assert (output["shape"], output["data"]) == ([3, 2], [2, 2, 2, 2, 1, 1])
+        assert (tasks["name"], tasks["datatype"], tasks["data"]) == ("tasks", "INT64", [2, 0, 1])
+        none = wire.send(infer([[0, 0, 0, 0]])).answer()
+        assert none.json["outputs"][0]["shape"] == [0, 2]

@@ -1,0 +1,230 @@
+"""gRPC: messages in a pool of their own, damaged ones, limits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from fake_engine import FakeEngine
+from google.protobuf import descriptor_pool
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from served import Running, running
+
+from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.protos import MESSAGES, SERVICE
+from sponge_env.serve.rpc import PUSHBACK
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from tritonclient.grpc import model_config_pb2, service_pb2
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(most_body_bytes=10_000, most_header_bytes=4000) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def channel(server: Running) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.grpc) as found:
+        yield found
+
+
+def call(channel: grpc.Channel, method: str, data: bytes, **more: Any) -> bytes:
+    found: bytes = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20, **more)
+    return found
+
+
+def code(channel: grpc.Channel, method: str, data: bytes, **more: Any) -> grpc.StatusCode:
+    try:
+        call(channel, method, data, **more)
+    except grpc.RpcError as error:
+        found: grpc.StatusCode = error.code()
+        return found
+    return grpc.StatusCode.OK
+
+
+def infer(rows: Any = ((1, 2, 3, 4),), **more: Any) -> Any:
+    array = np.asarray(rows, np.float32)
+    request = MESSAGES["ModelInferRequest"](model_name="tiny", **more)
+    request.inputs.add(name="input", datatype="FP32", shape=array.shape)
+    request.raw_input_contents.append(array.tobytes())
+    return request
+
+
+THEIRS = {
+    **service_pb2.DESCRIPTOR.message_types_by_name,
+    **model_config_pb2.DESCRIPTOR.message_types_by_name,
+}
+
+
+def described(message: Any) -> dict[str, tuple[Any, ...]]:
+    return {field.name: kind(field) for field in message.fields}
+
+
+def kind(field: Any) -> tuple[Any, ...]:
+    refers = field.message_type or field.enum_type
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        return field.number, "map", kind(field.message_type.fields_by_name["value"])[2:]
+    name = refers.full_name if refers else None
+    return field.number, field.is_repeated, field.type, name
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_are_those_of_the_protocol(name: str) -> None:
+    outer, *inner = name.split(".")
+    theirs = THEIRS[outer]
+    for part in inner:
+        theirs = theirs.nested_types_by_name[part]
+    ours = MESSAGES[name].DESCRIPTOR
+    assert ours.full_name == theirs.full_name
+    assert described(ours).items() <= described(theirs).items()
+    for enum in ours.enum_types:
+        values = theirs.enum_types_by_name[enum.name].values_by_name
+        assert {v.name: v.number for v in enum.values} == {k: v.number for k, v in values.items()}
+
+
+def test_types_of_data_are_those_of_the_protocol() -> None:
+    ours = MESSAGES["ModelInput"].DESCRIPTOR.fields_by_name["data_type"].enum_type
+    theirs = model_config_pb2.DESCRIPTOR.enum_types_by_name["DataType"]
+    assert [(v.name, v.number) for v in ours.values] == [(v.name, v.number) for v in theirs.values]
+
+
+def test_messages_are_in_a_pool_of_their_own() -> None:
+    ours = MESSAGES["ModelInferRequest"].DESCRIPTOR
+    assert ours.file.pool is not descriptor_pool.Default()
+    assert ours is not THEIRS["ModelInferRequest"]
+
+
+def test_methods_are_those_of_the_protocol(channel: grpc.Channel) -> None:
+    known = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
+    for method in ("ServerLive", "ServerReady", "ServerMetadata", "RepositoryIndex"):
+        assert method in known
+        assert code(channel, method, b"") is grpc.StatusCode.OK
+    assert code(channel, "LogSettings", b"") is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_the_answer(channel: grpc.Channel) -> None:
+    data = call(channel, "ModelInfer", infer(id="7").SerializeToString())
+    found = service_pb2.ModelInferResponse.FromString(data)
+    assert (found.model_name, found.model_version, found.id) == ("tiny", "1", "7")
+    assert found.raw_output_contents[0] == np.array([10, 4], np.float32).tobytes()
+    said = {k: getattr(v, v.WhichOneof("parameter_choice")) for k, v in found.parameters.items()}
+    assert said == {
+        "deadline_met": True, "queue_ms": 1, "service_ms": 2, "batch": 2, "cores": 4,
+        "variant": "tiny",
+    }  # fmt: skip
+
+
+def test_typed_contents(channel: grpc.Channel) -> None:
+    request = infer()
+    del request.raw_input_contents[:]
+    request.inputs[0].contents.fp32_contents.extend([1, 2, 3, 4])
+    data = call(channel, "ModelInfer", request.SerializeToString())
+    found = MESSAGES["ModelInferResponse"].FromString(data)
+    assert found.raw_output_contents[0] == np.array([10, 4], np.float32).tobytes()
+
+
+def wrong(what: str) -> Any:
+    request = infer()
+    tensor = request.inputs[0]
+    match what:
+        case "name":
+            tensor.name = "other"
+        case "datatype":
+            tensor.datatype = "INT8"
+        case "shape":
+            tensor.shape.append(1)
+        case "twice":
+            request.inputs.add().CopyFrom(tensor)
+        case "none":
+            del request.inputs[:]
+        case "truncated":
+            request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+        case "raw twice":
+            request.raw_input_contents.append(b"")
+        case "both":
+            tensor.contents.fp32_contents.append(1)
+        case "neither":
+            del request.raw_input_contents[:]
+        case "output":
+            request.outputs.add(name="other")
+        case "output twice":
+            request.outputs.add(name="output")
+            request.outputs.add(name="output")
+        case "shared memory":
+            tensor.parameters["shared_memory_region"].string_param = "a"
+        case "slo":
+            request.parameters["slo_ms"].string_param = "soon"
+        case "nan":
+            request.raw_input_contents[0] = np.full(4, np.nan, np.float32).tobytes()
+    return request
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["name", "datatype", "shape", "twice", "none", "truncated", "raw twice", "both", "neither",
+     "output", "output twice", "shared memory", "slo", "nan"],
+)  # fmt: skip
+def test_mistakes_are_the_clients(what: str, channel: grpc.Channel) -> None:
+    data = wrong(what).SerializeToString()
+    assert code(channel, "ModelInfer", data) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelConfig", "ServerLive"])
+def test_damaged_messages_are_the_clients_mistake(method: str, channel: grpc.Channel) -> None:
+    assert code(channel, method, b"\xff\xff\xff") is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata", "ModelStatistics"])
+def test_unknown_models(method: str, channel: grpc.Channel) -> None:
+    key = "model_name" if method == "ModelInfer" else "name"
+    for asked in ({key: "other"}, {key: "tiny", key.replace("name", "version"): "2"}):
+        data = MESSAGES[f"{method}Request"](**asked).SerializeToString()
+        assert code(channel, method, data) is grpc.StatusCode.NOT_FOUND
+
+
+def test_large_messages_are_refused(channel: grpc.Channel) -> None:
+    data = infer(np.zeros((10_000, 4))).SerializeToString()
+    for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
+        found = code(channel, "ModelInfer", data, compression=compression)
+        assert found is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_refusal_says_when_to_try_again() -> None:
+    engine = FakeEngine(answer=lambda call: Reply(Status.REFUSED, retry_after_s=0.25))
+    with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            call(channel, "ModelInfer", infer().SerializeToString())
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(raised.value.trailing_metadata())[PUSHBACK] == "250"
+
+
+def test_calls_beyond_the_limit_are_refused() -> None:
+    engine = FakeEngine(answer=lambda call: None)
+    limits = {"most_connections": 2}
+    with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
+        ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        held = [ask.future(infer().SerializeToString()) for _ in range(2)]
+        engine.wait_until(lambda engine: len(engine.held) == 2)
+        data = infer().SerializeToString()
+        assert code(channel, "ModelInfer", data) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for future in held:
+            future.cancel()
+        engine.wait_until(lambda engine: len(engine.cancelled) == 2)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary(max_size=300),
+    method=st.sampled_from(["ModelInfer", "ModelReady", "ModelStatistics", "RepositoryIndex"]),
+)
+def test_any_bytes(data: bytes, method: str, channel: grpc.Channel) -> None:
+    allowed = (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+    assert code(channel, method, data) in allowed
