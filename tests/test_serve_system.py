@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import numpy as np
-import pytest
 from fake_calls import Client, served_system
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenarios import STEADY_PROFILE, short
+from scenarios import short
 from test_pipeline import pipeline, stage
 
 from sponge_env.config import Initial, Limits, Simulation
@@ -52,7 +48,10 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     times_s = st.floats(0.0, 5.0)
     crashes = st.lists(st.tuples(times_s, st.integers(0, stages - 1)), max_size=6).map(sorted)
     system = served_system(
-        scenario, queue_max=data.draw(st.integers(1, 12)), crashes=data.draw(crashes), tasks=tasks_of
+        scenario,
+        queue_max=data.draw(st.integers(1, 12)),
+        crashes=data.draw(crashes),
+        tasks=tasks_of,
     )
     client = Client(system)
     deeds = st.one_of(
@@ -120,9 +119,7 @@ def check_rows(system: ServedSystem) -> None:
     """Check that a row is free or somebody's, and nobody's twice."""
     free, held = system._free, [row for row, call in enumerate(system._open) if call]
     waiting_to_be_free = [
-        row
-        for row, tasks in enumerate(system._in_batches)
-        if tasks and system._open[row] is None
+        row for row, tasks in enumerate(system._in_batches) if tasks and system._open[row] is None
     ]
     rows = [*free, *held, *waiting_to_be_free]
     assert sorted(rows) == list(range(system._queue_max))

@@ -11,6 +11,7 @@ import math
 from sponge_env.core import pipeline
 from sponge_env.core.arrivals import next_listed, next_request
 from sponge_env.core.compiled import compiled, inlined
+from sponge_env.core.overload import size_in_time
 from sponge_env.core.queue import bring_forward, deadline_s, due_s, push, remove
 from sponge_env.core.records import LedgerRow, ReplicaState, Waiting, World
 from sponge_env.core.service import planned_s
@@ -167,6 +168,8 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
     stage = w.stage
     drop_expired(w)
     count = min(batch_max, stage.tail - stage.head)
+    if w.settings.sheds and count:
+        count = _shed(w, batch_max, count)
     if count:
         if w.settings.fifo:
             bring_forward(w, count)
@@ -183,6 +186,18 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
         stage.taken += count
         stage.waited_s += count * w.env.now_s
     return count
+
+
+@inlined
+def _shed(w: World, batch_max: int, count: int) -> int:
+    """Drop the first requests that a batch would answer late; return how many it takes."""
+    size = size_in_time(w, count)
+    while count and not size:
+        _drop_first(w)
+        count = min(batch_max, w.stage.tail - w.stage.head)
+        if count:
+            size = size_in_time(w, count)
+    return size
 
 
 @inlined

@@ -23,6 +23,7 @@ from sponge_env.core.compiled import entry_point, inlined
 from sponge_env.core.measure import measure
 from sponge_env.core.network import start_over, transferred_s
 from sponge_env.core.observe import encode
+from sponge_env.core.overload import earliest_end_s
 from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s, last_deadline_s
 from sponge_env.core.records import Arrays, World
@@ -225,13 +226,14 @@ def offer(
     id: int,
     times_s: tuple[float, float, float],
     payload_bytes: float,
+    decides_s: float,
     welcome: bool,
-) -> bool:
+) -> float:
     """Offer a request that was not drawn, in a free row of ``requests``.
 
-    ``times_s`` are those at which it was sent, arrived (which is now) and must be answered.
-    Returned is whether it waits now: one that is not ``welcome``, or for which there is no room,
-    has been dropped.
+    ``times_s`` are those at which it was sent, arrived (which is now) and must be answered. One
+    that cannot be met, that is not ``welcome``, or for which there is no room, is dropped at once.
+    Returned is 0 if it waits now, else by how long it would be late, NaN if that is no matter.
     """
     w = _world(arrays, 0, metrics)
     request, env = w.requests[row], w.env
@@ -239,9 +241,12 @@ def offer(
     request.payload_bytes, request.tasks, request.cancelled = payload_bytes, -1, False
     env.sent, env.sent_s, env.arrival_s = row + 1, request.sent_s, request.arrival_s
     env.now_s = request.arrival_s
-    waits = batching.offer(w, request.deadline_s, payload_bytes, welcome)
+    late_by_s = earliest_end_s(w, request.deadline_s, decides_s) - request.deadline_s
+    waits = batching.offer(w, request.deadline_s, payload_bytes, welcome and late_by_s <= 0.0)
     env.arrival_s = np.inf
-    return waits
+    if waits:
+        return 0.0
+    return late_by_s if late_by_s > 0.0 else np.nan
 
 
 @entry_point

@@ -191,6 +191,9 @@ class Stage:
     switched_s: float
     last_variant: int
     """Model of the batch that was formed last."""
+    pace: float
+    """Time that batches take of late, relative to what was measured when nothing disturbed; only
+    for what cannot be met any more, where :attr:`Settings.sheds`."""
     cores: int
     """Core units in force on the worker."""
     replicas: int

@@ -53,7 +53,7 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
         wake(model, replica, now_s + dispatch_s, work_s, quota.resume_s)
     else:
         replica.since_s = now_s
-        replica.finish_s = now_s + _served_s(w, replica.variant, count, replica.cores) * noise
+        replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise
 
 
 @compiled
@@ -77,14 +77,15 @@ def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) ->
         return
     advance(w, replica, now_s)
     if replica.batch_size and replica.finish_s > now_s:
-        old_s = _served_s(w, replica.variant, replica.batch_size, replica.cores)
-        new_s = _served_s(w, replica.variant, replica.batch_size, cores)
+        old_s = served_s(w, replica.variant, replica.batch_size, replica.cores)
+        new_s = served_s(w, replica.variant, replica.batch_size, cores)
         replica.finish_s = now_s + (replica.finish_s - now_s) * (new_s / old_s)
     replica.cores = cores
 
 
 @inlined
-def _served_s(w: World, variant: int, count: int, cores: int) -> float:
+def served_s(w: World, variant: int, count: int, cores: int) -> float:
+    """Return how long a batch takes by the service model ``profile``."""
     return w.numbers[w.model.served_at + _cell(w, variant, count, cores)]
 
 

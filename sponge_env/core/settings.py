@@ -84,6 +84,8 @@ class Settings:
     """Whether batches are formed first in, first out."""
     drop_grace_s: float
     """Lateness at which a waiting request is dropped."""
+    sheds: bool
+    """Whether batches leave out what they would answer late; see :mod:`.overload`."""
     hopeless_below_s: float
     """Budget on arrival below which a request counts as hopeless."""
     one_core_below_s: float
@@ -139,6 +141,9 @@ class StageSettings:
     noise_points: int
     replay_at: Position
     """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
+    cheapest_core_s: float
+    """Least work of a task in any batch, in core units over time, or CPU time under a quota; only
+    where :attr:`Settings.sheds`."""
     cold_start_s: float
     rate_scale: float
     """Requests per second that all cores can serve; see :mod:`sponge_env.fields`."""

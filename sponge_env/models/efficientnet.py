@@ -4,8 +4,8 @@ PyTorch is imported only then. The exported file begins with a bilinear resize t
 model was trained for, so that models of several sizes can take the same images; of its own size
 that leaves them as they are.
 
-Each is there once more for pixels as they are, uint8, under its name and ``-uint8``: the graph itself
-makes floats of them, so that a quarter of the bytes travels and nothing is copied once more.
+Each is there once more for pixels as they are, uint8, under its name and ``-uint8``: the graph
+itself makes floats of them, so that a quarter of the bytes travels and nothing is copied once more.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def resolve_model(name: str) -> Model:
 def resolve_variants(names: Sequence[str]) -> list[Model]:
     """Find models that answer the same question, for one replica to hold.
 
-    They all take the largest of their inputs; smaller models of :data:`EFFICIENTNETS` resize it. Those
-    that cannot take the same inputs, or answer in different shapes, are a ``ConfigError``.
+    They all take the largest of their inputs; smaller models of :data:`EFFICIENTNETS` resize it.
+    Those that cannot take the same inputs, or answer in different shapes, are a ``ConfigError``.
     """
     models = [resolve_model(name) for name in names]
     largest = max(range(len(models)), key=lambda at: models[at].inputs.shape)

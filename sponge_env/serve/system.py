@@ -86,6 +86,18 @@ class Open:
         self.until_s = max(self.until_s, finished_s)
 
 
+def cheapest_core_s(model: Any, arrays: Arrays) -> float:
+    """Return the least work of a task of a stage, whatever variant, batch and cores it has."""
+    variants, batch = int(model["variants"]), int(model["limits"]["batch"])
+    sizes, cores = np.arange(1, batch + 1), int(model["limits"]["cores"])
+    if model["limited"]:
+        work_s = arrays.numbers[model["work_at"] :][: variants * batch].reshape(variants, batch)
+        return float((work_s / sizes).min())
+    table_s = arrays.numbers[model["served_at"] :][: variants * batch * cores]
+    table_s = table_s.reshape(variants, batch, cores) * np.arange(1, cores + 1)
+    return float((table_s / sizes[:, None]).min())
+
+
 def unending(scenario: Scenario) -> Scenario:
     """Return a scenario as it is served: no traffic of its own, and nothing expired is kept."""
     return replace(
@@ -157,10 +169,14 @@ class ServedSystem(LiveSystem):
 
     def _rehearse(self) -> None:
         moves = self._arrays, self._metrics
-        entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, True)
+        entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, 0.0, True)
         entry.look_after(*moves, 0.0)
         entry.cancel(*moves, 0, 0.0)
         super()._rehearse()
+        self._arrays.settings["sheds"] = True
+        self._arrays.stages["pace"] = 1.0
+        for k, model in enumerate(self._arrays.models[0]):
+            self._arrays.models["cheapest_core_s"][0, k] = cheapest_core_s(model, self._arrays)
 
     @property
     def done(self) -> bool:
@@ -251,25 +267,34 @@ class ServedSystem(LiveSystem):
     def _offer(self, submitted: Submitted, call: Call, now_s: float) -> None:
         deadline_s = self.at(call.deadline_s)
         sent_s = min(now_s, self.at(call.sent_s))
-        welcome = bool(self._free) and self._can_be_met(deadline_s, now_s)
-        row = self._free[-1] if welcome else self._queue_max
+        # Only what waits has a row of its own.
+        welcome, row = bool(self._free), self._free[-1] if self._free else self._queue_max
         times_s = sent_s, now_s, deadline_s
-        moves = self._arrays, self._metrics
         self._arriving.append((now_s - sent_s, deadline_s - now_s))
         ticket, done = submitted.ticket, submitted.done
-        if not entry.offer(*moves, row, ticket, times_s, float(call.payload_bytes), welcome):
+        late_by_s = entry.offer(
+            self._arrays,
+            self._metrics,
+            row,
+            ticket,
+            times_s,
+            float(call.payload_bytes),
+            self._ended_s,
+            welcome,
+        )
+        if late_by_s != 0.0:
             self._look()  # before the row is another's
-            tell(done, Reply(Status.REFUSED, retry_after_s=self._retry_after_s()))
+            self._refuse(done, now_s, late_by_s)
             return
         self._free.pop()
         self._by_ticket[ticket] = self._open[row] = Open(ticket, row, now_s, done)
         self.worker.bring(ticket, call.tensor)
 
-    def _can_be_met(self, deadline_s: float, now_s: float) -> bool:
-        return deadline_s - now_s >= float(self._arrays.settings["hopeless_below_s"][0])
-
-    def _retry_after_s(self) -> float:
-        return 1.0
+    def _refuse(self, done: Callable[[Reply], None], now_s: float, late_by_s: float) -> None:
+        """Say that a call is refused, and when it may be tried again."""
+        retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
+        reply = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
+        tell(done, reply)
 
     def _cancel(self, ticket: int, now_s: float) -> None:
         if (call := self._by_ticket.get(ticket)) is not None:

@@ -1,0 +1,95 @@
+"""What cannot be met any more, however fast all is from now on: for systems that serve clients.
+
+An expired request is the most urgent one, and so is one that will be late: if they were served
+first, all that follow would be late, too. Bounds are from below. What goes on meanwhile counts at
+the pace that was measured, see ``Stage.pace``.
+"""
+
+from __future__ import annotations
+
+from sponge_env.core.compiled import compiled, inlined
+from sponge_env.core.pipeline import at
+from sponge_env.core.queue import deadline_s
+from sponge_env.core.records import World
+from sponge_env.core.service import served_s
+
+CHEAP = 0.8
+"""Throughput that a smaller batch must keep of the larger one's, where more waits than either."""
+
+
+@compiled
+def shortest_s(w: World, count: int) -> float:
+    """Return the shortest time in which a batch of the variant in force can be answered now."""
+    model, stage = w.model, w.stage
+    variant = max(0, stage.variant)
+    if model.limited:
+        quota = model.quota
+        work_s = w.numbers[model.work_at + variant * model.limits.batch + count - 1]
+        return quota.dispatch_s + count * quota.dispatch_request_s + work_s * stage.pace
+    return served_s(w, variant, count, stage.planned_cores) * stage.pace
+
+
+@compiled
+def size_in_time(w: World, count: int) -> int:
+    """Return how many of the first ``count`` that wait can be answered before the first is late.
+
+    It is 0 if the first cannot be met, or only by batches so small that others would be lost.
+    """
+    stage = w.stage
+    slack_s = deadline_s(w, stage.head) - w.env.now_s
+    whole_s = shortest_s(w, count)
+    if whole_s <= slack_s:
+        return count
+    size = count - 1
+    while size > 0 and shortest_s(w, size) > slack_s:
+        size -= 1
+    more_waits = stage.tail - stage.head > count
+    if size and more_waits and size * whole_s < CHEAP * count * shortest_s(w, size):
+        return 0
+    return size
+
+
+@compiled
+def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
+    """Return the earliest end of a request that arrives now with a deadline.
+
+    What is more urgent and what runs comes before it. Until the next decision at ``decides_s``
+    there are the cores in force, then those of the machine, and each does the cheapest there is.
+    """
+    now_s, machine, forced = w.env.now_s, float(w.settings.total_cores), 0.0
+    ahead_core_s = w.model.cheapest_core_s * w.stage.pace
+    for k in range(len(w.stages)):
+        ahead_core_s += _ahead_core_s(at(w, k), due_s)
+        forced += w.stages[k].wanted.cores * w.stages[k].wanted.replicas
+    if w.model.limited:
+        # Unused tokens of a period let a replica run faster than its quota for so long.
+        ahead_core_s -= w.model.quota.period_s
+        machine = min(machine, w.model.cpu_cores) * w.model.core_unit
+        forced *= w.model.core_unit
+    forced = min(forced, machine)
+    until_s = max(now_s, decides_s)
+    left_core_s = ahead_core_s - (until_s - now_s) * forced
+    if left_core_s > 0.0:
+        end_s = until_s + left_core_s / machine
+    else:
+        end_s = now_s + ahead_core_s / forced
+    return max(end_s, now_s + w.settings.hopeless_below_s)
+
+
+@inlined
+def _ahead_core_s(w: World, due_s: float) -> float:
+    """Return the work of a stage's batches that run, and of what waits until a deadline."""
+    stage, core_s = w.stage, 0.0
+    for k in range(stage.replicas):
+        replica = w.replicas[k]
+        if replica.batch_size:
+            left_s = shortest_s(w, replica.batch_size) - (w.env.now_s - replica.started_s)
+            core_s += max(0.0, left_s) * (1.0 if w.model.limited else stage.planned_cores)
+    first, last = stage.head, stage.tail
+    while first < last:
+        middle = (first + last) // 2
+        if deadline_s(w, middle) <= due_s:
+            first = middle + 1
+        else:
+            last = middle
+    return core_s + (first - stage.head) * w.model.cheapest_core_s * stage.pace
