@@ -52,6 +52,12 @@ DOORS = {
     "scipy": {"sponge_env/results/statistics.py"},
     "tensorboard": {"sponge_env/results/tensorboard.py", "agents/learn/training.py"},
     "google_crc32c": {"sponge_env/results/tensorboard.py"},
+    "prometheus_client": {"sponge_env/serve/exposition.py"},
+    "aiohttp": {
+        "sponge_env/serve/client.py",
+        "sponge_env/serve/held.py",
+        "sponge_env/serve/open_loop.py",
+    },
     "onnxruntime": {"sponge_env/models/model.py"},
     "matplotlib": {
         "sponge_env/results/*",

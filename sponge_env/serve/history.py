@@ -1,0 +1,135 @@
+"""The last minutes of a server, so that a page that is opened now shows the past as well."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.serve.interface import Engine, Snapshot
+from sponge_env.serve.metrics import OUTCOMES, ServerMetrics
+
+KEPT_S = 600.0
+"""How far back it goes."""
+POINT_S = 1.0
+"""Shorter intervals than this share a point."""
+NEVER = -1.0
+"""Latency of who was never answered, in JSON, which has no infinity."""
+
+Point = dict[str, Any]
+
+
+class History:
+    """Keeps a point for each second or interval, whichever is longer; bounded.
+
+    Each is kept as the JSON that it is sent as.
+    """
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        """Look at what these metrics have counted whenever an interval has passed."""
+        self.metrics = metrics
+        self._counted = metrics.counts()
+        self._points: deque[tuple[float, orjson.Fragment]] = deque()
+        self._open: Point = {}
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Take in an interval that has not been taken in yet."""
+        counts = self.metrics.counts()
+        point = _point(snapshot, {name: counts[name] - self._counted[name] for name in OUTCOMES})
+        self._counted = counts
+        if self._open and self._open["t"] // POINT_S == point["t"] // POINT_S:
+            point = _merged(self._open, point)
+            self._points.pop()
+        self._open = point
+        self._points.append((point["t"], orjson.Fragment(orjson.dumps(_rounded(point)))))
+        while self._points[0][0] < point["t"] - KEPT_S:
+            self._points.popleft()
+
+    def since(self, since_s: float = 0.0) -> list[orjson.Fragment]:
+        """Return the points from a time on, oldest first."""
+        return [text for at_s, text in list(self._points) if at_s >= since_s]
+
+
+def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
+    """Say in a few numbers what an interval was like; NaN, which is null in JSON, if unknown."""
+    last = now.last or IntervalMetrics()
+    return {
+        "t": last.time_s,
+        "ended": [ended[name] for name in OUTCOMES],
+        "p50": _known_s(last.latency_p50_s),
+        "p99": _known_s(last.latency_p99_s),
+        "held": last.cores,
+        "used": last.cores * last.utilisation,
+        "cores": _of_stages(now, last, "cores", [last.cores]),
+        "replicas": now.replicas,
+        "queued": now.queued,
+        "running": last.running,
+        "batch": last.batch_mean,
+        "restarts": last.restarts,
+        "agent": now.agent,
+        "variant": now.variant,
+    }
+
+
+def _rounded(point: Point) -> Point:
+    """Shorten floats to what a chart can show."""
+    return {name: round(v, 4) if isinstance(v, float) else v for name, v in point.items()}
+
+
+def _of_stages(
+    now: Snapshot, last: IntervalMetrics, name: str, only: Sequence[float]
+) -> list[float]:
+    """Return a metric of each stage; of one that is alone it stands among the system's."""
+    found = [stage[name] for stage in last.stages.values()]
+    return found if len(found) == len(now.cores) else list(only)
+
+
+def _known_s(latency_s: float) -> float:
+    return NEVER if latency_s == math.inf else latency_s
+
+
+def _merged(one: Point, other: Point) -> Point:
+    """Return two points as one: counts add up, the worst tail stays, the rest is the later's."""
+    tails = (one["p99"], other["p99"])
+    known = [value for value in tails if not math.isnan(value)]
+    return other | {
+        "ended": [a + b for a, b in zip(one["ended"], other["ended"], strict=True)],
+        "p99": NEVER if NEVER in known else max(known, default=math.nan),
+        "p50": one["p50"] if math.isnan(other["p50"]) else other["p50"],
+        "restarts": one["restarts"] + other["restarts"],
+    }
+
+
+class Watch:
+    """Looks at an engine now and then, from a thread of its own, and tells what is new."""
+
+    def __init__(self, engine: Engine, history: History, every_s: float = 0.2) -> None:
+        """Look this often, which is to be more often than the engine decides."""
+        self._engine, self._history, self._every_s = engine, history, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sponge-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more. Safe to call twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> None:
+        """Take in the latest snapshot."""
+        snapshot = self._engine.snapshot()
+        if self._history.metrics.take(snapshot):
+            self._history.take(snapshot)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self.look()

@@ -1,0 +1,241 @@
+"""What a server counts: calls as they end, intervals as they pass.
+
+Everything stands here once; Prometheus (:mod:`sponge_env.serve.exposition`), the statistics of
+the v2 protocol and the live page read the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any
+
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+
+OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "stopped")
+"""How calls end; an answer is the first or the second."""
+VIOLATIONS = ("late", "refused", "expired", "failed")
+"""Those that break a promise: who takes a call back or stops the server does not."""
+ENDED = {status: status.name.lower() for status in Status if status is not Status.ANSWERED}
+"""Outcome of what ends without an answer."""
+
+OF_THE_SLO = (
+    *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
+    *(1.0, 1.125, 1.25, 1.5, 2.0, 4.0),
+)
+"""Edges of latencies relative to the SLO, closer to each other where they decide."""
+DECISION_S = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Edges of a decision's wall time: enumeration to integer programs."""
+
+VERSION = "1"
+"""Of the model, as statistics call it."""
+
+
+class Histogram:
+    """Counts values up to each edge, as Prometheus does."""
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        """Take (n,) ascending edges; the last bucket has none."""
+        self.edges = tuple(edges)
+        self.counts = [0] * (len(self.edges) + 1)
+        """(n + 1,) of the values above the edge before and up to the own."""
+        self.total = 0.0
+        """Sum of the values."""
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.edges, value)] += 1
+        self.total += value
+
+
+class Duration:
+    """How often something took time, and how much in all."""
+
+    __slots__ = ("count", "ns")
+
+    def __init__(self) -> None:
+        self.count = self.ns = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one more; below 0, which clocks may say, is 0."""
+        self.count += 1
+        self.ns += max(0, round(seconds * 1e9))
+
+    def as_json(self, share: int = 1) -> dict[str, int]:
+        """Return it as the v2 protocol does, of what so many calls share."""
+        return {"count": self.count // share, "ns": self.ns // share}
+
+
+class ServerMetrics:
+    """Counts calls and intervals since the server began; safe from any thread."""
+
+    def __init__(self, served: Served, wall: Callable[[], float] = time.time) -> None:
+        """Count for this model; ``wall`` is the clock of :meth:`statistics`, since the epoch."""
+        self.served, self._wall, self._lock = served, wall, Lock()
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        """Of calls, which are rows of clients' batches."""
+        self.latency = Histogram([served.default_slo_s * part for part in OF_THE_SLO])
+        """End-to-end, of answers."""
+        self.slo_used = Histogram(OF_THE_SLO)
+        """The same relative to each call's own SLO."""
+        self.requests = {"success": 0, "REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+        """Clients' requests that were answered, and others by Triton's reasons."""
+        self.success, self.fail, self.queue, self.infer = (Duration() for _ in range(4))
+        self.input, self.output = Duration(), Duration()
+        self.batches: dict[int, Duration] = {}
+        """By size, the batches that calls were answered in: a row each, with its service time."""
+        self.answers: Counter[str] = Counter()
+        """By variant."""
+        self.last_inference_ms = 0
+        self.clamped_clocks = 0
+        self.decisions = Histogram(DECISION_S)
+        self.restarts = self.infeasible = 0
+        self.cpu_s = self.core_s = self.used_core_s = self.throttled_core_s = 0.0
+        """Over the intervals; the last three in core units."""
+        self.snapshot: Snapshot | None = None
+        """The latest."""
+
+    def observe(self, call: Call, reply: Reply, counted: bool = False) -> str:
+        """Count a call that has ended; return its outcome.
+
+        ``counted`` says that it is a further row of a request that was counted with another.
+        """
+        status, now_ms = reply.status, int(self._wall() * 1000)
+        with self._lock:
+            if status is Status.ANSWERED:
+                return self._answered(call, reply, counted, now_ms)
+            outcome = ENDED[status]
+            self.outcomes[outcome] += 1
+            if not counted:
+                self.requests[REASONS[status]] += 1
+                self.fail.add(reply.queue_s + reply.service_s)
+            return outcome
+
+    def _answered(self, call: Call, reply: Reply, counted: bool, now_ms: int) -> str:
+        outcome = "on_time" if reply.finished_s <= call.deadline_s else "late"
+        self.outcomes[outcome] += 1
+        latency_s = reply.finished_s - call.sent_s
+        self.latency.add(latency_s)
+        slo_s = call.deadline_s - call.sent_s
+        self.slo_used.add(latency_s / slo_s if slo_s > 0 else math.inf)
+        self.queue.add(reply.queue_s)
+        self.infer.add(reply.service_s)
+        self.answers[reply.variant] += 1
+        if reply.batch not in self.batches:
+            self.batches[reply.batch] = Duration()
+        self.batches[reply.batch].add(reply.service_s)
+        self.last_inference_ms = now_ms
+        if not counted:
+            self.requests["success"] += 1
+            self.success.add(reply.queue_s + reply.service_s)
+        return outcome
+
+    def converted(self, input_s: float, output_s: float) -> None:
+        """Count the time in which a front end has read a request and written its answer."""
+        with self._lock:
+            self.input.add(input_s)
+            self.output.add(output_s)
+
+    def clamped(self) -> None:
+        """Count a client's clock that cannot be right."""
+        with self._lock:
+            self.clamped_clocks += 1
+
+    def take(self, snapshot: Snapshot) -> bool:
+        """Take in what the engine says; return whether it tells of another interval.
+
+        One that was taken in already is not counted again.
+        """
+        with self._lock:
+            known, self.snapshot = self.snapshot, snapshot
+            last = snapshot.last
+            if last is None or (known and known.last and known.last.time_s >= last.time_s):
+                return False
+            self._interval(last)
+            return True
+
+    def _interval(self, last: IntervalMetrics) -> None:
+        self.decisions.add(last.decision_s)
+        self.restarts += last.restarts
+        self.infeasible += not last.feasible
+        self.cpu_s += last.cpu_s
+        self.core_s += last.core_seconds
+        self.used_core_s += last.utilisation * last.core_seconds
+        self.throttled_core_s += last.throttled_share * last.core_seconds
+
+    @property
+    def handling_ns(self) -> int:
+        """Time that answered requests spent here, from their first byte to the answer's last."""
+        return self.success.ns + self.input.ns + self.output.ns
+
+    @property
+    def executions(self) -> int:
+        """Batches that ended with answers; exact where nobody took a row of one back."""
+        return sum(rows.count // max(1, size) for size, rows in self.batches.items())
+
+    def counts(self) -> dict[str, int]:
+        """Return how many calls have ended in each way."""
+        with self._lock:
+            return dict(self.outcomes)
+
+    def answered_by(self) -> dict[str, int]:
+        """Return how many answers each variant gave."""
+        with self._lock:
+            return dict(self.answers)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return an element of ``model_stats`` of Triton's extension of statistics.
+
+        Counts and nanoseconds since the server began. ``success`` and ``fail`` count requests;
+        what stands beside them, calls.
+        """
+        none = {"count": 0, "ns": 0}
+        with self._lock:
+            return {
+                "name": self.served.name,
+                "version": VERSION,
+                "last_inference": self.last_inference_ms,
+                "inference_count": self.queue.count,
+                "execution_count": self.executions,
+                "inference_stats": {
+                    "success": {"count": self.success.count, "ns": self.handling_ns},
+                    "fail": self.fail.as_json(),
+                    "queue": self.queue.as_json(),
+                    "compute_input": self.input.as_json(),
+                    "compute_infer": self.infer.as_json(),
+                    "compute_output": self.output.as_json(),
+                    "cache_hit": none,
+                    "cache_miss": none,
+                },
+                "batch_stats": [
+                    {
+                        "batch_size": size,
+                        "compute_input": none,
+                        "compute_infer": self.batches[size].as_json(max(1, size)),
+                        "compute_output": none,
+                    }
+                    for size in sorted(self.batches)
+                ],
+            }
+
+    def exposition(self) -> tuple[str, bytes]:
+        """Return the content type and the text of everything for Prometheus."""
+        from sponge_env.serve.exposition import expose  # for who asks; it brings the library
+
+        with self._lock:
+            return expose(self)
+
+
+REASONS = {
+    Status.REFUSED: "REJECTED",
+    Status.EXPIRED: "REJECTED",
+    Status.FAILED: "BACKEND",
+    Status.CANCELLED: "CANCELED",
+    Status.STOPPED: "OTHER",
+}
+"""What Triton calls it when a request gets no answer."""

@@ -1,0 +1,274 @@
+"""The live page and what it asks for."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import pytest
+from served_story import ANSWER, SERVED, FakeEngine, Story, call, snapshot
+
+from sponge_env.results.schema import IntervalMetrics
+from sponge_env.serve.history import KEPT_S, NEVER, History, Watch
+from sponge_env.serve.interface import Reply, Served, Status
+from sponge_env.serve.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
+from sponge_env.serve.page import CONTENT_TYPE, page, page_headers, since, state
+
+OCR = dataclasses.replace(
+    SERVED,
+    name="ocr",
+    stages=("detection", "recognition"),
+    variants=("v5", "v6"),
+    default_slo_s=2.5,
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def told(story: Story, since_s: float = 0.0) -> dict[str, Any]:
+    return json.loads(state(story.engine, story.history, since_s))
+
+
+def interval(time_s: float, **values: Any) -> IntervalMetrics:
+    return IntervalMetrics(time_s=time_s, **values)
+
+
+@pytest.fixture
+def history() -> History:
+    return History(ServerMetrics(SERVED))
+
+
+def points(history: History, since_s: float = 0.0) -> list[dict[str, Any]]:
+    return json.loads(orjson.dumps(history.since(since_s)))
+
+
+def test_a_point_says_what_an_interval_was_like(history: History) -> None:
+    history.metrics.observe(call(), ANSWER)
+    history.metrics.observe(call(), Reply(Status.EXPIRED))
+    last = interval(7.0, latency_p50_s=0.4, latency_p99_s=math.inf, cores=8.0, utilisation=0.25)
+    history.take(snapshot(7.2, last=last))
+    (point,) = points(history)
+    assert point["t"] == 7
+    assert dict(zip(OUTCOMES, point["ended"], strict=True))["expired"] == 1
+    assert (point["p50"], point["p99"]) == (0.4, NEVER)
+    assert (point["held"], point["used"], point["cores"]) == (8, 2, [8])
+    assert point["batch"] is None
+    history.take(snapshot(8.2, last=interval(8.0)))
+    assert points(history)[1]["ended"] == [0] * len(OUTCOMES)
+
+
+def test_short_intervals_share_a_point(history: History) -> None:
+    tails = {1.0: 0.2, 1.25: math.inf, 1.5: 0.3, 2.0: math.nan, 2.5: 0.7}
+    for time_s, tail_s in tails.items():
+        history.metrics.observe(call(), ANSWER)
+        history.take(snapshot(time_s, last=interval(time_s, latency_p99_s=tail_s, restarts=1)))
+    first, second = points(history)
+    assert (first["t"], first["ended"][0], first["p99"], first["restarts"]) == (1.5, 3, NEVER, 3)
+    assert (second["t"], second["ended"][0], second["p99"]) == (2.5, 2, 0.7)
+
+
+def test_the_history_is_bounded(history: History) -> None:
+    for second in range(1, 2000):
+        history.take(snapshot(float(second), last=interval(float(second))))
+    kept = points(history)
+    assert (kept[0]["t"], kept[-1]["t"]) == (1999 - KEPT_S, 1999)
+    assert [point["t"] for point in points(history, 1998.0)] == [1998, 1999]
+    assert points(history, math.inf) == []
+
+
+def test_the_state_of_a_pipeline() -> None:
+    story = Story(OCR, rate_rps=6.0)
+    story.play(30)
+    now = told(story)
+    assert [stage["name"] for stage in now["stages"]] == ["detection", "recognition"]
+    assert now["server"]["slo_s"] == 2.5
+    assert now["server"]["violations"] == list(VIOLATIONS)
+    assert len(now["history"]) == 30
+    assert all(len(point["cores"]) == 2 for point in now["history"])
+    assert sum(now["totals"].values()) == sum(sum(p["ended"]) for p in now["history"])
+    assert sum(now["answers"].values()) == now["totals"]["on_time"] + now["totals"]["late"]
+    assert now["budgets_s"] == sorted(now["budgets_s"])
+    assert [point["t"] for point in told(story, 29.0)["history"]] == [29, 30]
+
+
+def test_the_state_before_the_first_interval() -> None:
+    engine = FakeEngine(now=snapshot(0.0, last=None, budgets_s=()), ready=False)
+    now = json.loads(state(engine, History(ServerMetrics(SERVED))))
+    assert (now["history"], now["ready"], now["budgets_s"]) == ([], False, [])
+
+
+@pytest.mark.parametrize(
+    ("query", "since_s"),
+    [("", 0), ("since=3.5", 3.5), ("since=inf", math.inf), ("since=nan", 0), ("since=x&a=b", 0)],
+)
+def test_a_query_says_from_when_on(query: str, since_s: float) -> None:
+    assert since(query) == since_s
+
+
+def test_a_watch_takes_each_interval_once(history: History) -> None:
+    engine = FakeEngine()
+    watch = Watch(engine, history)
+    for time_s in (1.0, 1.0, 2.0):
+        engine.now = snapshot(time_s)
+        watch.look()
+    assert [point["t"] for point in points(history)] == [1, 2]
+    assert history.metrics.core_s == 16
+
+
+def test_a_watch_looks_by_itself_and_stops(history: History) -> None:
+    looked = threading.Event()
+
+    class Engine(FakeEngine):
+        def snapshot(self) -> Any:
+            looked.set()
+            return self.now
+
+    watch = Watch(Engine(), history, every_s=0.001)
+    watch.start()
+    assert looked.wait(10)
+    watch.close()
+    watch.close()
+    assert len(points(history)) == 1
+
+
+def test_the_page_brings_all_that_it_needs() -> None:
+    text = page().decode()
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+    assert "innerHTML" not in text
+    assert "document.write" not in text
+    assert "import(" not in text
+    assert '<html lang="en">' in text
+    assert "width=device-width" in text
+
+
+def test_only_the_pages_own_script_and_style_may_run() -> None:
+    rules = page_headers()["content-security-policy"]
+    for tag in ("script", "style"):
+        (block,) = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page(), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(block).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in rules
+    assert rules.startswith("default-src 'none'")
+    assert "unsafe" not in rules
+    assert not re.findall(r"<[^>]+ (?:on\w+|style)=", page().decode())
+
+
+@contextmanager
+def shown(story: Story, token: str = "", states: int = 1000) -> Iterator[str]:
+    """Serve page and state of a story on a free port; the latter no more often than this."""
+    asked = itertools.count()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            fine = not token or self.headers.get("authorization") == f"Bearer {token}"
+            body, headers, status = page(), page_headers() | {"content-type": CONTENT_TYPE}, 200
+            if parts.path == "/state":
+                body = state(story.engine, story.history, since(parts.query)) if fine else b"{}"
+                headers, status = {"content-type": "application/json"}, 200 if fine else 401
+                status = 500 if next(asked) >= states else status
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def looked_at(url: str, folder: Path) -> str:
+    """Return the document as a browser has it a few seconds after it was opened."""
+    assert CHROMIUM is not None
+    options = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage"
+    command = [CHROMIUM, *options.split(), f"--user-data-dir={folder}"]
+    command += ["--virtual-time-budget=3000", "--enable-logging=stderr", "--dump-dom", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    errors = re.findall(r"CONSOLE.*", done.stderr)
+    assert not [said for said in errors if "status of" not in said]
+    return done.stdout
+
+
+def texts(document: str, ids: str) -> list[str]:
+    (part,) = re.findall(rf'id="{ids}"[^>]*>(.*?)</(?:tbody|ul|li|span|h1)>', document, re.DOTALL)
+    return [text for text in re.findall(r">([^<>]+)<", f">{part}<") if text.strip()]
+
+
+browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+@browser
+@pytest.mark.parametrize(
+    "served",
+    [SERVED, OCR, dataclasses.replace(SERVED, name="<b>lite</b>", variants=("<i>a</i>", "b"))],
+    ids=["single", "pipeline", "hostile"],
+)
+def test_a_browser_shows_the_story(served: Served, tmp_path: Path) -> None:
+    story = Story(served)
+    story.play(200)
+    with shown(story) as url:
+        document = looked_at(url, tmp_path)
+    assert "<b>lite</b>" not in document
+    assert "<i>a</i>" not in document
+    assert texts(document, "state") == ["ready"]
+    totals = texts(document, "totals")
+    assert totals[:2] == ["on time", f"{story.metrics.counts()['on_time']:,}"]
+    assert all(stage in texts(document, "stages") for stage in served.stages)
+    assert "a replica restarted" in texts(document, "events")
+    drawn = re.findall(r'class="chart"[^>]*aria-label="([^"]+)"', document)
+    assert len(drawn) == 5
+    assert not [said for said in drawn if "NaN" in said or "undefined" in said]
+    assert "NaN" not in re.sub(r"<script>.*?</script>", "", document, flags=re.DOTALL)
+
+
+@browser
+def test_a_browser_shows_a_server_that_has_done_nothing(tmp_path: Path) -> None:
+    story = Story(SERVED)
+    story.engine.now = snapshot(0.0, last=None, budgets_s=(), queued=(0,))
+    with shown(story) as url:
+        document = looked_at(url, tmp_path)
+    assert "No request has ended in this time" in document
+    assert "Nobody waits" in document
+
+
+@browser
+def test_a_browser_asks_for_the_token(tmp_path: Path) -> None:
+    with shown(Story(SERVED), token="secret") as url:
+        document = looked_at(url, tmp_path)
+    assert "This server wants an access token." in document
+    assert 'id="ask" hidden' not in document
+
+
+@browser
+def test_a_browser_says_when_the_server_is_gone(tmp_path: Path) -> None:
+    story = Story(SERVED)
+    story.play(20)
+    with shown(story, states=2) as url:
+        document = looked_at(url, tmp_path)
+    assert "No answer from the server for" in document
+    assert texts(document, "state") == ["no answer"]
+    assert '<body class="gone">' in document
+    assert texts(document, "model") == ["lite0"], "what was known is still there"
