@@ -52,8 +52,9 @@ test: setup  ## lint, check types, and run all tests
 	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
 	$(PY) -m pytest -m "live or cgroup"
 
-fuzz: setup  ## change files that are loaded in 100,000 ways, half an hour
+fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, an hour
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py
+	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_serve_fuzz.py tests/test_serve_codecs.py tests/test_serve_deadlines.py tests/test_serve_rpc.py
 
 package: setup  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel

@@ -88,7 +88,14 @@ def look_here() -> None:
 
 def missing(extra: str) -> list[str]:
     """Return which modules of an extra are not installed."""
-    return [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
+    return [name for name in EXTRAS[extra] if not _is_installed(name)]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
 
 
 def how_to_install(extra: str) -> str:

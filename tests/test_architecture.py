@@ -59,6 +59,14 @@ DOORS = {
         "sponge_env/serve/open_loop.py",
     },
     "onnxruntime": {"sponge_env/models/model.py"},
+    "uvicorn": {
+        "sponge_env/serve/app.py",
+        "sponge_env/serve/connection.py",
+        "sponge_env/serve/shared.py",
+    },
+    "uvloop": {"sponge_env/serve/app.py"},
+    "grpc": {"sponge_env/serve/rpc.py"},
+    "google": {"sponge_env/serve/protos.py", "sponge_env/serve/rpc.py"},
     "matplotlib": {
         "sponge_env/results/*",
         "sponge_env/console.py",

@@ -34,7 +34,7 @@ def installed():
 
 
 def distributions(module: str) -> set[str]:
-    found = installed().get(module, [])
+    found = installed().get(module.partition(".")[0], [])
     return {name.lower().replace("_", "-") for name in found}
 
 

@@ -375,3 +375,14 @@ def test_a_pipeline_says_which_rows_belong_to_whom() -> None:
         assert (tasks["name"], tasks["datatype"], tasks["data"]) == ("tasks", "INT64", [2, 0, 1])
         none = wire.send(infer([[0, 0, 0, 0]])).answer()
         assert none.json["outputs"][0]["shape"] == [0, 2]
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_a_client_that_does_not_read_is_let_go(connection: str) -> None:
+    large = served(outputs=TensorSpec((8 * 2**20,)))
+    engine = FakeEngine(large, lambda call: answered(np.zeros(8 * 2**20, np.float32)))
+    with running(engine, idle_timeout_s=0.2, body_timeout_s=0.2) as server, Wire(server) as wire:
+        wire.send(infer(parameters={"binary_data_output": True}, connection=connection))
+        server.thread.join(1.0)  # it does not end, and its patience does
+        with pytest.raises((ConnectionResetError, AssertionError)):
+            wire.answer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -228,3 +229,21 @@ def test_calls_beyond_the_limit_are_refused() -> None:
 def test_any_bytes(data: bytes, method: str, channel: grpc.Channel) -> None:
     allowed = (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
     assert code(channel, method, data) in allowed
+
+
+def test_slow_clients_are_let_go() -> None:
+    with running(body_timeout_s=0.2) as server, grpc.insecure_channel(server.grpc) as channel:
+        never = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            never.wait(20)
+            yield b""
+
+        ask = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.RpcError) as raised:
+            ask(nothing(), timeout=20)
+        never.set()
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with pytest.raises(grpc.RpcError) as raised:
+            ask(iter(()), timeout=20)
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT

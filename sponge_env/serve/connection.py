@@ -31,6 +31,7 @@ class Connection(HttpToolsProtocol):
         self._body: memoryview | None = None
         self._filled = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self._refusal: RefusedError | None = None
         self._running: RequestResponseCycle | None = None
 
@@ -44,6 +45,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._stop_timer()
+        if self._unread is not None:
+            self._unread.cancel()
         self._forget()
         self._abandon()
         super().connection_lost(exc)
@@ -103,6 +106,25 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Await the next request, or that the client reads the last of it."""
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._start_timer()
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read what it is sent, but not for ever."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(
+            self.shared.options.idle_timeout_s, self.transport.abort
+        )
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, at once if it does not even read what it was sent."""
@@ -186,7 +208,9 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _too_slow(self) -> None:
-        if self._begun:
+        if self.transport.is_closing():
+            self.transport.abort()
+        elif self._begun:
             self._refuse(RefusedError(408, "the request did not arrive in time"))
         else:
             self.transport.close()

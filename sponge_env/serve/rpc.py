@@ -74,6 +74,16 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A message that has arrived."""
+
+    data: bytes
+    context: Context
+    began_s: float
+    """When its call began, on the monotonic clock."""
+
+
 class RpcFront:
     """Answers calls; messages are taken apart here, for a damaged one is the client's error."""
 
@@ -93,29 +103,43 @@ class RpcFront:
             "RepositoryIndex": self._index,
         }
         handlers: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(self._describing(name, make))
-            for name, make in described.items()
+            name: self._unary(self._describing(name, make)) for name, make in described.items()
         }
-        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
+        handlers["ModelInfer"] = self._unary(self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _describing(
-        self, name: str, make: Callable[[Any], Any]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """Return a handler that answers with a message made of plain values."""
+    def _unary(self, work: Callable[[Asked], Awaitable[Any]]) -> Any:
+        """Make a handler of what returns the message that answers one.
 
-        async def handle(data: bytes, context: Context) -> bytes:
+        It reads the message itself, to know when it began and to give up a client that is too
+        slow; gRPC would wait for ever, and for those that are let in at a time only.
+        """
+
+        async def handle(_: object, context: Context) -> bytes:
+            began_s = time.monotonic()
             try:
-                if name not in ("ServerLive", "ServerReady"):
-                    self._front.check_token(_headers(context))
-                found = make(_parsed(f"{name}Request", data))
+                data = await _read(context, self._front.options.body_timeout_s)
+                response = await work(Asked(data, context, began_s))
             except WireError as error:
                 await _abort(context, error)
-            said: bytes = ParseDict(found, MESSAGES[f"{name}Response"]()).SerializeToString()
+            said: bytes = response.SerializeToString()
             return said
 
-        return handle
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def _describing(
+        self, name: str, make: Callable[[Any], Any]
+    ) -> Callable[[Asked], Awaitable[Any]]:
+        """Return what answers with a message made of plain values."""
+
+        async def work(asked: Asked) -> Any:
+            if name not in ("ServerLive", "ServerReady"):
+                self._front.check_token(_headers(asked.context))
+            found = make(_parsed(f"{name}Request", asked.data))
+            return ParseDict(found, MESSAGES[f"{name}Response"]())
+
+        return work
 
     def _model_ready(self, asked: Any) -> Any:
         self._front.check_model(asked.name, asked.version)
@@ -139,24 +163,19 @@ class RpcFront:
         shown = ready or not asked.ready
         return {"models": describe.index(self._front.served, ready) if shown else []}
 
-    async def _infer(self, data: bytes, context: Context) -> bytes:
-        try:
-            response = await self._answer(data, context, context.time_remaining())
-        except WireError as error:
-            await _abort(context, error)
-        said: bytes = response.SerializeToString()
-        return said
+    async def _infer(self, asked: Asked) -> Any:
+        return await self._answer(asked, asked.context.time_remaining())
 
-    async def _answer(self, data: bytes, context: Context, remaining_s: float | None) -> Any:
+    async def _answer(self, asked: Asked, remaining_s: float | None) -> Any:
         """Return the message that answers a request; a WireError says why there is none."""
-        front, headers = self._front, _headers(context)
+        front, headers = self._front, _headers(asked.context)
         front.check_token(headers)
-        arrival = front.arrival(time.monotonic(), remaining_s)
-        request = _parsed("ModelInferRequest", data)
+        arrival = front.arrival(asked.began_s, remaining_s)
+        request = _parsed("ModelInferRequest", asked.data)
         front.check_model(request.model_name, request.model_version)
         inference = read_request(request, front.served, front.options.most_rows)
         read_s = time.monotonic() - arrival.arrived_s
-        answered = await front.infer(inference, headers, arrival, len(data))
+        answered = await front.infer(inference, headers, arrival, len(asked.data))
         began_s = time.monotonic()
         response = write_response(
             inference, front.served.name, answered.tensors, answered.parameters
@@ -190,11 +209,24 @@ class RpcFront:
 
     async def _streamed(self, data: bytes, context: Context) -> bytes:
         try:
-            found = {"infer_response": await self._answer(data, context, None)}
+            asked = Asked(data, context, time.monotonic())
+            found = {"infer_response": await self._answer(asked, None)}
         except WireError as error:
             found = {"error_message": error.sentence}
         said: bytes = MESSAGES["ModelStreamInferResponse"](**found).SerializeToString()
         return said
+
+
+async def _read(context: Context, timeout_s: float) -> bytes:
+    """Return a call's message; none, or one that takes too long, is a WireError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            data = await context.read()
+    except TimeoutError:
+        raise WireError("the message did not arrive in time", 408) from None
+    if not isinstance(data, bytes):
+        raise WireError("the call brought no message")
+    return data
 
 
 def _headers(context: Context) -> dict[bytes, bytes]:
