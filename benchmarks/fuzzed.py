@@ -61,16 +61,22 @@ class Fuzzer:
             request = rng.choice(self._changes)(request)
         return request
 
-    def _said(self) -> dict[str, Any]:
-        """Return the JSON of a request, some of which is not as it should be."""
-        rng = self._rng
+    def right(self) -> bytes:
+        """Return one that is as it should be."""
+        return self._lines("POST", f"/v2/models/{self._model}/infer", self._right(), self._row)
+
+    def _right(self) -> dict[str, Any]:
         tensor = {
             "name": self._tensor["name"], "datatype": self._tensor["datatype"],
             "shape": [1, *self._shape], "parameters": {"binary_data_size": len(self._row)},
         }  # fmt: skip
-        said: dict[str, Any] = {
-            "id": "1", "inputs": [tensor], "parameters": {"binary_data_output": True, "slo_ms": 900}
-        }  # fmt: skip
+        told = {"binary_data_output": True, "slo_ms": 900}
+        return {"id": "1", "inputs": [tensor], "parameters": told}
+
+    def _said(self) -> dict[str, Any]:
+        """Return the JSON of a request, some of which is not as it should be."""
+        rng, said = self._rng, self._right()
+        (tensor,) = said["inputs"]
         if rng.random() < 0.7:
             part = rng.choice((said, tensor, said["parameters"], tensor["parameters"]))
             name = rng.choice((*part, "outputs", "data", "timeout", "sent_at_ms", "x"))
@@ -81,16 +87,21 @@ class Fuzzer:
         return said
 
     def _whole(self, said: dict[str, Any], without_bytes: bool) -> bytes:
-        rng, head = self._rng, json.dumps(said).encode()
+        rng = self._rng
         row = self._row[: rng.randrange(200)] if without_bytes else self._row
         path = f"/v2/models/{self._model}/infer" if rng.random() < 0.85 else rng.choice(PATHS)
         method = "POST" if rng.random() < 0.9 else rng.choice(METHODS)
+        return self._lines(method, path, said, row, [rng.choice(HEADERS)] * (rng.random() < 0.2))
+
+    @staticmethod
+    def _lines(
+        method: str, path: str, said: dict[str, Any], row: bytes, more: Sequence[str] = ()
+    ) -> bytes:
+        head = json.dumps(said).encode()
         lines = [
             f"{method} {path} HTTP/1.1", "Host: fuzz", f"Content-Length: {len(head) + len(row)}",
-            f"Inference-Header-Content-Length: {len(head)}",
+            f"Inference-Header-Content-Length: {len(head)}", *more,
         ]  # fmt: skip
-        if rng.random() < 0.2:
-            lines.append(rng.choice(HEADERS))
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + head + row
 
     def _at(self, request: bytes) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sponge_env.errors import ConfigError
 from sponge_env.live.locks import lock_cpu
@@ -75,12 +75,12 @@ def keeping_to(cpus: set[int]) -> Iterator[None]:
 
 
 @contextmanager
-def sponge(model: str, *arguments: str) -> Iterator[Server]:
+def sponge(model: str, *arguments: str, stderr: IO[str] | None = None) -> Iterator[Server]:
     """Serve a model with this project, by ``sponge serve`` with more arguments."""
     command = [sys.executable, "-m", "sponge_env", "serve", "--model", model]
     command += ["--port", "0", "--grpc-port", "0", *arguments]
     with keeping_to(CPUS):
-        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     with ended(started) as process:
         assert process.stdout is not None
         for line in process.stdout:
