@@ -78,7 +78,7 @@ def keeping_to(cpus: set[int]) -> Iterator[None]:
 def sponge(model: str, *arguments: str, stderr: IO[str] | None = None) -> Iterator[Server]:
     """Serve a model with this project, by ``sponge serve`` with more arguments."""
     command = [sys.executable, "-m", "sponge_env", "serve", "--model", model]
-    command += ["--port", "0", "--grpc-port", "0", *arguments]
+    command += ["--port", "0", "--grpc-port", "0", "--wait", *arguments]
     with keeping_to(CPUS):
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     with ended(started) as process:

@@ -15,11 +15,6 @@ COMMANDS = {
     "evaluate": ("run.evaluate", "compare controllers on a scenario or on a suite of them"),
     "list": ("run.listing", "show agents, scenarios, suites, profiles and policies"),
     "calibrate": ("calibrate", "measure the real worker on this machine"),
-    "serve": (
-        "serve.command",
-        "serve a model to clients, with deadlines and a controller in charge",
-    ),
-    "load": ("serve.load", "send a scenario's requests to a server and compare what comes back"),
     "report": ("results.__main__", "make one page of what runs found"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
 }
