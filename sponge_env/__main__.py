@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("", "train a learned controller on scenarios"),
     "evaluate": ("run.evaluate", "compare controllers on a scenario or on a suite of them"),
     "list": ("run.listing", "show agents, scenarios, suites, profiles and policies"),
+    "serve": ("serve.__main__", "serve a model to clients with deadlines"),
     "calibrate": ("calibrate", "measure the real worker on this machine"),
     "report": ("results.__main__", "make one page of what runs found"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),

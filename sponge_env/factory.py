@@ -27,7 +27,7 @@ LOG = logging.getLogger("sponge_env")
 def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
     """Load the scenario's profile; measure this machine first if a live run needs it."""
     if backend == "live":
-        from sponge_env.calibrate import calibrate_to
+        from sponge_env.calibration import calibrate_to
 
         for config in calibrations([scenario], limiter):
             path = local_profile_path(config.model)

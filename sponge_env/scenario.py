@@ -188,10 +188,10 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
         arrivals=dataclasses.replace(arrivals, file=file),
         network=dataclasses.replace(network, trace=beside(folder, network.trace)),
     )
-    return _with_own_slo(scenario)
+    return with_own_slo(scenario)
 
 
-def _with_own_slo(scenario: Scenario) -> Scenario:
+def with_own_slo(scenario: Scenario) -> Scenario:
     """Return a scenario whose objective is what it says relative to its models."""
     if scenario.slo_services is None:
         return scenario

@@ -8,7 +8,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-from sponge_env.calibrate import calibrate
+from sponge_env.calibration import calibrate
 from sponge_env.live.local import RESERVATIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import Profile

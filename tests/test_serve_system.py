@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from fake_calls import Client, served_system
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenarios import short
+from scenarios import QUOTA_PROFILE, short
 from test_pipeline import pipeline, stage
 
 from sponge_env.config import Initial, Limits, Simulation
@@ -16,6 +17,7 @@ from sponge_env.serve.interface import Status
 from sponge_env.serve.system import ServedSystem
 
 ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
+ONE_CPU = short(limits=Limits(16, 16, 3), simulation=Simulation(cold_start_s=0.3))
 HELD = Initial(cores=2, batch=2, replicas=2)
 TWO = pipeline(
     stage("finder", "video-detector", fan_out=3, initial=HELD),
@@ -124,3 +126,83 @@ def check_rows(system: ServedSystem) -> None:
     rows = [*free, *held, *waiting_to_be_free]
     assert sorted(rows) == list(range(system._queue_max))
     assert len(system._by_ticket) <= len(held)
+
+
+def test_what_cannot_be_met_is_refused_at_once() -> None:
+    """The fastest service of one request takes 26 ms here."""
+    system = served_system(ONE)
+    client = Client(system)
+    fastest_s = float(system._arrays.settings["hopeless_below_s"][0])
+    for at_s, budget_s in ((0.1, -1.0), (0.2, 0.9 * fastest_s), (0.3, 1.1 * fastest_s)):
+        client.at(at_s, client.submit, budget_s)
+    metrics = system.step(Allocation(16, 1))
+    assert client.statuses == [Status.REFUSED, Status.REFUSED, Status.ANSWERED]
+    assert (metrics.offered, metrics.dropped, metrics.on_time) == (3, 2, 1)
+
+
+def test_more_than_there_is_room_for_is_refused() -> None:
+    system = served_system(ONE, queue_max=3)
+    client = Client(system)
+    for _ in range(5):
+        client.at(0.1, client.submit, 30.0)
+    system.step(Allocation(1, 1))
+    assert client.statuses[-2:] == [Status.REFUSED] * 2
+    assert all(told[0].retry_after_s > 0 for told in list(client.replies.values())[-2:])
+    assert system._metrics["overflowed"][0] == 0
+
+
+def test_what_waits_longer_than_it_may_has_expired_then() -> None:
+    """Not only at the end of the interval, or when a replica is idle: here there is none."""
+    system = served_system(ONE, crashes=[(0.1, 0)])
+    client = Client(system)
+    client.at(0.15, client.submit, 0.2)
+    client.at(0.38, lambda: told.extend(client.statuses))
+    told: list[Status] = []
+    system.step(Allocation(16, 1))
+    assert told == [Status.EXPIRED]
+    (reply,) = next(iter(client.replies.values()))
+    assert reply.finished_s == pytest.approx(system.stamp(0.35), abs=1e-4)
+
+
+def test_goodput_holds_under_overload() -> None:
+    """Three times what all cores can serve, which is 100 a second."""
+    system = served_system(ONE_CPU, QUOTA_PROFILE, queue_max=1024)
+    client = Client(system)
+    capacity_rps, seconds = system.spec.capacity_rps, 10
+    times_s = np.arange(0, seconds, 1 / (3 * capacity_rps))
+    for at_s in times_s.tolist():
+        client.at(at_s, client.submit, 0.5)
+    metrics = [system.step(Allocation(16, 16)) for _ in range(seconds)]
+    on_time_rps = sum(m.on_time for m in metrics) / seconds
+    assert on_time_rps > 0.9 * capacity_rps
+    assert sum(m.late for m in metrics) < 0.02 * len(times_s)
+    refused = client.statuses.count(Status.REFUSED)
+    assert refused > 0.9 * sum(m.dropped for m in metrics)
+
+
+def test_memory_does_not_grow_with_time() -> None:
+    system = served_system(TWO, tasks=tasks_of)
+    client = Client(system)
+    sizes = set()
+    for interval in range(60):
+        for k in range(8):
+            client.at(interval + 0.1 * k, client.submit, 0.5)
+        system.step(asked(TWO, 2, 2, 2))
+        handover = client.worker.handover
+        kept = [len(each) for each in (*handover._left, handover._forgotten, handover._answers)]
+        sizes.add((*kept, len(handover._running), len(system._rows_in)))
+    assert max(map(sum, sizes)) < 40
+    assert len(system._history[0]) == 30
+    assert not system._env["ended"]
+
+
+def test_a_stall_is_not_made_up_for() -> None:
+    system = served_system(ONE)
+    client = Client(system)
+    system.step(Allocation(16, 1))
+    client.worker.wait(7.3)  # nobody serves
+    assert client.worker.now() == 7.3
+    system.step(Allocation(16, 1))
+    assert 7.8 <= client.worker.now() <= 8.3
+    system.step(Allocation(16, 1))
+    assert 8.8 <= client.worker.now() <= 9.3

@@ -13,7 +13,7 @@ from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import World
 from sponge_env.core.service import served_s
 
-CHEAP = 0.8
+CHEAP = 0.95
 """Throughput that a smaller batch must keep of the larger one's, where more waits than either."""
 
 
@@ -53,27 +53,37 @@ def size_in_time(w: World, count: int) -> int:
 def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
     """Return the earliest end of a request that arrives now with a deadline.
 
-    What is more urgent and what runs comes before it. Until the next decision at ``decides_s``
-    there are the cores in force, then those of the machine, and each does the cheapest there is.
+    What is more urgent and what runs comes before it. Work counts as the least that it can be.
+    Until the next decision at ``decides_s`` it is done under the allocation in force, then by all
+    cores of the machine in the best of ways.
     """
     now_s, machine, forced = w.env.now_s, float(w.settings.total_cores), 0.0
     ahead_core_s = w.model.cheapest_core_s * w.stage.pace
     for k in range(len(w.stages)):
         ahead_core_s += _ahead_core_s(at(w, k), due_s)
-        forced += w.stages[k].wanted.cores * w.stages[k].wanted.replicas
+        forced += _done_per_s(at(w, k))
     if w.model.limited:
         # Unused tokens of a period let a replica run faster than its quota for so long.
         ahead_core_s -= w.model.quota.period_s
         machine = min(machine, w.model.cpu_cores) * w.model.core_unit
-        forced *= w.model.core_unit
     forced = min(forced, machine)
     until_s = max(now_s, decides_s)
     left_core_s = ahead_core_s - (until_s - now_s) * forced
+    end_s = now_s + ahead_core_s / forced
     if left_core_s > 0.0:
         end_s = until_s + left_core_s / machine
-    else:
-        end_s = now_s + ahead_core_s / forced
     return max(end_s, now_s + w.settings.hopeless_below_s)
+
+
+@inlined
+def _done_per_s(w: World) -> float:
+    """Return how much work a stage does under the allocation in force, in the least it can be."""
+    wanted, model, rate = w.stage.wanted, w.model, 0.0
+    if model.limited:
+        return wanted.cores * wanted.replicas * model.core_unit
+    for count in range(1, wanted.batch + 1):
+        rate = max(rate, count / served_s(w, max(0, w.stage.variant), count, wanted.cores))
+    return rate * wanted.replicas * model.cheapest_core_s
 
 
 @inlined

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from sponge_env import cli
-from sponge_env.calibrate import calibrate_to
+from sponge_env.calibration import calibrate_to
 from sponge_env.config import Limiter, Start, Variant
 from sponge_env.errors import ConfigError
 from sponge_env.factory import calibrations, check_live, here

@@ -15,7 +15,7 @@ from sponge_env.live.limits import process_memory_bytes
 from sponge_env.live.worker import LiveWorker
 
 WORK_RUNS = 8
-"""Batches of each size that are run at full speed."""
+"""Batches of each size that are run at full speed, at the least."""
 PAUSED_RUNS = 20
 """Batches that are run at full speed and at a share in turn."""
 PAUSED_SIZE = 4
@@ -98,12 +98,13 @@ class Bench:
         self._resize(most)
         return lost_s
 
-    def work(self) -> Runs:
-        """Run batches of several sizes without a limit."""
+    def work(self, each: int = WORK_RUNS, again: bool = False) -> Runs:
+        """Run batches of several sizes without a limit, so many of each; ``again`` is not shown."""
+        self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
         runs: Runs = defaultdict(list)
-        for _ in self._steps("work", range(WORK_RUNS)):
+        for _ in range(each) if again else self._steps("work", range(each)):
             for size in sizes:
                 runs[size].append(self._run(size))
         return runs

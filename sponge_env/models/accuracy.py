@@ -95,6 +95,28 @@ def read(
     return found
 
 
+def accuracy_of(name: str, count: int, command: str) -> Accuracy | None:
+    """Return how often a model is right on images 0 to ``count`` - 1, or as published.
+
+    Of other models it is None.
+    """
+    if name in TOP_1:
+        return Accuracy(TOP_1[name], TOP_1_OF, 0, TOP_1_SOURCE)
+    if name not in OCR_MODELS:
+        return None
+    model, images = resolve_model(name), [draw(seed) for seed in range(count)]
+    lines = [image.lines for image in images]
+    if isinstance(model, Detection):
+        boxes, of = find(model, images), "lines that are found"
+        found = [[Found(box, "") for box in own] for own in boxes]
+        share = measure(lines, found).recall
+    else:
+        assert isinstance(model, Recognition)
+        drawn, of = [[line.box for line in own] for own in lines], "lines that are read right"
+        share = measure(lines, read(model, images, drawn)).lines
+    return Accuracy(share, of, sum(map(len, lines)), command, str(datetime.now(UTC).date()))
+
+
 class Measured(NamedTuple):
     """How well each detection and each recognition do together on the same images."""
 

@@ -29,6 +29,7 @@ def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     scenario = replace(load_scenario("paper"), duration_s=2.0)
     yield "simulated system", lambda: _play(scenario, lambda system: Allocation(4, 4))
     yield "live system", lambda: _rehearse(scenario)
+    yield "server", lambda: _rehearse_server(scenario)
     yield "many environments", lambda: _batch(scenario)
     yield "controllers", lambda: _decide_all(scenario)
     if everything:
@@ -49,6 +50,18 @@ def _rehearse(scenario: Scenario) -> None:
 
     try:
         LiveSystem(scenario, 0, start)
+    except _RehearsalEndedError:
+        return
+
+
+def _rehearse_server(scenario: Scenario) -> None:
+    from sponge_env.serve.system import CallWorker, ServedSystem
+
+    def start(spec: SystemSpec) -> CallWorker:
+        raise _RehearsalEndedError
+
+    try:
+        ServedSystem(scenario, start)
     except _RehearsalEndedError:
         return
 

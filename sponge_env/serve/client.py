@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.models.model import TensorSpec, described
-
-DATATYPES = {
-    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
-    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16",
-    "FP32": "float32", "FP64": "float64",
-}  # fmt: skip
-"""NumPy's types by the protocol's names."""
-NAMES = {name: datatype for datatype, name in DATATYPES.items()}
+from sponge_env.serve.tensors import DTYPES, datatype
 
 PATIENCE_S = 10.0
 """For whatever is asked before the load begins."""
@@ -57,7 +50,7 @@ class Target:
         described_input = {
             "name": self.input_name,
             "shape": [1, *tensor.shape],
-            "datatype": NAMES[str(tensor.dtype)],
+            "datatype": datatype(tensor.dtype),
             "parameters": {"binary_data_size": tensor.nbytes},
         }
         told = {"binary_data_output": True, **parameters}
@@ -198,20 +191,20 @@ def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:
     """Return the name of a model's only input and what one task has of it."""
     try:
         inputs = metadata["inputs"]
-        name, datatype, shape = inputs[0]["name"], inputs[0]["datatype"], inputs[0]["shape"]
+        name, said, shape = inputs[0]["name"], inputs[0]["datatype"], inputs[0]["shape"]
         sizes = [int(size) for size in shape]
     except (KeyError, IndexError, TypeError, ValueError):
         raise ConfigError(f"the metadata of {model} do not say what it takes") from None
     if len(inputs) != 1:
         raise ConfigError(f"{model} takes {len(inputs)} inputs; a load is sent to models of one")
-    if datatype not in DATATYPES:
-        raise ConfigError(f"{model} takes {datatype}, not numbers of one size")
+    if said not in DTYPES:
+        raise ConfigError(f"{model} takes {said}, not numbers of one size")
     if len(sizes) < 2 or min(sizes[1:]) < 1 or sizes[0] not in (-1, 1):
         raise ConfigError(
             f"{model} takes inputs of shape {sizes}, but all axes except the first (the batch) "
             "must be fixed"
         )
-    return str(name), TensorSpec(tuple(sizes[1:]), DATATYPES[datatype])
+    return str(name), TensorSpec(tuple(sizes[1:]), DTYPES[said])
 
 
 async def try_out(session: aiohttp.ClientSession, target: Target, tensor: NDArray[Any]) -> None:

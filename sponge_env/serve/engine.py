@@ -91,6 +91,10 @@ class ServingEngine:
         self._system.worker.wake()
         self._thread.join()
 
+    def close(self) -> None:
+        """Stop at once; does nothing after :meth:`drain`."""
+        self.drain(0.0)
+
     def _started(self, agent: str) -> Controller:
         """Make a controller that is ready to decide; this may take a while."""
         controller = self._make_controller(agent)

@@ -212,10 +212,10 @@ async def _aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Do some work; it is cancelled, and ClientGoneError raised, once the client closes."""
     task = asyncio.current_task()
-    watch = asyncio.ensure_future(receive())
+    watch = asyncio.create_task(_until_closed(receive))
     gone = False
 
-    def closed(watch: asyncio.Future[dict[str, Any]]) -> None:
+    def closed(watch: asyncio.Task[None]) -> None:
         nonlocal gone
         if not watch.cancelled() and task is not None:
             gone = True
@@ -231,3 +231,8 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     finally:
         watch.remove_done_callback(closed)
         watch.cancel()
+
+
+async def _until_closed(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

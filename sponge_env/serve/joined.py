@@ -48,11 +48,15 @@ class _Waiting:
         self._replies: list[Reply] = [UNKNOWN] * len(calls)
         self._tickets: list[int] = []
         self._left, self._lock = len(calls), threading.Lock()
+        self._in_vain = False
         self.all: asyncio.Future[list[Reply]] = self._loop.create_future()
 
     def submit(self) -> None:
         for row, call in enumerate(self._calls):
-            self._tickets.append(self._engine.submit(call, partial(self._done, row)))
+            if self._in_vain:  # a row before was refused at once
+                self._done(row, Reply(Status.CANCELLED))
+            else:
+                self._tickets.append(self._engine.submit(call, partial(self._done, row)))
 
     def take_back(self) -> None:
         for ticket in self._tickets:
@@ -62,10 +66,11 @@ class _Waiting:
         with self._lock:
             self._replies[row] = reply
             self._left -= 1
-            last = self._left == 0
+            last, first = self._left == 0, not self._in_vain
+            self._in_vain |= reply.status is not Status.ANSWERED
         if last:
             self._wake(self._finish)
-        elif reply.status not in (Status.ANSWERED, Status.CANCELLED):
+        elif first and self._in_vain:
             self._wake(self.take_back)
 
     def _wake(self, what: Callable[[], None]) -> None:

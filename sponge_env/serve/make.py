@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env.config import Limiter
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import check_live, ensure_profile, real_configs
 from sponge_env.interfaces import Controller, Sink, SystemSpec
 from sponge_env.live.replica import LiveConfig
@@ -16,7 +16,8 @@ from sponge_env.live.worker import LiveWorker
 from sponge_env.models.registry import resolve_variants
 from sponge_env.profile import LOCAL_MODEL, Profile
 from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.run.suite import chosen
+from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import Served
 from sponge_env.serve.system import ServedSystem
@@ -72,18 +73,15 @@ def make_engine(
     Raises:
         SpongeError: Scenario, agent or machine does not allow it.
     """
+    profile = ensure_profile(scenario, "live", limiter)
+    scenario = with_own_slo(scenario)
     if slo_s is not None:
         scenario = replace(scenario, slo_s=slo_s, classes=())
-    profile = ensure_profile(scenario, "live", limiter)
     check_live(scenario, profile, limiter)
     profiles = stage_profiles(scenario, profile)
     models = [resolve_variants([each.model for each in variants]) for variants in profiles]
     check_handed_on(scenario, [stage[0].most_tasks for stage in models])
-    registry, options = known_controllers(), options or {}
-
-    def make_agent(name: str) -> Controller:
-        return make_controller(name, registry, options.get(name))
-
+    make_agent = controllers(agent, options or {})
     make_agent(agent)  # which says what is wrong with it before anything starts
     outputs = models[-1][0].outputs
     system = ServedSystem(
@@ -103,6 +101,30 @@ def make_engine(
     except BaseException:
         system.close()
         raise
+
+
+def controllers(
+    agent: str, options: Mapping[str, Mapping[str, Any]]
+) -> Callable[[str], Controller]:
+    """Return what makes controllers by their names, for whoever asks a server.
+
+    The one that it began with may be anything; others must be registered: no name that comes in
+    later may have code imported from elsewhere.
+    """
+    registry, (entries, _) = known_controllers(), chosen([agent])
+    if not entries:
+        raise ConfigError(f"{agent} is a bound, which nothing can be served with")
+    ((_, first),) = entries.items()
+
+    def make(name: str) -> Controller:
+        if name == agent:
+            own = {**first.options, **options.get(name, {})}
+            return make_controller(first.controller or name, registry, own)
+        if name not in registry:
+            raise ConfigError(unknown("agent", name, registry))
+        return make_controller(name, registry, options.get(name))
+
+    return make
 
 
 def check_handed_on(scenario: Scenario, most_tasks: Sequence[int]) -> None:

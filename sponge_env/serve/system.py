@@ -28,6 +28,7 @@ from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.serve.inbox import Inbox, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.serve.pace import Pace
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload
 from sponge_env.system import LiveSystem, make_room
@@ -84,18 +85,6 @@ class Open:
         finished_s = completion.finished_s
         self.service_s += max(0.0, finished_s - max(completion.started_s, self.until_s))
         self.until_s = max(self.until_s, finished_s)
-
-
-def cheapest_core_s(model: Any, arrays: Arrays) -> float:
-    """Return the least work of a task of a stage, whatever variant, batch and cores it has."""
-    variants, batch = int(model["variants"]), int(model["limits"]["batch"])
-    sizes, cores = np.arange(1, batch + 1), int(model["limits"]["cores"])
-    if model["limited"]:
-        work_s = arrays.numbers[model["work_at"] :][: variants * batch].reshape(variants, batch)
-        return float((work_s / sizes).min())
-    table_s = arrays.numbers[model["served_at"] :][: variants * batch * cores]
-    table_s = table_s.reshape(variants, batch, cores) * np.arange(1, cores + 1)
-    return float((table_s / sizes[:, None]).min())
 
 
 def unending(scenario: Scenario) -> Scenario:
@@ -175,8 +164,8 @@ class ServedSystem(LiveSystem):
         super()._rehearse()
         self._arrays.settings["sheds"] = True
         self._arrays.stages["pace"] = 1.0
-        for k, model in enumerate(self._arrays.models[0]):
-            self._arrays.models["cheapest_core_s"][0, k] = cheapest_core_s(model, self._arrays)
+        self._paces = [Pace(model, self._arrays) for model in self._arrays.models[0]]
+        self._arrays.models["cheapest_core_s"][0] = [pace.cheapest_core_s for pace in self._paces]
 
     @property
     def done(self) -> bool:
@@ -311,6 +300,11 @@ class ServedSystem(LiveSystem):
         super()._end(completion)
         batch = completion.batch
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
+        if completion.ok:
+            took_s = completion.finished_s - completion.started_s
+            pace = self._paces[batch.stage]
+            pace.note(batch.variant, batch.size, cores, took_s)
+            self._arrays.stages["pace"][0, batch.stage] = pace.slow
         for row in self._rows_in.pop(batch.id):
             self._in_batches[row] -= 1
             call = self._open[row]

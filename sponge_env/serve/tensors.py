@@ -31,6 +31,8 @@ DATATYPES = {
     "float64": "FP64",
 }
 """The protocol's name of each NumPy type."""
+DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+"""NumPy's name of each of the protocol's types that have one."""
 _KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (float, int)}
 """Python's types of the values in JSON, where not integers only."""
 

@@ -1,0 +1,251 @@
+"""From measurements on the real worker to profiles.
+
+A :class:`~sponge_env.profile.Profile` holds the CPU work of each batch size, the saturated latency
+of batches on a grid of sizes and cores with the fit of l(b, c) to it, the dispatch overhead and
+the cold start. The simulator and the controllers live on it. :mod:`sponge_env.live.bench` takes the
+measurements.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from sponge_env.config import positive
+from sponge_env.errors import ConfigError
+from sponge_env.files import check_writable
+from sponge_env.installation import describe_host, describe_versions
+from sponge_env.interfaces import Allocation, FloatArray
+from sponge_env.latency import CONTENDING, MOST_LOST, QuotaService, fit_latency, to_quantiles
+from sponge_env.live.bench import PAUSED_SIZE, WORK_RUNS, Bench, ColdStart, Grid, Runs
+from sponge_env.live.cgroups import find_hierarchy
+from sponge_env.live.replica import LiveConfig
+from sponge_env.live.worker import LiveWorker
+from sponge_env.models.model import shares_of_tasks
+from sponge_env.models.registry import canonical_name, resolve_model
+from sponge_env.profile import Facts, Profile, Sample, save_profile
+
+SECONDS = 45.0
+"""About how long a calibration takes."""
+FEW_IMAGES = 20
+"""Drawn images on which accuracy is measured by the way."""
+QUANTILES = 21
+"""Quantiles kept of scatter and residuals."""
+
+
+def calibrate(config: LiveConfig, seconds: float = SECONDS, shown: bool = False) -> Profile:
+    """Measure the worker that a configuration describes; see :func:`calibrate_all`."""
+    return calibrate_all([config], seconds, shown)[0]
+
+
+def calibrate_all(
+    configs: Sequence[LiveConfig], seconds: float = SECONDS, shown: bool = False
+) -> list[Profile]:
+    """Measure the workers that configurations describe, with one replica each.
+
+    It takes about so many seconds beside the loading, shown on the terminal or not; each grid is
+    measured once at least. Between the grids all take a round of batches at full speed: a
+    machine's speed drifts by 10 %, and what is compared must not be measured minutes apart.
+
+    Raises:
+        ConfigError: A configuration cannot be used.
+        WorkerError: A worker does not start or does not stay alive.
+        ProfileError: The measurements cannot be described by l(b, c).
+    """
+    for config in configs:
+        _check(config, seconds)
+    end_s = time.monotonic() + seconds
+    runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
+    with ExitStack() as opened:
+        each = [opened.enter_context(Calibration(config, shown)) for config in configs]
+        for one in each:
+            one.begin()
+        loaded_s = time.monotonic()
+        if len(each) > 1:
+            end_s = loaded_s + seconds
+        for one in each:
+            one.run_at_full_speed(runs)
+        for left, one in zip(range(len(each), 0, -1), each, strict=True):
+            now_s = time.monotonic()
+            one.run_grid(now_s + (end_s - now_s) / left)
+            for other in each:
+                other.run_at_full_speed(runs, again=True)
+        return [one.profile() for one in each]
+
+
+class Calibration(AbstractContextManager["Calibration"]):
+    """One model under measurement; its worker is open until the end of the block."""
+
+    def __init__(self, config: LiveConfig, shown: bool) -> None:
+        self._config = dataclasses.replace(
+            config,
+            model=canonical_name(config.model),
+            initial=Allocation(config.cores_max, config.batch_max),
+            replicas_max=max(1 + CONTENDING, config.replicas_max),
+        )
+        self._worker = LiveWorker(self._config)
+        self._bench = Bench(self._worker, shown)
+        self._work: Runs = {}
+        self._grid: Grid = {}
+
+    def __exit__(self, *error: object) -> None:
+        self._bench.close()
+        self._worker.close()
+
+    def begin(self) -> None:
+        """Measure what is measured once: cold starts, and what pauses cost."""
+        self._alone, self._together = self._bench.cold_starts(CONTENDING)
+        self._lost_s = self._bench.pauses()
+
+    def run_at_full_speed(self, runs: int, again: bool = False) -> None:
+        """Run batches of several sizes, so many of each."""
+        for size, found in self._bench.work(runs, again).items():
+            self._work.setdefault(size, []).extend(found)
+
+    def run_grid(self, end_s: float) -> None:
+        """Go round the grid until then (monotonic)."""
+        self._grid = self._bench.grid(interpolate_work(self._work, self._config.batch_max), end_s)
+
+    def profile(self) -> Profile:
+        """Put the profile together."""
+        config, alone, launcher = self._config, self._alone, self._worker.launcher
+        profile = build_profile(config, self._grid, alone.latency_s, self._worker.limiter)
+        profile = dataclasses.replace(profile, facts=_facts(config.model, alone))
+        if config.physical_cores(config.cores_max) > 1:
+            return profile  # the token bucket of the simulator is one CPU's
+        contention = max(1.0, self._together.cpu_s / alone.cpu_s)  # less is noise
+        period_s, tick_s = launcher.period_s, launcher.tick_s
+        quota = build_quota(config, period_s, tick_s, self._work, self._lost_s, contention)
+        return dataclasses.replace(profile, quota=quota)
+
+
+def _facts(model: str, alone: ColdStart) -> Facts:
+    """Return what is known of a model beside how long it takes; most of it is looked up here."""
+    from sponge_env.models.accuracy import accuracy_of  # imports Pillow
+
+    accuracy = accuracy_of(model, FEW_IMAGES, f"sponge calibrate --model {model}")
+    return Facts(alone.cpu_s, alone.memory_bytes, shares_of_tasks(resolve_model(model)), accuracy)
+
+
+def _check(config: LiveConfig, seconds: float) -> None:
+    """Raise what keeps a configuration from being measured."""
+    positive("the seconds to measure", seconds)
+    if config.limiter == "none":
+        raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
+    if min(config.cores_max, config.batch_max) < 2:
+        raise ConfigError(
+            "a calibration needs at least 2 core units and batches of 2, not "
+            f"{config.cores_max} and {config.batch_max}"
+        )
+
+
+def interpolate_work(work: Runs, batch_max: int) -> FloatArray:
+    """Return the (batch_max,) mean CPU seconds of each batch size."""
+    mean_s = [fmean(run.cpu_s for run in runs) for runs in work.values()]
+    return np.interp(np.arange(1, batch_max + 1), list(work), mean_s)
+
+
+def build_quota(
+    config: LiveConfig,
+    period_s: float,
+    tick_s: float,
+    work: Runs,
+    lost_s: Sequence[float],
+    loading_contention: float,
+) -> QuotaService:
+    """Put together what the simulator needs of a worker under a quota.
+
+    ``work`` are runs at full speed, ``lost_s`` is from :meth:`~sponge_env.live.bench.Bench.pauses`.
+    """
+    dispatch_s = [float(np.median([run.dispatch_s for run in runs])) for runs in work.values()]
+    per_request_s, per_batch_s = np.polyfit(list(work), dispatch_s, 1)
+    work_s = interpolate_work(work, config.batch_max)
+    paused_work_s = float(work_s[min(PAUSED_SIZE, config.batch_max) - 1])
+    share = config.physical_cores(config.cores_max // 2)
+    pauses = paused_work_s / max(tick_s, share * period_s)
+    most_s = MOST_LOST * config.core_unit * period_s
+    return QuotaService(
+        period_s,
+        tuple(work_s.tolist()),
+        dispatch_s=max(0.0, float(per_batch_s)),
+        dispatch_request_s=max(0.0, float(per_request_s)),
+        tick_s=tick_s,
+        resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
+        loading_contention=loading_contention,
+    )
+
+
+def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: str) -> Profile:
+    """Fit l(b, c) to the grid and put the profile together, without quota data."""
+    batches, cores = sorted({b for b, _ in grid}), sorted({c for _, c in grid})
+    latency_s = {cell: np.array([run.latency_s for run in runs]) for cell, runs in grid.items()}
+    cpu_s = {cell: np.array([run.cpu_s for run in runs]) for cell, runs in grid.items()}
+    mean_s = np.array([[latency_s[b, c].mean() for c in cores] for b in batches])
+    model, fit_error = fit_latency(batches, cores, mean_s, relative=True)
+    residuals = _scatter(latency_s[b, c] / model.predict_s(b, c) - 1 for b, c in grid)
+    model = dataclasses.replace(model, residual_quantiles=residuals)
+    model.table_s(config.batch_max, config.cores_max)  # refuses a fit that is not positive
+    return Profile(
+        name="local",
+        model=config.model,
+        source="measured by python -m sponge_env.calibrate",
+        statistic="mean",
+        batches=tuple(batches),
+        cores=tuple(cores),
+        latency_s=tuple(map(tuple, mean_s.tolist())),
+        latency=model,
+        fit_error=fit_error,
+        # the scatter of latencies would count the phase of the token bucket a second time,
+        # which the simulator's quota service has by itself
+        noise_quantiles=_scatter(values / values.mean() - 1 for values in cpu_s.values()),
+        cold_start_s=cold_start_s,
+        core_unit=config.core_unit,
+        limiter=limiter,
+        host=_host_facts(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        samples=tuple(
+            Sample(*cell, tuple(latency_s[cell].tolist()), tuple(cpu_s[cell].tolist()))
+            for cell in sorted(grid)
+        ),
+    )
+
+
+def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
+    """Summarise single runs' deviations, those of each cell with equal weight."""
+    cells = [to_quantiles(values, QUANTILES) for values in deviations]
+    return to_quantiles(np.concatenate(cells), QUANTILES)
+
+
+def _host_facts() -> dict[str, str | int | None]:
+    """Describe this machine as far as it matters for a latency."""
+    hierarchy, versions = find_hierarchy(), describe_versions()
+    facts = {"cgroup": hierarchy.version if hierarchy else 0}
+    return describe_host() | facts | {name: versions[name] for name in ("python", "onnxruntime")}
+
+
+def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Profile:
+    """Calibrate with progress on the terminal, and save the profile."""
+    (profile,) = calibrate_files({path: config}, seconds)
+    return profile
+
+
+def calibrate_files(files: Mapping[Path, LiveConfig], seconds: float = SECONDS) -> list[Profile]:
+    """Calibrate several models with progress on the terminal, and save each profile in its file."""
+    for path in files:
+        check_writable(path)
+    found = calibrate_all([*files.values()], seconds, shown=True)
+    profiles = []
+    for (path, config), profile in zip(files.items(), found, strict=True):
+        if config.model != LiveConfig().model:
+            profile = dataclasses.replace(profile, name=path.stem)
+        save_profile(profile, path)
+        profiles.append(profile)
+    return profiles

@@ -1,0 +1,171 @@
+"""Serve a model, or a pipeline of models, to clients with deadlines."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import get_args
+
+from sponge_env import cli
+from sponge_env.config import Limiter, as_name
+from sponge_env.installation import require_extra
+from sponge_env.interfaces import Sink
+from sponge_env.models.registry import KNOWN
+from sponge_env.serve.engine import ServingEngine
+
+FAILED = 1
+"""Exit code of a server that could not go on."""
+TOKEN = "SPONGE_TOKEN"
+"""Environment variable of the token, which no list of processes shows."""
+SWITCH_S = 0.0005
+"""Longest that a busy thread keeps the interpreter from the serving thread."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Serve until a signal ends it."""
+    arguments = _parser().parse_args(argv)
+    require_extra("serve", "the server")
+    # These take a while to import; a mistyped option should not wait for them.
+    from sponge_env.factory import wait_for_machine
+    from sponge_env.serve.app import serve
+    from sponge_env.serve.make import make_engine, scenario_of
+    from sponge_env.serve.monitor import monitored
+    from sponge_env.serve.options import ServeOptions
+
+    options = ServeOptions(
+        host=arguments.host,
+        port=arguments.port,
+        grpc_port=arguments.grpc_port,
+        token=os.environ.get(TOKEN) or None,
+        drain_s=arguments.drain_s,
+    )
+    if arguments.wait:
+        wait_for_machine()
+    sys.setswitchinterval(SWITCH_S)
+    scenario = scenario_of(arguments.model, arguments.scenario)
+    engine = make_engine(
+        scenario,
+        arguments.agent,
+        name=served_name(arguments.model, arguments.scenario),
+        slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,
+        options=_agent_options(arguments),
+        queue_max=arguments.queue,
+        limiter=arguments.limiter,
+        sinks=_sinks(arguments),
+    )
+    with closing(engine), monitored(engine, scenario.interval_s) as extras:
+        serve(engine, options, extras)
+    return outcome(engine)
+
+
+def outcome(engine: ServingEngine) -> int:
+    """Return the exit code of a server that has ended, and say why if it could not go on."""
+    if engine.error is None:
+        return 0
+    sys.stderr.write(f"error: {engine.error}\n")
+    return FAILED
+
+
+def served_name(model: str, scenario: str | None) -> str:
+    """Return what clients call the model: a file's own name, without its folder."""
+    name = model or Path(scenario or "").name
+    return as_name(Path(name).stem if Path(name).suffix in (".onnx", ".toml") else name)
+
+
+def _agent_options(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """Return the options of the agent."""
+    from sponge_env.run.registry import who_takes
+
+    options = list(arguments.option)
+    if arguments.policy:
+        taker = who_takes("policy", {arguments.agent: arguments.agent})
+        options.append(f"{taker}.policy={arguments.policy}")
+    return cli.parse_options(options, [arguments.agent])
+
+
+def _sinks(arguments: argparse.Namespace) -> list[Sink]:
+    """Open what follows the server interval by interval."""
+    if arguments.tensorboard is None:
+        return []
+    require_extra("report", "--tensorboard")
+    from sponge_env.results.tensorboard import TensorBoardSink
+
+    return [TensorBoardSink(arguments.tensorboard)]
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog=cli.program("serve"),
+        description="Serve a model over HTTP and gRPC (Open Inference Protocol v2), by deadline.",
+        epilog=f"clients bring the token in ${TOKEN}, if there is one, as Authorization: Bearer",
+    )
+    _add_what(parser)
+    _add_how(parser)
+    return parser
+
+
+def _add_what(parser: cli.Parser) -> None:
+    """Add the options that say what is served, and who is in charge."""
+    add = parser.add_argument
+    said = f"{', '.join(('ocr', *KNOWN))}, an .onnx file, or module:Class; what is left out, the "
+    add("--model", default="", metavar="M", help=f"{said}scenario says")
+    said = "shipped scenario or TOML file: limits, interval, stages, variants (default: that of the"
+    add("--scenario", metavar="S", help=f"{said} model)")
+    said = "agent in charge of cores and batches: a name that sponge list shows"
+    add("--agent", required=True, metavar="NAME", help=said)
+    said = "policy of the learned agent (default: the shipped one)"
+    add("--policy", metavar="FILE", help=said)
+    said = "setting of the agent, e.g. static.cores=5; may be repeated"
+    add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=said)
+    said = "time to answer for requests that say none (default: the scenario's)"
+    add("--slo-ms", type=positive, metavar="MS", help=said)
+
+
+def _add_how(parser: cli.Parser) -> None:
+    """Add the options that say how it is served."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    said = "port of HTTP, 0 for a free one (default: 8000)"
+    add("--port", type=port, default=8000, help=said)
+    said = "port of gRPC, 0 for a free one, none to do without (default: 8001)"
+    add("--grpc-port", type=lambda t: None if t == "none" else port(t), default=8001, help=said)
+    said = "requests in the system beyond which others are refused (default: 1024)"
+    add("--queue", type=cli.at_least(1), default=1024, metavar="N", help=said)
+    said = "how long to answer what is there when the server is ended (default: 10)"
+    add("--drain-s", type=positive, default=10.0, metavar="SECONDS", help=said)
+    said = "CPU limiter: auto, cgroup (insist), duty-cycle or none"
+    add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=said)
+    said = "wait until another process has ended that uses the same CPUs"
+    add("--wait", action="store_true", help=said)
+    add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
+
+
+def positive(text: str) -> float:
+    """Return a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
+
+
+def port(text: str) -> int:
+    """Return the number of a port."""
+    if not (text.isdecimal() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""The serving thread: controllers that fail or are exchanged, and every way to end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_replicas import FakeLauncher, FakeReplica
+from scenarios import short
+
+from sponge_env.config import Limits
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.live.replica import LiveConfig
+from sponge_env.live.worker import LiveWorker
+from sponge_env.models.model import TensorSpec
+from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+from sponge_env.serve.engine import ServingEngine
+from sponge_env.serve.interface import Call, Reply, Served, Status
+from sponge_env.serve.system import ServedSystem
+
+SCENARIO = short(interval_s=0.05, limits=Limits(cores=4, batch=4, replicas=2, total_cores=8))
+SERVED = Served("echo", TensorSpec((1,)), TensorSpec((1,)), 4, 1.0, ("echo",), ("model",))
+SOON_S = 10.0
+
+
+class Fixed:
+    """Asks for the same always, or fails."""
+
+    def __init__(self, cores: int = 2, fails: bool = False) -> None:
+        self.cores, self.fails = cores, fails
+        self.decided = threading.Semaphore(0)
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        if self.cores > spec.cores_max:
+            raise ConfigError("too many cores")
+
+    def decide(self, view: SystemView) -> Allocation:
+        self.decided.release()
+        if self.fails:
+            raise RuntimeError("no idea")
+        return Allocation(self.cores, 2)
+
+
+class Told:
+    """A sink that keeps intervals, or that cannot."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.intervals: list[IntervalMetrics] = []
+        self.fails, self.closed = fails, False
+
+    def interval(self, metrics: IntervalMetrics) -> None:
+        if self.fails:
+            raise ConfigError("the disk is full")
+        self.intervals.append(metrics)
+
+    def episode(self, metrics: EpisodeMetrics) -> None:
+        raise AssertionError("a server has no episode")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Rig:
+    """An engine on fake replicas, and a client."""
+
+    def __init__(self, launcher: FakeLauncher, sinks: Any = (), **agents: Fixed) -> None:
+        self.launcher, self.agents = launcher, agents
+        system = ServedSystem(SCENARIO, self.start)
+        self.engine = ServingEngine(
+            system, SERVED, next(iter(agents)), self.agents.__getitem__, sinks
+        )
+        self.told: list[list[Reply]] = []
+
+    def start(self, spec: SystemSpec) -> LiveWorker:
+        config = LiveConfig(
+            batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, total_cores=8, cold_start_s=0.1
+        )
+        self.worker = LiveWorker(config, self.launcher, keeps_answers=True)
+        return self.worker
+
+    def submit(self, x: float = 0.0, budget_s: float = 5.0) -> tuple[int, Callable[[], Reply]]:
+        """Send a call; return its ticket, and what waits for its end."""
+        told: list[Reply] = []
+        ended = threading.Event()
+
+        def done(reply: Reply) -> None:
+            told.append(reply)
+            ended.set()
+
+        def reply() -> Reply:
+            assert ended.wait(SOON_S)
+            return told[0]
+
+        now_s = time.monotonic()
+        self.told.append(told)
+        return self.engine.submit(Call(np.array([x]), now_s, now_s + budget_s, 8), done), reply
+
+    def started(self, batches: int = 1) -> FakeReplica:
+        """Wait until the first replica has a batch."""
+        return until(lambda: next((r for r in self.launcher.launched if r.batch_id), None))
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait until something holds, by looking."""
+    deadline_s = time.monotonic() + SOON_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+    return value
+
+
+@contextmanager
+def rig(launcher: FakeLauncher | None = None, sinks: Any = (), **agents: Fixed) -> Iterator[Rig]:
+    made = Rig(launcher or FakeLauncher(), sinks, **(agents or {"fixed": Fixed()}))
+    with closing(made.engine):
+        yield made
+    assert all(len(told) == 1 for told in made.told)
+    assert made.launcher.closed
+    assert not [t for t in threading.enumerate() if t.name == "sponge-serving"]
+
+
+def test_a_call_is_answered_with_its_own_output() -> None:
+    with rig() as r:
+        replies = [r.submit(float(x))[1] for x in range(20)]
+        for x, reply in enumerate(replies):
+            assert reply().status is Status.ANSWERED
+            assert reply().output == np.array([x])
+            assert reply().variant == "yolov5s"
+            assert reply().cores == 2
+        assert time.monotonic() - SOON_S < replies[0]().finished_s <= time.monotonic()
+
+
+def test_the_snapshot_follows_the_intervals() -> None:
+    sink = Told()
+    with rig(sinks=[sink, Told(fails=True)]) as r:
+        r.submit()[1]()
+        until(lambda: sum(m.on_time for m in sink.intervals) == 1)
+        snapshot = until(lambda: r.engine.snapshot() if r.engine.snapshot().last else None)
+        assert (snapshot.agent, snapshot.ready, snapshot.cores) == ("fixed", True, (2,))
+        assert (snapshot.queued, snapshot.budgets_s, snapshot.variant) == ((0,), (), ("yolov5s",))
+        assert sink.intervals[0].decision_s > 0
+    assert sink.closed
+    assert not r.engine.snapshot().ready
+
+
+def test_another_controller_takes_over_without_losing_a_call() -> None:
+    with rig(first=Fixed(1), second=Fixed(3), too_much=Fixed(5)) as r:
+        replies = []
+        for k in range(40):
+            if k == 20:
+                r.engine.use("second")
+            replies.append(r.submit()[1])
+            time.sleep(0.002)
+        assert {reply().status for reply in replies} == {Status.ANSWERED}
+        until(lambda: r.engine.snapshot().cores == (3,))
+        assert r.engine.snapshot().agent == "second"
+        with pytest.raises(ConfigError, match="too many"):
+            r.engine.use("too_much")
+        with pytest.raises(KeyError):  # as says who makes controllers
+            r.engine.use("nobody")
+        assert r.engine.snapshot().agent == "second"
+
+
+def test_a_controller_that_fails_keeps_the_last_allocation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "sponge_env")
+    with rig(good=Fixed(3), bad=Fixed(fails=True), greedy=Fixed(4)) as r:
+        until(lambda: r.engine.snapshot().cores == (3,))
+        r.engine.use("bad")
+        for _ in range(4):
+            r.agents["bad"].decided.acquire(timeout=SOON_S)
+        assert r.engine.snapshot().cores == (3,)
+        assert r.submit()[1]().status is Status.ANSWERED
+        until(lambda: r.engine.snapshot().last.feasible == 0)
+        r.agents["greedy"].cores = 100
+        r.agents["greedy"].reset = lambda spec, seed: None  # type: ignore[method-assign]
+        r.engine.use("greedy")
+        r.agents["greedy"].decided.acquire(timeout=SOON_S)
+        r.agents["greedy"].decided.acquire(timeout=SOON_S)
+        assert r.submit()[1]().status is Status.ANSWERED
+        assert r.engine.error is None
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2
+    assert "no idea" in said[0]
+    assert "must be a whole number" in said[1]
+
+
+def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def done(_: Reply) -> None:
+        raise RuntimeError("gone")
+
+    with rig() as r:
+        now_s = time.monotonic()
+        r.engine.submit(Call(np.zeros(1), now_s, now_s + 1, 8), done)
+        assert r.submit()[1]().status is Status.ANSWERED
+    assert "could not be told" in caplog.text
+
+
+def test_a_running_call_that_is_taken_back_ends_at_once() -> None:
+    with rig(Lazy(), slow=Fixed()) as r:
+        ticket, reply = r.submit()
+        replica = r.started()
+        r.engine.cancel(ticket)
+        assert reply().status is Status.CANCELLED
+        r.engine.cancel(ticket)
+        replica.answer()
+        _, other = r.submit(7.0)
+        until(lambda: replica.batch_id)
+        replica.answer()
+        assert other().output == np.array([7.0])
+
+
+class Lazy(FakeLauncher):
+    """Replicas are ready at once, and answer when a test says so."""
+
+    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
+        self.willing = True
+        replica = super().launch(id, cores, full_speed=full_speed)
+        self.willing = False
+        return replica
+
+
+def test_to_drain_is_to_answer_what_is_there() -> None:
+    with rig(Lazy(), slow=Fixed()) as r:
+        replies = [r.submit(float(x))[1] for x in range(3)]
+        draining = threading.Thread(target=r.engine.drain, args=(SOON_S,))
+        replica = r.started()
+        draining.start()
+        until(lambda: not r.engine.ready)
+        assert r.submit()[1]().status is Status.STOPPED
+        for _ in range(3):
+            if until(lambda: replica.batch_id or not draining.is_alive()) is not True:
+                replica.answer()
+        draining.join(SOON_S)
+        assert not draining.is_alive()
+        assert {reply().status for reply in replies} == {Status.ANSWERED}
+
+
+def test_to_drain_takes_no_longer_than_it_may() -> None:
+    with rig(Lazy(), slow=Fixed()) as r:
+        replies = [r.submit()[1] for _ in range(3)]
+        r.started()
+        began_s = time.monotonic()
+        r.engine.drain(0.1)
+        assert 0.1 <= time.monotonic() - began_s < 2
+        assert {reply().status for reply in replies} == {Status.STOPPED}
+        r.engine.drain(0.1)  # again
+        assert r.engine.error is None
+
+
+class Doomed(FakeLauncher):
+    """Only the first replica becomes ready."""
+
+    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
+        self.willing = not self.launched
+        replica = super().launch(id, cores, full_speed=full_speed)
+        self.willing = False
+        if len(self.launched) > 1:
+            replica.die("no memory")
+        return replica
+
+
+def test_replicas_that_die_over_and_over_end_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    with rig(Doomed(), slow=Fixed()) as r:
+        replies = [r.submit()[1] for _ in range(3)]
+        r.started().die()
+        assert {reply().status for reply in replies} == {Status.FAILED}
+        until(lambda: not r.engine.ready)
+        r.engine._thread.join(SOON_S)
+        assert isinstance(r.engine.error, WorkerError)
+        assert "no memory" in str(r.engine.error)
+        assert r.submit()[1]().status is Status.STOPPED
+    assert "cannot go on" in caplog.text
