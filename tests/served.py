@@ -13,9 +13,9 @@ import uvloop
 from fake_engine import FakeEngine
 
 from sponge_env.serve.app import Listening, Stop, run_servers
-from sponge_env.serve.extras import Extras, Resource
 from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.wire.extras import Extras, Resource
 
 
 @dataclass

@@ -11,9 +11,9 @@ import numpy as np
 from sponge_env.errors import ConfigError
 from sponge_env.models.model import TensorSpec
 from sponge_env.results.schema import IntervalMetrics, StageMetrics, blank
-from sponge_env.serve.history import History
 from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
-from sponge_env.serve.metrics import ServerMetrics
+from sponge_env.serve.monitor.history import History
+from sponge_env.serve.monitor.metrics import ServerMetrics
 
 SERVED = Served(
     name="lite0",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from control_groups import groups_of
 from test_models import write_model
 
 import sponge_env.calibrate as calibrate_module
@@ -153,6 +155,21 @@ def test_the_command_saves_where_it_is_told(
         "calibrating: latency grid",
     ]
     assert load_profile(out).cores == (1, 2)
+
+
+@pytest.mark.live
+def test_models_are_measured_in_turn_each_in_its_own_file(tmp_path: Path) -> None:
+    small = {"cores_max": 2, "batch_max": 2, "core_unit": 0.5}
+    models = [str(write_model(tmp_path / f"{name}.onnx")) for name in "ab"]
+    files = {Path(f"{model}.json"): LiveConfig(model=model, **small) for model in models}
+    measured = calibration.calibrate_files(files, seconds=0.5)
+    assert [profile.model for profile in measured] == models
+    assert [load_profile(path) for path in files] == measured
+    for profile in measured:
+        assert profile.quota is not None
+        assert profile.facts.load_cpu_s > 0
+        assert profile.facts.memory_bytes > 1e6
+    assert not groups_of(os.getpid())
 
 
 @pytest.mark.parametrize(

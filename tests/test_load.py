@@ -27,13 +27,13 @@ from sponge_env.__main__ import main
 from sponge_env.models.model import TensorSpec
 from sponge_env.profile import load_profile
 from sponge_env.scenario import load_scenario
-from sponge_env.serve import client, open_loop
-from sponge_env.serve.client import Target
-from sponge_env.serve.held import Held
-from sponge_env.serve.load import TOKEN
-from sponge_env.serve.open_loop import ANSWERED, EXPIRED, ON_THE_WAY, PENDING, SILENT, Record
-from sponge_env.serve.pictures import pictures
-from sponge_env.serve.seen import Seen, episode, lines
+from sponge_env.serve.load import client, open_loop
+from sponge_env.serve.load.__main__ import TOKEN
+from sponge_env.serve.load.client import Target
+from sponge_env.serve.load.held import Held
+from sponge_env.serve.load.open_loop import ANSWERED, EXPIRED, ON_THE_WAY, PENDING, SILENT, Record
+from sponge_env.serve.load.pictures import pictures
+from sponge_env.serve.load.seen import Seen, episode, lines
 from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent

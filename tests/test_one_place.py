@@ -106,7 +106,7 @@ def drop_rule() -> Insertions:
     (patch,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
     insertions: Insertions = {}
     for file, lines in re.findall(
-        r"--- a/(\S+)\n\+\+\+ b/\1\n@@.*\n((?:[ +-].*\n)+?)(?=---|\Z)", patch
+        r"--- a/(\S+)\n\+\+\+ b/\1\n.*\n((?:[ +-].*\n)+?)(?=---|\Z)", patch
     ):
         shown = lines.splitlines(keepends=True)
         old = "".join(line[1:] for line in shown if line[0] in " -")

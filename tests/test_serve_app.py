@@ -30,7 +30,7 @@ from fake_engine import FakeEngine, sums
 from served import Recorded
 from sponge_env import cli
 from sponge_env.serve.app import serve
-from sponge_env.serve.extras import Extras
+from sponge_env.serve.wire.extras import Extras
 from sponge_env.serve.options import ServeOptions
 
 def main(arguments):

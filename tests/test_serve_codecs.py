@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from raw_http import binary, in_json
 
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.compression import accepted_encoding, compressed, decompressed
+from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
 from sponge_env.serve.interface import Served
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.protocol import Inference, Wanted, read_inference, write_answer
-from sponge_env.serve.protos import MESSAGES
-from sponge_env.serve.rpc_codec import read_request, write_response
-from sponge_env.serve.tensors import DATATYPES, from_numbers
+from sponge_env.serve.rpc.codec import read_request, write_response
+from sponge_env.serve.rpc.protos import MESSAGES
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.protocol import Inference, Wanted, read_inference, write_answer
+from sponge_env.serve.wire.tensors import DATATYPES, from_numbers
 
 TINY, ROWS = served(), 16
 DTYPES = tuple(DATATYPES)

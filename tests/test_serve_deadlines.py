@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_env.serve.deadlines import (
+from sponge_env.serve.wire.deadlines import (
     CLOCK_SLACK_S,
     LONGEST_SLO_S,
     OLDEST_S,
@@ -17,7 +17,7 @@ from sponge_env.serve.deadlines import (
     Timing,
     timing,
 )
-from sponge_env.serve.outcomes import WireError
+from sponge_env.serve.wire.outcomes import WireError
 
 NOW_MS = 1.7e12
 AT = Arrival(began_s=999.9, arrived_s=1000.0, unix_s=NOW_MS / 1000, default_slo_s=2.0)

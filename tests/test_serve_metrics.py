@@ -14,7 +14,7 @@ from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.serve.interface import Reply, Status
-from sponge_env.serve.metrics import OUTCOMES, ServerMetrics
+from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 
 LATE = dataclasses.replace(ANSWER, finished_s=1.5)
 

@@ -24,10 +24,10 @@ import pytest
 from served_story import ANSWER, SERVED, FakeEngine, Story, call, snapshot
 
 from sponge_env.results.schema import IntervalMetrics
-from sponge_env.serve.history import KEPT_S, NEVER, History, Watch
 from sponge_env.serve.interface import Reply, Served, Status
-from sponge_env.serve.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
-from sponge_env.serve.page import CONTENT_TYPE, page, page_headers, since, state
+from sponge_env.serve.monitor.history import KEPT_S, NEVER, History, Watch
+from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
+from sponge_env.serve.monitor.page import CONTENT_TYPE, page, page_headers, since, state
 
 OCR = dataclasses.replace(
     SERVED,

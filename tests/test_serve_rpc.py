@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from served import Running, running
 
 from sponge_env.serve.interface import Reply, Status
-from sponge_env.serve.protos import MESSAGES, SERVICE
-from sponge_env.serve.rpc import PUSHBACK
+from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
+from sponge_env.serve.rpc.service import PUSHBACK
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -221,7 +221,7 @@ def test_calls_beyond_the_limit_are_refused() -> None:
         engine.wait_until(lambda engine: len(engine.cancelled) == 2)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.binary(max_size=300),
     method=st.sampled_from(["ModelInfer", "ModelReady", "ModelStatistics", "RepositoryIndex"]),

@@ -20,7 +20,7 @@ import pytest
 from fake_oip import FakeServer, serving
 from served_story import SERVED, Story
 
-from sponge_env.serve.metrics import OUTCOMES
+from sponge_env.serve.monitor.metrics import OUTCOMES
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "serving"
 triton = pytest.mark.skipif(

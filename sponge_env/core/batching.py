@@ -162,14 +162,24 @@ def _entry(w: World, row: int, sent_s: float, outcome: int) -> LedgerRow:
     return entry
 
 
+@inlined
+def shed(w: World, batch_max: int) -> int:
+    """Drop the first requests that a batch would answer late; return how many it should take."""
+    drop_expired(w)
+    size = 0
+    while size == 0 and w.stage.head < w.stage.tail:
+        size = size_in_time(w, min(batch_max, w.stage.tail - w.stage.head))
+        if size == 0:
+            _drop_first(w)
+    return size
+
+
 @compiled
 def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
     """Give a replica the earliest requests as a batch; return how many, 0 if none waits."""
     stage = w.stage
     drop_expired(w)
     count = min(batch_max, stage.tail - stage.head)
-    if w.settings.sheds and count:
-        count = _shed(w, batch_max, count)
     if count:
         if w.settings.fifo:
             bring_forward(w, count)
@@ -186,18 +196,6 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
         stage.taken += count
         stage.waited_s += count * w.env.now_s
     return count
-
-
-@inlined
-def _shed(w: World, batch_max: int, count: int) -> int:
-    """Drop the first requests that a batch would answer late; return how many it takes."""
-    size = size_in_time(w, count)
-    while count and not size:
-        _drop_first(w)
-        count = min(batch_max, w.stage.tail - w.stage.head)
-        if count:
-            size = size_in_time(w, count)
-    return size
 
 
 @inlined

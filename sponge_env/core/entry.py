@@ -282,6 +282,8 @@ def drop_expired(arrays: Arrays, metrics: NDArray[Any]) -> None:
 def form_batch(arrays: Arrays, metrics: NDArray[Any], k: int, row: int, batch_max: int) -> int:
     """Form a batch of stage ``k`` in a row of its ``replicas``; return its size."""
     w = at(_world(arrays, 0, metrics), k)
+    if w.settings.sheds and not w.settings.fifo:
+        batch_max = batching.shed(w, batch_max)
     return batching.form_batch(w, w.replicas[row], batch_max)
 
 

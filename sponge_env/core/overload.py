@@ -7,6 +7,8 @@ the pace that was measured, see ``Stage.pace``.
 
 from __future__ import annotations
 
+import math
+
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
@@ -19,14 +21,26 @@ CHEAP = 0.95
 
 @compiled
 def shortest_s(w: World, count: int) -> float:
-    """Return the shortest time in which a batch of the variant in force can be answered now."""
+    """Return the shortest time in which a batch can be answered now.
+
+    That is by the variant in force, or by any where each batch chooses its own; under a quota at
+    full speed, for there may be tokens enough.
+    """
     model, stage = w.model, w.stage
-    variant = max(0, stage.variant)
+    first = stage.next_variant if w.env.now_s >= stage.switched_s else stage.variant
+    last = first + 1
+    if first < 0 or model.by_slack:
+        first, last = 0, model.variants
+    least_s, dispatch_s = math.inf, 0.0
+    for variant in range(first, last):
+        if model.limited:
+            batch_s = w.numbers[model.work_at + variant * model.limits.batch + count - 1]
+        else:
+            batch_s = served_s(w, variant, count, stage.planned_cores)
+        least_s = min(least_s, batch_s)
     if model.limited:
-        quota = model.quota
-        work_s = w.numbers[model.work_at + variant * model.limits.batch + count - 1]
-        return quota.dispatch_s + count * quota.dispatch_request_s + work_s * stage.pace
-    return served_s(w, variant, count, stage.planned_cores) * stage.pace
+        dispatch_s = model.quota.dispatch_s + count * model.quota.dispatch_request_s
+    return dispatch_s + least_s * stage.pace
 
 
 @compiled
@@ -37,14 +51,14 @@ def size_in_time(w: World, count: int) -> int:
     """
     stage = w.stage
     slack_s = deadline_s(w, stage.head) - w.env.now_s
-    whole_s = shortest_s(w, count)
-    if whole_s <= slack_s:
-        return count
-    size = count - 1
-    while size > 0 and shortest_s(w, size) > slack_s:
+    size, takes_s, whole_s = count + 1, math.inf, math.inf
+    while takes_s > slack_s and size > 1:
         size -= 1
+        takes_s = shortest_s(w, size)
+        if size == count:
+            whole_s = takes_s
     more_waits = stage.tail - stage.head > count
-    if size and more_waits and size * whole_s < CHEAP * count * shortest_s(w, size):
+    if takes_s > slack_s or (more_waits and size * whole_s < CHEAP * count * takes_s):
         return 0
     return size
 
@@ -82,8 +96,8 @@ def _done_per_s(w: World) -> float:
     if model.limited:
         return wanted.cores * wanted.replicas * model.core_unit
     for count in range(1, wanted.batch + 1):
-        rate = max(rate, count / served_s(w, max(0, w.stage.variant), count, wanted.cores))
-    return rate * wanted.replicas * model.cheapest_core_s
+        rate = max(rate, count / shortest_s(w, count))
+    return rate * wanted.replicas * model.cheapest_core_s * w.stage.pace
 
 
 @inlined

@@ -38,7 +38,7 @@ def _run(argv: Sequence[str]) -> int:
     from sponge_env.factory import wait_for_machine
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine, scenario_of
-    from sponge_env.serve.monitor import monitored
+    from sponge_env.serve.monitor.watched import monitored
     from sponge_env.serve.options import ServeOptions
 
     options = ServeOptions(

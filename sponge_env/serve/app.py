@@ -15,15 +15,15 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from sponge_env.serve.connection import connections
-from sponge_env.serve.extras import Extras
-from sponge_env.serve.front import Front
-from sponge_env.serve.http import HttpFront
+from sponge_env.serve.http.connection import connections
+from sponge_env.serve.http.routes import HttpFront
+from sponge_env.serve.http.shared import Shared
+from sponge_env.serve.http.sockets import authority, listening_socket
 from sponge_env.serve.interface import Engine
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.rpc import RpcServer, start_rpc
-from sponge_env.serve.shared import Shared
-from sponge_env.serve.sockets import authority, listening_socket
+from sponge_env.serve.rpc.service import RpcServer, start_rpc
+from sponge_env.serve.wire.extras import Extras
+from sponge_env.serve.wire.front import Front
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 CLOSING_S = 2.0

@@ -168,7 +168,6 @@ class ServingEngine:
     def _shown(self, view: SystemView) -> Snapshot:
         """Return what there is to say after an interval."""
         stages = view.allocation.stages
-        variants = [stage.variants for stage in self._system.plan.pipeline]
         budgets_s = view.queued_deadlines_s[:BUDGETS_SHOWN] - view.now_s
         return Snapshot(
             now_s=view.now_s,
@@ -178,8 +177,8 @@ class ServingEngine:
             replicas=tuple(stage.replicas for stage in stages),
             batch=tuple(stage.batch for stage in stages),
             variant=tuple(
-                own[stage.variant].called if stage.variant >= 0 else ""
-                for own, stage in zip(variants, stages, strict=True)
+                own[stage.variant] if stage.variant >= 0 else ""
+                for own, stage in zip(self._system.variants, stages, strict=True)
             ),
             queued=tuple(len(stage.queued_deadlines_s) for stage in view.stages),
             budgets_s=tuple(budgets_s.tolist()),

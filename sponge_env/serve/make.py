@@ -93,7 +93,7 @@ def make_engine(
         outputs=outputs,
         batch_max=system.spec.batch_max,
         default_slo_s=scenario.slo_s,
-        variants=tuple(variant.called for variant in scenario.pipeline[-1].variants),
+        variants=system.variants[-1],
         stages=tuple(stage.name for stage in scenario.pipeline),
     )
     try:

@@ -12,19 +12,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Arrivals, Network
+from sponge_env.config import Arrivals, Network, Variant
 from sponge_env.core import entry
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
 from sponge_env.models.model import TensorSpec
-from sponge_env.profile import Profile
+from sponge_env.profile import Profile, local_model
 from sponge_env.scenario import Scenario
 from sponge_env.serve.inbox import Inbox, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
@@ -39,6 +40,8 @@ PLANNED_S = 60.0
 """Duration of the scenario that tables are made for; serving goes on for ever."""
 TICK_S = 1e-6
 """How long after its deadline a request has expired."""
+LONGEST_S = 86_400.0
+"""Longest that a request may wait, whatever its deadline: controllers reckon with numbers."""
 MOST_AT_ONCE = 256
 """Calls that are taken in before batches are formed and answers are given."""
 
@@ -85,6 +88,12 @@ class Open:
         finished_s = completion.finished_s
         self.service_s += max(0.0, finished_s - max(completion.started_s, self.until_s))
         self.until_s = max(self.until_s, finished_s)
+
+
+def called(variant: Variant) -> str:
+    """Return what clients know a variant by: its name, or its model's on this machine."""
+    model = local_model(variant.profile)
+    return variant.called if variant.name or model is None else Path(model).stem
 
 
 def unending(scenario: Scenario) -> Scenario:
@@ -141,7 +150,8 @@ class ServedSystem(LiveSystem):
         self._dropped = Status.EXPIRED
         super().__init__(unending(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()
-        self._names = [[v.called for v in stage.variants] for stage in self.plan.pipeline]
+        self.variants = [tuple(map(called, stage.variants)) for stage in self.plan.pipeline]
+        """What the variants of each stage are called."""
         self.inbox = make_inbox(self.worker.wake)
 
     def _make_memory(
@@ -249,12 +259,12 @@ class ServedSystem(LiveSystem):
             if submitted.call is None:
                 self._cancel(submitted.ticket, now_s)
             else:
-                self._offer(submitted, submitted.call, now_s)
-                next_s = min(next_s, self.at(submitted.call.deadline_s))
+                next_s = min(next_s, self._offer(submitted, submitted.call, now_s))
         return now_s if self.inbox else next_s
 
-    def _offer(self, submitted: Submitted, call: Call, now_s: float) -> None:
-        deadline_s = self.at(call.deadline_s)
+    def _offer(self, submitted: Submitted, call: Call, now_s: float) -> float:
+        """Take in a call, or refuse it; return when to look after it."""
+        deadline_s = min(self.at(call.deadline_s), now_s + LONGEST_S)
         sent_s = min(now_s, self.at(call.sent_s))
         # Only what waits has a row of its own.
         welcome, row = bool(self._free), self._free[-1] if self._free else self._queue_max
@@ -274,10 +284,11 @@ class ServedSystem(LiveSystem):
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             self._refuse(done, now_s, late_by_s)
-            return
+            return math.inf
         self._free.pop()
         self._by_ticket[ticket] = self._open[row] = Open(ticket, row, now_s, done)
         self.worker.bring(ticket, call.tensor)
+        return deadline_s
 
     def _refuse(self, done: Callable[[Reply], None], now_s: float, late_by_s: float) -> None:
         """Say that a call is refused, and when it may be tried again."""
@@ -311,7 +322,7 @@ class ServedSystem(LiveSystem):
             if call is not None:
                 call.served(completion)
                 call.batch, call.cores = batch.size, cores
-                call.variant = self._names[batch.stage][batch.variant]
+                call.variant = self.variants[batch.stage][batch.variant]
             elif not self._in_batches[row]:
                 self._free.append(row)
 

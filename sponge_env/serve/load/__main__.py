@@ -24,14 +24,14 @@ from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.spec import scenario_profile
 
 if TYPE_CHECKING:
-    from sponge_env.serve.open_loop import OpenLoop
-    from sponge_env.serve.seen import Seen
+    from sponge_env.serve.load.open_loop import OpenLoop
+    from sponge_env.serve.load.seen import Seen
     from sponge_env.simulation.workload import Workload
 
 TOKEN = "SPONGE_TOKEN"
 """Environment variable for the token, for everybody on a machine sees its command lines."""
 DEADLINES = ("headers", "timeout")
-"""As :data:`sponge_env.serve.open_loop.Deadlines`, which takes a while to import."""
+"""As :data:`sponge_env.serve.load.open_loop.Deadlines`, which takes a while to import."""
 LATE_S = 0.02
 """99th percentile of the client's own lateness from which on it spoils the measurement."""
 
@@ -45,7 +45,7 @@ def load(argv: Sequence[str]) -> int:
     """Send, wait and print; return the exit code."""
     arguments = _parse(argv)
     require_extra("serve", "sponge load")
-    from sponge_env.serve.client import checked_url
+    from sponge_env.serve.load.client import checked_url
 
     checked_url(arguments.url)
     for file in filter(None, (arguments.json, arguments.requests)):
@@ -136,11 +136,11 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 async def _measure(scenario: Scenario, workload: Workload, arguments: argparse.Namespace) -> Seen:
     """Ask the server what it serves, send everything, and return what was seen."""
-    from sponge_env.serve.client import find_target, opened, try_out
-    from sponge_env.serve.held import Held
-    from sponge_env.serve.open_loop import OpenLoop, Record
-    from sponge_env.serve.pictures import pictures
-    from sponge_env.serve.seen import Seen
+    from sponge_env.serve.load.client import find_target, opened, try_out
+    from sponge_env.serve.load.held import Held
+    from sponge_env.serve.load.open_loop import OpenLoop, Record
+    from sponge_env.serve.load.pictures import pictures
+    from sponge_env.serve.load.seen import Seen
 
     async with opened(arguments.token or os.environ.get(TOKEN)) as session:
         target = await find_target(session, arguments.url, arguments.model)
@@ -198,7 +198,7 @@ def _interrupting(stop: Callable[[], object]) -> Iterator[None]:
 def _report(seen: Seen, profile: Profile | None, arguments: argparse.Namespace) -> int:
     """Print what was seen, write what is wanted, and return the exit code."""
     from sponge_env.results.tables import comparison_table, write_summaries
-    from sponge_env.serve.seen import episode, lines, requests
+    from sponge_env.serve.load.seen import episode, lines, requests
 
     summary = episode(seen, arguments.seed, profile)
     said = [comparison_table([summary]), "", *lines(seen)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.models.model import TensorSpec, described
-from sponge_env.serve.tensors import DTYPES, datatype
+from sponge_env.serve.wire.tensors import DTYPES, datatype
 
 PATIENCE_S = 10.0
 """For whatever is asked before the load begins."""

@@ -17,9 +17,9 @@ from urllib.parse import parse_qs
 import orjson
 
 from sponge_env import __version__
-from sponge_env.serve.history import KEPT_S, History
 from sponge_env.serve.interface import Engine
-from sponge_env.serve.metrics import OUTCOMES, VIOLATIONS
+from sponge_env.serve.monitor.history import KEPT_S, History
+from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 """Of the page; what it asks for is ``application/json``."""
@@ -28,7 +28,7 @@ CONTENT_TYPE = "text/html; charset=utf-8"
 @cache
 def page() -> bytes:
     """Return the page."""
-    return files("sponge_env.serve").joinpath("page.html").read_bytes()
+    return files("sponge_env.serve.monitor").joinpath("page.html").read_bytes()
 
 
 @cache

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import Call, Engine, Reply, Served, Status
-from sponge_env.serve.outcomes import raise_unanswered
-from sponge_env.serve.protocol import OUTPUT, TASKS
+from sponge_env.serve.wire.outcomes import raise_unanswered
+from sponge_env.serve.wire.protocol import OUTPUT, TASKS
 
 UNKNOWN = Reply(Status.STOPPED)
 """Stands in for a reply that is not there yet."""

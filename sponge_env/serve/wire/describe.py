@@ -10,8 +10,8 @@ from typing import Any
 from sponge_env import __version__
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Served
-from sponge_env.serve.protocol import INPUT, OUTPUT, TASKS, VERSION, names_of_outputs
-from sponge_env.serve.tensors import datatype
+from sponge_env.serve.wire.protocol import INPUT, OUTPUT, TASKS, VERSION, names_of_outputs
+from sponge_env.serve.wire.tensors import datatype
 
 SERVER = "sponge"
 PLATFORM = "onnxruntime_onnx"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.tensors import Buffer
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.tensors import Buffer
 
 WholeBody = Buffer
 EXTENSION = "sponge.whole_body"

@@ -14,13 +14,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve import describe
-from sponge_env.serve.front import Front
+from sponge_env.serve.http.sockets import authority, listening_socket
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.outcomes import UnansweredError, WireError, grpc_code
-from sponge_env.serve.protos import MESSAGES, SERVICE
-from sponge_env.serve.rpc_codec import read_request, write_response
-from sponge_env.serve.sockets import authority, listening_socket
+from sponge_env.serve.rpc.codec import read_request, write_response
+from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
+from sponge_env.serve.wire import describe
+from sponge_env.serve.wire.front import Front
+from sponge_env.serve.wire.outcomes import UnansweredError, WireError, grpc_code
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

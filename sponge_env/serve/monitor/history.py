@@ -12,7 +12,7 @@ import orjson
 
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.serve.interface import Engine, Snapshot
-from sponge_env.serve.metrics import OUTCOMES, ServerMetrics
+from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 
 KEPT_S = 600.0
 """How far back it goes."""

@@ -1,7 +1,7 @@
 """What a server counts: calls as they end, intervals as they pass.
 
-Everything stands here once; Prometheus (:mod:`sponge_env.serve.exposition`), the statistics of
-the v2 protocol and the live page read the same numbers.
+Everything stands here once; Prometheus (:mod:`.exposition`), the statistics of the v2 protocol and
+the live page read the same numbers.
 """
 
 from __future__ import annotations
@@ -225,7 +225,9 @@ class ServerMetrics:
 
     def exposition(self) -> tuple[str, bytes]:
         """Return the content type and the text of everything for Prometheus."""
-        from sponge_env.serve.exposition import expose  # for who asks; it brings the library
+        from sponge_env.serve.monitor.exposition import (
+            expose,  # for who asks; it brings the library
+        )
 
         with self._lock:
             return expose(self)

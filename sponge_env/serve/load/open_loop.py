@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.serve.client import HEADER_LENGTH, Target, reason, sendable, told
+from sponge_env.serve.load.client import HEADER_LENGTH, Target, reason, sendable, told
 from sponge_env.simulation.workload import Workload
 
 Deadlines = Literal["headers", "timeout"]

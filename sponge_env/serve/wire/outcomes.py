@@ -47,7 +47,7 @@ _ENDINGS = {
     Status.CANCELLED: _Ending(499, "it was taken back"),
     Status.STOPPED: _Ending(503, "the server shuts down"),
 }
-_WORST_FIRST = (*(Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, Status.CANCELLED),)
+_WORST_FIRST = (Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, Status.CANCELLED)
 
 
 def raise_unanswered(replies: Sequence[Reply]) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sponge_env.serve.deadlines import Arrival, timing
-from sponge_env.serve.extras import Recorder
 from sponge_env.serve.interface import Call, Engine, Reply, Served
-from sponge_env.serve.joined import joined_outputs, joined_parameters, replies
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.protocol import VERSION, Inference, calls
-from sponge_env.serve.tensors import shown
+from sponge_env.serve.wire.deadlines import Arrival, timing
+from sponge_env.serve.wire.extras import Recorder
+from sponge_env.serve.wire.joined import joined_outputs, joined_parameters, replies
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.protocol import VERSION, Inference, calls
+from sponge_env.serve.wire.tensors import shown
 
 Headers = Mapping[bytes, bytes]
 """By lower-case name."""

@@ -22,11 +22,11 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from sponge_env import __version__
-from sponge_env.serve.metrics import VERSION, Histogram
+from sponge_env.serve.monitor.metrics import VERSION, Histogram
 
 if TYPE_CHECKING:
     from sponge_env.serve.interface import Snapshot
-    from sponge_env.serve.metrics import ServerMetrics
+    from sponge_env.serve.monitor.metrics import ServerMetrics
 
 
 def expose(metrics: ServerMetrics) -> tuple[str, bytes]:

@@ -7,11 +7,11 @@ from contextlib import closing, contextmanager
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from sponge_env.serve.extras import Extras, Resource
-from sponge_env.serve.history import History, Watch
 from sponge_env.serve.interface import Engine
-from sponge_env.serve.metrics import ServerMetrics
-from sponge_env.serve.page import CONTENT_TYPE, page, page_headers, since, state
+from sponge_env.serve.monitor.history import History, Watch
+from sponge_env.serve.monitor.metrics import ServerMetrics
+from sponge_env.serve.monitor.page import CONTENT_TYPE, page, page_headers, since, state
+from sponge_env.serve.wire.extras import Extras, Resource
 
 LOOKS = 5
 """Looks at the engine in an interval, and never less often than :data:`SELDOM_S`."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.outcomes import WireError
+from sponge_env.serve.wire.outcomes import WireError
 
 Buffer = bytes | bytearray | memoryview
 

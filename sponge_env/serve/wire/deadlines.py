@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.tensors import shown
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.tensors import shown
 
 LONGEST_SLO_S = 3600.0
 """Longer ones are shortened to it."""

@@ -6,8 +6,8 @@ import gzip
 import zlib
 from collections.abc import Sequence
 
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.tensors import Buffer, shown
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.tensors import Buffer, shown
 
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 FAST = 1

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve import describe
-from sponge_env.serve.body import WholeBody, read_body
-from sponge_env.serve.compression import accepted_encoding, compressed, decompressed
-from sponge_env.serve.extras import Extras
-from sponge_env.serve.front import Front, Headers
+from sponge_env.serve.http.body import WholeBody, read_body
+from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
+from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.options import is_local
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.protocol import Answer, read_inference, read_json, write_answer
-from sponge_env.serve.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
-from sponge_env.serve.tensors import shown
+from sponge_env.serve.wire import describe
+from sponge_env.serve.wire.extras import Extras
+from sponge_env.serve.wire.front import Front, Headers
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.protocol import Answer, read_inference, read_json, write_answer
+from sponge_env.serve.wire.tensors import shown
 
 T = TypeVar("T")
 Scope = Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from sponge_env.serve.outcomes import WireError, error_body, retry_after_header
+from sponge_env.serve.wire.outcomes import WireError, error_body, retry_after_header
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 

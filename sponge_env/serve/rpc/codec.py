@@ -8,8 +8,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import Served
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.protocol import (
+from sponge_env.serve.rpc.protos import MESSAGES
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.protocol import (
     INPUT,
     VERSION,
     Inference,
@@ -19,8 +20,7 @@ from sponge_env.serve.protocol import (
     check_output_name,
     names_of_outputs,
 )
-from sponge_env.serve.protos import MESSAGES
-from sponge_env.serve.tensors import checked_rows, datatype, from_bytes, from_numbers
+from sponge_env.serve.wire.tensors import checked_rows, datatype, from_bytes, from_numbers
 
 _CONTENTS = {
     "BOOL": "bool_contents",

@@ -1,7 +1,7 @@
 """One HTTP connection: uvicorn's, which reads bodies in place and keeps clients within bounds.
 
 Uvicorn copies a body four times on its way to the application. Here the kernel writes it where
-the tensor is read, once its headers have said how long it is; that halves what HTTP costs.
+the tensor is read, once its headers have said how long it is. Of 600 KB that saves half the time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sponge_env.serve.body import EXTENSION
-from sponge_env.serve.shared import SCRATCH_BYTES, RefusedError, Shared
+from sponge_env.serve.http.body import EXTENSION
+from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
 
 
 class Connection(HttpToolsProtocol):
@@ -108,7 +108,11 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """Await the next request, or that the client reads the last of it."""
+        """Let go of the body; await the next request, or that the client reads what is left."""
+        if self._running is not None:
+            self._running.scope.pop("extensions", None)  # or an idle connection would keep it
+        if self._running is self.cycle:
+            self._forget()
         super().on_response_complete()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._start_timer()

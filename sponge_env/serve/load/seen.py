@@ -15,9 +15,9 @@ from sponge_env.profile import Profile
 from sponge_env.results.layout import percent
 from sponge_env.results.schema import NAN, EpisodeMetrics
 from sponge_env.scenario import Scenario
-from sponge_env.serve.client import Target
-from sponge_env.serve.held import Held
-from sponge_env.serve.open_loop import (
+from sponge_env.serve.load.client import Target
+from sponge_env.serve.load.held import Held
+from sponge_env.serve.load.open_loop import (
     ANSWERED,
     EXPIRED,
     FAILED,

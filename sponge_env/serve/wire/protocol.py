@@ -14,10 +14,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sponge_env.serve.deadlines import Timing
 from sponge_env.serve.interface import Call, Served
-from sponge_env.serve.outcomes import WireError
-from sponge_env.serve.tensors import Buffer, checked_rows, datatype, from_bytes, from_numbers, shown
+from sponge_env.serve.wire.deadlines import Timing
+from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.tensors import (
+    Buffer,
+    checked_rows,
+    datatype,
+    from_bytes,
+    from_numbers,
+    shown,
+)
 
 INPUT, OUTPUT, TASKS = "input", "output", "tasks"
 """Names of the tensors; ``tasks`` says how many rows of a pipeline's ``output`` each row led to."""

@@ -1,0 +1,105 @@
+"""What a server is made of: models, scenarios, agents, and the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scenarios import CHAIN
+
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.scenario import load_scenario
+from sponge_env.serve import __main__ as command
+from sponge_env.serve.make import check_handed_on, controllers, scenario_of
+
+
+@pytest.mark.parametrize(
+    ("model", "scenario", "profile"),
+    [
+        ("efficientnet-lite0", "local", "local"),
+        ("efficientnet-lite1", "local", "local:efficientnet-lite1"),
+        ("some/file.onnx", "local", "local:some/file.onnx"),
+    ],
+)
+def test_a_model_has_the_limits_of_the_local_scenario(
+    model: str, scenario: str, profile: str
+) -> None:
+    made = scenario_of(model)
+    assert (made.name, made.profile, made.stages) == (scenario, profile, ())
+    assert made.limits == load_scenario("local").limits
+
+
+def test_a_model_takes_the_place_of_a_scenarios_own() -> None:
+    assert scenario_of("ocr").name == "ocr"
+    assert scenario_of("", "variants-local").name == "variants-local"
+    assert scenario_of("efficientnet-lite1", "flash-crowd-local").name == "flash-crowd-local"
+    with pytest.raises(ConfigError, match="leave out --model efficientnet-lite0"):
+        scenario_of("efficientnet-lite0", "ocr")
+    with pytest.raises(ConfigError, match="unknown scenario"):
+        scenario_of("", "nowhere")
+
+
+def test_stages_have_to_hand_on_what_they_answer() -> None:
+    check_handed_on(load_scenario("ocr"), [12, 0])
+    check_handed_on(load_scenario("local"), [0])
+    with pytest.raises(ConfigError, match="'name' are no inputs of the next"):
+        check_handed_on(CHAIN, [12, 0, 0])
+
+
+def test_later_controllers_are_registered_ones() -> None:
+    """What a client may ask for imports no code from elsewhere."""
+    make = controllers("static", {"static": {"cores": 3}, "sponge-ip": {"solver": "exact"}})
+    assert type(make("static")).__name__ == "Static"
+    assert type(make("sponge-ip")).__name__ == "SpongeIP"
+    for name in ("os:system", "sb3:model.zip", "nobody"):
+        with pytest.raises(ConfigError, match="unknown agent"):
+            make(name)
+    own = controllers("test_serve_engine:Fixed", {})
+    assert type(own("test_serve_engine:Fixed")).__name__ == "Fixed"
+    with pytest.raises(ConfigError, match="bound"):
+        controllers("oracle", {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--agent", "static", "--port", "70000"], "must be a port from 0 to 65535"),
+        (["--agent", "static", "--grpc-port", "x"], "must be a port"),
+        (["--agent", "static", "--slo-ms", "0"], "must be a number above 0"),
+        (["--agent", "static", "--queue", "0"], "at least 1"),
+        (["--agent", "static", "--limiter", "hope"], "unknown limiter"),
+        (["--model", "ocr"], "--agent"),
+    ],
+)
+def test_a_mistyped_option_is_one_sentence(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_server_is_named_after_its_model() -> None:
+    assert command.served_name("efficientnet-lite0", None) == "efficientnet-lite0"
+    assert command.served_name("/a folder/my model.onnx", None) == "my-model"
+    assert command.served_name("", "a/own.toml") == "own"
+    assert command.served_name("module:Class", None) == "module-Class"
+
+
+def test_a_server_that_could_not_go_on_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    class Ended:
+        error: Any = None
+
+    assert command.outcome(Ended()) == 0  # type: ignore[arg-type]
+    Ended.error = WorkerError("no replica starts")
+    assert command.outcome(Ended()) == 1  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "error: no replica starts\n"
+
+
+def test_options_are_those_of_the_agent(tmp_path: Path) -> None:
+    parse = command._parser().parse_args
+    given = parse(["--agent", "ppo", "--policy", "p.safetensors", "--option", "ppo.x=1"])
+    assert command._agent_options(given) == {"ppo": {"policy": "p.safetensors", "x": 1}}
+    assert parse(["--agent", "ppo", "--grpc-port", "none"]).grpc_port is None
