@@ -27,7 +27,7 @@ PIPELINE := --option violation_weight=40.0 --option one_replica_logit=0 \
   --option epochs=8 --option gamma=0.95 --option gae_lambda=0.95
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz package kernels lint bench results bounds policies fidelity docs clean
+.PHONY: help setup demo test fuzz soak package kernels lint bench results bounds policies fidelity docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -56,6 +56,9 @@ fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, 
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_serve_fuzz.py tests/test_serve_codecs.py tests/test_serve_deadlines.py tests/test_serve_rpc.py
 
+soak: setup  ## overload the server, kill its replicas, serve for long, send it nonsense; half an hour
+	$(PY) -m benchmarks.soak
+
 package: setup  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel
 
@@ -67,8 +70,9 @@ lint: setup  ## lint and check types only
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# TRITON=PATH/bin/python, of an environment with nvidia-pytriton, puts Triton beside the server.
 bench: setup  ## run all benchmarks and write docs/benchmarks.md
-	$(PY) -m benchmarks
+	$(PY) -m benchmarks $(if $(TRITON),--triton $(TRITON))
 
 # Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed
 # somewhere, which the report then says.

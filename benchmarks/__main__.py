@@ -1,35 +1,40 @@
-"""Run all benchmarks and write docs/benchmarks.md: ``python -m benchmarks``."""
+"""Run all benchmarks and write docs/benchmarks.md: ``python -m benchmarks [--triton PYTHON]``."""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sponge_env.installation import describe_host, describe_versions
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
-SCRIPTS = ("throughput.py", "decisions.py")
+SCRIPTS = ("throughput", "decisions", "serving")
 GREETINGS = ("Running HiGHS", "Includes third-party")
 """What HiGHS prints even when told to be quiet."""
 
 
-def run(script: str) -> str:
+def run(script: str, *arguments: str) -> str:
     """Run one benchmark in a process of its own, so that none warms up another."""
     print(f"== {script}", file=sys.stderr)
-    done = subprocess.run(
-        [sys.executable, str(FOLDER / script)], check=True, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", f"benchmarks.{script}", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=FOLDER.parent)
     print(done.stdout)
     lines = [line for line in done.stdout.splitlines() if not line.startswith(GREETINGS)]
     return "\n".join(["```text", *lines, "```", ""])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
+    parser = argparse.ArgumentParser(description="Run all benchmarks and write the page of them.")
+    said = "interpreter whose environment has nvidia-pytriton, to compare the server with"
+    parser.add_argument("--triton", metavar="PYTHON", help=said)
+    triton = parser.parse_args(argv).triton
     host, versions = describe_host(), describe_versions()
-    packages = ("python", "numpy", "numba", "stable-baselines3", "torch", "pulp")
+    packages = ("python", "numpy", "numba", "stable-baselines3", "torch", "pulp", "onnxruntime")
     parts = [
         "# Benchmarks\n",
         "Written by `make bench`. Every ratio compares two measurements of the same run.\n",
@@ -37,7 +42,10 @@ def main() -> None:
         + ", ".join(f"{name} {versions[name]}" for name in packages)
         + ".\n",
     ]
-    parts += [f"## `benchmarks/{script}`\n\n{run(script)}" for script in SCRIPTS]
+    more = {"serving": ["--triton", triton]} if triton else {}
+    parts += [
+        f"## `benchmarks/{script}.py`\n\n{run(script, *more.get(script, ()))}" for script in SCRIPTS
+    ]
     PAGE.write_text("\n".join(parts))
     print(f"wrote {PAGE}", file=sys.stderr)
 

@@ -88,8 +88,6 @@ class Watch:
 
     def __init__(self) -> None:
         self.fleets: list[Fleet] = []
-        self.only_woken = False
-        """Whether the last poll saw no more than somebody who woke it."""
         self.selector = Selector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -104,14 +102,12 @@ class Watch:
         """
         ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
         ended = []
-        self.only_woken = bool(ready)
         for key, _ in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_receiver.recv(4096)
             else:
                 fleet, member = key.data
-                self.only_woken = False
                 ended += fleet.take_event(member)
         for fleet in self.fleets:
             fleet.look_for_hung(bool(ended))

@@ -220,9 +220,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         if self._clock.held:
             raise RuntimeError("cannot wait while the clock is held; release it first")
         while True:
-            left_s = until_s - self.now()
+            left_s, held = until_s - self.now(), self._held()
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if changed and not self._watch.only_woken:
+            if self._held() != held:
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
@@ -247,6 +247,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             part.fleet.shrink(part.target.replicas)
         self._fit()
         self._actuation_s = time.monotonic() - begin_s
+
+    def _held(self) -> list[int]:
+        """Return the core units that each stage holds; as long as that is so, nothing is to fit."""
+        return [part.held for part in self._parts]
 
     def _fit(self) -> None:
         """Come as close to the allocations as those that still drain allow, stage by stage.

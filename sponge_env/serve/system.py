@@ -336,6 +336,13 @@ class ServedSystem(LiveSystem):
                 call.variant = self.variants[batch.stage][batch.variant]
             elif not self._in_batches[row]:
                 self._free.append(row)
+        if not self._more_to_start(batch.stage):
+            self._look()
+
+    def _more_to_start(self, k: int) -> bool:
+        """Return whether tasks wait for a stage's replica: it gets them before clients answers."""
+        stage = self._arrays.stages[0, k]
+        return bool(self.inbox) or bool(stage["tail"] > stage["head"])
 
     def _look(self) -> None:
         """Read what has ended since the last time, and tell those who wait for it."""

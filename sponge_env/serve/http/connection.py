@@ -15,7 +15,8 @@ import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sponge_env.serve.http.body import EXTENSION
+from sponge_env.serve.http.body import EXTENSION, GONE
+from sponge_env.serve.http.corked import Corked
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
 
 
@@ -105,11 +106,13 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.transport = Corked(cycle.transport)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Let go of the body; await the next request, or that the client reads what is left."""
         if self._running is not None:
+            self._running.transport.flush()  # type: ignore[attr-defined]
             self._running.scope.pop("extensions", None)  # or an idle connection would keep it
         if self._running is self.cycle:
             self._forget()
@@ -142,7 +145,8 @@ class Connection(HttpToolsProtocol):
         room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
         weakref.finalize(room, self.shared.released.append, size).atexit = False
         self._body, self._filled = memoryview(room), 0
-        self.scope["extensions"] = {EXTENSION: self._body}  # type: ignore[dict-item]
+        extensions = {EXTENSION: self._body, GONE: self.loop.create_future()}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
 
     def _hold_chunk(self, size: int) -> None:
         """Count a part of a body whose size is unknown, until the next request."""
@@ -200,6 +204,10 @@ class Connection(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+                extensions: Any = cycle.scope.get("extensions") or {}
+                gone = extensions.get(GONE)
+                if gone is not None and not gone.done():
+                    gone.set_result(None)
 
     def _start_timer(self) -> None:
         self._stop_timer()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.body import WholeBody, read_body
+from sponge_env.serve.http.body import GONE, WholeBody, read_body
 from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
 from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.options import is_local
@@ -138,7 +138,7 @@ class HttpFront:
         inference = await _aside(len(body) if length is None else 0, read_inference, body, *limits)
         read_s = time.monotonic() - arrival.arrived_s
         work = self._front.infer(inference, headers, arrival, size)
-        answered = await _while_connected(request.receive, work)
+        answered = await _while_connected(request, work)
         began_s = time.monotonic()
         model = self._front.served.name
         answer = write_answer(inference, model, answered.tensors, answered.parameters)
@@ -209,13 +209,15 @@ async def _aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.to_thread(work, *arguments)
 
 
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def _while_connected(request: _Request, work: Coroutine[Any, Any, T]) -> T:
     """Do some work; it is cancelled, and ClientGoneError raised, once the client closes."""
     task = asyncio.current_task()
-    watch = asyncio.create_task(_until_closed(receive))
+    watch: asyncio.Future[None] | None = (request.scope.get("extensions") or {}).get(GONE)
+    if watch is None:  # another server's, which tells it in no other way
+        watch = asyncio.create_task(_until_closed(request.receive))
     gone = False
 
-    def closed(watch: asyncio.Task[None]) -> None:
+    def closed(watch: asyncio.Future[None]) -> None:
         nonlocal gone
         if not watch.cancelled() and task is not None:
             gone = True

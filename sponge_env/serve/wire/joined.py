@@ -78,9 +78,10 @@ class _Waiting:
             self._loop.call_soon_threadsafe(what)
 
     def _finish(self) -> None:
-        self._record(self._calls, self._replies)
         if not self.all.done():
             self.all.set_result(self._replies)
+        # after whoever waits has gone on: the answer goes out first
+        self._loop.call_soon(self._record, self._calls, self._replies)
 
 
 def joined_outputs(served: Served, ended: Sequence[Reply]) -> dict[str, NDArray[Any]]:

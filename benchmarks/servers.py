@@ -1,0 +1,130 @@
+"""Servers that benchmarks start, and on which CPUs they run.
+
+Each serves a model on the last CPU that this process may use; what is around the model, and the
+clients, keep to the others.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from sponge_env.errors import ConfigError
+from sponge_env.live.locks import lock_cpu
+
+CORE_UNIT = 1 / 16
+"""Physical cores in one core unit, as in the scenarios of this machine."""
+END_S = 30.0
+
+CPUS = os.sched_getaffinity(0)
+MODEL_CPU = max(CPUS)
+OTHERS = CPUS - {MODEL_CPU} or CPUS
+"""Where clients run, and what is around a model."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    name: str
+    model: str
+    port: int
+    """Of HTTP."""
+    grpc_port: int
+    process: subprocess.Popen[str]
+
+    def get(self, path: str) -> Any:
+        """Return the JSON at a path."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+
+    @property
+    def metadata(self) -> Any:
+        """What it says of the model."""
+        return self.get(f"/v2/models/{self.model}")
+
+    def batches(self) -> dict[int, int]:
+        """Return how many batches of each size it has served so far."""
+        (stats,) = self.get(f"/v2/models/{self.model}/stats")["model_stats"]
+        return {
+            int(each["batch_size"]): int(each["compute_infer"]["count"])
+            for each in stats["batch_stats"]
+        }
+
+
+@contextmanager
+def keeping_to(cpus: set[int]) -> Iterator[None]:
+    """Pin this thread, and what it starts within the context, to CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def sponge(model: str, *arguments: str, stderr: IO[str] | None = None) -> Iterator[Server]:
+    """Serve a model with this project, by ``sponge serve`` with more arguments."""
+    command = [sys.executable, "-m", "sponge_env", "serve", "--model", model]
+    command += ["--port", "0", "--grpc-port", "0", "--wait", *arguments]
+    with keeping_to(CPUS):
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    with ended(started) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("serving at "):
+                port, grpc_port = map(int, re.findall(r":(\d+)", line))
+                break
+        else:
+            raise ConfigError(f"sponge serve --model {model} does not serve")
+        yield Server("sponge", _only_model(port), port, grpc_port, process)
+
+
+def _only_model(port: int) -> str:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("POST", "/v2/repository/index")
+        (model,) = json.loads(connection.getresponse().read())
+    return str(model["name"])
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """End a process with the context, politely if it lets us."""
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def cpu_locked() -> Iterator[None]:
+    """Have the model's CPU to ourselves, as our server does by itself."""
+    lock = lock_cpu(MODEL_CPU, wait=True)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(each) for task in tasks for each in (task / "children").read_text().split()]

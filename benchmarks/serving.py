@@ -1,0 +1,224 @@
+"""What the server costs beside bare ONNX Runtime, and beside Triton with the same model.
+
+    python -m benchmarks.serving [--quick] [--triton PYTHON]
+
+EfficientNet-Lite0, one core for the model, another for server and client. Latency is measured one
+request at a time on connections that are kept, throughput with as many as fill the batches. Bare
+ONNX Runtime runs in this process on the model's core, with the same file, options and inputs, in
+turn with the others, so that the machine's drift is everybody's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.lean import LONG_MS, LeanClient, TritonClient
+from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
+from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
+from sponge_env.models.efficientnet import efficientnet
+from sponge_env.models.model import OnnxModel, TensorSpec, onnx_session, run_onnx
+from sponge_env.results.layout import aligned
+
+MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
+AGENT = ("--agent", "static-16")
+"""All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
+BARE = "ONNX Runtime, bare"
+CONNECTIONS = 24
+"""Half as many again as the largest batch: the next one is there when one ends."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long it is measured."""
+
+    rounds: int = 60
+    """In each, everybody has one turn."""
+    turn: int = 10
+    """Requests in a row."""
+    bursts: int = 6
+    burst_s: float = 6.0
+
+
+QUICK = Effort(rounds=5, bursts=2, burst_s=2.0)
+
+Call = Callable[[int], NDArray[Any]]
+"""Has the model answer one of the inputs."""
+
+
+def bare_call(model: OnnxModel, rows: NDArray[Any]) -> tuple[Any, Call]:
+    """Return a session in this process, and what runs it on one input."""
+    session = onnx_session(model.path, threads=1)
+
+    def call(at: int) -> NDArray[Any]:
+        answer: NDArray[Any] = run_onnx(session, rows[at % len(rows)][np.newaxis])[0]
+        return answer
+
+    return session, call
+
+
+@contextmanager
+def servers(name: str, model: OnnxModel, python: Path | None) -> Iterator[list[Server]]:
+    """Serve a model with everything that there is."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(sponge(name, *AGENT))]
+        if python is not None:
+            tensors = ("images", model.inputs), ("logits", TensorSpec(tuple(model.output_shape)))
+            made = TritonModel("lite0", *tensors, onnx_path=model.path)
+            found.append(stack.enter_context(triton(python, made)))
+        yield found
+
+
+def clients(server: Server, rows: Sequence[NDArray[Any]], stack: ExitStack) -> dict[str, Call]:
+    """Connect to a server in all ways."""
+    return {
+        f"{server.name}, lean client": stack.enter_context(LeanClient(server, rows)).answer,
+        **{
+            f"{server.name}, tritonclient {kind}": stack.enter_context(
+                TritonClient(server, rows, kind == "gRPC")
+            ).answer
+            for kind in ("HTTP", "gRPC")
+        },
+    }
+
+
+def check(calls: Mapping[str, Call], count: int) -> None:
+    """Raise unless all give the same answers, which also warms them up."""
+    for at in range(count):
+        wanted = calls[BARE](at)
+        for name, call in calls.items():
+            if not np.allclose(call(at), wanted, atol=1e-3):
+                raise SystemExit(f"{name} answers otherwise than {BARE}")
+
+
+def latencies_s(calls: Mapping[str, Call], effort: Effort) -> dict[str, NDArray[np.float64]]:
+    """Measure everybody in turn; the first request of a turn warms up and does not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    gc.disable()
+    for _ in range(effort.rounds):
+        for name, call in calls.items():
+            with keeping_to({MODEL_CPU} if name == BARE else OTHERS):
+                call(0)
+                for at in range(effort.turn):
+                    begin_s = time.perf_counter()
+                    call(at)
+                    times[name].append(time.perf_counter() - begin_s)
+    gc.enable()
+    return {name: np.array(each) for name, each in times.items()}
+
+
+def print_latencies(times: Mapping[str, NDArray[np.float64]]) -> None:
+    """Print quantiles, and how far they lie above the same of bare ONNX Runtime."""
+    quantiles = {name: 1000 * np.quantile(each, (0.5, 0.99)) for name, each in times.items()}
+    rows = []
+    for name, found in quantiles.items():
+        over = found - quantiles[BARE]
+        more = ["", ""] if name == BARE else [f"{each:.2f}" for each in over]
+        rows.append([name, *(f"{each:.2f}" for each in found), *more])
+    headings = ["ms", "p50", "p99", "p50 over bare", "p99 over bare"]
+    print("\n".join(aligned([headings, *rows])), end="\n\n")
+
+
+def saturate(server: Server, rows: Sequence[NDArray[Any]], seconds: float) -> int:
+    """Keep so many connections busy for a while; return how many answers came."""
+    until_s, counts = time.perf_counter() + seconds, Counter[int]()
+
+    def ask(number: int) -> None:
+        with LeanClient(server, rows, LONG_MS) as client:
+            while time.perf_counter() < until_s:
+                client.answer(counts[number])
+                counts[number] += 1
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return counts.total()
+
+
+def burst(server: Server, rows: NDArray[Any], seconds: float) -> tuple[float, Counter[int]]:
+    """Return the throughput of a server that is never idle, and the sizes of its batches."""
+    before, begin_s = Counter(server.batches()), time.perf_counter()
+    answers = saturate(server, rows, seconds)
+    took_s = time.perf_counter() - begin_s
+    return answers / took_s, Counter(server.batches()) - before
+
+
+def bare_rps(session: Any, rows: NDArray[Any], sizes: Counter[int]) -> float:
+    """Return the throughput of bare ONNX Runtime in the same batches."""
+    batches = {size: np.resize(rows, (size, *rows.shape[1:])) for size in sizes}
+    with keeping_to({MODEL_CPU}):
+        for batch in batches.values():
+            run_onnx(session, batch)
+        begin_s = time.perf_counter()
+        for size in sizes.elements():
+            run_onnx(session, batches[size])
+        return sum(size * n for size, n in sizes.items()) / (time.perf_counter() - begin_s)
+
+
+def print_throughput(
+    found: Sequence[Server], session: Any, rows: NDArray[Any], effort: Effort
+) -> None:
+    """Print throughput at saturation; each server's beside that of its batches run bare."""
+    lines = []
+    for server in found:
+        burst(server, rows, min(1.0, effort.burst_s))
+        pairs, all_sizes = [], Counter[int]()
+        for _ in range(effort.bursts):
+            rps, sizes = burst(server, rows, effort.burst_s)
+            pairs.append((rps, bare_rps(session, rows, sizes)))
+            all_sizes += sizes
+        # Each pair was measured one after the other, so its ratio is free of the machine's drift.
+        share = statistics.median(one / other for one, other in pairs)
+        rps, bare = map(statistics.median, zip(*pairs, strict=True))
+        mean = sum(size * n for size, n in all_sizes.items()) / all_sizes.total()
+        lines.append([server.name, f"{mean:.1f}", f"{rps:.1f}", f"{bare:.1f}", f"{share:.1%}"])
+    headings = ["at saturation", "mean batch", "requests/s", "bare, same batches", "share of bare"]
+    print("\n".join(aligned([headings, *lines])), end="\n\n")
+
+
+def measure(name: str, python: Path | None, effort: Effort) -> None:
+    """Measure one model and print its tables."""
+    model = efficientnet(name)
+    rows = np.ascontiguousarray(model.samples())
+    session, call = bare_call(model, rows)
+    print(f"{name}, bodies of {rows[0].nbytes / 1000:.0f} KB\n")
+    with servers(name, model, python) as found, ExitStack() as stack:
+        calls = {BARE: call}
+        for server in found:
+            calls |= clients(server, rows, stack)
+        check(calls, len(rows))
+        print_latencies(latencies_s(calls, effort))
+        print_throughput(found, session, rows, effort)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="Time the server against bare ONNX Runtime.")
+    parser.add_argument("--quick", action="store_true", help="fewer requests, half a minute")
+    said = "interpreter whose environment has nvidia-pytriton, to compare with Triton"
+    parser.add_argument("--triton", type=Path, metavar="PYTHON", help=said)
+    arguments = parser.parse_args(argv)
+    os.sched_setaffinity(0, OTHERS)
+    for name in MODELS:
+        measure(name, arguments.triton, QUICK if arguments.quick else Effort())
+    if arguments.triton is None:
+        print(f"Without Triton; {HOW_TO_MAKE}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""Overload, killed replicas, many minutes and broken requests: what a server must stand.
+
+    python -m benchmarks.soak [--part NAME ...] [--share 0.1] [--agent sponge-ip]
+
+Prints a table of what was wanted and what was found; the exit code is 1 if something was not as
+wanted. ``--share`` shortens all parts alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import urllib.request
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.fuzzed import Fuzzer, send, send_all
+from benchmarks.hammer import Hammer, Tally, leave
+from benchmarks.servers import OTHERS, Server, children, sponge
+from benchmarks.serving import saturate
+from benchmarks.vitals import Watch, grown
+from sponge_env import cli
+from sponge_env.models.efficientnet import efficientnet
+from sponge_env.results.layout import aligned
+
+MODEL = "efficientnet-lite0-uint8"
+FULL = "static-16"
+"""Agent that has all cores, under which capacity is measured."""
+SLO_S = 1.0
+GOODPUT = 0.9
+"""Of capacity, under overload."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long everything takes at a share of 1."""
+
+    capacity_s: float = 10.0
+    overload_s: float = 60.0
+    overload: float = 3.0
+    """Times the capacity."""
+    kills_s: float = 60.0
+    kill_every_s: float = 6.0
+    soak_s: float = 600.0
+    fuzzed: int = 100_000
+
+    def shortened(self, share: float) -> Plan:
+        """Return the same for a share of the time, as far as that makes sense."""
+        return Plan(
+            capacity_s=max(3.0, self.capacity_s * share),
+            overload_s=max(5.0, self.overload_s * share),
+            kills_s=max(2 * self.kill_every_s + 1, self.kills_s * share),
+            soak_s=max(10.0, self.soak_s * share),
+            fuzzed=max(200, round(self.fuzzed * share)),
+        )
+
+
+@dataclass
+class Report:
+    """What was wanted, what was found."""
+
+    rows: list[list[str]] = field(default_factory=list)
+    failed: bool = False
+
+    def add(self, part: str, what: str, wanted: str, found: object, fine: bool) -> None:
+        """Take a line."""
+        self.rows.append([f"{part}: {what}", wanted, str(found), "" if fine else "FAILED"])
+        self.failed |= not fine
+        print(f"{part}: {what} {found} (wanted: {wanted})", file=sys.stderr)
+
+    def tally(self, part: str, tally: Tally) -> None:
+        """Take what became of requests."""
+        said = ", ".join(f"{n} x {status}" for status, n in sorted(tally.statuses.items()))
+        self.add(part, "statuses", "200, 503, 504", said, not tally.errors)
+        self.add(part, "unanswered", f"0 of {tally.sent}", tally.unanswered, not tally.unanswered)
+        self.add(part, "answered twice", "0", tally.twice, not tally.twice)
+
+    def growth(self, part: str, watch: Watch) -> None:
+        """Take what a server came to hold."""
+        growth = watch.growth()
+        more = ", ".join(f"{name} {value:+.1f}" for name, value in growth.items())
+        self.add(part, "growth", "none", more, not grown(growth))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A server that runs, and what is sent to it."""
+
+    server: Server
+    rows: NDArray[Any]
+    agent: str
+    plan: Plan
+    report: Report
+    log: Path
+    """What the server said on stderr."""
+
+    def use(self, agent: str) -> None:
+        """Put an agent in charge."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.server.port}/agent",
+            json.dumps({"agent": agent}).encode(),
+            {"content-type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=30).close()
+
+    def capacity_rps(self) -> float:
+        """Return the throughput of a server that is never idle, with all cores."""
+        self.use(FULL)
+        saturate(self.server, self.rows, 2.0)
+        rps = saturate(self.server, self.rows, self.plan.capacity_s) / self.plan.capacity_s
+        self.use(self.agent)
+        return rps
+
+    def counted(self, name: str) -> float:
+        """Return the sum of a counter in the server's metrics."""
+        url = f"http://127.0.0.1:{self.server.port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    def hammer(self) -> Hammer:
+        """Return what sends one of the images."""
+        return Hammer(self.server, self.rows[0], SLO_S)
+
+
+def overload(bench: Bench) -> None:
+    """Send three times what it can serve."""
+    plan, report = bench.plan, bench.report
+    capacity_rps = bench.capacity_rps()
+    with Watch(bench.server.process.pid) as watch:
+        tally = asyncio.run(bench.hammer().run(plan.overload * capacity_rps, plan.overload_s))
+    report.tally("overload", tally)
+    share = tally.goodput_rps / capacity_rps
+    said = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
+    report.add("overload", "goodput", f">= {GOODPUT:.0%} of capacity", said, share >= GOODPUT)
+    report.growth("overload", watch)
+
+
+def replicas(server: Server) -> list[int]:
+    """Return the processes of the replicas."""
+    found = []
+    for pid in children(server.process.pid):
+        with suppress(OSError):
+            if "live/child.py" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
+
+
+def kills(bench: Bench) -> None:
+    """Kill replicas while requests come."""
+    plan, report, rng = bench.plan, bench.report, random.Random(0)
+    rate_rps = 0.4 * bench.capacity_rps()
+    before = bench.counted("sponge_requests_total"), bench.counted("sponge_restarts_total")
+    killed: list[int] = []
+
+    async def kill() -> None:
+        while True:
+            await asyncio.sleep(plan.kill_every_s)
+            if there := replicas(bench.server):
+                killed.append(rng.choice(there))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, plan.kills_s), [kill]))
+    report.tally("kills", tally)
+    counted = round(bench.counted("sponge_requests_total") - before[0])
+    report.add("kills", "requests counted", str(tally.sent), counted, counted == tally.sent)
+    restarts = round(bench.counted("sponge_restarts_total") - before[1])
+    report.add("kills", "restarts", str(len(killed)), restarts, restarts == len(killed))
+    share = tally.on_time / tally.sent
+    report.add("kills", "on time", "most", f"{share:.1%}", share > 0.5)
+
+
+async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitable[None]]]) -> Tally:
+    """Do some work, and other things until it is done."""
+    tasks = [asyncio.ensure_future(each()) for each in others]
+    try:
+        return await work
+    finally:
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(ended, asyncio.CancelledError):
+                raise ended or RuntimeError("it ended by itself")
+
+
+def soak(bench: Bench) -> None:
+    """Serve for long, with everything that clients do."""
+    plan, report, server = bench.plan, bench.report, bench.server
+    rate_rps, hammer = 0.5 * bench.capacity_rps(), bench.hammer()
+    fuzzer = _fuzzer(bench)
+
+    async def look() -> None:
+        while True:
+            for path in ("/metrics", "/state", "/v2/models/stats"):
+                await send(server, f"GET {path} HTTP/1.1\r\nHost: soak\r\n\r\n".encode())
+            await asyncio.sleep(1.0)
+
+    async def go_away() -> None:
+        while True:
+            await leave(server, [fuzzer.right()], random.random() * 0.05)
+            await asyncio.sleep(0.5)
+
+    async def break_it() -> None:
+        while True:
+            await send(server, fuzzer.request())
+            await asyncio.sleep(0.2)
+
+    async def switch() -> None:
+        for agent in _turns((bench.agent, FULL)):
+            await asyncio.to_thread(bench.use, agent)
+            await asyncio.sleep(20.0)
+
+    with Watch(server.process.pid) as watch:
+        others = [look, go_away, break_it, switch]
+        tally = asyncio.run(_beside(hammer.run(rate_rps, plan.soak_s), others))
+    bench.use(bench.agent)
+    report.tally("soak", tally)
+    report.growth("soak", watch)
+
+
+def _turns(agents: Sequence[str]) -> Iterator[str]:
+    while True:
+        yield from agents
+
+
+def _fuzzer(bench: Bench) -> Fuzzer:
+    row = bench.rows[0]
+    return Fuzzer(bench.server, row.tobytes(), row.shape)
+
+
+def fuzz(bench: Bench) -> None:
+    """Send broken requests."""
+    report, server = bench.report, bench.server
+    outcomes = asyncio.run(send_all(server, _fuzzer(bench), bench.plan.fuzzed))
+    said = ", ".join(f"{n} x {kind}" for kind, n in sorted(outcomes.items()))
+    bad = Counter({k: n for k, n in outcomes.items() if k[0] == "5" and k not in ("503", "504")})
+    bad += Counter({k: outcomes[k] for k in ("unanswered", "no connection")})
+    report.add("fuzz", "outcomes", "no 5xx but 503, 504", said, not bad.total())
+    report.add("fuzz", "server", "lives", server.process.poll() or "lives", _lives(bench))
+    said_mb = bench.log.stat().st_size / 1e6
+    report.add("fuzz", "log", "< 1 MB, no trace", f"{said_mb:.2f} MB", _quiet(bench.log))
+
+
+def _lives(bench: Bench) -> bool:
+    """Return whether a right request is answered."""
+    tally = asyncio.run(bench.hammer().run(20.0, 1.0))
+    return bench.server.process.poll() is None and set(tally.statuses) == {200}
+
+
+def _quiet(log: Path) -> bool:
+    return log.stat().st_size < 1e6 and "Traceback" not in log.read_text(errors="replace")
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "overload": overload, "kills": kills, "soak": soak, "fuzz": fuzz,
+}  # fmt: skip
+
+
+@contextmanager
+def bench(agent: str, plan: Plan) -> Iterator[Bench]:
+    """Start the server."""
+    rows = np.ascontiguousarray(efficientnet(MODEL).samples())
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "stderr"
+        with log.open("w") as file, sponge(MODEL, "--agent", agent, stderr=file) as server:
+            yield Bench(server, rows, agent, plan, Report(), log)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; what goes wrong is one sentence."""
+    return cli.run_script(run, argv)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the parts that were chosen."""
+    parser = cli.Parser(prog="python -m benchmarks.soak", description="Try to break the server.")
+    parts = cli.one_of("part", tuple(PARTS))
+    parser.add_argument("--part", action="append", type=parts, help="only this; may be repeated")
+    parser.add_argument("--share", type=float, default=1.0, help="of the time (default: 1)")
+    parser.add_argument("--agent", default="sponge-ip", help="in charge (default: sponge-ip)")
+    arguments = parser.parse_args(argv)
+    os.sched_setaffinity(0, OTHERS)
+    with bench(arguments.agent, Plan().shortened(arguments.share)) as found:
+        for name in arguments.part or PARTS:
+            PARTS[name](found)
+        said = found.log.read_text(errors="replace")[-2000:]
+    print("\n".join(aligned([["", "wanted", "found", ""], *found.report.rows])))
+    if found.report.failed and said:
+        print(f"\nthe server said last:\n{said}")
+    return int(found.report.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Triton, with a model in its Python backend, for comparisons.
+
+It comes from ``nvidia-pytriton``, in an environment of its own: this project does not need it.
+The backend's script is run by Triton itself, without pytriton's proxy, which would cost time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.servers import CORE_UNIT, MODEL_CPU, OTHERS, Server, children, ended, keeping_to
+from sponge_env.errors import ConfigError
+from sponge_env.live.limits import open_limits
+from sponge_env.models.model import TensorSpec
+
+HOW_TO_MAKE = (
+    "for Triton: python3 -m venv TRITON && TRITON/bin/pip install nvidia-pytriton onnxruntime "
+    "'numpy<2', then --triton TRITON/bin/python"
+)
+ONNX = Path(__file__).with_name("triton_onnx.py")
+START_S = 60.0
+SHARED_BYTES = 128 << 20
+"""Shared memory of Triton's Python backend, so that it does not grow while it is measured."""
+DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
+
+
+@dataclass(frozen=True)
+class TritonModel:
+    """A model for Triton's Python backend, and how it is served."""
+
+    name: str
+    inputs: tuple[str, TensorSpec]
+    """Name, and what one row is."""
+    outputs: tuple[str, TensorSpec]
+    script: Path = ONNX
+    """What the backend runs."""
+    onnx_path: str = ""
+    batch_max: int = 16
+    delay_s: float = 0.0
+    """How long a batch that is not full waits for more."""
+    cores: int = 16
+    """Core units."""
+
+    def config(self) -> str:
+        """Return its configuration: requests' own timeouts count, and what is late is refused."""
+        tensors = "\n".join(
+            f'{side} [{{ name: "{name}" data_type: TYPE_{DATATYPES[spec.dtype]} '
+            f"dims: {list(spec.shape)} }}]"
+            for side, (name, spec) in (("input", self.inputs), ("output", self.outputs))
+        )
+        parameters = "\n".join(
+            f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+            for key, value in (("path", self.onnx_path), ("cpu", MODEL_CPU))
+        )
+        return f"""name: "{self.name}"
+backend: "python"
+max_batch_size: {self.batch_max}
+{tensors}
+instance_group [{{ kind: KIND_CPU count: 1 }}]
+dynamic_batching {{
+  max_queue_delay_microseconds: {round(self.delay_s * 1e6)}
+  default_queue_policy {{ timeout_action: REJECT allow_timeout_override: true }}
+}}
+{parameters}
+"""
+
+
+@contextmanager
+def triton(python: Path, model: TritonModel) -> Iterator[Server]:
+    """Serve a model with the Triton that an interpreter's environment has."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        home = _triton_home(python)
+        _lay_out(folder, home, model)
+        port, grpc_port = _free_ports(2)
+        with keeping_to(OTHERS):
+            started = _start_triton(folder, home, python, port, grpc_port)
+        process = stack.enter_context(ended(started))
+        server = Server("triton", model.name, port, grpc_port, process)
+        _wait_until_ready(server, folder / "log")
+        if model.cores * CORE_UNIT < 1:
+            stack.enter_context(_limited(_stub(process.pid), model.cores))
+        yield server
+
+
+def _triton_home(python: Path) -> Path:
+    """Return where an environment has its Triton."""
+    said = "import pytriton; print(pytriton.__path__[0])"
+    done = subprocess.run([python, "-c", said], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"{python} has no nvidia-pytriton. {HOW_TO_MAKE}")
+    return Path(done.stdout.strip()) / "tritonserver"
+
+
+def _lay_out(folder: Path, home: Path, model: TritonModel) -> None:
+    """Make a model repository, and a folder of backends with the stub for its Python."""
+    own = folder / "models" / model.name
+    (own / "1").mkdir(parents=True)
+    shutil.copy(model.script, own / "1" / "model.py")
+    (own / "config.pbtxt").write_text(model.config())
+    backend = folder / "backends" / "python"
+    backend.mkdir(parents=True)
+    for file in (home / "backends" / "python").iterdir():
+        (backend / file.name).symlink_to(file)
+    version = home.parents[2].name.removeprefix("python")  # .../python3.11/site-packages/...
+    stub = home / "python_backend_stubs" / version
+    shutil.copy(stub / "triton_python_backend_stub", backend)
+
+
+def _start_triton(
+    folder: Path, home: Path, python: Path, port: int, grpc_port: int
+) -> subprocess.Popen[str]:
+    packages = home.parents[1]
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+    }
+    environment.pop("PYTHONPATH", None)
+    command = [
+        str(home / "bin" / "tritonserver"),
+        f"--model-repository={folder / 'models'}",
+        f"--backend-directory={folder / 'backends'}",
+        f"--backend-config=python,shm-default-byte-size={SHARED_BYTES}",
+        *("--http-address=127.0.0.1", f"--http-port={port}"),
+        *("--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}"),
+        *("--allow-metrics=false", "--exit-timeout-secs=2"),
+    ]
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
+
+
+def _free_ports(count: int) -> Sequence[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _wait_until_ready(server: Server, log: Path) -> None:
+    until_s = time.monotonic() + START_S
+    while time.monotonic() < until_s and server.process.poll() is None:
+        try:
+            address = ("127.0.0.1", server.port)
+            with closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
+                connection.request("GET", f"/v2/models/{server.model}/ready")
+                if connection.getresponse().status == 200:
+                    return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise ConfigError(f"Triton does not serve; it said:\n{log.read_text()[-2000:]}")
+
+
+def _stub(pid: int) -> int:
+    """Return the process of Triton's that runs the model."""
+    (found,) = (
+        each
+        for each in children(pid)
+        if "triton_python_b" in Path(f"/proc/{each}/comm").read_text()
+    )
+    return found
+
+
+@contextmanager
+def _limited(pid: int, cores: int) -> Iterator[None]:
+    """Give a process so many core units, by the same means as our replicas."""
+    limits = open_limits("auto", CORE_UNIT, 1, lambda path: None)
+    with closing(limits), closing(limits.limiter()) as limiter:
+        limiter.attach(pid)
+        limiter.apply(cores * CORE_UNIT)
+        yield

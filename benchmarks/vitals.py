@@ -1,0 +1,91 @@
+"""Memory, descriptors and threads of a server and its replicas, once a second."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Self
+
+from benchmarks.servers import children
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What a server holds."""
+
+    memory_mb: float
+    """Of its own process, not backed by files."""
+    replicas_mb: float
+    """Of those that it has started."""
+    descriptors: int
+    threads: int
+
+
+ALLOWED = Vitals(memory_mb=8.0, replicas_mb=24.0, descriptors=8, threads=2)
+"""Growth that is none: what a busy second has more of than a quiet one."""
+
+
+def resident_mb(pid: int) -> float:
+    """Return the memory of a process that no file is behind; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    kinds = ("RssAnon:", "RssShmem:")
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kinds)) / 1024
+
+
+def vitals(pid: int) -> Vitals:
+    """Look at a server; ``OSError`` if it has ended."""
+    return Vitals(
+        memory_mb=resident_mb(pid),
+        replicas_mb=sum(map(resident_mb, children(pid))),
+        descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
+    )
+
+
+class Watch:
+    """Looks once a second, from a thread of its own."""
+
+    def __init__(self, pid: int, every_s: float = 1.0) -> None:
+        """Look at this server."""
+        self._pid, self._every_s = pid, every_s
+        self._seen: list[Vitals] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self._seen.append(vitals(self._pid))
+            except OSError:
+                return
+
+    def growth(self) -> dict[str, float]:
+        """Return how much more there was of everything in the last quarter than in the second.
+
+        The first is left out: a server that begins has yet to fill its queues.
+        """
+        quarter = max(1, len(self._seen) // 4)
+        before, after = self._seen[quarter : 2 * quarter], self._seen[-quarter:]
+        return {
+            each.name: fmean(getattr(v, each.name) for v in after)
+            - fmean(getattr(v, each.name) for v in before or after)
+            for each in fields(Vitals)
+        }
+
+
+def grown(growth: dict[str, float]) -> list[str]:
+    """Return what grew more than is allowed."""
+    return [name for name, more in growth.items() if more > getattr(ALLOWED, name)]
