@@ -116,7 +116,7 @@ def _run(argv: Sequence[str]) -> int:
         limiter=args.limiter,
     )
     path = args.out or local_profile_path(config.model)
-    files, seconds = {path: config}, args.seconds or SECONDS
+    files, seconds = {path: config}, SECONDS
     if args.scenario:
         for name in ("model", "cores", "core_unit", "batch", "out"):
             if getattr(args, name) is not None:
@@ -125,7 +125,9 @@ def _run(argv: Sequence[str]) -> int:
                 )
         configs = _of_scenario(args.scenario, args.limiter)
         files = {local_profile_path(config.model): config for config in configs}
-        seconds = args.seconds or SCENARIO_SECONDS
+        seconds = SCENARIO_SECONDS
+    if args.seconds is not None:
+        seconds = args.seconds
     with cli.terminate_like_interrupt():
         profiles = calibrate_files(files, seconds)
     for (path, config), profile in zip(files.items(), profiles, strict=True):

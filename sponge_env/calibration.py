@@ -20,7 +20,7 @@ from statistics import fmean
 import numpy as np
 
 from sponge_env.config import positive
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.files import check_writable
 from sponge_env.installation import describe_host, describe_versions
 from sponge_env.interfaces import Allocation, FloatArray
@@ -31,7 +31,7 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.model import shares_of_tasks
 from sponge_env.models.registry import canonical_name, resolve_model
-from sponge_env.profile import Facts, Profile, Sample, save_profile
+from sponge_env.profile import Facts, Profile, Sample, load_profile, save_profile
 
 SECONDS = 45.0
 """About how long a calibration takes."""
@@ -246,6 +246,19 @@ def calibrate_files(files: Mapping[Path, LiveConfig], seconds: float = SECONDS) 
     for (path, config), profile in zip(files.items(), found, strict=True):
         if config.model != LiveConfig().model:
             profile = dataclasses.replace(profile, name=path.stem)
+        profile = _with_better_accuracy(profile, path)
         save_profile(profile, path)
         profiles.append(profile)
     return profiles
+
+
+def _with_better_accuracy(profile: Profile, path: Path) -> Profile:
+    """Keep how often a model is right where more was looked at for the file that is replaced."""
+    try:
+        known = load_profile(path).facts.accuracy
+    except ProfileError:
+        return profile
+    found = profile.facts.accuracy
+    if known is None or (found is not None and found.count >= known.count):
+        return profile
+    return dataclasses.replace(profile, facts=dataclasses.replace(profile.facts, accuracy=known))

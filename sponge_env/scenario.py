@@ -30,7 +30,7 @@ from sponge_env.config import (
     require,
 )
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.graph import check_stages, mean_tasks
+from sponge_env.graph import check_stages, mean_tasks, predecessors
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, load_toml, read_toml
 from sponge_env.profile import load_profile
@@ -192,7 +192,10 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
 
 
 def with_own_slo(scenario: Scenario) -> Scenario:
-    """Return a scenario whose objective is what it says relative to its models."""
+    """Return a scenario whose objective is what it says relative to its models.
+
+    To be asked again wherever these, or what is measured of them, have changed since it was loaded.
+    """
     if scenario.slo_services is None:
         return scenario
     try:
@@ -205,13 +208,16 @@ def with_own_slo(scenario: Scenario) -> Scenario:
 def mean_service_s(scenario: Scenario) -> float:
     """Return what an average request takes alone, with the most accurate models at full speed.
 
-    A profile that cannot be loaded is a ``ProfileError``.
+    Of stages beside each other the slower way counts. A profile that cannot be loaded is a
+    ``ProfileError``.
     """
-    stages = zip(scenario.pipeline, mean_tasks(scenario.pipeline), strict=True)
-    return sum(
-        tasks * load_profile(stage.variants[-1].profile).fastest_s(stage.limits.cores)
-        for stage, tasks in stages
-    )
+    ends_s: list[float] = []
+    stages, tasks = scenario.pipeline, mean_tasks(scenario.pipeline)
+    for stage, leads, each in zip(stages, predecessors(stages), tasks, strict=True):
+        profile = load_profile(stage.variants[-1].profile).scaled(scenario.simulation.service_scale)
+        own_s = each * profile.fastest_s(stage.limits.cores)
+        ends_s.append(max((ends_s[k] for k in leads), default=0.0) + own_s)
+    return max(ends_s)
 
 
 def _beside(folder: Path, stage: Stage) -> Stage:

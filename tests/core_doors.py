@@ -108,8 +108,13 @@ class CoreService:
         row, sizes = models[0, 0], max(len(work_s), len(table_s))
         # A table of measured work that is used up: every batch takes the ratio at its beginning.
         parts = [np.zeros(1), np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
+        overheads_s = np.zeros(3)
+        if limit is not None:
+            overheads_s[:] = limit.dispatch_s, limit.dispatch_request_s, limit.resume_s
+        parts.append(overheads_s)
         row["replay_at"], row["work_at"] = 1, 2 + 2 * sizes
         row["served_at"] = row["work_at"] + len(work_s)
+        row["overheads_at"] = row["served_at"] + table_s.size
         row["limits"]["cores"] = table_s.shape[-1]
         row["core_unit"] = core_unit
         if limit is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,13 @@ from core_doors import CoreService
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.quota import QuotaBucket
+from scenarios import QUOTA_PROFILE, SHORT
 
+from sponge_env.config import Arrivals, Initial, Limits, Simulation, Stage, Variant
+from sponge_env.interfaces import Allocation
 from sponge_env.latency import QuotaService
+from sponge_env.profile import save_profile
+from sponge_env.system import SimulatedSystem
 
 UNIT = 1 / 16
 PERIOD_S, TICK_S = 0.02, 0.004
@@ -272,3 +279,30 @@ def test_bucket_equals_looking_at_every_step(
         service.start(begin * Kernel.STEP_S, 1, 10 * work * Kernel.STEP_S)
         end = kernel.run(begin, 10 * work)
         assert service.finish_s == pytest.approx(end * Kernel.STEP_S, abs=1e-9)
+
+
+def test_each_variant_has_overheads_of_its_own(tmp_path: Path) -> None:
+    assert QUOTA_PROFILE.quota is not None
+    slow = dataclasses.replace(QUOTA_PROFILE.quota, dispatch_s=0.05, dispatch_request_s=0.02)
+    for name, quota in (("quick", QUOTA_PROFILE.quota), ("slow", slow)):
+        save_profile(dataclasses.replace(QUOTA_PROFILE, quota=quota), tmp_path / f"{name}.json")
+    variants = tuple(
+        Variant(str(tmp_path / f"{name}.json"), 0.9, name) for name in ("quick", "slow")
+    )
+    limits = Limits(cores=16, batch=1, replicas=1)
+    rarely = dataclasses.replace(
+        SHORT,
+        stages=(Stage("model", variants, limits=limits, initial=Initial(16)),),
+        limits=limits,
+        arrivals=Arrivals(kind="constant", rate_rps=1.0),
+        simulation=Simulation(noise=0.0),
+    )
+    took_s = []
+    for variant in (0, 1):
+        system = SimulatedSystem(rarely, 0)
+        while not system.done:
+            system.step(Allocation(cores=16, batch=1, variant=variant))
+        columns = system.columns()
+        took_s.append(np.nanmin(columns["finished_s"] - columns["started_s"]))
+    least_s = QUOTA_PROFILE.quota.dispatch_s + QUOTA_PROFILE.quota.dispatch_request_s
+    assert took_s[1] - took_s[0] == pytest.approx(0.07 - least_s, abs=1e-9)

@@ -129,6 +129,7 @@ def train(argv: Sequence[str]) -> int:
     if arguments.wait:
         wait_for_machine()
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
+    scenario = with_own_slo(scenario)  # which may have been measured only now
     also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
     if arguments.backend == "live":
         arguments.envs = 1

@@ -13,7 +13,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import World
-from sponge_env.core.service import served_s
+from sponge_env.core.service import dispatched_s, served_s
 
 CHEAP = 0.95
 """Throughput that a smaller batch must keep of the larger one's, where more waits than either."""
@@ -31,16 +31,15 @@ def shortest_s(w: World, count: int) -> float:
     last = first + 1
     if first < 0 or model.by_slack:
         first, last = 0, model.variants
-    least_s, dispatch_s = math.inf, 0.0
+    least_s = math.inf
     for variant in range(first, last):
         if model.limited:
-            batch_s = w.numbers[model.work_at + variant * model.limits.batch + count - 1]
+            work_s = w.numbers[model.work_at + variant * model.limits.batch + count - 1]
+            batch_s = dispatched_s(w, variant, count) + work_s * stage.pace
         else:
-            batch_s = served_s(w, variant, count, stage.planned_cores)
+            batch_s = served_s(w, variant, count, stage.planned_cores) * stage.pace
         least_s = min(least_s, batch_s)
-    if model.limited:
-        dispatch_s = model.quota.dispatch_s + count * model.quota.dispatch_request_s
-    return dispatch_s + least_s * stage.pace
+    return least_s
 
 
 @compiled

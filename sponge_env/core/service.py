@@ -47,13 +47,20 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
     model, count = w.model, replica.batch_size
     noise = _work(w, replica.variant, count)
     if model.limited:
-        quota = model.quota
-        dispatch_s = quota.dispatch_s + count * quota.dispatch_request_s
+        begin_s = now_s + dispatched_s(w, replica.variant, count)
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
-        wake(model, replica, now_s + dispatch_s, work_s, quota.resume_s)
+        resume_s = w.numbers[model.overheads_at + 3 * replica.variant + 2]
+        wake(model, replica, begin_s, work_s, resume_s)
     else:
         replica.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise
+
+
+@inlined
+def dispatched_s(w: World, variant: int, count: int) -> float:
+    """Return the time of a batch outside the limited group, under a quota."""
+    at = w.model.overheads_at + 3 * variant
+    return w.numbers[at] + count * w.numbers[at + 1]
 
 
 @compiled

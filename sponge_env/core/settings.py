@@ -133,6 +133,9 @@ class StageSettings:
     """Whether the service model is ``quota``."""
     work_at: Position
     """(variants, batch_max) CPU seconds under a quota."""
+    overheads_at: Position
+    """(variants, 3) dispatch of a batch and of each request, and the cost of a pause, under a
+    quota; those in ``quota`` are the first variant's."""
     core_unit: float
     cpu_cores: float
     """Core units of the CPU that all replicas share."""

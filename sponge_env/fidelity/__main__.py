@@ -30,7 +30,7 @@ from sponge_env.profile import (
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 
 FRESH = timedelta(hours=1)
 """A profile that is older is measured again: a machine's speed drifts."""
@@ -87,9 +87,12 @@ class Measured(NamedTuple):
         def measured(variant: Variant) -> Variant:
             return replace(variant, profile=str(files[local_model(variant.profile) or ""]))
 
-        first = load_profile(measured(scenario.pipeline[0].variants[0]).profile)
+        first_file = measured(scenario.pipeline[0].variants[0]).profile
+        first = load_profile(first_file)
         stages = (replace(s, variants=tuple(map(measured, s.variants))) for s in scenario.stages)
-        return cls(replace(scenario, stages=tuple(stages)), first)
+        measured_now = replace(scenario, profile=first_file, stages=tuple(stages))
+        slo_s = with_own_slo(measured_now).slo_s
+        return cls(replace(scenario, stages=tuple(stages), slo_s=slo_s), first)
 
 
 def profile_files(

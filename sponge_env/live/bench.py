@@ -67,7 +67,7 @@ class Bench:
         """Take a worker; ``shown`` is whether each stage is shown on the terminal."""
         self.config = worker.config
         self._worker = worker
-        self._batches = 0
+        self._batches = self._requests = 0
         self._shown = shown
         self._bar = Progress("calibrating", 0, "step", shown=False)
 
@@ -91,8 +91,10 @@ class Bench:
         most, lost_s = self.config.cores_max, []
         size = min(PAUSED_SIZE, self.config.batch_max)
         for _ in self._steps("pauses", range(PAUSED_RUNS)):
+            first = self._requests  # the same images in both
             self._resize(most)
             full_s = self._run(size).cpu_s
+            self._requests = first
             self._resize(most // 2)
             lost_s.append(self._run(size).cpu_s - full_s)
         self._resize(most)
@@ -153,9 +155,11 @@ class Bench:
 
     def _run(self, size: int) -> BatchRun:
         now_s = self._worker.now()
+        requests = tuple(range(self._requests, self._requests + size))
         self._batches += 1
+        self._requests += size
         begin_s = time.monotonic()
-        self._worker.start(Batch(self._batches, tuple(range(size))))
+        self._worker.start(Batch(self._batches, requests))
         ended = self._worker.wait(now_s + PATIENCE_S)
         latency_s = time.monotonic() - begin_s
         if len(ended) != 1 or not ended[0].ok:

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import NamedTuple
 
 from sponge_env.console import Progress
@@ -163,11 +162,14 @@ def known_accuracies(measured: Measured, command: str) -> dict[str, Accuracy]:
     """
     source = {"source": command, "date": str(datetime.now(UTC).date())}
     known = {name: Accuracy(top_1, TOP_1_OF, 0, TOP_1_SOURCE) for name, top_1 in TOP_1.items()}
-    for (detection, recognition), result in measured.by_models.items():
+    # ascending, so that the best detection has the last word about a recognition
+    for (detection, recognition), result in sorted(
+        measured.by_models.items(), key=lambda item: item[1].recall
+    ):
         known[detection] = Accuracy(result.recall, "lines that are found", measured.lines, **source)
         found, share = round(result.recall * measured.lines), result.lines / result.recall
         read = Accuracy(share, "found lines that are read right", found, **source)
-        known[recognition] = max(read, known.get(recognition, read), key=attrgetter("share"))
+        known[recognition] = read
     return known
 
 

@@ -21,7 +21,7 @@ from sponge_env.formats import content_of
 from sponge_env.installation import data_folder
 from sponge_env.mapping import beside, from_mapping, load_toml
 from sponge_env.run.registry import file_controllers, known_controllers
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.spec import scenario_profile
 
@@ -328,7 +328,8 @@ def _cells_of(group: CellGroup, starts: Sequence[Start]) -> Iterator[Scenario]:
                 f"scenario {scenario.name!r} lists stages, which name their profiles themselves; "
                 f"leave out the profile {name!r}"
             )
-        yield dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
+        cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
+        yield with_own_slo(cell) if name else cell
 
 
 def _swept(suite: Suite, own: Sequence[Scenario]) -> Iterator[Scenario]:
@@ -421,7 +422,9 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
         some = {key: getattr(parsed, key) for key in values}
         some_changed = dataclasses.replace(getattr(scenario, table), **some)
         scenario = dataclasses.replace(scenario, **{table: some_changed})
-    return scenario
+    if "slo_s" in changes and "slo_services" not in changes:
+        return dataclasses.replace(scenario, slo_services=None)
+    return with_own_slo(scenario)
 
 
 def _parsed(scenario: Scenario, table: str, value: Any) -> Any:

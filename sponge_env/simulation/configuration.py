@@ -23,6 +23,7 @@ from sponge_env.core.settings import (
 from sponge_env.errors import ConfigError
 from sponge_env.graph import always_passed, ancestors, predecessors
 from sponge_env.interfaces import StageSpec, SystemSpec
+from sponge_env.latency import QuotaService
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.memory import MemoryPlan
@@ -110,7 +111,6 @@ class Configuration(MemoryPlan):
             self._add_service(self.models[at, k], stage, spec.stages[k], scenario, models[k])
             if self._measured_work:
                 self.models[at, k]["replay_at"] = self.numbers.add(self._measured_work[k])
-                self.models[at, k]["quota"]["resume_s"] = 0.0  # the measured times include it
         if self._listed or scenario.classes:
             row["arrival_kind"], row["network_kind"] = LISTED, INSTANT
         else:
@@ -153,7 +153,13 @@ class Configuration(MemoryPlan):
             write_table(row["quota"], quota)
             work_s = np.array([each.work_table_s(limits.batch) for each in profiles])
             row["work_at"] = self.numbers.add(work_s)
-            slowest_s = quota.slowest_s(float(work_s.max()), profile.core_unit)
+            quotas = [each.quota for each in profiles if each.quota]
+            row["overheads_at"] = self.numbers.add(
+                # works that were measured include what pauses cost
+                [_overheads_s(each, pauses=not self._measured_work) for each in quotas]
+            )
+            most_s, unit = float(work_s.max()), profile.core_unit
+            slowest_s = max(each.slowest_s(most_s, unit) for each in quotas)
             if 2 * self._most_replicas(stage) > spec.cpu_cores:
                 slowest_s = scenario.duration_s  # those that drain slow each other down
         else:
@@ -193,6 +199,11 @@ def shortest_s(
             fastest_s = min(float(model.service_table_s(1, 1)[0, 0]) for model in models)
         ends_s.append(max((ends_s[i] for i in leads), default=0.0) + fastest_s * passed[k])
     return max(ends_s)
+
+
+def _overheads_s(quota: QuotaService, pauses: bool) -> tuple[float, float, float]:
+    """Return what batches of a variant take beside their work."""
+    return quota.dispatch_s, quota.dispatch_request_s, quota.resume_s if pauses else 0.0
 
 
 def _bits(places: Iterable[int]) -> int:
