@@ -25,7 +25,7 @@ from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
 from sponge_env.run.suite import changed
 from sponge_env.run.unit import check_scenario
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 
 from .. import LEARNERS
 from ..policy import POLICY_FILE, load_policy
