@@ -6,9 +6,9 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 # The demo, made to fit in eight minutes.
-DEMO_AGENTS := sponge-ip ppo fa2 static-8
+DEMO_AGENTS := sponge-mpc ppo fa2
 DEMO_STEPS := 1000000
-DEMO_SECONDS := 60
+DEMO_SECONDS := 30
 
 # The comparison, and what python -m sponge_env.fidelity wrote if it is to stand beside it.
 RESULTS := runs/results
@@ -42,10 +42,12 @@ $(INSTALLED): pyproject.toml
 	$(PY) -m sponge_env.run.precompile
 	@touch $@
 
-demo: setup  ## calibrate this machine, train PPO, compare four controllers, simulated beside live
+demo: setup  ## calibrate this machine, train PPO, compare controllers, simulated beside live
 	$(PY) -m sponge_env.calibrate
 	$(PY) train.py --agent ppo --scenario local --steps $(DEMO_STEPS)
 	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local --backend both --duration $(DEMO_SECONDS)
+	$(PY) -m sponge_env.calibrate --scenario ocr --seconds 20
+	$(PY) evaluate.py --agent sponge-mpc proportional-split --scenario ocr --backend both --duration $(DEMO_SECONDS)
 
 test: setup  ## lint, check types, and run all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint kernels

@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 
 from sponge_env import cli
-from sponge_env.calibration import SECONDS, calibrate_files
+from sponge_env.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError
 from sponge_env.installation import require_extra
@@ -33,8 +33,6 @@ from sponge_env.scenario import load_scenario
 
 IMAGES = 100
 """Drawn images on which accuracy is measured."""
-SCENARIO_SECONDS = 75.0
-"""The same of all models of a scenario, beside their loading."""
 POOR_FIT = 0.15
 """Mean absolute relative error of a fit from which on there is something to be said of it."""
 
@@ -89,8 +87,8 @@ def _run(argv: Sequence[str]) -> int:
     said = "cores in one unit (default: all units are one core)"
     add("--core-unit", type=float, help=said)
     add("--batch", type=at_least_2, help="largest batch (default: 16)")
-    said = f"about how long to measure (default: {SECONDS:g}, of a scenario "
-    add("--seconds", type=float, help=f"{said}{SCENARIO_SECONDS:g})")
+    said = f"about how long to measure (default: {SECONDS:g}, of several models "
+    add("--seconds", type=float, help=f"{said}{SEVERAL_SECONDS:g})")
     said = f"means to limit CPU: {', '.join(limiters)}"
     add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
     said = "instead, measure how well OCR reads so many drawn images, "
@@ -116,7 +114,7 @@ def _run(argv: Sequence[str]) -> int:
         limiter=args.limiter,
     )
     path = args.out or local_profile_path(config.model)
-    files, seconds = {path: config}, SECONDS
+    files = {path: config}
     if args.scenario:
         for name in ("model", "cores", "core_unit", "batch", "out"):
             if getattr(args, name) is not None:
@@ -125,11 +123,8 @@ def _run(argv: Sequence[str]) -> int:
                 )
         configs = _of_scenario(args.scenario, args.limiter)
         files = {local_profile_path(config.model): config for config in configs}
-        seconds = SCENARIO_SECONDS
-    if args.seconds is not None:
-        seconds = args.seconds
     with cli.terminate_like_interrupt():
-        profiles = calibrate_files(files, seconds)
+        profiles = calibrate_files(files, args.seconds)
     for (path, config), profile in zip(files.items(), profiles, strict=True):
         sys.stdout.write(f"model       {config.model}\n{summary(profile)}\nsaved       {path}\n")
     if path != local_profile_path() and not args.scenario:

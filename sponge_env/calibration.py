@@ -35,6 +35,8 @@ from sponge_env.profile import Facts, Profile, Sample, load_profile, save_profil
 
 SECONDS = 45.0
 """About how long a calibration takes."""
+SEVERAL_SECONDS = 75.0
+"""The same of several models, beside their loading."""
 FEW_IMAGES = 20
 """Drawn images on which accuracy is measured by the way."""
 QUANTILES = 21
@@ -117,7 +119,10 @@ class Calibration(AbstractContextManager["Calibration"]):
     def profile(self) -> Profile:
         """Put the profile together."""
         config, alone, launcher = self._config, self._alone, self._worker.launcher
-        profile = build_profile(config, self._grid, alone.latency_s, self._worker.limiter)
+        try:
+            profile = build_profile(config, self._grid, alone.latency_s, self._worker.limiter)
+        except ProfileError as error:
+            raise ProfileError(f"{config.model}: {error}") from None
         profile = dataclasses.replace(profile, facts=_facts(config.model, alone))
         if config.physical_cores(config.cores_max) > 1:
             return profile  # the token bucket of the simulator is one CPU's
@@ -231,16 +236,17 @@ def _host_facts() -> dict[str, str | int | None]:
     return describe_host() | facts | {name: versions[name] for name in ("python", "onnxruntime")}
 
 
-def calibrate_to(path: Path, config: LiveConfig, seconds: float = SECONDS) -> Profile:
-    """Calibrate with progress on the terminal, and save the profile."""
-    (profile,) = calibrate_files({path: config}, seconds)
-    return profile
+def calibrate_files(
+    files: Mapping[Path, LiveConfig], seconds: float | None = None
+) -> list[Profile]:
+    """Calibrate models with progress on the terminal, and save each profile in its file.
 
-
-def calibrate_files(files: Mapping[Path, LiveConfig], seconds: float = SECONDS) -> list[Profile]:
-    """Calibrate several models with progress on the terminal, and save each profile in its file."""
+    It takes the usual time if none is given.
+    """
     for path in files:
         check_writable(path)
+    if seconds is None:
+        seconds = SECONDS if len(files) == 1 else SEVERAL_SECONDS
     found = calibrate_all([*files.values()], seconds, shown=True)
     profiles = []
     for (path, config), profile in zip(files.items(), found, strict=True):

@@ -27,12 +27,11 @@ LOG = logging.getLogger("sponge_env")
 def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
     """Load the scenario's profile; measure this machine first if a live run needs it."""
     if backend == "live":
-        from sponge_env.calibration import calibrate_to
+        from sponge_env.calibration import calibrate_files
 
-        for config in calibrations([scenario], limiter):
-            path = local_profile_path(config.model)
-            if not path.exists():
-                calibrate_to(path, config)
+        models = {local_profile_path(c.model): c for c in calibrations([scenario], limiter)}
+        if missing := {path: config for path, config in models.items() if not path.exists()}:
+            calibrate_files(missing)
     return scenario_profile(scenario)
 
 
@@ -48,6 +47,10 @@ def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list[LiveCo
         for variant in stage.variants:
             if (model := local_model(variant.profile)) is not None:
                 batches[model] = max(batches.get(model, usual[model]), stage.limits.batch)
+    names = {local_profile_path(model).stem: model for model in batches}
+    for model in batches:
+        if (other := names[local_profile_path(model).stem]) != model:
+            raise ConfigError(f"{model} and {other} would share a profile; rename one of the files")
     return [LiveConfig(model=m, batch_max=b, limiter=limiter) for m, b in batches.items()]
 
 

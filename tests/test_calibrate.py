@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -19,11 +20,21 @@ from sponge_env.calibration import (
     calibrate,
     interpolate_work,
 )
+from sponge_env.config import Stage, Variant
 from sponge_env.errors import ConfigError
+from sponge_env.factory import calibrations
 from sponge_env.latency import LatencyModel
-from sponge_env.live.bench import BatchRun, Grid
+from sponge_env.live.bench import WORK_RUNS, BatchRun, Grid
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile, load_profile, local_profile_path, save_profile
+from sponge_env.profile import (
+    Accuracy,
+    Facts,
+    Profile,
+    load_profile,
+    local_profile_path,
+    save_profile,
+)
+from sponge_env.scenario import Scenario
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
 
@@ -240,3 +251,57 @@ def test_what_cannot_be_calibrated_is_refused(config: LiveConfig, reason: str) -
 def test_a_scenario_says_itself_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate_module.main(["--scenario", "ocr", "--batch", "8"]) == 2
     assert "leave out --batch" in capsys.readouterr().err
+
+
+def test_models_take_turns_between_their_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+
+    class Noted:
+        def __init__(self, config: LiveConfig, shown: bool) -> None:
+            self.name = config.model
+
+        def __enter__(self) -> Noted:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            done.append((self.name, "closed"))
+
+        def begin(self) -> None:
+            done.append((self.name, "loaded"))
+
+        def run_at_full_speed(self, runs: int, again: bool = False) -> None:
+            done.extend([(self.name, "work")] * runs)
+
+        def run_grid(self, end_s: float) -> None:
+            done.append((self.name, "grid"))
+
+        def profile(self) -> str:
+            return self.name
+
+    monkeypatch.setattr(calibration, "Calibration", Noted)
+    found = calibration.calibrate_all([LiveConfig(model=name) for name in "ab"], seconds=1.0)
+    assert found == ["a", "b"]
+    order = "".join(name if what == "work" else what[0] for name, what in done)
+    assert order == "ll" + "aaabbb" + "g" + "aaabbb" + "g" + "aaabbb" + "cc"
+    assert sum(each == ("a", "work") for each in done) >= WORK_RUNS
+
+
+def test_more_that_was_looked_at_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_accuracy(count: int) -> Profile:
+        accuracy = Accuracy(0.9, "lines", count, "somebody")
+        return dataclasses.replace(load_profile("lite0"), facts=Facts(accuracy=accuracy))
+
+    path = tmp_path / "here.json"
+    for measured, kept in ((10, 10), (5, 10), (20, 20)):
+        found = [with_accuracy(measured)]
+        monkeypatch.setattr(calibration, "calibrate_all", lambda *_, found=found, **__: found)
+        calibration.calibrate_files({path: LiveConfig()})
+        accuracy = load_profile(path).facts.accuracy
+        assert accuracy is not None
+        assert accuracy.count == kept
+
+
+def test_two_files_of_one_name_do_not_share_a_profile() -> None:
+    stages = tuple(Stage(n, (Variant(f"local:{n}/net.onnx"),)) for n in ("first", "second"))
+    with pytest.raises(ConfigError, match=r"first/net\.onnx and second/net\.onnx would share"):
+        calibrations([Scenario("two", stages=stages)], "auto")

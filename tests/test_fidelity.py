@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -312,6 +312,15 @@ def test_a_worker_that_dies_ends_the_command_with_a_sentence(
     assert "error: replicas die one after another" in capsys.readouterr().err
 
 
+def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> None:
+    save_profile(PROFILE, tmp_path / "slow.json")
+    model = Variant("local:ocr-det-v5")
+    relative = Scenario("relative", slo_services=8.0, stages=(Stage("one", (model,)),))
+    place = command.Measured.of(relative, {"ocr-det-v5": tmp_path / "slow.json"})
+    assert place.scenario.slo_s == float(f"{8 * PROFILE.fastest_s(16):.2g}")
+    assert place.profile == PROFILE
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -352,10 +361,15 @@ def test_an_old_profile_is_measured_again(
     old = dataclasses.replace(PROFILE, date=date)
     save_profile(old, tmp_path / "local.json")
     new = dataclasses.replace(PROFILE, name="new")
-    monkeypatch.setattr(command, "calibrate_to", lambda *_: new)
-    used: Profile = command.profile_of(
-        tmp_path / "local.json", again, LiveConfig(), tmp_path / "p.json"
-    )
+
+    def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
+        for path in files:
+            save_profile(new, path)
+
+    monkeypatch.setattr(command, "calibrate_files", calibrate_files)
+    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
+    (file,) = command.profile_files([SCENARIO], again, "auto", tmp_path / "here").values()
+    used = load_profile(file)
     assert used == (new if measured else old)
 
 

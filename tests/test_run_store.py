@@ -12,7 +12,9 @@ from scenarios import SHORT
 from unit_runs import IDENTITY
 from unit_runs import result as run
 
+from sponge_env.config import Stage, Variant
 from sponge_env.errors import RunDirectoryError
+from sponge_env.profile import Facts, load_profile, save_profile
 from sponge_env.results.schema import IntervalMetrics, names
 from sponge_env.run.bounds import BoundUnit
 from sponge_env.run.read import (
@@ -22,8 +24,9 @@ from sponge_env.run.read import (
     load_latencies,
     load_results,
 )
-from sponge_env.run.store import RunStore
+from sponge_env.run.store import RunStore, scenario_fingerprint
 from sponge_env.run.unit import AgentUnit
+from sponge_env.scenario import Scenario
 
 TINY = dataclasses.replace(SHORT, duration_s=5.0)
 UNIT = AgentUnit("eight", "baselines.rules:static_8", {}, "vertical", TINY, seeds=2)
@@ -209,3 +212,15 @@ def test_the_profile_counts_by_what_it_says(
     before = unit.fingerprint()
     path.write_text((shipped / "resnet18.json").read_text())
     assert unit.fingerprint() != before
+
+
+def test_a_result_belongs_to_the_profiles_of_all_stages(tmp_path):
+    def fingerprint_with(scale: float, **facts: float) -> str:
+        first, second = load_profile("resnet18"), load_profile("yolov5s").scaled(scale)
+        for name, profile in (("a", first), ("b", second)):
+            profile = dataclasses.replace(profile, facts=Facts(**facts))
+            save_profile(profile, tmp_path / f"{name}.json")
+        stages = tuple(Stage(n, (Variant(str(tmp_path / f"{n}.json")),)) for n in "ab")
+        return scenario_fingerprint(Scenario("two", stages=stages))
+
+    assert fingerprint_with(1.0) == fingerprint_with(1.0, load_cpu_s=3.0) != fingerprint_with(1.1)

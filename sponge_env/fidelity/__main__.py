@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from sponge_env import cli
-from sponge_env.calibration import calibrate_to
+from sponge_env.calibration import calibrate_files
 from sponge_env.config import Limiter, Start, Variant
 from sponge_env.errors import ConfigError
 from sponge_env.factory import calibrations, check_live, here
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
-from sponge_env.live.replica import LiveConfig
 from sponge_env.profile import (
     LOCAL,
     Profile,
@@ -98,25 +97,23 @@ class Measured(NamedTuple):
 def profile_files(
     scenarios: Sequence[Scenario], again: bool | None, limiter: Limiter, folder: Path
 ) -> dict[str, Path]:
-    """Keep this machine's profiles of all models of the scenarios in a folder; see profile_of."""
-    files = {}
-    for config in calibrations(scenarios, limiter):
-        path = local_profile_path(config.model)
-        copy = files[config.model] = folder / path.name.replace(LOCAL, "profile", 1)
-        profile_of(path, again, config, copy)
-    return files
+    """Keep this machine's profiles of all models of the scenarios in a folder, by model.
 
-
-def profile_of(path: Path, again: bool | None, config: LiveConfig, copy: Path) -> Profile:
-    """Load a model's profile, or measure it for this comparison alone; keep it in ``copy``.
-
-    It is measured if there is none, or if ``again``; if that is None, when it is not fresh.
+    They are measured, for this comparison alone, if one is missing, or if ``again``; if that is
+    None, when one is not fresh. All are then: what is compared is measured at the same time.
     """
-    profile = load_profile(path) if path.exists() else None
-    if profile is None or again or (again is None and not _is_fresh(profile)):
-        return calibrate_to(copy, config)
-    save_profile(profile, copy)
-    return profile
+    configs = {config.model: config for config in calibrations(scenarios, limiter)}
+    paths = {model: local_profile_path(model) for model in configs}
+    files = {
+        model: folder / path.name.replace(LOCAL, "profile", 1) for model, path in paths.items()
+    }
+    found = [load_profile(path) for path in paths.values() if path.exists()]
+    if again or len(found) < len(paths) or (again is None and not all(map(_is_fresh, found))):
+        calibrate_files({files[model]: config for model, config in configs.items()})
+    else:
+        for profile, copy in zip(found, files.values(), strict=True):
+            save_profile(profile, copy)
+    return files
 
 
 def _is_fresh(profile: Profile) -> bool:

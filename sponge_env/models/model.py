@@ -16,7 +16,7 @@ from sponge_env.errors import ConfigError
 Array = NDArray[Any]
 
 SAMPLES = 4
-"""Inputs that a model is shown in turn where requests bring none."""
+"""Inputs that a model is shown where requests bring none."""
 
 
 class TensorSpec(NamedTuple):

@@ -76,6 +76,8 @@ def evaluate(argv: Sequence[str]) -> int:
         wait_for_machine()
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
     with cli.terminate_like_interrupt(), ExitStack() as opened:
+        if arguments.json:
+            check_writable(arguments.json)
         if "live" in backends and _measure(suite, arguments.limiter):
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
         if _holds_something(arguments.run_dir):  # may be refused, before CPUs are waited for
@@ -304,8 +306,6 @@ def _check(
     from sponge_env.run.unit import AgentUnit, check_scenario
     from sponge_env.spec import make_spec
 
-    if arguments.json:
-        check_writable(arguments.json)
     (scenario,) = cells(suite)
     for backend in work:
         profile = check_scenario(scenario, backend, arguments.limiter)

@@ -39,16 +39,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sponge_env.config import Backend, Limiter
+from sponge_env.config import Backend, Limiter, as_name
 from sponge_env.errors import RunDirectoryError
 from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.formats import RESERVED, find_trace
 from sponge_env.installation import bundled, describe_host, describe_versions
-from sponge_env.profile import save_profile
+from sponge_env.profile import Profile, load_profile, save_profile
 from sponge_env.results.schema import CELL, EpisodeMetrics, declared, names
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
 from sponge_env.scenario import Scenario
-from sponge_env.spec import scenario_profile
+from sponge_env.spec import scenario_profile, stage_profiles
 
 if TYPE_CHECKING:
     from sponge_env.run.unit import Unit
@@ -93,9 +93,11 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
     What is as by default is left out, so that a further key changes no fingerprint, and so are
     the keys (``key`` or ``table.key``) in ``without``.
     """
-    profile = asdict(scenario_profile(scenario))
-    del profile["facts"]  # nothing follows from them
-    data = asdict(scenario) | {"profile": profile}
+    profile = scenario_profile(scenario)
+    data = asdict(scenario) | {"profile": _measured(profile)}
+    for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):
+        for variant, own in zip(stage["variants"], profiles, strict=True):
+            variant["profile"] = _measured(own)
     if scenario.arrivals.file is not None:
         data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
     if (trace := scenario.network.trace) not in RESERVED:
@@ -104,6 +106,13 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
         table, _, key = path.rpartition(".")
         del (data[table] if table else data)[key]
     return fingerprint(_beyond(data, asdict(Scenario(scenario.name))))
+
+
+def _measured(profile: Profile) -> dict[str, Any]:
+    """Return what results depend on."""
+    data = asdict(profile)
+    del data["facts"]
+    return data
 
 
 def conditions_fingerprint(scenario: Scenario) -> str:
@@ -194,9 +203,10 @@ class RunStore:
         definition["agents"] = found.get("definition", {}).get("agents", {}) | definition["agents"]
         shown = {"definition": definition, "arrangement": asdict(arranged(suite))}
         write_json(self.path / _DEFINITION, found | shown)
-        for scenario in {cell.profile: cell for cell in cells(suite)}.values():
-            name = f"{Path(scenario.profile).stem}.json"
-            save_profile(scenario_profile(scenario), self.path / "profiles" / name)
+        stages = [stage for cell in cells(suite) for stage in cell.pipeline]
+        for name in {variant.profile for stage in stages for variant in stage.variants}:
+            file = f"{as_name(Path(name).stem)}.json"
+            save_profile(load_profile(name), self.path / "profiles" / file)
         describe(self.path, command)
 
     def file(self, kind: str, unit: Unit, end: str) -> Path:
