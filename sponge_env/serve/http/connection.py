@@ -204,7 +204,7 @@ class Connection(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-                gone = (cycle.scope.get("extensions") or {}).get(GONE)
+                gone: Any = (cycle.scope.get("extensions") or {}).get(GONE)
                 if gone is not None and not gone.done():
                     gone.set_result(None)
 
