@@ -107,16 +107,16 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	  $(PY) train.py --agent ppo --scenario $$1 $$2 --run-dir runs/fidelity/ppo-$$1; \
 	}; \
 	compare() { \
-	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 --agent $$3 --out runs/fidelity/$$1 \
-	    --option ppo.policy=runs/fidelity/ppo-$$4/policy.safetensors; \
+	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 --agent $$3 --duration $$5 \
+	    --out runs/fidelity/$$1 --option ppo.policy=runs/fidelity/ppo-$$4/policy.safetensors; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
 	learn ocr "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
 	learn variants-local "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)"; \
 	learn local "--also flash-crowd-local --steps 2000000"; \
-	compare ocr ocr "sponge-ip sponge-mpc proportional-split ppo" ocr; \
-	compare variants variants-local "sponge-ip sponge-mpc slackfit ppo" variants-local; \
-	compare programs "local flash-crowd-local" "sponge-mpc sponge-joint ppo" local
+	compare ocr ocr "sponge-ip sponge-mpc proportional-split ppo" ocr 45; \
+	compare variants variants-local "sponge-ip sponge-mpc slackfit ppo" variants-local 45; \
+	compare programs "local flash-crowd-local" "sponge-mpc sponge-joint ppo" local 60
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.results.documentation

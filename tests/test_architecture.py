@@ -64,7 +64,7 @@ DOORS = {
         "sponge_env/serve/http/connection.py",
         "sponge_env/serve/http/shared.py",
     },
-    "uvloop": {"sponge_env/serve/app.py"},
+    "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/__main__.py"},
     "grpc": {"sponge_env/serve/rpc/service.py"},
     "google": {"sponge_env/serve/rpc/protos.py", "sponge_env/serve/rpc/service.py"},
     "matplotlib": {

@@ -257,3 +257,17 @@ def test_views_show_the_arrivals_of_the_last_interval() -> None:
     assert view.arrivals.tolist() == [0] * HISTORY
     with pytest.raises(RuntimeError, match="keeps no ledger"):
         system.columns()
+
+
+def test_a_batch_leaves_out_what_it_would_make_late() -> None:
+    """A batch of ten takes 100 ms; what comes meanwhile has 15 ms left then, enough for itself."""
+    system = served_system(ONE_CPU, QUOTA_PROFILE)
+    client = Client(system)
+    for _ in range(10):
+        client.at(0.01, client.submit, 5.0)
+    for budget_s in (0.075, 1.0, 1.0, 1.0):
+        client.at(0.05, client.submit, budget_s)
+    metrics = system.step(Allocation(16, 16))
+    assert (metrics.on_time, metrics.late, metrics.dropped) == (14, 0, 0)
+    sizes = [reply.batch for (reply,) in client.replies.values()]
+    assert sizes == [10] * 10 + [1, 3, 3, 3]

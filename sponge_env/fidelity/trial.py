@@ -166,20 +166,23 @@ class Subject:
         tables = [work.table() for work in was.works]
         episodes: dict[Kind, EpisodeMetrics] = {
             "live": live,
-            "simulated": self._play("sim", repetition, self._simulated(repetition, was.tasks)),
+            "simulated": self._play("sim", repetition, self.simulated(repetition, was.tasks)),
             "replayed": self._play(
-                "sim", repetition, self._simulated(repetition, was.tasks, tables)
+                "sim", repetition, self.simulated(repetition, was.tasks, tables)
             ),
         }
         return [Trial(kind, repetition, e, was.cpu_ratio) for kind, e in episodes.items()]
 
-    def _simulated(
-        self, repetition: int, tasks: Mapping[int, int], works: Sequence[FloatArray] = ()
+    def simulated(
+        self,
+        repetition: int,
+        tasks: Mapping[int, int] | None = None,
+        works: Sequence[FloatArray] = (),
     ) -> SimulatedSystem:
         """Build the simulated counterpart of a live run, with its batches' CPU times if given."""
         workload = draw_workload(self.scenario, self.profile, self.seed)
         system = SimulatedSystem(self.scenario, repetition, self.profile, workload, works)
-        system.tell(tasks)
+        system.tell(tasks or {})
         return system
 
     def _play(self, backend: Backend, repetition: int, system: System) -> EpisodeMetrics:

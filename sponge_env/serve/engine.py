@@ -45,11 +45,11 @@ class ServingEngine:
         self.error: SpongeError | None = None
         """Why it could not go on."""
         self._system, self._make_controller, self._sinks = system, make_controller, list(sinks)
-        self._agent, self._controller = agent, self._started(agent)
         self._next: deque[tuple[str, Controller]] = deque(maxlen=1)
         self._complained = self._stopped = False
         self._ready = True
         self._view = system.view()
+        self._agent, self._controller = agent, self._started(agent)
         self._snapshot = self._shown(self._view)
         self._thread = threading.Thread(target=self._serve, name="sponge-serving", daemon=True)
         self._thread.start()
@@ -96,9 +96,15 @@ class ServingEngine:
         self.drain(0.0)
 
     def _started(self, agent: str) -> Controller:
-        """Make a controller that is ready to decide; this may take a while."""
-        controller = self._make_controller(agent)
-        start(controller, self._system.spec, 0)
+        """Make a controller that is ready to decide; this may take a while.
+
+        It decides once in vain, so that nothing has to be compiled while clients wait.
+        """
+        controller, spec = self._make_controller(agent), self._system.spec
+        start(controller, spec, 0)
+        with suppress(SpongeError):  # which shows again, and is said, when it is in charge
+            decision(controller, self._view, spec)
+            start(controller, spec, 0)
         return controller
 
     def _serve(self) -> None:

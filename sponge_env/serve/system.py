@@ -147,6 +147,8 @@ class ServedSystem(LiveSystem):
         self._closing_s = math.inf
         self._ended_s = 0.0
         """When the last interval was to end."""
+        self._waiting = False
+        """Whether anything may wait in any stage: if not, there is nothing to look after."""
         self._dropped = Status.EXPIRED
         super().__init__(unending(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()
@@ -246,7 +248,10 @@ class ServedSystem(LiveSystem):
         return now_s >= until_s or self.is_closed
 
     def _take_in(self, now_s: float, until_s: float) -> float:
-        next_s = entry.look_after(self._arrays, self._metrics, now_s)
+        next_s = math.inf
+        if self._waiting:
+            next_s = entry.look_after(self._arrays, self._metrics, now_s)
+            self._waiting = next_s < math.inf
         if self.inbox:
             next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
         # A request may still be answered at its deadline: it expires after that.
@@ -288,6 +293,7 @@ class ServedSystem(LiveSystem):
         self._free.pop()
         self._by_ticket[ticket] = self._open[row] = Open(ticket, row, now_s, done)
         self.worker.bring(ticket, call.tensor)
+        self._waiting = True
         return deadline_s
 
     def _refuse(self, done: Callable[[Reply], None], now_s: float, late_by_s: float) -> None:
@@ -301,6 +307,9 @@ class ServedSystem(LiveSystem):
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
             self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
 
+    def _start(self, k: int) -> bool:
+        return self._waiting and super()._start(k)
+
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
         self._rows_in[batch.id] = own = rows.tolist()
         for row in own:
@@ -310,6 +319,8 @@ class ServedSystem(LiveSystem):
     def _end(self, completion: Completion) -> None:
         super()._end(completion)
         batch = completion.batch
+        if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
+            self._waiting = True
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
         if completion.ok:
             took_s = completion.finished_s - completion.started_s

@@ -170,9 +170,10 @@ def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Playe
         batch = Batch(number, tuple(range(size)))
         completions.append(Completion(batch, 0, 0.0, 1.0, True, cpu_s))
     rows = {}
-    for kind, work in (("simulated", None), ("replayed", MeasuredWork(completions, work_s))):
+    measured_work = [MeasuredWork(completions, work_s).table()]
+    for kind, works in (("simulated", []), ("replayed", measured_work)):
         run = Run.of(agent, subject.scenario, "sim", subject.seed)
-        rows[kind] = _collect(subject.simulated(repetition, work), controller, run)
+        rows[kind] = _collect(subject.simulated(repetition, works=works), controller, run)
     return rows
 
 

@@ -204,7 +204,8 @@ class Connection(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-                gone: Any = (cycle.scope.get("extensions") or {}).get(GONE)
+                extensions: Any = cycle.scope.get("extensions") or {}
+                gone = extensions.get(GONE)
                 if gone is not None and not gone.done():
                     gone.set_result(None)
 

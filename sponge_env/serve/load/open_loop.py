@@ -150,9 +150,9 @@ class OpenLoop:
             if arrival_s > self.ends_s:
                 ended[at:] = ON_THE_WAY
                 return
-            wait_s = arrival_s - self._now_s()
-            # Also where it is late: whoever is under way has to have a turn.
-            await asyncio.sleep(max(0.0, wait_s))
+            await asyncio.sleep(0)  # also where it is late: those under way have to have a turn
+            while (wait_s := arrival_s - self._now_s()) > 0:  # timers may fire a little early
+                await asyncio.sleep(wait_s)
             group.create_task(self._send(at, *bodies[at % len(bodies)]))
 
     async def _send(self, at: int, body: bytes, length: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-
 from sponge_env.serve.interface import Engine
 from sponge_env.serve.monitor.history import History, Watch
 from sponge_env.serve.monitor.metrics import ServerMetrics
@@ -26,7 +24,7 @@ def monitored(engine: Engine, interval_s: float) -> Iterator[Extras]:
     with closing(Watch(engine, history, every_s=min(SELDOM_S, interval_s / LOOKS))) as watch:
         watch.start()
         resources = {
-            "/metrics": Resource(CONTENT_TYPE_PLAIN_0_0_4, lambda _: metrics.exposition()[1]),
+            "/metrics": Resource(metrics.exposition()[0], lambda _: metrics.exposition()[1]),
             "/state": Resource("application/json", lambda q: state(engine, history, since(q))),
             # it tells nothing by itself
             "/": Resource(CONTENT_TYPE, lambda _: page(), page_headers(), open=True),
