@@ -162,8 +162,10 @@ async def send(server: Server, request: bytes) -> str:
         return str(fields(head.removesuffix(HEAD_END))[0])
     except TimeoutError:
         return "unanswered" if is_whole(request) else "waits for more"
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return "closed"
+    except ConnectionError:
+        return "reset"
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return "broken answer"
     finally:
         writer.transport.abort()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
@@ -61,7 +61,7 @@ def output(headers: Mapping[str, str], body: bytes) -> Array:
 class LeanClient:
     """One connection that is kept; a request goes out as it was made, and its answer is read."""
 
-    def __init__(self, server: Server, rows: Sequence[Array], slo_ms: float | None = None) -> None:
+    def __init__(self, server: Server, rows: Array, slo_ms: float | None = None) -> None:
         """Make requests for rows; without an SLO they have whatever the server takes for one."""
         said = {} if slo_ms is None else {"slo_ms": slo_ms}
         self._requests = [infer_request(server, row, said) for row in rows]
@@ -83,7 +83,7 @@ class LeanClient:
         while end < 0:
             filled += self._more(room[filled:])
             end = self._room.find(HEAD_END, 0, filled)
-        status, headers = fields(self._room[:end])
+        status, headers = fields(bytes(room[:end]))
         whole = end + len(HEAD_END) + int(headers.get("content-length", 0))
         while filled < whole:
             filled += self._more(room[filled:])
@@ -106,12 +106,12 @@ class LeanClient:
 class TritonClient:
     """``tritonclient`` over HTTP or gRPC, with a tensor made for each request, as its users do."""
 
-    def __init__(self, server: Server, rows: Sequence[Array], grpc: bool) -> None:
+    def __init__(self, server: Server, rows: Array, grpc: bool) -> None:
         """Connect."""
         if grpc:
-            import tritonclient.grpc as library
+            import tritonclient.grpc as library  # type: ignore[import-untyped]
         else:
-            import tritonclient.http as library
+            import tritonclient.http as library  # type: ignore[import-untyped]
         port = server.grpc_port if grpc else server.port
         metadata = server.metadata
         self._library, self._model = library, server.model
@@ -131,7 +131,6 @@ class TritonClient:
         tensor = self._library.InferInput(self._input["name"], row.shape, self._input["datatype"])
         tensor.set_data_from_numpy(row)
         wanted = self._library.InferRequestedOutput(self._output)
-        found: Array = self._client.infer(self._model, [tensor], outputs=[wanted]).as_numpy(
-            self._output
-        )
-        return found[0]
+        answer = self._client.infer(self._model, [tensor], outputs=[wanted])
+        found: Array = answer.as_numpy(self._output)[0]
+        return found

@@ -82,7 +82,7 @@ def servers(name: str, model: OnnxModel, python: Path | None) -> Iterator[list[S
         yield found
 
 
-def clients(server: Server, rows: Sequence[NDArray[Any]], stack: ExitStack) -> dict[str, Call]:
+def clients(server: Server, rows: NDArray[Any], stack: ExitStack) -> dict[str, Call]:
     """Connect to a server in all ways."""
     return {
         f"{server.name}, lean client": stack.enter_context(LeanClient(server, rows)).answer,
@@ -132,7 +132,7 @@ def print_latencies(times: Mapping[str, NDArray[np.float64]]) -> None:
     print("\n".join(aligned([headings, *rows])), end="\n\n")
 
 
-def saturate(server: Server, rows: Sequence[NDArray[Any]], seconds: float) -> int:
+def saturate(server: Server, rows: NDArray[Any], seconds: float) -> int:
     """Keep so many connections busy for a while; return how many answers came."""
     until_s, counts = time.perf_counter() + seconds, Counter[int]()
 

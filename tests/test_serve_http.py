@@ -127,6 +127,15 @@ def test_what_is_no_http_is_refused(
     assert not caplog.records
 
 
+def test_whoever_still_sends_is_told_why_not(wire: Wire) -> None:
+    wire.send(b"POST / HTTP/1.1\r\nno colon\r\n\r\n")
+    assert wire.socket.recv(1, socket.MSG_PEEK)  # it is refused
+    for _ in range(5):  # the first of these would be told of a reset, the next would fail
+        wire.send(b"x" * 100_000)
+    assert wire.answer().status == 400
+    assert wire.closed()
+
+
 def test_an_upgrade_is_not_made(wire: Wire) -> None:
     asked = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
     assert wire.send(request(method="GET", path="/v2", **asked)).answer().status == 200

@@ -19,6 +19,9 @@ from sponge_env.serve.http.body import EXTENSION, GONE
 from sponge_env.serve.http.corked import Corked
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
 
+LINGER_S = 1.0
+"""How long a refused client is read on, so that it reads why, and not that it was reset."""
+
 
 class Connection(HttpToolsProtocol):
     """Parses one connection; :class:`InPlace` brings it what arrives."""
@@ -28,7 +31,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(**named)
         self.shared = shared
         self._parsed_bytes = self._chunk_bytes = 0
-        self._begun, self._in_headers = False, True
+        self._begun, self._in_headers, self._left = False, True, False
         self._body: memoryview | None = None
         self._filled = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -42,6 +45,7 @@ class Connection(HttpToolsProtocol):
         self._start_timer()
         if len(self.connections) > self.shared.options.most_connections:
             self._refuse(RefusedError(503, "too many connections"))
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -59,6 +63,8 @@ class Connection(HttpToolsProtocol):
 
     def written(self, size: int) -> None:
         """Take so many bytes that were written there."""
+        if self._left:
+            return
         if self._body is None:
             self._parsed_bytes += size
             self.data_received(self.shared.scratch[:size])  # type: ignore[arg-type]
@@ -186,13 +192,24 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, refusal: RefusedError) -> None:
         """Answer and close; what has been answered already is only closed."""
         self.shared.refused += 1
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._left:
             return
         current = self.cycle if self.cycle and self.cycle.scope is self.scope else None
         if current is None or not current.response_started:
             self.transport.write(refusal.response)
         self._abandon()
-        self.transport.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Say that nothing more comes, and read on for a while what is of no use.
+
+        To close at once would tell a client that still sends that the connection was reset.
+        """
+        self._left = True
+        self._forget()
+        self.transport.write_eof()
+        self._stop_timer()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _abandon(self) -> None:
         """Tell the application that nobody waits for what it works on.
