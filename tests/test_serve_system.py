@@ -14,7 +14,7 @@ from sponge_env.config import Initial, Limits, Simulation
 from sponge_env.interfaces import BY_SLACK, HISTORY, Allocation, StageAllocation
 from sponge_env.scenario import Scenario
 from sponge_env.serve.interface import Status
-from sponge_env.serve.system import ServedSystem
+from sponge_env.serve.system import TICK_S, ServedSystem
 
 ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
 ONE_CPU = short(limits=Limits(16, 16, 3), simulation=Simulation(cold_start_s=0.3))
@@ -59,6 +59,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     deeds = st.one_of(
         st.tuples(times_s, st.just("submit"), st.floats(-0.1, 2.0)),
         st.tuples(times_s, st.just("cancel"), st.integers(0, 50)),
+        st.tuples(times_s, st.just("submit_for"), st.floats(0.01, 1.0)),
     )
     script = data.draw(st.lists(deeds, max_size=60).map(sorted))
     for at_s, what, how in script:
@@ -78,9 +79,11 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     check_told(client, name)
     # the metrics of the last interval went on while the system drained
     totals = {key: totals[key] + int(system._metrics[key][0]) for key in totals}
-    check_accounts(client, totals)
+    pending = check_accounts(client, totals)
     assert not system.open
     assert not system.inbox
+    if name == "two stages":
+        assert system._env["opened"] == pending
 
 
 def check_told(client: Client, name: str) -> None:
@@ -101,8 +104,8 @@ def check_told(client: Client, name: str) -> None:
         assert reply.variant
 
 
-def check_accounts(client: Client, totals: dict[str, int]) -> None:
-    """Check that the metrics say what the clients were told."""
+def check_accounts(client: Client, totals: dict[str, int]) -> int:
+    """Check that the metrics say what the clients were told; return how many still run."""
     told = {status: client.statuses.count(status) for status in Status}
     answered = totals["on_time"] + totals["late"]
     dropped = told[Status.EXPIRED] + told[Status.REFUSED]
@@ -115,6 +118,7 @@ def check_accounts(client: Client, totals: dict[str, int]) -> None:
     assert dropped <= totals["dropped"] <= dropped + told[Status.STOPPED]
     assert totals["cancelled"] <= told[Status.CANCELLED] <= totals["cancelled"] + pending
     assert sum(told.values()) == totals["offered"]
+    return pending
 
 
 def check_rows(system: ServedSystem) -> None:
@@ -162,6 +166,22 @@ def test_what_waits_longer_than_it_may_has_expired_then() -> None:
     assert told == [Status.EXPIRED]
     (reply,) = next(iter(client.replies.values()))
     assert reply.finished_s == pytest.approx(system.stamp(0.35), abs=1e-4)
+
+
+def test_what_is_taken_back_as_it_expires_ends_once() -> None:
+    """Its place in the pipeline belongs to the next call by then."""
+    system = served_system(TWO, crashes=[(0.05, 0), (0.05, 0)], tasks=tasks_of)
+    client = Client(system)
+    for _ in range(16):
+        client.at(0.1, client.submit_for, 0.2)
+    for _ in range(16):
+        client.at(0.1 + 0.2 + TICK_S, client.submit, 30.0)
+    ended = [system.step(asked(TWO, 2, 2, 2)) for _ in range(20)]
+    assert client.statuses == [Status.EXPIRED] * 16 + [Status.ANSWERED] * 16
+    assert sum(m.offered for m in ended) == 32
+    assert sum(m.dropped for m in ended) == 16
+    assert sum(m.cancelled for m in ended) == 0
+    assert system._env["opened"] == 0
 
 
 def test_goodput_holds_under_overload() -> None:

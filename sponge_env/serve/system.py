@@ -303,6 +303,7 @@ class ServedSystem(LiveSystem):
         tell(done, reply)
 
     def _cancel(self, ticket: int, now_s: float) -> None:
+        self._look()  # it may just have ended, as clients go away when a deadline passes
         if (call := self._by_ticket.get(ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
             self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
