@@ -252,8 +252,7 @@ class ServedSystem(LiveSystem):
         if self._waiting:
             next_s = entry.look_after(self._arrays, self._metrics, now_s)
             self._waiting = next_s < math.inf
-        if self.inbox:
-            next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
+        next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
         # A request may still be answered at its deadline: it expires after that.
         return min(next_s + TICK_S, self._closing_s)
 
