@@ -211,11 +211,13 @@ class ServedSystem(LiveSystem):
     def abandon(self, status: Status) -> None:
         """End all calls that are left with a status, whatever the worker still does."""
         self._dropped = status
-        self._take_calls(self.worker.now(), len(self.inbox))
-        entry.abandon(self._arrays, self._metrics, self.worker.now())
-        self._look()
-        for call in list(self._by_ticket.values()):
-            self._end_call(call, Reply(status, finished_s=time.monotonic()))
+        try:
+            self._take_calls(self.worker.now(), len(self.inbox))
+            entry.abandon(self._arrays, self._metrics, self.worker.now())
+            self._look()
+        finally:
+            for call in list(self._by_ticket.values()):
+                self._end_call(call, Reply(status, finished_s=time.monotonic()))
 
     def drain(self) -> None:
         """Serve what is left under the allocation in force, as :meth:`close_by` says."""
@@ -274,7 +276,9 @@ class ServedSystem(LiveSystem):
         welcome, row = bool(self._free), self._free[-1] if self._free else self._queue_max
         times_s = sent_s, now_s, deadline_s
         self._arriving.append((now_s - sent_s, deadline_s - now_s))
-        ticket, done = submitted.ticket, submitted.done
+        ticket = submitted.ticket
+        # From here on it is told how it ends, even if something below goes wrong.
+        own = self._by_ticket[ticket] = Open(ticket, row, now_s, submitted.done)
         late_by_s = entry.offer(
             self._arrays,
             self._metrics,
@@ -287,19 +291,19 @@ class ServedSystem(LiveSystem):
         )
         if late_by_s != 0.0:
             self._look()  # before the row is another's
-            self._refuse(done, now_s, late_by_s)
+            self._refuse(own, now_s, late_by_s)
             return math.inf
         self._free.pop()
-        self._by_ticket[ticket] = self._open[row] = Open(ticket, row, now_s, done)
+        self._open[row] = own
         self.worker.bring(ticket, call.tensor)
         self._waiting = True
         return deadline_s
 
-    def _refuse(self, done: Callable[[Reply], None], now_s: float, late_by_s: float) -> None:
+    def _refuse(self, call: Open, now_s: float, late_by_s: float) -> None:
         """Say that a call is refused, and when it may be tried again."""
         retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
         reply = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
-        tell(done, reply)
+        self._end_call(call, reply)
 
     def _cancel(self, ticket: int, now_s: float) -> None:
         self._look()  # it may just have ended, as clients go away when a deadline passes
