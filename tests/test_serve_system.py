@@ -303,3 +303,31 @@ def test_a_batch_leaves_out_what_it_would_make_late() -> None:
     assert (metrics.on_time, metrics.late, metrics.dropped) == (14, 0, 0)
     sizes = [reply.batch for (reply,) in client.replies.values()]
     assert sizes == [10] * 10 + [1, 3, 3, 3]
+
+
+def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
+    """As long as all is given up because of it, no batch would tell that it is over."""
+    system = served_system(ONE)
+    client = Client(system)
+    pace = system._paces[0]
+    table_s = system.spec.stages[0].latencies[0].table_s(16, 16)
+    usual_s = float(table_s[0, 15])
+    for _ in range(100):
+        pace.note(0, 1, 16, 3 * usual_s)
+    for second in range(12):
+        client.at(second + 0.5, client.submit, 1.7 * usual_s)
+    for _ in range(12):
+        system.step(Allocation(16, 1))
+    assert client.statuses[0] is Status.REFUSED
+    assert client.statuses[-1] is Status.ANSWERED
+
+
+def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace() -> None:
+    system = served_system(ONE)
+    client = Client(system)
+    client.at(0.9, client.submit, 5.0)
+    system.step(Allocation(1, 1))
+    system.step(Allocation(16, 1))
+    assert client.statuses == [Status.ANSWERED]
+    assert system._paces[0].slow == 1.0
+    assert not system._steady_cores

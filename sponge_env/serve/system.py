@@ -138,6 +138,8 @@ class ServedSystem(LiveSystem):
         """Tasks that run, by row: until there are none, nothing else may have it."""
         self._rows_in: dict[int, list[int]] = {}
         """Rows of the requests in each batch."""
+        self._steady_cores: dict[int, int] = {}
+        """Cores of each batch that runs, if they have not changed since it began."""
         self._by_ticket: dict[int, Open] = {}
         self._past: list[tuple[Any, ...]] = []
         """What of the ledger was read in this interval."""
@@ -241,10 +243,22 @@ class ServedSystem(LiveSystem):
         return np.array(self._past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
-        """Return when the interval ends; what was missed is not made up for."""
+        """Return when the interval ends that begins; what was missed is not made up for."""
+        self._note_resizes()
         interval_s = self.spec.interval_s
         self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
         return self._ended_s
+
+    def _note_resizes(self) -> None:
+        """Take note of new cores: they, and an interval that is over, bear on how batches go."""
+        cores = self._arrays.stages["planned_cores"][0]
+        for batch in list(self._steady_cores):
+            k, _ = self._slots[batch]
+            if self._steady_cores[batch] != cores[k]:
+                del self._steady_cores[batch]
+        for pace in self._paces:
+            pace.pass_interval()
+        self._arrays.stages["pace"][0] = [pace.slow for pace in self._paces]
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed
@@ -318,6 +332,7 @@ class ServedSystem(LiveSystem):
         self._rows_in[batch.id] = own = rows.tolist()
         for row in own:
             self._in_batches[row] += 1
+        self._steady_cores[batch.id] = int(self._arrays.stages["planned_cores"][0, batch.stage])
         super()._begin(batch, rows)
 
     def _end(self, completion: Completion) -> None:
@@ -326,10 +341,11 @@ class ServedSystem(LiveSystem):
         if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
             self._waiting = True
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
-        if completion.ok:
+        steady_cores = self._steady_cores.pop(batch.id, None)
+        if completion.ok and steady_cores:
             took_s = completion.finished_s - completion.started_s
             pace = self._paces[batch.stage]
-            pace.note(batch.variant, batch.size, cores, took_s)
+            pace.note(batch.variant, batch.size, steady_cores, took_s)
             self._arrays.stages["pace"][0, batch.stage] = pace.slow
         for row in self._rows_in.pop(batch.id):
             self._in_batches[row] -= 1
