@@ -254,6 +254,7 @@ def test_to_drain_takes_no_longer_than_it_may() -> None:
         assert {reply().status for reply in replies} == {Status.STOPPED}
         r.engine.drain(0.1)  # again
         assert r.engine.error is None
+        assert not r.engine.alive
 
 
 class Doomed(FakeLauncher):
@@ -275,6 +276,7 @@ def test_replicas_that_die_over_and_over_end_the_server(caplog: pytest.LogCaptur
         assert {reply().status for reply in replies} == {Status.FAILED}
         until(lambda: not r.engine.ready)
         r.engine._thread.join(SOON_S)
+        assert not r.engine.alive
         assert isinstance(r.engine.error, WorkerError)
         assert "no memory" in str(r.engine.error)
         assert r.submit()[1]().status is Status.STOPPED

@@ -13,7 +13,7 @@ from test_pipeline import pipeline, stage
 from sponge_env.config import Initial, Limits, Simulation
 from sponge_env.interfaces import BY_SLACK, HISTORY, Allocation, StageAllocation
 from sponge_env.scenario import Scenario
-from sponge_env.serve.interface import Status
+from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.system import TICK_S, ServedSystem
 
 ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
@@ -132,6 +132,11 @@ def check_rows(system: ServedSystem) -> None:
     assert len(system._by_ticket) <= len(held)
 
 
+def replies_of(client: Client, status: Status) -> list[Reply]:
+    """Return the replies of those that ended so."""
+    return [told[0] for told in client.replies.values() if told and told[0].status is status]
+
+
 def test_what_cannot_be_met_is_refused_at_once() -> None:
     """The fastest service of one request takes 26 ms here."""
     system = served_system(ONE)
@@ -177,6 +182,7 @@ def test_what_waits_longer_than_it_may_has_expired_then() -> None:
     system.step(Allocation(16, 1))
     assert told == [Status.EXPIRED]
     (reply,) = next(iter(client.replies.values()))
+    assert not reply.in_time
     assert reply.finished_s == pytest.approx(system.stamp(0.35), abs=1e-4)
 
 
@@ -210,6 +216,10 @@ def test_goodput_holds_under_overload() -> None:
     assert sum(m.late for m in metrics) < 0.02 * len(times_s)
     refused = client.statuses.count(Status.REFUSED)
     assert refused > 0.9 * sum(m.dropped for m in metrics)
+    shed = [reply for reply in replies_of(client, Status.EXPIRED) if reply.in_time]
+    assert len(shed) == sum(m.dropped for m in metrics) - refused
+    on_time = [reply for reply in replies_of(client, Status.ANSWERED) if reply.in_time]
+    assert len(on_time) == sum(m.on_time for m in metrics)
 
 
 def test_memory_does_not_grow_with_time() -> None:

@@ -59,6 +59,11 @@ class ServingEngine:
         """Whether calls are taken."""
         return self._ready
 
+    @property
+    def alive(self) -> bool:
+        """False once it has ended; :attr:`error` says whether by itself."""
+        return self._thread.is_alive()
+
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         """Take a call; see :meth:`.interface.Engine.submit`."""
         if not self._ready:

@@ -387,6 +387,9 @@ class ServedSystem(LiveSystem):
 
     def _reply(self, call: Open, outcome: int, finished_s: float) -> Reply:
         """Return how a call ended, for who waits for it."""
+        in_time = outcome == Outcome.ON_TIME
+        if outcome == Outcome.DROPPED:  # before its deadline, if it was shed
+            in_time = finished_s <= float(self._arrays.requests["deadline_s"][0, call.row])
         status = self._dropped if outcome == Outcome.DROPPED else _STATUS[outcome]
         answered = status is Status.ANSWERED
         return Reply(
@@ -398,6 +401,7 @@ class ServedSystem(LiveSystem):
             batch=call.batch,
             cores=call.cores,
             variant=call.variant,
+            in_time=in_time,
         )
 
     def _output(self, ticket: int) -> NDArray[Any] | None:
