@@ -6,6 +6,7 @@ plus a half.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from sponge_env.models.model import TensorSpec
 from sponge_env.profile import Profile
 from sponge_env.scenario import Scenario
 from sponge_env.serve.interface import Call, Reply, Status
-from sponge_env.serve.system import ServedSystem
+from sponge_env.serve.system import TICK_S, ServedSystem
 
 Action = tuple[float, Callable[[], None]]
 OUTPUTS = TensorSpec((2,), "float64")
@@ -111,14 +112,21 @@ class Client:
         self.replies[ticket], self.inputs[ticket] = told, x
         return ticket
 
+    def submit_for(self, budget_s: float) -> None:
+        """Send a call, and take it back when its deadline has passed, as clients do."""
+        ticket = self.submit(budget_s)
+        expires_s = self.worker.now() + budget_s + TICK_S
+        self.at(expires_s, self.system.inbox.cancel, ticket)
+
     def cancel(self, number: int) -> None:
         """Take back one of the calls so far."""
         if self._tickets:
             self.system.inbox.cancel(self._tickets[number % len(self._tickets)])
 
     def at(self, time_s: float, what: Callable[..., Any], *arguments: Any) -> None:
-        """Do something then."""
-        self.worker.script.append((time_s, lambda: what(*arguments)))
+        """Do something then, after what was to be done then already."""
+        action = time_s, lambda: what(*arguments)
+        bisect.insort(self.worker.script, action, key=lambda each: each[0])
 
     @property
     def statuses(self) -> list[Status]:

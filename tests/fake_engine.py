@@ -29,12 +29,12 @@ def sums(call: Call) -> Reply:
     """Answer with the sum and the largest of the input, at once."""
     row = call.tensor
     output = np.array([row.sum(), row.max()], np.float32)
-    return answered(output)
+    return answered(output, in_time=time.monotonic() <= call.deadline_s)
 
 
 def answered(output: NDArray[Any], **about: Any) -> Reply:
     said = {"queue_s": 0.001, "service_s": 0.002, "batch": 2, "cores": 4, "variant": "tiny"}
-    return Reply(Status.ANSWERED, output, time.monotonic(), **(said | about))
+    return Reply(Status.ANSWERED, output, time.monotonic(), **(said | {"in_time": True} | about))
 
 
 class FakeEngine:
@@ -42,6 +42,7 @@ class FakeEngine:
 
     def __init__(self, serves: Served | None = None, answer: Answer = sums) -> None:
         self.served, self.answer, self.ready = serves or served(), answer, True
+        self.alive = True
         self.calls: list[Call] = []
         self.cancelled: list[int] = []
         self.agent, self.drained = "static-1", 0

@@ -25,7 +25,9 @@ SERVED = Served(
     stages=("model",),
 )
 
-ANSWER = Reply(Status.ANSWERED, np.zeros(10, np.float32), 0.4, 0.1, 0.2, 2, 8, "lite0")
+ANSWER = Reply(
+    Status.ANSWERED, np.zeros(10, np.float32), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True
+)
 
 
 def call(sent_s: float = 0.0, slo_s: float = 1.0) -> Call:
@@ -57,6 +59,7 @@ class FakeEngine:
     ends: Callable[[Call], Reply] = lambda _: ANSWER
     now: Snapshot = field(default_factory=snapshot)
     ready: bool = True
+    alive: bool = True
     taken: list[Call] = field(default_factory=list)
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
@@ -155,7 +158,14 @@ class Story:
             self.metrics.observe(asked, Reply(status, finished_s=t + latency_s))
             return
         reply = Reply(
-            Status.ANSWERED, None, t + latency_s, latency_s / 3, latency_s / 2, 4, 8, variant
+            Status.ANSWERED,
+            finished_s=t + latency_s,
+            queue_s=latency_s / 3,
+            service_s=latency_s / 2,
+            batch=4,
+            cores=8,
+            variant=variant,
+            in_time=t + latency_s <= asked.deadline_s,
         )
         self.metrics.observe(asked, reply)
 

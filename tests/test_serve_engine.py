@@ -121,7 +121,7 @@ def rig(launcher: FakeLauncher | None = None, sinks: Any = (), **agents: Fixed) 
     made = Rig(launcher or FakeLauncher(), sinks, **(agents or {"fixed": Fixed()}))
     with closing(made.engine):
         yield made
-    assert all(len(told) == 1 for told in made.told)
+    assert [len(told) for told in made.told] == [1] * len(made.told)
     assert made.launcher.closed
     assert not [t for t in threading.enumerate() if t.name == "sponge-serving"]
 
@@ -254,6 +254,7 @@ def test_to_drain_takes_no_longer_than_it_may() -> None:
         assert {reply().status for reply in replies} == {Status.STOPPED}
         r.engine.drain(0.1)  # again
         assert r.engine.error is None
+        assert not r.engine.alive
 
 
 class Doomed(FakeLauncher):
@@ -275,7 +276,24 @@ def test_replicas_that_die_over_and_over_end_the_server(caplog: pytest.LogCaptur
         assert {reply().status for reply in replies} == {Status.FAILED}
         until(lambda: not r.engine.ready)
         r.engine._thread.join(SOON_S)
+        assert not r.engine.alive
         assert isinstance(r.engine.error, WorkerError)
         assert "no memory" in str(r.engine.error)
         assert r.submit()[1]().status is Status.STOPPED
     assert "cannot go on" in caplog.text
+
+
+def test_a_call_that_breaks_the_engine_is_told_like_the_others() -> None:
+    """The fault is in the engine's own hands when it happens, and again as it gives up."""
+    with rig(Lazy(), slow=Fixed()) as r:
+        replies = [r.submit()[1]]
+        r.started()
+        now_s = time.monotonic()
+        for size in ("no number", "nor this"):
+            broken = Call(np.zeros(1), now_s, now_s + 5, size)  # type: ignore[arg-type]
+            r.told.append([])
+            r.engine.submit(broken, r.told[-1].append)
+            replies.append(r.submit()[1])
+        assert {reply().status for reply in replies} <= {Status.FAILED, Status.STOPPED}
+        r.engine._thread.join(SOON_S)
+        assert isinstance(r.engine.error, WorkerError)

@@ -317,6 +317,28 @@ def test_a_row_that_is_refused_takes_the_others_back() -> None:
     assert [counted for _, _, counted in server.recorder.ended] == [False, True, True]
 
 
+def test_more_rows_than_there_is_room_for_are_a_mistake() -> None:
+    """A 503 would have the client try again for ever."""
+    engine = FakeEngine(dataclasses.replace(served(), queue_max=2))
+    with running(engine) as server, Wire(server) as wire:
+        assert wire.send(infer(np.zeros((2, 4)))).answer().status == 200
+        found = wire.send(infer(np.zeros((3, 4)))).answer()
+        assert (found.status, len(engine.calls)) == (400, 2)
+        assert found.json["error"] == "a request has at most 2 rows here, not 3"
+
+
+def test_what_was_shed_is_not_said_to_have_expired() -> None:
+    said = []
+    for in_time in (False, True):
+        engine = FakeEngine(answer=lambda _, it=in_time: Reply(Status.EXPIRED, in_time=it))
+        with running(engine) as server, Wire(server) as wire:
+            found = wire.send(infer()).answer()
+            assert found.status == 504
+            said.append(found.json["error"])
+    assert "passed" in said[0]
+    assert "given up" in said[1]
+
+
 def test_a_late_answer_is_sent_all_the_same(wire: Wire) -> None:
     found = wire.send(infer(x_slo_ms=0.000001)).answer()
     assert found.status == 200

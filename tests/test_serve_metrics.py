@@ -16,7 +16,7 @@ from sponge_env.results.schema import IntervalMetrics
 from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 
-LATE = dataclasses.replace(ANSWER, finished_s=1.5)
+LATE = dataclasses.replace(ANSWER, finished_s=1.5, in_time=False)
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def samples(metrics: ServerMetrics) -> dict[str, float]:
     [
         (ANSWER, "on_time"),
         (dataclasses.replace(ANSWER, finished_s=1.0), "on_time"),
+        (dataclasses.replace(ANSWER, finished_s=1.0000001), "on_time"),  # another clock's rounding
         (LATE, "late"),
         (Reply(Status.REFUSED), "refused"),
         (Reply(Status.EXPIRED), "expired"),

@@ -13,8 +13,8 @@ from test_pipeline import pipeline, stage
 from sponge_env.config import Initial, Limits, Simulation
 from sponge_env.interfaces import BY_SLACK, HISTORY, Allocation, StageAllocation
 from sponge_env.scenario import Scenario
-from sponge_env.serve.interface import Status
-from sponge_env.serve.system import ServedSystem
+from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.system import TICK_S, ServedSystem
 
 ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
 ONE_CPU = short(limits=Limits(16, 16, 3), simulation=Simulation(cold_start_s=0.3))
@@ -59,6 +59,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     deeds = st.one_of(
         st.tuples(times_s, st.just("submit"), st.floats(-0.1, 2.0)),
         st.tuples(times_s, st.just("cancel"), st.integers(0, 50)),
+        st.tuples(times_s, st.just("submit_for"), st.floats(0.01, 1.0)),
     )
     script = data.draw(st.lists(deeds, max_size=60).map(sorted))
     for at_s, what, how in script:
@@ -78,9 +79,11 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     check_told(client, name)
     # the metrics of the last interval went on while the system drained
     totals = {key: totals[key] + int(system._metrics[key][0]) for key in totals}
-    check_accounts(client, totals)
+    pending = check_accounts(client, totals)
     assert not system.open
     assert not system.inbox
+    if name == "two stages":
+        assert system._env["opened"] == pending
 
 
 def check_told(client: Client, name: str) -> None:
@@ -101,8 +104,8 @@ def check_told(client: Client, name: str) -> None:
         assert reply.variant
 
 
-def check_accounts(client: Client, totals: dict[str, int]) -> None:
-    """Check that the metrics say what the clients were told."""
+def check_accounts(client: Client, totals: dict[str, int]) -> int:
+    """Check that the metrics say what the clients were told; return how many still run."""
     told = {status: client.statuses.count(status) for status in Status}
     answered = totals["on_time"] + totals["late"]
     dropped = told[Status.EXPIRED] + told[Status.REFUSED]
@@ -115,6 +118,7 @@ def check_accounts(client: Client, totals: dict[str, int]) -> None:
     assert dropped <= totals["dropped"] <= dropped + told[Status.STOPPED]
     assert totals["cancelled"] <= told[Status.CANCELLED] <= totals["cancelled"] + pending
     assert sum(told.values()) == totals["offered"]
+    return pending
 
 
 def check_rows(system: ServedSystem) -> None:
@@ -128,6 +132,11 @@ def check_rows(system: ServedSystem) -> None:
     assert len(system._by_ticket) <= len(held)
 
 
+def replies_of(client: Client, status: Status) -> list[Reply]:
+    """Return the replies of those that ended so."""
+    return [told[0] for told in client.replies.values() if told and told[0].status is status]
+
+
 def test_what_cannot_be_met_is_refused_at_once() -> None:
     """The fastest service of one request takes 26 ms here."""
     system = served_system(ONE)
@@ -138,6 +147,18 @@ def test_what_cannot_be_met_is_refused_at_once() -> None:
     metrics = system.step(Allocation(16, 1))
     assert client.statuses == [Status.REFUSED, Status.REFUSED, Status.ANSWERED]
     assert (metrics.offered, metrics.dropped, metrics.on_time) == (3, 2, 1)
+
+
+def test_what_runs_counts_as_long_as_it_holds_its_replica() -> None:
+    """Thirteen run until 0.56 s on 16 cores, which is far from the cheapest way to use them."""
+    system = served_system(ONE)
+    client = Client(system)
+    for _ in range(13):
+        client.at(0.1, client.submit, 5.0)
+    for at_s, due_s in ((0.11, 0.50), (0.12, 0.71), (0.13, 0.91)):
+        client.at(at_s, client.submit, due_s - at_s)
+    system.step(Allocation(16, 16))
+    assert client.statuses[13:] == [Status.REFUSED, Status.ANSWERED, Status.ANSWERED]
 
 
 def test_more_than_there_is_room_for_is_refused() -> None:
@@ -161,7 +182,24 @@ def test_what_waits_longer_than_it_may_has_expired_then() -> None:
     system.step(Allocation(16, 1))
     assert told == [Status.EXPIRED]
     (reply,) = next(iter(client.replies.values()))
+    assert not reply.in_time
     assert reply.finished_s == pytest.approx(system.stamp(0.35), abs=1e-4)
+
+
+def test_what_is_taken_back_as_it_expires_ends_once() -> None:
+    """Its place in the pipeline belongs to the next call by then."""
+    system = served_system(TWO, crashes=[(0.05, 0), (0.05, 0)], tasks=tasks_of)
+    client = Client(system)
+    for _ in range(16):
+        client.at(0.1, client.submit_for, 0.2)
+    for _ in range(16):
+        client.at(0.1 + 0.2 + TICK_S, client.submit, 30.0)
+    ended = [system.step(asked(TWO, 2, 2, 2)) for _ in range(20)]
+    assert client.statuses == [Status.EXPIRED] * 16 + [Status.ANSWERED] * 16
+    assert sum(m.offered for m in ended) == 32
+    assert sum(m.dropped for m in ended) == 16
+    assert sum(m.cancelled for m in ended) == 0
+    assert system._env["opened"] == 0
 
 
 def test_goodput_holds_under_overload() -> None:
@@ -178,6 +216,10 @@ def test_goodput_holds_under_overload() -> None:
     assert sum(m.late for m in metrics) < 0.02 * len(times_s)
     refused = client.statuses.count(Status.REFUSED)
     assert refused > 0.9 * sum(m.dropped for m in metrics)
+    shed = [reply for reply in replies_of(client, Status.EXPIRED) if reply.in_time]
+    assert len(shed) == sum(m.dropped for m in metrics) - refused
+    on_time = [reply for reply in replies_of(client, Status.ANSWERED) if reply.in_time]
+    assert len(on_time) == sum(m.on_time for m in metrics)
 
 
 def test_memory_does_not_grow_with_time() -> None:
@@ -271,3 +313,31 @@ def test_a_batch_leaves_out_what_it_would_make_late() -> None:
     assert (metrics.on_time, metrics.late, metrics.dropped) == (14, 0, 0)
     sizes = [reply.batch for (reply,) in client.replies.values()]
     assert sizes == [10] * 10 + [1, 3, 3, 3]
+
+
+def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
+    """As long as all is given up because of it, no batch would tell that it is over."""
+    system = served_system(ONE)
+    client = Client(system)
+    pace = system._paces[0]
+    table_s = system.spec.stages[0].latencies[0].table_s(16, 16)
+    usual_s = float(table_s[0, 15])
+    for _ in range(100):
+        pace.note(0, 1, 16, 3 * usual_s)
+    for second in range(12):
+        client.at(second + 0.5, client.submit, 1.7 * usual_s)
+    for _ in range(12):
+        system.step(Allocation(16, 1))
+    assert client.statuses[0] is Status.REFUSED
+    assert client.statuses[-1] is Status.ANSWERED
+
+
+def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace() -> None:
+    system = served_system(ONE)
+    client = Client(system)
+    client.at(0.9, client.submit, 5.0)
+    system.step(Allocation(1, 1))
+    system.step(Allocation(16, 1))
+    assert client.statuses == [Status.ANSWERED]
+    assert system._paces[0].slow == 1.0
+    assert not system._steady_cores

@@ -33,13 +33,17 @@ def shortest_s(w: World, count: int) -> float:
         first, last = 0, model.variants
     least_s = math.inf
     for variant in range(first, last):
-        if model.limited:
-            work_s = w.numbers[model.work_at + variant * model.limits.batch + count - 1]
-            batch_s = dispatched_s(w, variant, count) + work_s * stage.pace
-        else:
-            batch_s = served_s(w, variant, count, stage.planned_cores) * stage.pace
-        least_s = min(least_s, batch_s)
+        least_s = min(least_s, _takes_s(w, variant, count))
     return least_s
+
+
+@inlined
+def _takes_s(w: World, variant: int, count: int) -> float:
+    """Return how long a batch of a variant takes on the cores that a replica has, or at most."""
+    if w.model.limited:
+        work_s = w.numbers[w.model.work_at + variant * w.model.limits.batch + count - 1]
+        return dispatched_s(w, variant, count) + work_s * w.stage.pace
+    return served_s(w, variant, count, w.stage.planned_cores) * w.stage.pace
 
 
 @compiled
@@ -72,15 +76,16 @@ def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
     """
     now_s, machine, forced = w.env.now_s, float(w.settings.total_cores), 0.0
     ahead_core_s = w.model.cheapest_core_s * w.stage.pace
+    until_s = max(now_s, decides_s)
     for k in range(len(w.stages)):
-        ahead_core_s += _ahead_core_s(at(w, k), due_s)
-        forced += _done_per_s(at(w, k))
+        rate = _done_per_s(at(w, k))
+        ahead_core_s += _ahead_core_s(at(w, k), due_s, rate, until_s)
+        forced += rate * w.stages[k].wanted.replicas
     if w.model.limited:
         # Unused tokens of a period let a replica run faster than its quota for so long.
         ahead_core_s -= w.model.quota.period_s
         machine = min(machine, w.model.cpu_cores) * w.model.core_unit
     forced = min(forced, machine)
-    until_s = max(now_s, decides_s)
     left_core_s = ahead_core_s - (until_s - now_s) * forced
     end_s = now_s + ahead_core_s / forced
     if left_core_s > 0.0:
@@ -90,24 +95,34 @@ def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
 
 @inlined
 def _done_per_s(w: World) -> float:
-    """Return how much work a stage does under the allocation in force, in the least it can be."""
+    """Return how much a replica does under the allocation in force, of the least work there is."""
     wanted, model, rate = w.stage.wanted, w.model, 0.0
     if model.limited:
-        return wanted.cores * wanted.replicas * model.core_unit
+        return wanted.cores * model.core_unit
     for count in range(1, wanted.batch + 1):
         rate = max(rate, count / shortest_s(w, count))
-    return rate * wanted.replicas * model.cheapest_core_s * w.stage.pace
+    return rate * model.cheapest_core_s * w.stage.pace
 
 
 @inlined
-def _ahead_core_s(w: World, due_s: float) -> float:
-    """Return the work of a stage's batches that run, and of what waits until a deadline."""
+def _ahead_core_s(w: World, due_s: float, done_per_s: float, until_s: float) -> float:
+    """Return the work of a stage's batches that run, and of what waits until a deadline.
+
+    A batch without a quota counts as what its replica would do meanwhile under the allocation in
+    force, which is so until a moment; what is left of it then, as the least that it can be.
+    """
     stage, core_s = w.stage, 0.0
     for k in range(stage.replicas):
         replica = w.replicas[k]
         if replica.batch_size:
-            left_s = shortest_s(w, replica.batch_size) - (w.env.now_s - replica.started_s)
-            core_s += max(0.0, left_s) * (1.0 if w.model.limited else stage.planned_cores)
+            takes_s = _takes_s(w, replica.variant, replica.batch_size)
+            left_s = max(0.0, takes_s - (w.env.now_s - replica.started_s))
+            if w.model.limited:
+                core_s += left_s
+            else:
+                first_s = min(left_s, until_s - w.env.now_s)
+                least_s = replica.batch_size * w.model.cheapest_core_s * stage.pace
+                core_s += first_s * done_per_s + (left_s - first_s) / takes_s * least_s
     first, last = stage.head, stage.tail
     while first < last:
         middle = (first + last) // 2

@@ -59,6 +59,11 @@ class ServingEngine:
         """Whether calls are taken."""
         return self._ready
 
+    @property
+    def alive(self) -> bool:
+        """False once it has ended; :attr:`error` says whether by itself."""
+        return self._thread.is_alive()
+
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         """Take a call; see :meth:`.interface.Engine.submit`."""
         if not self._ready:
@@ -130,13 +135,14 @@ class ServingEngine:
         self._snapshot = replace(self._snapshot, ready=False)
         try:
             self._system.abandon(status)
-            self._stopped = True
-            self._sweep()
-            for sink in self._sinks:
-                with suppress(SpongeError):
-                    sink.close()
-        finally:
-            self._system.close()
+        except Exception:
+            LOG.exception("what was left could not be ended in order")
+        self._stopped = True
+        self._sweep()
+        for sink in self._sinks:
+            with suppress(SpongeError):
+                sink.close()
+        self._system.close()
 
     def _sweep(self) -> None:
         """Answer calls that came in too late for anybody to look at them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from sponge_env.serve.interface import Call, Reply
@@ -43,16 +44,21 @@ class Inbox:
 
     def _put(self, submitted: Submitted) -> None:
         self._waiting.append(submitted)
-        # The reader unsets it before it reads, so that what it misses wakes it again.
+        # Whoever is woken unsets it before it reads, so that what it misses wakes it again.
         if not self._woken:
             self._woken = True
             self._wake()
 
     def take(self, most: int) -> Iterator[Submitted]:
-        """Yield what is there, up to so many, in the order in which it came."""
+        """Yield what is there, up to so many, in the order in which it came.
+
+        Whoever was woken calls it, whether anything is there or not: it may have been taken by
+        who was awake before. Several may take at the same time.
+        """
         self._woken = False
-        for _ in range(min(most, len(self._waiting))):
-            yield self._waiting.popleft()
+        with suppress(IndexError):
+            for _ in range(most):
+                yield self._waiting.popleft()
 
 
 def _nobody(_reply: Reply) -> None:

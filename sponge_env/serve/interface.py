@@ -26,7 +26,8 @@ class Status(IntEnum):
     REFUSED = 1
     """At once: its deadline cannot be met, or there is no room."""
     EXPIRED = 2
-    """Dropped inside: its deadline passed while it waited."""
+    """Dropped inside: its deadline passed while it waited, or it was shed, :attr:`Reply.in_time`,
+    because it could not be met any more, or only at the cost of others."""
     FAILED = 3
     """Every replica that tried it died, and no time is left."""
     CANCELLED = 4
@@ -70,6 +71,9 @@ class Reply:
     """Model that answered it (last)."""
     retry_after_s: float = 0.0
     """Of a refusal: when there should be room again."""
+    in_time: bool = False
+    """Of an answer, whether it is on time, as the system's metrics have it; of what was dropped,
+    whether its deadline had not passed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Served:
     default_slo_s: float
     variants: tuple[str, ...]
     stages: tuple[str, ...]
+    queue_max: int = 1024
+    """Calls that it holds at most; more rows than that can never be served together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,10 @@ class Engine(Protocol):
     @property
     def ready(self) -> bool:
         """Whether calls are taken."""
+
+    @property
+    def alive(self) -> bool:
+        """False once it has ended for good: it was drained, or could not go on."""
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.

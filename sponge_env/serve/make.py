@@ -95,6 +95,7 @@ def make_engine(
         default_slo_s=scenario.slo_s,
         variants=system.variants[-1],
         stages=tuple(stage.name for stage in scenario.pipeline),
+        queue_max=queue_max,
     )
     try:
         return ServingEngine(system, served, agent, make_agent, sinks)

@@ -12,6 +12,8 @@ from sponge_env.interfaces import FloatArray
 
 MEMORY = 1 / 16
 """Weight of the newest batch."""
+FORGOTTEN = 1 / 8
+"""Of what is known, in an interval of which no batch tells anything."""
 SLOWEST, FASTEST = 3.0, 0.5
 """Beyond these something else than the machine's speed was measured, such as a debugger."""
 
@@ -28,6 +30,7 @@ class Pace:
         self._table_s = batch_table_s(model, arrays)
         self._whole_cores = round(1 / float(model["core_unit"]))
         self._mean, self._deviation = 1.0, 0.0
+        self._heard = False
 
     @property
     def cheapest_core_s(self) -> float:
@@ -41,10 +44,21 @@ class Pace:
         """How long a batch takes that is slower than most, relative to the usual."""
         return self._mean + self._deviation
 
+    def pass_interval(self) -> None:
+        """Forget some of it, if nothing was heard since the last time.
+
+        Otherwise a machine that was slow once, so that all is given up, would stay slow.
+        """
+        if not self._heard:
+            self._mean += FORGOTTEN * (1.0 - self._mean)
+            self._deviation -= FORGOTTEN * self._deviation
+        self._heard = False
+
     def note(self, variant: int, size: int, cores: int, took_s: float) -> None:
-        """Take in what a batch took."""
+        """Take in what a batch took that had so many cores throughout."""
         if self._limited and cores < self._whole_cores:
             return
+        self._heard = True
         usual_s = self._table_s[variant, size - 1, 0 if self._limited else cores - 1]
         ratio = min(SLOWEST, max(FASTEST, took_s / float(usual_s)))
         self._deviation += MEMORY * (abs(ratio - self._mean) - self._deviation)

@@ -138,6 +138,8 @@ class ServedSystem(LiveSystem):
         """Tasks that run, by row: until there are none, nothing else may have it."""
         self._rows_in: dict[int, list[int]] = {}
         """Rows of the requests in each batch."""
+        self._steady_cores: dict[int, int] = {}
+        """Cores of each batch that runs, if they have not changed since it began."""
         self._by_ticket: dict[int, Open] = {}
         self._past: list[tuple[Any, ...]] = []
         """What of the ledger was read in this interval."""
@@ -211,11 +213,13 @@ class ServedSystem(LiveSystem):
     def abandon(self, status: Status) -> None:
         """End all calls that are left with a status, whatever the worker still does."""
         self._dropped = status
-        self._take_calls(self.worker.now(), len(self.inbox))
-        entry.abandon(self._arrays, self._metrics, self.worker.now())
-        self._look()
-        for call in list(self._by_ticket.values()):
-            self._end_call(call, Reply(status, finished_s=time.monotonic()))
+        try:
+            self._take_calls(self.worker.now(), len(self.inbox))
+            entry.abandon(self._arrays, self._metrics, self.worker.now())
+            self._look()
+        finally:
+            for call in list(self._by_ticket.values()):
+                self._end_call(call, Reply(status, finished_s=time.monotonic()))
 
     def drain(self) -> None:
         """Serve what is left under the allocation in force, as :meth:`close_by` says."""
@@ -239,10 +243,22 @@ class ServedSystem(LiveSystem):
         return np.array(self._past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
-        """Return when the interval ends; what was missed is not made up for."""
+        """Return when the interval ends that begins; what was missed is not made up for."""
+        self._note_resizes()
         interval_s = self.spec.interval_s
         self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
         return self._ended_s
+
+    def _note_resizes(self) -> None:
+        """Take note of new cores: they, and an interval that is over, bear on how batches go."""
+        cores = self._arrays.stages["planned_cores"][0]
+        for batch in list(self._steady_cores):
+            k, _ = self._slots[batch]
+            if self._steady_cores[batch] != cores[k]:
+                del self._steady_cores[batch]
+        for pace in self._paces:
+            pace.pass_interval()
+        self._arrays.stages["pace"][0] = [pace.slow for pace in self._paces]
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed
@@ -252,8 +268,7 @@ class ServedSystem(LiveSystem):
         if self._waiting:
             next_s = entry.look_after(self._arrays, self._metrics, now_s)
             self._waiting = next_s < math.inf
-        if self.inbox:
-            next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
+        next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
         # A request may still be answered at its deadline: it expires after that.
         return min(next_s + TICK_S, self._closing_s)
 
@@ -275,7 +290,9 @@ class ServedSystem(LiveSystem):
         welcome, row = bool(self._free), self._free[-1] if self._free else self._queue_max
         times_s = sent_s, now_s, deadline_s
         self._arriving.append((now_s - sent_s, deadline_s - now_s))
-        ticket, done = submitted.ticket, submitted.done
+        ticket = submitted.ticket
+        # From here on it is told how it ends, even if something below goes wrong.
+        own = self._by_ticket[ticket] = Open(ticket, row, now_s, submitted.done)
         late_by_s = entry.offer(
             self._arrays,
             self._metrics,
@@ -288,21 +305,22 @@ class ServedSystem(LiveSystem):
         )
         if late_by_s != 0.0:
             self._look()  # before the row is another's
-            self._refuse(done, now_s, late_by_s)
+            self._refuse(own, now_s, late_by_s)
             return math.inf
         self._free.pop()
-        self._by_ticket[ticket] = self._open[row] = Open(ticket, row, now_s, done)
+        self._open[row] = own
         self.worker.bring(ticket, call.tensor)
         self._waiting = True
         return deadline_s
 
-    def _refuse(self, done: Callable[[Reply], None], now_s: float, late_by_s: float) -> None:
+    def _refuse(self, call: Open, now_s: float, late_by_s: float) -> None:
         """Say that a call is refused, and when it may be tried again."""
         retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
         reply = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
-        tell(done, reply)
+        self._end_call(call, reply)
 
     def _cancel(self, ticket: int, now_s: float) -> None:
+        self._look()  # it may just have ended, as clients go away when a deadline passes
         if (call := self._by_ticket.get(ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
             self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
@@ -314,6 +332,7 @@ class ServedSystem(LiveSystem):
         self._rows_in[batch.id] = own = rows.tolist()
         for row in own:
             self._in_batches[row] += 1
+        self._steady_cores[batch.id] = int(self._arrays.stages["planned_cores"][0, batch.stage])
         super()._begin(batch, rows)
 
     def _end(self, completion: Completion) -> None:
@@ -322,10 +341,11 @@ class ServedSystem(LiveSystem):
         if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
             self._waiting = True
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
-        if completion.ok:
+        steady_cores = self._steady_cores.pop(batch.id, None)
+        if completion.ok and steady_cores:
             took_s = completion.finished_s - completion.started_s
             pace = self._paces[batch.stage]
-            pace.note(batch.variant, batch.size, cores, took_s)
+            pace.note(batch.variant, batch.size, steady_cores, took_s)
             self._arrays.stages["pace"][0, batch.stage] = pace.slow
         for row in self._rows_in.pop(batch.id):
             self._in_batches[row] -= 1
@@ -367,6 +387,9 @@ class ServedSystem(LiveSystem):
 
     def _reply(self, call: Open, outcome: int, finished_s: float) -> Reply:
         """Return how a call ended, for who waits for it."""
+        in_time = outcome == Outcome.ON_TIME
+        if outcome == Outcome.DROPPED:  # before its deadline, if it was shed
+            in_time = finished_s <= float(self._arrays.requests["deadline_s"][0, call.row])
         status = self._dropped if outcome == Outcome.DROPPED else _STATUS[outcome]
         answered = status is Status.ANSWERED
         return Reply(
@@ -378,6 +401,7 @@ class ServedSystem(LiveSystem):
             batch=call.batch,
             cores=call.cores,
             variant=call.variant,
+            in_time=in_time,
         )
 
     def _output(self, ticket: int) -> NDArray[Any] | None:

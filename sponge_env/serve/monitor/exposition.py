@@ -22,7 +22,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from sponge_env import __version__
-from sponge_env.serve.monitor.metrics import VERSION, Histogram
+from sponge_env.serve.monitor.metrics import Histogram
+from sponge_env.serve.wire.protocol import VERSION
 
 if TYPE_CHECKING:
     from sponge_env.serve.interface import Snapshot

@@ -16,6 +16,7 @@ from typing import Any
 
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.wire.protocol import VERSION
 
 OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "stopped")
 """How calls end; an answer is the first or the second."""
@@ -31,9 +32,6 @@ OF_THE_SLO = (
 """Edges of latencies relative to the SLO, closer to each other where they decide."""
 DECISION_S = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Edges of a decision's wall time: enumeration to integer programs."""
-
-VERSION = "1"
-"""Of the model, as statistics call it."""
 
 
 class Histogram:
@@ -117,7 +115,7 @@ class ServerMetrics:
             return outcome
 
     def _answered(self, call: Call, reply: Reply, counted: bool, now_ms: int) -> str:
-        outcome = "on_time" if reply.finished_s <= call.deadline_s else "late"
+        outcome = "on_time" if reply.in_time else "late"
         self.outcomes[outcome] += 1
         latency_s = reply.finished_s - call.sent_s
         self.latency.add(latency_s)

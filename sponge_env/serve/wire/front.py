@@ -75,7 +75,7 @@ class Front:
             self.recorder.clamped()
         asked = calls(inference, when, payload_bytes)
         ended = await replies(self.engine, asked, self._record)
-        return Answered(joined_outputs(self.served, ended), joined_parameters(asked, ended))
+        return Answered(joined_outputs(self.served, ended), joined_parameters(ended))
 
     def _record(self, asked: Sequence[Call], ended: Sequence[Reply]) -> None:
         for row, (call, reply) in enumerate(zip(asked, ended, strict=True)):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import Call, Engine, Reply, Served, Status
-from sponge_env.serve.wire.outcomes import raise_unanswered
+from sponge_env.serve.wire.outcomes import WireError, raise_unanswered
 from sponge_env.serve.wire.protocol import OUTPUT, TASKS
 
 UNKNOWN = Reply(Status.STOPPED)
@@ -28,8 +28,12 @@ async def replies(engine: Engine, calls: Sequence[Call], record: Record) -> list
     """Have the engine take the calls and wait for all replies, in their order.
 
     Once one of them is not answered, the others are taken back, for nobody can use them; so are
-    all when whoever waits is cancelled. They are recorded either way.
+    all when whoever waits is cancelled. They are recorded either way. More than the engine can
+    ever hold are a WireError, and never handed over.
     """
+    if len(calls) > engine.served.queue_max:
+        most = engine.served.queue_max
+        raise WireError(f"a request has at most {most} rows here, not {len(calls)}")
     waiting = _Waiting(engine, calls, record)
     try:
         waiting.submit()
@@ -98,12 +102,11 @@ def joined_outputs(served: Served, ended: Sequence[Reply]) -> dict[str, NDArray[
     return {OUTPUT: np.concatenate(parts), TASKS: counts}
 
 
-def joined_parameters(calls: Sequence[Call], ended: Sequence[Reply]) -> Mapping[str, Any]:
+def joined_parameters(ended: Sequence[Reply]) -> Mapping[str, Any]:
     """Return what an answer says of how it came about: of its slowest row, where they differ."""
     slowest = max(ended, key=lambda reply: reply.finished_s)
-    met = all(r.finished_s <= c.deadline_s for c, r in zip(calls, ended, strict=True))
     return {
-        "deadline_met": met,
+        "deadline_met": all(reply.in_time for reply in ended),
         "queue_ms": round(max(reply.queue_s for reply in ended) * 1000, 3),
         "service_ms": round(max(reply.service_s for reply in ended) * 1000, 3),
         "batch": slowest.batch,

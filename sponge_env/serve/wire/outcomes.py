@@ -47,6 +47,7 @@ _ENDINGS = {
     Status.CANCELLED: _Ending(499, "it was taken back"),
     Status.STOPPED: _Ending(503, "the server shuts down"),
 }
+_SHED = _Ending(504, "it was given up, for it could not be met, or only at the cost of others")
 _WORST_FIRST = (Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, Status.CANCELLED)
 
 
@@ -58,16 +59,20 @@ def raise_unanswered(replies: Sequence[Reply]) -> None:
     ended = {reply.status for reply in replies}
     for status in _WORST_FIRST:
         if status in ended:
-            waits = [r.retry_after_s for r in replies if r.status is status]
-            raise UnansweredError(status, max(waits))
+            those = [reply for reply in replies if reply.status is status]
+            shed = status is Status.EXPIRED and all(reply.in_time for reply in those)
+            raise UnansweredError(status, max(r.retry_after_s for r in those), shed=shed)
 
 
 class UnansweredError(WireError):
     """A request that the engine ended without an answer."""
 
-    def __init__(self, ended: Status, retry_after_s: float = 0.0) -> None:
-        """Take how it ended, and of a refusal when there should be room again."""
-        status, sentence = _ENDINGS[ended]
+    def __init__(self, ended: Status, retry_after_s: float = 0.0, *, shed: bool = False) -> None:
+        """Take how it ended, and of a refusal when there should be room again.
+
+        What was ``shed`` has ended before its deadline.
+        """
+        status, sentence = _SHED if shed else _ENDINGS[ended]
         wait_s = retry_after_s if math.isfinite(retry_after_s) else LONGEST_RETRY_S
         super().__init__(sentence, status, min(max(wait_s, 0.0), LONGEST_RETRY_S))
         self.ended = ended
