@@ -30,7 +30,7 @@ class Connection(HttpToolsProtocol):
         self._parsed_bytes = self._chunk_bytes = 0
         self._begun, self._in_headers = False, True
         self._body: memoryview | None = None
-        self._filled = 0
+        self._filled = self._unwanted = 0
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._refusal: RefusedError | None = None
@@ -55,18 +55,25 @@ class Connection(HttpToolsProtocol):
     @property
     def room(self) -> memoryview:
         """Where to write what comes next: in its place, if it belongs to a body."""
-        return self.shared.scratch if self._body is None else self._body[self._filled :]
+        if self._body is not None:
+            return self._body[self._filled :]
+        scratch = self.shared.scratch
+        return scratch[: self._unwanted] if self._unwanted else scratch
 
     def written(self, size: int) -> None:
         """Take so many bytes that were written there."""
-        if self._body is None:
+        if self._body is not None:
+            self._filled += size
+            if self._filled == len(self._body):
+                self._end_body()
+        elif self._unwanted:
+            self._unwanted -= size
+            if not self._unwanted:
+                self._end_body()
+        else:
             self._parsed_bytes += size
             self.data_received(self.shared.scratch[:size])  # type: ignore[arg-type]
             self._check_parsed()
-            return
-        self._filled += size
-        if self._filled == len(self._body):
-            self._end_body()
 
     def on_message_begin(self) -> None:
         """Begin a request, which has to be there within its time."""
@@ -158,6 +165,9 @@ class Connection(HttpToolsProtocol):
             self._fail(RefusedError(503, "too many bodies at a time"))
 
     def _forget(self) -> None:
+        """Let go of a body; what is still to come of one that is read in place is not kept."""
+        if self._body is not None:
+            self._unwanted = len(self._body) - self._filled
         self._body = None
         self.shared.released.append(self._chunk_bytes)
         self._chunk_bytes = 0
