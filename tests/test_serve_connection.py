@@ -119,3 +119,59 @@ def test_an_early_error_does_not_lose_the_next_request(
         assert client.inner.shared.held_bytes == 0
 
     run(play())
+
+
+@pytest.mark.parametrize("before", [b"", infer(), request(b"x" * 5000)])
+def test_empty_lines_do_not_hold_a_connection(before: bytes) -> None:
+    async def play() -> None:
+        client = Client(FakeEngine(), idle_timeout_s=0.05, body_timeout_s=0.05, most_body_bytes=999)
+        if before:
+            client.send(before[:300])
+            await client.transport.until(lambda to: len(to.statuses) == 1)
+            client.send(before[300:])
+        client.send(b"\r\n")
+        await client.transport.until(lambda to: to.closing)
+        assert len(client.transport.statuses) == bool(before)
+
+    run(play())
+
+
+def held_by(first: float) -> Callable[[Call], Reply | None]:
+    """Answer all but those that begin with a number."""
+    return lambda call: None if call.tensor[0] == first else answered(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(b"\0", 400), (infer()[:-3], 408), (infer()[:30], 408), (b"GET /" + b"x" * 100_000, 431)],
+)
+def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status: int) -> None:
+    async def play() -> None:
+        engine = FakeEngine(answer=held_by(7))
+        client = Client(engine, body_timeout_s=0.05, most_header_bytes=3000)
+        client.send(infer([[7, 0, 0, 0]]) + infer() * 2 + end)
+        await asyncio.sleep(0.1)  # longer than its patience; nothing tells that nothing happens
+        assert client.transport.sent == b""
+        assert not client.transport.closing
+        engine.finish(answered(np.zeros(2, np.float32)))
+        await client.transport.until(lambda to: to.closing)
+        assert client.transport.statuses == [200, 200, 200, status]
+        client.send(infer())  # nobody reads it any more
+        assert client.transport.statuses == [200, 200, 200, status]
+
+    run(play())
+
+
+def test_a_client_that_goes_away_takes_all_back() -> None:
+    async def play() -> None:
+        engine = FakeEngine(answer=held_by(7))
+        client = Client(engine)
+        client.send(infer([[7, 0, 0, 0]]) * 2 + b"\0")
+        while not engine.held:
+            await asyncio.sleep(0)
+        client.connection.connection_lost(None)
+        while not engine.cancelled:
+            await asyncio.sleep(0)
+        assert len(engine.calls) == 1
+
+    run(play())

@@ -34,6 +34,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._refusal: RefusedError | None = None
+        self._last_word: RefusedError | None = None
         self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,7 +50,10 @@ class Connection(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
         self._forget()
-        self._abandon()
+        self.pipeline.clear()
+        # uvicorn tells only the last request; one before it may still be under way
+        self._abandon(self._running)
+        self._abandon(self.cycle)
         super().connection_lost(exc)
 
     @property
@@ -62,6 +66,8 @@ class Connection(HttpToolsProtocol):
 
     def written(self, size: int) -> None:
         """Take so many bytes that were written there."""
+        if self._last_word is not None:
+            return
         if self._body is not None:
             self._filled += size
             if self._filled == len(self._body):
@@ -74,6 +80,7 @@ class Connection(HttpToolsProtocol):
             self._parsed_bytes += size
             self.data_received(self.shared.scratch[:size])  # type: ignore[arg-type]
             self._check_parsed()
+            self._check_idle()
 
     def on_message_begin(self) -> None:
         """Begin a request, which has to be there within its time."""
@@ -124,6 +131,8 @@ class Connection(HttpToolsProtocol):
         if self._running is self.cycle:
             self._forget()
         super().on_response_complete()
+        if self._last_word is not None and not self._under_way:
+            self._end_with(self._last_word)
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._start_timer()
 
@@ -193,31 +202,61 @@ class Connection(HttpToolsProtocol):
         self._refusal = refusal
         raise refusal
 
+    def _check_idle(self) -> None:
+        """Wait for a request again, if what came was none: uvicorn has ended its patience."""
+        waited_for = self._timer or self.timeout_keep_alive_task
+        if waited_for is None and not self._under_way and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether a request that has begun to be worked on, or waits for it, is unanswered."""
+        running = self._running
+        return bool(self.pipeline) or (running is not None and not running.response_complete)
+
     def _refuse(self, refusal: RefusedError) -> None:
-        """Answer and close; what has been answered already is only closed."""
+        """Read no more; answer and close once what came whole before has its answers."""
+        if self._last_word is not None:
+            return
         self.shared.refused += 1
+        self._last_word = refusal
+        self._stop_timer()
+        self._forget()
+        if self.cycle is not None and self.cycle.more_body:  # its request will never be whole
+            self._give_up(self.cycle)
+        if not self._under_way:
+            self._end_with(refusal)
+
+    def _give_up(self, cycle: RequestResponseCycle) -> None:
+        """Work on a request no more, or not at all."""
+        waiting = [entry for entry in self.pipeline if entry[0] is not cycle]
+        self.pipeline.clear()
+        self.pipeline.extend(waiting)
+        self._abandon(cycle)
+        if cycle is self._running:
+            self._running = None
+
+    def _end_with(self, refusal: RefusedError) -> None:
+        """Answer and close; what has been answered already is only closed."""
         if self.transport.is_closing():
             return
         current = self.cycle if self.cycle and self.cycle.scope is self.scope else None
-        if current is None or not current.response_started:
+        if current is None or not current.more_body or not current.response_started:
             self.transport.write(refusal.response)
-        self._abandon()
         self.transport.close()
 
-    def _abandon(self) -> None:
-        """Tell the application that nobody waits for what it works on.
-
-        Uvicorn tells only the last request; one before it may still be under way.
-        """
-        self.pipeline.clear()
-        for cycle in (self._running, self.cycle):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-                extensions: Any = cycle.scope.get("extensions") or {}
-                gone = extensions.get(GONE)
-                if gone is not None and not gone.done():
-                    gone.set_result(None)
+    def _abandon(self, cycle: RequestResponseCycle | None) -> None:
+        """Tell the application that nobody waits for what it works on."""
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        extensions: Any = cycle.scope.get("extensions") or {}
+        gone = extensions.get(GONE)
+        if gone is not None and not gone.done():
+            gone.set_result(None)
 
     def _start_timer(self) -> None:
         self._stop_timer()
@@ -232,6 +271,8 @@ class Connection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.transport.is_closing():
             self.transport.abort()
+        elif self.flow.read_paused:  # it is we who do not read
+            self._start_timer()
         elif self._begun:
             self._refuse(RefusedError(408, "the request did not arrive in time"))
         else:
