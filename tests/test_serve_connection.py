@@ -73,9 +73,9 @@ class Client:
     def __init__(self, engine: FakeEngine, **changes: Any) -> None:
         options, extras = ServeOptions(**changes), Extras(Recorded())
         front = Front(engine, options, extras.recorder)
-        config = app._uvicorn_config(HttpFront(front, extras), options)
+        config = app._uvicorn_config(HttpFront(front, extras), front)
         config.load()
-        self.connection: InPlace = config.http_protocol_class(  # type: ignore[assignment]
+        self.connection: InPlace = config.http_protocol_class(  # type: ignore[assignment, call-arg]
             config=config, server_state=ServerState(), app_state={}
         )
         self.transport = Transport()
@@ -112,11 +112,11 @@ def test_an_early_error_does_not_lose_the_next_request(
         early = len(asked) if whole else 300_000
         client.send(asked[:early])
         await client.transport.until(lambda to: to.statuses == [status])
-        assert whole or client.inner.shared.held_bytes == 0
+        assert whole or client.inner.shared.memory.held_bytes == 0
         client.send(asked[early:])
         client.send(SECOND)
         await client.transport.until(lambda to: to.statuses == [status, 200])
-        assert client.inner.shared.held_bytes == 0
+        assert client.inner.shared.memory.held_bytes == 0
 
     run(play())
 

@@ -7,7 +7,6 @@ the tensor is read, once its headers have said how long it is. Of 600 KB that sa
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from sponge_env.serve.http.body import EXTENSION, GONE
 from sponge_env.serve.http.corked import Corked
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
+from sponge_env.serve.memory import FULL
 
 
 class Connection(HttpToolsProtocol):
@@ -100,6 +100,8 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body that came along with the headers, or whose size is unknown."""
+        if self.cycle.response_complete:  # nobody wants it
+            return
         if self._body is None:
             self._hold_chunk(len(body))
             super().on_body(body)
@@ -159,7 +161,7 @@ class Connection(HttpToolsProtocol):
     def _make_room(self, size: int) -> None:
         self._hold(size)
         room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
-        weakref.finalize(room, self.shared.released.append, size).atexit = False
+        self.shared.memory.release_with(room, size)
         self._body, self._filled = memoryview(room), 0
         extensions = {EXTENSION: self._body, GONE: self.loop.create_future()}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
@@ -170,15 +172,15 @@ class Connection(HttpToolsProtocol):
         self._chunk_bytes += size
 
     def _hold(self, size: int) -> None:
-        if not self.shared.hold(size):
-            self._fail(RefusedError(503, "too many bodies at a time"))
+        if not self.shared.memory.hold(size):
+            self._fail(RefusedError(503, FULL))
 
     def _forget(self) -> None:
         """Let go of a body; what is still to come of one that is read in place is not kept."""
         if self._body is not None:
             self._unwanted = len(self._body) - self._filled
         self._body = None
-        self.shared.released.append(self._chunk_bytes)
+        self.shared.memory.released.append(self._chunk_bytes)
         self._chunk_bytes = 0
 
     def _end_body(self) -> None:
