@@ -65,8 +65,8 @@ DOORS = {
         "sponge_env/serve/http/shared.py",
     },
     "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/__main__.py"},
-    "grpc": {"sponge_env/serve/rpc/service.py"},
-    "google": {"sponge_env/serve/rpc/protos.py", "sponge_env/serve/rpc/service.py"},
+    "grpc": {"sponge_env/serve/rpc/*"},
+    "google": {"sponge_env/serve/rpc/*"},
     "matplotlib": {
         "sponge_env/results/*",
         "sponge_env/console.py",

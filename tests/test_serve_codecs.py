@@ -94,6 +94,21 @@ def test_every_datatype_over_grpc(dtype: str) -> None:
     assert response.parameters["batch"].int64_param == 3
 
 
+def test_rows_do_not_keep_a_large_json_alive() -> None:
+    body, length = binary([[1, 2, 3, 4]])
+    padded = body[: length - 1] + b" " * 10**5 + body[length - 1 :]
+    found = read(padded, b"%d" % (length + 10**5))
+    assert found.rows.tolist() == [[1, 2, 3, 4]]
+    assert found.rows.flags.owndata
+
+
+def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "array", lambda *_: pytest.fail("an array was made of it"))
+    for data in ([0] * 1000, [], [[0] * 4] * 3):
+        with pytest.raises(WireError, match="needs 8 numbers, or 2 rows of them, not"):
+            from_numbers("input", data, 2, TensorSpec((4,)))
+
+
 def test_a_binary_body_is_not_copied() -> None:
     body, length = binary([[1, 2, 3, 4]] * 3)
     buffer = bytearray(body)

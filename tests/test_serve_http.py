@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import socket
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from served import Running, running
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
+from sponge_env.serve.http import routes
 from sponge_env.serve.http.shared import Shared
 from sponge_env.serve.interface import Reply, Status
 
@@ -87,8 +89,8 @@ def test_byte_by_byte(wire: Wire) -> None:
 def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Shared] = []
 
-    def shared(options: Any) -> Shared:
-        made.append(Shared(options))
+    def shared(*arguments: Any) -> Shared:
+        made.append(Shared(*arguments))
         return made[0]
 
     monkeypatch.setattr(app, "Shared", shared)
@@ -96,7 +98,7 @@ def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) ->
         wire.send(infer(np.zeros((8, 4))))
         server.engine.wait_until(lambda engine: len(engine.held) == 8)
         body, _ = binary(np.zeros((8, 4)))
-        assert made[0].held_bytes == len(body)
+        assert made[0].memory.held_bytes == len(body)
         assert not any(call.tensor.flags.owndata for call in server.engine.calls)
         server.engine.finish(Reply(Status.FAILED))
         assert wire.answer().status == 503
@@ -104,7 +106,7 @@ def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) ->
         server.recorder.ended.clear()
         with Wire(server) as other:  # the first connection stays open and idle
             other.send(request(method="GET", path="/v2")).answer()
-            assert made[0].held_bytes == 0
+            assert made[0].memory.held_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -418,3 +420,42 @@ def test_a_client_that_does_not_read_is_let_go(connection: str) -> None:
         server.thread.join(1.0)  # it does not end, and its patience does
         with pytest.raises((ConnectionResetError, AssertionError)):
             wire.answer()
+
+
+def test_large_json_is_read_and_written_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a header says that JSON is all that there is."""
+    threads: list[threading.Thread] = []
+
+    def noted(work: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            threads.append(threading.current_thread())
+            return work(*arguments)
+
+        return run
+
+    for name in ("read_inference", "write_answer"):
+        monkeypatch.setattr(routes, name, noted(getattr(routes, name)))
+    wide = served(TensorSpec((40_000,)), TensorSpec((40_000,)))
+    engine = FakeEngine(wide, lambda call: answered(np.zeros(40_000, np.float32)))
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000], "data": [1] * 40_000}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    with running(engine) as server, Wire(server) as wire:
+        asked = request(body, inference_header_content_length=len(body))
+        assert wire.send(asked).answer().status == 200
+        assert server.thread not in threads
+    assert len(threads) == 2
+
+
+def test_what_is_unpacked_counts() -> None:
+    body = in_json() + b" " * 4000
+    packed = request(gzip.compress(body), content_encoding="gzip")
+    with running(most_held_bytes=4000) as server, Wire(server) as wire:
+        found = wire.send(packed).answer()
+        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        assert wire.send(infer()).answer().status == 200
+    with running(most_held_bytes=5000) as server, Wire(server) as wire:
+        for _ in range(3):  # it is given back
+            assert wire.send(packed).answer().status == 200
+        assert (
+            wire.send(request(gzip.compress(b""), content_encoding="gzip")).answer().status == 400
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Iterator
@@ -10,15 +11,21 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, answered, served
 from google.protobuf import descriptor_pool
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from raw_http import Wire, binary
+from raw_http import infer as over_http
 from served import Running, running
 
+from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.rpc import service
+from sponge_env.serve.rpc.codec import loose_bytes, read_request
+from sponge_env.serve.rpc.messages import STREAMED
 from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
-from sponge_env.serve.rpc.service import PUSHBACK
+from sponge_env.serve.rpc.service import COPIES, PUSHBACK
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -247,3 +254,93 @@ def test_slow_clients_are_let_go() -> None:
         with pytest.raises(grpc.RpcError) as raised:
             ask(iter(()), timeout=20)
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def silent(never: threading.Event) -> Iterator[bytes]:
+    never.wait(20)
+    yield b""
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelMetadata", "ModelStreamInfer"])
+def test_who_has_no_token_is_not_even_read(method: str) -> None:
+    with running(token="a") as server, grpc.insecure_channel(server.grpc) as channel:
+        never = threading.Event()
+        ask = channel.stream_stream(f"/{SERVICE}/{method}")(silent(never), timeout=5)
+        with pytest.raises(grpc.RpcError) as raised:
+            next(ask)
+        never.set()
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_silent_streams_are_let_go() -> None:
+    with running(idle_timeout_s=0.2) as server, grpc.insecure_channel(server.grpc) as channel:
+        never = threading.Event()
+        ask = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(silent(never), timeout=5)
+        with pytest.raises(grpc.RpcError) as raised:
+            next(ask)
+        never.set()
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "did not arrive" in raised.value.details()
+
+
+def test_a_stream_that_ends_takes_all_back() -> None:
+    engine = FakeEngine(answer=lambda call: None)
+    with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
+        many = itertools.repeat(infer().SerializeToString(), 200)
+        ask = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(many, timeout=20)
+        engine.wait_until(lambda engine: len(engine.held) == STREAMED)
+        ask.cancel()
+        engine.wait_until(lambda engine: len(engine.cancelled) == STREAMED)
+    assert len(engine.calls) == STREAMED
+
+
+def test_too_many_messages_at_a_time() -> None:
+    data = infer().SerializeToString()
+    engine = FakeEngine(answer=lambda call: None)
+    limits = {"most_held_bytes": max(COPIES * len(data), len(binary()[0])) + 5}
+    with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
+        held = channel.unary_unary(f"/{SERVICE}/ModelInfer").future(data)
+        engine.wait_until(lambda engine: len(engine.held) == 1)
+        assert code(channel, "ModelInfer", data) is grpc.StatusCode.UNAVAILABLE
+        with Wire(server) as wire:  # it is one account
+            assert wire.send(over_http()).answer().status == 503
+        held.cancel()
+        engine.wait_until(lambda engine: len(engine.cancelled) == 1)
+        with Wire(server) as wire:
+            wire.send(over_http())
+            engine.wait_until(lambda engine: len(engine.held) == 1)
+            engine.finish(answered(np.zeros(2, np.float32)))
+            assert wire.answer().status == 200
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_only_what_takes_long_is_read_beside_the_loop(
+    typed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return read_request(*arguments)
+
+    monkeypatch.setattr(service, "read_request", noted)
+    request = infer(np.ones((1, 40_000)))
+    if typed:
+        del request.raw_input_contents[:]
+        request.inputs[0].contents.fp32_contents.extend([1.0] * 40_000)
+    engine = FakeEngine(served(TensorSpec((40_000,))))
+    with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
+        call(channel, "ModelInfer", request.SerializeToString())
+        assert (threads == [server.thread]) == (not typed)
+
+
+@given(data=st.binary(max_size=100), raw=st.binary(max_size=300), more=st.binary(max_size=3))
+def test_raw_contents_are_told_from_the_rest(data: bytes, raw: bytes, more: bytes) -> None:
+    assert 0 <= loose_bytes(data) <= len(data)
+    request = infer()
+    request.raw_input_contents[0] = raw
+    said = request.SerializeToString()
+    head = len(said) - len(raw) - (2 if len(raw) < 128 else 3)
+    assert loose_bytes(said) == head
+    if more:
+        assert loose_bytes(said + more) == len(said + more)

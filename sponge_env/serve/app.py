@@ -18,10 +18,10 @@ import uvloop
 from sponge_env.serve.http.connection import connections
 from sponge_env.serve.http.routes import HttpFront
 from sponge_env.serve.http.shared import Shared
-from sponge_env.serve.http.sockets import authority, listening_socket
 from sponge_env.serve.interface import Engine
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc.service import RpcServer, start_rpc
+from sponge_env.serve.sockets import authority, listening_socket
 from sponge_env.serve.wire.extras import Extras
 from sponge_env.serve.wire.front import Front
 
@@ -84,7 +84,7 @@ async def run_servers(
     with _signals(stop), listener:
         front = Front(engine, options, extras.recorder)
         rpc = await start_rpc(front)
-        http = _HttpServer(_uvicorn_config(HttpFront(front, extras), options))
+        http = _HttpServer(_uvicorn_config(HttpFront(front, extras), front))
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         ports = {"port": listener.getsockname()[1], "grpc_port": rpc.port if rpc else None}
         (listening or _say)(Listening(replace(options, **ports)), stop)
@@ -109,12 +109,13 @@ class _HttpServer(uvicorn.Server):
         return nullcontext()
 
 
-def _uvicorn_config(app: HttpFront, options: ServeOptions) -> uvicorn.Config:
+def _uvicorn_config(app: HttpFront, front: Front) -> uvicorn.Config:
+    options = front.options
     # its warnings are about what clients send, a line for each
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
-        http=connections(Shared(options)),  # type: ignore[arg-type]
+        http=connections(Shared(options, front.memory)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         loop="none",

@@ -27,7 +27,7 @@ class ServeOptions:
     most_connections: int = 512
     """Connections at a time, of HTTP; as many requests at a time, of gRPC."""
     most_held_bytes: int = 256 * 2**20
-    """Bodies in memory at a time, of HTTP."""
+    """Bodies in memory at a time, of HTTP and gRPC together, also after they are unpacked."""
     most_header_bytes: int = 32 * 2**10
     """Address and headers of a request."""
     body_timeout_s: float = 30.0

@@ -7,7 +7,6 @@ the tensor is read, once its headers have said how long it is. Of 600 KB that sa
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from sponge_env.serve.http.body import EXTENSION, GONE
 from sponge_env.serve.http.corked import Corked
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
+from sponge_env.serve.memory import FULL
 
 LINGER_S = 1.0
 """How long a refused client is read on, so that it reads why, and not that it was reset."""
@@ -31,12 +31,14 @@ class Connection(HttpToolsProtocol):
         super().__init__(**named)
         self.shared = shared
         self._parsed_bytes = self._chunk_bytes = 0
-        self._begun, self._in_headers, self._left = False, True, False
+        self._begun, self._in_headers = False, True
         self._body: memoryview | None = None
-        self._filled = 0
+        self._filled = self._unwanted = 0
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._refusal: RefusedError | None = None
+        self._last_word: RefusedError | None = None
+        self._left = False
         self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,26 +55,37 @@ class Connection(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
         self._forget()
-        self._abandon()
+        self.pipeline.clear()
+        # uvicorn tells only the last request; one before it may still be under way
+        self._abandon(self._running)
+        self._abandon(self.cycle)
         super().connection_lost(exc)
 
     @property
     def room(self) -> memoryview:
         """Where to write what comes next: in its place, if it belongs to a body."""
-        return self.shared.scratch if self._body is None else self._body[self._filled :]
+        if self._body is not None:
+            return self._body[self._filled :]
+        scratch = self.shared.scratch
+        return scratch[: self._unwanted] if self._unwanted else scratch
 
     def written(self, size: int) -> None:
         """Take so many bytes that were written there."""
-        if self._left:
+        if self._last_word is not None:
             return
-        if self._body is None:
+        if self._body is not None:
+            self._filled += size
+            if self._filled == len(self._body):
+                self._end_body()
+        elif self._unwanted:
+            self._unwanted -= size
+            if not self._unwanted:
+                self._end_body()
+        else:
             self._parsed_bytes += size
             self.data_received(self.shared.scratch[:size])  # type: ignore[arg-type]
             self._check_parsed()
-            return
-        self._filled += size
-        if self._filled == len(self._body):
-            self._end_body()
+            self._check_idle()
 
     def on_message_begin(self) -> None:
         """Begin a request, which has to be there within its time."""
@@ -92,6 +105,8 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body that came along with the headers, or whose size is unknown."""
+        if self.cycle.response_complete:  # nobody wants it
+            return
         if self._body is None:
             self._hold_chunk(len(body))
             super().on_body(body)
@@ -123,6 +138,8 @@ class Connection(HttpToolsProtocol):
         if self._running is self.cycle:
             self._forget()
         super().on_response_complete()
+        if self._last_word is not None and not self._under_way:
+            self._end_with(self._last_word)
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._start_timer()
 
@@ -149,7 +166,7 @@ class Connection(HttpToolsProtocol):
     def _make_room(self, size: int) -> None:
         self._hold(size)
         room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
-        weakref.finalize(room, self.shared.released.append, size).atexit = False
+        self.shared.memory.release_with(room, size)
         self._body, self._filled = memoryview(room), 0
         extensions = {EXTENSION: self._body, GONE: self.loop.create_future()}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
@@ -160,12 +177,15 @@ class Connection(HttpToolsProtocol):
         self._chunk_bytes += size
 
     def _hold(self, size: int) -> None:
-        if not self.shared.hold(size):
-            self._fail(RefusedError(503, "too many bodies at a time"))
+        if not self.shared.memory.hold(size):
+            self._fail(RefusedError(503, FULL))
 
     def _forget(self) -> None:
+        """Let go of a body; what is still to come of one that is read in place is not kept."""
+        if self._body is not None:
+            self._unwanted = len(self._body) - self._filled
         self._body = None
-        self.shared.released.append(self._chunk_bytes)
+        self.shared.memory.released.append(self._chunk_bytes)
         self._chunk_bytes = 0
 
     def _end_body(self) -> None:
@@ -189,15 +209,49 @@ class Connection(HttpToolsProtocol):
         self._refusal = refusal
         raise refusal
 
+    def _check_idle(self) -> None:
+        """Wait for a request again, if what came was none: uvicorn has ended its patience."""
+        waited_for = self._timer or self.timeout_keep_alive_task
+        if waited_for is None and not self._under_way and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether a request that has begun to be worked on, or waits for it, is unanswered."""
+        running = self._running
+        return bool(self.pipeline) or (running is not None and not running.response_complete)
+
     def _refuse(self, refusal: RefusedError) -> None:
-        """Answer and close; what has been answered already is only closed."""
+        """Read no more; answer and close once what came whole before has its answers."""
+        if self._last_word is not None:
+            return
         self.shared.refused += 1
+        self._last_word = refusal
+        self._stop_timer()
+        self._forget()
+        if self.cycle is not None and self.cycle.more_body:  # its request will never be whole
+            self._give_up(self.cycle)
+        if not self._under_way:
+            self._end_with(refusal)
+
+    def _give_up(self, cycle: RequestResponseCycle) -> None:
+        """Work on a request no more, or not at all."""
+        waiting = [entry for entry in self.pipeline if entry[0] is not cycle]
+        self.pipeline.clear()
+        self.pipeline.extend(waiting)
+        self._abandon(cycle)
+        if cycle is self._running:
+            self._running = None
+
+    def _end_with(self, refusal: RefusedError) -> None:
+        """Answer and close; what has been answered already is only closed."""
         if self.transport.is_closing() or self._left:
             return
         current = self.cycle if self.cycle and self.cycle.scope is self.scope else None
-        if current is None or not current.response_started:
+        if current is None or not current.more_body or not current.response_started:
             self.transport.write(refusal.response)
-        self._abandon()
         self._leave()
 
     def _leave(self) -> None:
@@ -206,25 +260,20 @@ class Connection(HttpToolsProtocol):
         To close at once would tell a client that still sends that the connection was reset.
         """
         self._left = True
-        self._forget()
         self.transport.write_eof()
         self._stop_timer()
         self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
-    def _abandon(self) -> None:
-        """Tell the application that nobody waits for what it works on.
-
-        Uvicorn tells only the last request; one before it may still be under way.
-        """
-        self.pipeline.clear()
-        for cycle in (self._running, self.cycle):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-                extensions: Any = cycle.scope.get("extensions") or {}
-                gone = extensions.get(GONE)
-                if gone is not None and not gone.done():
-                    gone.set_result(None)
+    def _abandon(self, cycle: RequestResponseCycle | None) -> None:
+        """Tell the application that nobody waits for what it works on."""
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        extensions: Any = cycle.scope.get("extensions") or {}
+        gone = extensions.get(GONE)
+        if gone is not None and not gone.done():
+            gone.set_result(None)
 
     def _start_timer(self) -> None:
         self._stop_timer()
@@ -239,6 +288,8 @@ class Connection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.transport.is_closing():
             self.transport.abort()
+        elif self.flow.read_paused:  # it is we who do not read
+            self._start_timer()
         elif self._begun:
             self._refuse(RefusedError(408, "the request did not arrive in time"))
         else:

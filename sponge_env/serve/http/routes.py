@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import orjson
 
 from sponge_env.errors import SpongeError
@@ -16,18 +17,22 @@ from sponge_env.serve.http.compression import accepted_encoding, compressed, dec
 from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.options import is_local
 from sponge_env.serve.wire import describe
+from sponge_env.serve.wire.aside import aside
 from sponge_env.serve.wire.extras import Extras
-from sponge_env.serve.wire.front import Front, Headers
+from sponge_env.serve.wire.front import Answered, Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.protocol import Answer, read_inference, read_json, write_answer
+from sponge_env.serve.wire.protocol import (
+    Inference,
+    header_size,
+    read_inference,
+    read_json,
+    write_answer,
+)
 from sponge_env.serve.wire.tensors import shown
 
 T = TypeVar("T")
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-
-LARGE_BYTES = 2**18
-"""From here on a body that has to be unpacked or parsed does not hold up the others."""
 
 
 class ClientGoneError(Exception):
@@ -135,14 +140,13 @@ class HttpFront:
         arrival, headers = self._front.arrival(request.began_s), request.headers
         length = headers.get(b"inference-header-content-length")
         limits = (length, self._front.served, self._front.options.most_rows)
-        inference = await _aside(len(body) if length is None else 0, read_inference, body, *limits)
+        inference = await aside(header_size(length, len(body)), read_inference, body, *limits)
         read_s = time.monotonic() - arrival.arrived_s
         work = self._front.infer(inference, headers, arrival, size)
         answered = await _while_connected(request, work)
         began_s = time.monotonic()
-        model = self._front.served.name
-        answer = write_answer(inference, model, answered.tensors, answered.parameters)
-        response = self._packed(answer, headers)
+        size = sum(tensor.nbytes for tensor in answered.tensors.values())
+        response = await aside(size, self._written, inference, answered, headers)
         self._front.recorder.converted(read_s, time.monotonic() - began_s)
         return response
 
@@ -156,11 +160,15 @@ class HttpFront:
         if not encoding:
             return body, len(body)
         # a small body may become a large one
-        return await _aside(most_bytes, decompressed, body, encoding, most_bytes), len(body)
+        unpacked = await aside(most_bytes, decompressed, body, encoding, most_bytes)
+        counted = np.frombuffer(unpacked, np.uint8)
+        self._front.memory.keep(counted)
+        return memoryview(counted), len(body)  # type: ignore[arg-type]
 
-    def _packed(self, answer: Answer, headers: Headers) -> Response:
+    def _written(self, inference: Inference, answered: Answered, headers: Headers) -> Response:
         """Return an answer, compressed where that is accepted and it is large enough."""
-        more = []
+        model, more = self._front.served.name, []
+        answer = write_answer(inference, model, answered.tensors, answered.parameters)
         if answer.header_length:
             more.append((b"inference-header-content-length", b"%d" % answer.header_length))
         kind = BINARY if answer.header_length else JSON
@@ -200,13 +208,6 @@ class _Request:
     headers: Headers
     receive: Receive
     began_s: float
-
-
-async def _aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Do what takes long for large bodies in another thread."""
-    if size < LARGE_BYTES:
-        return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)
 
 
 async def _while_connected(request: _Request, work: Coroutine[Any, Any, T]) -> T:

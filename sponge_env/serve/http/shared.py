@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from sponge_env.serve.memory import Memory
 from sponge_env.serve.options import ServeOptions
 
 SCRATCH_BYTES = 2**16
@@ -22,27 +22,11 @@ class Shared:
     """What all connections of a server count together, in its loop's thread."""
 
     options: ServeOptions
+    memory: Memory
     scratch: memoryview = field(default_factory=_scratch)
     """What was read is parsed before the next connection reads."""
-    released: deque[int] = field(default_factory=deque)
-    """Sizes of bodies that nobody uses any more; any thread may be the last to use one."""
     refused: int = 0
     """Requests that were no HTTP, too slow, too large, or one too many."""
-    _held_bytes: int = 0
-
-    @property
-    def held_bytes(self) -> int:
-        """Bodies in memory."""
-        while self.released:
-            self._held_bytes -= self.released.popleft()
-        return self._held_bytes
-
-    def hold(self, size: int) -> bool:
-        """Count a body, or a part of one, if there is room for it."""
-        if self.held_bytes + size > self.options.most_held_bytes:
-            return False
-        self._held_bytes += size
-        return True
 
 
 class RefusedError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import Served
@@ -20,7 +21,13 @@ from sponge_env.serve.wire.protocol import (
     check_output_name,
     names_of_outputs,
 )
-from sponge_env.serve.wire.tensors import checked_rows, datatype, from_bytes, from_numbers
+from sponge_env.serve.wire.tensors import (
+    check_length,
+    checked_rows,
+    datatype,
+    from_bytes,
+    from_numbers,
+)
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -36,6 +43,48 @@ _CONTENTS = {
     "FP64": "fp64_contents",
 }
 """Field that holds values of a datatype; FP16 has none and is sent as bytes."""
+
+LENGTH_DELIMITED = 2
+"""Type on the wire of texts, bytes and messages."""
+RAW_TAG = 7 << 3 | LENGTH_DELIMITED
+"""Begins ``raw_input_contents``."""
+MOST_FIELDS = 64
+"""Of a request, before its raw contents, that are looked at."""
+
+
+def parsed(name: str, data: bytes) -> Any:
+    """Return a message; bytes that are none of this name are a WireError."""
+    try:
+        return MESSAGES[name].FromString(data)
+    except DecodeError:
+        raise WireError(f"this is no {name}") from None
+
+
+def loose_bytes(data: bytes) -> int:
+    """Return how much of a ``ModelInferRequest`` has to be parsed number by number.
+
+    That is all, unless it ends with one item of ``raw_input_contents``, which is copied as it is.
+    Protobuf writes fields in the order of their numbers, and that is the highest.
+    """
+    at, size = 0, len(data)
+    for _ in range(MOST_FIELDS):
+        if at >= size or data[at] >= 0x80 or data[at] & 7 != LENGTH_DELIMITED:
+            break
+        tag, (length, after) = data[at], _varint(data, at + 1)
+        if tag == RAW_TAG:
+            return at if after + length == size else size
+        at = after + length
+    return size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return a number and where it ends; one without an end reaches beyond the message."""
+    value = 0
+    for place, byte in enumerate(data[at : at + 5]):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return value, at + place + 1
+    return len(data), at
 
 
 def read_request(request: Any, served: Served, most_rows: int) -> Inference:
@@ -62,8 +111,9 @@ def _rows(request: Any, served: Served, most_rows: int) -> NDArray[Any]:
     raw = request.raw_input_contents
     if not raw:
         field = _CONTENTS.get(tensor.datatype)
-        numbers = list(getattr(tensor.contents, field)) if field else []
-        return from_numbers(INPUT, numbers, rows, served.inputs)
+        numbers = getattr(tensor.contents, field) if field else []
+        check_length(INPUT, len(numbers), rows, served.inputs)
+        return from_numbers(INPUT, list(numbers), rows, served.inputs)
     if len(raw) != 1 or tensor.HasField("contents"):
         raise WireError(f"{INPUT!r} needs either contents or one item of raw_input_contents")
     return from_bytes(INPUT, raw[0], rows, served.inputs)

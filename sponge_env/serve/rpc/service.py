@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.json_format import ParseDict
-from google.protobuf.message import DecodeError
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve.http.sockets import authority, listening_socket
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.rpc.codec import read_request, write_response
+from sponge_env.serve.rpc.codec import loose_bytes, parsed, read_request, write_response
+from sponge_env.serve.rpc.messages import Context, Stream, headers_of, read_message
 from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
+from sponge_env.serve.sockets import authority, listening_socket
 from sponge_env.serve.wire import describe
-from sponge_env.serve.wire.front import Front
+from sponge_env.serve.wire.aside import aside
+from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import UnansweredError, WireError, grpc_code
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from sponge_env.serve.wire.protocol import Inference
 
 PUSHBACK = "grpc-retry-pushback-ms"
 """By which gRPC's clients learn when to try again."""
-STREAMED = 64
-"""Requests of one stream at a time."""
+COPIES = 2
+"""Of a message in memory: as it came, and what was taken out of it."""
+OPEN = ("ServerLive", "ServerReady")
+"""Methods that want no token."""
 MORE_BYTES = 2**16
 """Of a message beside its tensor."""
 
@@ -79,9 +80,11 @@ class Asked:
     """A message that has arrived."""
 
     data: bytes
-    context: Context
+    headers: Headers
     began_s: float
     """When its call began, on the monotonic clock."""
+    remaining_s: float | None = None
+    """What is left of the call's deadline, if there is one and it is that of this message."""
 
 
 class RpcFront:
@@ -103,24 +106,31 @@ class RpcFront:
             "RepositoryIndex": self._index,
         }
         handlers: dict[str, Any] = {
-            name: self._unary(self._describing(name, make)) for name, make in described.items()
+            name: self._unary(self._describing(name, make), name not in OPEN)
+            for name, make in described.items()
         }
         handlers["ModelInfer"] = self._unary(self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _unary(self, work: Callable[[Asked], Awaitable[Any]]) -> Any:
+    def _unary(self, work: Callable[[Asked], Awaitable[Any]], guarded: bool = True) -> Any:
         """Make a handler of what returns the message that answers one.
 
-        It reads the message itself, to know when it began and to give up a client that is too
-        slow; gRPC would wait for ever, and for those that are let in at a time only.
+        It reads the message itself, to know when it began, to give up a client that is too slow,
+        and to read nothing of one without the token; gRPC would wait for ever.
         """
 
         async def handle(_: object, context: Context) -> bytes:
-            began_s = time.monotonic()
+            began_s, headers = time.monotonic(), headers_of(context)
             try:
-                data = await _read(context, self._front.options.body_timeout_s)
-                response = await work(Asked(data, context, began_s))
+                if guarded:
+                    self._front.check_token(headers)
+                data = await read_message(context, self._front.options.body_timeout_s)
+                if data is None:
+                    raise WireError("the call brought no message")
+                with self._front.memory.holding(COPIES * len(data)):
+                    asked = Asked(data, headers, began_s, context.time_remaining())
+                    response = await work(asked)
             except WireError as error:
                 await _abort(context, error)
             said: bytes = response.SerializeToString()
@@ -134,9 +144,7 @@ class RpcFront:
         """Return what answers with a message made of plain values."""
 
         async def work(asked: Asked) -> Any:
-            if name not in ("ServerLive", "ServerReady"):
-                self._front.check_token(_headers(asked.context))
-            found = make(_parsed(f"{name}Request", asked.data))
+            found = make(await aside(len(asked.data), parsed, f"{name}Request", asked.data))
             return ParseDict(found, MESSAGES[f"{name}Response"]())
 
         return work
@@ -164,18 +172,12 @@ class RpcFront:
         return {"models": describe.index(self._front.served, ready) if shown else []}
 
     async def _infer(self, asked: Asked) -> Any:
-        return await self._answer(asked, asked.context.time_remaining())
-
-    async def _answer(self, asked: Asked, remaining_s: float | None) -> Any:
         """Return the message that answers a request; a WireError says why there is none."""
-        front, headers = self._front, _headers(asked.context)
-        front.check_token(headers)
-        arrival = front.arrival(asked.began_s, remaining_s)
-        request = _parsed("ModelInferRequest", asked.data)
-        front.check_model(request.model_name, request.model_version)
-        inference = read_request(request, front.served, front.options.most_rows)
+        front = self._front
+        arrival = front.arrival(asked.began_s, asked.remaining_s)
+        inference = await aside(loose_bytes(asked.data), self._inference, asked.data)
         read_s = time.monotonic() - arrival.arrived_s
-        answered = await front.infer(inference, headers, arrival, len(asked.data))
+        answered = await front.infer(inference, asked.headers, arrival, len(asked.data))
         began_s = time.monotonic()
         response = write_response(
             inference, front.served.name, answered.tensors, answered.parameters
@@ -183,67 +185,32 @@ class RpcFront:
         self._recorder.converted(read_s, time.monotonic() - began_s)
         return response
 
-    async def _stream(
-        self, requests: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
+    def _inference(self, data: bytes) -> Inference:
+        """Take a request apart; the message itself is not kept."""
+        front, request = self._front, parsed("ModelInferRequest", data)
+        front.check_model(request.model_name, request.model_version)
+        return read_request(request, front.served, front.options.most_rows)
+
+    async def _stream(self, _: object, context: Context) -> None:
         """Answer the requests of a stream in their order, several of them at a time.
 
         The deadline of the stream is not that of a request.
         """
-        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAMED)
-
-        async def read() -> None:
-            async for data in requests:
-                await answers.put(asyncio.create_task(self._streamed(data, context)))
-            await answers.put(None)
-
-        reading = asyncio.create_task(read())
         try:
-            while (answer := await answers.get()) is not None:
-                yield await answer
-        finally:
-            reading.cancel()
-            while not answers.empty():
-                if (left := answers.get_nowait()) is not None:
-                    left.cancel()
+            self._front.check_token(headers_of(context))
+            await Stream(context, self._front.options.idle_timeout_s, self._streamed).serve()
+        except WireError as error:
+            await _abort(context, error)
 
-    async def _streamed(self, data: bytes, context: Context) -> bytes:
+    async def _streamed(self, data: bytes, headers: Headers) -> bytes:
         try:
-            asked = Asked(data, context, time.monotonic())
-            found = {"infer_response": await self._answer(asked, None)}
+            with self._front.memory.holding(COPIES * len(data)):
+                asked = Asked(data, headers, time.monotonic())
+                found = {"infer_response": await self._infer(asked)}
         except WireError as error:
             found = {"error_message": error.sentence}
         said: bytes = MESSAGES["ModelStreamInferResponse"](**found).SerializeToString()
         return said
-
-
-async def _read(context: Context, timeout_s: float) -> bytes:
-    """Return a call's message; none, or one that takes too long, is a WireError."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            data = await context.read()
-    except TimeoutError:
-        raise WireError("the message did not arrive in time", 408) from None
-    if not isinstance(data, bytes):
-        raise WireError("the call brought no message")
-    return data
-
-
-def _headers(context: Context) -> dict[bytes, bytes]:
-    """Return a call's metadata as HTTP's headers are given."""
-    pairs = context.invocation_metadata() or ()
-    return {_bytes(key).lower(): _bytes(value) for key, value in pairs}
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
-
-
-def _parsed(name: str, data: bytes) -> Any:
-    try:
-        return MESSAGES[name].FromString(data)
-    except DecodeError:
-        raise WireError(f"this is no {name}") from None
 
 
 async def _abort(context: Context, error: WireError) -> Any:

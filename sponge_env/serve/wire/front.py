@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import Call, Engine, Reply, Served
+from sponge_env.serve.memory import Memory
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, timing
 from sponge_env.serve.wire.extras import Recorder
@@ -36,6 +37,7 @@ class Front:
 
     def __init__(self, engine: Engine, options: ServeOptions, recorder: Recorder) -> None:
         self.engine, self.options, self.recorder = engine, options, recorder
+        self.memory = Memory(options.most_held_bytes)
         self._authorization = f"Bearer {options.token}".encode() if options.token else None
 
     @property
@@ -73,6 +75,8 @@ class Front:
         when = timing(inference.parameters, headers, arrival)
         if when.clamped:
             self.recorder.clamped()
+        if inference.rows.flags.owndata:  # no view on the body, which is counted
+            self.memory.keep(inference.rows)
         asked = calls(inference, when, payload_bytes)
         ended = await replies(self.engine, asked, self._record)
         return Answered(joined_outputs(self.served, ended), joined_parameters(ended))

@@ -15,6 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import Call, Served
+from sponge_env.serve.wire.aside import LARGE_BYTES
 from sponge_env.serve.wire.deadlines import Timing
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.tensors import (
@@ -64,11 +65,13 @@ def read_inference(
     ``header_length`` is the header ``Inference-Header-Content-Length``, if there is one: the size
     of the JSON, after which bytes of tensors follow.
     """
-    size = _header_size(header_length, len(body))
+    size = header_size(header_length, len(body))
     view = memoryview(body)
     request = read_json(view[:size])
     parameters = _mapping(request.get("parameters"), "parameters")
     rows = _rows(request.get("inputs"), view[size:], served, most_rows)
+    if max(rows.nbytes, LARGE_BYTES) < size < len(body):  # or the rows would keep all alive
+        rows = rows.copy()
     wanted = _wanted(request.get("outputs"), parameters, served)
     name = request.get("id", "")
     if not isinstance(name, str):
@@ -85,7 +88,8 @@ def read_json(data: Buffer) -> dict[str, Any]:
     return _mapping(found, "the request")
 
 
-def _header_size(said: bytes | None, size: int) -> int:
+def header_size(said: bytes | None, size: int) -> int:
+    """Return the size of a body's JSON, by ``Inference-Header-Content-Length``, if that is said."""
     if said is None:
         return size
     if not (said.isdigit() and len(said) < 16 and int(said) <= size):

@@ -78,6 +78,7 @@ def from_numbers(name: str, data: object, rows: int, spec: TensorSpec) -> NDArra
     """Make a (rows, *spec.shape) array of JSON's numbers, flat in row-major order or nested."""
     if not isinstance(data, list):
         raise WireError(f"the data of {name!r} must be a list of numbers, not {shown(data)}")
+    check_length(name, len(data), rows, spec)
     # of objects: any other type would read "1" as a number, or reserve the longest text for each
     try:
         found = np.array(data, object)
@@ -89,6 +90,16 @@ def from_numbers(name: str, data: object, rows: int, spec: TensorSpec) -> NDArra
     if found.ndim != 1 and found.shape != shape:
         raise WireError(f"the data of {name!r} is neither flat nor nested as its shape says")
     return checked_values(name, _converted(name, found.reshape(shape), np.dtype(spec.dtype)))
+
+
+def check_length(name: str, size: int, rows: int, spec: TensorSpec) -> None:
+    """Raise a WireError unless a list is as long as all numbers, flat, or as the rows, nested.
+
+    Before anything is made of it, for each number takes 50 ns, and of clients some send millions.
+    """
+    wanted = rows * math.prod(spec.shape)
+    if size not in (rows, wanted):
+        raise WireError(f"{name!r} needs {wanted} numbers, or {rows} rows of them, not {size}")
 
 
 def _converted(name: str, found: NDArray[Any], wanted: np.dtype[Any]) -> NDArray[Any]:

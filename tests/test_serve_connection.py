@@ -1,0 +1,177 @@
+"""One HTTP connection on a transport of our own, which decides what is read in one go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine, answered, served
+from raw_http import infer, request
+from served import Recorded
+from uvicorn.server import ServerState
+
+from sponge_env.models.model import TensorSpec
+from sponge_env.serve import app
+from sponge_env.serve.http.connection import InPlace
+from sponge_env.serve.http.routes import HttpFront
+from sponge_env.serve.interface import Call, Reply
+from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.wire.extras import Extras
+from sponge_env.serve.wire.front import Front
+
+SECOND = request(method="GET", path="/v2/health/live")
+LARGE = served(inputs=TensorSpec((150_000,)))
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent, self.closing = b"", False
+        self.changed = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        self.sent += bytes(data)
+        self.changed.set()
+
+    def close(self) -> None:
+        self.closing = True
+        self.changed.set()
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(part[:3]) for part in self.sent.split(b"HTTP/1.1 ")[1:]]
+
+    async def until(self, true: Callable[[Transport], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not true(self):
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Client:
+    """Speaks to a connection."""
+
+    def __init__(self, engine: FakeEngine, **changes: Any) -> None:
+        options, extras = ServeOptions(**changes), Extras(Recorded())
+        front = Front(engine, options, extras.recorder)
+        config = app._uvicorn_config(HttpFront(front, extras), front)
+        config.load()
+        self.connection: InPlace = config.http_protocol_class(  # type: ignore[assignment, call-arg]
+            config=config, server_state=ServerState(), app_state={}
+        )
+        self.transport = Transport()
+        self.connection.connection_made(self.transport)
+
+    @property
+    def inner(self) -> Any:
+        return self.connection._to
+
+    def send(self, data: bytes) -> None:
+        """Have all of it read before anything else runs in the loop."""
+        while data:
+            room = self.connection.get_buffer(-1)
+            size = min(len(room), len(data))
+            room[:size] = data[:size]
+            self.connection.buffer_updated(size)
+            data = data[size:]
+
+
+def run(play: Awaitable[None]) -> None:
+    asyncio.run(play)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("path", "token", "status"), [("none", None, 404), ("tiny", "a", 401)])
+def test_an_early_error_does_not_lose_the_next_request(
+    path: str, token: str | None, status: int, whole: bool
+) -> None:
+    """Of 600 KB most are read in place before the application has had its turn."""
+
+    async def play() -> None:
+        client = Client(FakeEngine(LARGE), token=token)
+        asked = request(b"\1" * 600_000, path=f"/v2/models/{path}/infer")
+        early = len(asked) if whole else 300_000
+        client.send(asked[:early])
+        await client.transport.until(lambda to: to.statuses == [status])
+        assert whole or client.inner.shared.memory.held_bytes == 0
+        client.send(asked[early:])
+        client.send(SECOND)
+        await client.transport.until(lambda to: to.statuses == [status, 200])
+        assert client.inner.shared.memory.held_bytes == 0
+
+    run(play())
+
+
+@pytest.mark.parametrize("before", [b"", infer(), request(b"x" * 5000)])
+def test_empty_lines_do_not_hold_a_connection(before: bytes) -> None:
+    async def play() -> None:
+        client = Client(FakeEngine(), idle_timeout_s=0.05, body_timeout_s=0.05, most_body_bytes=999)
+        if before:
+            client.send(before[:300])
+            await client.transport.until(lambda to: len(to.statuses) == 1)
+            client.send(before[300:])
+        client.send(b"\r\n")
+        await client.transport.until(lambda to: to.closing)
+        assert len(client.transport.statuses) == bool(before)
+
+    run(play())
+
+
+def held_by(first: float) -> Callable[[Call], Reply | None]:
+    """Answer all but those that begin with a number."""
+    return lambda call: None if call.tensor[0] == first else answered(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(b"\0", 400), (infer()[:-3], 408), (infer()[:30], 408), (b"GET /" + b"x" * 100_000, 431)],
+)
+def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status: int) -> None:
+    async def play() -> None:
+        engine = FakeEngine(answer=held_by(7))
+        client = Client(engine, body_timeout_s=0.05, most_header_bytes=3000)
+        client.send(infer([[7, 0, 0, 0]]) + infer() * 2 + end)
+        await asyncio.sleep(0.1)  # longer than its patience; nothing tells that nothing happens
+        assert client.transport.sent == b""
+        assert not client.transport.closing
+        engine.finish(answered(np.zeros(2, np.float32)))
+        await client.transport.until(lambda to: to.closing)
+        assert client.transport.statuses == [200, 200, 200, status]
+        client.send(infer())  # nobody reads it any more
+        assert client.transport.statuses == [200, 200, 200, status]
+
+    run(play())
+
+
+def test_a_client_that_goes_away_takes_all_back() -> None:
+    async def play() -> None:
+        engine = FakeEngine(answer=held_by(7))
+        client = Client(engine)
+        client.send(infer([[7, 0, 0, 0]]) * 2 + b"\0")
+        while not engine.held:
+            await asyncio.sleep(0)
+        client.connection.connection_lost(None)
+        while not engine.cancelled:
+            await asyncio.sleep(0)
+        assert len(engine.calls) == 1
+
+    run(play())
