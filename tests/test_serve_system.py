@@ -202,6 +202,15 @@ def test_what_is_taken_back_as_it_expires_ends_once() -> None:
     assert system._env["opened"] == 0
 
 
+def test_the_place_of_what_has_just_expired_is_free() -> None:
+    system = served_system(ONE, queue_max=1, crashes=[(0.1, 0)])
+    client = Client(system)
+    client.at(0.15, client.submit, 0.2)
+    client.at(0.35 + TICK_S, client.submit, 30.0)
+    system.step(Allocation(16, 1))
+    assert client.statuses == [Status.EXPIRED, Status.ANSWERED]
+
+
 def test_goodput_holds_under_overload() -> None:
     """Three times what all cores can serve, which is 100 a second."""
     system = served_system(ONE_CPU, QUOTA_PROFILE, queue_max=1024)

@@ -286,6 +286,8 @@ class ServedSystem(LiveSystem):
         """Take in a call, or refuse it; return when to look after it."""
         deadline_s = min(self.at(call.deadline_s), now_s + LONGEST_S)
         sent_s = min(now_s, self.at(call.sent_s))
+        if not self._free:
+            self._look()  # at what has just expired
         # Only what waits has a row of its own.
         welcome, row = bool(self._free), self._free[-1] if self._free else self._queue_max
         times_s = sent_s, now_s, deadline_s
