@@ -203,10 +203,13 @@ def test_what_is_taken_back_as_it_expires_ends_once() -> None:
 
 
 def test_the_place_of_what_has_just_expired_is_free() -> None:
-    system = served_system(ONE, queue_max=1, crashes=[(0.1, 0)])
+    system = served_system(ONE, queue_max=1, crashes=[(0.85, 0)])
     client = Client(system)
-    client.at(0.15, client.submit, 0.2)
-    client.at(0.35 + TICK_S, client.submit, 30.0)
+    client.at(0.9, client.submit, 0.5)
+    system.step(Allocation(16, 1))
+    while client.worker.now() < 2.0:
+        client.worker.wait(2.0)  # nobody serves
+    client.submit(30.0)
     system.step(Allocation(16, 1))
     assert client.statuses == [Status.EXPIRED, Status.ANSWERED]
 
