@@ -86,6 +86,9 @@ class FakeEngine:
     def snapshot(self) -> Snapshot:
         return Snapshot(0.0, self.agent, None, (1,), (1,), (1,), ("tiny",), (0,), (), self.ready)
 
+    def follow(self, follower: Callable[[Snapshot], None]) -> None:
+        """Say nothing: no interval passes."""
+
     def use(self, agent: str) -> None:
         if agent not in ("static-1", "static-2"):
             raise ConfigError(f"unknown agent {agent!r}; choose from static-1, static-2")

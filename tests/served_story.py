@@ -61,6 +61,7 @@ class FakeEngine:
     ready: bool = True
     alive: bool = True
     taken: list[Call] = field(default_factory=list)
+    followers: list[Callable[[Snapshot], None]] = field(default_factory=list)
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         self.taken.append(call)
@@ -72,6 +73,15 @@ class FakeEngine:
 
     def snapshot(self) -> Snapshot:
         return self.now
+
+    def follow(self, follower: Callable[[Snapshot], None]) -> None:
+        self.followers.append(follower)
+
+    def tell(self, now: Snapshot) -> None:
+        """Say what there is to say after an interval."""
+        self.now = now
+        for follower in self.followers:
+            follower(now)
 
     def use(self, agent: str) -> None:
         if agent not in ("sponge-ip", "fa2"):

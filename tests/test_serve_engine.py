@@ -22,7 +22,7 @@ from sponge_env.live.worker import LiveWorker
 from sponge_env.models.model import TensorSpec
 from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 from sponge_env.serve.engine import ServingEngine
-from sponge_env.serve.interface import Call, Reply, Served, Status
+from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.system import ServedSystem
 
 SCENARIO = short(interval_s=0.05, limits=Limits(cores=4, batch=4, replicas=2, total_cores=8))
@@ -139,7 +139,9 @@ def test_a_call_is_answered_with_its_own_output() -> None:
 
 def test_the_snapshot_follows_the_intervals() -> None:
     sink = Told()
+    followed: list[Snapshot] = []
     with rig(sinks=[sink, Told(fails=True)]) as r:
+        r.engine.follow(followed.append)
         r.submit()[1]()
         until(lambda: sum(m.on_time for m in sink.intervals) == 1)
         snapshot = until(lambda: r.engine.snapshot() if r.engine.snapshot().last else None)
@@ -148,6 +150,9 @@ def test_the_snapshot_follows_the_intervals() -> None:
         assert sink.intervals[0].decision_s > 0
     assert sink.closed
     assert not r.engine.snapshot().ready
+    assert not followed[-1].ready
+    told = [snapshot.last for snapshot in followed[:-1]]
+    assert told == sink.intervals[-len(told) :]
 
 
 def test_another_controller_takes_over_without_losing_a_call() -> None:

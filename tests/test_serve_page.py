@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def test_a_point_says_what_an_interval_was_like(history: History) -> None:
     last = interval(7.0, latency_p50_s=0.4, latency_p99_s=math.inf, cores=8.0, utilisation=0.25)
     history.take(snapshot(7.2, last=last))
     (point,) = points(history)
-    assert point["t"] == 7
+    assert point["t"] == 7.2
     assert dict(zip(OUTCOMES, point["ended"], strict=True))["expired"] == 1
     assert (point["p50"], point["p99"]) == (0.4, NEVER)
     assert (point["held"], point["used"], point["cores"]) == (8, 2, [8])
@@ -119,30 +119,17 @@ def test_a_query_says_from_when_on(query: str, since_s: float) -> None:
     assert since(query) == since_s
 
 
-def test_a_watch_takes_each_interval_once(history: History) -> None:
-    engine = FakeEngine()
-    watch = Watch(engine, history)
-    for time_s in (1.0, 1.0, 2.0):
-        engine.now = snapshot(time_s)
-        watch.look()
-    assert [point["t"] for point in points(history)] == [1, 2]
-    assert history.metrics.core_s == 16
-
-
-def test_a_watch_looks_by_itself_and_stops(history: History) -> None:
-    looked = threading.Event()
-
-    class Engine(FakeEngine):
-        def snapshot(self) -> Any:
-            looked.set()
-            return self.now
-
-    watch = Watch(Engine(), history, every_s=0.001)
-    watch.start()
-    assert looked.wait(10)
+def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> None:
+    """Those that follow each other closely are not lost, and the time is the clock's."""
+    engine = FakeEngine(now=snapshot(0.0, last=None))
+    with closing(Watch(engine, history)) as watch:
+        for time_s, counted_s in ((1.0, 1.0), (1.0, 1.0), (4.5, 2.0), (4.6, 3.0), (5.5, 4.0)):
+            last = interval(counted_s, cores=8.0, core_seconds=8.0)
+            engine.tell(snapshot(time_s, last=last))
     watch.close()
-    watch.close()
-    assert len(points(history)) == 1
+    assert [point["t"] for point in points(history)] == [1.0, 4.5, 4.6, 5.5]
+    assert [point["t"] for point in points(history, 4.6)] == [4.6, 5.5]
+    assert history.metrics.core_s == 32
 
 
 def test_the_page_brings_all_that_it_needs() -> None:

@@ -14,7 +14,7 @@ from sponge_env.config import Initial, Limits, Simulation
 from sponge_env.interfaces import BY_SLACK, HISTORY, Allocation, StageAllocation
 from sponge_env.scenario import Scenario
 from sponge_env.serve.interface import Reply, Status
-from sponge_env.serve.system import TICK_S, ServedSystem
+from sponge_env.serve.system import TICK_S
 
 ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
 ONE_CPU = short(limits=Limits(16, 16, 3), simulation=Simulation(cold_start_s=0.3))
@@ -71,7 +71,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
         metrics = system.step(asked(scenario, *sizes))
         if interval + 1 < intervals:
             totals = {key: totals[key] + getattr(metrics, key) for key in totals}
-        check_rows(system)
+        system._held.check()
     system.close_by(system.stamp(system.worker.now() + data.draw(st.floats(0.0, 3.0))))
     system.drain()
     system.abandon(Status.STOPPED)
@@ -82,6 +82,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     pending = check_accounts(client, totals)
     assert not system.open
     assert not system.inbox
+    system._held.check()
     if name == "two stages":
         assert system._env["opened"] == pending
 
@@ -119,17 +120,6 @@ def check_accounts(client: Client, totals: dict[str, int]) -> int:
     assert totals["cancelled"] <= told[Status.CANCELLED] <= totals["cancelled"] + pending
     assert sum(told.values()) == totals["offered"]
     return pending
-
-
-def check_rows(system: ServedSystem) -> None:
-    """Check that a row is free or somebody's, and nobody's twice."""
-    free, held = system._free, [row for row, call in enumerate(system._open) if call]
-    waiting_to_be_free = [
-        row for row, tasks in enumerate(system._in_batches) if tasks and system._open[row] is None
-    ]
-    rows = [*free, *held, *waiting_to_be_free]
-    assert sorted(rows) == list(range(system._queue_max))
-    assert len(system._by_ticket) <= len(held)
 
 
 def replies_of(client: Client, status: Status) -> list[Reply]:
@@ -202,6 +192,18 @@ def test_what_is_taken_back_as_it_expires_ends_once() -> None:
     assert system._env["opened"] == 0
 
 
+def test_the_place_of_what_has_just_expired_is_free() -> None:
+    system = served_system(ONE, queue_max=1, crashes=[(0.85, 0)])
+    client = Client(system)
+    client.at(0.9, client.submit, 0.5)
+    system.step(Allocation(16, 1))
+    while client.worker.now() < 2.0:
+        client.worker.wait(2.0)  # nobody serves
+    client.submit(30.0)
+    system.step(Allocation(16, 1))
+    assert client.statuses == [Status.EXPIRED, Status.ANSWERED]
+
+
 def test_goodput_holds_under_overload() -> None:
     """Three times what all cores can serve, which is 100 a second."""
     system = served_system(ONE_CPU, QUOTA_PROFILE, queue_max=1024)
@@ -232,7 +234,7 @@ def test_memory_does_not_grow_with_time() -> None:
         system.step(asked(TWO, 2, 2, 2))
         handover = client.worker.handover
         kept = [len(each) for each in (*handover._left, handover._forgotten, handover._answers)]
-        sizes.add((*kept, len(handover._running), len(system._rows_in)))
+        sizes.add((*kept, len(handover._running), len(system._held._batches)))
     assert max(map(sum, sizes)) < 40
     assert len(system._history[0]) == 30
     assert not system._env["ended"]

@@ -62,7 +62,7 @@ def _run(argv: Sequence[str]) -> int:
         limiter=arguments.limiter,
         sinks=_sinks(arguments),
     )
-    with closing(engine), monitored(engine, scenario.interval_s) as extras:
+    with closing(engine), monitored(engine) as extras:
         serve(engine, options, extras)
     return outcome(engine)
 

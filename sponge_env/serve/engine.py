@@ -46,6 +46,7 @@ class ServingEngine:
         """Why it could not go on."""
         self._system, self._make_controller, self._sinks = system, make_controller, list(sinks)
         self._next: deque[tuple[str, Controller]] = deque(maxlen=1)
+        self._followers: list[Callable[[Snapshot], None]] = []
         self._complained = self._stopped = False
         self._ready = True
         self._view = system.view()
@@ -84,6 +85,10 @@ class ServingEngine:
     def snapshot(self) -> Snapshot:
         """Return the latest snapshot."""
         return self._snapshot
+
+    def follow(self, follower: Callable[[Snapshot], None]) -> None:
+        """Call something with each snapshot from now on."""
+        self._followers.append(follower)
 
     def use(self, agent: str) -> None:
         """Put another controller in charge, from the next interval on."""
@@ -132,7 +137,7 @@ class ServingEngine:
     def _stop(self, status: Status) -> None:
         """Answer what is left, and let go of everything."""
         self._ready = False
-        self._snapshot = replace(self._snapshot, ready=False)
+        self._tell(replace(self._snapshot, ready=False))
         try:
             self._system.abandon(status)
         except Exception:
@@ -156,13 +161,19 @@ class ServingEngine:
         allocation = self._decision(view)
         metrics = self._system.step(allocation, decision_s=time.perf_counter() - began_s)
         self._view = self._system.view()
-        self._snapshot = self._shown(self._view)
+        self._tell(self._shown(self._view))
         for sink in list(self._sinks):
             try:
                 sink.interval(metrics)
             except SpongeError as error:
                 LOG.warning("going on without it: %s", error)
                 self._sinks.remove(sink)
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        """Say something new of itself."""
+        self._snapshot = snapshot
+        for follower in self._followers:
+            follower(snapshot)
 
     def _decision(self, view: SystemView) -> Allocation:
         """Return what the controller in charge wants, or the last allocation if it fails."""

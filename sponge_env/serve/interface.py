@@ -139,6 +139,9 @@ class Engine(Protocol):
     def snapshot(self) -> Snapshot:
         """Return the latest snapshot."""
 
+    def follow(self, follower: Callable[[Snapshot], None]) -> None:
+        """Call something, quickly, with each snapshot from now on, from the engine's thread."""
+
     def use(self, agent: str) -> None:
         """Put another controller in charge, from the next interval on; no call is lost.
 

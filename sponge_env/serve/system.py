@@ -30,6 +30,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.serve.inbox import Inbox, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.pace import Pace
+from sponge_env.serve.rows import OpenCall, Rows
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload
 from sponge_env.system import LiveSystem, make_room
@@ -64,30 +65,6 @@ class CallWorker(Worker, Protocol):
 
     def take_answers(self, request: int) -> list[NDArray[Any]]:
         """Return what was answered to the last stage's tasks of a request, in their order."""
-
-
-class Open:
-    """A call that has not ended."""
-
-    __slots__ = ("arrived_s", "batch", "cores", "done", "row", "service_s", "ticket", "until_s",
-                 "variant")  # fmt: skip
-
-    def __init__(
-        self, ticket: int, row: int, arrived_s: float, done: Callable[[Reply], None]
-    ) -> None:
-        self.ticket, self.row, self.done = ticket, row, done
-        self.arrived_s = self.until_s = arrived_s
-        """``until_s`` is the end of the batches that it was part of."""
-        self.service_s = 0.0
-        self.batch = self.cores = 0
-        """Of its last batch, as is ``variant``."""
-        self.variant = ""
-
-    def served(self, completion: Completion) -> None:
-        """Count a batch that it was part of; two at the same time count once."""
-        finished_s = completion.finished_s
-        self.service_s += max(0.0, finished_s - max(completion.started_s, self.until_s))
-        self.until_s = max(self.until_s, finished_s)
 
 
 def called(variant: Variant) -> str:
@@ -131,16 +108,11 @@ class ServedSystem(LiveSystem):
         stage's ``outputs`` are needed where a request may have no task there.
         """
         self._outputs, self._queue_max = outputs, queue_max
-        self._open: list[Open | None] = [None] * (queue_max + 1)
-        """By row of ``requests``; the last is for what is refused."""
-        self._free = list(range(queue_max))[::-1]
-        self._in_batches = [0] * (queue_max + 1)
-        """Tasks that run, by row: until there are none, nothing else may have it."""
-        self._rows_in: dict[int, list[int]] = {}
-        """Rows of the requests in each batch."""
+        self._held = Rows(queue_max)
+        """Rows of ``requests``."""
         self._steady_cores: dict[int, int] = {}
         """Cores of each batch that runs, if they have not changed since it began."""
-        self._by_ticket: dict[int, Open] = {}
+        self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []
         """What of the ledger was read in this interval."""
         self._arriving: list[tuple[float, float]] = []
@@ -286,13 +258,15 @@ class ServedSystem(LiveSystem):
         """Take in a call, or refuse it; return when to look after it."""
         deadline_s = min(self.at(call.deadline_s), now_s + LONGEST_S)
         sent_s = min(now_s, self.at(call.sent_s))
+        if not self._held.free:
+            self._look()  # at what has just expired
         # Only what waits has a row of its own.
-        welcome, row = bool(self._free), self._free[-1] if self._free else self._queue_max
+        welcome, row = self._held.free, self._held.next
         times_s = sent_s, now_s, deadline_s
         self._arriving.append((now_s - sent_s, deadline_s - now_s))
         ticket = submitted.ticket
         # From here on it is told how it ends, even if something below goes wrong.
-        own = self._by_ticket[ticket] = Open(ticket, row, now_s, submitted.done)
+        own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done)
         late_by_s = entry.offer(
             self._arrays,
             self._metrics,
@@ -307,13 +281,12 @@ class ServedSystem(LiveSystem):
             self._look()  # before the row is another's
             self._refuse(own, now_s, late_by_s)
             return math.inf
-        self._free.pop()
-        self._open[row] = own
+        self._held.hold(own)
         self.worker.bring(ticket, call.tensor)
         self._waiting = True
         return deadline_s
 
-    def _refuse(self, call: Open, now_s: float, late_by_s: float) -> None:
+    def _refuse(self, call: OpenCall, now_s: float, late_by_s: float) -> None:
         """Say that a call is refused, and when it may be tried again."""
         retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
         reply = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
@@ -329,9 +302,7 @@ class ServedSystem(LiveSystem):
         return self._waiting and super()._start(k)
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
-        self._rows_in[batch.id] = own = rows.tolist()
-        for row in own:
-            self._in_batches[row] += 1
+        self._held.begin(batch.id, rows.tolist())
         self._steady_cores[batch.id] = int(self._arrays.stages["planned_cores"][0, batch.stage])
         super()._begin(batch, rows)
 
@@ -347,15 +318,10 @@ class ServedSystem(LiveSystem):
             pace = self._paces[batch.stage]
             pace.note(batch.variant, batch.size, steady_cores, took_s)
             self._arrays.stages["pace"][0, batch.stage] = pace.slow
-        for row in self._rows_in.pop(batch.id):
-            self._in_batches[row] -= 1
-            call = self._open[row]
-            if call is not None:
-                call.served(completion)
-                call.batch, call.cores = batch.size, cores
-                call.variant = self.variants[batch.stage][batch.variant]
-            elif not self._in_batches[row]:
-                self._free.append(row)
+        for call in self._held.end(batch.id):
+            call.served(completion)
+            call.batch, call.cores = batch.size, cores
+            call.variant = self.variants[batch.stage][batch.variant]
         if not self._more_to_start(batch.stage):
             self._look()
 
@@ -374,18 +340,14 @@ class ServedSystem(LiveSystem):
         self._env["ended"] = 0
         tickets = []
         for closed in rows:
-            row = closed[_ROW]
-            if (call := self._open[row]) is None:
+            if (call := self._held.close(closed[_ROW])) is None:
                 continue  # it was refused
-            self._open[row] = None
-            if not self._in_batches[row]:
-                self._free.append(row)
             tickets.append(call.ticket)
             if call.ticket in self._by_ticket:
                 self._end_call(call, self._reply(call, closed[_OUTCOME], closed[_FINISHED]))
         self.worker.forget(tickets)
 
-    def _reply(self, call: Open, outcome: int, finished_s: float) -> Reply:
+    def _reply(self, call: OpenCall, outcome: int, finished_s: float) -> Reply:
         """Return how a call ended, for who waits for it."""
         in_time = outcome == Outcome.ON_TIME
         if outcome == Outcome.DROPPED:  # before its deadline, if it was shed
@@ -414,7 +376,7 @@ class ServedSystem(LiveSystem):
             return np.zeros((0, *outputs.shape), outputs.dtype)
         return np.stack(answers)
 
-    def _end_call(self, call: Open, reply: Reply) -> None:
+    def _end_call(self, call: OpenCall, reply: Reply) -> None:
         """Say how a call ended, this once."""
         del self._by_ticket[call.ticket]
         tell(call.done, reply)

@@ -6,6 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ KEPT_S = 600.0
 """How far back it goes."""
 POINT_S = 1.0
 """Shorter intervals than this share a point."""
+PLACES = 4
+"""Of decimals, in JSON: a chart cannot show more."""
 NEVER = -1.0
 """Latency of who was never answered, in JSON, which has no infinity."""
 
@@ -36,13 +39,16 @@ class History:
         self._counted = metrics.counts()
         self._points: deque[tuple[float, orjson.Fragment]] = deque()
         self._open: Point = {}
+        self._second = -1.0
+        """Of the open point, as intervals count."""
 
     def take(self, snapshot: Snapshot) -> None:
         """Take in an interval that has not been taken in yet."""
         counts = self.metrics.counts()
         point = _point(snapshot, {name: counts[name] - self._counted[name] for name in OUTCOMES})
         self._counted = counts
-        if self._open and self._open["t"] // POINT_S == point["t"] // POINT_S:
+        before, self._second = self._second, (snapshot.last or IntervalMetrics()).time_s // POINT_S
+        if self._second == before:
             point = _merged(self._open, point)
             self._points.pop()
         self._open = point
@@ -59,7 +65,7 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
     """Say in a few numbers what an interval was like; NaN, which is null in JSON, if unknown."""
     last = now.last or IntervalMetrics()
     return {
-        "t": last.time_s,
+        "t": round(now.now_s, PLACES),
         "ended": [ended[name] for name in OUTCOMES],
         "p50": _known_s(last.latency_p50_s),
         "p99": _known_s(last.latency_p99_s),
@@ -78,7 +84,7 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
 
 def _rounded(point: Point) -> Point:
     """Shorten floats to what a chart can show."""
-    return {name: round(v, 4) if isinstance(v, float) else v for name, v in point.items()}
+    return {name: round(v, PLACES) if isinstance(v, float) else v for name, v in point.items()}
 
 
 def _of_stages(
@@ -106,30 +112,23 @@ def _merged(one: Point, other: Point) -> Point:
 
 
 class Watch:
-    """Looks at an engine now and then, from a thread of its own, and tells what is new."""
+    """Takes in what an engine says after each interval, in a thread of its own."""
 
-    def __init__(self, engine: Engine, history: History, every_s: float = 0.2) -> None:
-        """Look this often, which is to be more often than the engine decides."""
-        self._engine, self._history, self._every_s = engine, history, every_s
-        self._stop = threading.Event()
+    def __init__(self, engine: Engine, history: History) -> None:
+        """Take in what the engine says now, and listen from now on."""
+        self._history = history
+        self._said: SimpleQueue[Snapshot | None] = SimpleQueue()
+        self._said.put(engine.snapshot())
+        engine.follow(self._said.put)
         self._thread = threading.Thread(target=self._run, name="sponge-watch", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more. Safe to call twice."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def look(self) -> None:
-        """Take in the latest snapshot."""
-        snapshot = self._engine.snapshot()
-        if self._history.metrics.take(snapshot):
-            self._history.take(snapshot)
+        """Take in what was said, then listen no more. Safe to call twice."""
+        self._said.put(None)
+        self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
-            self.look()
+        while (snapshot := self._said.get()) is not None:
+            if self._history.metrics.take(snapshot):
+                self._history.take(snapshot)

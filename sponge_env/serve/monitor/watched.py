@@ -11,18 +11,13 @@ from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.monitor.page import CONTENT_TYPE, page, page_headers, since, state
 from sponge_env.serve.wire.extras import Extras, Resource
 
-LOOKS = 5
-"""Looks at the engine in an interval, and never less often than :data:`SELDOM_S`."""
-SELDOM_S = 0.2
-
 
 @contextmanager
-def monitored(engine: Engine, interval_s: float) -> Iterator[Extras]:
+def monitored(engine: Engine) -> Iterator[Extras]:
     """Follow an engine until the end of the block, and show what is seen to who asks."""
     metrics = ServerMetrics(engine.served)
     history = History(metrics)
-    with closing(Watch(engine, history, every_s=min(SELDOM_S, interval_s / LOOKS))) as watch:
-        watch.start()
+    with closing(Watch(engine, history)):
         resources = {
             "/metrics": Resource(metrics.exposition()[0], lambda _: metrics.exposition()[1]),
             "/state": Resource("application/json", lambda q: state(engine, history, since(q))),
