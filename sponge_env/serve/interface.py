@@ -115,6 +115,10 @@ class Engine(Protocol):
     def ready(self) -> bool:
         """Whether calls are taken."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether it serves still; False once it has stopped, for whatever reason."""
+
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.
 
