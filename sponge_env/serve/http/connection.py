@@ -7,6 +7,7 @@ the tensor is read, once its headers have said how long it is. Of 600 KB that sa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sponge_env.serve.http.body import EXTENSION, GONE
+from sponge_env.serve.http.body import BEGAN, EXTENSION, GONE
 from sponge_env.serve.http.corked import Corked
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
 from sponge_env.serve.memory import FULL
@@ -85,6 +86,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request, which has to be there within its time."""
         super().on_message_begin()
+        self.scope["extensions"] = {BEGAN: time.monotonic()}  # type: ignore[typeddict-item]
         self._forget()
         self._parsed_bytes, self._begun, self._in_headers = 0, True, True
         self._start_timer()
@@ -163,8 +165,8 @@ class Connection(HttpToolsProtocol):
         room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
         self.shared.memory.release_with(room, size)
         self._body, self._filled = memoryview(room), 0
-        extensions = {EXTENSION: self._body, GONE: self.loop.create_future()}
-        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
+        extensions: Any = self.scope["extensions"]
+        extensions |= {EXTENSION: self._body, GONE: self.loop.create_future()}
 
     def _hold_chunk(self, size: int) -> None:
         """Count a part of a body whose size is unknown, until the next request."""

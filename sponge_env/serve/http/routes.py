@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.body import GONE, WholeBody, read_body
+from sponge_env.serve.http.body import BEGAN, GONE, WholeBody, read_body
 from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
 from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.options import is_local
@@ -33,6 +33,10 @@ from sponge_env.serve.wire.tensors import shown
 T = TypeVar("T")
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+PROXIED = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
+"""Headers of requests that came through a proxy."""
 
 
 class ClientGoneError(Exception):
@@ -69,7 +73,7 @@ class HttpFront:
         if get:
             return as_json(self._described(parts))
         if scope["method"] == "POST":
-            return await self._posted(parts, _Request(scope, headers, receive, time.monotonic()))
+            return await self._posted(parts, _Request(scope, headers, receive, _began_s(scope)))
         raise WireError(f"the method {shown(scope['method'])} is not served", 405)
 
     def _resource(self, scope: Scope, headers: Headers) -> Response:
@@ -85,14 +89,16 @@ class HttpFront:
     def _health(self, parts: list[str]) -> Response:
         """Tell health by the status, as the protocol wants it: 200, or 4xx if it is not well."""
         if parts == ["live"]:
-            return as_json({"live": True})
+            return self._told("live", self._engine.alive, {})
         if parts == ["ready"]:
             return self._readiness({})
         raise WireError("health is told at v2/health/live and v2/health/ready", 404)
 
     def _readiness(self, named: Mapping[str, str]) -> Response:
-        ready = self._engine.ready
-        return Response(orjson.dumps({**named, "ready": ready}), 200 if ready else 400)
+        return self._told("ready", self._engine.ready, named)
+
+    def _told(self, what: str, well: bool, named: Mapping[str, str]) -> Response:
+        return Response(orjson.dumps({**named, what: well}), 200 if well else 400)
 
     def _described(self, parts: list[str]) -> Any:
         """Return what is told under a path below ``v2``, as JSON or as a whole response."""
@@ -182,12 +188,8 @@ class HttpFront:
         return Response(b"".join(answer.parts), 200, kind, tuple(more))
 
     async def _use(self, request: _Request) -> Response:
-        """Put another agent in charge; whoever may not is refused.
-
-        A web page of another site cannot send JSON without asking first, which nobody answers.
-        """
-        client = request.scope.get("client")
-        if self._front.options.token is None and not (client and is_local(client[0])):
+        """Put another agent in charge; whoever may not is refused."""
+        if self._front.options.token is None and not _from_here(request):
             raise WireError("without a token, only this machine may change the agent", 403)
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
@@ -208,6 +210,25 @@ class _Request:
     headers: Headers
     receive: Receive
     began_s: float
+
+
+def _from_here(request: _Request) -> bool:
+    """Return whether a client of this machine itself asks this machine.
+
+    A web page of another site cannot send JSON without asking first, which nobody answers; one
+    whose name was made to lead here says its name as the host. A proxy says for whom it asks.
+    """
+    client = request.scope.get("client")
+    host = request.headers.get(b"host", b"").decode("latin-1")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    proxied = not PROXIED.isdisjoint(request.headers)
+    return bool(client and is_local(client[0])) and is_local(name.lower()) and not proxied
+
+
+def _began_s(scope: Scope) -> float:
+    """Return when a request's first byte came; of another server's, when it was handed over."""
+    found: float = (scope.get("extensions") or {}).get(BEGAN, time.monotonic())
+    return found
 
 
 async def _while_connected(request: _Request, work: Coroutine[Any, Any, T]) -> T:
