@@ -86,7 +86,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request, which has to be there within its time."""
         super().on_message_begin()
-        self.scope["extensions"] = {BEGAN: time.monotonic()}  # type: ignore[typeddict-item]
+        extensions: Any = {BEGAN: time.monotonic()}
+        self.scope["extensions"] = extensions
         self._forget()
         self._parsed_bytes, self._begun, self._in_headers = 0, True, True
         self._start_timer()
