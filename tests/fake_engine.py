@@ -42,17 +42,13 @@ class FakeEngine:
 
     def __init__(self, serves: Served | None = None, answer: Answer = sums) -> None:
         self.served, self.answer, self.ready = serves or served(), answer, True
+        self.alive = True
         self.calls: list[Call] = []
         self.cancelled: list[int] = []
-        self.agent, self.drained, self.broken = "static-1", 0, False
+        self.agent, self.drained = "static-1", 0
         self.held: dict[int, Callable[[Reply], None]] = {}
         self.changed = threading.Condition()
         self._tickets = itertools.count()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it serves still; False once it has stopped, for whatever reason."""
-        return not self.broken
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         reply = self.answer(call)

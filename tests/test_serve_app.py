@@ -190,7 +190,7 @@ def test_an_engine_that_stops_ends_the_server(monkeypatch: pytest.MonkeyPatch) -
     with running(engine) as server, Wire(server) as wire:
         found = wire.send(health).answer()
         assert (found.status, found.json) == (200, {"live": True})
-        engine.broken = True
+        engine.alive = False
         server.thread.join(20)
         assert not server.thread.is_alive()
 
@@ -200,7 +200,7 @@ def test_a_server_whose_engine_has_stopped_is_not_alive(monkeypatch: pytest.Monk
     monkeypatch.setattr(app, "LOOK_S", 60.0)
     with running(engine) as server, Wire(server) as wire:
         wire.send(infer()).answer()  # it has looked once
-        engine.broken = True
+        engine.alive = False
         found = wire.send(request(method="GET", path="/v2/health/live")).answer()
         assert (found.status, found.json) == (400, {"live": False})
         with grpc.insecure_channel(server.grpc) as channel:

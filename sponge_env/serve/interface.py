@@ -117,7 +117,7 @@ class Engine(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether it serves still; False once it has stopped, for whatever reason."""
+        """False once it has ended for good: it was drained, or could not go on."""
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.

@@ -47,10 +47,7 @@ _ENDINGS = {
     Status.CANCELLED: _Ending(499, "it was taken back"),
     Status.STOPPED: _Ending(503, "the server shuts down"),
 }
-_WORST_FIRST = (
-    *(Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, Status.CANCELLED),
-    Status.ANSWERED,
-)
+_WORST_FIRST = (Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, Status.CANCELLED)
 
 
 def raise_unanswered(replies: Sequence[Reply]) -> None:
@@ -58,19 +55,11 @@ def raise_unanswered(replies: Sequence[Reply]) -> None:
 
     One row that was not decides for all. Those that were taken back because of another say least.
     """
-    status = replies[deciding_row(replies)].status
-    if status is not Status.ANSWERED:
-        raise UnansweredError(status, max(r.retry_after_s for r in replies if r.status is status))
-
-
-def deciding_row(replies: Sequence[Reply]) -> int:
-    """Return the row that decides how a request ended: the worst one, the slowest of them."""
-
-    def badness(row: int) -> tuple[int, float]:
-        reply = replies[row]
-        return -_WORST_FIRST.index(reply.status), reply.queue_s + reply.service_s
-
-    return max(range(len(replies)), key=badness)
+    ended = {reply.status for reply in replies}
+    for status in _WORST_FIRST:
+        if status in ended:
+            waits = [r.retry_after_s for r in replies if r.status is status]
+            raise UnansweredError(status, max(waits))
 
 
 class UnansweredError(WireError):
@@ -82,6 +71,17 @@ class UnansweredError(WireError):
         wait_s = retry_after_s if math.isfinite(retry_after_s) else LONGEST_RETRY_S
         super().__init__(sentence, status, min(max(wait_s, 0.0), LONGEST_RETRY_S))
         self.ended = ended
+
+
+def deciding_row(replies: Sequence[Reply]) -> int:
+    """Return the row that decides how a request ended: the worst one, the slowest of them."""
+    order = (*_WORST_FIRST, Status.ANSWERED)
+
+    def badness(row: int) -> tuple[int, float]:
+        reply = replies[row]
+        return -order.index(reply.status), reply.queue_s + reply.service_s
+
+    return max(range(len(replies)), key=badness)
 
 
 def grpc_code(error: WireError) -> str:
