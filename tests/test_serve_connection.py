@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
-from sponge_env.serve.http.connection import InPlace
+from sponge_env.serve.http.in_place import InPlace
 from sponge_env.serve.http.routes import HttpFront
 from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions

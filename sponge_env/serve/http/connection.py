@@ -17,12 +17,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from sponge_env.serve.http.body import BEGAN, EXTENSION, GONE
 from sponge_env.serve.http.corked import Corked
+from sponge_env.serve.http.in_place import InPlace
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
 from sponge_env.serve.memory import FULL
 
 
 class Connection(HttpToolsProtocol):
-    """Parses one connection; :class:`InPlace` brings it what arrives."""
+    """Parses one connection; :class:`.in_place.InPlace` brings it what arrives."""
 
     def __init__(self, shared: Shared, **named: Any) -> None:
         """Take uvicorn's arguments beside what connections share."""
@@ -282,41 +283,6 @@ class Connection(HttpToolsProtocol):
             self._refuse(RefusedError(408, "the request did not arrive in time"))
         else:
             self.transport.close()
-
-
-class InPlace(asyncio.BufferedProtocol):
-    """Has the loop write what arrives where a connection wants it; the rest is passed on."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._to = connection
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to write what comes next."""
-        return self._to.room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Pass on that something was written there."""
-        self._to.written(nbytes)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Pass it on."""
-        self._to.connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on."""
-        self._to.connection_lost(exc)
-
-    def eof_received(self) -> None:
-        """Pass it on."""
-        self._to.eof_received()
-
-    def pause_writing(self) -> None:
-        """Pass it on."""
-        self._to.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass it on."""
-        self._to.resume_writing()
 
 
 def connections(shared: Shared) -> Callable[..., InPlace]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.body import BEGAN, GONE, WholeBody, read_body
+from sponge_env.serve.http.body import BEGAN, WholeBody, read_body
 from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
+from sponge_env.serve.http.connected import ClientGoneError, Receive, Scope, while_connected
 from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.options import is_local
 from sponge_env.serve.wire import describe
@@ -30,17 +31,8 @@ from sponge_env.serve.wire.protocol import (
 )
 from sponge_env.serve.wire.tensors import shown
 
-T = TypeVar("T")
-Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-
-
 PROXIED = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 """Headers of requests that came through a proxy."""
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
 
 
 class HttpFront:
@@ -149,7 +141,7 @@ class HttpFront:
         inference = await aside(header_size(length, len(body)), read_inference, body, *limits)
         read_s = time.monotonic() - arrival.arrived_s
         work = self._front.infer(inference, headers, arrival, size)
-        answered = await _while_connected(request, work)
+        answered = await while_connected(request.scope, request.receive, work)
         began_s = time.monotonic()
         size = sum(tensor.nbytes for tensor in answered.tensors.values())
         response = await aside(size, self._written, inference, answered, headers)
@@ -229,34 +221,3 @@ def _began_s(scope: Scope) -> float:
     """Return when a request's first byte came; of another server's, when it was handed over."""
     found: float = (scope.get("extensions") or {}).get(BEGAN, time.monotonic())
     return found
-
-
-async def _while_connected(request: _Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do some work; it is cancelled, and ClientGoneError raised, once the client closes."""
-    task = asyncio.current_task()
-    watch: asyncio.Future[None] | None = (request.scope.get("extensions") or {}).get(GONE)
-    if watch is None:  # another server's, which tells it in no other way
-        watch = asyncio.create_task(_until_closed(request.receive))
-    gone = False
-
-    def closed(watch: asyncio.Future[None]) -> None:
-        nonlocal gone
-        if not watch.cancelled() and task is not None:
-            gone = True
-            task.cancel()
-
-    watch.add_done_callback(closed)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone:
-            raise ClientGoneError from None
-        raise
-    finally:
-        watch.remove_done_callback(closed)
-        watch.cancel()
-
-
-async def _until_closed(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
