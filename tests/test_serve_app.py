@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered
@@ -19,9 +20,11 @@ from raw_http import Wire, infer, request
 from served import running
 
 from sponge_env.errors import ConfigError
+from sponge_env.serve import app
 from sponge_env.serve.app import Listening
 from sponge_env.serve.interface import Status
 from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
 
 TESTS = Path(__file__).parent
 PROGRAM = """
@@ -178,3 +181,43 @@ def test_no_thread_stays() -> None:
     with running() as server, Wire(server) as wire:
         wire.send(infer()).answer()
     assert threading.active_count() <= before + 1  # gRPC keeps one for all servers
+
+
+def test_an_engine_that_stops_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    health = request(method="GET", path="/v2/health/live")
+    monkeypatch.setattr(app, "LOOK_S", 0.05)
+    with running(engine) as server, Wire(server) as wire:
+        found = wire.send(health).answer()
+        assert (found.status, found.json) == (200, {"live": True})
+        engine.alive = False
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+def test_a_server_whose_engine_has_stopped_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    monkeypatch.setattr(app, "LOOK_S", 60.0)
+    with running(engine) as server, Wire(server) as wire:
+        wire.send(infer()).answer()  # it has looked once
+        engine.alive = False
+        found = wire.send(request(method="GET", path="/v2/health/live")).answer()
+        assert (found.status, found.json) == (400, {"live": False})
+        with grpc.insecure_channel(server.grpc) as channel:
+            said = channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", timeout=20)
+        assert MESSAGES["ServerLiveResponse"].FromString(said).live is False
+
+
+def test_busy_threads_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, free = FakeEngine(), threading.Event()
+    monkeypatch.setattr(engine, "use", lambda agent: free.wait(20))
+    local = {"content_type": "application/json", "host": "127.0.0.1"}
+    asked = request(b'{"agent": "static-1"}', path="/agent", **local)
+    with running(engine) as server, ExitStack() as wires:
+        for _ in range(40):  # asyncio's executor has fewer
+            wires.enter_context(Wire(server)).send(asked)
+        with Wire(server) as last:
+            last.send(infer()).answer()  # all before are there
+            server.stop()
+            engine.wait_until(lambda engine: engine.drained == 1, 5)
+        free.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from uvicorn.server import ServerState
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
-from sponge_env.serve.http.connection import InPlace
+from sponge_env.serve.http.in_place import InPlace
 from sponge_env.serve.http.routes import HttpFront
 from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions
@@ -173,5 +174,20 @@ def test_a_client_that_goes_away_takes_all_back() -> None:
         while not engine.cancelled:
             await asyncio.sleep(0)
         assert len(engine.calls) == 1
+
+    run(play())
+
+
+def test_time_that_a_request_waits_for_the_one_before_is_its_own() -> None:
+    async def play() -> None:
+        engine = FakeEngine(answer=held_by(7))
+        client = Client(engine)
+        client.send(infer([[7, 0, 0, 0]]) + infer())
+        sent_s = time.monotonic()
+        while not engine.held:
+            await asyncio.sleep(0)
+        engine.finish(answered(np.zeros(2, np.float32)))
+        await client.transport.until(lambda to: to.statuses == [200, 200])
+        assert engine.calls[1].sent_s <= sent_s
 
     run(play())

@@ -278,7 +278,8 @@ def test_too_many_connections() -> None:
         assert one.send(infer()).answer().status == 200
         assert two.send(infer()).answer().status == 200
         with Wire(server) as three:
-            assert three.answer().status == 503
+            found = three.answer()
+            assert (found.status, found.headers["retry-after"]) == (503, "1")
             assert three.closed()
         assert one.send(infer()).answer().status == 200
 
@@ -316,7 +317,24 @@ def test_a_row_that_is_refused_takes_the_others_back() -> None:
         assert found.json["retry_after_ms"] == 2500
         assert len(engine.cancelled) == 1
         assert len(engine.calls) == 2  # the last one was not even tried
-    assert [counted for _, _, counted in server.recorder.ended] == [False, True, True]
+    assert [counted for _, _, counted in server.recorder.ended] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "deciding"), [([1, 3, 2], 200, 1), ([1, 9, 3], 504, 1), ([1, 8, 9], 503, 1)]
+)
+def test_a_request_counts_as_what_was_answered(rows: list[int], status: int, deciding: int) -> None:
+    def answer(call: Any) -> Reply:
+        first = float(call.tensor[0])
+        if first >= 8:
+            return Reply(Status.EXPIRED if first == 9 else Status.REFUSED)
+        return answered(np.zeros(2, np.float32), service_s=first)
+
+    with running(FakeEngine(answer=answer)) as server, Wire(server) as wire:
+        asked = infer([[row, 0, 0, 0] for row in rows])
+        assert wire.send(asked).answer().status == status
+    counted = [counted for _, _, counted in server.recorder.ended]
+    assert counted == [row != deciding for row in range(len(rows))]
 
 
 def test_more_rows_than_there_is_room_for_are_a_mistake() -> None:
@@ -357,7 +375,8 @@ def test_clocks_that_cannot_be_are_counted() -> None:
 
 def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
     def switch(body: bytes, kind: str = "application/json") -> Any:
-        return wire.send(request(body, path="/agent", content_type=kind)).answer()
+        local = {"content_type": kind, "host": "127.0.0.1:8000"}
+        return wire.send(request(body, path="/agent", **local)).answer()
 
     assert switch(b'{"agent": "static-2"}').json == {"agent": "static-2"}
     assert server.engine.agent == "static-2"
@@ -365,6 +384,19 @@ def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
     for body in (b"{}", b'{"agent": 1}', b"[]", b"x"):
         assert switch(body).status == 400
     assert switch(b'{"agent": "static-1"}', "text/plain").status == 415
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"host": "localhost"}, 200), ({"host": "[::1]:8000"}, 200), ({"host": "evil.org:8000"}, 403),
+     ({"host": None}, 403), ({"host": "127.0.0.1", "x_forwarded_for": "10.0.0.1"}, 403)],
+)  # fmt: skip
+def test_who_comes_from_elsewhere_by_way_of_this_machine(
+    headers: dict[str, Any], status: int, wire: Wire
+) -> None:
+    said = {"content_type": "application/json", **headers}
+    asked = request(b'{"agent": "static-1"}', path="/agent", **said)
+    assert wire.send(asked).answer().status == status
 
 
 def test_others_may_not_switch_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:

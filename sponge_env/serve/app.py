@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,8 @@ from sponge_env.serve.wire.front import Front
 ENDING = (signal.SIGINT, signal.SIGTERM)
 CLOSING_S = 2.0
 """How long connections may take to close once all is answered."""
+LOOK_S = 0.2
+"""How often it is looked whether the engine has stopped by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +76,12 @@ async def run_servers(
     extras: Extras,
     listening: Callable[[Listening, Stop], None] | None = None,
 ) -> None:
-    """Serve an engine until SIGINT or SIGTERM, or until what ``listening`` is given is called.
+    """Serve an engine until it stops, at SIGINT or SIGTERM, or when it is asked to.
 
-    ``listening`` is called once clients are served; without it, a line on stdout says where. To
-    end, the engine is drained (it is not ready from then on), all answers go out, and the servers
-    stop. Asked a second time, they stop at once. A port in use is a ``ConfigError``.
+    ``listening`` is called once clients are served, with what asks; without it, a line on stdout
+    says where. To end, the engine is drained (it is not ready from then on), all answers go out,
+    and the servers stop. Asked a second time, they stop at once. A port in use is a
+    ``ConfigError``.
     """
     stop = Stop()
     listener = listening_socket(options.host, options.port)
@@ -88,7 +92,7 @@ async def run_servers(
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         ports = {"port": listener.getsockname()[1], "grpc_port": rpc.port if rpc else None}
         (listening or _say)(Listening(replace(options, **ports)), stop)
-        await _until_stopped(serving, stop)
+        await _until_stopped(serving, engine, stop)
         await _drain(engine, options.drain_s, stop)
         await _close(http, serving, rpc, stop)
 
@@ -144,21 +148,34 @@ def _signals(stop: Stop) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _until_stopped(serving: asyncio.Task[None], stop: Stop) -> None:
+async def _until_stopped(serving: asyncio.Task[None], engine: Engine, stop: Stop) -> None:
     asked = asyncio.create_task(stop.asked.wait())
-    await asyncio.wait((asked, serving), return_when=asyncio.FIRST_COMPLETED)
+    ended = asyncio.create_task(_ended(engine))
+    await asyncio.wait((asked, ended, serving), return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
+    ended.cancel()
+
+
+async def _ended(engine: Engine) -> None:
+    """Return once an engine has stopped, of which it says nothing by itself."""
+    while engine.alive:
+        await asyncio.sleep(LOOK_S)
 
 
 async def _drain(engine: Engine, drain_s: float, stop: Stop) -> None:
-    """Have the engine answer what it has, unless it has to be quick."""
-    drained = asyncio.create_task(asyncio.to_thread(engine.drain, drain_s))
-    hurry = asyncio.create_task(stop.at_once.wait())
-    await asyncio.wait((drained, hurry), return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
-    if not drained.done():
-        await asyncio.to_thread(engine.drain, 0.0)
-        await drained
+    """Have the engine answer what it has, unless it has to be quick.
+
+    In threads of its own: the loop's may all be busy with what clients have sent.
+    """
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(2, "sponge-drain") as threads:
+        drained = loop.run_in_executor(threads, engine.drain, drain_s)
+        hurry = asyncio.create_task(stop.at_once.wait())
+        await asyncio.wait((drained, hurry), return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not drained.done():
+            await loop.run_in_executor(threads, engine.drain, 0.0)
+            await drained
 
 
 async def _close(

@@ -11,6 +11,8 @@ from sponge_env.serve.wire.tensors import Buffer
 WholeBody = Buffer
 EXTENSION = "sponge.whole_body"
 """Name of the ASGI extension by which our own HTTP protocol hands a body over in one piece."""
+BEGAN = "sponge.began_s"
+"""Name of the one that says when its first byte came, on the monotonic clock."""
 GONE = "sponge.gone"
 """Name of the one that has a future, which is done once the client has gone away."""
 

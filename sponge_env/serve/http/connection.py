@@ -7,6 +7,7 @@ the tensor is read, once its headers have said how long it is. Of 600 KB that sa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sponge_env.serve.http.body import EXTENSION, GONE
+from sponge_env.serve.http.body import BEGAN, EXTENSION, GONE
 from sponge_env.serve.http.corked import Corked
+from sponge_env.serve.http.in_place import InPlace
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
 from sponge_env.serve.memory import FULL
 
@@ -24,7 +26,7 @@ LINGER_S = 1.0
 
 
 class Connection(HttpToolsProtocol):
-    """Parses one connection; :class:`InPlace` brings it what arrives."""
+    """Parses one connection; :class:`.in_place.InPlace` brings it what arrives."""
 
     def __init__(self, shared: Shared, **named: Any) -> None:
         """Take uvicorn's arguments beside what connections share."""
@@ -90,6 +92,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request, which has to be there within its time."""
         super().on_message_begin()
+        extensions: Any = {BEGAN: time.monotonic()}
+        self.scope["extensions"] = extensions
         self._forget()
         self._parsed_bytes, self._begun, self._in_headers = 0, True, True
         self._start_timer()
@@ -168,8 +172,8 @@ class Connection(HttpToolsProtocol):
         room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
         self.shared.memory.release_with(room, size)
         self._body, self._filled = memoryview(room), 0
-        extensions = {EXTENSION: self._body, GONE: self.loop.create_future()}
-        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]
+        extensions: Any = self.scope["extensions"]
+        extensions |= {EXTENSION: self._body, GONE: self.loop.create_future()}
 
     def _hold_chunk(self, size: int) -> None:
         """Count a part of a body whose size is unknown, until the next request."""
@@ -294,41 +298,6 @@ class Connection(HttpToolsProtocol):
             self._refuse(RefusedError(408, "the request did not arrive in time"))
         else:
             self.transport.close()
-
-
-class InPlace(asyncio.BufferedProtocol):
-    """Has the loop write what arrives where a connection wants it; the rest is passed on."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._to = connection
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to write what comes next."""
-        return self._to.room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Pass on that something was written there."""
-        self._to.written(nbytes)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Pass it on."""
-        self._to.connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on."""
-        self._to.connection_lost(exc)
-
-    def eof_received(self) -> None:
-        """Pass it on."""
-        self._to.eof_received()
-
-    def pause_writing(self) -> None:
-        """Pass it on."""
-        self._to.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass it on."""
-        self._to.resume_writing()
 
 
 def connections(shared: Shared) -> Callable[..., InPlace]:

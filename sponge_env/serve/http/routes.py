@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.body import GONE, WholeBody, read_body
+from sponge_env.serve.http.body import BEGAN, WholeBody, read_body
 from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
+from sponge_env.serve.http.connected import ClientGoneError, Receive, Scope, while_connected
 from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.options import is_local
 from sponge_env.serve.wire import describe
@@ -30,13 +31,8 @@ from sponge_env.serve.wire.protocol import (
 )
 from sponge_env.serve.wire.tensors import shown
 
-T = TypeVar("T")
-Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+PROXIED = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
+"""Headers of requests that came through a proxy."""
 
 
 class HttpFront:
@@ -69,7 +65,7 @@ class HttpFront:
         if get:
             return as_json(self._described(parts))
         if scope["method"] == "POST":
-            return await self._posted(parts, _Request(scope, headers, receive, time.monotonic()))
+            return await self._posted(parts, _Request(scope, headers, receive, _began_s(scope)))
         raise WireError(f"the method {shown(scope['method'])} is not served", 405)
 
     def _resource(self, scope: Scope, headers: Headers) -> Response:
@@ -85,14 +81,16 @@ class HttpFront:
     def _health(self, parts: list[str]) -> Response:
         """Tell health by the status, as the protocol wants it: 200, or 4xx if it is not well."""
         if parts == ["live"]:
-            return as_json({"live": True})
+            return self._told("live", self._engine.alive, {})
         if parts == ["ready"]:
             return self._readiness({})
         raise WireError("health is told at v2/health/live and v2/health/ready", 404)
 
     def _readiness(self, named: Mapping[str, str]) -> Response:
-        ready = self._engine.ready
-        return Response(orjson.dumps({**named, "ready": ready}), 200 if ready else 400)
+        return self._told("ready", self._engine.ready, named)
+
+    def _told(self, what: str, well: bool, named: Mapping[str, str]) -> Response:
+        return Response(orjson.dumps({**named, what: well}), 200 if well else 400)
 
     def _described(self, parts: list[str]) -> Any:
         """Return what is told under a path below ``v2``, as JSON or as a whole response."""
@@ -143,7 +141,7 @@ class HttpFront:
         inference = await aside(header_size(length, len(body)), read_inference, body, *limits)
         read_s = time.monotonic() - arrival.arrived_s
         work = self._front.infer(inference, headers, arrival, size)
-        answered = await _while_connected(request, work)
+        answered = await while_connected(request.scope, request.receive, work)
         began_s = time.monotonic()
         size = sum(tensor.nbytes for tensor in answered.tensors.values())
         response = await aside(size, self._written, inference, answered, headers)
@@ -182,12 +180,8 @@ class HttpFront:
         return Response(b"".join(answer.parts), 200, kind, tuple(more))
 
     async def _use(self, request: _Request) -> Response:
-        """Put another agent in charge; whoever may not is refused.
-
-        A web page of another site cannot send JSON without asking first, which nobody answers.
-        """
-        client = request.scope.get("client")
-        if self._front.options.token is None and not (client and is_local(client[0])):
+        """Put another agent in charge; whoever may not is refused."""
+        if self._front.options.token is None and not _from_here(request):
             raise WireError("without a token, only this machine may change the agent", 403)
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
@@ -210,32 +204,20 @@ class _Request:
     began_s: float
 
 
-async def _while_connected(request: _Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do some work; it is cancelled, and ClientGoneError raised, once the client closes."""
-    task = asyncio.current_task()
-    watch: asyncio.Future[None] | None = (request.scope.get("extensions") or {}).get(GONE)
-    if watch is None:  # another server's, which tells it in no other way
-        watch = asyncio.create_task(_until_closed(request.receive))
-    gone = False
+def _from_here(request: _Request) -> bool:
+    """Return whether a client of this machine itself asks this machine.
 
-    def closed(watch: asyncio.Future[None]) -> None:
-        nonlocal gone
-        if not watch.cancelled() and task is not None:
-            gone = True
-            task.cancel()
-
-    watch.add_done_callback(closed)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone:
-            raise ClientGoneError from None
-        raise
-    finally:
-        watch.remove_done_callback(closed)
-        watch.cancel()
+    A web page of another site cannot send JSON without asking first, which nobody answers; one
+    whose name was made to lead here says its name as the host. A proxy says for whom it asks.
+    """
+    client = request.scope.get("client")
+    host = request.headers.get(b"host", b"").decode("latin-1")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    proxied = not PROXIED.isdisjoint(request.headers)
+    return bool(client and is_local(client[0])) and is_local(name.lower()) and not proxied
 
 
-async def _until_closed(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _began_s(scope: Scope) -> float:
+    """Return when a request's first byte came; of another server's, when it was handed over."""
+    found: float = (scope.get("extensions") or {}).get(BEGAN, time.monotonic())
+    return found

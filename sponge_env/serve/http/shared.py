@@ -41,5 +41,7 @@ class RefusedError(Exception):
         """What is sent before the connection is closed."""
         body = b'{"error":"%s"}' % self.sentence.encode()
         headers = b"content-type: application/json\r\nconnection: close\r\n"
+        if self.status == 503:
+            headers += b"retry-after: 1\r\n"
         length = b"content-length: %d\r\n\r\n" % len(body)
         return STATUS_LINE[self.status] + headers + length + body

@@ -168,7 +168,10 @@ class ServerMetrics:
 
     @property
     def handling_ns(self) -> int:
-        """Time that answered requests spent here, from their first byte to the answer's last."""
+        """Time of answered requests in queues and batches, and in reading and writing them.
+
+        Without what it took to receive and to send them.
+        """
         return self.success.ns + self.input.ns + self.output.ns
 
     @property

@@ -96,7 +96,7 @@ class RpcFront:
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server hands calls to."""
         described: dict[str, Callable[[Any], Any]] = {
-            "ServerLive": lambda _: {"live": True},
+            "ServerLive": lambda _: {"live": self._front.engine.alive},
             "ServerReady": lambda _: {"ready": self._front.engine.ready},
             "ModelReady": self._model_ready,
             "ServerMetadata": lambda _: describe.server_metadata(),

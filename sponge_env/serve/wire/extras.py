@@ -13,7 +13,7 @@ class Recorder(Protocol):
     """Counts what passes the front ends; they call it from their loop's thread."""
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> object:
-        """Count a call that has ended; ``counted`` if another row of its request was counted."""
+        """Count a call that has ended; ``counted`` if its request is counted with another row."""
 
     def converted(self, input_s: float, output_s: float) -> None:
         """Count the time in which a request was read and its answer written."""

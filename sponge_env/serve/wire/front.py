@@ -16,7 +16,7 @@ from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, timing
 from sponge_env.serve.wire.extras import Recorder
 from sponge_env.serve.wire.joined import joined_outputs, joined_parameters, replies
-from sponge_env.serve.wire.outcomes import WireError
+from sponge_env.serve.wire.outcomes import WireError, deciding_row
 from sponge_env.serve.wire.protocol import VERSION, Inference, calls
 from sponge_env.serve.wire.tensors import shown
 
@@ -82,5 +82,7 @@ class Front:
         return Answered(joined_outputs(self.served, ended), joined_parameters(ended))
 
     def _record(self, asked: Sequence[Call], ended: Sequence[Reply]) -> None:
+        """Count each row, and the request by the one that decided what was answered."""
+        deciding = deciding_row(ended)
         for row, (call, reply) in enumerate(zip(asked, ended, strict=True)):
-            self.recorder.observe(call, reply, row > 0)
+            self.recorder.observe(call, reply, row != deciding)

@@ -78,6 +78,17 @@ class UnansweredError(WireError):
         self.ended = ended
 
 
+def deciding_row(replies: Sequence[Reply]) -> int:
+    """Return the row that decides how a request ended: the worst one, the slowest of them."""
+    order = (*_WORST_FIRST, Status.ANSWERED)
+
+    def badness(row: int) -> tuple[int, float]:
+        reply = replies[row]
+        return -order.index(reply.status), reply.queue_s + reply.service_s
+
+    return max(range(len(replies)), key=badness)
+
+
 def grpc_code(error: WireError) -> str:
     """Return the name of the gRPC status."""
     if isinstance(error, UnansweredError) and error.ended is Status.REFUSED:
