@@ -43,7 +43,7 @@ class Transport(asyncio.Transport):
         self.closing = True
         self.changed.set()
 
-    abort = close
+    abort = write_eof = close  # all say that nothing more comes
 
     def is_closing(self) -> bool:
         return self.closing
