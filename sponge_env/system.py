@@ -485,6 +485,10 @@ class LiveSystem(System):
         """Return whether there is nothing more to be done until a moment."""
         return now_s >= until_s
 
+    def _is_settled(self) -> bool:
+        """Return whether nothing but the worker is to be waited for after batches have ended."""
+        return False
+
     def _look(self) -> None:
         """Take note of what the last moves led to, before anything is waited for."""
 
@@ -513,8 +517,13 @@ class LiveSystem(System):
                 while self.worker.idle(k) and self._start(k):
                     pass
             self._look()
-            for completion in self.worker.wait(min(until_s, next_s)):
-                self._end(completion)
+            wake_s = min(until_s, next_s)
+            while completions := self.worker.wait(wake_s):
+                for completion in completions:
+                    self._end(completion)
+                if not self._is_settled():
+                    break
+                self._look()
 
     def _start(self, k: int) -> bool:
         """Form a batch of a stage and give it to the worker; return False if nothing waits.

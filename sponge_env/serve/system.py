@@ -322,13 +322,13 @@ class ServedSystem(LiveSystem):
             call.served(completion)
             call.batch, call.cores = batch.size, cores
             call.variant = self.variants[batch.stage][batch.variant]
-        if not self._more_to_start(batch.stage):
-            self._look()
 
-    def _more_to_start(self, k: int) -> bool:
-        """Return whether tasks wait for a stage's replica: it gets them before clients answers."""
-        stage = self._arrays.stages[0, k]
-        return bool(self.inbox) or bool(stage["tail"] > stage["head"])
+    def _is_settled(self) -> bool:
+        """Return whether nothing waits: then clients are told, and nothing holds them up."""
+        if self.inbox or self._closing_s < math.inf:
+            return False
+        stages = self._arrays.stages[0]
+        return bool((stages["tail"] <= stages["head"]).all())
 
     def _look(self) -> None:
         """Read what has ended since the last time, and tell those who wait for it."""

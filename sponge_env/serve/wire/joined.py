@@ -84,8 +84,8 @@ class _Waiting:
     def _finish(self) -> None:
         if not self.all.done():
             self.all.set_result(self._replies)
-        # after whoever waits has gone on: the answer goes out first
-        self._loop.call_soon(self._record, self._calls, self._replies)
+        # whoever waits goes on in the next turn of the loop, at whose end the answer goes out
+        self._loop.call_soon(self._loop.call_soon, self._record, self._calls, self._replies)
 
 
 def joined_outputs(served: Served, ended: Sequence[Reply]) -> dict[str, NDArray[Any]]:
