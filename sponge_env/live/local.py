@@ -241,7 +241,9 @@ class LocalLauncher:
         models = resolve_variants(config.variants or [config.model])
         job = make_job(models, config.batch_max)
         self._samples: NDArray[Any] = models[0].samples()
-        self._shown = np.random.default_rng(0).integers(len(self._samples), size=_DRAWS)
+        count = len(self._samples)
+        drawn = np.random.default_rng(0).integers(count, size=_DRAWS)
+        self._shown = np.concatenate([np.arange(count), drawn])
         shared = machine or LocalMachine([config])
         self._own = None if machine else shared
         self._setup = Setup(job, shared.cpus, shared.janitor)
@@ -253,8 +255,8 @@ class LocalLauncher:
         self.inputs, self.outputs = models[0].inputs, models[0].outputs
 
     def sample(self, request_id: int) -> NDArray[Any]:
-        """Return one of the model's samples, drawn at random but the same for an id."""
-        sample: NDArray[Any] = self._samples[self._shown[request_id % _DRAWS]]
+        """Return one of the model's samples, the same for an id: each once, then at random."""
+        sample: NDArray[Any] = self._samples[self._shown[request_id % len(self._shown)]]
         return sample
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> LocalReplica:
