@@ -10,10 +10,10 @@ turn with the others, so that the machine's drift is everybody's.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from benchmarks.lean import LONG_MS, LeanClient, TritonClient
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
+from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import OnnxModel, TensorSpec, onnx_session, run_onnx
 from sponge_env.results.layout import aligned
@@ -206,19 +207,27 @@ def measure(name: str, python: Path | None, effort: Effort) -> None:
         print_throughput(found, session, rows, effort)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="Time the server against bare ONNX Runtime.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; what goes wrong is one sentence."""
+    return cli.run_script(run, argv)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure, and print the tables."""
+    said = "Time the server against bare ONNX Runtime."
+    parser = cli.Parser(prog="python -m benchmarks.serving", description=said)
     parser.add_argument("--quick", action="store_true", help="fewer requests, half a minute")
     said = "interpreter whose environment has nvidia-pytriton, to compare with Triton"
     parser.add_argument("--triton", type=Path, metavar="PYTHON", help=said)
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
-    for name in MODELS:
-        measure(name, arguments.triton, QUICK if arguments.quick else Effort())
+    with cli.terminate_like_interrupt():
+        for name in MODELS:
+            measure(name, arguments.triton, QUICK if arguments.quick else Effort())
     if arguments.triton is None:
         print(f"Without Triton; {HOW_TO_MAKE}.")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

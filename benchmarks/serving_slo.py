@@ -165,11 +165,12 @@ def compare(argv: Sequence[str]) -> int:
     effort = Effort(arguments.seconds, arguments.seeds, tuning_s=20.0)
     if arguments.quick:
         effort = Effort(10.0, 1, 3.0)
-    found = [measured(agent, effort) for measured in (environment, ours) for agent in AGENTS]
-    if arguments.triton is not None:
-        seeds, python = range(effort.seeds), arguments.triton
-        settings = best_static(python, effort)
-        found += [theirs(python, model, seeds, effort.seconds) for model in settings]
+    with cli.terminate_like_interrupt():
+        found = [measured(agent, effort) for measured in (environment, ours) for agent in AGENTS]
+        if arguments.triton is not None:
+            seeds, python = range(effort.seeds), arguments.triton
+            settings = best_static(python, effort)
+            found += [theirs(python, model, seeds, effort.seconds) for model in settings]
     headings = [HEADINGS[0].replace("60", f"{effort.seconds:g}"), *HEADINGS[1:]]
     print("\n".join(aligned([headings, *(each.row for each in found)])))
     if arguments.triton is None:

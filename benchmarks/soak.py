@@ -292,7 +292,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--agent", default="sponge-ip", help="in charge (default: sponge-ip)")
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
-    with bench(arguments.agent, Plan().shortened(arguments.share)) as found:
+    plan = Plan().shortened(arguments.share)
+    with cli.terminate_like_interrupt(), bench(arguments.agent, plan) as found:
         for name in arguments.part or PARTS:
             PARTS[name](found)
         said = found.log.read_text(errors="replace")[-2000:]
