@@ -88,7 +88,8 @@ def sponge(model: str, *arguments: str, stderr: IO[str] | None = None) -> Iterat
                 port, grpc_port = map(int, re.findall(r":(\d+)", line))
                 break
         else:
-            raise ConfigError(f"sponge serve --model {model} does not serve")
+            ended_with = process.wait(END_S)
+            raise ConfigError(f"sponge serve --model {model} ended with exit code {ended_with}")
         yield Server("sponge", _only_model(port), port, grpc_port, process)
 
 
