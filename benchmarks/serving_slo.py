@@ -33,8 +33,10 @@ MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", "0.8"
 AGENTS = ("sponge-ip", "sponge-mpc")
 TUNING_SEED = EVALUATION_SEEDS
 """The first that no evaluation uses."""
-BATCHES, DELAYS_S, CORES = (1, 2, 4, 8, 16), (0.0, 0.01), (15, 14, 13, 12)
-"""Triton's settings that are tried: batches and delays on all 16 cores, then fewer cores."""
+BATCHES, DELAYS_S = (1, 2, 4, 8, 16), (0.0, 0.01)
+"""Triton's settings that are tried on all cores."""
+FEWER_CORES, FEWER_BATCHES = (15, 14, 13), (4, 8, 16)
+"""What is tried on fewer, with the delay that did best."""
 
 
 @dataclass(frozen=True)
@@ -132,20 +134,21 @@ def theirs(python: Path, model: TritonModel, seeds: Sequence[int], seconds: floa
 
 
 def best_static(python: Path, effort: Effort) -> list[TritonModel]:
-    """Return Triton's best batch and delay on all cores, then the same with fewer cores."""
+    """Return Triton's best setting on all cores, then those on fewer."""
+
+    def violations(model: TritonModel) -> tuple[float, float]:
+        found = theirs(python, model, [TUNING_SEED], effort.tuning_s)
+        print("tried", *found.row, file=sys.stderr)
+        return found.violations, found.p99_s
+
     tried = [
         replace(triton_model(), batch_max=batch, delay_s=delay_s)
         for batch in BATCHES
         for delay_s in (DELAYS_S if batch > 1 else DELAYS_S[:1])
     ]
-
-    def violations(model: TritonModel) -> float:
-        found = theirs(python, model, [TUNING_SEED], effort.tuning_s)
-        print("tried", *found.row, file=sys.stderr)
-        return found.violations
-
     best = min(tried, key=violations)
-    return [best, *(replace(best, cores=cores) for cores in CORES)]
+    fewer = [[replace(best, cores=c, batch_max=b) for b in FEWER_BATCHES] for c in FEWER_CORES]
+    return [best, *(min(each, key=violations) for each in fewer)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
