@@ -49,6 +49,8 @@ class Learner:
     """What it sees and chooses of one model; of variants and pipelines, all there is."""
     corrects: bool = False
     """Whether its actions correct the look-ahead program instead, see :mod:`.learned`."""
+    phased: bool = False
+    """Whether it learns in phases where there is one simulated model, see :mod:`.learn.phases`."""
     steps: int = 1_000_000
     """Environment steps of a training run, if nothing else is said."""
     envs: int = 256
@@ -59,7 +61,7 @@ class Learner:
 
 LEARNERS: dict[str, Learner] = {
     "ppo": Learner(),
-    "ppo-joint": Learner(control="joint"),
+    "ppo-joint": Learner(control="joint", phased=True),
     "maskable-ppo": Learner("maskable"),
     "recurrent-ppo": Learner("recurrent"),
     "recurrent-ppo-joint": Learner("recurrent", "joint"),

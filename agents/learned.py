@@ -24,6 +24,7 @@ from . import LEARNERS
 from .lookahead import SpongeMPC
 from .lookahead.options import MPCConfig
 from .policy import POLICY_FILE, Memory, Policy, load_policy
+from .stepwise import Progress, decide
 
 RUNS = Path("runs")
 """Where train.py leaves its run directories."""
@@ -89,6 +90,8 @@ class PolicyController(BaseController):
             self._sought = sought
         self._masks = masks_for(self._agent, spec)
         self._memory: Memory | None = self.policy.memory()
+        every = self.policy.info.every
+        self._progress = Progress([spec], every) if every else None
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
@@ -96,6 +99,8 @@ class PolicyController(BaseController):
 
     def _action(self, spec: SystemSpec, view: SystemView) -> IntArray:
         observation = encode(view, spec, self._control)
+        if self._progress is not None:
+            return decide(self.policy, self._progress, observation[None])[0] - 1
         allowed = self._masks(observation) if self._masks is not None else None
         return self.policy.act(observation, allowed, self._memory)
 

@@ -39,6 +39,9 @@ _INPUTS_OF_FORMAT_2 = (
 )
 """Of policies whose files do not name their inputs: all, or as many as the first layer takes."""
 
+STEPWISE_PARTS = 3
+"""Parts of an action of a stepwise policy: cores, batch size, and a step of the replicas."""
+
 POLICY_FILE = "policy.safetensors"
 """Its name in a run directory."""
 
@@ -70,6 +73,10 @@ class PolicyInfo:
     """Command line that made it."""
     seconds: float = 0.0
     """How long that took."""
+    batches: tuple[int, ...] = ()
+    """Batch sizes that a stepwise policy chooses among (:mod:`.stepwise`); none for all others."""
+    every: int = 0
+    """Intervals after which a stepwise policy may change the number of replicas."""
     format: int = FORMAT
 
 
@@ -115,6 +122,8 @@ class Policy:
     recurrence: Recurrence | None = None
     places: IntArray | None = None
     """(inputs,) where each input stands in the observation; None where it is all of it."""
+    known: FloatMatrix | None = None
+    """(2, inputs) least and most of each input that count; what is beyond is taken for those."""
 
     def memory(self, *shape: int) -> Memory | None:
         """Return the memory of ``shape`` new episodes; None for a policy without one."""
@@ -134,20 +143,27 @@ class Policy:
         It is for (..., fields) observations, among the (..., sum of choices) allowed ones, or all.
         What a recurrent policy remembers of the episode is updated.
         """
+        logits = self.logits(observation, memory)
+        if allowed is not None:
+            logits = np.where(allowed, logits, -np.inf)
+        parts = np.split(logits, list(accumulate(self.info.actions))[:-1], axis=-1)
+        return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
+
+    def logits(self, observation: FloatMatrix, memory: Memory | None = None) -> FloatMatrix:
+        """Return the (..., sum of choices) logits under (..., fields) observations."""
         hidden = observation
         if self.places is not None:
             # Rows stay contiguous, so that products come out the same to the bit.
             hidden = np.take(observation, self.places, axis=-1)
+        if self.known is not None:
+            hidden = np.minimum(np.maximum(hidden, self.known[0]), self.known[1])
         if self.recurrence is not None and memory is not None:
             hidden = self.recurrence(hidden, memory)
         *inner, (last, last_bias) = self.layers
         for weight, bias in inner:
             hidden = np.tanh(hidden @ weight.T + bias)
-        logits = hidden @ last.T + last_bias
-        if allowed is not None:
-            logits = np.where(allowed, logits, -np.inf)
-        parts = np.split(logits, list(accumulate(self.info.actions))[:-1], axis=-1)
-        return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
+        result: FloatMatrix = hidden @ last.T + last_bias
+        return result
 
 
 def save_policy(policy: Policy, path: Path) -> None:
@@ -156,6 +172,8 @@ def save_policy(policy: Policy, path: Path) -> None:
     for index, (weight, bias) in enumerate(policy.layers):
         arrays[f"weight_{index}"] = np.ascontiguousarray(weight)
         arrays[f"bias_{index}"] = np.ascontiguousarray(bias)
+    if policy.known is not None:
+        arrays["known"] = np.ascontiguousarray(policy.known)
     if policy.recurrence is not None:
         arrays |= {f"lstm_{name}": value for name, value in asdict(policy.recurrence).items()}
     with replacing(path) as partial:
@@ -193,7 +211,10 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    policy = Policy(info, layers, recurrence, _places(path, info.inputs, observed or info.inputs))
+    # A stepwise policy makes its inputs from the observation by itself.
+    shown = info.inputs if info.every or not observed else observed
+    places = _places(path, info.inputs, shown)
+    policy = Policy(info, layers, recurrence, places, arrays.get("known"))
     if wrong := _misfit(policy):
         raise PolicyError(f"{path} is damaged: {wrong}")
     return policy
@@ -234,6 +255,10 @@ def _misfit(policy: Policy) -> str:
     """Return what does not go together, or is no number; nothing if all is well."""
     width, lstm = len(policy.info.inputs), policy.recurrence
     arrays = [array for layer in policy.layers for array in layer]
+    if policy.known is not None:
+        if policy.known.shape != (2, width):
+            return "the ends of its inputs do not fit them"
+        arrays.append(policy.known)
     if lstm is not None:
         units = lstm.weight_hidden.shape[-1] if lstm.weight_hidden.ndim else 0
         wanted = (4 * units, width), (4 * units, units), (4 * units,)
@@ -247,5 +272,9 @@ def _misfit(policy: Policy) -> str:
         width = weight.shape[0]
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
         return "it has weights that are no finite numbers of 32 bits"
+    sizes, actions = policy.info.batches, policy.info.actions
+    stepwise = len(actions) == STEPWISE_PARTS and policy.info.every >= 1
+    if sizes and not (stepwise and len(sizes) == actions[1]):
+        return "its batch sizes do not fit its actions"
     fits = min(policy.info.actions, default=0) >= 1 and sum(policy.info.actions) == width
     return "" if fits else "its output does not fit its actions"

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sponge_env.config import Backend, Limiter
 from sponge_env.controllers import Options, option
@@ -21,7 +22,14 @@ from sponge_env.scenario import Scenario
 from sponge_env.spec import make_spec, scenario_profile
 
 from .. import LEARNERS, Learner
+from ..history import INPUTS
 from ..learned import control_of
+from .phases import PhasedConfig
+
+T = TypeVar("T", "LearnConfig", PhasedConfig)
+
+Report = Callable[[int, str], None]
+"""Called with the number of steps done in this run, and a word about how good the policy is."""
 
 CHECKPOINT_FILE = "checkpoint.zip"
 """Its name in a run directory; Stable-Baselines3's own format, for resuming only."""
@@ -76,20 +84,30 @@ class LearnConfig(Options):
 
 
 def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
-    """Return the hyper-parameters of a learner's run.
+    """Return the hyper-parameters of a run without phases, see :func:`settings`."""
+    return settings(LearnConfig, LEARNERS[agent].options, options, resume)
+
+
+def settings(
+    kind: type[T],
+    usual: Mapping[str, Any],
+    options: Mapping[str, Any],
+    resume: Path | None = None,
+) -> T:
+    """Return the hyper-parameters of a run: of some kind, with the learner's usual ones.
 
     Options are some by name; a list may be text with commas. Where none says otherwise, those of
     the run hold whose checkpoint is to be resumed; its layers cannot change.
     """
-    changes = {key: _listed(key, value) for key, value in options.items()}
+    changes = {key: _listed(kind, key, value) for key, value in options.items()}
     if resume is None:
-        return from_mapping(LearnConfig, {**LEARNERS[agent].options, **changes})
+        return from_mapping(kind, {**usual, **changes})
     path = resume.with_name(SETTINGS_FILE)
     try:
-        before = from_mapping(LearnConfig, read_json(path))
+        before = from_mapping(kind, read_json(path))
     except (OSError, ValueError, AttributeError) as error:
         raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
-    config = from_mapping(LearnConfig, {**_plain(before), **changes})
+    config = from_mapping(kind, {**_plain(before), **changes})
     if config.hidden != before.hidden:
         raise ConfigError(
             f"hidden cannot change with --resume: the checkpoint's layers have {before.hidden} "
@@ -98,24 +116,31 @@ def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = N
     return config
 
 
-def save_settings(config: LearnConfig, folder: Path) -> None:
+def save_settings(config: LearnConfig | PhasedConfig, folder: Path) -> None:
     """Write the hyper-parameters into a run directory."""
     write_json(folder / SETTINGS_FILE, _plain(config))
 
 
-def _plain(config: LearnConfig) -> dict[str, Any]:
+def _plain(config: LearnConfig | PhasedConfig) -> dict[str, Any]:
     """Return what :func:`~sponge_env.mapping.from_mapping` takes."""
     values = {key: value for key, value in asdict(config).items() if value is not None}
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
-def _listed(key: str, value: Any) -> Any:
+def _listed(kind: type[Any], key: str, value: Any) -> Any:
     """Return a list where an option wants one: ``64,64`` or ``due,delay``."""
-    wanted = {field.name: field.type for field in fields(LearnConfig)}.get(key)
+    wanted = {field.name: field.type for field in fields(kind)}.get(key)
     if not str(wanted).startswith("tuple") or isinstance(value, list):
         return value
-    parts = str(value).split(",")
-    return [int(part) if part.strip().isdecimal() else part.strip() for part in parts]
+    return [_number(part.strip()) for part in str(value).split(",")]
+
+
+def _number(text: str) -> int | float | str:
+    """Return a number where a text is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +173,17 @@ class TrainingPlan:
         if self.agent not in LEARNERS:
             raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
         return LEARNERS[self.agent]
+
+    @property
+    def phased(self) -> bool:
+        """Whether it is learned in phases: one model, simulated, by a learner that does so."""
+        several = len(self.spec.stages) > 1 or self.spec.has_variants
+        return self.learner.phased and self.backend == "sim" and not several
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the policy sees."""
+        return INPUTS if self.phased else self.control.fields
 
     @property
     def spec(self) -> SystemSpec:

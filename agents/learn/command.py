@@ -10,7 +10,7 @@ import contextlib
 import shlex
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 
 from .. import LEARNERS
 from ..policy import POLICY_FILE, load_policy
-from . import TrainingPlan, learn_config
+from . import Report, TrainingPlan, learn_config, settings
+from .phases import ENVS, STEPS, PhasedConfig
 
 FOLLOWED = tuple(
     f"--{name}"
@@ -105,15 +106,15 @@ def plan_of(
     learner = LEARNERS[arguments.agent]
     plan = TrainingPlan(
         scenarios=tuple(scenarios),
-        steps=arguments.steps or learner.steps,
-        envs=arguments.envs or learner.envs,
+        steps=arguments.steps or 0,
+        envs=arguments.envs or 0,
         seed=arguments.seed,
         folder=Path(),
         agent=arguments.agent,
         **more,
     )
-    _ = plan.spec  # notices scenarios that do not go together
-    return plan
+    usual = (STEPS, ENVS) if plan.phased else (learner.steps, learner.envs)
+    return replace(plan, steps=plan.steps or usual[0], envs=plan.envs or usual[1])
 
 
 def train(argv: Sequence[str]) -> int:
@@ -123,8 +124,7 @@ def train(argv: Sequence[str]) -> int:
     scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     scenario = replace(scenario, profile=arguments.profile or scenario.profile)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from .training import check_checkpoint, steps_left
-    from .training import train as run
+    from . import phased, training
 
     if arguments.wait:
         wait_for_machine()
@@ -137,20 +137,22 @@ def train(argv: Sequence[str]) -> int:
     command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"
     plan = plan_of(arguments, (scenario, *also), command=command, **given)
     if arguments.resume is not None:
-        check_checkpoint(arguments.resume, plan)
-        said = "a checkpoint can run any code when it is loaded: resume your own only"
-        sys.stderr.write(f"{arguments.resume}: {said}\n")
+        training.check_checkpoint(arguments.resume, plan)
+        if not plan.phased:
+            said = "a checkpoint can run any code when it is loaded: resume your own only"
+            sys.stderr.write(f"{arguments.resume}: {said}\n")
         if arguments.steps is None:
-            plan = replace(plan, steps=steps_left(arguments.resume) or plan.steps)
-    config = learn_config(arguments.agent, settings_of(arguments), arguments.resume)
+            left = (phased if plan.phased else training).steps_left(arguments.resume)
+            plan = replace(plan, steps=left or plan.steps)
+    run = _prepared(plan, settings_of(arguments))
     for line in [cli.DROPPED] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
     served = scenario.cell[1] if scenario.stages else profile.name
     sys.stdout.write(f"{arguments.agent} learns {names} ({served})\n")
-    settings = {key: str(value) for key, value in vars(arguments).items()}
+    asked = {key: str(value) for key, value in vars(arguments).items()}
     folder = new_folder(f"train-{arguments.agent}-{scenario.name}", arguments.run_dir)
-    write_json(folder / "config.json", {"scenario": asdict(scenario), "options": settings})
+    write_json(folder / "config.json", {"scenario": asdict(scenario), "options": asked})
     describe(folder, shlex.split(plan.command))
     progress, policy = (
         Progress(f"training {arguments.agent}", plan.steps, "step"),
@@ -159,13 +161,24 @@ def train(argv: Sequence[str]) -> int:
     interrupted = False
     try:
         with cli.terminate_like_interrupt(), contextlib.closing(progress):
-            run(replace(plan, folder=folder), config, progress.show)
+            run(folder, progress.show)
     except KeyboardInterrupt:
         if not policy.exists():
             raise
         interrupted = True
     sys.stdout.write(_what_next(arguments.agent, folder, argv, interrupted))
     return cli.INTERRUPTED if interrupted else 0
+
+
+def _prepared(plan: TrainingPlan, options: Mapping[str, Any]) -> Callable[[Path, Report], Path]:
+    """Return what trains in a folder, with a report of progress; bad options are noticed now."""
+    from . import phased, training
+
+    if plan.phased:
+        in_phases = settings(PhasedConfig, {}, options, plan.resume)
+        return lambda folder, report: phased.train(replace(plan, folder=folder), in_phases, report)
+    config = learn_config(plan.agent, options, plan.resume)
+    return lambda folder, report: training.train(replace(plan, folder=folder), config, report)
 
 
 def _what_next(agent: str, folder: Path, argv: Sequence[str], interrupted: bool) -> str:

@@ -39,7 +39,7 @@ from .. import LEARNERS
 from ..learned import control_of, masks_for, preset
 from ..lookahead.options import MPCConfig
 from ..policy import POLICY_FILE, Policy, PolicyInfo, Recurrence, load_policy, save_policy
-from . import CHECKPOINT_FILE, LearnConfig, TrainingPlan, learn_config, save_settings
+from . import CHECKPOINT_FILE, LearnConfig, Report, TrainingPlan, learn_config, save_settings
 from .environments import ConstrainedRewards, CorrectionEnv, hidden_fields, make_environments
 
 ALGORITHMS = {"ppo": PPO, "maskable": MaskablePPO, "recurrent": RecurrentPPO}
@@ -82,9 +82,6 @@ SHOWN = {
     ),
 }
 """What TensorBoard shows of a validation, below ``evaluation/``."""
-
-Report = Callable[[int, str], None]
-"""Called with the number of steps done in this run, and a word about how good the policy is."""
 
 Validated = Callable[[int, Validation], None]
 """Called with the number of steps done in this run, and how good the policy then is."""
@@ -224,7 +221,7 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile or stages, "
             f"interval or limits differ from those of {', '.join(wanted)}; train anew"
         )
-    if info.inputs != plan.control.fields:
+    if info.inputs != plan.inputs:
         raise PolicyError("the checkpoint was trained on other observation fields; train anew")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
-from sponge_env.core.entry import RESET, STEP, begin_traffic_range, fit, run_range
+from sponge_env.core.entry import DRAIN, RESET, STEP, begin_traffic_range, fit, run_range
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
@@ -178,6 +178,16 @@ class BatchSimulator:
         self._metrics = rows(new(self.num_envs, METRICS))
         self._move(STEP, observations)
         return observations, self._metrics
+
+    def drain(self) -> NDArray[Any]:
+        """End all episodes: serve what is left under the allocations in force.
+
+        Returned are (n,) records of :data:`~sponge_env.core.records.METRICS` that count how
+        those requests ended, and mean nothing beyond that.
+        """
+        self._metrics = blank_metrics(self.num_envs)
+        self._move(DRAIN, np.zeros((self.num_envs, self._obs_dim), np.float32))
+        return self._metrics
 
     def ledger(self, index: int) -> dict[str, NDArray[Any]]:
         """Return the requests of an environment's episode that have ended, in that order.

@@ -1,0 +1,218 @@
+"""The networks of a stepwise policy in training, and how they learn: PPO (Schulman et al., 2017).
+
+A compact PPO of its own, because three things do not fit Stable-Baselines3's: the cores that an
+action may choose depend on the replicas that it chooses, the critic sees which scenario it looks
+at and the actor does not, and advantages are compared within a scenario.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..history import INPUTS
+from ..policy import FloatMatrix
+from ..stepwise import STEPS
+from .phases import PhasedConfig
+
+LOGIT_MOST = 4.0
+"""Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
+STEP_PROBABILITY = 0.03
+"""Of one replica more, and of one fewer, when the replicas begin to be learned."""
+VALUE_SCALE = 10.0
+"""What the critic's 1 stands for."""
+DEVIATIONS = 5.0
+"""Beyond so many deviations from its mean an input counts as at that distance."""
+_NEVER = -1e9
+
+
+class Inputs:
+    """Mean and deviation of each input, and which of them are seen at all."""
+
+    def __init__(self, hidden: Sequence[int] = ()) -> None:
+        self.count = 1e-4
+        self.mean, self.variance = np.zeros(len(INPUTS)), np.ones(len(INPUTS))
+        self._seen = np.ones(len(INPUTS), np.float32)
+        self._seen[list(hidden)] = 0.0
+
+    def update(self, seen: FloatMatrix) -> None:
+        """Take (n, inputs) more into account (Chan et al., 1979)."""
+        count, whole = len(seen), self.count + len(seen)
+        gap = seen.mean(axis=0, dtype=np.float64) - self.mean
+        spread = self.count * self.variance + count * seen.var(axis=0, dtype=np.float64)
+        self.variance = (spread + gap**2 * self.count * count / whole) / whole
+        self.mean = self.mean + gap * count / whole
+        self.count = whole
+
+    @property
+    def deviation(self) -> FloatMatrix:
+        """(inputs,) one that is never 0."""
+        return np.sqrt(self.variance + 1e-4).astype(np.float32)
+
+    def __call__(self, seen: FloatMatrix) -> Tensor:
+        """Return (n, inputs) what the networks are shown."""
+        shown = (seen - self.mean.astype(np.float32)) / self.deviation
+        return torch.from_numpy(np.clip(shown, -DEVIATIONS, DEVIATIONS) * self._seen)
+
+    def folded(self, weight: FloatMatrix, bias: FloatMatrix) -> tuple[FloatMatrix, FloatMatrix]:
+        """Return a first layer, (out, inputs) and (out,), as one that is shown raw inputs."""
+        scaled = weight * self._seen / self.deviation
+        return scaled, (bias - scaled @ self.mean).astype(np.float32)
+
+    @property
+    def known(self) -> FloatMatrix:
+        """(2, inputs) raw inputs beyond which nothing changes."""
+        ends = np.array([[-DEVIATIONS], [DEVIATIONS]]) * self.deviation
+        return (self.mean + ends).astype(np.float32)
+
+
+class Actions(NamedTuple):
+    """(n,) choices of each part, what they were chosen among, and how probable they were."""
+
+    cores: Tensor
+    batches: Tensor
+    steps: Tensor
+    replicas: Tensor
+    """Asked for before."""
+    may_step: Tensor
+    """(n, 3) which steps were allowed."""
+    log_probability: Tensor
+
+    def at(self, chosen: Tensor) -> Actions:
+        """Return some of them."""
+        return Actions(*(part[chosen] for part in self))
+
+
+class Batch(NamedTuple):
+    """(n, ...) what an update learns from."""
+
+    shown: Tensor
+    scenarios: Tensor
+    """(n, scenarios) a one for the right one."""
+    actions: Actions
+    advantages: Tensor
+    returns: Tensor
+
+
+class ActorCritic(nn.Module):
+    """Both networks."""
+
+    def __init__(self, config: PhasedConfig, cores: int, total_cores: int, scenarios: int) -> None:
+        super().__init__()
+        self._config = config
+        self._sizes = [cores, len(config.batches), STEPS]
+        self._cores, self._total_cores = torch.arange(1, cores + 1), total_cores
+        self.actor = _network(len(INPUTS), config.hidden, sum(self._sizes))
+        knows = scenarios if config.asymmetric else 0
+        self.critic = _network(len(INPUTS) + knows, config.hidden, 1)
+        self.forget_steps()
+
+    def forget_steps(self) -> None:
+        """Make every step of the replicas improbable again."""
+        step = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY))
+        with torch.no_grad():
+            self.actor[-1].weight[-STEPS:] = 0.0
+            self.actor[-1].bias[-STEPS:] = torch.tensor([step, 0.0, step])
+
+    def values(self, shown: Tensor, scenarios: Tensor) -> Tensor:
+        """Return the (n,) values of states, in units of :data:`VALUE_SCALE`."""
+        known = torch.cat([shown, scenarios], dim=1) if self._config.asymmetric else shown
+        values: Tensor = self.critic(known)[:, 0]
+        return values
+
+    def _parts(self, shown: Tensor, may_step: Tensor) -> list[Tensor]:
+        cores, batches, steps = self.actor(shown).split(self._sizes, dim=1)
+        bounded = LOGIT_MOST * torch.tanh(cores / LOGIT_MOST)
+        allowed = steps.masked_fill(~may_step, _NEVER)
+        return [bounded, batches.log_softmax(dim=1), allowed.log_softmax(dim=1)]
+
+    def _fitting(self, cores: Tensor, replicas: Tensor) -> Tensor:
+        """Return the log-probabilities of the cores that the machine has room for."""
+        room = self._cores * replicas[:, None] <= self._total_cores
+        return cores.masked_fill(~room, _NEVER).log_softmax(dim=1)
+
+    @torch.no_grad()
+    def sample(self, shown: Tensor, replicas: Tensor, may_step: Tensor) -> Actions:
+        """Draw an action for each of n states."""
+        cores, batches, steps = self._parts(shown, may_step)
+        step, batch = _drawn(steps), _drawn(batches)
+        cores = self._fitting(cores, replicas + step - 1)
+        core = _drawn(cores)
+        chosen = zip((cores, batches, steps), (core, batch, step), strict=True)
+        log_probability = sum(_of(logs, choice) for logs, choice in chosen)
+        return Actions(core, batch, step, replicas, may_step, torch.as_tensor(log_probability))
+
+    def judged(self, shown: Tensor, actions: Actions) -> tuple[Tensor, Tensor]:
+        """Return the (n,) log-probabilities of actions, and the entropies of their parts."""
+        cores, batches, steps = self._parts(shown, actions.may_step)
+        cores = self._fitting(cores, actions.replicas + actions.steps - 1)
+        chosen = (cores, actions.cores), (batches, actions.batches), (steps, actions.steps)
+        log_probability = sum(_of(logs, choice) for logs, choice in chosen)
+        entropy = -sum((logs.exp() * logs).sum(dim=1) for logs, _ in chosen)
+        return torch.as_tensor(log_probability), torch.as_tensor(entropy)
+
+    def layers(self, inputs: Inputs) -> list[tuple[FloatMatrix, FloatMatrix]]:
+        """Return (weight, bias) of each layer of the actor, which is then shown raw inputs."""
+        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
+        arrays = [(_numpy(layer.weight), _numpy(layer.bias)) for layer in linear]
+        return [inputs.folded(*arrays[0]), *arrays[1:]]
+
+
+def update(
+    model: ActorCritic,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    config: PhasedConfig,
+    entropy: float,
+) -> dict[str, float]:
+    """Learn from a batch; return what is worth a curve."""
+    for _ in range(config.epochs):
+        for chosen in torch.randperm(len(batch.shown)).split(config.minibatch):
+            actions = batch.actions.at(chosen)
+            now, entropies = model.judged(batch.shown[chosen], actions)
+            ratio, advantage = (now - actions.log_probability).exp(), batch.advantages[chosen]
+            clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+            gained = torch.minimum(ratio * advantage, clipped * advantage).mean()
+            values = model.values(batch.shown[chosen], batch.scenarios[chosen])
+            missed = ((values - batch.returns[chosen]) ** 2).mean()
+            loss = 0.5 * missed - gained - entropy * entropies.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            for network in (model.actor, model.critic):
+                nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+            optimizer.step()
+    return {"value_loss": missed.item(), "entropy": entropies.mean().item()}
+
+
+def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [_linear(inputs, size, 2**0.5), nn.Tanh()]
+        inputs = size
+    return nn.Sequential(*layers, _linear(inputs, outputs, 0.01))
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _drawn(logs: Tensor) -> Tensor:
+    """Draw from (n, choices) log-probabilities: the largest after Gumbel noise."""
+    noise = -torch.rand_like(logs).clamp(1e-9, 1 - 1e-7).log()
+    return (logs - noise.log()).argmax(dim=1)
+
+
+def _of(logs: Tensor, chosen: Tensor) -> Tensor:
+    return logs.gather(1, chosen[:, None])[:, 0]
+
+
+def _numpy(tensor: Tensor) -> FloatMatrix:
+    return np.array(tensor.detach().numpy(), np.float32)

@@ -1,0 +1,116 @@
+"""From episodes to what an update learns from: rewards, advantages, returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sponge_env.arrays import FloatArray
+
+from .actor_critic import VALUE_SCALE, Actions, ActorCritic, Batch, Inputs
+from .episodes import Episodes, Outcomes
+from .phases import Phase, PhasedConfig
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What the reward charges, (scenarios,) each."""
+
+    violation: FloatArray
+    """Core-seconds for each violation."""
+    cores: FloatArray
+    """Core-seconds of an interval that count as 1: the fewest that the mean load needs."""
+
+    def rewards(self, outcomes: Outcomes, scenario: NDArray[np.int64], most: int) -> Floats:
+        """Return (n,) rewards."""
+        cost = self.violation[scenario] * np.minimum(outcomes.violations, most)
+        spent = (outcomes.core_seconds + cost) / self.cores[scenario]
+        rewards: Floats = (1 - spent).astype(np.float32)
+        return rewards
+
+
+def collect(
+    model: ActorCritic,
+    inputs: Inputs,
+    episodes: Episodes,
+    prices: Prices,
+    phase: Phase,
+    config: PhasedConfig,
+    learn_inputs: bool,
+) -> Batch:
+    """Let a policy act for a rollout; return what there is to learn from it."""
+    scenarios = torch.nn.functional.one_hot(torch.from_numpy(episodes.scenario)).float()
+    shown, actions = [inputs(episodes.seen)], []
+    rewards, over, after = [], [], []
+    for _ in range(config.rollout_steps):
+        replicas = torch.from_numpy(episodes.progress.replicas)
+        actions.append(model.sample(shown[-1], replicas, torch.from_numpy(episodes.may_step)))
+        chosen = (part.numpy() for part in actions[-1][:3])
+        outcomes = episodes.step(*chosen)
+        rewards.append(prices.rewards(outcomes, episodes.scenario, config.violations_most))
+        over.append(outcomes.over.copy())
+        # An episode that is over would have gone on: its last state counts as any other.
+        after.append(_values(model, inputs(episodes.seen), scenarios) if over[-1].any() else None)
+        episodes.renew()
+        if learn_inputs:
+            inputs.update(episodes.seen)
+        shown.append(inputs(episodes.seen))
+    values = [_values(model, each, scenarios) for each in shown]
+    following = [
+        v if a is None else np.where(o, a, v)
+        for a, o, v in zip(after, over, values[1:], strict=True)
+    ]
+    advantages = _advantages(rewards, over, values[:-1], following, phase)
+    returns = advantages + np.stack(values[:-1])
+    compared = _compared(advantages, episodes.scenario, config.advantage_most)
+    return Batch(
+        torch.cat(shown[:-1]),
+        scenarios.repeat(config.rollout_steps, 1),
+        Actions(*(torch.cat(parts) for parts in zip(*actions, strict=True))),
+        torch.from_numpy(compared.reshape(-1)),
+        torch.from_numpy(returns.reshape(-1) / VALUE_SCALE),
+    )
+
+
+@torch.no_grad()
+def _values(model: ActorCritic, shown: Tensor, scenarios: Tensor) -> Floats:
+    values: Floats = model.values(shown, scenarios).numpy() * VALUE_SCALE
+    return values
+
+
+def _advantages(
+    rewards: Sequence[Floats],
+    over: Sequence[NDArray[np.bool_]],
+    values: Sequence[Floats],
+    following: Sequence[Floats],
+    phase: Phase,
+) -> Floats:
+    """Return (steps, n) advantages (GAE: Schulman et al., 2016)."""
+    found, later = np.zeros((len(rewards), len(rewards[0])), np.float32), np.float32(0)
+    for k in reversed(range(len(rewards))):
+        surprise = rewards[k] + phase.gamma * following[k] - values[k]
+        later = surprise + phase.gamma * phase.gae_lambda * np.where(over[k], 0, later)
+        found[k] = later
+    return found
+
+
+def _compared(advantages: Floats, scenario: NDArray[np.int64], most: float) -> Floats:
+    """Return (steps, n) advantages in units of what is usual in their scenario.
+
+    The usual is half of what two thirds of them lie within: a deviation would follow the rare
+    violations, whose advantages are then no longer large.
+    """
+    compared = np.empty_like(advantages)
+    for each in np.unique(scenario):
+        own = advantages[:, scenario == each]
+        low, high = np.quantile(own, (0.16, 0.84))
+        usual = max((high - low) / 2, 0.05)
+        compared[:, scenario == each] = np.clip((own - own.mean()) / usual, -most, most)
+    return compared

@@ -1,0 +1,125 @@
+"""How good a policy is, scenario by scenario, and what rules and programs reach there.
+
+All are played on the same episodes, which neither training nor evaluation uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.encoding import JOINT
+from sponge_env.factory import make_system
+from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario import Scenario
+from sponge_env.seeds import SEED_LIMIT
+from sponge_env.vector.simulator import BatchSimulator
+
+from ..history import FloatMatrix
+from ..policy import Policy
+from ..stepwise import REPLICAS_MOST, Progress, decide
+
+FEW_VIOLATIONS = 0.001
+"""Share of the requests that may be violated where cores decide who is best."""
+PROGRAM = "sponge-joint"
+"""What a policy is compared with beside fixed allocations."""
+_FIXED_BATCHES = (1, 4, 8, 16)
+_FIXED_EPISODES = 4
+
+Decide = Callable[[FloatMatrix], IntArray]
+"""From (n, fields) joint observations to (n, 3) cores, batch sizes and replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a controller reaches in each scenario, (scenarios,) each: means over the episodes."""
+
+    cores: FloatArray
+    violation_rate: FloatArray
+    """Avoidable violations, as a share of all requests."""
+
+
+class Judge:
+    """Plays policies on so many episodes of each scenario, always the same."""
+
+    def __init__(self, scenarios: Sequence[Scenario], episodes: int) -> None:
+        self._count = len(scenarios)
+        self._seeds = SEED_LIMIT + np.repeat(np.arange(episodes), self._count)
+        assigned = np.tile(np.arange(self._count), episodes)
+        self._simulator = BatchSimulator(
+            scenarios, assigned, replicas_max=REPLICAS_MOST, obs_dim=JOINT.obs_dim
+        )
+        self._specs = [self._simulator.specs[k] for k in assigned]
+
+    def __call__(self, policy: Policy) -> Judgement:
+        """Play a policy."""
+        progress = Progress(self._specs, policy.info.every)
+        return self.play(lambda observations: decide(policy, progress, observations))
+
+    def play(self, decides: Decide) -> Judgement:
+        """Play whatever decides for all episodes at once."""
+        simulator, count = self._simulator, len(self._seeds)
+        observations = np.zeros((count, JOINT.obs_dim), np.float32)
+        simulator.reset(np.ones(count, np.bool_), self._seeds, observations)
+        sums = np.zeros((4, count))
+        while not simulator.over.all():
+            running = ~simulator.over
+            observations, metrics = simulator.step(decides(observations))
+            names = "cores", "avoidable_violations", "offered"
+            sums += (*(metrics[name] for name in names), running)
+        sums[1] += simulator.drain()["avoidable_violations"]
+        cores, violations, offered, intervals = sums.reshape(4, -1, self._count).sum(axis=1)
+        return Judgement(cores / intervals, violations / np.maximum(1, offered))
+
+
+def best_rules(scenarios: Sequence[Scenario], episodes: int) -> Judgement:
+    """Return what the best of a program and of all fixed allocations reaches in each scenario.
+
+    The best is whichever holds the fewest cores with few violations, or else the one with the
+    fewest violations.
+    """
+    found = [*_fixed(scenarios, min(episodes, _FIXED_EPISODES)), _program(scenarios, episodes)]
+    cores = np.array([each.cores for each in found])
+    rates = np.array([each.violation_rate for each in found])
+    few = rates <= FEW_VIOLATIONS
+    cheapest = np.where(few, cores, np.inf).argmin(axis=0)
+    best = np.where(few.any(axis=0), cheapest, rates.argmin(axis=0))
+    place = np.arange(len(scenarios))
+    return Judgement(cores[best, place], rates[best, place])
+
+
+def _fixed(scenarios: Sequence[Scenario], episodes: int) -> list[Judgement]:
+    limits = scenarios[0].limits
+    replicas = range(1, min(REPLICAS_MOST, limits.replicas) + 1)
+    sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
+    asked = product(range(1, limits.cores + 1), sizes, replicas)
+    judge = Judge(scenarios, episodes)
+    rows = [row for row in asked if row[0] * row[2] <= limits.machine_cores]
+    return [judge.play(lambda shown, row=row: np.tile(row, (len(shown), 1))) for row in rows]
+
+
+def _program(scenarios: Sequence[Scenario], episodes: int) -> Judgement:
+    """Play the program, one episode after the other."""
+    played = [[_episode(scenario, k) for k in range(episodes)] for scenario in scenarios]
+    return Judgement(
+        np.array([np.mean([one.mean_cores for one in each]) for each in played]),
+        np.array([_rate(each) for each in played]),
+    )
+
+
+def _episode(scenario: Scenario, number: int) -> EpisodeMetrics:
+    seed = SEED_LIMIT + number
+    controller = make_controller(PROGRAM, known_controllers())
+    run = Run.of(PROGRAM, scenario, "sim", seed)
+    return run_episode(make_system(scenario, seed), controller, run).summary
+
+
+def _rate(played: Sequence[EpisodeMetrics]) -> float:
+    offered = sum(one.offered for one in played)
+    return sum(one.avoidable_violations for one in played) / max(1, offered)

@@ -1,0 +1,240 @@
+"""Training in phases: what is learned, judged, kept and resumed.
+
+See :mod:`.phases` for what the phases are and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.scenario import Scenario
+from sponge_env.simulation.traffic import rate_rps
+from sponge_env.spec import make_spec, scenario_profile
+
+from ..history import INPUTS
+from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
+from ..stepwise import STEPS
+from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
+from .actor_critic import ActorCritic, Inputs, update
+from .collect import Prices, collect
+from .episodes import Episodes
+from .judge import Judge, Judgement, best_rules
+from .phases import Phase, PhasedConfig
+
+FLOOR = 2e-5
+"""Violation rate that counts as none: targets are never below it."""
+TOLERANCE = 1e-4
+"""By which violations may exceed the best rule's where a policy is chosen."""
+
+
+def train(
+    plan: TrainingPlan, config: PhasedConfig, progress: Report = lambda steps, status: None
+) -> Path:
+    """Train a policy and return the file of the best that was seen.
+
+    The best one so far is always in the policy file, the latest state in the checkpoint, also
+    after an interrupt.
+    """
+    # The networks are too small for more threads to help, and the simulator wants them.
+    torch.set_num_threads(1)
+    save_settings(config, plan.folder)
+    run = Training(plan, config, progress)
+    if plan.resume is not None:
+        run.load(plan.resume)
+    run.run()
+    best = load_policy(run.policy_path)
+    whole = dataclasses.replace(best.info, partial=False)
+    save_policy(dataclasses.replace(best, info=whole), run.policy_path)
+    return run.policy_path
+
+
+def steps_left(path: Path) -> int:
+    """Return how many steps a checkpoint lacks of those that were planned; 0 if none."""
+    state = _checkpoint(path)
+    return max(0, int(state["planned"]) - int(state["steps"]))
+
+
+class Training:
+    """A run, and where it is."""
+
+    def __init__(self, plan: TrainingPlan, config: PhasedConfig, progress: Report) -> None:
+        torch.manual_seed(plan.seed)
+        scenarios, spec = plan.scenarios, plan.spec
+        sizes = tuple(size for size in config.batches if size <= spec.batch_max)
+        self.config = dataclasses.replace(config, batches=sizes)
+        self.plan, self._progress = plan, progress
+        self.inputs = Inputs(blinded(config.blind_to))
+        self.model = ActorCritic(self.config, spec.cores_max, spec.total_cores, len(scenarios))
+        least = [least_cores(scenario) * spec.interval_s for scenario in scenarios]
+        self.prices = Prices(np.full(len(scenarios), config.price), np.array(least))
+        self.judge = Judge(scenarios, config.evaluation_episodes)
+        self.rule = best_rules(scenarios, config.evaluation_episodes)
+        self.target = np.maximum(config.target_share * self.rule.violation_rate, FLOOR)
+        self.steps = self._start = 0
+        self._planned = plan.steps
+        self.policy_path = plan.folder / POLICY_FILE
+        self._rates: Any = None
+        self._best, self._status = math.inf, ""
+        self._began_s = time.monotonic()
+        self._writer = SummaryWriter(str(plan.folder))
+
+    def run(self) -> None:
+        """Go through the phases, from where the run is."""
+        ends = 0
+        with closing(self._writer):
+            for name, phase, steps in self.config.plan(self._planned):
+                ends += steps
+                if self.steps < ends:
+                    self._go_through(name, phase, ends - steps, ends)
+
+    def _go_through(self, name: str, phase: Phase, begin: int, end: int) -> None:
+        config, every = self.config, max(1, self._planned // self.config.evaluations)
+        if phase.replicas == "stepped" and not phase.priced and self.steps == begin:
+            self.model.forget_steps()
+        optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
+        seed = self.plan.seed + self.steps
+        count = self.plan.envs
+        episodes = Episodes(self.plan.scenarios, count, config, phase.replicas, seed)
+        judged_at = self.steps
+        with closing(episodes):
+            while self.steps < end:
+                left = 1 - (self.steps - begin) / (end - begin)
+                rate = config.learning_rate * (0.5 if phase.priced else 1) * max(0.1, left)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                learns = phase.replicas != "stepped"
+                args = self.model, self.inputs, episodes, self.prices, phase, config, learns
+                entropy = config.entropy * (0.2 + 0.8 * left)
+                losses = update(self.model, optimizer, collect(*args), config, entropy)
+                self.steps += count * config.rollout_steps
+                for key, value in losses.items():
+                    self._writer.add_scalar(f"train/{key}", value, self.steps)
+                self._progress(self.steps - self._start, f"{name}: {self._status}")
+                if self.steps - judged_at >= every or self.steps >= end:
+                    judged_at = self.steps
+                    self._judge(phase)
+
+    def _judge(self, phase: Phase) -> None:
+        """Judge the policy, keep it if it is the best, and move the prices."""
+        policy = self.export()
+        result = self.judge(policy)
+        if phase.priced:
+            self._move_prices(result)
+        score = score_of(result, self.rule)
+        if score < self._best and (phase.priced or not self.policy_path.exists()):
+            self._best = score
+            save_policy(policy, self.policy_path)
+        self._show(result, score)
+        self.save()
+
+    def _move_prices(self, result: Judgement) -> None:
+        """Let violations cost more where there are too many of them."""
+        before = result.violation_rate if self._rates is None else self._rates
+        self._rates = (before + result.violation_rate) / 2
+        excess = np.log((self._rates + FLOOR) / (self.target + FLOOR))
+        self.prices.violation[:] *= np.exp(np.clip(0.35 * excess, -0.15, 0.35))
+        np.clip(self.prices.violation, 1, self.config.price_most, out=self.prices.violation)
+
+    def _show(self, result: Judgement, score: float) -> None:
+        add = self._writer.add_scalar
+        for k, scenario in enumerate(self.plan.scenarios):
+            add(f"cores/{scenario.name}", result.cores[k], self.steps)
+            add(f"violations/{scenario.name}", result.violation_rate[k], self.steps)
+            add(f"price/{scenario.name}", self.prices.violation[k], self.steps)
+        add("evaluation/score", score, self.steps)
+        cores, rate = result.cores.mean(), result.violation_rate.mean()
+        self._status = f"{rate:.3%} missed, {cores:.2f} cores"
+
+    def export(self) -> Policy:
+        """Return the policy as it is now."""
+        plan, config = self.plan, self.config
+        layers = self.model.layers(self.inputs)
+        info = PolicyInfo(
+            agent=plan.agent,
+            fingerprint=plan.fingerprint,
+            scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
+            actions=(plan.spec.cores_max, len(config.batches), STEPS),
+            inputs=INPUTS,
+            steps=self.steps,
+            seed=plan.seed,
+            planned=self._planned,
+            partial=True,
+            command=plan.command,
+            seconds=round(time.monotonic() - self._began_s, 1),
+            batches=config.batches,
+            every=config.every,
+        )
+        return Policy(info, tuple(layers), known=self.inputs.known)
+
+    def save(self) -> None:
+        """Write where the run is."""
+        inputs = self.inputs
+        state = {
+            "model": self.model.state_dict(),
+            "inputs": [torch.tensor(x) for x in (inputs.count, inputs.mean, inputs.variance)],
+            "prices": torch.from_numpy(self.prices.violation),
+            "steps": self.steps,
+            "planned": self._planned,
+            "best": self._best,
+        }
+        torch.save(state, self.plan.folder / CHECKPOINT_FILE)
+
+    def load(self, path: Path) -> None:
+        """Go on where another run was."""
+        state = _checkpoint(path)
+        try:
+            self.model.load_state_dict(state["model"])
+            count, mean, variance = (each.numpy() for each in state["inputs"])
+            self.prices.violation[:] = state["prices"].numpy()
+            self.steps, self._best = int(state["steps"]), float(state["best"])
+        except Exception as error:  # whatever a damaged file does
+            raise PolicyError(f"{path} cannot be resumed: {error}") from error
+        inputs = self.inputs
+        inputs.count, inputs.mean, inputs.variance = float(count), mean, variance
+        self._start, self._planned = self.steps, self.steps + self.plan.steps
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        _ = state["steps"], state["planned"]
+    except Exception as error:  # whatever a damaged file does
+        raise PolicyError(f"{path} cannot be resumed: {error}") from error
+    return state
+
+
+def score_of(result: Judgement, rule: Judgement) -> float:
+    """Return one number, better when smaller: cores relative to the best rule's, on average.
+
+    Violations beyond the rule's count like cores: as many more as the tolerance are a tenth.
+    """
+    over = np.maximum(0, result.violation_rate - rule.violation_rate - TOLERANCE) / TOLERANCE
+    return float(np.mean(result.cores / rule.cores + 0.1 * np.minimum(over, 100)))
+
+
+def least_cores(scenario: Scenario) -> float:
+    """Return the fewest cores that serve a scenario's mean load, at the best use of them."""
+    profile = scenario_profile(scenario)
+    spec = make_spec(scenario, profile)
+    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
+    cores, sizes = np.arange(1, spec.cores_max + 1), np.arange(1, spec.batch_max + 1)
+    core_s = (latency_s * cores / sizes[:, None]).min()
+    return float(core_s * rate_rps(scenario, profile))
+
+
+def blinded(blind_to: tuple[str, ...]) -> list[int]:
+    """Return the places of the inputs whose names begin with one of some words."""
+    for word in blind_to:
+        if not any(name.startswith(word) for name in INPUTS):
+            raise ConfigError(unknown("input", word, INPUTS))
+    return [k for k, name in enumerate(INPUTS) if name.startswith(blind_to)] if blind_to else []
