@@ -56,6 +56,7 @@ DERIVED = (
     "slo",
     "cores_held",
     "until_step",
+    "resize_delay",
 )
 INPUTS = (*JOINT.fields, *DERIVED)
 """Names of what a policy sees, in order."""
@@ -77,28 +78,30 @@ class Scales:
     replicas: int
     """That 1 of the replicas stands for."""
     every: int
-    """Intervals after which the number of replicas may change again."""
+    """Intervals after which the number of replicas may change again; never if 0."""
+    resize_delay_s: float
 
     @classmethod
     def of(cls, spec: SystemSpec, every: int) -> Scales:
         """Return those of a system."""
         requests = spec.capacity_rps * spec.slo_s
-        return cls(requests, spec.slo_s, spec.interval_s, spec.replicas_max, every)
+        times_s = spec.slo_s, spec.interval_s
+        return cls(requests, *times_s, spec.replicas_max, every, spec.resize_delay_s)
 
     @property
     def row(self) -> FloatArray:
-        """(5,) the same for :func:`remember`."""
+        """(6,) the same for :func:`remember`."""
         return np.array(astuple(self), np.float64)
 
 
 def may_step(intervals: IntArray, every: int) -> NDArray[np.bool_]:
     """Return in which intervals, counted from 0, the number of replicas may change.
 
-    That is seldom: a new replica serves after some ten seconds, and only a decision that stands
-    longer than that shows what it was worth.
+    That is seldom, or never if ``every`` is 0: a new replica serves after some ten seconds, and
+    only a decision that stands longer than that shows what it was worth.
     """
-    step: NDArray[np.bool_] = (intervals < FIRST_INTERVALS) | (intervals % every == 0)
-    return step
+    due: NDArray[np.bool_] = (intervals < FIRST_INTERVALS) | (intervals % max(1, every) == 0)
+    return due & (every > 0)
 
 
 @entry_point
@@ -112,7 +115,7 @@ def remember(
     """Take in (n, fields) joint observations; write (n, inputs) what policies see.
 
     ``intervals`` (n,) counts the decisions of each episode before this one: at 0 the (n,
-    remembered) memory is begun anew. ``scales`` is (n, 5), see :class:`Scales`.
+    remembered) memory is begun anew. ``scales`` is (n, 6), see :class:`Scales`.
     """
     for i in range(len(observations)):
         shown, kept, row = observations[i], memory[i], seen[i]
@@ -130,12 +133,13 @@ def remember(
         row[at + 3] = math.log(slo_s)
         row[at + 4] = shown[_CORES] * shown[_REPLICAS] * scales[i, 3]
         row[at + 5] = _until_step(intervals[i], scales[i, 4])
+        row[at + 6] = scales[i, 5] / interval_s
 
 
 @compiled
 def _until_step(interval: int, every: float) -> float:
     """Return the share of the time between two steps of the replicas that is still to wait."""
-    if interval < FIRST_INTERVALS:
+    if every == 0 or interval < FIRST_INTERVALS:
         return 0.0
     return (-interval % every) / every
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sponge_env.arrays import IntArray
 from sponge_env.controllers import BaseController
-from sponge_env.encoding import ActionMasks, Control, control_named, decode, encode, reaching
+from sponge_env.encoding import JOINT, ActionMasks, Control, control_named, decode, encode, reaching
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.installation import program
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
@@ -90,17 +90,19 @@ class PolicyController(BaseController):
             self._sought = sought
         self._masks = masks_for(self._agent, spec)
         self._memory: Memory | None = self.policy.memory()
-        every = self.policy.info.every
-        self._progress = Progress([spec], every) if every else None
+        info = self.policy.info
+        self._progress = Progress([spec], info.every) if info.batches else None
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation."""
-        return decode(self._action(spec, view), self._control)
+        if self._progress is None:
+            return decode(self._action(spec, view), self._control)
+        shown = encode(view, spec, JOINT)[None]
+        cores, batch, replicas = decide(self.policy, self._progress, shown)[0].tolist()
+        return Allocation(cores=cores, batch=batch, replicas=replicas)
 
     def _action(self, spec: SystemSpec, view: SystemView) -> IntArray:
         observation = encode(view, spec, self._control)
-        if self._progress is not None:
-            return decide(self.policy, self._progress, observation[None])[0] - 1
         allowed = self._masks(observation) if self._masks is not None else None
         return self.policy.act(observation, allowed, self._memory)
 

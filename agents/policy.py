@@ -25,6 +25,8 @@ from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.files import parsed, read_bytes, replacing
 from sponge_env.mapping import from_mapping
 
+from .history import INPUTS
+
 FORMAT = 3
 """Version of the file layout."""
 
@@ -76,7 +78,7 @@ class PolicyInfo:
     batches: tuple[int, ...] = ()
     """Batch sizes that a stepwise policy chooses among (:mod:`.stepwise`); none for all others."""
     every: int = 0
-    """Intervals after which a stepwise policy may change the number of replicas."""
+    """Intervals after which a stepwise policy may change the number of replicas; never if 0."""
     format: int = FORMAT
 
 
@@ -211,8 +213,8 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    # A stepwise policy makes its inputs from the observation by itself.
-    shown = info.inputs if info.every or not observed else observed
+    # A stepwise policy is shown what it remembers, too.
+    shown = INPUTS if info.batches else observed or info.inputs
     places = _places(path, info.inputs, shown)
     policy = Policy(info, layers, recurrence, places, arrays.get("known"))
     if wrong := _misfit(policy):
@@ -273,8 +275,7 @@ def _misfit(policy: Policy) -> str:
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
         return "it has weights that are no finite numbers of 32 bits"
     sizes, actions = policy.info.batches, policy.info.actions
-    stepwise = len(actions) == STEPWISE_PARTS and policy.info.every >= 1
-    if sizes and not (stepwise and len(sizes) == actions[1]):
+    if sizes and (len(actions) != STEPWISE_PARTS or len(sizes) != actions[1]):
         return "its batch sizes do not fit its actions"
     fits = min(policy.info.actions, default=0) >= 1 and sum(policy.info.actions) == width
     return "" if fits else "its output does not fit its actions"

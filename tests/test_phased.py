@@ -19,7 +19,7 @@ from agents.learn.judge import Judge, Judgement, best_rules
 from agents.learn.phased import Training, score_of, steps_left, train
 from agents.learn.phases import PHASES, PhasedConfig
 from agents.learned import PolicyController, ppo_joint
-from agents.policy import POLICY_FILE, Policy, load_policy, save_policy
+from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import Progress, decide
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
@@ -37,12 +37,15 @@ CONFIG = PhasedConfig(
     hidden=(8, 8),
     evaluations=2,
     evaluation_episodes=1,
+    choice_episodes=1,
     durations_s=(5.0, 9.0),
     every=4,
 )
 
 
-def plan(folder: Path, *, steps: int = 128, seed: int = 0, resume: Path | None = None) -> TrainingPlan:
+def plan(
+    folder: Path, *, steps: int = 128, seed: int = 0, resume: Path | None = None
+) -> TrainingPlan:
     folder.mkdir(exist_ok=True)
     made = TrainingPlan((SCENARIO,), steps, envs=4, seed=seed, folder=folder, agent="ppo-joint")
     return dataclasses.replace(made, resume=resume)
@@ -63,13 +66,265 @@ def drawn_policy(seed: int = 0) -> Policy:
     with torch.no_grad():
         model.actor[-1].weight.normal_()
         model.actor[-1].bias.normal_()
-    return Policy(info(), tuple(model.layers(Inputs())), known=Inputs().known)
+    inputs = Inputs()
+    inputs.widen(np.array([[-9.0], [9.0]], np.float32).repeat(len(INPUTS), axis=1))
+    return Policy(info(), tuple(model.layers(inputs)), known=inputs.known)
 
 
-def info() -> object:
-    from agents.policy import PolicyInfo
-
+def info() -> PolicyInfo:
     actions = SPEC.cores_max, len(CONFIG.batches), 3
     fingerprint = JOINT.fingerprint(SPEC)
-    given = {"batches": CONFIG.batches, "every": CONFIG.every}
-    return PolicyInfo("ppo-joint", fingerprint, ("short",), actions, INPUTS, 1, 0, **given)
+    return PolicyInfo(
+        "ppo-joint",
+        fingerprint,
+        ("short",),
+        actions,
+        INPUTS,
+        steps=1,
+        seed=0,
+        batches=CONFIG.batches,
+        every=CONFIG.every,
+    )
+
+
+def seen_over_time(observations: np.ndarray) -> np.ndarray:
+    """Return the (time, n, inputs) that policies see of (time, n, fields) observations."""
+    count = observations.shape[1]
+    scales = np.array([Scales.of(SPEC, CONFIG.every).row] * count)
+    memory = np.full((count, len(REMEMBERED)), np.nan, np.float32)
+    shown = []
+    for k, each in enumerate(observations):
+        seen = np.zeros((count, len(INPUTS)), np.float32)
+        remember(each, np.full(count, k), scales, memory, seen)
+        shown.append(seen)
+    return np.array(shown)
+
+
+def test_what_is_remembered_begins_anew_and_is_the_same_for_one_and_for_many() -> None:
+    observations = np.random.default_rng(0).random((40, 3, JOINT.obs_dim)).astype(np.float32)
+    together = seen_over_time(observations)
+    assert np.isfinite(together).all()
+    for k in range(3):
+        assert np.array_equal(together[:, k : k + 1], seen_over_time(observations[:, k : k + 1]))
+
+
+def test_means_and_extremes_follow_the_arrivals() -> None:
+    observations = np.zeros((100, 1, JOINT.obs_dim), np.float32)
+    arrivals = JOINT.fields.index("arrivals_last")
+    observations[1:50, 0, arrivals], observations[50:, 0, arrivals] = 0.2, 0.8
+    seen = dict(zip(INPUTS, seen_over_time(observations)[:, 0].T, strict=True))
+    assert seen["arrivals_mean_3s"][49] == pytest.approx(0.2)
+    assert seen["arrivals_mean_3s"][53] == pytest.approx(0.8 - 0.6 * np.exp(-4 / 3), abs=1e-6)
+    assert seen["arrivals_most"][50] == pytest.approx(0.8)
+    assert 0.2 < seen["arrivals_least"][99] < 0.8 - 0.6 * np.exp(-50 / 60) + 1e-5
+    assert seen["arrivals_before"][50] == pytest.approx(0.8)
+
+
+def test_the_replicas_step_in_the_first_seconds_and_then_seldom() -> None:
+    assert np.flatnonzero(may_step(np.arange(45), 20)).tolist() == [0, 1, 2, 20, 40]
+
+
+def test_a_controller_decides_like_the_judge(tmp_path: Path) -> None:
+    policy = drawn_policy()
+    save_policy(policy, tmp_path / POLICY_FILE)
+    judged = Judge([SCENARIO], 1)(policy)
+    system = make_system(SCENARIO, SEED_LIMIT)
+    run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
+    played = run_episode(system, ppo_joint(str(tmp_path)), run)
+    replicas = [interval.replicas for interval in played.intervals]
+    assert len(set(replicas)) > 1, "the policy steps"
+    assert played.summary.mean_cores == pytest.approx(float(judged.cores[0]), abs=1e-9)
+    expected = played.summary.avoidable_violation_rate
+    assert judged.violation_rate[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_decision_asks_for_more_than_the_machine_has() -> None:
+    policy, progress = drawn_policy(1), Progress([SPEC] * 64, CONFIG.every)
+    before, random = progress.replicas, np.random.default_rng(1)
+    for k in range(60):
+        shown = random.normal(0, 3, (64, JOINT.obs_dim)).astype(np.float32)
+        asked = decide(policy, progress, shown)
+        assert (asked[:, 0] * asked[:, 2] <= SPEC.total_cores).all()
+        assert (abs(asked[:, 2] - before) <= may_step(np.array([k]), CONFIG.every)).all()
+        assert np.isin(asked[:, 1], CONFIG.batches).all()
+        before = asked[:, 2]
+    assert before.max() > 1
+
+
+def test_inputs_beyond_those_of_the_training_count_as_the_last_known() -> None:
+    policy = drawn_policy()
+    assert policy.known is not None
+    most = policy.known[1:]
+    assert np.array_equal(policy.logits(most), policy.logits(most + 1e6))
+
+
+def test_the_policy_file_decides_like_the_trained_networks() -> None:
+    torch.manual_seed(0)
+    model, inputs = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1), Inputs()
+    random = np.random.default_rng(0)
+    seen = random.normal(2.0, 3.0, (500, len(INPUTS))).astype(np.float32)
+    inputs.update(seen)
+    inputs.widen(seen)
+    policy = Policy(info(), tuple(model.layers(inputs)), known=inputs.known)
+    with torch.no_grad():
+        expected = model.actor(inputs(seen)).numpy()
+    assert policy.logits(seen) == pytest.approx(expected, abs=1e-4)
+    assert np.array_equal(policy.known, np.array([seen.min(axis=0), seen.max(axis=0)]))
+
+
+def test_inputs_are_told_by_mean_and_deviation() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, (300, len(INPUTS))).astype(np.float32)
+    inputs = Inputs(hidden=[0])
+    for part in np.split(values, 3):
+        inputs.update(part)
+    assert inputs.mean == pytest.approx(values.mean(axis=0), abs=1e-3)
+    assert inputs.variance == pytest.approx(values.var(axis=0), abs=1e-2)
+    assert not inputs(values)[:, 0].any()
+
+
+def test_sampled_actions_have_the_probabilities_that_an_update_finds() -> None:
+    torch.manual_seed(0)
+    model = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1)
+    shown, replicas = torch.randn(200, len(INPUTS)), torch.randint(1, 6, (200,))
+    may = torch.rand(200, 3) < 0.5
+    may[:, 1] = True
+    actions = model.sample(shown, replicas, may)
+    again, entropy = model.judged(shown, actions)
+    assert torch.allclose(again, actions.log_probability)
+    assert (entropy > 0).all()
+    asked = (actions.cores + 1) * (replicas + actions.steps - 1)
+    assert (asked[replicas + actions.steps > 1] <= SPEC.total_cores).all()
+    assert may.gather(1, actions.steps[:, None]).all()
+
+
+def test_rewards_charge_cores_and_violations_in_core_seconds() -> None:
+    prices = Prices(np.array([2.0, 5.0]), np.array([4.0, 1.0]))
+    outcomes = Outcomes(np.array([4.0, 3.0]), np.array([1, 50]), np.zeros(2, np.bool_))
+    rewards = prices.rewards(outcomes, np.array([0, 1]), most=30)
+    assert rewards.tolist() == [1 - (4 + 2) / 4, 1 - (3 + 5 * 30) / 1]
+
+
+def test_advantages_are_compared_within_their_scenario() -> None:
+    random, scenario = np.random.default_rng(0), np.arange(40) % 2
+    advantages = random.normal(size=(50, 40)).astype(np.float32)
+    advantages[:, scenario == 1] *= 100
+    advantages[0, 0] = -1e4
+    compared = _compared(advantages, scenario, most=60.0)
+    assert compared[0, 0] == -60
+    assert compared[:, scenario == 1].std() == pytest.approx(1, abs=0.1)
+
+
+def test_random_starts_stay_within_the_machine() -> None:
+    episodes = Episodes([SCENARIO], 40, CONFIG, "held", seed=0)
+    assert len(set(episodes.progress.replicas.tolist())) > 1
+    assert not episodes.may_step[:, [0, 2]].any()
+    for _ in range(30):
+        before = episodes.progress.replicas.copy()
+        over = episodes.step(*np.ones((3, 40), np.int64)).over.copy()
+        assert np.array_equal(episodes.progress.replicas, before)
+        episodes.renew()
+        assert (episodes.progress.intervals[over] == 0).all()
+    assert episodes.progress.intervals.max() < 9
+    episodes.close()
+
+
+def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
+    rule = best_rules([SCENARIO], 1)
+    assert rule.violation_rate[0] <= 0.001
+    assert 1 <= rule.cores[0] < 16
+
+
+def test_violations_beyond_the_rules_count_against_a_policy() -> None:
+    rule = Judgement(np.array([4.0]), np.array([1e-3]))
+    scores = [score_of(Judgement(np.array([3.0]), np.array([rate])), rule) for rate in (0, 2e-3)]
+    assert scores[0] == pytest.approx(0.75)
+    assert scores[1] == pytest.approx(0.75 + 0.9)
+
+
+def test_prices_rise_where_violations_are_above_their_target(tmp_path: Path) -> None:
+    run = Training(plan(tmp_path), CONFIG, lambda steps, status: None)
+    run.target[:] = 1e-3
+    before = run.prices.violation.copy()
+    run._move_prices(Judgement(np.array([3.0]), np.array([1e-2])))
+    assert (run.prices.violation > before).all()
+    for _ in range(30):
+        run._move_prices(Judgement(np.array([3.0]), np.array([0.0])))
+    assert (run.prices.violation < before).all()
+
+
+def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -> None:
+    policy = load_policy(trained / POLICY_FILE)
+    assert policy.info.planned == 128
+    assert not policy.info.partial
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert steps_left(trained / "checkpoint.zip") == 0
+    controller = PolicyController("ppo-joint", str(trained))
+    system = make_system(SCENARIO, 0)
+    assert run_episode(system, controller, Run("ppo-joint", "short", "sim", 0)).summary.offered
+
+
+def same(one: Path, other: Path) -> bool:
+    layers = (load_policy(folder / POLICY_FILE).layers for folder in (one, other))
+    return all(np.array_equal(a[0], b[0]) for a, b in zip(*layers, strict=True))
+
+
+def test_the_same_seed_trains_the_same_policy(trained: Path, tmp_path: Path) -> None:
+    train(plan(tmp_path / "same"), CONFIG)
+    train(plan(tmp_path / "other", seed=1), CONFIG)
+    assert same(trained, tmp_path / "same")
+    assert not same(trained, tmp_path / "other")
+
+
+def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
+    def interrupt(steps: int, status: str) -> None:
+        if steps >= 80:
+            raise KeyboardInterrupt
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(KeyboardInterrupt):
+        train(plan(first), CONFIG, interrupt)
+    assert load_policy(first / POLICY_FILE).info.partial
+    left = steps_left(first / "checkpoint.zip")
+    assert 48 <= left < 128
+    seen: list[tuple[int, str]] = []
+    resumed = plan(second, steps=left, resume=first / "checkpoint.zip")
+    train(resumed, CONFIG, lambda *shown: seen.append(shown))
+    assert seen[-1][0] == left
+    assert not seen[0][1].startswith("one-replica")
+    assert load_policy(second / POLICY_FILE).info.planned == 128
+
+
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.zip").write_text("nothing")
+    with pytest.raises(PolicyError, match="cannot be resumed"):
+        steps_left(tmp_path / "checkpoint.zip")
+
+
+def test_phases_share_the_steps() -> None:
+    planned = PhasedConfig().plan(1000)
+    assert [name for name, *_ in planned] == list(PHASES)
+    assert sum(steps for *_, steps in planned) == 1000
+    [(name, _, steps)] = PhasedConfig(phases=("replicas",)).plan(1000)
+    assert (name, steps) == ("replicas", 1000)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"phases": "replica"}, "unknown phase 'replica'"),
+        ({"batches": "2,4"}, "batches must ascend from 1"),
+        ({"hidden": "0"}, "hidden must be"),
+        ({"price": 0.0}, "price must be"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings(PhasedConfig, {}, options)
+
+
+@pytest.mark.parametrize(("scenario", "phased"), [(SCENARIO, True), (VARIANTS, False)])
+def test_one_model_is_learned_in_phases(scenario: Scenario, phased: bool, tmp_path: Path) -> None:
+    made = dataclasses.replace(plan(tmp_path), scenarios=(scenario,))
+    assert made.phased is phased
+    assert not dataclasses.replace(made, agent="ppo").phased
+    assert not dataclasses.replace(made, backend="live").phased

@@ -37,6 +37,7 @@ class Inputs:
     def __init__(self, hidden: Sequence[int] = ()) -> None:
         self.count = 1e-4
         self.mean, self.variance = np.zeros(len(INPUTS)), np.ones(len(INPUTS))
+        self.least, self.most = np.full(len(INPUTS), np.inf), np.full(len(INPUTS), -np.inf)
         self._seen = np.ones(len(INPUTS), np.float32)
         self._seen[list(hidden)] = 0.0
 
@@ -48,6 +49,11 @@ class Inputs:
         self.variance = (spread + gap**2 * self.count * count / whole) / whole
         self.mean = self.mean + gap * count / whole
         self.count = whole
+
+    def widen(self, seen: FloatMatrix) -> None:
+        """Note which (n, inputs) there are."""
+        self.least = np.minimum(self.least, seen.min(axis=0))
+        self.most = np.maximum(self.most, seen.max(axis=0))
 
     @property
     def deviation(self) -> FloatMatrix:
@@ -66,9 +72,10 @@ class Inputs:
 
     @property
     def known(self) -> FloatMatrix:
-        """(2, inputs) raw inputs beyond which nothing changes."""
-        ends = np.array([[-DEVIATIONS], [DEVIATIONS]]) * self.deviation
-        return (self.mean + ends).astype(np.float32)
+        """(2, inputs) raw inputs beyond which nothing may change: no training went there."""
+        far = DEVIATIONS * self.deviation
+        ends = np.maximum(self.least, self.mean - far), np.minimum(self.most, self.mean + far)
+        return np.array(ends, np.float32)
 
 
 class Actions(NamedTuple):

@@ -59,6 +59,7 @@ def collect(
         # An episode that is over would have gone on: its last state counts as any other.
         after.append(_values(model, inputs(episodes.seen), scenarios) if over[-1].any() else None)
         episodes.renew()
+        inputs.widen(episodes.seen)
         if learn_inputs:
             inputs.update(episodes.seen)
         shown.append(inputs(episodes.seen))

@@ -7,13 +7,13 @@ and batch size come first, for one replica and for any number of them, and then 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sponge_env.controllers import Options, option
 from sponge_env.errors import ConfigError, unknown
 
-STEPS = 10_000_000
+STEPS = 8_000_000
 """Environment steps of a training, if nothing else is said."""
 ENVS = 432
 """Simulated environments likewise."""
@@ -31,14 +31,14 @@ class Phase:
     """Discount for one interval. A new replica first costs its cores for a cold start."""
     gae_lambda: float
     priced: bool = False
-    """Whether each scenario's price of a violation is moved towards its target."""
+    """Whether each scenario's price of a violation is moved so that its target is met."""
 
 
 PHASES: dict[str, Phase] = {
-    "one-replica": Phase(0.06, "one", gamma=0.97, gae_lambda=0.9),
-    "held-replicas": Phase(0.14, "held", gamma=0.97, gae_lambda=0.9),
-    "replicas": Phase(0.3, "stepped", gamma=0.99, gae_lambda=0.95),
-    "prices": Phase(0.5, "stepped", gamma=0.99, gae_lambda=0.95, priced=True),
+    "one-replica": Phase(0.08, "one", gamma=0.97, gae_lambda=0.9),
+    "held-replicas": Phase(0.19, "held", gamma=0.97, gae_lambda=0.9),
+    "replicas": Phase(0.08, "stepped", gamma=0.99, gae_lambda=0.95),
+    "prices": Phase(0.65, "stepped", gamma=0.99, gae_lambda=0.95, priced=True),
 }
 """By name, in order."""
 
@@ -64,7 +64,7 @@ class PhasedConfig(Options):
     batches: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     """Batch sizes to choose among, as far as the limits go."""
     every: int = option(20, at_least=1)
-    """Intervals after which the number of replicas may change again."""
+    """Intervals after which the number of replicas may change again, where it may at all."""
     price: float = option(4.0, above=0)
     """Core-seconds that a violation costs at first. Too high a price fills all cores for good."""
     price_most: float = option(400.0, above=0)
@@ -87,8 +87,10 @@ class PhasedConfig(Options):
     """Those to go through."""
     evaluations: int = option(40, at_least=1)
     """How often the policy is judged during training."""
-    evaluation_episodes: int = option(16, at_least=1)
+    evaluation_episodes: int = option(12, at_least=1)
     """Episodes of each scenario that it is judged on, always the same."""
+    choice_episodes: int = option(40, at_least=1)
+    """Others that choose among those policies that then seem the best."""
     blind_to: tuple[str, ...] = ()
     """Beginnings of the names of those inputs that the policy does not see: for ablations."""
 
@@ -103,8 +105,11 @@ class PhasedConfig(Options):
         if not self.batches or self.batches[0] != 1 or sorted(self.batches) != list(self.batches):
             raise ConfigError(f"batches must ascend from 1, not {self.batches!r}")
 
-    def plan(self, steps: int) -> list[tuple[str, Phase, int]]:
+    def plan(self, steps: int, scales_out: bool = True) -> list[tuple[str, Phase, int]]:
         """Return the phases, by name, with the steps of each."""
         chosen = [(name, PHASES[name]) for name in PHASES if name in self.phases]
+        if not scales_out:
+            without = (p for p in chosen if p[1].priced or p[1].replicas == "one")
+            chosen = [(name, replace(phase, replicas="one")) for name, phase in without]
         whole = sum(phase.share for _, phase in chosen)
         return [(name, phase, round(steps * phase.share / whole)) for name, phase in chosen]
