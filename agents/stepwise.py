@@ -6,7 +6,6 @@ It follows thousands of episodes while a policy is trained and one while it is f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +27,9 @@ class Progress:
 
     def __init__(self, specs: Sequence[SystemSpec], every: int) -> None:
         """Begin an episode of each system; they share their limits."""
-        count = len(specs)
+        count, first = len(specs), specs[0]
         self.scales = np.array([Scales.of(spec, every).row for spec in specs])
         self.every = every
-        self.most = min(REPLICAS_MOST, specs[0].replicas_max)
-        self.total_cores = specs[0].total_cores
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
         self.replicas = np.array([spec.initial.replicas for spec in specs])
@@ -40,6 +37,10 @@ class Progress:
         self.seen = np.zeros((count, len(INPUTS)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
+        # What is allowed by the number of replicas, for a decision is a matter of microseconds.
+        numbers = np.arange(first.replicas_max + 1)
+        self._steps = steps_allowed(numbers, min(REPLICAS_MOST, first.replicas_max))
+        self._cores = cores_allowed(numbers, first.cores_max, first.total_cores)
 
     def see(self, observations: FloatMatrix) -> None:
         """Take in the (n, fields) joint observations of the next decision."""
@@ -60,19 +61,31 @@ class Progress:
 
     def steps_allowed(self) -> NDArray[np.bool_]:
         """Return which of the steps of the replicas each episode may now take, (n, 3)."""
-        free = may_step(self.intervals, self.every)
-        down, up = free & (self.replicas > 1), free & (self.replicas < self.most)
-        return np.stack([down, np.ones_like(free), up], axis=1)
+        return self._steps[may_step(self.intervals, self.every).astype(np.int64), self.replicas]
+
+    def cores_allowed(self) -> NDArray[np.bool_]:
+        """Return for which (n, cores) numbers of cores, from 1 on, the machine has room."""
+        return self._cores[self.replicas]
 
     def take(self, steps: IntArray) -> None:
         """Step the replicas, 0 down to 2 up."""
         self.replicas = self.replicas + steps - 1
         self.intervals = self.intervals + 1
 
-    def cores_allowed(self, cores_max: int) -> NDArray[np.bool_]:
-        """Return for which numbers of cores, from 1 on, the machine has room on all replicas."""
-        asked = np.arange(1, cores_max + 1) * self.replicas[:, None]
-        return asked <= np.maximum(self.total_cores, self.replicas)[:, None]
+
+def steps_allowed(replicas: IntArray, most: int) -> NDArray[np.bool_]:
+    """Return which steps numbers of replicas may take, (2, n, 3): when they may not, and may."""
+    now = np.stack([replicas > 1, replicas >= 0, replicas < most], axis=1)
+    return np.stack([now & (np.arange(STEPS) == 1), now])
+
+
+def cores_allowed(replicas: IntArray, cores_max: int, total_cores: int) -> NDArray[np.bool_]:
+    """Return which numbers of cores, from 1 on, have room on all replicas, (n, cores_max).
+
+    One always counts as such: then there are fewer replicas.
+    """
+    cores = np.arange(1, cores_max + 1)
+    return (cores * replicas[:, None] <= total_cores) | (cores == 1)
 
 
 def decide(policy: Policy, progress: Progress, observations: FloatMatrix) -> IntArray:
@@ -82,9 +95,13 @@ def decide(policy: Policy, progress: Progress, observations: FloatMatrix) -> Int
     """
     progress.see(observations)
     logits = policy.logits(progress.seen)
-    cores, batches, steps = np.split(logits, list(accumulate(policy.info.actions))[:-1], axis=1)
-    progress.take(np.where(progress.steps_allowed(), steps, -np.inf).argmax(axis=1))
-    allowed = progress.cores_allowed(cores.shape[1])
-    chosen = np.where(allowed, cores, -np.inf).argmax(axis=1) + 1
-    sizes = np.array(policy.info.batches)[batches.argmax(axis=1)]
-    return np.stack([chosen, sizes, progress.replicas], axis=1)
+    cores_max, sizes, _ = policy.info.actions
+    steps = np.where(progress.steps_allowed(), logits[:, cores_max + sizes :], -np.inf)
+    progress.take(steps.argmax(axis=1))
+    cores = np.where(progress.cores_allowed(), logits[:, :cores_max], -np.inf)
+    batches = logits[:, cores_max : cores_max + sizes].argmax(axis=1)
+    asked = np.empty((len(logits), len(policy.info.actions)), np.int64)
+    asked[:, 0] = cores.argmax(axis=1) + 1
+    asked[:, 1] = np.take(policy.info.batches, batches)
+    asked[:, 2] = progress.replicas
+    return asked

@@ -2,6 +2,7 @@
 
     python -m benchmarks.ablations mpc [--seeds N] [--quick]
     python -m benchmarks.ablations ppo [--scenario S] [--steps N] [--option KEY=VALUE ...] [--quick]
+    python -m benchmarks.ablations joint [--scenario S] [--also S ...] [--steps N] [--quick]
 
 Variants of ``sponge-mpc`` play the same episodes: the cells of the suite ``standard``, cold, on
 training seeds. Cores are the geometric mean over the cells, so that each cell weighs alike;
@@ -10,6 +11,10 @@ violations are those that are avoidable, as a plain mean and as the mean of the 
 Variants of PPO are trained several times and validated on episodes that no training uses, the
 same for all. The score is that of the trainer, with the scenario's weight of violations for all
 variants, whatever weight they learned with; its spread is half the range over the trainings.
+
+Variants of ``ppo-joint``, learned in phases, are judged likewise on other episodes; their score is
+the trainer's: cores relative to the best rule's, violations beyond its own counting as cores, so
+that less is better.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.system import SimulatedSystem
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
@@ -38,6 +43,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
 )
 """By what is taken apart and name: an agent and its options."""
 VALIDATION_EPISODES = 64
+JUDGED = 20
+"""Episodes of each scenario that judge a variant of ``ppo-joint``."""
 
 
 def cores_and_violations(
@@ -119,18 +126,57 @@ def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
     return [["variant", "cores", "avoidable [%]", "score", "+-"], *rows]
 
 
+def joint_row(name: str, scenarios: Sequence[Scenario], steps: int, seeds: int) -> list[str]:
+    """Train one variant of the phases several times, and judge what was kept."""
+    from agents.learn import TrainingPlan, settings
+    from agents.learn.judge import Judge, best_rules
+    from agents.learn.phased import score_of, train
+    from agents.learn.phases import ENVS, PhasedConfig
+    from agents.policy import load_policy
+
+    config = settings(PhasedConfig, {}, VARIANTS["joint"][name])
+    first = SEED_LIMIT + config.evaluation_episodes + config.choice_episodes
+    judge, rule = Judge(scenarios, JUDGED, first), best_rules(scenarios, JUDGED, first)
+    results = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            plan = TrainingPlan(tuple(scenarios), steps, ENVS, seed, Path(folder), "ppo-joint")
+            results.append(judge(load_policy(train(plan, config))))
+    scores = [score_of(result, rule) for result in results]
+    return [
+        name,
+        f"{np.mean([np.mean(result.cores / rule.cores) for result in results]):.3f}",
+        f"{100 * np.mean([result.violation_rate.mean() for result in results]):.3f}",
+        f"{np.mean(scores):.3f}",
+        f"{np.ptp(scores) / 2:.3f}",
+    ]
+
+
+def joint_rows(arguments: argparse.Namespace) -> list[list[str]]:
+    """Return the table of ``ppo-joint``."""
+    names, steps, seeds = list(VARIANTS["joint"]), arguments.steps, arguments.seeds
+    if arguments.quick:
+        names, steps, seeds = names[::4], 20_000, 1
+    scenarios = [load_scenario(name) for name in (arguments.scenario, *arguments.also)]
+    scenarios = [dataclasses.replace(each, profile=scenarios[0].profile) for each in scenarios]
+    rows = [joint_row(name, scenarios, steps, seeds) for name in names]
+    return [["variant", "cores / rule's", "avoidable [%]", "score", "+-"], *rows]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("of", choices=("mpc", "ppo"), help="what is taken apart")
+    parser.add_argument("of", choices=list(VARIANTS), help="what is taken apart")
     parser.add_argument("--seeds", type=int, default=3, help="episodes of a cell, or trainings")
     parser.add_argument("--quick", action="store_true", help="every fourth or fifth row, briefly")
     parser.add_argument("--scenario", default="bursty", help="of PPO (default: bursty)")
+    said = "further scenarios of ppo-joint, which take the profile of the first"
+    parser.add_argument("--also", nargs="+", default=[], metavar="S", help=said)
     parser.add_argument("--steps", type=int, default=300_000, help="of each training of PPO")
     every = "hyper-parameter of all variants of PPO, as for train.py; may be repeated"
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=every)
     arguments = parser.parse_args(argv)
-    rows = (mpc_rows if arguments.of == "mpc" else ppo_rows)(arguments)
+    rows = {"mpc": mpc_rows, "ppo": ppo_rows, "joint": joint_rows}[arguments.of](arguments)
     print("\n".join(aligned(rows)))
 
 

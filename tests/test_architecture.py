@@ -43,6 +43,9 @@ DOORS = {
     },
     "sb3_contrib": {"agents/learn/training.py"},
     "torch": {
+        "agents/learn/actor_critic.py",
+        "agents/learn/collect.py",
+        "agents/learn/phased.py",
         "agents/learn/training.py",
         "sponge_env/models/efficientnet.py",
     },

@@ -14,7 +14,7 @@ from agents.history import INPUTS, REMEMBERED, Scales, may_step, remember
 from agents.learn import TrainingPlan, settings
 from agents.learn.actor_critic import ActorCritic, Inputs
 from agents.learn.collect import Prices, _compared
-from agents.learn.episodes import Episodes, Outcomes
+from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other
 from agents.learn.judge import Judge, Judgement, best_rules
 from agents.learn.phased import Training, score_of, steps_left, train
 from agents.learn.phases import PHASES, PhasedConfig
@@ -228,6 +228,24 @@ def test_random_starts_stay_within_the_machine() -> None:
     episodes.close()
 
 
+def test_other_systems_are_told_to_the_policy_where_it_can_know_them() -> None:
+    episodes = Episodes([SCENARIO], 200, CONFIG, "one", seed=0, randomised=True)
+    delays = set(episodes.seen[:, INPUTS.index("resize_delay")].tolist())
+    assert sorted(delays) == pytest.approx(OTHER_DELAYS_S, abs=1e-6)
+    slos_s = np.exp(episodes.seen[:, INPUTS.index("slo")])
+    assert slos_s.min() < 0.9 < 1.1 < slos_s.max()
+    episodes.close()
+
+
+def test_another_system_keeps_what_gives_actions_their_meaning() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = other(SCENARIO, random)
+        made = make_spec(drawn, scenario_profile(drawn))
+        assert made.fingerprint == SPEC.fingerprint
+        assert drawn.network.payload_bytes != SCENARIO.network.payload_bytes
+
+
 def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
     rule = best_rules([SCENARIO], 1)
     assert rule.violation_rate[0] <= 0.001
@@ -249,7 +267,7 @@ def test_prices_rise_where_violations_are_above_their_target(tmp_path: Path) -> 
     assert (run.prices.violation > before).all()
     for _ in range(30):
         run._move_prices(Judgement(np.array([3.0]), np.array([0.0])))
-    assert (run.prices.violation < before).all()
+    assert (run.prices.violation == before).all(), "never less than at first"
 
 
 def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -> None:

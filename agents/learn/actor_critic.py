@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..history import INPUTS
 from ..policy import FloatMatrix
-from ..stepwise import STEPS
+from ..stepwise import REPLICAS_MOST, STEPS, cores_allowed
 from .phases import PhasedConfig
 
 LOGIT_MOST = 4.0
@@ -113,14 +113,12 @@ class ActorCritic(nn.Module):
         super().__init__()
         self._config = config
         self._sizes = [cores, len(config.batches), STEPS]
-        self._cores, self._total_cores = torch.arange(1, cores + 1), total_cores
+        replicas = np.arange(REPLICAS_MOST + 1)
+        self._room = torch.from_numpy(cores_allowed(replicas, cores, total_cores))
         self.actor = _network(len(INPUTS), config.hidden, sum(self._sizes))
         knows = scenarios if config.asymmetric else 0
         self.critic = _network(len(INPUTS) + knows, config.hidden, 1)
-        self.forget_steps()
-
-    def forget_steps(self) -> None:
-        """Make every step of the replicas improbable again."""
+        # Until steps are allowed, nothing changes these.
         step = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY))
         with torch.no_grad():
             self.actor[-1].weight[-STEPS:] = 0.0
@@ -140,8 +138,7 @@ class ActorCritic(nn.Module):
 
     def _fitting(self, cores: Tensor, replicas: Tensor) -> Tensor:
         """Return the log-probabilities of the cores that the machine has room for."""
-        room = self._cores * replicas[:, None] <= self._total_cores
-        return cores.masked_fill(~room, _NEVER).log_softmax(dim=1)
+        return cores.masked_fill(~self._room[replicas], _NEVER).log_softmax(dim=1)
 
     @torch.no_grad()
     def sample(self, shown: Tensor, replicas: Tensor, may_step: Tensor) -> Actions:
@@ -189,7 +186,7 @@ def update(
             missed = ((values - batch.returns[chosen]) ** 2).mean()
             loss = 0.5 * missed - gained - entropy * entropies.mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for network in (model.actor, model.critic):
                 nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             optimizer.step()

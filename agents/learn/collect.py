@@ -43,7 +43,6 @@ def collect(
     prices: Prices,
     phase: Phase,
     config: PhasedConfig,
-    learn_inputs: bool,
 ) -> Batch:
     """Let a policy act for a rollout; return what there is to learn from it."""
     scenarios = torch.nn.functional.one_hot(torch.from_numpy(episodes.scenario)).float()
@@ -60,7 +59,8 @@ def collect(
         after.append(_values(model, inputs(episodes.seen), scenarios) if over[-1].any() else None)
         episodes.renew()
         inputs.widen(episodes.seen)
-        if learn_inputs:
+        if phase.replicas != "stepped":
+            # Later on a policy that is good already had better see the same as before.
             inputs.update(episodes.seen)
         shown.append(inputs(episodes.seen))
     values = [_values(model, each, scenarios) for each in shown]
@@ -94,11 +94,12 @@ def _advantages(
     phase: Phase,
 ) -> Floats:
     """Return (steps, n) advantages (GAE: Schulman et al., 2016)."""
-    found, later = np.zeros((len(rewards), len(rewards[0])), np.float32), np.float32(0)
+    found = np.zeros((len(rewards), len(rewards[0])), np.float32)
+    later = np.zeros_like(found[0])
     for k in reversed(range(len(rewards))):
         surprise = rewards[k] + phase.gamma * following[k] - values[k]
-        later = surprise + phase.gamma * phase.gae_lambda * np.where(over[k], 0, later)
-        found[k] = later
+        found[k] = surprise + phase.gamma * phase.gae_lambda * later * ~over[k]
+        later = found[k]
     return found
 
 

@@ -24,6 +24,12 @@ VARIANTS = 24
 """Of each scenario, in the pool from which episodes are drawn."""
 HELD_MOST = 4
 """Replicas with which a random start begins at most."""
+OTHER_SLO, OTHER_PAYLOAD = 0.25, 0.7
+"""Largest change of the logarithm of SLO and payload."""
+OTHER_DELAYS_S = (0.0, 0.2, 0.5)
+"""Delays of a resize."""
+OTHER_SPEEDS = (0.95, 1.1)
+"""Least and most by which service takes longer than the profile says."""
 
 
 class Outcomes(NamedTuple):
@@ -46,11 +52,15 @@ class Episodes:
         config: PhasedConfig,
         replicas: Literal["one", "held", "stepped"],
         seed: int,
+        randomised: bool = False,
     ) -> None:
-        """Begin all of them."""
+        """Begin all of them; half are of other systems, too, if ``randomised``."""
         self._random = stream(seed, f"episodes-{replicas}")
-        draw = [(each, k) for each in scenarios for k in range(VARIANTS)]
-        pool = [variant(each, config, replicas, k, self._random) for each, k in draw]
+        pool = []
+        for each in scenarios:
+            for k in range(VARIANTS):
+                system = other(each, self._random) if randomised and k % 2 else each
+                pool.append(variant(system, config, replicas, k, self._random))
         self.scenario = np.arange(count) % len(scenarios)
         """(n,) which scenario each is of."""
         self._assigned = self.scenario * VARIANTS
@@ -62,7 +72,7 @@ class Episodes:
         self._observations = np.zeros((count, JOINT.obs_dim), np.float32)
         specs = self._simulator.specs
         self._pool = Progress(specs, config.every)
-        self.progress = Progress([specs[k] for k in self._assigned], config.every)
+        self.progress = Progress([specs[k] for k in self._assigned.tolist()], config.every)
         self._begin(np.ones(count, np.bool_))
         self.progress.see(self._observations)
 
@@ -129,9 +139,10 @@ def variant(
         initial = dataclasses.replace(scenario.initial, replicas=count)
         if replicas == "stepped":
             initial = scenario.initial
-    shorter = float(random.uniform(*config.tightened))
+    shorter = float(random.uniform(config.tightened[0], config.tightened[-1]))
     classes = [dataclasses.replace(c, slo_s=c.slo_s * shorter) for c in scenario.classes]
-    intervals = round(float(random.uniform(*config.durations_s)) / scenario.interval_s)
+    shortest_s, longest_s = config.durations_s[0], config.durations_s[-1]
+    intervals = round(float(random.uniform(shortest_s, longest_s)) / scenario.interval_s)
     return dataclasses.replace(
         scenario,
         name=f"{scenario.name}-{number}",
@@ -139,4 +150,27 @@ def variant(
         classes=tuple(classes),
         duration_s=intervals * scenario.interval_s,
         initial=initial,
+    )
+
+
+def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
+    """Draw another system under a scenario's load (domain randomisation: Tobin et al., 2017).
+
+    Payload, SLO, speed and the delay of a resize are others: what the next deployment changes.
+    """
+    longer, larger = (float(np.exp(random.uniform(-x, x))) for x in (OTHER_SLO, OTHER_PAYLOAD))
+    network, simulation = scenario.network, scenario.simulation
+    delayed = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
+    slower = simulation.service_scale * float(random.uniform(*OTHER_SPEEDS))
+    return dataclasses.replace(
+        scenario,
+        slo_s=scenario.slo_s * longer,
+        classes=tuple(
+            dataclasses.replace(
+                each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger
+            )
+            for each in scenario.classes
+        ),
+        network=dataclasses.replace(network, payload_bytes=network.payload_bytes * larger),
+        simulation=dataclasses.replace(simulation, actuation_delay_s=delayed, service_scale=slower),
     )

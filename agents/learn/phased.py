@@ -98,38 +98,45 @@ class Training:
     def run(self) -> None:
         """Go through the phases, from where the run is."""
         ends = 0
-        with closing(self._writer):
+        try:
             for name, phase, steps in self.config.plan(self._planned, self._scales_out):
                 ends += steps
                 if self.steps < ends:
                     self._go_through(name, phase, ends - steps, ends)
+        except KeyboardInterrupt:
+            self._choose(self.export())
+            self.save()
+            raise
+        finally:
+            self._writer.close()
 
     def _go_through(self, name: str, phase: Phase, begin: int, end: int) -> None:
-        config, every = self.config, max(1, self._planned // self.config.evaluations)
-        if phase.replicas == "stepped" and not phase.priced and self.steps == begin:
-            self.model.forget_steps()
+        plan, config, judged_at = self.plan, self.config, self.steps
+        every = max(1, self._planned // config.evaluations)
         optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
-        seed = self.plan.seed + self.steps
-        count = self.plan.envs
-        episodes = Episodes(self.plan.scenarios, count, config, phase.replicas, seed)
-        judged_at = self.steps
-        with closing(episodes):
+        systems = plan.scenarios, plan.envs, config, phase.replicas
+        with closing(Episodes(*systems, plan.seed + self.steps, plan.randomised)) as episodes:
             while self.steps < end:
-                left = 1 - (self.steps - begin) / (end - begin)
-                rate = config.learning_rate * (0.5 if phase.priced else 1) * max(0.1, left)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                learns = phase.replicas != "stepped"
-                args = self.model, self.inputs, episodes, self.prices, phase, config, learns
-                entropy = config.entropy * (0.2 + 0.8 * left)
-                losses = update(self.model, optimizer, collect(*args), config, entropy)
-                self.steps += count * config.rollout_steps
-                for key, value in losses.items():
-                    self._writer.add_scalar(f"train/{key}", value, self.steps)
+                self._learn(episodes, optimizer, phase, (end - self.steps) / (end - begin))
                 self._progress(self.steps - self._start, f"{name}: {self._status}")
                 if self.steps - judged_at >= every or self.steps >= end:
                     judged_at = self.steps
                     self._judge(phase)
+
+    def _learn(
+        self, episodes: Episodes, optimizer: torch.optim.Optimizer, phase: Phase, left: float
+    ) -> None:
+        """Play a rollout and learn from it, with that share of the phase left."""
+        config = self.config
+        rate = config.learning_rate * max(0.1, left)
+        for group in optimizer.param_groups:
+            group["lr"] = rate / 2 if phase.priced else rate
+        batch = collect(self.model, self.inputs, episodes, self.prices, phase, config)
+        entropy = config.entropy * (0.2 + 0.8 * left)
+        losses = update(self.model, optimizer, batch, config, entropy)
+        self.steps += len(batch.shown)
+        for key, value in losses.items():
+            self._writer.add_scalar(f"train/{key}", value, self.steps)
 
     def _judge(self, phase: Phase) -> None:
         """Judge the policy, keep it if it is the best, and move the prices."""
@@ -137,17 +144,17 @@ class Training:
         result = self.judge(policy)
         if phase.priced:
             self._move_prices(result)
-        self._choose(policy, result)
+        if score_of(result, self.rule) < self._best + NEAR:
+            self._choose(policy)
         self._show(result)
         self.save()
 
-    def _choose(self, policy: Policy, result: Judgement) -> None:
-        """Keep a policy if it is the best so far."""
-        if score_of(result, self.rule) < self._best + NEAR:
-            score = score_of(self._choice(policy), self.rule)
-            if score < self._best:
-                self._best = score
-                save_policy(policy, self.policy_path)
+    def _choose(self, policy: Policy) -> None:
+        """Keep a policy if it is the best so far, on other episodes than those of the prices."""
+        score = score_of(self._choice(policy), self.rule)
+        if score < self._best:
+            self._best = score
+            save_policy(policy, self.policy_path)
 
     def _move_prices(self, result: Judgement) -> None:
         """Let violations cost more where there are too many of them."""
@@ -155,7 +162,8 @@ class Training:
         self._rates = (before + result.violation_rate) / 2
         excess = np.log((self._rates + FLOOR) / (self.target + FLOOR))
         self.prices.violation[:] *= np.exp(np.clip(0.35 * excess, -0.15, 0.35))
-        np.clip(self.prices.violation, 1, self.config.price_most, out=self.prices.violation)
+        ends = self.config.price, self.config.price_most
+        np.clip(self.prices.violation, *ends, out=self.prices.violation)
 
     def _show(self, result: Judgement) -> None:
         add = self._writer.add_scalar
@@ -197,7 +205,6 @@ class Training:
             "prices": torch.from_numpy(self.prices.violation),
             "steps": self.steps,
             "planned": self._planned,
-            "best": self._best,
         }
         torch.save(state, self.plan.folder / CHECKPOINT_FILE)
 
@@ -208,10 +215,11 @@ class Training:
             self.model.load_state_dict(state["model"])
             vars(self.inputs).update({k: v.numpy() for k, v in state["inputs"].items()})
             self.prices.violation[:] = state["prices"].numpy()
-            self.steps, self._best = int(state["steps"]), float(state["best"])
+            self.steps = int(state["steps"])
         except Exception as error:  # whatever a damaged file does
             raise PolicyError(f"{path} cannot be resumed: {error}") from error
         self._start, self._planned = self.steps, self.steps + self.plan.steps
+        self._choose(load_policy(path.with_name(POLICY_FILE)))
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

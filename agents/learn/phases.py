@@ -66,7 +66,8 @@ class PhasedConfig(Options):
     every: int = option(20, at_least=1)
     """Intervals after which the number of replicas may change again, where it may at all."""
     price: float = option(4.0, above=0)
-    """Core-seconds that a violation costs at first. Too high a price fills all cores for good."""
+    """Core-seconds that a violation costs at first, and at least: too high a price fills all cores
+    for good, before a policy knows what they are good for."""
     price_most: float = option(400.0, above=0)
     """What it costs at most."""
     violations_most: int = option(30, at_least=1)

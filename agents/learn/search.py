@@ -186,6 +186,8 @@ def search(argv: Sequence[str]) -> int:
     require_extra("train", "training")
     import_optuna()
     plan = plan_of(arguments, [replace(each, profile=profile) for each in scenarios])
+    if plan.phased:
+        raise ConfigError(f"{plan.agent} learns one model in phases, which are not searched")
     objective = Objective(plan, scenarios[0].reward.violation_weight)
     study = open_study(objective, path)
     progress = Progress("search", arguments.trials, "trial")
