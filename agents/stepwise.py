@@ -61,11 +61,14 @@ class Progress:
 
     def steps_allowed(self) -> NDArray[np.bool_]:
         """Return which of the steps of the replicas each episode may now take, (n, 3)."""
-        return self._steps[may_step(self.intervals, self.every).astype(np.int64), self.replicas]
+        may = may_step(self.intervals, self.every).astype(np.int64)
+        allowed: NDArray[np.bool_] = self._steps[may, self.replicas]
+        return allowed
 
     def cores_allowed(self) -> NDArray[np.bool_]:
         """Return for which (n, cores) numbers of cores, from 1 on, the machine has room."""
-        return self._cores[self.replicas]
+        allowed: NDArray[np.bool_] = self._cores[self.replicas]
+        return allowed
 
     def take(self, steps: IntArray) -> None:
         """Step the replicas, 0 down to 2 up."""
@@ -85,7 +88,8 @@ def cores_allowed(replicas: IntArray, cores_max: int, total_cores: int) -> NDArr
     One always counts as such: then there are fewer replicas.
     """
     cores = np.arange(1, cores_max + 1)
-    return (cores * replicas[:, None] <= total_cores) | (cores == 1)
+    allowed: NDArray[np.bool_] = (cores * replicas[:, None] <= total_cores) | (cores == 1)
+    return allowed
 
 
 def decide(policy: Policy, progress: Progress, observations: FloatMatrix) -> IntArray:

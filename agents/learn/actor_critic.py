@@ -118,11 +118,11 @@ class ActorCritic(nn.Module):
         self.actor = _network(len(INPUTS), config.hidden, sum(self._sizes))
         knows = scenarios if config.asymmetric else 0
         self.critic = _network(len(INPUTS) + knows, config.hidden, 1)
-        # Until steps are allowed, nothing changes these.
-        step = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY))
-        with torch.no_grad():
-            self.actor[-1].weight[-STEPS:] = 0.0
-            self.actor[-1].bias[-STEPS:] = torch.tensor([step, 0.0, step])
+        step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():  # until steps are allowed, nothing changes these
+            last.weight[-STEPS:] = 0.0
+            last.bias[-STEPS:] = torch.tensor([step, 0.0, step])
 
     def values(self, shown: Tensor, scenarios: Tensor) -> Tensor:
         """Return the (n,) values of states, in units of :data:`VALUE_SCALE`."""
@@ -176,7 +176,7 @@ def update(
 ) -> dict[str, float]:
     """Learn from a batch; return what is worth a curve."""
     for _ in range(config.epochs):
-        for chosen in torch.randperm(len(batch.shown)).split(config.minibatch):
+        for chosen in torch.split(torch.randperm(len(batch.shown)), config.minibatch):
             actions = batch.actions.at(chosen)
             now, entropies = model.judged(batch.shown[chosen], actions)
             ratio, advantage = (now - actions.log_probability).exp(), batch.advantages[chosen]

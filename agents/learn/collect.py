@@ -82,7 +82,7 @@ def collect(
 
 @torch.no_grad()
 def _values(model: ActorCritic, shown: Tensor, scenarios: Tensor) -> Floats:
-    values: Floats = model.values(shown, scenarios).numpy() * VALUE_SCALE
+    values: Floats = (model.values(shown, scenarios) * VALUE_SCALE).numpy()
     return values
 
 
@@ -98,7 +98,7 @@ def _advantages(
     later = np.zeros_like(found[0])
     for k in reversed(range(len(rewards))):
         surprise = rewards[k] + phase.gamma * following[k] - values[k]
-        found[k] = surprise + phase.gamma * phase.gae_lambda * later * ~over[k]
+        found[k] = surprise + phase.gamma * phase.gae_lambda * np.where(over[k], 0, later)
         later = found[k]
     return found
 

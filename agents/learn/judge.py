@@ -93,7 +93,9 @@ def best_rules(
     missed = np.flatnonzero(program.violation_rate > FEW_VIOLATIONS)
     if not missed.size:
         return program
-    fixed = _fixed([scenarios[k] for k in missed.tolist()], min(episodes, _FIXED_EPISODES), first_seed)
+    fixed = _fixed(
+        [scenarios[k] for k in missed.tolist()], min(episodes, _FIXED_EPISODES), first_seed
+    )
     cores = np.array([program.cores[missed], *(each.cores for each in fixed)])
     rates = np.array([program.violation_rate[missed], *(each.violation_rate for each in fixed)])
     few = rates <= FEW_VIOLATIONS
