@@ -94,14 +94,16 @@ class Scales:
         return np.array(astuple(self), np.float64)
 
 
-def may_step(intervals: IntArray, every: int) -> NDArray[np.bool_]:
-    """Return in which intervals, counted from 0, the number of replicas may change.
+@compiled
+def may_step(interval: int, every: float) -> bool:
+    """Return whether the number of replicas may change in an interval, the first being 0.
 
     That is seldom, or never if ``every`` is 0: a new replica serves after some ten seconds, and
     only a decision that stands longer than that shows what it was worth.
     """
-    due: NDArray[np.bool_] = (intervals < FIRST_INTERVALS) | (intervals % max(1, every) == 0)
-    return due & (every > 0)
+    if every == 0:
+        return False
+    return interval < FIRST_INTERVALS or interval % every == 0
 
 
 @entry_point
@@ -139,7 +141,7 @@ def remember(
 @compiled
 def _until_step(interval: int, every: float) -> float:
     """Return the share of the time between two steps of the replicas that is still to wait."""
-    if every == 0 or interval < FIRST_INTERVALS:
+    if every == 0 or may_step(interval, every):
         return 0.0
     return (-interval % every) / every
 

@@ -127,6 +127,11 @@ class Policy:
     known: FloatMatrix | None = None
     """(2, inputs) least and most of each input that count; what is beyond is taken for those."""
 
+    @property
+    def sizes(self) -> IntArray:
+        """(sizes,) batch sizes that a stepwise policy chooses among."""
+        return np.array(self.info.batches)
+
     def memory(self, *shape: int) -> Memory | None:
         """Return the memory of ``shape`` new episodes; None for a policy without one."""
         if self.recurrence is None:

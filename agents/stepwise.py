@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec
 
 from .history import INPUTS, REMEMBERED, FloatMatrix, Scales, may_step, remember
-from .policy import Policy
+from .policy import STEPWISE_PARTS, Policy
 
 REPLICAS_MOST = 8
 """Replicas beyond which a stepwise policy does not go."""
@@ -37,10 +38,10 @@ class Progress:
         self.seen = np.zeros((count, len(INPUTS)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        # What is allowed by the number of replicas, for a decision is a matter of microseconds.
-        numbers = np.arange(first.replicas_max + 1)
-        self._steps = steps_allowed(numbers, min(REPLICAS_MOST, first.replicas_max))
-        self._cores = cores_allowed(numbers, first.cores_max, first.total_cores)
+        self._allowed = np.zeros((count, STEPS), np.bool_)
+        self._most = min(REPLICAS_MOST, first.replicas_max)
+        self._room = room(self._most, first.cores_max, first.total_cores)
+        self._asked = np.zeros((count, STEPWISE_PARTS), np.int64)
 
     def see(self, observations: FloatMatrix) -> None:
         """Take in the (n, fields) joint observations of the next decision."""
@@ -61,51 +62,79 @@ class Progress:
 
     def steps_allowed(self) -> NDArray[np.bool_]:
         """Return which of the steps of the replicas each episode may now take, (n, 3)."""
-        may = may_step(self.intervals, self.every).astype(np.int64)
-        allowed: NDArray[np.bool_] = self._steps[may, self.replicas]
-        return allowed
-
-    def cores_allowed(self) -> NDArray[np.bool_]:
-        """Return for which (n, cores) numbers of cores, from 1 on, the machine has room."""
-        allowed: NDArray[np.bool_] = self._cores[self.replicas]
-        return allowed
+        _allow(self.intervals, self.replicas, self.every, self._most, self._allowed)
+        return self._allowed.copy()
 
     def take(self, steps: IntArray) -> None:
         """Step the replicas, 0 down to 2 up."""
         self.replicas = self.replicas + steps - 1
         self.intervals = self.intervals + 1
 
+    def choose(self, logits: FloatMatrix, sizes: IntArray) -> IntArray:
+        """Take the most probable step; return it with cores and batch size, see :func:`decide`."""
+        _allow(self.intervals, self.replicas, self.every, self._most, self._allowed)
+        _choose(logits, self._allowed, self._room, sizes, self.replicas, self._asked)
+        self.intervals += 1
+        return self._asked
 
-def steps_allowed(replicas: IntArray, most: int) -> NDArray[np.bool_]:
-    """Return which steps numbers of replicas may take, (2, n, 3): when they may not, and may."""
-    now = np.stack([replicas > 1, replicas >= 0, replicas < most], axis=1)
-    return np.stack([now & (np.arange(STEPS) == 1), now])
 
+def room(replicas_most: int, cores_max: int, total_cores: int) -> NDArray[np.bool_]:
+    """Return which numbers of cores, from 1 on, numbers of replicas, from 0 on, have room for.
 
-def cores_allowed(replicas: IntArray, cores_max: int, total_cores: int) -> NDArray[np.bool_]:
-    """Return which numbers of cores, from 1 on, have room on all replicas, (n, cores_max).
-
-    One always counts as such: then there are fewer replicas.
+    They are (replicas_most + 1, cores_max). One core always counts as such: the machine then has
+    fewer replicas.
     """
-    cores = np.arange(1, cores_max + 1)
-    allowed: NDArray[np.bool_] = (cores * replicas[:, None] <= total_cores) | (cores == 1)
+    cores, replicas = np.arange(1, cores_max + 1), np.arange(replicas_most + 1)[:, None]
+    allowed: NDArray[np.bool_] = (cores * replicas <= total_cores) | (cores == 1)
     return allowed
 
 
 def decide(policy: Policy, progress: Progress, observations: FloatMatrix) -> IntArray:
-    """Return the most probable (n, 3) cores, batch sizes and replicas.
+    """Return the most probable (n, 3) cores, batch sizes and replicas, until the next decision.
 
     They are for (n, fields) joint observations, which the progress takes in.
     """
     progress.see(observations)
-    logits = policy.logits(progress.seen)
-    cores_max, sizes, _ = policy.info.actions
-    steps = np.where(progress.steps_allowed(), logits[:, cores_max + sizes :], -np.inf)
-    progress.take(steps.argmax(axis=1))
-    cores = np.where(progress.cores_allowed(), logits[:, :cores_max], -np.inf)
-    batches = logits[:, cores_max : cores_max + sizes].argmax(axis=1)
-    asked = np.empty((len(logits), len(policy.info.actions)), np.int64)
-    asked[:, 0] = cores.argmax(axis=1) + 1
-    asked[:, 1] = np.take(policy.info.batches, batches)
-    asked[:, 2] = progress.replicas
-    return asked
+    return progress.choose(policy.logits(progress.seen), policy.sizes)
+
+
+@entry_point
+def _allow(
+    intervals: IntArray, replicas: IntArray, every: int, most: int, allowed: NDArray[np.bool_]
+) -> None:
+    for i in range(len(intervals)):
+        now = may_step(intervals[i], every)
+        allowed[i, 0] = now and replicas[i] > 1
+        allowed[i, 1] = True
+        allowed[i, 2] = now and replicas[i] < most
+
+
+@entry_point
+def _choose(
+    logits: FloatMatrix,
+    steps: NDArray[np.bool_],
+    room: NDArray[np.bool_],
+    sizes: IntArray,
+    replicas: IntArray,
+    asked: IntArray,
+) -> None:
+    for i in range(len(logits)):
+        batches, first = room.shape[1], room.shape[1] + len(sizes)
+        replicas[i] += _best(logits[i, first:], steps[i]) - 1
+        asked[i, 0] = _best(logits[i, :batches], room[replicas[i]]) + 1
+        size = 0
+        for k in range(1, len(sizes)):
+            if logits[i, batches + k] > logits[i, batches + size]:
+                size = k
+        asked[i, 1] = sizes[size]
+        asked[i, 2] = replicas[i]
+
+
+@compiled
+def _best(logits: FloatMatrix, allowed: NDArray[np.bool_]) -> int:
+    """Return the place of the largest of those that are allowed."""
+    best = -1
+    for k in range(len(allowed)):
+        if allowed[k] and (best < 0 or logits[k] > logits[best]):
+            best = k
+    return best

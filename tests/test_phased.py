@@ -10,7 +10,7 @@ import pytest
 import torch
 from scenarios import VARIANTS, short
 
-from agents.history import INPUTS, REMEMBERED, Scales, may_step, remember
+from agents.history import INPUTS, REMEMBERED, Scales, remember
 from agents.learn import TrainingPlan, settings
 from agents.learn.actor_critic import ActorCritic, Inputs
 from agents.learn.collect import Prices, _compared
@@ -121,7 +121,17 @@ def test_means_and_extremes_follow_the_arrivals() -> None:
 
 
 def test_the_replicas_step_in_the_first_seconds_and_then_seldom() -> None:
-    assert np.flatnonzero(may_step(np.arange(45), 20)).tolist() == [0, 1, 2, 20, 40]
+    assert steps_up(every=20) == [0, 1, 2, 20, 40]
+    assert steps_up(every=0) == []
+
+
+def steps_up(every: int) -> list[int]:
+    """Return in which of 45 intervals another replica may be asked for."""
+    progress, due = Progress([SPEC], every), []
+    for k in range(45):
+        due += [k] * bool(progress.steps_allowed()[0, 2])
+        progress.take(np.array([1]))
+    return due
 
 
 def test_a_controller_decides_like_the_judge(tmp_path: Path) -> None:
@@ -140,12 +150,13 @@ def test_a_controller_decides_like_the_judge(tmp_path: Path) -> None:
 
 def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     policy, progress = drawn_policy(1), Progress([SPEC] * 64, CONFIG.every)
-    before, random = progress.replicas, np.random.default_rng(1)
-    for k in range(60):
+    before, random = progress.replicas.copy(), np.random.default_rng(1)
+    for _ in range(60):
         shown = random.normal(0, 3, (64, JOINT.obs_dim)).astype(np.float32)
-        asked = decide(policy, progress, shown)
+        may = progress.steps_allowed()
+        asked = decide(policy, progress, shown).copy()
         assert (asked[:, 0] * asked[:, 2] <= SPEC.total_cores).all()
-        assert (abs(asked[:, 2] - before) <= may_step(np.array([k]), CONFIG.every)).all()
+        assert may[np.arange(64), asked[:, 2] - before + 1].all()
         assert np.isin(asked[:, 1], CONFIG.batches).all()
         before = asked[:, 2]
     assert before.max() > 1

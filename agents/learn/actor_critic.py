@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..history import INPUTS
 from ..policy import FloatMatrix
-from ..stepwise import REPLICAS_MOST, STEPS, cores_allowed
+from ..stepwise import REPLICAS_MOST, STEPS, room
 from .phases import PhasedConfig
 
 LOGIT_MOST = 4.0
@@ -113,8 +113,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self._config = config
         self._sizes = [cores, len(config.batches), STEPS]
-        replicas = np.arange(REPLICAS_MOST + 1)
-        self._room = torch.from_numpy(cores_allowed(replicas, cores, total_cores))
+        self._room = torch.from_numpy(room(REPLICAS_MOST, cores, total_cores))
         self.actor = _network(len(INPUTS), config.hidden, sum(self._sizes))
         knows = scenarios if config.asymmetric else 0
         self.critic = _network(len(INPUTS) + knows, config.hidden, 1)
