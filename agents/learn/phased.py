@@ -32,8 +32,10 @@ from .episodes import Episodes
 from .judge import Judge, Judgement, best_rules
 from .phases import Phase, PhasedConfig
 
-FLOOR = 2e-5
-"""Violation rate that counts as none: targets are never below it."""
+FEWEST = 1e-4
+"""Lowest target of a violation rate: what is rarer than that, the judge's episodes cannot tell."""
+PRICE_STEP = 0.25
+"""Largest change of the logarithm of a price at once."""
 NEAR = 0.02
 """A policy whose score is this close to the best one's is looked at more closely."""
 TOLERANCE = 1e-4
@@ -86,7 +88,7 @@ class Training:
         others = SEED_LIMIT + config.evaluation_episodes
         self._choice = Judge(scenarios, config.choice_episodes, others)
         self.rule = best_rules(scenarios, config.evaluation_episodes)
-        self.target = np.maximum(config.target_share * self.rule.violation_rate, FLOOR)
+        self.target = np.maximum(config.target_share * self.rule.violation_rate, FEWEST)
         self.steps = self._start = 0
         self._planned = plan.steps
         self.policy_path = plan.folder / POLICY_FILE
@@ -160,8 +162,8 @@ class Training:
         """Let violations cost more where there are too many of them."""
         before = result.violation_rate if self._rates is None else self._rates
         self._rates = (before + result.violation_rate) / 2
-        excess = np.log((self._rates + FLOOR) / (self.target + FLOOR))
-        self.prices.violation[:] *= np.exp(np.clip(0.35 * excess, -0.15, 0.35))
+        excess = np.log((self._rates + FEWEST / 5) / (self.target + FEWEST / 5))
+        self.prices.violation[:] *= np.exp(np.clip(excess / 3, -PRICE_STEP, PRICE_STEP))
         ends = self.config.price, self.config.price_most
         np.clip(self.prices.violation, *ends, out=self.prices.violation)
 
@@ -171,6 +173,7 @@ class Training:
             add(f"cores/{scenario.name}", result.cores[k], self.steps)
             add(f"violations/{scenario.name}", result.violation_rate[k], self.steps)
             add(f"price/{scenario.name}", self.prices.violation[k], self.steps)
+            add(f"target/{scenario.name}", self.target[k], self.steps)
         add("evaluation/score", score_of(result, self.rule), self.steps)
         cores, rate = result.cores.mean(), result.violation_rate.mean()
         self._status = f"{rate:.3%} missed, {cores:.2f} cores"
