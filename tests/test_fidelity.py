@@ -24,7 +24,7 @@ import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
 from sponge_env import cli
 from sponge_env.config import Arrivals, Initial, Limits, Network, Stage, Variant
-from sponge_env.errors import WorkerError
+from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity.report import (
     ACCURACY,
     QUANTITIES,
@@ -417,3 +417,17 @@ def test_simulated_and_live_stand_beside_each_other_with_their_difference():
     assert row[5:9] == ["8.00", "8.00", "+0.0", "%"]
     assert row[9:13] == ["180.0", "200.0", "-10.0", "%"]
     assert "ppo" not in table
+    assert "accuracy" not in table
+    wrong = [
+        dataclasses.replace(e, accuracy=0.8, effective_accuracy=0.7) for e in (simulated, live)
+    ]
+    assert "effective accuracy" in beside(wrong[:1], wrong[1:])
+
+
+def test_a_controller_that_does_not_fit_is_refused_before_anything_runs() -> None:
+    class Fussy(Static):
+        def reset(self, spec: SystemSpec, seed: int) -> None:
+            raise ConfigError("only for another scenario")
+
+    with pytest.raises(ConfigError, match="another scenario"):
+        Subject.of("fussy", Fussy(cores=8), SCENARIO, PROFILE, seed=0)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -126,13 +127,16 @@ def compare(trials: Iterable[Trial]) -> list[Row]:
     return [
         _row(*key, group, quantity)
         for key, group in groups.items()
-        for quantity in _compared(group)
+        for quantity in _telling(QUANTITIES, (trial.summary for trial in group))
     ]
 
 
-def _compared(trials: Iterable[Trial]) -> Iterable[Quantity]:
-    tells = any(trial.summary.accuracy < 1.0 for trial in trials)
-    return (*QUANTITIES, ACCURACY) if tells else QUANTITIES
+def _telling(
+    quantities: Sequence[Quantity], episodes: Iterable[EpisodeMetrics]
+) -> Sequence[Quantity]:
+    """Return quantities, and effective accuracy if answers of the episodes are not all right."""
+    tells = any(episode.accuracy < 1.0 for episode in episodes)
+    return (*quantities, ACCURACY) if tells else quantities
 
 
 def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity) -> Row:
@@ -171,7 +175,7 @@ def beside(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) 
         return quantity.text(row.simulated if what == "sim" else row.live)
 
     columns: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
-    for q in BESIDE:
+    for q in _telling(BESIDE, chain.from_iterable(chain.from_iterable(pairs.values()))):
         columns.append((f"{column(q.metric).label}, simulated", partial(entry, q, "sim")))
         columns += [(", live", partial(entry, q, "live")), (", off by", partial(entry, q, "off"))]
     return terminal(Table.of(columns, pairs))
