@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
 
 # The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-mpc ppo fa2
@@ -32,13 +33,16 @@ PIPELINE := --option violation_weight=40.0 --option one_replica_logit=0 \
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-setup: $(INSTALLED)  ## create .venv and install everything into it
+setup: $(COMPILED)  ## create .venv and install everything into it
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(COMPILED): $(INSTALLED)
 	$(PY) -m sponge_env.run.precompile
 	@touch $@
 
@@ -49,8 +53,8 @@ demo: setup  ## calibrate this machine, train PPO, compare controllers, simulate
 	$(PY) -m sponge_env.calibrate --scenario ocr --seconds 20
 	$(PY) evaluate.py --agent sponge-mpc proportional-split --scenario ocr --backend both --duration $(DEMO_SECONDS)
 
-test: setup  ## lint, check types, and run all tests
-	@$(MAKE) --no-print-directory --jobs=2 lint kernels
+test: $(INSTALLED)  ## lint, check types, and run all tests
+	@$(MAKE) --no-print-directory --jobs=2 kernels lint
 	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
 	$(PY) -m pytest -m "live or cgroup"
 
@@ -64,10 +68,11 @@ soak: setup  ## overload the server, kill its replicas, serve for long, send it 
 package: setup  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel
 
-kernels: setup
+kernels: $(INSTALLED)
 	$(PY) -m sponge_env.run.precompile --all
+	@touch $(COMPILED)
 
-lint: setup  ## lint and check types only
+lint: $(INSTALLED)  ## lint and check types only
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
