@@ -315,9 +315,11 @@ def test_a_worker_that_dies_ends_the_command_with_a_sentence(
 def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> None:
     save_profile(PROFILE, tmp_path / "slow.json")
     model = Variant("local:ocr-det-v5")
-    relative = Scenario("relative", slo_services=8.0, stages=(Stage("one", (model,)),))
+    stages = (Stage("one", (model,)), Stage("two", (model,), after=("one",)))
+    relative = Scenario("relative", slo_services=8.0, stages=stages)
     place = command.Measured.of(relative, {"ocr-det-v5": tmp_path / "slow.json"})
-    assert place.scenario.slo_s == float(f"{8 * PROFILE.fastest_s(16):.2g}")
+    assert [stage.name for stage in place.scenario.stages] == ["one", "two"]
+    assert place.scenario.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
     assert place.profile == PROFILE
 
 

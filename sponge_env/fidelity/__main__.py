@@ -88,10 +88,12 @@ class Measured(NamedTuple):
 
         first_file = measured(scenario.pipeline[0].variants[0]).profile
         first = load_profile(first_file)
-        stages = (replace(s, variants=tuple(map(measured, s.variants))) for s in scenario.stages)
-        measured_now = replace(scenario, profile=first_file, stages=tuple(stages))
-        slo_s = with_own_slo(measured_now).slo_s
-        return cls(replace(scenario, stages=tuple(stages), slo_s=slo_s), first)
+        stages = tuple(
+            replace(stage, variants=tuple(map(measured, stage.variants)))
+            for stage in scenario.stages
+        )
+        slo_s = with_own_slo(replace(scenario, profile=first_file, stages=stages)).slo_s
+        return cls(replace(scenario, stages=stages, slo_s=slo_s), first)
 
 
 def profile_files(
