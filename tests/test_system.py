@@ -16,7 +16,7 @@ from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simul
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel, latency_quantile_s
 from sponge_env.profile import Profile, load_profile
 from sponge_env.results.schema import IntervalMetrics, names
@@ -217,6 +217,10 @@ def test_time_stands_still_while_a_controller_prepares() -> None:
             happened.append("reset")
             super().reset(spec, seed)
 
+        def decide(self, view: SystemView) -> Allocation:
+            happened.append("decide")
+            return super().decide(view)
+
     profile = load_profile("yolov5s")
     workers: list[FakeWorker] = []
 
@@ -226,8 +230,9 @@ def test_time_stands_still_while_a_controller_prepares() -> None:
         return workers[0]
 
     run_episode(LiveSystem(SHORT, 0, make_worker, profile), Preparing(Allocation(8, 8)), RUN)
-    assert happened[:4] == ["hold", "reset", "release", "resize 8 x 1"]
-    assert "hold" not in happened[4:]
+    still = ["hold", "reset", "decide", "reset", "release"]
+    assert happened[:7] == [*still, "decide", "resize 8 x 1"]
+    assert "hold" not in happened[7:]
 
 
 def test_interval_metrics_are_numbers() -> None:

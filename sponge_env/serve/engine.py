@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from sponge_env.errors import SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemView
-from sponge_env.run.registry import decision, start
+from sponge_env.run.registry import decision, start_rehearsed
 from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.system import ServedSystem, tell
 
@@ -106,15 +106,9 @@ class ServingEngine:
         self.drain(0.0)
 
     def _started(self, agent: str) -> Controller:
-        """Make a controller that is ready to decide; this may take a while.
-
-        It decides once in vain, so that nothing has to be compiled while clients wait.
-        """
-        controller, spec = self._make_controller(agent), self._system.spec
-        start(controller, spec, 0)
-        with suppress(SpongeError):  # which shows again, and is said, when it is in charge
-            decision(controller, self._view, spec)
-            start(controller, spec, 0)
+        """Make a controller that is ready to decide; this may take a while."""
+        controller = self._make_controller(agent)
+        start_rehearsed(controller, self._system.spec, 0, self._view)
         return controller
 
     def _serve(self) -> None:
