@@ -108,22 +108,19 @@ policies: setup  ## train the policies that ship, forty minutes
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, an hour and a half
-	$(PY) -m sponge_env calibrate --scenario variants-local
-	$(PY) -m sponge_env calibrate --scenario ocr
-	@set -e; learn() { \
-	  $(PY) train.py --agent ppo --scenario $$1 $$2 --run-dir runs/fidelity/ppo-$$1; \
-	}; \
-	compare() { \
-	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 --agent $$3 --duration $$5 \
-	    --out runs/fidelity/$$1 --option ppo.policy=runs/fidelity/ppo-$$4/policy.safetensors; \
+	@set -e; compare() { \
+	  $(PY) -m sponge_env calibrate --scenario $$2; \
+	  $(PY) train.py --agent ppo --scenario $$2 $$6 --run-dir runs/fidelity/ppo-$$2; \
+	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 $$3 --agent $$4 --duration $$5 \
+	    --out runs/fidelity/$$1 --option ppo.policy=runs/fidelity/ppo-$$2/policy.safetensors; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
-	learn ocr "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
-	learn variants-local "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)"; \
-	learn local "--also flash-crowd-local --steps 2000000"; \
-	compare ocr ocr "sponge-ip sponge-mpc proportional-split ppo" ocr 45; \
-	compare variants variants-local "sponge-ip sponge-mpc slackfit ppo" variants-local 45; \
-	compare programs "local flash-crowd-local" "sponge-mpc sponge-joint ppo" local 60
+	compare ocr ocr "" "sponge-ip sponge-mpc proportional-split ppo" 45 \
+	  "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
+	compare variants variants-local "" "sponge-ip sponge-mpc slackfit ppo" 45 \
+	  "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)"; \
+	compare programs local flash-crowd-local "sponge-mpc sponge-joint ppo" 60 \
+	  "--also flash-crowd-local --steps 2000000"
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.results.documentation

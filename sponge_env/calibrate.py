@@ -18,6 +18,7 @@ from sponge_env import cli
 from sponge_env.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError
+from sponge_env.factory import calibrations, wait_for_machine
 from sponge_env.installation import require_extra
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
@@ -80,6 +81,8 @@ def _run(argv: Sequence[str]) -> int:
     if args.accuracy:
         return _measure_accuracy(args.accuracy, f"{parser.prog} --accuracy {args.accuracy}")
     files = _of_scenario(args) if args.scenario else _of_model(args)
+    if args.wait:
+        wait_for_machine()
     for config in files.values():
         resolve_model(config.model)  # which says what is missing before anything is measured
     with cli.terminate_like_interrupt():
@@ -109,6 +112,7 @@ def _parser() -> cli.Parser:
     add("--seconds", type=float, help=f"{said}{SEVERAL_SECONDS:g})")
     said = f"means to limit CPU: {', '.join(limiters)}"
     add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
+    cli.add_wait(parser)
     said = "instead, measure how well OCR reads so many drawn images, "
     said += f"and print what is known of others (default: {IMAGES})"
     add("--accuracy", type=cli.at_least(1), nargs="?", const=IMAGES, metavar="N", help=said)
@@ -153,8 +157,6 @@ def _of_model(args: argparse.Namespace) -> dict[Path, LiveConfig]:
 
 def _of_scenario(args: argparse.Namespace) -> dict[Path, LiveConfig]:
     """Return the same for a scenario, which says itself how; a ConfigError if that is nothing."""
-    from sponge_env.factory import calibrations  # which calibrates for live runs
-
     for name in ("model", "cores", "core_unit", "batch", "out"):
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"

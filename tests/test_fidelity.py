@@ -228,6 +228,28 @@ def test_a_target_is_met_or_the_live_runs_are_no_closer(simulated_s: float, verd
     assert row.verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("live_s", "simulated_s", "verdict"),
+    [
+        ((0.9, math.inf), 0.9, "within spread"),
+        ((math.inf, math.inf), math.inf, "met"),
+        ((math.inf, math.inf), 0.9, "missed"),
+        ((0.9, 0.9), math.inf, "missed"),
+    ],
+)
+def test_a_quantile_among_the_unanswered_is_judged(
+    tmp_path: Path, live_s: tuple[float, float], simulated_s: float, verdict: str
+) -> None:
+    runs = [made_up("live", r, latency_p99_s=live_s[r]) for r in range(2)]
+    for kind in ("simulated", "replayed"):
+        runs += [made_up(kind, r, latency_p99_s=simulated_s) for r in range(2)]
+    write_results(tmp_path, runs, PROFILE, ["python"])
+    loaded = load_fidelity(tmp_path / "fidelity.json").rows
+    for rows in (compare(runs), loaded):
+        (row,) = [row for row in rows if row.quantity.metric == "latency_p99_s"]
+        assert row.verdict == verdict
+
+
 def test_violations_are_compared_in_points_and_nothing_with_nothing() -> None:
     runs = [
         made_up("live", 0),

@@ -35,6 +35,8 @@ class Quantity:
     """Largest difference wanted, in the metric's unit or relative to live."""
     relative: bool = True
     """Whether differences are relative to live."""
+    endless: bool = False
+    """Whether it is infinite where too many requests were never answered, as quantiles are."""
 
     def text(self, value: float) -> str:
         """Write a value in the unit of the column's heading."""
@@ -42,7 +44,7 @@ class Quantity:
 
     def difference_text(self, difference: float) -> str:
         """Write a difference: in per cent of live, or in points."""
-        if math.isnan(difference):
+        if not math.isfinite(difference):
             return "-"
         return f"{difference * 100:+.1f} %" if self.relative else f"{difference * 100:+.2f} pt"
 
@@ -50,8 +52,8 @@ class Quantity:
 QUANTITIES = (
     Quantity("violation_rate", 2, target=0.005, relative=False),
     Quantity("latency_mean_s", 1, target=0.05),
-    Quantity("latency_p50_s", 1),
-    Quantity("latency_p99_s", 1, target=0.10),
+    Quantity("latency_p50_s", 1, endless=True),
+    Quantity("latency_p99_s", 1, target=0.10, endless=True),
     Quantity("mean_cores", 2),
     Quantity("utilisation", 1, relative=False),
 )
@@ -100,8 +102,10 @@ class Row:
         return "within spread" if self.live_min <= self.simulated <= self.live_max else "missed"
 
     def _from_live(self, value: float) -> float:
+        if value == self.live:  # also where both are infinite
+            return 0.0
         difference = value - self.live
-        if not self.quantity.relative:
+        if math.isinf(difference) or not self.quantity.relative:
             return difference
         return difference / self.live if self.live else math.nan
 
@@ -220,7 +224,8 @@ def load_fidelity(path: Path) -> Fidelity:
 def _read_row(data: Mapping[str, Any]) -> Row:
     (quantity,) = [q for q in (*QUANTITIES, ACCURACY) if q.metric == data["quantity"]]
     measured = [data[k] for k in ("live", "live_min", "live_max", "simulated", "replayed")]
-    values = [NAN if value is None else float(value) for value in measured]
+    missing = math.inf if quantity.endless else NAN
+    values = [missing if value is None else float(value) for value in measured]
     return Row(data["agent"], data["scenario"], quantity, *values)
 
 
@@ -278,7 +283,8 @@ def introduction(measured: Mapping[str, Any]) -> str:
         "simulated with the CPU times of the live batches (replayed), which took "
         f"{ratio:.3f} times what the profile says. Wanted: violations and effective accuracy "
         "within 0.5 points, mean within 5 %, p99 within 10 %, or within the spread of the live "
-        "runs. Latencies are those of the requests that were answered."
+        "runs. The mean is of the requests that were answered; p50 and p99 count those that were "
+        "not as endless (inf)."
     )
 
 

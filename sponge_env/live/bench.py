@@ -164,6 +164,7 @@ class Bench:
         latency_s = time.monotonic() - begin_s
         if len(ended) != 1 or not ended[0].ok:
             raise WorkerError("the replica died during the calibration; calibrate again")
+        self._worker.forget(requests)
         inside_s = ended[0].finished_s - ended[0].started_s
         return BatchRun(latency_s, ended[0].cpu_s, latency_s - inside_s)
 
