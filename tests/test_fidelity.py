@@ -40,7 +40,7 @@ from sponge_env.fidelity.report import (
 from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.profile import LOCAL_MODEL, Profile, load_profile, save_profile
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
@@ -48,7 +48,10 @@ from sponge_env.seeds import stream
 assert QUOTA_PROFILE.quota is not None
 QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, resume_s=0.0)
 PROFILE = dataclasses.replace(
-    QUOTA_PROFILE, quota=QUOTA, date=datetime.now(UTC).isoformat(timespec="seconds")
+    QUOTA_PROFILE,
+    model=LOCAL_MODEL,
+    quota=QUOTA,
+    date=datetime.now(UTC).isoformat(timespec="seconds"),
 )
 WORK_S = np.array(QUOTA.work_s)
 
@@ -395,6 +398,22 @@ def test_an_old_profile_is_measured_again(
     (file,) = command.profile_files([SCENARIO], again, "auto", tmp_path / "here").values()
     used = load_profile(file)
     assert used == (new if measured else old)
+
+
+def test_a_profile_of_another_model_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of one name in different folders share a place."""
+    save_profile(dataclasses.replace(PROFILE, model="/other/net.onnx"), tmp_path / "local.json")
+
+    def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
+        for path in files:
+            save_profile(PROFILE, path)
+
+    monkeypatch.setattr(command, "calibrate_files", calibrate_files)
+    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
+    (file,) = command.profile_files([SCENARIO], False, "auto", tmp_path / "here").values()
+    assert load_profile(file) == PROFILE
 
 
 @pytest.mark.live

@@ -22,6 +22,7 @@ from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.profile import (
     LOCAL,
     Profile,
+    is_of,
     load_profile,
     local_model,
     local_profile_path,
@@ -111,7 +112,8 @@ def profile_files(
     files = {
         model: folder / path.name.replace(LOCAL, "profile", 1) for model, path in paths.items()
     }
-    found = [load_profile(f"{LOCAL}:{model}") for model, path in paths.items() if path.exists()]
+    known = {model: load_profile(path) for model, path in paths.items() if path.exists()}
+    found = [profile for model, profile in known.items() if is_of(profile, model)]
     if again or len(found) < len(paths) or (again is None and not all(map(_is_fresh, found))):
         calibrate_files({files[model]: config for model, config in configs.items()})
     else:
