@@ -110,8 +110,21 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     configs = real_configs(spec, stages, limiter)
-    check_machine(configs)
+    _warn_of_other_limiters(stages, check_machine(configs))
     _check_room(spec, configs)
+
+
+def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -> None:
+    """Say that the simulator knows another limiter than that of a live run."""
+    for each in (model for models in stages for model in models):
+        if each.limiter != limiter:
+            LOG.warning(
+                "profile %r was measured under %s, this run is under %s: simulated and live "
+                "differ by that, too",
+                each.name,
+                each.limiter,
+                limiter,
+            )
 
 
 def _check_room(spec: SystemSpec, configs: Sequence[LiveConfig]) -> None:

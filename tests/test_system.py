@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reference import worker_settings
 from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_at, short
 
+from sponge_env import factory
 from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError
@@ -233,6 +234,14 @@ def test_time_stands_still_while_a_controller_prepares() -> None:
     still = ["hold", "reset", "decide", "reset", "release"]
     assert happened[:7] == [*still, "decide", "resize 8 x 1"]
     assert "hold" not in happened[7:]
+
+
+def test_a_profile_of_another_limiter_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    profile = dataclasses.replace(load_profile("yolov5s"), limiter="cgroup-v1")
+    factory._warn_of_other_limiters([[profile]], "cgroup-v1")
+    assert not caplog.messages
+    factory._warn_of_other_limiters([[profile]], "duty-cycle")
+    assert "measured under cgroup-v1, this run is under duty-cycle" in caplog.text
 
 
 def test_interval_metrics_are_numbers() -> None:

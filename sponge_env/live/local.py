@@ -310,10 +310,14 @@ def _cpus(config: LiveConfig) -> frozenset[int]:
     return choose_cpus(config.cpus, config.physical_cores(config.cores_max))
 
 
-def check_machine(configs: Sequence[LiveConfig]) -> None:
-    """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`."""
+def check_machine(configs: Sequence[LiveConfig]) -> str:
+    """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`.
+
+    Returned is what would limit its CPU.
+    """
     with contextlib.closing(LocalMachine(configs)) as machine:
         open_launchers(configs, machine)
+        return machine.limits.kind
 
 
 def open_launchers(configs: Sequence[LiveConfig], machine: LocalMachine) -> list[LocalLauncher]:
