@@ -123,7 +123,8 @@ def rig(launcher: FakeLauncher | None = None, sinks: Any = (), **agents: Fixed) 
         yield made
     assert [len(told) for told in made.told] == [1] * len(made.told)
     assert made.launcher.closed
-    assert not [t for t in threading.enumerate() if t.name == "sponge-serving"]
+    ours = ("sponge-serving", "sponge-deciding")
+    until(lambda: not [t for t in threading.enumerate() if t.name in ours])
 
 
 def test_a_call_is_answered_with_its_own_output() -> None:
@@ -196,6 +197,52 @@ def test_a_controller_that_fails_keeps_the_last_allocation(
     assert len(said) == 2
     assert "no idea" in said[0]
     assert "must be a whole number" in said[1]
+
+
+class Hanging(Fixed):
+    """Decides, once it is told to hang, when it is let go."""
+
+    def __init__(self, cores: int = 2) -> None:
+        super().__init__(cores)
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def decide(self, view: SystemView) -> Allocation:
+        allocation = super().decide(view)
+        assert self.goes_on.wait(SOON_S)
+        return allocation
+
+
+def test_a_controller_that_hangs_does_not_stop_serving(caplog: pytest.LogCaptureFixture) -> None:
+    hanging, sink = Hanging(3), Told()
+    with rig(sinks=[sink], hanging=hanging, good=Fixed(1)) as r:
+        until(lambda: r.engine.snapshot().cores == (3,))
+        hanging.goes_on.clear()
+        until(lambda: sink.intervals[-1].decision_s > 3 * SCENARIO.interval_s)
+        assert sink.intervals[-1].feasible == 0
+        assert r.submit()[1]().cores == 3
+        assert [record.message for record in caplog.records] == [
+            "the last allocation stays in force: hanging takes long to decide"
+        ]
+        r.engine.use("good")
+        until(lambda: r.engine.snapshot().cores == (1,))
+        assert r.engine.snapshot().agent == "good"
+        assert sink.intervals[-1].decision_s < SCENARIO.interval_s
+        hanging.goes_on.set()
+
+
+def test_a_controller_that_hangs_does_not_hold_up_the_end() -> None:
+    hanging = Hanging()
+    with rig(Lazy(), hanging=hanging) as r:
+        hanging.goes_on.clear()
+        until(lambda: (last := r.engine.snapshot().last) and not last.feasible)
+        replies = [r.submit()[1] for _ in range(3)]
+        r.started()
+        began_s = time.monotonic()
+        r.engine.drain(0.1)
+        assert 0.1 <= time.monotonic() - began_s < 2
+        assert {reply().status for reply in replies} == {Status.STOPPED}
+        hanging.goes_on.set()
 
 
 def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
