@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,7 +213,7 @@ class Hanging(Fixed):
 
     def decide(self, view: SystemView) -> Allocation:
         allocation = super().decide(view)
-        assert self.goes_on.wait(SOON_S)
+        assert self.goes_on.wait(6 * SOON_S)
         return allocation
 
 
@@ -243,6 +247,35 @@ def test_a_controller_that_hangs_does_not_hold_up_the_end() -> None:
         assert 0.1 <= time.monotonic() - began_s < 2
         assert {reply().status for reply in replies} == {Status.STOPPED}
         hanging.goes_on.set()
+
+
+PROGRAM = """
+from served import Recorded
+from sponge_env.serve.app import serve
+from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.wire.extras import Extras
+from test_serve_engine import FakeLauncher, Hanging, Rig, until
+
+hanging = Hanging()
+engine = Rig(FakeLauncher(), hanging=hanging).engine
+hanging.goes_on.clear()
+until(lambda: (last := engine.snapshot().last) and not last.feasible)
+serve(engine, ServeOptions(port=0, grpc_port=None, drain_s=0.5), Extras(Recorded()))
+"""
+
+
+def test_a_process_ends_though_its_controller_hangs() -> None:
+    tests = Path(__file__).parent
+    path = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, env=path, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        assert server.stdout.readline().startswith("serving at ")
+        server.terminate()
+        try:
+            assert server.wait(SOON_S) == 0
+        finally:
+            server.kill()
 
 
 def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
