@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
 
 # The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-mpc ppo fa2
@@ -32,13 +33,16 @@ PIPELINE := --option violation_weight=40.0 --option one_replica_logit=0 \
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-setup: $(INSTALLED)  ## create .venv and install everything into it
+setup: $(COMPILED)  ## create .venv and install everything into it
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(COMPILED): $(INSTALLED)
 	$(PY) -m sponge_env.run.precompile
 	@touch $@
 
@@ -49,8 +53,8 @@ demo: setup  ## calibrate this machine, train PPO, compare controllers, simulate
 	$(PY) -m sponge_env.calibrate --scenario ocr --seconds 20
 	$(PY) evaluate.py --agent sponge-mpc proportional-split --scenario ocr --backend both --duration $(DEMO_SECONDS)
 
-test: setup  ## lint, check types, and run all tests
-	@$(MAKE) --no-print-directory --jobs=2 lint kernels
+test: $(INSTALLED)  ## lint, check types, and run all tests
+	@$(MAKE) --no-print-directory --jobs=2 kernels lint
 	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
 	$(PY) -m pytest -m "live or cgroup"
 
@@ -64,10 +68,11 @@ soak: setup  ## overload the server, kill its replicas, serve for long, send it 
 package: setup  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel
 
-kernels: setup
+kernels: $(INSTALLED)
 	$(PY) -m sponge_env.run.precompile --all
+	@touch $(COMPILED)
 
-lint: setup  ## lint and check types only
+lint: $(INSTALLED)  ## lint and check types only
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -103,22 +108,19 @@ policies: setup  ## train the policies that ship, forty minutes
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, an hour and a half
-	$(PY) -m sponge_env calibrate --scenario variants-local
-	$(PY) -m sponge_env calibrate --scenario ocr
-	@set -e; learn() { \
-	  $(PY) train.py --agent ppo --scenario $$1 $$2 --run-dir runs/fidelity/ppo-$$1; \
-	}; \
-	compare() { \
-	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 --agent $$3 --duration $$5 \
-	    --out runs/fidelity/$$1 --option ppo.policy=runs/fidelity/ppo-$$4/policy.safetensors; \
+	@set -e; compare() { \
+	  $(PY) -m sponge_env calibrate --scenario $$2; \
+	  $(PY) train.py --agent ppo --scenario $$2 $$6 --run-dir runs/fidelity/ppo-$$2; \
+	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 $$3 --agent $$4 --duration $$5 \
+	    --out runs/fidelity/$$1 --option ppo.policy=runs/fidelity/ppo-$$2/policy.safetensors; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
-	learn ocr "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
-	learn variants-local "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)"; \
-	learn local "--also flash-crowd-local --steps 2000000"; \
-	compare ocr ocr "sponge-ip sponge-mpc proportional-split ppo" ocr 45; \
-	compare variants variants-local "sponge-ip sponge-mpc slackfit ppo" variants-local 45; \
-	compare programs "local flash-crowd-local" "sponge-mpc sponge-joint ppo" local 60
+	compare ocr ocr "" "sponge-ip sponge-mpc proportional-split ppo" 45 \
+	  "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
+	compare variants variants-local "" "sponge-ip sponge-mpc slackfit ppo" 45 \
+	  "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)"; \
+	compare programs local flash-crowd-local "sponge-mpc sponge-joint ppo" 60 \
+	  "--also flash-crowd-local --steps 2000000"
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.results.documentation

@@ -511,10 +511,10 @@ def _against_rules(
     return cores[policy] / cores[rule], paired_p(a, b)
 
 
-def _simulator(fidelity: Fidelity) -> Iterator[Target]:
+def _simulator(fidelity: Sequence[Fidelity]) -> Iterator[Target]:
     """What the simulator says of the real worker."""
     said = {"met": "met", "within spread": "within the spread of live runs", "missed": "missed"}
-    counts = Counter(row.verdict for row in fidelity.rows if row.verdict)
+    counts = Counter(row.verdict for each in fidelity for row in each.rows if row.verdict)
     if counts:
         yield Target(
             "simulator against the real worker",
@@ -524,8 +524,18 @@ def _simulator(fidelity: Fidelity) -> Iterator[Target]:
         )
 
 
-def _live(fidelity: Fidelity, ours: Group, theirs: Group, least: float) -> Iterator[Target]:
-    """How many times as many avoidable violations they have on the real worker."""
+def _live(
+    fidelity: Sequence[Fidelity], ours: Group, theirs: Group, least: float
+) -> Iterator[Target]:
+    """How many times as many avoidable violations they have on the real worker.
+
+    Only who ran in turn with the other is compared: the machine was another the next day.
+    """
+    for each in fidelity:
+        yield from _live_in_turn(each, ours, theirs, least)
+
+
+def _live_in_turn(fidelity: Fidelity, ours: Group, theirs: Group, least: float) -> Iterator[Target]:
     by_run: dict[tuple[str, str], dict[int, float]] = {}
     for trial in fidelity.live:
         of_agent = by_run.setdefault((trial["agent"], trial["scenario"]), {})
@@ -584,11 +594,7 @@ def findings(comparison: Comparison) -> list[str]:
 def targets(comparison: Comparison, *fidelity: Fidelity) -> list[Target]:
     """Return the targets that the runs say something about; those on the real worker last."""
     found = _said("target", TARGETS, comparison)
-    if not fidelity:
-        return found
-    rows = tuple(row for each in fidelity for row in each.rows)
-    live = tuple(trial for each in fidelity for trial in each.live)
-    return found + _said("target", LIVE_TARGETS, Fidelity("", rows, live))
+    return found + _said("target", LIVE_TARGETS, fidelity) if fidelity else found
 
 
 def claims(comparison: Comparison) -> Table | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from sponge_env import cli
 from sponge_env.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
 from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError
+from sponge_env.factory import calibrations, wait_for_machine
 from sponge_env.installation import require_extra
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
@@ -73,7 +75,26 @@ def summary(profile: Profile) -> str:
 
 
 def _run(argv: Sequence[str]) -> int:
-    """Calibrate, save and report."""
+    """Measure speed, or accuracy, and report."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.accuracy:
+        return _measure_accuracy(args.accuracy, f"{parser.prog} --accuracy {args.accuracy}")
+    files = _of_scenario(args) if args.scenario else _of_model(args)
+    if args.wait:
+        wait_for_machine()
+    for config in files.values():
+        resolve_model(config.model)  # which says what is missing before anything is measured
+    with cli.terminate_like_interrupt():
+        profiles = calibrate_files(files, args.seconds)
+    for (path, config), profile in zip(files.items(), profiles, strict=True):
+        sys.stdout.write(f"model       {config.model}\n{summary(profile)}\nsaved       {path}\n")
+    if not args.scenario and local_profile_path() not in files:
+        sys.stdout.write(f"use it      --profile {next(iter(files))}\n")
+    return 0
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
     add, at_least_2 = parser.add_argument, cli.at_least(2)
     limiters = [name for name in get_args(Limiter) if name != "none"]
@@ -91,44 +112,22 @@ def _run(argv: Sequence[str]) -> int:
     add("--seconds", type=float, help=f"{said}{SEVERAL_SECONDS:g})")
     said = f"means to limit CPU: {', '.join(limiters)}"
     add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
+    cli.add_wait(parser)
     said = "instead, measure how well OCR reads so many drawn images, "
     said += f"and print what is known of others (default: {IMAGES})"
     add("--accuracy", type=cli.at_least(1), nargs="?", const=IMAGES, metavar="N", help=said)
-    args = parser.parse_args(argv)
-    if args.accuracy:
-        for extra in ("live", "ocr"):
-            require_extra(extra, "the measurement of accuracy")
-        from sponge_env.models.accuracy import accuracy_table, known_accuracies, measure_accuracy
+    return parser
 
-        command = f"{parser.prog} --accuracy {args.accuracy}"
-        measured = measure_accuracy(args.accuracy, shown=True)
-        sys.stdout.write(accuracy_table(measured, command) + "\n")
-        _note_accuracies(known_accuracies(measured, command))
-        return 0
-    cores = args.cores or 16
-    config = LiveConfig(
-        model=args.model or LOCAL_MODEL,
-        batch_max=args.batch or 16,
-        cores_max=cores,
-        core_unit=1 / cores if args.core_unit is None else args.core_unit,
-        limiter=args.limiter,
-    )
-    path = args.out or local_profile_path(config.model)
-    files = {path: config}
-    if args.scenario:
-        for name in ("model", "cores", "core_unit", "batch", "out"):
-            if getattr(args, name) is not None:
-                raise ConfigError(
-                    f"--scenario says itself what is measured; leave out --{name.replace('_', '-')}"
-                )
-        configs = _of_scenario(args.scenario, args.limiter)
-        files = {local_profile_path(config.model): config for config in configs}
-    with cli.terminate_like_interrupt():
-        profiles = calibrate_files(files, args.seconds)
-    for (path, config), profile in zip(files.items(), profiles, strict=True):
-        sys.stdout.write(f"model       {config.model}\n{summary(profile)}\nsaved       {path}\n")
-    if path != local_profile_path() and not args.scenario:
-        sys.stdout.write(f"use it      --profile {path}\n")
+
+def _measure_accuracy(images: int, command: str) -> int:
+    """Measure how often models are right, print and keep it."""
+    for extra in ("live", "ocr"):
+        require_extra(extra, "the measurement of accuracy")
+    from sponge_env.models.accuracy import accuracy_table, known_accuracies, measure_accuracy
+
+    measured = measure_accuracy(images, shown=True)
+    sys.stdout.write(accuracy_table(measured, command) + "\n")
+    _note_accuracies(known_accuracies(measured, command))
     return 0
 
 
@@ -143,15 +142,31 @@ def _note_accuracies(found: Mapping[str, Accuracy]) -> None:
             sys.stdout.write(f"noted in    {path}\n")
 
 
-def _of_scenario(name: str, limiter: Limiter) -> list[LiveConfig]:
-    """Return what is to be measured for a scenario; a ConfigError if nothing is."""
-    from sponge_env.factory import calibrations  # which calibrates for live runs
+def _of_model(args: argparse.Namespace) -> dict[Path, LiveConfig]:
+    """Return what is to be measured of one model, by the file that it goes into."""
+    cores = args.cores or 16
+    config = LiveConfig(
+        model=args.model or LOCAL_MODEL,
+        batch_max=args.batch or 16,
+        cores_max=cores,
+        core_unit=1 / cores if args.core_unit is None else args.core_unit,
+        limiter=args.limiter,
+    )
+    return {args.out or local_profile_path(config.model): config}
 
-    if configs := calibrations([load_scenario(name)], limiter):
-        for config in configs:
-            resolve_model(config.model)  # which says what is missing before anything is measured
-        return configs
-    raise ConfigError(f"scenario {name!r} names no model of this machine, such as local:ocr-det-v5")
+
+def _of_scenario(args: argparse.Namespace) -> dict[Path, LiveConfig]:
+    """Return the same for a scenario, which says itself how; a ConfigError if that is nothing."""
+    for name in ("model", "cores", "core_unit", "batch", "out"):
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"--scenario says itself what is measured; leave out {option}")
+    configs = calibrations([load_scenario(args.scenario)], args.limiter)
+    if configs:
+        return {local_profile_path(config.model): config for config in configs}
+    raise ConfigError(
+        f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -210,7 +210,7 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
         fit_error=fit_error,
         # the scatter of latencies would count the phase of the token bucket a second time,
         # which the simulator's quota service has by itself
-        noise_quantiles=_scatter(values / values.mean() - 1 for values in cpu_s.values()),
+        noise_quantiles=_scatter(_noise(values) for values in cpu_s.values() if len(values) > 1),
         cold_start_s=cold_start_s,
         core_unit=config.core_unit,
         limiter=limiter,
@@ -223,10 +223,16 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
     )
 
 
+def _noise(values: FloatArray) -> FloatArray:
+    """Return relative deviations from the mean, as large as those from the unknown true one."""
+    relative: FloatArray = values / values.mean() - 1
+    return relative * math.sqrt(len(values) / (len(values) - 1))
+
+
 def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
     """Summarise single runs' deviations, those of each cell with equal weight."""
     cells = [to_quantiles(values, QUANTILES) for values in deviations]
-    return to_quantiles(np.concatenate(cells), QUANTILES)
+    return to_quantiles(np.concatenate(cells or [(0.0,)]), QUANTILES)
 
 
 def _host_facts() -> dict[str, str | int | None]:
@@ -261,10 +267,12 @@ def calibrate_files(
 def _with_better_accuracy(profile: Profile, path: Path) -> Profile:
     """Keep how often a model is right where more was looked at for the file that is replaced."""
     try:
-        known = load_profile(path).facts.accuracy
+        replaced = load_profile(path)
     except ProfileError:
         return profile
-    found = profile.facts.accuracy
-    if known is None or (found is not None and found.count >= known.count):
+    known, found = replaced.facts.accuracy, profile.facts.accuracy
+    if known is None or replaced.model != profile.model:
+        return profile
+    if found is not None and found.count >= known.count:
         return profile
     return dataclasses.replace(profile, facts=dataclasses.replace(profile.facts, accuracy=known))

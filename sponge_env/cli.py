@@ -131,10 +131,15 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     add("--drop", type=drop_policy, metavar="POLICY", help=said)
     said = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=said)
-    said = "wait until the live run of another process has ended that uses the same CPUs"
-    add("--wait", action="store_true", help=said)
+    add_wait(parser)
     said = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=said)
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add the option that waits for CPUs; see :func:`sponge_env.factory.wait_for_machine`."""
+    said = "wait until the live run of another process has ended that uses the same CPUs"
+    parser.add_argument("--wait", action="store_true", help=said)
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
         from sponge_env.calibration import calibrate_files
 
         models = {local_profile_path(c.model): c for c in calibrations([scenario], limiter)}
-        if missing := {path: config for path, config in models.items() if not path.exists()}:
-            calibrate_files(missing)
+        if not all(path.exists() for path in models):
+            calibrate_files(models)  # all: what is compared is measured at the same time
     return scenario_profile(scenario)
 
 
@@ -110,8 +110,21 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     configs = real_configs(spec, stages, limiter)
-    check_machine(configs)
+    _warn_of_other_limiters(stages, check_machine(configs))
     _check_room(spec, configs)
+
+
+def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -> None:
+    """Say that the simulator knows another limiter than that of a live run."""
+    for each in (model for models in stages for model in models):
+        if each.limiter != limiter:
+            LOG.warning(
+                "profile %r was measured under %s, this run is under %s: simulated and live "
+                "differ by that, too",
+                each.name,
+                each.limiter,
+                limiter,
+            )
 
 
 def _check_room(spec: SystemSpec, configs: Sequence[LiveConfig]) -> None:
@@ -132,11 +145,13 @@ def here(scenario: Scenario) -> str:
     return "variants-local" if scenario.stages else "local"
 
 
-def live_machine(scenario: Scenario, limiter: Limiter) -> AbstractContextManager[None]:
+def live_machine(
+    scenario: Scenario, limiter: Limiter, profile: Profile | None = None
+) -> AbstractContextManager[None]:
     """Keep the CPUs of a scenario's real worker to this process until the end of the block."""
     from sponge_env.live.local import reserve
 
-    profile = scenario_profile(scenario)
+    profile = profile or scenario_profile(scenario)
     spec, stages = make_spec(scenario, profile), stage_profiles(scenario, profile)
     return reserve(real_configs(spec, stages, limiter))
 

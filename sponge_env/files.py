@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import json
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,17 +28,6 @@ def cache_dir() -> Path:
     """Return the cache folder, ``$XDG_CACHE_HOME/sponge-env`` or ``~/.cache/sponge-env``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sponge-env"
-
-
-def runtime_dir() -> Path:
-    """Return the folder for what matters only while something runs; it is made if need be."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    own = f"sponge-env-{os.getuid()}"
-    path = Path(base) / "sponge-env" if base else Path(tempfile.gettempdir()) / own
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_uid != os.getuid():  # anybody may make a folder among temporary ones
-        raise PermissionError(errno.EPERM, "it is somebody else's folder", str(path))
-    return path
 
 
 @contextmanager

@@ -225,7 +225,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
             option = f" --model {model}" * (model != LOCAL_MODEL)
             raise ProfileError(
                 f"{model} was not measured on this machine yet; measure it with: "
-                f"python -m sponge_env.calibrate{option}"
+                f"python -m sponge_env.calibrate{option}, or all models of a scenario with "
+                "--scenario"
             )
     elif path.suffix != ".json":
         shipped = {file.stem: file for file in PROFILE_DIR.glob("*.json")}
@@ -240,10 +241,14 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProfileError(f"{path} is not a latency profile: {error}") from error
-    # Files of one name in different folders share a place.
-    if model is not None and profile.model not in (model, str(Path(model).resolve())):
+    if model is not None and not is_of(profile, model):
         raise ProfileError(f"{path} is of {profile.model}, not of {model}; calibrate that anew")
     return profile
+
+
+def is_of(profile: Profile, model: str) -> bool:
+    """Return whether a profile is a model's; files of one name in different folders share it."""
+    return profile.model in (model, str(Path(model).resolve()))
 
 
 def _from_json(data: dict[str, Any]) -> Profile:

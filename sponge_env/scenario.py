@@ -214,8 +214,7 @@ def mean_service_s(scenario: Scenario) -> float:
     ends_s: list[float] = []
     stages, tasks = scenario.pipeline, mean_tasks(scenario.pipeline)
     for stage, leads, each in zip(stages, predecessors(stages), tasks, strict=True):
-        profile = load_profile(stage.variants[-1].profile).scaled(scenario.simulation.service_scale)
-        own_s = each * profile.fastest_s(stage.limits.cores)
+        own_s = each * load_profile(stage.variants[-1].profile).fastest_s(stage.limits.cores)
         ends_s.append(max((ends_s[k] for k in leads), default=0.0) + own_s)
     return max(ends_s)
 

@@ -83,6 +83,7 @@ def _stage_specs(
                 replicas_max=limits.replicas,
                 latencies=tuple(model.latency for model in models),
                 accuracies=tuple(variant.accuracy for variant in stage.variants),
+                # Somewhat too much: the start of the process is in each, but happens once.
                 cold_start_s=(
                     sum(model.cold_start_s for model in models) if wanted_s is None else wanted_s
                 ),

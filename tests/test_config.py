@@ -9,6 +9,7 @@ from sponge_env.config import Limits, Network, Serving
 from sponge_env.errors import ConfigError
 from sponge_env.mapping import from_mapping
 from sponge_env.profile import load_profile
+from sponge_env.run.suite import changed
 from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
 
 
@@ -51,6 +52,12 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
     alone_s = {name: load_profile(name).fastest_s(16) for name in ("yolov5s", "resnet18")}
     expected_s = 10 * (alone_s["yolov5s"] + 1.5 * alone_s["resnet18"])
     assert load_scenario(path).slo_s == pytest.approx(expected_s, rel=0.05)
+    beside = '[[stages]]\nname = "c"\nafter = ["a"]\nvariants = [{ profile = "yolov5s" }]'
+    path.write_text(pipeline.replace("RESNET", "resnet18") + beside)
+    slower_s = 10 * (alone_s["yolov5s"] + 1.5 * max(alone_s.values()))
+    assert load_scenario(path).slo_s == pytest.approx(slower_s, rel=0.05)
+    slowed = changed(load_scenario(path), {"simulation.service_scale": 2.0})
+    assert slowed.slo_s == load_scenario(path).slo_s  # slower than planned is no later a deadline
     path.write_text(pipeline.replace("RESNET", "local:never-measured"))
     assert load_scenario(path).slo_s == 0.7
 

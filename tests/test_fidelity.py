@@ -24,7 +24,7 @@ import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
 from sponge_env import cli
 from sponge_env.config import Arrivals, Initial, Limits, Network, Stage, Variant
-from sponge_env.errors import WorkerError
+from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity.report import (
     ACCURACY,
     QUANTITIES,
@@ -40,7 +40,7 @@ from sponge_env.fidelity.report import (
 from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile, load_profile, save_profile
+from sponge_env.profile import LOCAL_MODEL, Profile, load_profile, save_profile
 from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
@@ -48,7 +48,10 @@ from sponge_env.seeds import stream
 assert QUOTA_PROFILE.quota is not None
 QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, resume_s=0.0)
 PROFILE = dataclasses.replace(
-    QUOTA_PROFILE, quota=QUOTA, date=datetime.now(UTC).isoformat(timespec="seconds")
+    QUOTA_PROFILE,
+    model=LOCAL_MODEL,
+    quota=QUOTA,
+    date=datetime.now(UTC).isoformat(timespec="seconds"),
 )
 WORK_S = np.array(QUOTA.work_s)
 
@@ -228,6 +231,28 @@ def test_a_target_is_met_or_the_live_runs_are_no_closer(simulated_s: float, verd
     assert row.verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("live_s", "simulated_s", "verdict"),
+    [
+        ((0.9, math.inf), 0.9, "within spread"),
+        ((math.inf, math.inf), math.inf, "met"),
+        ((math.inf, math.inf), 0.9, "missed"),
+        ((0.9, 0.9), math.inf, "missed"),
+    ],
+)
+def test_a_quantile_among_the_unanswered_is_judged(
+    tmp_path: Path, live_s: tuple[float, float], simulated_s: float, verdict: str
+) -> None:
+    runs = [made_up("live", r, latency_p99_s=live_s[r]) for r in range(2)]
+    for kind in ("simulated", "replayed"):
+        runs += [made_up(kind, r, latency_p99_s=simulated_s) for r in range(2)]
+    write_results(tmp_path, runs, PROFILE, ["python"])
+    loaded = load_fidelity(tmp_path / "fidelity.json").rows
+    for rows in (compare(runs), loaded):
+        (row,) = [row for row in rows if row.quantity.metric == "latency_p99_s"]
+        assert row.verdict == verdict
+
+
 def test_violations_are_compared_in_points_and_nothing_with_nothing() -> None:
     runs = [
         made_up("live", 0),
@@ -315,9 +340,11 @@ def test_a_worker_that_dies_ends_the_command_with_a_sentence(
 def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> None:
     save_profile(PROFILE, tmp_path / "slow.json")
     model = Variant("local:ocr-det-v5")
-    relative = Scenario("relative", slo_services=8.0, stages=(Stage("one", (model,)),))
+    stages = (Stage("one", (model,)), Stage("two", (model,), after=("one",)))
+    relative = Scenario("relative", slo_services=8.0, stages=stages)
     place = command.Measured.of(relative, {"ocr-det-v5": tmp_path / "slow.json"})
-    assert place.scenario.slo_s == float(f"{8 * PROFILE.fastest_s(16):.2g}")
+    assert [stage.name for stage in place.scenario.stages] == ["one", "two"]
+    assert place.scenario.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
     assert place.profile == PROFILE
 
 
@@ -373,6 +400,22 @@ def test_an_old_profile_is_measured_again(
     assert used == (new if measured else old)
 
 
+def test_a_profile_of_another_model_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of one name in different folders share a place."""
+    save_profile(dataclasses.replace(PROFILE, model="/other/net.onnx"), tmp_path / "local.json")
+
+    def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
+        for path in files:
+            save_profile(PROFILE, path)
+
+    monkeypatch.setattr(command, "calibrate_files", calibrate_files)
+    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
+    (file,) = command.profile_files([SCENARIO], False, "auto", tmp_path / "here").values()
+    assert load_profile(file) == PROFILE
+
+
 @pytest.mark.live
 @pytest.mark.cgroup
 @needs_cgroup
@@ -417,3 +460,17 @@ def test_simulated_and_live_stand_beside_each_other_with_their_difference():
     assert row[5:9] == ["8.00", "8.00", "+0.0", "%"]
     assert row[9:13] == ["180.0", "200.0", "-10.0", "%"]
     assert "ppo" not in table
+    assert "accuracy" not in table
+    wrong = [
+        dataclasses.replace(e, accuracy=0.8, effective_accuracy=0.7) for e in (simulated, live)
+    ]
+    assert "effective accuracy" in beside(wrong[:1], wrong[1:])
+
+
+def test_a_controller_that_does_not_fit_is_refused_before_anything_runs() -> None:
+    class Fussy(Static):
+        def reset(self, spec: SystemSpec, seed: int) -> None:
+            raise ConfigError("only for another scenario")
+
+    with pytest.raises(ConfigError, match="another scenario"):
+        Subject.of("fussy", Fussy(cores=8), SCENARIO, PROFILE, seed=0)

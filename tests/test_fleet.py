@@ -330,6 +330,17 @@ def test_the_only_replica_that_is_refused_ends_it(make_rig: MakeRig) -> None:
         rig.poll()
 
 
+def test_what_ended_is_handed_over_before_that_nothing_serves_any_more(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    rig.start(1)
+    rig.launcher.refuses = True
+    rig.replicas[0].die()
+    (ended,) = rig.poll()
+    assert ended.answer is None
+    with pytest.raises(WorkerError, match="no replica is to be had"):
+        rig.poll()
+
+
 def test_replicas_may_have_descriptors_that_select_does_not_take() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 1200:

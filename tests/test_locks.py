@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from sponge_env.errors import WorkerError
-from sponge_env.files import runtime_dir
+from sponge_env.live import locks
 from sponge_env.live.local import Reservations
 from sponge_env.live.locks import lock_cpu
 
 CPU = min(os.sched_getaffinity(0))
 OTHER_RUN = f"""
-from sponge_env.live.locks import lock_cpu
-held = lock_cpu({CPU}, wait=False)
+import pathlib, sys
+from sponge_env.live import locks
+locks.FOLDERS = (pathlib.Path(sys.argv[1]),)
+held = locks.lock_cpu({CPU}, wait=False)
 print("locked", flush=True)
 input()
 """
@@ -26,15 +28,16 @@ input()
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "sponge-env"
+    monkeypatch.setattr(locks, "FOLDERS", (tmp_path,))
+    return tmp_path
 
 
 @pytest.fixture
 def other(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Run another process that has the CPU."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", OTHER_RUN], text=True, **pipes) as process:  # type: ignore[call-overload] # of mixed types
+    command = [sys.executable, "-c", OTHER_RUN, str(folder)]
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload] # of mixed types
         assert process.stdout.readline() == "locked\n"
         yield process
         process.kill()
@@ -49,10 +52,8 @@ def test_a_second_run_names_the_first(other: subprocess.Popen[str]) -> None:
     assert os.sched_getaffinity(0) == affinity
 
 
-def test_a_patient_run_waits_for_the_first(
-    other: subprocess.Popen[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    waiting = [sys.executable, "-c", OTHER_RUN.replace("False", "True")]
+def test_a_patient_run_waits_for_the_first(other: subprocess.Popen[str], folder: Path) -> None:
+    waiting = [sys.executable, "-c", OTHER_RUN.replace("False", "True"), str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(waiting, text=True, **pipes) as second:  # type: ignore[call-overload] # of mixed types
         assert f"process {other.pid}; waiting" in second.stderr.readline()
@@ -61,12 +62,14 @@ def test_a_patient_run_waits_for_the_first(
         second.communicate("\n")
 
 
-def test_a_killed_run_leaves_no_lock(other: subprocess.Popen[str]) -> None:
+def test_a_killed_run_leaves_no_lock(other: subprocess.Popen[str], folder: Path) -> None:
     other.kill()
     other.wait()
     lock = lock_cpu(CPU, wait=False)
     assert lock is not None
-    assert (runtime_dir() / f"cpu-{CPU}.lock").read_text() == f"{os.getpid()}\n"
+    (file,) = folder.iterdir()
+    assert file.read_text() == f"{os.getpid()}\n"
+    assert file.stat().st_mode & 0o777 == 0o666  # other users' runs look at it, too
     lock.close()
 
 
@@ -80,8 +83,9 @@ def test_workers_of_one_process_share_a_lock() -> None:
 
 
 def test_without_a_place_for_locks_there_are_none(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder.write_text("no folder")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(locks, "FOLDERS", (tmp_path / "file",))
     assert lock_cpu(CPU, wait=False) is None
     assert f"another live run on CPU {CPU} would go unnoticed" in caplog.text

@@ -420,8 +420,10 @@ def test_closing_twice_leaves_nothing_behind() -> None:
 
 
 HARNESS = """
-import json, os, sys
+import json, pathlib, sys
 sys.path.insert(0, sys.argv[2])
+from sponge_env.live import locks
+locks.FOLDERS = (pathlib.Path(sys.argv[3]),)  # where there is one CPU only, the tests have it
 from test_real_worker import FULL, batch
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
@@ -443,11 +445,9 @@ with LiveWorker(LiveConfig(initial=FULL, limiter=sys.argv[1])) as worker:
 @pytest.mark.parametrize("limiter", ["auto", "duty-cycle"])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_outlives_the_harness(limiter: str, end: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HARNESS, limiter, str(Path(__file__).parent)]
-    # With locks of its own: where there is one CPU only, this process has it.
-    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", HARNESS, limiter, str(Path(__file__).parent), str(tmp_path)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as harness:
         assert harness.stdout is not None
         facts = json.loads(harness.stdout.readline())

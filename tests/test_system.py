@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from reference import worker_settings
 from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_at, short
 
+from sponge_env import factory
 from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel, latency_quantile_s
 from sponge_env.profile import Profile, load_profile
 from sponge_env.results.schema import IntervalMetrics, names
@@ -217,6 +218,10 @@ def test_time_stands_still_while_a_controller_prepares() -> None:
             happened.append("reset")
             super().reset(spec, seed)
 
+        def decide(self, view: SystemView) -> Allocation:
+            happened.append("decide")
+            return super().decide(view)
+
     profile = load_profile("yolov5s")
     workers: list[FakeWorker] = []
 
@@ -226,8 +231,17 @@ def test_time_stands_still_while_a_controller_prepares() -> None:
         return workers[0]
 
     run_episode(LiveSystem(SHORT, 0, make_worker, profile), Preparing(Allocation(8, 8)), RUN)
-    assert happened[:4] == ["hold", "reset", "release", "resize 8 x 1"]
-    assert "hold" not in happened[4:]
+    still = ["hold", "reset", "decide", "reset", "release"]
+    assert happened[:7] == [*still, "decide", "resize 8 x 1"]
+    assert "hold" not in happened[7:]
+
+
+def test_a_profile_of_another_limiter_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    profile = dataclasses.replace(load_profile("yolov5s"), limiter="cgroup-v1")
+    factory._warn_of_other_limiters([[profile]], "cgroup-v1")
+    assert not caplog.messages
+    factory._warn_of_other_limiters([[profile]], "duty-cycle")
+    assert "measured under cgroup-v1, this run is under duty-cycle" in caplog.text
 
 
 def test_interval_metrics_are_numbers() -> None:

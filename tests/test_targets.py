@@ -179,6 +179,8 @@ def test_live_it_has_to_hold_in_every_repetition(
     comparison = load_run(write_suite(tmp_path / "run", {"static-8": (FEW, 8.0)})).comparison
     (target,) = targets(comparison, Fidelity("", (), runs))
     assert target.verdict == verdict
+    # not in turn: another day, another machine
+    assert not targets(comparison, *(Fidelity("", (), (run,)) for run in runs))
 
 
 def test_the_simulator_is_measured_verdict_by_verdict(tmp_path: Path) -> None:

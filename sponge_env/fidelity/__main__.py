@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -15,12 +16,13 @@ from sponge_env import cli
 from sponge_env.calibration import calibrate_files
 from sponge_env.config import Limiter, Start, Variant
 from sponge_env.errors import ConfigError
-from sponge_env.factory import calibrations, check_live, here
+from sponge_env.factory import calibrations, check_live, here, live_machine, wait_for_machine
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.profile import (
     LOCAL,
     Profile,
+    is_of,
     load_profile,
     local_model,
     local_profile_path,
@@ -53,6 +55,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     first = "measure this machine first (default: if its profile is older than an hour)"
     add("--calibrate", action=argparse.BooleanOptionalAction, help=first)
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto")
+    cli.add_wait(parser)
     add("--out", type=Path, metavar="DIR", help="folder for the results")
     return parser.parse_args(argv)
 
@@ -88,10 +91,12 @@ class Measured(NamedTuple):
 
         first_file = measured(scenario.pipeline[0].variants[0]).profile
         first = load_profile(first_file)
-        stages = (replace(s, variants=tuple(map(measured, s.variants))) for s in scenario.stages)
-        measured_now = replace(scenario, profile=first_file, stages=tuple(stages))
-        slo_s = with_own_slo(measured_now).slo_s
-        return cls(replace(scenario, stages=tuple(stages), slo_s=slo_s), first)
+        stages = tuple(
+            replace(stage, variants=tuple(map(measured, stage.variants)))
+            for stage in scenario.stages
+        )
+        slo_s = with_own_slo(replace(scenario, profile=first_file, stages=stages)).slo_s
+        return cls(replace(scenario, stages=stages, slo_s=slo_s), first)
 
 
 def profile_files(
@@ -107,7 +112,8 @@ def profile_files(
     files = {
         model: folder / path.name.replace(LOCAL, "profile", 1) for model, path in paths.items()
     }
-    found = [load_profile(path) for path in paths.values() if path.exists()]
+    known = {model: load_profile(path) for model, path in paths.items() if path.exists()}
+    found = [profile for model, profile in known.items() if is_of(profile, model)]
     if again or len(found) < len(paths) or (again is None and not all(map(_is_fresh, found))):
         calibrate_files({files[model]: config for model, config in configs.items()})
     else:
@@ -132,11 +138,15 @@ def run(argv: Sequence[str]) -> int:
     controllers = {a: make_controller(a, registry, options.get(a)) for a in arguments.agent}
     out = arguments.out or new_folder("fidelity")
     trials: list[Trial] = []
-    with cli.terminate_like_interrupt():
+    if arguments.wait:
+        wait_for_machine()
+    with cli.terminate_like_interrupt(), ExitStack() as opened:
         files = profile_files(scenarios, arguments.calibrate, limiter, out.absolute())
         places = [Measured.of(scenario, files) for scenario in scenarios]
         for place in places:
             check_live(*place, limiter)
+            # also between live runs, or a repetition might find the CPUs taken
+            opened.enter_context(live_machine(place.scenario, limiter, place.profile))
         subjects = [
             Subject.of(agent, controller, *place, arguments.seed)
             for place in places

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -34,6 +35,8 @@ class Quantity:
     """Largest difference wanted, in the metric's unit or relative to live."""
     relative: bool = True
     """Whether differences are relative to live."""
+    endless: bool = False
+    """Whether it is infinite where too many requests were never answered, as quantiles are."""
 
     def text(self, value: float) -> str:
         """Write a value in the unit of the column's heading."""
@@ -41,7 +44,7 @@ class Quantity:
 
     def difference_text(self, difference: float) -> str:
         """Write a difference: in per cent of live, or in points."""
-        if math.isnan(difference):
+        if not math.isfinite(difference):
             return "-"
         return f"{difference * 100:+.1f} %" if self.relative else f"{difference * 100:+.2f} pt"
 
@@ -49,8 +52,8 @@ class Quantity:
 QUANTITIES = (
     Quantity("violation_rate", 2, target=0.005, relative=False),
     Quantity("latency_mean_s", 1, target=0.05),
-    Quantity("latency_p50_s", 1),
-    Quantity("latency_p99_s", 1, target=0.10),
+    Quantity("latency_p50_s", 1, endless=True),
+    Quantity("latency_p99_s", 1, target=0.10, endless=True),
     Quantity("mean_cores", 2),
     Quantity("utilisation", 1, relative=False),
 )
@@ -99,8 +102,10 @@ class Row:
         return "within spread" if self.live_min <= self.simulated <= self.live_max else "missed"
 
     def _from_live(self, value: float) -> float:
+        if value == self.live:  # also where both are infinite
+            return 0.0
         difference = value - self.live
-        if not self.quantity.relative:
+        if math.isinf(difference) or not self.quantity.relative:
             return difference
         return difference / self.live if self.live else math.nan
 
@@ -126,13 +131,16 @@ def compare(trials: Iterable[Trial]) -> list[Row]:
     return [
         _row(*key, group, quantity)
         for key, group in groups.items()
-        for quantity in _compared(group)
+        for quantity in _telling(QUANTITIES, (trial.summary for trial in group))
     ]
 
 
-def _compared(trials: Iterable[Trial]) -> Iterable[Quantity]:
-    tells = any(trial.summary.accuracy < 1.0 for trial in trials)
-    return (*QUANTITIES, ACCURACY) if tells else QUANTITIES
+def _telling(
+    quantities: Sequence[Quantity], episodes: Iterable[EpisodeMetrics]
+) -> Sequence[Quantity]:
+    """Return quantities, and effective accuracy if answers of the episodes are not all right."""
+    tells = any(episode.accuracy < 1.0 for episode in episodes)
+    return (*quantities, ACCURACY) if tells else quantities
 
 
 def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity) -> Row:
@@ -171,7 +179,7 @@ def beside(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) 
         return quantity.text(row.simulated if what == "sim" else row.live)
 
     columns: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
-    for q in BESIDE:
+    for q in _telling(BESIDE, chain.from_iterable(chain.from_iterable(pairs.values()))):
         columns.append((f"{column(q.metric).label}, simulated", partial(entry, q, "sim")))
         columns += [(", live", partial(entry, q, "live")), (", off by", partial(entry, q, "off"))]
     return terminal(Table.of(columns, pairs))
@@ -216,7 +224,8 @@ def load_fidelity(path: Path) -> Fidelity:
 def _read_row(data: Mapping[str, Any]) -> Row:
     (quantity,) = [q for q in (*QUANTITIES, ACCURACY) if q.metric == data["quantity"]]
     measured = [data[k] for k in ("live", "live_min", "live_max", "simulated", "replayed")]
-    values = [NAN if value is None else float(value) for value in measured]
+    missing = math.inf if quantity.endless else NAN
+    values = [missing if value is None else float(value) for value in measured]
     return Row(data["agent"], data["scenario"], quantity, *values)
 
 
@@ -274,7 +283,8 @@ def introduction(measured: Mapping[str, Any]) -> str:
         "simulated with the CPU times of the live batches (replayed), which took "
         f"{ratio:.3f} times what the profile says. Wanted: violations and effective accuracy "
         "within 0.5 points, mean within 5 %, p99 within 10 %, or within the spread of the live "
-        "runs. Latencies are those of the requests that were answered."
+        "runs. The mean is of the requests that were answered; p50 and p99 count those that were "
+        "not as endless (inf)."
     )
 
 

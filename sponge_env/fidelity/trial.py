@@ -17,6 +17,7 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile
 from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.run.registry import start
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
@@ -144,13 +145,16 @@ class Subject:
     def of(
         cls, agent: str, controller: Controller, scenario: Scenario, profile: Profile, seed: int
     ) -> Subject:
-        """Fix the scenario's length and initial allocation; SpongeError if they cannot be used.
+        """Fix the scenario's length and initial allocation.
 
-        The profiles have to be measured under a quota.
+        The profiles have to be measured under a quota. What cannot be used is a SpongeError.
         """
         _usual_s(scenario, profile)  # asks for quotas before anything runs
         scenario = as_long_as_its_traces(warm(scenario, controller, profile))
-        return cls(agent, controller, scenario, profile, seed)
+        subject = cls(agent, controller, scenario, profile, seed)
+        # A controller that does not fit shows here, and not when others have run for an hour.
+        start(controller, subject.simulated(0).spec, seed)
+        return subject
 
     def repeat(
         self, repetition: int, start_live: Callable[[SystemSpec], RecordingWorker]

@@ -323,7 +323,10 @@ class Fleet:
             self._note_failures(death.reason)
         if not dead.draining and not self.gives_up:
             self.restarts += 1
-            self.grow()
+            try:
+                self.grow()
+            except WorkerError as error:  # raised when what has ended was handed over
+                self._failed_starts, self._failed = START_ATTEMPTS, str(error)
 
     def _note_failures(self, reason: str) -> None:
         """Wait with the next attempt after too many failed ones, and say so once."""

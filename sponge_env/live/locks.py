@@ -5,12 +5,17 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from sponge_env.errors import WorkerError
-from sponge_env.files import runtime_dir
 
 LOG = logging.getLogger("sponge_env")
+
+FOLDERS = (Path("/run/lock"), Path("/tmp"))
+"""Where the files are, in the first of these that there is: the same for all users and sessions, as
+a CPU is."""
 
 
 def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
@@ -20,7 +25,7 @@ def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
     it. There is no lock where no file can be made for it, which is a warning.
     """
     try:
-        file = os.open(runtime_dir() / f"cpu-{cpu}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        file = _opened(f"sponge-env-cpu-{cpu}")
     except OSError as error:
         LOG.warning("another live run on CPU %d would go unnoticed: %s", cpu, error)
         return None
@@ -35,6 +40,18 @@ def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return lock
+
+
+def _opened(name: str) -> int:
+    """Open a file that every user may lock, whoever made it first."""
+    path = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[-1]) / name
+    while True:
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        with suppress(FileExistsError):
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, 0o666)
+            os.fchmod(file, 0o666)
+            return file
 
 
 def _take(lock: IO[str], cpu: int, wait: bool) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.models.efficientnet import TOP_1, TOP_1_OF, TOP_1_SOURCE
+from sponge_env.models.efficientnet import PIXELS, TOP_1, TOP_1_OF, TOP_1_SOURCE
 from sponge_env.models.ocr import OCR_MODELS, Box, Detection, Recognition, cut, find_lines
 from sponge_env.models.registry import resolve_model
 from sponge_env.models.text_images import TextImage, TextLine, draw
@@ -99,8 +99,8 @@ def accuracy_of(name: str, count: int, command: str) -> Accuracy | None:
 
     Of other models it is None.
     """
-    if name in TOP_1:
-        return Accuracy(TOP_1[name], TOP_1_OF, 0, TOP_1_SOURCE)
+    if (known := name.removesuffix(PIXELS)) in TOP_1:
+        return Accuracy(TOP_1[known], TOP_1_OF, 0, TOP_1_SOURCE)
     if name not in OCR_MODELS:
         return None
     model, images = resolve_model(name), [draw(seed) for seed in range(count)]

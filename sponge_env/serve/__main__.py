@@ -144,8 +144,7 @@ def _add_how(parser: cli.Parser) -> None:
     add("--drain-s", type=positive, default=10.0, metavar="SECONDS", help=said)
     said = "CPU limiter: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=said)
-    said = "wait until another process has ended that uses the same CPUs"
-    add("--wait", action="store_true", help=said)
+    cli.add_wait(parser)
     add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
 
 
