@@ -57,8 +57,8 @@ class FleetOptions(Options):
     """Saving, relative to the whole cost, for which the fleet changes; if left out 0.03, of stages
     of a pipeline 0.1."""
     overload_windows: int = option(3, at_least=0)
-    """Past intervals whose mean rate is taken to last if the ready replicas cannot serve it, 0 for
-    none."""
+    """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
+    replicas cannot serve it; 0 for none."""
 
 
 def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
@@ -123,10 +123,12 @@ class FleetPlanner:
         windows = self._config.overload_windows
         if not windows:
             return self._cheapest(view, now, self._cost(coming, serves_rps))
-        rate_rps = float(rates[-windows:].mean())
         if not self._in_pipeline:
             usual = self._cheapest(view, now, self._cost(coming, serves_rps))
-            return max(usual, self._least(view, rate_rps, throughput_rps))
+            # What an outage of the network held back comes within an interval or two.
+            lasting_rps = float(rates[-windows:].min())
+            return max(usual, self._least(view, lasting_rps, throughput_rps))
+        rate_rps = float(rates[-windows:].mean())
         # What others on the machine need is not known here, so the rate has to do.
         if rate_rps > max(1, view.replicas_ready) * serves_rps[-1]:
             coming = np.maximum(coming, rate_rps)
