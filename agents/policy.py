@@ -124,8 +124,9 @@ class Policy:
     recurrence: Recurrence | None = None
     places: IntArray | None = None
     """(inputs,) where each input stands in the observation; None where it is all of it."""
-    known: FloatMatrix | None = None
-    """(2, inputs) least and most of each input that count; what is beyond is taken for those."""
+    seen: FloatMatrix | None = None
+    """(2, inputs) least and most of each input when it was validated; None in files that do not
+    say so."""
 
     @property
     def sizes(self) -> IntArray:
@@ -162,8 +163,6 @@ class Policy:
         if self.places is not None:
             # Rows stay contiguous, so that products come out the same to the bit.
             hidden = np.take(observation, self.places, axis=-1)
-        if self.known is not None:
-            hidden = np.minimum(np.maximum(hidden, self.known[0]), self.known[1])
         if self.recurrence is not None and memory is not None:
             hidden = self.recurrence(hidden, memory)
         *inner, (last, last_bias) = self.layers
@@ -179,10 +178,10 @@ def save_policy(policy: Policy, path: Path) -> None:
     for index, (weight, bias) in enumerate(policy.layers):
         arrays[f"weight_{index}"] = np.ascontiguousarray(weight)
         arrays[f"bias_{index}"] = np.ascontiguousarray(bias)
-    if policy.known is not None:
-        arrays["known"] = np.ascontiguousarray(policy.known)
     if policy.recurrence is not None:
         arrays |= {f"lstm_{name}": value for name, value in asdict(policy.recurrence).items()}
+    if policy.seen is not None:
+        arrays["seen"] = policy.seen
     with replacing(path) as partial:
         save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 
@@ -221,7 +220,7 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     # A stepwise policy is shown what it remembers, too.
     shown = INPUTS if info.batches else observed or info.inputs
     places = _places(path, info.inputs, shown)
-    policy = Policy(info, layers, recurrence, places, arrays.get("known"))
+    policy = Policy(info, layers, recurrence, places, arrays.get("seen"))
     if wrong := _misfit(policy):
         raise PolicyError(f"{path} is damaged: {wrong}")
     return policy
@@ -262,10 +261,10 @@ def _misfit(policy: Policy) -> str:
     """Return what does not go together, or is no number; nothing if all is well."""
     width, lstm = len(policy.info.inputs), policy.recurrence
     arrays = [array for layer in policy.layers for array in layer]
-    if policy.known is not None:
-        if policy.known.shape != (2, width):
-            return "the ends of its inputs do not fit them"
-        arrays.append(policy.known)
+    if policy.seen is not None:
+        if policy.seen.shape != (2, width):
+            return "what it has seen does not fit its inputs"
+        arrays.append(policy.seen)
     if lstm is not None:
         units = lstm.weight_hidden.shape[-1] if lstm.weight_hidden.ndim else 0
         wanted = (4 * units, width), (4 * units, units), (4 * units,)

@@ -15,7 +15,7 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec
 
 from .history import INPUTS, REMEMBERED, FloatMatrix, Scales, may_step, remember
-from .policy import STEPWISE_PARTS, Policy
+from .policy import STEPWISE_PARTS
 
 REPLICAS_MOST = 8
 """Replicas beyond which a stepwise policy does not go."""
@@ -70,8 +70,16 @@ class Progress:
         self.replicas = self.replicas + steps - 1
         self.intervals = self.intervals + 1
 
+    def follow(self, replicas: int) -> None:
+        """Go on from replicas that another has asked for in place of the last decision."""
+        self.replicas[:] = min(max(replicas, 1), self._most)
+
     def choose(self, logits: FloatMatrix, sizes: IntArray) -> IntArray:
-        """Take the most probable step; return it with cores and batch size, see :func:`decide`."""
+        """Take the most probable steps; return (n, 3) cores, batch sizes and replicas.
+
+        They are for (n, choices) logits of a policy with such batch sizes, and overwritten by the
+        next ones.
+        """
         _allow(self.intervals, self.replicas, self.every, self._most, self._allowed)
         _choose(logits, self._allowed, self._room, sizes, self.replicas, self._asked)
         self.intervals += 1
@@ -87,15 +95,6 @@ def room(replicas_most: int, cores_max: int, total_cores: int) -> NDArray[np.boo
     cores, replicas = np.arange(1, cores_max + 1), np.arange(replicas_most + 1)[:, None]
     allowed: NDArray[np.bool_] = (cores * replicas <= total_cores) | (cores == 1)
     return allowed
-
-
-def decide(policy: Policy, progress: Progress, observations: FloatMatrix) -> IntArray:
-    """Return the most probable (n, 3) cores, batch sizes and replicas, until the next decision.
-
-    They are for (n, fields) joint observations, which the progress takes in.
-    """
-    progress.see(observations)
-    return progress.choose(policy.logits(progress.seen), policy.sizes)
 
 
 @entry_point

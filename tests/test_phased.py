@@ -20,7 +20,7 @@ from agents.learn.phased import Training, score_of, steps_left, train
 from agents.learn.phases import PHASES, PhasedConfig
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from agents.stepwise import Progress, decide
+from agents.stepwise import REPLICAS_MOST, Progress
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
@@ -66,9 +66,7 @@ def drawn_policy(seed: int = 0) -> Policy:
     with torch.no_grad():
         model.actor[-1].weight.normal_()
         model.actor[-1].bias.normal_()
-    inputs = Inputs()
-    inputs.widen(np.array([[-9.0], [9.0]], np.float32).repeat(len(INPUTS), axis=1))
-    return Policy(info(), tuple(model.layers(inputs)), known=inputs.known)
+    return Policy(info(), tuple(model.layers(Inputs())))
 
 
 def info() -> PolicyInfo:
@@ -140,12 +138,21 @@ def test_a_controller_decides_like_the_judge(tmp_path: Path) -> None:
     judged = Judge([SCENARIO], 1)(policy)
     system = make_system(SCENARIO, SEED_LIMIT)
     run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
-    played = run_episode(system, ppo_joint(str(tmp_path)), run)
+    played = run_episode(system, ppo_joint(str(tmp_path), guard=False), run)
     replicas = [interval.replicas for interval in played.intervals]
     assert len(set(replicas)) > 1, "the policy steps"
     assert played.summary.mean_cores == pytest.approx(float(judged.cores[0]), abs=1e-9)
     expected = played.summary.avoidable_violation_rate
     assert judged.violation_rate[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_guard_answers_for_a_stepwise_policy_beyond_what_it_has_seen(tmp_path: Path) -> None:
+    nothing = np.zeros((2, len(INPUTS)), np.float32)
+    save_policy(dataclasses.replace(drawn_policy(), seen=nothing), tmp_path / POLICY_FILE)
+    run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
+    played = run_episode(make_system(SCENARIO, SEED_LIMIT), ppo_joint(str(tmp_path)), run)
+    assert played.summary.guarded > 20
+    assert played.summary.avoidable_violation_rate < 0.05
 
 
 def test_no_decision_asks_for_more_than_the_machine_has() -> None:
@@ -154,7 +161,8 @@ def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     for _ in range(60):
         shown = random.normal(0, 3, (64, JOINT.obs_dim)).astype(np.float32)
         may = progress.steps_allowed()
-        asked = decide(policy, progress, shown).copy()
+        progress.see(shown)
+        asked = progress.choose(policy.logits(progress.seen), policy.sizes).copy()
         assert (asked[:, 0] * asked[:, 2] <= SPEC.total_cores).all()
         assert may[np.arange(64), asked[:, 2] - before + 1].all()
         assert np.isin(asked[:, 1], CONFIG.batches).all()
@@ -162,11 +170,16 @@ def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     assert before.max() > 1
 
 
-def test_inputs_beyond_those_of_the_training_count_as_the_last_known() -> None:
-    policy = drawn_policy()
-    assert policy.known is not None
-    most = policy.known[1:]
-    assert np.array_equal(policy.logits(most), policy.logits(most + 1e6))
+def test_inputs_saturate() -> None:
+    far = np.full((1, len(INPUTS)), 1e3, np.float32)
+    assert np.array_equal(drawn_policy().logits(far), drawn_policy().logits(1e3 * far))
+
+
+def test_replicas_go_on_from_those_of_the_guard() -> None:
+    progress = Progress([SPEC], CONFIG.every)
+    for asked, followed in ((0, 1), (3, 3), (99, min(REPLICAS_MOST, SPEC.replicas_max))):
+        progress.follow(asked)
+        assert progress.replicas.tolist() == [followed]
 
 
 def test_the_policy_file_decides_like_the_trained_networks() -> None:
@@ -175,12 +188,10 @@ def test_the_policy_file_decides_like_the_trained_networks() -> None:
     random = np.random.default_rng(0)
     seen = random.normal(2.0, 3.0, (500, len(INPUTS))).astype(np.float32)
     inputs.update(seen)
-    inputs.widen(seen)
-    policy = Policy(info(), tuple(model.layers(inputs)), known=inputs.known)
+    policy = Policy(info(), tuple(model.layers(inputs)))
     with torch.no_grad():
         expected = model.actor(inputs(seen)).numpy()
     assert policy.logits(seen) == pytest.approx(expected, abs=1e-4)
-    assert np.array_equal(policy.known, np.array([seen.min(axis=0), seen.max(axis=0)]))
 
 
 def test_inputs_are_told_by_mean_and_deviation() -> None:
@@ -285,6 +296,8 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -
     policy = load_policy(trained / POLICY_FILE)
     assert policy.info.planned == 128
     assert not policy.info.partial
+    assert policy.seen is not None
+    assert (policy.seen[0] <= policy.seen[1]).all()
     assert list(trained.glob("events.out.tfevents.*"))
     assert steps_left(trained / "checkpoint.zip") == 0
     controller = PolicyController("ppo-joint", str(trained))

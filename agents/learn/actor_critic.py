@@ -27,7 +27,7 @@ STEP_PROBABILITY = 0.03
 VALUE_SCALE = 10.0
 """What the critic's 1 stands for."""
 DEVIATIONS = 5.0
-"""Beyond so many deviations from its mean an input counts as at that distance."""
+"""So many deviations from its mean an input begins to saturate: what is rare may be large."""
 _NEVER = -1e9
 
 
@@ -37,7 +37,6 @@ class Inputs:
     def __init__(self, hidden: Sequence[int] = ()) -> None:
         self.count = 1e-4
         self.mean, self.variance = np.zeros(len(INPUTS)), np.ones(len(INPUTS))
-        self.least, self.most = np.full(len(INPUTS), np.inf), np.full(len(INPUTS), -np.inf)
         self._seen = np.ones(len(INPUTS), np.float32)
         self._seen[list(hidden)] = 0.0
 
@@ -50,32 +49,21 @@ class Inputs:
         self.mean = self.mean + gap * count / whole
         self.count = whole
 
-    def widen(self, seen: FloatMatrix) -> None:
-        """Note which (n, inputs) there are."""
-        self.least = np.minimum(self.least, seen.min(axis=0))
-        self.most = np.maximum(self.most, seen.max(axis=0))
-
     @property
-    def deviation(self) -> FloatMatrix:
-        """(inputs,) one that is never 0."""
-        return np.sqrt(self.variance + 1e-4).astype(np.float32)
+    def scale(self) -> FloatMatrix:
+        """(inputs,) factors of what is seen; a deviation is never 0."""
+        deviation = np.sqrt(self.variance + 1e-4)
+        return (self._seen / (DEVIATIONS * deviation)).astype(np.float32)
 
     def __call__(self, seen: FloatMatrix) -> Tensor:
-        """Return (n, inputs) what the networks are shown."""
-        shown = (seen - self.mean.astype(np.float32)) / self.deviation
-        return torch.from_numpy(np.clip(shown, -DEVIATIONS, DEVIATIONS) * self._seen)
-
-    def folded(self, weight: FloatMatrix, bias: FloatMatrix) -> tuple[FloatMatrix, FloatMatrix]:
-        """Return a first layer, (out, inputs) and (out,), as one that is shown raw inputs."""
-        scaled = weight * self._seen / self.deviation
-        return scaled, (bias - scaled @ self.mean).astype(np.float32)
+        """Return (n, inputs) what the networks are shown: near the mean, deviations from it."""
+        shown = np.tanh((seen - self.mean.astype(np.float32)) * self.scale)
+        return torch.from_numpy(np.float32(DEVIATIONS) * shown)
 
     @property
-    def known(self) -> FloatMatrix:
-        """(2, inputs) raw inputs beyond which nothing may change: no training went there."""
-        far = DEVIATIONS * self.deviation
-        ends = np.maximum(self.least, self.mean - far), np.minimum(self.most, self.mean + far)
-        return np.array(ends, np.float32)
+    def layer(self) -> tuple[FloatMatrix, FloatMatrix]:
+        """The same as (weight, bias) of a tanh layer, but for the factor."""
+        return np.diag(self.scale), (-self.mean * self.scale).astype(np.float32)
 
 
 class Actions(NamedTuple):
@@ -162,8 +150,8 @@ class ActorCritic(nn.Module):
     def layers(self, inputs: Inputs) -> list[tuple[FloatMatrix, FloatMatrix]]:
         """Return (weight, bias) of each layer of the actor, which is then shown raw inputs."""
         linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
-        arrays = [(_numpy(layer.weight), _numpy(layer.bias)) for layer in linear]
-        return [inputs.folded(*arrays[0]), *arrays[1:]]
+        (first, bias), *others = [(_numpy(each.weight), _numpy(each.bias)) for each in linear]
+        return [inputs.layer, (np.float32(DEVIATIONS) * first, bias), *others]
 
 
 def update(

@@ -58,7 +58,6 @@ def collect(
         # An episode that is over would have gone on: its last state counts as any other.
         after.append(_values(model, inputs(episodes.seen), scenarios) if over[-1].any() else None)
         episodes.renew()
-        inputs.widen(episodes.seen)
         if phase.replicas != "stepped":
             # Later on a policy that is good already had better see the same as before.
             inputs.update(episodes.seen)

@@ -6,7 +6,7 @@ All are played on the same episodes, which neither training nor evaluation uses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -22,9 +22,10 @@ from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
 
+from ..guard import Range
 from ..history import FloatMatrix
 from ..policy import Policy
-from ..stepwise import REPLICAS_MOST, Progress, decide
+from ..stepwise import REPLICAS_MOST, Progress
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide who is best."""
@@ -44,6 +45,8 @@ class Judgement:
     cores: FloatArray
     violation_rate: FloatArray
     """Avoidable violations, as a share of all requests."""
+    seen: FloatMatrix | None = None
+    """(2, inputs) least and most of each input of a policy."""
 
 
 class Judge:
@@ -62,8 +65,14 @@ class Judge:
 
     def __call__(self, policy: Policy) -> Judgement:
         """Play a policy."""
-        progress = Progress(self._specs, policy.info.every)
-        return self.play(lambda observations: decide(policy, progress, observations))
+        progress, seen = Progress(self._specs, policy.info.every), Range(len(policy.info.inputs))
+
+        def decides(observations: FloatMatrix) -> IntArray:
+            progress.see(observations)
+            seen.widen(progress.seen[~self._simulator.over])
+            return progress.choose(policy.logits(progress.seen), policy.sizes)
+
+        return replace(self.play(decides), seen=seen.ends)
 
     def play(self, decides: Decide) -> Judgement:
         """Play whatever decides for all episodes at once."""

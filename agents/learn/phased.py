@@ -153,10 +153,11 @@ class Training:
 
     def _choose(self, policy: Policy) -> None:
         """Keep a policy if it is the best so far, on other episodes than those of the prices."""
-        score = score_of(self._choice(policy), self.rule)
+        result = self._choice(policy)
+        score = score_of(result, self.rule)
         if score < self._best:
             self._best = score
-            save_policy(policy, self.policy_path)
+            save_policy(dataclasses.replace(policy, seen=result.seen), self.policy_path)
 
     def _move_prices(self, result: Judgement) -> None:
         """Let violations cost more where there are too many of them."""
@@ -197,7 +198,7 @@ class Training:
             batches=config.batches,
             every=self._every,
         )
-        return Policy(info, tuple(layers), known=self.inputs.known)
+        return Policy(info, tuple(layers))
 
     def save(self) -> None:
         """Write where the run is."""

@@ -73,7 +73,7 @@ class PhasedConfig(Options):
     violations_most: int = option(30, at_least=1)
     """Violations of one interval that count, so that one lost queue is not all that matters."""
     target_share: float = option(0.7, above=0)
-    """Violations to reach, as a share of those of the best rule, see :mod:`.rivals`."""
+    """Violations to reach, as a share of those of the best rule, see :mod:`.judge`."""
     advantage_most: float = option(60.0, above=0)
     """Largest advantage, in usual ones. A rare violation is as bad as dozens of cores."""
     random_starts: float = option(0.7, at_least=0, at_most=1)
