@@ -22,7 +22,7 @@ STAGES := runs/stages
 POLICY_OPTIONS := --envs 512 --option learning_rate=0.002 --option minibatch=4096 \
   --option entropy=0.0005 --option evaluation_episodes=48
 ONE_MODEL := --scenario paper-300kb --also paper-100kb paper-500kb bursty flash-crowd deep-fade diurnal mixed \
-  --steps 4000000 --option violation_weight=80.0
+  --steps 4000000 --option violation_weight=80.0 $(POLICY_OPTIONS)
 VARIANTS := --option violation_weight=80.0 --option accuracy_weight=12.5 --option epochs=8 --option gamma=0.6
 PIPELINE := --option violation_weight=40.0 --option one_replica_logit=0 \
   --option epochs=8 --option gamma=0.95 --option gae_lambda=0.95
@@ -95,15 +95,16 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 
 policies: setup  ## train the policies that ship, forty minutes
 	@set -e; learn() { \
-	  $(PY) train.py --agent $$1 $$3 $(POLICY_OPTIONS) --run-dir runs/policies/$$1-$$2; \
+	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; \
 	  cp runs/policies/$$1-$$2/policy.safetensors agents/policies/$$1-$$2.safetensors; \
 	}; \
-	for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
-	  learn $$agent $$profile "--profile $$profile $(ONE_MODEL)"; \
-	done; done; \
-	learn ppo variants "--scenario variants --also variants-fade --steps 3000000 $(VARIANTS)"; \
+	for profile in yolov5s resnet18 lite0; do \
+	  learn ppo $$profile "--profile $$profile $(ONE_MODEL)"; \
+	  learn ppo-joint $$profile "--profile $$profile --suite standard"; \
+	done; \
+	learn ppo variants "--scenario variants --also variants-fade --steps 3000000 $(POLICY_OPTIONS) $(VARIANTS)"; \
 	for pipeline in pipeline-video pipeline-fanout; do \
-	  learn ppo $$pipeline "--scenario $$pipeline --steps 2000000 $(PIPELINE)"; \
+	  learn ppo $$pipeline "--scenario $$pipeline --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
 	done
 
 # On an otherwise idle machine: each run is as long as it says.

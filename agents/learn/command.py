@@ -23,7 +23,7 @@ from sponge_env.files import write_json
 from sponge_env.installation import require_extra
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
-from sponge_env.run.suite import changed
+from sponge_env.run.suite import cells, changed, load_suite
 from sponge_env.run.unit import check_scenario
 from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 
@@ -40,6 +40,11 @@ FOLLOWED = tuple(
     )
 )
 """Options that an evaluation of the policy has in common with its training."""
+NOT_WITH_A_SUITE = (
+    *("--scenario", "--also", "--trace", "--arrivals"),
+    *("--rate", "--load", "--drop"),
+)
+"""Options that say what a suite says already."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -52,6 +57,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     cli.add_experiment_arguments(parser)
     add_plan_arguments(parser)
     add = parser.add_argument
+    said = "train on a suite's cells of the profile, started cold, in place of scenarios"
+    add("--suite", metavar="S", help=said)
     said = "let half of the environments run random variants of the scenarios"
     add("--randomised", action="store_true", help=said)
     said = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
@@ -62,6 +69,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     said += "loading one runs the code in it"
     add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
+    given, _ = cli.told_apart(argv, NOT_WITH_A_SUITE)
+    if arguments.suite is not None and given:
+        raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
     if arguments.backend == "live" and arguments.envs not in (None, 1):
         raise ConfigError(f"the live system is one environment, not {arguments.envs}")
     if arguments.resume is not None and arguments.resume.is_dir():
@@ -83,6 +93,28 @@ def add_plan_arguments(parser: argparse.ArgumentParser, steps: int | None = None
     said = "simulated environments (default: 256, 16 for residual-ppo); the live system is one"
     add("--envs", type=cli.at_least(1), help=said)
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
+
+
+def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
+    """Return what a command line asks to train on, of one profile."""
+    if arguments.suite is not None:
+        return _cells_of(arguments.suite, arguments.profile)
+    first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
+    profile = arguments.profile or first.profile
+    others = map(load_scenario, arguments.also)
+    return [replace(scenario, profile=profile) for scenario in (first, *others)]
+
+
+def _cells_of(name: str, profile: str | None) -> list[Scenario]:
+    suite = replace(load_suite(name), starts=("cold",))
+    found: dict[str, list[Scenario]] = {}
+    for cell in cells(suite):
+        found.setdefault(cell.profile, []).append(cell)
+    wanted = profile or (next(iter(found)) if len(found) == 1 else "")
+    if wanted not in found:
+        known = ", ".join(found)
+        raise ConfigError(f"suite {suite.name!r} has cells of {known}; choose one with --profile")
+    return found[wanted]
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -121,8 +153,7 @@ def train(argv: Sequence[str]) -> int:
     """Train and say where the policy is."""
     arguments = parse(argv)
     require_extra("train", "training")
-    scenario = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
-    scenario = replace(scenario, profile=arguments.profile or scenario.profile)
+    scenario, *also = scenarios_of(arguments)
     # PyTorch takes seconds to import; bad input should not wait for it.
     from . import phased, training
 
@@ -130,7 +161,6 @@ def train(argv: Sequence[str]) -> int:
         wait_for_machine()
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
     scenario = with_own_slo(scenario)  # which may have been measured only now
-    also = [replace(load_scenario(name), profile=scenario.profile) for name in arguments.also]
     if arguments.backend == "live":
         arguments.envs = 1
     given = {key: getattr(arguments, key) for key in ("randomised", "backend", "limiter", "resume")}
@@ -151,7 +181,8 @@ def train(argv: Sequence[str]) -> int:
     served = scenario.cell[1] if scenario.stages else profile.name
     sys.stdout.write(f"{arguments.agent} learns {names} ({served})\n")
     asked = {key: str(value) for key, value in vars(arguments).items()}
-    folder = new_folder(f"train-{arguments.agent}-{scenario.name}", arguments.run_dir)
+    learned = Path(arguments.suite).stem if arguments.suite else scenario.name
+    folder = new_folder(f"train-{arguments.agent}-{learned}", arguments.run_dir)
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": asked})
     describe(folder, shlex.split(plan.command))
     progress, policy = (

@@ -1,0 +1,49 @@
+"""What train.py is asked to train on."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.learn.command import parse, plan_of, scenarios_of
+from sponge_env.errors import ConfigError
+from sponge_env.scenario import Scenario, load_scenario
+
+
+def asked(line: str) -> list[Scenario]:
+    return scenarios_of(parse(line.split()))
+
+
+def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
+    found = asked("--suite standard --profile resnet18")
+    names = [scenario.name for scenario in found]
+    assert len(names) == len(set(names)) == 9
+    assert {(scenario.profile, scenario.start) for scenario in found} == {("resnet18", "cold")}
+    assert {s.arrivals.load for s in found if s.name.startswith("paper")} == {0.55}
+
+
+def test_the_cells_of_a_profile_are_learned_together() -> None:
+    arguments = parse("--agent ppo-joint --suite standard --profile lite0".split())
+    plan = plan_of(arguments, scenarios_of(arguments))
+    assert plan.phased
+    assert plan.spec.scenario == "paper-100kb"
+
+
+def test_further_scenarios_have_the_profile_of_the_first() -> None:
+    found = asked("--scenario bursty --also mixed --profile lite0 --load 0.5")
+    assert [(s.name, s.profile) for s in found] == [("bursty", "lite0"), ("mixed", "lite0")]
+    loads = [scenario.arrivals.load for scenario in found]
+    assert loads == [0.5, load_scenario("mixed").arrivals.load]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--suite standard", "cells of yolov5s, resnet18, lite0; choose one with --profile"),
+        ("--suite standard --profile resnet", "choose one with --profile"),
+        ("--suite standard --profile lite0 --also bursty", "leave out --also"),
+        ("--scenario=paper --suite quick", "leave out --scenario=paper"),
+    ],
+)
+def test_a_suite_says_all_there_is_to_train_on(line: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        asked(line)
