@@ -33,8 +33,11 @@ _OVERLOAD = 10.0
 beyond the largest allocation."""
 
 
-_ALONE = {"utilisation": 0.9, "reluctance": 0.03, "overload_windows": 0}
-_IN_PIPELINE = {"utilisation": 0.45, "reluctance": 0.1, "overload_windows": 3}
+_RELIEF = 0.5
+"""Cold starts after that of a new replica within which a backlog should end."""
+
+_ALONE = {"utilisation": 0.9, "reluctance": 0.03}
+_IN_PIPELINE = {"utilisation": 0.45, "reluctance": 0.1}
 """Options that are left out. Stages of a pipeline have to be quick rather than busy: what one of
 them holds up is late in all, and few cores cannot come to the rescue."""
 
@@ -53,9 +56,9 @@ class FleetOptions(Options):
     reluctance: float | None = option(None, at_least=0, below=1)
     """Saving, relative to the whole cost, for which the fleet changes; if left out 0.03, of stages
     of a pipeline 0.1."""
-    overload_windows: int | None = option(None, at_least=0)
-    """Past intervals whose mean rate is taken to last if the ready replicas cannot serve it, 0 for
-    none; if left out 0, of stages of a pipeline 3."""
+    overload_windows: int = option(3, at_least=0)
+    """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
+    replicas cannot serve it; 0 for none."""
 
 
 def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
@@ -93,7 +96,7 @@ class FleetPlanner:
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
         usual = _IN_PIPELINE if in_pipeline else _ALONE
-        self._utilisation, self._reluctance, self._overload_windows = (
+        self._utilisation, self._reluctance = (
             usual[name] if (chosen := getattr(config, name)) is None else chosen for name in usual
         )
         self._config, self._spec, self._in_pipeline = config, spec, in_pipeline
@@ -102,31 +105,64 @@ class FleetPlanner:
         ready_s = spec.resize_delay_s + spec.cold_start_s
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
+        self.overloaded = False
+        """Whether the last answer is more than the ready replicas because those are too few."""
 
     def observe(self, view: SystemView) -> None:
-        """Remember the last interval's arrivals."""
-        self._rates_rps.append(float(view.arrivals[-1]) / self._spec.interval_s)
+        """Remember the last interval's arrivals; at first all that the view shows."""
+        news = view.arrivals[-1:] if self._rates_rps else view.arrivals
+        self._rates_rps.extend((news / self._spec.interval_s).tolist())
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included."""
-        serves_rps = self._serves_rps(service_s)
+        throughput_rps = self._throughput_rps(service_s)
+        serves_rps = throughput_rps * self._utilisation
         rates = np.array(self._rates_rps)
-        recent = rates[-_SMOOTHED:].mean()
-        now = self._cost(np.array([recent]), serves_rps)
+        now = self._cost(rates[-_SMOOTHED:].mean(keepdims=True), serves_rps)
         coming = rate_samples(rates, 2 * self._cold_start)
-        windows = int(self._overload_windows)
-        if windows and rates[-windows:].mean() > max(1, view.replicas_ready) * serves_rps[-1]:
-            coming = np.maximum(coming, rates[-windows:].mean())
-        ahead = self._cost(coming, serves_rps)
-        return self._cheapest(view, now, ahead)
+        windows = self._config.overload_windows
+        if not windows:
+            return self._cheapest(view, now, self._cost(coming, serves_rps))
+        if not self._in_pipeline:
+            usual = self._cheapest(view, now, self._cost(coming, serves_rps))
+            # What an outage of the network held back comes within an interval or two.
+            lasting_rps = float(rates[-windows:].min())
+            return max(usual, self._least(view, lasting_rps, throughput_rps))
+        rate_rps = float(rates[-windows:].mean())
+        # What others on the machine need is not known here, so the rate has to do.
+        if rate_rps > max(1, view.replicas_ready) * serves_rps[-1]:
+            coming = np.maximum(coming, rate_rps)
+        return self._cheapest(view, now, self._cost(coming, serves_rps))
 
-    def _serves_rps(self, service_s: FloatArray) -> FloatArray:
-        """Return (cores_max,) what one replica is trusted with, never less with more cores."""
+    def _least(self, view: SystemView, rate_rps: float, throughput_rps: FloatArray) -> int:
+        """Return the fewest replicas that serve a rate that lasts, and end the backlog in time.
+
+        New ones come late and take cores from the ready ones, who share the machine with them. So
+        none is asked for before requests must be late with what is ready; then as many as
+        catch up with what gathers until they serve, and none of them is given up on the way.
+        """
+        current = view.allocation.replicas
+        ready, waiting = min(max(view.replicas_ready, 1), current), view.queued_deadlines_s.size
+        each_rps = throughput_rps[self._most_cores - 1]
+        each_rps *= np.minimum(1.0, self._spec.cpu_cores / (self._replicas * self._most_cores))
+        all_rps, cold_start_s = self._replicas * each_rps, self._cold_start * self._spec.interval_s
+        missing_rps = rate_rps - np.minimum(self._replicas, ready) * each_rps
+        wait_s = self._wait(view, ready) * cold_start_s
+        backlog = np.maximum(waiting + missing_rps * wait_s, 0.0)
+        end_s = (1 + _RELIEF) * cold_start_s - wait_s
+        enough = all_rps >= rate_rps + backlog / end_s
+        least = int(enough.argmax() if enough.any() else all_rps.argmax()) + 1
+        too_late = waiting > all_rps[ready - 1] * self._spec.slo_s
+        self.overloaded = bool(too_late and least > ready)
+        return max(least, current) if self.overloaded else min(least, ready)
+
+    def _throughput_rps(self, service_s: FloatArray) -> FloatArray:
+        """Return (cores_max,) the most that a replica serves, never less with more cores."""
         batches = np.arange(1, self._spec.batch_max + 1)
         longest_s = max(self._config.batch_share * self._spec.slo_s, service_s[:, 0].max())
         throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
-        serves_rps: FloatArray = np.maximum.accumulate(throughput) * self._utilisation
-        return serves_rps
+        most_rps: FloatArray = np.maximum.accumulate(throughput)
+        return most_rps
 
     def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
         """Return (serving, allocated) mean cost of so many replicas of which so many serve.
@@ -199,6 +235,11 @@ class Fleets:
             held = part.allocation.stages[0]
             wanted.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
         return [each.replicas for each in together(wanted, self._spec.total_cores)]
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether replicas were asked for that the ready ones have to make room for."""
+        return any(planner.overloaded for planner in self._planners)
 
 
 def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:

@@ -21,9 +21,10 @@ from sponge_env.installation import program
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from . import LEARNERS
-from .lookahead import SpongeMPC
+from .guard import Guard
+from .lookahead import SpongeMPC, plays
 from .lookahead.options import MPCConfig
-from .policy import POLICY_FILE, Memory, Policy, load_policy
+from .policy import POLICY_FILE, FloatMatrix, Memory, Policy, load_policy
 
 RUNS = Path("runs")
 """Where train.py leaves its run directories."""
@@ -61,16 +62,17 @@ def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
 
 
 class PolicyController(BaseController):
-    """Follows a policy that was trained for the system at hand."""
+    """Follows a policy that was trained for the system at hand, under a :class:`.guard.Guard`."""
 
-    def __init__(self, agent: str, policy: str = "newest") -> None:
+    def __init__(self, agent: str, policy: str = "newest", guard: bool = True) -> None:
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
         That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
         and on this scenario, or else the shipped one, or else the newest trained on others;
-        ``shipped``; or the path of a policy file or run directory.
+        ``shipped``; or the path of a policy file or run directory. Without ``guard`` it is followed
+        wherever it leads.
         """
-        self._agent = agent
+        self._agent, self._guarded = agent, guard
         self._wanted = policy
         self._policy: Policy | None = None
         self._path: Path | None = None
@@ -89,13 +91,19 @@ class PolicyController(BaseController):
             self._sought = sought
         self._masks = masks_for(self._agent, spec)
         self._memory: Memory | None = self.policy.memory()
+        guards = self._guarded and plays(spec)
+        self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Return the policy's most probable allocation."""
-        return decode(self._action(spec, view), self._control)
+        """Return the policy's most probable allocation, or the program's."""
+        observation, guard = encode(view, spec, self._control), self._guard
+        if guard is None:
+            return decode(self._action(observation), self._control)
+        # A recurrent policy has to see what goes on even while it does not decide.
+        action = self._action(guard.bounded(observation))
+        return guard.answer(observation, view) or decode(action, self._control)
 
-    def _action(self, spec: SystemSpec, view: SystemView) -> IntArray:
-        observation = encode(view, spec, self._control)
+    def _action(self, observation: FloatMatrix) -> IntArray:
         allowed = self._masks(observation) if self._masks is not None else None
         return self.policy.act(observation, allowed, self._memory)
 
@@ -234,17 +242,17 @@ class ResidualController(PolicyController):
 
     def __init__(self, policy: str = "newest") -> None:
         """Choose where the policy comes from, see :class:`PolicyController`."""
-        super().__init__("residual-ppo", policy)
-        self._program = CorrectedMPC()
+        super().__init__("residual-ppo", policy, guard=False)
+        self._corrected = CorrectedMPC()
 
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy that makes these corrections, and start the program."""
         super().begin(spec)
         if self.policy.info.actions != CHOICES:
             raise PolicyError(f"{self._path} makes other corrections than this version; train anew")
-        self._program.reset(spec, seed=0)
+        self._corrected.reset(spec, seed=0)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Let the corrected program decide."""
-        self._program.correct(self._action(spec, view))
-        return self._program.decide(view)
+        self._corrected.correct(self._action(encode(view, spec, self._control)))
+        return self._corrected.decide(view)

@@ -115,6 +115,9 @@ class Policy:
     recurrence: Recurrence | None = None
     places: IntArray | None = None
     """(inputs,) where each input stands in the observation; None where it is all of it."""
+    seen: FloatMatrix | None = None
+    """(2, inputs) least and most of each input when it was validated; None in files that do not
+    say so."""
 
     def memory(self, *shape: int) -> Memory | None:
         """Return the memory of ``shape`` new episodes; None for a policy without one."""
@@ -158,6 +161,8 @@ def save_policy(policy: Policy, path: Path) -> None:
         arrays[f"bias_{index}"] = np.ascontiguousarray(bias)
     if policy.recurrence is not None:
         arrays |= {f"lstm_{name}": value for name, value in asdict(policy.recurrence).items()}
+    if policy.seen is not None:
+        arrays["seen"] = policy.seen
     with replacing(path) as partial:
         save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 
@@ -193,7 +198,8 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    policy = Policy(info, layers, recurrence, _places(path, info.inputs, observed or info.inputs))
+    places = _places(path, info.inputs, observed or info.inputs)
+    policy = Policy(info, layers, recurrence, places, arrays.get("seen"))
     if wrong := _misfit(policy):
         raise PolicyError(f"{path} is damaged: {wrong}")
     return policy
@@ -234,6 +240,10 @@ def _misfit(policy: Policy) -> str:
     """Return what does not go together, or is no number; nothing if all is well."""
     width, lstm = len(policy.info.inputs), policy.recurrence
     arrays = [array for layer in policy.layers for array in layer]
+    if policy.seen is not None:
+        if policy.seen.shape != (2, width):
+            return "what it has seen does not fit its inputs"
+        arrays.append(policy.seen)
     if lstm is not None:
         units = lstm.weight_hidden.shape[-1] if lstm.weight_hidden.ndim else 0
         wanted = (4 * units, width), (4 * units, units), (4 * units,)

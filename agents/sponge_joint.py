@@ -68,4 +68,5 @@ class SpongeJoint(BaseController):
             for k in self._times.observe(parts, variants):
                 self._program.learnt(k, variants[k])
         services_s = [self._times.table_s(k, variant) for k, variant in enumerate(variants)]
-        return self._program.choose(view, self._fleets.replicas(parts, services_s))
+        replicas = self._fleets.replicas(parts, services_s)
+        return self._program.choose(view, replicas, make_room=self._fleets.overloaded)

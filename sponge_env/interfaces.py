@@ -143,6 +143,8 @@ class Allocation:
     feasible: bool = field(compare=False)
     """False when the controller found nothing that meets every budget and took the
     least bad allocation."""
+    guarded: bool = field(compare=False)
+    """True when a guard took the decision over from a learned policy."""
 
     def __init__(
         self,
@@ -152,12 +154,14 @@ class Allocation:
         variant: int = 0,
         feasible: bool = True,
         *,
+        guarded: bool = False,
         stages: tuple[StageAllocation, ...] = (),
     ) -> None:
         """Take one stage's allocation, or those of several."""
         one = (StageAllocation(cores, batch, replicas, variant),)
         object.__setattr__(self, "stages", stages or one)
         object.__setattr__(self, "feasible", feasible)
+        object.__setattr__(self, "guarded", guarded)
 
     @property
     def cores(self) -> int:
@@ -181,8 +185,11 @@ class Allocation:
 
     def changed(self, **changes: int) -> Allocation:
         """Return the same with other numbers for the first stage."""
-        first = self.stages[0]._replace(**changes)
-        return Allocation(stages=(first, *self.stages[1:]), feasible=self.feasible)
+        return self.with_stages((self.stages[0]._replace(**changes), *self.stages[1:]))
+
+    def with_stages(self, stages: tuple[StageAllocation, ...]) -> Allocation:
+        """Return others for the stages, with all else that is said of this one."""
+        return Allocation(stages=stages, feasible=self.feasible, guarded=self.guarded)
 
     @property
     def total_cores(self) -> int:
@@ -338,8 +345,7 @@ class SystemSpec:
         if allocation.total_cores <= self.total_cores:
             return allocation
         if len(allocation.stages) > 1:
-            stages = together(allocation.stages, self.total_cores)
-            return Allocation(stages=stages, feasible=allocation.feasible)
+            return allocation.with_stages(together(allocation.stages, self.total_cores))
         most = self.most_replicas(allocation.cores)
         return allocation.changed(replicas=min(allocation.replicas, most))
 

@@ -234,8 +234,9 @@ class System(ABC):
             self._wanted[0, k] = asked
         only_worker = self._serve(allocation)
         self._allocation = allocation
-        feasible = int(allocation.feasible)
-        self._last = last = self._read(ended, only_worker, feasible, decision_s)
+        told = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
+        told["guarded"] = int(allocation.guarded)
+        self._last = last = self._read(ended, told)
         past = last.offered, last.delay_mean_s, last.bandwidth_bytes_per_s
         self._history[:, :-1] = self._history[:, 1:]
         self._history[:, -1] = past
@@ -264,10 +265,11 @@ class System(ABC):
         rows: list[tuple[Any, ...]] = self._replicas[k, :held].tolist()
         return rows
 
-    def _read(
-        self, ended: int, only_worker: dict[str, float], feasible: int, decision_s: float
-    ) -> IntervalMetrics:
-        """Return the interval's metrics; the ledger's rows from ``ended`` on belong to it."""
+    def _read(self, ended: int, told: Mapping[str, float]) -> IntervalMetrics:
+        """Return the interval's metrics, with those that the core does not measure.
+
+        The ledger's rows from ``ended`` on belong to it.
+        """
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._ended_since(ended)
         answered = (rows["outcome"] == Outcome.ON_TIME) | (rows["outcome"] == Outcome.LATE)
@@ -279,7 +281,7 @@ class System(ABC):
             self.waited_s = float((rows["finished_s"] - rows["sent_s"])[~answered].max())
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
-        measured |= only_worker | {"feasible": feasible, "decision_s": decision_s}
+        measured |= told
         return IntervalMetrics(**measured, stages=self._measured_stages())
 
     def _ended_since(self, ended: int) -> NDArray[Any]:

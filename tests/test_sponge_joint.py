@@ -15,6 +15,7 @@ from agents.lookahead import planner
 from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaServiceTimes
 from agents.sponge_joint import SpongeJoint, SpongeJointConfig
+from baselines.themis import Themis
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
@@ -272,3 +273,47 @@ def test_it_holds_fewer_cores_than_the_vertical_program_and_misses_hardly_anythi
     assert np.mean([interval.cores for interval in settled]) < 4
     assert sum(interval.avoidable_violations for interval in settled) == 0
     assert episode.summary.avoidable_violation_rate < 0.01
+
+
+MACHINE = make_spec(total_cores=16)
+
+
+def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be_late() -> None:
+    held = Allocation(16, 8, 1)
+    late = busy_view(rate_rps=38, allocation=held, budgets_left_s=(0.5,) * 60)
+    answer = decide(late, MACHINE)
+    assert answer.replicas > 2
+    assert answer.cores * answer.replicas <= 16, "the ready one makes room"
+    steady = busy_view(rate_rps=20, allocation=held, budgets_left_s=(0.5,) * 60)
+    assert decide(steady, MACHINE).replicas == 1, "a backlog that one can work off"
+    short = busy_view(rate_rps=38, allocation=held, budgets_left_s=(0.5,) * 10)
+    assert decide(short, MACHINE).replicas == 1, "nobody is late yet, and room would cost cores"
+    assert decide(late, MACHINE, overload_windows=0).replicas == 1
+
+
+def test_replicas_that_start_in_an_overload_are_not_given_up() -> None:
+    starting = busy_view(
+        rate_rps=30,
+        allocation=Allocation(1, 1, 12),
+        starting_s=(4.0,) * 11,
+        budgets_left_s=(-2.0,) * 200,
+    )
+    assert decide(starting, MACHINE).replicas == 12
+
+
+def test_where_replicas_share_a_cpu_an_overload_asks_for_none() -> None:
+    scales = LatencyModel(gamma_s=0.5, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
+    shared = make_spec(total_cores=16, cpu_cores=16.0, latency=scales)
+    flood = busy_view(rate_rps=60, allocation=Allocation(16, 8, 1), budgets_left_s=(0.5,) * 99)
+    assert decide(flood, shared).replicas == 1
+
+
+def test_load_steps_beyond_one_replica_are_followed() -> None:
+    """The target is twice the late requests of Themis."""
+    scenario, late = load_scenario("load-step"), []
+    for controller in (SpongeJoint(), SpongeJoint(overload_windows=0), Themis()):
+        run = Run.of("x", scenario, "sim", 1000)
+        late.append(run_episode(make_system(scenario, 1000), controller, run).summary.late)
+    follows, unaware, themis = late
+    assert follows <= 2 * themis
+    assert follows < unaware / 4

@@ -38,7 +38,15 @@ from sponge_env.vector.simulator import BatchSimulator
 from .. import LEARNERS
 from ..learned import control_of, masks_for, preset
 from ..lookahead.options import MPCConfig
-from ..policy import POLICY_FILE, Policy, PolicyInfo, Recurrence, load_policy, save_policy
+from ..policy import (
+    POLICY_FILE,
+    FloatMatrix,
+    Policy,
+    PolicyInfo,
+    Recurrence,
+    load_policy,
+    save_policy,
+)
 from . import CHECKPOINT_FILE, LearnConfig, TrainingPlan, learn_config, save_settings
 from .environments import ConstrainedRewards, CorrectionEnv, hidden_fields, make_environments
 
@@ -59,6 +67,8 @@ class Validation:
     violation_rate: float
     avoidable_violation_rate: float
     effective_accuracy: float = 0.0
+    seen: FloatMatrix | None = dataclasses.field(default=None, compare=False, repr=False)
+    """(2, inputs) least and most of each of the policy's inputs."""
 
     def score(self, violation_weight: float, accuracy_weight: float = 0.0) -> float:
         """Return one number, which is better when larger.
@@ -282,7 +292,7 @@ class _Keeper(BaseCallback):
         self._status = f"{result.violation_rate:.2%} missed, {result.cores:.2f} cores"
         if score > self._best:
             self._best = score
-            save_policy(policy, self.policy_path)
+            save_policy(dataclasses.replace(policy, seen=result.seen), self.policy_path)
         self.model.save(self._plan.folder / CHECKPOINT_FILE)
         self._report(self.num_timesteps - self._start, result)
 
@@ -310,21 +320,32 @@ def make_validator(
     names = ("cores", "violations", "avoidable_violations", "offered", "on_time")
 
     def validate(policy: Policy) -> Validation:
-        sums = np.zeros(7)
-        for count, metrics in play(policy):
+        sums, seen = np.zeros(7), _nothing_seen(len(policy.info.inputs))
+        for count, metrics, observations in play(policy):
+            shown = observations if policy.places is None else observations[:, policy.places]
+            np.minimum(seen[0], shown.min(axis=0, initial=np.inf), out=seen[0])
+            np.maximum(seen[1], shown.max(axis=0, initial=-np.inf), out=seen[1])
             ended = metrics["on_time"] + metrics["violations"]
             right = np.nan_to_num(metrics["effective_accuracy"]) * ended
             sums += (count, *(float(np.sum(metrics[name])) for name in names), np.sum(right))
         intervals, cores, violations, avoidable, offered, on_time, right = sums.tolist()
         rates = violations / max(1.0, offered), avoidable / max(1.0, offered)
         accuracy = right / max(1.0, on_time + violations)
-        return Validation(cores / intervals, scenarios[0].limits.machine_cores, *rates, accuracy)
+        machine_cores = scenarios[0].limits.machine_cores
+        return Validation(cores / intervals, machine_cores, *rates, accuracy, seen)
 
     return validate
 
 
-Played = Iterator[tuple[int, Any]]
-"""Number of intervals, and their metrics by name: one or an array of each."""
+def _nothing_seen(inputs: int) -> FloatMatrix:
+    seen = np.full((2, inputs), np.inf, np.float32)
+    seen[1] = -np.inf
+    return seen
+
+
+Played = Iterator[tuple[int, Any, FloatMatrix]]
+"""Number of intervals, their metrics by name, one or an array of each, and the (intervals, fields)
+observations that were decided on."""
 
 
 def _play_batch(
@@ -343,11 +364,11 @@ def _play_batch(
         simulator.reset(np.ones(seeds.size, np.bool_), seeds, observations)
         memory = policy.memory(seeds.size)
         for _ in range(length):
-            intervals = int(np.count_nonzero(~simulator.over))
+            seen = observations[~simulator.over]
             allowed = masks(observations) if masks is not None else None
             control.write(policy.act(observations, allowed, memory), wanted)
             observations, metrics = simulator.step(wanted)
-            yield intervals, metrics
+            yield len(seen), metrics, seen
 
     return play
 
@@ -363,7 +384,8 @@ def _play_corrections(
             env, over = envs[number % len(envs)], False
             observation, _ = env.reset(options={"episode_seed": seed})
             while not over:
+                seen = observation[None]
                 observation, _, _, over, _ = env.step(policy.act(observation))
-                yield 1, env.metrics
+                yield 1, env.metrics, seen
 
     return play

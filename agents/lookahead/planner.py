@@ -72,7 +72,7 @@ class LookAhead:
             for k, stage in enumerate(stages)
         ]
         one_each = [1] * len(stages)
-        rules = self._rules(1, one_each, one_each)
+        rules = self._rules(1, one_each, one_each, one_each)
         self._scratch = make_scratch(
             rules,
             self._chance.weight.size,
@@ -118,11 +118,13 @@ class LookAhead:
         delayed = math.ceil(self._spec.resize_delay_s / self._spec.interval_s)
         return delayed + 1 + config.look_ahead
 
-    def choose(self, view: SystemView, wanted: Sequence[int]) -> Allocation:
+    def choose(
+        self, view: SystemView, wanted: Sequence[int], make_room: bool = False
+    ) -> Allocation:
         """Take in the interval that has passed, and choose for the next one.
 
         Each stage is to have so many replicas. Those that start find room only beside the cores
-        that the ready ones need now.
+        that the ready ones need now, unless these are to make room.
         """
         spec, outlook = self._spec, self._flow.observe(view)
         # What is on the way or will be sent before the look-ahead ends.
@@ -131,7 +133,7 @@ class LookAhead:
         expected = outlook.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
         ready = [max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, wanted, strict=True)]
-        rules = self._rules(group, wanted, ready)
+        rules = self._rules(group, wanted, ready, wanted if make_room else ready)
         self._reserve(view, rules, expected, group)
         for k, stage in enumerate(view.stages):
             rate_rps = outlook.rate_rps * self._mean_tasks[k]
@@ -202,7 +204,10 @@ class LookAhead:
             later = self._ratios[k] * float(prices[k, in_force(asked[k])])
         return prices
 
-    def _rules(self, group: int, replicas: Sequence[int], ready: Sequence[int]) -> Rules:
+    def _rules(
+        self, group: int, replicas: Sequence[int], ready: Sequence[int], room_for: Sequence[int]
+    ) -> Rules:
+        """Write the rules of a decision; so many replicas are to have room with any cores."""
         config, spec = self._config, self._spec
         limits = [
             (
@@ -210,7 +215,7 @@ class LookAhead:
                 max(1, min(stage.cores_max, spec.total_cores // count)),
                 max(1, stage.batch_max // group),
             )
-            for stage, count in zip(spec.stages, ready, strict=True)
+            for stage, count in zip(spec.stages, room_for, strict=True)
         ]
         return Rules(
             service_s=grouped_service_s(self._service_s, self._batch_max, group),

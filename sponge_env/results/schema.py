@@ -128,6 +128,9 @@ class IntervalMetrics:
         "more", NAN,
     )  # fmt: skip
     feasible: int = metric("controller", "", "1 if the allocation met every budget on paper.")
+    guarded: int = metric(
+        "controller", "", "Decisions that a guard took over from a learned policy.", "less"
+    )
     decision_s: float = metric("controller", "s", "Wall time of the decision.", "less")
     paused_s: float = metric("controller", "s", "Time the live system was held before it.")
     reward: float = metric("controller", "", "Reward of the interval.", "more")
@@ -235,6 +238,7 @@ class EpisodeMetrics:
     infeasible_decisions: int = metric(
         "controller", "", "Decisions for which no allocation met every budget.", "less"
     )
+    guarded: int = _same("guarded")
     accuracy: float = _same("accuracy")
     effective_accuracy: float = _same("effective_accuracy")
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
@@ -366,6 +370,7 @@ COLUMNS = (
     Column("latency_p99_s", "p99", "ms", 0, EVERYWHERE, interval=(*ALONE, *PAGE)),
     Column("dropped", "dropped", "", 0),
     Column("infeasible_decisions", "infeasible decisions", "", 0, PAGE),
+    Column("guarded", "guarded decisions", "", 0, (*PAGE, "tensorboard")),
     Column("decision_p50_s", "decision p50", "ms", 3, PAGE),
     Column("decision_p99_s", "decision p99", "ms", 3, PAGE),
 )  # fmt: skip

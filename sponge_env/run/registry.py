@@ -132,7 +132,7 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
     except ValueError as error:
         raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
     stages = (StageAllocation(*map(int, each)) for each in answer.stages)
-    return Allocation(stages=tuple(stages), feasible=answer.feasible)
+    return answer.with_stages(tuple(stages))
 
 
 @contextmanager

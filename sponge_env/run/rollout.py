@@ -146,6 +146,7 @@ def _summarise(
         throttled_share=_mean_by_cores(intervals, "throttled_share"),
         restarts=sum(each.restarts for each in intervals),
         infeasible_decisions=sum(not each.feasible for each in intervals),
+        guarded=sum(each.guarded for each in intervals),
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(each.reward for each in intervals),

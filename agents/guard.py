@@ -1,0 +1,103 @@
+"""The guard of a learned policy: what to do where it has never been.
+
+A network answers any input with something, and far from all that it was trained on that is as good
+as a guess: on a network ten times as fast as any in training, or with thousands of requests in the
+queue. So inputs are kept within the range that the policy saw when it was validated, and where
+the demand itself lies beyond that, or the queue grows beyond all hope, a program decides instead
+until things have been as usual for a while. That is the idea of a run-time monitor with a fallback
+that is known to be safe (the Simplex architecture: Sha, IEEE Software 18(4), 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from itertools import pairwise
+
+import numpy as np
+
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+
+from .lookahead import SpongeMPC
+from .policy import FloatMatrix, Policy
+from .sponge_joint import SpongeJoint
+
+_DEMAND = ("queue_length", "budget_", "arrivals_", "late")
+"""Beginnings of the names of inputs that say what is asked of the system. Others are its own doing,
+or the network's: a slow one shows in the budgets, and a fast one does no harm. The bins of the
+queue by deadline say nothing more, and each of them alone runs high now and then."""
+_BEYOND = 0.25
+"""Share of an input's range by which it must lie beyond, for extremes are rare in validation."""
+_LEAST_WIDTH = 0.1
+"""Width of a range at least, for some inputs never moved."""
+_GROWING = 3
+"""Intervals in a row in which a hopeless queue has grown."""
+_CALM_S = 10.0
+"""Time without alarm after which the policy decides again."""
+
+
+class Guard:
+    """Watches one episode of a policy, and answers for it where it must."""
+
+    def __init__(self, policy: Policy, spec: SystemSpec, scales_out: bool) -> None:
+        """Start an episode; the program is compiled now, and not when it is wanted.
+
+        That is ``sponge-joint`` where the policy chooses replicas, else ``sponge-mpc``.
+        """
+        self._spec = spec
+        self._program = SpongeJoint() if scales_out else SpongeMPC()
+        self._program.reset(spec, seed=0)
+        names, self._range = policy.info.inputs, _with_margin(policy.seen)
+        self._places = np.arange(len(names)) if policy.places is None else policy.places
+        # In a pipeline a name begins with that of its stage.
+        own = [name.rpartition(".")[2].startswith(_DEMAND) for name in names]
+        self._demand = np.flatnonzero(own)
+        self._calm = math.ceil(_CALM_S / spec.interval_s)
+        self._left = 0
+        self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
+        # All cores of a replica would take longer than the objective for so many.
+        self._hopeless = min(stage.capacity_rps for stage in spec.stages) * spec.slo_s
+
+    def bounded(self, observation: FloatMatrix) -> FloatMatrix:
+        """Return a (fields,) observation within the range that the policy has seen."""
+        if self._range is None:
+            return observation
+        kept = observation.copy()
+        kept[self._places] = np.clip(kept[self._places], *self._range)
+        return kept
+
+    def answer(self, observation: FloatMatrix, view: SystemView) -> Allocation | None:
+        """Return the program's allocation if it is to decide; call it once per interval."""
+        decided = self._left > 0
+        if self._is_beyond(observation) or self._is_growing(view):
+            self._left = self._calm
+        elif decided:
+            self._left -= 1
+        if not self._left:
+            return None
+        if not decided:
+            self._program.reset(self._spec, seed=0)  # it reads the past from the view
+        answer = self._program.decide(view)
+        return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
+
+    def _is_beyond(self, observation: FloatMatrix) -> bool:
+        if self._range is None:
+            return False
+        least, most = self._range[:, self._demand]
+        values = observation[self._places[self._demand]]
+        return bool((values < least).any() or (values > most).any())
+
+    def _is_growing(self, view: SystemView) -> bool:
+        self._lengths.append(sum(stage.queued_deadlines_s.size for stage in view.stages))
+        grown = all(before < after for before, after in pairwise(self._lengths))
+        is_long = self._lengths[-1] > self._hopeless
+        return is_long and grown and len(self._lengths) > _GROWING
+
+
+def _with_margin(seen: FloatMatrix | None) -> FloatMatrix | None:
+    """Return the (2, inputs) range of what a policy may be shown."""
+    if seen is None:
+        return None
+    beyond = _BEYOND * np.maximum(seen[1] - seen[0], _LEAST_WIDTH)
+    widened: FloatMatrix = (seen + np.array([-beyond, beyond])).astype(np.float32)
+    return widened

@@ -1,0 +1,125 @@
+"""The guard of learned policies: bounded inputs, and who decides where they have never been."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from views import busy_view, make_spec
+
+from agents.guard import Guard
+from agents.learned import SHIPPED, ppo, ppo_joint
+from agents.policy import Policy, load_policy
+from sponge_env.encoding import JOINT, VERTICAL, encode
+from sponge_env.factory import make_system
+from sponge_env.run.rollout import Episode, Run, run_episode
+from sponge_env.run.suite import changed
+from sponge_env.scenario import Scenario, load_scenario
+
+SPEC = make_spec(total_cores=16)
+SEED = 1000
+
+
+def shipped(name: str = "ppo-yolov5s") -> Policy:
+    return load_policy(SHIPPED / f"{name}.safetensors")
+
+
+def play(controller: Any, scenario: Scenario) -> Episode:
+    run = Run.of("ppo", scenario, "sim", SEED)
+    return run_episode(make_system(scenario, SEED), controller, run)
+
+
+def flood(queued: int = 300) -> Any:
+    return busy_view(rate_rps=60, budgets_left_s=tuple(np.linspace(-3.0, 0.8, queued)))
+
+
+def test_every_shipped_policy_says_what_it_has_seen() -> None:
+    for path in SHIPPED.glob("*.safetensors"):
+        policy = load_policy(path)
+        assert policy.seen is not None, path
+        assert policy.seen.shape == (2, len(policy.info.inputs))
+        assert (policy.seen[0] <= policy.seen[1]).all()
+
+
+def test_inputs_stay_in_the_range_that_was_seen() -> None:
+    guard, place = Guard(shipped(), SPEC, scales_out=False), VERTICAL.fields.index("bandwidth")
+    usual, fast, faster = (
+        encode(dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, mean)), SPEC)
+        for mean in (3e6, 15e6, 90e6)
+    )
+    assert np.array_equal(guard.bounded(usual), usual)
+    assert fast[place] > guard.bounded(fast)[place] == guard.bounded(faster)[place] > usual[place]
+
+
+def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds() -> None:
+    guard, calm, wild = Guard(shipped(), SPEC, scales_out=False), busy_view(), flood()
+    answers = [guard.answer(encode(view, SPEC), view) for view in [calm, wild, *[calm] * 12]]
+    assert [answer is not None for answer in answers] == [False, *[True] * 10, *[False] * 3]
+    first = answers[1]
+    assert first is not None
+    assert first.guarded
+    assert first.replicas == 1
+
+
+def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
+    guard = Guard(dataclasses.replace(shipped(), seen=None), SPEC, scales_out=False)
+    views = [flood(queued) for queued in (50, 100, 150, 200)]
+    taken = [guard.answer(encode(view, SPEC), view) is not None for view in views]
+    assert taken == [False, False, True, True]
+    observation = encode(views[0], SPEC)
+    assert guard.bounded(observation) is observation
+
+
+def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
+    guard = Guard(shipped("ppo-joint-yolov5s"), SPEC, scales_out=True)
+    view = flood()
+    answer = guard.answer(encode(view, SPEC, JOINT), view)
+    assert answer is not None
+    assert answer.replicas > 1
+
+
+@pytest.mark.parametrize("make", [ppo, ppo_joint])
+def test_within_its_range_a_policy_decides_as_without_a_guard(make: Any) -> None:
+    scenario = dataclasses.replace(load_scenario("flash-crowd"), duration_s=120.0)
+    with_guard, without = (play(make("shipped", guard=each), scenario) for each in (True, False))
+    assert with_guard.summary.guarded == 0
+    assert with_guard.summary.reward == without.summary.reward
+    assert with_guard.summary.core_seconds == without.summary.core_seconds
+
+
+def ucc_trace(path: Path, mean_mbit_per_s: float) -> str:
+    """Write a 5G bandwidth log in the format of the UCC data set."""
+    rng = np.random.default_rng(0)
+    rates = mean_mbit_per_s * 1000 * np.exp(0.5 * rng.normal(size=120))
+    lines = [
+        f"2019.12.16_13.{s // 60:02d}.{s % 60:02d},5G,{rate:.0f}" for s, rate in enumerate(rates)
+    ]
+    path.write_text("\n".join(["Timestamp,NetworkMode,DL_bitrate", *lines]) + "\n")
+    return str(path)
+
+
+def test_a_network_faster_than_any_in_training_does_no_harm(tmp_path: Path) -> None:
+    trace = ucc_trace(tmp_path / "5g.csv", 300)
+    scenario = changed(load_scenario("paper"), {"network.trace": trace, "duration_s": 120.0})
+    with_guard, without = (play(ppo("shipped", guard=g), scenario).summary for g in (True, False))
+    assert without.violation_rate > 0.05, "the network takes its policy for something else"
+    assert with_guard.violation_rate < 0.001
+
+
+def test_what_the_guard_decides_is_counted(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "burst.csv"
+    sent_s = [rng.uniform(*edges, count) for edges, count in (((0, 60), 400), ((20, 40), 1200))]
+    times_s = np.sort(np.concatenate(sent_s))
+    path.write_text("\n".join(["arrival_s", *map(str, times_s)]) + "\n")
+    arrivals = {"kind": "trace", "file": str(path)}
+    changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "expired"}
+    scenario = changed(load_scenario("paper"), changes)
+    episode = play(ppo_joint("shipped"), scenario)
+    assert 0 < episode.summary.guarded < 60
+    assert episode.summary.guarded == sum(each.guarded for each in episode.intervals)
+    unguarded = play(ppo_joint("shipped", guard=False), scenario).summary
+    assert unguarded.guarded == 0
+    assert episode.summary.violation_rate < 0.7 * unguarded.violation_rate
