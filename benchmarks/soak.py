@@ -119,9 +119,10 @@ class Bench:
         """Return the throughput of a server that is never idle, with all cores."""
         self.use(FULL)
         saturate(self.server, self.rows, 2.0)
-        rps = saturate(self.server, self.rows, self.plan.capacity_s) / self.plan.capacity_s
+        seconds = self.plan.capacity_s
+        came_s = saturate(self.server, self.rows, seconds)
         self.use(self.agent)
-        return rps
+        return sum(each_s <= seconds for each_s in came_s) / seconds
 
     def counted(self, name: str) -> float:
         """Return the sum of a counter in the server's metrics."""
