@@ -11,7 +11,7 @@ import numpy as np
 from sponge_env.errors import ConfigError
 from sponge_env.models.model import TensorSpec
 from sponge_env.results.schema import IntervalMetrics, StageMetrics, blank
-from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.monitor.history import History
 from sponge_env.serve.monitor.metrics import ServerMetrics
 
@@ -73,6 +73,9 @@ class FakeEngine:
 
     def snapshot(self) -> Snapshot:
         return self.now
+
+    def batches(self) -> tuple[tuple[Batches, ...], ...]:
+        return ()
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         self.followers.append(follower)
