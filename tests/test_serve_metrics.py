@@ -229,6 +229,20 @@ def test_names_and_types_are_declared_once_each() -> None:
             assert any(name.removesuffix(end) in declared for end in ends), name
 
 
+def test_requests_that_were_not_taken_are_counted(metrics: ServerMetrics) -> None:
+    for status in (400, 401, 400, 503):
+        metrics.rejected(status)
+    found = samples(metrics)
+    named = {k: v for k, v in found.items() if k.startswith("sponge_rejected_requests_total")}
+    assert {key.split("=")[1]: value for key, value in named.items()} == {
+        "400}": 2, "401}": 1, "503}": 1
+    }  # fmt: skip
+    # Triton counts only what it would have served if there had been room
+    assert found["nv_inference_request_failure{model=lite0}{reason=REJECTED}{version=1}"] == 1
+    assert found["nv_inference_request_failure{model=lite0}{reason=OTHER}{version=1}"] == 0
+    assert metrics.statistics()["inference_stats"]["fail"]["count"] == 0
+
+
 def test_clocks_that_were_not_believed_are_counted(metrics: ServerMetrics) -> None:
     metrics.clamped()
     assert samples(metrics)["sponge_clamped_clocks_total"] == 1

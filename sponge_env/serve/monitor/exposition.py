@@ -61,6 +61,9 @@ def _of_calls(m: ServerMetrics) -> Iterator[Metric]:
     said = "Answers by the model variant that gave them."
     yield _counters("answers", said, "variant", dict.fromkeys(m.served.variants, 0) | m.answers)
     yield _batches(m)
+    said = "Requests that were not understood, not allowed or too many, by HTTP status."
+    rejections = {str(status): count for status, count in sorted(m.rejections.items())}
+    yield _counters("rejected_requests", said, "status", rejections)
     said = "Clocks of clients that cannot be right and were clamped."
     yield CounterMetricFamily("sponge_clamped_clocks", said, m.clamped_clocks)
 

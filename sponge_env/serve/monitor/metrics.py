@@ -98,6 +98,8 @@ class ServerMetrics:
         self.answers: Counter[str] = Counter()
         """By variant."""
         self.last_inference_ms = 0
+        self.rejections: Counter[int] = Counter()
+        """By HTTP status, requests that never came to the engine."""
         self.clamped_clocks = 0
         self.decisions = Histogram(DECISION_S)
         self.restarts = self.infeasible = 0
@@ -137,6 +139,16 @@ class ServerMetrics:
             self.requests["success"] += 1
             self.success.add(reply.queue_s + reply.service_s)
         return outcome
+
+    def rejected(self, status: int) -> None:
+        """Count a request that never came to the engine.
+
+        Triton counts those for which there is no room as failures of the model's, and none that
+        it does not understand.
+        """
+        with self._lock:
+            self.rejections[status] += 1
+            self.requests["REJECTED"] += status == 503
 
     def converted(self, input_s: float, output_s: float) -> None:
         """Count the time in which a front end has read a request and written its answer."""
