@@ -18,6 +18,8 @@ from benchmarks.servers import Server
 
 GRACE_S = 10.0
 """How long after its deadline an answer is waited for."""
+TWICE_S = 1.0
+"""How long what comes twice is waited for, after all."""
 ID = "ID-OF-THIS-REQUEST"
 
 
@@ -125,7 +127,7 @@ class Hammer:
                 await asyncio.sleep(max(0.0, begin_s + due_s - loop.time()))
                 group.create_task(self.one())
         self.tally.seconds += seconds
-        await asyncio.sleep(1.0)  # for what comes twice
+        await asyncio.sleep(TWICE_S)
         for lane in self._lanes:
             lane.transport.abort()
         return self.tally
