@@ -11,6 +11,7 @@ turn with the others, so that the machine's drift is everybody's.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import statistics
 import sys
@@ -133,28 +134,33 @@ def print_latencies(times: Mapping[str, NDArray[np.float64]]) -> None:
     print("\n".join(aligned([headings, *rows])), end="\n\n")
 
 
-def saturate(server: Server, rows: NDArray[Any], seconds: float) -> int:
-    """Keep so many connections busy for a while; return how many answers came."""
-    until_s, counts = time.perf_counter() + seconds, Counter[int]()
+def saturate(server: Server, rows: NDArray[Any], seconds: float) -> list[float]:
+    """Keep so many connections busy for a while; return how long after the beginning answers came.
 
-    def ask(number: int) -> None:
+    As many as there are connections come after the end.
+    """
+    begin_s, came_s = time.perf_counter(), list[float]()
+
+    def ask(first: int) -> None:
         with LeanClient(server, rows, LONG_MS) as client:
-            while time.perf_counter() < until_s:
-                client.answer(counts[number])
-                counts[number] += 1
+            for at in itertools.count(first):
+                if time.perf_counter() - begin_s >= seconds:
+                    return
+                client.answer(at)
+                came_s.append(time.perf_counter() - begin_s)
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return counts.total()
+    return came_s
 
 
 def burst(server: Server, rows: NDArray[Any], seconds: float) -> tuple[float, Counter[int]]:
     """Return the throughput of a server that is never idle, and the sizes of its batches."""
     before, begin_s = Counter(server.batches()), time.perf_counter()
-    answers = saturate(server, rows, seconds)
+    answers = len(saturate(server, rows, seconds))
     took_s = time.perf_counter() - begin_s
     return answers / took_s, Counter(server.batches()) - before
 

@@ -430,6 +430,21 @@ def test_a_token_guards_all_but_health() -> None:
         assert wire.send(infer()).answer().status == 401
 
 
+def test_what_never_comes_to_the_engine_is_counted() -> None:
+    with running(FakeEngine(answer=lambda _: Reply(Status.REFUSED)), **LIMITS) as server:
+        for data, status in (
+            (infer([[1, 2, 3, 4]]), 503),  # it came there
+            (infer([[1, 2, 3]]), 400),
+            (request(method="GET", path="/v2/nothing"), 404),
+            (request(b"x" * 6000), 413),
+            (b"no HTTP\r\n\r\n", 400),
+            (request(method="GET", path="/v2/health/ready"), 200),
+        ):
+            with Wire(server) as wire:
+                assert wire.send(data).answer().status == status
+        assert server.recorder.rejections == {400: 2, 404: 1, 413: 1}
+
+
 def test_a_pipeline_says_which_rows_belong_to_whom() -> None:
     def answer(call: Any) -> Reply:
         return answered(np.full((int(call.tensor[0]), 2), call.tensor[0], np.float32))

@@ -272,6 +272,19 @@ def test_who_has_no_token_is_not_even_read(method: str) -> None:
         assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_what_never_comes_to_the_engine_is_counted() -> None:
+    message = MESSAGES["ModelInferRequest"](model_name="other").SerializeToString()
+    metadata = (("authorization", "Bearer x"),)
+    with running(token="x") as server, grpc.insecure_channel(server.grpc) as channel:
+        assert code(channel, "ModelInfer", message) is grpc.StatusCode.UNAUTHENTICATED
+        asked = {"metadata": metadata}
+        assert code(channel, "ModelInfer", message, **asked) is grpc.StatusCode.NOT_FOUND
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+        (found,) = stream(iter([message]), timeout=20, **asked)
+        assert MESSAGES["ModelStreamInferResponse"].FromString(found).error_message
+        assert server.recorder.rejections == {401: 1, 404: 2}
+
+
 def test_silent_streams_are_let_go() -> None:
     with running(idle_timeout_s=0.2) as server, grpc.insecure_channel(server.grpc) as channel:
         never = threading.Event()

@@ -14,7 +14,7 @@ from sponge_env.errors import SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemView
 from sponge_env.run.rollout import start_rehearsed
 from sponge_env.serve.decider import Decider
-from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.system import ServedSystem, tell
 
 LOG = logging.getLogger("sponge_env")
@@ -86,6 +86,10 @@ class ServingEngine:
     def snapshot(self) -> Snapshot:
         """Return the latest snapshot."""
         return self._snapshot
+
+    def batches(self) -> tuple[tuple[Batches, ...], ...]:
+        """Return the batches of each stage that have ended."""
+        return self._system.batches.so_far()
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something with each snapshot from now on."""

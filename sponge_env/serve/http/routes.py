@@ -47,6 +47,7 @@ class HttpFront:
         try:
             response = await self._response(scope, receive)
         except WireError as error:
+            self._front.count_rejected(error)
             response = as_error(error, dict(scope["headers"]))
         except ClientGoneError:
             return

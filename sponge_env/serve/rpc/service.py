@@ -132,7 +132,7 @@ class RpcFront:
                     asked = Asked(data, headers, began_s, context.time_remaining())
                     response = await work(asked)
             except WireError as error:
-                await _abort(context, error)
+                await self._abort(context, error)
             said: bytes = response.SerializeToString()
             return said
 
@@ -200,7 +200,7 @@ class RpcFront:
             self._front.check_token(headers_of(context))
             await Stream(context, self._front.options.idle_timeout_s, self._streamed).serve()
         except WireError as error:
-            await _abort(context, error)
+            await self._abort(context, error)
 
     async def _streamed(self, data: bytes, headers: Headers) -> bytes:
         try:
@@ -208,14 +208,15 @@ class RpcFront:
                 asked = Asked(data, headers, time.monotonic())
                 found = {"infer_response": await self._infer(asked)}
         except WireError as error:
+            self._front.count_rejected(error)
             found = {"error_message": error.sentence}
         said: bytes = MESSAGES["ModelStreamInferResponse"](**found).SerializeToString()
         return said
 
-
-async def _abort(context: Context, error: WireError) -> Any:
-    """End a call with the error's code and sentence."""
-    more: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, UnansweredError) and error.retry_after_s > 0:
-        more = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
-    await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, more)
+    async def _abort(self, context: Context, error: WireError) -> Any:
+        """End a call with the error's code and sentence."""
+        self._front.count_rejected(error)
+        more: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, UnansweredError) and error.retry_after_s > 0:
+            more = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
+        await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, more)

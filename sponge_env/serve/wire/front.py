@@ -16,7 +16,7 @@ from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, timing
 from sponge_env.serve.wire.extras import Recorder
 from sponge_env.serve.wire.joined import joined_outputs, joined_parameters, replies
-from sponge_env.serve.wire.outcomes import WireError, deciding_row
+from sponge_env.serve.wire.outcomes import UnansweredError, WireError, deciding_row
 from sponge_env.serve.wire.protocol import VERSION, Inference, calls
 from sponge_env.serve.wire.tensors import shown
 
@@ -80,6 +80,11 @@ class Front:
         asked = calls(inference, when, payload_bytes)
         ended = await replies(self.engine, asked, self._record)
         return Answered(joined_outputs(self.served, ended), joined_parameters(ended))
+
+    def count_rejected(self, error: WireError) -> None:
+        """Count a request that was not taken; one that the engine has ended is counted by then."""
+        if not isinstance(error, UnansweredError):
+            self.recorder.rejected(error.status)
 
     def _record(self, asked: Sequence[Call], ended: Sequence[Reply]) -> None:
         """Count each row, and the request by the one that decided what was answered."""
