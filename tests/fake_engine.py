@@ -43,6 +43,7 @@ class FakeEngine:
     def __init__(self, serves: Served | None = None, answer: Answer = sums) -> None:
         self.served, self.answer, self.ready = serves or served(), answer, True
         self.alive = True
+        self.followers: list[Callable[[Snapshot], None]] = []
         self.calls: list[Call] = []
         self.cancelled: list[int] = []
         self.agent, self.drained = "static-1", 0
@@ -87,7 +88,14 @@ class FakeEngine:
         return Snapshot(0.0, self.agent, None, (1,), (1,), (1,), ("tiny",), (0,), (), self.ready)
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
-        """Say nothing: no interval passes."""
+        """Tell only the end: no interval passes."""
+        self.followers.append(follower)
+
+    def end(self) -> None:
+        """End as an engine that cannot go on."""
+        self.alive = self.ready = False
+        for follower in self.followers:
+            follower(self.snapshot())
 
     def use(self, agent: str) -> None:
         if agent not in ("static-1", "static-2"):

@@ -61,7 +61,7 @@ DOORS = {
     "onnxruntime": {"sponge_env/models/model.py"},
     "uvicorn": {
         "sponge_env/serve/app.py",
-        "sponge_env/serve/http/connection.py",
+        "sponge_env/serve/http/bounded.py",
         "sponge_env/serve/http/shared.py",
     },
     "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/__main__.py"},

@@ -20,7 +20,6 @@ from raw_http import Wire, infer, request
 from served import running
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve import app
 from sponge_env.serve.app import Listening
 from sponge_env.serve.interface import Status
 from sponge_env.serve.options import ServeOptions
@@ -29,6 +28,7 @@ from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
 TESTS = Path(__file__).parent
 PROGRAM = """
 import sys
+import threading
 from fake_engine import FakeEngine, sums
 from served import Recorded
 from sponge_env import cli
@@ -36,8 +36,13 @@ from sponge_env.serve.app import serve
 from sponge_env.serve.wire.extras import Extras
 from sponge_env.serve.options import ServeOptions
 
+class Engine(FakeEngine):
+    def use(self, agent):
+        print(agent, file=sys.stderr, flush=True)
+        threading.Event().wait()
+
 def main(arguments):
-    engine = FakeEngine(answer=lambda call: None if call.tensor[0] == 7 else sums(call))
+    engine = Engine(answer=lambda call: None if call.tensor[0] == 7 else sums(call))
     port, grpc_port, host, drain_s = arguments
     options = ServeOptions(host, int(port), int(grpc_port), drain_s=float(drain_s))
     serve(engine, options, Extras(Recorded()))
@@ -183,21 +188,27 @@ def test_no_thread_stays() -> None:
     assert threading.active_count() <= before + 1  # gRPC keeps one for all servers
 
 
-def test_an_engine_that_stops_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_stops_ends_the_server() -> None:
     engine = FakeEngine()
     health = request(method="GET", path="/v2/health/live")
-    monkeypatch.setattr(app, "LOOK_S", 0.05)
     with running(engine) as server, Wire(server) as wire:
         found = wire.send(health).answer()
         assert (found.status, found.json) == (200, {"live": True})
-        engine.alive = False
+        engine.end()
         server.thread.join(20)
         assert not server.thread.is_alive()
 
 
-def test_a_server_whose_engine_has_stopped_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_has_stopped_is_noticed() -> None:
     engine = FakeEngine()
-    monkeypatch.setattr(app, "LOOK_S", 60.0)
+    engine.end()
+    with running(engine) as server:
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+def test_a_server_whose_engine_has_stopped_is_not_alive() -> None:
+    engine = FakeEngine()
     with running(engine) as server, Wire(server) as wire:
         wire.send(infer()).answer()  # it has looked once
         engine.alive = False
@@ -206,6 +217,20 @@ def test_a_server_whose_engine_has_stopped_is_not_alive(monkeypatch: pytest.Monk
         with grpc.insecure_channel(server.grpc) as channel:
             said = channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", timeout=20)
         assert MESSAGES["ServerLiveResponse"].FromString(said).live is False
+
+
+def test_an_agent_that_never_begins_does_not_hold_up_the_end() -> None:
+    with process("0", "0", "127.0.0.1", "5") as server:
+        assert server.stdout
+        port = http_port(server.stdout.readline())
+        local = {"content_type": "application/json", "host": "127.0.0.1"}
+        asked = request(b'{"agent": "hangs"}', path="/agent", **local)
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.sendall(asked)
+            assert server.stderr
+            assert server.stderr.readline() == "hangs\n"
+            server.terminate()
+            assert server.wait(20) == 0
 
 
 def test_busy_threads_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,7 +127,8 @@ def rig(launcher: FakeLauncher | None = None, sinks: Any = (), **agents: Fixed) 
         yield made
     assert [len(told) for told in made.told] == [1] * len(made.told)
     assert made.launcher.closed
-    assert not [t for t in threading.enumerate() if t.name == "sponge-serving"]
+    ours = ("sponge-serving", "sponge-deciding")
+    until(lambda: not [t for t in threading.enumerate() if t.name in ours])
 
 
 def test_a_call_is_answered_with_its_own_output() -> None:
@@ -196,6 +201,81 @@ def test_a_controller_that_fails_keeps_the_last_allocation(
     assert len(said) == 2
     assert "no idea" in said[0]
     assert "must be a whole number" in said[1]
+
+
+class Hanging(Fixed):
+    """Decides, once it is told to hang, when it is let go."""
+
+    def __init__(self, cores: int = 2) -> None:
+        super().__init__(cores)
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def decide(self, view: SystemView) -> Allocation:
+        allocation = super().decide(view)
+        assert self.goes_on.wait(6 * SOON_S)
+        return allocation
+
+
+def test_a_controller_that_hangs_does_not_stop_serving(caplog: pytest.LogCaptureFixture) -> None:
+    hanging, sink = Hanging(3), Told()
+    with rig(sinks=[sink], hanging=hanging, good=Fixed(1)) as r:
+        until(lambda: r.engine.snapshot().cores == (3,))
+        hanging.goes_on.clear()
+        until(lambda: sink.intervals[-1].decision_s > 3 * SCENARIO.interval_s)
+        assert sink.intervals[-1].feasible == 0
+        assert r.submit()[1]().cores == 3
+        assert [record.message for record in caplog.records] == [
+            "the last allocation stays in force: hanging takes long to decide"
+        ]
+        r.engine.use("good")
+        until(lambda: r.engine.snapshot().cores == (1,))
+        assert r.engine.snapshot().agent == "good"
+        assert sink.intervals[-1].decision_s < SCENARIO.interval_s
+        hanging.goes_on.set()
+
+
+def test_a_controller_that_hangs_does_not_hold_up_the_end() -> None:
+    hanging = Hanging()
+    with rig(Lazy(), hanging=hanging) as r:
+        hanging.goes_on.clear()
+        until(lambda: (last := r.engine.snapshot().last) and not last.feasible)
+        replies = [r.submit()[1] for _ in range(3)]
+        r.started()
+        began_s = time.monotonic()
+        r.engine.drain(0.1)
+        assert 0.1 <= time.monotonic() - began_s < 2
+        assert {reply().status for reply in replies} == {Status.STOPPED}
+        hanging.goes_on.set()
+
+
+PROGRAM = """
+from served import Recorded
+from sponge_env.serve.app import serve
+from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.wire.extras import Extras
+from test_serve_engine import FakeLauncher, Hanging, Rig, until
+
+hanging = Hanging()
+engine = Rig(FakeLauncher(), hanging=hanging).engine
+hanging.goes_on.clear()
+until(lambda: (last := engine.snapshot().last) and not last.feasible)
+serve(engine, ServeOptions(port=0, grpc_port=None, drain_s=0.5), Extras(Recorded()))
+"""
+
+
+def test_a_process_ends_though_its_controller_hangs() -> None:
+    tests = Path(__file__).parent
+    path = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, env=path, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        assert server.stdout.readline().startswith("serving at ")
+        server.terminate()
+        try:
+            assert server.wait(SOON_S) == 0
+        finally:
+            server.kill()
 
 
 def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:

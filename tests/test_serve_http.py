@@ -102,10 +102,11 @@ def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) ->
         assert not any(call.tensor.flags.owndata for call in server.engine.calls)
         server.engine.finish(Reply(Status.FAILED))
         assert wire.answer().status == 503
-        server.engine.calls.clear()
-        server.recorder.ended.clear()
         with Wire(server) as other:  # the first connection stays open and idle
             other.send(request(method="GET", path="/v2")).answer()
+            assert len(server.recorder.ended) == 8  # which is done after the answer
+            server.engine.calls.clear()
+            server.recorder.ended.clear()
             assert made[0].memory.held_bytes == 0
 
 

@@ -18,6 +18,8 @@ import time
 
 PATIENCE_S = 10.0
 """How long to wait for killed processes to leave a group."""
+SANDBOX = os.path.join(os.path.dirname(__file__), "sandbox.py")
+"""Takes its other rights away before it begins."""
 CLOSE_S = 2.0
 """How long it may take to end when there is nothing left to clean up."""
 
@@ -27,7 +29,7 @@ class Janitor:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-I", __file__],
+            [sys.executable, "-S", "-I", SANDBOX, "cleans", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -31,7 +31,7 @@ from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig
 from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 
-CHILD = Path(__file__).with_name("child.py")
+CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
 _DRAWS = 1 << 16
 """Requests whose samples are drawn independently."""
 END_TIMEOUT_S = 10.0
@@ -90,8 +90,9 @@ class LocalReplica:
             job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=memory)
             os.ftruncate(memory, job.memory_bytes)
             self._tensors = job.map_tensors()
+            told = json.dumps(dataclasses.asdict(job))
             return subprocess.Popen(
-                [sys.executable, "-P", str(CHILD), json.dumps(dataclasses.asdict(job))],
+                [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), told],
                 pass_fds=(channel, memory),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

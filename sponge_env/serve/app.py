@@ -19,7 +19,7 @@ import uvloop
 from sponge_env.serve.http.connection import connections
 from sponge_env.serve.http.routes import HttpFront
 from sponge_env.serve.http.shared import Shared
-from sponge_env.serve.interface import Engine
+from sponge_env.serve.interface import Engine, Snapshot
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc.service import RpcServer, start_rpc
 from sponge_env.serve.sockets import authority, listening_socket
@@ -29,8 +29,6 @@ from sponge_env.serve.wire.front import Front
 ENDING = (signal.SIGINT, signal.SIGTERM)
 CLOSING_S = 2.0
 """How long connections may take to close once all is answered."""
-LOOK_S = 0.2
-"""How often it is looked whether the engine has stopped by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +56,16 @@ class Stop:
 
     def __call__(self) -> None:
         """Ask once more."""
-        with suppress(RuntimeError):  # they have ended
-            self._loop.call_soon_threadsafe(self._ask)
+        self._do(lambda: (self.at_once if self.asked.is_set() else self.asked).set())
 
-    def _ask(self) -> None:
-        (self.at_once if self.asked.is_set() else self.asked).set()
+    def follow(self, snapshot: Snapshot) -> None:
+        """Ask, if the engine takes no more calls."""
+        if not snapshot.ready:
+            self._do(self.asked.set)
+
+    def _do(self, ask: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # they have ended
+            self._loop.call_soon_threadsafe(ask)
 
 
 def serve(engine: Engine, options: ServeOptions, extras: Extras) -> None:
@@ -92,7 +95,9 @@ async def run_servers(
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         ports = {"port": listener.getsockname()[1], "grpc_port": rpc.port if rpc else None}
         (listening or _say)(Listening(replace(options, **ports)), stop)
-        await _until_stopped(serving, engine, stop)
+        engine.follow(stop.follow)
+        stop.follow(engine.snapshot())  # which may have been the last
+        await _until_stopped(serving, stop)
         await _drain(engine, options.drain_s, stop)
         await _close(http, serving, rpc, stop)
 
@@ -148,18 +153,10 @@ def _signals(stop: Stop) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _until_stopped(serving: asyncio.Task[None], engine: Engine, stop: Stop) -> None:
+async def _until_stopped(serving: asyncio.Task[None], stop: Stop) -> None:
     asked = asyncio.create_task(stop.asked.wait())
-    ended = asyncio.create_task(_ended(engine))
-    await asyncio.wait((asked, ended, serving), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((asked, serving), return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
-    ended.cancel()
-
-
-async def _ended(engine: Engine) -> None:
-    """Return once an engine has stopped, of which it says nothing by itself."""
-    while engine.alive:
-        await asyncio.sleep(LOOK_S)
 
 
 async def _drain(engine: Engine, drain_s: float, stop: Stop) -> None:

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from sponge_env.errors import SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemView
-from sponge_env.run.registry import decision, start_rehearsed
+from sponge_env.run.registry import start_rehearsed
+from sponge_env.serve.decider import Decider
 from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.system import ServedSystem, tell
 
@@ -45,12 +46,12 @@ class ServingEngine:
         self.error: SpongeError | None = None
         """Why it could not go on."""
         self._system, self._make_controller, self._sinks = system, make_controller, list(sinks)
-        self._next: deque[tuple[str, Controller]] = deque(maxlen=1)
+        self._next: deque[Decider] = deque(maxlen=1)
         self._followers: list[Callable[[Snapshot], None]] = []
         self._complained = self._stopped = False
         self._ready = True
         self._view = system.view()
-        self._agent, self._controller = agent, self._started(agent)
+        self._decider = self._started(agent)
         self._snapshot = self._shown(self._view)
         self._thread = threading.Thread(target=self._serve, name="sponge-serving", daemon=True)
         self._thread.start()
@@ -92,7 +93,7 @@ class ServingEngine:
 
     def use(self, agent: str) -> None:
         """Put another controller in charge, from the next interval on."""
-        self._next.append((agent, self._started(agent)))
+        self._next.append(self._started(agent))
 
     def drain(self, timeout_s: float) -> None:
         """Take no more calls, answer those that there are, at most for so long; then stop."""
@@ -105,11 +106,11 @@ class ServingEngine:
         """Stop at once; does nothing after :meth:`drain`."""
         self.drain(0.0)
 
-    def _started(self, agent: str) -> Controller:
+    def _started(self, agent: str) -> Decider:
         """Make a controller that is ready to decide; this may take a while."""
-        controller = self._make_controller(agent)
-        start_rehearsed(controller, self._system.spec, 0, self._view)
-        return controller
+        controller, spec = self._make_controller(agent), self._system.spec
+        start_rehearsed(controller, spec, 0, self._view)
+        return Decider(agent, controller, spec)
 
     def _serve(self) -> None:
         """Serve until the system is closed, whatever happens."""
@@ -137,6 +138,7 @@ class ServingEngine:
         except Exception:
             LOG.exception("what was left could not be ended in order")
         self._stopped = True
+        self._decider.close()
         self._sweep()
         for sink in self._sinks:
             with suppress(SpongeError):
@@ -151,9 +153,8 @@ class ServingEngine:
 
     def _play_interval(self) -> None:
         """Let the controller decide, and serve an interval under what it says."""
-        view, began_s = self._view, time.perf_counter()
-        allocation = self._decision(view)
-        metrics = self._system.step(allocation, decision_s=time.perf_counter() - began_s)
+        allocation, decision_s = self._decision(self._view)
+        metrics = self._system.step(allocation, decision_s=decision_s)
         self._view = self._system.view()
         self._tell(self._shown(self._view))
         for sink in list(self._sinks):
@@ -169,18 +170,31 @@ class ServingEngine:
         for follower in self._followers:
             follower(snapshot)
 
-    def _decision(self, view: SystemView) -> Allocation:
-        """Return what the controller in charge wants, or the last allocation if it fails."""
+    def _decision(self, view: SystemView) -> tuple[Allocation, float]:
+        """Return what the controller in charge wants, and how long it took to decide.
+
+        The last allocation stays in force while it is still deciding, and if it fails.
+        """
         with suppress(IndexError):
-            self._agent, self._controller = self._next.popleft()
-            self._complained = False
+            following = self._next.popleft()
+            self._decider.close()
+            self._decider, self._complained = following, False
+        decider = self._decider
+        decided = decider.decide(view)
+        if decided is None:
+            self._complain(f"{decider.agent} takes long to decide")
+            return Allocation(stages=view.allocation.stages, feasible=False), decider.waited_s
         try:
-            return decision(self._controller, view, self._system.spec)
+            return decided.allocation(), decided.took_s
         except SpongeError as error:
-            if not self._complained:
-                LOG.warning("the last allocation stays in force: %s", error)
-            self._complained = True
-            return Allocation(stages=view.allocation.stages, feasible=False)
+            self._complain(str(error))
+            return Allocation(stages=view.allocation.stages, feasible=False), decided.took_s
+
+    def _complain(self, said: str) -> None:
+        """Say what is wrong with a controller, once."""
+        if not self._complained:
+            LOG.warning("the last allocation stays in force: %s", said)
+        self._complained = True
 
     def _shown(self, view: SystemView) -> Snapshot:
         """Return what there is to say after an interval."""
@@ -188,7 +202,7 @@ class ServingEngine:
         budgets_s = view.queued_deadlines_s[:BUDGETS_SHOWN] - view.now_s
         return Snapshot(
             now_s=view.now_s,
-            agent=self._agent,
+            agent=self._decider.agent,
             last=view.last,
             cores=tuple(stage.cores for stage in stages),
             replicas=tuple(stage.replicas for stage in stages),

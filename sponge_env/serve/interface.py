@@ -140,7 +140,10 @@ class Engine(Protocol):
         """Return the latest snapshot."""
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
-        """Call something, quickly, with each snapshot from now on, from the engine's thread."""
+        """Call something, quickly, with each snapshot from now on, from the engine's thread.
+
+        When the engine ends, however it comes to that, the last one says that it is not ready.
+        """
 
     def use(self, agent: str) -> None:
         """Put another controller in charge, from the next interval on; no call is lost.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from sponge_env.serve.http.connected import ClientGoneError, Receive, Scope, whi
 from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
 from sponge_env.serve.options import is_local
 from sponge_env.serve.wire import describe
-from sponge_env.serve.wire.aside import aside
+from sponge_env.serve.wire.aside import apart, aside
 from sponge_env.serve.wire.extras import Extras
 from sponge_env.serve.wire.front import Answered, Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
@@ -190,7 +189,7 @@ class HttpFront:
         if not isinstance(agent, str):
             raise WireError(f"agent must be a name, not {shown(agent)}")
         try:
-            await asyncio.to_thread(self._engine.use, agent)
+            await apart(self._engine.use, agent)
         except SpongeError as error:
             raise WireError(str(error)) from None
         return as_json({"agent": agent})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,3 +20,18 @@ async def aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
     if size < LARGE_BYTES:
         return work(*arguments)
     return await asyncio.to_thread(work, *arguments)
+
+
+async def apart(work: Callable[..., T], *arguments: Any) -> T:
+    """Do what may take for ever in a thread that the end of the server does not wait for."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # from here on nobody can cancel it
+
+    def run() -> None:
+        try:
+            done.set_result(work(*arguments))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="sponge-apart", daemon=True).start()
+    return await asyncio.wrap_future(done)

@@ -1,0 +1,138 @@
+"""What a replica's process and the janitor may not do any more, and what they still can."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sponge_env.live.janitor import Janitor
+from sponge_env.live.local import SANDBOX
+from sponge_env.live.replica import LiveConfig
+from sponge_env.live.worker import LiveWorker
+
+PROBE = """
+    import ctypes, json, os, socket, subprocess, sys
+    from pathlib import Path
+
+    def outcome(action, *arguments):
+        try:
+            action(*arguments)
+        except OSError as error:
+            return error.strerror
+        return "done"
+
+    folder = Path(__file__).parent
+    print(json.dumps({
+        "arguments": sys.argv[1:],
+        "status": Path("/proc/self/status").read_text(),
+        "write": outcome(Path(__file__).write_text, ""),
+        "make": outcome((folder / "new").touch),
+        "remove": outcome((folder / "old").rmdir),
+        "program": outcome(subprocess.run, ["true"]),
+        "tcp": outcome(socket.socket, socket.AF_INET),
+        "unix": outcome(socket.socket, socket.AF_UNIX),
+        "signal": outcome(os.kill, os.getppid(), 0),
+        "memory": outcome(open, f"/proc/{os.getppid()}/mem", "rb"),
+        "read": outcome(Path(__file__).read_bytes),
+        "silence": outcome(open, os.devnull, "w"),
+        "pair": outcome(socket.socketpair),
+        "share": outcome(os.ftruncate, os.memfd_create("shared"), 4096),
+    }))
+"""
+LANDLOCK = ctypes.CDLL(None).syscall(444, None, ctypes.c_ulong(0), ctypes.c_ulong(1))
+needs_landlock = pytest.mark.skipif(LANDLOCK < 6, reason="needs Landlock of Linux 6.12")
+
+
+def fields(status: str) -> dict[str, str]:
+    """Return what a ``/proc/PID/status`` says."""
+    return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+
+
+def assert_unprivileged(status: dict[str, str]) -> None:
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    for held in ("CapEff", "CapPrm"):
+        assert int(status[held], 16) in ((0, 2) if os.geteuid() == 0 else (0,))
+    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+    if os.geteuid() == 0:
+        assert int(status["CapBnd"], 16) == 0
+
+
+def probed(folder: Path, task: str) -> dict[str, Any]:
+    """Return what a script can do within the sandbox."""
+    (folder / "old").mkdir()
+    script = folder / "probe.py"
+    script.write_text(textwrap.dedent(PROBE))
+    command = [sys.executable, "-P", str(SANDBOX), task, str(script), "one", "two"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert not ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    assert found["arguments"] == ["one", "two"]
+    assert_unprivileged(fields(found["status"]))
+    assert {found[each] for each in ("tcp", "unix")} == {"Operation not permitted"}
+    assert {found[each] for each in ("read", "silence", "pair", "share")} == {"done"}
+    return found
+
+
+@needs_landlock
+def test_who_computes_can_change_nothing_of_others(tmp_path: Path) -> None:
+    found = probed(tmp_path, "computes")
+    assert {found[each] for each in ("write", "make", "remove", "program", "memory")} == {
+        "Permission denied"
+    }
+    assert found["signal"] == "Operation not permitted"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "probe.py"]
+
+
+def test_who_cleans_can_kill_and_remove(tmp_path: Path) -> None:
+    found = probed(tmp_path, "cleans")
+    assert (found["signal"], found["remove"]) == ("done", "done")
+
+
+def test_a_kernel_without_all_this_is_no_reason_not_to_serve(tmp_path: Path) -> None:
+    """Its answers are those of an unknown system call."""
+    script = tmp_path / "hello.py"
+    script.write_text("import sys; print('hello', *sys.argv)")
+    without = (
+        "import ctypes, sys; real = ctypes.CDLL\n"
+        "class Old:\n"
+        "    def __init__(self, name): pass\n"
+        "    def __getattr__(self, name): return lambda *arguments: -1\n"
+        "ctypes.CDLL = Old; sys.argv = sys.argv[1:]\n"
+        "exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))"
+    )
+    command = [sys.executable, "-c", without, str(SANDBOX), "computes", str(script), "you"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr) == (f"hello {script} you\n", "")
+
+
+def test_the_janitor_has_no_privileges() -> None:
+    janitor = Janitor()
+    pid = janitor._process.pid
+    # it reads when it has begun
+    janitor.tell("forget", 1)
+    while (status := fields(Path(f"/proc/{pid}/status").read_text()))["Seccomp"] != "2":
+        assert janitor._process.poll() is None
+    while int(status["CapEff"], 16) not in (0, 2):
+        status = fields(Path(f"/proc/{pid}/status").read_text())
+    assert_unprivileged(status)
+    janitor.close()
+    assert janitor._process.returncode == 0
+
+
+@pytest.mark.live
+def test_no_thread_of_a_replica_has_privileges() -> None:
+    with LiveWorker(LiveConfig()) as worker:
+        (replica,) = worker.replicas
+        threads = list(Path(f"/proc/{replica.pid}/task").iterdir())
+        assert threads
+        for thread in threads:
+            assert_unprivileged(fields((thread / "status").read_text()))

@@ -1,0 +1,176 @@
+"""From the client's bytes to the model and back: text is read, and dying replicas cost no answer.
+
+On fakes first, which shows that the client sees what it should, then on real replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine, answered
+from fake_replicas import FakeLauncher, FakeReplica
+from machine import needs_two_cpus
+from numpy.typing import NDArray
+from served import Running, running
+from test_live_ocr import MODELS, ocr
+from test_live_serve_engine import engine_of, one_stage
+from test_serve_clients import Client, InferenceServerException
+from test_serve_engine import rig
+
+from benchmarks.hammer import Hammer, Tally
+from benchmarks.servers import Server
+from sponge_env.models.ocr import Recognition, read_alphabet
+from sponge_env.models.registry import resolve_model
+from sponge_env.models.text_images import TextImage, draw
+from sponge_env.serve.interface import Call, Reply, Served, Status
+
+IMAGES = [draw(seed) for seed in range(8)]
+LONG_S = 60.0
+SHORT_MS = 2.0
+"""Less than any detection takes."""
+
+
+def reader() -> Recognition:
+    model = resolve_model(MODELS[1])
+    assert isinstance(model, Recognition)
+    return model
+
+
+def texts(server: Running, images: Sequence[TextImage], slo_ms: float) -> list[list[str]]:
+    """Have images read in one request, by Triton's client; return the lines of each."""
+    client, rows = Client("http", server), np.stack([image.pixels for image in images])
+    tensor = client.tensors.InferInput("input", list(rows.shape), "UINT8")
+    tensor.set_data_from_numpy(rows)
+    told = {"x-slo-ms": str(slo_ms)}
+    found = client.infer(server.engine.served.name, [tensor], headers=told)
+    assert found.get_response()["parameters"]["deadline_met"] is True
+    ends = np.cumsum(found.as_numpy("tasks"))
+    lines = [reader().text(row) for row in found.as_numpy("output")]
+    assert len(lines) == ends[-1]
+    return [lines[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def read_over_the_wire(server: Running) -> float:
+    """Return the share of the drawn lines that a client gets right, image by image and at once."""
+    read = [texts(server, [image], LONG_S * 1000)[0] for image in IMAGES[:4]]
+    read += texts(server, IMAGES[4:], LONG_S * 1000)
+    drawn = [Counter(line.text for line in image.lines) for image in IMAGES]
+    right = sum((own & Counter(lines)).total() for own, lines in zip(drawn, read, strict=True))
+    return right / sum(own.total() for own in drawn)
+
+
+def test_a_client_gets_the_text_that_a_pipeline_read() -> None:
+    model, known = reader(), {image.pixels.tobytes(): image for image in IMAGES}
+    places = {character: at for at, character in enumerate(read_alphabet(model))}
+
+    def answer(call: Call) -> Reply:
+        lines = known[call.tensor.tobytes()].lines
+        rows = np.full((len(lines), *model.outputs.shape), -1, np.int32)
+        for row, line in zip(rows, lines, strict=True):
+            row[: len(line.text)] = [places[character] for character in line.text]
+        return answered(rows)
+
+    inputs = resolve_model(MODELS[0]).inputs
+    served = Served("ocr", inputs, model.outputs, 4, 1.0, MODELS, MODELS)
+    with running(FakeEngine(served, answer)) as server:
+        assert read_over_the_wire(server) == 1.0
+
+
+@pytest.mark.live
+@needs_two_cpus
+def test_text_is_read_with_one_deadline_for_both_stages(tmp_path: Path) -> None:
+    with engine_of(ocr(tmp_path), "static-8") as engine, running(engine) as server:
+        assert read_over_the_wire(server) > 0.7
+        with pytest.raises(InferenceServerException) as refused:
+            texts(server, IMAGES[:1], SHORT_MS)
+        assert refused.value.status() in ("503", "504")
+    statuses = [reply.status for _, reply, _ in server.recorder.ended]
+    assert statuses.count(Status.ANSWERED) == len(statuses) - 1 == len(IMAGES)
+
+
+def hammered(
+    server: Running, row: NDArray[Any], rate_rps: float, seconds: float, kill: Callable[[], None]
+) -> Tally:
+    """Send requests open loop, and kill something again and again meanwhile."""
+    options = server.options
+    assert options.grpc_port is not None
+    name = server.engine.served.name
+    known = Server("sponge", name, options.port, options.grpc_port, None)  # type: ignore[arg-type]
+
+    async def both() -> Tally:
+        killing = asyncio.create_task(again(kill, seconds / 4))
+        try:
+            return await Hammer(known, row, LONG_S).run(rate_rps, seconds)
+        finally:
+            killing.cancel()
+
+    return asyncio.run(both())
+
+
+async def again(kill: Callable[[], None], every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        kill()
+
+
+def assert_one_answer_each(server: Running, tally: Tally) -> None:
+    assert tally.sent > 20
+    assert tally.statuses == {200: tally.sent}
+    assert (tally.unanswered, tally.twice) == (0, 0)
+    assert len(server.recorder.ended) == tally.sent
+
+
+class Frail(FakeLauncher):
+    """Every fifth batch is the last of its replica."""
+
+    batches = 0
+
+    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
+        replica = FrailReplica(id, cores, self)
+        self.launched.append(replica)
+        return replica
+
+
+class FrailReplica(FakeReplica):
+    _launcher: Frail
+
+    def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
+        self._launcher.batches += 1
+        if self._launcher.batches % 5 == 0:
+            self.die()
+        super().start(batch_id, tensors, variant)
+
+
+def test_each_request_has_one_answer_though_replicas_die() -> None:
+    launcher = Frail()
+    with rig(launcher) as r, running(r.engine) as server:
+        tally = hammered(server, np.zeros(1, np.float32), 100.0, 1.0, lambda: None)
+        assert_one_answer_each(server, tally)
+    assert len(launcher.launched) > launcher.batches / 5
+
+
+@pytest.mark.live
+@needs_two_cpus
+def test_each_request_has_one_answer_though_replicas_are_killed(tmp_path: Path) -> None:
+    """Thirty times a minute; ``benchmarks.soak`` does so for longer, on a server of its own."""
+    name = "efficientnet-lite0-uint8"
+    row, killed = resolve_model(name).samples()[0], []
+    with engine_of(one_stage(tmp_path, name), "static-16") as engine, running(engine) as server:
+        worker = engine._system.worker
+
+        def kill() -> None:
+            (pid, *_) = [r.pid for r in worker.replicas]  # type: ignore[attr-defined]
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+        tally = hammered(server, row, 10.0, 8.0, kill)
+        assert_one_answer_each(server, tally)
+        assert worker.status().restarts == len(killed) >= 3
