@@ -38,7 +38,7 @@ class Front:
     def __init__(self, engine: Engine, options: ServeOptions, recorder: Recorder) -> None:
         self.engine, self.options, self.recorder = engine, options, recorder
         self.memory = Memory(options.most_held_bytes)
-        self._authorization = f"Bearer {options.token}".encode() if options.token else None
+        self._token = options.token.encode() if options.token else None
 
     @property
     def served(self) -> Served:
@@ -47,10 +47,12 @@ class Front:
 
     def check_token(self, headers: Headers) -> None:
         """Raise a WireError if a token is wanted and not brought."""
-        if self._authorization is None:
+        if self._token is None:
             return
+        scheme, _, brought = headers.get(b"authorization", b"").partition(b" ")
         # as long for a wrong token as for the right one, whatever they have in common
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._authorization):
+        right = hmac.compare_digest(brought.lstrip(b" "), self._token)
+        if scheme.lower() != b"bearer" or not right:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
 
     def check_model(self, name: str, version: str = "") -> None:
