@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lean import LONG_MS, LeanClient, TritonClient
+from benchmarks.relay import relay
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
 from sponge_env import cli
@@ -39,6 +40,7 @@ MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
 AGENT = ("--agent", "static-16")
 """All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
 BARE = "ONNX Runtime, bare"
+RELAY = "relay of bytes, no HTTP"
 CONNECTIONS = 24
 """Half as many again as the largest batch: the next one is there when one ends."""
 
@@ -205,7 +207,7 @@ def measure(name: str, python: Path | None, effort: Effort) -> None:
     session, call = bare_call(model, rows)
     print(f"{name}, bodies of {rows[0].nbytes / 1000:.0f} KB\n")
     with servers(name, model, python) as found, ExitStack() as stack:
-        calls = {BARE: call}
+        calls = {BARE: call, RELAY: stack.enter_context(relay(name, rows)).answer}
         for server in found:
             calls |= clients(server, rows, stack)
         check(calls, len(rows))
