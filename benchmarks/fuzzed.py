@@ -1,25 +1,19 @@
-"""Requests that are nearly right, and what a server makes of them."""
+"""Requests that are nearly right, over HTTP and gRPC; :mod:`benchmarks.tolerance` sends them."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
-import socket
-import struct
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.lean import HEAD_END, fields
+from benchmarks.lean import HEAD_END
 from benchmarks.servers import Server
+from sponge_env.serve.rpc.protos import MESSAGES
 
-AT_A_TIME = 16
-PATIENCE_S = 0.05
-"""For something to come back from a request that may have no end."""
-ANSWER_S = 20.0
-"""For the rest of an answer that has begun, or the answer to a request that is whole."""
+MOST_ON_ONE = 6
+"""Requests on one connection."""
 
 VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 1.5, 2**40, 2**70, 1e308, "", "x", "NaN", "\u0000", "\ud83d\ude00"),
@@ -38,6 +32,16 @@ HEADERS = (
     *("x-slo-ms: nan", "x-slo-ms: 1e999", "x-slo-ms: 0.01", "x-sent-at-ms: -5", "x-deadline-ms: 1"),
     *("Accept-Encoding: gzip;q=x,,", "Host:", "A" * 9000 + ": b", ": empty", "no colon"),
 )
+
+MISTAKES: tuple[tuple[bool, str, Any], ...] = (
+    *((True, "name", value) for value in ("", "x", "input" * 100)),
+    *((True, "datatype", value) for value in ("", "FP32", "INT64", "x")),
+    *((True, "shape", value) for value in ([], [-1, 2], [2**62, 2], [1], [0])),
+    *((False, "raw_input_contents", value) for value in ([], [b"x"], [b"", b""])),
+    *((False, "parameters", {"slo_ms": {"int64_param": value}}) for value in (0, -1, 2**62)),
+    *((False, "model_name", value) for value in ("", "x")),
+)
+"""Whether it is of the tensor, which field, what it says in a message."""
 
 
 class Fuzzer:
@@ -60,6 +64,27 @@ class Fuzzer:
         for _ in range(rng.choice((0, 1, 1, 2, 3))):
             request = rng.choice(self._changes)(request)
         return request
+
+    def several(self) -> list[bytes]:
+        """Return requests for one connection; only the last may keep another from being read."""
+        found = [self.request()]
+        while may_be_followed(found[-1]) and len(found) < MOST_ON_ONE and self._rng.random() < 0.7:
+            found.append(self.request())
+        return found
+
+    def message(self) -> bytes:
+        """Return a message for gRPC's ``ModelInfer``."""
+        rng = self._rng
+        if rng.random() < 0.02:
+            return rng.randbytes(rng.randrange(400))
+        message = self._said_in_a_message()
+        for _ in range(rng.choice((0, 1, 1, 2, 3))):
+            message = rng.choice(self._changes[:-1])(message)
+        return message
+
+    def coin(self, share: float) -> bool:
+        """Return True in this share of the cases."""
+        return self._rng.random() < share
 
     def right(self) -> bytes:
         """Return one that is as it should be."""
@@ -85,6 +110,23 @@ class Fuzzer:
             else:
                 part[name] = rng.choice(VALUES)
         return said
+
+    def _said_in_a_message(self) -> bytes:
+        """Return a request as a message, some of which is not as it should be."""
+        rng = self._rng
+        tensor = {
+            "name": self._tensor["name"], "datatype": self._tensor["datatype"],
+            "shape": [1, *self._shape],
+        }  # fmt: skip
+        said = {
+            "model_name": self._model, "id": "1", "inputs": [tensor],
+            "parameters": {"slo_ms": {"int64_param": 900}}, "raw_input_contents": [self._row],
+        }  # fmt: skip
+        part, name, value = rng.choice(MISTAKES)
+        if rng.random() < 0.6:
+            (tensor if part else said)[name] = value
+        message: bytes = MESSAGES["ModelInferRequest"](**said).SerializeToString()
+        return message
 
     def _whole(self, said: dict[str, Any], without_bytes: bool) -> bytes:
         rng = self._rng
@@ -131,50 +173,32 @@ class Fuzzer:
         return head + end + self._rng.choice(HEADERS).encode("latin-1") + end + body
 
 
-async def send_all(server: Server, fuzzer: Fuzzer, count: int) -> Counter[str]:
-    """Send so many, a few at a time; return how often each status came back, or nothing did."""
-    outcomes: Counter[str] = Counter()
-    left = iter(range(count))
-
-    async def some() -> None:
-        for _ in left:
-            outcomes[await send(server, fuzzer.request())] += 1
-
-    await asyncio.gather(*(some() for _ in range(AT_A_TIME)))
-    return outcomes
-
-
-async def send(server: Server, request: bytes) -> str:
-    """Send bytes on a connection of their own; return the first status that comes back."""
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    except OSError:
-        return "no connection"
-    connection = writer.get_extra_info("socket")
-    # gone at once, or a hundred thousand would wait for their last packets
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    try:
-        writer.write(request)
-        first = await asyncio.wait_for(reader.read(1), PATIENCE_S + is_whole(request) * ANSWER_S)
-        if not first:
-            return "closed"
-        head = first + await asyncio.wait_for(reader.readuntil(HEAD_END), ANSWER_S)
-        return str(fields(head.removesuffix(HEAD_END))[0])
-    except TimeoutError:
-        return "unanswered" if is_whole(request) else "waits for more"
-    except ConnectionError:
-        return "reset"
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return "broken answer"
-    finally:
-        writer.transport.abort()
-
-
 def is_whole(request: bytes) -> bool:
-    """Return whether a request is certainly all there: its only length is what follows."""
+    """Return whether a request is certainly all there: its only length is at most what follows."""
+    more = _bytes_after(request)
+    return more is not None and more >= 0
+
+
+def may_be_followed(request: bytes) -> bool:
+    """Return whether what comes after a request on its connection is certainly read as another."""
+    head, _, _ = request.lower().partition(HEAD_END)
+    ends = (b"\r\nconnection:", b"\r\nupgrade:", b"\r\nexpect:")
+    return (
+        _bytes_after(request) == 0
+        and b" http/1.1\r\n" in head
+        and not head.startswith(b"connect ")
+        and not any(each in head for each in ends)
+    )
+
+
+def _bytes_after(request: bytes) -> int | None:
+    """Return how many bytes come after a request's body, below 0 if some of it is missing.
+
+    None if that is not certain.
+    """
     head, end, body = request.partition(HEAD_END)
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     if not end or len(lengths) != 1 or b"transfer-encoding" in head.lower():
-        return False
+        return None
     said = lengths[0].partition(b":")[2].strip()
-    return said.isdigit() and int(said) <= len(body)
+    return len(body) - int(said) if said.isdigit() else None

@@ -11,6 +11,7 @@ turn with the others, so that the machine's drift is everybody's.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import statistics
 import sys
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lean import LONG_MS, LeanClient, TritonClient
+from benchmarks.relay import relay
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
 from sponge_env import cli
@@ -38,6 +40,7 @@ MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
 AGENT = ("--agent", "static-16")
 """All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
 BARE = "ONNX Runtime, bare"
+RELAY = "relay of bytes, no HTTP"
 CONNECTIONS = 24
 """Half as many again as the largest batch: the next one is there when one ends."""
 
@@ -133,28 +136,33 @@ def print_latencies(times: Mapping[str, NDArray[np.float64]]) -> None:
     print("\n".join(aligned([headings, *rows])), end="\n\n")
 
 
-def saturate(server: Server, rows: NDArray[Any], seconds: float) -> int:
-    """Keep so many connections busy for a while; return how many answers came."""
-    until_s, counts = time.perf_counter() + seconds, Counter[int]()
+def saturate(server: Server, rows: NDArray[Any], seconds: float) -> list[float]:
+    """Keep so many connections busy for a while; return how long after the beginning answers came.
 
-    def ask(number: int) -> None:
+    As many as there are connections come after the end.
+    """
+    begin_s, came_s = time.perf_counter(), list[float]()
+
+    def ask(first: int) -> None:
         with LeanClient(server, rows, LONG_MS) as client:
-            while time.perf_counter() < until_s:
-                client.answer(counts[number])
-                counts[number] += 1
+            for at in itertools.count(first):
+                if time.perf_counter() - begin_s >= seconds:
+                    return
+                client.answer(at)
+                came_s.append(time.perf_counter() - begin_s)
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return counts.total()
+    return came_s
 
 
 def burst(server: Server, rows: NDArray[Any], seconds: float) -> tuple[float, Counter[int]]:
     """Return the throughput of a server that is never idle, and the sizes of its batches."""
     before, begin_s = Counter(server.batches()), time.perf_counter()
-    answers = saturate(server, rows, seconds)
+    answers = len(saturate(server, rows, seconds))
     took_s = time.perf_counter() - begin_s
     return answers / took_s, Counter(server.batches()) - before
 
@@ -199,7 +207,7 @@ def measure(name: str, python: Path | None, effort: Effort) -> None:
     session, call = bare_call(model, rows)
     print(f"{name}, bodies of {rows[0].nbytes / 1000:.0f} KB\n")
     with servers(name, model, python) as found, ExitStack() as stack:
-        calls = {BARE: call}
+        calls = {BARE: call, RELAY: stack.enter_context(relay(name, rows)).answer}
         for server in found:
             calls |= clients(server, rows, stack)
         check(calls, len(rows))

@@ -1,42 +1,51 @@
 """Violations and cores of deadlines over a 4G trace: ours, and Triton at its best static setting.
 
-    python -m benchmarks.serving_slo [--quick] [--triton PYTHON] [--seconds 60] [--seeds 1]
+    python -m benchmarks.serving_slo [--quick] [--triton PYTHON] [--seconds 30] [--seeds 3]
 
 ``sponge load`` sends the scenario ``local`` at 80 % of this machine's capacity, open loop. Triton
-has the same CPU limit (a control group's quota on its model's process), dynamic batching, and each
-request's own timeout, after which it refuses it. Its cores, largest batch and delay are those that
-did best on another seed. The environment's live run of the same requests stands beside ours.
+has the same CPU limit (a control group's quota on its model's processes), dynamic batching, and
+each request's own timeout, after which it refuses it; :mod:`benchmarks.triton_search` looks for its
+settings, on seeds of their own. The environment's live run of the same requests stands beside ours.
+All are measured in turn, seed by seed, so that the machine's drift is everybody's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
+from benchmarks.triton_search import SPACE, best_settings
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
 from sponge_env import cli
+from sponge_env.factory import ensure_profile, make_system, wait_for_machine
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import TensorSpec
 from sponge_env.results.layout import aligned
-from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.results.schema import summary
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import changed
+from sponge_env.scenario import load_scenario
 
-MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", "0.8"
+MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", 0.8
 AGENTS = ("sponge-ip", "sponge-mpc")
-TUNING_SEED = EVALUATION_SEEDS
-"""The first that no evaluation uses."""
-BATCHES, DELAYS_S = (1, 2, 4, 8, 16), (0.0, 0.01)
-"""Triton's settings that are tried on all cores."""
-FEWER_CORES, FEWER_BATCHES = (15, 14, 13), (4, 8, 16)
-"""What is tried on fewer, with the delay that did best."""
+
+Summary = dict[str, Any]
+"""Metrics of an episode, under the schema's names."""
+Contender = Callable[[int], Summary]
+"""Serves the requests of a seed."""
 
 
 @dataclass(frozen=True)
@@ -45,77 +54,70 @@ class Effort:
 
     seconds: float
     seeds: int
-    tuning_s: float
+    tuning_s: float = 8.0
+    """Of each run of the search."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Means over seeds."""
-
-    name: str
-    violations: float
-    """Share of the requests that were offered."""
-    avoidable: float
-    cores: float
-    """Core units that were held."""
-    p99_s: float
-
-    @property
-    def row(self) -> list[str]:
-        """What stands in the table."""
-        shares = f"{self.violations:.2%}", f"{self.avoidable:.2%}"
-        return [self.name, *shares, f"{self.cores:.2f}", f"{1000 * self.p99_s:.0f}"]
+HEADINGS = [
+    *("violated", "least to most", "avoidable", "mean cores of 16", "least to most"),
+    "p99 of answers, ms",
+]
 
 
-HEADINGS = ["60 s over 4G", "violated", "avoidable", "mean cores of 16", "p99 of answers, ms"]
+def row(name: str, summaries: Sequence[Summary]) -> list[str]:
+    """Return means over seeds, and between which values they are."""
+
+    def all_of(key: str) -> list[float]:
+        return [math.inf if each[key] is None else float(each[key]) for each in summaries]
+
+    def both(key: str, form: str) -> list[str]:
+        found = all_of(key)
+        return [format(fmean(found), form), f"{min(found):{form}} to {max(found):{form}}"]
+
+    avoidable = f"{fmean(all_of('avoidable_violation_rate')):.2%}"
+    violated, cores = both("violation_rate", ".2%"), both("mean_cores", ".2f")
+    return [name, *violated, avoidable, *cores, f"{1000 * fmean(all_of('latency_p99_s')):.0f}"]
 
 
-def seen(name: str, summaries: Sequence[dict[str, Any]], cores: float | None = None) -> Seen:
-    """Summarise episodes; a server that does not say which cores it has has ``cores``."""
-
-    def mean(key: str) -> float:
-        return fmean(float(each[key] if each[key] is not None else "inf") for each in summaries)
-
-    held = mean("mean_cores") if cores is None else cores
-    rates = mean("violation_rate"), mean("avoidable_violation_rate")
-    return Seen(name, *rates, held, mean("latency_p99_s"))
-
-
-def run(*command: str) -> list[dict[str, Any]]:
-    """Run a command of this project; return the summaries that it writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "summaries.json"
-        whole = [sys.executable, "-m", "sponge_env", *command, "--json", str(path)]
-        done = subprocess.run(whole, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(whole)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        found: list[dict[str, Any]] = json.loads(path.read_text())
-        return found
-
-
-def load(server: Server, seed: int, seconds: float) -> list[dict[str, Any]]:
-    """Send the scenario to a server."""
-    command = ["load", "--url", f"http://127.0.0.1:{server.port}", "--model", server.model]
-    command += ["--scenario", SCENARIO, "--load", LOAD, "--duration", str(seconds)]
+def load(server: Server, seed: int, seconds: float) -> Summary:
+    """Send the scenario to a server; return what the client saw."""
+    command = [sys.executable, "-m", "sponge_env", "load"]
+    command += ["--url", f"http://127.0.0.1:{server.port}", "--model", server.model]
+    command += ["--scenario", SCENARIO, "--load", str(LOAD), "--duration", str(seconds)]
     command += ["--seed", str(seed)]
     if server.name == "triton":
         command += ["--deadlines", "timeout"]
-    with keeping_to(OTHERS):
-        return run(*command)
+    with keeping_to(OTHERS), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "summaries.json"
+        command += ["--json", str(path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        (found,) = json.loads(path.read_text())
+        return dict(found)
 
 
-def ours(agent: str, effort: Effort) -> Seen:
+def ours(agent: str, seconds: float, seed: int) -> Summary:
     """Measure our server."""
     with sponge(MODEL, "--agent", agent, "--scenario", SCENARIO) as server:
-        found = [load(server, seed, effort.seconds) for seed in range(effort.seeds)]
-    return seen(f"sponge serve, {agent}", [each for (each,) in found])
+        return load(server, seed, seconds)
 
 
-def environment(agent: str, effort: Effort) -> Seen:
+def environment(agent: str, seconds: float, seed: int) -> Summary:
     """Measure the environment's live run of the same requests."""
-    command = ["evaluate", "--agent", agent, "--scenario", SCENARIO, "--load", LOAD]
-    command += ["--backend", "live", "--duration", str(effort.seconds), "--drop", "expired"]
-    return seen(f"environment, {agent}", run(*command, "--seeds", str(effort.seeds), "--wait"))
+    changes = {"arrivals.load": LOAD, "duration_s": seconds, "serving.drop": "expired"}
+    scenario = changed(load_scenario(SCENARIO), changes)
+    profile = ensure_profile(scenario, "live", "auto")
+    controller = make_controller(agent, known_controllers())
+    run = Run.of(agent, scenario, "live", seed)
+    with closing(make_system(scenario, seed, backend="live", profile=profile)) as system:
+        return summary(run_episode(system, controller, run).summary)
+
+
+def theirs(python: Path, model: TritonModel, seconds: float, seed: int) -> Summary:
+    """Measure Triton, which holds its cores all the time."""
+    with cpu_locked(), triton(python, model) as server:
+        return load(server, seed, seconds) | {"mean_cores": model.cores}
 
 
 def triton_model() -> TritonModel:
@@ -125,30 +127,40 @@ def triton_model() -> TritonModel:
     return TritonModel(MODEL, ("images", model.inputs), ("logits", outputs), onnx_path=model.path)
 
 
-def theirs(python: Path, model: TritonModel, seeds: Sequence[int], seconds: float) -> Seen:
-    """Measure Triton."""
-    with cpu_locked(), triton(python, model) as server:
-        found = [load(server, seed, seconds) for seed in seeds]
-    said = f"Triton, batch {model.batch_max}, {1000 * model.delay_s:.0f} ms delay"
-    return seen(said, [each for (each,) in found], model.cores)
+def searched(python: Path, tuning_s: float) -> list[TritonModel]:
+    """Return Triton's best settings."""
+
+    def judge(model: TritonModel, seed: int) -> tuple[float, float]:
+        found = theirs(python, model, tuning_s, seed)
+        p99_s = found["latency_p99_s"]
+        return found["violation_rate"], math.inf if p99_s is None else p99_s
+
+    return best_settings(triton_model(), judge)
 
 
-def best_static(python: Path, effort: Effort) -> list[TritonModel]:
-    """Return Triton's best setting on all cores, then those on fewer."""
+def contenders(python: Path | None, effort: Effort) -> dict[str, Contender]:
+    """Return who is compared; Triton is tuned first."""
+    seconds = effort.seconds
+    found: dict[str, Contender] = {
+        f"{said}, {agent}": partial(measured, agent, seconds)
+        for said, measured in (("environment", environment), ("sponge serve", ours))
+        for agent in AGENTS
+    }
+    if python is not None:
+        for model in searched(python, effort.tuning_s):
+            name = f"Triton (Python backend), {model.settings}"
+            found[f"{name}, {model.cores} cores"] = partial(theirs, python, model, seconds)
+    return found
 
-    def violations(model: TritonModel) -> tuple[float, float]:
-        found = theirs(python, model, [TUNING_SEED], effort.tuning_s)
-        print("tried", *found.row, file=sys.stderr)
-        return found.violations, found.p99_s
 
-    tried = [
-        replace(triton_model(), batch_max=batch, delay_s=delay_s)
-        for batch in BATCHES
-        for delay_s in (DELAYS_S if batch > 1 else DELAYS_S[:1])
-    ]
-    best = min(tried, key=violations)
-    fewer = [[replace(best, cores=c, batch_max=b) for b in FEWER_BATCHES] for c in FEWER_CORES]
-    return [best, *(min(each, key=violations) for each in fewer)]
+def in_turn(compared: dict[str, Contender], seeds: int) -> dict[str, list[Summary]]:
+    """Let everybody serve one seed, then the next."""
+    found: dict[str, list[Summary]] = {name: [] for name in compared}
+    for seed in range(seeds):
+        for name, contender in compared.items():
+            found[name].append(contender(seed))
+            print(f"seed {seed}:", *row(name, found[name][-1:]), file=sys.stderr)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,26 +171,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(argv: Sequence[str]) -> int:
     """Print the table."""
     parser = cli.Parser(prog="python -m benchmarks.serving_slo", description="Compare deadlines.")
-    parser.add_argument("--quick", action="store_true", help="10 s each, and 3 s for the search")
+    parser.add_argument("--quick", action="store_true", help="1 seed of 10 s, 3 s for the search")
     said = "interpreter whose environment has nvidia-pytriton"
     parser.add_argument("--triton", type=Path, metavar="PYTHON", help=said)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each run (default: 60)")
-    parser.add_argument("--seeds", type=cli.at_least(1), default=1, help="runs (default: 1)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each run (default: 30)")
+    parser.add_argument("--seeds", type=cli.at_least(1), default=3, help="runs (default: 3)")
     arguments = parser.parse_args(argv)
-    effort = Effort(arguments.seconds, arguments.seeds, tuning_s=20.0)
+    effort = Effort(arguments.seconds, arguments.seeds)
     if arguments.quick:
-        effort = Effort(10.0, 1, 3.0)
+        effort = Effort(10.0, 1, tuning_s=3.0)
     with cli.terminate_like_interrupt():
-        found = [measured(agent, effort) for measured in (environment, ours) for agent in AGENTS]
-        if arguments.triton is not None:
-            seeds, python = range(effort.seeds), arguments.triton
-            settings = best_static(python, effort)
-            found += [theirs(python, model, seeds, effort.seconds) for model in settings]
-    headings = [HEADINGS[0].replace("60", f"{effort.seconds:g}"), *HEADINGS[1:]]
-    print("\n".join(aligned([headings, *(each.row for each in found)])))
-    if arguments.triton is None:
-        print(f"\nWithout Triton; {HOW_TO_MAKE}.")
+        wait_for_machine()
+        found = in_turn(contenders(arguments.triton, effort), effort.seeds)
+    headings = [f"{effort.seeds} x {effort.seconds:g} s over 4G", *HEADINGS]
+    print("\n".join(aligned([headings, *(row(name, each) for name, each in found.items())])))
+    print(f"\n{about_triton(arguments.triton, effort)}")
     return 0
+
+
+def about_triton(python: Path | None, effort: Effort) -> str:
+    """Say how Triton came to its settings, or how to have it in the comparison."""
+    if python is None:
+        return f"Without Triton; {HOW_TO_MAKE}."
+    return (
+        "Triton runs the model in its Python backend, as the wheel of pytriton has no other. Its "
+        f"settings are the best of a search with runs of {effort.tuning_s:g} s, {SPACE}."
+    )
 
 
 if __name__ == "__main__":

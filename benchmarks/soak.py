@@ -19,18 +19,20 @@ import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.fuzzed import Fuzzer, send, send_all
+from benchmarks.fuzzed import Fuzzer
 from benchmarks.hammer import Hammer, Tally, leave
+from benchmarks.report import Report
 from benchmarks.servers import OTHERS, Server, children, sponge
 from benchmarks.serving import saturate
-from benchmarks.vitals import Watch, grown
+from benchmarks.tolerance import send, send_all
+from benchmarks.vitals import Watch
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.results.layout import aligned
@@ -67,33 +69,6 @@ class Plan:
         )
 
 
-@dataclass
-class Report:
-    """What was wanted, what was found."""
-
-    rows: list[list[str]] = field(default_factory=list)
-    failed: bool = False
-
-    def add(self, part: str, what: str, wanted: str, found: object, fine: bool) -> None:
-        """Take a line."""
-        self.rows.append([f"{part}: {what}", wanted, str(found), "" if fine else "FAILED"])
-        self.failed |= not fine
-        print(f"{part}: {what} {found} (wanted: {wanted})", file=sys.stderr)
-
-    def tally(self, part: str, tally: Tally) -> None:
-        """Take what became of requests."""
-        said = ", ".join(f"{n} x {status}" for status, n in sorted(tally.statuses.items()))
-        self.add(part, "statuses", "200, 503, 504", said, not tally.errors)
-        self.add(part, "unanswered", f"0 of {tally.sent}", tally.unanswered, not tally.unanswered)
-        self.add(part, "answered twice", "0", tally.twice, not tally.twice)
-
-    def growth(self, part: str, watch: Watch) -> None:
-        """Take what a server came to hold."""
-        growth = watch.growth()
-        more = ", ".join(f"{name} {value:+.1f}" for name, value in growth.items())
-        self.add(part, "growth", "none", more, not grown(growth))
-
-
 @dataclass(frozen=True)
 class Bench:
     """A server that runs, and what is sent to it."""
@@ -119,9 +94,10 @@ class Bench:
         """Return the throughput of a server that is never idle, with all cores."""
         self.use(FULL)
         saturate(self.server, self.rows, 2.0)
-        rps = saturate(self.server, self.rows, self.plan.capacity_s) / self.plan.capacity_s
+        seconds = self.plan.capacity_s
+        came_s = saturate(self.server, self.rows, seconds)
         self.use(self.agent)
-        return rps
+        return sum(each_s <= seconds for each_s in came_s) / seconds
 
     def counted(self, name: str) -> float:
         """Return the sum of a counter in the server's metrics."""
@@ -145,7 +121,7 @@ def overload(bench: Bench) -> None:
     share = tally.goodput_rps / capacity_rps
     said = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
     report.add("overload", "goodput", f">= {GOODPUT:.0%} of capacity", said, share >= GOODPUT)
-    report.growth("overload", watch)
+    report.growth("overload", watch, tally)
 
 
 def replicas(server: Server) -> list[int]:
@@ -199,12 +175,13 @@ def soak(bench: Bench) -> None:
     """Serve for long, with everything that clients do."""
     plan, report, server = bench.plan, bench.report, bench.server
     rate_rps, hammer = 0.5 * bench.capacity_rps(), bench.hammer()
-    fuzzer = _fuzzer(bench)
+    fuzzer, beside = _fuzzer(bench), Counter[str]()
 
     async def look() -> None:
         while True:
             for path in ("/metrics", "/state", "/v2/models/stats"):
-                await send(server, f"GET {path} HTTP/1.1\r\nHost: soak\r\n\r\n".encode())
+                lines = f"GET {path} HTTP/1.1", "Host: soak", "Content-Length: 0", "", ""
+                beside[await send(server, "\r\n".join(lines).encode())] += 1
             await asyncio.sleep(1.0)
 
     async def go_away() -> None:
@@ -214,7 +191,7 @@ def soak(bench: Bench) -> None:
 
     async def break_it() -> None:
         while True:
-            await send(server, fuzzer.request())
+            beside[await send(server, fuzzer.request())] += 1
             await asyncio.sleep(0.2)
 
     async def switch() -> None:
@@ -227,7 +204,8 @@ def soak(bench: Bench) -> None:
         tally = asyncio.run(_beside(hammer.run(rate_rps, plan.soak_s), others))
     bench.use(bench.agent)
     report.tally("soak", tally)
-    report.growth("soak", watch)
+    report.outcomes("soak", beside)
+    report.growth("soak", watch, tally)
 
 
 def _turns(agents: Sequence[str]) -> Iterator[str]:
@@ -244,10 +222,7 @@ def fuzz(bench: Bench) -> None:
     """Send broken requests."""
     report, server = bench.report, bench.server
     outcomes = asyncio.run(send_all(server, _fuzzer(bench), bench.plan.fuzzed))
-    said = ", ".join(f"{n} x {kind}" for kind, n in sorted(outcomes.items()))
-    bad = Counter({k: n for k, n in outcomes.items() if k[0] == "5" and k not in ("503", "504")})
-    bad += Counter({k: outcomes[k] for k in ("unanswered", "no connection")})
-    report.add("fuzz", "outcomes", "no 5xx but 503, 504", said, not bad.total())
+    report.outcomes("fuzz", outcomes)
     report.add("fuzz", "server", "lives", server.process.poll() or "lives", _lives(bench))
     said_mb = bench.log.stat().st_size / 1e6
     report.add("fuzz", "log", "< 1 MB, no trace", f"{said_mb:.2f} MB", _quiet(bench.log))

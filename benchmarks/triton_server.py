@@ -48,8 +48,19 @@ class TritonModel:
     batch_max: int = 16
     delay_s: float = 0.0
     """How long a batch that is not full waits for more."""
+    queue_max: int = 0
+    """Requests that may wait, beyond which others are refused at once; 0 is any number."""
+    instances: int = 1
+    """Processes that run the model, under one CPU limit."""
     cores: int = 16
-    """Core units."""
+    """Core units, of all instances together."""
+
+    @property
+    def settings(self) -> str:
+        """What of it may be chosen, for a table."""
+        waiting = f", at most {self.queue_max} wait" if self.queue_max else ""
+        instances = f", {self.instances} instances" if self.instances > 1 else ""
+        return f"batch {self.batch_max}, {1000 * self.delay_s:.0f} ms delay{waiting}{instances}"
 
     def config(self) -> str:
         """Return its configuration: requests' own timeouts count, and what is late is refused."""
@@ -66,10 +77,14 @@ class TritonModel:
 backend: "python"
 max_batch_size: {self.batch_max}
 {tensors}
-instance_group [{{ kind: KIND_CPU count: 1 }}]
+instance_group [{{ kind: KIND_CPU count: {self.instances} }}]
 dynamic_batching {{
   max_queue_delay_microseconds: {round(self.delay_s * 1e6)}
-  default_queue_policy {{ timeout_action: REJECT allow_timeout_override: true }}
+  default_queue_policy {{
+    timeout_action: REJECT
+    allow_timeout_override: true
+    max_queue_size: {self.queue_max}
+  }}
 }}
 {parameters}
 """
@@ -89,7 +104,7 @@ def triton(python: Path, model: TritonModel) -> Iterator[Server]:
         server = Server("triton", model.name, port, grpc_port, process)
         _wait_until_ready(server, folder / "log")
         if model.cores * CORE_UNIT < 1:
-            stack.enter_context(_limited(_stub(process.pid), model.cores))
+            stack.enter_context(_limited(_stubs(process.pid, model.instances), model.cores))
         yield server
 
 
@@ -163,21 +178,26 @@ def _wait_until_ready(server: Server, log: Path) -> None:
     raise ConfigError(f"Triton does not serve; it said:\n{log.read_text()[-2000:]}")
 
 
-def _stub(pid: int) -> int:
-    """Return the process of Triton's that runs the model."""
-    (found,) = (
+def _stubs(pid: int, count: int) -> list[int]:
+    """Return the processes of Triton's that run the model."""
+    found = [
         each
         for each in children(pid)
         if "triton_python_b" in Path(f"/proc/{each}/comm").read_text()
-    )
+    ]
+    if len(found) != count:
+        raise ConfigError(f"Triton runs the model in {len(found)} processes instead of {count}")
     return found
 
 
 @contextmanager
-def _limited(pid: int, cores: int) -> Iterator[None]:
-    """Give a process so many core units, by the same means as our replicas."""
+def _limited(pids: Sequence[int], cores: int) -> Iterator[None]:
+    """Give processes so many core units together, by the same means as our replicas."""
     limits = open_limits("auto", CORE_UNIT, 1, lambda path: None)
+    if limits.kind == "duty-cycle" and len(pids) > 1:
+        raise ConfigError("only a control group limits several instances together")
     with closing(limits), closing(limits.limiter()) as limiter:
-        limiter.attach(pid)
+        for pid in pids:
+            limiter.attach(pid)
         limiter.apply(cores * CORE_UNIT)
         yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
-from statistics import fmean
 from typing import Self
 
 from benchmarks.servers import children
@@ -23,8 +22,10 @@ class Vitals:
     threads: int
 
 
-ALLOWED = Vitals(memory_mb=8.0, replicas_mb=24.0, descriptors=8, threads=2)
-"""Growth that is none: what a busy second has more of than a quiet one."""
+ALLOWED = Vitals(memory_mb=2.0, replicas_mb=8.0, descriptors=8, threads=2)
+"""Growth that is none: what quiet seconds differ in."""
+PER_REQUEST_MB = 100e-6
+"""Memory that a request may leave behind: what measuring cannot tell from nothing."""
 
 
 def resident_mb(pid: int) -> float:
@@ -53,7 +54,8 @@ class Watch:
     def __init__(self, pid: int, every_s: float = 1.0) -> None:
         """Look at this server."""
         self._pid, self._every_s = pid, every_s
-        self._seen: list[Vitals] = []
+        self.seen: list[Vitals] = []
+        """Look by look."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -68,24 +70,30 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
-                self._seen.append(vitals(self._pid))
+                self.seen.append(vitals(self._pid))
             except OSError:
                 return
 
     def growth(self) -> dict[str, float]:
         """Return how much more there was of everything in the last quarter than in the second.
 
-        The first is left out: a server that begins has yet to fill its queues.
+        That is in the quietest second of each, which has the fewest requests under way. The first
+        quarter is left out: a server that begins has yet to fill its queues.
         """
-        quarter = max(1, len(self._seen) // 4)
-        before, after = self._seen[quarter : 2 * quarter], self._seen[-quarter:]
+        quarter = max(1, len(self.seen) // 4)
+        before, after = self.seen[quarter : 2 * quarter], self.seen[-quarter:]
         return {
-            each.name: fmean(getattr(v, each.name) for v in after)
-            - fmean(getattr(v, each.name) for v in before or after)
+            each.name: min(getattr(v, each.name) for v in after)
+            - min(getattr(v, each.name) for v in before or after)
             for each in fields(Vitals)
         }
 
 
-def grown(growth: dict[str, float]) -> list[str]:
-    """Return what grew more than is allowed."""
-    return [name for name, more in growth.items() if more > getattr(ALLOWED, name)]
+def grown(growth: dict[str, float], requests: int) -> list[str]:
+    """Return what grew more than is allowed while so many requests were served."""
+    more_mb = requests * PER_REQUEST_MB
+    return [
+        name
+        for name, more in growth.items()
+        if more > getattr(ALLOWED, name) + more_mb * name.endswith("_mb")
+    ]

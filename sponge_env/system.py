@@ -383,6 +383,7 @@ class LiveSystem(System):
         """
         simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
+        self._profile = profile
         self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
         self._hold = hold_between_steps
@@ -403,6 +404,10 @@ class LiveSystem(System):
     def limiter(self) -> str:
         """What limits the worker's CPU."""
         return self.worker.limiter
+
+    def counterpart(self) -> SimulatedSystem:
+        """Return the same system on simulated replicas, at its start."""
+        return SimulatedSystem(self.plan, int(self._seed[0]), self._profile)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

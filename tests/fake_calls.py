@@ -52,6 +52,8 @@ class CallStages(FakeStages):
         self.handover = Handover([NoSamples() for _ in workers])  # type: ignore[misc]
         self.script: list[Action] = []
         self.closed = False
+        self.ended: list[Completion] = []
+        """Those of batches that did not crash."""
         self._fan_out = tasks
         self._inputs: dict[int, list[NDArray[Any]]] = {}
 
@@ -81,6 +83,7 @@ class CallStages(FakeStages):
         if not completion.ok:
             self.handover.give_back(batch)
             return completion
+        self.ended.append(completion)
         if batch.stage + 1 == len(self.workers):
             answers = [tensor + 0.5 for tensor in inputs]
         else:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 
 Answer = Callable[[Call], Reply | None]
 
@@ -86,6 +86,9 @@ class FakeEngine:
 
     def snapshot(self) -> Snapshot:
         return Snapshot(0.0, self.agent, None, (1,), (1,), (1,), ("tiny",), (0,), (), self.ready)
+
+    def batches(self) -> tuple[tuple[Batches, ...], ...]:
+        return ()
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Tell only the end: no interval passes."""

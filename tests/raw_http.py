@@ -72,7 +72,7 @@ class Wire:
 def request(
     body: bytes = b"", path: str = "/v2/models/tiny/infer", method: str = "POST", **headers: Any
 ) -> bytes:
-    said = {"host": "test", "content_length": len(body), **headers}
+    said = {"host": "localhost", "content_length": len(body), **headers}
     lines = [f"{method} {path} HTTP/1.1"]
     lines += [f"{k.replace('_', '-')}: {v}" for k, v in said.items() if v is not None]
     return "\r\n".join([*lines, "", ""]).encode() + body

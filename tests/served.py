@@ -24,9 +24,13 @@ class Recorded:
 
     ended: list[tuple[Call, Reply, bool]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    rejections: Counter[int] = field(default_factory=Counter)
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
         self.ended.append((call, reply, counted))
+
+    def rejected(self, status: int) -> None:
+        self.rejections[status] += 1
 
     def converted(self, input_s: float, output_s: float) -> None:
         assert input_s >= 0

@@ -11,7 +11,7 @@ import numpy as np
 from sponge_env.errors import ConfigError
 from sponge_env.models.model import TensorSpec
 from sponge_env.results.schema import IntervalMetrics, StageMetrics, blank
-from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.monitor.history import History
 from sponge_env.serve.monitor.metrics import ServerMetrics
 
@@ -60,6 +60,7 @@ class FakeEngine:
     now: Snapshot = field(default_factory=snapshot)
     ready: bool = True
     alive: bool = True
+    ended: tuple[tuple[Batches, ...], ...] = ()
     taken: list[Call] = field(default_factory=list)
     followers: list[Callable[[Snapshot], None]] = field(default_factory=list)
 
@@ -73,6 +74,9 @@ class FakeEngine:
 
     def snapshot(self) -> Snapshot:
         return self.now
+
+    def batches(self) -> tuple[tuple[Batches, ...], ...]:
+        return self.ended
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         self.followers.append(follower)
@@ -97,7 +101,7 @@ class Story:
 
     def __init__(self, served: Served, seed: int = 0, rate_rps: float = 24.0) -> None:
         self.engine = FakeEngine(served)
-        self.metrics = ServerMetrics(served, wall=lambda: 0.0)
+        self.metrics = ServerMetrics(served, wall=lambda: 0.0, batches=self.engine.batches)
         self.history = History(self.metrics)
         self._rng = np.random.default_rng(seed)
         self._rate_rps, self._at = rate_rps, 0
@@ -129,6 +133,8 @@ class Story:
         crashed = t % 170 == 0
         if crashed:
             self._end(t, 0.5, Status.FAILED, variant)
+            self.metrics.rejected(400)
+        self.engine.ended = ((Batches(4, 6 * t, 0.3 * t),),) * stages
         waiting = int(rng.poisson(2 * need + 30 * fade))
         spread = served.default_slo_s * rng.uniform(-0.05 - 0.3 * fade, 0.95, waiting)
         held = float(sum(c * r for c, r in zip(cores, replicas, strict=True)))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered, served
-from raw_http import infer, request
+from raw_http import binary, chunked, infer, request
 from served import Recorded
 from uvicorn.server import ServerState
 
@@ -18,6 +18,7 @@ from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
 from sponge_env.serve.http.in_place import InPlace
 from sponge_env.serve.http.routes import HttpFront
+from sponge_env.serve.http.shared import RefusedError
 from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.extras import Extras
@@ -189,5 +190,40 @@ def test_time_that_a_request_waits_for_the_one_before_is_its_own() -> None:
         engine.finish(answered(np.zeros(2, np.float32)))
         await client.transport.until(lambda to: to.statuses == [200, 200])
         assert engine.calls[1].sent_s <= sent_s
+
+    run(play())
+
+
+def test_what_came_in_pieces_counts_as_long_as_it_is_used() -> None:
+    async def play() -> None:
+        engine = FakeEngine(answer=held_by(7))
+        body, length = binary([[7, 0, 0, 0]])
+        head = {"content_length": None, "transfer_encoding": "chunked"}
+        asked = request(chunked(body, 9), inference_header_content_length=length, **head)
+        client = Client(engine, most_held_bytes=4 * len(body))
+        memory = client.inner.shared.memory
+        client.send(asked[: len(asked) // 2])
+        assert 0 < memory.held_bytes < len(body)
+        client.send(asked[len(asked) // 2 :])
+        while not engine.held:
+            await asyncio.sleep(0)
+        assert memory.held_bytes == len(body)  # put together
+        client.send(asked)  # the next one
+        assert memory.held_bytes == 2 * len(body)
+        engine.finish(answered(np.zeros(2, np.float32)))
+        while not engine.held:
+            await asyncio.sleep(0)
+        engine.finish(answered(np.zeros(2, np.float32)))
+        await client.transport.until(lambda to: to.statuses == [200, 200])
+
+    run(play())
+
+
+def test_no_body_is_handed_on_before_it_is_whole() -> None:
+    async def play() -> None:
+        client = Client(FakeEngine())
+        client.send(infer()[:-1])
+        with pytest.raises(RefusedError):
+            client.inner.on_message_complete()
 
     run(play())

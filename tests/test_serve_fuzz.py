@@ -52,7 +52,7 @@ HEADERS = st.dictionaries(
     TEXTS
     | st.integers(-2, 5000)
     | st.sampled_from(
-        ["gzip", "deflate", "chunked", "close", "100-continue", "h2c", "nan", "1e400"]
+        ["gzip", "deflate", "chunked", "close", "100-continue", "upgrade", "nan", "1e400"]
     ),
     max_size=3,
 )
@@ -76,6 +76,7 @@ BODIES = (
     | st.sampled_from([in_json(), in_json([[1, 0, 0, 0]]), binary()[0], in_json([[1] * 4] * 9)])
     | st.builds(chunked, st.just(in_json()), st.integers(1, 40))
 )
+UPGRADES = st.sampled_from([{}, {"connection": "upgrade", "upgrade": "h2c"}])
 
 
 @st.composite
@@ -125,11 +126,15 @@ def statuses(server: Running, data: bytes) -> list[int]:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(asked=st.lists(st.tuples(PLAIN_PATHS, BODIES, st.sampled_from(["POST", "GET", "PUT"]))))
+@given(
+    asked=st.lists(
+        st.tuples(PLAIN_PATHS, BODIES, UPGRADES, st.sampled_from(["POST", "GET", "PUT"]))
+    )
+)
 def test_every_whole_request_has_one_answer(
-    asked: list[tuple[str, bytes, str]], server: Running
+    asked: list[tuple[str, bytes, dict[str, str], str]], server: Running
 ) -> None:
-    data = b"".join(infer_at(path, body, {}, method) for path, body, method in asked)
+    data = b"".join(infer_at(*one) for one in asked)
     assert len(statuses(server, data)) == len(asked) + 1
 
 

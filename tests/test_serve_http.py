@@ -23,9 +23,11 @@ from served import Running, running
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
 from sponge_env.serve.http import routes
+from sponge_env.serve.http.half_closed import LOOK_S
 from sponge_env.serve.http.shared import Shared
 from sponge_env.serve.interface import Reply, Status
 
+UPGRADE = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
 LIMITS: dict[str, Any] = {"most_body_bytes": 5000, "most_header_bytes": 3000, "most_rows": 16}
 
 
@@ -140,8 +142,68 @@ def test_whoever_still_sends_is_told_why_not(wire: Wire) -> None:
 
 
 def test_an_upgrade_is_not_made(wire: Wire) -> None:
-    asked = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
-    assert wire.send(request(method="GET", path="/v2", **asked)).answer().status == 200
+    assert wire.send(request(method="GET", path="/v2", **UPGRADE)).answer().status == 200
+    found = wire.send(b"CONNECT localhost:80 HTTP/1.1\r\n\r\n" + infer()).answer()
+    assert found.status == 405
+    assert wire.closed()
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_who_wants_to_upgrade_is_answered_all_the_same(
+    in_chunks: bool, pieces: int, server: Running
+) -> None:
+    """Java's client asks for it with every request."""
+    body, length = binary()
+    said = {"inference_header_content_length": length, **UPGRADE}
+    if in_chunks:
+        asked = request(chunked(body, 11), content_length=None, transfer_encoding="chunked", **said)
+    else:
+        asked = request(body, **said)
+    size = -(-len(asked) // pieces)
+    server.engine.calls.clear()
+    with Wire(server) as wire:
+        wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(asked), size):
+            wire.send(asked[start : start + size])
+        assert outputs(wire.answer().body) == [10, 4]
+        wire.send(asked + asked + infer([[1, 1, 1, 1]]))
+        assert [outputs(wire.answer().body) for _ in range(3)] == [[10, 4], [10, 4], [4, 1]]
+    assert len(server.engine.calls) == 4
+
+
+def test_a_request_inside_the_body_of_another_is_none(wire: Wire) -> None:
+    inner = request(method="GET", path="/v2")
+    wire.send(request(inner, **UPGRADE) + infer())
+    assert [wire.answer().status for _ in range(2)] == [400, 200]
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+def test_a_client_may_close_its_half(version: bytes) -> None:
+    engine = FakeEngine(answer=lambda call: None)
+    with running(engine) as server, Wire(server) as wire:
+        wire.send(infer().replace(b"HTTP/1.1", version, 1))
+        wire.socket.shutdown(socket.SHUT_WR)
+        if version == b"HTTP/1.1":
+            assert wire.answer().status == 100  # which tells it from a client that is gone
+        engine.wait_until(lambda engine: len(engine.held) == 1)
+        with engine.changed:
+            assert not engine.changed.wait_for(lambda: engine.cancelled, 3 * LOOK_S)
+        engine.finish(answered(np.zeros(2, np.float32)))
+        found = wire.answer()
+        assert (found.status, found.headers["connection"]) == (200, "close")
+        assert wire.closed()
+
+
+def test_a_client_may_close_its_half_in_the_middle(wire: Wire) -> None:
+    wire.send(infer() + request(b"x" * 50)[:-9])
+    wire.socket.shutdown(socket.SHUT_WR)
+    found = [wire.answer(), wire.answer()]
+    if found[0].status == 100:
+        found = [found[1], wire.answer()]
+    assert [answer.status for answer in found] == [200, 400]
+    assert "ended" in found[1].json["error"]
+    assert wire.closed()
 
 
 @pytest.mark.parametrize("more", [b"x", b"x-a: b\r\n", b"x-long: " + b"y" * 100])
@@ -401,7 +463,7 @@ def test_who_comes_from_elsewhere_by_way_of_this_machine(
 
 
 def test_others_may_not_switch_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sponge_env.serve.http.routes.is_local", lambda host: False)
+    monkeypatch.setattr("sponge_env.serve.http.hosts.is_local", lambda host: False)
     body = b'{"agent": "static-2"}'
     asked = request(body, path="/agent", content_type="application/json")
     with running() as server, Wire(server) as wire:
@@ -428,6 +490,59 @@ def test_a_token_guards_all_but_health() -> None:
         for path in ("/v2/health/live", "/v2/health/ready"):
             assert wire.send(request(method="GET", path=path)).answer().status == 200
         assert wire.send(infer()).answer().status == 401
+
+
+def test_what_never_comes_to_the_engine_is_counted() -> None:
+    with running(FakeEngine(answer=lambda _: Reply(Status.REFUSED)), **LIMITS) as server:
+        for data, status in (
+            (infer([[1, 2, 3, 4]]), 503),  # it came there
+            (infer([[1, 2, 3]]), 400),
+            (request(method="GET", path="/v2/nothing"), 404),
+            (request(b"x" * 6000), 413),
+            (b"no HTTP\r\n\r\n", 400),
+            (request(method="GET", path="/v2/health/ready"), 200),
+        ):
+            with Wire(server) as wire:
+                assert wire.send(data).answer().status == status
+        assert server.recorder.rejections == {400: 2, 404: 1, 413: 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [("Bearer secret", 200), ("bearer secret", 200), ("BEARER  secret", 200), ("secret", 401),
+     ("Basic secret", 401), ("Bearer", 401), ("Bearer secret2", 401)],
+)  # fmt: skip
+def test_the_scheme_of_a_token_has_no_case(said: str, status: int) -> None:
+    with running(token="secret") as server, Wire(server) as wire:
+        asked = request(method="GET", path="/v2", authorization=said)
+        assert wire.send(asked).answer().status == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"host": "localhost:8000"}, 200), ({"host": "127.0.0.1"}, 200), ({"host": "[::1]:1"}, 200),
+     ({"host": None}, 200), ({"host": "evil.org:8000"}, 403), ({"host": "127.0.0.1.evil.org"}, 403),
+     ({"origin": "http://localhost:3000"}, 200), ({"origin": "https://evil.org"}, 403),
+     ({"origin": "null"}, 403)],
+)  # fmt: skip
+def test_pages_of_other_sites_reach_nothing(
+    headers: dict[str, Any], status: int, wire: Wire
+) -> None:
+    """A name that leads here is not this machine's: its site's pages would read the answers."""
+    assert wire.send(infer(**headers)).answer().status == status
+    for path in ("/v2", "/metrics"):
+        asked = request(method="GET", path=path, **headers)
+        assert wire.send(asked).answer().status == status
+    asked = request(method="GET", path="/v2/health/ready", **headers)
+    assert wire.send(asked).answer().status == 200
+
+
+def test_with_a_token_the_server_may_have_any_name() -> None:
+    right = {"authorization": "Bearer secret", "host": "example.org"}
+    with running(token="secret") as server, Wire(server) as wire:
+        assert wire.send(infer(**right)).answer().status == 200
+    with running(host="0.0.0.0") as server, Wire(server) as wire:
+        assert wire.send(infer(host="example.org")).answer().status == 200
 
 
 def test_a_pipeline_says_which_rows_belong_to_whom() -> None:

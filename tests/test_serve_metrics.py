@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.results.schema import IntervalMetrics
-from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.interface import Batches, Reply, Status
 from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 
 LATE = dataclasses.replace(ANSWER, finished_s=1.5, in_time=False)
@@ -84,23 +84,34 @@ def test_a_call_is_measured_by_its_own_slo(metrics: ServerMetrics) -> None:
     assert found["sponge_slo_used_ratio_bucket{le=+Inf}"] == 2
 
 
-def test_batches_are_counted_by_their_rows(metrics: ServerMetrics) -> None:
-    for size, batches in {1: 3, 2: 2, 5: 1, 16: 1}.items():
-        for _ in range(size * batches):
-            metrics.observe(call(), dataclasses.replace(ANSWER, batch=size))
+def test_batches_are_counted_by_stage() -> None:
+    """A batch of a later stage may hold several tasks of one call, and none of another."""
+    first = tuple(Batches(size, ended, 0.5) for size, ended in {1: 3, 2: 2, 5: 1, 16: 1}.items())
+    served = dataclasses.replace(SERVED, stages=("detection", "recognition"))
+    ended = first, (Batches(16, 4, 0.25),)
+    metrics = ServerMetrics(served, batches=lambda: ended)
+    metrics.observe(call(), dataclasses.replace(ANSWER, batch=16))
     found = samples(metrics)
-    assert found["sponge_batch_size_count"] == 7
-    assert found["sponge_batch_size_sum"] == 3 + 4 + 5 + 16
-    assert found["sponge_batch_size_bucket{le=2}"] == 5
-    assert found["sponge_batch_size_bucket{le=8}"] == 6
-    assert found["nv_inference_exec_count{model=lite0}{version=1}"] == 7
-    assert found["nv_inference_count{model=lite0}{version=1}"] == 28
+    assert found["sponge_batch_size_count{stage=detection}"] == 7
+    assert found["sponge_batch_size_sum{stage=detection}"] == 3 + 4 + 5 + 16
+    assert found["sponge_batch_size_bucket{le=2}{stage=detection}"] == 5
+    assert found["sponge_batch_size_bucket{le=8}{stage=detection}"] == 6
+    assert found["sponge_batch_size_count{stage=recognition}"] == 4
+    assert found["sponge_batch_size_bucket{le=8}{stage=recognition}"] == 0
+    assert found["nv_inference_exec_count{model=lite0}{version=1}"] == 11
+    assert found["nv_inference_count{model=lite0}{version=1}"] == 1
+    told = metrics.statistics()
+    assert told["execution_count"] == 11
+    sizes = {each["batch_size"]: each["compute_infer"] for each in told["batch_stats"]}
+    assert {size: each["count"] for size, each in sizes.items()} == {1: 3, 2: 2, 5: 1, 16: 5}
+    assert sizes[16]["ns"] == 750_000_000
 
 
 @pytest.mark.parametrize("batch_max", [1, 3, 4, 4096])
 def test_the_largest_batch_has_an_edge(batch_max: int) -> None:
-    metrics = ServerMetrics(dataclasses.replace(SERVED, batch_max=batch_max))
-    assert f"sponge_batch_size_bucket{{le={batch_max}}}" in samples(metrics)
+    served = dataclasses.replace(SERVED, batch_max=batch_max)
+    metrics = ServerMetrics(served, batches=lambda: ((Batches(batch_max, 1, 0.1),),))
+    assert samples(metrics)[f"sponge_batch_size_bucket{{le={batch_max}}}{{stage=model}}"] == 1
 
 
 def test_triton_counts_requests_and_microseconds(metrics: ServerMetrics) -> None:
@@ -125,7 +136,6 @@ def test_triton_counts_requests_and_microseconds(metrics: ServerMetrics) -> None
     assert triton("request_failure", "BACKEND") == 1
     assert triton("request_failure", "OTHER") == 0
     assert triton("count") == 4
-    assert triton("exec_count") == 2
     assert triton("pending_request_count") == 3
     assert triton("queue_duration_us") == 4 * 100_000
     assert triton("compute_infer_duration_us") == 4 * 200_000
@@ -141,13 +151,11 @@ def test_statistics_say_the_same_in_nanoseconds(metrics: ServerMetrics) -> None:
     told = metrics.statistics()
     assert (told["name"], told["version"]) == ("lite0", "1")
     assert told["last_inference"] == 1700000000250
-    assert (told["inference_count"], told["execution_count"]) == (4, 2)
+    assert (told["inference_count"], told["execution_count"]) == (4, 0)
     assert told["inference_stats"]["success"] == {"count": 4, "ns": 1_200_000_000}
     assert told["inference_stats"]["fail"] == {"count": 1, "ns": 500_000_000}
     assert told["inference_stats"]["queue"] == {"count": 4, "ns": 400_000_000}
-    (batch,) = told["batch_stats"]
-    assert batch["batch_size"] == 2
-    assert batch["compute_infer"] == {"count": 2, "ns": 400_000_000}
+    assert told["batch_stats"] == []
 
 
 def test_an_interval_counts_once_however_often_one_looks(metrics: ServerMetrics) -> None:
@@ -219,6 +227,20 @@ def test_names_and_types_are_declared_once_each() -> None:
             name = line.split("{")[0].split(" ")[0]
             ends = ("", "_bucket", "_count", "_sum")
             assert any(name.removesuffix(end) in declared for end in ends), name
+
+
+def test_requests_that_were_not_taken_are_counted(metrics: ServerMetrics) -> None:
+    for status in (400, 401, 400, 503):
+        metrics.rejected(status)
+    found = samples(metrics)
+    named = {k: v for k, v in found.items() if k.startswith("sponge_rejected_requests_total")}
+    assert {key.split("=")[1]: value for key, value in named.items()} == {
+        "400}": 2, "401}": 1, "503}": 1
+    }  # fmt: skip
+    # Triton counts only what it would have served if there had been room
+    assert found["nv_inference_request_failure{model=lite0}{reason=REJECTED}{version=1}"] == 1
+    assert found["nv_inference_request_failure{model=lite0}{reason=OTHER}{version=1}"] == 0
+    assert metrics.statistics()["inference_stats"]["fail"]["count"] == 0
 
 
 def test_clocks_that_were_not_believed_are_counted(metrics: ServerMetrics) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import grpc
@@ -22,14 +24,18 @@ from served import Running, running
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.rpc import service
-from sponge_env.serve.rpc.codec import loose_bytes, read_request
+from sponge_env.serve.rpc.codec import MOST_FIELDS, loose_bytes, read_request
 from sponge_env.serve.rpc.messages import STREAMED
 from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
-from sponge_env.serve.rpc.service import COPIES, PUSHBACK
+from sponge_env.serve.rpc.service import COPIES, LOOSE_COPIES, PUSHBACK
+from sponge_env.serve.wire.outcomes import WireError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tritonclient.grpc import model_config_pb2, service_pb2
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""What a client of HTTP/2 says first, with empty settings."""
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +278,19 @@ def test_who_has_no_token_is_not_even_read(method: str) -> None:
         assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_what_never_comes_to_the_engine_is_counted() -> None:
+    message = MESSAGES["ModelInferRequest"](model_name="other").SerializeToString()
+    metadata = (("authorization", "Bearer x"),)
+    with running(token="x") as server, grpc.insecure_channel(server.grpc) as channel:
+        assert code(channel, "ModelInfer", message) is grpc.StatusCode.UNAUTHENTICATED
+        asked = {"metadata": metadata}
+        assert code(channel, "ModelInfer", message, **asked) is grpc.StatusCode.NOT_FOUND
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+        (found,) = stream(iter([message]), timeout=20, **asked)
+        assert MESSAGES["ModelStreamInferResponse"].FromString(found).error_message
+        assert server.recorder.rejections == {401: 1, 404: 2}
+
+
 def test_silent_streams_are_let_go() -> None:
     with running(idle_timeout_s=0.2) as server, grpc.insecure_channel(server.grpc) as channel:
         never = threading.Event()
@@ -336,7 +355,10 @@ def test_only_what_takes_long_is_read_beside_the_loop(
 
 @given(data=st.binary(max_size=100), raw=st.binary(max_size=300), more=st.binary(max_size=3))
 def test_raw_contents_are_told_from_the_rest(data: bytes, raw: bytes, more: bytes) -> None:
-    assert 0 <= loose_bytes(data) <= len(data)
+    try:
+        assert 0 <= loose_bytes(data) <= len(data)
+    except WireError:
+        assert len(data) > MOST_FIELDS
     request = infer()
     request.raw_input_contents[0] = raw
     said = request.SerializeToString()
@@ -344,3 +366,83 @@ def test_raw_contents_are_told_from_the_rest(data: bytes, raw: bytes, more: byte
     assert loose_bytes(said) == head
     if more:
         assert loose_bytes(said + more) == len(said + more)
+
+
+def test_a_request_has_few_fields(channel: grpc.Channel) -> None:
+    """Each of them takes 90 bytes in memory."""
+    empty = b"\x2a\0"
+    for before in (b"", b"\x78\1", b"\x7b\x7c"):  # also after what nobody knows
+        data = before + empty * 4000
+        assert code(channel, "ModelInfer", data) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    named = MESSAGES["ModelInferRequest"](model_name="tiny").SerializeToString()
+    assert code(channel, "ModelInfer", named + empty * 9) is grpc.StatusCode.INVALID_ARGUMENT
+    known = infer().SerializeToString() + b"\x78\1" + b"\x7d" + b"\0" * 4 + b"\x79" + b"\0" * 8
+    assert code(channel, "ModelInfer", known) is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("most_bytes", [4_000_000, 8_000_000])
+def test_what_numbers_become_counts(most_bytes: int) -> None:
+    request = infer(np.ones((1, 40_000)))
+    data = request.SerializeToString()
+    del request.raw_input_contents[:]
+    request.inputs[0].contents.fp32_contents.extend([1.0] * 40_000)
+    engine = FakeEngine(served(TensorSpec((40_000,))))
+    limits = {"most_held_bytes": most_bytes, "most_body_bytes": 200_000}
+    with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
+        found = code(channel, "ModelInfer", request.SerializeToString())
+        enough = most_bytes > (COPIES + LOOSE_COPIES) * 160_100
+        assert (found is grpc.StatusCode.OK) == enough
+        assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
+
+
+def test_connections_are_bounded() -> None:
+    with running(most_connections=2) as server:
+        address = (server.options.host, server.options.grpc_port or 0)
+        with ExitStack() as stack:
+            greeted = []
+            for _ in range(2):
+                client = stack.enter_context(socket.create_connection(address, 10))
+                client.sendall(PREFACE)
+                greeted.append(client.recv(9))  # its settings
+            assert all(greeted)
+            third = stack.enter_context(socket.create_connection(address, 10))
+            with suppress(ConnectionError):
+                third.sendall(PREFACE)
+                assert third.recv(9) == b""
+
+
+def test_streams_are_bounded() -> None:
+    limits = {"most_held_bytes": 60_000, "most_body_bytes": 10_000}
+    places = 60_000 // (COPIES * 10_000)
+    with running(**limits) as server, grpc.insecure_channel(server.grpc) as channel:
+        never, data = threading.Event(), infer().SerializeToString()
+
+        def asked() -> Iterator[bytes]:
+            yield data
+            never.wait(20)
+
+        ask = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+        streams = [ask(asked(), timeout=20) for _ in range(places)]
+        assert all(next(stream) for stream in streams)
+        with pytest.raises(grpc.RpcError) as raised:
+            next(ask(asked(), timeout=20))
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
+        never.set()
+
+
+def test_few_messages_are_read_at_a_time() -> None:
+    """What has come of a message is not counted before it is whole."""
+    limits = {"most_held_bytes": 60_000, "most_body_bytes": 10_000, "body_timeout_s": 2.0}
+    places = 60_000 // (COPIES * 10_000)
+    with running(**limits) as server, grpc.insecure_channel(server.grpc) as channel:
+        never, data = threading.Event(), infer().SerializeToString()
+        ask = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        slow = [ask.future(silent(never), timeout=20) for _ in range(places)]
+        with pytest.raises(grpc.RpcError) as raised:  # it waits for its turn
+            channel.unary_unary(f"/{SERVICE}/ModelInfer")(data, timeout=0.5)
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert not server.engine.calls
+        assert all(call.code() is grpc.StatusCode.DEADLINE_EXCEEDED for call in slow)
+        assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
+        never.set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from fake_calls import Client, served_system
@@ -83,6 +85,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     assert not system.open
     assert not system.inbox
     system._held.check()
+    check_batches(client)
     if name == "two stages":
         assert system._env["opened"] == pending
 
@@ -103,6 +106,17 @@ def check_told(client: Client, name: str) -> None:
         assert reply.service_s > 0
         assert reply.batch > 0
         assert reply.variant
+
+
+def check_batches(client: Client) -> None:
+    """Check that each batch that has ended counts, with its stage, size and time."""
+    counted = client.system.batches.so_far()
+    for k, sizes in enumerate(counted):
+        ended = [c for c in client.worker.ended if c.batch.stage == k]
+        assert {each.size: each.ended for each in sizes} == Counter(c.batch.size for c in ended)
+        service_s = sum(c.finished_s - c.started_s for c in ended)
+        assert sum(each.service_s for each in sizes) == pytest.approx(service_s)
+    assert len(counted) == len(client.worker.workers)
 
 
 def check_accounts(client: Client, totals: dict[str, int]) -> int:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,12 @@ import pytest
 from fake_oip import FakeServer, serving
 from served_story import SERVED, Story
 
+from sponge_env.serve.__main__ import _parser as serve_parser
+from sponge_env.serve.load.__main__ import _parse as parse_load
 from sponge_env.serve.monitor.metrics import OUTCOMES
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples" / "serving"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "examples" / "serving"
 triton = pytest.mark.skipif(
     importlib.util.find_spec("tritonclient") is None, reason="tritonclient is not installed"
 )
@@ -212,7 +216,7 @@ def test_every_outcome_has_its_color() -> None:
 
 
 def test_the_docs_name_all_metrics() -> None:
-    page = (FOLDER.parent.parent / "docs" / "serving.md").read_text()
+    page = (ROOT / "docs" / "serving.md").read_text()
     named = set(re.findall(r"`(sponge_\w+)`", page))
     families = {
         re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed()[0] if "sponge_" in name
@@ -221,10 +225,32 @@ def test_the_docs_name_all_metrics() -> None:
 
 
 def test_the_docs_name_files_that_there_are() -> None:
-    docs = FOLDER.parent.parent / "docs"
+    docs = ROOT / "docs"
     for target in re.findall(r"\]\(([^)#]+)\)", (docs / "serving.md").read_text()):
         if "://" not in target:
             assert (docs / target).exists(), target
     for file in FOLDER.iterdir():
         if file.suffix in (".py", ".sh", ".json", ".yml"):
             assert file.name in (docs / "serving.md").read_text()
+
+
+COMMANDS = [
+    (file, whole or within)
+    for file in (*FOLDER.glob("*.*"), ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    for whole, within in re.findall(
+        r"^ *(?:\$ )?(sponge (?:serve|load) [^`\n]+)|`(sponge (?:serve|load) -[^`]+)`",
+        file.read_text(),
+        re.MULTILINE,
+    )
+]
+
+
+@pytest.mark.parametrize("command", sorted({command for _, command in COMMANDS}))
+def test_commands_that_are_shown_can_be_given(command: str) -> None:
+    _, name, *arguments = shlex.split(command, comments=True)
+    (serve_parser().parse_args if name == "serve" else parse_load)(arguments)
+
+
+def test_commands_are_shown_everywhere() -> None:
+    shown = {file.name for file, _ in COMMANDS}
+    assert shown >= {"serving.md", "README.md", "http_client.py", "grpc_client.py"}

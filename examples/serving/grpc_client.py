@@ -1,7 +1,8 @@
 """Ask a server with tritonclient over gRPC, whose own deadline is the request's.
 
-pip install 'tritonclient[grpc]', start `sponge serve --model efficientnet-lite0`, then:
+pip install 'tritonclient[grpc]', start a server, then ask it in another terminal:
 
+    sponge serve --model efficientnet-lite0 --agent sponge-ip
     python grpc_client.py --slo-ms 500
 """
 

@@ -1,7 +1,8 @@
 """Ask a server with tritonclient over HTTP, with a deadline, and see what it says of its answer.
 
-pip install 'tritonclient[http]', start `sponge serve --model efficientnet-lite0`, then:
+pip install 'tritonclient[http]', start a server, then ask it in another terminal:
 
+    sponge serve --model efficientnet-lite0 --agent sponge-ip
     python http_client.py --slo-ms 500
 """
 

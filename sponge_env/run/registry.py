@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -103,17 +103,6 @@ def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
     """Reset a controller; whatever it raises becomes a :class:`ControllerError`."""
     with _named(controller, "reset"):
         controller.reset(spec, seed)
-
-
-def start_rehearsed(controller: Controller, spec: SystemSpec, seed: int, view: SystemView) -> None:
-    """Reset a controller that has decided once in vain: what it compiles or loads then, it has.
-
-    For systems whose clock runs: a first decision that takes seconds would lose requests.
-    """
-    start(controller, spec, seed)
-    with suppress(SpongeError):  # which shows again, and is said, when it is in charge
-        decision(controller, view, spec)
-    start(controller, spec, seed)
 
 
 def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allocation:

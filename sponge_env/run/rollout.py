@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
 from sponge_env.profile import Profile
 from sponge_env.results.schema import AVERAGED, SHARE, EpisodeMetrics, IntervalMetrics
-from sponge_env.run.registry import decision, start, start_rehearsed
+from sponge_env.run.registry import decision, start
 from sponge_env.run.store import QUANTILES
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS
@@ -43,6 +44,10 @@ _SETTLING_SEED = EVALUATION_SEEDS
 """A training seed: what is met in the evaluation stays unknown."""
 
 _OUTCOMES = ("on_time", "late", "dropped", "failed", "queued", "running")
+
+
+REHEARSED = 5
+"""Intervals of a rehearsal: enough for requests to wait, and to be forecast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     try:
         with system.paused():  # a controller may load or compile something now
             if isinstance(system, LiveSystem):
-                start_rehearsed(controller, system.spec, run.seed, system.view())
+                start_rehearsed(controller, system, run.seed)
             else:
                 start(controller, system.spec, run.seed)
         while not system.done:
@@ -118,6 +123,20 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
         except SpongeError as error:
             failure = failure or error
     return Episode(summary, tuple(intervals), failure)
+
+
+def start_rehearsed(controller: Controller, system: LiveSystem, seed: int) -> None:
+    """Reset a controller that has driven the simulated counterpart of a system for a moment.
+
+    What it compiles or loads while it decides, it has then: that takes seconds, in which the
+    requests of a clock that runs would be lost.
+    """
+    with suppress(SpongeError):  # which shows again, and is said, when it is in charge
+        start(controller, system.spec, seed)
+        simulated = system.counterpart()
+        for _ in range(min(REHEARSED, simulated.plan.intervals)):
+            simulated.step(decision(controller, simulated.view(), simulated.spec))
+    start(controller, system.spec, seed)
 
 
 def _summarise(

@@ -124,7 +124,7 @@ def _uvicorn_config(app: HttpFront, front: Front) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
-        http=connections(Shared(options, front.memory)),  # type: ignore[arg-type]
+        http=connections(Shared(options, front.memory, front.recorder.rejected)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         loop="none",

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from sponge_env.errors import SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemView
-from sponge_env.run.registry import start_rehearsed
+from sponge_env.run.rollout import start_rehearsed
 from sponge_env.serve.decider import Decider
-from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.system import ServedSystem, tell
 
 LOG = logging.getLogger("sponge_env")
@@ -87,6 +87,10 @@ class ServingEngine:
         """Return the latest snapshot."""
         return self._snapshot
 
+    def batches(self) -> tuple[tuple[Batches, ...], ...]:
+        """Return the batches of each stage that have ended."""
+        return self._system.batches.so_far()
+
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something with each snapshot from now on."""
         self._followers.append(follower)
@@ -108,9 +112,9 @@ class ServingEngine:
 
     def _started(self, agent: str) -> Decider:
         """Make a controller that is ready to decide; this may take a while."""
-        controller, spec = self._make_controller(agent), self._system.spec
-        start_rehearsed(controller, spec, 0, self._view)
-        return Decider(agent, controller, spec)
+        controller = self._make_controller(agent)
+        start_rehearsed(controller, self._system, 0)
+        return Decider(agent, controller, self._system.spec)
 
     def _serve(self) -> None:
         """Serve until the system is closed, whatever happens."""

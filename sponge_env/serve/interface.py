@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -92,6 +92,16 @@ class Served:
     """Calls that it holds at most; more rows than that can never be served together."""
 
 
+class Batches(NamedTuple):
+    """The batches of one size that have ended with answers."""
+
+    size: int
+    """Tasks in each."""
+    ended: int
+    service_s: float
+    """From their beginnings to their ends, all together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the engine says of itself after each interval."""
@@ -138,6 +148,9 @@ class Engine(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Return the latest snapshot."""
+
+    def batches(self) -> tuple[tuple[Batches, ...], ...]:
+        """Return the batches of each stage that have ended up to now, by size, smallest first."""
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something, quickly, with each snapshot from now on, from the engine's thread.

@@ -51,9 +51,28 @@ class Memory:
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
         """Count so many bytes within the context; a WireError if there is no room for them."""
+        if size > self.most_bytes:  # to try again would be in vain
+            raise WireError("to read this request takes more memory than there is for all", 413)
         if not self.hold(size):
             raise WireError(FULL, 503)
         try:
             yield
         finally:
             self.released.append(size)
+
+
+class Held:
+    """Bytes that one request holds, more and more; given back once nobody uses this any more."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory, self._size = memory, 0
+
+    def more(self, size: int) -> bool:
+        """Count so many bytes more if there is room for them."""
+        held = self._memory.hold(size)
+        self._size += size * held
+        return held
+
+    def __del__(self) -> None:
+        """Give all of it back, from whatever thread."""
+        self._memory.released.append(self._size)

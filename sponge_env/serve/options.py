@@ -25,7 +25,7 @@ class ServeOptions:
     most_rows: int = 256
     """Longest batch axis of a request."""
     most_connections: int = 512
-    """Connections at a time, of HTTP; as many requests at a time, of gRPC."""
+    """Connections at a time, of HTTP and of gRPC each; as many of gRPC's calls at a time."""
     most_held_bytes: int = 256 * 2**20
     """Bodies in memory at a time, of HTTP and gRPC together, also after they are unpacked."""
     most_header_bytes: int = 32 * 2**10
@@ -57,6 +57,8 @@ class ServeOptions:
             raise ConfigError("a token must consist of printable ASCII characters")
         if self.token == "":
             raise ConfigError("a token must not be empty")
+        if self.token is not None and self.token != self.token.strip():
+            raise ConfigError("a token must not begin or end with a space")
 
     @property
     def local(self) -> bool:

@@ -27,6 +27,7 @@ from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
 from sponge_env.models.model import TensorSpec
 from sponge_env.profile import Profile, local_model
 from sponge_env.scenario import Scenario
+from sponge_env.serve.ended import EndedBatches
 from sponge_env.serve.inbox import Inbox, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.pace import Pace
@@ -128,6 +129,7 @@ class ServedSystem(LiveSystem):
         self._offset_s = time.monotonic() - self.worker.now()
         self.variants = [tuple(map(called, stage.variants)) for stage in self.plan.pipeline]
         """What the variants of each stage are called."""
+        self.batches = EndedBatches([stage.batch_max for stage in self.spec.stages])
         self.inbox = make_inbox(self.worker.wake)
 
     def _make_memory(
@@ -309,6 +311,8 @@ class ServedSystem(LiveSystem):
     def _end(self, completion: Completion) -> None:
         super()._end(completion)
         batch = completion.batch
+        if completion.ok:
+            self.batches.add(completion)
         if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
             self._waiting = True
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])

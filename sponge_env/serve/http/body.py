@@ -13,6 +13,8 @@ EXTENSION = "sponge.whole_body"
 """Name of the ASGI extension by which our own HTTP protocol hands a body over in one piece."""
 BEGAN = "sponge.began_s"
 """Name of the one that says when its first byte came, on the monotonic clock."""
+CHUNKS = "sponge.chunks"
+"""Name of the one that counts a body that comes in pieces, until they are put together."""
 GONE = "sponge.gone"
 """Name of the one that has a future, which is done once the client has gone away."""
 
@@ -33,10 +35,11 @@ async def read_body(
         more = message.get("more_body", False)
         if size > most_bytes:
             raise too_large(most_bytes)
-    whole: WholeBody | None = (scope.get("extensions") or {}).get(EXTENSION)
-    if whole is not None:
-        return whole
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    extensions = scope.get("extensions") or {}
+    whole: WholeBody | None = extensions.get(EXTENSION)
+    body = b"".join(chunks) if whole is None else whole
+    extensions.pop(CHUNKS, None)
+    return body
 
 
 def refuse_larger(length: bytes, most_bytes: int) -> None:

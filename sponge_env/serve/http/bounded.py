@@ -124,7 +124,7 @@ class Bounded(HttpToolsProtocol):
         """Read no more; answer and close once what came whole before has its answers."""
         if self._last_word is not None:
             return
-        self.shared.refused += 1
+        self.shared.rejected(refusal.status)
         self._last_word = refusal
         self._stop_timer()
         self._forget()

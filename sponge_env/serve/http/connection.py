@@ -12,19 +12,19 @@ from typing import Any
 import httptools
 import numpy as np
 
-from sponge_env.serve.http.body import EXTENSION, GONE
-from sponge_env.serve.http.bounded import Bounded
+from sponge_env.serve.http.body import BEGAN, CHUNKS, EXTENSION, GONE
+from sponge_env.serve.http.half_closed import HalfClosed
 from sponge_env.serve.http.in_place import InPlace
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
-from sponge_env.serve.memory import FULL
+from sponge_env.serve.memory import FULL, Held
 
 
-class Connection(Bounded):
+class Connection(HalfClosed):
     """Parses one connection; :class:`.in_place.InPlace` brings it what arrives."""
 
     def __init__(self, shared: Shared, **named: Any) -> None:
         super().__init__(shared, **named)
-        self._parsed_bytes = self._chunk_bytes = 0
+        self._parsed_bytes = 0
         self._in_headers = True
         self._body: memoryview | None = None
         self._filled = self._unwanted = 0
@@ -55,6 +55,15 @@ class Connection(Bounded):
             self._check_parsed()
             self._check_idle()
 
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; who wants another protocol is answered in this one all the same."""
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._fed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
@@ -64,6 +73,10 @@ class Connection(Bounded):
     def on_headers_complete(self) -> None:
         """Start the application, and make room for the body, if its size is known."""
         self._in_headers = False
+        if self.parser.should_upgrade():  # it is parsed once more, see _fed
+            if self.parser.get_method() == b"CONNECT":
+                self._fail(RefusedError(405, "the method CONNECT is not served"))
+            return
         super().on_headers_complete()
         length = next((value for name, value in self.headers if name == b"content-length"), b"0")
         size = int(length)
@@ -75,8 +88,8 @@ class Connection(Bounded):
         if self.cycle.response_complete:  # nobody wants it
             return
         if self._body is None:
-            self._hold(len(body))
-            self._chunk_bytes += len(body)
+            extensions: Any = self.scope["extensions"]
+            self._require(extensions.setdefault(CHUNKS, Held(self.shared.memory)).more(len(body)))
             super().on_body(body)
             return
         end = self._filled + len(body)
@@ -85,6 +98,10 @@ class Connection(Bounded):
 
     def on_message_complete(self) -> None:
         """Let the application have the request."""
+        if self.parser.should_upgrade():
+            return
+        if self._body is not None and self._filled < len(self._body):  # or it would see what
+            self._fail(RefusedError(400, "the body is not whole"))  # was in memory before
         self._body = None
         super().on_message_complete()
 
@@ -97,15 +114,15 @@ class Connection(Bounded):
         super().on_response_complete()
 
     def _make_room(self, size: int) -> None:
-        self._hold(size)
+        self._require(self.shared.memory.hold(size))
         room: Any = np.empty(size, np.uint8)  # bytearray would write zeros first
         self.shared.memory.release_with(room, size)
         self._body, self._filled = memoryview(room), 0
         extensions: Any = self.scope["extensions"]
         extensions |= {EXTENSION: self._body, GONE: self.loop.create_future()}
 
-    def _hold(self, size: int) -> None:
-        if not self.shared.memory.hold(size):
+    def _require(self, held: bool) -> None:
+        if not held:
             self._fail(RefusedError(503, FULL))
 
     def _forget(self) -> None:
@@ -113,14 +130,35 @@ class Connection(Bounded):
         if self._body is not None:
             self._unwanted = len(self._body) - self._filled
         self._body = None
-        self.shared.memory.released.append(self._chunk_bytes)
-        self._chunk_bytes = 0
 
     def _end_body(self) -> None:
         """End a request whose body the parser has not seen; another one sees what follows."""
+        self._parse_anew()
+        self.on_message_complete()
+
+    def _parse_anew(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.on_message_complete()
+
+    def _fed(self, data: bytes) -> bytes:
+        """Have the parser take what came; return what it left.
+
+        It takes what follows the head of a request to upgrade for another protocol, so the head
+        goes through another parser, without that header.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            began: Any = self.scope["extensions"]
+            version = self.parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            self._parse_anew()
+            self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+            again: Any = self.scope["extensions"]
+            again[BEGAN] = began[BEGAN]
+            return data[upgrade.args[0] :]
+        return b""
 
     def _check_parsed(self) -> None:
         """Close if headers, or chunks with what is around them, have no end.

@@ -22,7 +22,7 @@ class Reader(Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio has it."""
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         """As asyncio has it."""
 
     def pause_writing(self) -> None:
@@ -54,9 +54,9 @@ class InPlace(asyncio.BufferedProtocol):
         """Pass it on."""
         self._to.connection_lost(exc)
 
-    def eof_received(self) -> None:
-        """Pass it on."""
-        self._to.eof_received()
+    def eof_received(self) -> bool:
+        """Pass it on, and whether answers are due."""
+        return self._to.eof_received()
 
     def pause_writing(self) -> None:
         """Pass it on."""

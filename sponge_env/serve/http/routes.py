@@ -11,27 +11,27 @@ import numpy as np
 import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.body import BEGAN, WholeBody, read_body
+from sponge_env.serve.http.body import BEGAN, WholeBody, read_body, too_large
 from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
 from sponge_env.serve.http.connected import ClientGoneError, Receive, Scope, while_connected
+from sponge_env.serve.http.hosts import check_asked_here, from_here
 from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
-from sponge_env.serve.options import is_local
 from sponge_env.serve.wire import describe
-from sponge_env.serve.wire.aside import apart, aside
+from sponge_env.serve.wire.aside import LARGE_BYTES, apart, aside, in_turn
 from sponge_env.serve.wire.extras import Extras
 from sponge_env.serve.wire.front import Answered, Front, Headers
+from sponge_env.serve.wire.json_text import check_json_size, object_bytes, read_json
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import (
     Inference,
     header_size,
     read_inference,
-    read_json,
     write_answer,
 )
 from sponge_env.serve.wire.tensors import shown
 
-PROXIED = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
-"""Headers of requests that came through a proxy."""
+MOST_SETTING_BYTES = 2**16
+"""Of what is sent to change a setting."""
 
 
 class HttpFront:
@@ -47,6 +47,7 @@ class HttpFront:
         try:
             response = await self._response(scope, receive)
         except WireError as error:
+            self._front.count_rejected(error)
             response = as_error(error, dict(scope["headers"]))
         except ClientGoneError:
             return
@@ -54,12 +55,13 @@ class HttpFront:
 
     async def _response(self, scope: Scope, receive: Receive) -> Response:
         headers, path = dict(scope["headers"]), scope["path"]
-        get = scope["method"] in ("GET", "HEAD")
-        if get and path in self._extras.resources:
-            return self._resource(scope, headers)
-        parts = path.strip("/").split("/")
+        get, parts = scope["method"] in ("GET", "HEAD"), path.strip("/").split("/")
         if parts[:2] == ["v2", "health"] and get:
             return self._health(parts[2:])
+        if self._front.options.local and self._front.options.token is None:
+            check_asked_here(headers)
+        if get and path in self._extras.resources:
+            return self._resource(scope, headers)
         self._front.check_token(headers)
         if get:
             return as_json(self._described(parts))
@@ -135,9 +137,7 @@ class HttpFront:
     async def _infer(self, request: _Request) -> Response:
         body, size = await self._body(request)
         arrival, headers = self._front.arrival(request.began_s), request.headers
-        length = headers.get(b"inference-header-content-length")
-        limits = (length, self._front.served, self._front.options.most_rows)
-        inference = await aside(header_size(length, len(body)), read_inference, body, *limits)
+        inference = await self._read(body, headers.get(b"inference-header-content-length"))
         read_s = time.monotonic() - arrival.arrived_s
         work = self._front.infer(inference, headers, arrival, size)
         answered = await while_connected(request.scope, request.receive, work)
@@ -147,6 +147,17 @@ class HttpFront:
         self._front.recorder.converted(read_s, time.monotonic() - began_s)
         return response
 
+    async def _read(self, body: WholeBody, length: bytes | None) -> Inference:
+        """Take a body apart; what Python makes of large JSON is counted meanwhile."""
+        front, size = self._front, header_size(length, len(body))
+        check_json_size(size, len(body), front.served, front.options)
+        needed = 0
+        if size >= LARGE_BYTES:
+            needed = await aside(size, object_bytes, memoryview(body)[:size])
+        with front.memory.holding(needed):
+            limits = (length, front.served, front.options.most_rows)
+            return await in_turn(size, read_inference, body, *limits)
+
     async def _body(self, request: _Request) -> tuple[WholeBody, int]:
         """Return a body, unpacked, and how large it was on the wire."""
         most_bytes = self._front.options.most_body_bytes
@@ -154,13 +165,19 @@ class HttpFront:
         if body is None:
             raise ClientGoneError
         encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
+        if isinstance(body, bytes):  # what was read in place is counted
+            body = self._counted(body)
         if not encoding:
             return body, len(body)
         # a small body may become a large one
         unpacked = await aside(most_bytes, decompressed, body, encoding, most_bytes)
-        counted = np.frombuffer(unpacked, np.uint8)
+        return self._counted(unpacked), len(body)
+
+    def _counted(self, body: WholeBody) -> WholeBody:
+        """Count a body as long as it is used."""
+        counted = np.frombuffer(body, np.uint8)
         self._front.memory.keep(counted)
-        return memoryview(counted), len(body)  # type: ignore[arg-type]
+        return memoryview(counted)  # type: ignore[arg-type]
 
     def _written(self, inference: Inference, answered: Answered, headers: Headers) -> Response:
         """Return an answer, compressed where that is accepted and it is large enough."""
@@ -180,11 +197,15 @@ class HttpFront:
 
     async def _use(self, request: _Request) -> Response:
         """Put another agent in charge; whoever may not is refused."""
-        if self._front.options.token is None and not _from_here(request):
+        if self._front.options.token is None and not from_here(
+            request.scope.get("client"), request.headers
+        ):
             raise WireError("without a token, only this machine may change the agent", 403)
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
         body, _ = await self._body(request)
+        if len(body) > MOST_SETTING_BYTES:
+            raise too_large(MOST_SETTING_BYTES)
         agent = read_json(body).get("agent")
         if not isinstance(agent, str):
             raise WireError(f"agent must be a name, not {shown(agent)}")
@@ -201,19 +222,6 @@ class _Request:
     headers: Headers
     receive: Receive
     began_s: float
-
-
-def _from_here(request: _Request) -> bool:
-    """Return whether a client of this machine itself asks this machine.
-
-    A web page of another site cannot send JSON without asking first, which nobody answers; one
-    whose name was made to lead here says its name as the host. A proxy says for whom it asks.
-    """
-    client = request.scope.get("client")
-    host = request.headers.get(b"host", b"").decode("latin-1")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    proxied = not PROXIED.isdisjoint(request.headers)
-    return bool(client and is_local(client[0])) and is_local(name.lower()) and not proxied
 
 
 def _began_s(scope: Scope) -> float:

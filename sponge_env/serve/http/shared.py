@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -23,10 +24,10 @@ class Shared:
 
     options: ServeOptions
     memory: Memory
+    rejected: Callable[[int], None]
+    """Counts a request that was no HTTP, too slow, too large, or one too many, by its status."""
     scratch: memoryview = field(default_factory=_scratch)
     """What was read is parsed before the next connection reads."""
-    refused: int = 0
-    """Requests that were no HTTP, too slow, too large, or one too many."""
 
 
 class RefusedError(Exception):

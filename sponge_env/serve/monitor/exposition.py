@@ -60,21 +60,26 @@ def _of_calls(m: ServerMetrics) -> Iterator[Metric]:
     yield _histogram("slo_used_ratio", said, m.slo_used)
     said = "Answers by the model variant that gave them."
     yield _counters("answers", said, "variant", dict.fromkeys(m.served.variants, 0) | m.answers)
-    yield _histogram("batch_size", "Size of the batches that ended with answers.", _batches(m))
+    yield _batches(m)
+    said = "Requests that were not understood, not allowed or too many, by HTTP status."
+    rejections = {str(status): count for status, count in sorted(m.rejections.items())}
+    yield _counters("rejected_requests", said, "status", rejections)
     said = "Clocks of clients that cannot be right and were clamped."
     yield CounterMetricFamily("sponge_clamped_clocks", said, m.clamped_clocks)
 
 
-def _batches(m: ServerMetrics) -> Histogram:
-    """Return the histogram of all batches' sizes."""
-    edges = [2**power for power in range(m.served.batch_max.bit_length())]
-    found = Histogram([*edges, *([m.served.batch_max] if edges[-1] < m.served.batch_max else [])])
-    for size, rows in m.batches.items():
-        ended = rows.count // max(1, size)
-        at = sum(edge < size for edge in found.edges)
-        found.counts[at] += ended
-        found.total += ended * size
-    return found
+def _batches(m: ServerMetrics) -> Metric:
+    """Return the histograms of the batches' sizes, one for each stage."""
+    most = m.served.batch_max
+    edges = sorted({most, *(2**power for power in range(most.bit_length()))})
+    said = "Size of the batches that ended with answers."
+    family = HistogramMetricFamily("sponge_batch_size", said, labels=["stage"])
+    for stage, ended in zip(m.served.stages, m.batches(), strict=False):
+        found = Histogram(edges)
+        for each in ended:
+            found.add(each.size, each.ended)
+        family.add_metric([stage], _buckets(found), found.total)
+    return family
 
 
 def _of_intervals(m: ServerMetrics) -> Iterator[Metric]:
@@ -144,9 +149,14 @@ def _counters(name: str, said: str, label: str, values: Mapping[str, int]) -> Me
 
 
 def _histogram(name: str, said: str, found: Histogram) -> Metric:
+    return HistogramMetricFamily(
+        f"sponge_{name}", said, buckets=_buckets(found), sum_value=found.total
+    )
+
+
+def _buckets(found: Histogram) -> list[tuple[str, float]]:
     upper = [*(f"{edge:g}" for edge in found.edges), "+Inf"]
-    buckets = list(zip(upper, accumulate(found.counts), strict=True))
-    return HistogramMetricFamily(f"sponge_{name}", said, buckets=buckets, sum_value=found.total)
+    return list(zip(upper, accumulate(found.counts), strict=True))
 
 
 def _as_triton(m: ServerMetrics) -> str:

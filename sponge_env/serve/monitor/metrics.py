@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from threading import Lock
 from typing import Any
 
 from sponge_env.results.schema import IntervalMetrics
-from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.wire.protocol import VERSION
 
 OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "stopped")
@@ -45,10 +46,10 @@ class Histogram:
         self.total = 0.0
         """Sum of the values."""
 
-    def add(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect_left(self.edges, value)] += 1
-        self.total += value
+    def add(self, value: float, times: int = 1) -> None:
+        """Count a value, or so many equal ones."""
+        self.counts[bisect_left(self.edges, value)] += times
+        self.total += times * value
 
 
 class Duration:
@@ -64,17 +65,26 @@ class Duration:
         self.count += 1
         self.ns += max(0, round(seconds * 1e9))
 
-    def as_json(self, share: int = 1) -> dict[str, int]:
-        """Return it as the v2 protocol does, of what so many calls share."""
-        return {"count": self.count // share, "ns": self.ns // share}
+    def as_json(self) -> dict[str, int]:
+        """Return it as the v2 protocol does."""
+        return {"count": self.count, "ns": self.ns}
 
 
 class ServerMetrics:
     """Counts calls and intervals since the server began; safe from any thread."""
 
-    def __init__(self, served: Served, wall: Callable[[], float] = time.time) -> None:
-        """Count for this model; ``wall`` is the clock of :meth:`statistics`, since the epoch."""
-        self.served, self._wall, self._lock = served, wall, Lock()
+    def __init__(
+        self,
+        served: Served,
+        wall: Callable[[], float] = time.time,
+        batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
+    ) -> None:
+        """Count for this model.
+
+        ``wall`` is the clock of :meth:`statistics`, since the epoch; ``batches`` tells those of
+        each stage that have ended.
+        """
+        self.served, self.batches, self._wall, self._lock = served, batches, wall, Lock()
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         """Of calls, which are rows of clients' batches."""
         self.latency = Histogram([served.default_slo_s * part for part in OF_THE_SLO])
@@ -85,11 +95,11 @@ class ServerMetrics:
         """Clients' requests that were answered, and others by Triton's reasons."""
         self.success, self.fail, self.queue, self.infer = (Duration() for _ in range(4))
         self.input, self.output = Duration(), Duration()
-        self.batches: dict[int, Duration] = {}
-        """By size, the batches that calls were answered in: a row each, with its service time."""
         self.answers: Counter[str] = Counter()
         """By variant."""
         self.last_inference_ms = 0
+        self.rejections: Counter[int] = Counter()
+        """By HTTP status, requests that never came to the engine."""
         self.clamped_clocks = 0
         self.decisions = Histogram(DECISION_S)
         self.restarts = self.infeasible = 0
@@ -124,14 +134,21 @@ class ServerMetrics:
         self.queue.add(reply.queue_s)
         self.infer.add(reply.service_s)
         self.answers[reply.variant] += 1
-        if reply.batch not in self.batches:
-            self.batches[reply.batch] = Duration()
-        self.batches[reply.batch].add(reply.service_s)
         self.last_inference_ms = now_ms
         if not counted:
             self.requests["success"] += 1
             self.success.add(reply.queue_s + reply.service_s)
         return outcome
+
+    def rejected(self, status: int) -> None:
+        """Count a request that never came to the engine.
+
+        Triton counts those for which there is no room as failures of the model's, and none that
+        it does not understand.
+        """
+        with self._lock:
+            self.rejections[status] += 1
+            self.requests["REJECTED"] += status == 503
 
     def converted(self, input_s: float, output_s: float) -> None:
         """Count the time in which a front end has read a request and written its answer."""
@@ -176,8 +193,8 @@ class ServerMetrics:
 
     @property
     def executions(self) -> int:
-        """Batches that ended with answers; exact where nobody took a row of one back."""
-        return sum(rows.count // max(1, size) for size, rows in self.batches.items())
+        """Batches that ended with answers, in all stages."""
+        return sum(each.ended for stage in self.batches() for each in stage)
 
     def counts(self) -> dict[str, int]:
         """Return how many calls have ended in each way."""
@@ -193,16 +210,21 @@ class ServerMetrics:
         """Return an element of ``model_stats`` of Triton's extension of statistics.
 
         Counts and nanoseconds since the server began. ``success`` and ``fail`` count requests;
-        what stands beside them, calls.
+        what stands beside them, calls; ``execution_count`` and ``batch_stats``, the batches of all
+        stages.
         """
         none = {"count": 0, "ns": 0}
+        by_size: defaultdict[int, Duration] = defaultdict(Duration)
+        for each in chain.from_iterable(self.batches()):
+            by_size[each.size].count += each.ended
+            by_size[each.size].ns += round(each.service_s * 1e9)
         with self._lock:
             return {
                 "name": self.served.name,
                 "version": VERSION,
                 "last_inference": self.last_inference_ms,
                 "inference_count": self.queue.count,
-                "execution_count": self.executions,
+                "execution_count": sum(each.count for each in by_size.values()),
                 "inference_stats": {
                     "success": {"count": self.success.count, "ns": self.handling_ns},
                     "fail": self.fail.as_json(),
@@ -217,10 +239,10 @@ class ServerMetrics:
                     {
                         "batch_size": size,
                         "compute_input": none,
-                        "compute_infer": self.batches[size].as_json(max(1, size)),
+                        "compute_infer": by_size[size].as_json(),
                         "compute_output": none,
                     }
-                    for size in sorted(self.batches)
+                    for size in sorted(by_size)
                 ],
             }
 

@@ -15,7 +15,7 @@ from sponge_env.serve.wire.extras import Extras, Resource
 @contextmanager
 def monitored(engine: Engine) -> Iterator[Extras]:
     """Follow an engine until the end of the block, and show what is seen to who asks."""
-    metrics = ServerMetrics(engine.served)
+    metrics = ServerMetrics(engine.served, batches=engine.batches)
     history = History(metrics)
     with closing(Watch(engine, history)):
         resources = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import grpc.aio
@@ -13,6 +14,7 @@ from sponge_env.serve.wire.outcomes import WireError
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+ANY_TIME = nullcontext()
 STREAMED = 64
 """Requests of one stream at a time."""
 
@@ -67,10 +69,15 @@ class Stream:
             raise WireError("the answers are not read", 408) from None
 
 
-async def read_message(context: Context, timeout_s: float) -> bytes | None:
-    """Return a call's next message, None after the last; taking too long is a WireError."""
+async def read_message(
+    context: Context, timeout_s: float, turn: AbstractAsyncContextManager[Any] = ANY_TIME
+) -> bytes | None:
+    """Return a call's next message, None after the last; taking too long is a WireError.
+
+    gRPC takes no more than 64 KB of it before its turn.
+    """
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s), turn:
             data = await context.read()
     except TimeoutError:
         raise WireError("the message did not arrive in time", 408) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sponge_env.serve.rpc.messages import Context, Stream, headers_of, read_mess
 from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
 from sponge_env.serve.sockets import authority, listening_socket
 from sponge_env.serve.wire import describe
-from sponge_env.serve.wire.aside import aside
+from sponge_env.serve.wire.aside import LARGE_BYTES, aside, in_turn
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import UnansweredError, WireError, grpc_code
 from sponge_env.serve.wire.protocol import Inference
@@ -27,6 +28,8 @@ PUSHBACK = "grpc-retry-pushback-ms"
 """By which gRPC's clients learn when to try again."""
 COPIES = 2
 """Of a message in memory: as it came, and what was taken out of it."""
+LOOSE_COPIES = 32
+"""Of what is parsed number by number, meanwhile: a byte may be a Python number in a list."""
 OPEN = ("ServerLive", "ServerReady")
 """Methods that want no token."""
 MORE_BYTES = 2**16
@@ -68,7 +71,9 @@ async def start_rpc(front: Front) -> RpcServer | None:
 def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # or another server could take half of the requests
+        ("grpc.max_allowed_incoming_connections", options.most_connections),
         ("grpc.max_receive_message_length", options.most_body_bytes + MORE_BYTES),
+        ("grpc.http2.bdp_probe", 0),  # or it takes more than 64 KB of messages that nobody reads
         ("grpc.max_send_message_length", -1),
         ("grpc.absolute_max_metadata_size", options.most_header_bytes),
         ("grpc.max_connection_idle_ms", round(options.idle_timeout_s * 1000)),
@@ -92,6 +97,9 @@ class RpcFront:
 
     def __init__(self, front: Front) -> None:
         self._front, self._recorder = front, front.recorder
+        # gRPC tells nothing of a message before it is complete, so each may become the largest
+        most = front.options.most_held_bytes // (COPIES * front.options.most_body_bytes)
+        self._reading, self._streams = (asyncio.Semaphore(max(1, most)) for _ in range(2))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server hands calls to."""
@@ -125,14 +133,15 @@ class RpcFront:
             try:
                 if guarded:
                     self._front.check_token(headers)
-                data = await read_message(context, self._front.options.body_timeout_s)
+                patience_s = self._front.options.body_timeout_s
+                data = await read_message(context, patience_s, self._reading)
                 if data is None:
                     raise WireError("the call brought no message")
                 with self._front.memory.holding(COPIES * len(data)):
                     asked = Asked(data, headers, began_s, context.time_remaining())
                     response = await work(asked)
             except WireError as error:
-                await _abort(context, error)
+                await self._abort(context, error)
             said: bytes = response.SerializeToString()
             return said
 
@@ -175,7 +184,9 @@ class RpcFront:
         """Return the message that answers a request; a WireError says why there is none."""
         front = self._front
         arrival = front.arrival(asked.began_s, asked.remaining_s)
-        inference = await aside(loose_bytes(asked.data), self._inference, asked.data)
+        loose = loose_bytes(asked.data)
+        with front.memory.holding(LOOSE_COPIES * loose if loose >= LARGE_BYTES else 0):
+            inference = await in_turn(loose, self._inference, asked.data)
         read_s = time.monotonic() - arrival.arrived_s
         answered = await front.infer(inference, asked.headers, arrival, len(asked.data))
         began_s = time.monotonic()
@@ -198,9 +209,12 @@ class RpcFront:
         """
         try:
             self._front.check_token(headers_of(context))
-            await Stream(context, self._front.options.idle_timeout_s, self._streamed).serve()
+            if self._streams.locked():
+                raise WireError("too many streams at a time", 503)
+            async with self._streams:
+                await Stream(context, self._front.options.idle_timeout_s, self._streamed).serve()
         except WireError as error:
-            await _abort(context, error)
+            await self._abort(context, error)
 
     async def _streamed(self, data: bytes, headers: Headers) -> bytes:
         try:
@@ -208,14 +222,15 @@ class RpcFront:
                 asked = Asked(data, headers, time.monotonic())
                 found = {"infer_response": await self._infer(asked)}
         except WireError as error:
+            self._front.count_rejected(error)
             found = {"error_message": error.sentence}
         said: bytes = MESSAGES["ModelStreamInferResponse"](**found).SerializeToString()
         return said
 
-
-async def _abort(context: Context, error: WireError) -> Any:
-    """End a call with the error's code and sentence."""
-    more: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, UnansweredError) and error.retry_after_s > 0:
-        more = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
-    await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, more)
+    async def _abort(self, context: Context, error: WireError) -> Any:
+        """End a call with the error's code and sentence."""
+        self._front.count_rejected(error)
+        more: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, UnansweredError) and error.retry_after_s > 0:
+            more = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
+        await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, more)

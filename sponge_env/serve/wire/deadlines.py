@@ -14,6 +14,8 @@ from typing import Any
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.tensors import shown
 
+PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")
+"""Parameters of a request that say it."""
 LONGEST_SLO_S = 3600.0
 """Longer ones are shortened to it."""
 OLDEST_S = 60.0
@@ -49,6 +51,11 @@ class Timing:
     deadline_s: float
     clamped: bool = False
     """Whether a clock of the client was not believed."""
+
+
+def about_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that count here, without what else a client sends."""
+    return {name: parameters[name] for name in PARAMETERS if name in parameters}
 
 
 def timing(

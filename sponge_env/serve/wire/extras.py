@@ -15,6 +15,9 @@ class Recorder(Protocol):
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> object:
         """Count a call that has ended; ``counted`` if its request is counted with another row."""
 
+    def rejected(self, status: int) -> None:
+        """Count a request that never came to the engine, by the HTTP status that says why."""
+
     def converted(self, input_s: float, output_s: float) -> None:
         """Count the time in which a request was read and its answer written."""
 

@@ -16,7 +16,7 @@ from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, timing
 from sponge_env.serve.wire.extras import Recorder
 from sponge_env.serve.wire.joined import joined_outputs, joined_parameters, replies
-from sponge_env.serve.wire.outcomes import WireError, deciding_row
+from sponge_env.serve.wire.outcomes import UnansweredError, WireError, deciding_row
 from sponge_env.serve.wire.protocol import VERSION, Inference, calls
 from sponge_env.serve.wire.tensors import shown
 
@@ -38,7 +38,7 @@ class Front:
     def __init__(self, engine: Engine, options: ServeOptions, recorder: Recorder) -> None:
         self.engine, self.options, self.recorder = engine, options, recorder
         self.memory = Memory(options.most_held_bytes)
-        self._authorization = f"Bearer {options.token}".encode() if options.token else None
+        self._token = options.token.encode() if options.token else None
 
     @property
     def served(self) -> Served:
@@ -47,10 +47,12 @@ class Front:
 
     def check_token(self, headers: Headers) -> None:
         """Raise a WireError if a token is wanted and not brought."""
-        if self._authorization is None:
+        if self._token is None:
             return
+        scheme, _, brought = headers.get(b"authorization", b"").partition(b" ")
         # as long for a wrong token as for the right one, whatever they have in common
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._authorization):
+        right = hmac.compare_digest(brought.lstrip(b" "), self._token)
+        if scheme.lower() != b"bearer" or not right:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
 
     def check_model(self, name: str, version: str = "") -> None:
@@ -80,6 +82,11 @@ class Front:
         asked = calls(inference, when, payload_bytes)
         ended = await replies(self.engine, asked, self._record)
         return Answered(joined_outputs(self.served, ended), joined_parameters(ended))
+
+    def count_rejected(self, error: WireError) -> None:
+        """Count a request that was not taken; one that the engine has ended is counted by then."""
+        if not isinstance(error, UnansweredError):
+            self.recorder.rejected(error.status)
 
     def _record(self, asked: Sequence[Call], ended: Sequence[Reply]) -> None:
         """Count each row, and the request by the one that decided what was answered."""

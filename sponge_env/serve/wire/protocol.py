@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sponge_env.serve.interface import Call, Served
 from sponge_env.serve.wire.aside import LARGE_BYTES
-from sponge_env.serve.wire.deadlines import Timing
+from sponge_env.serve.wire.deadlines import Timing, about_time
+from sponge_env.serve.wire.json_text import read_json
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.tensors import (
     Buffer,
@@ -31,6 +32,8 @@ INPUT, OUTPUT, TASKS = "input", "output", "tasks"
 """Names of the tensors; ``tasks`` says how many rows of a pipeline's ``output`` each row led to."""
 VERSION = "1"
 """The only version of a model."""
+LONGEST_ID = 1000
+"""Of a request, in characters: the answer says it again."""
 
 
 class Wanted(NamedTuple):
@@ -50,6 +53,7 @@ class Inference:
     wanted: tuple[Wanted, ...]
     id: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Those that say when it is due."""
 
 
 def names_of_outputs(served: Served) -> tuple[str, ...]:
@@ -73,19 +77,14 @@ def read_inference(
     if max(rows.nbytes, LARGE_BYTES) < size < len(body):  # or the rows would keep all alive
         rows = rows.copy()
     wanted = _wanted(request.get("outputs"), parameters, served)
-    name = request.get("id", "")
-    if not isinstance(name, str):
-        raise WireError(f"id must be a text, not {shown(name)}")
-    return Inference(rows, wanted, name, parameters)
+    return Inference(rows, wanted, checked_id(request.get("id", "")), about_time(parameters))
 
 
-def read_json(data: Buffer) -> dict[str, Any]:
-    """Parse a JSON object; anything else is a WireError."""
-    try:
-        found = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise WireError(f"this is no JSON: {shown(str(error))}") from None
-    return _mapping(found, "the request")
+def checked_id(found: object) -> str:
+    """Return the name that a client gives its request, if it is a text and not too long."""
+    if isinstance(found, str) and len(found) <= LONGEST_ID:
+        return found
+    raise WireError(f"id must be a text of at most {LONGEST_ID} characters, not {shown(found)}")
 
 
 def header_size(said: bytes | None, size: int) -> int:
@@ -99,7 +98,7 @@ def header_size(said: bytes | None, size: int) -> int:
 
 
 def _mapping(found: Any, what: str) -> dict[str, Any]:
-    if found is None and what != "the request":
+    if found is None:
         return {}
     if not isinstance(found, dict):
         raise WireError(f"{what} must be a JSON object, not {shown(found)}")
