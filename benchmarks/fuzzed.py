@@ -141,7 +141,8 @@ class Fuzzer:
     ) -> bytes:
         head = json.dumps(said).encode()
         lines = [
-            f"{method} {path} HTTP/1.1", "Host: fuzz", f"Content-Length: {len(head) + len(row)}",
+            f"{method} {path} HTTP/1.1", "Host: localhost",
+            f"Content-Length: {len(head) + len(row)}",
             f"Inference-Header-Content-Length: {len(head)}", *more,
         ]  # fmt: skip
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + head + row

@@ -158,7 +158,7 @@ class Hammer:
         head = self._json.replace(ID, name).encode()
         lines = [
             f"POST /v2/models/{self._server.model}/infer HTTP/1.1",
-            "Host: hammer",
+            "Host: localhost",
             f"Content-Length: {len(head) + len(self._row)}",
             f"Inference-Header-Content-Length: {len(head)}",
         ]

@@ -38,7 +38,7 @@ def infer_bytes(
     head = json.dumps(said).encode()
     lines = [
         f"POST /v2/models/{model}/infer HTTP/1.1",
-        "Host: benchmark",
+        "Host: localhost",
         f"Content-Length: {len(head) + row.nbytes}",
         f"Inference-Header-Content-Length: {len(head)}",
     ]

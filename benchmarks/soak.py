@@ -180,7 +180,7 @@ def soak(bench: Bench) -> None:
     async def look() -> None:
         while True:
             for path in ("/metrics", "/state", "/v2/models/stats"):
-                lines = f"GET {path} HTTP/1.1", "Host: soak", "Content-Length: 0", "", ""
+                lines = f"GET {path} HTTP/1.1", "Host: localhost", "Content-Length: 0", "", ""
                 beside[await send(server, "\r\n".join(lines).encode())] += 1
             await asyncio.sleep(1.0)
 

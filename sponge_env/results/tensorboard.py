@@ -239,7 +239,8 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
     :func:`sponge_env.run.read.load_results`; what was in the folder goes.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    names_compared = list(compared_in(episodes["accuracy"]))
+    # runs of earlier versions do not have all of them
+    names_compared = [name for name in compared_in(episodes["accuracy"]) if name in episodes]
     means = episodes.groupby(["agent", *CELL], as_index=False)[names_compared].mean()
     places = means.groupby(["scenario", "profile"]).ngroup()
     starts = sorted(means["start"].unique())
