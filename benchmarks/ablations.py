@@ -29,13 +29,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.judged import unused_seed
 from sponge_env.cli import parse_options
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.seeds import EVALUATION_SEEDS
 from sponge_env.system import SimulatedSystem
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
@@ -106,20 +107,29 @@ def ppo_row(
             policy = load_policy(train(plan, config))
         results.append(make_validator([scenario], VALIDATION_EPISODES, agent)(policy))
     scores = [result.score(scenario.reward.violation_weight) for result in results]
-    return [
-        name,
-        f"{np.mean([result.cores for result in results]):.2f}",
-        f"{100 * np.mean([result.avoidable_violation_rate for result in results]):.3f}",
-        f"{np.mean(scores):.4f}",
-        f"{np.ptp(scores) / 2:.4f}",
-    ]
+    rates = [result.avoidable_violation_rate for result in results]
+    return row_of(name, [result.cores for result in results], rates, scores)
+
+
+def row_of(
+    name: str, cores: Sequence[float], rates: Sequence[float], scores: Sequence[float]
+) -> list[str]:
+    """Return means over trainings, and half of how far their scores lie apart."""
+    means = f"{np.mean(cores):.3f}", f"{100 * np.mean(rates):.3f}", f"{np.mean(scores):.4f}"
+    return [name, *means, f"{np.ptp(scores) / 2:.4f}"]
+
+
+def shortened(kind: str, arguments: argparse.Namespace) -> tuple[list[str], int, int]:
+    """Return which variants to train, for how many steps and how often each."""
+    names = list(VARIANTS[kind])
+    if arguments.quick:
+        return names[::4], 20_000, 1
+    return names, arguments.steps, arguments.seeds
 
 
 def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
     """Return the table of PPO."""
-    names, steps, seeds = list(VARIANTS["ppo"]), arguments.steps, arguments.seeds
-    if arguments.quick:
-        names, steps, seeds = names[::4], 20_000, 1
+    names, steps, seeds = shortened("ppo", arguments)
     options = parse_options([f"x.{option}" for option in arguments.option], ["x"]).get("x", {})
     scenario = load_scenario(arguments.scenario)
     rows = [ppo_row(name, options, scenario, steps, seeds) for name in names]
@@ -135,28 +145,21 @@ def joint_row(name: str, scenarios: Sequence[Scenario], steps: int, seeds: int) 
     from agents.policy import load_policy
 
     config = settings(PhasedConfig, {}, VARIANTS["joint"][name])
-    first = SEED_LIMIT + config.evaluation_episodes + config.choice_episodes
+    first = unused_seed(config)
     judge, rule = Judge(scenarios, JUDGED, first), best_rules(scenarios, JUDGED, first)
     results = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             plan = TrainingPlan(tuple(scenarios), steps, ENVS, seed, Path(folder), "ppo-joint")
             results.append(judge(load_policy(train(plan, config))))
-    scores = [score_of(result, rule) for result in results]
-    return [
-        name,
-        f"{np.mean([np.mean(result.cores / rule.cores) for result in results]):.3f}",
-        f"{100 * np.mean([result.violation_rate.mean() for result in results]):.3f}",
-        f"{np.mean(scores):.3f}",
-        f"{np.ptp(scores) / 2:.3f}",
-    ]
+    cores = [float(np.mean(result.cores / rule.cores)) for result in results]
+    rates = [float(result.violation_rate.mean()) for result in results]
+    return row_of(name, cores, rates, [score_of(result, rule) for result in results])
 
 
 def joint_rows(arguments: argparse.Namespace) -> list[list[str]]:
     """Return the table of ``ppo-joint``."""
-    names, steps, seeds = list(VARIANTS["joint"]), arguments.steps, arguments.seeds
-    if arguments.quick:
-        names, steps, seeds = names[::4], 20_000, 1
+    names, steps, seeds = shortened("joint", arguments)
     scenarios = [load_scenario(name) for name in (arguments.scenario, *arguments.also)]
     scenarios = [dataclasses.replace(each, profile=scenarios[0].profile) for each in scenarios]
     rows = [joint_row(name, scenarios, steps, seeds) for name in names]

@@ -98,14 +98,15 @@ def add_plan_arguments(parser: argparse.ArgumentParser, steps: int | None = None
 def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
     """Return what a command line asks to train on, of one profile."""
     if arguments.suite is not None:
-        return _cells_of(arguments.suite, arguments.profile)
+        return cells_of(arguments.suite, arguments.profile)
     first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     profile = arguments.profile or first.profile
     others = map(load_scenario, arguments.also)
     return [replace(scenario, profile=profile) for scenario in (first, *others)]
 
 
-def _cells_of(name: str, profile: str | None) -> list[Scenario]:
+def cells_of(name: str, profile: str | None) -> list[Scenario]:
+    """Return a suite's cells of a profile, started cold; none has to be named if there is one."""
     suite = replace(load_suite(name), starts=("cold",))
     found: dict[str, list[Scenario]] = {}
     for cell in cells(suite):
