@@ -25,7 +25,7 @@ from .guard import Guard
 from .lookahead import SpongeMPC, plays
 from .lookahead.options import MPCConfig
 from .policy import POLICY_FILE, FloatMatrix, Memory, Policy, load_policy
-from .stepwise import Progress
+from .stepwise import PolicyState
 
 RUNS = Path("runs")
 """Where train.py leaves its run directories."""
@@ -93,7 +93,7 @@ class PolicyController(BaseController):
         self._masks = masks_for(self._agent, spec)
         self._memory: Memory | None = self.policy.memory()
         info = self.policy.info
-        self._progress = Progress([spec], info.every) if info.batches else None
+        self._state = PolicyState([spec], info.every) if info.batches else None
         guards = self._guarded and plays(spec)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
@@ -106,23 +106,23 @@ class PolicyController(BaseController):
         chosen = self._chosen(guard.bounded(observation))
         if (answer := guard.answer(observation, view)) is None:
             return chosen
-        if self._progress is not None:
-            self._progress.follow(answer.replicas)
+        if self._state is not None:
+            self._state.follow(answer.replicas)
         return answer
 
     def _observed(self, spec: SystemSpec, view: SystemView) -> FloatMatrix:
         """Return (fields,) what the policy is to see."""
-        if self._progress is None:
+        if self._state is None:
             return encode(view, spec, self._control)
-        self._progress.see(encode(view, spec, JOINT)[None])
-        seen: FloatMatrix = self._progress.seen[0]
+        self._state.see(encode(view, spec, JOINT)[None])
+        seen: FloatMatrix = self._state.seen[0]
         return seen
 
     def _chosen(self, observation: FloatMatrix) -> Allocation:
-        if self._progress is None:
+        if self._state is None:
             return decode(self._action(observation), self._control)
         logits = self.policy.logits(observation[None])
-        cores, batch, replicas = self._progress.choose(logits, self.policy.sizes)[0].tolist()
+        cores, batch, replicas = self._state.choose(logits, self.policy.sizes)[0].tolist()
         return Allocation(cores=cores, batch=batch, replicas=replicas)
 
     def _action(self, observation: FloatMatrix) -> IntArray:

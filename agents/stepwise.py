@@ -23,7 +23,7 @@ STEPS = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
 
 
-class Progress:
+class PolicyState:
     """Where episodes are: what a policy remembers of each, and the replicas that it asked for."""
 
     def __init__(self, specs: Sequence[SystemSpec], every: int) -> None:
@@ -54,7 +54,7 @@ class Progress:
         remember(observations[chosen], intervals, scales, memory, seen)
         self._memory[chosen], self.seen[chosen] = memory, seen
 
-    def begin(self, chosen: NDArray[np.bool_], pool: Progress, assigned: IntArray) -> None:
+    def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""
         self.scales[chosen] = pool.scales[assigned]
         self.replicas[chosen] = pool.replicas[assigned]

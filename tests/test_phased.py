@@ -20,7 +20,7 @@ from agents.learn.phased import Training, score_of, steps_left, train
 from agents.learn.phases import PHASES, PhasedConfig
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from agents.stepwise import REPLICAS_MOST, Progress
+from agents.stepwise import REPLICAS_MOST, PolicyState
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
@@ -125,10 +125,10 @@ def test_the_replicas_step_in_the_first_seconds_and_then_seldom() -> None:
 
 def steps_up(every: int) -> list[int]:
     """Return in which of 45 intervals another replica may be asked for."""
-    progress, due = Progress([SPEC], every), []
+    state, due = PolicyState([SPEC], every), []
     for k in range(45):
-        due += [k] * bool(progress.steps_allowed()[0, 2])
-        progress.take(np.array([1]))
+        due += [k] * bool(state.steps_allowed()[0, 2])
+        state.take(np.array([1]))
     return due
 
 
@@ -156,13 +156,13 @@ def test_the_guard_answers_for_a_stepwise_policy_beyond_what_it_has_seen(tmp_pat
 
 
 def test_no_decision_asks_for_more_than_the_machine_has() -> None:
-    policy, progress = drawn_policy(1), Progress([SPEC] * 64, CONFIG.every)
-    before, random = progress.replicas.copy(), np.random.default_rng(1)
+    policy, state = drawn_policy(1), PolicyState([SPEC] * 64, CONFIG.every)
+    before, random = state.replicas.copy(), np.random.default_rng(1)
     for _ in range(60):
         shown = random.normal(0, 3, (64, JOINT.obs_dim)).astype(np.float32)
-        may = progress.steps_allowed()
-        progress.see(shown)
-        asked = progress.choose(policy.logits(progress.seen), policy.sizes).copy()
+        may = state.steps_allowed()
+        state.see(shown)
+        asked = state.choose(policy.logits(state.seen), policy.sizes).copy()
         assert (asked[:, 0] * asked[:, 2] <= SPEC.total_cores).all()
         assert may[np.arange(64), asked[:, 2] - before + 1].all()
         assert np.isin(asked[:, 1], CONFIG.batches).all()
@@ -176,10 +176,10 @@ def test_inputs_saturate() -> None:
 
 
 def test_replicas_go_on_from_those_of_the_guard() -> None:
-    progress = Progress([SPEC], CONFIG.every)
+    state = PolicyState([SPEC], CONFIG.every)
     for asked, followed in ((0, 1), (3, 3), (99, min(REPLICAS_MOST, SPEC.replicas_max))):
-        progress.follow(asked)
-        assert progress.replicas.tolist() == [followed]
+        state.follow(asked)
+        assert state.replicas.tolist() == [followed]
 
 
 def test_the_policy_file_decides_like_the_trained_networks() -> None:
@@ -238,15 +238,15 @@ def test_advantages_are_compared_within_their_scenario() -> None:
 
 def test_random_starts_stay_within_the_machine() -> None:
     episodes = Episodes([SCENARIO], 40, CONFIG, "held", seed=0)
-    assert len(set(episodes.progress.replicas.tolist())) > 1
+    assert len(set(episodes.state.replicas.tolist())) > 1
     assert not episodes.may_step[:, [0, 2]].any()
     for _ in range(30):
-        before = episodes.progress.replicas.copy()
+        before = episodes.state.replicas.copy()
         over = episodes.step(*np.ones((3, 40), np.int64)).over.copy()
-        assert np.array_equal(episodes.progress.replicas, before)
+        assert np.array_equal(episodes.state.replicas, before)
         episodes.renew()
-        assert (episodes.progress.intervals[over] == 0).all()
-    assert episodes.progress.intervals.max() < 9
+        assert (episodes.state.intervals[over] == 0).all()
+    assert episodes.state.intervals.max() < 9
     episodes.close()
 
 

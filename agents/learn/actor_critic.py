@@ -83,7 +83,7 @@ class Actions(NamedTuple):
         return Actions(*(part[chosen] for part in self))
 
 
-class Batch(NamedTuple):
+class Transitions(NamedTuple):
     """(n, ...) what an update learns from."""
 
     shown: Tensor
@@ -157,7 +157,7 @@ class ActorCritic(nn.Module):
 def update(
     model: ActorCritic,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
+    batch: Transitions,
     config: PhasedConfig,
     entropy: float,
 ) -> dict[str, float]:

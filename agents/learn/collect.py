@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sponge_env.arrays import FloatArray
 
-from .actor_critic import VALUE_SCALE, Actions, ActorCritic, Batch, Inputs
+from .actor_critic import VALUE_SCALE, Actions, ActorCritic, Inputs, Transitions
 from .episodes import Episodes, Outcomes
-from .phases import Phase, PhasedConfig
+from .phases import PhasedConfig, TrainingPhase
 
 Floats = NDArray[np.float32]
 
@@ -41,15 +41,15 @@ def collect(
     inputs: Inputs,
     episodes: Episodes,
     prices: Prices,
-    phase: Phase,
+    phase: TrainingPhase,
     config: PhasedConfig,
-) -> Batch:
+) -> Transitions:
     """Let a policy act for a rollout; return what there is to learn from it."""
     scenarios = torch.nn.functional.one_hot(torch.from_numpy(episodes.scenario)).float()
     shown, actions = [inputs(episodes.seen)], []
     rewards, over, after = [], [], []
     for _ in range(config.rollout_steps):
-        replicas = torch.from_numpy(episodes.progress.replicas)
+        replicas = torch.from_numpy(episodes.state.replicas)
         actions.append(model.sample(shown[-1], replicas, torch.from_numpy(episodes.may_step)))
         chosen = (part.numpy() for part in actions[-1][:3])
         outcomes = episodes.step(*chosen)
@@ -70,7 +70,7 @@ def collect(
     advantages = _advantages(rewards, over, values[:-1], following, phase)
     returns = advantages + np.stack(values[:-1])
     compared = _compared(advantages, episodes.scenario, config.advantage_most)
-    return Batch(
+    return Transitions(
         torch.cat(shown[:-1]),
         scenarios.repeat(config.rollout_steps, 1),
         Actions(*(torch.cat(parts) for parts in zip(*actions, strict=True))),
@@ -90,7 +90,7 @@ def _advantages(
     over: Sequence[NDArray[np.bool_]],
     values: Sequence[Floats],
     following: Sequence[Floats],
-    phase: Phase,
+    phase: TrainingPhase,
 ) -> Floats:
     """Return (steps, n) advantages (GAE: Schulman et al., 2016)."""
     found = np.zeros((len(rewards), len(rewards[0])), np.float32)

@@ -17,7 +17,7 @@ from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 from sponge_env.vector.simulator import BatchSimulator
 
 from ..history import FloatMatrix
-from ..stepwise import REPLICAS_MOST, Progress
+from ..stepwise import REPLICAS_MOST, PolicyState
 from .phases import PhasedConfig
 
 VARIANTS = 24
@@ -71,20 +71,20 @@ class Episodes:
         self._steps = replicas == "stepped"
         self._observations = np.zeros((count, JOINT.obs_dim), np.float32)
         specs = self._simulator.specs
-        self._pool = Progress(specs, config.every)
-        self.progress = Progress([specs[k] for k in self._assigned.tolist()], config.every)
+        self._pool = PolicyState(specs, config.every)
+        self.state = PolicyState([specs[k] for k in self._assigned.tolist()], config.every)
         self._begin(np.ones(count, np.bool_))
-        self.progress.see(self._observations)
+        self.state.see(self._observations)
 
     @property
     def seen(self) -> FloatMatrix:
         """(n, inputs) what a policy sees now."""
-        return self.progress.seen
+        return self.state.seen
 
     @property
     def may_step(self) -> NDArray[np.bool_]:
         """(n, 3) which steps of the replicas it may take."""
-        allowed = self.progress.steps_allowed()
+        allowed = self.state.steps_allowed()
         return allowed if self._steps else allowed & (np.arange(3) == 1)
 
     def step(self, cores: IntArray, batches: IntArray, steps: IntArray) -> Outcomes:
@@ -92,10 +92,10 @@ class Episodes:
 
         Call :meth:`renew` before the next.
         """
-        self.progress.take(steps)
-        asked = np.stack([cores + 1, self._batches[batches], self.progress.replicas], axis=1)
+        self.state.take(steps)
+        asked = np.stack([cores + 1, self._batches[batches], self.state.replicas], axis=1)
         self._observations, metrics = self._simulator.step(asked)
-        self.progress.see(self._observations)
+        self.state.see(self._observations)
         counts: Any = metrics["avoidable_violations"]
         return Outcomes(metrics["core_seconds"], counts.astype(np.int64), self._simulator.over)
 
@@ -104,7 +104,7 @@ class Episodes:
         over = self._simulator.over.copy()
         if over.any():
             self._begin(over)
-            self.progress.see_some(over, self._observations)
+            self.state.see_some(over, self._observations)
 
     def close(self) -> None:
         """Stop the simulator's threads."""
@@ -116,7 +116,7 @@ class Episodes:
         self._assigned[chosen] = self.scenario[chosen] * VARIANTS + drawn
         seeds = self._random.integers(EVALUATION_SEEDS, SEED_LIMIT, len(chosen))
         self._simulator.reset(chosen, seeds, self._observations)
-        self.progress.begin(chosen, self._pool, self._assigned[chosen])
+        self.state.begin(chosen, self._pool, self._assigned[chosen])
 
 
 def variant(

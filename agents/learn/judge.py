@@ -25,7 +25,7 @@ from sponge_env.vector.simulator import BatchSimulator
 from ..guard import Range
 from ..history import FloatMatrix
 from ..policy import Policy
-from ..stepwise import REPLICAS_MOST, Progress
+from ..stepwise import REPLICAS_MOST, PolicyState
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide who is best."""
@@ -65,12 +65,12 @@ class Judge:
 
     def __call__(self, policy: Policy) -> Judgement:
         """Play a policy."""
-        progress, seen = Progress(self._specs, policy.info.every), Range(len(policy.info.inputs))
+        state, seen = PolicyState(self._specs, policy.info.every), Range(len(policy.info.inputs))
 
         def decides(observations: FloatMatrix) -> IntArray:
-            progress.see(observations)
-            seen.widen(progress.seen[~self._simulator.over])
-            return progress.choose(policy.logits(progress.seen), policy.sizes)
+            state.see(observations)
+            seen.widen(state.seen[~self._simulator.over])
+            return state.choose(policy.logits(state.seen), policy.sizes)
 
         return replace(self.play(decides), seen=seen.ends)
 

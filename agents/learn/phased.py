@@ -30,7 +30,7 @@ from .actor_critic import ActorCritic, Inputs, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .judge import Judge, Judgement, best_rules
-from .phases import Phase, PhasedConfig
+from .phases import PhasedConfig, TrainingPhase
 
 FEWEST = 1e-4
 """Lowest target of a violation rate: what is rarer than that, the judge's episodes cannot tell."""
@@ -112,7 +112,7 @@ class Training:
         finally:
             self._writer.close()
 
-    def _go_through(self, name: str, phase: Phase, begin: int, end: int) -> None:
+    def _go_through(self, name: str, phase: TrainingPhase, begin: int, end: int) -> None:
         plan, config, judged_at = self.plan, self.config, self.steps
         every = max(1, self._planned // config.evaluations)
         optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
@@ -126,7 +126,11 @@ class Training:
                     self._judge(phase)
 
     def _learn(
-        self, episodes: Episodes, optimizer: torch.optim.Optimizer, phase: Phase, left: float
+        self,
+        episodes: Episodes,
+        optimizer: torch.optim.Optimizer,
+        phase: TrainingPhase,
+        left: float,
     ) -> None:
         """Play a rollout and learn from it, with that share of the phase left."""
         config = self.config
@@ -140,7 +144,7 @@ class Training:
         for key, value in losses.items():
             self._writer.add_scalar(f"train/{key}", value, self.steps)
 
-    def _judge(self, phase: Phase) -> None:
+    def _judge(self, phase: TrainingPhase) -> None:
         """Judge the policy, keep it if it is the best, and move the prices."""
         policy = self.export()
         result = self.judge(policy)

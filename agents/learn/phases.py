@@ -20,7 +20,7 @@ ENVS = 432
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class TrainingPhase:
     """One part of a training."""
 
     share: float
@@ -34,11 +34,11 @@ class Phase:
     """Whether each scenario's price of a violation is moved so that its target is met."""
 
 
-PHASES: dict[str, Phase] = {
-    "one-replica": Phase(0.08, "one", gamma=0.97, gae_lambda=0.9),
-    "held-replicas": Phase(0.19, "held", gamma=0.97, gae_lambda=0.9),
-    "replicas": Phase(0.08, "stepped", gamma=0.99, gae_lambda=0.95),
-    "prices": Phase(0.65, "stepped", gamma=0.99, gae_lambda=0.95, priced=True),
+PHASES: dict[str, TrainingPhase] = {
+    "one-replica": TrainingPhase(0.08, "one", gamma=0.97, gae_lambda=0.9),
+    "held-replicas": TrainingPhase(0.19, "held", gamma=0.97, gae_lambda=0.9),
+    "replicas": TrainingPhase(0.08, "stepped", gamma=0.99, gae_lambda=0.95),
+    "prices": TrainingPhase(0.65, "stepped", gamma=0.99, gae_lambda=0.95, priced=True),
 }
 """By name, in order."""
 
@@ -106,7 +106,7 @@ class PhasedConfig(Options):
         if not self.batches or self.batches[0] != 1 or sorted(self.batches) != list(self.batches):
             raise ConfigError(f"batches must ascend from 1, not {self.batches!r}")
 
-    def plan(self, steps: int, scales_out: bool = True) -> list[tuple[str, Phase, int]]:
+    def plan(self, steps: int, scales_out: bool = True) -> list[tuple[str, TrainingPhase, int]]:
         """Return the phases, by name, with the steps of each."""
         chosen = [(name, PHASES[name]) for name in PHASES if name in self.phases]
         if not scales_out:

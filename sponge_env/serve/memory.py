@@ -61,7 +61,7 @@ class Memory:
             self.released.append(size)
 
 
-class Held:
+class HeldBytes:
     """Bytes that one request holds, more and more; given back once nobody uses this any more."""
 
     def __init__(self, memory: Memory) -> None:

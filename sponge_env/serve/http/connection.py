@@ -16,7 +16,7 @@ from sponge_env.serve.http.body import BEGAN, CHUNKS, EXTENSION, GONE
 from sponge_env.serve.http.half_closed import HalfClosed
 from sponge_env.serve.http.in_place import InPlace
 from sponge_env.serve.http.shared import SCRATCH_BYTES, RefusedError, Shared
-from sponge_env.serve.memory import FULL, Held
+from sponge_env.serve.memory import FULL, HeldBytes
 
 
 class Connection(HalfClosed):
@@ -89,7 +89,9 @@ class Connection(HalfClosed):
             return
         if self._body is None:
             extensions: Any = self.scope["extensions"]
-            self._require(extensions.setdefault(CHUNKS, Held(self.shared.memory)).more(len(body)))
+            self._require(
+                extensions.setdefault(CHUNKS, HeldBytes(self.shared.memory)).more(len(body))
+            )
             super().on_body(body)
             return
         end = self._filled + len(body)
