@@ -367,6 +367,21 @@ def test_bad_input_ends_with_a_sentence(
     assert not (here / "out").exists()
 
 
+def profile_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, again: bool | None, found: Profile
+) -> Profile:
+    """Return what a comparison uses beside ``local.json`` there; a calibration finds a profile."""
+
+    def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
+        for path in files:
+            save_profile(found, path)
+
+    monkeypatch.setattr(command, "calibrate_files", calibrate_files)
+    monkeypatch.setattr(command, "local_profile_path", lambda model: folder / "local.json")
+    (file,) = command.profile_files([SCENARIO], again, "auto", folder / "here").values()
+    return load_profile(file)
+
+
 @pytest.mark.parametrize(
     ("date", "again", "measured"),
     [
@@ -389,14 +404,7 @@ def test_an_old_profile_is_measured_again(
     save_profile(old, tmp_path / "local.json")
     new = dataclasses.replace(PROFILE, name="new")
 
-    def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
-        for path in files:
-            save_profile(new, path)
-
-    monkeypatch.setattr(command, "calibrate_files", calibrate_files)
-    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
-    (file,) = command.profile_files([SCENARIO], again, "auto", tmp_path / "here").values()
-    used = load_profile(file)
+    used = profile_used(tmp_path, monkeypatch, again, found=new)
     assert used == (new if measured else old)
 
 
@@ -406,14 +414,7 @@ def test_a_profile_of_another_model_is_measured_anew(
     """Files of one name in different folders share a place."""
     save_profile(dataclasses.replace(PROFILE, model="/other/net.onnx"), tmp_path / "local.json")
 
-    def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
-        for path in files:
-            save_profile(PROFILE, path)
-
-    monkeypatch.setattr(command, "calibrate_files", calibrate_files)
-    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
-    (file,) = command.profile_files([SCENARIO], False, "auto", tmp_path / "here").values()
-    assert load_profile(file) == PROFILE
+    assert profile_used(tmp_path, monkeypatch, again=False, found=PROFILE) == PROFILE
 
 
 @pytest.mark.live
