@@ -153,8 +153,8 @@ def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity)
 
 NORMAL = """\
 off by: simulated against live. One live run differs from the next; where an agent keeps up with its
-load, up to 0.6 points of violations, 11 % of the mean latency, 25 % of the p99 and 0.1 % of the
-cores is normal, and more where it does not (docs/fidelity.md)."""
+load, up to 0.4 points of violations, 14 % of the mean latency, 24 % of the p99 and 6 % of the cores
+came up, and more where it does not (docs/fidelity.md)."""
 """What to think of the differences in :func:`beside`."""
 
 
