@@ -100,7 +100,7 @@ policies: setup  ## train the policies that ship, forty minutes
 	}; \
 	for profile in yolov5s resnet18 lite0; do \
 	  learn ppo $$profile "--profile $$profile $(ONE_MODEL)"; \
-	  learn ppo-joint $$profile "--profile $$profile --suite standard"; \
+	  learn ppo-joint $$profile "--profile $$profile --suite standard --held-out paper-200kb"; \
 	done; \
 	learn ppo variants "--scenario variants --also variants-fade --steps 3000000 $(POLICY_OPTIONS) $(VARIANTS)"; \
 	for pipeline in pipeline-video pipeline-fanout; do \

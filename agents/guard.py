@@ -62,7 +62,7 @@ class Guard:
         self._spec = spec
         self._program = SpongeJoint() if scales_out else SpongeMPC()
         self._program.reset(spec, seed=0)
-        names, self._range = policy.info.inputs, _with_margin(policy.seen)
+        names, self._range = policy.info.inputs, _with_margin(policy.input_range)
         self._places = np.arange(len(names)) if policy.places is None else policy.places
         # In a pipeline a name begins with that of its stage.
         own = [name.rpartition(".")[2].startswith(_DEMAND) for name in names]

@@ -26,6 +26,7 @@ from sponge_env.files import parsed, read_bytes, replacing
 from sponge_env.mapping import from_mapping
 
 from .history import INPUTS
+from .history import FloatMatrix as FloatMatrix
 
 FORMAT = 3
 """Version of the file layout."""
@@ -46,8 +47,6 @@ STEPWISE_PARTS = 3
 
 POLICY_FILE = "policy.safetensors"
 """Its name in a run directory."""
-
-FloatMatrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class Policy:
     recurrence: Recurrence | None = None
     places: IntArray | None = None
     """(inputs,) where each input stands in the observation; None where it is all of it."""
-    seen: FloatMatrix | None = None
+    input_range: FloatMatrix | None = None
     """(2, inputs) least and most of each input when it was validated; None in files that do not
     say so."""
 
@@ -180,8 +179,8 @@ def save_policy(policy: Policy, path: Path) -> None:
         arrays[f"bias_{index}"] = np.ascontiguousarray(bias)
     if policy.recurrence is not None:
         arrays |= {f"lstm_{name}": value for name, value in asdict(policy.recurrence).items()}
-    if policy.seen is not None:
-        arrays["seen"] = policy.seen
+    if policy.input_range is not None:
+        arrays["seen"] = policy.input_range
     with replacing(path) as partial:
         save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 
@@ -261,10 +260,10 @@ def _misfit(policy: Policy) -> str:
     """Return what does not go together, or is no number; nothing if all is well."""
     width, lstm = len(policy.info.inputs), policy.recurrence
     arrays = [array for layer in policy.layers for array in layer]
-    if policy.seen is not None:
-        if policy.seen.shape != (2, width):
+    if policy.input_range is not None:
+        if policy.input_range.shape != (2, width):
             return "what it has seen does not fit its inputs"
-        arrays.append(policy.seen)
+        arrays.append(policy.input_range)
     if lstm is not None:
         units = lstm.weight_hidden.shape[-1] if lstm.weight_hidden.ndim else 0
         wanted = (4 * units, width), (4 * units, units), (4 * units,)

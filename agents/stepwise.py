@@ -19,7 +19,7 @@ from .policy import STEPWISE_PARTS
 
 REPLICAS_MOST = 8
 """Replicas beyond which a stepwise policy does not go."""
-STEPS = 3
+MOVES = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
 
 
@@ -33,13 +33,14 @@ class PolicyState:
         self.every = every
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
-        self.replicas = np.array([spec.initial.replicas for spec in specs])
+        self._most = min(REPLICAS_MOST, first.replicas_max)
+        initial = [spec.initial.replicas for spec in specs]
+        self.replicas = np.minimum(initial, self._most)
         """(n,) asked for last."""
         self.seen = np.zeros((count, len(INPUTS)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        self._allowed = np.zeros((count, STEPS), np.bool_)
-        self._most = min(REPLICAS_MOST, first.replicas_max)
+        self._allowed = np.zeros((count, MOVES), np.bool_)
         self._room = room(self._most, first.cores_max, first.total_cores)
         self._asked = np.zeros((count, STEPWISE_PARTS), np.int64)
 

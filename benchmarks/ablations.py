@@ -124,7 +124,10 @@ def shortened(kind: str, arguments: argparse.Namespace) -> tuple[list[str], int,
     names = list(VARIANTS[kind])
     if arguments.quick:
         return names[::4], 20_000, 1
-    return names, arguments.steps, arguments.seeds
+    from agents.learn.phases import TRAINING_STEPS
+
+    usual = {"ppo": 300_000, "joint": TRAINING_STEPS}
+    return names, arguments.steps or usual[kind], arguments.seeds
 
 
 def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
@@ -146,7 +149,7 @@ def joint_row(name: str, scenarios: Sequence[Scenario], steps: int, seeds: int) 
 
     config = settings(PhasedConfig, {}, VARIANTS["joint"][name])
     first = unused_seed(config)
-    judge, rule = Judge(scenarios, JUDGED, first), best_rules(scenarios, JUDGED, first)
+    judge, rule = Judge(scenarios, JUDGED, first), best_rules(tuple(scenarios), JUDGED, first)
     results = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenario", default="bursty", help="of PPO (default: bursty)")
     said = "further scenarios of ppo-joint, which take the profile of the first"
     parser.add_argument("--also", nargs="+", default=[], metavar="S", help=said)
-    parser.add_argument("--steps", type=int, default=300_000, help="of each training of PPO")
+    said = "of each training (default: 300000 of PPO, as train.py for ppo-joint)"
+    parser.add_argument("--steps", type=int, help=said)
     every = "hyper-parameter of all variants of PPO, as for train.py; may be repeated"
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=every)
     arguments = parser.parse_args(argv)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +58,7 @@ class Fuzzer:
         """Return the next one."""
         rng = self._rng
         if rng.random() < 0.02:
-            return os.urandom(8) * rng.randrange(1, 100)
+            return rng.randbytes(8) * rng.randrange(1, 100)
         request = self._whole(self._said(), rng.random() < 0.3)
         for _ in range(rng.choice((0, 1, 1, 2, 3))):
             request = rng.choice(self._changes)(request)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.learn.command import cells_of
-from agents.learn.judge import FEW_VIOLATIONS, Judge, Judgement, best_rules
+from agents.learn.judge import FEW_VIOLATIONS, PROGRAM, Judge, Judgement, best_rules, program_alone
+from agents.learn.phased import TOLERANCE
 from agents.learn.phases import PhasedConfig
 from agents.policy import load_policy
 from sponge_env import cli
@@ -22,33 +23,30 @@ from sponge_env.results.layout import aligned
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
 
-ALIKE = 1e-4
-"""Share of the requests by which violations may differ and count as no more."""
-
 
 def unused_seed(config: PhasedConfig) -> int:
     """Return the first seed after those of a training's prices and choice."""
     return SEED_LIMIT + config.evaluation_episodes + config.choice_episodes
 
 
-def table(scenarios: Sequence[Scenario], policy: Judgement, rule: Judgement) -> str:
-    """Return a row for each scenario, and in how many the policy does better."""
+def table(
+    scenarios: Sequence[Scenario], program: Judgement, rule: Judgement, policy: Judgement
+) -> str:
+    """Return a row for each scenario, and in how many the policy does better than the rule."""
+    found = program, rule, policy
     rows = [
-        [scenario.name, *(f"{c:.2f} ({v:.3%})" for c, v in ((rc, rv), (pc, pv)))]
-        for scenario, pc, pv, rc, rv in zip(
-            scenarios, policy.cores, policy.violation_rate, rule.cores, rule.violation_rate,
-            strict=True,
-        )
-    ]  # fmt: skip
+        [scenario.name, *(f"{each.cores[k]:.2f} ({each.violation_rate[k]:.3%})" for each in found)]
+        for k, scenario in enumerate(scenarios)
+    ]
     fewer = policy.cores < rule.cores
-    strictly = fewer & (policy.violation_rate <= rule.violation_rate + ALIKE)
+    strictly = fewer & (policy.violation_rate <= rule.violation_rate + TOLERANCE)
     able = policy.violation_rate <= rule.violation_rate.clip(min=FEW_VIOLATIONS)
     said = (
         f"Fewer cores in {fewer.sum()} of {len(rows)}: in {strictly.sum()} with no more "
-        f"violations (within {ALIKE:.2%}), in {(fewer & able).sum()} with no more than the rule's "
-        f"or {FEW_VIOLATIONS:.1%}."
+        f"violations (within {TOLERANCE:.2%}), in {(fewer & able).sum()} with no more than the "
+        f"rule's or {FEW_VIOLATIONS:.1%}."
     )
-    return "\n".join([*aligned([["cores", "best rule", "policy"], *rows]), "", said])
+    return "\n".join([*aligned([["cores", PROGRAM, "best rule", "policy"], *rows]), "", said])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,8 +64,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=cli.at_least(1), default=10, help="of each scenario")
     arguments = parser.parse_args(argv)
     scenarios, seed = cells_of(arguments.suite, arguments.profile), unused_seed(PhasedConfig())
-    policy = Judge(scenarios, arguments.episodes, seed)(load_policy(arguments.policy))
-    print(table(scenarios, policy, best_rules(scenarios, arguments.episodes, seed)))
+    played = tuple(scenarios), arguments.episodes, seed
+    policy = Judge(*played)(load_policy(arguments.policy))
+    print(table(scenarios, program_alone(*played), best_rules(*played), policy))
     return 0
 
 

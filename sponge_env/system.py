@@ -405,9 +405,9 @@ class LiveSystem(System):
         """What limits the worker's CPU."""
         return self.worker.limiter
 
-    def counterpart(self) -> SimulatedSystem:
-        """Return the same system on simulated replicas, at its start."""
-        return SimulatedSystem(self.plan, int(self._seed[0]), self._profile)
+    def counterpart(self, seed: int) -> SimulatedSystem:
+        """Return the same system on simulated replicas, at its start, with requests of a seed."""
+        return SimulatedSystem(self.plan, seed, self._profile)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

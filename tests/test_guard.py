@@ -39,9 +39,9 @@ def flood(queued: int = 300) -> Any:
 def test_every_shipped_policy_says_what_it_has_seen() -> None:
     for path in SHIPPED.glob("*.safetensors"):
         policy = load_policy(path)
-        assert policy.seen is not None, path
-        assert policy.seen.shape == (2, len(policy.info.inputs))
-        assert (policy.seen[0] <= policy.seen[1]).all()
+        assert policy.input_range is not None, path
+        assert policy.input_range.shape == (2, len(policy.info.inputs))
+        assert (policy.input_range[0] <= policy.input_range[1]).all()
 
 
 def test_inputs_stay_in_the_range_that_was_seen() -> None:
@@ -65,7 +65,7 @@ def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds()
 
 
 def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
-    guard = Guard(dataclasses.replace(shipped(), seen=None), SPEC, scales_out=False)
+    guard = Guard(dataclasses.replace(shipped(), input_range=None), SPEC, scales_out=False)
     views = [flood(queued) for queued in (50, 100, 150, 200)]
     taken = [guard.answer(encode(view, SPEC), view) is not None for view in views]
     assert taken == [False, False, True, True]

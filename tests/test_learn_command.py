@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from agents.learn.command import parse, plan_of, scenarios_of
+from agents.learn.command import main, parse, plan_of, scenarios_of
+from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.scenario import Scenario, load_scenario
 
@@ -21,11 +24,26 @@ def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
     assert {s.arrivals.load for s in found if s.name.startswith("paper")} == {0.55}
 
 
+def test_a_cell_can_be_held_out() -> None:
+    found = asked("--suite standard --profile lite0 --held-out paper-200kb mixed")
+    assert len(found) == 7
+    assert not {"paper-200kb", "mixed"} & {scenario.name for scenario in found}
+
+
 def test_the_cells_of_a_profile_are_learned_together() -> None:
     arguments = parse("--agent ppo-joint --suite standard --profile lite0".split())
     plan = plan_of(arguments, scenarios_of(arguments))
     assert plan.phased
     assert plan.spec.scenario == "paper-100kb"
+
+
+def test_each_scenario_has_an_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "--agent ppo-joint --suite standard --profile lite0 --envs 8".split()
+    assert main([*line, "--run-dir", str(tmp_path / "run")]) == cli.BAD_INPUT
+    assert "9 scenarios need at least as many --envs, not 8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_further_scenarios_have_the_profile_of_the_first() -> None:
@@ -41,6 +59,8 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--suite standard", "cells of yolov5s, resnet18, lite0; choose one with --profile"),
         ("--suite standard --profile resnet", "choose one with --profile"),
         ("--suite standard --profile lite0 --also bursty", "leave out --also"),
+        ("--suite standard --profile lite0 --held-out burst", "did you mean 'bursty'"),
+        ("--scenario bursty --held-out paper", "the cells of a --suite"),
         ("--scenario=paper --suite quick", "leave out --scenario=paper"),
     ],
 )

@@ -28,8 +28,12 @@ input()
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(locks, "FOLDERS", (tmp_path,))
-    return tmp_path
+    closed, everybodys = tmp_path / "closed", tmp_path / "everybody's"
+    closed.mkdir(0o755)
+    everybodys.mkdir()
+    everybodys.chmod(0o1777)
+    monkeypatch.setattr(locks, "FOLDERS", (closed, everybodys))
+    return everybodys
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,25 @@ from agents.learn import TrainingPlan, settings
 from agents.learn.actor_critic import ActorCritic, Inputs
 from agents.learn.collect import Prices, _compared
 from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other
-from agents.learn.judge import Judge, Judgement, best_rules
+from agents.learn.judge import (
+    FEW_VIOLATIONS,
+    Judge,
+    Judgement,
+    _always,
+    best_rules,
+    cost,
+    program_alone,
+)
 from agents.learn.phased import Training, score_of, steps_left, train
 from agents.learn.phases import PHASES, PhasedConfig
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState
+from sponge_env.config import Arrivals
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
+from sponge_env.interfaces import Allocation
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
@@ -148,7 +160,7 @@ def test_a_controller_decides_like_the_judge(tmp_path: Path) -> None:
 
 def test_the_guard_answers_for_a_stepwise_policy_beyond_what_it_has_seen(tmp_path: Path) -> None:
     nothing = np.zeros((2, len(INPUTS)), np.float32)
-    save_policy(dataclasses.replace(drawn_policy(), seen=nothing), tmp_path / POLICY_FILE)
+    save_policy(dataclasses.replace(drawn_policy(), input_range=nothing), tmp_path / POLICY_FILE)
     run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
     played = run_episode(make_system(SCENARIO, SEED_LIMIT), ppo_joint(str(tmp_path)), run)
     assert played.summary.guarded > 20
@@ -269,9 +281,29 @@ def test_another_system_keeps_what_gives_actions_their_meaning() -> None:
 
 
 def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
-    rule = best_rules([SCENARIO], 1)
+    rule = best_rules((SCENARIO,), 1)
     assert rule.violation_rate[0] <= 0.001
     assert 1 <= rule.cores[0] < 16
+
+
+def test_where_the_program_misses_many_a_fixed_allocation_may_be_the_rule() -> None:
+    hard = short(duration_s=60.0, arrivals=Arrivals(kind="flash-crowd", load=0.6, flash_s=20.0))
+    played = (SCENARIO, hard), 5
+    program, rule = program_alone(*played), best_rules(*played)
+    assert program.violation_rate[1] > FEW_VIOLATIONS
+    assert cost(rule)[1] < cost(program)[1]
+    assert rule.cores[0] == program.cores[0]
+    # Its figures are those of all episodes, and not of the few on which it was found.
+    judge = Judge([hard], 5)
+    rows = product(range(1, 17), (1, 4, 8, 16), range(1, 9))
+    every = [judge.play(partial(_always, np.array(row))) for row in rows if row[0] * row[2] <= 16]
+    found = {(each.cores[0], each.violation_rate[0]) for each in every}
+    assert (rule.cores[1], rule.violation_rate[1]) in found
+
+
+def test_replicas_begin_within_what_a_policy_knows() -> None:
+    many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=SPEC.replicas_max))
+    assert PolicyState([many], 1).replicas[0] == REPLICAS_MOST < SPEC.replicas_max
 
 
 def test_violations_beyond_the_rules_count_against_a_policy() -> None:
@@ -296,13 +328,21 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -
     policy = load_policy(trained / POLICY_FILE)
     assert policy.info.planned == 128
     assert not policy.info.partial
-    assert policy.seen is not None
-    assert (policy.seen[0] <= policy.seen[1]).all()
+    assert policy.input_range is not None
+    assert (policy.input_range[0] <= policy.input_range[1]).all()
     assert list(trained.glob("events.out.tfevents.*"))
     assert steps_left(trained / "checkpoint.zip") == 0
     controller = PolicyController("ppo-joint", str(trained))
     system = make_system(SCENARIO, 0)
     assert run_episode(system, controller, Run("ppo-joint", "short", "sim", 0)).summary.offered
+
+
+def test_a_randomised_training_knows_other_deployments(tmp_path: Path) -> None:
+    train(dataclasses.replace(plan(tmp_path / "r"), randomised=True, envs=16), CONFIG)
+    ranges = load_policy(tmp_path / "r" / POLICY_FILE).input_range
+    assert ranges is not None
+    delay = INPUTS.index("resize_delay")
+    assert ranges[1, delay] == pytest.approx(max(OTHER_DELAYS_S))
 
 
 def same(one: Path, other: Path) -> bool:

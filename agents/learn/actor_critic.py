@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..history import INPUTS
 from ..policy import FloatMatrix
-from ..stepwise import REPLICAS_MOST, STEPS, room
+from ..stepwise import MOVES, REPLICAS_MOST, room
 from .phases import PhasedConfig
 
 LOGIT_MOST = 4.0
@@ -100,7 +100,7 @@ class ActorCritic(nn.Module):
     def __init__(self, config: PhasedConfig, cores: int, total_cores: int, scenarios: int) -> None:
         super().__init__()
         self._config = config
-        self._sizes = [cores, len(config.batches), STEPS]
+        self._sizes = [cores, len(config.batches), MOVES]
         self._room = torch.from_numpy(room(REPLICAS_MOST, cores, total_cores))
         self.actor = _network(len(INPUTS), config.hidden, sum(self._sizes))
         knows = scenarios if config.asymmetric else 0
@@ -108,8 +108,8 @@ class ActorCritic(nn.Module):
         step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():  # until steps are allowed, nothing changes these
-            last.weight[-STEPS:] = 0.0
-            last.bias[-STEPS:] = torch.tensor([step, 0.0, step])
+            last.weight[-MOVES:] = 0.0
+            last.bias[-MOVES:] = torch.tensor([step, 0.0, step])
 
     def values(self, shown: Tensor, scenarios: Tensor) -> Tensor:
         """Return the (n,) values of states, in units of :data:`VALUE_SCALE`."""

@@ -43,9 +43,14 @@ def collect(
     prices: Prices,
     phase: TrainingPhase,
     config: PhasedConfig,
+    adapts: bool,
 ) -> Transitions:
-    """Let a policy act for a rollout; return what there is to learn from it."""
-    scenarios = torch.nn.functional.one_hot(torch.from_numpy(episodes.scenario)).float()
+    """Let a policy act for a rollout; return what there is to learn from it.
+
+    The normalisation of the inputs follows what is seen if it ``adapts``.
+    """
+    scenario = torch.from_numpy(episodes.scenario)
+    scenarios = torch.nn.functional.one_hot(scenario, len(prices.cores)).float()
     shown, actions = [inputs(episodes.seen)], []
     rewards, over, after = [], [], []
     for _ in range(config.rollout_steps):
@@ -58,8 +63,7 @@ def collect(
         # An episode that is over would have gone on: its last state counts as any other.
         after.append(_values(model, inputs(episodes.seen), scenarios) if over[-1].any() else None)
         episodes.renew()
-        if phase.replicas != "stepped":
-            # Later on a policy that is good already had better see the same as before.
+        if adapts:
             inputs.update(episodes.seen)
         shown.append(inputs(episodes.seen))
     values = [_values(model, each, scenarios) for each in shown]

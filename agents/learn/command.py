@@ -17,7 +17,7 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.console import Progress
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import wait_for_machine
 from sponge_env.files import write_json
 from sponge_env.installation import require_extra
@@ -30,7 +30,7 @@ from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 from .. import LEARNERS
 from ..policy import POLICY_FILE, load_policy
 from . import Report, TrainingPlan, learn_config, settings
-from .phases import ENVS, STEPS, PhasedConfig
+from .phases import ENVS, TRAINING_STEPS, PhasedConfig
 
 FOLLOWED = tuple(
     f"--{name}"
@@ -59,6 +59,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     said = "train on a suite's cells of the profile, started cold, in place of scenarios"
     add("--suite", metavar="S", help=said)
+    said = "scenarios of the suite that are not trained on, to see how it does there"
+    add("--held-out", nargs="+", default=[], metavar="S", help=said)
     said = "let half of the environments run random variants of the scenarios"
     add("--randomised", action="store_true", help=said)
     said = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
@@ -70,6 +72,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
     given, _ = cli.told_apart(argv, NOT_WITH_A_SUITE)
+    if arguments.suite is None and arguments.held_out:
+        raise ConfigError("--held-out is about the cells of a --suite")
     if arguments.suite is not None and given:
         raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
     if arguments.backend == "live" and arguments.envs not in (None, 1):
@@ -87,26 +91,40 @@ def add_plan_arguments(parser: argparse.ArgumentParser, steps: int | None = None
     add("--agent", default="ppo", type=known, help=said)
     said = "further scenarios of the same profile and limits to train on"
     add("--also", nargs="+", default=[], metavar="S", help=said)
-    most = steps or "1000000, 200000 for residual-ppo"
+    most = steps or _usual("steps", TRAINING_STEPS)
     said = f"steps over all environments (default: {most})"
     add("--steps", type=cli.at_least(1), default=steps, help=said)
-    said = "simulated environments (default: 256, 16 for residual-ppo); the live system is one"
+    said = f"simulated environments (default: {_usual('envs', ENVS)}); the live system is one"
     add("--envs", type=cli.at_least(1), help=said)
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
+
+
+def _usual(what: str, in_phases: int) -> str:
+    """Say a default of the learners: most have the first one's."""
+    own = {
+        name: in_phases if learner.phased else getattr(learner, what)
+        for name, learner in LEARNERS.items()
+    }
+    first = next(iter(own.values()))
+    others = [f"{value} for {name}" for name, value in own.items() if value != first]
+    return ", ".join([str(first), *others])
 
 
 def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
     """Return what a command line asks to train on, of one profile."""
     if arguments.suite is not None:
-        return cells_of(arguments.suite, arguments.profile)
+        return cells_of(arguments.suite, arguments.profile, arguments.held_out)
     first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     profile = arguments.profile or first.profile
     others = map(load_scenario, arguments.also)
     return [replace(scenario, profile=profile) for scenario in (first, *others)]
 
 
-def cells_of(name: str, profile: str | None) -> list[Scenario]:
-    """Return a suite's cells of a profile, started cold; none has to be named if there is one."""
+def cells_of(name: str, profile: str | None, held_out: Sequence[str] = ()) -> list[Scenario]:
+    """Return a suite's cells of a profile, started cold, without those of some scenarios.
+
+    The profile may be left out where there is one only.
+    """
     suite = replace(load_suite(name), starts=("cold",))
     found: dict[str, list[Scenario]] = {}
     for cell in cells(suite):
@@ -115,7 +133,11 @@ def cells_of(name: str, profile: str | None) -> list[Scenario]:
     if wanted not in found:
         known = ", ".join(found)
         raise ConfigError(f"suite {suite.name!r} has cells of {known}; choose one with --profile")
-    return found[wanted]
+    known_names = [cell.name for cell in found[wanted]]
+    for scenario in held_out:
+        if scenario not in known_names:
+            raise ConfigError(unknown("scenario to hold out", scenario, known_names))
+    return [cell for cell in found[wanted] if cell.name not in held_out]
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -146,7 +168,7 @@ def plan_of(
         agent=arguments.agent,
         **more,
     )
-    usual = (STEPS, ENVS) if plan.phased else (learner.steps, learner.envs)
+    usual = (TRAINING_STEPS, ENVS) if plan.phased else (learner.steps, learner.envs)
     return replace(plan, steps=plan.steps or usual[0], envs=plan.envs or usual[1])
 
 
@@ -208,6 +230,8 @@ def _prepared(plan: TrainingPlan, options: Mapping[str, Any]) -> Callable[[Path,
 
     if plan.phased:
         in_phases = settings(PhasedConfig, {}, options, plan.resume)
+        if plan.envs < (count := len(plan.scenarios)):
+            raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
         return lambda folder, report: phased.train(replace(plan, folder=folder), in_phases, report)
     config = learn_config(plan.agent, options, plan.resume)
     return lambda folder, report: training.train(replace(plan, folder=folder), config, report)

@@ -1,4 +1,4 @@
-"""Training episodes of a stepwise policy: hundreds at once, each a variant of its scenario."""
+"""Training episodes of a stepwise policy: hundreds at once, each its scenario a little changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..history import FloatMatrix
 from ..stepwise import REPLICAS_MOST, PolicyState
 from .phases import PhasedConfig
 
-VARIANTS = 24
+DRAWS = 24
 """Of each scenario, in the pool from which episodes are drawn."""
 HELD_MOST = 4
 """Replicas with which a random start begins at most."""
@@ -43,7 +43,7 @@ class Outcomes(NamedTuple):
 
 
 class Episodes:
-    """``count`` episodes that go on for ever: who ends begins another variant of its scenario."""
+    """``count`` episodes that go on for ever: who ends begins another draw of its scenario."""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class Episodes:
         self._random = stream(seed, f"episodes-{replicas}")
         pool = []
         for each in scenarios:
-            for k in range(VARIANTS):
+            for k in range(DRAWS):
                 system = other(each, self._random) if randomised and k % 2 else each
-                pool.append(variant(system, config, replicas, k, self._random))
+                pool.append(perturbed(system, config, replicas, k, self._random))
         self.scenario = np.arange(count) % len(scenarios)
         """(n,) which scenario each is of."""
-        self._assigned = self.scenario * VARIANTS
+        self._assigned = self.scenario * DRAWS
         self._simulator = BatchSimulator(
             pool, self._assigned, replicas_max=REPLICAS_MOST, obs_dim=JOINT.obs_dim
         )
@@ -112,21 +112,21 @@ class Episodes:
 
     def _begin(self, chosen: NDArray[np.bool_]) -> None:
         count = int(chosen.sum())
-        drawn = self._random.integers(0, VARIANTS, count)
-        self._assigned[chosen] = self.scenario[chosen] * VARIANTS + drawn
+        drawn = self._random.integers(0, DRAWS, count)
+        self._assigned[chosen] = self.scenario[chosen] * DRAWS + drawn
         seeds = self._random.integers(EVALUATION_SEEDS, SEED_LIMIT, len(chosen))
         self._simulator.reset(chosen, seeds, self._observations)
         self.state.begin(chosen, self._pool, self._assigned[chosen])
 
 
-def variant(
+def perturbed(
     scenario: Scenario,
     config: PhasedConfig,
     replicas: Literal["one", "held", "stepped"],
     number: int,
     random: np.random.Generator,
 ) -> Scenario:
-    """Draw a variant of a scenario: another start and length, and a slightly shorter SLO."""
+    """Change a scenario at random: another start and length, and a slightly shorter SLO."""
     limits, count = scenario.limits, 1
     if replicas != "one":
         count = int(random.integers(1, min(HELD_MOST, limits.replicas, limits.machine_cores) + 1))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
@@ -32,7 +32,8 @@ FEW_VIOLATIONS = 0.001
 PROGRAM = "sponge-joint"
 """What a policy is compared with beside fixed allocations."""
 _FIXED_BATCHES = (1, 4, 8, 16)
-_FIXED_EPISODES = 4
+_LOOKED_AT, _FINALISTS = 4, 8
+"""Episodes on which fixed allocations are looked for, and how many of them then play all."""
 
 Decide = Callable[[FloatMatrix], IntArray]
 """From (n, fields) joint observations to (n, 3) cores, batch sizes and replicas."""
@@ -45,7 +46,7 @@ class Judgement:
     cores: FloatArray
     violation_rate: FloatArray
     """Avoidable violations, as a share of all requests."""
-    seen: FloatMatrix | None = None
+    input_range: FloatMatrix | None = None
     """(2, inputs) least and most of each input of a policy."""
 
 
@@ -72,7 +73,7 @@ class Judge:
             seen.widen(state.seen[~self._simulator.over])
             return state.choose(policy.logits(state.seen), policy.sizes)
 
-        return replace(self.play(decides), seen=seen.ends)
+        return replace(self.play(decides), input_range=seen.ends)
 
     def play(self, decides: Decide) -> Judgement:
         """Play whatever decides for all episodes at once."""
@@ -90,38 +91,49 @@ class Judge:
         return Judgement(cores / intervals, violations / np.maximum(1, offered))
 
 
+@cache
 def best_rules(
-    scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
+    scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
 ) -> Judgement:
     """Return what the best of a program and of all fixed allocations reaches in each scenario.
 
-    That is the program where it has few violations, and elsewhere whichever holds the fewest cores
-    with few violations, or else the one with the fewest violations.
+    The best has the least :func:`cost`; where the program has few violations, it is the program.
+    Fixed allocations are looked for on a few episodes, and the finalists play all.
     """
-    program = _program(scenarios, episodes, first_seed)
+    program = program_alone(scenarios, episodes, first_seed)
     missed = np.flatnonzero(program.violation_rate > FEW_VIOLATIONS)
     if not missed.size:
         return program
-    fixed = _fixed(
-        [scenarios[k] for k in missed.tolist()], min(episodes, _FIXED_EPISODES), first_seed
-    )
-    cores = np.array([program.cores[missed], *(each.cores for each in fixed)])
-    rates = np.array([program.violation_rate[missed], *(each.violation_rate for each in fixed)])
-    few = rates <= FEW_VIOLATIONS
-    cheapest = np.where(few, cores, np.inf).argmin(axis=0)
-    best = np.where(few.any(axis=0), cheapest, rates.argmin(axis=0)), np.arange(missed.size)
-    program.cores[missed], program.violation_rate[missed] = cores[best], rates[best]
-    return program
+    some = [scenarios[k] for k in missed.tolist()]
+    fixed = _best_fixed(some, episodes, first_seed)
+    cores, rates = program.cores.copy(), program.violation_rate.copy()
+    better = cost(fixed) < cost(program)[missed]
+    cores[missed] = np.where(better, fixed.cores, cores[missed])
+    rates[missed] = np.where(better, fixed.violation_rate, rates[missed])
+    return Judgement(cores, rates)
 
 
-def _fixed(scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> list[Judgement]:
+def cost(found: Judgement) -> FloatArray:
+    """Return (scenarios,) cores, as many times as violations are more than few."""
+    times: FloatArray = found.cores * np.maximum(1.0, found.violation_rate / FEW_VIOLATIONS)
+    return times
+
+
+def _best_fixed(scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> Judgement:
+    """Return the best fixed allocation of each scenario."""
     limits = scenarios[0].limits
     replicas = range(1, min(REPLICAS_MOST, limits.replicas) + 1)
     sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
     asked = product(range(1, limits.cores + 1), sizes, replicas)
+    rows = [np.array(row) for row in asked if row[0] * row[2] <= limits.machine_cores]
+    look = Judge(scenarios, min(episodes, _LOOKED_AT), first_seed)
+    costs = np.array([cost(look.play(partial(_always, row))) for row in rows])
+    finalists = np.unique(costs.argsort(axis=0, kind="stable")[:_FINALISTS])
     judge = Judge(scenarios, episodes, first_seed)
-    rows = [row for row in asked if row[0] * row[2] <= limits.machine_cores]
-    return [judge.play(partial(_always, np.array(row))) for row in rows]
+    played = [judge.play(partial(_always, rows[k])) for k in finalists.tolist()]
+    best = np.array([cost(each) for each in played]).argmin(axis=0), np.arange(len(scenarios))
+    cores = np.array([each.cores for each in played])[best]
+    return Judgement(cores, np.array([each.violation_rate for each in played])[best])
 
 
 def _always(asked: IntArray, observations: FloatMatrix) -> IntArray:
@@ -129,8 +141,11 @@ def _always(asked: IntArray, observations: FloatMatrix) -> IntArray:
     return np.tile(asked, (len(observations), 1))
 
 
-def _program(scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> Judgement:
-    """Play the program, one episode after the other."""
+@cache
+def program_alone(
+    scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
+) -> Judgement:
+    """Return what the program reaches, one episode after the other."""
     seeds = range(first_seed, first_seed + episodes)
     played = [[_episode(scenario, seed) for seed in seeds] for scenario in scenarios]
     return Judgement(

@@ -22,9 +22,10 @@ from sponge_env.seeds import SEED_LIMIT
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.spec import make_spec, scenario_profile
 
-from ..history import INPUTS
+from ..guard import Range
+from ..history import INPUTS, FloatMatrix
 from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from ..stepwise import STEPS
+from ..stepwise import MOVES
 from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
 from .actor_critic import ActorCritic, Inputs, update
 from .collect import Prices, collect
@@ -37,7 +38,13 @@ FEWEST = 1e-4
 PRICE_STEP = 0.25
 """Largest change of the logarithm of a price at once."""
 NEAR = 0.02
-"""A policy whose score is this close to the best one's is looked at more closely."""
+"""A policy whose score is this close to that of the kept one, on the same episodes, is looked at
+more closely."""
+ADAPTING = 0.27
+"""Share of the steps in which the normalisation of inputs follows what is seen. Later on a policy
+that is good already had better see the same as before."""
+DEPLOYMENT = ("slo", "resize_delay")
+"""Inputs that are a deployment's own, which only a randomised training varies."""
 TOLERANCE = 1e-4
 """By which violations may exceed the best rule's where a policy is chosen."""
 
@@ -88,12 +95,17 @@ class Training:
         others = SEED_LIMIT + config.evaluation_episodes
         self._choice = Judge(scenarios, config.choice_episodes, others)
         self.rule = best_rules(scenarios, config.evaluation_episodes)
+        self._choice_rule = best_rules(scenarios, config.choice_episodes, others)
         self.target = np.maximum(config.target_share * self.rule.violation_rate, FEWEST)
         self.steps = self._start = 0
         self._planned = plan.steps
         self.policy_path = plan.folder / POLICY_FILE
         self._rates: Any = None
-        self._best, self._status = math.inf, ""
+        self._best = self._promising = math.inf
+        """Scores of the policy that is kept, on the episodes of the choice and on the judge's."""
+        self._deployed = Range(len(INPUTS))
+        """Of all inputs in training."""
+        self._status = ""
         self._began_s = time.monotonic()
         self._writer = SummaryWriter(str(plan.folder))
 
@@ -106,7 +118,7 @@ class Training:
                 if self.steps < ends:
                     self._go_through(name, phase, ends - steps, ends)
         except KeyboardInterrupt:
-            self._choose(self.export())
+            self._choose(self.export(), math.inf)
             self.save()
             raise
         finally:
@@ -137,7 +149,9 @@ class Training:
         rate = config.learning_rate * max(0.1, left)
         for group in optimizer.param_groups:
             group["lr"] = rate / 2 if phase.priced else rate
-        batch = collect(self.model, self.inputs, episodes, self.prices, phase, config)
+        adapts = self.steps < ADAPTING * self._planned
+        batch = collect(self.model, self.inputs, episodes, self.prices, phase, config, adapts)
+        self._deployed.widen(episodes.seen)
         entropy = config.entropy * (0.2 + 0.8 * left)
         losses = update(self.model, optimizer, batch, config, entropy)
         self.steps += len(batch.shown)
@@ -150,18 +164,20 @@ class Training:
         result = self.judge(policy)
         if phase.priced:
             self._move_prices(result)
-        if score_of(result, self.rule) < self._best + NEAR:
-            self._choose(policy)
+        score = score_of(result, self.rule)
+        if score < self._promising + NEAR:
+            self._choose(policy, score)
         self._show(result)
         self.save()
 
-    def _choose(self, policy: Policy) -> None:
+    def _choose(self, policy: Policy, promising: float) -> None:
         """Keep a policy if it is the best so far, on other episodes than those of the prices."""
         result = self._choice(policy)
-        score = score_of(result, self.rule)
+        score = score_of(result, self._choice_rule)
         if score < self._best:
-            self._best = score
-            save_policy(dataclasses.replace(policy, seen=result.seen), self.policy_path)
+            self._best, self._promising = score, promising
+            seen = with_deployments(result.input_range, self._deployed.ends)
+            save_policy(dataclasses.replace(policy, input_range=seen), self.policy_path)
 
     def _move_prices(self, result: Judgement) -> None:
         """Let violations cost more where there are too many of them."""
@@ -191,7 +207,7 @@ class Training:
             agent=plan.agent,
             fingerprint=plan.fingerprint,
             scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
-            actions=(plan.spec.cores_max, len(config.batches), STEPS),
+            actions=(plan.spec.cores_max, len(config.batches), MOVES),
             inputs=INPUTS,
             steps=self.steps,
             seed=plan.seed,
@@ -227,7 +243,10 @@ class Training:
         except Exception as error:  # whatever a damaged file does
             raise PolicyError(f"{path} cannot be resumed: {error}") from error
         self._start, self._planned = self.steps, self.steps + self.plan.steps
-        self._choose(load_policy(path.with_name(POLICY_FILE)))
+        kept = load_policy(path.with_name(POLICY_FILE))
+        if kept.input_range is not None:
+            self._deployed.widen(kept.input_range)
+        self._choose(kept, score_of(self.judge(kept), self.rule))
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -246,6 +265,16 @@ def score_of(result: Judgement, rule: Judgement) -> float:
     """
     over = np.maximum(0, result.violation_rate - rule.violation_rate - TOLERANCE) / TOLERANCE
     return float(np.mean(result.cores / rule.cores + 0.1 * np.minimum(over, 100)))
+
+
+def with_deployments(seen: FloatMatrix | None, deployed: FloatMatrix) -> FloatMatrix | None:
+    """Return (2, inputs) ranges, those of :data:`DEPLOYMENT` as far as training went."""
+    if seen is None:
+        return None
+    ranges, own = seen.copy(), [INPUTS.index(name) for name in DEPLOYMENT]
+    ranges[0, own] = np.minimum(seen[0, own], deployed[0, own])
+    ranges[1, own] = np.maximum(seen[1, own], deployed[1, own])
+    return ranges
 
 
 def least_cores(scenario: Scenario) -> float:

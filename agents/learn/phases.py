@@ -13,7 +13,7 @@ from typing import Literal
 from sponge_env.controllers import Options, option
 from sponge_env.errors import ConfigError, unknown
 
-STEPS = 8_000_000
+TRAINING_STEPS = 8_000_000
 """Environment steps of a training, if nothing else is said."""
 ENVS = 432
 """Simulated environments likewise."""

@@ -68,7 +68,7 @@ class Validation:
     violation_rate: float
     avoidable_violation_rate: float
     effective_accuracy: float = 0.0
-    seen: FloatMatrix | None = dataclasses.field(default=None, compare=False, repr=False)
+    input_range: FloatMatrix | None = dataclasses.field(default=None, compare=False, repr=False)
     """(2, inputs) least and most of each of the policy's inputs."""
 
     def score(self, violation_weight: float, accuracy_weight: float = 0.0) -> float:
@@ -290,7 +290,9 @@ class _Keeper(BaseCallback):
         self._status = f"{result.violation_rate:.2%} missed, {result.cores:.2f} cores"
         if score > self._best:
             self._best = score
-            save_policy(dataclasses.replace(policy, seen=result.seen), self.policy_path)
+            save_policy(
+                dataclasses.replace(policy, input_range=result.input_range), self.policy_path
+            )
         self.model.save(self._plan.folder / CHECKPOINT_FILE)
         self._report(self.num_timesteps - self._start, result)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -14,8 +15,8 @@ from sponge_env.errors import WorkerError
 LOG = logging.getLogger("sponge_env")
 
 FOLDERS = (Path("/run/lock"), Path("/tmp"))
-"""Where the files are, in the first of these that there is: the same for all users and sessions, as
-a CPU is."""
+"""Where the files are, in the first of these that every user may write to: the same for all users
+and sessions, as a CPU is."""
 
 
 def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
@@ -44,7 +45,8 @@ def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
 
 def _opened(name: str) -> int:
     """Open a file that every user may lock, whoever made it first."""
-    path = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[-1]) / name
+    open_to_all = (f for f in FOLDERS if f.is_dir() and f.stat().st_mode & stat.S_IWOTH)
+    path = next(open_to_all, FOLDERS[-1]) / name
     while True:
         with suppress(FileNotFoundError):
             return os.open(path, os.O_RDWR | os.O_NOFOLLOW)

@@ -40,7 +40,7 @@ horizontal pod autoscaler its last 300 s), so that the cold start is forgotten."
 COUNTED = 30
 """Intervals at the end, of whose allocations the most frequent is taken."""
 
-_SETTLING_SEED = EVALUATION_SEEDS
+_REHEARSAL_SEED = EVALUATION_SEEDS
 """A training seed: what is met in the evaluation stays unknown."""
 
 _OUTCOMES = ("on_time", "late", "dropped", "failed", "queued", "running")
@@ -133,7 +133,7 @@ def start_rehearsed(controller: Controller, system: LiveSystem, seed: int) -> No
     """
     with suppress(SpongeError):  # which shows again, and is said, when it is in charge
         start(controller, system.spec, seed)
-        simulated = system.counterpart()
+        simulated = system.counterpart(_REHEARSAL_SEED)
         for _ in range(min(REHEARSED, simulated.plan.intervals)):
             simulated.step(decision(controller, simulated.view(), simulated.spec))
     start(controller, system.spec, seed)
@@ -268,10 +268,10 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
     That is its most frequent allocation at the end; of several, the latest.
     """
     steady = steady_scenario(scenario, profile)
-    workload = draw_workload(steady, profile, _SETTLING_SEED)
+    workload = draw_workload(steady, profile, _REHEARSAL_SEED)
     workload = equally_fast(workload, steady.network.base_delay_s)
-    system = SimulatedSystem(steady, _SETTLING_SEED, profile, workload)
-    start(controller, system.spec, _SETTLING_SEED)
+    system = SimulatedSystem(steady, _REHEARSAL_SEED, profile, workload)
+    start(controller, system.spec, _REHEARSAL_SEED)
     chosen = []
     while not system.done:
         chosen.append(decision(controller, system.view(), system.spec))
