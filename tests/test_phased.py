@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from agents.learn.judge import (
     FEW_VIOLATIONS,
     Judge,
     Judgement,
-    _always,
+    always,
     best_rules,
     cost,
+    play_fixed,
     program_alone,
 )
 from agents.learn.phased import Training, score_of, steps_left, train
@@ -294,11 +294,21 @@ def test_where_the_program_misses_many_a_fixed_allocation_may_be_the_rule() -> N
     assert cost(rule)[1] < cost(program)[1]
     assert rule.cores[0] == program.cores[0]
     # Its figures are those of all episodes, and not of the few on which it was found.
-    judge = Judge([hard], 5)
     rows = product(range(1, 17), (1, 4, 8, 16), range(1, 9))
-    every = [judge.play(partial(_always, np.array(row))) for row in rows if row[0] * row[2] <= 16]
-    found = {(each.cores[0], each.violation_rate[0]) for each in every}
-    assert (rule.cores[1], rule.violation_rate[1]) in found
+    every = np.array([row for row in rows if row[0] * row[2] <= 16])
+    found = play_fixed([hard], every, 5, SEED_LIMIT)
+    of_all = zip(found.cores[:, 0], found.violation_rate[:, 0], strict=True)
+    assert (rule.cores[1], rule.violation_rate[1]) in set(of_all)
+
+
+def test_fixed_allocations_together_do_what_each_does_alone() -> None:
+    rows, other_one = np.array([[4, 2, 1], [2, 1, 2]]), short(duration_s=40.0)
+    together = play_fixed([SCENARIO, other_one], rows, 2, SEED_LIMIT)
+    for row, cores, rates in zip(rows, together.cores, together.violation_rate, strict=True):
+        judge = Judge([SCENARIO, other_one], 2)
+        alone = judge.play(always(np.tile(row, (4, 1))))
+        np.testing.assert_array_equal(alone.cores, cores)
+        np.testing.assert_array_equal(alone.violation_rate, rates)
 
 
 def test_replicas_begin_within_what_a_policy_knows() -> None:

@@ -6,16 +6,20 @@ All are played on the same episodes, which neither training nor evaluation uses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import product
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.core.compiled import CPUS
 from sponge_env.encoding import JOINT
+from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
@@ -34,6 +38,8 @@ PROGRAM = "sponge-joint"
 _FIXED_BATCHES = (1, 4, 8, 16)
 _LOOKED_AT, _FINALISTS = 4, 8
 """Episodes on which fixed allocations are looked for, and how many of them then play all."""
+_AT_ONCE = 2048
+"""Episodes of fixed allocations that are played together, about."""
 
 Decide = Callable[[FloatMatrix], IntArray]
 """From (n, fields) joint observations to (n, 3) cores, batch sizes and replicas."""
@@ -77,18 +83,31 @@ class Judge:
 
     def play(self, decides: Decide) -> Judgement:
         """Play whatever decides for all episodes at once."""
-        simulator, count = self._simulator, len(self._seeds)
-        observations = np.zeros((count, JOINT.obs_dim), np.float32)
-        simulator.reset(np.ones(count, np.bool_), self._seeds, observations)
-        sums = np.zeros((4, count))
-        while not simulator.over.all():
-            running = ~simulator.over
-            observations, metrics = simulator.step(decides(observations))
-            names = "cores", "avoidable_violations", "offered"
-            sums += (*(metrics[name] for name in names), running)
-        sums[1] += simulator.drain()["avoidable_violations"]
-        cores, violations, offered, intervals = sums.reshape(4, -1, self._count).sum(axis=1)
-        return Judgement(cores / intervals, violations / np.maximum(1, offered))
+        ended = _ends(self._simulator, self._seeds, decides)
+        return _judgement(ended.reshape(4, -1, self._count).sum(axis=1))
+
+
+def _ends(simulator: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArray:
+    """Play (n,) episodes to their ends.
+
+    Returned are (4, n) sums: cores, avoidable violations, requests, intervals.
+    """
+    observations = np.zeros((len(seeds), JOINT.obs_dim), np.float32)
+    simulator.reset(np.ones(len(seeds), np.bool_), seeds, observations)
+    sums = np.zeros((4, len(seeds)))
+    while not simulator.over.all():
+        running = ~simulator.over
+        observations, metrics = simulator.step(decides(observations))
+        names = "cores", "avoidable_violations", "offered"
+        sums += (*(metrics[name] for name in names), running)
+    sums[1] += simulator.drain()["avoidable_violations"]
+    return sums
+
+
+def _judgement(sums: FloatArray) -> Judgement:
+    """Return the means of (4, ...) sums over episodes."""
+    cores, violations, offered, intervals = sums
+    return Judgement(cores / intervals, violations / np.maximum(1, offered))
 
 
 @cache
@@ -125,36 +144,64 @@ def _best_fixed(scenarios: Sequence[Scenario], episodes: int, first_seed: int) -
     replicas = range(1, min(REPLICAS_MOST, limits.replicas) + 1)
     sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
     asked = product(range(1, limits.cores + 1), sizes, replicas)
-    rows = [np.array(row) for row in asked if row[0] * row[2] <= limits.machine_cores]
-    look = Judge(scenarios, min(episodes, _LOOKED_AT), first_seed)
-    costs = np.array([cost(look.play(partial(_always, row))) for row in rows])
-    finalists = np.unique(costs.argsort(axis=0, kind="stable")[:_FINALISTS])
-    judge = Judge(scenarios, episodes, first_seed)
-    played = [judge.play(partial(_always, rows[k])) for k in finalists.tolist()]
-    best = np.array([cost(each) for each in played]).argmin(axis=0), np.arange(len(scenarios))
-    cores = np.array([each.cores for each in played])[best]
-    return Judgement(cores, np.array([each.violation_rate for each in played])[best])
+    rows = np.array([row for row in asked if row[0] * row[2] <= limits.machine_cores])
+    look = play_fixed(scenarios, rows, min(episodes, _LOOKED_AT), first_seed)
+    finalists = np.unique(cost(look).argsort(axis=0, kind="stable")[:_FINALISTS])
+    played = play_fixed(scenarios, rows[finalists], episodes, first_seed)
+    best = cost(played).argmin(axis=0), np.arange(len(scenarios))
+    return Judgement(played.cores[best], played.violation_rate[best])
 
 
-def _always(asked: IntArray, observations: FloatMatrix) -> IntArray:
-    """Return the same (3,) allocation for all of (n, fields) observations."""
-    return np.tile(asked, (len(observations), 1))
+def play_fixed(
+    scenarios: Sequence[Scenario], rows: IntArray, episodes: int, first_seed: int
+) -> Judgement:
+    """Return (rows, scenarios) results of (rows, 3) allocations that stay as they are."""
+    each = len(scenarios) * episodes
+    assigned = np.tile(np.arange(len(scenarios)), episodes)
+    seeds = first_seed + np.repeat(np.arange(episodes), len(scenarios))
+    sums = []
+    for some in np.array_split(rows, -(-len(rows) * each // _AT_ONCE)):
+        simulator = BatchSimulator(
+            scenarios,
+            np.tile(assigned, len(some)),
+            replicas_max=REPLICAS_MOST,
+            obs_dim=JOINT.obs_dim,
+        )
+        with closing(simulator):
+            decides = always(np.repeat(some, each, axis=0))
+            ended = _ends(simulator, np.tile(seeds, len(some)), decides)
+        sums.append(ended.reshape(4, len(some), episodes, len(scenarios)).sum(axis=2))
+    return _judgement(np.concatenate(sums, axis=1))
+
+
+def always(asked: IntArray) -> Decide:
+    """Return what asks for the same (n, 3) allocations whatever it sees."""
+    return lambda observations: asked
 
 
 @cache
 def program_alone(
     scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
 ) -> Judgement:
-    """Return what the program reaches, one episode after the other."""
+    """Return what the program reaches; its episodes are shared out among the CPUs."""
     seeds = range(first_seed, first_seed + episodes)
-    played = [[_episode(scenario, seed) for seed in seeds] for scenario in scenarios]
+    tasks = list(product(scenarios, seeds))
+    found: dict[tuple[Scenario, int], EpisodeMetrics] = {}
+    with closing(Processes(min(CPUS, len(tasks))).run(_episode, tasks)) as results:
+        for task, result in results:
+            if isinstance(result, Failure):
+                said = f"{result.type}: {result.message}"
+                raise ConfigError(f"{PROGRAM} failed on {task[0].name} ({said})")
+            found[task] = result
+    played = [[found[scenario, seed] for seed in seeds] for scenario in scenarios]
     return Judgement(
         np.array([np.mean([one.mean_cores for one in each]) for each in played]),
         np.array([_rate(each) for each in played]),
     )
 
 
-def _episode(scenario: Scenario, seed: int) -> EpisodeMetrics:
+def _episode(task: tuple[Scenario, int]) -> EpisodeMetrics:
+    scenario, seed = task
     controller = make_controller(PROGRAM, known_controllers())
     run = Run.of(PROGRAM, scenario, "sim", seed)
     return run_episode(make_system(scenario, seed), controller, run).summary

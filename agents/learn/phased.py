@@ -94,6 +94,7 @@ class Training:
         self.judge = Judge(scenarios, config.evaluation_episodes)
         others = SEED_LIMIT + config.evaluation_episodes
         self._choice = Judge(scenarios, config.choice_episodes, others)
+        progress(0, "measuring the best rules")
         self.rule = best_rules(scenarios, config.evaluation_episodes)
         self._choice_rule = best_rules(scenarios, config.choice_episodes, others)
         self.target = np.maximum(config.target_share * self.rule.violation_rate, FEWEST)
