@@ -1,17 +1,24 @@
-"""How a policy of ``ppo-joint`` does beside the best rule of each scenario.
+"""How policies of ``ppo-joint`` do beside the best rule of each scenario.
 
-    python -m benchmarks.judged POLICY --profile yolov5s [--suite standard] [--episodes 10]
+    python -m benchmarks.judged POLICY ... --profile yolov5s [--suite standard] [--start cold]
+        [--episodes 10] [--first-seed N] [--keep FILE]
 
-The scenarios are a suite's cells of the profile, started cold; all play the same episodes, on seeds
-that training, its prices and its choice of a policy do not use, nor any evaluation. The guard is
-off: what is judged is the policy. Avoidable violations are in brackets.
+The scenarios are a suite's cells of the profile. All play the same episodes, if nothing else is
+said on seeds that training, its prices and its choice of a policy do not use, nor any evaluation.
+The guard is off: what is judged is the policy. Avoidable violations are in brackets.
+
+Of policies whose trainings differ in their seed alone, the median is the one that is so by the
+scores by which their own trainings kept them. ``--keep`` copies it to a file.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from agents.learn.command import cells_of
 from agents.learn.judge import FEW_VIOLATIONS, PROGRAM, Judge, Judgement, best_rules, program_alone
@@ -19,6 +26,7 @@ from agents.learn.phased import TOLERANCE
 from agents.learn.phases import PhasedConfig
 from agents.policy import load_policy
 from sponge_env import cli
+from sponge_env.errors import PolicyError
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
@@ -29,24 +37,52 @@ def unused_seed(config: PhasedConfig) -> int:
     return SEED_LIMIT + config.evaluation_episodes + config.choice_episodes
 
 
+def median_of(scores: Sequence[float]) -> int:
+    """Return the place of the median, of an even number the worse of the two in the middle."""
+    return int(np.argsort(scores, kind="stable")[len(scores) // 2])
+
+
 def table(
-    scenarios: Sequence[Scenario], program: Judgement, rule: Judgement, policy: Judgement
+    scenarios: Sequence[Scenario],
+    program: Judgement,
+    rule: Judgement,
+    policies: Sequence[Judgement],
+    median: int = 0,
 ) -> str:
-    """Return a row for each scenario, and in how many the policy does better than the rule."""
-    found = program, rule, policy
-    rows = [
-        [scenario.name, *(f"{each.cores[k]:.2f} ({each.violation_rate[k]:.3%})" for each in found)]
-        for k, scenario in enumerate(scenarios)
-    ]
+    """Return a row for each scenario, and how often the policies do better than the rule."""
+    several = len(policies) > 1
+    headings = ["cores", PROGRAM, "best rule", "median policy" if several else "policy"]
+    rows = [[each.name] for each in scenarios]
+    for k, row in enumerate(rows):
+        for each in (program, rule, policies[median]):
+            row.append(f"{each.cores[k]:.2f} ({each.violation_rate[k]:.3%})")
+        if several:
+            row.append(_spread(policies, k))
+    if several:
+        headings.append(f"all {len(policies)}")
+    said = [said_of(policies[median], rule)]
+    if several:
+        said += ["", *(f"training {k}: {said_of(each, rule)}" for k, each in enumerate(policies))]
+    return "\n".join([*aligned([headings, *rows]), "", *said])
+
+
+def _spread(policies: Sequence[Judgement], k: int) -> str:
+    """Return between what the policies are in a scenario."""
+    cores = [each.cores[k] for each in policies]
+    rates = [100 * each.violation_rate[k] for each in policies]
+    return f"{min(cores):.2f} to {max(cores):.2f} ({min(rates):.3f} to {max(rates):.3f}%)"
+
+
+def said_of(policy: Judgement, rule: Judgement) -> str:
+    """Say in how many scenarios a policy does better than the rule."""
     fewer = policy.cores < rule.cores
     strictly = fewer & (policy.violation_rate <= rule.violation_rate + TOLERANCE)
     able = policy.violation_rate <= rule.violation_rate.clip(min=FEW_VIOLATIONS)
-    said = (
-        f"Fewer cores in {fewer.sum()} of {len(rows)}: in {strictly.sum()} with no more "
+    return (
+        f"fewer cores in {fewer.sum()} of {len(fewer)}: in {strictly.sum()} with no more "
         f"violations (within {TOLERANCE:.2%}), in {(fewer & able).sum()} with no more than the "
-        f"rule's or {FEW_VIOLATIONS:.1%}."
+        f"rule's or {FEW_VIOLATIONS:.1%}; {policy.violation_rate.mean():.3%} in the mean"
     )
-    return "\n".join([*aligned([["cores", PROGRAM, "best rule", "policy"], *rows]), "", said])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,18 +91,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Judge a policy, and print the table."""
-    said = "Judge a policy of ppo-joint beside the best rules."
+    """Judge policies, and print the table."""
+    said = "Judge policies of ppo-joint beside the best rules."
     parser = cli.Parser(prog="python -m benchmarks.judged", description=said)
-    parser.add_argument("policy", type=Path, help="policy.safetensors of a training")
-    parser.add_argument("--profile", required=True, help="latency profile it was trained for")
-    parser.add_argument("--suite", default="standard", help="whose cells (default: standard)")
-    parser.add_argument("--episodes", type=cli.at_least(1), default=10, help="of each scenario")
+    add = parser.add_argument
+    add("policies", type=Path, nargs="+", metavar="POLICY", help="policy.safetensors of a training")
+    add("--profile", required=True, help="latency profile they were trained for")
+    add("--suite", default="standard", help="whose cells (default: standard)")
+    add("--start", choices=("cold", "warm"), default="cold", help="of its cells (default: cold)")
+    add("--episodes", type=cli.at_least(1), default=10, help="of each scenario (default: 10)")
+    unused = unused_seed(PhasedConfig())
+    said = f"of the first episode (default: {unused}, the first that nothing else uses)"
+    add("--first-seed", type=cli.at_least(0), default=unused, metavar="N", help=said)
+    add("--keep", type=Path, metavar="FILE", help="copy the median policy to it")
     arguments = parser.parse_args(argv)
-    scenarios, seed = cells_of(arguments.suite, arguments.profile), unused_seed(PhasedConfig())
-    played = tuple(scenarios), arguments.episodes, seed
-    policy = Judge(*played)(load_policy(arguments.policy))
-    print(table(scenarios, program_alone(*played), best_rules(*played), policy))
+    policies = [load_policy(path) for path in arguments.policies]
+    for path, policy in zip(arguments.policies, policies, strict=True):
+        if not policy.info.batches:
+            raise PolicyError(f"{path} was not trained in phases")
+    median = median_of([policy.info.score for policy in policies])
+    scenarios = tuple(cells_of(arguments.suite, arguments.profile, start=arguments.start))
+    played = scenarios, arguments.episodes, arguments.first_seed
+    judged = list(map(Judge(*played), policies))
+    print(table(scenarios, program_alone(*played), best_rules(*played), judged, median))
+    if arguments.keep is not None:
+        shutil.copyfile(arguments.policies[median], arguments.keep)
     return 0
 
 

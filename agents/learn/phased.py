@@ -177,8 +177,10 @@ class Training:
         score = score_of(result, self._choice_rule)
         if score < self._best:
             self._best, self._promising = score, promising
+            info = dataclasses.replace(policy.info, score=round(score, 4))
             seen = with_deployments(result.input_range, self._deployed.ends)
-            save_policy(dataclasses.replace(policy, input_range=seen), self.policy_path)
+            kept = dataclasses.replace(policy, info=info, input_range=seen)
+            save_policy(kept, self.policy_path)
 
     def _move_prices(self, result: Judgement) -> None:
         """Let violations cost more where there are too many of them."""

@@ -1,0 +1,50 @@
+"""The comparison of policies with rules: which is the median, and what is said of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.learn.judge import Judgement
+from benchmarks.judged import main, median_of, table
+from sponge_env.scenario import Scenario
+
+SHIPPED = Path("agents/policies/ppo-yolov5s.safetensors")
+SCENARIOS = Scenario(name="calm"), Scenario(name="rough")
+RULE = Judgement(np.array([4.0, 3.0]), np.array([0.0, 0.002]))
+FRUGAL = Judgement(np.array([3.0, 2.0]), np.array([0.0005, 0.0015]))
+LAVISH = Judgement(np.array([5.0, 2.5]), np.array([0.0, 0.0]))
+
+
+def test_the_median_is_one_of_them_and_the_worse_of_two() -> None:
+    assert median_of([0.9, 0.7, 0.8]) == 2
+    assert median_of([0.9, 0.7]) == 0
+    assert median_of([0.9]) == 0
+
+
+def test_a_policy_alone_is_not_spread() -> None:
+    head, *rows, _, said = table(SCENARIOS, RULE, RULE, [FRUGAL]).split("\n")
+    assert head.split("  ")[-1].strip() == "policy"
+    assert [row.split()[0] for row in rows] == ["calm", "rough"]
+    assert "3.00 (0.050%)" in rows[0]
+    assert "2.00 (0.150%)" in rows[1]
+    # In the calm scenario it has more violations than the rule's none, but few.
+    assert said.startswith("fewer cores in 2 of 2: in 1 with no more violations (within 0.01%), ")
+    assert "in 2 with no more than the rule's or 0.1%; 0.100% in the mean" in said
+
+
+def test_of_several_the_median_stands_beside_all() -> None:
+    head, calm, _, _, said, _, first, second = table(
+        SCENARIOS, RULE, RULE, [FRUGAL, LAVISH], median=1
+    ).split("\n")
+    assert head.endswith("all 2")
+    assert "5.00 (0.000%)" in calm
+    assert calm.endswith("3.00 to 5.00 (0.000 to 0.050%)")
+    assert said.startswith("fewer cores in 1 of 2")
+    assert first.startswith("training 0: fewer cores in 2 of 2")
+    assert second.startswith("training 1: fewer cores in 1 of 2")
+
+
+def test_other_policies_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(SHIPPED), "--profile", "yolov5s"]) == 2
+    assert capsys.readouterr().err == f"error: {SHIPPED} was not trained in phases\n"
