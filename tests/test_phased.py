@@ -301,6 +301,19 @@ def test_where_the_program_misses_many_a_fixed_allocation_may_be_the_rule() -> N
     assert (rule.cores[1], rule.violation_rate[1]) in set(of_all)
 
 
+def test_what_a_warm_start_does_not_count_is_not_judged() -> None:
+    """Cores as an evaluation counts them: not the ones of the first half."""
+    warm = dataclasses.replace(SCENARIO, start="warm", warmup_s=SCENARIO.duration_s / 2)
+    late = SCENARIO.duration_s / 2
+
+    def halves(seen: np.ndarray) -> np.ndarray:
+        nonlocal late
+        late -= SCENARIO.interval_s
+        return np.tile([8 if late >= 0 else 3, 1, 1], (len(seen), 1))
+
+    assert Judge([warm], 2).play(halves).cores[0] == pytest.approx(3, abs=1e-9)
+
+
 def test_fixed_allocations_together_do_what_each_does_alone() -> None:
     rows, other_one = np.array([[4, 2, 1], [2, 1, 2]]), short(duration_s=40.0)
     together = play_fixed([SCENARIO, other_one], rows, 2, SEED_LIMIT)

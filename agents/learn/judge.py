@@ -90,16 +90,21 @@ class Judge:
 def _ends(simulator: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArray:
     """Play (n,) episodes to their ends.
 
-    Returned are (4, n) sums: cores, avoidable violations, requests, intervals.
+    Returned are (4, n) sums: cores, avoidable violations, requests, intervals. After a warm start
+    whatever ends in an interval that counts does so, unlike in an evaluation, where a request
+    does that arrives in one.
     """
+    skipped = np.array([round(s.count_from_s / s.interval_s) for s in simulator.scenarios])
+    skipped = skipped[simulator.assignment]
     observations = np.zeros((len(seeds), JOINT.obs_dim), np.float32)
     simulator.reset(np.ones(len(seeds), np.bool_), seeds, observations)
     sums = np.zeros((4, len(seeds)))
     while not simulator.over.all():
         running = ~simulator.over
         observations, metrics = simulator.step(decides(observations))
+        counts = running & (simulator.episode_intervals > skipped)
         names = "cores", "avoidable_violations", "offered"
-        sums += (*(metrics[name] for name in names), running)
+        sums += counts * np.array([*(metrics[name] for name in names), counts])
     sums[1] += simulator.drain()["avoidable_violations"]
     return sums
 
