@@ -93,14 +93,19 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 	$(PY) -m sponge_env.run.bounds --suite stages
 
-policies: setup  ## train the policies that ship, forty minutes
+policies: setup  ## train the policies that ship, two hours
 	@set -e; learn() { \
 	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; \
 	  cp runs/policies/$$1-$$2/policy.safetensors agents/policies/$$1-$$2.safetensors; \
 	}; \
 	for profile in yolov5s resnet18 lite0; do \
 	  learn ppo $$profile "--profile $$profile $(ONE_MODEL)"; \
-	  learn ppo-joint $$profile "--profile $$profile --suite standard --held-out paper-200kb"; \
+	  for seed in 0 1 2 3 4; do \
+	    $(PY) train.py --agent ppo-joint --profile $$profile --suite standard --held-out paper-200kb \
+	      --seed $$seed --run-dir runs/policies/ppo-joint-$$profile-$$seed; \
+	  done; \
+	  $(PY) -m benchmarks.judged runs/policies/ppo-joint-$$profile-?/policy.safetensors \
+	    --profile $$profile --keep agents/policies/ppo-joint-$$profile.safetensors; \
 	done; \
 	learn ppo variants "--scenario variants --also variants-fade --steps 3000000 $(POLICY_OPTIONS) $(VARIANTS)"; \
 	for pipeline in pipeline-video pipeline-fanout; do \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -19,11 +20,14 @@ class Vitals:
     replicas_mb: float
     """Of those that it has started."""
     descriptors: int
+    """But for connections that both sides keep open: those are its clients' to close."""
     threads: int
 
 
 ALLOWED = Vitals(memory_mb=2.0, replicas_mb=8.0, descriptors=8, threads=2)
 """Growth that is none: what quiet seconds differ in."""
+ESTABLISHED = "01"
+"""State of a connection in ``/proc/PID/net/tcp``."""
 PER_REQUEST_MB = 100e-6
 """Memory that a request may leave behind: what measuring cannot tell from nothing."""
 
@@ -38,12 +42,31 @@ def resident_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(kinds)) / 1024
 
 
+def descriptors(pid: int) -> int:
+    """Return how many files a process holds, without established TCP connections."""
+    established, held = _established(pid), 0
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            held += str(each.readlink()) not in established
+    return held
+
+
+def _established(pid: int) -> set[str]:
+    """Return such connections, as they stand in ``/proc/PID/fd``."""
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {f"socket:[{fields[9]}]" for fields in lines if fields[3] == ESTABLISHED}
+
+
 def vitals(pid: int) -> Vitals:
     """Look at a server; ``OSError`` if it has ended."""
     return Vitals(
         memory_mb=resident_mb(pid),
         replicas_mb=sum(map(resident_mb, children(pid))),
-        descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        descriptors=descriptors(pid),
         threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ from benchmarks.hammer import Hammer, Tally
 from benchmarks.report import Report
 from benchmarks.servers import Server
 from benchmarks.tolerance import converse, send, send_all, wrong
-from benchmarks.vitals import ALLOWED, Watch, grown
+from benchmarks.vitals import ALLOWED, Watch, descriptors, grown
 from sponge_env.serve.interface import Reply, Status
 
 ROW = np.zeros((4,), np.float32)
@@ -230,6 +232,19 @@ def test_a_leak_is_noticed() -> None:
 def test_who_keeps_nothing_has_not_grown() -> None:
     with watched(0) as watch:
         assert not grown(watch.growth(), requests=0)
+
+
+def test_connections_are_the_clients_to_close_and_forgotten_ones_are_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        before = descriptors(os.getpid())
+        with socket.create_connection(server.getsockname()) as client:
+            accepted, _ = server.accept()
+            assert descriptors(os.getpid()) == before
+        # The client is gone, and who has accepted it has not closed it.
+        assert client.fileno() == -1
+        assert descriptors(os.getpid()) == before + 1
+        accepted.close()
+        assert descriptors(os.getpid()) == before
 
 
 def test_memory_is_allowed_by_request() -> None:

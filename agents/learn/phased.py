@@ -97,7 +97,11 @@ class Training:
         progress(0, "measuring the best rules")
         self.rule = best_rules(scenarios, config.evaluation_episodes)
         self._choice_rule = best_rules(scenarios, config.choice_episodes, others)
-        self.target = np.maximum(config.target_share * self.rule.violation_rate, FEWEST)
+        episodes = config.evaluation_episodes, config.choice_episodes
+        rules = self.rule.violation_rate, self._choice_rule.violation_rate
+        # What is rare takes all episodes to count.
+        rare = np.average(rules, axis=0, weights=episodes)
+        self.target = np.maximum(config.target_share * rare, FEWEST)
         self.steps = self._start = 0
         self._planned = plan.steps
         self.policy_path = plan.folder / POLICY_FILE
