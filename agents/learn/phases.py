@@ -68,14 +68,14 @@ class PhasedConfig(Options):
     price: float = option(4.0, above=0)
     """Core-seconds that a violation costs at first, and at least: too high a price fills all cores
     for good, before a policy knows what they are good for."""
-    price_most: float = option(400.0, above=0)
+    price_most: float = option(1600.0, above=0)
     """What it costs at most."""
     violations_most: int = option(30, at_least=1)
     """Violations of one interval that count, so that one lost queue is not all that matters."""
-    target_share: float = option(0.7, above=0)
+    target_share: float = option(0.5, above=0)
     """Violations to reach, as a share of those of the best rule, see :mod:`.judge`."""
-    advantage_most: float = option(60.0, above=0)
-    """Largest advantage, in usual ones. A rare violation is as bad as dozens of cores."""
+    advantage_most: float = option(200.0, above=0)
+    """Largest advantage, in usual ones. A rare violation is as bad as a hundred cores."""
     random_starts: float = option(0.7, at_least=0, at_most=1)
     """Share of the episodes that begin with a random allocation."""
     tightened: tuple[float, ...] = (0.95, 0.99)
@@ -86,7 +86,7 @@ class PhasedConfig(Options):
     """Whether the critic knows which scenario it looks at."""
     phases: tuple[str, ...] = tuple(PHASES)
     """Those to go through."""
-    evaluations: int = option(40, at_least=1)
+    evaluations: int = option(80, at_least=1)
     """How often the policy is judged during training."""
     evaluation_episodes: int = option(12, at_least=1)
     """Episodes of each scenario that it is judged on, always the same."""
