@@ -8,7 +8,7 @@ COMPILED := $(VENV)/.compiled
 
 # The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-mpc ppo fa2
-DEMO_STEPS := 1000000
+DEMO_STEPS := 500000
 DEMO_SECONDS := 30
 
 # The comparison, and what python -m sponge_env.fidelity wrote if it is to stand beside it.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sponge_env import cli
 from sponge_env.installation import describe_host, describe_versions
 
 FOLDER = Path(__file__).parent
@@ -27,7 +28,12 @@ def run(script: str, *arguments: str) -> str:
     return "\n".join(["```text", *lines, "```", ""])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all; an interrupt is one word."""
+    return cli.run_script(write_page, argv)
+
+
+def write_page(argv: Sequence[str]) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description="Run all benchmarks and write the page of them.")
     said = "interpreter whose environment has nvidia-pytriton, to compare the server with"
@@ -48,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     PAGE.write_text("\n".join(parts))
     print(f"wrote {PAGE}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from sponge_env.chain import is_chain
 from sponge_env.config import Backend, Limiter
@@ -20,6 +20,9 @@ from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload
 from sponge_env.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.system import LiveSystem, SimulatedSystem, System
+
+if TYPE_CHECKING:
+    from sponge_env.models.accuracy import LinesRead
 
 LOG = logging.getLogger("sponge_env")
 
@@ -80,12 +83,34 @@ def make_system(
     # What starts processes is imported only where they are wanted.
     from sponge_env.live.worker import LiveWorker
 
+    stages = stage_profiles(scenario, profile)
+    read = _lines_read(stages)
+
     def start(spec: SystemSpec) -> Worker:
-        return LiveWorker(real_configs(spec, stage_profiles(scenario, profile), limiter))
+        configs = real_configs(spec, stages, limiter)
+        return LiveWorker(configs, checks=None if read is None else read.add)
 
     return LiveSystem(
-        scenario, seed, start, profile, workload, hold_between_steps=hold_between_steps
+        scenario,
+        seed,
+        start,
+        profile,
+        workload,
+        hold_between_steps=hold_between_steps,
+        measures=None if read is None else lambda: read.share,
     )
+
+
+def _lines_read(stages: Sequence[Sequence[Profile]]) -> LinesRead | None:
+    """Return what counts the lines of text that the stages read right, if they read any."""
+    from sponge_env.models.ocr import OCR_MODELS
+
+    names = [[model.model for model in models] for models in stages]
+    if names[-1][0] not in OCR_MODELS:
+        return None
+    from sponge_env.models.accuracy import lines_read  # draws, for which not everyone has PIL
+
+    return lines_read(names)
 
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:

@@ -127,6 +127,11 @@ class System(ABC):
     def limiter(self) -> str:
         """What limits the worker's CPU."""
 
+    @property
+    def measured_accuracy(self) -> float:
+        """Accuracy of the answers up to now, where it was looked at, else NaN."""
+        return math.nan
+
     @abstractmethod
     def paused(self) -> AbstractContextManager[None]:
         """Let no time pass for requests and worker meanwhile."""
@@ -370,13 +375,14 @@ class LiveSystem(System):
         workload: Workload | None = None,
         *,
         hold_between_steps: bool = False,
+        measures: Callable[[], float] | None = None,
     ) -> None:
         """Start an episode; see :class:`System` for the scenario and what belongs to it.
 
         ``make_worker`` makes a worker at time 0 with ``spec.initial`` in force; it is called last,
         for the worker's clock runs from then on, and the system closes it. With
         ``hold_between_steps`` the clock stands still while no step runs, so that a learner may
-        take its time.
+        take its time. ``measures`` returns how accurate the worker's answers were.
 
         Raises:
             SpongeError: The scenario, the profile or the machine cannot be used.
@@ -386,7 +392,7 @@ class LiveSystem(System):
         self._profile = profile
         self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
-        self._hold = hold_between_steps
+        self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
         self.worker = make_worker(self.spec)
         try:
@@ -408,6 +414,11 @@ class LiveSystem(System):
     def counterpart(self, seed: int) -> SimulatedSystem:
         """Return the same system on simulated replicas, at its start, with requests of a seed."""
         return SimulatedSystem(self.plan, seed, self._profile)
+
+    @property
+    def measured_accuracy(self) -> float:
+        """See :attr:`System.measured_accuracy`."""
+        return self._measures() if self._measures is not None else math.nan
 
     @contextmanager
     def paused(self) -> Iterator[None]:

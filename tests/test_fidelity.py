@@ -468,6 +468,16 @@ def test_simulated_and_live_stand_beside_each_other_with_their_difference():
     assert "effective accuracy" in beside(wrong[:1], wrong[1:])
 
 
+def test_who_was_never_answered_is_called_dropped_and_few_requests_are_said_to_be_few():
+    head = {"agent": "fa2", "scenario": "ocr", "seed": 0, "offered": 40}
+    simulated = EpisodeMetrics(**head, backend="sim", latency_p99_s=math.inf)
+    live = EpisodeMetrics(**head, backend="live", latency_p99_s=0.5)
+    table = beside([simulated], [live])
+    (row,) = [line for line in table.splitlines() if line.startswith("fa2")]
+    assert row.split()[-3:] == ["dropped", "500.0", "-"]
+    assert table.endswith("Of 40 requests for each agent one of them is 2.50 points of violations.")
+
+
 def test_a_controller_that_does_not_fit_is_refused_before_anything_runs() -> None:
     class Fussy(Static):
         def reset(self, spec: SystemSpec, seed: int) -> None:

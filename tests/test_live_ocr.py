@@ -80,6 +80,7 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system:
     offered = len(outcomes)
     assert np.all(told[:offered] >= 0), "detection said so of each image"
     assert told[:offered].sum() > offered, "several lines in most images"
+    assert 0.8 < system.measured_accuracy <= 1.0, "of what was read"
     assert stages["ocr-det-v5"] <= offered
     assert 0 < stages["ocr-rec-v5"] <= told[:offered].sum()
     pids = [replica.pid for replica in worker.replicas]

@@ -21,7 +21,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel, latency_quantile_s
 from sponge_env.profile import Profile, load_profile
 from sponge_env.results.schema import IntervalMetrics, names
-from sponge_env.run.rollout import REHEARSED, Run, run_episode
+from sponge_env.run.rollout import REHEARSED, Run, latency_quantiles_s, play, run_episode
 from sponge_env.system import LiveSystem, SimulatedSystem
 from sponge_env.vector.simulator import BatchSimulator
 
@@ -301,6 +301,25 @@ def test_quantiles_count_what_was_never_answered_as_infinite(
 ) -> None:
     found = latency_quantile_s(answered, unanswered, probability)
     assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_rates_of_an_interrupted_episode_are_of_what_has_ended() -> None:
+    class Interrupted(Scripted):
+        def decide(self, view: SystemView) -> Allocation:
+            if view.now_s > 4.5:
+                raise KeyboardInterrupt
+            return super().decide(view)
+
+    system = SimulatedSystem(short(arrivals=Arrivals(rate_rps=30.0)), 0)
+    summary = play(system, Interrupted(Allocation(1, 1)), RUN).summary
+    ended = summary.on_time + summary.late + summary.dropped
+    assert summary.partial
+    assert summary.queued > 10
+    assert summary.offered == ended + summary.queued + summary.running
+    assert summary.violation_rate == (summary.late + summary.dropped) / ended
+    assert summary.effective_accuracy == summary.on_time / ended
+    latency_s = latency_quantiles_s(system.columns(), 0.0)
+    assert math.isinf(summary.latency_p99_s) == (summary.dropped > 0) == (latency_s[-1] is None)
 
 
 def test_what_only_more_cores_could_save_is_counted_apart() -> None:

@@ -39,7 +39,9 @@ class Quantity:
     """Whether it is infinite where too many requests were never answered, as quantiles are."""
 
     def text(self, value: float) -> str:
-        """Write a value in the unit of the column's heading."""
+        """Write a value in the unit of the column's heading; infinite is who was never answered."""
+        if math.isinf(value):
+            return "dropped"
         return f"{value * column(self.metric).scale:.{self.digits}f}"
 
     def difference_text(self, difference: float) -> str:
@@ -151,10 +153,10 @@ def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity)
     return Row(agent, scenario, quantity, fmean(live), min(live), max(live), *others)
 
 
-NORMAL = """\
-off by: simulated against live. One live run differs from the next; where an agent keeps up with its
-load, up to 0.4 points of violations, 14 % of the mean latency, 24 % of the p99 and 6 % of the cores
-came up, and more where it does not (docs/fidelity.md)."""
+_NORMAL = """\
+off by: simulated against live. One live run differs from the next: where an agent keeps up with its
+load, the means of five were off by up to 0.4 points of violations, 14 % of the mean latency, 24 % of
+the p99 and 6 % of the cores, and by more where it does not (docs/fidelity.md)."""
 """What to think of the differences in :func:`beside`."""
 
 
@@ -182,7 +184,17 @@ def beside(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) 
     for q in _telling(BESIDE, chain.from_iterable(chain.from_iterable(pairs.values()))):
         columns.append((f"{column(q.metric).label}, simulated", partial(entry, q, "sim")))
         columns += [(", live", partial(entry, q, "live")), (", off by", partial(entry, q, "off"))]
-    return terminal(Table.of(columns, pairs))
+    return terminal(Table.of(columns, pairs), notes=_notes(pairs.values()))
+
+
+def _notes(pairs: Iterable[Sequence[tuple[EpisodeMetrics, EpisodeMetrics]]]) -> list[str]:
+    """Say what to think of the differences, and how much a single request is."""
+    live = [[pair[1] for pair in own] for own in pairs]
+    fewest = min(sum(episode.offered for episode in own) for own in live)
+    if not fewest:
+        return [_NORMAL]
+    one = f"one of them is {100 / fewest:.2f} points of violations"
+    return [_NORMAL, f"Of {fewest} requests for each agent {one}."]
 
 
 def tables(rows: Sequence[Row]) -> dict[str, Table]:

@@ -36,6 +36,8 @@ class Handover:
         self._forgotten: set[int] = set()
         """Requests that have ended, of which tasks still run."""
         self._answers: dict[int, list[Task]] = {}
+        self._told: dict[int, int] = {}
+        """Tasks of the last stage that each request leads to, as far as a stage before said so."""
 
     def bring(self, request: int, tensor: Tensor) -> None:
         """Keep the input that a request brings until it ends."""
@@ -76,6 +78,7 @@ class Handover:
             else:
                 left = [Task(place, tensor) for place, tensor in enumerate(answer)]
                 self._left[batch.stage + 1][request] = left
+                self._told[request] = len(left)
         self._remember()
         return () if last else tuple(map(len, answers))
 
@@ -84,11 +87,18 @@ class Handover:
         answers = self._answers.pop(request, [])
         return [task.tensor for task in sorted(answers, key=lambda task: task.place)]
 
+    def take_whole(self, request: int) -> list[Tensor] | None:
+        """Return the same if all tasks of the request are answered, else None."""
+        told = self._told.get(request)
+        whole = told is not None and len(self._answers.get(request, ())) == told
+        return self.take_answers(request) if whole else None
+
     def forget(self, requests: Collection[int]) -> None:
         """Let go of what is kept for requests that have ended."""
         self._forgotten |= self._still_running().intersection(requests)
-        for kept in (*self._left, self._answers):
-            for request in requests:
+        for request in requests:
+            self._told.pop(request, None)
+            for kept in (*self._left, self._answers):
                 kept.pop(request, None)
 
     def _remember(self) -> None:

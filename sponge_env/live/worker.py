@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -108,7 +108,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     machine, are closed with the worker. All methods but :meth:`wake` belong to one thread at a
     time.
 
-    What is answered is thrown away, unless it leads to tasks or this worker ``keeps_answers``.
+    What is answered is thrown away, unless it leads to tasks or this worker ``keeps_answers``, or
+    ``checks`` them: that is called with the sample that a request brought and all answers to it.
     """
 
     def __init__(
@@ -117,7 +118,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         launcher: Launcher | Sequence[Launcher] | None = None,
         *,
         keeps_answers: bool = False,
+        checks: Callable[[NDArray[Any], Sequence[NDArray[Any]]], None] | None = None,
     ) -> None:
+        self._checks, keeps_answers = checks, keeps_answers or checks is not None
         configs = config if isinstance(config, Sequence) else [config or LiveConfig()]
         self.config = configs[0]
         self._actuation_s = 0.0
@@ -209,6 +212,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def forget(self, requests: Sequence[int]) -> None:
         """Let go of what is kept for requests that have ended."""
+        for request in requests if self._checks else ():
+            answers = self._handover.take_whole(request)
+            if self._checks and answers is not None:
+                self._checks(self.launcher.sample(request), answers)
         self._handover.forget(requests)
 
     def wait(self, until_s: float) -> Sequence[Completion]:

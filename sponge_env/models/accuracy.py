@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -11,9 +13,18 @@ from typing import NamedTuple
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.models.efficientnet import PIXELS, TOP_1, TOP_1_OF, TOP_1_SOURCE
-from sponge_env.models.ocr import OCR_MODELS, Box, Detection, Recognition, cut, find_lines
+from sponge_env.models.model import Array
+from sponge_env.models.ocr import (
+    OCR_MODELS,
+    SAMPLES_EACH,
+    Box,
+    Detection,
+    Recognition,
+    cut,
+    find_lines,
+)
 from sponge_env.models.registry import resolve_model
-from sponge_env.models.text_images import TextImage, TextLine, draw
+from sponge_env.models.text_images import TextImage, TextLine, draw, draw_evenly
 from sponge_env.profile import Accuracy
 
 OVERLAP = 0.5
@@ -92,6 +103,40 @@ def read(
         texts = map(recognition.text, answers)
         found.append([Found(box, text) for box, text in zip(own, texts, strict=True)])
     return found
+
+
+class LinesRead:
+    """Counts the drawn lines that replicas read without a mistake, image by image."""
+
+    def __init__(self, recognition: Recognition, images: Iterable[TextImage]) -> None:
+        self._recognition = recognition
+        self._drawn = {
+            image.pixels.tobytes(): Counter(line.text for line in image.lines) for image in images
+        }
+        self.right = self.lines = 0
+
+    @property
+    def share(self) -> float:
+        """Those read right; NaN as long as there was none to read."""
+        return self.right / self.lines if self.lines else math.nan
+
+    def add(self, image: Array, answers: Sequence[Array]) -> None:
+        """Compare all answers to an image with what was drawn in it, in whatever order."""
+        drawn = self._drawn[image.tobytes()]
+        self.right += (Counter(map(self._recognition.text, answers)) & drawn).total()
+        self.lines += drawn.total()
+
+
+def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
+    """Return what counts the lines that stages of these variants read from their own samples.
+
+    None where they do not find and read text, or where several variants read it, in alphabets of
+    their own.
+    """
+    finds, reads = (resolve_model(stage[0]) for stage in (stages[0], stages[-1]))
+    if not isinstance(finds, Detection) or not isinstance(reads, Recognition) or stages[-1][1:]:
+        return None
+    return LinesRead(reads, draw_evenly(SAMPLES_EACH))
 
 
 def accuracy_of(name: str, count: int, command: str) -> Accuracy | None:

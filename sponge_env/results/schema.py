@@ -241,6 +241,10 @@ class EpisodeMetrics:
     guarded: int = _same("guarded")
     accuracy: float = _same("accuracy")
     effective_accuracy: float = _same("effective_accuracy")
+    measured_accuracy: float = metric(
+        "accuracy", "", "Share of the lines of text in answered images that the real worker read "
+        "without a mistake.", "more", NAN,
+    )  # fmt: skip
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
     reward: float = metric("controller", "", "Sum of the rewards.", "more")

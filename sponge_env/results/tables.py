@@ -153,9 +153,23 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]
     lines = ["; ".join(parts)]
     if any(episode.dropped for episode in episodes):
         lines.append("p99 takes requests that were dropped as infinitely late")
+    if read := _read(groups):
+        lines.append(
+            "effective accuracy goes by the accuracy that the scenario states of each model; "
+            f"lines of text read right in this run: {read}"
+        )
     if any(episode.partial for episode in episodes):
         lines.append("* interrupted: what was measured until then")
     return "\n".join(lines)
+
+
+def _read(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
+    """Return the measured accuracy of each agent that has one."""
+    found = {
+        group[0].agent: [e.measured_accuracy for e in group if not math.isnan(e.measured_accuracy)]
+        for group in groups
+    }
+    return ", ".join(f"{agent} {100 * fmean(own):.1f} %" for agent, own in found.items() if own)
 
 
 def write_summaries(path: Path, episodes: Sequence[EpisodeMetrics]) -> None:

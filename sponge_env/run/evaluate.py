@@ -365,9 +365,9 @@ def _report_cell(
     if not (summaries or bounds):
         return
     if len(found) > 1 and _paired(found["sim"], found["live"]):
-        from sponge_env.fidelity.report import NORMAL, beside
+        from sponge_env.fidelity.report import beside
 
-        print(beside(found["sim"], found["live"]), NORMAL, sep="\n")
+        print(beside(found["sim"], found["live"]))
     else:  # of an interrupted run the live part may be missing
         for backend, episodes in found.items():
             if rows := [*episodes, *(bounds if backend == "sim" else ())]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sponge_env import cli
 from sponge_env.errors import SpongeError
 from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
@@ -100,8 +101,13 @@ def _bounds(scenario: Scenario) -> None:
     relaxation(scenario, 0)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; an interrupt is one word."""
+    return cli.run_script(compile_all, argv)
+
+
+def compile_all(argv: Sequence[str]) -> int:
+    """Compile everything."""
     for name, compile_it in steps("--all" in argv):
         sys.stderr.write(f"compiling {name}\n")
         compile_it()
@@ -109,4 +115,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -43,7 +43,8 @@ COUNTED = 30
 _REHEARSAL_SEED = EVALUATION_SEEDS
 """A training seed: what is met in the evaluation stays unknown."""
 
-_OUTCOMES = ("on_time", "late", "dropped", "failed", "queued", "running")
+_ANSWERED, _UNANSWERED = ("on_time", "late"), ("dropped", "failed")
+_OUTCOMES = (*_ANSWERED, *_UNANSWERED, "queued", "running")
 
 
 REHEARSED = 5
@@ -166,6 +167,7 @@ def _summarise(
         restarts=sum(each.restarts for each in intervals),
         infeasible_decisions=sum(not each.feasible for each in intervals),
         guarded=sum(each.guarded for each in intervals),
+        measured_accuracy=system.measured_accuracy,
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(each.reward for each in intervals),
@@ -198,27 +200,30 @@ def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, Any]:
-    """Return the metrics of the requests that arrived at ``from_s`` or later."""
+    """Return the metrics of the requests that arrived at ``from_s`` or later.
+
+    Rates and quantiles are of those that have ended, for an interrupted episode leaves some.
+    """
     counted = columns["arrival_s"] >= from_s
     outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
     needs_cores, accuracy = columns["needs_cores"][counted], columns["accuracy"][counted]
-    violated = np.isin(outcome, ("late", "dropped", "failed"))
-    answered = np.isin(outcome, ("on_time", "late"))
+    answered, unanswered = (np.isin(outcome, names) for names in (_ANSWERED, _UNANSWERED))
+    violated = unanswered | (outcome == "late")
     latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
-    of_all_s = np.append(latency_s, np.full(outcome.size - latency_s.size, np.inf))
+    of_all_s = np.append(latency_s, np.full(unanswered.sum(), np.inf))
     p50_s, p99_s = _quantiles_s(of_all_s, np.array([0.5, 0.99]))
-    offered = max(1, outcome.size)
+    ended = max(1, of_all_s.size)
     return {
         **{name: int(np.sum(outcome == name)) for name in _OUTCOMES},
         "offered": outcome.size,
         "hopeless": int(hopeless.sum()),
         "violations": int(violated.sum()),
-        "violation_rate": float(violated.sum() / offered),
-        "avoidable_violation_rate": float((violated & ~hopeless).sum() / offered),
-        "more_cores_rate": float((violated & needs_cores).sum() / offered),
-        "hopeless_rate": float(hopeless.sum() / offered),
+        "violation_rate": float(violated.sum() / ended),
+        "avoidable_violation_rate": float((violated & ~hopeless).sum() / ended),
+        "more_cores_rate": float((violated & needs_cores).sum() / ended),
+        "hopeless_rate": float(hopeless.sum() / ended),
         "accuracy": float(accuracy[answered].mean()) if answered.any() else math.nan,
-        "effective_accuracy": float(accuracy[outcome == "on_time"].sum() / offered),
+        "effective_accuracy": float(accuracy[outcome == "on_time"].sum() / ended),
         "latency_mean_s": float(latency_s.mean()) if latency_s.size else math.nan,
         "latency_p50_s": p50_s,
         "latency_p99_s": p99_s,
@@ -229,10 +234,12 @@ def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> l
     """Return (QUANTILES + 1,) quantiles of the latency of what arrived at ``from_s`` or later.
 
     They are None where infinite, as for requests never answered: without, who drops looks fast.
+    Those of an interrupted episode that have not ended do not count.
     """
-    answered = np.isin(columns["outcome"], ("on_time", "late"))
+    outcome = columns["outcome"]
+    answered, unanswered = (np.isin(outcome, names) for names in (_ANSWERED, _UNANSWERED))
     latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)
-    counted_s = latency_s[columns["arrival_s"] >= from_s]
+    counted_s = latency_s[(answered | unanswered) & (columns["arrival_s"] >= from_s)]
     values = _quantiles_s(counted_s, np.linspace(0.0, 1.0, QUANTILES + 1))
     return [value if math.isfinite(value) else None for value in values]
 
