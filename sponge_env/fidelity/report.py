@@ -154,9 +154,9 @@ def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity)
 
 
 _NORMAL = """\
-off by: simulated against live. One live run differs from the next: where an agent keeps up with its
-load, the means of five were off by up to 0.4 points of violations, 14 % of the mean latency, 24 % of
-the p99 and 6 % of the cores, and by more where it does not (docs/fidelity.md)."""
+off by: simulated against live. One live run differs from the next: where an agent keeps up with
+its load, means of five were off by up to 0.4 points of violations, 14 % of the mean latency, 24 %
+of the p99 and 6 % of the cores, and by more where it does not (docs/fidelity.md)."""
 """What to think of the differences in :func:`beside`."""
 
 
