@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -28,13 +29,19 @@ class _RehearsalEndedError(Exception):
 def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield what there is to compile, and how that happens."""
     scenario = replace(load_scenario("paper"), duration_s=2.0)
-    yield "simulated system", lambda: _play(scenario, lambda system: Allocation(4, 4))
+    classes = replace(load_scenario("mixed"), duration_s=2.0)
+    for each in (scenario, classes):
+        yield f"simulated system, {each.name}", partial(_play, each, _hold)
     yield "live system", lambda: _rehearse(scenario)
     yield "server", lambda: _rehearse_server(scenario)
     yield "many environments", lambda: _batch(scenario)
     yield "controllers", lambda: _decide_all(scenario)
     if everything:
         yield "oracle", lambda: _bounds(scenario)
+
+
+def _hold(system: SimulatedSystem) -> Allocation:
+    return Allocation(4, 4)
 
 
 def _play(scenario: Scenario, decide: Callable[[SimulatedSystem], Allocation]) -> None:
