@@ -78,9 +78,9 @@ class PolicyInfo:
     """Batch sizes that a stepwise policy chooses among (:mod:`.stepwise`); none for all others."""
     every: int = 0
     """Intervals after which a stepwise policy may change the number of replicas; never if 0."""
-    score: float = 0.0
+    score: float | None = None
     """By which a training in phases kept it, see :func:`agents.learn.phased.score_of`: better when
-    smaller; 0 in all others."""
+    smaller. None in files that do not say so."""
     format: int = FORMAT
 
 

@@ -142,14 +142,15 @@ def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
 def joint_row(name: str, scenarios: Sequence[Scenario], steps: int, seeds: int) -> list[str]:
     """Train one variant of the phases several times, and judge what was kept."""
     from agents.learn import TrainingPlan, settings
-    from agents.learn.judge import Judge, best_rules
+    from agents.learn.judge import Judge, best_rules, judgement
     from agents.learn.phased import score_of, train
     from agents.learn.phases import ENVS, PhasedConfig
     from agents.policy import load_policy
 
     config = settings(PhasedConfig, {}, VARIANTS["joint"][name])
     first = unused_seed(config)
-    judge, rule = Judge(scenarios, JUDGED, first), best_rules(tuple(scenarios), JUDGED, first)
+    judge = Judge(scenarios, JUDGED, first)
+    rule = judgement(best_rules(tuple(scenarios), JUDGED, first))
     results = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,11 @@
 """How policies of ``ppo-joint`` do beside the best rule of each scenario.
 
-    python -m benchmarks.judged POLICY ... --profile yolov5s [--suite standard] [--start cold]
-        [--episodes 10] [--first-seed N] [--keep FILE]
+    python -m benchmarks.judged POLICY ... --profile yolov5s [--suite standard] [--episodes 10]
+        [--first-seed N] [--keep FILE]
 
-The scenarios are a suite's cells of the profile. All play the same episodes, if nothing else is
-said on seeds that training, its prices and its choice of a policy do not use, nor any evaluation.
+The scenarios are a suite's cells of the profile, started cold. All play the same episodes, if
+nothing else is said on seeds that training, its prices and its choice of a policy do not use, nor
+any evaluation.
 The guard is off: what is judged is the policy. Avoidable violations are in brackets.
 
 Of policies whose trainings differ in their seed alone, the median is the one that is so by the
@@ -21,10 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from agents.learn.command import cells_of
-from agents.learn.judge import FEW_VIOLATIONS, PROGRAM, Judge, Judgement, best_rules, program_alone
+from agents.learn.judge import (
+    FEW_VIOLATIONS,
+    PROGRAM,
+    Judge,
+    Judgement,
+    best_rules,
+    judgement,
+    program_alone,
+)
 from agents.learn.phased import TOLERANCE
 from agents.learn.phases import PhasedConfig
-from agents.policy import load_policy
+from agents.policy import PolicyInfo, load_policy
 from sponge_env import cli
 from sponge_env.errors import PolicyError
 from sponge_env.results.layout import aligned
@@ -85,6 +94,17 @@ def said_of(policy: Judgement, rule: Judgement) -> str:
     )
 
 
+def score_of(path: Path, info: PolicyInfo, chosen: bool) -> float:
+    """Return by which score its training kept a policy; it must say so if one is ``chosen``."""
+    if not info.batches:
+        raise PolicyError(f"{path} was not trained in phases")
+    if chosen and info.partial:
+        raise PolicyError(f"{path} is of a training that did not end")
+    if chosen and info.score is None:
+        raise PolicyError(f"{path} does not say its score, by which the median is found")
+    return info.score or 0.0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; what goes wrong is one sentence."""
     return cli.run_script(run, argv)
@@ -98,7 +118,6 @@ def run(argv: Sequence[str]) -> int:
     add("policies", type=Path, nargs="+", metavar="POLICY", help="policy.safetensors of a training")
     add("--profile", required=True, help="latency profile they were trained for")
     add("--suite", default="standard", help="whose cells (default: standard)")
-    add("--start", choices=("cold", "warm"), default="cold", help="of its cells (default: cold)")
     add("--episodes", type=cli.at_least(1), default=10, help="of each scenario (default: 10)")
     unused = unused_seed(PhasedConfig())
     said = f"of the first episode (default: {unused}, the first that nothing else uses)"
@@ -106,14 +125,17 @@ def run(argv: Sequence[str]) -> int:
     add("--keep", type=Path, metavar="FILE", help="copy the median policy to it")
     arguments = parser.parse_args(argv)
     policies = [load_policy(path) for path in arguments.policies]
-    for path, policy in zip(arguments.policies, policies, strict=True):
-        if not policy.info.batches:
-            raise PolicyError(f"{path} was not trained in phases")
-    median = median_of([policy.info.score for policy in policies])
-    scenarios = tuple(cells_of(arguments.suite, arguments.profile, start=arguments.start))
+    chosen = len(policies) > 1 or arguments.keep is not None
+    scores = [
+        score_of(path, policy.info, chosen)
+        for path, policy in zip(arguments.policies, policies, strict=True)
+    ]
+    median = median_of(scores)
+    scenarios = tuple(cells_of(arguments.suite, arguments.profile))
     played = scenarios, arguments.episodes, arguments.first_seed
     judged = list(map(Judge(*played), policies))
-    print(table(scenarios, program_alone(*played), best_rules(*played), judged, median))
+    program, rule = (judgement(play(*played)) for play in (program_alone, best_rules))
+    print(table(scenarios, program, rule, judged, median))
     if arguments.keep is not None:
         shutil.copyfile(arguments.policies[median], arguments.keep)
     return 0

@@ -20,7 +20,7 @@ class Vitals:
     replicas_mb: float
     """Of those that it has started."""
     descriptors: int
-    """But for connections that both sides keep open: those are its clients' to close."""
+    """Without connections that both sides keep open: as many as the clients have."""
     threads: int
 
 
@@ -53,11 +53,11 @@ def descriptors(pid: int) -> int:
 
 def _established(pid: int) -> set[str]:
     """Return such connections, as they stand in ``/proc/PID/fd``."""
-    lines = [
-        line.split()
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-    ]
+    lines = []
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError):  # of a machine without IPv6
+            rows = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+            lines += [row.split() for row in rows]
     return {f"socket:[{fields[9]}]" for fields in lines if fields[3] == ESTABLISHED}
 
 
@@ -103,6 +103,8 @@ class Watch:
         That is in the quietest second of each, which has the fewest requests under way. The first
         quarter is left out: a server that begins has yet to fill its queues.
         """
+        if not self.seen:
+            raise RuntimeError("the server ended before anybody had looked at it")
         quarter = max(1, len(self.seen) // 4)
         before, after = self.seen[quarter : 2 * quarter], self.seen[-quarter:]
         return {

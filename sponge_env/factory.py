@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, get_args
 from sponge_env.chain import is_chain
 from sponge_env.config import Backend, Limiter
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.installation import describe_host
+from sponge_env.installation import describe_host, require_extra
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
+from sponge_env.models.ocr import OCR_MODELS
 from sponge_env.profile import LOCAL_MODEL, Profile, local_model, local_profile_path
 from sponge_env.scenario import Scenario
 from sponge_env.simulation.workload import Workload
@@ -103,11 +104,10 @@ def make_system(
 
 def _lines_read(stages: Sequence[Sequence[Profile]]) -> LinesRead | None:
     """Return what counts the lines of text that the stages read right, if they read any."""
-    from sponge_env.models.ocr import OCR_MODELS
-
     names = [[model.model for model in models] for models in stages]
     if names[-1][0] not in OCR_MODELS:
         return None
+    require_extra("ocr", "reading text")
     from sponge_env.models.accuracy import lines_read  # draws, for which not everyone has PIL
 
     return lines_read(names)

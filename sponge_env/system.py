@@ -434,6 +434,7 @@ class LiveSystem(System):
 
     def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force."""
+        ended = int(self._env["ended"])
         if self._hold:
             self.worker.release()
         self._env["arrival_s"] = math.inf
@@ -447,6 +448,7 @@ class LiveSystem(System):
                 self._end(completion)
             # What these led to is too late as well.
             entry.abandon(self._arrays, self._metrics, self.worker.now())
+        self._forget(self._arrays.ledger["row"][0, ended : int(self._env["ended"])])
 
     def close(self) -> None:
         """Release the worker."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from sponge_env import cli
 from sponge_env.config import Arrivals, Initial, Limits, Network, Stage, Variant
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity.report import (
+    _NORMAL,
     ACCURACY,
     QUANTITIES,
     Row,
@@ -476,6 +478,30 @@ def test_who_was_never_answered_is_called_dropped_and_few_requests_are_said_to_b
     (row,) = [line for line in table.splitlines() if line.startswith("fa2")]
     assert row.split()[-3:] == ["dropped", "500.0", "-"]
     assert table.endswith("Of 40 requests for each agent one of them is 2.50 points of violations.")
+
+
+def test_what_is_normal_is_what_the_records_say():
+    """Single live runs of agents that keep up: nine in ten, and the worst."""
+    names = "violation_rate", "latency_mean_s", "latency_p99_s", "mean_cores"
+    off = {name: [] for name in names}
+    for path in sorted(Path("docs").glob("fidelity*.json")):
+        trials = json.loads(path.read_text())["trials"]
+        told = {(t["kind"], t["scenario"], t["agent"], t["repetition"]): t for t in trials}
+        for (kind, *run), live in told.items():
+            if kind != "live" or run[1].startswith("fa2") or live["violation_rate"] > 0.5:
+                continue
+            simulated = told["simulated", *run]
+            for name in names:
+                there, here = live[name], simulated[name]
+                if None not in (there, here):  # infinite
+                    off[name].append(abs(here - there) / (1 if name == names[0] else there))
+    points, *percents = (np.quantile(found, (0.9, 1.0)) * 100 for found in off.values())
+    usual, worst = zip(*percents, strict=True)
+    for k, few, others in ((0, "at most", usual), (1, "the worst by", worst)):
+        mean, p99, cores = (f"{math.ceil(value)} %" for value in others)
+        said = " ".join(_NORMAL.split())
+        assert f"{few} {math.ceil(10 * points[k]) / 10:.1f} points" in said
+        assert [*re.findall(r"\d+ %", said)][3 * k : 3 * k + 3] == [mean, p99, cores]
 
 
 def test_a_controller_that_does_not_fit_is_refused_before_anything_runs() -> None:

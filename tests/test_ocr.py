@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,23 +16,34 @@ from test_models import served
 from sponge_env import calibrate
 from sponge_env.errors import ConfigError
 from sponge_env.models import text_images
-from sponge_env.models.accuracy import Found, accuracy_of, edits, find, measure, overlap, read
+from sponge_env.models.accuracy import (
+    Found,
+    accuracy_of,
+    edits,
+    find,
+    lines_read,
+    measure,
+    overlap,
+    read,
+)
 from sponge_env.models.efficientnet import TOP_1, TOP_1_OF, TOP_1_SOURCE
 from sponge_env.models.ocr import (
     CROP,
     IMAGE,
     MOST_LINES,
     OCR_MODELS,
+    SAMPLES_EACH,
     Box,
     Detection,
     Recognition,
     cut,
     find_lines,
     in_reading_order,
+    read_alphabet,
     regions,
 )
 from sponge_env.models.registry import resolve_model, resolve_variants
-from sponge_env.models.text_images import TextImage, TextLine, draw
+from sponge_env.models.text_images import TextImage, TextLine, draw, draw_evenly
 from sponge_env.profile import Accuracy, load_profile, save_profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,6 +221,48 @@ def test_accuracy_counts_what_was_found_and_what_was_read() -> None:
     assert measure([[lines[0], TextLine("x", here)]], [[Found(here, "abcd")]])[0] == 0.5
     with pytest.raises(ConfigError, match="no text"):
         measure([[]], [[]])
+
+
+def written(reader: Recognition, text: str) -> np.ndarray:
+    """Return the answer that stands for a text."""
+    alphabet = read_alphabet(reader)
+    indices = np.full(reader.outputs.shape, -1, np.int32)
+    indices[: len(text)] = [alphabet.index(character) for character in text]
+    return indices
+
+
+def test_lines_that_a_live_run_read_are_those_drawn_whatever_their_order() -> None:
+    counted = lines_read([["ocr-det-v5", "ocr-det-v6"], ["ocr-rec-v5"]])
+    assert counted is not None
+    reader = resolve_model("ocr-rec-v5")
+    assert isinstance(reader, Recognition)
+    assert math.isnan(counted.share)
+    images = [image for image in draw_evenly(SAMPLES_EACH) if len(image.lines) == 3]
+    texts = [[line.text for line in image.lines] for image in images]
+    counted.add(images[0].pixels, [written(reader, text) for text in reversed(texts[0])])
+    assert counted.share == 1.0
+    # One of three is not there, one has a mistake, and one was found twice.
+    wrong = [texts[1][0], texts[1][1] + "x", texts[1][0]]
+    counted.add(images[1].pixels, [written(reader, text) for text in wrong])
+    assert counted.share == 4 / 6
+    nothing = next(image for image in draw_evenly(SAMPLES_EACH) if not image.lines)
+    counted.add(nothing.pixels, [])
+    counted.add(images[0].pixels, [])
+    assert counted.share == 4 / 9
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [["efficientnet-lite0"]],
+        [["ocr-rec-v5"]],
+        [["ocr-det-v5"], ["ocr-rec-v5", "ocr-rec-v6"]],
+        [["ocr-det-v5"], ["ocr-rec-v5"], ["ocr-rec-v5"]],
+        [["ocr-rec-v5"], ["ocr-rec-v5"]],
+    ],
+)
+def test_what_does_not_find_and_read_lines_is_not_counted(stages: list[list[str]]) -> None:
+    assert lines_read(stages) is None
 
 
 def test_overlap_is_intersection_over_union() -> None:

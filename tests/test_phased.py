@@ -23,6 +23,7 @@ from agents.learn.judge import (
     always,
     best_rules,
     cost,
+    judgement,
     play_fixed,
     program_alone,
 )
@@ -281,7 +282,7 @@ def test_another_system_keeps_what_gives_actions_their_meaning() -> None:
 
 
 def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
-    rule = best_rules((SCENARIO,), 1)
+    rule = judgement(best_rules((SCENARIO,), 1))
     assert rule.violation_rate[0] <= 0.001
     assert 1 <= rule.cores[0] < 16
 
@@ -289,34 +290,24 @@ def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
 def test_where_the_program_misses_many_a_fixed_allocation_may_be_the_rule() -> None:
     hard = short(duration_s=60.0, arrivals=Arrivals(kind="flash-crowd", load=0.6, flash_s=20.0))
     played = (SCENARIO, hard), 5
-    program, rule = program_alone(*played), best_rules(*played)
+    program, rule = judgement(program_alone(*played)), judgement(best_rules(*played))
     assert program.violation_rate[1] > FEW_VIOLATIONS
     assert cost(rule)[1] < cost(program)[1]
     assert rule.cores[0] == program.cores[0]
     # Its figures are those of all episodes, and not of the few on which it was found.
     rows = product(range(1, 17), (1, 4, 8, 16), range(1, 9))
     every = np.array([row for row in rows if row[0] * row[2] <= 16])
-    found = play_fixed([hard], every, 5, SEED_LIMIT)
+    found = judgement(play_fixed([hard], every, 5, SEED_LIMIT))
     of_all = zip(found.cores[:, 0], found.violation_rate[:, 0], strict=True)
     assert (rule.cores[1], rule.violation_rate[1]) in set(of_all)
 
 
-def test_what_a_warm_start_does_not_count_is_not_judged() -> None:
-    """Cores as an evaluation counts them: not the ones of the first half."""
-    warm = dataclasses.replace(SCENARIO, start="warm", warmup_s=SCENARIO.duration_s / 2)
-    late = SCENARIO.duration_s / 2
-
-    def halves(seen: np.ndarray) -> np.ndarray:
-        nonlocal late
-        late -= SCENARIO.interval_s
-        return np.tile([8 if late >= 0 else 3, 1, 1], (len(seen), 1))
-
-    assert Judge([warm], 2).play(halves).cores[0] == pytest.approx(3, abs=1e-9)
-
-
-def test_fixed_allocations_together_do_what_each_does_alone() -> None:
+def test_fixed_allocations_together_do_what_each_does_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agents.learn.judge._AT_ONCE", 3)  # so that they do not all fit
     rows, other_one = np.array([[4, 2, 1], [2, 1, 2]]), short(duration_s=40.0)
-    together = play_fixed([SCENARIO, other_one], rows, 2, SEED_LIMIT)
+    together = judgement(play_fixed([SCENARIO, other_one], rows, 2, SEED_LIMIT))
     for row, cores, rates in zip(rows, together.cores, together.violation_rate, strict=True):
         judge = Judge([SCENARIO, other_one], 2)
         alone = judge.play(always(np.tile(row, (4, 1))))

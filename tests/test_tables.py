@@ -135,3 +135,10 @@ def test_summaries_that_cannot_be_written_are_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match=r"out\.json"):
         write_summaries(tmp_path / "file" / "out.json", [EPISODE])
+
+
+def test_where_text_was_read_live_it_is_said_which_accuracy_was_measured():
+    read = [episode(seed=k, measured_accuracy=share) for k, share in enumerate((0.9, 0.95))]
+    table = comparison_table([*read, episode(agent="fa2", measured_accuracy=math.nan)])
+    assert table.endswith("lines of text that these live runs read right: sponge-ip 92.5 %")
+    assert "read right" not in comparison_table([EPISODE])

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env import cli
-from sponge_env.config import Start
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import wait_for_machine
@@ -121,14 +120,12 @@ def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
     return [replace(scenario, profile=profile) for scenario in (first, *others)]
 
 
-def cells_of(
-    name: str, profile: str | None, held_out: Sequence[str] = (), start: Start = "cold"
-) -> list[Scenario]:
-    """Return a suite's cells of a profile with one start, without those of some scenarios.
+def cells_of(name: str, profile: str | None, held_out: Sequence[str] = ()) -> list[Scenario]:
+    """Return a suite's cells of a profile, started cold, without those of some scenarios.
 
     The profile may be left out where there is one only.
     """
-    suite = replace(load_suite(name), starts=(start,))
+    suite = replace(load_suite(name), starts=("cold",))
     found: dict[str, list[Scenario]] = {}
     for cell in cells(suite):
         found.setdefault(cell.profile, []).append(cell)

@@ -5,6 +5,7 @@ All are played on the same episodes, which neither training nor evaluation uses.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.executor import Executor, Failure, Inline, Processes
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
@@ -38,7 +39,7 @@ PROGRAM = "sponge-joint"
 _FIXED_BATCHES = (1, 4, 8, 16)
 _LOOKED_AT, _FINALISTS = 4, 8
 """Episodes on which fixed allocations are looked for, and how many of them then play all."""
-_AT_ONCE = 2048
+_AT_ONCE = 512
 """Episodes of fixed allocations that are played together, about."""
 
 Decide = Callable[[FloatMatrix], IntArray]
@@ -84,57 +85,53 @@ class Judge:
     def play(self, decides: Decide) -> Judgement:
         """Play whatever decides for all episodes at once."""
         ended = _ends(self._simulator, self._seeds, decides)
-        return _judgement(ended.reshape(4, -1, self._count).sum(axis=1))
+        return judgement(ended.reshape(4, -1, self._count))
 
 
 def _ends(simulator: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArray:
     """Play (n,) episodes to their ends.
 
-    Returned are (4, n) sums: cores, avoidable violations, requests, intervals. After a warm start
-    whatever ends in an interval that counts does so, unlike in an evaluation, where a request
-    does that arrives in one.
+    Returned are (4, n) sums: cores, avoidable violations, requests, intervals.
     """
-    skipped = np.array([round(s.count_from_s / s.interval_s) for s in simulator.scenarios])
-    skipped = skipped[simulator.assignment]
     observations = np.zeros((len(seeds), JOINT.obs_dim), np.float32)
     simulator.reset(np.ones(len(seeds), np.bool_), seeds, observations)
     sums = np.zeros((4, len(seeds)))
     while not simulator.over.all():
         running = ~simulator.over
         observations, metrics = simulator.step(decides(observations))
-        counts = running & (simulator.episode_intervals > skipped)
         names = "cores", "avoidable_violations", "offered"
-        sums += counts * np.array([*(metrics[name] for name in names), counts])
+        sums += (*(metrics[name] for name in names), running)
     sums[1] += simulator.drain()["avoidable_violations"]
     return sums
 
 
-def _judgement(sums: FloatArray) -> Judgement:
-    """Return the means of (4, ...) sums over episodes."""
-    cores, violations, offered, intervals = sums
+def judgement(sums: FloatArray) -> Judgement:
+    """Return the means of (4, ..., episodes, scenarios) sums, see :func:`best_rules`."""
+    cores, violations, offered, intervals = sums.sum(axis=-2)
     return Judgement(cores / intervals, violations / np.maximum(1, offered))
 
 
 @cache
 def best_rules(
     scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
-) -> Judgement:
+) -> FloatArray:
     """Return what the best of a program and of all fixed allocations reaches in each scenario.
 
-    The best has the least :func:`cost`; where the program has few violations, it is the program.
-    Fixed allocations are looked for on a few episodes, and the finalists play all.
+    The best has the least :func:`cost` over all episodes; where the program has few violations, it
+    is the program. Fixed allocations are looked for on a few episodes, and the finalists play all.
+    Returned are (4, episodes, scenarios) sums: cores, avoidable violations, requests, intervals.
     """
-    program = program_alone(scenarios, episodes, first_seed)
+    played = program_alone(scenarios, episodes, first_seed)
+    program = judgement(played)
     missed = np.flatnonzero(program.violation_rate > FEW_VIOLATIONS)
     if not missed.size:
-        return program
+        return played
     some = [scenarios[k] for k in missed.tolist()]
     fixed = _best_fixed(some, episodes, first_seed)
-    cores, rates = program.cores.copy(), program.violation_rate.copy()
-    better = cost(fixed) < cost(program)[missed]
-    cores[missed] = np.where(better, fixed.cores, cores[missed])
-    rates[missed] = np.where(better, fixed.violation_rate, rates[missed])
-    return Judgement(cores, rates)
+    better = cost(judgement(fixed)) < cost(program)[missed]
+    best = played.copy()
+    best[..., missed] = np.where(better, fixed, played[..., missed])
+    return best
 
 
 def cost(found: Judgement) -> FloatArray:
@@ -143,29 +140,30 @@ def cost(found: Judgement) -> FloatArray:
     return times
 
 
-def _best_fixed(scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> Judgement:
-    """Return the best fixed allocation of each scenario."""
+def _best_fixed(scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> FloatArray:
+    """Return (4, episodes, scenarios) sums of the best fixed allocation of each scenario."""
     limits = scenarios[0].limits
     replicas = range(1, min(REPLICAS_MOST, limits.replicas) + 1)
     sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
     asked = product(range(1, limits.cores + 1), sizes, replicas)
     rows = np.array([row for row in asked if row[0] * row[2] <= limits.machine_cores])
     look = play_fixed(scenarios, rows, min(episodes, _LOOKED_AT), first_seed)
-    finalists = np.unique(cost(look).argsort(axis=0, kind="stable")[:_FINALISTS])
+    finalists = np.unique(cost(judgement(look)).argsort(axis=0, kind="stable")[:_FINALISTS])
     played = play_fixed(scenarios, rows[finalists], episodes, first_seed)
-    best = cost(played).argmin(axis=0), np.arange(len(scenarios))
-    return Judgement(played.cores[best], played.violation_rate[best])
+    best = cost(judgement(played)).argmin(axis=0)
+    return np.stack([played[:, row, :, k] for k, row in enumerate(best)], axis=-1)
 
 
 def play_fixed(
     scenarios: Sequence[Scenario], rows: IntArray, episodes: int, first_seed: int
-) -> Judgement:
-    """Return (rows, scenarios) results of (rows, 3) allocations that stay as they are."""
+) -> FloatArray:
+    """Return (4, rows, episodes, scenarios) sums of (rows, 3) allocations that stay as they are."""
     each = len(scenarios) * episodes
     assigned = np.tile(np.arange(len(scenarios)), episodes)
     seeds = first_seed + np.repeat(np.arange(episodes), len(scenarios))
     sums = []
-    for some in np.array_split(rows, -(-len(rows) * each // _AT_ONCE)):
+    parts = min(len(rows), -(-len(rows) * each // _AT_ONCE))
+    for some in np.array_split(rows, parts):
         simulator = BatchSimulator(
             scenarios,
             np.tile(assigned, len(some)),
@@ -175,8 +173,8 @@ def play_fixed(
         with closing(simulator):
             decides = always(np.repeat(some, each, axis=0))
             ended = _ends(simulator, np.tile(seeds, len(some)), decides)
-        sums.append(ended.reshape(4, len(some), episodes, len(scenarios)).sum(axis=2))
-    return _judgement(np.concatenate(sums, axis=1))
+        sums.append(ended.reshape(4, len(some), episodes, len(scenarios)))
+    return np.concatenate(sums, axis=1)
 
 
 def always(asked: IntArray) -> Decide:
@@ -187,32 +185,43 @@ def always(asked: IntArray) -> Decide:
 @cache
 def program_alone(
     scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
-) -> Judgement:
-    """Return what the program reaches; its episodes are shared out among the CPUs."""
+) -> FloatArray:
+    """Return what the program reaches, as :func:`best_rules` does.
+
+    Its episodes are shared out to as many processes as there are CPUs, so that a script which
+    calls this needs ``if __name__ == "__main__":``.
+    """
     seeds = range(first_seed, first_seed + episodes)
-    tasks = list(product(scenarios, seeds))
-    found: dict[tuple[Scenario, int], EpisodeMetrics] = {}
-    with closing(Processes(min(CPUS, len(tasks))).run(_episode, tasks)) as results:
+    tasks = list(product(seeds, scenarios))
+    alone = multiprocessing.current_process().daemon  # which may have no processes of its own
+    executor: Executor = Inline() if alone else Processes(min(CPUS, len(tasks)))
+    found: dict[tuple[int, Scenario], EpisodeMetrics] = {}
+    with closing(executor.run(_episode, tasks)) as results:
         for task, result in results:
             if isinstance(result, Failure):
-                said = f"{result.type}: {result.message}"
-                raise ConfigError(f"{PROGRAM} failed on {task[0].name} ({said})")
+                raise ConfigError(_why(task[1], result))
             found[task] = result
-    played = [[found[scenario, seed] for seed in seeds] for scenario in scenarios]
-    return Judgement(
-        np.array([np.mean([one.mean_cores for one in each]) for each in played]),
-        np.array([_rate(each) for each in played]),
-    )
+    sums = np.array([_sums(found[task]) for task in tasks]).T
+    return sums.reshape(4, episodes, len(scenarios))
 
 
-def _episode(task: tuple[Scenario, int]) -> EpisodeMetrics:
-    scenario, seed = task
+def _why(scenario: Scenario, failure: Failure) -> str:
+    if failure.type == "ProcessDied":
+        return (
+            f"{PROGRAM} plays in processes of its own, and one of them died ({failure.message}); "
+            'a script that trains needs if __name__ == "__main__":'
+        )
+    return f"{PROGRAM} failed on {scenario.name} ({failure.type}: {failure.message})"
+
+
+def _episode(task: tuple[int, Scenario]) -> EpisodeMetrics:
+    seed, scenario = task
     controller = make_controller(PROGRAM, known_controllers())
     run = Run.of(PROGRAM, scenario, "sim", seed)
     return run_episode(make_system(scenario, seed), controller, run).summary
 
 
-def _rate(played: Sequence[EpisodeMetrics]) -> float:
-    offered = sum(one.offered for one in played)
-    violations = sum(one.avoidable_violation_rate * one.offered for one in played)
-    return violations / max(1, offered)
+def _sums(one: EpisodeMetrics) -> tuple[float, float, float, float]:
+    """Return cores, avoidable violations, requests and intervals, these in seconds."""
+    violations = one.avoidable_violation_rate * one.offered
+    return one.core_seconds, violations, one.offered, one.duration_s

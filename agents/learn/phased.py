@@ -30,7 +30,7 @@ from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
 from .actor_critic import ActorCritic, Inputs, update
 from .collect import Prices, collect
 from .episodes import Episodes
-from .judge import Judge, Judgement, best_rules
+from .judge import Judge, Judgement, best_rules, judgement
 from .phases import PhasedConfig, TrainingPhase
 
 FEWEST = 1e-4
@@ -91,16 +91,14 @@ class Training:
         self.model = ActorCritic(self.config, spec.cores_max, spec.total_cores, len(scenarios))
         least = [least_cores(scenario) * spec.interval_s for scenario in scenarios]
         self.prices = Prices(np.full(len(scenarios), config.price), np.array(least))
-        self.judge = Judge(scenarios, config.evaluation_episodes)
-        others = SEED_LIMIT + config.evaluation_episodes
-        self._choice = Judge(scenarios, config.choice_episodes, others)
+        count, others = config.evaluation_episodes, config.choice_episodes
+        self.judge = Judge(scenarios, count)
+        self._choice = Judge(scenarios, others, SEED_LIMIT + count)
         progress(0, "measuring the best rules")
-        self.rule = best_rules(scenarios, config.evaluation_episodes)
-        self._choice_rule = best_rules(scenarios, config.choice_episodes, others)
-        episodes = config.evaluation_episodes, config.choice_episodes
-        rules = self.rule.violation_rate, self._choice_rule.violation_rate
+        rules = best_rules(scenarios, count + others)
+        self.rule, self._choice_rule = judgement(rules[:, :count]), judgement(rules[:, count:])
         # What is rare takes all episodes to count.
-        rare = np.average(rules, axis=0, weights=episodes)
+        rare = judgement(rules).violation_rate
         self.target = np.maximum(config.target_share * rare, FEWEST)
         self.steps = self._start = 0
         self._planned = plan.steps

@@ -106,35 +106,46 @@ def read(
 
 
 class LinesRead:
-    """Counts the drawn lines that replicas read without a mistake, image by image."""
+    """Counts the drawn lines that replicas read without a mistake, image by image.
+
+    Answers are kept and compared when somebody asks: that takes longer than a live run can wait.
+    """
 
     def __init__(self, recognition: Recognition, images: Iterable[TextImage]) -> None:
         self._recognition = recognition
         self._drawn = {
             image.pixels.tobytes(): Counter(line.text for line in image.lines) for image in images
         }
-        self.right = self.lines = 0
+        self._kept: list[tuple[Array, Sequence[Array]]] = []
+        self._right = self._lines = 0
+
+    def add(self, image: Array, answers: Sequence[Array]) -> None:
+        """Take all answers to an image, in whatever order."""
+        self._kept.append((image, answers))
 
     @property
     def share(self) -> float:
-        """Those read right; NaN as long as there was none to read."""
-        return self.right / self.lines if self.lines else math.nan
-
-    def add(self, image: Array, answers: Sequence[Array]) -> None:
-        """Compare all answers to an image with what was drawn in it, in whatever order."""
-        drawn = self._drawn[image.tobytes()]
-        self.right += (Counter(map(self._recognition.text, answers)) & drawn).total()
-        self.lines += drawn.total()
+        """Lines read right; NaN as long as there was none to read."""
+        for image, answers in self._kept:
+            drawn = self._drawn[image.tobytes()]
+            read = Counter(map(self._recognition.text, answers))
+            self._right += (read & drawn).total()
+            self._lines += drawn.total()
+        self._kept.clear()
+        return self._right / self._lines if self._lines else math.nan
 
 
 def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
-    """Return what counts the lines that stages of these variants read from their own samples.
+    """Return what counts the lines that stages of these variants read from drawn images.
 
-    None where they do not find and read text, or where several variants read it, in alphabets of
-    their own.
+    None where they are not one that finds text and one that reads it, or where several variants
+    read it, in alphabets of their own.
     """
-    finds, reads = (resolve_model(stage[0]) for stage in (stages[0], stages[-1]))
-    if not isinstance(finds, Detection) or not isinstance(reads, Recognition) or stages[-1][1:]:
+    names = {name for stage in stages for name in stage}
+    if len(stages) != 2 or len(stages[1]) > 1 or not names <= OCR_MODELS.keys():
+        return None
+    finds, reads = (resolve_model(stage[0]) for stage in stages)
+    if not isinstance(finds, Detection) or not isinstance(reads, Recognition):
         return None
     return LinesRead(reads, draw_evenly(SAMPLES_EACH))
 

@@ -212,16 +212,16 @@ class EpisodeMetrics:
         "slo", "", "Requests whose budget on arrival was shorter than the fastest service."
     )
     violations: int = _same("violations")
-    violation_rate: float = metric("slo", "", "Violations per request offered.", "less")
+    violation_rate: float = metric("slo", "", "Violations per request that has ended.", "less")
     avoidable_violation_rate: float = metric(
-        "slo", "", "Violations among the requests that are not hopeless, per request offered.",
-        "less",
+        "slo", "", "Violations among the requests that are not hopeless, per request that has "
+        "ended.", "less",
     )  # fmt: skip
     more_cores_rate: float = metric(
         "slo", "", "Avoidable violations of requests that one core is too slow for, per request: "
         "only replicas of more cores could save them.", "less",
     )  # fmt: skip
-    hopeless_rate: float = metric("slo", "", "Hopeless requests per request offered.")
+    hopeless_rate: float = metric("slo", "", "Hopeless requests per request that has ended.")
     mean_cores: float = metric("resources", "core units", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")
     physical_core_seconds: float = _same("physical_core_seconds")
@@ -242,8 +242,8 @@ class EpisodeMetrics:
     accuracy: float = _same("accuracy")
     effective_accuracy: float = _same("effective_accuracy")
     measured_accuracy: float = metric(
-        "accuracy", "", "Share of the lines of text in answered images that the real worker read "
-        "without a mistake.", "more", NAN,
+        "accuracy", "", "Share of the lines of text in all answered images of a live run that were "
+        "read without a mistake.", "more", NAN,
     )  # fmt: skip
     decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
     decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")

@@ -153,23 +153,25 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]
     lines = ["; ".join(parts)]
     if any(episode.dropped for episode in episodes):
         lines.append("p99 takes requests that were dropped as infinitely late")
-    if read := _read(groups):
-        lines.append(
-            "effective accuracy goes by the accuracy that the scenario states of each model; "
-            f"lines of text read right in this run: {read}"
-        )
+    lines += read_note(groups)
     if any(episode.partial for episode in episodes):
         lines.append("* interrupted: what was measured until then")
     return "\n".join(lines)
 
 
-def _read(groups: Sequence[Sequence[EpisodeMetrics]]) -> str:
-    """Return the measured accuracy of each agent that has one."""
+def read_note(groups: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
+    """Say which accuracy is stated and which was measured, where agents' live runs read text."""
     found = {
         group[0].agent: [e.measured_accuracy for e in group if not math.isnan(e.measured_accuracy)]
         for group in groups
     }
-    return ", ".join(f"{agent} {100 * fmean(own):.1f} %" for agent, own in found.items() if own)
+    shares = [f"{agent} {100 * fmean(own):.1f} %" for agent, own in found.items() if own]
+    if not shares:
+        return []
+    return [
+        "effective accuracy goes by what the scenario says of each model; lines of text that these "
+        f"live runs read right: {', '.join(shares)}"
+    ]
 
 
 def write_summaries(path: Path, episodes: Sequence[EpisodeMetrics]) -> None:

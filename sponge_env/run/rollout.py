@@ -221,7 +221,7 @@ def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict
         "violation_rate": float(violated.sum() / ended),
         "avoidable_violation_rate": float((violated & ~hopeless).sum() / ended),
         "more_cores_rate": float((violated & needs_cores).sum() / ended),
-        "hopeless_rate": float(hopeless.sum() / ended),
+        "hopeless_rate": float((hopeless & (answered | unanswered)).sum() / ended),
         "accuracy": float(accuracy[answered].mean()) if answered.any() else math.nan,
         "effective_accuracy": float(accuracy[outcome == "on_time"].sum() / ended),
         "latency_mean_s": float(latency_s.mean()) if latency_s.size else math.nan,

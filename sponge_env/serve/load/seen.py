@@ -94,7 +94,8 @@ def episode(seen: Seen, seed: int, profile: Profile | None) -> EpisodeMetrics:
     dropped = np.isin(ended, (REFUSED, EXPIRED, ON_THE_WAY))
     failed = np.isin(ended, (FAILED, SILENT))
     violated, hopeless = late | dropped | failed, _hopeless(seen, profile)[counted]
-    offered = max(1, ended.size)
+    whole = on_time | violated  # the others of an interrupted run have not ended
+    count = max(1, int(whole.sum()))
     scenario, served, start = seen.scenario.cell
     duration_s = _duration_s(seen)
     mean_cores = seen.held.mean_cores
@@ -115,9 +116,9 @@ def episode(seen: Seen, seed: int, profile: Profile | None) -> EpisodeMetrics:
         running=int(np.sum(ended == PENDING)),
         hopeless=int(hopeless.sum()),
         violations=int(violated.sum()),
-        violation_rate=float(violated.sum() / offered),
-        avoidable_violation_rate=float((violated & ~hopeless).sum() / offered),
-        hopeless_rate=float(hopeless.sum() / offered),
+        violation_rate=float(violated.sum() / count),
+        avoidable_violation_rate=float((violated & ~hopeless).sum() / count),
+        hopeless_rate=float((hopeless & whole).sum() / count),
         mean_cores=mean_cores,
         core_seconds=mean_cores * duration_s,
         **_latencies(seen.latency_s[counted & (record.ended != PENDING)]),

@@ -1,0 +1,74 @@
+"""What a live pipeline keeps of requests between its stages, and for how long."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sponge_env.interfaces import Batch
+from sponge_env.live.handover import Handover
+
+LINE = np.zeros(2)
+
+
+class Samples:
+    """A launcher whose samples are numbers."""
+
+    def sample(self, request: int) -> Any:
+        return np.array(request)
+
+
+@pytest.fixture
+def handover() -> Handover:
+    return Handover([Samples(), Samples()])  # type: ignore[list-item]
+
+
+def find(handover: Handover, request: int, lines: int) -> None:
+    """Let the first stage answer a request with so many tasks."""
+    batch = Batch(10 * request, (request,), 0)
+    handover.take(batch)
+    assert handover.answered(batch, [np.stack([LINE] * lines) if lines else LINE[:0]]) == (lines,)
+
+
+def read(handover: Handover, request: int, number: int) -> None:
+    """Let the second stage answer the next task of a request with a number."""
+    batch = Batch(10 * request + 1 + number, (request,), 1)
+    handover.take(batch)
+    handover.answered(batch, [np.array(number)])
+
+
+def test_a_request_is_whole_with_its_last_task(handover: Handover) -> None:
+    assert handover.take_whole(1) is None
+    find(handover, 1, lines=2)
+    assert handover.take_whole(1) is None
+    read(handover, 1, 5)
+    assert handover.take_whole(1) is None
+    read(handover, 1, 6)
+    assert handover.take_whole(1) == [5, 6]
+
+
+def test_a_request_without_tasks_is_whole_at_once(handover: Handover) -> None:
+    find(handover, 1, lines=0)
+    assert handover.take_whole(1) == []
+
+
+def test_who_lost_a_replica_is_whole_when_another_has_answered(handover: Handover) -> None:
+    find(handover, 1, lines=1)
+    lost = Batch(50, (1,), 1)
+    handover.take(lost)
+    handover.give_back(lost)
+    assert handover.take_whole(1) is None
+    read(handover, 1, 7)
+    assert handover.take_whole(1) == [7]
+
+
+def test_nothing_is_kept_of_who_has_ended(handover: Handover) -> None:
+    find(handover, 1, lines=2)
+    late = Batch(50, (1,), 1)
+    handover.take(late)
+    handover.forget([1])  # dropped, while one of its tasks runs and the other waits
+    assert handover.take_whole(1) is None
+    handover.answered(late, [np.array(8)])
+    assert handover.take_whole(1) is None
+    kept = (handover._told, handover._answers, handover._forgotten, *handover._left)
+    assert not any(kept)
