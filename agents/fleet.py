@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from sponge_env.split import shares, stage_spec
 
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
+_BUSY = 600
+"""Intervals for which a second replica is held after it was last worth its core."""
+_HALF_BUSY = 0.5
+"""Share of what one core serves from which a second replica is worth its core."""
 _PRIOR = 30
 """Intervals of experience that the belief in a lasting rate counts for."""
 _SAMPLES = 64
@@ -56,6 +61,10 @@ class FleetOptions(Options):
     reluctance: float | None = option(None, at_least=0, below=1)
     """Saving, relative to the whole cost, for which the fleet changes; if left out 0.03, of stages
     of a pipeline 0.1."""
+    least_replicas: int | None = option(None, at_least=1)
+    """Fewest to hold where the load is more than one core's idle moments; if left out two, but one
+    in a pipeline and where all share one CPU. Each core adds less than the one before, so that two
+    replicas follow a burst to where one cannot, and hold no more cores until then."""
     overload_windows: int = option(3, at_least=0)
     """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
     replicas cannot serve it; 0 for none."""
@@ -104,6 +113,9 @@ class FleetPlanner:
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
         ready_s = spec.resize_delay_s + spec.cold_start_s
         self._cold_start = max(1, round(ready_s / spec.interval_s))
+        alone = not in_pipeline and math.isinf(spec.cpu_cores)
+        least = config.least_replicas or (2 if alone else 1)
+        self._fewest = min(least, len(self._replicas))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""
@@ -116,6 +128,17 @@ class FleetPlanner:
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included."""
         throughput_rps = self._throughput_rps(service_s)
+        wanted = self._wanted(view, throughput_rps)
+        return max(wanted, self._fewest) if self._is_busy(throughput_rps[0]) else wanted
+
+    def _is_busy(self, core_rps: float) -> bool:
+        """Return whether one core, which serves so much, was half busy in the last ten minutes."""
+        recent = np.array(self._rates_rps)[-_BUSY:]
+        width = min(_SMOOTHED, len(recent))
+        smooth = np.convolve(recent, np.full(width, 1 / width), "valid")
+        return bool(smooth.max() > _HALF_BUSY * core_rps)
+
+    def _wanted(self, view: SystemView, throughput_rps: FloatArray) -> int:
         serves_rps = throughput_rps * self._utilisation
         rates = np.array(self._rates_rps)
         now = self._cost(rates[-_SMOOTHED:].mean(keepdims=True), serves_rps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -300,6 +302,21 @@ def test_where_the_program_misses_many_a_fixed_allocation_may_be_the_rule() -> N
     found = judgement(play_fixed([hard], every, 5, SEED_LIMIT))
     of_all = zip(found.cores[:, 0], found.violation_rate[:, 0], strict=True)
     assert (rule.cores[1], rule.violation_rate[1]) in set(of_all)
+
+
+def test_a_script_that_trains_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "trains.py"
+    script.write_text(
+        "from dataclasses import replace\n"
+        "from agents.learn.judge import program_alone\n"
+        "from sponge_env.scenario import load_scenario\n"
+        "program_alone((replace(load_scenario('paper'), duration_s=2.0),), 1)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("sponge_env.errors.ConfigError: sponge-joint plays in processes of its")
+    assert last.endswith('a script that trains needs if __name__ == "__main__":')
 
 
 def test_fixed_allocations_together_do_what_each_does_alone(

@@ -137,9 +137,13 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
 
 
 def fleet_size(
-    rates: list[float], replicas: int, ready: int, starting_s: tuple[float, ...] = ()
+    rates: list[float],
+    replicas: int,
+    ready: int,
+    starting_s: tuple[float, ...] = (),
+    **options: int,
 ) -> int:
-    fleet = FleetPlanner(SpongeJointConfig(), SPEC)
+    fleet = FleetPlanner(SpongeJointConfig(**options), SPEC)  # type: ignore[arg-type]
     answer = 0
     for rate in rates:
         view = busy_view(
@@ -156,7 +160,8 @@ def fleet_size(
 def test_a_fleet_grows_with_a_load_that_lasts_and_shrinks_again() -> None:
     assert fleet_size([20.0] * 60, replicas=1, ready=1) > 1
     assert fleet_size([20.0] * 60, replicas=4, ready=4) == 3
-    assert fleet_size([5.0] * 60, replicas=4, ready=4) == 1
+    assert fleet_size([5.0] * 60, replicas=4, ready=4) == 2
+    assert fleet_size([2.0] * 60, replicas=4, ready=4) == 1
 
 
 def test_replicas_that_start_are_not_cancelled_as_long_as_they_are_wanted() -> None:
@@ -311,9 +316,20 @@ def test_where_replicas_share_a_cpu_an_overload_asks_for_none() -> None:
 def test_load_steps_beyond_one_replica_are_followed() -> None:
     """The target is twice the late requests of Themis."""
     scenario, late = load_scenario("load-step"), []
-    for controller in (SpongeJoint(), SpongeJoint(overload_windows=0), Themis()):
+    alone = SpongeJoint(least_replicas=1)
+    unwarned = SpongeJoint(least_replicas=1, overload_windows=0)
+    for controller in (SpongeJoint(), alone, unwarned, Themis()):
         run = Run.of("x", scenario, "sim", 1000)
         late.append(run_episode(make_system(scenario, 1000), controller, run).summary.late)
-    follows, unaware, themis = late
+    pair, follows, unaware, themis = late
+    assert pair < follows / 4, "two replicas follow a step to where one cannot"
     assert follows <= 2 * themis
     assert follows < unaware / 4
+
+
+def test_where_one_core_is_half_busy_there_are_two_replicas() -> None:
+    """Also for minutes after it was; and none where it never is."""
+    assert fleet_size([8.0] * 10 + [1.0] * 60, replicas=2, ready=2) == 2
+    assert fleet_size([8.0] * 10 + [1.0] * 600, replicas=2, ready=2) == 1
+    assert fleet_size([1.0] * 60, replicas=2, ready=2) == 1
+    assert fleet_size([8.0] * 60, replicas=1, ready=1, least_replicas=1) == 1
