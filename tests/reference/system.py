@@ -49,6 +49,9 @@ class EpisodePlan:
 class System:
     """Queue, batches, ledger and worker under control."""
 
+    measured_accuracy = math.nan
+    """Nobody looks at answers that are none."""
+
     def __init__(
         self,
         scenario: Scenario,
