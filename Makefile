@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 # The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-mpc ppo fa2
 DEMO_STEPS := 500000
-DEMO_SECONDS := 30
+DEMO_SECONDS := 20
 
 # The comparison, and what python -m sponge_env.fidelity wrote if it is to stand beside it.
 RESULTS := runs/results
