@@ -23,10 +23,10 @@ from sponge_env.split import shares, stage_spec
 
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
-_BUSY = 600
-"""Intervals for which a second replica is held after it was last worth its core."""
-_HALF_BUSY = 0.5
+_BUSY = 0.5
 """Share of what one core serves from which a second replica is worth its core."""
+_KEPT = 600
+"""Intervals for which a second replica is held after it was last worth its core."""
 _PRIOR = 30
 """Intervals of experience that the belief in a lasting rate counts for."""
 _SAMPLES = 64
@@ -62,12 +62,18 @@ class FleetOptions(Options):
     """Saving, relative to the whole cost, for which the fleet changes; if left out 0.03, of stages
     of a pipeline 0.1."""
     least_replicas: int | None = option(None, at_least=1)
-    """Fewest to hold where the load is more than one core's idle moments; if left out two, but one
-    in a pipeline and where all share one CPU. Each core adds less than the one before, so that two
-    replicas follow a burst to where one cannot, and hold no more cores until then."""
+    """Fewest to hold where one core would be at least half busy; if left out two, but one in a
+    pipeline and where all share one CPU. Each core adds less than the one before, so that two
+    replicas serve a burst that one cannot, or serve it on fewer cores."""
     overload_windows: int = option(3, at_least=0)
     """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
     replicas cannot serve it; 0 for none."""
+
+
+def _smoothed(rates: FloatArray) -> FloatArray:
+    """Return means over a few intervals each; of fewer than that, the one over all."""
+    width = min(_SMOOTHED, len(rates))
+    return np.convolve(rates, np.full(width, 1 / width), "valid")
 
 
 def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
@@ -78,8 +84,7 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
     past rates, the newest last, there is one at least.
     """
-    width = min(_SMOOTHED, len(rates))
-    smooth = np.convolve(rates, np.full(width, 1 / width), "valid")
+    smooth = _smoothed(rates)
     mean = smooth.mean()
     swing = smooth - mean
     pairs = len(swing) - lag
@@ -133,10 +138,8 @@ class FleetPlanner:
 
     def _is_busy(self, core_rps: float) -> bool:
         """Return whether one core, which serves so much, was half busy in the last ten minutes."""
-        recent = np.array(self._rates_rps)[-_BUSY:]
-        width = min(_SMOOTHED, len(recent))
-        smooth = np.convolve(recent, np.full(width, 1 / width), "valid")
-        return bool(smooth.max() > _HALF_BUSY * core_rps)
+        recent = np.array(self._rates_rps)[-_KEPT:]
+        return bool(_smoothed(recent).max() > _BUSY * core_rps)
 
     def _wanted(self, view: SystemView, throughput_rps: FloatArray) -> int:
         serves_rps = throughput_rps * self._utilisation

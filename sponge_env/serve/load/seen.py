@@ -128,15 +128,9 @@ def episode(seen: Seen, seed: int, profile: Profile | None) -> EpisodeMetrics:
 
 _UNKNOWN: dict[str, Any] = dict.fromkeys(
     (
-        *("physical_core_seconds", "utilisation", "throttled_share", "accuracy"),
-        *(
-            "effective_accuracy",
-            "measured_accuracy",
-            "decision_p50_s",
-            "decision_p99_s",
-            "reward",
-            "more_cores_rate",
-        ),
+        *("physical_core_seconds", "utilisation", "throttled_share", "reward", "more_cores_rate"),
+        *("accuracy", "effective_accuracy", "measured_accuracy"),
+        *("decision_p50_s", "decision_p99_s"),
     ),
     NAN,
 )
