@@ -94,7 +94,7 @@ def said_of(policy: Judgement, rule: Judgement) -> str:
     )
 
 
-def score_of(path: Path, info: PolicyInfo, chosen: bool) -> float:
+def required_score(path: Path, info: PolicyInfo, chosen: bool) -> float:
     """Return by which score its training kept a policy; it must say so if one is ``chosen``."""
     if not info.batches:
         raise PolicyError(f"{path} was not trained in phases")
@@ -127,7 +127,7 @@ def run(argv: Sequence[str]) -> int:
     policies = [load_policy(path) for path in arguments.policies]
     chosen = len(policies) > 1 or arguments.keep is not None
     scores = [
-        score_of(path, policy.info, chosen)
+        required_score(path, policy.info, chosen)
         for path, policy in zip(arguments.policies, policies, strict=True)
     ]
     median = median_of(scores)
