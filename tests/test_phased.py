@@ -18,6 +18,7 @@ from agents.learn import TrainingPlan, settings
 from agents.learn.actor_critic import ActorCritic, Inputs
 from agents.learn.collect import Prices, _compared
 from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other
+from agents.learn.imitation import Demonstrations, demonstrations, imitate
 from agents.learn.judge import (
     FEW_VIOLATIONS,
     Judge,
@@ -30,7 +31,7 @@ from agents.learn.judge import (
     program_alone,
 )
 from agents.learn.phased import Training, score_of, steps_left, train
-from agents.learn.phases import PHASES, PhasedConfig
+from agents.learn.phases import PhasedConfig
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState
@@ -53,6 +54,9 @@ CONFIG = PhasedConfig(
     evaluations=2,
     evaluation_episodes=1,
     choice_episodes=1,
+    imitations=2,
+    demonstrations=1,
+    imitation_epochs=2,
     durations_s=(5.0, 9.0),
     every=4,
 )
@@ -202,7 +206,7 @@ def test_the_policy_file_decides_like_the_trained_networks() -> None:
     model, inputs = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1), Inputs()
     random = np.random.default_rng(0)
     seen = random.normal(2.0, 3.0, (500, len(INPUTS))).astype(np.float32)
-    inputs.update(seen)
+    inputs.fit(seen)
     policy = Policy(info(), tuple(model.layers(inputs)))
     with torch.no_grad():
         expected = model.actor(inputs(seen)).numpy()
@@ -212,8 +216,7 @@ def test_the_policy_file_decides_like_the_trained_networks() -> None:
 def test_inputs_are_told_by_mean_and_deviation() -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, (300, len(INPUTS))).astype(np.float32)
     inputs = Inputs(hidden=[0])
-    for part in np.split(values, 3):
-        inputs.update(part)
+    inputs.fit(values)
     assert inputs.mean == pytest.approx(values.mean(axis=0), abs=1e-3)
     assert inputs.variance == pytest.approx(values.var(axis=0), abs=1e-2)
     assert not inputs(values)[:, 0].any()
@@ -252,9 +255,8 @@ def test_advantages_are_compared_within_their_scenario() -> None:
 
 
 def test_random_starts_stay_within_the_machine() -> None:
-    episodes = Episodes([SCENARIO], 40, CONFIG, "held", seed=0)
+    episodes = Episodes([SCENARIO], 40, CONFIG, CONFIG.every, seed=0)
     assert len(set(episodes.state.replicas.tolist())) > 1
-    assert not episodes.may_step[:, [0, 2]].any()
     for _ in range(30):
         before = episodes.state.replicas.copy()
         over = episodes.step(*np.ones((3, 40), np.int64)).over.copy()
@@ -265,8 +267,64 @@ def test_random_starts_stay_within_the_machine() -> None:
     episodes.close()
 
 
+def test_where_replicas_never_step_episodes_begin_with_one() -> None:
+    episodes = Episodes([SCENARIO], 40, CONFIG, 0, seed=0)
+    assert set(episodes.state.replicas.tolist()) == {1}
+    assert not episodes.may_step[:, [0, 2]].any()
+    episodes.close()
+
+
+def shown(policy: Policy | None = None) -> Demonstrations:
+    return demonstrations([SCENARIO], CONFIG, CONFIG.every, 0, policy, randomised=False)
+
+
+def test_the_program_shows_what_a_stepwise_policy_could_do() -> None:
+    for found in (shown(), shown(drawn_policy())):
+        assert np.isfinite(found.seen).all()
+        replicas = found.replicas + found.steps - 1
+        assert ((found.cores + 1) * replicas <= SPEC.total_cores).all()
+        assert found.may_step[np.arange(len(replicas)), found.steps].all()
+        assert found.batches.max() < len(CONFIG.batches)
+
+
+def test_demonstrations_go_where_the_policy_leads() -> None:
+    policy = drawn_policy()
+    found, state = shown(policy), PolicyState([SPEC], CONFIG.every)
+    state.replicas[:] = found.replicas[0]
+    sizes = np.array(CONFIG.batches)
+    for k, seen in enumerate(found.seen):
+        assert state.replicas[0] == found.replicas[k]
+        state.choose(policy.logits(seen[None]), sizes)
+
+
+def test_what_was_shown_becomes_probable() -> None:
+    torch.manual_seed(0)
+    model, inputs = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1), Inputs()
+    found = shown()
+    imitate(model, inputs, found, dataclasses.replace(CONFIG, imitation_epochs=300))
+    seen = inputs(found.seen)
+    assert seen.mean(dim=0).abs().max() < 1
+    replicas, may_step = torch.from_numpy(found.replicas), torch.from_numpy(found.may_step)
+    drawn = model.sample(seen, replicas, may_step)
+    alike = [np.mean(part.numpy() == own) for part, own in zip(drawn[:3], found[1:4], strict=True)]
+    assert min(alike) > 0.7
+
+
+def test_the_critic_reckons_in_what_is_usual_in_each_scenario() -> None:
+    model = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 2)
+    random, scenario = np.random.default_rng(0), np.arange(40) % 2
+    returns = random.normal(0, 1, (50, 40)).astype(np.float32) * np.where(scenario, 1000, 20)
+    for _ in range(200):
+        model.rescale(returns.astype(np.float32), scenario)
+    assert model.value_scale.numpy() == pytest.approx([20, 1000], rel=0.1)
+    shown, known = torch.zeros(2, len(INPUTS)), torch.eye(2)
+    before = model.values(shown, known)
+    model.value_scale *= 2
+    assert torch.allclose(model.values(shown, known), 2 * before)
+
+
 def test_other_systems_are_told_to_the_policy_where_it_can_know_them() -> None:
-    episodes = Episodes([SCENARIO], 200, CONFIG, "one", seed=0, randomised=True)
+    episodes = Episodes([SCENARIO], 200, CONFIG, CONFIG.every, seed=0, randomised=True)
     delays = set(episodes.seen[:, INPUTS.index("resize_delay")].tolist())
     assert sorted(delays) == pytest.approx(OTHER_DELAYS_S, abs=1e-6)
     slos_s = np.exp(episodes.seen[:, INPUTS.index("slo")])
@@ -403,7 +461,7 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     resumed = plan(second, steps=left, resume=first / "checkpoint.zip")
     train(resumed, CONFIG, lambda *shown: seen.append(shown))
     assert seen[-1][0] == left
-    assert not seen[0][1].startswith("one-replica")
+    assert not any("imitating" in status for _, status in seen)
     assert load_policy(second / POLICY_FILE).info.planned == 128
 
 
@@ -413,18 +471,9 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
         steps_left(tmp_path / "checkpoint.zip")
 
 
-def test_phases_share_the_steps() -> None:
-    planned = PhasedConfig().plan(1000)
-    assert [name for name, *_ in planned] == list(PHASES)
-    assert sum(steps for *_, steps in planned) == 1000
-    [(name, _, steps)] = PhasedConfig(phases=("replicas",)).plan(1000)
-    assert (name, steps) == ("replicas", 1000)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"phases": "replica"}, "unknown phase 'replica'"),
         ({"batches": "2,4"}, "batches must ascend from 1"),
         ({"hidden": "0"}, "hidden must be"),
         ({"price": 0.0}, "price must be"),

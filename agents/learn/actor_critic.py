@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..history import INPUTS
@@ -25,7 +26,9 @@ LOGIT_MOST = 4.0
 STEP_PROBABILITY = 0.03
 """Of one replica more, and of one fewer, when the replicas begin to be learned."""
 VALUE_SCALE = 10.0
-"""What the critic's 1 stands for."""
+"""What the critic's 1 stands for at first."""
+RESCALING = 0.05
+"""Share of the way to the spread of the latest returns that it goes after each rollout."""
 DEVIATIONS = 5.0
 """So many deviations from its mean an input begins to saturate: what is rare may be large."""
 _NEVER = -1e9
@@ -35,19 +38,14 @@ class Inputs:
     """Mean and deviation of each input, and which of them are seen at all."""
 
     def __init__(self, hidden: Sequence[int] = ()) -> None:
-        self.count = 1e-4
         self.mean, self.variance = np.zeros(len(INPUTS)), np.ones(len(INPUTS))
         self._seen = np.ones(len(INPUTS), np.float32)
         self._seen[list(hidden)] = 0.0
 
-    def update(self, seen: FloatMatrix) -> None:
-        """Take (n, inputs) more into account (Chan et al., 1979)."""
-        count, whole = len(seen), self.count + len(seen)
-        gap = seen.mean(axis=0, dtype=np.float64) - self.mean
-        spread = self.count * self.variance + count * seen.var(axis=0, dtype=np.float64)
-        self.variance = (spread + gap**2 * self.count * count / whole) / whole
-        self.mean = self.mean + gap * count / whole
-        self.count = whole
+    def fit(self, seen: FloatMatrix) -> None:
+        """Take mean and deviation from (n, inputs)."""
+        self.mean = seen.mean(axis=0, dtype=np.float64)
+        self.variance = seen.var(axis=0, dtype=np.float64)
 
     @property
     def scale(self) -> FloatMatrix:
@@ -105,6 +103,8 @@ class ActorCritic(nn.Module):
         self.actor = _network(len(INPUTS), config.hidden, sum(self._sizes))
         knows = scenarios if config.asymmetric else 0
         self.critic = _network(len(INPUTS) + knows, config.hidden, 1)
+        self.value_scale: Tensor
+        self.register_buffer("value_scale", torch.full((scenarios,), VALUE_SCALE))
         step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():  # until steps are allowed, nothing changes these
@@ -112,10 +112,20 @@ class ActorCritic(nn.Module):
             last.bias[-MOVES:] = torch.tensor([step, 0.0, step])
 
     def values(self, shown: Tensor, scenarios: Tensor) -> Tensor:
-        """Return the (n,) values of states, in units of :data:`VALUE_SCALE`."""
+        """Return the (n,) values of states."""
         known = torch.cat([shown, scenarios], dim=1) if self._config.asymmetric else shown
-        values: Tensor = self.critic(known)[:, 0]
+        values: Tensor = self.critic(known)[:, 0] * (scenarios @ self.value_scale)
         return values
+
+    def rescale(self, returns: FloatMatrix, scenario: NDArray[np.int64]) -> None:
+        """Let the critic's units follow (steps, n) returns, for each scenario by itself.
+
+        Where a violation costs a thousand core-seconds, its errors would else drown what the
+        critic has to learn of all other scenarios (van Hasselt et al., NeurIPS 2016).
+        """
+        for k in np.unique(scenario).tolist():
+            spread = max(float(returns[:, scenario == k].std()), 1.0)
+            self.value_scale[k] += RESCALING * (spread - float(self.value_scale[k]))
 
     def _parts(self, shown: Tensor, may_step: Tensor) -> list[Tensor]:
         cores, batches, steps = self.actor(shown).split(self._sizes, dim=1)
@@ -160,8 +170,9 @@ def update(
     batch: Transitions,
     config: PhasedConfig,
     entropy: float,
+    values_only: bool = False,
 ) -> dict[str, float]:
-    """Learn from a batch; return what is worth a curve."""
+    """Learn from a batch, or let the critic alone do so; return what is worth a curve."""
     for _ in range(config.epochs):
         for chosen in torch.split(torch.randperm(len(batch.shown)), config.minibatch):
             actions = batch.actions.at(chosen)
@@ -170,8 +181,11 @@ def update(
             clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
             gained = torch.minimum(ratio * advantage, clipped * advantage).mean()
             values = model.values(batch.shown[chosen], batch.scenarios[chosen])
-            missed = ((values - batch.returns[chosen]) ** 2).mean()
-            loss = 0.5 * missed - gained - entropy * entropies.mean()
+            units = batch.scenarios[chosen] @ model.value_scale
+            missed = (((values - batch.returns[chosen]) / units) ** 2).mean()
+            loss = 0.5 * missed
+            if not values_only:
+                loss = loss - gained - entropy * entropies.mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             for network in (model.actor, model.critic):

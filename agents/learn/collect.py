@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sponge_env.arrays import FloatArray
 
-from .actor_critic import VALUE_SCALE, Actions, ActorCritic, Inputs, Transitions
+from .actor_critic import Actions, ActorCritic, Inputs, Transitions
 from .episodes import Episodes, Outcomes
-from .phases import PhasedConfig, TrainingPhase
+from .phases import PhasedConfig
 
 Floats = NDArray[np.float32]
 
@@ -41,14 +41,9 @@ def collect(
     inputs: Inputs,
     episodes: Episodes,
     prices: Prices,
-    phase: TrainingPhase,
     config: PhasedConfig,
-    adapts: bool,
 ) -> Transitions:
-    """Let a policy act for a rollout; return what there is to learn from it.
-
-    The normalisation of the inputs follows what is seen if it ``adapts``.
-    """
+    """Let a policy act for a rollout; return what there is to learn from it."""
     scenario = torch.from_numpy(episodes.scenario)
     scenarios = torch.nn.functional.one_hot(scenario, len(prices.cores)).float()
     shown, actions = [inputs(episodes.seen)], []
@@ -63,29 +58,29 @@ def collect(
         # An episode that is over would have gone on: its last state counts as any other.
         after.append(_values(model, inputs(episodes.seen), scenarios) if over[-1].any() else None)
         episodes.renew()
-        if adapts:
-            inputs.update(episodes.seen)
         shown.append(inputs(episodes.seen))
     values = [_values(model, each, scenarios) for each in shown]
     following = [
         v if a is None else np.where(o, a, v)
         for a, o, v in zip(after, over, values[1:], strict=True)
     ]
-    advantages = _advantages(rewards, over, values[:-1], following, phase)
+    advantages = _advantages(rewards, over, values[:-1], following, config)
     returns = advantages + np.stack(values[:-1])
+    if config.scaled:
+        model.rescale(returns, episodes.scenario)
     compared = _compared(advantages, episodes.scenario, config.advantage_most)
     return Transitions(
         torch.cat(shown[:-1]),
         scenarios.repeat(config.rollout_steps, 1),
         Actions(*(torch.cat(parts) for parts in zip(*actions, strict=True))),
         torch.from_numpy(compared.reshape(-1)),
-        torch.from_numpy(returns.reshape(-1) / VALUE_SCALE),
+        torch.from_numpy(returns.reshape(-1)),
     )
 
 
 @torch.no_grad()
 def _values(model: ActorCritic, shown: Tensor, scenarios: Tensor) -> Floats:
-    values: Floats = (model.values(shown, scenarios) * VALUE_SCALE).numpy()
+    values: Floats = model.values(shown, scenarios).numpy()
     return values
 
 
@@ -94,14 +89,14 @@ def _advantages(
     over: Sequence[NDArray[np.bool_]],
     values: Sequence[Floats],
     following: Sequence[Floats],
-    phase: TrainingPhase,
+    config: PhasedConfig,
 ) -> Floats:
     """Return (steps, n) advantages (GAE: Schulman et al., 2016)."""
     found = np.zeros((len(rewards), len(rewards[0])), np.float32)
     later = np.zeros_like(found[0])
     for k in reversed(range(len(rewards))):
-        surprise = rewards[k] + phase.gamma * following[k] - values[k]
-        found[k] = surprise + phase.gamma * phase.gae_lambda * np.where(over[k], 0, later)
+        surprise = rewards[k] + config.gamma * following[k] - values[k]
+        found[k] = surprise + config.gamma * config.gae_lambda * np.where(over[k], 0, later)
         later = found[k]
     return found
 

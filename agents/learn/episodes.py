@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,17 +50,20 @@ class Episodes:
         scenarios: Sequence[Scenario],
         count: int,
         config: PhasedConfig,
-        replicas: Literal["one", "held", "stepped"],
+        every: int,
         seed: int,
         randomised: bool = False,
     ) -> None:
-        """Begin all of them; half are of other systems, too, if ``randomised``."""
-        self._random = stream(seed, f"episodes-{replicas}")
+        """Begin all of them; half are of other systems, too, if ``randomised``.
+
+        Replicas may step after so many intervals, or never if ``every`` is 0.
+        """
+        self._random = stream(seed, "episodes")
         pool = []
         for each in scenarios:
             for k in range(DRAWS):
                 system = other(each, self._random) if randomised and k % 2 else each
-                pool.append(perturbed(system, config, replicas, k, self._random))
+                pool.append(perturbed(system, config, every, k, self._random))
         self.scenario = np.arange(count) % len(scenarios)
         """(n,) which scenario each is of."""
         self._assigned = self.scenario * DRAWS
@@ -68,11 +71,10 @@ class Episodes:
             pool, self._assigned, replicas_max=REPLICAS_MOST, obs_dim=JOINT.obs_dim
         )
         self._batches = np.array(config.batches)
-        self._steps = replicas == "stepped"
         self._observations = np.zeros((count, JOINT.obs_dim), np.float32)
         specs = self._simulator.specs
-        self._pool = PolicyState(specs, config.every)
-        self.state = PolicyState([specs[k] for k in self._assigned.tolist()], config.every)
+        self._pool = PolicyState(specs, every)
+        self.state = PolicyState([specs[k] for k in self._assigned.tolist()], every)
         self._begin(np.ones(count, np.bool_))
         self.state.see(self._observations)
 
@@ -84,8 +86,7 @@ class Episodes:
     @property
     def may_step(self) -> NDArray[np.bool_]:
         """(n, 3) which steps of the replicas it may take."""
-        allowed = self.state.steps_allowed()
-        return allowed if self._steps else allowed & (np.arange(3) == 1)
+        return self.state.steps_allowed()
 
     def step(self, cores: IntArray, batches: IntArray, steps: IntArray) -> Outcomes:
         """Serve an interval under (n,) choices; :attr:`seen` is then what came of it.
@@ -122,23 +123,22 @@ class Episodes:
 def perturbed(
     scenario: Scenario,
     config: PhasedConfig,
-    replicas: Literal["one", "held", "stepped"],
+    every: int,
     number: int,
     random: np.random.Generator,
 ) -> Scenario:
-    """Change a scenario at random: another start and length, and a slightly shorter SLO."""
-    limits, count = scenario.limits, 1
-    if replicas != "one":
-        count = int(random.integers(1, min(HELD_MOST, limits.replicas, limits.machine_cores) + 1))
+    """Change a scenario at random: another start and length, and a slightly shorter SLO.
+
+    There is one replica where they never step.
+    """
+    limits, initial = scenario.limits, scenario.initial
     if random.random() < config.random_starts:
+        held = min(HELD_MOST, limits.replicas, limits.machine_cores) if every else 1
+        count = int(random.integers(1, held + 1))
         most = min(limits.cores // 2, limits.machine_cores // count)
         sizes = [size for size in config.batches if size <= limits.batch]
         cores, size = int(random.integers(1, max(1, most) + 1)), int(random.choice(sizes))
         initial = Initial(cores, size, count)
-    else:
-        initial = dataclasses.replace(scenario.initial, replicas=count)
-        if replicas == "stepped":
-            initial = scenario.initial
     shorter = float(random.uniform(config.tightened[0], config.tightened[-1]))
     classes = [dataclasses.replace(c, slo_s=c.slo_s * shorter) for c in scenario.classes]
     shortest_s, longest_s = config.durations_s[0], config.durations_s[-1]

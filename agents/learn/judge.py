@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.run.executor import Executor, Failure, Inline, Processes
+from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
@@ -192,17 +193,24 @@ def program_alone(
     calls this needs ``if __name__ == "__main__":``.
     """
     seeds = range(first_seed, first_seed + episodes)
-    tasks = list(product(seeds, scenarios))
+    found = everywhere(_episode, list(product(seeds, scenarios)))
+    return np.array([_sums(each) for each in found]).T.reshape(4, episodes, len(scenarios))
+
+
+def everywhere(work: Work, episodes: Sequence[tuple[int, Scenario]]) -> list[Any]:
+    """Return what came of work with the program in (seed, scenario) episodes, in their order.
+
+    They are shared out to as many processes as there are CPUs.
+    """
     alone = multiprocessing.current_process().daemon  # which may have no processes of its own
-    executor: Executor = Inline() if alone else Processes(min(CPUS, len(tasks)))
-    found: dict[tuple[int, Scenario], EpisodeMetrics] = {}
-    with closing(executor.run(_episode, tasks)) as results:
-        for task, result in results:
+    executor: Executor = Inline() if alone else Processes(min(CPUS, len(episodes)))
+    found: dict[tuple[int, Scenario], Any] = {}
+    with closing(executor.run(work, episodes)) as results:
+        for episode, result in results:
             if isinstance(result, Failure):
-                raise ConfigError(_why(task[1], result))
-            found[task] = result
-    sums = np.array([_sums(found[task]) for task in tasks]).T
-    return sums.reshape(4, episodes, len(scenarios))
+                raise ConfigError(_why(episode[1], result))
+            found[episode] = result
+    return [found[episode] for episode in episodes]
 
 
 def _why(scenario: Scenario, failure: Failure) -> str:

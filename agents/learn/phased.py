@@ -30,8 +30,9 @@ from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
 from .actor_critic import ActorCritic, Inputs, update
 from .collect import Prices, collect
 from .episodes import Episodes
-from .judge import Judge, Judgement, best_rules, judgement
-from .phases import PhasedConfig, TrainingPhase
+from .imitation import Demonstrations, demonstrations, imitate, joined
+from .judge import PROGRAM, Judge, Judgement, best_rules, judgement
+from .phases import PhasedConfig
 
 FEWEST = 1e-4
 """Lowest target of a violation rate: what is rarer than that, the judge's episodes cannot tell."""
@@ -40,9 +41,6 @@ PRICE_STEP = 0.25
 NEAR = 0.02
 """A policy whose score is this close to that of the kept one, on the same episodes, is looked at
 more closely."""
-ADAPTING = 0.27
-"""Share of the steps in which the normalisation of inputs follows what is seen. Later on a policy
-that is good already had better see the same as before."""
 DEPLOYMENT = ("slo", "resize_delay")
 """Inputs that are a deployment's own, which only a randomised training varies."""
 TOLERANCE = 1e-4
@@ -113,13 +111,11 @@ class Training:
         self._writer = SummaryWriter(str(plan.folder))
 
     def run(self) -> None:
-        """Go through the phases, from where the run is."""
-        ends = 0
+        """Imitate the program and practise, from where the run is."""
         try:
-            for name, phase, steps in self.config.plan(self._planned, self._scales_out):
-                ends += steps
-                if self.steps < ends:
-                    self._go_through(name, phase, ends - steps, ends)
+            if not self.steps:
+                self._imitate()
+            self._practise()
         except KeyboardInterrupt:
             self._choose(self.export(), math.inf)
             self.save()
@@ -127,45 +123,54 @@ class Training:
         finally:
             self._writer.close()
 
-    def _go_through(self, name: str, phase: TrainingPhase, begin: int, end: int) -> None:
-        plan, config, judged_at = self.plan, self.config, self.steps
-        every = max(1, self._planned // config.evaluations)
-        optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
-        systems = plan.scenarios, plan.envs, config, phase.replicas
-        with closing(Episodes(*systems, plan.seed + self.steps, plan.randomised)) as episodes:
-            while self.steps < end:
-                self._learn(episodes, optimizer, phase, (end - self.steps) / (end - begin))
-                self._progress(self.steps - self._start, f"{name}: {self._status}")
-                if self.steps - judged_at >= every or self.steps >= end:
-                    judged_at = self.steps
-                    self._judge(phase)
+    def _imitate(self) -> None:
+        plan, config, policy = self.plan, self.config, None
+        shown: list[Demonstrations] = []
+        for k in range(config.imitations):
+            self._progress(0, f"imitating {PROGRAM}, round {k + 1} of {config.imitations}")
+            seed = plan.seed * config.imitations + k
+            asked = plan.scenarios, config, self._every, seed, policy, plan.randomised
+            shown.append(demonstrations(*asked))
+            imitate(self.model, self.inputs, joined(shown), config)
+            policy = self.export()
 
-    def _learn(
-        self,
-        episodes: Episodes,
-        optimizer: torch.optim.Optimizer,
-        phase: TrainingPhase,
-        left: float,
-    ) -> None:
-        """Play a rollout and learn from it, with that share of the phase left."""
-        config = self.config
-        rate = config.learning_rate * max(0.1, left)
+    def _practise(self) -> None:
+        plan, config = self.plan, self.config
+        interval = max(1, self._planned // config.evaluations)
+        optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
+        drawn = plan.seed + self.steps, plan.randomised
+        judged_at = self.steps
+        self._judge()
+        with closing(Episodes(plan.scenarios, plan.envs, config, self._every, *drawn)) as episodes:
+            while self.steps < self._planned:
+                self._learn(episodes, optimizer)
+                self._progress(self.steps - self._start, self._status)
+                if self.steps - judged_at >= interval or self.steps >= self._planned:
+                    judged_at = self.steps
+                    self._judge()
+
+    @property
+    def _values_only(self) -> bool:
+        return self.steps < self.config.values_share * self._planned
+
+    def _learn(self, episodes: Episodes, optimizer: torch.optim.Optimizer) -> None:
+        """Play a rollout and learn from it."""
+        config, left = self.config, 1 - self.steps / self._planned
         for group in optimizer.param_groups:
-            group["lr"] = rate / 2 if phase.priced else rate
-        adapts = self.steps < ADAPTING * self._planned
-        batch = collect(self.model, self.inputs, episodes, self.prices, phase, config, adapts)
+            group["lr"] = config.learning_rate * max(0.1, left)
+        batch = collect(self.model, self.inputs, episodes, self.prices, config)
         self._deployed.widen(episodes.seen)
         entropy = config.entropy * (0.2 + 0.8 * left)
-        losses = update(self.model, optimizer, batch, config, entropy)
+        losses = update(self.model, optimizer, batch, config, entropy, self._values_only)
         self.steps += len(batch.shown)
         for key, value in losses.items():
             self._writer.add_scalar(f"train/{key}", value, self.steps)
 
-    def _judge(self, phase: TrainingPhase) -> None:
+    def _judge(self) -> None:
         """Judge the policy, keep it if it is the best, and move the prices."""
         policy = self.export()
         result = self.judge(policy)
-        if phase.priced:
+        if not self._values_only:
             self._move_prices(result)
         score = score_of(result, self.rule)
         if score < self._promising + NEAR:
