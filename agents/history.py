@@ -57,6 +57,7 @@ DERIVED = (
     "cores_held",
     "until_step",
     "resize_delay",
+    "cold_start",
 )
 INPUTS = (*JOINT.fields, *DERIVED)
 """Names of what a policy sees, in order."""
@@ -80,17 +81,20 @@ class Scales:
     every: int
     """Intervals after which the number of replicas may change again; never if 0."""
     resize_delay_s: float
+    cold_start_s: float
 
     @classmethod
     def of(cls, spec: SystemSpec, every: int) -> Scales:
         """Return those of a system."""
         requests = spec.capacity_rps * spec.slo_s
         times_s = spec.slo_s, spec.interval_s
-        return cls(requests, *times_s, spec.replicas_max, every, spec.resize_delay_s)
+        return cls(
+            requests, *times_s, spec.replicas_max, every, spec.resize_delay_s, spec.cold_start_s
+        )
 
     @property
     def row(self) -> FloatArray:
-        """(6,) the same for :func:`remember`."""
+        """(7,) the same for :func:`remember`."""
         return np.array(astuple(self), np.float64)
 
 
@@ -117,7 +121,7 @@ def remember(
     """Take in (n, fields) joint observations; write (n, inputs) what policies see.
 
     ``intervals`` (n,) counts the decisions of each episode before this one: at 0 the (n,
-    remembered) memory is begun anew. ``scales`` is (n, 6), see :class:`Scales`.
+    remembered) memory is begun anew. ``scales`` is (n, 7), see :class:`Scales`.
     """
     for i in range(len(observations)):
         shown, kept, row = observations[i], memory[i], seen[i]
@@ -136,6 +140,7 @@ def remember(
         row[at + 4] = shown[_CORES] * shown[_REPLICAS] * scales[i, 3]
         row[at + 5] = _until_step(intervals[i], scales[i, 4])
         row[at + 6] = scales[i, 5] / interval_s
+        row[at + 7] = math.log1p(scales[i, 6] / interval_s)
 
 
 @compiled

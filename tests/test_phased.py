@@ -152,7 +152,7 @@ def steps_up(every: int) -> list[int]:
 
 
 def test_a_controller_decides_like_the_judge(tmp_path: Path) -> None:
-    policy = drawn_policy()
+    policy = drawn_policy(1)
     save_policy(policy, tmp_path / POLICY_FILE)
     judged = Judge([SCENARIO], 1)(policy)
     system = make_system(SCENARIO, SEED_LIMIT)

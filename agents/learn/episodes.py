@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from sponge_env.config import Initial
 from sponge_env.encoding import JOINT
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
+from sponge_env.spec import make_spec, scenario_profile
 from sponge_env.vector.simulator import BatchSimulator
 
 from ..history import FloatMatrix
@@ -28,6 +30,8 @@ OTHER_SLO, OTHER_PAYLOAD = 0.25, 0.7
 """Largest change of the logarithm of SLO and payload."""
 OTHER_DELAYS_S = (0.0, 0.2, 0.5)
 """Delays of a resize."""
+OTHER_COLD_START = 1.1
+"""Largest change of the logarithm of a cold start: a third to three times as long."""
 OTHER_SPEEDS = (0.95, 1.1)
 """Least and most by which service takes longer than the profile says."""
 
@@ -54,17 +58,18 @@ class Episodes:
         seed: int,
         randomised: bool = False,
     ) -> None:
-        """Begin all of them; half are of other systems, too, if ``randomised``.
+        """Begin all of them; half are of other systems if ``randomised``.
 
-        Replicas may step after so many intervals, or never if ``every`` is 0.
+        Those are scenarios of their own to the learner, and come after the others. Replicas may
+        step after so many intervals, or never if ``every`` is 0.
         """
         self._random = stream(seed, "episodes")
         pool = []
-        for each in scenarios:
-            for k in range(DRAWS):
-                system = other(each, self._random) if randomised and k % 2 else each
+        for changes in (False, True)[: 1 + randomised]:
+            for each, k in product(scenarios, range(DRAWS)):
+                system = other(each, self._random) if changes else each
                 pool.append(perturbed(system, config, every, k, self._random))
-        self.scenario = np.arange(count) % len(scenarios)
+        self.scenario = np.arange(count) % (len(pool) // DRAWS)
         """(n,) which scenario each is of."""
         self._assigned = self.scenario * DRAWS
         self._simulator = BatchSimulator(
@@ -156,10 +161,13 @@ def perturbed(
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     """Draw another system under a scenario's load (domain randomisation: Tobin et al., 2017).
 
-    Payload, SLO, speed and the delay of a resize are others: what the next deployment changes.
+    Payload, SLO, speed, cold start and the delay of a resize are others: what the next deployment
+    changes.
     """
-    longer, larger = (float(np.exp(random.uniform(-x, x))) for x in (OTHER_SLO, OTHER_PAYLOAD))
+    changes = OTHER_SLO, OTHER_PAYLOAD, OTHER_COLD_START
+    longer, larger, colder = (float(np.exp(random.uniform(-x, x))) for x in changes)
     network, simulation = scenario.network, scenario.simulation
+    cold_start_s = make_spec(scenario, scenario_profile(scenario)).cold_start_s
     delayed = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
     slower = simulation.service_scale * float(random.uniform(*OTHER_SPEEDS))
     return dataclasses.replace(
@@ -172,5 +180,10 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
             for each in scenario.classes
         ),
         network=dataclasses.replace(network, payload_bytes=network.payload_bytes * larger),
-        simulation=dataclasses.replace(simulation, actuation_delay_s=delayed, service_scale=slower),
+        simulation=dataclasses.replace(
+            simulation,
+            actuation_delay_s=delayed,
+            service_scale=slower,
+            cold_start_s=colder * cold_start_s,
+        ),
     )

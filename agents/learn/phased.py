@@ -41,7 +41,7 @@ PRICE_STEP = 0.25
 NEAR = 0.02
 """A policy whose score is this close to that of the kept one, on the same episodes, is looked at
 more closely."""
-DEPLOYMENT = ("slo", "resize_delay")
+DEPLOYMENT = ("slo", "resize_delay", "cold_start")
 """Inputs that are a deployment's own, which only a randomised training varies."""
 TOLERANCE = 1e-4
 """By which violations may exceed the best rule's where a policy is chosen."""
@@ -86,9 +86,12 @@ class Training:
         self.config, self._every = dataclasses.replace(config, batches=sizes), every
         self.plan, self._progress = plan, progress
         self.inputs = Inputs(blinded(config.blind_to))
-        self.model = ActorCritic(self.config, spec.cores_max, spec.total_cores, len(scenarios))
         least = [least_cores(scenario) * spec.interval_s for scenario in scenarios]
-        self.prices = Prices(np.full(len(scenarios), config.price), np.array(least))
+        prices = [config.price] * len(scenarios)
+        if plan.randomised:  # other systems are scenarios of their own, which nobody judges
+            least, prices = least + least, prices + [config.other_price] * len(scenarios)
+        self.prices = Prices(np.array(prices), np.array(least))
+        self.model = ActorCritic(self.config, spec.cores_max, spec.total_cores, len(least))
         count, others = config.evaluation_episodes, config.choice_episodes
         self.judge = Judge(scenarios, count)
         self._choice = Judge(scenarios, others, SEED_LIMIT + count)
@@ -194,9 +197,9 @@ class Training:
         before = result.violation_rate if self._rates is None else self._rates
         self._rates = (before + result.violation_rate) / 2
         excess = np.log((self._rates + FEWEST / 5) / (self.target + FEWEST / 5))
-        self.prices.violation[:] *= np.exp(np.clip(excess / 3, -PRICE_STEP, PRICE_STEP))
-        ends = self.config.price, self.config.price_most
-        np.clip(self.prices.violation, *ends, out=self.prices.violation)
+        prices = self.prices.violation[: len(excess)]
+        prices *= np.exp(np.clip(excess / 3, -PRICE_STEP, PRICE_STEP))
+        np.clip(prices, self.config.price, self.config.price_most, out=prices)
 
     def _show(self, result: Judgement) -> None:
         add = self._writer.add_scalar

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sponge_env.controllers import Options, option
 from sponge_env.errors import ConfigError
 
-TRAINING_STEPS = 12_000_000
+TRAINING_STEPS = 8_000_000
 """Environment steps of a training, if nothing else is said."""
 ENVS = 864
 """Simulated environments likewise."""
@@ -57,6 +57,8 @@ class PhasedConfig(Options):
     for good, before a policy knows what they are good for."""
     price_most: float = option(1600.0, above=0)
     """What it costs at most."""
+    other_price: float = option(40.0, above=0)
+    """What it costs in other systems than those of the scenarios, if the training is randomised."""
     violations_most: int = option(30, at_least=1)
     """Violations of one interval that count, so that one lost queue is not all that matters."""
     target_share: float = option(0.5, above=0)
