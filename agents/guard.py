@@ -63,10 +63,14 @@ class Guard:
         self._program = SpongeJoint() if scales_out else SpongeMPC()
         self._program.reset(spec, seed=0)
         names, self._range = policy.info.inputs, _with_margin(policy.input_range)
-        self._places = np.arange(len(names)) if policy.places is None else policy.places
+        self._places = policy.places
         # In a pipeline a name begins with that of its stage.
         own = [name.rpartition(".")[2].startswith(_DEMAND) for name in names]
         self._demand = np.flatnonzero(own)
+        if self._range is not None:
+            self._least, self._most = self._range[:, self._demand]
+        if self._places is not None:
+            self._demand = self._places[self._demand]
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
@@ -77,8 +81,10 @@ class Guard:
         """Return a (fields,) observation within the range that the policy has seen."""
         if self._range is None:
             return observation
+        least, most = self._range
         kept = observation.copy()
-        kept[self._places] = np.clip(kept[self._places], *self._range)
+        places = slice(None) if self._places is None else self._places
+        kept[places] = np.minimum(np.maximum(kept[places], least), most)
         return kept
 
     def answer(self, observation: FloatMatrix, view: SystemView) -> Allocation | None:
@@ -98,9 +104,8 @@ class Guard:
     def _is_beyond(self, observation: FloatMatrix) -> bool:
         if self._range is None:
             return False
-        least, most = self._range[:, self._demand]
-        values = observation[self._places[self._demand]]
-        return bool((values < least).any() or (values > most).any())
+        values = observation[self._demand]
+        return bool((values < self._least).any() or (values > self._most).any())
 
     def _is_growing(self, view: SystemView) -> bool:
         self._lengths.append(sum(stage.queued_deadlines_s.size for stage in view.stages))

@@ -233,16 +233,16 @@ def _recalled(view: SystemView, spec: SystemSpec, several: bool) -> tuple[Arrays
     stages: Sequence[SystemView | StageView] = view.stages if several else (view,)
     queue = _power_of_two(max(len(stage.queued_deadlines_s) for stage in stages))
     replicas = _power_of_two(max(_held(stage) for stage in stages))
-    arrays = _memory(spec, several, queue, replicas)
+    arrays, metrics = _memory(spec, several, queue, replicas)
     _recall_history(arrays, view)
     for k, stage in enumerate(stages):
         _recall_queue(arrays, k, stage, view.now_s)
         _recall_replicas(arrays, k, stage, view.now_s)
-    metrics = blank_metrics(1)
-    if view.last is not None:
-        metrics[0] = (*_measured(view.last), 0)
-        for k, own in enumerate(view.stages if several else ()):
-            _recall_measures(arrays.stages[0, k]["measured"], view.last, own.last)
+    if view.last is None:
+        return arrays, blank_metrics(1)
+    metrics[0] = (*_measured(view.last), 0)
+    for k, own in enumerate(view.stages if several else ()):
+        _recall_measures(arrays.stages[0, k]["measured"], view.last, own.last)
     return arrays, metrics
 
 
@@ -257,19 +257,24 @@ def _held(stage: SystemView | StageView) -> int:
 
 def _recall_history(arrays: Arrays, view: SystemView) -> None:
     env, past = arrays.envs[0], len(view.arrivals)
-    env["interval"] = past
-    recent = {"mean_delays_s": view.mean_delays_s, "bandwidths": view.bandwidths_bytes_per_s}
-    for name, values in recent.items():
-        last = values[-RECENT:]
-        env[name][np.arange(past - len(last), past) & (RECENT - 1)] = last
+    env["interval"], ring = past, _ring(past)
+    env["mean_delays_s"][ring] = view.mean_delays_s[-RECENT:]
+    env["bandwidths"][ring] = view.bandwidths_bytes_per_s[-RECENT:]
     env["delay_max_s"] = view.delays_s.max() if len(view.delays_s) else 0.0
+
+
+@lru_cache
+def _ring(past: int) -> IntArray:
+    """Return where the latest of so many intervals are remembered."""
+    return np.arange(max(0, past - RECENT), past) & (RECENT - 1)
 
 
 def _recall_queue(arrays: Arrays, k: int, stage: SystemView | StageView, now_s: float) -> None:
     row, wanted = arrays.stages[0, k], stage.allocation
     row["head"], row["tail"] = 0, len(stage.queued_deadlines_s)
-    places = arrays.queue["row"][0, k, : row["tail"]]
-    arrays.requests["deadline_s"][0, places] = stage.queued_deadlines_s - now_s
+    first = k * arrays.queue.shape[2]
+    deadlines_s = arrays.requests["deadline_s"][0, first : first + len(stage.queued_deadlines_s)]
+    np.subtract(stage.queued_deadlines_s, now_s, out=deadlines_s)
     row["wanted"] = wanted.cores, wanted.batch, wanted.replicas, wanted.variant
     row["arrivals"][: len(stage.arrivals)] = stage.arrivals
 
@@ -280,7 +285,8 @@ def _recall_replicas(arrays: Arrays, k: int, stage: SystemView | StageView, now_
     row, ready = arrays.stages[0, k], running + stage.replicas_ready
     row["replicas"], row["running"] = replicas, sum(batch.size for batch in stage.running)
     rows_["batch_size"][:replicas] = 0
-    rows_["draining"][:replicas] = np.arange(replicas) < running  # so that none counts twice
+    rows_["draining"][:running] = True  # so that none counts twice
+    rows_["draining"][running:replicas] = False
     rows_["ready_s"][:ready] = 0.0
     rows_["ready_s"][ready:replicas] = stage.starting_s
     for place, batch in enumerate(stage.running):
@@ -300,8 +306,13 @@ def _power_of_two(least: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _memory(spec: SystemSpec, several: bool, queue: int, replicas: int) -> Arrays:
-    """Return the memory of one environment in which a view finds room."""
+def _memory(
+    spec: SystemSpec, several: bool, queue: int, replicas: int
+) -> tuple[Arrays, NDArray[np.void]]:
+    """Return the memory of one environment in which a view finds room, and an interval's metrics.
+
+    The queue of each stage has requests in a row.
+    """
     stages: Sequence[SystemSpec | StageSpec] = spec.stages if several else (spec,)
     plan = MemoryPlan(1, len(stages))
     row = plan.settings[0]
@@ -317,4 +328,4 @@ def _memory(spec: SystemSpec, several: bool, queue: int, replicas: int) -> Array
     places = np.arange(len(stages) * queue)
     arrays.queue["row"][0] = places.reshape(len(stages), queue)
     requests = rows(np.zeros((1, places.size), arrays.requests.dtype))
-    return arrays._replace(requests=requests)
+    return arrays._replace(requests=requests), blank_metrics(1)
