@@ -45,6 +45,7 @@ DOORS = {
     "torch": {
         "agents/learn/actor_critic.py",
         "agents/learn/collect.py",
+        "agents/learn/imitation.py",
         "agents/learn/phased.py",
         "agents/learn/training.py",
         "sponge_env/models/efficientnet.py",

@@ -32,7 +32,7 @@ OTHER_DELAYS_S = (0.0, 0.2, 0.5)
 """Delays of a resize."""
 OTHER_COLD_START = 1.1
 """Largest change of the logarithm of a cold start: a third to three times as long."""
-OTHER_SPEEDS = (0.95, 1.1)
+OTHER_SPEEDS = (0.97, 1.07)
 """Least and most by which service takes longer than the profile says."""
 
 
@@ -58,7 +58,7 @@ class Episodes:
         seed: int,
         randomised: bool = False,
     ) -> None:
-        """Begin all of them; half are of other systems if ``randomised``.
+        """Begin all of them; some are of other systems if ``randomised``.
 
         Those are scenarios of their own to the learner, and come after the others. Replicas may
         step after so many intervals, or never if ``every`` is 0.
@@ -69,7 +69,9 @@ class Episodes:
             for each, k in product(scenarios, range(DRAWS)):
                 system = other(each, self._random) if changes else each
                 pool.append(perturbed(system, config, every, k, self._random))
-        self.scenario = np.arange(count) % (len(pool) // DRAWS)
+        others = round(config.other_share * count) if randomised else 0
+        own = np.arange(count - others) % len(scenarios)
+        self.scenario = np.concatenate([own, len(scenarios) + np.arange(others) % len(scenarios)])
         """(n,) which scenario each is of."""
         self._assigned = self.scenario * DRAWS
         self._simulator = BatchSimulator(

@@ -57,8 +57,10 @@ class PhasedConfig(Options):
     for good, before a policy knows what they are good for."""
     price_most: float = option(1600.0, above=0)
     """What it costs at most."""
+    other_share: float = option(0.25, at_least=0, at_most=1)
+    """Share of the episodes that are of other systems, if the training is randomised."""
     other_price: float = option(40.0, above=0)
-    """What it costs in other systems than those of the scenarios, if the training is randomised."""
+    """What a violation costs there."""
     violations_most: int = option(30, at_least=1)
     """Violations of one interval that count, so that one lost queue is not all that matters."""
     target_share: float = option(0.5, above=0)
