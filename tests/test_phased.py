@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from scenarios import VARIANTS, short
 
 from agents.history import INPUTS, REMEMBERED, Scales, remember
 from agents.learn import TrainingPlan, settings
-from agents.learn.actor_critic import ActorCritic, Inputs
-from agents.learn.collect import Prices, _compared
+from agents.learn.actor_critic import ActorCritic, Inputs, Weights, update
+from agents.learn.collect import Prices, _compared, collect
 from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other
 from agents.learn.imitation import Demonstrations, demonstrations, imitate
 from agents.learn.judge import (
@@ -323,12 +324,64 @@ def test_the_critic_reckons_in_what_is_usual_in_each_scenario() -> None:
     assert torch.allclose(model.values(shown, known), 2 * before)
 
 
+def test_the_critic_learns_before_the_policy_which_leaves_the_program_slowly(
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(CONFIG, values_share=0.25, kickstart=0.8, kickstart_share=0.5)
+    run = Training(plan(tmp_path), config, lambda steps, status: None)
+    learnt = []
+    for run.steps in (0, 32, 48, 64, 128):
+        learnt.append((run.weights.actor, round(run.weights.shown, 6)))
+    assert learnt == [(False, 0.8), (True, 0.4), (True, 0.2), (True, 0), (True, 0)]
+
+
+def test_an_update_of_the_values_alone_leaves_the_policy_as_it_is(tmp_path: Path) -> None:
+    run = Training(plan(tmp_path), CONFIG, lambda steps, status: None)
+    with closing(Episodes([SCENARIO], 4, CONFIG, CONFIG.every, seed=0)) as episodes:
+        batch = collect(run.model, run.inputs, episodes, run.prices, CONFIG)
+    before = [each.clone() for each in run.model.actor.parameters()]
+    critic = [each.clone() for each in run.model.critic.parameters()]
+    optimizer = torch.optim.Adam(run.model.parameters())
+    for actor in (False, True):
+        update(run.model, optimizer, batch, CONFIG, Weights(actor, 0.0, 0.0), None)
+        alike = map(torch.equal, before, run.model.actor.parameters())
+        assert all(alike) is not actor
+    assert not all(map(torch.equal, critic, run.model.critic.parameters()))
+
+
+def test_what_was_shown_counts_in_an_update(tmp_path: Path) -> None:
+    run = Training(plan(tmp_path), CONFIG, lambda steps, status: None)
+    known = imitate(run.model, run.inputs, shown(), CONFIG)
+    with closing(Episodes([SCENARIO], 4, CONFIG, CONFIG.every, seed=0)) as episodes:
+        batch = collect(run.model, run.inputs, episodes, run.prices, CONFIG)
+    optimizer = torch.optim.Adam(run.model.parameters(), lr=0.01)
+    with torch.no_grad():
+        before = run.model.judged(*known)[0].mean()
+    for _ in range(50):
+        update(run.model, optimizer, batch, CONFIG, Weights(True, 0.0, 10.0), known)
+    with torch.no_grad():
+        assert run.model.judged(*known)[0].mean() > before + 0.5
+
+
+def test_other_systems_are_scenarios_of_their_own_to_the_learner() -> None:
+    config = dataclasses.replace(CONFIG, other_share=0.25)
+    both = [SCENARIO, dataclasses.replace(SCENARIO, name="second")]
+    with closing(Episodes(both, 40, config, CONFIG.every, seed=0, randomised=True)) as episodes:
+        delays = episodes.seen[:, INPUTS.index("resize_delay")]
+        assert np.bincount(episodes.scenario).tolist() == [15, 15, 5, 5]
+        assert not delays[episodes.scenario < 2].any()
+        assert delays[episodes.scenario >= 2].any()
+
+
 def test_other_systems_are_told_to_the_policy_where_it_can_know_them() -> None:
     episodes = Episodes([SCENARIO], 200, CONFIG, CONFIG.every, seed=0, randomised=True)
-    delays = set(episodes.seen[:, INPUTS.index("resize_delay")].tolist())
+    others = episodes.seen[episodes.scenario > 0]
+    delays = set(others[:, INPUTS.index("resize_delay")].tolist())
     assert sorted(delays) == pytest.approx(OTHER_DELAYS_S, abs=1e-6)
-    slos_s = np.exp(episodes.seen[:, INPUTS.index("slo")])
+    slos_s = np.exp(others[:, INPUTS.index("slo")])
     assert slos_s.min() < 0.9 < 1.1 < slos_s.max()
+    cold_starts = others[:, INPUTS.index("cold_start")]
+    assert cold_starts.min() < np.log1p(SPEC.cold_start_s) < cold_starts.max()
     episodes.close()
 
 

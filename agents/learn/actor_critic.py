@@ -92,6 +92,18 @@ class Transitions(NamedTuple):
     returns: Tensor
 
 
+class Shown(NamedTuple):
+    """(n, ...) what a program has shown: states and its actions there."""
+
+    seen: Tensor
+    actions: Actions
+
+    def some(self, count: int) -> Shown:
+        """Draw some of it."""
+        chosen = torch.randint(len(self.seen), (count,))
+        return Shown(self.seen[chosen], self.actions.at(chosen))
+
+
 class ActorCritic(nn.Module):
     """Both networks."""
 
@@ -164,15 +176,25 @@ class ActorCritic(nn.Module):
         return [inputs.layer, (np.float32(DEVIATIONS) * first, bias), *others]
 
 
+class Weights(NamedTuple):
+    """Of what an update learns from, beside the values."""
+
+    actor: bool
+    """Whether the policy learns from its advantages, or only the critic."""
+    entropy: float
+    shown: float
+    """Of what the program has shown."""
+
+
 def update(
     model: ActorCritic,
     optimizer: torch.optim.Optimizer,
     batch: Transitions,
     config: PhasedConfig,
-    entropy: float,
-    values_only: bool = False,
+    weights: Weights,
+    shown: Shown | None,
 ) -> dict[str, float]:
-    """Learn from a batch, or let the critic alone do so; return what is worth a curve."""
+    """Learn from a batch, and from what was shown; return what is worth a curve."""
     for _ in range(config.epochs):
         for chosen in torch.split(torch.randperm(len(batch.shown)), config.minibatch):
             actions = batch.actions.at(chosen)
@@ -184,8 +206,11 @@ def update(
             units = batch.scenarios[chosen] @ model.value_scale
             missed = (((values - batch.returns[chosen]) / units) ** 2).mean()
             loss = 0.5 * missed
-            if not values_only:
-                loss = loss - gained - entropy * entropies.mean()
+            if weights.actor:
+                loss = loss - gained - weights.entropy * entropies.mean()
+            if weights.shown and shown is not None:
+                imitated, _ = model.judged(*shown.some(config.minibatch))
+                loss = loss - weights.shown * imitated.mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             for network in (model.actor, model.critic):

@@ -61,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--suite", metavar="S", help=said)
     said = "scenarios of the suite that are not trained on, to see how it does there"
     add("--held-out", nargs="+", default=[], metavar="S", help=said)
-    said = "let half of the environments run random variants of the scenarios"
+    said = "let some of the environments run random variants of the scenarios"
     add("--randomised", action="store_true", help=said)
     said = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
     add("--option", action="append", default=[], metavar="KEY=VALUE", help=said)

@@ -32,7 +32,7 @@ OTHER_DELAYS_S = (0.0, 0.2, 0.5)
 """Delays of a resize."""
 OTHER_COLD_START = 1.1
 """Largest change of the logarithm of a cold start: a third to three times as long."""
-OTHER_SPEEDS = (0.97, 1.07)
+OTHER_SPEEDS = (0.95, 1.1)
 """Least and most by which service takes longer than the profile says."""
 
 

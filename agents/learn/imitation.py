@@ -27,7 +27,7 @@ from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PolicyState
-from .actor_critic import Actions, ActorCritic, Inputs
+from .actor_critic import Actions, ActorCritic, Inputs, Shown
 from .episodes import other, perturbed
 from .judge import PROGRAM, everywhere
 from .phases import PhasedConfig
@@ -152,12 +152,15 @@ class _Disturbance:
 
 
 def imitate(
-    model: ActorCritic, inputs: Inputs, shown: Demonstrations, config: PhasedConfig
-) -> None:
-    """Make what was shown probable; the normalisation of the inputs becomes that of it."""
-    inputs.fit(shown.seen)
-    seen = inputs(shown.seen)
-    cores, batches, steps, replicas, may_step = map(torch.from_numpy, shown[1:])
+    model: ActorCritic, inputs: Inputs, demonstrations: Demonstrations, config: PhasedConfig
+) -> Shown:
+    """Make what was shown probable, and return it as the networks see it.
+
+    The normalisation of the inputs becomes that of it.
+    """
+    inputs.fit(demonstrations.seen)
+    seen = inputs(demonstrations.seen)
+    cores, batches, steps, replicas, may_step = map(torch.from_numpy, demonstrations[1:])
     actions = Actions(cores, batches, steps, replicas, may_step, torch.zeros(len(seen)))
     optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5)
     minibatches = [
@@ -172,3 +175,4 @@ def imitate(
         optimizer.zero_grad()
         (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    return Shown(seen, actions)

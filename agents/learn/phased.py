@@ -27,7 +27,7 @@ from ..history import INPUTS, FloatMatrix
 from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from ..stepwise import MOVES
 from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
-from .actor_critic import ActorCritic, Inputs, update
+from .actor_critic import ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
@@ -36,7 +36,7 @@ from .phases import PhasedConfig
 
 FEWEST = 1e-4
 """Lowest target of a violation rate: what is rarer than that, the judge's episodes cannot tell."""
-PRICE_STEP = 0.25
+PRICE_STEP = 0.15
 """Largest change of the logarithm of a price at once."""
 NEAR = 0.02
 """A policy whose score is this close to that of the kept one, on the same episodes, is looked at
@@ -104,6 +104,7 @@ class Training:
         self.steps = self._start = 0
         self._planned = plan.steps
         self.policy_path = plan.folder / POLICY_FILE
+        self._shown: Shown | None = None
         self._rates: Any = None
         self._best = self._promising = math.inf
         """Scores of the policy that is kept, on the episodes of the choice and on the judge's."""
@@ -134,7 +135,7 @@ class Training:
             seed = plan.seed * config.imitations + k
             asked = plan.scenarios, config, self._every, seed, policy, plan.randomised
             shown.append(demonstrations(*asked))
-            imitate(self.model, self.inputs, joined(shown), config)
+            self._shown = imitate(self.model, self.inputs, joined(shown), config)
             policy = self.export()
 
     def _practise(self) -> None:
@@ -153,8 +154,14 @@ class Training:
                     self._judge()
 
     @property
-    def _values_only(self) -> bool:
-        return self.steps < self.config.values_share * self._planned
+    def weights(self) -> Weights:
+        """Of what the next update learns from."""
+        config, done = self.config, self.steps / self._planned
+        return Weights(
+            actor=done >= config.values_share,
+            entropy=config.entropy * (1 - 0.8 * done),
+            shown=config.kickstart * max(0.0, 1 - done / config.kickstart_share),
+        )
 
     def _learn(self, episodes: Episodes, optimizer: torch.optim.Optimizer) -> None:
         """Play a rollout and learn from it."""
@@ -163,8 +170,7 @@ class Training:
             group["lr"] = config.learning_rate * max(0.1, left)
         batch = collect(self.model, self.inputs, episodes, self.prices, config)
         self._deployed.widen(episodes.seen)
-        entropy = config.entropy * (0.2 + 0.8 * left)
-        losses = update(self.model, optimizer, batch, config, entropy, self._values_only)
+        losses = update(self.model, optimizer, batch, config, self.weights, self._shown)
         self.steps += len(batch.shown)
         for key, value in losses.items():
             self._writer.add_scalar(f"train/{key}", value, self.steps)
@@ -173,7 +179,7 @@ class Training:
         """Judge the policy, keep it if it is the best, and move the prices."""
         policy = self.export()
         result = self.judge(policy)
-        if not self._values_only:
+        if self.weights.actor:
             self._move_prices(result)
         score = score_of(result, self.rule)
         if score < self._promising + NEAR:

@@ -29,6 +29,11 @@ class PhasedConfig(Options):
     """Episodes of each scenario in a round."""
     imitation_epochs: int = option(30, at_least=0)
     """Passes over what was shown so far, after each round; 0 only to see what inputs look like."""
+    kickstart: float = option(0.5, at_least=0)
+    """Weight of what the program has shown when the practice begins (kickstarting: Schmitt et al.,
+    2018). It keeps the policy from what seems better only while its critic knows little."""
+    kickstart_share: float = option(0.3, above=0, at_most=1)
+    """Share of the steps in which that falls to nothing."""
     values_share: float = option(0.04, at_least=0, at_most=1)
     """Share of the steps in which only the critic learns."""
     learning_rate: float = option(5e-4, above=0)
@@ -55,7 +60,7 @@ class PhasedConfig(Options):
     price: float = option(10.0, above=0)
     """Core-seconds that a violation costs at first, and at least: too high a price fills all cores
     for good, before a policy knows what they are good for."""
-    price_most: float = option(1600.0, above=0)
+    price_most: float = option(200.0, above=0)
     """What it costs at most."""
     other_share: float = option(0.25, at_least=0, at_most=1)
     """Share of the episodes that are of other systems, if the training is randomised."""
