@@ -18,14 +18,16 @@ import numpy as np
 
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
+from .history import DEPLOYMENT
 from .lookahead import SpongeMPC
 from .policy import FloatMatrix, Policy
 from .sponge_joint import SpongeJoint
 
-_DEMAND = ("queue_length", "budget_", "arrivals_", "late")
-"""Beginnings of the names of inputs that say what is asked of the system. Others are its own doing,
-or the network's: a slow one shows in the budgets, and a fast one does no harm. The bins of the
-queue by deadline say nothing more, and each of them alone runs high now and then."""
+_DEMAND = ("queue_length", "budget_", "arrivals_", "late", *DEPLOYMENT)
+"""Beginnings of the names of inputs that say what is asked of the system, and of which kind it is.
+Others are its own doing, or the network's: a slow one shows in the budgets, and a fast one does no
+harm. The bins of the queue by deadline say nothing more, and each of them alone runs high now and
+then."""
 _BEYOND = 0.25
 """Share of an input's range by which it must lie beyond, for extremes are rare in validation."""
 _LEAST_WIDTH = 0.1

@@ -61,6 +61,8 @@ DERIVED = (
 )
 INPUTS = (*JOINT.fields, *DERIVED)
 """Names of what a policy sees, in order."""
+DEPLOYMENT = ("slo", "resize_delay", "cold_start")
+"""Inputs that stay the same for as long as a system runs."""
 
 FIRST_INTERVALS = 3
 """Intervals at the beginning in each of which the number of replicas may change."""

@@ -23,7 +23,7 @@ from sponge_env.simulation.traffic import rate_rps
 from sponge_env.spec import make_spec, scenario_profile
 
 from ..guard import Range
-from ..history import INPUTS, FloatMatrix
+from ..history import DEPLOYMENT, INPUTS, FloatMatrix
 from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from ..stepwise import MOVES
 from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
@@ -41,8 +41,6 @@ PRICE_STEP = 0.15
 NEAR = 0.02
 """A policy whose score is this close to that of the kept one, on the same episodes, is looked at
 more closely."""
-DEPLOYMENT = ("slo", "resize_delay", "cold_start")
-"""Inputs that are a deployment's own, which only a randomised training varies."""
 TOLERANCE = 1e-4
 """By which violations may exceed the best rule's where a policy is chosen."""
 
