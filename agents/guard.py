@@ -36,6 +36,12 @@ _GROWING = 3
 """Intervals in a row in which a hopeless queue has grown."""
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
+_MISSED, _MISSED_LEAST = 0.01, 5
+"""Share and number of requests that a policy may miss within the time below."""
+_WATCHED_S = 30.0
+_SUSPENDED_S = 60.0, 960.0
+"""Time for which a policy that missed more does not decide: at first, and at most after it was
+twice as long each time."""
 
 
 class Range:
@@ -76,6 +82,8 @@ class Guard:
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
+        self._missed: deque[tuple[int, int]] = deque(maxlen=math.ceil(_WATCHED_S / spec.interval_s))
+        self._suspended_s = _SUSPENDED_S[0]
         # All cores of a replica would take longer than the objective for so many.
         self._hopeless = min(stage.capacity_rps for stage in spec.stages) * spec.slo_s
 
@@ -92,10 +100,12 @@ class Guard:
     def answer(self, observation: FloatMatrix, view: SystemView) -> Allocation | None:
         """Return the program's allocation if it is to decide; call it once per interval."""
         decided = self._left > 0
-        if self._is_beyond(observation) or self._is_growing(view):
-            self._left = self._calm
-        elif decided:
+        if decided:
             self._left -= 1
+        if self._is_beyond(observation) or self._is_growing(view):
+            self._left = max(self._left, self._calm)
+        if not decided and self._misses(view):
+            self._suspend()
         if not self._left:
             return None
         if not decided:
@@ -108,6 +118,21 @@ class Guard:
             return False
         values = observation[self._demand]
         return bool((values < self._least).any() or (values > self._most).any())
+
+    def _misses(self, view: SystemView) -> bool:
+        """Return whether the policy has lately missed more than any of its validation would."""
+        if view.last is None:
+            return False
+        ended = view.last.on_time + view.last.violations
+        self._missed.append((view.last.avoidable_violations, ended))
+        missed, all_ended = map(sum, zip(*self._missed, strict=True))
+        return missed >= _MISSED_LEAST and missed > _MISSED * all_ended
+
+    def _suspend(self) -> None:
+        """Let the program decide for a while, and for longer the next time."""
+        self._missed.clear()
+        self._left = max(self._left, math.ceil(self._suspended_s / self._spec.interval_s))
+        self._suspended_s = min(2 * self._suspended_s, _SUSPENDED_S[1])
 
     def _is_growing(self, view: SystemView) -> bool:
         self._lengths.append(sum(stage.queued_deadlines_s.size for stage in view.stages))

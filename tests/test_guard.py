@@ -15,6 +15,7 @@ from agents.learned import SHIPPED, ppo, ppo_joint
 from agents.policy import Policy, load_policy
 from sponge_env.encoding import JOINT, VERTICAL, encode
 from sponge_env.factory import make_system
+from sponge_env.results.schema import IntervalMetrics
 from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.run.suite import changed
 from sponge_env.scenario import Scenario, load_scenario
@@ -34,6 +35,13 @@ def play(controller: Any, scenario: Scenario) -> Episode:
 
 def flood(queued: int = 300) -> Any:
     return busy_view(rate_rps=60, budgets_left_s=tuple(np.linspace(-3.0, 0.8, queued)))
+
+
+def measured(violations: int) -> IntervalMetrics:
+    last = make_system(load_scenario("paper"), SEED).step(SPEC.initial)
+    on_time = 20 - violations
+    counts = {"violations": violations, "avoidable_violations": violations}
+    return dataclasses.replace(last, on_time=on_time, **counts)
 
 
 def test_every_shipped_policy_says_what_it_has_seen() -> None:
@@ -79,6 +87,21 @@ def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     answer = guard.answer(encode(view, SPEC, JOINT), view)
     assert answer is not None
     assert answer.replicas > 1
+
+
+def test_a_policy_that_misses_much_is_suspended_for_longer_each_time() -> None:
+    guard = Guard(shipped(), SPEC, scales_out=False)
+    good, bad = (dataclasses.replace(busy_view(), last=measured(missed)) for missed in (0, 4))
+    shown, views = encode(good, SPEC), [good] * 40 + [bad] * 60 + [good] * 100 + [bad] * 60
+    decided = [guard.answer(shown, view) is not None for view in views]
+    # The second bad interval makes eight of six hundred requests.
+    assert decided == [*[False] * 41, *[True] * 60, *[False] * 100, *[True] * 59]
+
+
+def test_few_late_requests_suspend_no_policy() -> None:
+    guard = Guard(shipped(), SPEC, scales_out=False)
+    views = [dataclasses.replace(busy_view(), last=measured(int(k % 20 == 0))) for k in range(200)]
+    assert not any(guard.answer(encode(view, SPEC), view) for view in views)
 
 
 @pytest.mark.parametrize("make", [ppo, ppo_joint])
