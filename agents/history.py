@@ -64,7 +64,7 @@ INPUTS = (*JOINT.fields, *DERIVED)
 DEPLOYMENT = ("slo", "resize_delay", "cold_start")
 """Inputs that stay the same for as long as a system runs."""
 
-FIRST_INTERVALS = 3
+FIRST_INTERVALS = 12
 """Intervals at the beginning in each of which the number of replicas may change."""
 
 FloatMatrix = NDArray[np.float32]

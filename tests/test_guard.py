@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +90,36 @@ def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     assert answer.replicas > 1
 
 
-def test_a_policy_that_misses_much_is_suspended_for_longer_each_time() -> None:
-    guard = Guard(shipped(), SPEC, scales_out=False)
-    good, bad = (dataclasses.replace(busy_view(), last=measured(missed)) for missed in (0, 4))
-    shown, views = encode(good, SPEC), [good] * 40 + [bad] * 60 + [good] * 100 + [bad] * 60
-    decided = [guard.answer(shown, view) is not None for view in views]
-    # The second bad interval makes eight of six hundred requests.
-    assert decided == [*[False] * 41, *[True] * 60, *[False] * 100, *[True] * 59]
+def stepwise() -> Policy:
+    policy = shipped()
+    return dataclasses.replace(policy, info=dataclasses.replace(policy.info, batches=(1,)))
+
+
+def answers(policy: Policy, *missed: tuple[int, int]) -> list[bool]:
+    """Return whether the guard answers in so many intervals in which so many were missed."""
+    guard = Guard(policy, SPEC, scales_out=False)
+    found = []
+    for intervals, each in missed:
+        view = dataclasses.replace(busy_view(), last=measured(each))
+        found += [guard.answer(encode(view, SPEC), view) is not None for _ in range(intervals)]
+    return found
+
+
+def test_a_policy_that_misses_much_is_suspended_for_longer_if_it_does_so_again_soon() -> None:
+    found = answers(stepwise(), (40, 0), (60, 4), (100, 0), (60, 4), (340, 0), (100, 4))
+    lengths = [(guarded, len(list(group))) for guarded, group in groupby(found)]
+    # The second bad interval makes eight of six hundred requests. A hundred good ones do not make
+    # up for a minute's suspension, and 280 for two minutes'.
+    expected = [41, 60, 100, 120, 280, 60, 2, 37]
+    assert lengths == [(k % 2 == 1, length) for k, length in enumerate(expected)]
+
+
+def test_only_policies_that_step_replicas_are_suspended() -> None:
+    assert not any(answers(shipped(), (40, 0), (60, 4)))
 
 
 def test_few_late_requests_suspend_no_policy() -> None:
-    guard = Guard(shipped(), SPEC, scales_out=False)
-    views = [dataclasses.replace(busy_view(), last=measured(int(k % 20 == 0))) for k in range(200)]
-    assert not any(guard.answer(encode(view, SPEC), view) for view in views)
+    assert not any(answers(stepwise(), *[(1, 1), (19, 0)] * 10))
 
 
 @pytest.mark.parametrize("make", [ppo, ppo_joint])

@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from contextlib import closing
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,13 @@ from agents.learn import TrainingPlan, settings
 from agents.learn.actor_critic import ActorCritic, Inputs, Weights, update
 from agents.learn.collect import Prices, _compared, collect
 from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other
-from agents.learn.imitation import Demonstrations, demonstrations, imitate
+from agents.learn.imitation import (
+    DISTURBED_MOST,
+    Demonstrations,
+    _Disturbance,
+    demonstrations,
+    imitate,
+)
 from agents.learn.judge import (
     FEW_VIOLATIONS,
     Judge,
@@ -36,7 +42,7 @@ from agents.learn.phases import PhasedConfig
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState
-from sponge_env.config import Arrivals
+from sponge_env.config import Arrivals, Initial
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
@@ -139,7 +145,7 @@ def test_means_and_extremes_follow_the_arrivals() -> None:
 
 
 def test_the_replicas_step_in_the_first_seconds_and_then_seldom() -> None:
-    assert steps_up(every=20) == [0, 1, 2, 20, 40]
+    assert steps_up(every=20) == [*range(12), 20, 40]
     assert steps_up(every=0) == []
 
 
@@ -269,7 +275,8 @@ def test_random_starts_stay_within_the_machine() -> None:
 
 
 def test_where_replicas_never_step_episodes_begin_with_one() -> None:
-    episodes = Episodes([SCENARIO], 40, CONFIG, 0, seed=0)
+    several = dataclasses.replace(SCENARIO, initial=Initial(1, 1, 3))
+    episodes = Episodes([several], 40, CONFIG, 0, seed=0)
     assert set(episodes.state.replicas.tolist()) == {1}
     assert not episodes.may_step[:, [0, 2]].any()
     episodes.close()
@@ -518,6 +525,46 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     assert load_policy(second / POLICY_FILE).info.planned == 128
 
 
+def test_what_the_program_has_shown_counts_after_a_resume_too(tmp_path: Path) -> None:
+    first, second = (Training(plan(tmp_path / name), CONFIG, noted) for name in "ab")
+    first._imitate()
+    first._choose(first.export(), np.inf)
+    first.steps = 16
+    first._move_prices(Judgement(np.array([3.0]), np.array([1e-2])))
+    first.save()
+    second.load(tmp_path / "a" / "checkpoint.zip")
+    assert first._shown is not None
+    assert second._shown is not None
+    assert torch.equal(first._shown.seen, second._shown.seen)
+    assert second._rates == first._rates
+
+
+def noted(steps: int, status: str) -> None:
+    """Report nothing."""
+
+
+def test_what_is_kept_before_any_practice_knows_the_deployments_that_were_shown(
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(CONFIG, demonstrations=8)
+    run = Training(dataclasses.replace(plan(tmp_path), randomised=True), config, noted)
+    run._imitate()
+    run._choose(run.export(), np.inf)
+    ranges = load_policy(run.policy_path).input_range
+    assert ranges is not None
+    assert ranges[1, INPUTS.index("resize_delay")] > ranges[0, INPUTS.index("resize_delay")]
+
+
+def test_others_choose_the_cores_now_and_then_for_some_intervals() -> None:
+    usual = Allocation(3, 4, replicas=2)
+    disturbance = _Disturbance(SPEC, seed=0)
+    cores = [disturbance.of(usual).cores for _ in range(3000)]
+    assert 0.05 < np.mean(np.array(cores) != 3) < 0.2
+    assert max(cores) == SPEC.most_cores(2)
+    longest = max(len(list(group)) for other, group in groupby(cores) if other != 3)
+    assert 2 <= longest <= 2 * DISTURBED_MOST, "two in a row may choose the same"
+
+
 def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.zip").write_text("nothing")
     with pytest.raises(PolicyError, match="cannot be resumed"):
@@ -530,6 +577,7 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
         ({"batches": "2,4"}, "batches must ascend from 1"),
         ({"hidden": "0"}, "hidden must be"),
         ({"price": 0.0}, "price must be"),
+        ({"price": 300.0}, "price must not exceed price_most, 200"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], said: str) -> None:

@@ -126,14 +126,19 @@ class ActorCritic(nn.Module):
     def values(self, shown: Tensor, scenarios: Tensor) -> Tensor:
         """Return the (n,) values of states."""
         known = torch.cat([shown, scenarios], dim=1) if self._config.asymmetric else shown
-        values: Tensor = self.critic(known)[:, 0] * (scenarios @ self.value_scale)
+        values: Tensor = self.critic(known)[:, 0] * self.units(scenarios)
         return values
+
+    def units(self, scenarios: Tensor) -> Tensor:
+        """Return the (n,) units of the values of states in some scenarios, if the critic knows."""
+        own = scenarios @ self.value_scale
+        return own if self._config.asymmetric else self.value_scale.mean().expand_as(own)
 
     def rescale(self, returns: FloatMatrix, scenario: NDArray[np.int64]) -> None:
         """Let the critic's units follow (steps, n) returns, for each scenario by itself.
 
-        Where a violation costs a thousand core-seconds, its errors would else drown what the
-        critic has to learn of all other scenarios (van Hasselt et al., NeurIPS 2016).
+        Where a violation costs two hundred core-seconds, its errors would else drown what the
+        critic has to learn of all other scenarios. Its values change with their units, slowly.
         """
         for k in np.unique(scenario).tolist():
             spread = max(float(returns[:, scenario == k].std()), 1.0)
@@ -180,7 +185,7 @@ class Weights(NamedTuple):
     """Of what an update learns from, beside the values."""
 
     actor: bool
-    """Whether the policy learns from its advantages, or only the critic."""
+    """Whether the policy learns from its advantages."""
     entropy: float
     shown: float
     """Of what the program has shown."""
@@ -203,7 +208,7 @@ def update(
             clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
             gained = torch.minimum(ratio * advantage, clipped * advantage).mean()
             values = model.values(batch.shown[chosen], batch.scenarios[chosen])
-            units = batch.scenarios[chosen] @ model.value_scale
+            units = model.units(batch.scenarios[chosen])
             missed = (((values - batch.returns[chosen]) / units) ** 2).mean()
             loss = 0.5 * missed
             if weights.actor:

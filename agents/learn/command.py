@@ -230,8 +230,9 @@ def _prepared(plan: TrainingPlan, options: Mapping[str, Any]) -> Callable[[Path,
 
     if plan.phased:
         in_phases = settings(PhasedConfig, {}, options, plan.resume)
-        if plan.envs < (count := len(plan.scenarios)):
-            raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
+        own = plan.envs - plan.randomised * round(in_phases.other_share * plan.envs)
+        if own < (count := len(plan.scenarios)):
+            raise ConfigError(f"{count} scenarios need at least as many --envs, not {own}")
         return lambda folder, report: phased.train(replace(plan, folder=folder), in_phases, report)
     config = learn_config(plan.agent, options, plan.resume)
     return lambda folder, report: training.train(replace(plan, folder=folder), config, report)

@@ -32,7 +32,7 @@ OTHER_DELAYS_S = (0.0, 0.2, 0.5)
 """Delays of a resize."""
 OTHER_COLD_START = 1.1
 """Largest change of the logarithm of a cold start: a third to three times as long."""
-OTHER_SPEEDS = (0.95, 1.1)
+OTHER_SPEEDS = (0.97, 1.03)
 """Least and most by which service takes longer than the profile says."""
 
 
@@ -139,6 +139,8 @@ def perturbed(
     There is one replica where they never step.
     """
     limits, initial = scenario.limits, scenario.initial
+    if not every:
+        initial = dataclasses.replace(initial, replicas=1)
     if random.random() < config.random_starts:
         held = min(HELD_MOST, limits.replicas, limits.machine_cores) if every else 1
         count = int(random.integers(1, held + 1))

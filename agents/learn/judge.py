@@ -78,7 +78,8 @@ class Judge:
 
         def decides(observations: FloatMatrix) -> IntArray:
             state.see(observations)
-            seen.widen(state.seen[~self._simulator.over])
+            shown = state.seen if policy.places is None else state.seen[:, policy.places]
+            seen.widen(shown[~self._simulator.over])
             return state.choose(policy.logits(state.seen), policy.sizes)
 
         return replace(self.play(decides), input_range=seen.ends)
@@ -214,6 +215,7 @@ def everywhere(work: Work, episodes: Sequence[tuple[int, Scenario]]) -> list[Any
 
 
 def _why(scenario: Scenario, failure: Failure) -> str:
+    """Say what went wrong where the program plays, or shows what it would do."""
     if failure.type == "ProcessDied":
         return (
             f"{PROGRAM} plays in processes of its own, and one of them died ({failure.message}); "

@@ -27,7 +27,7 @@ from ..history import DEPLOYMENT, INPUTS, FloatMatrix
 from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from ..stepwise import MOVES
 from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
-from .actor_critic import ActorCritic, Inputs, Shown, Weights, update
+from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
@@ -133,6 +133,7 @@ class Training:
             seed = plan.seed * config.imitations + k
             asked = plan.scenarios, config, self._every, seed, policy, plan.randomised
             shown.append(demonstrations(*asked))
+            self._deployed.widen(shown[-1].seen)
             self._shown = imitate(self.model, self.inputs, joined(shown), config)
             policy = self.export()
 
@@ -142,7 +143,8 @@ class Training:
         optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
         drawn = plan.seed + self.steps, plan.randomised
         judged_at = self.steps
-        self._judge()
+        if not self.steps:
+            self._judge()
         with closing(Episodes(plan.scenarios, plan.envs, config, self._every, *drawn)) as episodes:
             while self.steps < self._planned:
                 self._learn(episodes, optimizer)
@@ -240,13 +242,17 @@ class Training:
     def save(self) -> None:
         """Write where the run is."""
         inputs = self.inputs
-        state = {
+        state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "inputs": {name: torch.as_tensor(value) for name, value in vars(inputs).items()},
             "prices": torch.from_numpy(self.prices.violation),
             "steps": self.steps,
             "planned": self._planned,
+            "rates": None if self._rates is None else torch.from_numpy(self._rates),
+            "shown": None,
         }
+        if self._shown is not None and self.weights.shown:
+            state["shown"] = [self._shown.seen, *self._shown.actions]
         torch.save(state, self.plan.folder / CHECKPOINT_FILE)
 
     def load(self, path: Path) -> None:
@@ -257,6 +263,11 @@ class Training:
             vars(self.inputs).update({k: v.numpy() for k, v in state["inputs"].items()})
             self.prices.violation[:] = state["prices"].numpy()
             self.steps = int(state["steps"])
+            if state["rates"] is not None:
+                self._rates = state["rates"].numpy()
+            if state["shown"] is not None:
+                seen, *actions = state["shown"]
+                self._shown = Shown(seen, Actions(*actions))
         except Exception as error:  # whatever a damaged file does
             raise PolicyError(f"{path} cannot be resumed: {error}") from error
         self._start, self._planned = self.steps, self.steps + self.plan.steps

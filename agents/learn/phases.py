@@ -26,7 +26,7 @@ class PhasedConfig(Options):
     imitations: int = option(4, at_least=1)
     """Rounds in which the program shows what it does, each but the first where the policy leads."""
     demonstrations: int = option(12, at_least=1)
-    """Episodes of each scenario in a round."""
+    """Episodes of each scenario in a round, every other of another system if randomised."""
     imitation_epochs: int = option(30, at_least=0)
     """Passes over what was shown so far, after each round; 0 only to see what inputs look like."""
     kickstart: float = option(0.5, at_least=0)
@@ -35,7 +35,7 @@ class PhasedConfig(Options):
     kickstart_share: float = option(0.3, above=0, at_most=1)
     """Share of the steps in which that falls to nothing."""
     values_share: float = option(0.04, at_least=0, at_most=1)
-    """Share of the steps in which only the critic learns."""
+    """Share of the steps in which rewards teach the critic only, and the policy still imitates."""
     learning_rate: float = option(5e-4, above=0)
     """At first; falls linearly to a tenth."""
     gamma: float = option(0.99, at_least=0, at_most=1)
@@ -62,10 +62,10 @@ class PhasedConfig(Options):
     for good, before a policy knows what they are good for."""
     price_most: float = option(200.0, above=0)
     """What it costs at most."""
-    other_share: float = option(0.25, at_least=0, at_most=1)
+    other_share: float = option(0.12, at_least=0, below=1)
     """Share of the episodes that are of other systems, if the training is randomised."""
     other_price: float = option(40.0, above=0)
-    """What a violation costs there."""
+    """Core-seconds that a violation costs there."""
     violations_most: int = option(30, at_least=1)
     """Violations of one interval that count, so that one lost queue is not all that matters."""
     target_share: float = option(0.5, above=0)
@@ -98,3 +98,5 @@ class PhasedConfig(Options):
             raise ConfigError(f"hidden must be numbers of at least 1, not {self.hidden!r}")
         if not self.batches or self.batches[0] != 1 or sorted(self.batches) != list(self.batches):
             raise ConfigError(f"batches must ascend from 1, not {self.batches!r}")
+        if self.price > self.price_most:
+            raise ConfigError(f"price must not exceed price_most, {self.price_most:g}")
