@@ -140,7 +140,7 @@ def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
 
 
 def joint_row(name: str, scenarios: Sequence[Scenario], steps: int, seeds: int) -> list[str]:
-    """Train one variant of the phases several times, and judge what was kept."""
+    """Train one variant several times, and judge what was kept."""
     from agents.learn import TrainingPlan, settings
     from agents.learn.judge import Judge, best_rules, judgement
     from agents.learn.phased import score_of, train

@@ -90,17 +90,20 @@ def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
     comparison = section.comparison
     there = [agent for agent in agents if agent in comparison.agents]
     files = [SHIPPED / f"{a}-{p}.safetensors" for a in there for p in comparison.profiles]
-    seen = {name for file in files if file.exists() for name in load_policy(file).info.scenarios}
+    trained = [load_policy(file).info for file in files if file.exists()]
+    seen = {name for info in trained for name in info.scenarios}
     if not seen:
         return
+    medians = dict.fromkeys(code(info.agent) for info in trained if info.score is not None)
+    chosen = f" ({listed([*medians])}: the median of several, by their own scores)" * bool(medians)
     held_out = [name for name in comparison.scenarios if name not in seen]
     only = f"; only {listed(held_out)} {'is' if len(held_out) == 1 else 'are'} held out"
     total = len(comparison.scenarios)
     yield (
         f"The policies of {listed([code(agent) for agent in there])} were trained on "
         f"{total - len(held_out)} of the {total} scenarios that they are measured on here (on "
-        f"other seeds{only * bool(held_out)}), in one training run for each model: p values and "
-        "intervals hold no variance of training."
+        f"other seeds{only * bool(held_out)}), in one training run for each model{chosen}: p values "
+        "and intervals hold no variance of training."
     )
 
 
