@@ -102,8 +102,8 @@ def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
     yield (
         f"The policies of {listed([code(agent) for agent in there])} were trained on "
         f"{total - len(held_out)} of the {total} scenarios that they are measured on here (on "
-        f"other seeds{only * bool(held_out)}), in one training run for each model{chosen}: p values "
-        "and intervals hold no variance of training."
+        f"other seeds{only * bool(held_out)}), in one training run for each model{chosen}: p "
+        "values and intervals hold no variance of training."
     )
 
 
