@@ -183,7 +183,7 @@ def save_policy(policy: Policy, path: Path) -> None:
     if policy.recurrence is not None:
         arrays |= {f"lstm_{name}": value for name, value in asdict(policy.recurrence).items()}
     if policy.input_range is not None:
-        arrays["seen"] = policy.input_range
+        arrays["seen"] = np.ascontiguousarray(policy.input_range)
     with replacing(path) as partial:
         save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 

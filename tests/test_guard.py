@@ -14,6 +14,7 @@ from views import busy_view, make_spec
 from agents.guard import Guard
 from agents.learned import SHIPPED, ppo, ppo_joint
 from agents.policy import Policy, load_policy
+from agents.stepwise import PolicyState
 from sponge_env.encoding import JOINT, VERTICAL, encode
 from sponge_env.factory import make_system
 from sponge_env.results.schema import IntervalMetrics
@@ -84,10 +85,29 @@ def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
 
 def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     guard = Guard(shipped("ppo-joint-yolov5s"), SPEC, scales_out=True)
-    view = flood()
-    answer = guard.answer(encode(view, SPEC, JOINT), view)
+    state, view = PolicyState([SPEC], every=20), flood()
+    state.see(encode(view, SPEC, JOINT)[None])
+    answer = guard.answer(state.seen[0], view)
     assert answer is not None
     assert answer.replicas > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_known"),
+    [
+        ({}, True),
+        ({"simulation.actuation_delay_s": 0.3}, True),
+        ({"simulation.actuation_delay_s": 3.0}, False),
+        ({"slo_s": 5.0}, False),
+        ({"simulation.cold_start_s": 100.0}, False),
+    ],
+)
+def test_another_deployment_than_any_in_training_is_left_to_the_program(
+    changes: dict[str, float], is_known: bool
+) -> None:
+    scenario = changed(load_scenario("paper-200kb"), {"duration_s": 60.0, **changes})
+    summary = play(ppo_joint("shipped"), scenario).summary
+    assert summary.guarded == (0 if is_known else 60)
 
 
 def stepwise() -> Policy:

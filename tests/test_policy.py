@@ -19,7 +19,6 @@ from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_pol
 from sponge_env.config import ControlName
 from sponge_env.encoding import (
     FIELDS,
-    JOINT,
     OBS_DIM,
     VERTICAL,
     Control,
@@ -116,22 +115,41 @@ def test_files_that_name_no_inputs_have_those_of_their_format(tmp_path: Path) ->
         load_policy(path)
 
 
-@pytest.mark.parametrize("agent", ["ppo", "ppo-joint"])
+def decisions(controller: PolicyController) -> list[tuple[float, ...]]:
+    """Return what a policy does in a short episode."""
+    episode = run_episode(make_system(SHORT, 0), controller, Run("ppo", "short", "sim", 0))
+    fields = ("cores", "batch", "replicas_ready", "late", "reward")
+    return [tuple(getattr(one, name) for name in fields) for one in episode.intervals]
+
+
+def test_a_stepwise_policy_finds_its_inputs_by_their_names(tmp_path: Path) -> None:
+    policy = load_policy(learned.SHIPPED / "ppo-joint-yolov5s.safetensors")
+    assert policy.info.batches
+    assert policy.input_range is not None
+    order = np.random.default_rng(0).permutation(len(policy.info.inputs))
+    names = tuple(policy.info.inputs[k] for k in order)
+    (weight, bias), *others = policy.layers
+    other = dataclasses.replace(
+        policy,
+        info=dataclasses.replace(policy.info, inputs=names),
+        layers=((weight[:, order], bias), *others),
+        input_range=policy.input_range[:, order],
+    )
+    save_policy(other, tmp_path / POLICY_FILE)
+    expected = decisions(PolicyController("ppo-joint", "shipped"))
+    assert decisions(PolicyController("ppo-joint", str(tmp_path))) == expected
+    assert len({tuple(each[:2]) for each in expected}) > 1
+
+
 def test_a_new_field_changes_no_decision_of_a_shipped_policy(
-    agent: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A field in the middle, and in the place of the first one the last."""
 
     def extended(values: Sequence[Any]) -> list[Any]:
         return [values[-1], *values[1:20], values[3], *values[20:-1], values[0]]
 
-    def decisions() -> list[tuple[float, ...]]:
-        controller = PolicyController(agent, "shipped")
-        episode = run_episode(make_system(SHORT, 0), controller, Run(agent, "short", "sim", 0))
-        fields = ("cores", "batch", "replicas_ready", "late", "reward")
-        return [tuple(getattr(one, name) for name in fields) for one in episode.intervals]
-
-    expected = decisions()
+    expected = decisions(PolicyController("ppo", "shipped"))
 
     def control(name: ControlName, spec: SystemSpec) -> Control:
         known = control_named(name, spec)
@@ -140,12 +158,11 @@ def test_a_new_field_changes_no_decision_of_a_shipped_policy(
         return dataclasses.replace(known, fields=tuple(names))
 
     def observe(view: SystemView, spec: SystemSpec, control: Control) -> NDArray[np.float32]:
-        own = JOINT if control.scales_out else VERTICAL
-        return np.array(extended(encode(view, spec, own)), np.float32)
+        return np.array(extended(encode(view, spec, VERTICAL)), np.float32)
 
     monkeypatch.setattr(learned, "control_named", control)
     monkeypatch.setattr(learned, "encode", observe)
-    assert decisions() == expected
+    assert decisions(PolicyController("ppo", "shipped")) == expected
     assert len({tuple(each[:2]) for each in expected}) > 1
 
 
