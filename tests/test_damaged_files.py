@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from baselines import load_tuned
 from sponge_env.errors import SpongeError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.formats import read_arrivals, read_bandwidth
-from sponge_env.profile import PROFILE_DIR, load_profile
+from sponge_env.profile import PROFILE_DIR, Profile, load_profile, local_model
 from sponge_env.results.comparison import load_run
 from sponge_env.run.read import load_latencies
 from sponge_env.run.suite import SUITE_DIR, cells, load_suite
@@ -109,9 +110,15 @@ def use_profile(path: Path) -> None:
     make_spec(load_scenario("paper"), profile)
 
 
+def measured(name_or_path: str | Path) -> Profile:
+    """Load a profile, for one of this machine, which may not have been measured, a shipped one."""
+    return load_profile("lite0" if local_model(str(name_or_path)) else name_or_path)
+
+
 def use_scenario(path: Path) -> None:
     scenario = load_scenario(path)
-    make_spec(scenario, scenario_profile(scenario))
+    with patch("sponge_env.spec.load_profile", measured):
+        make_spec(scenario, scenario_profile(scenario))
 
 
 def use_suite(path: Path) -> None:
