@@ -87,10 +87,13 @@ def said_of(policy: Judgement, rule: Judgement) -> str:
     fewer = policy.cores < rule.cores
     strictly = fewer & (policy.violation_rate <= rule.violation_rate + TOLERANCE)
     able = policy.violation_rate <= rule.violation_rate.clip(min=FEW_VIOLATIONS)
+    ratio = policy.cores / rule.cores
     return (
         f"fewer cores in {fewer.sum()} of {len(fewer)}: in {strictly.sum()} with no more "
         f"violations (within {TOLERANCE:.2%}), in {(fewer & able).sum()} with no more than the "
-        f"rule's or {FEW_VIOLATIONS:.1%}; {policy.violation_rate.mean():.3%} in the mean"
+        f"rule's or {FEW_VIOLATIONS:.1%}; {policy.violation_rate.mean():.3%} in the mean; "
+        f"{np.exp(np.log(ratio).mean()):.3f} times the rule's cores (geometric mean), "
+        f"at most {ratio.max():.3f} times"
     )
 
 

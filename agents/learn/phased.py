@@ -79,8 +79,7 @@ class Training:
         torch.manual_seed(plan.seed)
         scenarios, spec = plan.scenarios, plan.spec
         sizes = tuple(size for size in config.batches if size <= spec.batch_max)
-        self._scales_out = plan.control.scales_out
-        every = config.every if self._scales_out else 0
+        every = config.every if plan.control.scales_out else 0
         self.config, self._every = dataclasses.replace(config, batches=sizes), every
         self.plan, self._progress = plan, progress
         self.inputs = Inputs(blinded(config.blind_to))
