@@ -37,12 +37,12 @@ _GROWING = 3
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
 _MISSED, _MISSED_LEAST = 0.01, 5
-"""Share and number of requests that a policy of replicas may miss within the time below. Those of
-``ppo-joint`` are chosen for missing no more than ``sponge-joint``; others have no such program."""
+"""Share and number of requests that a stepwise policy may miss within the time below. It was chosen
+for missing hardly more than the program; on variants and pipelines the programs miss more."""
 _WATCHED_S = 30.0
 _SUSPENDED_S = 60.0, 960.0
 """Time for which a policy that missed more does not decide: least and most. It is twice as long as
-the last time if the policy has decided for less than that in between."""
+the last time if the policy has decided for less than that, too, in between."""
 
 
 class Range:

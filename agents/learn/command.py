@@ -232,7 +232,8 @@ def _prepared(plan: TrainingPlan, options: Mapping[str, Any]) -> Callable[[Path,
         in_phases = settings(PhasedConfig, {}, options, plan.resume)
         own = plan.envs - plan.randomised * round(in_phases.other_share * plan.envs)
         if own < (count := len(plan.scenarios)):
-            raise ConfigError(f"{count} scenarios need at least as many --envs, not {own}")
+            said = f"{own} of --envs {plan.envs}" if plan.randomised else str(own)
+            raise ConfigError(f"{count} scenarios need at least as many --envs, not {said}")
         return lambda folder, report: phased.train(replace(plan, folder=folder), in_phases, report)
     config = learn_config(plan.agent, options, plan.resume)
     return lambda folder, report: training.train(replace(plan, folder=folder), config, report)
