@@ -433,16 +433,20 @@ def test_streams_are_bounded() -> None:
 
 def test_few_messages_are_read_at_a_time() -> None:
     """What has come of a message is not counted before it is whole."""
-    limits = {"most_held_bytes": 60_000, "most_body_bytes": 10_000, "body_timeout_s": 2.0}
+    limits = {"most_held_bytes": 60_000, "most_body_bytes": 10_000, "body_timeout_s": 4.0}
     places = 60_000 // (COPIES * 10_000)
     with running(**limits) as server, grpc.insecure_channel(server.grpc) as channel:
         never, data = threading.Event(), infer().SerializeToString()
         ask = channel.stream_unary(f"/{SERVICE}/ModelInfer")
         slow = [ask.future(silent(never), timeout=20) for _ in range(places)]
-        with pytest.raises(grpc.RpcError) as raised:  # it waits for its turn
-            channel.unary_unary(f"/{SERVICE}/ModelInfer")(data, timeout=0.5)
-        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert not server.engine.calls
+        others = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        found, served = grpc.StatusCode.OK, -1
+        while found is grpc.StatusCode.OK:  # until each slow one is there: one may be overtaken
+            served += 1
+            found = others.future(data, timeout=0.5).code()
+            assert not any(call.done() for call in slow)
+        assert found is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert len(server.engine.calls) == served
         assert all(call.code() is grpc.StatusCode.DEADLINE_EXCEEDED for call in slow)
         assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
         never.set()
