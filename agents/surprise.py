@@ -24,6 +24,7 @@ class Surprise:
         self._delayed = delay_s > 0
         self._expected: deque[float] = deque(maxlen=whole + 2)
         self._count, self._seen, self._mean = 0.0, 0, 0.0
+        self._rates: deque[float] = deque(maxlen=_REMEMBERED)
 
     def add(self, count: float, rate_rps: float) -> None:
         """Take in the last interval's arrivals, and the rate that is forecast now."""
@@ -37,9 +38,18 @@ class Surprise:
             step = error * error - 1 / (expected + 0.5) - self._mean
             self._mean += step / (self._seen + _PRIOR)
         self._count = count
+        self._rates.append(rate_rps)
         self._expected.append(rate_rps * self._interval_s)
 
     @property
     def variance(self) -> float:
         """Variance of the logarithm of the rate; 0 where a decision is in force at once."""
         return max(0.0, self._mean)
+
+    @property
+    def surge(self) -> float:
+        """How many times as high as now the rate has been; 1 where a decision is in force at once.
+
+        Bursts and crowds come back, and a variance says little of what is rare and large.
+        """
+        return max(self._rates) / self._rates[-1] if self._rates else 1.0

@@ -128,3 +128,27 @@ def test_surprise_is_what_the_forecast_missed_beyond_chance() -> None:
     assert steady.variance < 0.02
     assert swinging.variance > 0.1
     assert at_once.variance == 0.0
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.5])
+def test_a_load_that_has_been_there_may_come_back_before_a_resize_is_in_force(
+    delay_s: float,
+) -> None:
+    surprise, surges = Surprise(1.0, delay_s), []
+    for rate_rps in [10.0] * 5 + [40.0] * 5 + [20.0] * 5:
+        surprise.add(rate_rps, rate_rps)
+        surges.append(surprise.surge)
+    assert surges == [1.0] * 10 + ([2.0] if delay_s else [1.0]) * 5
+
+
+def test_the_look_ahead_holds_more_cores_after_a_burst_than_before_it() -> None:
+    rates_rps = np.repeat([10.0, 40.0, 10.0], [200, 400, 300])
+    at_s = np.cumsum(1 / rates_rps)
+    requests = requests_at(*((each, each + 1.0) for each in at_s.tolist()))
+    for delay_s in (0.0, 0.5):
+        scenario = delayed(duration_s=60.0, actuation_delay_s=delay_s)
+        system = SimulatedSystem(scenario, 0, workload=requests)
+        intervals = run_episode(system, SpongeMPC(), Run("a", "s", "sim", 0)).intervals
+        held = np.array([interval.cores for interval in intervals])
+        more = held[45:].mean() - held[10:20].mean()
+        assert more > 1 if delay_s else abs(more) < 0.3

@@ -41,7 +41,7 @@ GUARD_S = 1e-9
 """So short that only late requests count."""
 SPEC = make_spec()
 SERVICE_S = np.ascontiguousarray(SPEC.latency.table_s(16, 16).T)
-CALM = Outlook(rate_rps=20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0)
+CALM = Outlook(20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0, surge=1.0)
 KINDS = np.array([[1.0, 1.0]])
 
 
@@ -237,6 +237,20 @@ def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
     assert float(chance.weight @ np.array(counts)) == pytest.approx(20, rel=0.15)
     assert max(counts) > 27
     assert min(counts) < 18
+
+
+def test_the_busiest_path_brings_the_surge_and_no_other() -> None:
+    chance = make_chance(risk=True)
+    surging = CALM._replace(surge=3.0)
+    more = [
+        path_of(surging, chance, path, KINDS, np.empty(2), 1.0).shape[0]
+        - path_of(CALM, chance, path, KINDS, np.empty(2), 1.0).shape[0]
+        for path in range(chance.weight.size)
+    ]
+    assert more[0] == pytest.approx(44, abs=2)  # until the next decision, and on the way
+    assert more[1:] == [0] * (len(more) - 1)
+    alone = path_of(surging, make_chance(risk=False), 0, KINDS, np.empty(2))
+    assert alone.shape[0] == pytest.approx(40, abs=1)
 
 
 def test_a_rate_is_averaged_over_the_intervals_that_agree() -> None:

@@ -69,6 +69,8 @@ class Outlook(NamedTuple):
     """Time on the way at the bandwidth to which it returns."""
     swing: float
     """Standard deviation of the log of the bandwidth."""
+    surge: float
+    """How many times as high the rate may become before a decision is in force."""
 
 
 class Flow:
@@ -103,7 +105,7 @@ class Flow:
             return self._outlook()
         delay_s = _known_s(float(view.mean_delays_s[-1]))
         rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
-        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0)
+        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0, 1.0)
 
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
@@ -172,6 +174,7 @@ class Flow:
             transfer_s=math.exp(self._log_delays[-1]),
             typical_s=self._typical_s(),
             swing=swing,
+            surge=self._surprise.surge,
         )
 
 
@@ -373,13 +376,16 @@ def _draw_speed(outlook: Outlook, normal: float, interval_s: float, speed: Float
 def _rate_rps(outlook: Outlook, chance: Chance, path: int, scatter: float, until_s: float) -> float:
     """Return the rate that sends the path's share of requests up to ``until_s``.
 
-    The rate is log-normal, by its uncertainty and its scatter; the gaps are scaled so that they
-    do not scatter the count once more.
+    The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
+    at least what it may surge to. The gaps are scaled so that they do not scatter the count once
+    more.
     """
     variance = outlook.spread * outlook.spread
     variance += outlook.scatter / max(1.0, outlook.rate_rps * until_s)
     log_rate = math.sqrt(variance) * chance.rate[path] - 0.5 * variance
     rate_rps = outlook.rate_rps * math.exp(log_rate)
+    if path == 0 and chance.weight.size > 1:
+        rate_rps = max(rate_rps, outlook.rate_rps * outlook.surge)
     draws = chance.gaps.shape[1]
     count = min(int(rate_rps * (until_s + outlook.transfer_s)) + 1, draws - 1)
     total = 0.0

@@ -81,7 +81,7 @@ class LookAhead:
             _PLACES,
         )
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
-        nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0)
+        nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, least = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
         decision = Decision(
             rules,
