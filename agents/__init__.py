@@ -60,7 +60,7 @@ class Learner:
 
 
 LEARNERS: dict[str, Learner] = {
-    "ppo": Learner(),
+    "ppo": Learner(phased=True),
     "ppo-joint": Learner(control="joint", phased=True),
     "maskable-ppo": Learner("maskable"),
     "recurrent-ppo": Learner("recurrent"),

@@ -27,13 +27,16 @@ class PolicyState:
     """Where episodes are: what a policy remembers of each, and the replicas that it asked for."""
 
     def __init__(self, specs: Sequence[SystemSpec], every: int) -> None:
-        """Begin an episode of each system; they share their limits."""
+        """Begin an episode of each system; they share their limits.
+
+        Replicas may step after so many intervals; if ``every`` is 0 there is one all the time.
+        """
         count, first = len(specs), specs[0]
         self.scales = np.array([Scales.of(spec, every).row for spec in specs])
         self.every = every
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
-        self._most = min(REPLICAS_MOST, first.replicas_max)
+        self._most = min(REPLICAS_MOST, first.replicas_max) if every else 1
         initial = [spec.initial.replicas for spec in specs]
         self.replicas = np.minimum(initial, self._most)
         """(n,) asked for last."""

@@ -1,4 +1,4 @@
-"""How policies of ``ppo-joint`` do beside the best rule of each scenario.
+"""How policies that were learned in phases do beside the best rule of each scenario.
 
     python -m benchmarks.judged POLICY ... --profile yolov5s [--suite standard] [--episodes 10]
         [--first-seed N] [--keep FILE]
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +24,23 @@ import numpy as np
 from agents.learn.command import cells_of
 from agents.learn.judge import (
     FEW_VIOLATIONS,
-    PROGRAM,
     Judge,
     Judgement,
     best_rules,
     judgement,
     program_alone,
+    programs_for,
 )
 from agents.learn.phased import TOLERANCE
 from agents.learn.phases import PhasedConfig
+from agents.learned import control_of
 from agents.policy import PolicyInfo, load_policy
 from sponge_env import cli
 from sponge_env.errors import PolicyError
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
+from sponge_env.spec import make_spec, scenario_profile
 
 
 def unused_seed(config: PhasedConfig) -> int:
@@ -53,17 +55,17 @@ def median_of(scores: Sequence[float]) -> int:
 
 def table(
     scenarios: Sequence[Scenario],
-    program: Judgement,
+    programs: Mapping[str, Judgement],
     rule: Judgement,
     policies: Sequence[Judgement],
     median: int = 0,
 ) -> str:
     """Return a row for each scenario, and how often the policies do better than the rule."""
     several = len(policies) > 1
-    headings = ["cores", PROGRAM, "best rule", "median policy" if several else "policy"]
+    headings = ["cores", *programs, "best rule", "median policy" if several else "policy"]
     rows = [[each.name] for each in scenarios]
     for k, row in enumerate(rows):
-        for each in (program, rule, policies[median]):
+        for each in (*programs.values(), rule, policies[median]):
             row.append(f"{each.cores[k]:.2f} ({each.violation_rate[k]:.3%})")
         if several:
             row.append(_spread(policies, k))
@@ -115,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Judge policies, and print the table."""
-    said = "Judge policies of ppo-joint beside the best rules."
+    said = "Judge policies beside the best rules."
     parser = cli.Parser(prog="python -m benchmarks.judged", description=said)
     add = parser.add_argument
     add("policies", type=Path, nargs="+", metavar="POLICY", help="policy.safetensors of a training")
@@ -137,8 +139,13 @@ def run(argv: Sequence[str]) -> int:
     scenarios = tuple(cells_of(arguments.suite, arguments.profile))
     played = scenarios, arguments.episodes, arguments.first_seed
     judged = list(map(Judge(*played), policies))
-    program, rule = (judgement(play(*played)) for play in (program_alone, best_rules))
-    print(table(scenarios, program, rule, judged, median))
+    agents = {policy.info.agent for policy in policies}
+    if len(agents) > 1:
+        raise PolicyError(f"policies of one agent are compared, not of {' and '.join(agents)}")
+    spec = make_spec(scenarios[0], scenario_profile(scenarios[0]))
+    names = programs_for(control_of(agents.pop(), spec))
+    programs = {name: judgement(program_alone(name, *played)) for name in names}
+    print(table(scenarios, programs, judgement(best_rules(names, *played)), judged, median))
     if arguments.keep is not None:
         shutil.copyfile(arguments.policies[median], arguments.keep)
     return 0

@@ -642,7 +642,8 @@ def test_resuming_says_that_a_checkpoint_runs_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.learn.training.check_checkpoint", lambda path, plan: None)
-    assert train.main(["--resume", "checkpoint.zip", "--steps", "5", "--run-dir", "run"]) == 2
+    argv = "--agent maskable-ppo --resume checkpoint.zip --steps 5 --run-dir run"
+    assert train.main(argv.split()) == 2
     said, error = capsys.readouterr().err.splitlines()
     assert said.startswith("checkpoint.zip: a checkpoint can run any code")
     assert error.startswith("error: the hyper-parameters in learn.json cannot be read")

@@ -23,7 +23,7 @@ def test_the_median_is_one_of_them_and_the_worse_of_two() -> None:
 
 
 def test_a_policy_alone_is_not_spread() -> None:
-    head, *rows, _, said = table(SCENARIOS, RULE, RULE, [FRUGAL]).split("\n")
+    head, *rows, _, said = table(SCENARIOS, {"a-program": RULE}, RULE, [FRUGAL]).split("\n")
     assert head.split("  ")[-1].strip() == "policy"
     assert [row.split()[0] for row in rows] == ["calm", "rough"]
     assert "3.00 (0.050%)" in rows[0]
@@ -35,9 +35,9 @@ def test_a_policy_alone_is_not_spread() -> None:
 
 def test_of_several_the_median_stands_beside_all() -> None:
     head, calm, _, _, said, _, first, second = table(
-        SCENARIOS, RULE, RULE, [FRUGAL, LAVISH], median=1
+        SCENARIOS, {"one": RULE, "other": LAVISH}, RULE, [FRUGAL, LAVISH], median=1
     ).split("\n")
-    assert head.endswith("all 2")
+    assert head.split() == "cores one other best rule median policy all 2".split()
     assert "5.00 (0.000%)" in calm
     assert calm.endswith("3.00 to 5.00 (0.000 to 0.050%)")
     assert said.startswith("fewer cores in 1 of 2")

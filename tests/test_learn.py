@@ -142,11 +142,12 @@ def test_an_interrupt_keeps_what_was_learned(tmp_path: Path) -> None:
     assert PPO.load(tmp_path / "checkpoint.zip", device="cpu").num_timesteps == 48
 
 
-def test_training_goes_on_from_a_checkpoint(trained: Path, tmp_path: Path) -> None:
-    checkpoint = trained / "checkpoint.zip"
-    check_checkpoint(checkpoint, plan(tmp_path))
-    seen: list[int] = []
-    changed = plan(tmp_path / "second", resume=checkpoint)
+def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    first, seen = plan(tmp_path / "first", scenarios=(VARIANTS,)), list[int]()
+    train(first, CONFIG)
+    checkpoint = tmp_path / "first" / "checkpoint.zip"
+    check_checkpoint(checkpoint, first)
+    changed = plan(tmp_path / "second", scenarios=(VARIANTS,), resume=checkpoint)
     train(changed, CONFIG, lambda steps, status: seen.append(steps))
     assert seen[-1] == 64
     resumed = PPO.load(tmp_path / "second" / "checkpoint.zip", device="cpu")

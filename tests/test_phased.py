@@ -28,9 +28,12 @@ from agents.learn.imitation import (
 )
 from agents.learn.judge import (
     FEW_VIOLATIONS,
+    JOINT_PROGRAMS,
+    VERTICAL_PROGRAMS,
     Judge,
     Judgement,
     always,
+    best_programs,
     best_rules,
     cost,
     judgement,
@@ -283,7 +286,8 @@ def test_where_replicas_never_step_episodes_begin_with_one() -> None:
 
 
 def shown(policy: Policy | None = None) -> Demonstrations:
-    return demonstrations([SCENARIO], CONFIG, CONFIG.every, 0, policy, randomised=False)
+    made = TrainingPlan((SCENARIO,), 1, envs=1, seed=0, folder=Path(), agent="ppo-joint")
+    return demonstrations(made, CONFIG, CONFIG.every, JOINT_PROGRAMS[:1], 0, policy)
 
 
 def test_the_program_shows_what_a_stepwise_policy_could_do() -> None:
@@ -402,7 +406,7 @@ def test_another_system_keeps_what_gives_actions_their_meaning() -> None:
 
 
 def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
-    rule = judgement(best_rules((SCENARIO,), 1))
+    rule = judgement(best_rules(JOINT_PROGRAMS[:1], (SCENARIO,), 1))
     assert rule.violation_rate[0] <= 0.001
     assert 1 <= rule.cores[0] < 16
 
@@ -410,7 +414,8 @@ def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
 def test_where_the_program_misses_many_a_fixed_allocation_may_be_the_rule() -> None:
     hard = short(duration_s=60.0, arrivals=Arrivals(kind="flash-crowd", load=0.6, flash_s=20.0))
     played = (SCENARIO, hard), 5
-    program, rule = judgement(program_alone(*played)), judgement(best_rules(*played))
+    program = judgement(program_alone("sponge-joint", *played))
+    rule = judgement(best_rules(JOINT_PROGRAMS[:1], *played))
     assert program.violation_rate[1] > FEW_VIOLATIONS
     assert cost(rule)[1] < cost(program)[1]
     assert rule.cores[0] == program.cores[0]
@@ -428,7 +433,7 @@ def test_a_script_that_trains_without_a_guard_is_told_so(tmp_path: Path) -> None
         "from dataclasses import replace\n"
         "from agents.learn.judge import program_alone\n"
         "from sponge_env.scenario import load_scenario\n"
-        "program_alone((replace(load_scenario('paper'), duration_s=2.0),), 1)\n"
+        "program_alone('sponge-joint', (replace(load_scenario('paper'), duration_s=2.0),), 1)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 1
@@ -484,6 +489,43 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -
     controller = PolicyController("ppo-joint", str(trained))
     system = make_system(SCENARIO, 0)
     assert run_episode(system, controller, Run("ppo-joint", "short", "sim", 0)).summary.offered
+
+
+def test_a_vertical_policy_keeps_one_replica(tmp_path: Path) -> None:
+    several = dataclasses.replace(SCENARIO, initial=Initial(1, 1, 3))
+    made = dataclasses.replace(plan(tmp_path / "run"), agent="ppo", scenarios=(several,))
+    policy = load_policy(train(made, CONFIG))
+    assert policy.info.every == 0
+    assert made.fingerprint == make_spec(several, scenario_profile(several)).fingerprint
+    controller, asked = PolicyController("ppo", str(tmp_path / "run"), guard=False), []
+    system = make_system(several, 0)
+    controller.reset(system.spec, 0)
+    while not system.done:
+        asked.append(controller.decide(system.view()))
+        system.step(asked[-1])
+    assert {each.replicas for each in asked} == {1}
+    assert len({each.cores for each in asked}) > 1
+
+
+def test_the_rule_of_a_vertical_policy_has_one_replica() -> None:
+    hard = short(duration_s=60.0, arrivals=Arrivals(kind="flash-crowd", load=0.6, flash_s=20.0))
+    rule = judgement(best_rules(VERTICAL_PROGRAMS, (hard,), 5))
+    one = np.array([(cores, size, 1) for cores in range(1, 17) for size in (1, 4, 8, 16)])
+    found = judgement(play_fixed([hard], one, 5, SEED_LIMIT))
+    of_all = zip(found.cores[:, 0], found.violation_rate[:, 0], strict=True)
+    program = judgement(program_alone("sponge-mpc", (hard,), 5))
+    best = (rule.cores[0], rule.violation_rate[0])
+    assert best in {(program.cores[0], program.violation_rate[0]), *of_all}
+
+
+def test_each_scenario_has_the_program_that_is_cheapest_there() -> None:
+    scenarios = tuple(short(duration_s=30.0, arrivals=Arrivals(load=load)) for load in (0.2, 0.8))
+    chosen = best_programs(JOINT_PROGRAMS, scenarios, 3)
+    costs = [cost(judgement(program_alone(name, scenarios, 3))) for name in JOINT_PROGRAMS]
+    assert chosen == [JOINT_PROGRAMS[place] for place in np.argmin(costs, axis=0)]
+    assert len(set(chosen)) == 2
+    rule = judgement(best_rules(JOINT_PROGRAMS, scenarios, 3))
+    assert (cost(rule) <= np.min(costs, axis=0)).all()
 
 
 def test_a_randomised_training_knows_other_deployments(tmp_path: Path) -> None:
@@ -589,5 +631,6 @@ def test_bad_options_are_refused(options: dict[str, object], said: str) -> None:
 def test_one_model_is_learned_in_phases(scenario: Scenario, phased: bool, tmp_path: Path) -> None:
     made = dataclasses.replace(plan(tmp_path), scenarios=(scenario,))
     assert made.phased is phased
-    assert not dataclasses.replace(made, agent="ppo").phased
+    assert dataclasses.replace(made, agent="ppo").phased is phased
+    assert not dataclasses.replace(made, agent="maskable-ppo").phased
     assert not dataclasses.replace(made, backend="live").phased

@@ -21,15 +21,15 @@ from sponge_env.encoding import JOINT, encode
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.registry import known_controllers, make_controller, start
-from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PolicyState
+from . import TrainingPlan
 from .actor_critic import Actions, ActorCritic, Inputs, Shown
 from .episodes import other, perturbed
-from .judge import PROGRAM, everywhere
+from .judge import Task, everywhere
 from .phases import PhasedConfig
 
 DISTURBED = 0.04
@@ -53,24 +53,25 @@ class Demonstrations(NamedTuple):
 
 
 def demonstrations(
-    scenarios: Sequence[Scenario],
+    plan: TrainingPlan,
     config: PhasedConfig,
     every: int,
+    programs: Sequence[str],
     seed: int,
     policy: Policy | None,
-    randomised: bool,
 ) -> Demonstrations:
-    """Let the program show what it does where a policy leads, or without one where it does.
+    """Let programs show what they do where a policy leads, or without one where they do.
 
-    The episodes are like those of the training; half are of other systems if ``randomised``.
+    Each scenario of the plan has a program that plays it. The episodes are like those of the
+    training; half are of other systems if it is randomised.
     """
-    random, episodes = stream(seed, "demonstrations"), []
+    random, tasks = stream(seed, "demonstrations"), []
     for k in range(config.demonstrations):
-        for each in scenarios:
-            system = other(each, random) if randomised and k % 2 else each
+        for program, each in zip(programs, plan.scenarios, strict=True):
+            system = other(each, random) if plan.randomised and k % 2 else each
             scenario = perturbed(system, config, every, k, random)
-            episodes.append((int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
-    return joined(everywhere(partial(_demonstrated, config.batches, every, policy), episodes))
+            tasks.append((program, int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
+    return joined(everywhere(partial(_demonstrated, config.batches, every, policy), tasks))
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
@@ -79,11 +80,12 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
 
 
 def _demonstrated(
-    batches: tuple[int, ...], every: int, policy: Policy | None, episode: tuple[int, Scenario]
+    batches: tuple[int, ...], every: int, policy: Policy | None, task: Task
 ) -> Demonstrations:
-    seed, scenario = episode
+    program, seed, scenario = task
     system = make_system(scenario, seed)
-    expert, disturbance = _Expert(system.spec, batches, every), _Disturbance(system.spec, seed)
+    expert = _Expert(program, system.spec, batches, every)
+    disturbance = _Disturbance(system.spec, seed)
     while not system.done:
         answer = expert.answer(system.view())
         if policy is None:
@@ -94,11 +96,13 @@ def _demonstrated(
 
 
 class _Expert:
-    """The program, beside which a policy's state is kept."""
+    """A program, beside which a policy's state is kept."""
 
-    def __init__(self, spec: SystemSpec, batches: tuple[int, ...], every: int) -> None:
+    def __init__(
+        self, program: str, spec: SystemSpec, batches: tuple[int, ...], every: int
+    ) -> None:
         self._spec, self._sizes = spec, np.array(batches)
-        self._program: Controller = make_controller(PROGRAM, known_controllers())
+        self._program: Controller = make_controller(program, known_controllers())
         start(self._program, spec, 0)
         self._state = PolicyState([spec], every)
         self.shown: list[tuple[FloatMatrix, int, int, int, int, NDArray[np.bool_]]] = []

@@ -17,7 +17,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import CPUS
-from sponge_env.encoding import JOINT
+from sponge_env.encoding import JOINT, Control
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.results.schema import EpisodeMetrics
@@ -35,9 +35,13 @@ from ..stepwise import REPLICAS_MOST, PolicyState
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide who is best."""
-PROGRAM = "sponge-joint"
-"""What a policy is compared with beside fixed allocations."""
+JOINT_PROGRAMS = "sponge-joint", "sponge-mpc"
+"""What a policy is compared with beside fixed allocations, and learns from."""
+VERTICAL_PROGRAMS = ("sponge-mpc",)
+"""The same of a policy that keeps one replica."""
 _FIXED_BATCHES = (1, 4, 8, 16)
+_PROGRAMS_LOOKED_AT = 12
+"""Episodes on which the best program is looked for."""
 _LOOKED_AT, _FINALISTS = 4, 8
 """Episodes on which fixed allocations are looked for, and how many of them then play all."""
 _AT_ONCE = 512
@@ -45,6 +49,8 @@ _AT_ONCE = 512
 
 Decide = Callable[[FloatMatrix], IntArray]
 """From (n, fields) joint observations to (n, 3) cores, batch sizes and replicas."""
+Task = tuple[str, int, Scenario]
+"""A program, and the seed and scenario of an episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,27 +119,55 @@ def judgement(sums: FloatArray) -> Judgement:
     return Judgement(cores / intervals, violations / np.maximum(1, offered))
 
 
+def programs_for(control: Control) -> tuple[str, ...]:
+    """Return the programs that choose no more than a control does."""
+    return JOINT_PROGRAMS if control.scales_out else VERTICAL_PROGRAMS
+
+
 @cache
 def best_rules(
-    scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
+    programs: tuple[str, ...],
+    scenarios: tuple[Scenario, ...],
+    episodes: int,
+    first_seed: int = SEED_LIMIT,
 ) -> FloatArray:
-    """Return what the best of a program and of all fixed allocations reaches in each scenario.
+    """Return what the best of the programs and of all fixed allocations reaches in each scenario.
 
-    The best has the least :func:`cost` over all episodes; where the program has few violations, it
-    is the program. Fixed allocations are looked for on a few episodes, and the finalists play all.
+    The best has the least :func:`cost`; where a program has few violations, it is a program. The
+    others are looked for on a few episodes, and those found play all. There is one replica where
+    no program asks for more.
     Returned are (4, episodes, scenarios) sums: cores, avoidable violations, requests, intervals.
     """
-    played = program_alone(scenarios, episodes, first_seed)
-    program = judgement(played)
-    missed = np.flatnonzero(program.violation_rate > FEW_VIOLATIONS)
-    if not missed.size:
-        return played
-    some = [scenarios[k] for k in missed.tolist()]
-    fixed = _best_fixed(some, episodes, first_seed)
-    better = cost(judgement(fixed)) < cost(program)[missed]
-    best = played.copy()
-    best[..., missed] = np.where(better, fixed, played[..., missed])
+    chosen = best_programs(programs, scenarios, episodes, first_seed)
+    best = np.empty((4, episodes, len(scenarios)))
+    for program in programs:
+        own = [k for k, name in enumerate(chosen) if name == program]
+        if own:
+            some = tuple(scenarios[k] for k in own)
+            best[..., own] = program_alone(program, some, episodes, first_seed)
+    played = judgement(best)
+    missed = np.flatnonzero(played.violation_rate > FEW_VIOLATIONS)
+    if missed.size:
+        some, most = tuple(scenarios[k] for k in missed.tolist()), scenarios[0].limits.replicas
+        replicas = 1 if programs == VERTICAL_PROGRAMS else min(REPLICAS_MOST, most)
+        fixed = _best_fixed(some, replicas, episodes, first_seed)
+        better = cost(judgement(fixed)) < cost(played)[missed]
+        best[..., missed] = np.where(better, fixed, best[..., missed])
     return best
+
+
+def best_programs(
+    programs: tuple[str, ...],
+    scenarios: tuple[Scenario, ...],
+    episodes: int,
+    first_seed: int = SEED_LIMIT,
+) -> list[str]:
+    """Return the program with the least cost in each scenario, on a few of the episodes."""
+    if len(programs) == 1:
+        return list(programs) * len(scenarios)
+    few = scenarios, min(episodes, _PROGRAMS_LOOKED_AT), first_seed
+    costs = [cost(judgement(program_alone(program, *few))) for program in programs]
+    return [programs[place] for place in np.argmin(costs, axis=0)]
 
 
 def cost(found: Judgement) -> FloatArray:
@@ -142,12 +176,16 @@ def cost(found: Judgement) -> FloatArray:
     return times
 
 
-def _best_fixed(scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> FloatArray:
-    """Return (4, episodes, scenarios) sums of the best fixed allocation of each scenario."""
+def _best_fixed(
+    scenarios: Sequence[Scenario], replicas: int, episodes: int, first_seed: int
+) -> FloatArray:
+    """Return (4, episodes, scenarios) sums of the best fixed allocation of each scenario.
+
+    It has so many replicas at most.
+    """
     limits = scenarios[0].limits
-    replicas = range(1, min(REPLICAS_MOST, limits.replicas) + 1)
     sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
-    asked = product(range(1, limits.cores + 1), sizes, replicas)
+    asked = product(range(1, limits.cores + 1), sizes, range(1, replicas + 1))
     rows = np.array([row for row in asked if row[0] * row[2] <= limits.machine_cores])
     look = play_fixed(scenarios, rows, min(episodes, _LOOKED_AT), first_seed)
     finalists = np.unique(cost(judgement(look)).argsort(axis=0, kind="stable")[:_FINALISTS])
@@ -186,48 +224,49 @@ def always(asked: IntArray) -> Decide:
 
 @cache
 def program_alone(
-    scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
+    program: str, scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
 ) -> FloatArray:
-    """Return what the program reaches, as :func:`best_rules` does.
+    """Return what a program reaches, as :func:`best_rules` does.
 
     Its episodes are shared out to as many processes as there are CPUs, so that a script which
     calls this needs ``if __name__ == "__main__":``.
     """
     seeds = range(first_seed, first_seed + episodes)
-    found = everywhere(_episode, list(product(seeds, scenarios)))
+    found = everywhere(_episode, list(product([program], seeds, scenarios)))
     return np.array([_sums(each) for each in found]).T.reshape(4, episodes, len(scenarios))
 
 
-def everywhere(work: Work, episodes: Sequence[tuple[int, Scenario]]) -> list[Any]:
-    """Return what came of work with the program in (seed, scenario) episodes, in their order.
+def everywhere(work: Work, tasks: Sequence[Task]) -> list[Any]:
+    """Return what came of work with programs in episodes, in their order.
 
     They are shared out to as many processes as there are CPUs.
     """
     alone = multiprocessing.current_process().daemon  # which may have no processes of its own
-    executor: Executor = Inline() if alone else Processes(min(CPUS, len(episodes)))
-    found: dict[tuple[int, Scenario], Any] = {}
-    with closing(executor.run(work, episodes)) as results:
-        for episode, result in results:
+    executor: Executor = Inline() if alone else Processes(min(CPUS, len(tasks)))
+    found: dict[Task, Any] = {}
+    with closing(executor.run(work, tasks)) as results:
+        for task, result in results:
             if isinstance(result, Failure):
-                raise ConfigError(_why(episode[1], result))
-            found[episode] = result
-    return [found[episode] for episode in episodes]
+                raise ConfigError(_why(task, result))
+            found[task] = result
+    return [found[task] for task in tasks]
 
 
-def _why(scenario: Scenario, failure: Failure) -> str:
-    """Say what went wrong where the program plays, or shows what it would do."""
+def _why(task: Task, failure: Failure) -> str:
+    """Say what went wrong where a program plays, or shows what it would do."""
+    program, _, scenario = task
     if failure.type == "ProcessDied":
         return (
-            f"{PROGRAM} plays in processes of its own, and one of them died ({failure.message}); "
+            f"{program} plays in processes of its own, and one of them died ({failure.message}); "
             'a script that trains needs if __name__ == "__main__":'
         )
-    return f"{PROGRAM} failed on {scenario.name} ({failure.type}: {failure.message})"
+    return f"{program} failed on {scenario.name} ({failure.type}: {failure.message})"
 
 
-def _episode(task: tuple[int, Scenario]) -> EpisodeMetrics:
-    seed, scenario = task
-    controller = make_controller(PROGRAM, known_controllers())
-    run = Run.of(PROGRAM, scenario, "sim", seed)
+def _episode(task: Task) -> EpisodeMetrics:
+    program, seed, scenario = task
+    controller = make_controller(program, known_controllers())
+    run = Run.of(program, scenario, "sim", seed)
     return run_episode(make_system(scenario, seed), controller, run).summary
 
 

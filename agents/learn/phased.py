@@ -31,7 +31,7 @@ from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .judge import PROGRAM, Judge, Judgement, best_rules, judgement
+from .judge import Judge, Judgement, best_programs, best_rules, judgement, programs_for
 from .phases import PhasedConfig
 
 FEWEST = 1e-4
@@ -93,7 +93,9 @@ class Training:
         self.judge = Judge(scenarios, count)
         self._choice = Judge(scenarios, others, SEED_LIMIT + count)
         progress(0, "measuring the best rules")
-        rules = best_rules(scenarios, count + others)
+        rivals = programs_for(plan.control), scenarios, count + others
+        rules = best_rules(*rivals)
+        self._programs = best_programs(*rivals)
         self.rule, self._choice_rule = judgement(rules[:, :count]), judgement(rules[:, count:])
         # What is rare takes all episodes to count.
         rare = judgement(rules).violation_rate
@@ -112,7 +114,7 @@ class Training:
         self._writer = SummaryWriter(str(plan.folder))
 
     def run(self) -> None:
-        """Imitate the program and practise, from where the run is."""
+        """Imitate the programs and practise, from where the run is."""
         try:
             if not self.steps:
                 self._imitate()
@@ -128,10 +130,10 @@ class Training:
         plan, config, policy = self.plan, self.config, None
         shown: list[Demonstrations] = []
         for k in range(config.imitations):
-            self._progress(0, f"imitating {PROGRAM}, round {k + 1} of {config.imitations}")
+            self._progress(0, f"imitating programs, round {k + 1} of {config.imitations}")
             seed = plan.seed * config.imitations + k
-            asked = plan.scenarios, config, self._every, seed, policy, plan.randomised
-            shown.append(demonstrations(*asked))
+            asked = self._every, self._programs, seed, policy
+            shown.append(demonstrations(plan, config, *asked))
             self._deployed.widen(shown[-1].seen)
             self._shown = imitate(self.model, self.inputs, joined(shown), config)
             policy = self.export()
