@@ -22,8 +22,9 @@ _KNOWN = {
         "sponge_ip:proportional_split",
         "sponge-ip for each stage, budgets by latency",
     ),
-    "ppo": ("learned:ppo", "policy trained with PPO: cores and batch size"),
+    "ppo": ("learned:ppo", "policy that imitates a program, then PPO: cores and batch size"),
     "ppo-joint": ("learned:ppo_joint", "the same, replicas too"),
+    "sb3-ppo": ("learned:sb3_ppo", "policy of Stable-Baselines3's PPO: cores and batch size"),
     "maskable-ppo": ("learned:maskable_ppo", "PPO that is spared choices that make no sense"),
     "recurrent-ppo": ("learned:recurrent_ppo", "PPO with a memory (LSTM)"),
     "recurrent-ppo-joint": ("learned:recurrent_ppo_joint", "the same, replicas too"),
@@ -62,6 +63,7 @@ class Learner:
 LEARNERS: dict[str, Learner] = {
     "ppo": Learner(phased=True),
     "ppo-joint": Learner(control="joint", phased=True),
+    "sb3-ppo": Learner(),
     "maskable-ppo": Learner("maskable"),
     "recurrent-ppo": Learner("recurrent"),
     "recurrent-ppo-joint": Learner("recurrent", "joint"),

@@ -107,9 +107,7 @@ class Guard:
             self._left -= 1
         if self._is_beyond(observation) or self._is_growing(view):
             self._left = max(self._left, self._calm)
-        if decided:
-            self._missed.clear()
-        elif self._watched and self._misses(view):
+        if self._watched and not decided and self._misses(view):
             self._suspend()
         if not self._left:
             return None
@@ -125,7 +123,7 @@ class Guard:
         return bool((values < self._least).any() or (values > self._most).any())
 
     def _misses(self, view: SystemView) -> bool:
-        """Return whether the policy, which has decided for some time, has missed too much in it."""
+        """Return whether the policy has missed too much in the last intervals that it decided."""
         self._trusted += 1
         if view.last is None:
             return False
@@ -137,6 +135,7 @@ class Guard:
     def _suspend(self) -> None:
         """Let the program decide for a while, and for longer if this happens again soon."""
         least, most = (math.ceil(time_s / self._spec.interval_s) for time_s in _SUSPENDED_S)
+        self._missed.clear()
         again = self._trusted < 2 * self._suspended
         self._suspended = min(2 * self._suspended, most) if again else least
         self._left, self._trusted = max(self._left, self._suspended), 0

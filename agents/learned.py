@@ -222,6 +222,7 @@ def policies() -> dict[str, str]:
 
 ppo = partial(PolicyController, "ppo")
 ppo_joint = partial(PolicyController, "ppo-joint")
+sb3_ppo = partial(PolicyController, "sb3-ppo")
 maskable_ppo = partial(PolicyController, "maskable-ppo")
 recurrent_ppo = partial(PolicyController, "recurrent-ppo")
 recurrent_ppo_joint = partial(PolicyController, "recurrent-ppo-joint")

@@ -81,6 +81,8 @@ class PolicyInfo:
     score: float | None = None
     """By which a training in phases kept it, see :func:`agents.learn.phased.score_of`: better when
     smaller. None in files that do not say so."""
+    median_of: int = 1
+    """Trainings, whose seeds alone differ, of which this one was the median by that score."""
     format: int = FORMAT
 
 

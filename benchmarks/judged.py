@@ -9,14 +9,15 @@ any evaluation.
 The guard is off: what is judged is the policy. Avoidable violations are in brackets.
 
 Of policies whose trainings differ in their seed alone, the median is the one that is so by the
-scores by which their own trainings kept them. ``--keep`` copies it to a file.
+scores by which their own trainings kept them. ``--keep`` writes it to a file, which then says of
+how many it is the median.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from agents.learn.judge import (
 from agents.learn.phased import TOLERANCE
 from agents.learn.phases import PhasedConfig
 from agents.learned import control_of
-from agents.policy import PolicyInfo, load_policy
+from agents.policy import PolicyInfo, load_policy, save_policy
 from sponge_env import cli
 from sponge_env.errors import PolicyError
 from sponge_env.results.layout import aligned
@@ -147,7 +148,8 @@ def run(argv: Sequence[str]) -> int:
     programs = {name: judgement(program_alone(name, *played)) for name in names}
     print(table(scenarios, programs, judgement(best_rules(names, *played)), judged, median))
     if arguments.keep is not None:
-        shutil.copyfile(arguments.policies[median], arguments.keep)
+        kept = policies[median]
+        save_policy(replace(kept, info=replace(kept.info, median_of=len(policies))), arguments.keep)
     return 0
 
 

@@ -1,6 +1,6 @@
 """How fast a learner learns: several trainings, validated as they go on.
 
-    python -m benchmarks.learning_curve [--agent ppo] [--scenario S] [--seeds N] [--steps N]
+    python -m benchmarks.learning_curve [--agent sb3-ppo] [--scenario S] [--seeds N] [--steps N]
 
 Every training has a seed of its own; all policies play the same episodes, deterministically, on
 seeds that neither training nor evaluation uses. Prints a table and draws a picture: a line for
@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents import LEARNERS
-from agents.learn import TrainingPlan, learn_config
-from agents.learn.training import Validation, train
+from agents.learn import TrainingPlan, learn_config, phased, settings, training
+from agents.learn.judge import Judgement
+from agents.learn.phases import ENVS, PhasedConfig
+from agents.learn.training import Validation
 from sponge_env import cli
 from sponge_env.arrays import FloatArray
 from sponge_env.files import check_writable, replacing
@@ -46,9 +49,16 @@ def learn(
     def validated(done: int, result: Validation) -> None:
         found.append((done, 100 * result.avoidable_violation_rate, result.cores))
 
+    def judged(done: int, result: Judgement) -> None:
+        found.append((done, 100 * result.violation_rate[0], result.cores[0]))
+
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan((scenario,), steps, LEARNERS[agent].envs, seed, Path(folder), agent)
-        train(plan, learn_config(agent, options), validated=validated)
+        if plan.phased:
+            in_phases = settings(PhasedConfig, {}, options)
+            phased.train(replace(plan, envs=ENVS), in_phases, judged=judged)
+        else:
+            training.train(plan, learn_config(agent, options), validated=validated)
     return found
 
 
@@ -90,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
         prog="python -m benchmarks.learning_curve", description=__doc__.split("\n")[0]
     )
     add, known = parser.add_argument, cli.one_of("agent to train", LEARNERS)
-    add("--agent", default="ppo", type=known, help="default: ppo")
+    add("--agent", default="sb3-ppo", type=known, help="default: sb3-ppo")
     add("--scenario", default="bursty", help="default: bursty")
     add("--seeds", type=cli.at_least(1), default=5, help="trainings (default: 5)")
     add("--steps", type=cli.at_least(1), default=300_000, help="of each (default: 300000)")

@@ -94,8 +94,9 @@ def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
     seen = {name for info in trained for name in info.scenarios}
     if not seen:
         return
-    medians = dict.fromkeys(code(info.agent) for info in trained if info.score is not None)
-    chosen = f" ({listed([*medians])}: the median of several, by their own scores)" * bool(medians)
+    medians = {code(info.agent): info.median_of for info in trained if info.median_of > 1}
+    said = listed([f"{agent}: the median of {count}" for agent, count in medians.items()])
+    chosen = f" ({said}, by their own scores)" * bool(medians)
     held_out = [name for name in comparison.scenarios if name not in seen]
     only = f"; only {listed(held_out)} {'is' if len(held_out) == 1 else 'are'} held out"
     total = len(comparison.scenarios)

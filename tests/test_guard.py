@@ -134,6 +134,16 @@ def test_a_policy_that_misses_much_is_suspended_for_longer_if_it_does_so_again_s
     assert lengths == [(k % 2 == 1, length) for k, length in enumerate(expected)]
 
 
+def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
+    guard, wild = Guard(stepwise(), SPEC, scales_out=False), flood()
+    bad, good = (dataclasses.replace(busy_view(), last=measured(count)) for count in (4, 0))
+    views = [*[good] * 20, bad, wild, *[good] * 11, bad, *[good] * 59]
+    guarded = [guard.answer(encode(view, SPEC), view) is not None for view in views]
+    # Ten intervals of alarm; then the second bad one makes eight of six hundred.
+    lengths = [(each, len(list(group))) for each, group in groupby(guarded)]
+    assert lengths == [(False, 21), (True, 10), (False, 2), (True, 60)]
+
+
 def test_only_policies_that_step_replicas_are_suspended() -> None:
     assert not any(answers(shipped(), (40, 0), (60, 4)))
 

@@ -1,17 +1,21 @@
 """The comparison of policies with rules: which is the median, and what is said of them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agents.learn.judge import Judgement
+from agents.policy import load_policy, save_policy
 from benchmarks.judged import main, median_of, table
 from sponge_env.scenario import Scenario
 
 SHIPPED = Path("agents/policies/ppo-yolov5s.safetensors")
+JOINT = Path("agents/policies/ppo-joint-yolov5s.safetensors")
 SCENARIOS = Scenario(name="calm"), Scenario(name="rough")
 RULE = Judgement(np.array([4.0, 3.0]), np.array([0.0, 0.002]))
+NINE = Judgement(np.ones(9), np.zeros(9))
 FRUGAL = Judgement(np.array([3.0, 2.0]), np.array([0.0005, 0.0015]))
 LAVISH = Judgement(np.array([5.0, 2.5]), np.array([0.0, 0.0]))
 
@@ -43,6 +47,23 @@ def test_of_several_the_median_stands_beside_all() -> None:
     assert said.startswith("fewer cores in 1 of 2")
     assert first.startswith("training 0: fewer cores in 2 of 2")
     assert second.startswith("training 1: fewer cores in 1 of 2")
+
+
+def test_what_is_kept_says_of_how_many_it_is_the_median(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("program_alone", "best_rules"):
+        sums = np.ones((4, 1, 9))
+        monkeypatch.setattr(f"benchmarks.judged.{name}", lambda *_, sums=sums: sums)
+    monkeypatch.setattr("benchmarks.judged.Judge", lambda *_: lambda policy: NINE)
+    policy, paths = load_policy(JOINT), [tmp_path / name for name in "abc"]
+    for path, score in zip(paths, (0.9, 0.7, 0.8), strict=True):
+        info = dataclasses.replace(policy.info, score=score, median_of=1)
+        save_policy(dataclasses.replace(policy, info=info), path)
+    kept = tmp_path / "kept"
+    assert main([*map(str, paths), "--profile", "yolov5s", "--keep", str(kept)]) == 0
+    info = load_policy(kept).info
+    assert (info.score, info.median_of) == (0.8, 3)
 
 
 def test_other_policies_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

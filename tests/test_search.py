@@ -42,7 +42,8 @@ def test_a_search_ends_with_a_command_and_goes_on_where_it_was(
     first = capsys.readouterr().out
     assert "0 (defaults)" in first
     assert re.search(
-        r"python train.py --agent ppo --scenario tiny.toml --steps \d+ .*--option learning_rate=",
+        r"python train.py --agent sb3-ppo --scenario tiny.toml --steps \d+ "
+        r".*--option learning_rate=",
         first,
     )
     before = Path("found.log").read_text()

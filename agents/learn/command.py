@@ -83,12 +83,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser, steps: int | None = None) -> None:
+def add_plan_arguments(
+    parser: argparse.ArgumentParser, agent: str = "ppo", steps: int | None = None
+) -> None:
     """Add the options of :func:`plan_of`, with a default number of steps or the learner's."""
     add = parser.add_argument
     known = cli.one_of("agent to train", LEARNERS)
-    said = f"what learns: {', '.join(LEARNERS)} (default: ppo)"
-    add("--agent", default="ppo", type=known, help=said)
+    said = f"what learns: {', '.join(LEARNERS)} (default: {agent})"
+    add("--agent", default=agent, type=known, help=said)
     said = "further scenarios of the same profile and limits to train on"
     add("--also", nargs="+", default=[], metavar="S", help=said)
     most = steps or _usual("steps", TRAINING_STEPS)

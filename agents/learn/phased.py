@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,14 @@ TOLERANCE = 1e-4
 
 
 def train(
-    plan: TrainingPlan, config: PhasedConfig, progress: Report = lambda steps, status: None
+    plan: TrainingPlan,
+    config: PhasedConfig,
+    progress: Report = lambda steps, status: None,
+    judged: Callable[[int, Judgement], None] = lambda steps, result: None,
 ) -> Path:
     """Train a policy and return the file of the best that was seen.
+
+    ``judged`` is called with the steps done and what came of judging the policy then.
 
     The best one so far is always in the policy file, the latest state in the checkpoint, also
     after an interrupt.
@@ -56,7 +62,7 @@ def train(
     # The networks are too small for more threads to help, and the simulator wants them.
     torch.set_num_threads(1)
     save_settings(config, plan.folder)
-    run = Training(plan, config, progress)
+    run = Training(plan, config, progress, judged)
     if plan.resume is not None:
         run.load(plan.resume)
     run.run()
@@ -75,13 +81,19 @@ def steps_left(path: Path) -> int:
 class Training:
     """A run, and where it is."""
 
-    def __init__(self, plan: TrainingPlan, config: PhasedConfig, progress: Report) -> None:
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        config: PhasedConfig,
+        progress: Report,
+        judged: Callable[[int, Judgement], None] = lambda steps, result: None,
+    ) -> None:
         torch.manual_seed(plan.seed)
         scenarios, spec = plan.scenarios, plan.spec
         sizes = tuple(size for size in config.batches if size <= spec.batch_max)
         every = config.every if plan.control.scales_out else 0
         self.config, self._every = dataclasses.replace(config, batches=sizes), every
-        self.plan, self._progress = plan, progress
+        self.plan, self._progress, self._judged = plan, progress, judged
         self.inputs = Inputs(blinded(config.blind_to))
         least = [least_cores(scenario) * spec.interval_s for scenario in scenarios]
         prices = [config.price] * len(scenarios)
@@ -186,6 +198,7 @@ class Training:
         if score < self._promising + NEAR:
             self._choose(policy, score)
         self._show(result)
+        self._judged(self.steps, result)
         self.save()
 
     def _choose(self, policy: Policy, promising: float) -> None:

@@ -68,7 +68,7 @@ class PhasedConfig(Options):
     """Core-seconds that a violation costs there."""
     violations_most: int = option(30, at_least=1)
     """Violations of one interval that count, so that one lost queue is not all that matters."""
-    target_share: float = option(0.5, above=0)
+    target_share: float = option(0.75, above=0)
     """Violations to reach, as a share of those of the best rule, see :mod:`.judge`."""
     advantage_most: float = option(200.0, above=0)
     """Largest advantage, in usual ones. A rare violation is as bad as a hundred cores."""

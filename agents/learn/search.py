@@ -1,6 +1,6 @@
 """Search the hyper-parameters of a learner with optuna, on training seeds.
 
-    python -m agents.learn.search --agent ppo --scenario paper [--trials 20] [--steps 200000]
+    python -m agents.learn.search --agent sb3-ppo --scenario paper [--trials 20] [--steps 200000]
 
 Each trial trains a policy from the start and is validated now and then, on the episodes on which
 ``train.py`` validates. A trial that falls behind the median of the others is given up. The first
@@ -167,7 +167,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scenario", default="paper", help="what it learns (default: paper)")
     parser.add_argument("--profile", metavar="P", help="latency profile instead of the scenario's")
     parser.add_argument("--trials", type=cli.at_least(1), default=20, help="default: 20")
-    add_plan_arguments(parser, steps=200_000)
+    add_plan_arguments(parser, "sb3-ppo", steps=200_000)
     said = "holds all trials; one that exists is gone on with"
     said += " (default: runs/search-AGENT-SCENARIO.log)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=said)
@@ -187,7 +187,10 @@ def search(argv: Sequence[str]) -> int:
     import_optuna()
     plan = plan_of(arguments, [replace(each, profile=profile) for each in scenarios])
     if plan.phased:
-        raise ConfigError(f"{plan.agent} learns one model in phases, which are not searched")
+        raise ConfigError(
+            f"{plan.agent} learns one model in phases, which are not searched; sb3-ppo and others "
+            "do not"
+        )
     objective = Objective(plan, scenarios[0].reward.violation_weight)
     study = open_study(objective, path)
     progress = Progress("search", arguments.trials, "trial")
