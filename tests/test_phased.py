@@ -563,7 +563,7 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     resumed = plan(second, steps=left, resume=first / "checkpoint.zip")
     train(resumed, CONFIG, lambda *shown: seen.append(shown))
     assert seen[-1][0] == left
-    assert not any("imitating" in status for _, status in seen)
+    assert not any("imitating" in status or "measuring" in status for _, status in seen)
     assert load_policy(second / POLICY_FILE).info.planned == 128
 
 

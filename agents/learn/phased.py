@@ -104,10 +104,8 @@ class Training:
         count, others = config.evaluation_episodes, config.choice_episodes
         self.judge = Judge(scenarios, count)
         self._choice = Judge(scenarios, others, SEED_LIMIT + count)
-        progress(0, "measuring the best rules")
-        rivals = programs_for(plan.control), scenarios, count + others
-        rules = best_rules(*rivals)
-        self._programs = best_programs(*rivals)
+        self._measured = self._measure(count + others)
+        rules, self._programs = self._measured["rules"].numpy(), self._measured["programs"]
         self.rule, self._choice_rule = judgement(rules[:, :count]), judgement(rules[:, count:])
         # What is rare takes all episodes to count.
         rare = judgement(rules).violation_rate
@@ -137,6 +135,18 @@ class Training:
             raise
         finally:
             self._writer.close()
+
+    def _measure(self, episodes: int) -> dict[str, Any]:
+        """Return the best rules and programs, of the checkpoint if that has measured the same."""
+        plan = self.plan
+        asked = programs_for(plan.control), plan.scenarios, episodes
+        if plan.resume is not None:
+            found: dict[str, Any] = _checkpoint(plan.resume).get("measured", {})
+            if found.get("of") == repr(asked):
+                return found
+        self._progress(0, "measuring the best rules")
+        rules, programs = torch.from_numpy(best_rules(*asked)), best_programs(*asked)
+        return {"of": repr(asked), "rules": rules, "programs": programs}
 
     def _imitate(self) -> None:
         plan, config, policy = self.plan, self.config, None
@@ -264,6 +274,7 @@ class Training:
             "planned": self._planned,
             "rates": None if self._rates is None else torch.from_numpy(self._rates),
             "shown": None,
+            "measured": self._measured,
         }
         if self._shown is not None and self.weights.shown:
             state["shown"] = [self._shown.seen, *self._shown.actions]
