@@ -17,16 +17,17 @@ FIDELITY := $(wildcard docs/fidelity*.json)
 SENSITIVITY := runs/sensitivity
 STAGES := runs/stages
 
-# What the shipped policies learn, and how. One percent of accuracy is worth two cores of 16, as to
-# sponge-mpc. On pipelines a policy begins with any number of replicas, for one is too few.
+# What the shipped policies learn, and how: of one model the scenarios of a suite, and the median of
+# several trainings ships. One percent of accuracy is worth two cores of 16, as to sponge-mpc. On
+# pipelines a policy begins with any number of replicas, for one is too few.
+JOINT_SEEDS := 0 1 2 3 4
+VERTICAL_SEEDS := 0
+ONE_MODEL := --suite standard --held-out paper-200kb --randomised
 POLICY_OPTIONS := --envs 512 --option learning_rate=0.002 --option minibatch=4096 \
   --option entropy=0.0005 --option evaluation_episodes=48
-ONE_MODEL := --scenario paper-300kb --also paper-100kb paper-500kb bursty flash-crowd deep-fade diurnal mixed \
-  --steps 4000000 --option violation_weight=80.0 $(POLICY_OPTIONS)
 VARIANTS := --option violation_weight=80.0 --option accuracy_weight=12.5 --option epochs=8 --option gamma=0.6
 PIPELINE := --option violation_weight=40.0 --option one_replica_logit=0 \
   --option epochs=8 --option gamma=0.95 --option gae_lambda=0.95
-JOINT_SEEDS := 0 1 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fuzz soak package kernels lint bench results bounds policies fidelity docs clean
@@ -94,19 +95,22 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 	$(PY) -m sponge_env.run.bounds --suite stages
 
-policies: setup  ## train the policies that ship, two hours
+policies: setup  ## train the policies that ship, three hours
 	@set -e; learn() { \
 	  if [ -e runs/policies/$$1-$$2/whole ]; then return; fi; rm -rf runs/policies/$$1-$$2; \
 	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; touch runs/policies/$$1-$$2/whole; \
 	}; \
+	several() { \
+	  files=; for seed in $$3; do \
+	    learn $$1 $$2-$$seed "--profile $$2 $(ONE_MODEL) --seed $$seed"; \
+	    files="$$files runs/policies/$$1-$$2-$$seed/policy.safetensors"; \
+	  done; \
+	  $(PY) -m benchmarks.judged $$files --profile $$2 --keep agents/policies/$$1-$$2.safetensors; \
+	}; \
 	ship() { learn $$1 $$2 "$$3"; cp runs/policies/$$1-$$2/policy.safetensors agents/policies/$$1-$$2.safetensors; }; \
 	for profile in yolov5s resnet18 lite0; do \
-	  ship ppo $$profile "--profile $$profile $(ONE_MODEL)"; \
-	  for seed in $(JOINT_SEEDS); do \
-	    learn ppo-joint $$profile-$$seed "--profile $$profile --suite standard --held-out paper-200kb --randomised --seed $$seed"; \
-	  done; \
-	  $(PY) -m benchmarks.judged $(JOINT_SEEDS:%=runs/policies/ppo-joint-$$profile-%/policy.safetensors) \
-	    --profile $$profile --keep agents/policies/ppo-joint-$$profile.safetensors; \
+	  several ppo $$profile "$(VERTICAL_SEEDS)"; \
+	  several ppo-joint $$profile "$(JOINT_SEEDS)"; \
 	done; \
 	ship ppo variants "--scenario variants --also variants-fade --steps 3000000 $(POLICY_OPTIONS) $(VARIANTS)"; \
 	for pipeline in pipeline-video pipeline-fanout; do \
@@ -117,17 +121,17 @@ policies: setup  ## train the policies that ship, two hours
 fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	@set -e; compare() { \
 	  $(PY) -m sponge_env calibrate --scenario $$2; \
-	  $(PY) train.py --agent ppo --scenario $$2 $$6 --run-dir runs/fidelity/ppo-$$2; \
+	  $(PY) train.py --agent $$7 --scenario $$2 $$6 --run-dir runs/fidelity/$$7-$$2; \
 	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 $$3 --agent $$4 --duration $$5 \
-	    --out runs/fidelity/$$1 --option ppo.policy=runs/fidelity/ppo-$$2/policy.safetensors; \
+	    --out runs/fidelity/$$1 --option $$7.policy=runs/fidelity/$$7-$$2/policy.safetensors; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
 	compare ocr ocr "" "sponge-ip sponge-mpc proportional-split ppo" 45 \
-	  "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
+	  "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)" ppo; \
 	compare variants variants-local "" "sponge-ip sponge-mpc slackfit ppo" 45 \
-	  "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)"; \
-	compare programs local flash-crowd-local "sponge-mpc sponge-joint ppo" 60 \
-	  "--also flash-crowd-local --steps 2000000"
+	  "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)" ppo; \
+	compare programs local flash-crowd-local "sponge-mpc sponge-joint ppo-joint" 60 \
+	  "--also flash-crowd-local --steps 2000000" ppo-joint
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.results.documentation
