@@ -13,9 +13,9 @@ from views import busy_view, make_spec
 
 from agents.guard import Guard
 from agents.learned import SHIPPED, ppo, ppo_joint
-from agents.policy import Policy, load_policy
+from agents.policy import Policy, PolicyInfo, load_policy
 from agents.stepwise import PolicyState
-from sponge_env.encoding import JOINT, VERTICAL, encode
+from sponge_env.encoding import FIELDS, JOINT, VERTICAL, encode
 from sponge_env.factory import make_system
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.run.rollout import Episode, Run, run_episode
@@ -26,8 +26,22 @@ SPEC = make_spec(total_cores=16)
 SEED = 1000
 
 
-def shipped(name: str = "ppo-yolov5s") -> Policy:
+def shipped(name: str) -> Policy:
     return load_policy(SHIPPED / f"{name}.safetensors")
+
+
+def plain() -> Policy:
+    """Return a policy that was not learned in phases, which has seen a calm load only."""
+    actions, random = (16, 16), np.random.default_rng(0)
+    info = PolicyInfo("ppo", SPEC.fingerprint, ("paper",), actions, FIELDS, steps=1, seed=0)
+    weight = random.normal(size=(sum(actions), len(FIELDS))).astype(np.float32)
+    bandwidths = (2e6, 4e6)
+    seen = [
+        encode(dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, mean)), SPEC)
+        for mean in bandwidths
+    ]
+    layers = ((weight, np.zeros(sum(actions), np.float32)),)
+    return Policy(info, layers, input_range=np.array(seen, np.float32))
 
 
 def play(controller: Any, scenario: Scenario) -> Episode:
@@ -55,7 +69,7 @@ def test_every_shipped_policy_says_what_it_has_seen() -> None:
 
 
 def test_inputs_stay_in_the_range_that_was_seen() -> None:
-    guard, place = Guard(shipped(), SPEC, scales_out=False), VERTICAL.fields.index("bandwidth")
+    guard, place = Guard(plain(), SPEC, scales_out=False), VERTICAL.fields.index("bandwidth")
     usual, fast, faster = (
         encode(dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, mean)), SPEC)
         for mean in (3e6, 15e6, 90e6)
@@ -65,7 +79,7 @@ def test_inputs_stay_in_the_range_that_was_seen() -> None:
 
 
 def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds() -> None:
-    guard, calm, wild = Guard(shipped(), SPEC, scales_out=False), busy_view(), flood()
+    guard, calm, wild = Guard(plain(), SPEC, scales_out=False), busy_view(), flood()
     answers = [guard.answer(encode(view, SPEC), view) for view in [calm, wild, *[calm] * 12]]
     assert [answer is not None for answer in answers] == [False, *[True] * 10, *[False] * 3]
     first = answers[1]
@@ -75,7 +89,7 @@ def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds()
 
 
 def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
-    guard = Guard(dataclasses.replace(shipped(), input_range=None), SPEC, scales_out=False)
+    guard = Guard(dataclasses.replace(plain(), input_range=None), SPEC, scales_out=False)
     views = [flood(queued) for queued in (50, 100, 150, 200)]
     taken = [guard.answer(encode(view, SPEC), view) is not None for view in views]
     assert taken == [False, False, True, True]
@@ -111,7 +125,7 @@ def test_another_deployment_than_any_in_training_is_left_to_the_program(
 
 
 def stepwise() -> Policy:
-    policy = shipped()
+    policy = plain()
     return dataclasses.replace(policy, info=dataclasses.replace(policy.info, batches=(1,)))
 
 
@@ -145,7 +159,7 @@ def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
 
 
 def test_only_policies_that_step_replicas_are_suspended() -> None:
-    assert not any(answers(shipped(), (40, 0), (60, 4)))
+    assert not any(answers(plain(), (40, 0), (60, 4)))
 
 
 def test_few_late_requests_suspend_no_policy() -> None:

@@ -141,15 +141,16 @@ def test_a_stepwise_policy_finds_its_inputs_by_their_names(tmp_path: Path) -> No
     assert len({tuple(each[:2]) for each in expected}) > 1
 
 
-def test_a_new_field_changes_no_decision_of_a_shipped_policy(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_new_field_changes_no_decision_of_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A field in the middle, and in the place of the first one the last."""
+    save_policy(random_policy(), tmp_path / POLICY_FILE)
 
     def extended(values: Sequence[Any]) -> list[Any]:
         return [values[-1], *values[1:20], values[3], *values[20:-1], values[0]]
 
-    expected = decisions(PolicyController("ppo", "shipped"))
+    expected = decisions(PolicyController("ppo", str(tmp_path)))
 
     def control(name: ControlName, spec: SystemSpec) -> Control:
         known = control_named(name, spec)
@@ -162,7 +163,7 @@ def test_a_new_field_changes_no_decision_of_a_shipped_policy(
 
     monkeypatch.setattr(learned, "control_named", control)
     monkeypatch.setattr(learned, "encode", observe)
-    assert decisions(PolicyController("ppo", "shipped")) == expected
+    assert decisions(PolicyController("ppo", str(tmp_path))) == expected
     assert len({tuple(each[:2]) for each in expected}) > 1
 
 
