@@ -339,8 +339,14 @@ class Serving:
     """Grace of the policy ``late``, and of no other."""
     order: Literal["edf", "fifo"] = "edf"
     """Earliest deadline first, or first in, first out (to see what the order is worth)."""
+    defer: bool = False
+    """Let an idle replica wait for a fuller batch, as long as one more request would still be
+    answered in time; in a pipeline where no other stage follows."""
+    defer_margin_s: float = 0.02
+    """By how much earlier it starts nevertheless, for service takes longer at times."""
 
     def __post_init__(self) -> None:
+        not_negative("serving.defer_margin_s", self.defer_margin_s)
         if self.drop == "late":
             positive("serving.drop_late_by_s", self.drop_late_by_s)
         else:

@@ -390,7 +390,7 @@ class LiveSystem(System):
         simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
         self._profile = profile
-        self._batches = 0
+        self._batches, self._defers = 0, scenario.serving.defer
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
@@ -472,6 +472,7 @@ class LiveSystem(System):
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
         entry.drop_expired(*moves)
+        entry.starts_s(*moves, 0, 1)
         entry.form_batch(*moves, 0, 0, 1)
         entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
@@ -523,7 +524,8 @@ class LiveSystem(System):
     def _drive(self, until_s: float) -> None:
         """Serve until a moment on the worker's clock; nothing is started at it any more.
 
-        A batch starts as soon as a replica is idle and a task waits.
+        A batch starts as soon as a replica is idle and a task waits, or when it is due if batches
+        are deferred.
         """
         stages = range(len(self.spec.stages))
         while True:
@@ -537,7 +539,7 @@ class LiveSystem(System):
                 while self.worker.idle(k) and self._start(k):
                     pass
             self._look()
-            wake_s = min(until_s, next_s)
+            wake_s = min(until_s, next_s, self._deferred_s())
             while completions := self.worker.wait(wake_s):
                 for completion in completions:
                     self._end(completion)
@@ -546,7 +548,7 @@ class LiveSystem(System):
                 self._look()
 
     def _start(self, k: int) -> bool:
-        """Form a batch of a stage and give it to the worker; return False if nothing waits.
+        """Form a batch of a stage and give it to the worker; return False if nothing is to start.
 
         Nor is one formed while batches that hang on draining replicas have all rows.
         """
@@ -555,7 +557,9 @@ class LiveSystem(System):
         row = next((row for row in rows if (k, row) not in taken), None)
         if row is None:
             return False
-        batch_max = int(arrays.stages["wanted"]["batch"][0, k])
+        batch_max = self._batch_max(k)
+        if self._defers and self._starts_s(k) > self._env["now_s"]:
+            return False
         count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
         if count:
             self._batches += 1
@@ -565,6 +569,20 @@ class LiveSystem(System):
             variant = int(arrays.replicas["variant"][0, k, row])
             self._begin(Batch(self._batches, tuple(requests.tolist()), k, variant), rows_of)
         return bool(count)
+
+    def _batch_max(self, k: int) -> int:
+        return int(self._arrays.stages["wanted"]["batch"][0, k])
+
+    def _starts_s(self, k: int) -> float:
+        return float(entry.starts_s(self._arrays, self._metrics, k, self._batch_max(k)))
+
+    def _deferred_s(self) -> float:
+        """Return when the next batch is due for which a replica waits; infinite if none is."""
+        if not self._defers:
+            return math.inf
+        idle = [k for k in range(len(self.spec.stages)) if self.worker.idle(k)]
+        due_s = [starts_s for k in idle if (starts_s := self._starts_s(k)) > self._env["now_s"]]
+        return min(due_s, default=math.inf)
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
         """Give a batch of the requests in some rows to the worker."""

@@ -99,8 +99,10 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
         for k, each in enumerate(scenario.stages)
     ]
     initial = [Asked(s.initial.cores, s.initial.batch, s.initial.variant) for s in scenario.stages]
-    grace_s, fifo = scenario.serving.drop_grace_s, scenario.serving.order == "fifo"
-    return Pipeline(stages, initial, fan_out_of(system), grace_s, fifo)
+    serving = scenario.serving
+    margin_s = serving.defer_margin_s if serving.defer else math.inf
+    rules = serving.drop_grace_s, serving.order == "fifo", margin_s
+    return Pipeline(stages, initial, fan_out_of(system), *rules)
 
 
 def compare(scenario: Scenario, asked: Sequence[Sequence[Asked]], seed: int) -> None:
@@ -178,6 +180,7 @@ def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[Asked]], int]:
     serving = Serving(
         drop=draw(st.sampled_from(["none", "expired"])),
         order=draw(st.sampled_from(["edf", "fifo"])),
+        defer=draw(st.booleans()),
     )
     scenario = pipeline(
         *stages,

@@ -89,6 +89,24 @@ def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
     assert len(system.view().starting_s) == 3
 
 
+def test_an_idle_replica_waits_for_a_fuller_batch_as_long_as_that_is_in_time() -> None:
+    scenario = short(
+        duration_s=3.0,
+        serving=Serving(defer=True),
+        initial=Initial(16, 2, 1),
+        network=Network("none"),
+    )
+    requests = requests_at((0.1, 1.1), (0.3, 1.3), (1.5, 2.5))
+    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, requests)
+    for _ in range(3):
+        system.step(Allocation(16, 2))
+    columns = system.columns()
+    # Two are a full batch; one alone starts when another could not be answered in time with it.
+    assert columns["started_s"] == pytest.approx([0.3, 0.3, 2.5 - 0.1 - 0.02])
+    assert columns["batch_size"].tolist() == [2, 2, 1]
+    assert set(columns["outcome"]) == {"on_time"}
+
+
 def test_without_transfer_there_is_no_bandwidth() -> None:
     system = make_system(short(network=Network(trace="none")), seed=0)
     metrics = [system.step(Allocation(8, 8)) for _ in range(5)]

@@ -53,7 +53,15 @@ def test_different_scenarios_run_side_by_side(
 
 @pytest.mark.parametrize("replicas_max", [1, 3, 16])
 @pytest.mark.parametrize(
-    "serving", [Serving("none"), Serving("expired"), Serving("late", 0.25)], ids=lambda s: s.drop
+    "serving",
+    [
+        Serving("none"),
+        Serving("expired"),
+        Serving("late", 0.25),
+        Serving("none", defer=True),
+        Serving("expired", defer=True, defer_margin_s=0.1),
+    ],
+    ids=lambda s: f"{s.drop}{'-deferred' * s.defer}",
 )
 @pytest.mark.parametrize("name", ["paper", "bursty", "local"])
 def test_shipped_scenarios_run_alike(

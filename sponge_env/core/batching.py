@@ -174,9 +174,35 @@ def shed(w: World, batch_max: int) -> int:
     return size
 
 
+@inlined
+def starts_s(w: World, batch_max: int) -> float:
+    """Return when an idle replica is to start a batch; infinite if nothing waits.
+
+    Deferred, that is when the batch is full, or when it could not take one more request and still
+    answer the most urgent one in time (Symphony: Chen et al., OSDI 2024). What other stages still
+    need is not known, so only what leads to nothing more is deferred. Nor is it where each batch
+    has the most accurate variant that its slack allows: waiting would cost accuracy.
+    """
+    stage, model, serving = w.stage, w.model, w.settings.serving
+    drop_expired(w)
+    count = stage.tail - stage.head
+    if count == 0:
+        return math.inf
+    variant = stage.next_variant if w.env.now_s >= stage.switched_s else stage.variant
+    if not serving.defer or count >= batch_max or model.by_slack or variant < 0:
+        return w.env.now_s
+    if pipeline.leads_on(w):
+        return w.env.now_s
+    longest_s = planned_s(w, variant, count + 1, stage.planned_cores)
+    return deadline_s(w, stage.head) - longest_s - serving.defer_margin_s
+
+
 @compiled
 def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
-    """Give a replica the earliest requests as a batch; return how many, 0 if none waits."""
+    """Give a replica the earliest requests as a batch; return how many, 0 if none waits.
+
+    :func:`starts_s` says when.
+    """
     stage = w.stage
     drop_expired(w)
     count = min(batch_max, stage.tail - stage.head)

@@ -200,20 +200,23 @@ def _fit_targets(w: World) -> None:
 @inlined
 def _start_batches(w: World) -> None:
     """Give every idle replica a batch; note whether one stays idle, and the next event."""
-    idle, event_s = False, worker.next_resize_s(w)
+    idle, event_s, deferred_s = False, worker.next_resize_s(w), math.inf
     for k in range(w.stage.replicas):
         replica = w.replicas[k]
         if not worker.is_idle(w.env, replica):
             event_s = min(event_s, worker.busy_until_s(replica))
-        elif batching.form_batch(w, replica, w.stage.wanted.batch):
+            continue
+        deferred_s = batching.starts_s(w, w.stage.wanted.batch)
+        if deferred_s <= w.env.now_s:
+            batching.form_batch(w, replica, w.stage.wanted.batch)
             start_service(w, replica, w.env.now_s)
-            event_s = min(event_s, replica.finish_s)
+            event_s, deferred_s = min(event_s, replica.finish_s), math.inf
         else:
             idle = True
     if w.model.limited:  # a batch that starts slows the others down
         worker.share_cpu(w)
         event_s = worker.next_event_s(w)
-    w.stage.idle, w.stage.next_s, w.stage.stale = idle, event_s, False
+    w.stage.idle, w.stage.next_s, w.stage.stale = idle, min(event_s, deferred_s), False
 
 
 @inlined

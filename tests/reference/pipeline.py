@@ -69,8 +69,13 @@ class Pipeline:
         fan_out: Callable[[int, int, int], int],
         drop_grace_s: float,
         fifo: bool = False,
+        defer_margin_s: float = math.inf,
     ) -> None:
-        """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to."""
+        """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to.
+
+        Stages that none follows wait for fuller batches up to a margin that is not infinite.
+        """
+        self.defer_margin_s = defer_margin_s
         self.stages, self.asked, self.fan_out = stages, list(initial), fan_out
         self.drop_grace_s, self.fifo, self.now_s = drop_grace_s, fifo, 0.0
         self.queues: list[list[Ticket]] = [[] for _ in stages]
@@ -97,10 +102,10 @@ class Pipeline:
                 for at in range(len(self.stages)):
                     self._drop_expired(at)
                 return
-            for at in range(len(self.stages)):
-                self._start(at)
+            later = [self._start(at) for at in range(len(self.stages))]
             ends = [r.finish_s for row in self.replicas for r in row if r is not None]
-            self.now_s = min([until_s, *ends, *[arrival_s for arrival_s, _ in waiting[:1]]])
+            arrivals = [arrival_s for arrival_s, _ in waiting[:1]]
+            self.now_s = min([until_s, *ends, *later, *arrivals])
             self._settle()
 
     def _put_in_force(self, asked: Sequence[Asked]) -> None:
@@ -139,12 +144,15 @@ class Pipeline:
         for queue in self.queues:
             queue[:] = [each for each in queue if each is not ticket]
 
-    def _start(self, at: int) -> None:
+    def _start(self, at: int) -> float:
+        """Start what batches can; return when one starts that waits for more."""
         for place, running in enumerate(self.replicas[at]):
             if running is None:
                 self._drop_expired(at)
                 if not self.queues[at]:
-                    return
+                    break
+                if (start_s := self._starts_s(at)) > self.now_s:
+                    return start_s
                 order = self.queues[at]
                 if self.fifo:
                     order = sorted(order, key=lambda each: each.row)
@@ -160,6 +168,18 @@ class Pipeline:
                 table = self.stages[at].latency_s[variant]
                 took_s = table[len(batch) - 1][self.asked[at].cores - 1]
                 self.replicas[at][place] = Running(batch, variant, self.now_s + took_s)
+        return math.inf
+
+    def _starts_s(self, at: int) -> float:
+        queue, stage, asked = self.queues[at], self.stages[at], self.asked[at]
+        before, following, when_s = self.switched[at]
+        variant = following if self.now_s >= when_s else before
+        by_slack = stage.by_slack or variant < 0
+        is_last = not any(at in other.after for other in self.stages)
+        if math.isinf(self.defer_margin_s) or len(queue) >= asked.batch or by_slack or not is_last:
+            return self.now_s
+        longest_s = stage.latency_s[variant][len(queue)][asked.cores - 1]
+        return queue[0].deadline_s - longest_s - self.defer_margin_s
 
     def _variant(self, at: int, count: int, most_urgent_s: float) -> int:
         stage, cores = self.stages[at], self.asked[at].cores

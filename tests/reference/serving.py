@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -343,11 +343,17 @@ class ArrivalCursor:
 
 
 def drive(
-    core: ServingCore, worker: Worker, arrivals: ArrivalCursor, batch_max: int, until_s: float
+    core: ServingCore,
+    worker: Worker,
+    arrivals: ArrivalCursor,
+    batch_max: int,
+    until_s: float,
+    starts_s: Callable[[FloatArray], float],
 ) -> None:
     """Serve until ``until_s`` on the worker's clock; nothing is started at that moment any more.
 
-    A batch starts as soon as a replica is idle and a request waits. What falls together
+    A batch starts as soon as a replica is idle and a request waits, or when ``starts_s`` says of
+    the deadlines of those that wait, if they are too few for a full batch. What falls together
     happens in this order: batches end, requests arrive, batches start.
     """
     while True:
@@ -357,10 +363,16 @@ def drive(
         if now_s >= until_s:
             core.drop_expired(now_s)
             return
+        wake_s = min(until_s, arrivals.next_s)
         while worker.idle():
+            core.drop_expired(now_s)
+            waiting_s = core.queued_deadlines_s()
+            if 0 < len(waiting_s) < batch_max and starts_s(waiting_s) > now_s:
+                wake_s = min(wake_s, starts_s(waiting_s))
+                break
             batch = core.form_batch(now_s, batch_max)
             if batch is None:
                 break
             worker.start(batch)
-        for completion in worker.wait(min(until_s, arrivals.next_s)):
+        for completion in worker.wait(wake_s):
             core.settle(completion)
