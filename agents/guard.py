@@ -37,8 +37,9 @@ _GROWING = 3
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
 _MISSED, _MISSED_LEAST = 0.01, 5
-"""Share and number of requests that a stepwise policy may miss within the time below. It was chosen
-for missing hardly more than the program; on variants and pipelines the programs miss more."""
+"""Share and number of requests that a policy may miss within the time below that was learned in
+phases, and so kept for missing hardly more than the programs; on variants and pipelines these miss
+more than the policies."""
 _WATCHED_S = 30.0
 _SUSPENDED_S = 60.0, 960.0
 """Time for which a policy that missed more does not decide: least and most. It is twice as long as
@@ -74,7 +75,8 @@ class Guard:
         names, self._range = policy.info.inputs, _with_margin(policy.input_range)
         self._places = policy.places
         # In a pipeline a name begins with that of its stage.
-        own = [name.rpartition(".")[2].startswith(_DEMAND) for name in names]
+        demand = [name for name in _DEMAND if scales_out or name != "cold_start"]
+        own = [name.rpartition(".")[2].startswith(tuple(demand)) for name in names]
         self._demand = np.flatnonzero(own)
         if self._range is not None:
             self._least, self._most = self._range[:, self._demand]

@@ -142,7 +142,7 @@ def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
 def joint_row(name: str, scenarios: Sequence[Scenario], steps: int, seeds: int) -> list[str]:
     """Train one variant several times, and judge what was kept."""
     from agents.learn import TrainingPlan, settings
-    from agents.learn.judge import JOINT_PROGRAMS, Judge, best_rules, judgement
+    from agents.learn.judge import Judge, best_rules, judgement
     from agents.learn.phased import score_of, train
     from agents.learn.phases import ENVS, PhasedConfig
     from agents.policy import load_policy
@@ -150,7 +150,7 @@ def joint_row(name: str, scenarios: Sequence[Scenario], steps: int, seeds: int) 
     config = settings(PhasedConfig, {}, VARIANTS["joint"][name])
     first = unused_seed(config)
     judge = Judge(scenarios, JUDGED, first)
-    rule = judgement(best_rules(JOINT_PROGRAMS, tuple(scenarios), JUDGED, first))
+    rule = judgement(best_rules(True, tuple(scenarios), JUDGED, first))
     results = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:

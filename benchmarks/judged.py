@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.learn import SETTINGS_FILE
 from agents.learn.command import cells_of
 from agents.learn.judge import (
     FEW_VIOLATIONS,
@@ -38,6 +39,7 @@ from agents.learned import control_of
 from agents.policy import PolicyInfo, load_policy, save_policy
 from sponge_env import cli
 from sponge_env.errors import PolicyError
+from sponge_env.files import read_json
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
@@ -100,15 +102,37 @@ def said_of(policy: Judgement, rule: Judgement) -> str:
     )
 
 
-def required_score(path: Path, info: PolicyInfo, chosen: bool) -> float:
-    """Return by which score its training kept a policy; it must say so if one is ``chosen``."""
-    if not info.batches:
-        raise PolicyError(f"{path} was not trained in phases")
-    if chosen and info.partial:
-        raise PolicyError(f"{path} is of a training that did not end")
-    if chosen and info.score is None:
-        raise PolicyError(f"{path} does not say its score, by which the median is found")
-    return info.score or 0.0
+def scores_of(paths: Sequence[Path], infos: Sequence[PolicyInfo], chosen: bool) -> list[float]:
+    """Return by which scores trainings kept their policies.
+
+    If one is ``chosen``, their trainings must have ended and differ in nothing but their seeds.
+    """
+    for path, info in zip(paths, infos, strict=True):
+        if not info.batches:
+            raise PolicyError(f"{path} was not trained in phases")
+        if chosen and info.partial:
+            raise PolicyError(f"{path} is of a training that did not end")
+        if chosen and info.score is None:
+            raise PolicyError(f"{path} does not say its score, by which the median is found")
+        if chosen and _but_for_seed(path, info) != _but_for_seed(paths[0], infos[0]):
+            raise PolicyError(f"{path} and {paths[0]} were trained in different ways")
+    if len({info.seed for info in infos}) < len(infos):
+        raise PolicyError("policies that are compared need seeds of their own")
+    return [info.score or 0.0 for info in infos]
+
+
+def _but_for_seed(path: Path, info: PolicyInfo) -> tuple[object, ...]:
+    """Return what trainings have in common whose seeds alone differ."""
+    settings = path.with_name(SETTINGS_FILE)
+    used = read_json(settings) if settings.exists() else None
+    return info.agent, info.fingerprint, info.scenarios, info.inputs, info.planned, used
+
+
+def check_fits(path: Path, info: PolicyInfo, scenario: Scenario) -> None:
+    """Refuse a policy of another system."""
+    spec = make_spec(scenario, scenario_profile(scenario))
+    if info.fingerprint != control_of(info.agent, spec).fingerprint(spec):
+        raise PolicyError(f"{path} is not for {scenario.profile} under the limits of the suite")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,28 +152,24 @@ def run(argv: Sequence[str]) -> int:
     unused = unused_seed(PhasedConfig())
     said = f"of the first episode (default: {unused}, the first that nothing else uses)"
     add("--first-seed", type=cli.at_least(0), default=unused, metavar="N", help=said)
-    add("--keep", type=Path, metavar="FILE", help="copy the median policy to it")
+    add("--keep", type=Path, metavar="FILE", help="write the median policy to it")
     arguments = parser.parse_args(argv)
     policies = [load_policy(path) for path in arguments.policies]
-    chosen = len(policies) > 1 or arguments.keep is not None
-    scores = [
-        required_score(path, policy.info, chosen)
-        for path, policy in zip(arguments.policies, policies, strict=True)
-    ]
+    several, infos = len(policies) > 1, [policy.info for policy in policies]
+    scores = scores_of(arguments.policies, infos, several or arguments.keep is not None)
     median = median_of(scores)
     scenarios = tuple(cells_of(arguments.suite, arguments.profile))
+    check_fits(arguments.policies[0], infos[0], scenarios[0])
     played = scenarios, arguments.episodes, arguments.first_seed
-    judged = list(map(Judge(*played), policies))
-    agents = {policy.info.agent for policy in policies}
-    if len(agents) > 1:
-        raise PolicyError(f"policies of one agent are compared, not of {' and '.join(agents)}")
-    spec = make_spec(scenarios[0], scenario_profile(scenarios[0]))
-    names = programs_for(control_of(agents.pop(), spec))
+    judged, scales_out = list(map(Judge(*played), policies)), infos[0].every > 0
+    names = programs_for(scales_out)
     programs = {name: judgement(program_alone(name, *played)) for name in names}
-    print(table(scenarios, programs, judgement(best_rules(names, *played)), judged, median))
+    rule = judgement(best_rules(scales_out, *played, looked_at=arguments.episodes))
+    print(table(scenarios, programs, rule, judged, median))
     if arguments.keep is not None:
         kept = policies[median]
-        save_policy(replace(kept, info=replace(kept.info, median_of=len(policies))), arguments.keep)
+        count = len(policies) if several else kept.info.median_of
+        save_policy(replace(kept, info=replace(kept.info, median_of=count)), arguments.keep)
     return 0
 
 

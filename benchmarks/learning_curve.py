@@ -20,10 +20,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents import LEARNERS
-from agents.learn import TrainingPlan, learn_config, phased, settings, training
-from agents.learn.judge import Judgement
+from agents.learn import TrainingPlan, learn_config, phased, training
+from agents.learn.judge import Judge
 from agents.learn.phases import ENVS, PhasedConfig
 from agents.learn.training import Validation
+from agents.policy import Policy
+from benchmarks.judged import unused_seed
 from sponge_env import cli
 from sponge_env.arrays import FloatArray
 from sponge_env.files import check_writable, replacing
@@ -43,23 +45,25 @@ def learn(
 
     They are those of the policy at that moment, and not of the best so far, which training keeps.
     """
-    options = {"evaluations": points, "evaluation_episodes": EPISODES}
     found = list[tuple[int, float, float]]()
 
     def validated(done: int, result: Validation) -> None:
         found.append((done, 100 * result.avoidable_violation_rate, result.cores))
 
-    def judged(done: int, result: Judgement) -> None:
+    def judged(done: int, policy: Policy) -> None:
+        result = judge(policy)
         found.append((done, 100 * result.violation_rate[0], result.cores[0]))
 
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan((scenario,), steps, LEARNERS[agent].envs, seed, Path(folder), agent)
-        if plan.phased:
-            in_phases = settings(PhasedConfig, {}, options)
+        if plan.phased:  # what is judged there decides on prices, and how often
+            in_phases = PhasedConfig()
+            judge = Judge((scenario,), EPISODES, unused_seed(in_phases))
             phased.train(replace(plan, envs=ENVS), in_phases, judged=judged)
         else:
+            options = {"evaluations": points, "evaluation_episodes": EPISODES}
             training.train(plan, learn_config(agent, options), validated=validated)
-    return found
+    return found[:: max(1, len(found) // points)]
 
 
 def table(curves: FloatArray) -> str:

@@ -94,8 +94,12 @@ def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
     seen = {name for info in trained for name in info.scenarios}
     if not seen:
         return
-    medians = {code(info.agent): info.median_of for info in trained if info.median_of > 1}
-    said = listed([f"{agent}: the median of {count}" for agent, count in medians.items()])
+    medians: dict[str, set[int]] = {}
+    for info in trained:
+        if info.median_of > 1:
+            medians.setdefault(code(info.agent), set()).add(info.median_of)
+    counts = {agent: " or ".join(map(str, sorted(found))) for agent, found in medians.items()}
+    said = listed([f"{agent}: the median of {count}" for agent, count in counts.items()])
     chosen = f" ({said}, by their own scores)" * bool(medians)
     held_out = [name for name in comparison.scenarios if name not in seen]
     only = f"; only {listed(held_out)} {'is' if len(held_out) == 1 else 'are'} held out"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agents.learn import TrainingPlan
 from agents.learn.command import cells_of
-from agents.learn.judge import JOINT_PROGRAMS, Judge, Judgement, best_rules, judgement
+from agents.learn.judge import Judge, Judgement, best_rules, judgement
 from agents.learn.phases import ENVS, PhasedConfig
 from agents.policy import Policy, load_policy
 from benchmarks.judged import unused_seed
@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     scenarios = tuple(cells_of(arguments.suite, arguments.profile))
     first = unused_seed(PhasedConfig())
     judge = Judge(scenarios, EPISODES, first)
-    rule = judgement(best_rules(JOINT_PROGRAMS, scenarios, EPISODES, first))
+    rule = judgement(best_rules(True, scenarios, EPISODES, first))
     names = [each.name for each in scenarios]
     rows = []
     for name, some in [*((each.name, [each]) for each in scenarios), ("all", scenarios)]:

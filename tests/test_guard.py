@@ -158,7 +158,7 @@ def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
     assert lengths == [(False, 21), (True, 10), (False, 2), (True, 60)]
 
 
-def test_only_policies_that_step_replicas_are_suspended() -> None:
+def test_only_policies_that_were_learned_in_phases_are_suspended() -> None:
     assert not any(answers(plain(), (40, 0), (60, 4)))
 
 

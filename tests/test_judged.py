@@ -11,7 +11,7 @@ from agents.policy import load_policy, save_policy
 from benchmarks.judged import main, median_of, table
 from sponge_env.scenario import Scenario
 
-SHIPPED = Path("agents/policies/ppo-yolov5s.safetensors")
+SHIPPED = Path("agents/policies/ppo-variants.safetensors")
 JOINT = Path("agents/policies/ppo-joint-yolov5s.safetensors")
 SCENARIOS = Scenario(name="calm"), Scenario(name="rough")
 RULE = Judgement(np.array([4.0, 3.0]), np.array([0.0, 0.002]))
@@ -54,16 +54,42 @@ def test_what_is_kept_says_of_how_many_it_is_the_median(
 ) -> None:
     for name in ("program_alone", "best_rules"):
         sums = np.ones((4, 1, 9))
-        monkeypatch.setattr(f"benchmarks.judged.{name}", lambda *_, sums=sums: sums)
+        monkeypatch.setattr(f"benchmarks.judged.{name}", lambda *_, sums=sums, **__: sums)
     monkeypatch.setattr("benchmarks.judged.Judge", lambda *_: lambda policy: NINE)
     policy, paths = load_policy(JOINT), [tmp_path / name for name in "abc"]
-    for path, score in zip(paths, (0.9, 0.7, 0.8), strict=True):
-        info = dataclasses.replace(policy.info, score=score, median_of=1)
+    for path, seed, score in zip(paths, (0, 1, 2), (0.9, 0.7, 0.8), strict=True):
+        info = dataclasses.replace(policy.info, seed=seed, score=score, median_of=1)
         save_policy(dataclasses.replace(policy, info=info), path)
     kept = tmp_path / "kept"
     assert main([*map(str, paths), "--profile", "yolov5s", "--keep", str(kept)]) == 0
     info = load_policy(kept).info
     assert (info.score, info.median_of) == (0.8, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "profile", "said"),
+    [
+        ({"seed": 0}, "yolov5s", "policies that are compared need seeds of their own"),
+        ({"planned": 1}, "yolov5s", "{1} and {0} were trained in different ways"),
+        ({"partial": True}, "yolov5s", "{1} is of a training that did not end"),
+        ({"score": None}, "yolov5s", "{1} does not say its score, by which the median is found"),
+        ({}, "resnet18", "{0} is not for resnet18 under the limits of the suite"),
+    ],
+)
+def test_policies_that_cannot_be_compared_are_refused_before_they_play(
+    changes: dict[str, object],
+    profile: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    policy, paths = load_policy(JOINT), [tmp_path / name for name in "ab"]
+    first = dataclasses.replace(policy.info, seed=0)
+    second = dataclasses.replace(first, **{"seed": 1, **changes})
+    for path, info in zip(paths, (first, second), strict=True):
+        save_policy(dataclasses.replace(policy, info=info), path)
+    assert main([*map(str, paths), "--profile", profile]) == 2
+    assert capsys.readouterr().err == f"error: {said.format(*paths)}\n"
 
 
 def test_other_policies_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import CPUS
-from sponge_env.encoding import JOINT, Control
+from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
 from sponge_env.results.schema import EpisodeMetrics
@@ -40,9 +40,9 @@ JOINT_PROGRAMS = "sponge-joint", "sponge-mpc"
 VERTICAL_PROGRAMS = ("sponge-mpc",)
 """The same of a policy that keeps one replica."""
 _FIXED_BATCHES = (1, 4, 8, 16)
-_PROGRAMS_LOOKED_AT = 12
+LOOKED_AT = 12
 """Episodes on which the best program is looked for."""
-_LOOKED_AT, _FINALISTS = 4, 8
+_FIXED_LOOKED_AT, _FINALISTS = 4, 8
 """Episodes on which fixed allocations are looked for, and how many of them then play all."""
 _AT_ONCE = 512
 """Episodes of fixed allocations that are played together, about."""
@@ -119,26 +119,28 @@ def judgement(sums: FloatArray) -> Judgement:
     return Judgement(cores / intervals, violations / np.maximum(1, offered))
 
 
-def programs_for(control: Control) -> tuple[str, ...]:
-    """Return the programs that choose no more than a control does."""
-    return JOINT_PROGRAMS if control.scales_out else VERTICAL_PROGRAMS
+def programs_for(scales_out: bool) -> tuple[str, ...]:
+    """Return the programs that choose replicas, too, or none that do."""
+    return JOINT_PROGRAMS if scales_out else VERTICAL_PROGRAMS
 
 
 @cache
 def best_rules(
-    programs: tuple[str, ...],
+    scales_out: bool,
     scenarios: tuple[Scenario, ...],
     episodes: int,
     first_seed: int = SEED_LIMIT,
+    looked_at: int = LOOKED_AT,
 ) -> FloatArray:
     """Return what the best of the programs and of all fixed allocations reaches in each scenario.
 
-    The best has the least :func:`cost`; where a program has few violations, it is a program. The
-    others are looked for on a few episodes, and those found play all. There is one replica where
-    no program asks for more.
+    The best has the least :func:`cost`; where a program has few violations, it is a program, and
+    no fixed allocation is that misses more. Programs are chosen on ``looked_at`` episodes, fixed
+    allocations on fewer; those chosen play all. There is one replica unless it ``scales_out``.
     Returned are (4, episodes, scenarios) sums: cores, avoidable violations, requests, intervals.
     """
-    chosen = best_programs(programs, scenarios, episodes, first_seed)
+    programs = programs_for(scales_out)
+    chosen = best_programs(scales_out, scenarios, min(episodes, looked_at), first_seed)
     best = np.empty((4, episodes, len(scenarios)))
     for program in programs:
         own = [k for k, name in enumerate(chosen) if name == program]
@@ -148,25 +150,29 @@ def best_rules(
     played = judgement(best)
     missed = np.flatnonzero(played.violation_rate > FEW_VIOLATIONS)
     if missed.size:
-        some, most = tuple(scenarios[k] for k in missed.tolist()), scenarios[0].limits.replicas
-        replicas = 1 if programs == VERTICAL_PROGRAMS else min(REPLICAS_MOST, most)
+        some = tuple(scenarios[k] for k in missed.tolist())
+        replicas = min(REPLICAS_MOST, scenarios[0].limits.replicas) if scales_out else 1
         fixed = _best_fixed(some, replicas, episodes, first_seed)
-        better = cost(judgement(fixed)) < cost(played)[missed]
+        found = judgement(fixed)
+        better = cost(found) < cost(played)[missed]
+        # By its cost alone, one core that serves nobody would be the best under a hopeless load.
+        better &= found.violation_rate <= played.violation_rate[missed]
         best[..., missed] = np.where(better, fixed, best[..., missed])
     return best
 
 
 def best_programs(
-    programs: tuple[str, ...],
+    scales_out: bool,
     scenarios: tuple[Scenario, ...],
-    episodes: int,
+    episodes: int = LOOKED_AT,
     first_seed: int = SEED_LIMIT,
 ) -> list[str]:
-    """Return the program with the least cost in each scenario, on a few of the episodes."""
+    """Return the program with the least cost in each scenario, on so many episodes."""
+    programs = programs_for(scales_out)
     if len(programs) == 1:
         return list(programs) * len(scenarios)
-    few = scenarios, min(episodes, _PROGRAMS_LOOKED_AT), first_seed
-    costs = [cost(judgement(program_alone(program, *few))) for program in programs]
+    played = scenarios, episodes, first_seed
+    costs = [cost(judgement(program_alone(program, *played))) for program in programs]
     return [programs[place] for place in np.argmin(costs, axis=0)]
 
 
@@ -187,7 +193,7 @@ def _best_fixed(
     sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
     asked = product(range(1, limits.cores + 1), sizes, range(1, replicas + 1))
     rows = np.array([row for row in asked if row[0] * row[2] <= limits.machine_cores])
-    look = play_fixed(scenarios, rows, min(episodes, _LOOKED_AT), first_seed)
+    look = play_fixed(scenarios, rows, min(episodes, _FIXED_LOOKED_AT), first_seed)
     finalists = np.unique(cost(judgement(look)).argsort(axis=0, kind="stable")[:_FINALISTS])
     played = play_fixed(scenarios, rows[finalists], episodes, first_seed)
     best = cost(judgement(played)).argmin(axis=0)

@@ -32,7 +32,7 @@ from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .judge import Judge, Judgement, best_programs, best_rules, judgement, programs_for
+from .judge import Judge, Judgement, best_programs, best_rules, judgement
 from .phases import PhasedConfig
 
 FEWEST = 1e-4
@@ -50,11 +50,11 @@ def train(
     plan: TrainingPlan,
     config: PhasedConfig,
     progress: Report = lambda steps, status: None,
-    judged: Callable[[int, Judgement], None] = lambda steps, result: None,
+    judged: Callable[[int, Policy], None] = lambda steps, policy: None,
 ) -> Path:
     """Train a policy and return the file of the best that was seen.
 
-    ``judged`` is called with the steps done and what came of judging the policy then.
+    ``judged`` is called with the steps done and the policy then, whenever it was judged.
 
     The best one so far is always in the policy file, the latest state in the checkpoint, also
     after an interrupt.
@@ -86,7 +86,7 @@ class Training:
         plan: TrainingPlan,
         config: PhasedConfig,
         progress: Report,
-        judged: Callable[[int, Judgement], None] = lambda steps, result: None,
+        judged: Callable[[int, Policy], None] = lambda steps, policy: None,
     ) -> None:
         torch.manual_seed(plan.seed)
         scenarios, spec = plan.scenarios, plan.spec
@@ -139,14 +139,16 @@ class Training:
     def _measure(self, episodes: int) -> dict[str, Any]:
         """Return the best rules and programs, of the checkpoint if that has measured the same."""
         plan = self.plan
-        asked = programs_for(plan.control), plan.scenarios, episodes
+        asked = plan.control.scales_out, plan.scenarios, episodes
+        # A profile of this machine keeps its name when it is measured again.
+        of = repr((asked, [scenario_profile(scenario) for scenario in plan.scenarios]))
         if plan.resume is not None:
             found: dict[str, Any] = _checkpoint(plan.resume).get("measured", {})
-            if found.get("of") == repr(asked):
+            if found.get("of") == of:
                 return found
         self._progress(0, "measuring the best rules")
-        rules, programs = torch.from_numpy(best_rules(*asked)), best_programs(*asked)
-        return {"of": repr(asked), "rules": rules, "programs": programs}
+        rules, programs = torch.from_numpy(best_rules(*asked)), best_programs(*asked[:2])
+        return {"of": of, "rules": rules, "programs": programs}
 
     def _imitate(self) -> None:
         plan, config, policy = self.plan, self.config, None
@@ -208,7 +210,7 @@ class Training:
         if score < self._promising + NEAR:
             self._choose(policy, score)
         self._show(result)
-        self._judged(self.steps, result)
+        self._judged(self.steps, policy)
         self.save()
 
     def _choose(self, policy: Policy, promising: float) -> None:
