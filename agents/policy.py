@@ -199,7 +199,7 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     """
     if path.suffix == ".zip":
         raise PolicyError(
-            f"{path} is a checkpoint of Stable-Baselines3, which is for resuming only; the "
+            f"{path} is a checkpoint, which is for resuming only; the "
             f"policy to follow is {POLICY_FILE} beside it"
         )
     try:

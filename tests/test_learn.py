@@ -37,7 +37,7 @@ CONFIG = LearnConfig(
 
 def plan(folder: Path, **changes: object) -> TrainingPlan:
     folder.mkdir(exist_ok=True)
-    made = TrainingPlan((SCENARIO,), steps=64, envs=2, seed=0, folder=folder)
+    made = TrainingPlan((SCENARIO,), steps=64, envs=2, seed=0, folder=folder, agent="sb3-ppo")
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -142,12 +142,11 @@ def test_an_interrupt_keeps_what_was_learned(tmp_path: Path) -> None:
     assert PPO.load(tmp_path / "checkpoint.zip", device="cpu").num_timesteps == 48
 
 
-def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    first, seen = plan(tmp_path / "first", scenarios=(VARIANTS,)), list[int]()
-    train(first, CONFIG)
-    checkpoint = tmp_path / "first" / "checkpoint.zip"
-    check_checkpoint(checkpoint, first)
-    changed = plan(tmp_path / "second", scenarios=(VARIANTS,), resume=checkpoint)
+def test_training_goes_on_from_a_checkpoint(trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "checkpoint.zip"
+    check_checkpoint(checkpoint, plan(tmp_path))
+    seen: list[int] = []
+    changed = plan(tmp_path / "second", resume=checkpoint)
     train(changed, CONFIG, lambda steps, status: seen.append(steps))
     assert seen[-1] == 64
     resumed = PPO.load(tmp_path / "second" / "checkpoint.zip", device="cpu")
@@ -158,7 +157,7 @@ def test_a_run_that_goes_on_keeps_its_settings_but_for_those_given(tmp_path: Pat
     first = dataclasses.replace(CONFIG, gamma=0.8, violation_weight=7.0)
     train(plan(tmp_path / "first"), first)
     checkpoint = tmp_path / "first" / "checkpoint.zip"
-    assert learn_config("ppo", {}, checkpoint) == first
+    assert learn_config("sb3-ppo", {}, checkpoint) == first
     changed = learn_config(
         "ppo", {"learning_rate": 1e-4, "epochs": 5, "rollout_steps": 8}, checkpoint
     )
@@ -167,29 +166,32 @@ def test_a_run_that_goes_on_keeps_its_settings_but_for_those_given(tmp_path: Pat
     resumed = PPO.load(tmp_path / "second" / "checkpoint.zip", device="cpu")
     assert (resumed.n_epochs, resumed.n_steps, resumed.gamma) == (5, 8, 0.8)
     assert resumed.lr_schedule(1.0) == 1e-4
-    assert learn_config("ppo", {}, tmp_path / "second" / "checkpoint.zip") == changed
+    assert learn_config("sb3-ppo", {}, tmp_path / "second" / "checkpoint.zip") == changed
 
 
 def test_a_network_cannot_change_its_size_on_the_way(trained: Path) -> None:
     with pytest.raises(ConfigError, match=r"hidden cannot change with --resume.*\(16, 16\)"):
-        learn_config("ppo", {"hidden": "32,32"}, trained / "checkpoint.zip")
+        learn_config("sb3-ppo", {"hidden": "32,32"}, trained / "checkpoint.zip")
 
 
 def test_lost_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"hyper-parameters in .*learn\.json cannot be read"):
-        learn_config("ppo", {}, tmp_path / "checkpoint.zip")
+        learn_config("sb3-ppo", {}, tmp_path / "checkpoint.zip")
 
 
 def test_lists_are_given_with_commas() -> None:
-    assert learn_config("ppo", {"hidden": "32,16"}).hidden == (32, 16)
-    assert learn_config("ppo", {"hidden": 32}).hidden == (32,)
-    assert learn_config("ppo", {"blind_to": "due,delay_trend"}).blind_to == ("due", "delay_trend")
+    assert learn_config("sb3-ppo", {"hidden": "32,16"}).hidden == (32, 16)
+    assert learn_config("sb3-ppo", {"hidden": 32}).hidden == (32,)
+    assert learn_config("sb3-ppo", {"blind_to": "due,delay_trend"}).blind_to == (
+        "due",
+        "delay_trend",
+    )
     with pytest.raises(ConfigError, match="hidden must be a whole number"):
-        learn_config("ppo", {"hidden": "wide"})
+        learn_config("sb3-ppo", {"hidden": "wide"})
 
 
 def test_a_checkpoint_of_another_system_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="train anew"):
+    with pytest.raises(PolicyError, match="whose profile or stages"):
         check_checkpoint(
             trained / "checkpoint.zip", plan(tmp_path, scenarios=(short(profile="resnet18"),))
         )
@@ -362,14 +364,14 @@ def test_a_policy_of_another_pipeline_is_refused(tmp_path: Path) -> None:
     for stages in ((other, *others), (dataclasses.replace(first, fan_out_shares=(1.0,)), *others)):
         changed = dataclasses.replace(CHAIN, stages=stages)
         with pytest.raises(PolicyError, match=r"was trained on chain, whose profile or stages, .*"):
-            PolicyController("ppo", str(tmp_path)).reset(make_system(changed, 0).spec, 0)
+            PolicyController("sb3-ppo", str(tmp_path)).reset(make_system(changed, 0).spec, 0)
         with pytest.raises(PolicyError, match="the checkpoint was trained on chain, whose"):
             check_checkpoint(
                 tmp_path / "checkpoint.zip", plan(tmp_path / "again", scenarios=(changed,))
             )
     warm = dataclasses.replace(first, initial=dataclasses.replace(first.initial, batch=2))
     same_but_start = dataclasses.replace(CHAIN, stages=(warm, *others), slo_s=0.5)
-    PolicyController("ppo", str(tmp_path)).reset(make_system(same_but_start, 0).spec, 0)
+    PolicyController("sb3-ppo", str(tmp_path)).reset(make_system(same_but_start, 0).spec, 0)
 
 
 def test_a_program_for_one_model_is_not_corrected_on_several(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from agents.learn.judge import (
 )
 from agents.learn.phased import Training, score_of, steps_left, train
 from agents.learn.phases import PhasedConfig
+from agents.learn.training import check_checkpoint
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState
@@ -571,6 +572,14 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     assert seen[-1][0] == left
     assert not any("imitating" in status or "measuring" in status for _, status in seen)
     assert load_policy(second / POLICY_FILE).info.planned == 128
+
+
+def test_a_checkpoint_of_phases_is_not_gone_on_with_on_the_real_worker(
+    trained: Path, tmp_path: Path
+) -> None:
+    live = dataclasses.replace(plan(tmp_path / "live"), backend="live")
+    with pytest.raises(PolicyError, match="was learned in phases and cannot go on without them"):
+        check_checkpoint(trained / "checkpoint.zip", live)
 
 
 def test_what_the_program_has_shown_counts_after_a_resume_too(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and a word about how good the policy is."""
 
 CHECKPOINT_FILE = "checkpoint.zip"
-"""Its name in a run directory; Stable-Baselines3's own format, for resuming only."""
+"""Its name in a run directory, for resuming only: Stable-Baselines3's own format, or what
+:meth:`.phased.Training.save` writes."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
 

@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     said = "hyper-parameters as a TOML file; those of --option come on top"
     add("--config", type=Path, metavar="FILE", help=said)
     said = "run directory or checkpoint.zip to go on from, to the steps that were planned; "
-    said += "loading one runs the code in it"
+    said += "loading one runs the code in it, but for what is learned in phases"
     add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
     given, _ = cli.told_apart(argv, NOT_WITH_A_SUITE)
@@ -102,14 +102,13 @@ def add_plan_arguments(
 
 
 def _usual(what: str, in_phases: int) -> str:
-    """Say a default of the learners: most have the first one's."""
-    own = {
-        name: in_phases if learner.phased else getattr(learner, what)
-        for name, learner in LEARNERS.items()
-    }
+    """Say a default of the learners: most have the first one's, where they have no phases."""
+    own = {name: getattr(learner, what) for name, learner in LEARNERS.items()}
     first = next(iter(own.values()))
     others = [f"{value} for {name}" for name, value in own.items() if value != first]
-    return ", ".join([str(first), *others])
+    phased = " and ".join(name for name, learner in LEARNERS.items() if learner.phased)
+    said = f"{in_phases} where {phased} learn one simulated model"
+    return ", ".join([str(first), *others, said])
 
 
 def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:

@@ -226,6 +226,11 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     info = load_policy(path.with_name(POLICY_FILE)).info
     if info.agent != plan.agent:
         raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
+    if bool(info.batches) != plan.phased:
+        asked, learned = ("in", "without") if plan.phased else ("without", "in")
+        raise PolicyError(
+            f"the checkpoint was learned {learned} phases and cannot go on {asked} them; train anew"
+        )
     if info.fingerprint != plan.fingerprint:
         wanted = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
