@@ -18,6 +18,7 @@ from sponge_env.formats import (
     read_arrivals,
     read_bandwidth,
 )
+from sponge_env.formats.recorded import COUNTED
 from sponge_env.formats.rows import read_lines
 from sponge_env.profile import load_profile
 from sponge_env.scenario import Scenario
@@ -46,6 +47,7 @@ EVENTS = {
 }
 COUNTS = {
     "burstgpt.csv": [2, 0, 0, 1],
+    "counts.csv": [1, 2, 2, 0, 0, 0, 1, 1, 2],
     "rps-lines.txt": [3, 0, 2, 5],
     "rps-one-line.txt": [3, 0, 2, 5],
 }
@@ -120,6 +122,20 @@ def test_count_format(name, tmp_path):
         trace = read_arrivals(path)
         assert isinstance(trace, CountTrace)
         assert trace.per_second.tolist() == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_may_be_called_what_they_are_and_times_may_be_seconds(name, tmp_path):
+    path = tmp_path / "counts"
+    path.write_text(f"id,timestamp,{name}\na,60,3\nb,62,1\n")
+    assert read_arrivals(path).per_second.tolist() == [1, 2, 0, 1]
+
+
+def test_counts_over_more_than_a_year_are_refused(tmp_path):
+    path = tmp_path / "counts"
+    path.write_text("timestamp,count\n0,3\n20000000,1\n")
+    with pytest.raises(TraceError, match="more than a year after the first"):
+        read_arrivals(path)
 
 
 def test_a_pensieve_trace_takes_as_long_as_in_pensieves_simulator():
@@ -221,7 +237,7 @@ def test_a_file_that_is_no_trace_of_anything(tmp_path):
 
 def test_every_format_has_an_example():
     assert len(FORMATS["bandwidth"]) + 1 == len(BANDWIDTH)  # Ghent and HSDPA share one
-    assert len(FORMATS["arrivals"]) == len(EVENTS) + len(COUNTS)
+    assert len(FORMATS["arrivals"]) == len(EVENTS) + len(COUNTS) + len(COUNTED) - 1
 
 
 def test_counts_on_one_line_may_be_separated_by_commas(tmp_path):
@@ -339,6 +355,10 @@ BAD_LINES = [
     ("arrivals.csv", 3, "0.1", "arrival_s goes back"),
     ("arrivals.csv", 4, "1453121790312", "the time is too large for seconds"),
     ("burstgpt.csv", 2, "4,GPT-4,417,276,693,API log", "Timestamp goes back"),
+    ("counts.csv", 3, "2014-04-10 11:39:07,4", "the time between two differs"),
+    ("counts.csv", 2, "2014-04-10 11:38:59,4", "timestamp goes back"),
+    ("counts.csv", 2, "2014-04-10 11:39:03,0.5", "the number of requests is not whole"),
+    ("counts.csv", 2, "noon,4", "timestamp cannot be 'noon'"),
     ("burstgpt.csv", 3, "soon,GPT-4,417,276,693,API log", "Timestamp cannot be 'soon'"),
     ("burstgpt.csv", 3, "1700000000,GPT-4,417,276,693,API log", "is years after the first"),
     ("rps-lines.txt", 2, "", "the line is empty"),

@@ -26,6 +26,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
 _LONGEST_S = 1e8
 """Three years: no trace is as long, and 1973 as a Unix time."""
+_LONGEST_COUNTED_S = 366 * 86_400
+"""Each second takes memory where requests are counted over longer times."""
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
 """Deliveries are counted in bins of this width, by which the end of a transfer can be off.
@@ -294,6 +296,38 @@ def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
     return CountTrace(np.bincount(time_s.astype(np.int64)).astype(np.float64))
 
 
+def _counts_by_time(rows: Rows) -> CountTrace:
+    """Requests from each time on until the next, as monitoring systems export them.
+
+    The times are dates or seconds, and equally far apart. The requests of a longer time than a
+    second are spread over its seconds as evenly as whole numbers allow.
+    """
+    time_s = rows.column("timestamp", _seconds)
+    counts = rows.column(next(name for name in COUNTED if name in rows.header))
+    rows.require(counts == np.floor(counts), "the number of requests is not whole")
+    rows.ascending("timestamp", time_s)
+    if time_s.size < 2:
+        raise rows.error(-1, "the trace needs two lines")
+    step_s = time_s[1] - time_s[0]
+    rows.require(
+        np.diff(time_s, prepend=time_s[0] - step_s) == step_s, "the time between two differs"
+    )
+    if step_s < 1 or step_s != math.floor(step_s):
+        raise rows.error(1, "the time between two is no whole number of seconds")
+    if time_s.size * step_s > _LONGEST_COUNTED_S:
+        raise rows.error(-1, "timestamp is more than a year after the first")
+    edges_s = step_s * np.arange(time_s.size + 1)
+    so_far = np.interp(np.arange(edges_s[-1] + 1), edges_s, np.append(0.0, np.cumsum(counts)))
+    return CountTrace(np.diff(np.floor(so_far + 1e-9)))
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return _unix_us(text) / 1e6
+
+
 def _unix_us(text: str) -> float:
     """Convert a time of UTC or of the zone it names to whole microseconds.
 
@@ -305,6 +339,8 @@ def _unix_us(text: str) -> float:
     return since_epoch / timedelta(microseconds=1)
 
 
+COUNTED = ("value", "requests", "count")
+"""Headers of the column that counts requests beside a timestamp."""
 _TIMED = ("time_s", "bandwidth_bytes_per_s")
 _UCC = ("Timestamp", "DL_bitrate")
 _CELLULAR = ("unix time", "milliseconds", "latitude", "longitude", "bytes", "interval")
@@ -332,6 +368,10 @@ FORMATS: Mapping[Content, tuple[Format[Any], ...]] = {
         ),
         _with_header(
             "a BurstGPT trace", "Timestamp,Model,Request tokens,Response tokens", _burstgpt
+        ),
+        *(
+            _with_header("requests from each time on", f"timestamp,{name}", _counts_by_time)
+            for name in COUNTED
         ),
         Format("requests per second, one per line", "columns", (_COUNT,), _counts_in_lines),
         Format("requests per second on one line", "one line", (_COUNT,), _counts),
