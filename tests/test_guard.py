@@ -186,12 +186,13 @@ def ucc_trace(path: Path, mean_mbit_per_s: float) -> str:
     return str(path)
 
 
-def test_a_network_faster_than_any_in_training_does_no_harm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [ppo, ppo_joint])
+def test_a_network_faster_than_any_in_training_does_no_harm(make: Any, tmp_path: Path) -> None:
     trace = ucc_trace(tmp_path / "5g.csv", 300)
     scenario = changed(load_scenario("paper"), {"network.trace": trace, "duration_s": 120.0})
-    with_guard, without = (play(ppo("shipped", guard=g), scenario).summary for g in (True, False))
-    assert without.violation_rate > 0.05, "the network takes its policy for something else"
-    assert with_guard.violation_rate < 0.001
+    guarded = play(make("shipped"), scenario).summary
+    assert guarded.violation_rate < 0.001
+    assert guarded.guarded == 0, "it says nothing of what is asked of the system"
 
 
 def test_what_the_guard_decides_is_counted(tmp_path: Path) -> None:
