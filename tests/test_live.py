@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from agents.sponge_ip import SpongeIP
 from sponge_env.config import Backend
 from sponge_env.env import SpongeEnv
 from sponge_env.factory import make_system
+from sponge_env.fidelity.trial import MeasuredWork, RecordingWorker, real_worker
 from sponge_env.interfaces import Allocation
 from sponge_env.live import limits
 from sponge_env.live.replica import LiveConfig
@@ -30,8 +31,9 @@ from sponge_env.live.worker import LiveWorker
 from sponge_env.profile import Profile, save_profile
 from sponge_env.run.read import load_intervals
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.system import LiveSystem
+from sponge_env.scenario import load_scenario
+from sponge_env.simulation.workload import draw_workload
+from sponge_env.system import LiveSystem, SimulatedSystem, System
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
@@ -118,14 +120,18 @@ def test_simulator_and_real_worker_agree(profile: Profile, scenario_file: Path) 
     """Same arrivals, same controller: the violations and the latencies are alike.
 
     A shared machine's speed drifts after the calibration, and others take the CPU now and
-    then. So the simulator gets the CPU work that the live run measured, and one live run in
-    three that agrees will do.
+    then. So the simulator gets the CPU work of each batch that the live run measured, and one live
+    run in three that agrees will do.
     """
     scenario = dataclasses.replace(load_scenario(scenario_file), duration_s=15.0)
     differences = []
     for _ in range(3):
-        live = play(scenario, profile, "live")
-        sim = play(scenario, with_work_of(live, profile), "sim")
+        system = LiveSystem(scenario, 3, real_worker(scenario, profile, "auto"), profile)
+        live = play(system, "live")
+        worker = cast(RecordingWorker, system.worker)
+        work = MeasuredWork(worker.completions, profile.work_table_s(scenario.limits.batch))
+        workload = draw_workload(scenario, profile, 3)
+        sim = play(SimulatedSystem(scenario, 3, profile, workload, [work.table()]), "sim")
         differences.append(compare(sim, live))
         if max(differences[-1].values()) <= 1:
             return
@@ -134,11 +140,10 @@ def test_simulator_and_real_worker_agree(profile: Profile, scenario_file: Path) 
 
 @dataclasses.dataclass
 class Played:
-    """An episode's requests by id, and what a real worker's batches took together."""
+    """An episode's requests by id, and how many of them were violated."""
 
     requests: pd.DataFrame
     violation_rate: float
-    cpu_s: float
 
     @property
     def latency_s(self) -> pd.Series[float]:
@@ -146,26 +151,14 @@ class Played:
         return self.requests["finished_s"] - self.requests["sent_s"]
 
 
-def play(scenario: Scenario, profile: Profile, backend: Backend) -> Played:
+def play(system: System, backend: Backend) -> Played:
     """Play one episode under sponge-ip."""
-    system = make_system(scenario, 3, backend=backend, profile=profile)
     try:
         summary = run_episode(system, SpongeIP(), Run("sponge-ip", "here", backend, 3)).summary
         requests = pd.DataFrame(system.columns()).set_index("id").sort_index()
-        cpu_s = system.worker.status().cpu_s if isinstance(system, LiveSystem) else np.nan
-        return Played(requests, summary.violation_rate, cpu_s)
+        return Played(requests, summary.violation_rate)
     finally:
         system.close()
-
-
-def with_work_of(live: Played, profile: Profile) -> Profile:
-    """Scale a profile's CPU work to what a live run took; the controller sees no difference."""
-    assert profile.quota is not None
-    sizes = live.requests["batch_size"].to_numpy()
-    sizes = sizes[sizes > 0]
-    expected_s = float((np.array(profile.quota.work_s)[sizes - 1] / sizes).sum())
-    work_s = tuple(work_s * live.cpu_s / expected_s for work_s in profile.quota.work_s)
-    return dataclasses.replace(profile, quota=dataclasses.replace(profile.quota, work_s=work_s))
 
 
 def compare(sim: Played, live: Played) -> dict[str, float]:
