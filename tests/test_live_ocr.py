@@ -45,7 +45,7 @@ def ocr(folder: Path) -> Scenario:
         duration_s=6.0,
         stages=tuple(stages),
         limits=Limits(cores=16, total_cores=16),
-        arrivals=Arrivals(rate_rps=3.0),
+        arrivals=Arrivals(rate_rps=2.0),  # what a slow machine works off in time, too
         network=Network(base_delay_s=0.01),
         serving=Serving(drop="expired"),
     )

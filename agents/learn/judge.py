@@ -152,10 +152,9 @@ def best_rules(
     if missed.size:
         some = tuple(scenarios[k] for k in missed.tolist())
         replicas = min(REPLICAS_MOST, scenarios[0].limits.replicas) if scales_out else 1
-        fixed = _best_fixed(some, replicas, episodes, first_seed)
+        fixed = _best_fixed(some, replicas, played.violation_rate[missed], episodes, first_seed)
         found = judgement(fixed)
         better = cost(found) < cost(played)[missed]
-        # By its cost alone, one core that serves nobody would be the best under a hopeless load.
         better &= found.violation_rate <= played.violation_rate[missed]
         best[..., missed] = np.where(better, fixed, best[..., missed])
     return best
@@ -183,20 +182,30 @@ def cost(found: Judgement) -> FloatArray:
 
 
 def _best_fixed(
-    scenarios: Sequence[Scenario], replicas: int, episodes: int, first_seed: int
+    scenarios: Sequence[Scenario],
+    replicas: int,
+    most: FloatArray,
+    episodes: int,
+    first_seed: int,
 ) -> FloatArray:
     """Return (4, episodes, scenarios) sums of the best fixed allocation of each scenario.
 
-    It has so many replicas at most.
+    It has so many replicas at most, and if there is one misses no more than (scenarios,) shares:
+    by its cost alone, one core that serves nobody would be the best under a hopeless load.
     """
+
+    def costs(sums: FloatArray) -> FloatArray:
+        found = judgement(sums)
+        return np.where(found.violation_rate <= most, cost(found), np.inf)
+
     limits = scenarios[0].limits
     sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
     asked = product(range(1, limits.cores + 1), sizes, range(1, replicas + 1))
     rows = np.array([row for row in asked if row[0] * row[2] <= limits.machine_cores])
     look = play_fixed(scenarios, rows, min(episodes, _FIXED_LOOKED_AT), first_seed)
-    finalists = np.unique(cost(judgement(look)).argsort(axis=0, kind="stable")[:_FINALISTS])
+    finalists = np.unique(costs(look).argsort(axis=0, kind="stable")[:_FINALISTS])
     played = play_fixed(scenarios, rows[finalists], episodes, first_seed)
-    best = cost(judgement(played)).argmin(axis=0)
+    best = costs(played).argmin(axis=0)
     return np.stack([played[:, row, :, k] for k, row in enumerate(best)], axis=-1)
 
 

@@ -32,7 +32,7 @@ from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .judge import Judge, Judgement, best_programs, best_rules, judgement
+from .judge import LOOKED_AT, Judge, Judgement, best_programs, best_rules, judgement
 from .phases import PhasedConfig
 
 FEWEST = 1e-4
@@ -147,7 +147,8 @@ class Training:
             if found.get("of") == of:
                 return found
         self._progress(0, "measuring the best rules")
-        rules, programs = torch.from_numpy(best_rules(*asked)), best_programs(*asked[:2])
+        rules = torch.from_numpy(best_rules(*asked))
+        programs = best_programs(*asked[:2], min(episodes, LOOKED_AT))
         return {"of": of, "rules": rules, "programs": programs}
 
     def _imitate(self) -> None:
