@@ -391,6 +391,7 @@ class LiveSystem(System):
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
         self._profile = profile
         self._batches, self._defers = 0, scenario.serving.defer
+        self._due_s = math.inf  # when the first batch starts that waits for more
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
@@ -535,11 +536,12 @@ class LiveSystem(System):
                 entry.drop_expired(self._arrays, self._metrics)
                 self._look()
                 return
+            self._due_s = math.inf
             for k in stages:
                 while self.worker.idle(k) and self._start(k):
                     pass
             self._look()
-            wake_s = min(until_s, next_s, self._deferred_s())
+            wake_s = min(until_s, next_s, self._due_s)
             while completions := self.worker.wait(wake_s):
                 for completion in completions:
                     self._end(completion)
@@ -557,9 +559,12 @@ class LiveSystem(System):
         row = next((row for row in rows if (k, row) not in taken), None)
         if row is None:
             return False
-        batch_max = self._batch_max(k)
-        if self._defers and self._starts_s(k) > self._env["now_s"]:
-            return False
+        batch_max = int(arrays.stages["wanted"]["batch"][0, k])
+        if self._defers:
+            starts_s = float(entry.starts_s(arrays, self._metrics, k, batch_max))
+            if starts_s > self._env["now_s"]:
+                self._due_s = min(self._due_s, starts_s)
+                return False
         count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
         if count:
             self._batches += 1
@@ -569,20 +574,6 @@ class LiveSystem(System):
             variant = int(arrays.replicas["variant"][0, k, row])
             self._begin(Batch(self._batches, tuple(requests.tolist()), k, variant), rows_of)
         return bool(count)
-
-    def _batch_max(self, k: int) -> int:
-        return int(self._arrays.stages["wanted"]["batch"][0, k])
-
-    def _starts_s(self, k: int) -> float:
-        return float(entry.starts_s(self._arrays, self._metrics, k, self._batch_max(k)))
-
-    def _deferred_s(self) -> float:
-        """Return when the next batch is due for which a replica waits; infinite if none is."""
-        if not self._defers:
-            return math.inf
-        idle = [k for k in range(len(self.spec.stages)) if self.worker.idle(k)]
-        due_s = [starts_s for k in idle if (starts_s := self._starts_s(k)) > self._env["now_s"]]
-        return min(due_s, default=math.inf)
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
         """Give a batch of the requests in some rows to the worker."""

@@ -13,7 +13,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import World
-from sponge_env.core.service import dispatched_s, served_s
+from sponge_env.core.service import dispatched_s, served_s, variant_in_force
 
 CHEAP = 0.95
 """Throughput that a smaller batch must keep of the larger one's, where more waits than either."""
@@ -26,8 +26,7 @@ def shortest_s(w: World, count: int) -> float:
     That is by the variant in force, or by any where each batch chooses its own; under a quota at
     full speed, for there may be tokens enough.
     """
-    model, stage = w.model, w.stage
-    first = stage.next_variant if w.env.now_s >= stage.switched_s else stage.variant
+    model, first = w.model, variant_in_force(w)
     last = first + 1
     if first < 0 or model.by_slack:
         first, last = 0, model.variants

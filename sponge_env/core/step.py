@@ -206,6 +206,8 @@ def _start_batches(w: World) -> None:
         if not worker.is_idle(w.env, replica):
             event_s = min(event_s, worker.busy_until_s(replica))
             continue
+        if idle:  # there is nothing to start for this one, too
+            continue
         deferred_s = batching.starts_s(w, w.stage.wanted.batch)
         if deferred_s <= w.env.now_s:
             batching.form_batch(w, replica, w.stage.wanted.batch)

@@ -178,7 +178,8 @@ class Pipeline:
         is_last = not any(at in other.after for other in self.stages)
         if math.isinf(self.defer_margin_s) or len(queue) >= asked.batch or by_slack or not is_last:
             return self.now_s
-        longest_s = stage.latency_s[variant][len(queue)][asked.cores - 1]
+        variants = [variant] if self.now_s >= when_s or following < 0 else [variant, following]
+        longest_s = max(stage.latency_s[v][len(queue)][asked.cores - 1] for v in variants)
         return queue[0].deadline_s - longest_s - self.defer_margin_s
 
     def _variant(self, at: int, count: int, most_urgent_s: float) -> int:
