@@ -75,7 +75,11 @@ def called(variant: Variant) -> str:
 
 
 def unending(scenario: Scenario) -> Scenario:
-    """Return a scenario as it is served: no traffic of its own, and nothing expired is kept."""
+    """Return a scenario as it is served: no traffic of its own, and nothing expired is kept.
+
+    Batches are not deferred: a server leaves out of them what its measured pace would answer late,
+    and profiles, by which a batch is deferred, do not know that pace.
+    """
     return replace(
         scenario,
         duration_s=max(PLANNED_S, 2 * scenario.interval_s),
@@ -83,7 +87,7 @@ def unending(scenario: Scenario) -> Scenario:
         classes=(),
         arrivals=Arrivals(kind="constant", rate_rps=1.0),
         network=Network(trace="none", base_delay_s=0.0),
-        serving=replace(scenario.serving, drop="expired", drop_late_by_s=0.0),
+        serving=replace(scenario.serving, drop="expired", drop_late_by_s=0.0, defer=False),
     )
 
 
