@@ -359,6 +359,7 @@ BAD_LINES = [
     ("counts.csv", 2, "2014-04-10 11:38:59,4", "timestamp goes back"),
     ("counts.csv", 2, "2014-04-10 11:39:03,0.5", "the number of requests is not whole"),
     ("counts.csv", 2, "noon,4", "timestamp cannot be 'noon'"),
+    ("counts.csv", 1, "1453121790312,4", "the time is too large for seconds"),
     ("burstgpt.csv", 3, "soon,GPT-4,417,276,693,API log", "Timestamp cannot be 'soon'"),
     ("burstgpt.csv", 3, "1700000000,GPT-4,417,276,693,API log", "is years after the first"),
     ("rps-lines.txt", 2, "", "the line is empty"),

@@ -302,7 +302,7 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     The times are dates or seconds, and equally far apart. The requests of a longer time than a
     second are spread over its seconds as evenly as whole numbers allow.
     """
-    time_s = rows.column("timestamp", _seconds)
+    time_s = rows.seconds("timestamp", _seconds)
     counts = rows.column(next(name for name in COUNTED if name in rows.header))
     rows.require(counts == np.floor(counts), "the number of requests is not whole")
     rows.ascending("timestamp", time_s)

@@ -100,9 +100,9 @@ class Rows:
         self.require(values >= 0, f"{name} is negative")
         return values
 
-    def seconds(self, name: str) -> FloatArray:
+    def seconds(self, name: str, convert: Callable[[str], float] | None = None) -> FloatArray:
         """Return one column of times in seconds, from whatever start."""
-        time_s = self.column(name)
+        time_s = self.column(name, convert)
         self.require(time_s < _LATEST_S, "the time is too large for seconds")
         return time_s
 
