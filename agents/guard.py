@@ -85,7 +85,9 @@ class Guard:
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
-        self._watched = bool(policy.info.batches)
+        self._watched = (
+            bool(policy.info.batches) and len(spec.stages) == 1 and not spec.has_variants
+        )
         self._missed: deque[tuple[int, int]] = deque(maxlen=math.ceil(_WATCHED_S / spec.interval_s))
         self._suspended = self._trusted = 0
         """Intervals of the last suspension, and since then."""

@@ -7,14 +7,17 @@ is followed, so that both see the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.encoding import JOINT
+from sponge_env.fields import DUE_BINS, JOINT_NAMES, staged_names
 from sponge_env.interfaces import SystemSpec
 
 ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)
@@ -26,14 +29,12 @@ EXTREME_TIME_S = 60.0
 AGES_S = (30.0, 300.0)
 """Time constants with which the beginning of an episode is forgotten."""
 
-_QUEUE = JOINT.fields.index("queue_length")
-_DUE = JOINT.fields.index("due_1_of_8")
-_ARRIVALS = JOINT.fields.index("arrivals_last")
-_DELAY = JOINT.fields.index("delay_mean")
-_DELAY_MAX = JOINT.fields.index("delay_max")
-_CORES = JOINT.fields.index("cores")
-_REPLICAS = JOINT.fields.index("replicas")
-_OBSERVED = JOINT.obs_dim
+_QUEUE = "queue_length"
+_OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
+_SEVERAL = "effective_accuracy"
+"""Only the observation of all stages has that."""
+_STAGES = 5
+"""Where the units of the stages begin."""
 
 _MEANS = len(ARRIVAL_TIMES_S)
 _DELAYS = len(DELAY_TIMES_S)
@@ -49,18 +50,6 @@ REMEMBERED = (
     "delay_before",
 )
 """What is kept from one interval to the next, in order."""
-DERIVED = (
-    *REMEMBERED,
-    "arrivals_spread",
-    *(f"age_{time_s:g}s" for time_s in AGES_S),
-    "slo",
-    "cores_held",
-    "until_step",
-    "resize_delay",
-    "cold_start",
-)
-INPUTS = (*JOINT.fields, *DERIVED)
-"""Names of what a policy sees, in order."""
 DEPLOYMENT = ("slo", "resize_delay", "cold_start")
 """Inputs that stay the same for as long as a system runs."""
 
@@ -71,33 +60,89 @@ FloatMatrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """Where an observation has what is remembered of it, and what policies see then."""
+
+    fields: tuple[str, ...]
+    """Names of what is observed, in order."""
+    inputs: tuple[str, ...]
+    """Names of what a policy sees."""
+    requests: IntArray
+    """(3,) places of the arrivals and of the mean and longest delay."""
+    stages: IntArray
+    """(stages, 4) places of each stage's queue, first due bin, cores and replicas."""
+
+
+def layout_of(spec: SystemSpec) -> Layout:
+    """Return that of a system: the joint observation of one model, or that of all stages."""
+    stages = spec.stages
+    if len(stages) == 1 and not spec.has_variants:
+        return JOINT_LAYOUT
+    return _laid_out(staged_names([stage.name for stage in stages]))
+
+
+def inputs_of(observed: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of what a policy sees of a system with some observation."""
+    return _laid_out(tuple(observed)).inputs if _SEVERAL in observed else INPUTS
+
+
+@cache
+def _laid_out(fields: tuple[str, ...]) -> Layout:
+    queues = [name for name in fields if name.endswith(_QUEUE)]
+    stages = [name.removesuffix(_QUEUE) for name in queues]  # with their point
+    inputs = (
+        *fields,
+        *REMEMBERED,
+        "arrivals_spread",
+        *(f"age_{time_s:g}s" for time_s in AGES_S),
+        "slo",
+        *(f"{stage}cores_held" for stage in stages),
+        "until_step",
+        "resize_delay",
+        "cold_start",
+    )
+    requests = [f"{stages[0]}arrivals_last", "delay_mean", "delay_max"]
+    places = [[f"{stage}{name}" for name in _OF_STAGE] for stage in stages]
+    return Layout(
+        fields,
+        inputs,
+        np.array([fields.index(name) for name in requests]),
+        np.array([[fields.index(name) for name in row] for row in places]),
+    )
+
+
+JOINT_LAYOUT = _laid_out(JOINT_NAMES)
+INPUTS = JOINT_LAYOUT.inputs
+"""Names of what a policy of one model sees, in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scales:
     """What gives the observations of a system their units."""
 
-    requests: float
-    """That 1 of the queue's length stands for."""
     slo_s: float
     interval_s: float
-    replicas: int
-    """That 1 of the replicas stands for."""
     every: int
     """Intervals after which the number of replicas may change again; never if 0."""
     resize_delay_s: float
     cold_start_s: float
+    """The longest of all stages."""
+    stages: tuple[tuple[float, int], ...]
+    """Of each, the requests that 1 of its queue stands for, and the replicas likewise."""
 
     @classmethod
     def of(cls, spec: SystemSpec, every: int) -> Scales:
         """Return those of a system."""
-        requests = spec.capacity_rps * spec.slo_s
-        times_s = spec.slo_s, spec.interval_s
-        return cls(
-            requests, *times_s, spec.replicas_max, every, spec.resize_delay_s, spec.cold_start_s
-        )
+        stages = [(each.capacity_rps * spec.slo_s, each.replicas_max) for each in spec.stages]
+        cold_start_s = max(stage.cold_start_s for stage in spec.stages)
+        times_s = spec.resize_delay_s, cold_start_s
+        return cls(spec.slo_s, spec.interval_s, every, *times_s, tuple(stages))
 
     @property
     def row(self) -> FloatArray:
-        """(7,) the same for :func:`remember`."""
-        return np.array(astuple(self), np.float64)
+        """(5 + 2 stages,) the same for :func:`remember`."""
+        *system, stages = astuple(self)
+        return np.array([*system, *chain(*stages)], np.float64)
 
 
 @compiled
@@ -117,32 +162,42 @@ def remember(
     observations: FloatMatrix,
     intervals: IntArray,
     scales: FloatArray,
+    requests_at: IntArray,
+    stages_at: IntArray,
     memory: FloatMatrix,
     seen: FloatMatrix,
 ) -> None:
-    """Take in (n, fields) joint observations; write (n, inputs) what policies see.
+    """Take in (n, fields) observations; write (n, inputs) what policies see.
 
     ``intervals`` (n,) counts the decisions of each episode before this one: at 0 the (n,
-    remembered) memory is begun anew. ``scales`` is (n, 7), see :class:`Scales`.
+    remembered) memory is begun anew. ``scales`` is (n, 5 + 2 stages), see :class:`Scales`; of
+    places in an observation see :class:`Layout`.
     """
     for i in range(len(observations)):
-        shown, kept, row = observations[i], memory[i], seen[i]
-        requests, slo_s, interval_s = scales[i, 0], scales[i, 1], scales[i, 2]
-        _update(shown, kept, intervals[i], interval_s)
+        shown, kept, row, units = observations[i], memory[i], seen[i], scales[i]
+        slo_s, interval_s, every = units[0], units[1], units[2]
+        _update(shown, kept, requests_at, intervals[i], interval_s)
         _copy(shown, row)
-        row[_QUEUE] = math.log1p(shown[_QUEUE] * requests)
-        for k in range(_DUE, _ARRIVALS):
-            row[k] = math.log1p(shown[k] * requests)
-        _copy(kept, row[_OBSERVED:])
-        at = _OBSERVED + len(kept)
+        at = len(shown)
+        _copy(kept, row[at:])
+        at += len(kept)
         age_s = intervals[i] * interval_s
         row[at] = kept[_MOST] - kept[_LEAST]
         row[at + 1], row[at + 2] = math.exp(-age_s / AGES_S[0]), math.exp(-age_s / AGES_S[1])
         row[at + 3] = math.log(slo_s)
-        row[at + 4] = shown[_CORES] * shown[_REPLICAS] * scales[i, 3]
-        row[at + 5] = _until_step(intervals[i], scales[i, 4])
-        row[at + 6] = scales[i, 5] / interval_s
-        row[at + 7] = math.log1p(scales[i, 6] / interval_s)
+        at += 4
+        for k in range(len(stages_at)):
+            queue, due = stages_at[k, 0], stages_at[k, 1]
+            cores, replicas = shown[stages_at[k, 2]], shown[stages_at[k, 3]]
+            requests, most = units[_STAGES + 2 * k], units[_STAGES + 2 * k + 1]
+            row[queue] = math.log1p(shown[queue] * requests)
+            for place in range(due, due + DUE_BINS):
+                row[place] = math.log1p(shown[place] * requests)
+            row[at + k] = cores * replicas * most
+        at += len(stages_at)
+        row[at] = _until_step(intervals[i], every)
+        row[at + 1] = units[3] / interval_s
+        row[at + 2] = math.log1p(units[4] / interval_s)
 
 
 @compiled
@@ -161,13 +216,19 @@ def _copy(values: FloatMatrix, out: FloatMatrix) -> None:
 
 
 @compiled
-def _update(shown: FloatMatrix, kept: FloatMatrix, interval: int, interval_s: float) -> None:
-    arrivals, delay = shown[_ARRIVALS], shown[_DELAY]
+def _update(
+    shown: FloatMatrix,
+    kept: FloatMatrix,
+    requests_at: IntArray,
+    interval: int,
+    interval_s: float,
+) -> None:
+    arrivals, delay, longest = shown[requests_at[0]], shown[requests_at[1]], shown[requests_at[2]]
     if interval <= 1:
         # The first observation comes before the first arrivals.
         kept[:_MEANS] = arrivals
         kept[_MEANS:_MOST] = delay
-        kept[_MOST], kept[_LEAST], kept[_LONGEST] = arrivals, arrivals, shown[_DELAY_MAX]
+        kept[_MOST], kept[_LEAST], kept[_LONGEST] = arrivals, arrivals, longest
         kept[_BEFORE], kept[_BEFORE + 1] = arrivals, delay
         return
     for k in range(_MEANS):
@@ -176,7 +237,6 @@ def _update(shown: FloatMatrix, kept: FloatMatrix, interval: int, interval_s: fl
         share = 1 - math.exp(-interval_s / DELAY_TIMES_S[k])
         kept[_MEANS + k] += share * (delay - kept[_MEANS + k])
     fading = 1 - math.exp(-interval_s / EXTREME_TIME_S)
-    longest = shown[_DELAY_MAX]
     kept[_MOST] = max(kept[_MOST] + fading * (arrivals - kept[_MOST]), arrivals)
     kept[_LEAST] = min(kept[_LEAST] + fading * (arrivals - kept[_LEAST]), arrivals)
     kept[_LONGEST] = max(kept[_LONGEST] + fading * (longest - kept[_LONGEST]), longest)

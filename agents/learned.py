@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sponge_env.arrays import IntArray
 from sponge_env.controllers import BaseController
-from sponge_env.encoding import JOINT, ActionMasks, Control, control_named, decode, encode, reaching
+from sponge_env.encoding import ActionMasks, Control, control_named, decode, encode, reaching
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.installation import program
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
@@ -25,7 +25,7 @@ from .guard import Guard
 from .lookahead import SpongeMPC, plays
 from .lookahead.options import MPCConfig
 from .policy import POLICY_FILE, FloatMatrix, Memory, Policy, load_policy
-from .stepwise import PolicyState
+from .stepwise import PolicyState, allocation
 
 RUNS = Path("runs")
 """Where train.py leaves its run directories."""
@@ -93,7 +93,9 @@ class PolicyController(BaseController):
         self._masks = masks_for(self._agent, spec)
         self._memory: Memory | None = self.policy.memory()
         info = self.policy.info
-        self._state = PolicyState([spec], info.every) if info.batches else None
+        self._state = PolicyState([spec], info.every, info.batches) if info.batches else None
+        if self._state is not None and info.actions != self._state.choices.actions:
+            raise PolicyError(f"{self._path} is damaged: it chooses other things than there are")
         guards = self._guarded and plays(spec)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
@@ -107,23 +109,21 @@ class PolicyController(BaseController):
         if (answer := guard.answer(observation, view)) is None:
             return chosen
         if self._state is not None:
-            self._state.follow(answer.replicas)
+            self._state.follow(answer)
         return answer
 
     def _observed(self, spec: SystemSpec, view: SystemView) -> FloatMatrix:
         """Return (fields,) what the policy is to see."""
         if self._state is None:
             return encode(view, spec, self._control)
-        self._state.see(encode(view, spec, JOINT)[None])
+        self._state.look(view)
         seen: FloatMatrix = self._state.seen[0]
         return seen
 
     def _chosen(self, observation: FloatMatrix) -> Allocation:
         if self._state is None:
             return decode(self._action(observation), self._control)
-        logits = self.policy.logits(observation[None])
-        cores, batch, replicas = self._state.choose(logits, self.policy.sizes)[0].tolist()
-        return Allocation(cores=cores, batch=batch, replicas=replicas)
+        return allocation(self._state.choose(self.policy.logits(observation[None]))[0])
 
     def _action(self, observation: FloatMatrix) -> IntArray:
         allowed = self._masks(observation) if self._masks is not None else None

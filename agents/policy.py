@@ -25,8 +25,8 @@ from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.files import parsed, read_bytes, replacing
 from sponge_env.mapping import from_mapping
 
-from .history import INPUTS
 from .history import FloatMatrix as FloatMatrix
+from .history import inputs_of
 
 FORMAT = 3
 """Version of the file layout."""
@@ -43,7 +43,8 @@ _INPUTS_OF_FORMAT_2 = (
 """Of policies whose files do not name their inputs: all, or as many as the first layer takes."""
 
 STEPWISE_PARTS = 3
-"""Parts of an action of a stepwise policy: cores, batch size, and a step of the replicas."""
+"""Parts of an action of a stepwise policy, for each stage: cores, batch size, and a step of the
+replicas; and the variant where there are several."""
 
 POLICY_FILE = "policy.safetensors"
 """Its name in a run directory."""
@@ -132,11 +133,6 @@ class Policy:
     """(2, inputs) least and most of each input when it was validated; None in files that do not
     say so."""
 
-    @property
-    def sizes(self) -> IntArray:
-        """(sizes,) batch sizes that a stepwise policy chooses among."""
-        return np.array(self.info.batches)
-
     def memory(self, *shape: int) -> Memory | None:
         """Return the memory of ``shape`` new episodes; None for a policy without one."""
         if self.recurrence is None:
@@ -221,8 +217,9 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    # A stepwise policy is shown what it remembers, too.
-    shown = INPUTS if info.batches else observed or info.inputs
+    shown = observed or info.inputs
+    if info.batches:  # a stepwise policy is shown what it remembers, too
+        shown = inputs_of(shown) if observed else info.inputs
     places = _places(path, info.inputs, shown)
     policy = Policy(info, layers, recurrence, places, arrays.get("seen"))
     if wrong := _misfit(policy):
@@ -283,7 +280,7 @@ def _misfit(policy: Policy) -> str:
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
         return "it has weights that are no finite numbers of 32 bits"
     sizes, actions = policy.info.batches, policy.info.actions
-    if sizes and (len(actions) != STEPWISE_PARTS or len(sizes) != actions[1]):
+    if sizes and (len(actions) < STEPWISE_PARTS or len(sizes) != actions[1]):
         return "its batch sizes do not fit its actions"
     fits = min(policy.info.actions, default=0) >= 1 and sum(policy.info.actions) == width
     return "" if fits else "its output does not fit its actions"

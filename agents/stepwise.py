@@ -6,56 +6,107 @@ It follows thousands of episodes while a policy is trained and one while it is f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.interfaces import SystemSpec
+from sponge_env.core.entry import fit
+from sponge_env.encoding import Control, encode
+from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
-from .history import INPUTS, REMEMBERED, FloatMatrix, Scales, may_step, remember
-from .policy import STEPWISE_PARTS
+from .history import REMEMBERED, FloatMatrix, Scales, layout_of, may_step, remember
 
 REPLICAS_MOST = 8
-"""Replicas beyond which a stepwise policy does not go."""
+"""Replicas of a stage beyond which a stepwise policy does not go."""
 MOVES = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
+_NUMBERS = len(StageAllocation._fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What there is to choose in each stage of a system."""
+
+    sizes: IntArray
+    """(sizes,) batch sizes; of a stage that allows less, those beyond count as the largest."""
+    counts: IntArray
+    """(stages, 4) choices of cores, batch sizes, steps of the replicas, and variants: 0 of these
+    where there is nothing to choose, and so no part of an action."""
+    limits: IntArray
+    """(stages, 4) largest cores, batch, replicas and variant."""
+    room: NDArray[np.bool_]
+    """(stages, replicas + 1, cores) which numbers of cores, from 1 on, numbers of replicas, from 0
+    on, have room for. One core always counts as such: the machine then has fewer replicas."""
+    total_cores: int
+
+    @classmethod
+    def of(cls, spec: SystemSpec, sizes: Sequence[int]) -> Choices:
+        """Return those of a system under a policy of such batch sizes."""
+        counts, limits = [], []
+        for stage in spec.stages:
+            several = len(stage.latencies) > 1 and not stage.by_slack
+            variants = len(stage.latencies) if several else 0
+            counts.append([stage.cores_max, len(sizes), MOVES, variants])
+            replicas = min(REPLICAS_MOST, stage.replicas_max)
+            limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
+        most = max(stage.cores_max for stage in spec.stages)
+        cores, replicas_ = np.arange(1, most + 1), np.arange(REPLICAS_MOST + 1)[:, None]
+        room = (cores * replicas_ <= spec.total_cores) | (cores == 1)
+        own = [room & (cores <= stage.cores_max) for stage in spec.stages]
+        return cls(
+            np.array(sizes), np.array(counts), np.array(limits), np.array(own), spec.total_cores
+        )
+
+    @property
+    def actions(self) -> tuple[int, ...]:
+        """Number of choices of each part of an action, stage by stage."""
+        return tuple(self.counts[self.counts > 0].tolist())
 
 
 class PolicyState:
     """Where episodes are: what a policy remembers of each, and the replicas that it asked for."""
 
-    def __init__(self, specs: Sequence[SystemSpec], every: int) -> None:
-        """Begin an episode of each system; they share their limits.
+    def __init__(self, specs: Sequence[SystemSpec], every: int, sizes: Sequence[int]) -> None:
+        """Begin an episode of each system; they share their stages and limits.
 
         Replicas may step after so many intervals; if ``every`` is 0 there is one all the time.
+        A policy chooses among such batch sizes.
         """
         count, first = len(specs), specs[0]
+        self._spec = first
         self.scales = np.array([Scales.of(spec, every).row for spec in specs])
-        self.every = every
+        self.every, self.choices, self._layout = every, Choices.of(first, sizes), layout_of(first)
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
-        self._most = min(REPLICAS_MOST, first.replicas_max) if every else 1
-        initial = [spec.initial.replicas for spec in specs]
+        self._most = self.choices.limits[:, 2] if every else np.ones(len(first.stages), np.int64)
+        initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
         self.replicas = np.minimum(initial, self._most)
-        """(n,) asked for last."""
-        self.seen = np.zeros((count, len(INPUTS)), np.float32)
+        """(n, stages) asked for last."""
+        self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        self._allowed = np.zeros((count, MOVES), np.bool_)
-        self._room = room(self._most, first.cores_max, first.total_cores)
-        self._asked = np.zeros((count, STEPWISE_PARTS), np.int64)
+        self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
+        self._asked = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
     def see(self, observations: FloatMatrix) -> None:
-        """Take in the (n, fields) joint observations of the next decision."""
-        remember(observations, self.intervals, self.scales, self._memory, self.seen)
+        """Take in the (n, fields) observations of the next decision."""
+        at = self._layout.requests, self._layout.stages
+        remember(observations, self.intervals, self.scales, *at, self._memory, self.seen)
+
+    def look(self, view: SystemView) -> None:
+        """Take in what a view of the first episode's system shows."""
+        observed = Control(self._layout.fields, ())
+        self.see(encode(view, self._spec, observed)[None])
 
     def see_some(self, chosen: NDArray[np.bool_], observations: FloatMatrix) -> None:
         """Take in the observations of some of the episodes only."""
         memory, seen = self._memory[chosen], self.seen[chosen]
         scales, intervals = self.scales[chosen], self.intervals[chosen]
-        remember(observations[chosen], intervals, scales, memory, seen)
+        at = self._layout.requests, self._layout.stages
+        remember(observations[chosen], intervals, scales, *at, memory, seen)
         self._memory[chosen], self.seen[chosen] = memory, seen
 
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
@@ -65,72 +116,93 @@ class PolicyState:
         self.intervals[chosen] = 0
 
     def steps_allowed(self) -> NDArray[np.bool_]:
-        """Return which of the steps of the replicas each episode may now take, (n, 3)."""
+        """Return which of the steps of its replicas each stage may now take, (n, stages, 3)."""
         _allow(self.intervals, self.replicas, self.every, self._most, self._allowed)
         return self._allowed.copy()
 
-    def take(self, steps: IntArray) -> None:
-        """Step the replicas, 0 down to 2 up."""
-        self.replicas = self.replicas + steps - 1
-        self.intervals = self.intervals + 1
+    def take(
+        self, cores: IntArray, batches: IntArray, steps: IntArray, variants: IntArray
+    ) -> IntArray:
+        """Go on with (n, stages) choices from 0 on, of the steps 0 down to 2 up.
 
-    def follow(self, replicas: int) -> None:
-        """Go on from replicas that another has asked for in place of the last decision."""
-        self.replicas[:] = min(max(replicas, 1), self._most)
-
-    def choose(self, logits: FloatMatrix, sizes: IntArray) -> IntArray:
-        """Take the most probable steps; return (n, 3) cores, batch sizes and replicas.
-
-        They are for (n, choices) logits of a policy with such batch sizes, and overwritten by the
-        next ones.
+        Returned are (n, stages, 4) allocations that fit on the machine.
         """
+        choices, asked = self.choices, self._asked
+        self.replicas = self.replicas + steps - 1  # who saw the last ones may keep them
+        asked[..., 0], asked[..., 3] = cores + 1, variants
+        asked[..., 1] = np.minimum(choices.sizes[batches], choices.limits[:, 1])
+        return self._fitting()
+
+    def follow(self, allocation: Allocation) -> None:
+        """Go on from what another has asked for in place of the last decision."""
+        replicas = [stage.replicas for stage in allocation.stages]
+        self.replicas[:] = np.clip(replicas, 1, self._most)
+
+    def choose(self, logits: FloatMatrix) -> IntArray:
+        """Take the most probable choices under (n, choices) logits.
+
+        Returned are (n, stages, 4) allocations, which the next ones overwrite.
+        """
+        choices = self.choices
         _allow(self.intervals, self.replicas, self.every, self._most, self._allowed)
-        _choose(logits, self._allowed, self._room, sizes, self.replicas, self._asked)
+        parts = choices.counts, choices.limits, choices.room, choices.sizes
+        _choose(logits, self._allowed, *parts, self.replicas, self._asked)
+        return self._fitting()
+
+    def _fitting(self) -> IntArray:
+        """Return what was asked for, as far as all stages together have room."""
+        self._asked[..., 2] = self.replicas
+        if self.replicas.shape[1] > 1:  # of one, only those cores were allowed that have
+            fit(self._asked, self.choices.limits, self.choices.total_cores)
+            self.replicas[:] = self._asked[..., 2]
         self.intervals += 1
         return self._asked
 
 
-def room(replicas_most: int, cores_max: int, total_cores: int) -> NDArray[np.bool_]:
-    """Return which numbers of cores, from 1 on, numbers of replicas, from 0 on, have room for.
-
-    They are (replicas_most + 1, cores_max). One core always counts as such: the machine then has
-    fewer replicas.
-    """
-    cores, replicas = np.arange(1, cores_max + 1), np.arange(replicas_most + 1)[:, None]
-    allowed: NDArray[np.bool_] = (cores * replicas <= total_cores) | (cores == 1)
-    return allowed
+def allocation(asked: IntArray) -> Allocation:
+    """Return what (stages, 4) numbers ask for."""
+    return Allocation(stages=tuple(StageAllocation(*row) for row in asked.tolist()))
 
 
 @entry_point
 def _allow(
-    intervals: IntArray, replicas: IntArray, every: int, most: int, allowed: NDArray[np.bool_]
+    intervals: IntArray,
+    replicas: IntArray,
+    every: int,
+    most: IntArray,
+    allowed: NDArray[np.bool_],
 ) -> None:
     for i in range(len(intervals)):
         now = may_step(intervals[i], every)
-        allowed[i, 0] = now and replicas[i] > 1
-        allowed[i, 1] = True
-        allowed[i, 2] = now and replicas[i] < most
+        for k in range(len(most)):
+            allowed[i, k, 0] = now and replicas[i, k] > 1
+            allowed[i, k, 1] = True
+            allowed[i, k, 2] = now and replicas[i, k] < most[k]
 
 
 @entry_point
 def _choose(
     logits: FloatMatrix,
     steps: NDArray[np.bool_],
+    counts: IntArray,
+    limits: IntArray,
     room: NDArray[np.bool_],
     sizes: IntArray,
     replicas: IntArray,
     asked: IntArray,
 ) -> None:
     for i in range(len(logits)):
-        batches, first = room.shape[1], room.shape[1] + len(sizes)
-        replicas[i] += _best(logits[i, first:], steps[i]) - 1
-        asked[i, 0] = _best(logits[i, :batches], room[replicas[i]]) + 1
-        size = 0
-        for k in range(1, len(sizes)):
-            if logits[i, batches + k] > logits[i, batches + size]:
-                size = k
-        asked[i, 1] = sizes[size]
-        asked[i, 2] = replicas[i]
+        at = 0
+        for k in range(len(counts)):
+            batches = at + counts[k, 0]
+            moves = batches + counts[k, 1]
+            variants = moves + counts[k, 2]
+            replicas[i, k] += _best(logits[i, moves:variants], steps[i, k]) - 1
+            allowed = room[k, replicas[i, k], : counts[k, 0]]
+            asked[i, k, 0] = _best(logits[i, at:batches], allowed) + 1
+            asked[i, k, 1] = min(sizes[_largest(logits[i, batches:moves])], limits[k, 1])
+            at = variants + counts[k, 3]
+            asked[i, k, 3] = _largest(logits[i, variants:at])
 
 
 @compiled
@@ -141,3 +213,13 @@ def _best(logits: FloatMatrix, allowed: NDArray[np.bool_]) -> int:
         if allowed[k] and (best < 0 or logits[k] > logits[best]):
             best = k
     return best
+
+
+@compiled
+def _largest(logits: FloatMatrix) -> int:
+    """Return the place of the largest; 0 if there is none."""
+    largest = 0
+    for k in range(1, len(logits)):
+        if logits[k] > logits[largest]:
+            largest = k
+    return largest

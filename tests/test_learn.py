@@ -332,9 +332,9 @@ def test_training_on_scenarios_of_two_systems_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("agent", "scenario", "actions"),
     [
-        ("ppo", VARIANTS, (4, 4, 3)),
-        ("ppo", CHAIN, (4, 4, 3, 4, 4, 2, 2, 2, 3)),
-        ("ppo-joint", VARIANTS, (4, 4, 3, 3)),
+        ("sb3-ppo", VARIANTS, (4, 4, 3)),
+        ("sb3-ppo", CHAIN, (4, 4, 3, 4, 4, 2, 2, 2, 3)),
+        ("recurrent-ppo-joint", VARIANTS, (4, 4, 3, 3)),
         ("maskable-ppo", CHAIN, (4, 4, 3, 4, 4, 2, 2, 2, 3)),
         ("recurrent-ppo", VARIANTS, (4, 4, 3)),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import subprocess
 import sys
 from contextlib import closing
@@ -12,13 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scenarios import VARIANTS, short
+from scenarios import CHAIN, VARIANTS, short
 
-from agents.history import INPUTS, REMEMBERED, Scales, remember
+from agents.history import (
+    INPUTS,
+    JOINT_LAYOUT,
+    REMEMBERED,
+    Scales,
+    inputs_of,
+    layout_of,
+    remember,
+)
 from agents.learn import TrainingPlan, settings
 from agents.learn.actor_critic import ActorCritic, Inputs, Weights, update
 from agents.learn.collect import Prices, _compared, collect
-from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other
+from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other, perturbed
 from agents.learn.imitation import (
     DISTURBED_MOST,
     Demonstrations,
@@ -39,17 +48,18 @@ from agents.learn.judge import (
     play_fixed,
     program_alone,
 )
-from agents.learn.phased import Training, score_of, steps_left, train
+from agents.learn.phased import Training, blinded, score_of, steps_left, train
 from agents.learn.phases import PhasedConfig
+from agents.learn.systems import Spending, spec_of
 from agents.learn.training import check_checkpoint
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from agents.stepwise import REPLICAS_MOST, PolicyState
-from sponge_env.config import Arrivals, Initial, Simulation
+from agents.stepwise import REPLICAS_MOST, Choices, PolicyState
+from sponge_env.config import Arrivals, Initial, Simulation, Stage
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
-from sponge_env.interfaces import Allocation
+from sponge_env.interfaces import ACCURACY_PRICE, Allocation
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
@@ -70,6 +80,7 @@ CONFIG = PhasedConfig(
     durations_s=(5.0, 9.0),
     every=4,
 )
+CHOICES = Choices.of(SPEC, CONFIG.batches)
 
 
 def plan(
@@ -91,11 +102,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn_policy(seed: int = 0) -> Policy:
     """Return a policy that no training made, of large weights, so that it moves about."""
     torch.manual_seed(seed)
-    model = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1)
+    model = ActorCritic(CONFIG, CHOICES, len(INPUTS), 1)
     with torch.no_grad():
         model.actor[-1].weight.normal_()
         model.actor[-1].bias.normal_()
-    return Policy(info(), tuple(model.layers(Inputs())))
+    return Policy(info(), tuple(model.layers(Inputs(len(INPUTS)))))
 
 
 def info() -> PolicyInfo:
@@ -122,7 +133,8 @@ def seen_over_time(observations: np.ndarray) -> np.ndarray:
     shown = []
     for k, each in enumerate(observations):
         seen = np.zeros((count, len(INPUTS)), np.float32)
-        remember(each, np.full(count, k), scales, memory, seen)
+        at = JOINT_LAYOUT.requests, JOINT_LAYOUT.stages
+        remember(each, np.full(count, k), scales, *at, memory, seen)
         shown.append(seen)
     return np.array(shown)
 
@@ -154,10 +166,10 @@ def test_the_replicas_step_in_the_first_seconds_and_then_seldom() -> None:
 
 def steps_up(every: int) -> list[int]:
     """Return in which of 45 intervals another replica may be asked for."""
-    state, due = PolicyState([SPEC], every), []
+    state, due = PolicyState([SPEC], every, (1, 2)), []
     for k in range(45):
-        due += [k] * bool(state.steps_allowed()[0, 2])
-        state.take(np.array([1]))
+        due += [k] * bool(state.steps_allowed()[0, 0, 2])
+        state.take(*np.ones((3, 1, 1), np.int64), np.zeros((1, 1), np.int64))
     return due
 
 
@@ -185,17 +197,18 @@ def test_the_guard_answers_for_a_stepwise_policy_beyond_what_it_has_seen(tmp_pat
 
 
 def test_no_decision_asks_for_more_than_the_machine_has() -> None:
-    policy, state = drawn_policy(1), PolicyState([SPEC] * 64, CONFIG.every)
+    policy = drawn_policy(1)
+    state = PolicyState([SPEC] * 64, CONFIG.every, CONFIG.batches)
     before, random = state.replicas.copy(), np.random.default_rng(1)
     for _ in range(60):
         shown = random.normal(0, 3, (64, JOINT.obs_dim)).astype(np.float32)
         may = state.steps_allowed()
         state.see(shown)
-        asked = state.choose(policy.logits(state.seen), policy.sizes).copy()
+        asked = state.choose(policy.logits(state.seen))[:, 0].copy()
         assert (asked[:, 0] * asked[:, 2] <= SPEC.total_cores).all()
-        assert may[np.arange(64), asked[:, 2] - before + 1].all()
+        assert may[np.arange(64), 0, asked[:, 2] - before[:, 0] + 1].all()
         assert np.isin(asked[:, 1], CONFIG.batches).all()
-        before = asked[:, 2]
+        before = asked[:, 2:3]
     assert before.max() > 1
 
 
@@ -205,15 +218,15 @@ def test_inputs_saturate() -> None:
 
 
 def test_replicas_go_on_from_those_of_the_guard() -> None:
-    state = PolicyState([SPEC], CONFIG.every)
+    state = PolicyState([SPEC], CONFIG.every, (1,))
     for asked, followed in ((0, 1), (3, 3), (99, min(REPLICAS_MOST, SPEC.replicas_max))):
-        state.follow(asked)
-        assert state.replicas.tolist() == [followed]
+        state.follow(Allocation(1, 1, replicas=asked))
+        assert state.replicas.tolist() == [[followed]]
 
 
 def test_the_policy_file_decides_like_the_trained_networks() -> None:
     torch.manual_seed(0)
-    model, inputs = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1), Inputs()
+    model, inputs = ActorCritic(CONFIG, CHOICES, len(INPUTS), 1), Inputs(len(INPUTS))
     random = np.random.default_rng(0)
     seen = random.normal(2.0, 3.0, (500, len(INPUTS))).astype(np.float32)
     inputs.fit(seen)
@@ -225,7 +238,7 @@ def test_the_policy_file_decides_like_the_trained_networks() -> None:
 
 def test_inputs_are_told_by_mean_and_deviation() -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, (300, len(INPUTS))).astype(np.float32)
-    inputs = Inputs(hidden=[0])
+    inputs = Inputs(len(INPUTS), hidden=[0])
     inputs.fit(values)
     assert inputs.mean == pytest.approx(values.mean(axis=0), abs=1e-3)
     assert inputs.variance == pytest.approx(values.var(axis=0), abs=1e-2)
@@ -234,17 +247,17 @@ def test_inputs_are_told_by_mean_and_deviation() -> None:
 
 def test_sampled_actions_have_the_probabilities_that_an_update_finds() -> None:
     torch.manual_seed(0)
-    model = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1)
-    shown, replicas = torch.randn(200, len(INPUTS)), torch.randint(1, 6, (200,))
-    may = torch.rand(200, 3) < 0.5
-    may[:, 1] = True
+    model = ActorCritic(CONFIG, CHOICES, len(INPUTS), 1)
+    shown, replicas = torch.randn(200, len(INPUTS)), torch.randint(1, 6, (200, 1))
+    may = torch.rand(200, 1, 3) < 0.5
+    may[..., 1] = True
     actions = model.sample(shown, replicas, may)
     again, entropy = model.judged(shown, actions)
     assert torch.allclose(again, actions.log_probability)
     assert (entropy > 0).all()
     asked = (actions.cores + 1) * (replicas + actions.steps - 1)
     assert (asked[replicas + actions.steps > 1] <= SPEC.total_cores).all()
-    assert may.gather(1, actions.steps[:, None]).all()
+    assert may.gather(2, actions.steps[..., None]).all()
 
 
 def test_rewards_charge_cores_and_violations_in_core_seconds() -> None:
@@ -266,10 +279,12 @@ def test_advantages_are_compared_within_their_scenario() -> None:
 
 def test_random_starts_stay_within_the_machine() -> None:
     episodes = Episodes([SCENARIO], 40, CONFIG, CONFIG.every, seed=0)
-    assert len(set(episodes.state.replicas.tolist())) > 1
+    assert len(set(episodes.state.replicas[:, 0].tolist())) > 1
     for _ in range(30):
         before = episodes.state.replicas.copy()
-        over = episodes.step(*np.ones((3, 40), np.int64)).over.copy()
+        over = episodes.step(
+            *np.ones((3, 40, 1), np.int64), np.zeros((40, 1), np.int64)
+        ).over.copy()
         assert np.array_equal(episodes.state.replicas, before)
         episodes.renew()
         assert (episodes.state.intervals[over] == 0).all()
@@ -280,8 +295,8 @@ def test_random_starts_stay_within_the_machine() -> None:
 def test_where_replicas_never_step_episodes_begin_with_one() -> None:
     several = dataclasses.replace(SCENARIO, initial=Initial(1, 1, 3))
     episodes = Episodes([several], 40, CONFIG, 0, seed=0)
-    assert set(episodes.state.replicas.tolist()) == {1}
-    assert not episodes.may_step[:, [0, 2]].any()
+    assert set(episodes.state.replicas[:, 0].tolist()) == {1}
+    assert not episodes.may_step[..., [0, 2]].any()
     episodes.close()
 
 
@@ -295,35 +310,36 @@ def test_the_program_shows_what_a_stepwise_policy_could_do() -> None:
         assert np.isfinite(found.seen).all()
         replicas = found.replicas + found.steps - 1
         assert ((found.cores + 1) * replicas <= SPEC.total_cores).all()
-        assert found.may_step[np.arange(len(replicas)), found.steps].all()
+        assert np.take_along_axis(found.may_step, found.steps[..., None], axis=-1).all()
         assert found.batches.max() < len(CONFIG.batches)
 
 
 def test_demonstrations_go_where_the_policy_leads() -> None:
     policy = drawn_policy()
-    found, state = shown(policy), PolicyState([SPEC], CONFIG.every)
+    found, state = shown(policy), PolicyState([SPEC], CONFIG.every, CONFIG.batches)
     state.replicas[:] = found.replicas[0]
-    sizes = np.array(CONFIG.batches)
     for k, seen in enumerate(found.seen):
         assert state.replicas[0] == found.replicas[k]
-        state.choose(policy.logits(seen[None]), sizes)
+        state.choose(policy.logits(seen[None]))
 
 
 def test_what_was_shown_becomes_probable() -> None:
     torch.manual_seed(0)
-    model, inputs = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 1), Inputs()
+    model, inputs = ActorCritic(CONFIG, CHOICES, len(INPUTS), 1), Inputs(len(INPUTS))
     found = shown()
     imitate(model, inputs, found, dataclasses.replace(CONFIG, imitation_epochs=300))
     seen = inputs(found.seen)
     assert seen.mean(dim=0).abs().max() < 1
     replicas, may_step = torch.from_numpy(found.replicas), torch.from_numpy(found.may_step)
     drawn = model.sample(seen, replicas, may_step)
-    alike = [np.mean(part.numpy() == own) for part, own in zip(drawn[:3], found[1:4], strict=True)]
+    alike = [
+        np.mean(part.numpy() == own) for part, own in zip(drawn.chosen, found[1:5], strict=True)
+    ]
     assert min(alike) > 0.7
 
 
 def test_the_critic_reckons_in_what_is_usual_in_each_scenario() -> None:
-    model = ActorCritic(CONFIG, SPEC.cores_max, SPEC.total_cores, 2)
+    model = ActorCritic(CONFIG, CHOICES, len(INPUTS), 2)
     random, scenario = np.random.default_rng(0), np.arange(40) % 2
     returns = random.normal(0, 1, (50, 40)).astype(np.float32) * np.where(scenario, 1000, 20)
     for _ in range(200):
@@ -473,7 +489,7 @@ def test_fixed_allocations_together_do_what_each_does_alone(
 
 def test_replicas_begin_within_what_a_policy_knows() -> None:
     many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=SPEC.replicas_max))
-    assert PolicyState([many], 1).replicas[0] == REPLICAS_MOST < SPEC.replicas_max
+    assert PolicyState([many], 1, (1,)).replicas[0, 0] == REPLICAS_MOST < SPEC.replicas_max
 
 
 def test_violations_beyond_the_rules_count_against_a_policy() -> None:
@@ -644,10 +660,122 @@ def test_bad_options_are_refused(options: dict[str, object], said: str) -> None:
         settings(PhasedConfig, {}, options)
 
 
-@pytest.mark.parametrize(("scenario", "phased"), [(SCENARIO, True), (VARIANTS, False)])
-def test_one_model_is_learned_in_phases(scenario: Scenario, phased: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scenario", [SCENARIO, VARIANTS, CHAIN])
+def test_what_is_simulated_is_learned_in_phases(scenario: Scenario, tmp_path: Path) -> None:
     made = dataclasses.replace(plan(tmp_path), scenarios=(scenario,))
-    assert made.phased is phased
-    assert dataclasses.replace(made, agent="ppo").phased is phased
+    assert made.phased
+    assert dataclasses.replace(made, agent="ppo").phased
     assert not dataclasses.replace(made, agent="maskable-ppo").phased
     assert not dataclasses.replace(made, backend="live").phased
+
+
+@pytest.mark.parametrize(
+    ("agent", "scenario", "actions"),
+    [
+        ("ppo", VARIANTS, (4, 4, 3, 3)),
+        ("ppo-joint", VARIANTS, (4, 4, 3, 3)),
+        ("ppo-joint", CHAIN, (4, 4, 3, 4, 4, 3, 2, 2, 4, 3)),
+    ],
+)
+def test_variants_and_pipelines_are_learned_and_followed_like_one_model(
+    agent: str, scenario: Scenario, actions: tuple[int, ...], tmp_path: Path
+) -> None:
+    longer = dataclasses.replace(scenario, duration_s=20.0)
+    made = dataclasses.replace(
+        plan(tmp_path / "run"), agent=agent, scenarios=(longer,), randomised=True, envs=16
+    )
+    policy = load_policy(train(made, dataclasses.replace(CONFIG, every=2)))
+    assert policy.info.actions == actions
+    assert policy.info.inputs == made.inputs
+    assert len(set(made.inputs)) == len(made.inputs)
+    judged = Judge([longer], 1)(policy)
+    run = Run(agent, scenario.name, "sim", SEED_LIMIT)
+    system = make_system(longer, SEED_LIMIT)
+    played = run_episode(system, PolicyController(agent, str(tmp_path / "run"), False), run)
+    one = played.summary
+    spent = one.mean_cores + Spending([longer]).of_episode(played.intervals) / one.duration_s
+    assert spent > one.mean_cores, "some answers are not the most accurate ones"
+    assert judged.cores[0] == pytest.approx(spent)
+    assert judged.violation_rate[0] == pytest.approx(one.avoidable_violation_rate)
+    guarded = run_episode(
+        make_system(longer, SEED_LIMIT), PolicyController(agent, str(tmp_path / "run")), run
+    )
+    assert guarded.summary.offered == one.offered
+
+
+def test_all_stages_together_ask_for_no_more_than_the_machine_has() -> None:
+    spec, random = spec_of(CHAIN), np.random.default_rng(0)
+    state, held = PolicyState([spec] * 64, 1, (1, 2, 4)), []
+    for _ in range(40):
+        before, may = state.replicas.copy(), state.steps_allowed()
+        logits = random.normal(0, 3, (64, sum(state.choices.actions))).astype(np.float32)
+        asked = state.choose(logits).copy()
+        held.append((asked[..., 0] * asked[..., 2]).sum(axis=1))
+        assert (asked[..., :3] >= 1).all()
+        assert (asked <= state.choices.limits).all()
+        assert np.array_equal(state.replicas, asked[..., 2]), "without those that found no room"
+        assert may[..., 2][asked[..., 2] > before].all()
+    assert np.max(held) == spec.total_cores
+    variants = state.choices.counts[:, 3].tolist()
+    assert variants == [0, 2, 0], "the last stage's batches choose by themselves"
+
+
+def test_random_starts_of_all_stages_stay_within_the_machine() -> None:
+    config, random = dataclasses.replace(CONFIG, random_starts=1.0), np.random.default_rng(0)
+    seen = set()
+    for number in range(200):
+        drawn = perturbed(CHAIN, config, 1, number, random)  # a scenario checks that it fits
+        seen.add(tuple((each.initial.replicas, each.initial.variant) for each in drawn.stages))
+        assert list(map(begun_alike, drawn.stages)) == list(map(begun_alike, CHAIN.stages))
+    assert len(seen) > 10
+    alone = perturbed(CHAIN, config, 0, 0, random)
+    assert [stage.initial.replicas for stage in alone.stages] == [1, 1, 1]
+
+
+def begun_alike(stage: Stage) -> Stage:
+    return dataclasses.replace(stage, initial=Initial())
+
+
+def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs() -> None:
+    spending = Spending([VARIANTS, SCENARIO])
+    # An interval of 30 requests at 30 per second, all answered by the model of 0.7, not 0.9.
+    counts = {"on_time": (20, 0, 15), "late": (10, 0, 0), "accuracy": (0.7, 0.0, 1.0)}
+    metrics = {name: np.array(values) for name, values in counts.items()}
+    costs = spending.accuracy(metrics, np.array([0, 0, 1]))
+    assert costs == pytest.approx([ACCURACY_PRICE * 100 * (1 - 0.7 / 0.9), 0.0, 0.0])
+
+
+def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:
+    spec = spec_of(CHAIN)
+    layout = layout_of(spec)
+    assert inputs_of(layout.fields) == layout.inputs
+    observed = np.random.default_rng(0).random((1, len(layout.fields))).astype(np.float32)
+    state = PolicyState([spec], 1, (1,))
+    state.see(observed)
+    shown = dict(zip(layout.inputs, state.seen[0].tolist(), strict=True))
+    known = dict(zip(layout.fields, observed[0].tolist(), strict=True))
+    for stage in spec.stages:
+        name, requests = stage.name, stage.capacity_rps * spec.slo_s
+        queue = math.log1p(known[f"{name}.queue_length"] * requests)
+        assert shown[f"{name}.queue_length"] == pytest.approx(queue, rel=1e-6)
+        held = known[f"{name}.cores"] * known[f"{name}.replicas"] * stage.replicas_max
+        assert shown[f"{name}.cores_held"] == pytest.approx(held, rel=1e-6)
+    assert shown["arrivals_mean_3s"] == pytest.approx(known["find.arrivals_last"], rel=1e-6)
+    assert shown["cold_start"] == pytest.approx(math.log1p(1.5), rel=1e-6)
+    hidden = [layout.inputs[k] for k in blinded(layout.inputs, ("due", "age"))]
+    due = [name for name in layout.inputs if ".due_" in name]
+    assert hidden == [*due, "age_30s", "age_300s"]
+
+
+def test_the_rule_of_variants_is_a_program() -> None:
+    rule = judgement(best_rules(True, (VARIANTS,), 1))
+    programs = [judgement(program_alone(name, (VARIANTS,), 1)) for name in JOINT_PROGRAMS]
+    assert rule.cores[0] in [program.cores[0] for program in programs]
+
+
+def test_policies_that_choose_other_things_are_refused(tmp_path: Path) -> None:
+    policy = drawn_policy()
+    fewer = dataclasses.replace(policy.info, actions=(SPEC.cores_max - 1, len(CONFIG.batches), 4))
+    save_policy(dataclasses.replace(policy, info=fewer), tmp_path / POLICY_FILE)
+    with pytest.raises(PolicyError, match="chooses other things than there are"):
+        PolicyController("ppo-joint", str(tmp_path)).reset(SPEC, 0)

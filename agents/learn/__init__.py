@@ -22,7 +22,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.spec import make_spec, scenario_profile
 
 from .. import LEARNERS, Learner
-from ..history import INPUTS
+from ..history import layout_of
 from ..learned import control_of
 from .phases import PhasedConfig
 
@@ -177,14 +177,13 @@ class TrainingPlan:
 
     @property
     def phased(self) -> bool:
-        """Whether it is learned in phases: one model, simulated, by a learner that does so."""
-        several = len(self.spec.stages) > 1 or self.spec.has_variants
-        return self.learner.phased and self.backend == "sim" and not several
+        """Whether it is learned in phases: simulated, by a learner that does so."""
+        return self.learner.phased and self.backend == "sim"
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what the policy sees."""
-        return INPUTS if self.phased else self.control.fields
+        return layout_of(self.spec).inputs if self.phased else self.control.fields
 
     @property
     def spec(self) -> SystemSpec:

@@ -8,7 +8,8 @@ at and the actor does not, and advantages are compared within a scenario.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..history import INPUTS
 from ..policy import FloatMatrix
-from ..stepwise import MOVES, REPLICAS_MOST, room
+from ..stepwise import Choices
 from .phases import PhasedConfig
 
 LOGIT_MOST = 4.0
@@ -37,9 +37,9 @@ _NEVER = -1e9
 class Inputs:
     """Mean and deviation of each input, and which of them are seen at all."""
 
-    def __init__(self, hidden: Sequence[int] = ()) -> None:
-        self.mean, self.variance = np.zeros(len(INPUTS)), np.ones(len(INPUTS))
-        self._seen = np.ones(len(INPUTS), np.float32)
+    def __init__(self, count: int, hidden: Sequence[int] = ()) -> None:
+        self.mean, self.variance = np.zeros(count), np.ones(count)
+        self._seen = np.ones(count, np.float32)
         self._seen[list(hidden)] = 0.0
 
     def fit(self, seen: FloatMatrix) -> None:
@@ -65,20 +65,27 @@ class Inputs:
 
 
 class Actions(NamedTuple):
-    """(n,) choices of each part, what they were chosen among, and how probable they were."""
+    """(n, stages) choices of each part, among what they were chosen, and how probable all were."""
 
     cores: Tensor
     batches: Tensor
     steps: Tensor
+    variants: Tensor
     replicas: Tensor
     """Asked for before."""
     may_step: Tensor
-    """(n, 3) which steps were allowed."""
+    """(n, stages, 3) which steps were allowed."""
     log_probability: Tensor
+    """(n,)"""
 
     def at(self, chosen: Tensor) -> Actions:
         """Return some of them."""
         return Actions(*(part[chosen] for part in self))
+
+    @property
+    def chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What :meth:`..stepwise.PolicyState.take` takes."""
+        return self[:4]
 
 
 class Transitions(NamedTuple):
@@ -107,21 +114,25 @@ class Shown(NamedTuple):
 class ActorCritic(nn.Module):
     """Both networks."""
 
-    def __init__(self, config: PhasedConfig, cores: int, total_cores: int, scenarios: int) -> None:
+    def __init__(self, config: PhasedConfig, choices: Choices, inputs: int, scenarios: int) -> None:
         super().__init__()
         self._config = config
-        self._sizes = [cores, len(config.batches), MOVES]
-        self._room = torch.from_numpy(room(REPLICAS_MOST, cores, total_cores))
-        self.actor = _network(len(INPUTS), config.hidden, sum(self._sizes))
+        self._counts: list[list[int]] = choices.counts.tolist()
+        self._room = torch.from_numpy(choices.room)
+        self.actor = _network(inputs, config.hidden, sum(choices.actions))
         knows = scenarios if config.asymmetric else 0
-        self.critic = _network(len(INPUTS) + knows, config.hidden, 1)
+        self.critic = _network(inputs + knows, config.hidden, 1)
         self.value_scale: Tensor
         self.register_buffer("value_scale", torch.full((scenarios,), VALUE_SCALE))
         step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
         assert isinstance(last, nn.Linear)
+        at = 0
         with torch.no_grad():  # until steps are allowed, nothing changes these
-            last.weight[-MOVES:] = 0.0
-            last.bias[-MOVES:] = torch.tensor([step, 0.0, step])
+            for cores, sizes, moves, variants in self._counts:
+                own = slice(at + cores + sizes, at + cores + sizes + moves)
+                last.weight[own] = 0.0
+                last.bias[own] = torch.tensor([step, 0.0, step])
+                at = own.stop + variants
 
     def values(self, shown: Tensor, scenarios: Tensor) -> Tensor:
         """Return the (n,) values of states."""
@@ -144,35 +155,44 @@ class ActorCritic(nn.Module):
             spread = max(float(returns[:, scenario == k].std()), 1.0)
             self.value_scale[k] += RESCALING * (spread - float(self.value_scale[k]))
 
-    def _parts(self, shown: Tensor, may_step: Tensor) -> list[Tensor]:
-        cores, batches, steps = self.actor(shown).split(self._sizes, dim=1)
-        bounded = LOGIT_MOST * torch.tanh(cores / LOGIT_MOST)
-        allowed = steps.masked_fill(~may_step, _NEVER)
-        return [bounded, batches.log_softmax(dim=1), allowed.log_softmax(dim=1)]
+    def _parts(self, shown: Tensor, may_step: Tensor) -> list[list[Tensor]]:
+        """Return for each stage the logits of its cores, and of the rest log-probabilities."""
+        of_stages, found = self.actor(shown).split([sum(each) for each in self._counts], dim=1), []
+        for k, logits in enumerate(of_stages):
+            cores, batches, steps, variants = logits.split(self._counts[k], dim=1)
+            bounded = LOGIT_MOST * torch.tanh(cores / LOGIT_MOST)
+            rest = batches, steps.masked_fill(~may_step[:, k], _NEVER), variants
+            found.append([bounded, *(each.log_softmax(dim=1) for each in rest)])
+        return found
 
-    def _fitting(self, cores: Tensor, replicas: Tensor) -> Tensor:
-        """Return the log-probabilities of the cores that the machine has room for."""
-        return cores.masked_fill(~self._room[replicas], _NEVER).log_softmax(dim=1)
+    def _fitting(self, k: int, cores: Tensor, replicas: Tensor) -> Tensor:
+        """Return the log-probabilities of the cores of a stage that the machine has room for."""
+        room = self._room[k, replicas, : cores.shape[1]]
+        return cores.masked_fill(~room, _NEVER).log_softmax(dim=1)
 
     @torch.no_grad()
     def sample(self, shown: Tensor, replicas: Tensor, may_step: Tensor) -> Actions:
         """Draw an action for each of n states."""
-        cores, batches, steps = self._parts(shown, may_step)
-        step, batch = _drawn(steps), _drawn(batches)
-        cores = self._fitting(cores, replicas + step - 1)
-        core = _drawn(cores)
-        chosen = zip((cores, batches, steps), (core, batch, step), strict=True)
-        log_probability = sum(_of(logs, choice) for logs, choice in chosen)
-        return Actions(core, batch, step, replicas, may_step, torch.as_tensor(log_probability))
+        logs, drawn = [], []
+        for k, (cores, batches, steps, variants) in enumerate(self._parts(shown, may_step)):
+            step, batch = _drawn(steps), _drawn(batches)
+            fitting = self._fitting(k, cores, replicas[:, k] + step - 1)
+            logs += [fitting, batches, steps, variants]
+            drawn.append((_drawn(fitting), batch, step, _drawn(variants)))
+        chosen = (torch.stack(part, dim=1) for part in zip(*drawn, strict=True))
+        log_probability = _sum_of(logs, chain(*drawn))
+        return Actions._make((*chosen, replicas, may_step, log_probability))
 
     def judged(self, shown: Tensor, actions: Actions) -> tuple[Tensor, Tensor]:
         """Return the (n,) log-probabilities of actions, and the entropies of their parts."""
-        cores, batches, steps = self._parts(shown, actions.may_step)
-        cores = self._fitting(cores, actions.replicas + actions.steps - 1)
-        chosen = (cores, actions.cores), (batches, actions.batches), (steps, actions.steps)
-        log_probability = sum(_of(logs, choice) for logs, choice in chosen)
-        entropy = -sum((logs.exp() * logs).sum(dim=1) for logs, _ in chosen)
-        return torch.as_tensor(log_probability), torch.as_tensor(entropy)
+        logs, chosen = [], []
+        replicas = actions.replicas + actions.steps - 1
+        for k, (cores, *rest) in enumerate(self._parts(shown, actions.may_step)):
+            logs += [self._fitting(k, cores, replicas[:, k]), *rest]
+            chosen += [part[:, k] for part in actions.chosen]
+        log_probability = _sum_of(logs, chosen)
+        entropy = -sum((each.exp() * each).sum(dim=1) for each in logs)
+        return log_probability, torch.as_tensor(entropy)
 
     def layers(self, inputs: Inputs) -> list[tuple[FloatMatrix, FloatMatrix]]:
         """Return (weight, bias) of each layer of the actor, which is then shown raw inputs."""
@@ -240,13 +260,21 @@ def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 
 def _drawn(logs: Tensor) -> Tensor:
-    """Draw from (n, choices) log-probabilities: the largest after Gumbel noise."""
+    """Draw from (n, choices) log-probabilities: the largest after Gumbel noise.
+
+    Where there is nothing to choose that is 0.
+    """
+    if not logs.shape[1]:
+        return torch.zeros(len(logs), dtype=torch.int64)
     noise = -torch.rand_like(logs).clamp(1e-9, 1 - 1e-7).log()
     return (logs - noise.log()).argmax(dim=1)
 
 
-def _of(logs: Tensor, chosen: Tensor) -> Tensor:
-    return logs.gather(1, chosen[:, None])[:, 0]
+def _sum_of(logs: Iterable[Tensor], chosen: Iterable[Tensor]) -> Tensor:
+    """Return the (n,) log-probabilities of all that was chosen together."""
+    parts = zip(logs, chosen, strict=True)
+    found = [part.gather(1, each[:, None])[:, 0] for part, each in parts if part.shape[1]]
+    return torch.as_tensor(sum(found))
 
 
 def _numpy(tensor: Tensor) -> FloatMatrix:

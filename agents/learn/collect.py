@@ -51,8 +51,7 @@ def collect(
     for _ in range(config.rollout_steps):
         replicas = torch.from_numpy(episodes.state.replicas)
         actions.append(model.sample(shown[-1], replicas, torch.from_numpy(episodes.may_step)))
-        chosen = (part.numpy() for part in actions[-1][:3])
-        outcomes = episodes.step(*chosen)
+        outcomes = episodes.step(*(part.numpy() for part in actions[-1].chosen))
         rewards.append(prices.rewards(outcomes, episodes.scenario, config.violations_most))
         over.append(outcomes.over.copy())
         # An episode that is over would have gone on: its last state counts as any other.

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.config import Initial
-from sponge_env.encoding import JOINT
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.vector.simulator import BatchSimulator
 
-from ..history import FloatMatrix
-from ..stepwise import REPLICAS_MOST, PolicyState
+from ..history import FloatMatrix, layout_of
+from ..stepwise import PolicyState
 from .phases import PhasedConfig
+from .systems import Spending, simulator, spec_of
 
 DRAWS = 24
 """Of each scenario, in the pool from which episodes are drawn."""
@@ -40,6 +38,7 @@ class Outcomes(NamedTuple):
     """(n,) what an interval came to."""
 
     core_seconds: FloatArray
+    """With what lost accuracy is worth, see :class:`.systems.Spending`."""
     violations: IntArray
     """Avoidable ones."""
     over: NDArray[np.bool_]
@@ -74,14 +73,13 @@ class Episodes:
         self.scenario = np.concatenate([own, len(scenarios) + np.arange(others) % len(scenarios)])
         """(n,) which scenario each is of."""
         self._assigned = self.scenario * DRAWS
-        self._simulator = BatchSimulator(
-            pool, self._assigned, replicas_max=REPLICAS_MOST, obs_dim=JOINT.obs_dim
-        )
-        self._batches = np.array(config.batches)
-        self._observations = np.zeros((count, JOINT.obs_dim), np.float32)
+        self._simulator = simulator(pool, self._assigned)
+        self._spending = Spending(pool)
         specs = self._simulator.specs
-        self._pool = PolicyState(specs, every)
-        self.state = PolicyState([specs[k] for k in self._assigned.tolist()], every)
+        self._observations = np.zeros((count, len(layout_of(specs[0]).fields)), np.float32)
+        self._pool = PolicyState(specs, every, config.batches)
+        played = [specs[k] for k in self._assigned.tolist()]
+        self.state = PolicyState(played, every, config.batches)
         self._begin(np.ones(count, np.bool_))
         self.state.see(self._observations)
 
@@ -92,20 +90,22 @@ class Episodes:
 
     @property
     def may_step(self) -> NDArray[np.bool_]:
-        """(n, 3) which steps of the replicas it may take."""
+        """(n, stages, 3) which steps of the replicas it may take."""
         return self.state.steps_allowed()
 
-    def step(self, cores: IntArray, batches: IntArray, steps: IntArray) -> Outcomes:
-        """Serve an interval under (n,) choices; :attr:`seen` is then what came of it.
+    def step(
+        self, cores: IntArray, batches: IntArray, steps: IntArray, variants: IntArray
+    ) -> Outcomes:
+        """Serve an interval under (n, stages) choices; :attr:`seen` is then what came of it.
 
         Call :meth:`renew` before the next.
         """
-        self.state.take(steps)
-        asked = np.stack([cores + 1, self._batches[batches], self.state.replicas], axis=1)
+        asked = self.state.take(cores, batches, steps, variants)
         self._observations, metrics = self._simulator.step(asked)
         self.state.see(self._observations)
         counts: Any = metrics["avoidable_violations"]
-        return Outcomes(metrics["core_seconds"], counts.astype(np.int64), self._simulator.over)
+        spent = metrics["core_seconds"] + self._spending.accuracy(metrics, self._assigned)
+        return Outcomes(spent, counts.astype(np.int64), self._simulator.over)
 
     def renew(self) -> None:
         """Begin another episode where one is over."""
@@ -138,28 +138,45 @@ def perturbed(
 
     There is one replica where they never step.
     """
-    limits, initial = scenario.limits, scenario.initial
+    starts = [stage.initial for stage in scenario.pipeline]
     if not every:
-        initial = dataclasses.replace(initial, replicas=1)
+        starts = [dataclasses.replace(start, replicas=1) for start in starts]
     if random.random() < config.random_starts:
-        held = min(HELD_MOST, limits.replicas, limits.machine_cores) if every else 1
-        count = int(random.integers(1, held + 1))
-        most = min(limits.cores // 2, limits.machine_cores // count)
-        sizes = [size for size in config.batches if size <= limits.batch]
-        cores, size = int(random.integers(1, max(1, most) + 1)), int(random.choice(sizes))
-        initial = Initial(cores, size, count)
+        starts = _random_starts(scenario, config, every, random)
     shorter = float(random.uniform(config.tightened[0], config.tightened[-1]))
     classes = [dataclasses.replace(c, slo_s=c.slo_s * shorter) for c in scenario.classes]
     shortest_s, longest_s = config.durations_s[0], config.durations_s[-1]
     intervals = round(float(random.uniform(shortest_s, longest_s)) / scenario.interval_s)
+    begun = zip(scenario.stages, starts, strict=False)
     return dataclasses.replace(
         scenario,
         name=f"{scenario.name}-{number}",
         slo_s=scenario.slo_s * shorter,
         classes=tuple(classes),
         duration_s=intervals * scenario.interval_s,
-        initial=initial,
+        initial=scenario.initial if scenario.stages else starts[0],
+        stages=tuple(dataclasses.replace(stage, initial=start) for stage, start in begun),
     )
+
+
+def _random_starts(
+    scenario: Scenario, config: PhasedConfig, every: int, random: np.random.Generator
+) -> list[Initial]:
+    """Draw the allocation with which each stage begins; all together fit on the machine."""
+    starts, left = [], scenario.limits.machine_cores
+    for later, stage in zip(range(len(scenario.pipeline))[::-1], scenario.pipeline, strict=True):
+        limits, room = stage.limits, left - later  # a core for each stage that follows
+        held = min(HELD_MOST, limits.replicas, room) if every else 1
+        count = int(random.integers(1, held + 1))
+        most = min(limits.cores // 2, room // count)
+        sizes = [size for size in config.batches if size <= limits.batch]
+        cores, size = int(random.integers(1, max(1, most) + 1)), int(random.choice(sizes))
+        variant = stage.initial.variant
+        if len(stage.variants) > 1 and stage.chooses == "controller":
+            variant = int(random.integers(0, len(stage.variants)))
+        starts.append(Initial(cores, size, count, variant))
+        left -= cores * count
+    return starts
 
 
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
@@ -171,7 +188,7 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     changes = OTHER_SLO, OTHER_PAYLOAD, OTHER_COLD_START
     longer, larger, colder = (float(np.exp(random.uniform(-x, x))) for x in changes)
     network, simulation = scenario.network, scenario.simulation
-    cold_start_s = make_spec(scenario, scenario_profile(scenario)).cold_start_s
+    cold_start_s = max(stage.cold_start_s for stage in spec_of(scenario).stages)
     delayed = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
     slower = simulation.service_scale * float(random.uniform(*OTHER_SPEEDS))
     return dataclasses.replace(

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.encoding import JOINT, encode
 from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.registry import known_controllers, make_controller, start
@@ -25,7 +24,7 @@ from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix
 from ..policy import Policy
-from ..stepwise import PolicyState
+from ..stepwise import PolicyState, allocation
 from . import TrainingPlan
 from .actor_critic import Actions, ActorCritic, Inputs, Shown
 from .episodes import other, perturbed
@@ -45,11 +44,14 @@ class Demonstrations(NamedTuple):
 
     seen: FloatMatrix
     cores: IntArray
+    """(n, stages), as all that follows."""
     batches: IntArray
     steps: IntArray
+    variants: IntArray
     replicas: IntArray
     """Asked for before."""
     may_step: NDArray[np.bool_]
+    """(n, stages, 3)"""
 
 
 def demonstrations(
@@ -87,9 +89,9 @@ def _demonstrated(
     expert = _Expert(program, system.spec, batches, every)
     disturbance = _Disturbance(system.spec, seed)
     while not system.done:
-        answer = expert.answer(system.view())
+        expert.look(system.view())
         if policy is None:
-            system.step(disturbance.of(expert.take(answer)))
+            system.step(disturbance.of(expert.take()))
         else:
             system.step(expert.follow(policy))
     return Demonstrations(*(np.array(column) for column in zip(*expert.shown, strict=True)))
@@ -101,38 +103,37 @@ class _Expert:
     def __init__(
         self, program: str, spec: SystemSpec, batches: tuple[int, ...], every: int
     ) -> None:
-        self._spec, self._sizes = spec, np.array(batches)
+        self._spec = spec
         self._program: Controller = make_controller(program, known_controllers())
         start(self._program, spec, 0)
-        self._state = PolicyState([spec], every)
-        self.shown: list[tuple[FloatMatrix, int, int, int, int, NDArray[np.bool_]]] = []
+        self._state = PolicyState([spec], every, batches)
+        self._choices: tuple[IntArray, ...] = ()
+        self.shown: list[tuple[NDArray[Any], ...]] = []
         """A row of :class:`Demonstrations` for each answer."""
 
-    def answer(self, view: SystemView) -> Allocation:
-        """Return what the program does, as far as the replicas may move and all find room."""
-        spec, state = self._spec, self._state
-        state.see(encode(view, spec, JOINT)[None])
-        wanted = self._program.decide(view)
-        before, allowed = int(state.replicas[0]), state.steps_allowed()[0]
-        step = int(np.sign(wanted.replicas - before)) + 1
-        step = step if allowed[step] else 1
-        replicas = before + step - 1
-        cores = min(wanted.cores, spec.most_cores(replicas))
+    def look(self, view: SystemView) -> None:
+        """Show what the program does, as far as the replicas may move and all find room."""
+        state, sizes = self._state, self._state.choices.sizes
+        state.look(view)
+        asked = np.array(self._program.decide(view).stages)
+        wanted_cores, wanted_batch, wanted_replicas, wanted_variants = asked.T
+        before, allowed = state.replicas[0].copy(), state.steps_allowed()[0]
+        steps = np.sign(wanted_replicas - before) + 1
+        steps = np.where(allowed[np.arange(len(steps)), steps], steps, 1)
+        most = most_cores(self._spec, before + steps - 1)
         # A larger batch than the program's only starts if so many wait.
-        place = min(int(np.searchsorted(self._sizes, wanted.batch)), len(self._sizes) - 1)
-        self.shown.append((state.seen[0].copy(), cores - 1, place, step, before, allowed))
-        return Allocation(cores=cores, batch=int(self._sizes[place]), replicas=replicas)
+        places = np.minimum(np.searchsorted(sizes, wanted_batch), len(sizes) - 1)
+        variants = np.where(state.choices.counts[:, 3] > 0, np.maximum(wanted_variants, 0), 0)
+        self._choices = np.minimum(wanted_cores, most) - 1, places, steps, variants
+        self.shown.append((state.seen[0].copy(), *self._choices, before, allowed))
 
-    def take(self, answer: Allocation) -> Allocation:
-        """Go on with the program's answer."""
-        self._state.take(np.array([answer.replicas]) - self._state.replicas + 1)
-        return answer
+    def take(self) -> Allocation:
+        """Go on with what the program does."""
+        return allocation(self._state.take(*(part[None] for part in self._choices))[0])
 
     def follow(self, policy: Policy) -> Allocation:
-        """Go on with the policy's."""
-        logits = policy.logits(self._state.seen)
-        cores, batch, replicas = self._state.choose(logits, self._sizes)[0].tolist()
-        return Allocation(cores=cores, batch=batch, replicas=replicas)
+        """Go on with what the policy does."""
+        return allocation(self._state.choose(policy.logits(self._state.seen))[0])
 
 
 class _Disturbance:
@@ -140,19 +141,28 @@ class _Disturbance:
 
     def __init__(self, spec: SystemSpec, seed: int) -> None:
         self._random, self._spec = stream(seed, "disturbance"), spec
-        self._left = self._cores = 0
+        self._left, self._cores = 0, np.zeros(len(spec.stages), np.int64)
 
     def of(self, answer: Allocation) -> Allocation:
         """Return an answer, perhaps with other cores."""
-        most = self._spec.most_cores(answer.replicas)
+        most = most_cores(self._spec, np.array([stage.replicas for stage in answer.stages]))
         if not self._left and self._random.random() < DISTURBED:
             self._left = int(self._random.integers(1, DISTURBED_MOST + 1))
-            self._cores = int(self._random.integers(1, most + 1))
+            self._cores = np.array([self._random.integers(1, each + 1) for each in most.tolist()])
         if not self._left:
             return answer
         self._left -= 1
-        cores = min(self._cores, most)
-        return Allocation(cores=cores, batch=answer.batch, replicas=answer.replicas)
+        cores = np.minimum(self._cores, most).tolist()
+        changed = zip(answer.stages, cores, strict=True)
+        stages = tuple(stage._replace(cores=each) for stage, each in changed)
+        return self._spec.fitting(answer.with_stages(stages))
+
+
+def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
+    """Return the most cores that each of (stages,) replicas can have, each stage by itself."""
+    limits = np.array([stage.cores_max for stage in spec.stages])
+    most: IntArray = np.maximum(1, np.minimum(limits, spec.total_cores // replicas))
+    return most
 
 
 def imitate(
@@ -164,8 +174,7 @@ def imitate(
     """
     inputs.fit(demonstrations.seen)
     seen = inputs(demonstrations.seen)
-    cores, batches, steps, replicas, may_step = map(torch.from_numpy, demonstrations[1:])
-    actions = Actions(cores, batches, steps, replicas, may_step, torch.zeros(len(seen)))
+    actions = Actions._make((*map(torch.from_numpy, demonstrations[1:]), torch.zeros(len(seen))))
     optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5)
     minibatches = [
         chosen

@@ -17,10 +17,8 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import CPUS
-from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
-from sponge_env.results.schema import EpisodeMetrics
 from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
@@ -29,9 +27,10 @@ from sponge_env.seeds import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
 
 from ..guard import Range
-from ..history import FloatMatrix
+from ..history import FloatMatrix, layout_of
 from ..policy import Policy
 from ..stepwise import REPLICAS_MOST, PolicyState
+from .systems import Spending, simulator, spec_of
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide who is best."""
@@ -48,7 +47,7 @@ _AT_ONCE = 512
 """Episodes of fixed allocations that are played together, about."""
 
 Decide = Callable[[FloatMatrix], IntArray]
-"""From (n, fields) joint observations to (n, 3) cores, batch sizes and replicas."""
+"""From (n, fields) observations to (n, stages, 4) allocations, or (n, 3) of one model."""
 Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
 
@@ -58,6 +57,7 @@ class Judgement:
     """What a controller reaches in each scenario, (scenarios,) each: means over the episodes."""
 
     cores: FloatArray
+    """With what lost accuracy is worth, see :class:`.systems.Spending`."""
     violation_rate: FloatArray
     """Avoidable violations, as a share of all requests."""
     input_range: FloatMatrix | None = None
@@ -73,20 +73,19 @@ class Judge:
         self._count = len(scenarios)
         self._seeds = first_seed + np.repeat(np.arange(episodes), self._count)
         assigned = np.tile(np.arange(self._count), episodes)
-        self._simulator = BatchSimulator(
-            scenarios, assigned, replicas_max=REPLICAS_MOST, obs_dim=JOINT.obs_dim
-        )
+        self._simulator = simulator(scenarios, assigned)
         self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
 
     def __call__(self, policy: Policy) -> Judgement:
         """Play a policy."""
-        state, seen = PolicyState(self._specs, policy.info.every), Range(len(policy.info.inputs))
+        info = policy.info
+        state, seen = PolicyState(self._specs, info.every, info.batches), Range(len(info.inputs))
 
         def decides(observations: FloatMatrix) -> IntArray:
             state.see(observations)
             shown = state.seen if policy.places is None else state.seen[:, policy.places]
             seen.widen(shown[~self._simulator.over])
-            return state.choose(policy.logits(state.seen), policy.sizes)
+            return state.choose(policy.logits(state.seen))
 
         return replace(self.play(decides), input_range=seen.ends)
 
@@ -96,20 +95,23 @@ class Judge:
         return judgement(ended.reshape(4, -1, self._count))
 
 
-def _ends(simulator: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArray:
+def _ends(played: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArray:
     """Play (n,) episodes to their ends.
 
     Returned are (4, n) sums: cores, avoidable violations, requests, intervals.
     """
-    observations = np.zeros((len(seeds), JOINT.obs_dim), np.float32)
-    simulator.reset(np.ones(len(seeds), np.bool_), seeds, observations)
+    spending, assigned = Spending(played.scenarios), played.assignment
+    first = played.specs[0]
+    observations = np.zeros((len(seeds), len(layout_of(first).fields)), np.float32)
+    played.reset(np.ones(len(seeds), np.bool_), seeds, observations)
     sums = np.zeros((4, len(seeds)))
-    while not simulator.over.all():
-        running = ~simulator.over
-        observations, metrics = simulator.step(decides(observations))
+    while not played.over.all():
+        running = ~played.over
+        observations, metrics = played.step(decides(observations))
         names = "cores", "avoidable_violations", "offered"
         sums += (*(metrics[name] for name in names), running)
-    sums[1] += simulator.drain()["avoidable_violations"]
+        sums[0] += spending.accuracy(metrics, assigned) / first.interval_s
+    sums[1] += played.drain()["avoidable_violations"]
     return sums
 
 
@@ -135,8 +137,10 @@ def best_rules(
     """Return what the best of the programs and of all fixed allocations reaches in each scenario.
 
     The best has the least :func:`cost`; where a program has few violations, it is a program, and
-    no fixed allocation is that misses more. Programs are chosen on ``looked_at`` episodes, fixed
-    allocations on fewer; those chosen play all. There is one replica unless it ``scales_out``.
+    no fixed allocation is that misses more. With variants or several stages it is always a
+    program, for there are too many fixed allocations. Programs are chosen on ``looked_at``
+    episodes, fixed allocations on fewer; those chosen play all. There is one replica unless it
+    ``scales_out``.
     Returned are (4, episodes, scenarios) sums: cores, avoidable violations, requests, intervals.
     """
     programs = programs_for(scales_out)
@@ -149,7 +153,8 @@ def best_rules(
             best[..., own] = program_alone(program, some, episodes, first_seed)
     played = judgement(best)
     missed = np.flatnonzero(played.violation_rate > FEW_VIOLATIONS)
-    if missed.size:
+    spec = spec_of(scenarios[0])
+    if missed.size and len(spec.stages) == 1 and not spec.has_variants:
         some = tuple(scenarios[k] for k in missed.tolist())
         replicas = min(REPLICAS_MOST, scenarios[0].limits.replicas) if scales_out else 1
         fixed = _best_fixed(some, replicas, played.violation_rate[missed], episodes, first_seed)
@@ -219,15 +224,9 @@ def play_fixed(
     sums = []
     parts = min(len(rows), -(-len(rows) * each // _AT_ONCE))
     for some in np.array_split(rows, parts):
-        simulator = BatchSimulator(
-            scenarios,
-            np.tile(assigned, len(some)),
-            replicas_max=REPLICAS_MOST,
-            obs_dim=JOINT.obs_dim,
-        )
-        with closing(simulator):
+        with closing(simulator(scenarios, np.tile(assigned, len(some)))) as played:
             decides = always(np.repeat(some, each, axis=0))
-            ended = _ends(simulator, np.tile(seeds, len(some)), decides)
+            ended = _ends(played, np.tile(seeds, len(some)), decides)
         sums.append(ended.reshape(4, len(some), episodes, len(scenarios)))
     return np.concatenate(sums, axis=1)
 
@@ -248,7 +247,7 @@ def program_alone(
     """
     seeds = range(first_seed, first_seed + episodes)
     found = everywhere(_episode, list(product([program], seeds, scenarios)))
-    return np.array([_sums(each) for each in found]).T.reshape(4, episodes, len(scenarios))
+    return np.array(found).T.reshape(4, episodes, len(scenarios))
 
 
 def everywhere(work: Work, tasks: Sequence[Task]) -> list[Any]:
@@ -278,14 +277,12 @@ def _why(task: Task, failure: Failure) -> str:
     return f"{program} failed on {scenario.name} ({failure.type}: {failure.message})"
 
 
-def _episode(task: Task) -> EpisodeMetrics:
+def _episode(task: Task) -> tuple[float, float, float, float]:
+    """Return cores, avoidable violations, requests and intervals, these in seconds."""
     program, seed, scenario = task
     controller = make_controller(program, known_controllers())
     run = Run.of(program, scenario, "sim", seed)
-    return run_episode(make_system(scenario, seed), controller, run).summary
-
-
-def _sums(one: EpisodeMetrics) -> tuple[float, float, float, float]:
-    """Return cores, avoidable violations, requests and intervals, these in seconds."""
-    violations = one.avoidable_violation_rate * one.offered
-    return one.core_seconds, violations, one.offered, one.duration_s
+    played = run_episode(make_system(scenario, seed), controller, run)
+    one = played.summary
+    spent = one.core_seconds + Spending([scenario]).of_episode(played.intervals)
+    return spent, one.avoidable_violation_rate * one.offered, one.offered, one.duration_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,13 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.errors import ConfigError, PolicyError, unknown
-from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
-from sponge_env.simulation.traffic import rate_rps
-from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.spec import scenario_profile
 
 from ..guard import Range
-from ..history import DEPLOYMENT, INPUTS, FloatMatrix
+from ..history import DEPLOYMENT, FloatMatrix
 from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from ..stepwise import MOVES
+from ..stepwise import Choices
 from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
 from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
@@ -34,6 +32,7 @@ from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
 from .judge import LOOKED_AT, Judge, Judgement, best_programs, best_rules, judgement
 from .phases import PhasedConfig
+from .systems import least_cores
 
 FEWEST = 1e-4
 """Lowest target of a violation rate: what is rarer than that, the judge's episodes cannot tell."""
@@ -90,17 +89,19 @@ class Training:
     ) -> None:
         torch.manual_seed(plan.seed)
         scenarios, spec = plan.scenarios, plan.spec
-        sizes = tuple(size for size in config.batches if size <= spec.batch_max)
+        largest = max(stage.batch_max for stage in spec.stages)
+        sizes = tuple(size for size in config.batches if size <= largest)
         every = config.every if plan.control.scales_out else 0
         self.config, self._every = dataclasses.replace(config, batches=sizes), every
         self.plan, self._progress, self._judged = plan, progress, judged
-        self.inputs = Inputs(blinded(config.blind_to))
+        self._inputs, self._choices = plan.inputs, Choices.of(spec, sizes)
+        self.inputs = Inputs(len(self._inputs), blinded(self._inputs, config.blind_to))
         least = [least_cores(scenario) * spec.interval_s for scenario in scenarios]
         prices = [config.price] * len(scenarios)
         if plan.randomised:  # other systems are scenarios of their own, which nobody judges
             least, prices = least + least, prices + [config.other_price] * len(scenarios)
         self.prices = Prices(np.array(prices), np.array(least))
-        self.model = ActorCritic(self.config, spec.cores_max, spec.total_cores, len(least))
+        self.model = ActorCritic(self.config, self._choices, len(self._inputs), len(least))
         count, others = config.evaluation_episodes, config.choice_episodes
         self.judge = Judge(scenarios, count)
         self._choice = Judge(scenarios, others, SEED_LIMIT + count)
@@ -117,7 +118,7 @@ class Training:
         self._rates: Any = None
         self._best = self._promising = math.inf
         """Scores of the policy that is kept, on the episodes of the choice and on the judge's."""
-        self._deployed = Range(len(INPUTS))
+        self._deployed = Range(len(self._inputs))
         """Of all inputs in training."""
         self._status = ""
         self._began_s = time.monotonic()
@@ -221,7 +222,7 @@ class Training:
         if score < self._best:
             self._best, self._promising = score, promising
             info = dataclasses.replace(policy.info, score=round(score, 4))
-            seen = with_deployments(result.input_range, self._deployed.ends)
+            seen = with_deployments(self._inputs, result.input_range, self._deployed.ends)
             kept = dataclasses.replace(policy, info=info, input_range=seen)
             save_policy(kept, self.policy_path)
 
@@ -253,8 +254,8 @@ class Training:
             agent=plan.agent,
             fingerprint=plan.fingerprint,
             scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
-            actions=(plan.spec.cores_max, len(config.batches), MOVES),
-            inputs=INPUTS,
+            actions=self._choices.actions,
+            inputs=self._inputs,
             steps=self.steps,
             seed=plan.seed,
             planned=self._planned,
@@ -323,29 +324,25 @@ def score_of(result: Judgement, rule: Judgement) -> float:
     return float(np.mean(result.cores / rule.cores + 0.1 * np.minimum(over, 100)))
 
 
-def with_deployments(seen: FloatMatrix | None, deployed: FloatMatrix) -> FloatMatrix | None:
+def with_deployments(
+    inputs: Sequence[str], seen: FloatMatrix | None, deployed: FloatMatrix
+) -> FloatMatrix | None:
     """Return (2, inputs) ranges, those of :data:`DEPLOYMENT` as far as training went."""
     if seen is None:
         return None
-    ranges, own = seen.copy(), [INPUTS.index(name) for name in DEPLOYMENT]
+    ranges, own = seen.copy(), [inputs.index(name) for name in DEPLOYMENT]
     ranges[0, own] = np.minimum(seen[0, own], deployed[0, own])
     ranges[1, own] = np.maximum(seen[1, own], deployed[1, own])
     return ranges
 
 
-def least_cores(scenario: Scenario) -> float:
-    """Return the fewest cores that serve a scenario's mean load, at the best use of them."""
-    profile = scenario_profile(scenario)
-    spec = make_spec(scenario, profile)
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
-    cores, sizes = np.arange(1, spec.cores_max + 1), np.arange(1, spec.batch_max + 1)
-    core_s = (latency_s * cores / sizes[:, None]).min()
-    return float(core_s * rate_rps(scenario, profile))
+def blinded(inputs: Sequence[str], blind_to: tuple[str, ...]) -> list[int]:
+    """Return the places of the inputs whose names begin with one of some words.
 
-
-def blinded(blind_to: tuple[str, ...]) -> list[int]:
-    """Return the places of the inputs whose names begin with one of some words."""
+    In a pipeline a name begins with that of its stage, which does not count.
+    """
+    names = [name.rpartition(".")[2] for name in inputs]
     for word in blind_to:
-        if not any(name.startswith(word) for name in INPUTS):
-            raise ConfigError(unknown("input", word, INPUTS))
-    return [k for k, name in enumerate(INPUTS) if name.startswith(blind_to)] if blind_to else []
+        if not any(name.startswith(word) for name in names):
+            raise ConfigError(unknown("input", word, tuple(dict.fromkeys(names))))
+    return [k for k, name in enumerate(names) if name.startswith(blind_to)] if blind_to else []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Stage
+from sponge_env.config import Initial, Stage
 from sponge_env.core.records import SAMPLE, Arrays
 from sponge_env.core.settings import (
     INSTANT,
@@ -220,12 +221,18 @@ _SHARED = ("settings", "models", "traces", "numbers", "blank")
 
 
 def _check_alike(scenarios: Sequence[Scenario]) -> None:
+    """Refuse scenarios of several systems; with which allocation each begins is its own."""
+    wanted = _defining(scenarios[0])
     for scenario in scenarios:
-        for name in ("interval_s", "limits", "stages"):
-            value, wanted = getattr(scenario, name), getattr(scenarios[0], name)
-            if value != wanted:
+        for name, value in _defining(scenario).items():
+            if value != wanted[name]:
                 raise ConfigError(
                     f"all scenarios of one batch need the same {name}, for it defines the "
-                    f"steps and actions, but {scenarios[0].name!r} has {wanted} and "
+                    f"steps and actions, but {scenarios[0].name!r} has {wanted[name]} and "
                     f"{scenario.name!r} has {value}"
                 )
+
+
+def _defining(scenario: Scenario) -> dict[str, Any]:
+    stages = tuple(replace(stage, initial=Initial()) for stage in scenario.stages)
+    return {"interval_s": scenario.interval_s, "limits": scenario.limits, "stages": stages}
