@@ -2,11 +2,13 @@
 
     python -m benchmarks.judged POLICY ... --profile yolov5s [--suite standard] [--episodes 10]
         [--first-seed N] [--keep FILE]
+    python -m benchmarks.judged POLICY ... --suite stages --like pipeline-video
 
-The scenarios are a suite's cells of the profile, started cold. All play the same episodes, if
-nothing else is said on seeds that training, its prices and its choice of a policy do not use, nor
-any evaluation.
-The guard is off: what is judged is the policy. Avoidable violations are in brackets.
+The scenarios are a suite's cells of the profile, or of a scenario's stages, started cold. All play
+the same episodes, if nothing else is said on seeds that training, its prices and its choice of a
+policy do not use, nor any evaluation.
+The guard is off: what is judged is the policy. Avoidable violations are in brackets. With variants
+cores are those and what lost accuracy is worth to the programs.
 
 Of policies whose trainings differ in their seed alone, the median is the one that is so by the
 scores by which their own trainings kept them. ``--keep`` writes it to a file, which then says of
@@ -15,6 +17,7 @@ how many it is the median.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +38,7 @@ from agents.learn.judge import (
 )
 from agents.learn.phased import TOLERANCE
 from agents.learn.phases import PhasedConfig
+from agents.learn.systems import spec_of
 from agents.learned import control_of
 from agents.policy import PolicyInfo, load_policy, save_policy
 from sponge_env import cli
@@ -43,7 +47,9 @@ from sponge_env.files import read_json
 from sponge_env.results.layout import aligned
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
-from sponge_env.spec import make_spec, scenario_profile
+
+_OF_ONE_TRAINING = "--seed", "--run-dir", "--resume", "--steps"
+"""Options by which trainings may differ whose seeds do."""
 
 
 def unused_seed(config: PhasedConfig) -> int:
@@ -122,17 +128,23 @@ def scores_of(paths: Sequence[Path], infos: Sequence[PolicyInfo], chosen: bool) 
 
 
 def _but_for_seed(path: Path, info: PolicyInfo) -> tuple[object, ...]:
-    """Return what trainings have in common whose seeds alone differ."""
+    """Return what trainings have in common whose seeds alone differ.
+
+    The command says what no other field does: how many environments, and whether of other systems.
+    """
     settings = path.with_name(SETTINGS_FILE)
     used = read_json(settings) if settings.exists() else None
-    return info.agent, info.fingerprint, info.scenarios, info.inputs, info.planned, used
+    _, asked = cli.told_apart(shlex.split(info.command), _OF_ONE_TRAINING)
+    said = info.agent, info.fingerprint, info.scenarios, info.inputs, info.planned, info.every
+    return (*said, info.batches, asked[1:], used)  # whatever the interpreter is called
 
 
 def check_fits(path: Path, info: PolicyInfo, scenario: Scenario) -> None:
     """Refuse a policy of another system."""
-    spec = make_spec(scenario, scenario_profile(scenario))
+    spec = spec_of(scenario)
     if info.fingerprint != control_of(info.agent, spec).fingerprint(spec):
-        raise PolicyError(f"{path} is not for {scenario.profile} under the limits of the suite")
+        served = scenario.cell[1]
+        raise PolicyError(f"{path} is not for {served} under the limits of the suite")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,7 +158,8 @@ def run(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m benchmarks.judged", description=said)
     add = parser.add_argument
     add("policies", type=Path, nargs="+", metavar="POLICY", help="policy.safetensors of a training")
-    add("--profile", required=True, help="latency profile they were trained for")
+    add("--profile", help="latency profile they were trained for")
+    add("--like", metavar="S", help="instead, a scenario of whose stages the cells are")
     add("--suite", default="standard", help="whose cells (default: standard)")
     add("--episodes", type=cli.at_least(1), default=10, help="of each scenario (default: 10)")
     unused = unused_seed(PhasedConfig())
@@ -158,10 +171,11 @@ def run(argv: Sequence[str]) -> int:
     several, infos = len(policies) > 1, [policy.info for policy in policies]
     scores = scores_of(arguments.policies, infos, several or arguments.keep is not None)
     median = median_of(scores)
-    scenarios = tuple(cells_of(arguments.suite, arguments.profile))
+    scenarios = tuple(cells_of(arguments.suite, arguments.profile, like=arguments.like))
     check_fits(arguments.policies[0], infos[0], scenarios[0])
     played = scenarios, arguments.episodes, arguments.first_seed
-    judged, scales_out = list(map(Judge(*played), policies)), infos[0].every > 0
+    judged = list(map(Judge(*played), policies))
+    scales_out = control_of(infos[0].agent, spec_of(scenarios[0])).scales_out
     names = programs_for(scales_out)
     programs = {name: judgement(program_alone(name, *played)) for name in names}
     rule = judgement(best_rules(scales_out, *played, looked_at=arguments.episodes))

@@ -9,6 +9,7 @@ the mean over the trainings, a shade from the least to the most of them.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -51,19 +52,21 @@ def learn(
         found.append((done, 100 * result.avoidable_violation_rate, result.cores))
 
     def judged(done: int, policy: Policy) -> None:
-        result = judge(policy)
-        found.append((done, 100 * result.violation_rate[0], result.cores[0]))
+        if done >= steps or next(count) % every == 0:
+            result = judge(policy)
+            found.append((done, 100 * result.violation_rate[0], result.cores[0]))
 
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan((scenario,), steps, LEARNERS[agent].envs, seed, Path(folder), agent)
         if plan.phased:  # what is judged there decides on prices, and how often
             in_phases = PhasedConfig()
             judge = Judge((scenario,), EPISODES, unused_seed(in_phases))
+            every, count = max(1, in_phases.evaluations // points), itertools.count()
             phased.train(replace(plan, envs=ENVS), in_phases, judged=judged)
         else:
             options = {"evaluations": points, "evaluation_episodes": EPISODES}
             training.train(plan, learn_config(agent, options), validated=validated)
-    return found[:: max(1, len(found) // points)]
+    return found
 
 
 def table(curves: FloatArray) -> str:

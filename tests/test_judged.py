@@ -58,7 +58,9 @@ def test_what_is_kept_says_of_how_many_it_is_the_median(
     monkeypatch.setattr("benchmarks.judged.Judge", lambda *_: lambda policy: NINE)
     policy, paths = load_policy(JOINT), [tmp_path / name for name in "abc"]
     for path, seed, score in zip(paths, (0, 1, 2), (0.9, 0.7, 0.8), strict=True):
-        info = dataclasses.replace(policy.info, seed=seed, score=score, median_of=1)
+        command = f"train.py --seed {seed} --randomised --run-dir runs/{seed}"
+        changes = {"seed": seed, "score": score, "median_of": 1, "command": command}
+        info = dataclasses.replace(policy.info, **changes)
         save_policy(dataclasses.replace(policy, info=info), path)
     kept = tmp_path / "kept"
     assert main([*map(str, paths), "--profile", "yolov5s", "--keep", str(kept)]) == 0
@@ -71,6 +73,7 @@ def test_what_is_kept_says_of_how_many_it_is_the_median(
     [
         ({"seed": 0}, "yolov5s", "policies that are compared need seeds of their own"),
         ({"planned": 1}, "yolov5s", "{1} and {0} were trained in different ways"),
+        ({"command": "train.py"}, "yolov5s", "{1} and {0} were trained in different ways"),
         ({"partial": True}, "yolov5s", "{1} is of a training that did not end"),
         ({"score": None}, "yolov5s", "{1} does not say its score, by which the median is found"),
         ({}, "resnet18", "{0} is not for resnet18 under the limits of the suite"),

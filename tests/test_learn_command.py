@@ -37,6 +37,16 @@ def test_the_cells_of_a_profile_are_learned_together() -> None:
     assert plan.spec.scenario == "paper-100kb"
 
 
+def test_a_suite_gives_the_cells_of_the_stages_of_a_scenario() -> None:
+    arguments = parse("--agent ppo --suite stages --like pipeline-video".split())
+    plan = plan_of(arguments, scenarios_of(arguments))
+    names = [scenario.name for scenario in plan.scenarios]
+    assert names == ["pipeline-video", "pipeline-video-constant", "pipeline-video-4g"]
+    assert plan.phased
+    assert [stage.name for stage in plan.spec.stages] == ["detector", "classifier"]
+    assert len(asked("--suite standard --like bursty --held-out bursty")) == 8
+
+
 def test_each_scenario_has_an_environment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +72,10 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--suite standard --profile lite0 --held-out burst", "did you mean 'bursty'"),
         ("--scenario bursty --held-out paper", "the cells of a --suite"),
         ("--scenario=paper --suite quick", "leave out --scenario=paper"),
+        ("--scenario paper --like paper", "--like is about the cells of a --suite"),
+        ("--suite stages", "has cells that list their stages; choose some with --like"),
+        ("--suite stages --like paper", "has no cells of the stages of 'paper'"),
+        ("--suite standard --like paper --profile lite0", "leave out --profile"),
     ],
 )
 def test_a_suite_says_all_there_is_to_train_on(line: str, said: str) -> None:

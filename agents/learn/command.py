@@ -23,7 +23,7 @@ from sponge_env.files import write_json
 from sponge_env.installation import require_extra
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
-from sponge_env.run.suite import cells, changed, load_suite
+from sponge_env.run.suite import Suite, cells, changed, load_suite
 from sponge_env.run.unit import check_scenario
 from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 
@@ -31,6 +31,7 @@ from .. import LEARNERS
 from ..policy import POLICY_FILE, load_policy
 from . import Report, TrainingPlan, learn_config, settings
 from .phases import ENVS, TRAINING_STEPS, PhasedConfig
+from .systems import spec_of
 
 FOLLOWED = tuple(
     f"--{name}"
@@ -59,6 +60,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     said = "train on a suite's cells of the profile, started cold, in place of scenarios"
     add("--suite", metavar="S", help=said)
+    said = "instead of a profile: those cells of the suite that serve this scenario's stages"
+    add("--like", metavar="S", help=said)
     said = "scenarios of the suite that are not trained on, to see how it does there"
     add("--held-out", nargs="+", default=[], metavar="S", help=said)
     said = "let some of the environments run random variants of the scenarios"
@@ -72,8 +75,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
     given, _ = cli.told_apart(argv, NOT_WITH_A_SUITE)
-    if arguments.suite is None and arguments.held_out:
-        raise ConfigError("--held-out is about the cells of a --suite")
+    for option, value in (("--held-out", arguments.held_out), ("--like", arguments.like)):
+        if value and arguments.suite is None:
+            raise ConfigError(f"{option} is about the cells of a --suite")
+    if arguments.like and arguments.profile:
+        raise ConfigError("--like says whose profiles to train for; leave out --profile")
     if arguments.suite is not None and given:
         raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
     if arguments.backend == "live" and arguments.envs not in (None, 1):
@@ -114,31 +120,49 @@ def _usual(what: str, in_phases: int) -> str:
 def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
     """Return what a command line asks to train on, of one profile."""
     if arguments.suite is not None:
-        return cells_of(arguments.suite, arguments.profile, arguments.held_out)
+        return cells_of(arguments.suite, arguments.profile, arguments.held_out, arguments.like)
     first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     profile = arguments.profile or first.profile
     others = map(load_scenario, arguments.also)
     return [replace(scenario, profile=profile) for scenario in (first, *others)]
 
 
-def cells_of(name: str, profile: str | None, held_out: Sequence[str] = ()) -> list[Scenario]:
+def cells_of(
+    name: str, profile: str | None, held_out: Sequence[str] = (), like: str | None = None
+) -> list[Scenario]:
     """Return a suite's cells of a profile, started cold, without those of some scenarios.
 
-    The profile may be left out where there is one only.
+    The profile may be left out where there is one only, or for the cells of the system of a
+    scenario that they are to be ``like``.
     """
     suite = replace(load_suite(name), starts=("cold",))
+    if like is None:
+        found = _of_profile(suite, profile)
+    else:
+        wanted = spec_of(load_scenario(like)).fingerprint
+        found = [cell for cell in cells(suite) if spec_of(cell).fingerprint == wanted]
+        if not found:
+            raise ConfigError(f"suite {suite.name!r} has no cells of the stages of {like!r}")
+    known = [cell.name for cell in found]
+    for scenario in held_out:
+        if scenario not in known:
+            raise ConfigError(unknown("scenario to hold out", scenario, known))
+    return [cell for cell in found if cell.name not in held_out]
+
+
+def _of_profile(suite: Suite, profile: str | None) -> list[Scenario]:
     found: dict[str, list[Scenario]] = {}
     for cell in cells(suite):
-        found.setdefault(cell.profile, []).append(cell)
+        found.setdefault("" if cell.stages else cell.profile, []).append(cell)
+    if "" in found:
+        raise ConfigError(
+            f"suite {suite.name!r} has cells that list their stages; choose some with --like"
+        )
     wanted = profile or (next(iter(found)) if len(found) == 1 else "")
     if wanted not in found:
         known = ", ".join(found)
         raise ConfigError(f"suite {suite.name!r} has cells of {known}; choose one with --profile")
-    known_names = [cell.name for cell in found[wanted]]
-    for scenario in held_out:
-        if scenario not in known_names:
-            raise ConfigError(unknown("scenario to hold out", scenario, known_names))
-    return [cell for cell in found[wanted] if cell.name not in held_out]
+    return found[wanted]
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
