@@ -328,6 +328,10 @@ class RequestClass:
         not_negative("classes.payload_bytes", self.payload_bytes)
 
 
+DEFER_MARGIN_S = 0.02
+"""Margin of a deferred batch, if nothing else is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """How the queue is served, and what becomes of requests that are late already."""
@@ -341,12 +345,16 @@ class Serving:
     """Earliest deadline first, or first in, first out (to see what the order is worth)."""
     defer: bool = False
     """Let an idle replica wait for a fuller batch, as long as one more request would still be
-    answered in time; in a pipeline where no other stage follows."""
-    defer_margin_s: float = 0.02
+    answered in time; only where no other stage follows and a stage's batches do not choose their
+    variant themselves, and not in the server."""
+    defer_margin_s: float = DEFER_MARGIN_S
     """By how much earlier it starts nevertheless, for service takes longer at times."""
 
     def __post_init__(self) -> None:
         not_negative("serving.defer_margin_s", self.defer_margin_s)
+        rule = "left out unless defer = true"
+        fits = self.defer or self.defer_margin_s == DEFER_MARGIN_S
+        require(fits, "serving.defer_margin_s", self.defer_margin_s, rule)
         if self.drop == "late":
             positive("serving.drop_late_by_s", self.drop_late_by_s)
         else:

@@ -82,6 +82,7 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
         ("limits = 3", r"limits must be a table, not 3"),
         ("[serving]\ndrop = 'expire'", r"unknown serving\.drop 'expire'.*mean 'expired'"),
+        ("[serving]\ndefer_margin_s = 0.1", r"defer_margin_s must be left out unless defer = true"),
         ("[serving]\ndrop = 'late'", r"drop_late_by_s must be a number above 0, not 0\.0"),
         (
             "[serving]\ndrop = 'expired'\ndrop_late_by_s = 0.5",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Arrivals, Network, Variant
+from sponge_env.config import Arrivals, Network, Serving, Variant
 from sponge_env.core import entry
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
@@ -87,7 +87,7 @@ def unending(scenario: Scenario) -> Scenario:
         classes=(),
         arrivals=Arrivals(kind="constant", rate_rps=1.0),
         network=Network(trace="none", base_delay_s=0.0),
-        serving=replace(scenario.serving, drop="expired", drop_late_by_s=0.0, defer=False),
+        serving=Serving(drop="expired", order=scenario.serving.order),
     )
 
 
