@@ -45,6 +45,7 @@ from agents.learn.judge import (
     best_rules,
     cost,
     judgement,
+    known_rules,
     play_fixed,
     program_alone,
 )
@@ -425,6 +426,23 @@ def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
     rule = judgement(best_rules(True, (SCENARIO,), 1))
     assert rule.violation_rate[0] <= 0.001
     assert 1 <= rule.cores[0] < 16
+
+
+def test_rules_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measured: list[int] = []
+    asked = True, (SCENARIO,), 1, lambda: measured.append(1)
+    rules, programs = known_rules(*asked)
+    again, same = known_rules(*asked)
+    np.testing.assert_array_equal(rules, best_rules(True, (SCENARIO,), 1))
+    np.testing.assert_array_equal(rules, again)
+    assert programs == same == best_programs(True, (SCENARIO,), 1)
+    assert len(measured) == 1
+    (kept,) = (tmp_path / "sponge-env" / "rules").iterdir()
+    kept.write_text("damaged")
+    assert known_rules(*asked)[1] == programs
+    known_rules(False, *asked[1:])
+    assert len(measured) == 3
 
 
 def test_where_programs_miss_many_a_fixed_allocation_may_be_the_rule() -> None:

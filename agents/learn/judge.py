@@ -5,6 +5,8 @@ All are played on the same episodes, which neither training nor evaluation uses.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -19,9 +21,11 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import CPUS
 from sponge_env.errors import ConfigError
 from sponge_env.factory import make_system
+from sponge_env.files import cache_dir, parsed, read_text, write_json
 from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
@@ -124,6 +128,35 @@ def judgement(sums: FloatArray) -> Judgement:
 def programs_for(scales_out: bool) -> tuple[str, ...]:
     """Return the programs that choose replicas, too, or none that do."""
     return JOINT_PROGRAMS if scales_out else VERTICAL_PROGRAMS
+
+
+def known_rules(
+    scales_out: bool,
+    scenarios: tuple[Scenario, ...],
+    episodes: int,
+    measuring: Callable[[], None],
+) -> tuple[FloatArray, list[str]]:
+    """Return the :func:`best_rules` and :func:`best_programs`, as they were found before if so.
+
+    They take minutes, and trainings that differ in their seeds are compared with the same; so what
+    was found is kept in the user's cache, for as long as no line of code changes. ``measuring`` is
+    called before it is found anew.
+    """
+    names = [scenario_fingerprint(scenario) for scenario in scenarios]
+    asked = {"scales_out": scales_out, "scenarios": names, "episodes": episodes}
+    key = fingerprint({"rules": asked, "code": code_fingerprint()})
+    kept = cache_dir() / "rules" / f"{key}.json"
+    shape = 4, episodes, len(scenarios)
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        found = parsed(json.loads, read_text(kept))
+        sums, programs = np.array(found["sums"], np.float64), [*map(str, found["programs"])]
+        if sums.shape == shape and len(programs) == len(scenarios) and np.isfinite(sums).all():
+            return sums, programs
+    measuring()
+    sums = best_rules(scales_out, scenarios, episodes)
+    programs = best_programs(scales_out, scenarios, min(episodes, LOOKED_AT))
+    write_json(kept, {"sums": sums.tolist(), "programs": programs})
+    return sums, programs
 
 
 @cache

@@ -19,7 +19,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.seeds import SEED_LIMIT
-from sponge_env.spec import scenario_profile
 
 from ..guard import Range
 from ..history import DEPLOYMENT, FloatMatrix
@@ -30,7 +29,7 @@ from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .judge import LOOKED_AT, Judge, Judgement, best_programs, best_rules, judgement
+from .judge import Judge, Judgement, judgement, known_rules
 from .phases import PhasedConfig
 from .systems import least_cores
 
@@ -105,8 +104,12 @@ class Training:
         count, others = config.evaluation_episodes, config.choice_episodes
         self.judge = Judge(scenarios, count)
         self._choice = Judge(scenarios, others, SEED_LIMIT + count)
-        self._measured = self._measure(count + others)
-        rules, self._programs = self._measured["rules"].numpy(), self._measured["programs"]
+        rules, self._programs = known_rules(
+            plan.control.scales_out,
+            scenarios,
+            count + others,
+            lambda: progress(0, "measuring the best rules"),
+        )
         self.rule, self._choice_rule = judgement(rules[:, :count]), judgement(rules[:, count:])
         # What is rare takes all episodes to count.
         rare = judgement(rules).violation_rate
@@ -136,21 +139,6 @@ class Training:
             raise
         finally:
             self._writer.close()
-
-    def _measure(self, episodes: int) -> dict[str, Any]:
-        """Return the best rules and programs, of the checkpoint if that has measured the same."""
-        plan = self.plan
-        asked = plan.control.scales_out, plan.scenarios, episodes
-        # A profile of this machine keeps its name when it is measured again.
-        of = repr((asked, [scenario_profile(scenario) for scenario in plan.scenarios]))
-        if plan.resume is not None:
-            found: dict[str, Any] = _checkpoint(plan.resume).get("measured", {})
-            if found.get("of") == of:
-                return found
-        self._progress(0, "measuring the best rules")
-        rules = torch.from_numpy(best_rules(*asked))
-        programs = best_programs(*asked[:2], min(episodes, LOOKED_AT))
-        return {"of": of, "rules": rules, "programs": programs}
 
     def _imitate(self) -> None:
         plan, config, policy = self.plan, self.config, None
@@ -278,7 +266,6 @@ class Training:
             "planned": self._planned,
             "rates": None if self._rates is None else torch.from_numpy(self._rates),
             "shown": None,
-            "measured": self._measured,
         }
         if self._shown is not None and self.weights.shown:
             state["shown"] = [self._shown.seen, *self._shown.actions]
