@@ -17,17 +17,12 @@ FIDELITY := $(wildcard docs/fidelity*.json)
 SENSITIVITY := runs/sensitivity
 STAGES := runs/stages
 
-# What the shipped policies learn, and how: of one model the scenarios of a suite, and the median of
-# several trainings ships. One percent of accuracy is worth two cores of 16, as to sponge-mpc. On
-# pipelines a policy begins with any number of replicas, for one is too few.
+# What the shipped policies learn: of one model the scenarios of a suite, the median of several
+# trainings; of variants and pipelines the cells of their stages.
 JOINT_SEEDS := 0 1 2 3 4
-VERTICAL_SEEDS := 0
+VERTICAL_SEEDS := 0 1 2 3 4
 ONE_MODEL := --suite standard --held-out paper-200kb --randomised
-POLICY_OPTIONS := --envs 512 --option learning_rate=0.002 --option minibatch=4096 \
-  --option entropy=0.0005 --option evaluation_episodes=48
-VARIANTS := --option violation_weight=80.0 --option accuracy_weight=12.5 --option epochs=8 --option gamma=0.6
-PIPELINE := --option violation_weight=40.0 --option one_replica_logit=0 \
-  --option epochs=8 --option gamma=0.95 --option gae_lambda=0.95
+STAGED := variants variants-wide pipeline-video pipeline-sentiment pipeline-nlp pipeline-fanout
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fuzz soak package kernels lint bench results bounds policies fidelity docs clean
@@ -95,7 +90,7 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 	$(PY) -m sponge_env.run.bounds --suite stages
 
-policies: setup  ## train the policies that ship, three hours
+policies: setup  ## train the policies that ship, four hours of two CPUs
 	@set -e; learn() { \
 	  if [ -e runs/policies/$$1-$$2/whole ]; then return; fi; rm -rf runs/policies/$$1-$$2; \
 	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; touch runs/policies/$$1-$$2/whole; \
@@ -112,10 +107,7 @@ policies: setup  ## train the policies that ship, three hours
 	  several ppo $$profile "$(VERTICAL_SEEDS)"; \
 	  several ppo-joint $$profile "$(JOINT_SEEDS)"; \
 	done; \
-	ship ppo variants "--scenario variants --also variants-fade --steps 3000000 $(POLICY_OPTIONS) $(VARIANTS)"; \
-	for pipeline in pipeline-video pipeline-fanout; do \
-	  ship ppo $$pipeline "--scenario $$pipeline --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)"; \
-	done
+	for scenario in $(STAGED); do ship ppo $$scenario "--suite stages --like $$scenario --randomised"; done
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, an hour and a half
@@ -127,9 +119,9 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \
 	compare ocr ocr "" "sponge-ip sponge-mpc proportional-split ppo" 45 \
-	  "--also ocr-bursty --steps 2000000 $(POLICY_OPTIONS) $(PIPELINE)" ppo; \
+	  "--also ocr-bursty --steps 2000000" ppo; \
 	compare variants variants-local "" "sponge-ip sponge-mpc slackfit ppo" 45 \
-	  "--steps 1500000 $(POLICY_OPTIONS) $(VARIANTS)" ppo; \
+	  "--steps 2000000" ppo; \
 	compare programs local flash-crowd-local "sponge-mpc sponge-joint ppo-joint" 60 \
 	  "--also flash-crowd-local --steps 2000000" ppo-joint
 

@@ -1,10 +1,14 @@
 """How fast a learner learns: several trainings, validated as they go on.
 
     python -m benchmarks.learning_curve [--agent sb3-ppo] [--scenario S] [--seeds N] [--steps N]
+    python -m benchmarks.learning_curve --runs runs/policies/ppo-joint-yolov5s-* --out FILE
 
 Every training has a seed of its own; all policies play the same episodes, deterministically, on
 seeds that neither training nor evaluation uses. Prints a table and draws a picture: a line for
 the mean over the trainings, a shade from the least to the most of them.
+
+Of trainings in phases that were made already (``--runs``) the curves are those of their own
+judge, on the episodes that set the prices of violations: means over all scenarios.
 """
 
 from __future__ import annotations
@@ -19,16 +23,18 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import LEARNERS
 from agents.learn import TrainingPlan, learn_config, phased, training
 from agents.learn.judge import Judge
 from agents.learn.phases import ENVS, PhasedConfig
 from agents.learn.training import Validation
-from agents.policy import Policy
+from agents.policy import POLICY_FILE, Policy, load_policy
 from benchmarks.judged import unused_seed
 from sponge_env import cli
 from sponge_env.arrays import FloatArray
+from sponge_env.errors import ConfigError
 from sponge_env.files import check_writable, replacing
 from sponge_env.results.figures import COLOURS, open_frame, png
 from sponge_env.results.layout import aligned
@@ -67,6 +73,22 @@ def learn(
             options = {"evaluations": points, "evaluation_episodes": EPISODES}
             training.train(plan, learn_config(agent, options), validated=validated)
     return found
+
+
+def learned(run: Path, points: int) -> list[tuple[int, float, float]]:
+    """Return the same of what a training in phases has written for TensorBoard."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    tags = events.Tags()["scalars"]
+    parts = [
+        np.array([[e.value for e in events.Scalars(tag)] for tag in tags if tag.startswith(part)])
+        for part in ("violations/", "cores/")
+    ]
+    if not all(part.size for part in parts):
+        raise ConfigError(f"{run} holds no events of a training in phases")
+    steps = [event.step for event in events.Scalars("evaluation/score")]
+    missed, cores = (part.mean(axis=0) for part in parts)
+    found = list(zip(steps, 100 * missed, cores, strict=True))
+    return [*found[: -1 : max(1, len(found) // points)], found[-1]]
 
 
 def table(curves: FloatArray) -> str:
@@ -112,14 +134,22 @@ def run(argv: Sequence[str]) -> int:
     add("--seeds", type=cli.at_least(1), default=5, help="trainings (default: 5)")
     add("--steps", type=cli.at_least(1), default=300_000, help="of each (default: 300000)")
     add("--points", type=cli.at_least(1), default=40, help="validations of each (default: 40)")
+    add("--runs", type=Path, nargs="+", metavar="RUN", help="folders of trainings to show instead")
     add("--out", type=Path, default=Path("docs/learning-curve.png"), help="default: %(default)s")
     arguments = parser.parse_args(argv)
     check_writable(arguments.out)
-    scenario = load_scenario(arguments.scenario)
-    one = partial(learn, arguments.agent, scenario, arguments.steps, points=arguments.points)
-    curves = np.array([one(seed=seed) for seed in range(arguments.seeds)])
+    if arguments.runs:
+        found = [learned(run, arguments.points) for run in arguments.runs]
+        infos = [load_policy(run / POLICY_FILE).info for run in arguments.runs]
+        learns = f"{infos[0].agent} learns {len(infos[0].scenarios)} scenarios"
+    else:
+        scenario = load_scenario(arguments.scenario)
+        one = partial(learn, arguments.agent, scenario, arguments.steps, points=arguments.points)
+        found = [one(seed=seed) for seed in range(arguments.seeds)]
+        learns = f"{arguments.agent} learns {scenario.name}"
+    curves = np.array(found)
     print(table(curves))
-    title = f"{arguments.agent} learns {scenario.name}: {arguments.seeds} trainings"
+    title = f"{learns}: {len(curves)} trainings"
     with replacing(arguments.out) as partial_file:
         partial_file.write_bytes(png(draw(curves, title)))
     print(f"\nwritten to {arguments.out}")
