@@ -76,7 +76,7 @@ class PolicyState:
         A policy chooses among such batch sizes.
         """
         count, first = len(specs), specs[0]
-        self._spec = first
+        self._spec, self._observed = first, Control(layout_of(first).fields, ())
         self.scales = np.array([Scales.of(spec, every).row for spec in specs])
         self.every, self.choices, self._layout = every, Choices.of(first, sizes), layout_of(first)
         self.intervals = np.zeros(count, np.int64)
@@ -98,8 +98,7 @@ class PolicyState:
 
     def look(self, view: SystemView) -> None:
         """Take in what a view of the first episode's system shows."""
-        observed = Control(self._layout.fields, ())
-        self.see(encode(view, self._spec, observed)[None])
+        self.see(encode(view, self._spec, self._observed)[None])
 
     def see_some(self, chosen: NDArray[np.bool_], observations: FloatMatrix) -> None:
         """Take in the observations of some of the episodes only."""
@@ -129,8 +128,9 @@ class PolicyState:
         """
         choices, asked = self.choices, self._asked
         self.replicas = self.replicas + steps - 1  # who saw the last ones may keep them
-        asked[..., 0], asked[..., 3] = cores + 1, variants
+        asked[..., 0], asked[..., 2], asked[..., 3] = cores + 1, self.replicas, variants
         asked[..., 1] = np.minimum(choices.sizes[batches], choices.limits[:, 1])
+        self.intervals += 1
         return self._fitting()
 
     def follow(self, allocation: Allocation) -> None:
@@ -143,19 +143,16 @@ class PolicyState:
 
         Returned are (n, stages, 4) allocations, which the next ones overwrite.
         """
-        choices = self.choices
-        _allow(self.intervals, self.replicas, self.every, self._most, self._allowed)
-        parts = choices.counts, choices.limits, choices.room, choices.sizes
-        _choose(logits, self._allowed, *parts, self.replicas, self._asked)
+        own = self.choices
+        parts = own.counts, own.limits, own.room, own.sizes, self.every, self._most
+        _choose(logits, *parts, self.intervals, self.replicas, self._asked)
         return self._fitting()
 
     def _fitting(self) -> IntArray:
         """Return what was asked for, as far as all stages together have room."""
-        self._asked[..., 2] = self.replicas
-        if self.replicas.shape[1] > 1:  # of one, only those cores were allowed that have
+        if len(self._most) > 1:  # of one, only those cores were allowed that have
             fit(self._asked, self.choices.limits, self.choices.total_cores)
             self.replicas[:] = self._asked[..., 2]
-        self.intervals += 1
         return self._asked
 
 
@@ -183,33 +180,49 @@ def _allow(
 @entry_point
 def _choose(
     logits: FloatMatrix,
-    steps: NDArray[np.bool_],
     counts: IntArray,
     limits: IntArray,
     room: NDArray[np.bool_],
     sizes: IntArray,
+    every: int,
+    most: IntArray,
+    intervals: IntArray,
     replicas: IntArray,
     asked: IntArray,
 ) -> None:
     for i in range(len(logits)):
-        at = 0
+        at, now = 0, may_step(intervals[i], every)
+        intervals[i] += 1
         for k in range(len(counts)):
             batches = at + counts[k, 0]
             moves = batches + counts[k, 1]
             variants = moves + counts[k, 2]
-            replicas[i, k] += _best(logits[i, moves:variants], steps[i, k]) - 1
-            allowed = room[k, replicas[i, k], : counts[k, 0]]
+            if now:
+                replicas[i, k] += _step(logits[i, moves:variants], replicas[i, k], most[k])
+            allowed = room[k, replicas[i, k]]
             asked[i, k, 0] = _best(logits[i, at:batches], allowed) + 1
             asked[i, k, 1] = min(sizes[_largest(logits[i, batches:moves])], limits[k, 1])
+            asked[i, k, 2] = replicas[i, k]
             at = variants + counts[k, 3]
             asked[i, k, 3] = _largest(logits[i, variants:at])
+
+
+@compiled
+def _step(logits: FloatMatrix, replicas: int, most: int) -> int:
+    """Return the most probable step of the replicas: -1, 0 or 1."""
+    step = 0
+    if replicas > 1 and logits[0] >= logits[1]:
+        step = -1
+    if replicas < most and logits[2] > logits[step + 1]:
+        step = 1
+    return step
 
 
 @compiled
 def _best(logits: FloatMatrix, allowed: NDArray[np.bool_]) -> int:
     """Return the place of the largest of those that are allowed."""
     best = -1
-    for k in range(len(allowed)):
+    for k in range(len(logits)):
         if allowed[k] and (best < 0 or logits[k] > logits[best]):
             best = k
     return best
