@@ -44,6 +44,7 @@ from agents.learn.judge import (
     best_programs,
     best_rules,
     cost,
+    fixed_allocations,
     judgement,
     known_rules,
     play_fixed,
@@ -51,7 +52,7 @@ from agents.learn.judge import (
 )
 from agents.learn.phased import Training, blinded, score_of, steps_left, train
 from agents.learn.phases import PhasedConfig
-from agents.learn.systems import Spending, spec_of
+from agents.learn.systems import Spending, simulator, spec_of
 from agents.learn.training import check_checkpoint
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
@@ -785,10 +786,17 @@ def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:
     assert hidden == [*due, "age_30s", "age_300s"]
 
 
-def test_the_rule_of_variants_is_a_program() -> None:
-    rule = judgement(best_rules(True, (VARIANTS,), 1))
-    programs = [judgement(program_alone(name, (VARIANTS,), 1)) for name in JOINT_PROGRAMS]
-    assert rule.cores[0] in [program.cores[0] for program in programs]
+def test_fixed_allocations_of_all_stages_find_room_and_can_be_the_rule() -> None:
+    variants = fixed_allocations(VARIANTS, REPLICAS_MOST)
+    assert len(variants) == len(np.unique(variants, axis=0)) == 4 * 2 * 3 * 3
+    rows = fixed_allocations(CHAIN, REPLICAS_MOST)
+    assert rows.shape[1:] == (3, 4)
+    assert (rows[..., 0] * rows[..., 2]).sum(axis=1).max() == CHAIN.limits.machine_cores
+    assert (fixed_allocations(CHAIN, 1)[..., 2] == 1).all()
+    simulator(2 * [CHAIN], np.zeros(len(rows), np.int64)).step(rows)  # which checks all limits
+    programs = [judgement(program_alone(name, (CHAIN,), 2)) for name in JOINT_PROGRAMS]
+    rule = judgement(best_rules(True, (CHAIN,), 2))
+    assert cost(rule)[0] < min(cost(program)[0] for program in programs)
 
 
 def test_policies_that_choose_other_things_are_refused(tmp_path: Path) -> None:

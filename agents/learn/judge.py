@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -34,7 +34,7 @@ from ..guard import Range
 from ..history import FloatMatrix, layout_of
 from ..policy import Policy
 from ..stepwise import REPLICAS_MOST, PolicyState
-from .systems import Spending, simulator, spec_of
+from .systems import Spending, simulator
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide who is best."""
@@ -43,6 +43,8 @@ JOINT_PROGRAMS = "sponge-joint", "sponge-mpc"
 VERTICAL_PROGRAMS = ("sponge-mpc",)
 """The same of a policy that keeps one replica."""
 _FIXED_BATCHES = (1, 4, 8, 16)
+_ALL_OF_STAGES = 2
+"""Stages up to which all fixed allocations of such batches are looked at."""
 LOOKED_AT = 12
 """Episodes on which the best program is looked for."""
 _FIXED_LOOKED_AT, _FINALISTS = 4, 8
@@ -170,10 +172,8 @@ def best_rules(
     """Return what the best of the programs and of all fixed allocations reaches in each scenario.
 
     The best has the least :func:`cost`; where a program has few violations, it is a program, and
-    no fixed allocation is that misses more. With variants or several stages it is always a
-    program, for there are too many fixed allocations. Programs are chosen on ``looked_at``
-    episodes, fixed allocations on fewer; those chosen play all. There is one replica unless it
-    ``scales_out``.
+    no fixed allocation is that misses more. Programs are chosen on ``looked_at`` episodes, fixed
+    allocations on fewer; those chosen play all. There is one replica unless it ``scales_out``.
     Returned are (4, episodes, scenarios) sums: cores, avoidable violations, requests, intervals.
     """
     programs = programs_for(scales_out)
@@ -186,11 +186,10 @@ def best_rules(
             best[..., own] = program_alone(program, some, episodes, first_seed)
     played = judgement(best)
     missed = np.flatnonzero(played.violation_rate > FEW_VIOLATIONS)
-    spec = spec_of(scenarios[0])
-    if missed.size and len(spec.stages) == 1 and not spec.has_variants:
+    if missed.size:
         some = tuple(scenarios[k] for k in missed.tolist())
-        replicas = min(REPLICAS_MOST, scenarios[0].limits.replicas) if scales_out else 1
-        fixed = _best_fixed(some, replicas, played.violation_rate[missed], episodes, first_seed)
+        rows = fixed_allocations(scenarios[0], REPLICAS_MOST if scales_out else 1)
+        fixed = _best_fixed(some, rows, played.violation_rate[missed], episodes, first_seed)
         found = judgement(fixed)
         better = cost(found) < cost(played)[missed]
         better &= found.violation_rate <= played.violation_rate[missed]
@@ -221,25 +220,21 @@ def cost(found: Judgement) -> FloatArray:
 
 def _best_fixed(
     scenarios: Sequence[Scenario],
-    replicas: int,
+    rows: IntArray,
     most: FloatArray,
     episodes: int,
     first_seed: int,
 ) -> FloatArray:
-    """Return (4, episodes, scenarios) sums of the best fixed allocation of each scenario.
+    """Return (4, episodes, scenarios) sums of the best of some fixed allocations for each scenario.
 
-    It has so many replicas at most, and if there is one misses no more than (scenarios,) shares:
-    by its cost alone, one core that serves nobody would be the best under a hopeless load.
+    If there is one it misses no more than (scenarios,) shares: by its cost alone, one core that
+    serves nobody would be the best under a hopeless load.
     """
 
     def costs(sums: FloatArray) -> FloatArray:
         found = judgement(sums)
         return np.where(found.violation_rate <= most, cost(found), np.inf)
 
-    limits = scenarios[0].limits
-    sizes = [size for size in _FIXED_BATCHES if size <= limits.batch]
-    asked = product(range(1, limits.cores + 1), sizes, range(1, replicas + 1))
-    rows = np.array([row for row in asked if row[0] * row[2] <= limits.machine_cores])
     look = play_fixed(scenarios, rows, min(episodes, _FIXED_LOOKED_AT), first_seed)
     finalists = np.unique(costs(look).argsort(axis=0, kind="stable")[:_FINALISTS])
     played = play_fixed(scenarios, rows[finalists], episodes, first_seed)
@@ -247,10 +242,36 @@ def _best_fixed(
     return np.stack([played[:, row, :, k] for k, row in enumerate(best)], axis=-1)
 
 
+def fixed_allocations(scenario: Scenario, replicas: int) -> IntArray:
+    """Return (rows, stages, 4) allocations that find room, of so many replicas a stage at most.
+
+    Of three stages and more there are too many: then cores are powers of two, there are fewer
+    numbers of replicas, and batches are as large as they may be.
+    """
+    each = []
+    for stage in scenario.pipeline:
+        cores: Iterable[int] = range(1, stage.limits.cores + 1)
+        held: Iterable[int] = range(1, min(replicas, stage.limits.replicas) + 1)
+        sizes = [size for size in _FIXED_BATCHES if size <= stage.limits.batch]
+        if len(scenario.pipeline) > _ALL_OF_STAGES:
+            cores, held = (sorted({1, 2, 4, 8, 16} & {*some}) for some in (cores, held))
+            sizes = sizes[-1:]
+        chooses = len(stage.variants) > 1 and stage.chooses == "controller"
+        variants = range(len(stage.variants) if chooses else 1)
+        each.append([*product(cores, sizes, held, variants)])
+    rows = np.array([*product(*each)])
+    held_cores = (rows[..., 0] * rows[..., 2]).sum(axis=1)
+    found: IntArray = rows[held_cores <= scenario.limits.machine_cores]
+    return found
+
+
 def play_fixed(
     scenarios: Sequence[Scenario], rows: IntArray, episodes: int, first_seed: int
 ) -> FloatArray:
-    """Return (4, rows, episodes, scenarios) sums of (rows, 3) allocations that stay as they are."""
+    """Return (4, rows, episodes, scenarios) sums of allocations that stay as they are.
+
+    They are (rows, stages, 4), or (rows, 3) of one model.
+    """
     each = len(scenarios) * episodes
     assigned = np.tile(np.arange(len(scenarios)), episodes)
     seeds = first_seed + np.repeat(np.arange(episodes), len(scenarios))
