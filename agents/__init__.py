@@ -51,7 +51,7 @@ class Learner:
     corrects: bool = False
     """Whether its actions correct the look-ahead program instead, see :mod:`.learned`."""
     phased: bool = False
-    """Whether it learns in phases where there is one simulated model, see :mod:`.learn.phases`."""
+    """Whether it learns simulated systems in phases, see :mod:`.learn.phases`."""
     steps: int = 1_000_000
     """Environment steps of a training run, if nothing else is said."""
     envs: int = 256

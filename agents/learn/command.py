@@ -113,7 +113,7 @@ def _usual(what: str, in_phases: int) -> str:
     first = next(iter(own.values()))
     others = [f"{value} for {name}" for name, value in own.items() if value != first]
     phased = " and ".join(name for name, learner in LEARNERS.items() if learner.phased)
-    said = f"{in_phases} where {phased} learn one simulated model"
+    said = f"{in_phases} where {phased} learn a simulated system"
     return ", ".join([str(first), *others, said])
 
 
