@@ -393,6 +393,13 @@ def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
     assert "\n" not in message
 
 
+def test_two_columns_of_counts_are_one_too_many(tmp_path):
+    path = tmp_path / "both.csv"
+    path.write_text("timestamp,value,requests\n0,1,2\n1,1,2\n")
+    with pytest.raises(TraceError, match="value and requests could both be the number of requests"):
+        read_arrivals(path)
+
+
 # A mahimahi trace cannot be told from requests per second.
 @pytest.mark.parametrize("name", [name for name in BANDWIDTH if name != "mahimahi.up"])
 def test_bandwidth_given_as_arrivals(name):

@@ -303,7 +303,10 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     second are spread over its seconds as evenly as whole numbers allow.
     """
     time_s = rows.seconds("timestamp", _seconds)
-    counts = rows.column(next(name for name in COUNTED if name in rows.header))
+    name, *others = [name for name in COUNTED if name in rows.header]
+    if others:
+        raise rows.error(0, f"{name} and {others[0]} could both be the number of requests")
+    counts = rows.column(name)
     rows.require(counts == np.floor(counts), "the number of requests is not whole")
     rows.ascending("timestamp", time_s)
     if time_s.size < 2:
