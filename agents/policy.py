@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class PolicyInfo:
     scenarios: tuple[str, ...]
     """Scenarios that it was trained on."""
     actions: tuple[int, ...]
-    """Number of choices of each part of an action: cores, batch sizes, replicas."""
+    """Number of choices of each part of an action, stage by stage."""
     inputs: tuple[str, ...]
     """Names of the observation's fields that it reads, in order."""
     steps: int
@@ -172,6 +172,14 @@ class Policy:
         return result
 
 
+def reading(policy: Policy, shown: Sequence[str]) -> Policy:
+    """Return a policy that finds its inputs among the names of what it is shown.
+
+    A PolicyError says what is not there.
+    """
+    return replace(policy, places=_places("the policy", policy.info.inputs, shown))
+
+
 def save_policy(policy: Policy, path: Path) -> None:
     """Write a policy file, whole or not at all."""
     arrays = {}
@@ -235,7 +243,7 @@ def _metadata(contents: bytes) -> dict[str, str]:
     return said
 
 
-def _places(path: Path, inputs: Sequence[str], observed: Sequence[str]) -> IntArray | None:
+def _places(path: Path | str, inputs: Sequence[str], observed: Sequence[str]) -> IntArray | None:
     """Return where the inputs stand among what is observed; None where they are all of it."""
     if list(inputs) == list(observed):
         return None

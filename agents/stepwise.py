@@ -53,8 +53,8 @@ class Choices:
             replicas = min(REPLICAS_MOST, stage.replicas_max)
             limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
         most = max(stage.cores_max for stage in spec.stages)
-        cores, replicas_ = np.arange(1, most + 1), np.arange(REPLICAS_MOST + 1)[:, None]
-        room = (cores * replicas_ <= spec.total_cores) | (cores == 1)
+        cores, held = np.arange(1, most + 1), np.arange(REPLICAS_MOST + 1)[:, None]
+        room = (cores * held <= spec.total_cores) | (cores == 1)
         own = [room & (cores <= stage.cores_max) for stage in spec.stages]
         return cls(
             np.array(sizes), np.array(counts), np.array(limits), np.array(own), spec.total_cores
@@ -149,10 +149,13 @@ class PolicyState:
         return self._fitting()
 
     def _fitting(self) -> IntArray:
-        """Return what was asked for, as far as all stages together have room."""
-        if len(self._most) > 1:  # of one, only those cores were allowed that have
-            fit(self._asked, self.choices.limits, self.choices.total_cores)
-            self.replicas[:] = self._asked[..., 2]
+        """Return what was asked for, as far as all stages together have room.
+
+        Who holds most gives up first, replicas too, whether they may step or not.
+        """
+        fits = fit(self._asked, self.choices.limits, self.choices.total_cores)
+        assert fits, "a policy chooses within the limits"
+        self.replicas[:] = self._asked[..., 2]
         return self._asked
 
 

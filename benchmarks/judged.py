@@ -136,7 +136,7 @@ def _but_for_seed(path: Path, info: PolicyInfo) -> tuple[object, ...]:
     used = read_json(settings) if settings.exists() else None
     _, asked = cli.told_apart(shlex.split(info.command), _OF_ONE_TRAINING)
     said = info.agent, info.fingerprint, info.scenarios, info.inputs, info.planned, info.every
-    return (*said, info.batches, asked[1:], used)  # whatever the interpreter is called
+    return (*said, info.batches, sorted(asked[1:]), used)  # whatever the interpreter is called
 
 
 def check_fits(path: Path, info: PolicyInfo, scenario: Scenario) -> None:

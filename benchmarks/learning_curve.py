@@ -29,6 +29,7 @@ from agents import LEARNERS
 from agents.learn import TrainingPlan, learn_config, phased, training
 from agents.learn.judge import Judge
 from agents.learn.phases import ENVS, PhasedConfig
+from agents.learn.systems import spec_of
 from agents.learn.training import Validation
 from agents.policy import POLICY_FILE, Policy, load_policy
 from benchmarks.judged import unused_seed
@@ -135,15 +136,29 @@ def run(argv: Sequence[str]) -> int:
     add("--steps", type=cli.at_least(1), default=300_000, help="of each (default: 300000)")
     add("--points", type=cli.at_least(1), default=40, help="validations of each (default: 40)")
     add("--runs", type=Path, nargs="+", metavar="RUN", help="folders of trainings to show instead")
-    add("--out", type=Path, default=Path("docs/learning-curve.png"), help="default: %(default)s")
+    add(
+        "--out",
+        type=Path,
+        help="picture to write (default: docs/learning-curve.png, but of --runs)",
+    )
     arguments = parser.parse_args(argv)
+    if arguments.runs and arguments.out is None:
+        raise ConfigError("--runs needs --out: docs/learning-curve.png shows another learner")
+    arguments.out = arguments.out or Path("docs/learning-curve.png")
     check_writable(arguments.out)
     if arguments.runs:
         found = [learned(run, arguments.points) for run in arguments.runs]
         infos = [load_policy(run / POLICY_FILE).info for run in arguments.runs]
+        learned_alike = {(each.agent, each.fingerprint, each.scenarios) for each in infos}
+        if len(learned_alike) > 1 or len({tuple(each[0] for each in own) for own in found}) > 1:
+            raise ConfigError(
+                "these trainings are of several agents or systems, or judged otherwise"
+            )
         learns = f"{infos[0].agent} learns {len(infos[0].scenarios)} scenarios"
     else:
         scenario = load_scenario(arguments.scenario)
+        if spec_of(scenario).has_variants:
+            raise ConfigError("cores alone say too little of a scenario with variants")
         one = partial(learn, arguments.agent, scenario, arguments.steps, points=arguments.points)
         found = [one(seed=seed) for seed in range(arguments.seeds)]
         learns = f"{arguments.agent} learns {scenario.name}"

@@ -76,6 +76,10 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--suite stages", "has cells that list their stages; choose some with --like"),
         ("--suite stages --like paper", "has no cells of the stages of 'paper'"),
         ("--suite standard --like paper --profile lite0", "leave out --profile"),
+        (
+            "--suite stages --like variants-wide --held-out variants-wide",
+            "--held-out leaves nothing to train on",
+        ),
     ],
 )
 def test_a_suite_says_all_there_is_to_train_on(line: str, said: str) -> None:

@@ -53,9 +53,25 @@ def test_trainings_that_were_made_are_shown_by_their_own_judge(
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
     assert rows[2] == "200 1.000 1.000 .. 1.000 3.50 2.50 .. 4.50".split()
     assert [row[0] for row in rows] == ["0", "100", "200"]
+
+
+def test_trainings_that_cannot_be_shown_together_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = finished(tmp_path / "a", 2.0), finished(tmp_path / "b", 2.0)
+    shutil.copy(SHIPPED.with_name("ppo-joint-lite0.safetensors"), other / POLICY_FILE)
     (tmp_path / "none").mkdir()
-    assert learning_curve.main(["--runs", str(tmp_path / "none")]) == 2
-    assert "no events of a training in phases" in capsys.readouterr().err
+    out = ["--out", str(tmp_path / "curve.png")]
+    for runs, more, said in (
+        ([tmp_path / "none"], out, "no events of a training in phases"),
+        ([one, other], out, "several agents or systems"),
+        ([one], [], "--runs needs --out"),
+        ([], ["--scenario", "variants", *out], "of a scenario with variants"),
+    ):
+        chosen = ["--runs", *map(str, runs)] if runs else []
+        assert learning_curve.main([*chosen, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "curve.png").exists()
 
 
 def test_an_unknown_learner_is_named(capsys: pytest.CaptureFixture[str]) -> None:

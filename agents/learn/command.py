@@ -78,8 +78,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for option, value in (("--held-out", arguments.held_out), ("--like", arguments.like)):
         if value and arguments.suite is None:
             raise ConfigError(f"{option} is about the cells of a --suite")
-    if arguments.like and arguments.profile:
-        raise ConfigError("--like says whose profiles to train for; leave out --profile")
     if arguments.suite is not None and given:
         raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
     if arguments.backend == "live" and arguments.envs not in (None, 1):
@@ -136,6 +134,8 @@ def cells_of(
     scenario that they are to be ``like``.
     """
     suite = replace(load_suite(name), starts=("cold",))
+    if like and profile:
+        raise ConfigError("--like says whose profiles are meant; leave out --profile")
     if like is None:
         found = _of_profile(suite, profile)
     else:
@@ -147,7 +147,10 @@ def cells_of(
     for scenario in held_out:
         if scenario not in known:
             raise ConfigError(unknown("scenario to hold out", scenario, known))
-    return [cell for cell in found if cell.name not in held_out]
+    left = [cell for cell in found if cell.name not in held_out]
+    if not left:
+        raise ConfigError("--held-out leaves nothing to train on")
+    return left
 
 
 def _of_profile(suite: Suite, profile: str | None) -> list[Scenario]:
@@ -245,7 +248,7 @@ def train(argv: Sequence[str]) -> int:
         if not policy.exists():
             raise
         interrupted = True
-    sys.stdout.write(_what_next(arguments.agent, folder, argv, interrupted))
+    sys.stdout.write(_what_next(arguments, folder, argv, interrupted))
     return cli.INTERRUPTED if interrupted else 0
 
 
@@ -264,12 +267,16 @@ def _prepared(plan: TrainingPlan, options: Mapping[str, Any]) -> Callable[[Path,
     return lambda folder, report: training.train(replace(plan, folder=folder), config, report)
 
 
-def _what_next(agent: str, folder: Path, argv: Sequence[str], interrupted: bool) -> str:
+def _what_next(
+    arguments: argparse.Namespace, folder: Path, argv: Sequence[str], interrupted: bool
+) -> str:
     """Say where the policy is that did best when it was validated, and what to do with it."""
     policy = folder / POLICY_FILE
     info = load_policy(policy).info
     conditions, _ = cli.told_apart(argv, FOLLOWED)
-    follow = ["--agent", agent, *conditions]
+    follow = ["--agent", arguments.agent, *conditions]
+    if arguments.like:
+        follow += ["--scenario", arguments.like]
     said = ""
     if interrupted:
         _, more = cli.told_apart(argv, ("--run-dir", "--resume", "--steps"))

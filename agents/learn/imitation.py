@@ -91,7 +91,9 @@ def _demonstrated(
     while not system.done:
         expert.look(system.view())
         if policy is None:
-            system.step(disturbance.of(expert.take()))
+            answer = disturbance.of(expert.take())
+            expert.go_on_from(answer)
+            system.step(answer)
         else:
             system.step(expert.follow(policy))
     return Demonstrations(*(np.array(column) for column in zip(*expert.shown, strict=True)))
@@ -107,7 +109,7 @@ class _Expert:
         self._program: Controller = make_controller(program, known_controllers())
         start(self._program, spec, 0)
         self._state = PolicyState([spec], every, batches)
-        self._choices: tuple[IntArray, ...] = ()
+        self._does: tuple[IntArray, ...] = ()
         self.shown: list[tuple[NDArray[Any], ...]] = []
         """A row of :class:`Demonstrations` for each answer."""
 
@@ -124,12 +126,16 @@ class _Expert:
         # A larger batch than the program's only starts if so many wait.
         places = np.minimum(np.searchsorted(sizes, wanted_batch), len(sizes) - 1)
         variants = np.where(state.choices.counts[:, 3] > 0, np.maximum(wanted_variants, 0), 0)
-        self._choices = np.minimum(wanted_cores, most) - 1, places, steps, variants
-        self.shown.append((state.seen[0].copy(), *self._choices, before, allowed))
+        self._does = np.minimum(wanted_cores, most) - 1, places, steps, variants
+        self.shown.append((state.seen[0].copy(), *self._does, before, allowed))
 
     def take(self) -> Allocation:
         """Go on with what the program does."""
-        return allocation(self._state.take(*(part[None] for part in self._choices))[0])
+        return allocation(self._state.take(*(part[None] for part in self._does))[0])
+
+    def go_on_from(self, answer: Allocation) -> None:
+        """Take note of what was asked for in place of that."""
+        self._state.follow(answer)
 
     def follow(self, policy: Policy) -> Allocation:
         """Go on with what the policy does."""

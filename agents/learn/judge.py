@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +20,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import CPUS
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.factory import make_system
 from sponge_env.files import cache_dir, parsed, read_text, write_json
 from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
@@ -32,7 +33,7 @@ from sponge_env.vector.simulator import BatchSimulator
 
 from ..guard import Range
 from ..history import FloatMatrix, layout_of
-from ..policy import Policy
+from ..policy import Policy, reading
 from ..stepwise import REPLICAS_MOST, PolicyState
 from .systems import Spending, simulator
 
@@ -43,8 +44,8 @@ JOINT_PROGRAMS = "sponge-joint", "sponge-mpc"
 VERTICAL_PROGRAMS = ("sponge-mpc",)
 """The same of a policy that keeps one replica."""
 _FIXED_BATCHES = (1, 4, 8, 16)
-_ALL_OF_STAGES = 2
-"""Stages up to which all fixed allocations of such batches are looked at."""
+_FIXED_MOST = 4096
+"""Fixed allocations up to which all are looked at."""
 LOOKED_AT = 12
 """Episodes on which the best program is looked for."""
 _FIXED_LOOKED_AT, _FINALISTS = 4, 8
@@ -84,7 +85,7 @@ class Judge:
 
     def __call__(self, policy: Policy) -> Judgement:
         """Play a policy."""
-        info = policy.info
+        info, policy = policy.info, reading(policy, layout_of(self._specs[0]).inputs)
         state, seen = PolicyState(self._specs, info.every, info.batches), Range(len(info.inputs))
 
         def decides(observations: FloatMatrix) -> IntArray:
@@ -157,7 +158,8 @@ def known_rules(
     measuring()
     sums = best_rules(scales_out, scenarios, episodes)
     programs = best_programs(scales_out, scenarios, min(episodes, LOOKED_AT))
-    write_json(kept, {"sums": sums.tolist(), "programs": programs})
+    with contextlib.suppress(SpongeError):  # without a cache the next training measures again
+        write_json(kept, {"sums": sums.tolist(), "programs": programs})
     return sums, programs
 
 
@@ -169,7 +171,7 @@ def best_rules(
     first_seed: int = SEED_LIMIT,
     looked_at: int = LOOKED_AT,
 ) -> FloatArray:
-    """Return what the best of the programs and of all fixed allocations reaches in each scenario.
+    """Return what the best of the programs and of fixed allocations reaches in each scenario.
 
     The best has the least :func:`cost`; where a program has few violations, it is a program, and
     no fixed allocation is that misses more. Programs are chosen on ``looked_at`` episodes, fixed
@@ -245,21 +247,23 @@ def _best_fixed(
 def fixed_allocations(scenario: Scenario, replicas: int) -> IntArray:
     """Return (rows, stages, 4) allocations that find room, of so many replicas a stage at most.
 
-    Of three stages and more there are too many: then cores are powers of two, there are fewer
-    numbers of replicas, and batches are as large as they may be.
+    They are all that there are of some batch sizes, or where these are too many, so many that are
+    drawn at random.
     """
     each = []
     for stage in scenario.pipeline:
-        cores: Iterable[int] = range(1, stage.limits.cores + 1)
-        held: Iterable[int] = range(1, min(replicas, stage.limits.replicas) + 1)
-        sizes = [size for size in _FIXED_BATCHES if size <= stage.limits.batch]
-        if len(scenario.pipeline) > _ALL_OF_STAGES:
-            cores, held = (sorted({1, 2, 4, 8, 16} & {*some}) for some in (cores, held))
-            sizes = sizes[-1:]
+        limits = stage.limits
+        sizes = sorted({*(size for size in _FIXED_BATCHES if size < limits.batch), limits.batch})
+        held = range(1, min(replicas, limits.replicas) + 1)
         chooses = len(stage.variants) > 1 and stage.chooses == "controller"
         variants = range(len(stage.variants) if chooses else 1)
-        each.append([*product(cores, sizes, held, variants)])
-    rows = np.array([*product(*each)])
+        each.append(np.array([*product(range(1, limits.cores + 1), sizes, held, variants)]))
+    if math.prod(map(len, each)) <= _FIXED_MOST:
+        rows = np.array([*product(*each)])
+    else:
+        random = np.random.default_rng(0)
+        drawn = [np.append(0, random.integers(len(own), size=_FIXED_MOST)) for own in each]
+        rows = np.stack([own[k] for own, k in zip(each, drawn, strict=True)], axis=1)
     held_cores = (rows[..., 0] * rows[..., 2]).sum(axis=1)
     found: IntArray = rows[held_cores <= scenario.limits.machine_cores]
     return found
@@ -337,6 +341,7 @@ def _episode(task: Task) -> tuple[float, float, float, float]:
     controller = make_controller(program, known_controllers())
     run = Run.of(program, scenario, "sim", seed)
     played = run_episode(make_system(scenario, seed), controller, run)
-    one = played.summary
-    spent = one.core_seconds + Spending([scenario]).of_episode(played.intervals)
+    one, from_s = played.summary, scenario.count_from_s + 1e-9
+    counted = [each for each in played.intervals if each.time_s > from_s]
+    spent = one.core_seconds + Spending([scenario]).of_episode(counted)
     return spent, one.avoidable_violation_rate * one.offered, one.offered, one.duration_s

@@ -93,24 +93,24 @@ class Training:
         every = config.every if plan.control.scales_out else 0
         self.config, self._every = dataclasses.replace(config, batches=sizes), every
         self.plan, self._progress, self._judged = plan, progress, judged
-        self._inputs, self._choices = plan.inputs, Choices.of(spec, sizes)
+        self._inputs, self._action = plan.inputs, Choices.of(spec, sizes)
         self.inputs = Inputs(len(self._inputs), blinded(self._inputs, config.blind_to))
         least = [least_cores(scenario) * spec.interval_s for scenario in scenarios]
         prices = [config.price] * len(scenarios)
         if plan.randomised:  # other systems are scenarios of their own, which nobody judges
             least, prices = least + least, prices + [config.other_price] * len(scenarios)
         self.prices = Prices(np.array(prices), np.array(least))
-        self.model = ActorCritic(self.config, self._choices, len(self._inputs), len(least))
+        self.model = ActorCritic(self.config, self._action, len(self._inputs), len(least))
         count, others = config.evaluation_episodes, config.choice_episodes
         self.judge = Judge(scenarios, count)
-        self._choice = Judge(scenarios, others, SEED_LIMIT + count)
+        self._second_judge = Judge(scenarios, others, SEED_LIMIT + count)
         rules, self._programs = known_rules(
             plan.control.scales_out,
             scenarios,
             count + others,
             lambda: progress(0, "measuring the best rules"),
         )
-        self.rule, self._choice_rule = judgement(rules[:, :count]), judgement(rules[:, count:])
+        self.rule, self._second_rule = judgement(rules[:, :count]), judgement(rules[:, count:])
         # What is rare takes all episodes to count.
         rare = judgement(rules).violation_rate
         self.target = np.maximum(config.target_share * rare, FEWEST)
@@ -205,8 +205,8 @@ class Training:
 
     def _choose(self, policy: Policy, promising: float) -> None:
         """Keep a policy if it is the best so far, on other episodes than those of the prices."""
-        result = self._choice(policy)
-        score = score_of(result, self._choice_rule)
+        result = self._second_judge(policy)
+        score = score_of(result, self._second_rule)
         if score < self._best:
             self._best, self._promising = score, promising
             info = dataclasses.replace(policy.info, score=round(score, 4))
@@ -242,7 +242,7 @@ class Training:
             agent=plan.agent,
             fingerprint=plan.fingerprint,
             scenarios=tuple(dict.fromkeys(scenario.name for scenario in plan.scenarios)),
-            actions=self._choices.actions,
+            actions=self._action.actions,
             inputs=self._inputs,
             steps=self.steps,
             seed=plan.seed,
