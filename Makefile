@@ -22,7 +22,7 @@ STAGES := runs/stages
 JOINT_SEEDS := 0 1 2 3 4
 VERTICAL_SEEDS := 0 1 3
 ONE_MODEL := --suite standard --held-out paper-200kb --randomised
-STAGED := variants pipeline-video pipeline-fanout
+STAGED := variants pipeline-video pipeline-fanout pipeline-nlp
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fuzz soak package kernels lint bench results bounds policies fidelity docs clean

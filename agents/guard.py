@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +33,9 @@ _BEYOND = 0.25
 """Share of an input's range by which it must lie beyond, for extremes are rare in validation."""
 _LEAST_WIDTH = 0.1
 """Width of a range at least, for some inputs never moved."""
+_DRIFT = {"cold_start": 0.3}
+"""How far beyond at least, of what is another each time that a machine is measured: a third longer,
+or a quarter shorter."""
 _GROWING = 3
 """Intervals in a row in which a hopeless queue has grown."""
 _CALM_S = 10.0
@@ -72,7 +76,8 @@ class Guard:
         self._spec = spec
         self._program = SpongeJoint() if scales_out else SpongeMPC()
         self._program.reset(spec, seed=0)
-        names, self._range = policy.info.inputs, _with_margin(policy.input_range)
+        names = policy.info.inputs
+        self._range = _with_margin(names, policy.input_range)
         self._places = policy.places
         # In a pipeline a name begins with that of its stage.
         demand = [name for name in _DEMAND if scales_out or name != "cold_start"]
@@ -151,10 +156,11 @@ class Guard:
         return is_long and grown and len(self._lengths) > _GROWING
 
 
-def _with_margin(seen: FloatMatrix | None) -> FloatMatrix | None:
+def _with_margin(names: Sequence[str], seen: FloatMatrix | None) -> FloatMatrix | None:
     """Return the (2, inputs) range of what a policy may be shown."""
     if seen is None:
         return None
     beyond = _BEYOND * np.maximum(seen[1] - seen[0], _LEAST_WIDTH)
+    beyond = np.maximum(beyond, [_DRIFT.get(name, 0.0) for name in names])
     widened: FloatMatrix = (seen + np.array([-beyond, beyond])).astype(np.float32)
     return widened

@@ -13,7 +13,7 @@ from views import busy_view, make_spec
 
 from agents.guard import Guard
 from agents.learned import SHIPPED, ppo, ppo_joint
-from agents.policy import Policy, PolicyInfo, load_policy
+from agents.policy import Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import PolicyState
 from sponge_env.encoding import FIELDS, JOINT, VERTICAL, encode
 from sponge_env.factory import make_system
@@ -156,6 +156,21 @@ def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
     # Ten intervals of alarm; then the second bad one makes eight of six hundred.
     lengths = [(each, len(list(group))) for each, group in groupby(guarded)]
     assert lengths == [(False, 21), (True, 10), (False, 2), (True, 60)]
+
+
+def test_a_machine_that_was_measured_again_is_still_known(tmp_path: Path) -> None:
+    """What a training without other systems knows of the cold start is one number."""
+    policy = shipped("ppo-joint-yolov5s")
+    place = policy.info.inputs.index("cold_start")
+    assert policy.input_range is not None
+    seen = policy.input_range.copy()
+    seen[:, place] = np.log1p(10.0)
+    save_policy(dataclasses.replace(policy, input_range=seen), tmp_path / "policy.safetensors")
+    for cold_start_s, is_known in ((8.0, True), (13.0, True), (5.0, False), (20.0, False)):
+        changes = {"duration_s": 30.0, "simulation.cold_start_s": cold_start_s}
+        scenario = changed(load_scenario("paper-200kb"), changes)
+        summary = play(ppo_joint(str(tmp_path)), scenario).summary
+        assert summary.guarded == (0 if is_known else 30)
 
 
 def test_only_policies_that_were_learned_in_phases_are_suspended() -> None:
