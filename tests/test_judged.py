@@ -11,7 +11,6 @@ from agents.policy import load_policy, save_policy
 from benchmarks.judged import main, median_of, table
 from sponge_env.scenario import Scenario
 
-SHIPPED = Path("agents/policies/ppo-variants.safetensors")
 JOINT = Path("agents/policies/ppo-joint-yolov5s.safetensors")
 SCENARIOS = Scenario(name="calm"), Scenario(name="rough")
 RULE = Judgement(np.array([4.0, 3.0]), np.array([0.0, 0.002]))
@@ -95,6 +94,10 @@ def test_policies_that_cannot_be_compared_are_refused_before_they_play(
     assert capsys.readouterr().err == f"error: {said.format(*paths)}\n"
 
 
-def test_other_policies_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(SHIPPED), "--profile", "yolov5s"]) == 2
-    assert capsys.readouterr().err == f"error: {SHIPPED} was not trained in phases\n"
+def test_other_policies_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy, path = load_policy(JOINT), tmp_path / "policy"
+    save_policy(
+        dataclasses.replace(policy, info=dataclasses.replace(policy.info, batches=())), path
+    )
+    assert main([str(path), "--profile", "yolov5s"]) == 2
+    assert capsys.readouterr().err == f"error: {path} was not trained in phases\n"
