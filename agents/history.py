@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.fields import DUE_BINS, JOINT_NAMES, staged_names
+from sponge_env.encoding import JOINT, control_named
 from sponge_env.interfaces import SystemSpec
 
 ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)
@@ -31,6 +31,7 @@ AGES_S = (30.0, 300.0)
 
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
+_DUE_BINS = sum(name.startswith("due_") for name in JOINT.fields)
 _SEVERAL = "effective_accuracy"
 """Only the observation of all stages has that."""
 _STAGES = 5
@@ -78,7 +79,7 @@ def layout_of(spec: SystemSpec) -> Layout:
     stages = spec.stages
     if len(stages) == 1 and not spec.has_variants:
         return JOINT_LAYOUT
-    return _laid_out(staged_names([stage.name for stage in stages]))
+    return _laid_out(control_named("pipeline", spec).fields)
 
 
 def inputs_of(observed: Sequence[str]) -> tuple[str, ...]:
@@ -111,7 +112,7 @@ def _laid_out(fields: tuple[str, ...]) -> Layout:
     )
 
 
-JOINT_LAYOUT = _laid_out(JOINT_NAMES)
+JOINT_LAYOUT = _laid_out(JOINT.fields)
 INPUTS = JOINT_LAYOUT.inputs
 """Names of what a policy of one model sees, in order."""
 
@@ -191,7 +192,7 @@ def remember(
             cores, replicas = shown[stages_at[k, 2]], shown[stages_at[k, 3]]
             requests, most = units[_STAGES + 2 * k], units[_STAGES + 2 * k + 1]
             row[queue] = math.log1p(shown[queue] * requests)
-            for place in range(due, due + DUE_BINS):
+            for place in range(due, due + _DUE_BINS):
                 row[place] = math.log1p(shown[place] * requests)
             row[at + k] = cores * replicas * most
         at += len(stages_at)

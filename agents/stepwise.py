@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.core.entry import fit
-from sponge_env.encoding import Control, encode
+from sponge_env.encoding import Control, encode, fit
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
 from .history import REMEMBERED, FloatMatrix, Scales, layout_of, may_step, remember

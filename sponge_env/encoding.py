@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.config import ControlName
 from sponge_env.core.compiled import rows
+from sponge_env.core.entry import fit as fit
 from sponge_env.core.entry import observe_one
 from sponge_env.core.records import METRICS, RECENT, Arrays
 from sponge_env.core.settings import LISTED, write_spec
