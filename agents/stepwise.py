@@ -26,7 +26,7 @@ _NUMBERS = len(StageAllocation._fields)
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class StageChoices:
     """What there is to choose in each stage of a system."""
 
     sizes: IntArray
@@ -42,7 +42,7 @@ class Choices:
     total_cores: int
 
     @classmethod
-    def of(cls, spec: SystemSpec, sizes: Sequence[int]) -> Choices:
+    def of(cls, spec: SystemSpec, sizes: Sequence[int]) -> StageChoices:
         """Return those of a system under a policy of such batch sizes."""
         counts, limits = [], []
         for stage in spec.stages:
@@ -77,7 +77,11 @@ class PolicyState:
         count, first = len(specs), specs[0]
         self._spec, self._observed = first, Control(layout_of(first).fields, ())
         self.scales = np.array([Scales.of(spec, every).row for spec in specs])
-        self.every, self.choices, self._layout = every, Choices.of(first, sizes), layout_of(first)
+        self.every, self.choices, self._layout = (
+            every,
+            StageChoices.of(first, sizes),
+            layout_of(first),
+        )
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
         self._most = self.choices.limits[:, 2] if every else np.ones(len(first.stages), np.int64)

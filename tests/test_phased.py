@@ -57,7 +57,7 @@ from agents.learn.systems import Spending, simulator, spec_of
 from agents.learn.training import check_checkpoint
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from agents.stepwise import REPLICAS_MOST, Choices, PolicyState
+from agents.stepwise import REPLICAS_MOST, PolicyState, StageChoices
 from sponge_env.config import Arrivals, Initial, Simulation, Stage
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
@@ -83,7 +83,7 @@ CONFIG = PhasedConfig(
     durations_s=(5.0, 9.0),
     every=4,
 )
-CHOICES = Choices.of(SPEC, CONFIG.batches)
+CHOICES = StageChoices.of(SPEC, CONFIG.batches)
 
 
 def plan(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..policy import FloatMatrix
-from ..stepwise import Choices
+from ..stepwise import StageChoices
 from .phases import PhasedConfig
 
 LOGIT_MOST = 4.0
@@ -114,7 +114,9 @@ class Shown(NamedTuple):
 class ActorCritic(nn.Module):
     """Both networks."""
 
-    def __init__(self, config: PhasedConfig, choices: Choices, inputs: int, scenarios: int) -> None:
+    def __init__(
+        self, config: PhasedConfig, choices: StageChoices, inputs: int, scenarios: int
+    ) -> None:
         super().__init__()
         self._config = config
         self._counts: list[list[int]] = choices.counts.tolist()

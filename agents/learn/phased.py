@@ -23,7 +23,7 @@ from sponge_env.seeds import SEED_LIMIT
 from ..guard import Range
 from ..history import DEPLOYMENT, FloatMatrix
 from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from ..stepwise import Choices
+from ..stepwise import StageChoices
 from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
 from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
@@ -93,7 +93,7 @@ class Training:
         every = config.every if plan.control.scales_out else 0
         self.config, self._every = dataclasses.replace(config, batches=sizes), every
         self.plan, self._progress, self._judged = plan, progress, judged
-        self._inputs, self._action = plan.inputs, Choices.of(spec, sizes)
+        self._inputs, self._action = plan.inputs, StageChoices.of(spec, sizes)
         self.inputs = Inputs(len(self._inputs), blinded(self._inputs, config.blind_to))
         least = [least_cores(scenario) * spec.interval_s for scenario in scenarios]
         prices = [config.price] * len(scenarios)
