@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,12 @@ EXTREME_TIME_S = 60.0
 """Time constant with which a maximum or minimum of the past fades."""
 AGES_S = (30.0, 300.0)
 """Time constants with which the beginning of an episode is forgotten."""
+SERVICE_TIME_S = 20.0
+"""Time constant of the moving average of how long batches take."""
+SERVICE_RANGE = (0.5, 2.0)
+"""How long they take is not believed beyond these multiples of the fit."""
+SERVED = ("service_mean_s", "batch_mean", "effective_cores")
+"""Metrics of an interval that tell how long its batches took."""
 
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
@@ -41,6 +48,7 @@ _MEANS = len(ARRIVAL_TIMES_S)
 _DELAYS = len(DELAY_TIMES_S)
 _MOST, _LEAST, _LONGEST = _MEANS + _DELAYS, _MEANS + _DELAYS + 1, _MEANS + _DELAYS + 2
 _BEFORE = _LONGEST + 1
+_SERVICE = _BEFORE + 2
 REMEMBERED = (
     *(f"arrivals_mean_{time_s:g}s" for time_s in ARRIVAL_TIMES_S),
     *(f"delay_mean_{time_s:g}s" for time_s in DELAY_TIMES_S),
@@ -49,10 +57,13 @@ REMEMBERED = (
     "delay_most",
     "arrivals_before",
     "delay_before",
+    "service_ratio",
 )
-"""What is kept from one interval to the next, in order."""
-DEPLOYMENT = ("slo", "resize_delay", "cold_start")
-"""Inputs that stay the same for as long as a system runs."""
+"""What is kept from one interval to the next, in order. The last is the mean time that batches
+take, relative to what the fit says of them; 1 where there are several stages or variants, whose
+batches an interval's metrics do not tell apart."""
+DEPLOYMENT = ("slo", "resize_delay", "cold_start", "service_ratio")
+"""Inputs that say which system this is, and stay almost the same for as long as it runs."""
 
 FIRST_INTERVALS = 12
 """Intervals at the beginning in each of which the number of replicas may change."""
@@ -158,9 +169,24 @@ def may_step(interval: int, every: float) -> bool:
     return interval < FIRST_INTERVALS or interval % every == 0
 
 
+def served(metrics: Any) -> FloatArray:
+    """Return (n, 3) :data:`SERVED` of (n,) metrics, for :func:`remember`."""
+    return np.stack([metrics[name] for name in SERVED], axis=1)
+
+
+def planned_s(spec: SystemSpec) -> FloatArray:
+    """Return (cores, batches) seconds of a batch by the fit, where there is only one fit."""
+    stage = spec.stages[0]
+    if len(spec.stages) > 1 or spec.has_variants:
+        return np.zeros((0, 0))
+    return np.ascontiguousarray(stage.latencies[0].table_s(stage.batch_max, stage.cores_max).T)
+
+
 @entry_point
 def remember(
     observations: FloatMatrix,
+    served: FloatArray,
+    planned_s: FloatArray,
     intervals: IntArray,
     scales: FloatArray,
     requests_at: IntArray,
@@ -170,14 +196,17 @@ def remember(
 ) -> None:
     """Take in (n, fields) observations; write (n, inputs) what policies see.
 
-    ``intervals`` (n,) counts the decisions of each episode before this one: at 0 the (n,
-    remembered) memory is begun anew. ``scales`` is (n, 5 + 2 stages), see :class:`Scales`; of
-    places in an observation see :class:`Layout`.
+    ``served`` (n, 3) are :data:`SERVED` of the last interval, zero or NaN if no batch ended in it;
+    ``planned_s`` (cores, batches) is how long batches should take. ``intervals`` (n,) counts the
+    decisions of each episode before this one: at 0 the (n, remembered) memory is begun anew.
+    ``scales`` is (n, 5 + 2 stages), see :class:`Scales`; of places in an observation see
+    :class:`Layout`.
     """
     for i in range(len(observations)):
         shown, kept, row, units = observations[i], memory[i], seen[i], scales[i]
         slo_s, interval_s, every = units[0], units[1], units[2]
         _update(shown, kept, requests_at, intervals[i], interval_s)
+        _update_service(kept, _service_ratio(served[i], planned_s), intervals[i], interval_s)
         _copy(shown, row)
         at = len(shown)
         _copy(kept, row[at:])
@@ -242,3 +271,29 @@ def _update(
     kept[_LEAST] = min(kept[_LEAST] + fading * (arrivals - kept[_LEAST]), arrivals)
     kept[_LONGEST] = max(kept[_LONGEST] + fading * (longest - kept[_LONGEST]), longest)
     kept[_BEFORE], kept[_BEFORE + 1] = arrivals, delay
+
+
+@compiled
+def _service_ratio(served: FloatArray, planned_s: FloatArray) -> float:
+    """Return how long the batches of an interval took, relative to the fit; NaN if none ended.
+
+    The fit is linear in the batch size, so that of the mean size is the mean of all.
+    """
+    mean_s, batch, cores = served[0], served[1], int(served[2])
+    if not (mean_s > 0 and batch >= 1 and cores >= 1) or len(planned_s) == 0:
+        return math.nan
+    row = planned_s[min(cores, len(planned_s)) - 1]
+    below = min(int(batch), len(row))
+    above = min(below + 1, len(row))
+    expected_s = row[below - 1] + (batch - below) * (row[above - 1] - row[below - 1])
+    return float(mean_s / expected_s)
+
+
+@compiled
+def _update_service(kept: FloatMatrix, ratio: float, interval: int, interval_s: float) -> None:
+    if interval <= 1:
+        kept[_SERVICE] = 1.0
+    elif not math.isnan(ratio):
+        believed = min(max(ratio, SERVICE_RANGE[0]), SERVICE_RANGE[1])
+        share = 1 - math.exp(-interval_s / SERVICE_TIME_S)
+        kept[_SERVICE] += share * (believed - kept[_SERVICE])

@@ -11,12 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import IntArray
+from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.encoding import Control, encode, fit
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
-from .history import REMEMBERED, FloatMatrix, Scales, layout_of, may_step, remember
+from .history import (
+    REMEMBERED,
+    SERVED,
+    FloatMatrix,
+    Scales,
+    layout_of,
+    may_step,
+    planned_s,
+    remember,
+)
 
 REPLICAS_MOST = 8
 """Replicas of a stage beyond which a stepwise policy does not go."""
@@ -91,24 +100,33 @@ class PolicyState:
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
+        self._planned_s, self._nothing = planned_s(first), np.zeros((count, len(SERVED)))
         self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
         self._asked = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
-    def see(self, observations: FloatMatrix) -> None:
-        """Take in the (n, fields) observations of the next decision."""
+    def see(self, observations: FloatMatrix, served: FloatArray | None = None) -> None:
+        """Take in the (n, fields) observations of the next decision.
+
+        ``served`` (n, 3) tells how long the last interval's batches took, see
+        :func:`.history.served`; leave it out where there was none.
+        """
+        told = self._nothing if served is None else served, self._planned_s
         at = self._layout.requests, self._layout.stages
-        remember(observations, self.intervals, self.scales, *at, self._memory, self.seen)
+        remember(observations, *told, self.intervals, self.scales, *at, self._memory, self.seen)
 
     def look(self, view: SystemView) -> None:
         """Take in what a view of the first episode's system shows."""
-        self.see(encode(view, self._spec, self._observed)[None])
+        last = view.last
+        told = None if last is None else np.array([[getattr(last, name) for name in SERVED]], float)
+        self.see(encode(view, self._spec, self._observed)[None], told)
 
     def see_some(self, chosen: NDArray[np.bool_], observations: FloatMatrix) -> None:
-        """Take in the observations of some of the episodes only."""
+        """Take in the first observations of those episodes that have begun anew."""
         memory, seen = self._memory[chosen], self.seen[chosen]
         scales, intervals = self.scales[chosen], self.intervals[chosen]
+        told = self._nothing[chosen], self._planned_s
         at = self._layout.requests, self._layout.stages
-        remember(observations[chosen], intervals, scales, *at, memory, seen)
+        remember(observations[chosen], *told, intervals, scales, *at, memory, seen)
         self._memory[chosen], self.seen[chosen] = memory, seen
 
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:

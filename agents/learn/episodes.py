@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.config import Initial
+from sponge_env.config import Arrivals, Initial, Network
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
-from ..history import FloatMatrix, layout_of
+from ..history import FloatMatrix, layout_of, served
 from ..stepwise import PolicyState
 from .phases import PhasedConfig
 from .systems import Spending, simulator, spec_of
@@ -30,8 +30,14 @@ OTHER_DELAYS_S = (0.0, 0.2, 0.5)
 """Delays of a resize."""
 OTHER_COLD_START = 1.1
 """Largest change of the logarithm of a cold start: a third to three times as long."""
-OTHER_SPEEDS = (0.97, 1.03)
+OTHER_SPEEDS = (0.9, 1.2)
 """Least and most by which service takes longer than the profile says."""
+OTHER_LOAD = 0.2
+"""Largest change of the logarithm of the arrival rate."""
+OTHER_FADES = 0.5
+"""Share of the other systems whose network fades away now and then."""
+OTHER_FADES_EVERY_S, OTHER_FADES_S, OTHER_DEPTHS = (40.0, 120.0), (1.0, 6.0), (1e-3, 0.1)
+"""Least and most time between two fades, their length, and the share of the bandwidth left."""
 
 
 class Outcomes(NamedTuple):
@@ -102,7 +108,7 @@ class Episodes:
         """
         asked = self.state.take(cores, batches, steps, variants)
         self._observations, metrics = self._simulator.step(asked)
-        self.state.see(self._observations)
+        self.state.see(self._observations, served(metrics))
         counts: Any = metrics["avoidable_violations"]
         spent = metrics["core_seconds"] + self._spending.accuracy(metrics, self._assigned)
         return Outcomes(spent, counts.astype(np.int64), self._simulator.over)
@@ -182,11 +188,11 @@ def _random_starts(
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     """Draw another system under a scenario's load (domain randomisation: Tobin et al., 2017).
 
-    Payload, SLO, speed, cold start and the delay of a resize are others: what the next deployment
-    changes.
+    Load, payload, SLO, speed, cold start and the delay of a resize are others, and in half of them
+    the network fades: what the next deployment changes.
     """
-    changes = OTHER_SLO, OTHER_PAYLOAD, OTHER_COLD_START
-    longer, larger, colder = (float(np.exp(random.uniform(-x, x))) for x in changes)
+    changes = OTHER_SLO, OTHER_PAYLOAD, OTHER_COLD_START, OTHER_LOAD
+    longer, larger, colder, busier = (float(np.exp(random.uniform(-x, x))) for x in changes)
     network, simulation = scenario.network, scenario.simulation
     cold_start_s = max(stage.cold_start_s for stage in spec_of(scenario).stages)
     delayed = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
@@ -200,7 +206,10 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
             )
             for each in scenario.classes
         ),
-        network=dataclasses.replace(network, payload_bytes=network.payload_bytes * larger),
+        arrivals=_busier(scenario.arrivals, busier),
+        network=_fading(
+            dataclasses.replace(network, payload_bytes=network.payload_bytes * larger), random
+        ),
         simulation=dataclasses.replace(
             simulation,
             actuation_delay_s=delayed,
@@ -208,3 +217,18 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
             cold_start_s=colder * cold_start_s,
         ),
     )
+
+
+def _busier(arrivals: Arrivals, factor: float) -> Arrivals:
+    """Scale a rate, or a load; a trace that has its own is left as it is."""
+    rate, load = (x and x * factor for x in (arrivals.rate_rps, arrivals.load))
+    return dataclasses.replace(arrivals, rate_rps=rate, load=load)
+
+
+def _fading(network: Network, random: np.random.Generator) -> Network:
+    """Let a network fade now and then, or leave it as it is."""
+    every_s, fade_s = (float(random.uniform(*x)) for x in (OTHER_FADES_EVERY_S, OTHER_FADES_S))
+    depth = float(np.exp(random.uniform(*np.log(OTHER_DEPTHS))))
+    if random.random() >= OTHER_FADES or network.trace == "none":
+        return network
+    return dataclasses.replace(network, fade_every_s=every_s, fade_s=fade_s, fade_depth=depth)

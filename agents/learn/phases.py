@@ -62,7 +62,7 @@ class PhasedConfig(Options):
     for good, before a policy knows what they are good for."""
     price_most: float = option(200.0, above=0)
     """What it costs at most."""
-    other_share: float = option(0.12, at_least=0, below=1)
+    other_share: float = option(0.2, at_least=0, below=1)
     """Share of the episodes that are of other systems, if the training is randomised."""
     other_price: float = option(40.0, above=0)
     """Core-seconds that a violation costs there."""
