@@ -10,10 +10,7 @@ Actions that make no sense at all can be masked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from operator import attrgetter
 from typing import Any, get_args
 
 import numpy as np
@@ -22,11 +19,8 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.config import ControlName
-from sponge_env.core.compiled import rows
 from sponge_env.core.entry import fit as fit
 from sponge_env.core.entry import observe_one
-from sponge_env.core.records import METRICS, RECENT, Arrays
-from sponge_env.core.settings import LISTED, write_spec
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.fields import CLIP as CLIP
 from sponge_env.fields import FIELDS as FIELDS
@@ -36,12 +30,11 @@ from sponge_env.interfaces import (
     Allocation,
     StageAllocation,
     StageSpec,
-    StageView,
     SystemSpec,
     SystemView,
 )
-from sponge_env.results.schema import IntervalMetrics, StageMetrics
-from sponge_env.simulation.memory import MemoryPlan, allocations, blank_metrics
+from sponge_env.recall import recalled
+from sponge_env.simulation.memory import allocations
 
 _RATE = "arrivals_5s"
 _MASKED_SHARE = 0.7
@@ -154,7 +147,7 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
     It is (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
-    observe_one(*_recalled(view, spec, control.sees_stages), observation)
+    observe_one(*recalled(view, spec, control.sees_stages), observation)
     first: NDArray[np.float32] = observation[0]
     return first
 
@@ -224,109 +217,3 @@ def _sensible(spec: SystemSpec, control: Control, k: int, name: str) -> FloatArr
 def _rate_field(spec: SystemSpec, control: Control, k: int) -> int:
     """Return the place of a stage's arrival rate in an observation."""
     return control.fields.index(f"{spec.stages[k].name}.{_RATE}" if control.sees_stages else _RATE)
-
-
-def _recalled(view: SystemView, spec: SystemSpec, several: bool) -> tuple[Arrays, NDArray[np.void]]:
-    """Write a view into memory, as of time 0; return it and the last interval's metrics.
-
-    It has all stages if ``several``, or else the one that the view shows by itself.
-    """
-    stages: Sequence[SystemView | StageView] = view.stages if several else (view,)
-    queue = _power_of_two(max(len(stage.queued_deadlines_s) for stage in stages))
-    replicas = _power_of_two(max(_held(stage) for stage in stages))
-    arrays, metrics = _memory(spec, several, queue, replicas)
-    _recall_history(arrays, view)
-    for k, stage in enumerate(stages):
-        _recall_queue(arrays, k, stage, view.now_s)
-        _recall_replicas(arrays, k, stage, view.now_s)
-    if view.last is None:
-        return arrays, blank_metrics(1)
-    metrics[0] = (*_measured(view.last), 0)
-    for k, own in enumerate(view.stages if several else ()):
-        _recall_measures(arrays.stages[0, k]["measured"], view.last, own.last)
-    return arrays, metrics
-
-
-_measured = attrgetter(*(METRICS.names or ())[:-1])
-"""Returns an interval's metrics in the order of the core's record, the last of which is unknown."""
-
-
-def _held(stage: SystemView | StageView) -> int:
-    """Return how many replicas a view needs rows for."""
-    return len(stage.running) + stage.replicas_ready + len(stage.starting_s)
-
-
-def _recall_history(arrays: Arrays, view: SystemView) -> None:
-    env, past = arrays.envs[0], len(view.arrivals)
-    env["interval"], ring = past, _ring(past)
-    env["mean_delays_s"][ring] = view.mean_delays_s[-RECENT:]
-    env["bandwidths"][ring] = view.bandwidths_bytes_per_s[-RECENT:]
-    env["delay_max_s"] = view.delays_s.max() if len(view.delays_s) else 0.0
-
-
-@lru_cache
-def _ring(past: int) -> IntArray:
-    """Return where the latest of so many intervals are remembered."""
-    return np.arange(max(0, past - RECENT), past) & (RECENT - 1)
-
-
-def _recall_queue(arrays: Arrays, k: int, stage: SystemView | StageView, now_s: float) -> None:
-    row, wanted = arrays.stages[0, k], stage.allocation
-    row["head"], row["tail"] = 0, len(stage.queued_deadlines_s)
-    first = k * arrays.queue.shape[2]
-    deadlines_s = arrays.requests["deadline_s"][0, first : first + len(stage.queued_deadlines_s)]
-    np.subtract(stage.queued_deadlines_s, now_s, out=deadlines_s)
-    row["wanted"] = wanted.cores, wanted.batch, wanted.replicas, wanted.variant
-    row["arrivals"][: len(stage.arrivals)] = stage.arrivals
-
-
-def _recall_replicas(arrays: Arrays, k: int, stage: SystemView | StageView, now_s: float) -> None:
-    """Write one row for each running batch, each ready replica and each that starts."""
-    rows_, running, replicas = arrays.replicas[0, k], len(stage.running), _held(stage)
-    row, ready = arrays.stages[0, k], running + stage.replicas_ready
-    row["replicas"], row["running"] = replicas, sum(batch.size for batch in stage.running)
-    rows_["batch_size"][:replicas] = 0
-    rows_["draining"][:running] = True  # so that none counts twice
-    rows_["draining"][running:replicas] = False
-    rows_["ready_s"][:ready] = 0.0
-    rows_["ready_s"][ready:replicas] = stage.starting_s
-    for place, batch in enumerate(stage.running):
-        rows_[place]["batch_size"] = batch.size
-        rows_[place]["planned_end_s"] = batch.expected_end_s - now_s
-
-
-def _recall_measures(row: Any, last: IntervalMetrics, own: StageMetrics | None) -> None:
-    """Write what a stage did in the last interval; the only one did what the system did."""
-    row["answered"] = last.on_time + last.late if own is None else own.answered
-    for name in ("dropped", "utilisation", "throttled_share"):
-        row[name] = getattr(own or last, name)
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << max(0, least - 1).bit_length()
-
-
-@lru_cache(maxsize=32)
-def _memory(
-    spec: SystemSpec, several: bool, queue: int, replicas: int
-) -> tuple[Arrays, NDArray[np.void]]:
-    """Return the memory of one environment in which a view finds room, and an interval's metrics.
-
-    The queue of each stage has requests in a row.
-    """
-    stages: Sequence[SystemSpec | StageSpec] = spec.stages if several else (spec,)
-    plan = MemoryPlan(1, len(stages))
-    row = plan.settings[0]
-    write_spec(row, plan.models[0, 0], spec)
-    for model, stage in zip(plan.models[0], stages, strict=True):
-        model["cold_start_s"], model["rate_scale"] = stage.cold_start_s, stage.capacity_rps
-        model["variants"] = len(stage.latencies) if isinstance(stage, StageSpec) else 1
-        for name in ("cores", "batch", "replicas"):
-            model["limits"][name] = getattr(stage, f"{name}_max")
-    row["arrival_kind"] = LISTED
-    plan.room.at_least(queue=queue, replicas=replicas)
-    arrays = plan.allocate(1)
-    places = np.arange(len(stages) * queue)
-    arrays.queue["row"][0] = places.reshape(len(stages), queue)
-    requests = rows(np.zeros((1, places.size), arrays.requests.dtype))
-    return arrays._replace(requests=requests), blank_metrics(1)
