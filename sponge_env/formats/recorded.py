@@ -28,6 +28,8 @@ _LONGEST_S = 1e8
 """Three years: no trace is as long, and 1973 as a Unix time."""
 _LONGEST_COUNTED_S = 366 * 86_400
 """Each second takes memory where requests are counted over longer times."""
+_MISSING_MOST = 0.1
+"""Readings that may be missing in a trace of counts, as a share of those that are there."""
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
 """Deliveries are counted in bins of this width, by which the end of a transfer can be off.
@@ -79,6 +81,9 @@ class CountTrace:
 
     per_second: FloatArray
     """(seconds,) whole numbers; the trace starts again after the last."""
+    expected: FloatArray | None = None
+    """(seconds,) the same before they were made whole, where they were counted over longer times:
+    scaled up, whole numbers that are mostly 0 would be bursts which nobody recorded."""
 
     def __post_init__(self) -> None:
         if not self.per_second.any():
@@ -96,6 +101,12 @@ class CountTrace:
     def recorded(self, duration_s: float) -> FloatArray:
         """Return the (seconds,) counts that cover ``duration_s``."""
         return np.resize(self.per_second, math.ceil(duration_s))
+
+    def scaled(self, duration_s: float, rate_rps: float) -> FloatArray:
+        """Return the same with a mean rate, no whole numbers; all 0 where none was recorded."""
+        exact = self.per_second if self.expected is None else self.expected
+        counts = np.resize(exact, math.ceil(duration_s))
+        return counts * (rate_rps / np.mean(counts)) if counts.any() else counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,8 +310,9 @@ def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
 def _counts_by_time(rows: Rows) -> CountTrace:
     """Requests from each time on until the next, as monitoring systems export them.
 
-    The times are dates or seconds, and equally far apart. The requests of a longer time than a
-    second are spread over its seconds as evenly as whole numbers allow.
+    The times are dates or seconds, and equally far apart; where a reading is missing the one before
+    goes on. The requests of a longer time than a second are spread over its seconds as evenly as
+    whole numbers allow.
     """
     time_s = rows.seconds("timestamp", _seconds)
     name, *others = [name for name in COUNTED if name in rows.header]
@@ -311,17 +323,19 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     rows.ascending("timestamp", time_s)
     if time_s.size < 2:
         raise rows.error(-1, "the trace needs two lines")
-    step_s = time_s[1] - time_s[0]
-    rows.require(
-        np.diff(time_s, prepend=time_s[0] - step_s) == step_s, "the time between two differs"
-    )
+    apart_s = np.diff(time_s)
+    step_s = np.sort(apart_s)[(apart_s.size - 1) // 2]
     if step_s < 1 or step_s != math.floor(step_s):
         raise rows.error(1, "the time between two is no whole number of seconds")
-    if time_s.size * step_s > _LONGEST_COUNTED_S:
+    some_missing = time_s[-1] - time_s[0] <= step_s * (1 + _MISSING_MOST) * time_s.size
+    fits = (apart_s >= step_s) & (apart_s % step_s == 0) if some_missing else apart_s == step_s
+    rows.require(np.append(True, fits), "the time between two differs")
+    counts = np.repeat(counts, np.append(apart_s / step_s, 1.0).astype(np.int64))
+    if counts.size * step_s > _LONGEST_COUNTED_S:
         raise rows.error(-1, "timestamp is more than a year after the first")
-    edges_s = step_s * np.arange(time_s.size + 1)
+    edges_s = step_s * np.arange(counts.size + 1)
     so_far = np.interp(np.arange(edges_s[-1] + 1), edges_s, np.append(0.0, np.cumsum(counts)))
-    return CountTrace(np.diff(np.floor(so_far + 1e-9)))
+    return CountTrace(np.diff(np.floor(so_far + 1e-9)), np.diff(so_far))
 
 
 def _seconds(text: str) -> float:

@@ -129,10 +129,8 @@ def _add_recorded(
         counts = np.full(start_s.size, mean)
         row["keeps_first"], row["sent_before_s"] = True, np.inf
     else:
-        counts = trace.recorded(duration_s)
+        counts = trace.recorded(duration_s) if rate is None else trace.scaled(duration_s, rate)
         start_s, length_s = np.arange(counts.size), np.ones(counts.size)
-        if rate is not None and counts.any():
-            counts = counts * (rate / np.mean(counts))
     if not counts.any():
         raise nothing_sent(arrivals, duration_s)
     row["rounded"], row["groups"] = rate is not None, start_s.size
