@@ -30,7 +30,15 @@ from agents.history import (
 from agents.learn import TrainingPlan, settings
 from agents.learn.actor_critic import ActorCritic, Inputs, Weights, update
 from agents.learn.collect import Prices, _compared, collect
-from agents.learn.episodes import OTHER_DELAYS_S, Episodes, Outcomes, other, perturbed
+from agents.learn.episodes import (
+    OTHER_DELAYS_S,
+    OTHER_LOAD,
+    OTHER_SPEEDS,
+    Episodes,
+    Outcomes,
+    other,
+    perturbed,
+)
 from agents.learn.imitation import (
     DISTURBED_MOST,
     Demonstrations,
@@ -60,7 +68,7 @@ from agents.learn.training import check_checkpoint
 from agents.learned import PolicyController, ppo_joint
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState, StageChoices
-from sponge_env.config import Arrivals, Initial, Simulation, Stage
+from sponge_env.config import Arrivals, Initial, Network, Simulation, Stage
 from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
@@ -457,6 +465,24 @@ def test_another_system_keeps_what_gives_actions_their_meaning() -> None:
         made = make_spec(drawn, scenario_profile(drawn))
         assert made.fingerprint == SPEC.fingerprint
         assert drawn.network.payload_bytes != SCENARIO.network.payload_bytes
+
+
+def test_other_systems_are_busier_slower_and_half_of_their_networks_fade() -> None:
+    random, usual = np.random.default_rng(0), SCENARIO.arrivals.rate_rps
+    drawn = [other(SCENARIO, random) for _ in range(200)]
+    rates, speeds = zip(
+        *((each.arrivals.rate_rps, each.simulation.service_scale) for each in drawn), strict=True
+    )
+    assert usual is not None
+    assert np.exp([-OTHER_LOAD, OTHER_LOAD]) == pytest.approx(
+        (min(rates) / usual, max(rates) / usual), abs=0.02
+    )
+    assert (min(speeds), max(speeds)) == pytest.approx(OTHER_SPEEDS, abs=0.02)
+    fading = [each.network for each in drawn if each.network.fade_every_s is not None]
+    assert 70 < len(fading) < 130
+    assert len({network.fade_depth for network in fading}) == len(fading)
+    still = dataclasses.replace(SCENARIO, network=Network(trace="none"))
+    assert all(other(still, random).network.fade_every_s is None for _ in range(20))
 
 
 def test_the_best_rule_is_the_cheapest_with_few_violations() -> None:
