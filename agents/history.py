@@ -33,7 +33,7 @@ SERVICE_TIME_S = 20.0
 """Time constant of the moving average of how long batches take."""
 SERVICE_RANGE = (0.5, 2.0)
 """How long they take is not believed beyond these multiples of the fit."""
-SERVED = ("service_mean_s", "batch_mean", "effective_cores")
+BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores")
 """Metrics of an interval that tell how long its batches took."""
 
 _QUEUE = "queue_length"
@@ -60,10 +60,12 @@ REMEMBERED = (
     "service_ratio",
 )
 """What is kept from one interval to the next, in order. The last is the mean time that batches
-take, relative to what the fit says of them; 1 where there are several stages or variants, whose
-batches an interval's metrics do not tell apart."""
+take, relative to what the fit says of them under the cores at the end of their interval; 1 where
+there are several stages or variants, whose batches an interval's metrics do not tell apart. Under
+a resize delay it counts batches that ran on other cores, too, and under a quota those that ran
+alone are faster than the fit: it says how fast the machine is, but not only that."""
 DEPLOYMENT = ("slo", "resize_delay", "cold_start", "service_ratio")
-"""Inputs that say which system this is, and stay almost the same for as long as it runs."""
+"""Inputs that say which system this is, and change little or not at all while it runs."""
 
 FIRST_INTERVALS = 12
 """Intervals at the beginning in each of which the number of replicas may change."""
@@ -169,12 +171,12 @@ def may_step(interval: int, every: float) -> bool:
     return interval < FIRST_INTERVALS or interval % every == 0
 
 
-def served(metrics: Any) -> FloatArray:
-    """Return (n, 3) :data:`SERVED` of (n,) metrics, for :func:`remember`."""
-    return np.stack([metrics[name] for name in SERVED], axis=1)
+def batch_times_of(metrics: Any) -> FloatArray:
+    """Return (n, 3) :data:`BATCH_TIMES` of (n,) metrics, for :func:`remember`."""
+    return np.stack([metrics[name] for name in BATCH_TIMES], axis=1)
 
 
-def planned_s(spec: SystemSpec) -> FloatArray:
+def fitted_s(spec: SystemSpec) -> FloatArray:
     """Return (cores, batches) seconds of a batch by the fit, where there is only one fit."""
     stage = spec.stages[0]
     if len(spec.stages) > 1 or spec.has_variants:
@@ -185,8 +187,8 @@ def planned_s(spec: SystemSpec) -> FloatArray:
 @entry_point
 def remember(
     observations: FloatMatrix,
-    served: FloatArray,
-    planned_s: FloatArray,
+    batch_times: FloatArray,
+    fit_s: FloatArray,
     intervals: IntArray,
     scales: FloatArray,
     requests_at: IntArray,
@@ -196,9 +198,10 @@ def remember(
 ) -> None:
     """Take in (n, fields) observations; write (n, inputs) what policies see.
 
-    ``served`` (n, 3) are :data:`SERVED` of the last interval, zero or NaN if no batch ended in it;
-    ``planned_s`` (cores, batches) is how long batches should take. ``intervals`` (n,) counts the
-    decisions of each episode before this one: at 0 the (n, remembered) memory is begun anew.
+    ``batch_times`` (n, 3) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
+    ended in it; ``fit_s`` (cores, batches) is how long batches should take. ``intervals`` (n,)
+    counts the decisions of each episode before this one: at 0 the (n, remembered) memory is begun
+    anew.
     ``scales`` is (n, 5 + 2 stages), see :class:`Scales`; of places in an observation see
     :class:`Layout`.
     """
@@ -206,7 +209,7 @@ def remember(
         shown, kept, row, units = observations[i], memory[i], seen[i], scales[i]
         slo_s, interval_s, every = units[0], units[1], units[2]
         _update(shown, kept, requests_at, intervals[i], interval_s)
-        _update_service(kept, _service_ratio(served[i], planned_s), intervals[i], interval_s)
+        _update_service(kept, _service_ratio(batch_times[i], fit_s), intervals[i], interval_s)
         _copy(shown, row)
         at = len(shown)
         _copy(kept, row[at:])
@@ -274,15 +277,16 @@ def _update(
 
 
 @compiled
-def _service_ratio(served: FloatArray, planned_s: FloatArray) -> float:
+def _service_ratio(batch_times: FloatArray, fit_s: FloatArray) -> float:
     """Return how long the batches of an interval took, relative to the fit; NaN if none ended.
 
     The fit is linear in the batch size, so that of the mean size is the mean of all.
     """
-    mean_s, batch, cores = served[0], served[1], int(served[2])
-    if not (mean_s > 0 and batch >= 1 and cores >= 1) or len(planned_s) == 0:
+    mean_s, batch = batch_times[0], batch_times[1]
+    cores = int(batch_times[2] + 0.5)  # a quota in whole microseconds is rarely a whole number
+    if not (mean_s > 0 and batch >= 1 and cores >= 1) or len(fit_s) == 0:
         return math.nan
-    row = planned_s[min(cores, len(planned_s)) - 1]
+    row = fit_s[min(cores, len(fit_s)) - 1]
     below = min(int(batch), len(row))
     above = min(below + 1, len(row))
     expected_s = row[below - 1] + (batch - below) * (row[above - 1] - row[below - 1])

@@ -17,13 +17,13 @@ from sponge_env.encoding import Control, encode, fit
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
 from .history import (
+    BATCH_TIMES,
     REMEMBERED,
-    SERVED,
     FloatMatrix,
     Scales,
+    fitted_s,
     layout_of,
     may_step,
-    planned_s,
     remember,
 )
 
@@ -100,33 +100,34 @@ class PolicyState:
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        self._planned_s, self._nothing = planned_s(first), np.zeros((count, len(SERVED)))
+        self._fit_s, self._nothing = fitted_s(first), np.zeros((count, len(BATCH_TIMES)))
         self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
         self._asked = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
-    def see(self, observations: FloatMatrix, served: FloatArray | None = None) -> None:
+    def see(self, observations: FloatMatrix, batch_times: FloatArray | None) -> None:
         """Take in the (n, fields) observations of the next decision.
 
-        ``served`` (n, 3) tells how long the last interval's batches took, see
-        :func:`.history.served`; leave it out where there was none.
+        ``batch_times`` (n, 3) are those of the last interval, see :func:`.history.batch_times_of`;
+        None if there was none.
         """
-        told = self._nothing if served is None else served, self._planned_s
+        served = self._nothing if batch_times is None else batch_times, self._fit_s
         at = self._layout.requests, self._layout.stages
-        remember(observations, *told, self.intervals, self.scales, *at, self._memory, self.seen)
+        remember(observations, *served, self.intervals, self.scales, *at, self._memory, self.seen)
 
     def look(self, view: SystemView) -> None:
         """Take in what a view of the first episode's system shows."""
-        last = view.last
-        told = None if last is None else np.array([[getattr(last, name) for name in SERVED]], float)
-        self.see(encode(view, self._spec, self._observed)[None], told)
+        times = None
+        if view.last is not None:
+            times = np.array([[getattr(view.last, name) for name in BATCH_TIMES]], np.float64)
+        self.see(encode(view, self._spec, self._observed)[None], times)
 
     def see_some(self, chosen: NDArray[np.bool_], observations: FloatMatrix) -> None:
         """Take in the first observations of those episodes that have begun anew."""
         memory, seen = self._memory[chosen], self.seen[chosen]
         scales, intervals = self.scales[chosen], self.intervals[chosen]
-        told = self._nothing[chosen], self._planned_s
+        served = self._nothing[chosen], self._fit_s
         at = self._layout.requests, self._layout.stages
-        remember(observations[chosen], *told, intervals, scales, *at, memory, seen)
+        remember(observations[chosen], *served, intervals, scales, *at, memory, seen)
         self._memory[chosen], self.seen[chosen] = memory, seen
 
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:

@@ -100,7 +100,7 @@ def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
 def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     guard = Guard(shipped("ppo-joint-yolov5s"), SPEC, scales_out=True)
     state, view = PolicyState([SPEC], 20, (1,)), flood()
-    state.see(encode(view, SPEC, JOINT)[None])
+    state.see(encode(view, SPEC, JOINT)[None], None)
     answer = guard.answer(state.seen[0], view)
     assert answer is not None
     assert answer.replicas > 1

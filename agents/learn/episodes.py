@@ -15,7 +15,7 @@ from sponge_env.config import Arrivals, Initial, Network
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
-from ..history import FloatMatrix, layout_of, served
+from ..history import FloatMatrix, batch_times_of, layout_of
 from ..stepwise import PolicyState
 from .phases import PhasedConfig
 from .systems import Spending, simulator, spec_of
@@ -87,7 +87,7 @@ class Episodes:
         played = [specs[k] for k in self._assigned.tolist()]
         self.state = PolicyState(played, every, config.batches)
         self._begin(np.ones(count, np.bool_))
-        self.state.see(self._observations)
+        self.state.see(self._observations, None)
 
     @property
     def seen(self) -> FloatMatrix:
@@ -108,7 +108,7 @@ class Episodes:
         """
         asked = self.state.take(cores, batches, steps, variants)
         self._observations, metrics = self._simulator.step(asked)
-        self.state.see(self._observations, served(metrics))
+        self.state.see(self._observations, batch_times_of(metrics))
         counts: Any = metrics["avoidable_violations"]
         spent = metrics["core_seconds"] + self._spending.accuracy(metrics, self._assigned)
         return Outcomes(spent, counts.astype(np.int64), self._simulator.over)
@@ -186,7 +186,7 @@ def _random_starts(
 
 
 def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
-    """Draw another system under a scenario's load (domain randomisation: Tobin et al., 2017).
+    """Draw another system in a scenario's place (domain randomisation: Tobin et al., 2017).
 
     Load, payload, SLO, speed, cold start and the delay of a resize are others, and in half of them
     the network fades: what the next deployment changes.

@@ -32,7 +32,7 @@ from sponge_env.seeds import SEED_LIMIT
 from sponge_env.vector.simulator import BatchSimulator
 
 from ..guard import Range
-from ..history import SERVED, FloatMatrix, layout_of, served
+from ..history import BATCH_TIMES, FloatMatrix, batch_times_of, layout_of
 from ..policy import Policy, reading
 from ..stepwise import REPLICAS_MOST, PolicyState
 from .systems import Spending, simulator
@@ -54,7 +54,7 @@ _AT_ONCE = 512
 """Episodes of fixed allocations that are played together, about."""
 
 Decide = Callable[[FloatMatrix, FloatArray], IntArray]
-"""From (n, fields) observations, and (n, 3) how long the last interval's batches took, to
+"""From (n, fields) observations and the last interval's (n, 3) :data:`.history.BATCH_TIMES` to
 (n, stages, 4) allocations, or (n, 3) of one model."""
 Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
@@ -89,8 +89,8 @@ class Judge:
         info, policy = policy.info, reading(policy, layout_of(self._specs[0]).inputs)
         state, seen = PolicyState(self._specs, info.every, info.batches), Range(len(info.inputs))
 
-        def decides(observations: FloatMatrix, told: FloatArray) -> IntArray:
-            state.see(observations, told)
+        def decides(observations: FloatMatrix, batch_times: FloatArray) -> IntArray:
+            state.see(observations, batch_times)
             shown = state.seen if policy.places is None else state.seen[:, policy.places]
             seen.widen(shown[~self._simulator.over])
             return state.choose(policy.logits(state.seen))
@@ -112,11 +112,11 @@ def _ends(played: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArra
     first = played.specs[0]
     observations = np.zeros((len(seeds), len(layout_of(first).fields)), np.float32)
     played.reset(np.ones(len(seeds), np.bool_), seeds, observations)
-    sums, told = np.zeros((4, len(seeds))), np.zeros((len(seeds), len(SERVED)))
+    sums, batch_times = np.zeros((4, len(seeds))), np.zeros((len(seeds), len(BATCH_TIMES)))
     while not played.over.all():
         running = ~played.over
-        observations, metrics = played.step(decides(observations, told))
-        told = served(metrics)
+        observations, metrics = played.step(decides(observations, batch_times))
+        batch_times = batch_times_of(metrics)
         names = "cores", "avoidable_violations", "offered"
         sums += (*(metrics[name] for name in names), running)
         sums[0] += spending.accuracy(metrics, assigned) / first.interval_s
@@ -293,7 +293,7 @@ def play_fixed(
 
 def always(asked: IntArray) -> Decide:
     """Return what asks for the same (n, 3) allocations whatever it sees."""
-    return lambda observations, told: asked
+    return lambda observations, batch_times: asked
 
 
 @cache

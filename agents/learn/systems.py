@@ -37,7 +37,7 @@ class Spending:
     A percent of accuracy is worth so many cores as to the programs, for as long as it takes until
     the next request at the mean rate: with all answers a percent less accurate, a scenario's mean
     load costs :data:`~sponge_env.interfaces.ACCURACY_PRICE` cores more. A request without tasks in
-    a stage loses nothing there, and so seems better than the best: by the same for everybody.
+    a stage loses nothing there, and so seems better than the best.
     """
 
     def __init__(self, scenarios: Sequence[Scenario]) -> None:

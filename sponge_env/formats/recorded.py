@@ -327,7 +327,8 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     step_s = np.sort(apart_s)[(apart_s.size - 1) // 2]
     if step_s < 1 or step_s != math.floor(step_s):
         raise rows.error(1, "the time between two is no whole number of seconds")
-    some_missing = time_s[-1] - time_s[0] <= step_s * (1 + _MISSING_MOST) * time_s.size
+    missing = (time_s[-1] - time_s[0]) / step_s + 1 - time_s.size
+    some_missing = missing <= _MISSING_MOST * time_s.size
     fits = (apart_s >= step_s) & (apart_s % step_s == 0) if some_missing else apart_s == step_s
     rows.require(np.append(True, fits), "the time between two differs")
     counts = np.repeat(counts, np.append(apart_s / step_s, 1.0).astype(np.int64))
@@ -335,7 +336,8 @@ def _counts_by_time(rows: Rows) -> CountTrace:
         raise rows.error(-1, "timestamp is more than a year after the first")
     edges_s = step_s * np.arange(counts.size + 1)
     so_far = np.interp(np.arange(edges_s[-1] + 1), edges_s, np.append(0.0, np.cumsum(counts)))
-    return CountTrace(np.diff(np.floor(so_far + 1e-9)), np.diff(so_far))
+    whole = np.diff(np.floor(so_far + 1e-9))
+    return CountTrace(whole, np.diff(so_far) if step_s > 1 else None)
 
 
 def _seconds(text: str) -> float:
