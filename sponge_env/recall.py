@@ -51,7 +51,7 @@ def _held(stage: SystemView | StageView) -> int:
     return len(stage.running) + stage.replicas_ready + len(stage.starting_s)
 
 
-class _Memory:
+class _Recalled:
     """Memory of one environment, and the parts of it that views are written to.
 
     A field of a record costs more to look up than to write, so it is looked up once.
@@ -59,7 +59,7 @@ class _Memory:
 
     def __init__(self, arrays: Arrays, stages: int) -> None:
         self.arrays, self.metrics = arrays, blank_metrics(1)
-        self.stages = [_StageMemory(arrays, k) for k in range(stages)]
+        self.stages = [_RecalledStage(arrays, k) for k in range(stages)]
         env = arrays.envs[:1]
         self._interval, self._delay_max_s = env["interval"], env["delay_max_s"]
         self._mean_delays_s, self._bandwidths = env["mean_delays_s"][0], env["bandwidths"][0]
@@ -80,7 +80,7 @@ def _ring(past: int) -> IntArray:
     return np.arange(max(0, past - RECENT), past) & (RECENT - 1)
 
 
-class _StageMemory:
+class _RecalledStage:
     """The same of one stage."""
 
     def __init__(self, arrays: Arrays, k: int) -> None:
@@ -126,7 +126,7 @@ def _power_of_two(least: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _memory(spec: SystemSpec, several: bool, queue: int, replicas: int) -> _Memory:
+def _memory(spec: SystemSpec, several: bool, queue: int, replicas: int) -> _Recalled:
     """Return memory in which a view finds room. The queue of each stage has requests in a row."""
     stages: Sequence[SystemSpec | StageSpec] = spec.stages if several else (spec,)
     plan = MemoryPlan(1, len(stages))
@@ -143,4 +143,4 @@ def _memory(spec: SystemSpec, several: bool, queue: int, replicas: int) -> _Memo
     places = np.arange(len(stages) * queue)
     arrays.queue["row"][0] = places.reshape(len(stages), queue)
     requests = rows(np.zeros((1, places.size), arrays.requests.dtype))
-    return _Memory(arrays._replace(requests=requests), len(stages))
+    return _Recalled(arrays._replace(requests=requests), len(stages))
