@@ -19,7 +19,7 @@ import numpy as np
 
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .history import DEPLOYMENT
+from .history import DEPLOYMENT, REMEMBERED
 from .lookahead import SpongeMPC
 from .policy import FloatMatrix, Policy
 from .sponge_joint import SpongeJoint
@@ -29,6 +29,8 @@ _DEMAND = ("queue_length", "budget_", "arrivals_", "late", *DEPLOYMENT)
 Others are its own doing, or the network's: a slow one shows in the budgets, and a fast one does no
 harm. The bins of the queue by deadline say nothing more, and each of them alone runs high now and
 then."""
+_PAST = {*REMEMBERED, "arrivals_spread"} - {*DEPLOYMENT}
+"""Inputs that say what was asked before: a burst is over long before its memory has faded."""
 _BEYOND = 0.25
 """Share of an input's range by which it must lie beyond, for extremes are rare in validation."""
 _LEAST_WIDTH = 0.1
@@ -81,7 +83,10 @@ class Guard:
         self._places = policy.places
         # In a pipeline a name begins with that of its stage.
         demand = [name for name in _DEMAND if scales_out or name != "cold_start"]
-        own = [name.rpartition(".")[2].startswith(tuple(demand)) for name in names]
+        own = [
+            name.rpartition(".")[2].startswith(tuple(demand)) and name not in _PAST
+            for name in names
+        ]
         self._demand = np.flatnonzero(own)
         if self._range is not None:
             self._least, self._most = self._range[:, self._demand]

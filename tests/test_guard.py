@@ -12,8 +12,9 @@ import pytest
 from views import busy_view, make_spec
 
 from agents.guard import Guard
+from agents.history import INPUTS
 from agents.learned import SHIPPED, ppo, ppo_joint
-from agents.policy import Policy, PolicyInfo, load_policy, save_policy
+from agents.policy import Policy, PolicyInfo, load_policy, reading, save_policy
 from agents.stepwise import PolicyState
 from sponge_env.encoding import FIELDS, JOINT, VERTICAL, encode
 from sponge_env.factory import make_system
@@ -104,6 +105,23 @@ def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     answer = guard.answer(state.seen[0], view)
     assert answer is not None
     assert answer.replicas > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "is_alarming"),
+    [("arrivals_most", False), ("arrivals_spread", False), ("arrivals_1s", True), ("slo", True)],
+)
+def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool) -> None:
+    policy = reading(shipped("ppo-joint-yolov5s"), INPUTS)
+    state, view = PolicyState([SPEC], 20, (1,)), busy_view()
+    state.see(encode(view, SPEC, JOINT)[None], None)
+    seen = state.seen[0].copy()
+    usual = seen[[INPUTS.index(each) for each in policy.info.inputs]]
+    known = dataclasses.replace(policy, input_range=np.array([usual, usual]))
+    assert Guard(known, SPEC, scales_out=True).answer(seen, view) is None
+    seen[INPUTS.index(name)] += 1.0
+    answer = Guard(known, SPEC, scales_out=True).answer(seen, view)
+    assert (answer is not None) == is_alarming
 
 
 @pytest.mark.parametrize(
