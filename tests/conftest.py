@@ -18,8 +18,10 @@ settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.register_profile("fuzz", max_examples=100_000 // 8, database=None, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-# A shell's background jobs ignore it, and so would every process that a test interrupts.
+# A shell's background jobs ignore the first, what nohup starts the second, and so would every
+# process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

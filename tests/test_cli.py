@@ -31,6 +31,14 @@ from sponge_env.run.suite import changed
 from sponge_env.scenario import Scenario, load_scenario
 from sponge_env.simulation.traffic import rate_rps
 
+SMALL_TRAINING = """\
+hidden = [8, 8]
+imitations = 1
+demonstrations = 1
+evaluation_episodes = 1
+choice_episodes = 1
+"""
+
 REQUIRED_KEYS = {
     "agent",
     "scenario",
@@ -252,7 +260,7 @@ def test_training_that_was_interrupted_says_how_to_go_on(
         if done >= 8200:
             raise KeyboardInterrupt
 
-    Path("own.toml").write_text("hidden = [8, 8]\nevaluation_episodes = 1\n")
+    Path("own.toml").write_text(SMALL_TRAINING)
     argv = "--agent ppo --envs 2 --config own.toml --steps 9000 --run-dir runs/one".split()
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "show", interrupt)
@@ -272,7 +280,7 @@ def test_training_that_was_interrupted_says_how_to_go_on(
 def test_what_is_said_after_training_follows_the_policy_in_what_it_learned(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Path("own.toml").write_text("hidden = [8, 8]\nevaluation_episodes = 1\n")
+    Path("own.toml").write_text(SMALL_TRAINING)
     learning = "--envs 2 --config own.toml --steps 64 --seed 1"
     conditions = "--scenario bursty --load 0.4 --drop=expired --profile yolov5s"
     assert train.main(f"{learning} {conditions} --run-dir elsewhere/one".split()) == 0
@@ -459,12 +467,13 @@ def test_files_are_described_and_a_load_that_nothing_can_serve_is_warned_of(
 
 
 def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--agent", "ppo", "--steps", "1024", "--envs", "2", "--run-dir", "runs/mine"]
+    Path("own.toml").write_text(SMALL_TRAINING)
+    argv = "--agent ppo --steps 1024 --envs 2 --config own.toml --run-dir runs/mine".split()
     assert train.main(argv) == 0
     capsys.readouterr()
     assert evaluate.main(["--agent", "ppo", "--duration", "5", "--run-dir", "runs/eval"]) == 0
     assert "agent ppo follows runs/mine/policy.safetensors, trained for" in capsys.readouterr().out
-    argv = ["--steps", "256", "--envs", "2", "--run-dir", "runs/more", "--resume", "runs/mine"]
+    argv = "--steps 256 --envs 2 --config own.toml --run-dir runs/more --resume runs/mine".split()
     assert train.main(argv) == 0
 
 

@@ -73,6 +73,7 @@ from sponge_env.encoding import JOINT
 from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.interfaces import ACCURACY_PRICE, Allocation
+from sponge_env.run.executor import Inline
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
@@ -109,6 +110,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the trainings of these tests measure out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.learn.judge.cache_dir", lambda: tmp_path_factory.getbasetemp())
+        # Episodes this short are over before a process has begun (tests/test_cli.py has some).
+        patch.setattr("agents.learn.judge.Processes", lambda count: Inline())
         yield
 
 
