@@ -107,6 +107,21 @@ def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     assert answer.replicas > 1
 
 
+def test_service_slower_than_any_in_training_is_left_to_the_program() -> None:
+    usual, slow = (
+        play(
+            ppo_joint("shipped"),
+            changed(
+                load_scenario("paper-200kb"),
+                {"duration_s": 60.0, "simulation.service_scale": scale},
+            ),
+        ).summary.guarded
+        for scale in (1.1, 2.0)
+    )
+    assert usual == 0
+    assert slow > 50
+
+
 @pytest.mark.parametrize(
     ("name", "is_alarming"),
     [("arrivals_most", False), ("arrivals_spread", False), ("arrivals_1s", True), ("slo", True)],
