@@ -99,7 +99,7 @@ def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
         if info.median_of > 1:
             medians.setdefault(code(info.agent), set()).add(info.median_of)
     counts = {agent: " or ".join(map(str, sorted(found))) for agent, found in medians.items()}
-    said = listed([f"{agent}: the median of {count}" for agent, count in counts.items()])
+    said = listed([f"{agent}: the median of {count} trainings" for agent, count in counts.items()])
     chosen = f" ({said}, by their own scores)" * bool(medians)
     held_out = [name for name in comparison.scenarios if name not in seen]
     only = f"; only {listed(held_out)} {'is' if len(held_out) == 1 else 'are'} held out"
@@ -107,7 +107,7 @@ def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
     yield (
         f"The policies of {listed([code(agent) for agent in there])} were trained on "
         f"{total - len(held_out)} of the {total} scenarios that they are measured on here (on "
-        f"other seeds{only * bool(held_out)}), in one training run for each model{chosen}: p "
+        f"other seeds{only * bool(held_out)}). Of each model one policy is measured{chosen}: p "
         "values and intervals hold no variance of training."
     )
 
