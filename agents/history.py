@@ -21,6 +21,8 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.encoding import JOINT, control_named
 from sponge_env.interfaces import SystemSpec
 
+from .lookahead.service_times import SEEN_RANGE
+
 ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)
 """Time constants of the moving averages of arrivals."""
 DELAY_TIMES_S = (5.0, 40.0)
@@ -31,8 +33,6 @@ AGES_S = (30.0, 300.0)
 """Time constants with which the beginning of an episode is forgotten."""
 SERVICE_TIME_S = 20.0
 """Time constant of the moving average of how long batches take."""
-SERVICE_RANGE = (0.5, 2.0)
-"""How long they take is not believed beyond these multiples of the fit."""
 BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores")
 """Metrics of an interval that tell how long its batches took."""
 
@@ -176,14 +176,6 @@ def batch_times_of(metrics: Any) -> FloatArray:
     return np.stack([metrics[name] for name in BATCH_TIMES], axis=1)
 
 
-def fitted_s(spec: SystemSpec) -> FloatArray:
-    """Return (cores, batches) seconds of a batch by the fit, where there is only one fit."""
-    stage = spec.stages[0]
-    if len(spec.stages) > 1 or spec.has_variants:
-        return np.zeros((0, 0))
-    return np.ascontiguousarray(stage.latencies[0].table_s(stage.batch_max, stage.cores_max).T)
-
-
 @entry_point
 def remember(
     observations: FloatMatrix,
@@ -199,11 +191,10 @@ def remember(
     """Take in (n, fields) observations; write (n, inputs) what policies see.
 
     ``batch_times`` (n, 3) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
-    ended in it; ``fit_s`` (cores, batches) is how long batches should take. ``intervals`` (n,)
-    counts the decisions of each episode before this one: at 0 the (n, remembered) memory is begun
-    anew.
-    ``scales`` is (n, 5 + 2 stages), see :class:`Scales`; of places in an observation see
-    :class:`Layout`.
+    ended in it; ``fit_s`` (cores, batches) is how long batches should take, of no size where there
+    are several stages or variants. ``intervals`` (n,) counts the decisions of each episode before
+    this one: at 0 the (n, remembered) memory is begun anew. ``scales`` is (n, 5 + 2 stages), see
+    :class:`Scales`; of places in an observation see :class:`Layout`.
     """
     for i in range(len(observations)):
         shown, kept, row, units = observations[i], memory[i], seen[i], scales[i]
@@ -298,6 +289,6 @@ def _update_service(kept: FloatMatrix, ratio: float, interval: int, interval_s: 
     if interval <= 1:
         kept[_SERVICE] = 1.0
     elif not math.isnan(ratio):
-        believed = min(max(ratio, SERVICE_RANGE[0]), SERVICE_RANGE[1])
+        believed = min(max(ratio, SEEN_RANGE[0]), SEEN_RANGE[1])
         share = 1 - math.exp(-interval_s / SERVICE_TIME_S)
         kept[_SERVICE] += share * (believed - kept[_SERVICE])

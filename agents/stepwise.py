@@ -21,11 +21,11 @@ from .history import (
     REMEMBERED,
     FloatMatrix,
     Scales,
-    fitted_s,
     layout_of,
     may_step,
     remember,
 )
+from .lookahead.service_times import fitted_s
 
 REPLICAS_MOST = 8
 """Replicas of a stage beyond which a stepwise policy does not go."""
@@ -100,7 +100,9 @@ class PolicyState:
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        self._fit_s, self._nothing = fitted_s(first), np.zeros((count, len(BATCH_TIMES)))
+        alone = len(first.stages) == 1 and not first.has_variants
+        self._fit_s = fitted_s(first)[0, 0] if alone else np.zeros((0, 0))
+        self._nothing = np.zeros((count, len(BATCH_TIMES)))
         self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
         self._asked = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 

@@ -20,9 +20,7 @@ from agents.history import (
     INPUTS,
     JOINT_LAYOUT,
     REMEMBERED,
-    SERVICE_RANGE,
     Scales,
-    fitted_s,
     inputs_of,
     layout_of,
     remember,
@@ -66,6 +64,7 @@ from agents.learn.phases import PhasedConfig
 from agents.learn.systems import Spending, simulator, spec_of
 from agents.learn.training import check_checkpoint
 from agents.learned import PolicyController, ppo_joint
+from agents.lookahead.service_times import SEEN_RANGE, fitted_s
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState, StageChoices
 from sponge_env.config import Arrivals, Initial, Network, Simulation, Stage
@@ -95,6 +94,7 @@ CONFIG = PhasedConfig(
     every=4,
 )
 CHOICES = StageChoices.of(SPEC, CONFIG.batches)
+FIT_S = fitted_s(SPEC)[0, 0]
 
 
 def plan(
@@ -164,7 +164,7 @@ def seen_over_time(
     for k, each in enumerate(observations):
         seen = np.zeros((count, len(INPUTS)), np.float32)
         at = JOINT_LAYOUT.requests, JOINT_LAYOUT.stages
-        remember(each, times, fitted_s(SPEC), np.full(count, k), scales, *at, memory, seen)
+        remember(each, times, FIT_S, np.full(count, k), scales, *at, memory, seen)
         shown.append(seen)
     return np.array(shown)
 
@@ -172,7 +172,7 @@ def seen_over_time(
 def test_what_is_remembered_begins_anew_and_is_the_same_for_one_and_for_many() -> None:
     observations = np.random.default_rng(0).random((40, 3, JOINT.obs_dim)).astype(np.float32)
     cells = (0.8, 1, 1), (1.2, 2, 3), (1.5, 3, 2)
-    times = [(factor * fitted_s(SPEC)[c - 1, b - 1], b, c) for factor, b, c in cells]
+    times = [(factor * FIT_S[c - 1, b - 1], b, c) for factor, b, c in cells]
     together = seen_over_time(observations, times)
     assert np.isfinite(together).all()
     assert len(set(together[-1, :, INPUTS.index("service_ratio")])) == 3
@@ -194,7 +194,7 @@ def test_means_and_extremes_follow_the_arrivals() -> None:
 
 
 def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
-    at, fit_s = INPUTS.index("service_ratio"), fitted_s(SPEC)
+    at, fit_s = INPUTS.index("service_ratio"), FIT_S
     observations = np.zeros((200, 1, JOINT.obs_dim), np.float32)
 
     def ratios(factor: float, batch: float, cores: float) -> np.ndarray:
@@ -207,7 +207,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
         assert found[1] == 1.0
         assert found[21] == pytest.approx(1 + 0.3 * (1 - np.exp(-1)), abs=1e-6)
         assert found[-1] == pytest.approx(1.3, abs=1e-3)
-    assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(SERVICE_RANGE[1], abs=1e-3)
+    assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(SEEN_RANGE[1], abs=1e-3)
     for nothing in ((0.0, 0.0, 0.0), (np.nan, np.nan, 2.0)):
         assert (seen_over_time(observations, [nothing])[:, 0, at] == 1.0).all()
 
@@ -215,7 +215,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
 def test_a_new_episode_begins_with_service_as_the_fit_says() -> None:
     at, state = INPUTS.index("service_ratio"), PolicyState([SPEC] * 2, CONFIG.every, CONFIG.batches)
     observations = np.zeros((2, JOINT.obs_dim), np.float32)
-    slow = np.array([[2 * fitted_s(SPEC)[0, 0], 1.0, 1.0]] * 2)
+    slow = np.array([[2 * FIT_S[0, 0], 1.0, 1.0]] * 2)
     for number in range(4):
         state.intervals[:] = number
         state.see(observations, slow)
@@ -787,7 +787,7 @@ def test_variants_and_pipelines_are_learned_and_followed_like_one_model(
 ) -> None:
     longer = dataclasses.replace(scenario, duration_s=20.0)
     made = dataclasses.replace(
-        plan(tmp_path / "run"), agent=agent, scenarios=(longer,), randomised=True, envs=16
+        plan(tmp_path / "run"), agent=agent, scenarios=(longer,), randomised=True, envs=16, seed=1
     )
     policy = load_policy(train(made, dataclasses.replace(CONFIG, every=2)))
     assert policy.info.actions == actions
@@ -799,7 +799,7 @@ def test_variants_and_pipelines_are_learned_and_followed_like_one_model(
     played = run_episode(system, PolicyController(agent, str(tmp_path / "run"), False), run)
     one = played.summary
     spent = one.mean_cores + Spending([longer]).of_episode(played.intervals) / one.duration_s
-    assert one.accuracy < 1.0, "some answers are not the most accurate ones"
+    assert spent > one.mean_cores, "some answers are not the most accurate ones"
     assert judged.cores[0] == pytest.approx(spent)
     assert judged.violation_rate[0] == pytest.approx(one.avoidable_violation_rate)
 
