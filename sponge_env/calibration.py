@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 
@@ -114,7 +114,9 @@ class Calibration(AbstractContextManager["Calibration"]):
 
     def run_grid(self, end_s: float) -> None:
         """Go round the grid until then (monotonic)."""
-        self._grid = self._bench.grid(interpolate_work(self._work, self._config.batch_max), end_s)
+        # the median, for some of the few runs may have been disturbed
+        work_s = interpolate_work(self._work, self._config.batch_max, median)
+        self._grid = self._bench.grid(work_s, end_s)
 
     def profile(self) -> Profile:
         """Put the profile together."""
@@ -152,10 +154,12 @@ def _check(config: LiveConfig, seconds: float) -> None:
         )
 
 
-def interpolate_work(work: Runs, batch_max: int) -> FloatArray:
-    """Return the (batch_max,) mean CPU seconds of each batch size."""
-    mean_s = [fmean(run.cpu_s for run in runs) for runs in work.values()]
-    return np.interp(np.arange(1, batch_max + 1), list(work), mean_s)
+def interpolate_work(
+    work: Runs, batch_max: int, middle: Callable[[Iterable[float]], float] = fmean
+) -> FloatArray:
+    """Return the (batch_max,) CPU seconds of each batch size, by default the mean of its runs."""
+    work_s = [middle(run.cpu_s for run in runs) for runs in work.values()]
+    return np.interp(np.arange(1, batch_max + 1), list(work), work_s)
 
 
 def build_quota(

@@ -27,9 +27,11 @@ MOST_RUNS = 64
 REST_S = 0.03
 """Time without a batch before those that are to tell the work of a batch as it is between others:
 of ones back to back caches stay warm and clocks high, which made them 8 % less work here."""
-DISTURBED, ATTEMPTS = 1.3, 4
-"""Work of a batch, relative to its mean at full speed, from which on it is run again, and how often
-at most: a busy sibling of its CPU makes it 1.6 times as much."""
+DISTURBED = 1.3
+"""Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
+its CPU makes it 1.6 times as much, for seconds."""
+DISTURBED_S = 20.0
+"""Time that a grid loses to disturbed batches at most; what is measured after that counts."""
 PATIENCE_S = 300.0
 """Longest wait for one batch or one cold start."""
 
@@ -71,6 +73,7 @@ class Bench:
         self.config = worker.config
         self._worker = worker
         self._batches = self._requests = 0
+        self._patience_s = 0.0
         self._shown = shown
         self._bar = Progress("calibrating", 0, "step", shown=False)
 
@@ -126,6 +129,7 @@ class Bench:
         expected_s = {(b, c): work_s[b - 1] * most / c for c in cores for b in batches}
         round_s = sum(max(CELL_S, cell_s) for cell_s in expected_s.values())
         rounds = max(1, int((end_s - time.monotonic()) / round_s))
+        self._patience_s = DISTURBED_S
         grid: Grid = defaultdict(list)
         for (b, c), cell_s in self._steps("latency grid", [*expected_s.items()] * rounds):
             self._resize(c)
@@ -136,11 +140,11 @@ class Bench:
         return grid
 
     def _undisturbed(self, size: int, work_s: float) -> BatchRun:
-        """Run a batch, again if what else the machine did made it much more work than it is."""
-        for _ in range(ATTEMPTS):
+        """Run a batch, again as long as what else the machine does makes it much more work."""
+        run = self._run(size)
+        while run.cpu_s > DISTURBED * work_s and self._patience_s > 0:
+            self._patience_s -= run.latency_s
             run = self._run(size)
-            if run.cpu_s <= DISTURBED * work_s:
-                break
         return run
 
     def _steps(self, stage: str, steps: Sequence[Step]) -> Iterator[Step]:
