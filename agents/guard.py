@@ -10,6 +10,7 @@ that is known to be safe (the Simplex architecture: Sha, IEEE Software 18(4), 20
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import numpy as np
 
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .history import DEPLOYMENT, REMEMBERED
+from .history import DEPLOYMENT, REMEMBERED, SERVICE
 from .lookahead import SpongeMPC
 from .policy import FloatMatrix, Policy
 from .sponge_joint import SpongeJoint
@@ -42,6 +43,8 @@ _GROWING = 3
 """Intervals in a row in which a hopeless queue has grown."""
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
+_LEARNT_S = 120.0
+"""Time before it decides of which the program learns how long batches take."""
 _MISSED, _MISSED_LEAST = 0.01, 5
 """Share and number of requests that a policy may miss within the time below that was learned in
 phases, and so kept for missing hardly more than the programs; on variants and pipelines these miss
@@ -87,13 +90,14 @@ class Guard:
             name.rpartition(".")[2].startswith(tuple(demand)) and name not in _PAST
             for name in names
         ]
-        self._demand = np.flatnonzero(own)
         if self._range is not None:
-            self._least, self._most = self._range[:, self._demand]
-        if self._places is not None:
-            self._demand = self._places[self._demand]
+            self._least, self._most = self._range[:, own]
+        places = np.arange(len(names)) if self._places is None else self._places
+        self._demand = places[own]
+        self._service = int(places[names.index(SERVICE)]) if SERVICE in names else None
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
+        self._seen: deque[SystemView] = deque(maxlen=math.ceil(_LEARNT_S / spec.interval_s))
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
         self._watched = (
             bool(policy.info.batches) and len(spec.stages) == 1 and not spec.has_variants
@@ -116,6 +120,11 @@ class Guard:
 
     def answer(self, observation: FloatMatrix, view: SystemView) -> Allocation | None:
         """Return the program's allocation if it is to decide; call it once per interval."""
+        answer = self._answer(observation, view)
+        self._seen.append(view)
+        return answer
+
+    def _answer(self, observation: FloatMatrix, view: SystemView) -> Allocation | None:
         decided = self._left > 0
         if decided:
             self._left -= 1
@@ -126,9 +135,28 @@ class Guard:
         if not self._left:
             return None
         if not decided:
-            self._program.reset(self._spec, seed=0)  # it reads the past from the view
+            # All of the past but how long batches took stands in the view.
+            self._program.reset(self._as_slow(observation), seed=0)
+            for seen in self._seen:
+                self._program.learn(seen)
         answer = self._program.decide(view)
         return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
+
+    def _as_slow(self, observation: FloatMatrix) -> SystemSpec:
+        """Return the system with a fit as long as its batches were of late.
+
+        The program learns that of the allocations that were in force, and would take all others
+        for faster. A fit is not made shorter: under a quota batches without company run faster.
+        """
+        if self._service is None or (ratio := float(observation[self._service])) <= 1:
+            return self._spec
+        stages = [
+            dataclasses.replace(
+                stage, latencies=tuple(fit.scaled(ratio) for fit in stage.latencies)
+            )
+            for stage in self._spec.stages
+        ]
+        return dataclasses.replace(self._spec, stages=tuple(stages))
 
     def _is_beyond(self, observation: FloatMatrix) -> bool:
         if self._range is None:

@@ -49,6 +49,7 @@ _DELAYS = len(DELAY_TIMES_S)
 _MOST, _LEAST, _LONGEST = _MEANS + _DELAYS, _MEANS + _DELAYS + 1, _MEANS + _DELAYS + 2
 _BEFORE = _LONGEST + 1
 _SERVICE = _BEFORE + 2
+SERVICE = "service_ratio"
 REMEMBERED = (
     *(f"arrivals_mean_{time_s:g}s" for time_s in ARRIVAL_TIMES_S),
     *(f"delay_mean_{time_s:g}s" for time_s in DELAY_TIMES_S),
@@ -57,14 +58,14 @@ REMEMBERED = (
     "delay_most",
     "arrivals_before",
     "delay_before",
-    "service_ratio",
+    SERVICE,
 )
 """What is kept from one interval to the next, in order. The last is the mean time that batches
 take, relative to what the fit says of them under the cores at the end of their interval; 1 where
 there are several stages or variants, whose batches an interval's metrics do not tell apart. Under
 a resize delay it counts batches that ran on other cores, too, and under a quota those that ran
 alone are faster than the fit: it says how fast the machine is, but not only that."""
-DEPLOYMENT = ("slo", "resize_delay", "cold_start", "service_ratio")
+DEPLOYMENT = ("slo", "resize_delay", "cold_start", SERVICE)
 """Inputs that say which system this is, and change little or not at all while it runs."""
 
 FIRST_INTERVALS = 12

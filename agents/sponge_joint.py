@@ -62,11 +62,20 @@ class SpongeJoint(BaseController):
         """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
+        self.learn(view)
         parts = stage_views(view, spec, self._shares)
-        variants = [in_force(stage.allocation) for stage in view.stages]
-        if self.config.learning:
-            for k in self._times.observe(parts, variants):
-                self._program.learnt(k, variants[k])
-        services_s = [self._times.table_s(k, variant) for k, variant in enumerate(variants)]
+        services_s = [
+            self._times.table_s(k, in_force(stage.allocation))
+            for k, stage in enumerate(view.stages)
+        ]
         replicas = self._fleets.replicas(parts, services_s)
         return self._program.choose(view, replicas, make_room=self._fleets.overloaded)
+
+    def learn(self, view: SystemView) -> None:
+        """Take in how long the last batches took; of itself it does that when it decides."""
+        if not self.config.learning:
+            return
+        parts = stage_views(view, self._times.spec, self._shares)
+        variants = [in_force(stage.allocation) for stage in view.stages]
+        for k in self._times.observe(parts, variants):
+            self._program.learnt(k, variants[k])

@@ -122,6 +122,33 @@ def test_service_slower_than_any_in_training_is_left_to_the_program() -> None:
     assert slow > 50
 
 
+def test_a_program_that_takes_over_knows_how_long_batches_took() -> None:
+    slower = {"profile": "lite0", "simulation.service_scale": 1.15}
+    scenario = changed(load_scenario("flash-crowd"), slower)
+    run = Run.of("ppo-joint", scenario, "sim", seed=1)
+    summary = run_episode(make_system(scenario, run.seed), ppo_joint("shipped"), run).summary
+    assert summary.guarded > 0
+    assert summary.avoidable_violation_rate < 0.01
+
+
+def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> None:
+    policy = reading(shipped("ppo-joint-yolov5s"), INPUTS)
+    view = busy_view(rate_rps=8, budgets_left_s=(0.6, 0.7, 0.8, 0.9))
+    state = PolicyState([SPEC], 20, (1,))
+    state.see(encode(view, SPEC, JOINT)[None], None)
+    seen = state.seen[0].copy()
+    seen[INPUTS.index("late")] = 10.0  # which the policy has not seen
+    asked = []
+    for ratio in (0.8, 1.0, 1.5):
+        seen[INPUTS.index("service_ratio")] = ratio
+        answer = Guard(policy, SPEC, scales_out=True).answer(seen, view)
+        assert answer is not None
+        asked.append(answer.stages[0])
+    assert asked[0] == asked[1]
+    assert asked[2].replicas == asked[1].replicas
+    assert asked[2].cores > asked[1].cores
+
+
 @pytest.mark.parametrize(
     ("name", "is_alarming"),
     [("arrivals_most", False), ("arrivals_spread", False), ("arrivals_1s", True), ("slo", True)],

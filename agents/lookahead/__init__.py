@@ -54,18 +54,19 @@ class SpongeMPC(BaseController):
         """Choose variant, cores and batch size of each stage for the next interval."""
         if not view.arrivals.size:
             return everything(spec, self._replicas)
-        if self.config.learning:
-            self._learn(spec, view)
+        self.learn(view)
         return self._program.choose(view, self._replicas)
 
-    def _learn(self, spec: SystemSpec, view: SystemView) -> None:
-        """Take in how long the last batches took."""
+    def learn(self, view: SystemView) -> None:
+        """Take in how long the last batches took; of itself it does that when it decides."""
+        if not self.config.learning:
+            return
         if isinstance(self._times, ServiceTimes):
             if self._times.observe(view):
                 self._program.learnt(0, 0)
             return
         variants = [in_force(stage.allocation) for stage in view.stages]
-        for k in self._times.observe(stage_views(view, spec, self._shares), variants):
+        for k in self._times.observe(stage_views(view, self._times.spec, self._shares), variants):
             self._program.learnt(k, variants[k])
 
 
