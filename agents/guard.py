@@ -15,9 +15,13 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .history import DEPLOYMENT, REMEMBERED, SERVICE
@@ -83,18 +87,16 @@ class Guard:
         self._program.reset(spec, seed=0)
         names = policy.info.inputs
         self._range = _with_margin(names, policy.input_range)
-        self._places = policy.places
+        """(2, inputs) range of what the policy may be shown."""
+        self._places = np.arange(len(names)) if policy.places is None else policy.places
         # In a pipeline a name begins with that of its stage.
         demand = [name for name in _DEMAND if scales_out or name != "cold_start"]
         own = [
             name.rpartition(".")[2].startswith(tuple(demand)) and name not in _PAST
             for name in names
         ]
-        if self._range is not None:
-            self._least, self._most = self._range[:, own]
-        places = np.arange(len(names)) if self._places is None else self._places
-        self._demand = places[own]
-        self._service = int(places[names.index(SERVICE)]) if SERVICE in names else None
+        self._is_demand = np.array(own)
+        self._service = int(self._places[names.index(SERVICE)]) if SERVICE in names else None
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
         self._seen: deque[SystemView] = deque(maxlen=math.ceil(_LEARNT_S / spec.interval_s))
@@ -108,27 +110,29 @@ class Guard:
         # All cores of a replica would take longer than the objective for so many.
         self._hopeless = min(stage.capacity_rps for stage in spec.stages) * spec.slo_s
 
-    def bounded(self, observation: FloatMatrix) -> FloatMatrix:
-        """Return a (fields,) observation within the range that the policy has seen."""
-        if self._range is None:
-            return observation
-        least, most = self._range
-        kept = observation.copy()
-        places = slice(None) if self._places is None else self._places
-        kept[places] = np.minimum(np.maximum(kept[places], least), most)
-        return kept
+    def watch(
+        self, observation: FloatMatrix, view: SystemView
+    ) -> tuple[FloatMatrix, Allocation | None]:
+        """Take in an interval that is over.
 
-    def answer(self, observation: FloatMatrix, view: SystemView) -> Allocation | None:
-        """Return the program's allocation if it is to decide; call it once per interval."""
-        answer = self._answer(observation, view)
+        Returned are the (fields,) observation within the range that the policy has seen, and the
+        program's allocation if it is to decide.
+        """
+        shown, is_beyond = observation, False
+        if self._range is not None:
+            shown = observation.copy()
+            is_beyond = _bound(shown, self._places, *self._range, self._is_demand)
+        answer = self._answer(observation, view, is_beyond)
         self._seen.append(view)
-        return answer
+        return shown, answer
 
-    def _answer(self, observation: FloatMatrix, view: SystemView) -> Allocation | None:
+    def _answer(
+        self, observation: FloatMatrix, view: SystemView, is_beyond: bool
+    ) -> Allocation | None:
         decided = self._left > 0
         if decided:
             self._left -= 1
-        if self._is_beyond(observation) or self._is_growing(view):
+        if self._is_growing(view) or is_beyond:
             self._left = max(self._left, self._calm)
         if self._watched and not decided and self._misses(view):
             self._suspend()
@@ -158,12 +162,6 @@ class Guard:
         ]
         return dataclasses.replace(self._spec, stages=tuple(stages))
 
-    def _is_beyond(self, observation: FloatMatrix) -> bool:
-        if self._range is None:
-            return False
-        values = observation[self._demand]
-        return bool((values < self._least).any() or (values > self._most).any())
-
     def _misses(self, view: SystemView) -> bool:
         """Return whether the policy has missed too much in the last intervals that it decided."""
         self._trusted += 1
@@ -171,8 +169,8 @@ class Guard:
             return False
         ended = view.last.on_time + view.last.violations
         self._missed.append((view.last.avoidable_violations, ended))
-        missed, all_ended = map(sum, zip(*self._missed, strict=True))
-        return missed >= _MISSED_LEAST and missed > _MISSED * all_ended
+        missed = sum(map(itemgetter(0), self._missed))
+        return missed >= _MISSED_LEAST and missed > _MISSED * sum(map(itemgetter(1), self._missed))
 
     def _suspend(self) -> None:
         """Let the program decide for a while, and for longer if this happens again soon."""
@@ -183,10 +181,33 @@ class Guard:
         self._left, self._trusted = max(self._left, self._suspended), 0
 
     def _is_growing(self, view: SystemView) -> bool:
-        self._lengths.append(sum(stage.queued_deadlines_s.size for stage in view.stages))
-        grown = all(before < after for before, after in pairwise(self._lengths))
-        is_long = self._lengths[-1] > self._hopeless
-        return is_long and grown and len(self._lengths) > _GROWING
+        length = sum([stage.queued_deadlines_s.size for stage in view.stages])
+        self._lengths.append(length)
+        if length <= self._hopeless or len(self._lengths) <= _GROWING:
+            return False
+        return all(before < after for before, after in pairwise(self._lengths))
+
+
+@entry_point
+def _bound(
+    observation: FloatMatrix,
+    places: IntArray,
+    least: FloatMatrix,
+    most: FloatMatrix,
+    is_demand: NDArray[np.bool_],
+) -> bool:
+    """Keep (fields,) values within (inputs,) ranges; return whether a demand was beyond its own."""
+    is_beyond = False
+    for k in range(len(places)):
+        value = observation[places[k]]
+        if value < least[k]:
+            observation[places[k]] = least[k]
+        elif value > most[k]:
+            observation[places[k]] = most[k]
+        else:
+            continue
+        is_beyond |= is_demand[k]
+    return is_beyond
 
 
 def _with_margin(names: Sequence[str], seen: FloatMatrix | None) -> FloatMatrix | None:

@@ -104,9 +104,10 @@ class PolicyController(BaseController):
         observation, guard = self._observed(spec, view), self._guard
         if guard is None:
             return self._chosen(observation)
+        shown, answer = guard.watch(observation, view)
         # A policy with a memory has to see what goes on even while it does not decide.
-        chosen = self._chosen(guard.bounded(observation))
-        if (answer := guard.answer(observation, view)) is None:
+        chosen = self._chosen(shown)
+        if answer is None:
             return chosen
         if self._state is not None:
             self._state.follow(answer)

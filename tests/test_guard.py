@@ -75,13 +75,14 @@ def test_inputs_stay_in_the_range_that_was_seen() -> None:
         encode(dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, mean)), SPEC)
         for mean in (3e6, 15e6, 90e6)
     )
-    assert np.array_equal(guard.bounded(usual), usual)
-    assert fast[place] > guard.bounded(fast)[place] == guard.bounded(faster)[place] > usual[place]
+    kept = [guard.watch(each, busy_view())[0] for each in (usual, fast, faster)]
+    assert np.array_equal(kept[0], usual)
+    assert fast[place] > kept[1][place] == kept[2][place] > usual[place]
 
 
 def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds() -> None:
     guard, calm, wild = Guard(plain(), SPEC, scales_out=False), busy_view(), flood()
-    answers = [guard.answer(encode(view, SPEC), view) for view in [calm, wild, *[calm] * 12]]
+    answers = [guard.watch(encode(view, SPEC), view)[1] for view in [calm, wild, *[calm] * 12]]
     assert [answer is not None for answer in answers] == [False, *[True] * 10, *[False] * 3]
     first = answers[1]
     assert first is not None
@@ -92,17 +93,17 @@ def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds()
 def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
     guard = Guard(dataclasses.replace(plain(), input_range=None), SPEC, scales_out=False)
     views = [flood(queued) for queued in (50, 100, 150, 200)]
-    taken = [guard.answer(encode(view, SPEC), view) is not None for view in views]
+    taken = [guard.watch(encode(view, SPEC), view)[1] is not None for view in views]
     assert taken == [False, False, True, True]
     observation = encode(views[0], SPEC)
-    assert guard.bounded(observation) is observation
+    assert guard.watch(observation, views[0])[0] is observation
 
 
 def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     guard = Guard(shipped("ppo-joint-yolov5s"), SPEC, scales_out=True)
     state, view = PolicyState([SPEC], 20, (1,)), flood()
     state.see(encode(view, SPEC, JOINT)[None], None)
-    answer = guard.answer(state.seen[0], view)
+    answer = guard.watch(state.seen[0], view)[1]
     assert answer is not None
     assert answer.replicas > 1
 
@@ -141,7 +142,7 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> Non
     asked = []
     for ratio in (0.8, 1.0, 1.5):
         seen[INPUTS.index("service_ratio")] = ratio
-        answer = Guard(policy, SPEC, scales_out=True).answer(seen, view)
+        answer = Guard(policy, SPEC, scales_out=True).watch(seen, view)[1]
         assert answer is not None
         asked.append(answer.stages[0])
     assert asked[0] == asked[1]
@@ -160,9 +161,9 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool
     seen = state.seen[0].copy()
     usual = seen[[INPUTS.index(each) for each in policy.info.inputs]]
     known = dataclasses.replace(policy, input_range=np.array([usual, usual]))
-    assert Guard(known, SPEC, scales_out=True).answer(seen, view) is None
+    assert Guard(known, SPEC, scales_out=True).watch(seen, view)[1] is None
     seen[INPUTS.index(name)] += 1.0
-    answer = Guard(known, SPEC, scales_out=True).answer(seen, view)
+    answer = Guard(known, SPEC, scales_out=True).watch(seen, view)[1]
     assert (answer is not None) == is_alarming
 
 
@@ -195,7 +196,7 @@ def answers(policy: Policy, *missed: tuple[int, int]) -> list[bool]:
     found = []
     for intervals, each in missed:
         view = dataclasses.replace(busy_view(), last=measured(each))
-        found += [guard.answer(encode(view, SPEC), view) is not None for _ in range(intervals)]
+        found += [guard.watch(encode(view, SPEC), view)[1] is not None for _ in range(intervals)]
     return found
 
 
@@ -212,7 +213,7 @@ def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
     guard, wild = Guard(stepwise(), SPEC, scales_out=False), flood()
     bad, good = (dataclasses.replace(busy_view(), last=measured(count)) for count in (4, 0))
     views = [*[good] * 20, bad, wild, *[good] * 11, bad, *[good] * 59]
-    guarded = [guard.answer(encode(view, SPEC), view) is not None for view in views]
+    guarded = [guard.watch(encode(view, SPEC), view)[1] is not None for view in views]
     # Ten intervals of alarm; then the second bad one makes eight of six hundred.
     lengths = [(each, len(list(group))) for each, group in groupby(guarded)]
     assert lengths == [(False, 21), (True, 10), (False, 2), (True, 60)]
