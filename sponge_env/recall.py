@@ -27,9 +27,10 @@ def recalled(view: SystemView, spec: SystemSpec, several: bool) -> tuple[Arrays,
     overwrites it.
     """
     stages: Sequence[SystemView | StageView] = view.stages if several else (view,)
-    queue = _power_of_two(max(len(stage.queued_deadlines_s) for stage in stages))
-    replicas = _power_of_two(max(_held(stage) for stage in stages))
-    memory = _memory(spec, several, queue, replicas)
+    # Lists, not generators: this is done at every decision of a policy.
+    queue = max([len(stage.queued_deadlines_s) for stage in stages])
+    replicas = max([_held(stage) for stage in stages])
+    memory = _memory(spec, several, _power_of_two(queue), _power_of_two(replicas))
     memory.write(view)
     for own, stage in zip(memory.stages, stages, strict=True):
         own.write(stage, view.now_s)
@@ -102,7 +103,7 @@ class _RecalledStage:
         self._arrivals[: len(stage.arrivals)] = stage.arrivals
         busy, held = len(running), _held(stage)
         ready = busy + stage.replicas_ready
-        self._replicas[0], self._running[0] = held, sum(batch.size for batch in running)
+        self._replicas[0], self._running[0] = held, sum([batch.size for batch in running])
         self._batch_size[:held] = 0
         self._draining[:busy] = True  # so that none counts twice
         self._draining[busy:held] = False
