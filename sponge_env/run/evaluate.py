@@ -241,8 +241,8 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the summaries here")
     said = "seeds of which every request is kept: all, none, or how many (default: all, none of"
     add("--requests", type=_first_seeds, metavar="N", help=f"{said} a suite)")
-    said = "run agents x scenarios x seeds as a shipped suite or TOML file says: standard, quick,"
-    add("--suite", metavar="NAME", help=f"{said} real; with --agent only these agents")
+    said = "run agents x scenarios x seeds as a shipped suite (--list shows them) or TOML file says"
+    add("--suite", metavar="NAME", help=f"{said}; with --agent only these agents")
     said = "folder of trace files, each of which is a cell of a suite for such: --suite real"
     add("--traces", type=Path, metavar="DIR", help=said)
     said = "processes of a suite (default: one per CPU)"
