@@ -249,15 +249,19 @@ class Fleets:
             for k, (share, _) in enumerate(shares(spec, "proportional"))
         ]
 
+    def observe(self, parts: Sequence[SystemView]) -> None:
+        """Take in the interval that has passed, by :func:`~sponge_env.split.stage_views`."""
+        for planner, part in zip(self._planners, parts, strict=True):
+            planner.observe(part)
+
     def replicas(self, parts: Sequence[SystemView], services_s: Sequence[FloatArray]) -> list[int]:
         """Return how many replicas to hold now, starting ones included; all find room.
 
-        The stages are seen by :func:`~sponge_env.split.stage_views`; (cores_max, batch_max) are the
-        seconds of a batch in each.
+        Every interval has been observed; (cores_max, batch_max) are the seconds of a batch in each
+        stage.
         """
         wanted = []
         for planner, part, service_s in zip(self._planners, parts, services_s, strict=True):
-            planner.observe(part)
             held = part.allocation.stages[0]
             wanted.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
         return [each.replicas for each in together(wanted, self._spec.total_cores)]

@@ -15,7 +15,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
-from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +46,9 @@ _GROWING = 3
 """Intervals in a row in which a hopeless queue has grown."""
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
-_LEARNT_S = 120.0
-"""Time before it decides of which the program learns how long batches take."""
+_RECALLED_S = 600.0
+"""Time before it decides of which the program learns how long batches take, and how the load
+comes: it holds a second replica for as long after the last time that this was worth it."""
 _MISSED, _MISSED_LEAST = 0.01, 5
 """Share and number of requests that a policy may miss within the time below that was learned in
 phases, and so kept for missing hardly more than the programs; on variants and pipelines these miss
@@ -99,7 +99,7 @@ class Guard:
         self._service = int(self._places[names.index(SERVICE)]) if SERVICE in names else None
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
-        self._seen: deque[SystemView] = deque(maxlen=math.ceil(_LEARNT_S / spec.interval_s))
+        self._seen: deque[SystemView] = deque(maxlen=math.ceil(_RECALLED_S / spec.interval_s))
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
         self._watched = (
             bool(policy.info.batches) and len(spec.stages) == 1 and not spec.has_variants
@@ -121,7 +121,7 @@ class Guard:
         shown, is_beyond = observation, False
         if self._range is not None:
             shown = observation.copy()
-            is_beyond = _bound(shown, self._places, *self._range, self._is_demand)
+            is_beyond = _bound(shown, self._places, self._range, self._is_demand)
         answer = self._answer(observation, view, is_beyond)
         self._seen.append(view)
         return shown, answer
@@ -139,10 +139,9 @@ class Guard:
         if not self._left:
             return None
         if not decided:
-            # All of the past but how long batches took stands in the view.
             self._program.reset(self._as_slow(observation), seed=0)
             for seen in self._seen:
-                self._program.learn(seen)
+                self._program.observe(seen)
         answer = self._program.decide(view)
         return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
 
@@ -169,8 +168,10 @@ class Guard:
             return False
         ended = view.last.on_time + view.last.violations
         self._missed.append((view.last.avoidable_violations, ended))
-        missed = sum(map(itemgetter(0), self._missed))
-        return missed >= _MISSED_LEAST and missed > _MISSED * sum(map(itemgetter(1), self._missed))
+        missed = sum([missed for missed, _ in self._missed])
+        if missed < _MISSED_LEAST:
+            return False
+        return missed > _MISSED * sum([ended for _, ended in self._missed])
 
     def _suspend(self) -> None:
         """Let the program decide for a while, and for longer if this happens again soon."""
@@ -192,21 +193,15 @@ class Guard:
 def _bound(
     observation: FloatMatrix,
     places: IntArray,
-    least: FloatMatrix,
-    most: FloatMatrix,
+    seen: FloatMatrix,
     is_demand: NDArray[np.bool_],
 ) -> bool:
-    """Keep (fields,) values within (inputs,) ranges; return whether a demand was beyond its own."""
+    """Keep (fields,) values within a (2, inputs) range; return whether a demand was beyond it."""
     is_beyond = False
     for k in range(len(places)):
         value = observation[places[k]]
-        if value < least[k]:
-            observation[places[k]] = least[k]
-        elif value > most[k]:
-            observation[places[k]] = most[k]
-        else:
-            continue
-        is_beyond |= is_demand[k]
+        observation[places[k]] = min(max(value, seen[0, k]), seen[1, k])
+        is_beyond |= is_demand[k] and observation[places[k]] != value
     return is_beyond
 
 

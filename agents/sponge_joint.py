@@ -62,7 +62,7 @@ class SpongeJoint(BaseController):
         """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
-        self.learn(view)
+        self.observe(view)
         parts = stage_views(view, spec, self._shares)
         services_s = [
             self._times.table_s(k, in_force(stage.allocation))
@@ -71,11 +71,15 @@ class SpongeJoint(BaseController):
         replicas = self._fleets.replicas(parts, services_s)
         return self._program.choose(view, replicas, make_room=self._fleets.overloaded)
 
-    def learn(self, view: SystemView) -> None:
-        """Take in how long the last batches took; of itself it does that when it decides."""
-        if not self.config.learning:
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed; it does so itself where it decides next."""
+        if not view.arrivals.size:
             return
         parts = stage_views(view, self._times.spec, self._shares)
+        self._fleets.observe(parts)
+        self._program.observe(view)
+        if not self.config.learning:
+            return
         variants = [in_force(stage.allocation) for stage in view.stages]
         for k in self._times.observe(parts, variants):
             self._program.learnt(k, variants[k])

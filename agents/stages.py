@@ -403,7 +403,9 @@ class Pipeline:
                 tables.service_s[self._program.variant_row(k, view)]
                 for k, tables in enumerate(self._program.tables)
             ]
-            held = self._fleets.replicas(stage_views(view, self._spec, self._shares), services_s)
+            parts = stage_views(view, self._spec, self._shares)
+            self._fleets.observe(parts)
+            held = self._fleets.replicas(parts, services_s)
         return self._program.choose(view, forecast, held)
 
 

@@ -54,11 +54,14 @@ class SpongeMPC(BaseController):
         """Choose variant, cores and batch size of each stage for the next interval."""
         if not view.arrivals.size:
             return everything(spec, self._replicas)
-        self.learn(view)
+        self.observe(view)
         return self._program.choose(view, self._replicas)
 
-    def learn(self, view: SystemView) -> None:
-        """Take in how long the last batches took; of itself it does that when it decides."""
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed; it does so itself where it decides next."""
+        if not view.arrivals.size:
+            return
+        self._program.observe(view)
         if not self.config.learning:
             return
         if isinstance(self._times, ServiceTimes):
