@@ -3,6 +3,7 @@
     python -m benchmarks.ablations mpc [--seeds N] [--quick]
     python -m benchmarks.ablations ppo [--scenario S] [--steps N] [--option KEY=VALUE ...] [--quick]
     python -m benchmarks.ablations joint [--scenario S] [--also S ...] [--steps N] [--quick]
+    ... [--variants NAME ...]
 
 Variants of ``sponge-mpc`` play the same episodes: the cells of the suite ``standard``, cold, on
 training seeds. Cores are the geometric mean over the cells, so that each cell weighs alike;
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -84,7 +86,7 @@ def mpc_rows(arguments: argparse.Namespace) -> list[list[str]]:
     grid, count = (grid[::5], 1) if arguments.quick else (grid, arguments.seeds)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + count)
     headings = ["variant", "cores", "violations [%]", "worst [%]", "worst cell", "<= 0.1 %"]
-    return [headings, *(mpc_row(name, grid, seeds) for name in VARIANTS["mpc"])]
+    return [headings, *(told(mpc_row(name, grid, seeds)) for name in chosen("mpc", arguments))]
 
 
 def ppo_row(
@@ -119,9 +121,20 @@ def row_of(
     return [name, *means, f"{np.ptp(scores) / 2:.4f}"]
 
 
+def chosen(kind: str, arguments: argparse.Namespace) -> list[str]:
+    """Return the variants that are asked for, all if none is."""
+    return [name for name in VARIANTS[kind] if name in (arguments.variants or VARIANTS[kind])]
+
+
+def told(row: list[str]) -> list[str]:
+    """Say a row as soon as it is known: the whole table takes hours."""
+    print(" | ".join(row), file=sys.stderr, flush=True)
+    return row
+
+
 def shortened(kind: str, arguments: argparse.Namespace) -> tuple[list[str], int, int]:
     """Return which variants to train, for how many steps and how often each."""
-    names = list(VARIANTS[kind])
+    names = chosen(kind, arguments)
     if arguments.quick:
         return names[::4], 20_000, 1
     from agents.learn.phases import TRAINING_STEPS
@@ -135,7 +148,7 @@ def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
     names, steps, seeds = shortened("ppo", arguments)
     options = parse_options([f"x.{option}" for option in arguments.option], ["x"]).get("x", {})
     scenario = load_scenario(arguments.scenario)
-    rows = [ppo_row(name, options, scenario, steps, seeds) for name in names]
+    rows = [told(ppo_row(name, options, scenario, steps, seeds)) for name in names]
     return [["variant", "cores", "avoidable [%]", "score", "+-"], *rows]
 
 
@@ -166,7 +179,7 @@ def joint_rows(arguments: argparse.Namespace) -> list[list[str]]:
     names, steps, seeds = shortened("joint", arguments)
     scenarios = [load_scenario(name) for name in (arguments.scenario, *arguments.also)]
     scenarios = [dataclasses.replace(each, profile=scenarios[0].profile) for each in scenarios]
-    rows = [joint_row(name, scenarios, steps, seeds) for name in names]
+    rows = [told(joint_row(name, scenarios, steps, seeds)) for name in names]
     return [["variant", "cores / rule's", "avoidable [%]", "score", "+-"], *rows]
 
 
@@ -176,6 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("of", choices=list(VARIANTS), help="what is taken apart")
     parser.add_argument("--seeds", type=int, default=3, help="episodes of a cell, or trainings")
     parser.add_argument("--quick", action="store_true", help="every fourth or fifth row, briefly")
+    said = "some of the rows; names as in the table (default: all)"
+    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help=said)
     parser.add_argument("--scenario", default="bursty", help="of PPO (default: bursty)")
     said = "further scenarios of ppo-joint, which take the profile of the first"
     parser.add_argument("--also", nargs="+", default=[], metavar="S", help=said)
@@ -184,6 +199,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     every = "hyper-parameter of all variants of PPO, as for train.py; may be repeated"
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=every)
     arguments = parser.parse_args(argv)
+    if unknown := set(arguments.variants) - set(VARIANTS[arguments.of]):
+        parser.error(f"no variant {min(unknown)!r}; there are {', '.join(VARIANTS[arguments.of])}")
     rows = {"mpc": mpc_rows, "ppo": ppo_rows, "joint": joint_rows}[arguments.of](arguments)
     print("\n".join(aligned(rows)))
 
