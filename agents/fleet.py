@@ -250,7 +250,7 @@ class Fleets:
         ]
 
     def observe(self, parts: Sequence[SystemView]) -> None:
-        """Take in the interval that has passed, by :func:`~sponge_env.split.stage_views`."""
+        """Take in the interval that has passed, by :func:`~sponge_env.split.stage_views`: once."""
         for planner, part in zip(self._planners, parts, strict=True):
             planner.observe(part)
 

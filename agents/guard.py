@@ -10,7 +10,6 @@ that is known to be safe (the Simplex architecture: Sha, IEEE Software 18(4), 20
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from .history import DEPLOYMENT, REMEMBERED, SERVICE
+from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
 from .lookahead import SpongeMPC
 from .policy import FloatMatrix, Policy
 from .sponge_joint import SpongeJoint
@@ -46,9 +45,10 @@ _GROWING = 3
 """Intervals in a row in which a hopeless queue has grown."""
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
-_RECALLED_S = 600.0
-"""Time before it decides of which the program learns how long batches take, and how the load
-comes: it holds a second replica for as long after the last time that this was worth it."""
+_RECALLED = 120
+"""Intervals before it decides that the program takes in at most, of which it learns how long
+batches take and how the load comes. More of them hardly change what it does, and these take ten
+milliseconds."""
 _MISSED, _MISSED_LEAST = 0.01, 5
 """Share and number of requests that a policy may miss within the time below that was learned in
 phases, and so kept for missing hardly more than the programs; on variants and pipelines these miss
@@ -80,7 +80,7 @@ class Guard:
     def __init__(self, policy: Policy, spec: SystemSpec, scales_out: bool) -> None:
         """Start an episode; the program is compiled now, and not when it is wanted.
 
-        That is ``sponge-joint`` where the policy chooses replicas, else ``sponge-mpc``.
+        The program is ``sponge-joint`` where the policy chooses replicas, else ``sponge-mpc``.
         """
         self._spec = spec
         self._program = SpongeJoint() if scales_out else SpongeMPC()
@@ -91,15 +91,17 @@ class Guard:
         self._places = np.arange(len(names)) if policy.places is None else policy.places
         # In a pipeline a name begins with that of its stage.
         demand = [name for name in _DEMAND if scales_out or name != "cold_start"]
-        own = [
-            name.rpartition(".")[2].startswith(tuple(demand)) and name not in _PAST
-            for name in names
-        ]
-        self._is_demand = np.array(own)
-        self._service = int(self._places[names.index(SERVICE)]) if SERVICE in names else None
+        self._is_demand = np.array(
+            [
+                name.rpartition(".")[2].startswith(tuple(demand)) and name not in _PAST
+                for name in names
+            ]
+        )
+        observed = layout_of(spec).inputs
+        self._service = observed.index(SERVICE) if policy.info.batches else None
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
-        self._seen: deque[SystemView] = deque(maxlen=math.ceil(_RECALLED_S / spec.interval_s))
+        self._seen: deque[SystemView] = deque(maxlen=_RECALLED)
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
         self._watched = (
             bool(policy.info.batches) and len(spec.stages) == 1 and not spec.has_variants
@@ -113,7 +115,7 @@ class Guard:
     def watch(
         self, observation: FloatMatrix, view: SystemView
     ) -> tuple[FloatMatrix, Allocation | None]:
-        """Take in an interval that is over.
+        """Take in the interval that has passed; call it once for each.
 
         Returned are the (fields,) observation within the range that the policy has seen, and the
         program's allocation if it is to decide.
@@ -139,27 +141,20 @@ class Guard:
         if not self._left:
             return None
         if not decided:
-            self._program.reset(self._as_slow(observation), seed=0)
+            self._program.reset(self._as_of_late(observation), seed=0)
             for seen in self._seen:
                 self._program.observe(seen)
         answer = self._program.decide(view)
         return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
 
-    def _as_slow(self, observation: FloatMatrix) -> SystemSpec:
-        """Return the system with a fit as long as its batches were of late.
+    def _as_of_late(self, observation: FloatMatrix) -> SystemSpec:
+        """Return the system with latencies as long as they were of late, if that is longer.
 
-        The program learns that of the allocations that were in force, and would take all others
-        for faster. A fit is not made shorter: under a quota batches without company run faster.
+        The program learns them of the allocations that were in force, and would take all others
+        for faster. They are not made shorter: under a quota batches without company run faster.
         """
-        if self._service is None or (ratio := float(observation[self._service])) <= 1:
-            return self._spec
-        stages = [
-            dataclasses.replace(
-                stage, latencies=tuple(fit.scaled(ratio) for fit in stage.latencies)
-            )
-            for stage in self._spec.stages
-        ]
-        return dataclasses.replace(self._spec, stages=tuple(stages))
+        ratio = 1.0 if self._service is None else float(observation[self._service])
+        return self._spec.with_headroom(ratio - 1) if ratio > 1 else self._spec
 
     def _misses(self, view: SystemView) -> bool:
         """Return whether the policy has missed too much in the last intervals that it decided."""
@@ -200,8 +195,9 @@ def _bound(
     is_beyond = False
     for k in range(len(places)):
         value = observation[places[k]]
-        observation[places[k]] = min(max(value, seen[0, k]), seen[1, k])
-        is_beyond |= is_demand[k] and observation[places[k]] != value
+        kept = min(max(value, seen[0, k]), seen[1, k])
+        observation[places[k]] = kept
+        is_beyond |= is_demand[k] and kept != value
     return is_beyond
 
 

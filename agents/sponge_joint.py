@@ -17,6 +17,7 @@ from sponge_env.split import shares, stage_views
 
 from .fleet import FleetOptions, Fleets, everything
 from .lookahead import plays
+from .lookahead.forecast import Outlook
 from .lookahead.options import MPCConfig
 from .lookahead.planner import LookAhead, in_force
 from .lookahead.service_times import StageTimes, fitted_s
@@ -62,24 +63,25 @@ class SpongeJoint(BaseController):
         """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
-        self.observe(view)
-        parts = stage_views(view, spec, self._shares)
+        parts, outlook = self._observed(view)
         services_s = [
             self._times.table_s(k, in_force(stage.allocation))
             for k, stage in enumerate(view.stages)
         ]
         replicas = self._fleets.replicas(parts, services_s)
-        return self._program.choose(view, replicas, make_room=self._fleets.overloaded)
+        return self._program.choose(view, outlook, replicas, make_room=self._fleets.overloaded)
 
     def observe(self, view: SystemView) -> None:
-        """Take in the interval that has passed; it does so itself where it decides next."""
-        if not view.arrivals.size:
-            return
-        parts = stage_views(view, self._times.spec, self._shares)
+        """Take in an interval after which another decides, as :meth:`decide` does for its own."""
+        if view.arrivals.size:
+            self._observed(view)
+
+    def _observed(self, view: SystemView) -> tuple[list[SystemView], Outlook]:
+        """Take in the interval that has passed; return the stages' parts, and what to expect."""
+        parts = stage_views(view, self.spec, self._shares)
+        if self.config.learning:
+            variants = [in_force(stage.allocation) for stage in view.stages]
+            for k in self._times.observe(parts, variants):
+                self._program.learnt(k, variants[k])
         self._fleets.observe(parts)
-        self._program.observe(view)
-        if not self.config.learning:
-            return
-        variants = [in_force(stage.allocation) for stage in view.stages]
-        for k in self._times.observe(parts, variants):
-            self._program.learnt(k, variants[k])
+        return parts, self._program.observe(view)

@@ -351,7 +351,14 @@ class SystemSpec:
 
     def with_headroom(self, headroom: float) -> SystemSpec:
         """Return the system as it is planned for: latencies longer than the fit's by a share."""
-        return dataclasses.replace(self, latency=self.latency.scaled(1 + headroom))
+        stages = [
+            dataclasses.replace(
+                stage, latencies=tuple(fit.scaled(1 + headroom) for fit in stage.latencies)
+            )
+            for stage in self.stages
+        ]
+        latency = self.latency.scaled(1 + headroom)
+        return dataclasses.replace(self, latency=latency, stages=tuple(stages))
 
     def most_cores(self, replicas: int) -> int:
         """Return the most cores that each of so many replicas can have."""

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from views import busy_view, make_spec
 
 from agents.guard import Guard
 from agents.history import INPUTS
 from agents.learned import SHIPPED, ppo, ppo_joint
+from agents.lookahead import SpongeMPC
 from agents.policy import Policy, PolicyInfo, load_policy, reading, save_policy
+from agents.sponge_joint import SpongeJoint
 from agents.stepwise import PolicyState
 from sponge_env.encoding import FIELDS, JOINT, VERTICAL, encode
 from sponge_env.factory import make_system
+from sponge_env.interfaces import Allocation, SystemView
 from sponge_env.results.schema import IntervalMetrics
 from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.run.suite import changed
@@ -101,9 +105,8 @@ def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
 
 def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
     guard = Guard(shipped("ppo-joint-yolov5s"), SPEC, scales_out=True)
-    state, view = PolicyState([SPEC], 20, (1,)), flood()
-    state.see(encode(view, SPEC, JOINT)[None], None)
-    answer = guard.watch(state.seen[0], view)[1]
+    view = flood()
+    answer = guard.watch(shown(view), view)[1]
     assert answer is not None
     assert answer.replicas > 1
 
@@ -132,12 +135,44 @@ def test_a_program_that_takes_over_knows_how_long_batches_took() -> None:
     assert summary.avoidable_violation_rate < 0.01
 
 
+@pytest.mark.parametrize(("program", "scales_out"), [(SpongeJoint, True), (SpongeMPC, False)])
+@pytest.mark.parametrize("before", [5, 150])
+def test_a_program_that_takes_over_has_observed_what_came_before(
+    program: type[SpongeJoint | SpongeMPC],
+    scales_out: bool,
+    before: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observed: list[SystemView] = []
+    observe = program.observe
+    system = make_system(load_scenario("bursty"), SEED)
+    guard, views = Guard(stepwise(), system.spec, scales_out), []
+    calm, beyond = shown(busy_view()), shown(flood())
+    for _ in range(before):
+        views.append(system.view())
+        assert guard.watch(calm, views[-1])[1] is None
+        system.step(Allocation(16, 2))
+    alone = program()
+    alone.reset(system.spec, seed=0)
+    for view in views[-120:]:
+        alone.observe(view)
+    monkeypatch.setattr(
+        program, "observe", lambda self, view: (observed.append(view), observe(self, view))
+    )
+    for _ in range(20):
+        view = system.view()
+        answer = guard.watch(beyond, view)[1]
+        assert answer is not None
+        assert answer.stages == alone.decide(view).stages
+        system.step(answer)
+    # Once each, when it takes over, and none of those in which it decides itself.
+    assert [id(view) for view in observed] == [id(view) for view in views[-120:]]
+
+
 def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> None:
     policy = reading(shipped("ppo-joint-yolov5s"), INPUTS)
     view = busy_view(rate_rps=8, budgets_left_s=(0.6, 0.7, 0.8, 0.9))
-    state = PolicyState([SPEC], 20, (1,))
-    state.see(encode(view, SPEC, JOINT)[None], None)
-    seen = state.seen[0].copy()
+    seen = shown(view)
     seen[INPUTS.index("late")] = 10.0  # which the policy has not seen
     asked = []
     for ratio in (0.8, 1.0, 1.5):
@@ -156,9 +191,8 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> Non
 )
 def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool) -> None:
     policy = reading(shipped("ppo-joint-yolov5s"), INPUTS)
-    state, view = PolicyState([SPEC], 20, (1,)), busy_view()
-    state.see(encode(view, SPEC, JOINT)[None], None)
-    seen = state.seen[0].copy()
+    view = busy_view()
+    seen = shown(view)
     usual = seen[[INPUTS.index(each) for each in policy.info.inputs]]
     known = dataclasses.replace(policy, input_range=np.array([usual, usual]))
     assert Guard(known, SPEC, scales_out=True).watch(seen, view)[1] is None
@@ -185,9 +219,19 @@ def test_another_deployment_than_any_in_training_is_left_to_the_program(
     assert summary.guarded == (0 if is_known else 60)
 
 
+def shown(view: SystemView) -> NDArray[np.float32]:
+    """Return what a stepwise policy sees first, of the view."""
+    state = PolicyState([SPEC], 20, (1,))
+    state.see(encode(view, SPEC, JOINT)[None], None)
+    return state.seen[0].copy()
+
+
 def stepwise() -> Policy:
+    """Return a policy that was learned in phases, which has seen a calm load only."""
     policy = plain()
-    return dataclasses.replace(policy, info=dataclasses.replace(policy.info, batches=(1,)))
+    info = dataclasses.replace(policy.info, batches=(1,), inputs=INPUTS)
+    calm = np.array([shown(busy_view())] * 2)
+    return dataclasses.replace(policy, info=info, input_range=calm)
 
 
 def answers(policy: Policy, *missed: tuple[int, int]) -> list[bool]:
@@ -196,7 +240,7 @@ def answers(policy: Policy, *missed: tuple[int, int]) -> list[bool]:
     found = []
     for intervals, each in missed:
         view = dataclasses.replace(busy_view(), last=measured(each))
-        found += [guard.watch(encode(view, SPEC), view)[1] is not None for _ in range(intervals)]
+        found += [guard.watch(shown(view), view)[1] is not None for _ in range(intervals)]
     return found
 
 
@@ -213,7 +257,7 @@ def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
     guard, wild = Guard(stepwise(), SPEC, scales_out=False), flood()
     bad, good = (dataclasses.replace(busy_view(), last=measured(count)) for count in (4, 0))
     views = [*[good] * 20, bad, wild, *[good] * 11, bad, *[good] * 59]
-    guarded = [guard.watch(encode(view, SPEC), view)[1] is not None for view in views]
+    guarded = [guard.watch(shown(view), view)[1] is not None for view in views]
     # Ten intervals of alarm; then the second bad one makes eight of six hundred.
     lengths = [(each, len(list(group))) for each, group in groupby(guarded)]
     assert lengths == [(False, 21), (True, 10), (False, 2), (True, 60)]

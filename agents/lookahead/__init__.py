@@ -12,6 +12,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.split import shares, stage_views
 
 from ..fleet import everything
+from .forecast import Outlook
 from .options import MPCConfig
 from .planner import LookAhead, in_force
 from .service_times import ServiceTimes, StageTimes, fitted_s
@@ -54,22 +55,27 @@ class SpongeMPC(BaseController):
         """Choose variant, cores and batch size of each stage for the next interval."""
         if not view.arrivals.size:
             return everything(spec, self._replicas)
-        self.observe(view)
-        return self._program.choose(view, self._replicas)
+        return self._program.choose(view, self._observed(view), self._replicas)
 
     def observe(self, view: SystemView) -> None:
-        """Take in the interval that has passed; it does so itself where it decides next."""
-        if not view.arrivals.size:
-            return
-        self._program.observe(view)
-        if not self.config.learning:
-            return
+        """Take in an interval after which another decides, as :meth:`decide` does for its own."""
+        if view.arrivals.size:
+            self._observed(view)
+
+    def _observed(self, view: SystemView) -> Outlook:
+        """Take in the interval that has passed; return what to expect now."""
+        if self.config.learning:
+            self._learn(view)
+        return self._program.observe(view)
+
+    def _learn(self, view: SystemView) -> None:
+        """Take in how long the last batches took."""
         if isinstance(self._times, ServiceTimes):
             if self._times.observe(view):
                 self._program.learnt(0, 0)
             return
         variants = [in_force(stage.allocation) for stage in view.stages]
-        for k in self._times.observe(stage_views(view, self._times.spec, self._shares), variants):
+        for k in self._times.observe(stage_views(view, self.spec, self._shares), variants):
             self._program.learnt(k, variants[k])
 
 

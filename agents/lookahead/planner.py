@@ -81,7 +81,7 @@ class LookAhead:
             _PLACES,
         )
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
-        self._outlook = nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
+        nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, least = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
         decision = Decision(
             rules,
@@ -118,19 +118,19 @@ class LookAhead:
         delayed = math.ceil(self._spec.resize_delay_s / self._spec.interval_s)
         return delayed + 1 + config.look_ahead
 
-    def observe(self, view: SystemView) -> None:
-        """Take in the interval that has passed; one has at least."""
-        self._outlook = self._flow.observe(view)
+    def observe(self, view: SystemView) -> Outlook:
+        """Take in the interval that has passed, one has at least; return what to expect now."""
+        return self._flow.observe(view)
 
     def choose(
-        self, view: SystemView, wanted: Sequence[int], make_room: bool = False
+        self, view: SystemView, outlook: Outlook, wanted: Sequence[int], make_room: bool = False
     ) -> Allocation:
-        """Choose for the next interval; every one up to now has been observed.
+        """Choose for the next interval, under what :meth:`observe` expects.
 
         Each stage is to have so many replicas. Those that start find room only beside the cores
         that the ready ones need now, unless these are to make room.
         """
-        spec, outlook = self._spec, self._outlook
+        spec = self._spec
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
         on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))

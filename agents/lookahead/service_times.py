@@ -237,7 +237,7 @@ class StageTimes:
         First guesses are longer than those by the quantile of the fit's residuals, see
         :class:`QuotaServiceTimes`.
         """
-        self.spec, self._service_s = spec, service_s
+        self._spec, self._service_s = spec, service_s
         self._before = [-1] * len(spec.stages)
         self._times = [
             [
@@ -264,7 +264,7 @@ class StageTimes:
         for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
             before, self._before[k] = self._before[k], variant
             alone = len(self._times[k]) == 1
-            if alone or (variant == before and self.spec.stages[k].switch_s == 0):
+            if alone or (variant == before and self._spec.stages[k].switch_s == 0):
                 self._times[k][variant].observe(part)
                 self._write(k, variant)
                 told.append(k)
@@ -272,7 +272,7 @@ class StageTimes:
 
     def table_s(self, k: int, variant: int) -> FloatArray:
         """Return the part of the program's tables that a stage's variant has."""
-        stage = self.spec.stages[k]
+        stage = self._spec.stages[k]
         return self._service_s[k, variant, : stage.cores_max, : stage.batch_max]
 
     def _write(self, k: int, variant: int) -> None:
