@@ -3,7 +3,8 @@
     python -m benchmarks.ablations mpc [--seeds N] [--quick]
     python -m benchmarks.ablations ppo [--scenario S] [--steps N] [--option KEY=VALUE ...] [--quick]
     python -m benchmarks.ablations joint [--scenario S] [--also S ...] [--steps N] [--quick]
-    ... [--variants NAME ...]
+
+``--variants NAME ...`` takes some of them. A row goes to standard error as soon as it is known.
 
 Variants of ``sponge-mpc`` play the same episodes: the cells of the suite ``standard``, cold, on
 training seeds. Cores are the geometric mean over the cells, so that each cell weighs alike;
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.judged import unused_seed
+from benchmarks.judged import reported, unused_seed
 from sponge_env.cli import parse_options
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
@@ -86,7 +86,7 @@ def mpc_rows(arguments: argparse.Namespace) -> list[list[str]]:
     grid, count = (grid[::5], 1) if arguments.quick else (grid, arguments.seeds)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + count)
     headings = ["variant", "cores", "violations [%]", "worst [%]", "worst cell", "<= 0.1 %"]
-    return [headings, *(told(mpc_row(name, grid, seeds)) for name in chosen("mpc", arguments))]
+    return [headings, *(reported(mpc_row(name, grid, seeds)) for name in chosen(arguments))]
 
 
 def ppo_row(
@@ -121,22 +121,17 @@ def row_of(
     return [name, *means, f"{np.ptp(scores) / 2:.4f}"]
 
 
-def chosen(kind: str, arguments: argparse.Namespace) -> list[str]:
+def chosen(arguments: argparse.Namespace) -> list[str]:
     """Return the variants that are asked for, all if none is."""
-    return [name for name in VARIANTS[kind] if name in (arguments.variants or VARIANTS[kind])]
-
-
-def told(row: list[str]) -> list[str]:
-    """Say a row as soon as it is known: the whole table takes hours."""
-    print(" | ".join(row), file=sys.stderr, flush=True)
-    return row
+    there = VARIANTS[arguments.of]
+    return [name for name in there if name in (arguments.variants or there)]
 
 
 def shortened(kind: str, arguments: argparse.Namespace) -> tuple[list[str], int, int]:
     """Return which variants to train, for how many steps and how often each."""
-    names = chosen(kind, arguments)
+    names = chosen(arguments)
     if arguments.quick:
-        return names[::4], 20_000, 1
+        return names if arguments.variants else names[::4], 20_000, 1
     from agents.learn.phases import TRAINING_STEPS
 
     usual = {"ppo": 300_000, "joint": TRAINING_STEPS}
@@ -148,7 +143,7 @@ def ppo_rows(arguments: argparse.Namespace) -> list[list[str]]:
     names, steps, seeds = shortened("ppo", arguments)
     options = parse_options([f"x.{option}" for option in arguments.option], ["x"]).get("x", {})
     scenario = load_scenario(arguments.scenario)
-    rows = [told(ppo_row(name, options, scenario, steps, seeds)) for name in names]
+    rows = [reported(ppo_row(name, options, scenario, steps, seeds)) for name in names]
     return [["variant", "cores", "avoidable [%]", "score", "+-"], *rows]
 
 
@@ -179,7 +174,7 @@ def joint_rows(arguments: argparse.Namespace) -> list[list[str]]:
     names, steps, seeds = shortened("joint", arguments)
     scenarios = [load_scenario(name) for name in (arguments.scenario, *arguments.also)]
     scenarios = [dataclasses.replace(each, profile=scenarios[0].profile) for each in scenarios]
-    rows = [told(joint_row(name, scenarios, steps, seeds)) for name in names]
+    rows = [reported(joint_row(name, scenarios, steps, seeds)) for name in names]
     return [["variant", "cores / rule's", "avoidable [%]", "score", "+-"], *rows]
 
 
@@ -188,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("of", choices=list(VARIANTS), help="what is taken apart")
     parser.add_argument("--seeds", type=int, default=3, help="episodes of a cell, or trainings")
-    parser.add_argument("--quick", action="store_true", help="every fourth or fifth row, briefly")
+    parser.add_argument("--quick", action="store_true", help="a look at some rows or cells")
     said = "some of the rows; names as in the table (default: all)"
     parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help=said)
     parser.add_argument("--scenario", default="bursty", help="of PPO (default: bursty)")

@@ -57,6 +57,12 @@ def unused_seed(config: PhasedConfig) -> int:
     return SEED_LIMIT + config.evaluation_episodes + config.choice_episodes
 
 
+def reported(row: list[str]) -> list[str]:
+    """Write a row of a table to standard error, as soon as it is known; return it."""
+    print(" | ".join(row), file=sys.stderr, flush=True)
+    return row
+
+
 def median_of(scores: Sequence[float]) -> int:
     """Return the place of the median, of an even number the worse of the two in the middle."""
     return int(np.argsort(scores, kind="stable")[len(scores) // 2])

@@ -21,8 +21,7 @@ from agents.learn.command import cells_of
 from agents.learn.judge import Judge, Judgement, best_rules, judgement
 from agents.learn.phases import ENVS, PhasedConfig
 from agents.policy import Policy, load_policy
-from benchmarks.ablations import told
-from benchmarks.judged import unused_seed
+from benchmarks.judged import reported, unused_seed
 from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.results.layout import aligned
@@ -70,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     rows = []
     for name, some in [*((each.name, [each]) for each in scenarios), ("all", scenarios)]:
         followed = judge(trained(some, arguments.steps, arguments.seed))
-        rows.append(told(row_of(name, followed, rule)))
+        rows.append(reported(row_of(name, followed, rule)))
     print("\n".join(aligned([["trained on", *names], *rows])))
     return 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,8 +53,9 @@ def calibrate_all(
 ) -> list[Profile]:
     """Measure the workers that configurations describe, with one replica each.
 
-    It takes about so many seconds beside the loading, shown on the terminal or not; each grid is
-    measured once at least. Between the grids all take a round of batches at full speed: a
+    It takes about so many seconds beside the loading, shown on the terminal or not, and up to
+    :data:`~.live.bench.DISTURBED_S` more for each model on a machine that is busy otherwise; each
+    grid is measured once at least. Between the grids all take a round of batches at full speed: a
     machine's speed drifts by 10 %, and what is compared must not be measured minutes apart.
 
     Raises:
@@ -114,9 +115,7 @@ class Calibration(AbstractContextManager["Calibration"]):
 
     def run_grid(self, end_s: float) -> None:
         """Go round the grid until then (monotonic)."""
-        # the median, for some of the few runs may have been disturbed
-        work_s = interpolate_work(self._work, self._config.batch_max, median)
-        self._grid = self._bench.grid(work_s, end_s)
+        self._grid = self._bench.grid(interpolate_work(self._work, self._config.batch_max), end_s)
 
     def profile(self) -> Profile:
         """Put the profile together."""
@@ -154,11 +153,12 @@ def _check(config: LiveConfig, seconds: float) -> None:
         )
 
 
-def interpolate_work(
-    work: Runs, batch_max: int, middle: Callable[[Iterable[float]], float] = fmean
-) -> FloatArray:
-    """Return the (batch_max,) CPU seconds of each batch size, by default the mean of its runs."""
-    work_s = [middle(run.cpu_s for run in runs) for runs in work.values()]
+def interpolate_work(work: Runs, batch_max: int) -> FloatArray:
+    """Return the (batch_max,) CPU seconds of each batch size.
+
+    They are medians, for some of the runs may have been disturbed.
+    """
+    work_s = [median(run.cpu_s for run in runs) for runs in work.values()]
     return np.interp(np.arange(1, batch_max + 1), list(work), work_s)
 
 

@@ -95,6 +95,11 @@ def test_work_between_measured_sizes_is_interpolated() -> None:
     assert interpolate_work(work, 4).tolist() == pytest.approx([0.01, 0.02, 0.04, 0.06])
 
 
+def test_a_disturbed_run_does_not_change_the_work() -> None:
+    work = {b: [BatchRun(0.0, 0.01 * b * f, 0.0) for f in (1.0, 1.6, 1.0)] for b in (1, 4)}
+    assert interpolate_work(work, 4).tolist() == pytest.approx([0.01, 0.02, 0.03, 0.04])
+
+
 def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
     # 40 ms of work in quotas of 5 ms (half a core for 10 ms) that cost 0.1 ms each

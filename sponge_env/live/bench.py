@@ -30,8 +30,9 @@ of ones back to back caches stay warm and clocks high, which made them 8 % less 
 DISTURBED = 1.3
 """Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
 its CPU makes it 1.6 times as much, for seconds."""
-DISTURBED_S = 20.0
-"""Time that a grid loses to disturbed batches at most; what is measured after that counts."""
+DISTURBED_S, DISTURBED_CELL_S = 20.0, 8.0
+"""Time for which disturbed batches are run again: in all, and for one cell of the grid each time,
+whose own work may be so much more under a small share. What is measured after that counts."""
 PATIENCE_S = 300.0
 """Longest wait for one batch or one cold start."""
 
@@ -73,7 +74,8 @@ class Bench:
         self.config = worker.config
         self._worker = worker
         self._batches = self._requests = 0
-        self._patience_s = 0.0
+        self._disturbed_s = 0.0
+        """Time that disturbed batches took which were run again."""
         self._shown = shown
         self._bar = Progress("calibrating", 0, "step", shown=False)
 
@@ -121,29 +123,32 @@ class Bench:
         """Run batches back to back in each cell of the grid.
 
         It goes round the grid as often as there is time until ``end_s`` (monotonic), once at
-        least, so that the machine's drift spreads over all cells. ``work_s`` is (batch_max,) CPU
-        seconds of each batch size.
+        least, so that the machine's drift spreads over all cells; batches that are run again come
+        on top. ``work_s`` is (batch_max,) CPU seconds of each batch size.
         """
         most = self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(most)
         expected_s = {(b, c): work_s[b - 1] * most / c for c in cores for b in batches}
         round_s = sum(max(CELL_S, cell_s) for cell_s in expected_s.values())
         rounds = max(1, int((end_s - time.monotonic()) / round_s))
-        self._patience_s = DISTURBED_S
         grid: Grid = defaultdict(list)
         for (b, c), cell_s in self._steps("latency grid", [*expected_s.items()] * rounds):
             self._resize(c)
             # spends the tokens that came with the new quota, makes ready for the threads
             self._run(b if cell_s < CELL_S else 1)
             runs = range(min(MOST_RUNS, max(1, round(CELL_S / cell_s))))
-            grid[b, c] += [self._undisturbed(b, work_s[b - 1]) for _ in runs]
+            until_s = min(DISTURBED_S, self._disturbed_s + DISTURBED_CELL_S)
+            grid[b, c] += [self._run_when_calm(b, work_s[b - 1], until_s) for _ in runs]
         return grid
 
-    def _undisturbed(self, size: int, work_s: float) -> BatchRun:
-        """Run a batch, again as long as what else the machine does makes it much more work."""
+    def _run_when_calm(self, size: int, work_s: float, until_s: float) -> BatchRun:
+        """Run a batch, again while what else the machine does makes it much more work.
+
+        Once that has taken until ``until_s`` in all, the last run counts as it is.
+        """
         run = self._run(size)
-        while run.cpu_s > DISTURBED * work_s and self._patience_s > 0:
-            self._patience_s -= run.latency_s
+        while run.cpu_s > DISTURBED * work_s and self._disturbed_s < until_s:
+            self._disturbed_s += run.latency_s
             run = self._run(size)
         return run
 
