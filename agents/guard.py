@@ -36,6 +36,8 @@ _PAST = {*REMEMBERED, "arrivals_spread"} - {*DEPLOYMENT}
 """Inputs that say what was asked before: a burst is over long before its memory has faded."""
 _BEYOND = 0.25
 """Share of an input's range by which it must lie beyond, for extremes are rare in validation."""
+_BEYOND_DRAWN = 0.1
+"""The same of inputs that say which system this is: they are drawn evenly, so that none is rare."""
 _LEAST_WIDTH = 0.1
 """Width of a range at least, for some inputs never moved."""
 _DRIFT = {"cold_start": 0.3}
@@ -205,7 +207,8 @@ def _with_margin(names: Sequence[str], seen: FloatMatrix | None) -> FloatMatrix 
     """Return the (2, inputs) range of what a policy may be shown."""
     if seen is None:
         return None
-    beyond = _BEYOND * np.maximum(seen[1] - seen[0], _LEAST_WIDTH)
+    share = np.array([_BEYOND_DRAWN if name in DEPLOYMENT else _BEYOND for name in names])
+    beyond = share * np.maximum(seen[1] - seen[0], _LEAST_WIDTH)
     beyond = np.maximum(beyond, [_DRIFT.get(name, 0.0) for name in names])
     widened: FloatMatrix = (seen + np.array([-beyond, beyond])).astype(np.float32)
     return widened
