@@ -47,15 +47,12 @@ _GROWING = 3
 """Intervals in a row in which a hopeless queue has grown."""
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
-_UTILISATION = 0.7
-"""Share of their throughput that the program trusts replicas of one model with, instead of the 0.9
-of ``sponge-joint``: what a policy does not know swings more than what it was trained on."""
 _RECALLED = 120
 """Intervals before it decides that the program takes in at most, of which it learns how long
 batches take and how the load comes. More of them hardly change what it does, and these take ten
 milliseconds."""
-_MISSED, _MISSED_LEAST = 0.005, 5
-"""Share and number of requests that a policy may miss within the time below, if it was learned in
+_MISSED, _MISSED_LEAST = 0.01, 5
+"""Share and number of requests that a policy may miss within the time below that was learned in
 phases, and so kept for missing hardly more than the programs; on variants and pipelines these miss
 more than the policies."""
 _WATCHED_S = 30.0
@@ -88,8 +85,7 @@ class Guard:
         The program is ``sponge-joint`` where the policy chooses replicas, else ``sponge-mpc``.
         """
         self._spec = spec
-        careful = {"utilisation": _UTILISATION} if len(spec.stages) == 1 else {}
-        self._program = SpongeJoint(**careful) if scales_out else SpongeMPC()
+        self._program = SpongeJoint() if scales_out else SpongeMPC()
         self._program.reset(spec, seed=0)
         names = policy.info.inputs
         self._range = _with_margin(names, policy.input_range)
