@@ -105,9 +105,7 @@ class Guard:
         self._left = 0
         self._seen: deque[SystemView] = deque(maxlen=_RECALLED)
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
-        self._watched = (
-            bool(policy.info.batches) and len(spec.stages) == 1 and not spec.has_variants
-        )
+        self._watched = bool(policy.info.batches) and spec.is_one_model
         self._missed: deque[tuple[int, int]] = deque(maxlen=math.ceil(_WATCHED_S / spec.interval_s))
         self._suspended = self._trusted = 0
         """Intervals of the last suspension, and since then."""

@@ -90,8 +90,7 @@ class Layout:
 
 def layout_of(spec: SystemSpec) -> Layout:
     """Return that of a system: the joint observation of one model, or that of all stages."""
-    stages = spec.stages
-    if len(stages) == 1 and not spec.has_variants:
+    if spec.is_one_model:
         return JOINT_LAYOUT
     return _laid_out(control_named("pipeline", spec).fields)
 

@@ -223,7 +223,7 @@ class Ablated(SpongeIP):
     def begin(self, spec: SystemSpec) -> None:
         """Plan for a system with less to choose from; a ConfigError if it has several stages."""
         config = self.config
-        if self.part_of_pipeline or len(spec.stages) > 1 or spec.has_variants:
+        if self.part_of_pipeline or not spec.is_one_model:
             raise ConfigError("Sponge without one of its means is for one stage and one variant")
         batch_max = min(config.batch_limit or spec.batch_max, spec.batch_max)
         self._smaller = dataclasses.replace(spec, batch_max=batch_max)

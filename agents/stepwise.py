@@ -100,8 +100,7 @@ class PolicyState:
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        alone = len(first.stages) == 1 and not first.has_variants
-        self._fit_s = fitted_s(first)[0, 0] if alone else np.zeros((0, 0))
+        self._fit_s = fitted_s(first)[0, 0] if first.is_one_model else np.zeros((0, 0))
         self._nothing = np.zeros((count, len(BATCH_TIMES)))
         self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
         self._asked = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)

@@ -96,7 +96,7 @@ class BaseController(ABC):
         A SpongeError says that the controller cannot plan for this system.
         """
         self._parts = ()
-        if (len(spec.stages) > 1 or spec.has_variants) and not self.plans(spec):
+        if not spec.is_one_model and not self.plans(spec):
             self._shares = shares(spec, self.split_by())
             self._parts = [copy.deepcopy(self) for _ in spec.stages]
             for k, part in enumerate(self._parts):

@@ -337,6 +337,11 @@ class SystemSpec:
         """Whether there is a stage with several variants."""
         return any(len(stage.latencies) > 1 for stage in self.stages)
 
+    @property
+    def is_one_model(self) -> bool:
+        """Whether there is one stage, without variants."""
+        return len(self.stages) == 1 and not self.has_variants
+
     def fitting(self, allocation: Allocation) -> Allocation:
         """Return an allocation as far as it fits on the machine.
 

@@ -47,8 +47,8 @@ class SpongeMPC(BaseController):
         self._replicas = held if len(held) > 1 else [1]
         self._shares = shares(spec, "proportional")
         # The gaps between full batches tell most, but nothing where several tasks come at once.
-        alone = len(held) == 1 and not spec.has_variants
-        self._times = ServiceTimes(service_s[0, 0]) if alone else StageTimes(spec, service_s)
+        one = spec.is_one_model
+        self._times = ServiceTimes(service_s[0, 0]) if one else StageTimes(spec, service_s)
         self._program = LookAhead(spec, self.config, service_s)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
