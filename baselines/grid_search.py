@@ -218,10 +218,9 @@ _IPA: dict[str, Axis] = {
     "rate_windows": ((1, 3, 10, 20, 30), 20, _RATE_ENDS),
 }
 
-# What a late request costs, the margin before a deadline, and whether an interval more is played.
-# The defaults were chosen for all loads at once; around them lies what suits one load and not all.
+# The margin before a deadline, and whether an interval more is played. The defaults of both
+# programs were chosen for all loads at once; around them lies what suits one load and not all.
 _PROGRAM: dict[str, Axis] = {
-    "late_price": ((5.0, 15.0, 45.0), 15.0, ()),
     "guard": ((0.05, 0.15, 0.3), 0.15, ()),
     "look_ahead": ((0, 1), 1, (0,)),
 }
@@ -247,8 +246,8 @@ SEARCHES: Mapping[str, Search] = {
             **_SHARE,
         }
     ),
-    "sponge-joint": _search(_PROGRAM),
-    "sponge-mpc": _search(_PROGRAM),
+    "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.75, 0.9, 1.0), 0.9, (1.0,))}),
+    "sponge-mpc": _search({**_PROGRAM, "late_price": ((5.0, 15.0, 45.0), 15.0, ())}),
     "sponge-no-scaling": _search({}, smallest="cores_fixed"),
     YARDSTICK: _search(_BATCH, tolerance=0.0),
     "static-tuned": _search(_BATCH, smallest="cores"),
