@@ -19,8 +19,7 @@ STAGES := runs/stages
 
 # What the shipped policies learn: of one model the scenarios of a suite, the median of several
 # trainings; of variants and pipelines the cells of their stages.
-JOINT_SEEDS := 0 1 2
-VERTICAL_SEEDS := 0 1 3
+SEEDS := 0 1 2
 ONE_MODEL := --suite standard --held-out paper-200kb --randomised
 STAGED := variants pipeline-video pipeline-fanout pipeline-nlp
 
@@ -104,8 +103,8 @@ policies: setup  ## train the policies that ship, four hours of two CPUs
 	}; \
 	ship() { learn $$1 $$2 "$$3"; cp runs/policies/$$1-$$2/policy.safetensors agents/policies/$$1-$$2.safetensors; }; \
 	for profile in yolov5s resnet18 lite0; do \
-	  several ppo $$profile "$(VERTICAL_SEEDS)"; \
-	  several ppo-joint $$profile "$(JOINT_SEEDS)"; \
+	  several ppo $$profile "$(SEEDS)"; \
+	  several ppo-joint $$profile "$(SEEDS)"; \
 	done; \
 	for scenario in $(STAGED); do ship ppo $$scenario "--suite stages --like $$scenario --randomised --steps 4000000"; done
 
@@ -123,7 +122,7 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	compare variants variants-local "" "sponge-ip sponge-mpc slackfit ppo" 45 \
 	  "--steps 2000000" ppo; \
 	compare programs local flash-crowd-local "sponge-mpc sponge-joint ppo-joint" 60 \
-	  "--also flash-crowd-local --steps 2000000" ppo-joint
+	  "--also flash-crowd-local --randomised --steps 3000000" ppo-joint
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.results.documentation
