@@ -38,9 +38,6 @@ _OVERLOAD = 10.0
 beyond the largest allocation."""
 
 
-_RELIEF = 0.5
-"""Cold starts after that of a new replica within which a backlog should end."""
-
 _ALONE = {"utilisation": 0.9, "reluctance": 0.03}
 _IN_PIPELINE = {"utilisation": 0.45, "reluctance": 0.1}
 """Options that are left out. Stages of a pipeline have to be quick rather than busy: what one of
@@ -153,19 +150,22 @@ class FleetPlanner:
             usual = self._cheapest(view, now, self._cost(coming, serves_rps))
             # What an outage of the network held back comes within an interval or two.
             lasting_rps = float(rates[-windows:].min())
-            return max(usual, self._least(view, lasting_rps, throughput_rps))
+            return self._following(usual, view, lasting_rps, throughput_rps)
         rate_rps = float(rates[-windows:].mean())
         # What others on the machine need is not known here, so the rate has to do.
         if rate_rps > max(1, view.replicas_ready) * serves_rps[-1]:
             coming = np.maximum(coming, rate_rps)
         return self._cheapest(view, now, self._cost(coming, serves_rps))
 
-    def _least(self, view: SystemView, rate_rps: float, throughput_rps: FloatArray) -> int:
-        """Return the fewest replicas that serve a rate that lasts, and end the backlog in time.
+    def _following(
+        self, usual: int, view: SystemView, rate_rps: float, throughput_rps: FloatArray
+    ) -> int:
+        """Return how many replicas to hold if a rate lasts that the usual ones may not serve.
 
         New ones come late and take cores from the ready ones, who share the machine with them. So
-        none is asked for before requests must be late with what is ready; then as many as
-        catch up with what gathers until they serve, and none of them is given up on the way.
+        none is asked for before requests must be late with what is ready, and no ready one is
+        given up that the backlog needs. Then it is as many as end the soonest what gathers until
+        they serve, and none of them is given up on the way.
         """
         current = view.allocation.replicas
         ready, waiting = min(max(view.replicas_ready, 1), current), view.queued_deadlines_s.size
@@ -175,12 +175,15 @@ class FleetPlanner:
         missing_rps = rate_rps - np.minimum(self._replicas, ready) * each_rps
         wait_s = self._wait(view, ready) * cold_start_s
         backlog = np.maximum(waiting + missing_rps * wait_s, 0.0)
-        end_s = (1 + _RELIEF) * cold_start_s - wait_s
-        enough = all_rps >= rate_rps + backlog / end_s
-        least = int(enough.argmax() if enough.any() else all_rps.argmax()) + 1
-        too_late = waiting > all_rps[ready - 1] * self._spec.slo_s
-        self.overloaded = bool(too_late and least > ready)
-        return max(least, current) if self.overloaded else min(least, ready)
+        end_s = wait_s + backlog / np.maximum(all_rps - rate_rps, 1e-9)
+        if waiting <= all_rps[ready - 1] * self._spec.slo_s:
+            self.overloaded = False
+            in_time = end_s <= max(end_s.min(), cold_start_s)
+            return max(usual, min(int(in_time.argmax()) + 1, ready))
+        soonest = int(end_s.argmin()) + 1
+        wanted = max(soonest, current) if current > ready else soonest
+        self.overloaded = wanted > ready
+        return wanted
 
     def _throughput_rps(self, service_s: FloatArray) -> FloatArray:
         """Return (cores_max,) the most that a replica serves, never less with more cores."""

@@ -306,6 +306,45 @@ def test_replicas_that_start_in_an_overload_are_not_given_up() -> None:
     assert decide(starting, MACHINE).replicas == 12
 
 
+def test_a_lull_in_an_overload_does_not_call_off_what_starts() -> None:
+    rates = np.array([8.0] * 60 + [40.0, 40.0, 30.0, 30.0, 30.0])
+    starting: dict[str, Any] = {
+        "allocation": Allocation(2, 2, 8),
+        "starting_s": (3.0,) * 6,
+        "replicas_ready": 2,
+        "intervals": len(rates),
+        "arrivals": rates,
+    }
+    behind = busy_view(rate_rps=30, budgets_left_s=(-2.0,) * 116, **starting)
+    assert decide(behind, MACHINE).replicas == 8, "two serve the rate, but hardly the backlog"
+    caught_up = busy_view(rate_rps=30, budgets_left_s=(0.5,) * 10, **starting)
+    assert decide(caught_up, MACHINE).replicas < 8
+
+
+@pytest.mark.parametrize("rate_rps", [32, 38, 45])
+@pytest.mark.parametrize("waiting", [70, 300])
+@pytest.mark.parametrize("ready", [1, 9, 16])
+def test_an_overload_gets_the_replicas_with_which_it_ends_the_soonest(
+    rate_rps: int, waiting: int, ready: int
+) -> None:
+    sizes, service_s = np.arange(1, 17)[:, None], MACHINE.latency.table_s(16, 16)
+    throughput_rps = np.where(service_s <= 0.4, sizes / service_s, 0.0).max(axis=0)
+
+    def ends_s(replicas: int) -> float:
+        each_rps, backlog, now_s = throughput_rps[16 // replicas - 1], float(waiting), 0.0
+        while backlog > 0 and now_s < 300:
+            serving = replicas if now_s >= MACHINE.cold_start_s else min(replicas, ready)
+            backlog += 0.01 * (rate_rps - serving * each_rps)
+            now_s += 0.01
+        return now_s
+
+    held = Allocation(16 // ready, 2, ready)
+    queue: dict[str, Any] = {"budgets_left_s": (-1.0,) * waiting, "replicas_ready": ready}
+    view = busy_view(rate_rps=rate_rps, allocation=held, **queue)
+    chosen = decide(view, MACHINE).replicas
+    assert ends_s(chosen) <= 1.02 * min(map(ends_s, range(1, 17))), chosen
+
+
 def test_where_replicas_share_a_cpu_an_overload_asks_for_none() -> None:
     scales = LatencyModel(gamma_s=0.5, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     shared = make_spec(total_cores=16, cpu_cores=16.0, latency=scales)
