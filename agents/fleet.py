@@ -36,7 +36,9 @@ _REMEMBERED = 3600
 _OVERLOAD = 10.0
 """Cost of each core that is missing: that the CPU does not have, or that the rate would need
 beyond the largest allocation."""
-
+_SOON = 1.5
+"""How late a backlog may end, relative to the soonest, that fewer replicas may do: the more there
+start, the less the ready ones serve for so long."""
 
 _ALONE = {"utilisation": 0.9, "reluctance": 0.03}
 _IN_PIPELINE = {"utilisation": 0.45, "reluctance": 0.1}
@@ -164,7 +166,7 @@ class FleetPlanner:
 
         New ones come late and take cores from the ready ones, who share the machine with them. So
         none is asked for before requests must be late with what is ready, and no ready one is
-        given up that the backlog needs. Then it is as many as end the soonest what gathers until
+        given up that the backlog needs. Then they are the fewest that soon end what gathers until
         they serve, and none of them is given up on the way.
         """
         current = view.allocation.replicas
@@ -176,12 +178,13 @@ class FleetPlanner:
         wait_s = self._wait(view, ready) * cold_start_s
         backlog = np.maximum(waiting + missing_rps * wait_s, 0.0)
         end_s = wait_s + backlog / np.maximum(all_rps - rate_rps, 1e-9)
-        if waiting <= all_rps[ready - 1] * self._spec.slo_s:
+        too_late = waiting > all_rps[ready - 1] * self._spec.slo_s
+        soon_s = _SOON * end_s.min()
+        fewest = int((end_s <= (soon_s if too_late else max(soon_s, cold_start_s))).argmax()) + 1
+        if not too_late:
             self.overloaded = False
-            in_time = end_s <= max(end_s.min(), cold_start_s)
-            return max(usual, min(int(in_time.argmax()) + 1, ready))
-        soonest = int(end_s.argmin()) + 1
-        wanted = max(soonest, current) if current > ready else soonest
+            return max(usual, min(fewest, ready))
+        wanted = max(fewest, current) if self.overloaded or fewest > ready else fewest
         self.overloaded = wanted > ready
         return wanted
 

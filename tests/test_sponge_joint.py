@@ -307,24 +307,27 @@ def test_replicas_that_start_in_an_overload_are_not_given_up() -> None:
 
 
 def test_a_lull_in_an_overload_does_not_call_off_what_starts() -> None:
-    rates = np.array([8.0] * 60 + [40.0, 40.0, 30.0, 30.0, 30.0])
-    starting: dict[str, Any] = {
-        "allocation": Allocation(2, 2, 8),
-        "starting_s": (3.0,) * 6,
-        "replicas_ready": 2,
-        "intervals": len(rates),
-        "arrivals": rates,
-    }
-    behind = busy_view(rate_rps=30, budgets_left_s=(-2.0,) * 116, **starting)
-    assert decide(behind, MACHINE).replicas == 8, "two serve the rate, but hardly the backlog"
-    caught_up = busy_view(rate_rps=30, budgets_left_s=(0.5,) * 10, **starting)
-    assert decide(caught_up, MACHINE).replicas < 8
+    """Two replicas serve the rate then, but hardly the backlog, too."""
+    controller, rates = SpongeJoint(), [8.0] * 60 + [50.0] * 3
+    controller.reset(MACHINE, seed=0)
+
+    def decided(held: Allocation, starting_s: tuple[float, ...], waiting: int) -> Allocation:
+        seen = {"arrivals": np.array(rates), "replicas_ready": 2, "starting_s": starting_s}
+        queue = {"intervals": len(rates), "budgets_left_s": (-1.0,) * waiting}
+        return controller.decide(busy_view(allocation=held, **seen, **queue))
+
+    first = decided(Allocation(8, 6, 2), (), 80)
+    assert first.replicas > 2
+    rates += [30.0] * 3
+    starting_s = (7.0,) * (first.replicas - 2)
+    assert decided(first, starting_s, 116).replicas == first.replicas
+    assert decided(first, starting_s, 10).replicas < first.replicas, "it has caught up"
 
 
 @pytest.mark.parametrize("rate_rps", [32, 38, 45])
 @pytest.mark.parametrize("waiting", [70, 300])
-@pytest.mark.parametrize("ready", [1, 9, 16])
-def test_an_overload_gets_the_replicas_with_which_it_ends_the_soonest(
+@pytest.mark.parametrize("ready", [1, 9])
+def test_an_overload_gets_the_replicas_with_which_it_ends_soon(
     rate_rps: int, waiting: int, ready: int
 ) -> None:
     sizes, service_s = np.arange(1, 17)[:, None], MACHINE.latency.table_s(16, 16)
@@ -342,7 +345,10 @@ def test_an_overload_gets_the_replicas_with_which_it_ends_the_soonest(
     queue: dict[str, Any] = {"budgets_left_s": (-1.0,) * waiting, "replicas_ready": ready}
     view = busy_view(rate_rps=rate_rps, allocation=held, **queue)
     chosen = decide(view, MACHINE).replicas
-    assert ends_s(chosen) <= 1.02 * min(map(ends_s, range(1, 17))), chosen
+    ends = [ends_s(replicas) for replicas in range(1, 17)]
+    assert ends[chosen - 1] <= 1.55 * min(ends)
+    nearly = next(k for k, end in enumerate(ends, 1) if end <= 1.25 * min(ends))
+    assert chosen <= nearly, "for little more are given up that serve now"
 
 
 def test_where_replicas_share_a_cpu_an_overload_asks_for_none() -> None:
