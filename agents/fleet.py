@@ -184,7 +184,8 @@ class FleetPlanner:
         if not too_late:
             self.overloaded = False
             return max(usual, min(fewest, ready))
-        wanted = max(fewest, current) if self.overloaded or fewest > ready else fewest
+        kept = self.overloaded or fewest > ready or end_s[current - 1] <= soon_s
+        wanted = max(fewest, current) if kept else fewest
         self.overloaded = wanted > ready
         return wanted
 
