@@ -19,7 +19,7 @@ STAGES := runs/stages
 
 # What the shipped policies learn: of one model the scenarios of a suite, the median of several
 # trainings; of variants and pipelines the cells of their stages.
-SEEDS := 0 1 2
+POLICY_SEEDS := 0 1 2
 ONE_MODEL := --suite standard --held-out paper-200kb --randomised
 STAGED := variants pipeline-video pipeline-fanout pipeline-nlp
 
@@ -89,7 +89,7 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 	$(PY) -m sponge_env.run.bounds --suite stages
 
-policies: setup  ## train the policies that ship, four hours of two CPUs
+policies: setup  ## train the policies that ship, six hours
 	@set -e; learn() { \
 	  if [ -e runs/policies/$$1-$$2/whole ]; then return; fi; rm -rf runs/policies/$$1-$$2; \
 	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; touch runs/policies/$$1-$$2/whole; \
@@ -103,8 +103,8 @@ policies: setup  ## train the policies that ship, four hours of two CPUs
 	}; \
 	ship() { learn $$1 $$2 "$$3"; cp runs/policies/$$1-$$2/policy.safetensors agents/policies/$$1-$$2.safetensors; }; \
 	for profile in yolov5s resnet18 lite0; do \
-	  several ppo $$profile "$(SEEDS)"; \
-	  several ppo-joint $$profile "$(SEEDS)"; \
+	  several ppo $$profile "$(POLICY_SEEDS)"; \
+	  several ppo-joint $$profile "$(POLICY_SEEDS)"; \
 	done; \
 	for scenario in $(STAGED); do ship ppo $$scenario "--suite stages --like $$scenario --randomised --steps 4000000"; done
 

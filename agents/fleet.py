@@ -99,6 +99,20 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     return samples
 
 
+def backlog_end_s(
+    waiting: int, before_rps: FloatArray, after_rps: FloatArray, change_s: FloatArray
+) -> FloatArray:
+    """Return when backlogs end that grow by so many requests per second before and after a change.
+
+    Infinite where they grow, or last, for ever; of those that shrink already before, when they do.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ended_s = np.where(before_rps < 0, waiting / -before_rps, np.inf)
+        left = waiting + before_rps * change_s
+        end_s = np.where(ended_s <= change_s, ended_s, change_s - left / after_rps)
+    return np.where(after_rps < 0, end_s, np.inf)
+
+
 class FleetPlanner:
     """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
 
@@ -166,28 +180,30 @@ class FleetPlanner:
 
         New ones come late and take cores from the ready ones, who share the machine with them. So
         none is asked for before requests must be late with what is ready, and no ready one is
-        given up that the backlog needs. Then they are the fewest that soon end what gathers until
-        they serve, and none of them is given up on the way.
+        given up that the rate or the backlog needs. In an overload they are the fewest that soon
+        end what gathers until they serve; none of these is given up before the ready ones serve
+        the rate and nobody must be late any more.
         """
         current = view.allocation.replicas
         ready, waiting = min(max(view.replicas_ready, 1), current), view.queued_deadlines_s.size
         each_rps = throughput_rps[self._most_cores - 1]
         each_rps *= np.minimum(1.0, self._spec.cpu_cores / (self._replicas * self._most_cores))
-        all_rps, cold_start_s = self._replicas * each_rps, self._cold_start * self._spec.interval_s
-        missing_rps = rate_rps - np.minimum(self._replicas, ready) * each_rps
+        all_rps = self._replicas * each_rps
+        cold_start_s = self._cold_start * self._spec.interval_s
+        # Those that start are of no use before all are warm, which is the worse for a larger fleet.
+        short_rps = rate_rps - np.minimum(self._replicas, ready) * each_rps
         wait_s = self._wait(view, ready) * cold_start_s
-        backlog = np.maximum(waiting + missing_rps * wait_s, 0.0)
-        end_s = wait_s + backlog / np.maximum(all_rps - rate_rps, 1e-9)
-        too_late = waiting > all_rps[ready - 1] * self._spec.slo_s
+        end_s = backlog_end_s(waiting, short_rps, rate_rps - all_rps, wait_s)
+        late = waiting > all_rps[ready - 1] * self._spec.slo_s
+        late = bool(late or (self.overloaded and rate_rps > all_rps[ready - 1]))
         soon_s = _SOON * end_s.min()
-        fewest = int((end_s <= (soon_s if too_late else max(soon_s, cold_start_s))).argmax()) + 1
-        if not too_late:
-            self.overloaded = False
-            return max(usual, min(fewest, ready))
-        kept = self.overloaded or fewest > ready or end_s[current - 1] <= soon_s
-        wanted = max(fewest, current) if kept else fewest
-        self.overloaded = wanted > ready
-        return wanted
+        if math.isfinite(soon_s):
+            good = end_s <= (soon_s if late else max(soon_s, cold_start_s))
+        else:
+            good = all_rps > (1 - 1e-9) * all_rps.max()  # sums of equal shares differ by rounding
+        enough = int(good.argmax()) + 1
+        self.overloaded = late and (self.overloaded or enough > ready)
+        return max(enough, current) if self.overloaded else max(usual, min(enough, ready))
 
     def _throughput_rps(self, service_s: FloatArray) -> FloatArray:
         """Return (cores_max,) the most that a replica serves, never less with more cores."""

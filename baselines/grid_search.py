@@ -218,8 +218,8 @@ _IPA: dict[str, Axis] = {
     "rate_windows": ((1, 3, 10, 20, 30), 20, _RATE_ENDS),
 }
 
-# The margin before a deadline, and whether an interval more is played. The defaults of both
-# programs were chosen for all loads at once; around them lies what suits one load and not all.
+# Of the look-ahead programs what trades cores for late requests: how far before a deadline an
+# answer counts as late, and whether an interval more is played.
 _PROGRAM: dict[str, Axis] = {
     "guard": ((0.05, 0.15, 0.3), 0.15, ()),
     "look_ahead": ((0, 1), 1, (0,)),
@@ -246,6 +246,7 @@ SEARCHES: Mapping[str, Search] = {
             **_SHARE,
         }
     ),
+    # More than all that a replica serves it cannot be trusted with.
     "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.75, 0.9, 1.0), 0.9, (1.0,))}),
     "sponge-mpc": _search({**_PROGRAM, "late_price": ((5.0, 15.0, 45.0), 15.0, ())}),
     "sponge-no-scaling": _search({}, smallest="cores_fixed"),
@@ -285,7 +286,9 @@ SEARCHES: Mapping[str, Search] = {
 _REPLICAS: dict[str, Axis] = {"replicas": ((1, 2, 3, 4, 6, 8), 4, (1, 8))}
 
 IN_PIPELINES: Mapping[str, Search] = {
+    # Stages have to be quick rather than busy, so that the default is half of a single model's.
+    "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.3, 0.45, 0.6), 0.45, ())}),
     YARDSTICK: _search({**_BATCH, **_REPLICAS}, tolerance=0.0),
     "static-tuned": _search({**_BATCH, **_REPLICAS}, smallest="cores"),
 }
-"""Those that differ where a request goes through several stages: one replica of each is few."""
+"""Those that differ where a request goes through several stages."""

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
-from agents.fleet import FleetPlanner, rate_samples
+from agents.fleet import FleetPlanner, backlog_end_s, rate_samples
 from agents.lookahead import planner
 from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaServiceTimes
@@ -307,7 +309,7 @@ def test_replicas_that_start_in_an_overload_are_not_given_up() -> None:
 
 
 def test_a_lull_in_an_overload_does_not_call_off_what_starts() -> None:
-    """Two replicas serve the rate then, but hardly the backlog, too."""
+    """Neither while the queue is long nor while the ready ones do not serve the rate."""
     controller, rates = SpongeJoint(), [8.0] * 60 + [50.0] * 3
     controller.reset(MACHINE, seed=0)
 
@@ -318,37 +320,68 @@ def test_a_lull_in_an_overload_does_not_call_off_what_starts() -> None:
 
     first = decided(Allocation(8, 6, 2), (), 80)
     assert first.replicas > 2
-    rates += [30.0] * 3
     starting_s = (7.0,) * (first.replicas - 2)
-    assert decided(first, starting_s, 116).replicas == first.replicas
-    assert decided(first, starting_s, 10).replicas < first.replicas, "it has caught up"
+    assert decided(first, starting_s, 10).replicas == first.replicas, "two do not serve 50 rps"
+    rates += [30.0] * 3
+    assert decided(first, starting_s, 116).replicas == first.replicas, "nor so many in time"
+    assert decided(first, starting_s, 10).replicas < first.replicas, "they have caught up"
+
+
+def test_a_queue_that_the_ready_replicas_work_off_calls_off_nothing_either() -> None:
+    held = {"allocation": Allocation(4, 2, 4), "replicas_ready": 2, "starting_s": (5.0, 5.0)}
+    behind = busy_view(rate_rps=20, budgets_left_s=(0.5,) * 60, **held)
+    fleet = FleetPlanner(SpongeJointConfig(reluctance=0.99), MACHINE)
+    fleet.observe(behind)
+    assert fleet.replicas(behind, MACHINE.latency.table_s(16, 16).T) == 4
+    assert not fleet.overloaded, "the ready ones need not make room"
+
+
+@pytest.mark.parametrize("ready", [1, 8])
+def test_a_rate_that_no_fleet_serves_gets_the_one_that_serves_most(ready: int) -> None:
+    held = {"allocation": Allocation(16 // ready, 2, ready), "replicas_ready": ready}
+    flood = busy_view(rate_rps=200, budgets_left_s=(-1.0,) * 300, **held)
+    assert decide(flood, MACHINE).replicas == 16
 
 
 @pytest.mark.parametrize("rate_rps", [32, 38, 45])
 @pytest.mark.parametrize("waiting", [70, 300])
-@pytest.mark.parametrize("ready", [1, 9])
-def test_an_overload_gets_the_replicas_with_which_it_ends_soon(
-    rate_rps: int, waiting: int, ready: int
-) -> None:
+def test_an_overload_gets_few_replicas_with_which_it_ends_soon(rate_rps: int, waiting: int) -> None:
     sizes, service_s = np.arange(1, 17)[:, None], MACHINE.latency.table_s(16, 16)
     throughput_rps = np.where(service_s <= 0.4, sizes / service_s, 0.0).max(axis=0)
 
-    def ends_s(replicas: int) -> float:
+    def end_s(replicas: int) -> float:
         each_rps, backlog, now_s = throughput_rps[16 // replicas - 1], float(waiting), 0.0
         while backlog > 0 and now_s < 300:
-            serving = replicas if now_s >= MACHINE.cold_start_s else min(replicas, ready)
+            serving = replicas if now_s >= MACHINE.cold_start_s else 1
             backlog += 0.01 * (rate_rps - serving * each_rps)
             now_s += 0.01
         return now_s
 
-    held = Allocation(16 // ready, 2, ready)
-    queue: dict[str, Any] = {"budgets_left_s": (-1.0,) * waiting, "replicas_ready": ready}
-    view = busy_view(rate_rps=rate_rps, allocation=held, **queue)
-    chosen = decide(view, MACHINE).replicas
-    ends = [ends_s(replicas) for replicas in range(1, 17)]
-    assert ends[chosen - 1] <= 1.55 * min(ends)
-    nearly = next(k for k, end in enumerate(ends, 1) if end <= 1.25 * min(ends))
-    assert chosen <= nearly, "for little more are given up that serve now"
+    queue = {"allocation": Allocation(16, 8, 1), "budgets_left_s": (-1.0,) * waiting}
+    chosen = decide(busy_view(rate_rps=rate_rps, **queue), MACHINE).replicas
+    ends_s = [end_s(replicas) for replicas in range(1, 17)]
+    assert ends_s[chosen - 1] <= 1.55 * min(ends_s)
+    nearly = next(k for k, end in enumerate(ends_s, 1) if end <= 1.25 * min(ends_s))
+    assert chosen <= nearly, "more would be little sooner, and leave the ready one fewer cores"
+
+
+@given(
+    st.integers(0, 500), st.floats(-50, 50), st.floats(-50, 50), st.floats(0, 20), st.floats(0, 1)
+)
+def test_a_backlog_ends_when_all_of_it_is_served(
+    waiting: int, before_rps: float, after_rps: float, change_s: float, share: float
+) -> None:
+    columns = (np.array([value]) for value in (before_rps, after_rps, change_s))
+    (end_s,) = backlog_end_s(waiting, *columns)
+
+    def left(now_s: float) -> float:
+        return waiting + before_rps * min(now_s, change_s) + after_rps * max(0, now_s - change_s)
+
+    if after_rps >= 0:
+        assert end_s == math.inf
+    elif after_rps < -1e-6:
+        assert left(end_s) == pytest.approx(0, abs=1e-6 * (1 + waiting))
+        assert left(share * end_s) >= -1e-6
 
 
 def test_where_replicas_share_a_cpu_an_overload_asks_for_none() -> None:
