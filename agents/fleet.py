@@ -194,8 +194,9 @@ class FleetPlanner:
         short_rps = rate_rps - np.minimum(self._replicas, ready) * each_rps
         wait_s = self._wait(view, ready) * cold_start_s
         end_s = backlog_end_s(waiting, short_rps, rate_rps - all_rps, wait_s)
-        late = waiting > all_rps[ready - 1] * self._spec.slo_s
-        late = bool(late or (self.overloaded and rate_rps > all_rps[ready - 1]))
+        serves_rps = float(all_rps[ready - 1])
+        late = waiting > serves_rps * self._spec.slo_s
+        late |= self.overloaded and rate_rps > serves_rps
         soon_s = _SOON * end_s.min()
         if math.isfinite(soon_s):
             good = end_s <= (soon_s if late else max(soon_s, cold_start_s))
