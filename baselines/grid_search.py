@@ -246,7 +246,7 @@ SEARCHES: Mapping[str, Search] = {
             **_SHARE,
         }
     ),
-    # More than all that a replica serves it cannot be trusted with.
+    # At 1.0 a replica is trusted with all that it serves.
     "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.75, 0.9, 1.0), 0.9, (1.0,))}),
     "sponge-mpc": _search({**_PROGRAM, "late_price": ((5.0, 15.0, 45.0), 15.0, ())}),
     "sponge-no-scaling": _search({}, smallest="cores_fixed"),

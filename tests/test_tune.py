@@ -9,7 +9,14 @@ import pytest
 
 import baselines
 from baselines import cell_key, tune, tuned_options
-from baselines.grid_search import RULE_TOLERANCE, SEARCHES, Candidate, Search, find_best
+from baselines.grid_search import (
+    IN_PIPELINES,
+    RULE_TOLERANCE,
+    SEARCHES,
+    Candidate,
+    Search,
+    find_best,
+)
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import DECLARED
 from sponge_env.config import Arrivals, Limits, Network, Reward, Serving, Start
@@ -17,7 +24,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.scenario import Scenario
+from sponge_env.scenario import Scenario, load_scenario
 
 SHORT = Scenario(
     name="short",
@@ -66,6 +73,15 @@ def test_searches_start_from_the_defaults(agent: str) -> None:
     assert search.start in search.combinations()
     task = Task(agent, SHORT, seeds=(1000,))
     assert task.try_options(search.start).rank(0.0) == task.try_options({}).rank(0.0)
+
+
+def test_in_a_pipeline_too_the_search_of_sponge_joint_starts_from_its_defaults() -> None:
+    scenario = dataclasses.replace(load_scenario("pipeline-video"), duration_s=40.0)
+    task = Task("sponge-joint", scenario, seeds=(1000,))
+    assert task.search is IN_PIPELINES["sponge-joint"]
+    assert task.search.start in task.search.combinations()
+    found, wanted = task.try_options(task.search.start), task.try_options({})
+    assert found == dataclasses.replace(wanted, options=found.options)
 
 
 def test_no_rule_may_miss_more_than_the_program() -> None:
