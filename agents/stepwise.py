@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ REPLICAS_MOST = 8
 MOVES = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
 _NUMBERS = len(StageAllocation._fields)
+_batch_times = attrgetter(*BATCH_TIMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class PolicyState:
         """Take in what a view of the first episode's system shows."""
         times = None
         if view.last is not None:
-            times = np.array([[getattr(view.last, name) for name in BATCH_TIMES]], np.float64)
+            times = np.array([_batch_times(view.last)], np.float64)
         self.see(encode(view, self._spec, self._observed)[None], times)
 
     def see_some(self, chosen: NDArray[np.bool_], observations: FloatMatrix) -> None:

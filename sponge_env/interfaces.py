@@ -158,8 +158,8 @@ class Allocation:
         stages: tuple[StageAllocation, ...] = (),
     ) -> None:
         """Take one stage's allocation, or those of several."""
-        one = (StageAllocation(cores, batch, replicas, variant),)
-        object.__setattr__(self, "stages", stages or one)
+        stages = stages or (StageAllocation(cores, batch, replicas, variant),)
+        object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "feasible", feasible)
         object.__setattr__(self, "guarded", guarded)
 
