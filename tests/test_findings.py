@@ -10,7 +10,7 @@ import pytest
 from report_runs import COLD, write_suite
 
 from benchmarks import targets as ours
-from benchmarks.targets import Rates, corrected, pairs, picked
+from benchmarks.pairs import Rates, corrected, pairs, picked
 from sponge_env.results.comparison import Comparison, load_run
 from sponge_env.results.layout import listed, percent
 from sponge_env.results.page import Section, choices, findings

@@ -6,17 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.learn.judge import Judgement
+from agents.learn.judge import Judgement, judgement
 from agents.policy import load_policy, save_policy
 from benchmarks.judged import main, median_of, table
 from sponge_env.scenario import Scenario
 
 JOINT = Path("agents/policies/ppo-joint-yolov5s.safetensors")
 SCENARIOS = Scenario(name="calm"), Scenario(name="rough")
-RULE = Judgement(np.array([4.0, 3.0]), np.array([0.0, 0.002]))
-NINE = Judgement(np.ones(9), np.zeros(9))
-FRUGAL = Judgement(np.array([3.0, 2.0]), np.array([0.0005, 0.0015]))
-LAVISH = Judgement(np.array([5.0, 2.5]), np.array([0.0, 0.0]))
+
+
+def reached(cores: list[float], violations: list[list[int]]) -> Judgement:
+    """Judge one that holds so many cores, and violates so many of 1000 in each episode."""
+    one = np.ones((len(violations), len(cores)))
+    return judgement(np.array([cores * one, np.array(violations), 1000 * one, one]))
+
+
+RULE = reached([4.0, 3.0], [[0, 2]] * 8)
+NINE = reached([1.0] * 9, [[0] * 9])
+FRUGAL = reached([3.0, 2.0], [[0, 1], [1, 2]] * 4)
+LAVISH = reached([5.0, 2.5], [[0, 0]] * 8)
 
 
 def test_the_median_is_one_of_them_and_the_worse_of_two() -> None:
@@ -34,6 +42,18 @@ def test_a_policy_alone_is_not_spread() -> None:
     # In the calm scenario it has more violations than the rule's none, but few.
     assert said.startswith("fewer cores in 2 of 2: in 1 with no more violations (within 0.01%), ")
     assert "in 2 with no more than the rule's or 0.1%; 0.100% in the mean" in said
+
+
+@pytest.mark.parametrize(
+    ("violations", "by_chance"), [([[1, 2]] * 8, 0), ([[8, 2]] + [[0, 2]] * 7, 1)]
+)
+def test_more_violations_in_one_episode_may_be_chance(
+    violations: list[list[int]], by_chance: int
+) -> None:
+    policy = reached([3.0, 2.0], violations)
+    said = table(SCENARIOS, {"a-program": RULE}, RULE, [policy]).split("\n")[-1]
+    assert "in 1 with no more violations (within 0.01%)" in said
+    assert f"in {by_chance} with more that are not significant" in said
 
 
 def test_of_several_the_median_stands_beside_all() -> None:

@@ -123,6 +123,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def missing(share: float, cores: float = 3.0) -> Judgement:
+    return Judgement(np.array([cores]), np.array([share]), np.array([[share]]))
+
+
 def drawn_policy(seed: int = 0) -> Policy:
     """Return a policy that no training made, of large weights, so that it moves about."""
     torch.manual_seed(seed)
@@ -598,8 +602,8 @@ def test_replicas_begin_within_what_a_policy_knows() -> None:
 
 
 def test_violations_beyond_the_rules_count_against_a_policy() -> None:
-    rule = Judgement(np.array([4.0]), np.array([1e-3]))
-    scores = [score_of(Judgement(np.array([3.0]), np.array([rate])), rule) for rate in (0, 2e-3)]
+    rule = missing(1e-3, cores=4.0)
+    scores = [score_of(missing(rate), rule) for rate in (0, 2e-3)]
     assert scores[0] == pytest.approx(0.75)
     assert scores[1] == pytest.approx(0.75 + 0.9)
 
@@ -608,10 +612,10 @@ def test_prices_rise_where_violations_are_above_their_target(tmp_path: Path) -> 
     run = Training(plan(tmp_path), CONFIG, lambda steps, status: None)
     run.target[:] = 1e-3
     before = run.prices.violation.copy()
-    run._move_prices(Judgement(np.array([3.0]), np.array([1e-2])))
+    run._move_prices(missing(1e-2))
     assert (run.prices.violation > before).all()
     for _ in range(30):
-        run._move_prices(Judgement(np.array([3.0]), np.array([0.0])))
+        run._move_prices(missing(0.0))
     assert (run.prices.violation == before).all(), "never less than at first"
 
 
@@ -710,7 +714,7 @@ def test_what_the_program_has_shown_counts_after_a_resume_too(tmp_path: Path) ->
     first._imitate()
     first._choose(first.export(), np.inf)
     first.steps = 16
-    first._move_prices(Judgement(np.array([3.0]), np.array([1e-2])))
+    first._move_prices(missing(1e-2))
     first.save()
     second.load(tmp_path / "a" / "checkpoint.zip")
     assert first._shown is not None

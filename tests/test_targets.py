@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from report_runs import COLD, WARM, Cell, write_suite
 
-from benchmarks.targets import Target, Verdict, all_of, claims, targets
+from benchmarks.pairs import Target, Verdict, all_of
+from benchmarks.targets import claims, targets
 from sponge_env.fidelity.report import Fidelity, Quantity, Row
 from sponge_env.results.comparison import load_run
 
@@ -157,6 +158,38 @@ def test_a_policy_is_compared_with_the_best_rule(
     target = about(found(tmp_path, agents, COLD), "best learned controller (ppo-joint)")
     assert target.verdict == verdict
     assert words in target.measured
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "verdict", "words"),
+    [
+        ((NONE, 4.0), (NONE, 5.0), "met", "fewer cores in 1 of 1: in 1 at most 0.01 % more"),
+        ((FEW, 4.0), (NONE, 5.0), "met", "in 1 more that are not significant"),
+        ((MANY, 4.0), (NONE, 5.0), "missed", "in 1 significantly more"),
+        ((NONE, 5.1), (NONE, 5.0), "missed", "fewer cores in 0 of 1"),
+        ((NONE, 4.0), (MANY, 5.0), "met", "in 1 at most 0.01 % more"),
+    ],
+    ids=["cheaper", "by chance", "more violations", "more cores", "nobody meets the SLO"],
+)
+def test_one_policy_is_compared_in_each_cell(
+    tmp_path: Path,
+    policy: tuple[list[int], float],
+    rule: tuple[list[int], float],
+    verdict: Verdict,
+    words: str,
+) -> None:
+    agents = {"ppo": (NONE, 3.0), "ppo-joint": policy, "sponge-mpc": rule, "hpa": (MANY, 6.0)}
+    target = about(found(tmp_path, agents, COLD), "`ppo-joint` in each cell", "and programs, cold")
+    assert target.verdict == verdict
+    assert words in target.measured
+
+
+def test_programs_as_tuned_are_compared_with_apart(tmp_path: Path) -> None:
+    agents = {"ppo-joint": (NONE, 4.5), "sponge-mpc": (NONE, 5.0), "sponge-mpc-tuned": (NONE, 4.0)}
+    reached = found(tmp_path, agents, COLD)
+    apart = about(reached, "programs but `sponge-mpc-tuned`, cold")
+    assert (apart.verdict, about(reached, "and programs, cold").verdict) == ("met", "missed")
+    assert "at most 1.125 times the rule's cores" in about(reached, "and programs, cold").measured
 
 
 @pytest.mark.parametrize(

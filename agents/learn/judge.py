@@ -62,12 +62,14 @@ Task = tuple[str, int, Scenario]
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a controller reaches in each scenario, (scenarios,) each: means over the episodes."""
+    """What a controller reaches in each scenario: means over the episodes, (scenarios,) each."""
 
     cores: FloatArray
     """With what lost accuracy is worth, see :class:`.systems.Spending`."""
     violation_rate: FloatArray
     """Avoidable violations, as a share of all requests."""
+    missed: FloatArray
+    """(episodes, scenarios) the same of each episode."""
     input_range: FloatMatrix | None = None
     """(2, inputs) least and most of each input of a policy."""
 
@@ -127,7 +129,8 @@ def _ends(played: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArra
 def judgement(sums: FloatArray) -> Judgement:
     """Return the means of (4, ..., episodes, scenarios) sums, see :func:`best_rules`."""
     cores, violations, offered, intervals = sums.sum(axis=-2)
-    return Judgement(cores / intervals, violations / np.maximum(1, offered))
+    missed = sums[1] / np.maximum(1, sums[2])
+    return Judgement(cores / intervals, violations / np.maximum(1, offered), missed)
 
 
 def programs_for(scales_out: bool) -> tuple[str, ...]:
