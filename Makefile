@@ -17,10 +17,9 @@ FIDELITY := $(wildcard docs/fidelity*.json)
 SENSITIVITY := runs/sensitivity
 STAGES := runs/stages
 
-# What the shipped policies learn: of one model the scenarios of a suite, the median of several
-# trainings; of variants and pipelines the cells of their stages.
+# The shipped policies are the median of so many trainings each: of one model in the scenarios of a
+# suite, of variants and pipelines in the cells of their stages.
 POLICY_SEEDS := 0 1 2
-ONE_MODEL := --suite standard --held-out paper-200kb --randomised
 STAGED := variants pipeline-video pipeline-fanout pipeline-nlp
 
 .DEFAULT_GOAL := help
@@ -95,18 +94,18 @@ policies: setup  ## train the policies that ship, six hours
 	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; touch runs/policies/$$1-$$2/whole; \
 	}; \
 	several() { \
-	  files=; for seed in $$3; do \
-	    learn $$1 $$2-$$seed "--profile $$2 $(ONE_MODEL) --seed $$seed"; \
+	  files=; for seed in $(POLICY_SEEDS); do \
+	    learn $$1 $$2-$$seed "$$3 --randomised $$4 --seed $$seed"; \
 	    files="$$files runs/policies/$$1-$$2-$$seed/policy.safetensors"; \
 	  done; \
-	  $(PY) -m benchmarks.judged $$files --profile $$2 --keep agents/policies/$$1-$$2.safetensors; \
+	  $(PY) -m benchmarks.judged $$files $$3 --keep agents/policies/$$1-$$2.safetensors; \
 	}; \
-	ship() { learn $$1 $$2 "$$3"; cp runs/policies/$$1-$$2/policy.safetensors agents/policies/$$1-$$2.safetensors; }; \
-	for profile in yolov5s resnet18 lite0; do \
-	  several ppo $$profile "$(POLICY_SEEDS)"; \
-	  several ppo-joint $$profile "$(POLICY_SEEDS)"; \
-	done; \
-	for scenario in $(STAGED); do ship ppo $$scenario "--suite stages --like $$scenario --randomised --steps 4000000"; done
+	for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
+	  several $$agent $$profile "--suite standard --profile $$profile" "--held-out paper-200kb"; \
+	done; done; \
+	for scenario in $(STAGED); do \
+	  several ppo $$scenario "--suite stages --like $$scenario" "--steps 4000000"; \
+	done
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, an hour and a half
