@@ -17,8 +17,8 @@ FIDELITY := $(wildcard docs/fidelity*.json)
 SENSITIVITY := runs/sensitivity
 STAGES := runs/stages
 
-# The shipped policies are the median of so many trainings each: of one model in the scenarios of a
-# suite, of variants and pipelines in the cells of their stages.
+# Seeds of the trainings of each policy, the median of which ships. Those of one model learn the
+# scenarios of a suite, those of variants and pipelines the cells of their stages.
 POLICY_SEEDS := 0 1 2
 STAGED := variants pipeline-video pipeline-fanout pipeline-nlp
 
@@ -60,7 +60,7 @@ fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, 
 soak: setup  ## overload the server, kill its replicas, serve for long, send it nonsense; half an hour
 	$(PY) -m benchmarks.soak
 
-package: setup  ## build the wheel and use it in an environment of its own, a minute
+package: $(INSTALLED)  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel
 
 kernels: $(INSTALLED)

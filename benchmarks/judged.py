@@ -40,12 +40,12 @@ from agents.learn.phases import PhasedConfig
 from agents.learn.systems import spec_of
 from agents.learned import control_of
 from agents.policy import PolicyInfo, load_policy, save_policy
-from benchmarks.best_rule import TOLERANCE
+from benchmarks.learned import Won
 from sponge_env import cli
 from sponge_env.errors import PolicyError
 from sponge_env.files import read_json
 from sponge_env.results.layout import aligned
-from sponge_env.results.statistics import SIGNIFICANCE, paired_p
+from sponge_env.results.statistics import paired_p
 from sponge_env.scenario import Scenario
 from sponge_env.seeds import SEED_LIMIT
 
@@ -103,16 +103,14 @@ def _spread(policies: Sequence[Judgement], k: int) -> str:
 def said_of(policy: Judgement, rule: Judgement) -> str:
     """Say in how many scenarios a policy does better than the rule."""
     fewer = policy.cores < rule.cores
-    no_more = policy.violation_rate <= rule.violation_rate + TOLERANCE
-    p = np.array([paired_p(a, b) for a, b in zip(policy.missed.T, rule.missed.T, strict=True)])
-    by_chance = fewer & ~no_more & (p >= SIGNIFICANCE)
+    each = zip(policy.episode_rates.T, rule.episode_rates.T, strict=True)
+    p = np.array([paired_p(ours, theirs) for ours, theirs in each])
     able = policy.violation_rate <= rule.violation_rate.clip(min=FEW_VIOLATIONS)
     ratio = policy.cores / rule.cores
+    won = Won.of(ratio, policy.violation_rate - rule.violation_rate, p)
     return (
-        f"fewer cores in {fewer.sum()} of {len(fewer)}: in {(fewer & no_more).sum()} with no more "
-        f"violations (within {TOLERANCE:.2%}), in {by_chance.sum()} with more that are not "
-        f"significant (p >= {SIGNIFICANCE:g}, each for itself), in {(fewer & able).sum()} with no "
-        f"more than the rule's or {FEW_VIOLATIONS:.1%}; {policy.violation_rate.mean():.3%} in the "
+        f"{won}; in {(fewer & able).sum()} of them no more than the rule's or "
+        f"{FEW_VIOLATIONS:.1%}; {policy.violation_rate.mean():.3%} violated in the "
         f"mean; {np.exp(np.log(ratio).mean()):.3f} times the rule's cores (geometric mean), "
         f"at most {ratio.max():.3f} times"
     )

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.results.comparison import Cell, Comparison
+from sponge_env.results.comparison import AVOIDABLE, Cell, Comparison
 from sponge_env.results.layout import listed, percent
 from sponge_env.results.statistics import SIGNIFICANCE, fewest_seeds, holm, paired_p
 
@@ -28,7 +28,7 @@ Group = Sequence[str]
 Verdict = Literal["met", "missed", "not decidable"]
 """The last: there is nothing to divide, a number is missing, or chance could explain it."""
 
-AVOIDABLE, CORES = "avoidable_violation_rate", "core_seconds"
+CORES = "core_seconds"
 
 NO_DIFFERENCE, TOO_FEW = "no significant difference", "too few seeds to tell"
 

@@ -1,10 +1,10 @@
 """What this project set out to reach, in a run: ``python -m benchmarks.targets RUN``.
 
 As ``python -m sponge_env.results``, and says in the Markdown what the run shows about this
-project's controllers and which of its targets it meets. ``targets.toml`` declares both; here is
+project's controllers and which of its targets it meets. ``targets.toml`` declares both; there is
 a function for each kind, whose arguments are the keys in the file. Numbers and direction come
 from the data. What the run lacks the agents, starts or bounds for is left out.
-What is compared, and how, is in :mod:`benchmarks.pairs` and :mod:`benchmarks.best_rule`.
+What is compared, and how, is in :mod:`benchmarks.pairs` and :mod:`benchmarks.learned`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, TypeVar
 
-from benchmarks.best_rule import cheapest_learned, one_learned
+from agents import LEARNERS
+from benchmarks.learned import cheapest_learned, one_learned
 from benchmarks.pairs import (
     LIMITS,
     NO_DIFFERENCE,
@@ -47,9 +48,6 @@ from sponge_env.results.page import Remarks, Section
 from sponge_env.run.suite import BOUND_AGENTS
 
 DECLARED: dict[str, Any] = tomllib.loads(Path(__file__).with_name("targets.toml").read_text())
-
-LEARNED: Group = DECLARED["learned"]
-"""All others are rules or programs."""
 
 T = TypeVar("T")
 
@@ -228,7 +226,8 @@ def _live(
 ) -> Iterator[Target]:
     """How many times as many avoidable violations they have on the real worker.
 
-    Only who ran in turn with the other is compared: the machine was another the next day.
+    That is beside ours and those of all that is learned. Only who ran in turn with the other is
+    compared: the machine was another the next day.
     """
     for each in fidelity:
         yield from _live_in_turn(each, ours, theirs, least)
@@ -240,7 +239,7 @@ def _live_in_turn(fidelity: Fidelity, ours: Group, theirs: Group, least: float) 
         of_agent = by_run.setdefault((trial["agent"], trial["scenario"]), {})
         of_agent[trial["repetition"]] = trial["avoidable_violation_rate"]
     for scenario in dict.fromkeys(scenario for _, scenario in by_run):
-        for b, a in product(theirs, ours):
+        for b, a in product(theirs, [*ours, *LEARNERS]):
             a_rates, b_rates = (by_run.get((agent, scenario), {}) for agent in (a, b))
             if a_rates and a_rates.keys() == b_rates.keys():
                 pooled = Rates(fmean(a_rates.values()), fmean(b_rates.values()), math.nan)
@@ -265,8 +264,8 @@ TARGETS: Mapping[str, Callable[..., Iterator[Target]]] = {
     "compared": _compared,
     "bound gap": _bound_gap,
     "over bound": _over_bound,
-    "cheapest learned": partial(cheapest_learned, learned=LEARNED),
-    "one learned": partial(one_learned, learned=LEARNED),
+    "cheapest learned": cheapest_learned,
+    "one learned": one_learned,
 }
 CLAIMS: Mapping[str, Callable[[Pair], str]] = {
     "fewer violations": Pair.claimed_violations,

@@ -8,7 +8,7 @@ import pytest
 
 from agents.learn.judge import Judgement, judgement
 from agents.policy import load_policy, save_policy
-from benchmarks.judged import main, median_of, table
+from benchmarks.judged import main, median_of, said_of, table
 from sponge_env.scenario import Scenario
 
 JOINT = Path("agents/policies/ppo-joint-yolov5s.safetensors")
@@ -40,20 +40,34 @@ def test_a_policy_alone_is_not_spread() -> None:
     assert "3.00 (0.050%)" in rows[0]
     assert "2.00 (0.150%)" in rows[1]
     # In the calm scenario it has more violations than the rule's none, but few.
-    assert said.startswith("fewer cores in 2 of 2: in 1 with no more violations (within 0.01%), ")
-    assert "in 2 with no more than the rule's or 0.1%; 0.100% in the mean" in said
+    assert said.startswith("fewer cores in 2 of 2, of these 1 with at most 0.01 % of the requests ")
+    assert "in 2 of them no more than the rule's or 0.1%; 0.100% violated in the mean" in said
 
 
 @pytest.mark.parametrize(
-    ("violations", "by_chance"), [([[1, 2]] * 8, 0), ([[8, 2]] + [[0, 2]] * 7, 1)]
+    ("violations", "undecided", "more"),
+    [([[1, 2]] * 8, 0, 1), ([[8, 2]] + [[0, 2]] * 7, 1, 0)],
+    ids=["in every episode", "in one episode"],
 )
-def test_more_violations_in_one_episode_may_be_chance(
-    violations: list[list[int]], by_chance: int
+def test_more_violations_may_be_chance(
+    violations: list[list[int]], undecided: int, more: int
 ) -> None:
-    policy = reached([3.0, 2.0], violations)
-    said = table(SCENARIOS, {"a-program": RULE}, RULE, [policy]).split("\n")[-1]
-    assert "in 1 with no more violations (within 0.01%)" in said
-    assert f"in {by_chance} with more that are not significant" in said
+    said = said_of(reached([3.0, 2.0], violations), RULE)
+    assert "of these 1 with at most 0.01 % of the requests more violated" in said
+    assert f"{undecided} with more, but not significantly" in said
+    assert f"and {more} with significantly more" in said
+
+
+def test_more_violations_on_more_cores_are_no_cell_won() -> None:
+    said = said_of(reached([5.0, 2.0], [[8, 2]] + [[0, 2]] * 7), RULE)
+    assert said.startswith("fewer cores in 1 of 2, of these 1 with at most")
+    assert "0 with more, but not significantly" in said
+
+
+def test_rates_of_episodes_add_up_to_that_of_all_requests() -> None:
+    offered, violations = np.array([[1000], [10]]), np.array([[10], [0]])
+    found = judgement(np.array([offered, violations, offered, offered], np.float64))
+    assert found.episode_rates.mean() == pytest.approx(found.violation_rate[0])
 
 
 def test_of_several_the_median_stands_beside_all() -> None:
@@ -63,7 +77,7 @@ def test_of_several_the_median_stands_beside_all() -> None:
     assert head.split() == "cores one other best rule median policy all 2".split()
     assert "5.00 (0.000%)" in calm
     assert calm.endswith("3.00 to 5.00 (0.000 to 0.050%)")
-    assert said.startswith("fewer cores in 1 of 2")
+    assert said.startswith("fewer cores in 1 of 2,")
     assert first.startswith("training 0: fewer cores in 2 of 2")
     assert second.startswith("training 1: fewer cores in 1 of 2")
 

@@ -123,7 +123,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def missing(share: float, cores: float = 3.0) -> Judgement:
+def judged_at(share: float, cores: float = 3.0) -> Judgement:
     return Judgement(np.array([cores]), np.array([share]), np.array([[share]]))
 
 
@@ -602,8 +602,8 @@ def test_replicas_begin_within_what_a_policy_knows() -> None:
 
 
 def test_violations_beyond_the_rules_count_against_a_policy() -> None:
-    rule = missing(1e-3, cores=4.0)
-    scores = [score_of(missing(rate), rule) for rate in (0, 2e-3)]
+    rule = judged_at(1e-3, cores=4.0)
+    scores = [score_of(judged_at(rate), rule) for rate in (0, 2e-3)]
     assert scores[0] == pytest.approx(0.75)
     assert scores[1] == pytest.approx(0.75 + 0.9)
 
@@ -612,10 +612,10 @@ def test_prices_rise_where_violations_are_above_their_target(tmp_path: Path) -> 
     run = Training(plan(tmp_path), CONFIG, lambda steps, status: None)
     run.target[:] = 1e-3
     before = run.prices.violation.copy()
-    run._move_prices(missing(1e-2))
+    run._move_prices(judged_at(1e-2))
     assert (run.prices.violation > before).all()
     for _ in range(30):
-        run._move_prices(missing(0.0))
+        run._move_prices(judged_at(0.0))
     assert (run.prices.violation == before).all(), "never less than at first"
 
 
@@ -714,7 +714,7 @@ def test_what_the_program_has_shown_counts_after_a_resume_too(tmp_path: Path) ->
     first._imitate()
     first._choose(first.export(), np.inf)
     first.steps = 16
-    first._move_prices(missing(1e-2))
+    first._move_prices(judged_at(1e-2))
     first.save()
     second.load(tmp_path / "a" / "checkpoint.zip")
     assert first._shown is not None

@@ -39,6 +39,8 @@ from .systems import Spending, simulator
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide who is best."""
+TOLERANCE = 1e-4
+"""Share of the requests by which violations may exceed a rule's and still count as no more."""
 JOINT_PROGRAMS = "sponge-joint", "sponge-mpc"
 """What a policy is compared with beside fixed allocations, and learns from."""
 VERTICAL_PROGRAMS = ("sponge-mpc",)
@@ -62,14 +64,15 @@ Task = tuple[str, int, Scenario]
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a controller reaches in each scenario: means over the episodes, (scenarios,) each."""
+    """What a controller reaches in each scenario, (scenarios,) each if nothing else is said."""
 
     cores: FloatArray
-    """With what lost accuracy is worth, see :class:`.systems.Spending`."""
+    """Mean over all intervals, with what lost accuracy is worth, see :class:`.systems.Spending`."""
     violation_rate: FloatArray
     """Avoidable violations, as a share of all requests."""
-    missed: FloatArray
-    """(episodes, scenarios) the same of each episode."""
+    episode_rates: FloatArray
+    """(episodes, scenarios) those of each episode, as a share of the requests of a mean one, so
+    that their mean is the violation rate."""
     input_range: FloatMatrix | None = None
     """(2, inputs) least and most of each input of a policy."""
 
@@ -129,8 +132,9 @@ def _ends(played: BatchSimulator, seeds: IntArray, decides: Decide) -> FloatArra
 def judgement(sums: FloatArray) -> Judgement:
     """Return the means of (4, ..., episodes, scenarios) sums, see :func:`best_rules`."""
     cores, violations, offered, intervals = sums.sum(axis=-2)
-    missed = sums[1] / np.maximum(1, sums[2])
-    return Judgement(cores / intervals, violations / np.maximum(1, offered), missed)
+    requests = np.maximum(1, offered)
+    each = sums[1] * (sums.shape[-2] / requests[..., None, :])
+    return Judgement(cores / intervals, violations / requests, each)
 
 
 def programs_for(scales_out: bool) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .judge import Judge, Judgement, judgement, known_rules
+from .judge import TOLERANCE, Judge, Judgement, judgement, known_rules
 from .phases import PhasedConfig
 from .systems import least_cores
 
@@ -40,8 +40,6 @@ PRICE_STEP = 0.15
 NEAR = 0.02
 """A policy whose score is this close to that of the kept one, on the same episodes, is looked at
 more closely."""
-TOLERANCE = 1e-4
-"""By which violations may exceed the best rule's where a policy is chosen."""
 
 
 def train(

@@ -6,7 +6,7 @@ by the p values of a paired test, corrected for the number of agents that stand 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -193,10 +193,15 @@ class Comparison:
         both = (agent, self.reference)
         return [c for c in self.cells_of(start=start) if all(self.has(a, c) for a in both)]
 
-    def cheapest(self, cell: Cell) -> str:
-        """Return the agent with the fewest cores among those that meet the SLO; empty if none."""
-        violations = {a: self.mean(a, AVOIDABLE, cell) for a in self.there(cell)}
-        good = [agent for agent, rate in violations.items() if rate <= FEW_VIOLATIONS]
+    def cheapest(
+        self, cell: Cell, agents: Collection[str] = (), allowed: float = FEW_VIOLATIONS
+    ) -> str:
+        """Return who of some agents, or else all, has the fewest cores and meets the SLO.
+
+        That is with avoidable violations of at most so many of the requests; empty if nobody does.
+        """
+        there = [agent for agent in self.there(cell) if agent in (agents or self.agents)]
+        good = [agent for agent in there if self.mean(agent, AVOIDABLE, cell) <= allowed]
         return min(good, key=lambda a: self.mean(a, "core_seconds", cell), default="")
 
     def standings(self, cells: Sequence[Cell], agents: Sequence[str] = ()) -> list[Standing]:
