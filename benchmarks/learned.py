@@ -50,10 +50,9 @@ class Won:
     def __str__(self) -> str:
         """Say all counts."""
         return (
-            f"fewer cores in {self.fewer} of {self.cells}, of these {self.no_more} with at most "
+            f"fewer cores in {self.fewer} of {self.cells}: {self.no_more} with at most "
             f"{percent(TOLERANCE, 2)} of the requests more violated, {self.undecided} with more, "
-            f"but not significantly (p >= {SIGNIFICANCE:g}, each for itself), and {self.more} with "
-            "significantly more"
+            f"not significantly (p >= {SIGNIFICANCE:g} each), {self.more} with significantly more"
         )
 
 

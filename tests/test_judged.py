@@ -40,7 +40,7 @@ def test_a_policy_alone_is_not_spread() -> None:
     assert "3.00 (0.050%)" in rows[0]
     assert "2.00 (0.150%)" in rows[1]
     # In the calm scenario it has more violations than the rule's none, but few.
-    assert said.startswith("fewer cores in 2 of 2, of these 1 with at most 0.01 % of the requests ")
+    assert said.startswith("fewer cores in 2 of 2: 1 with at most 0.01 % of the requests ")
     assert "in 2 of them no more than the rule's or 0.1%; 0.100% violated in the mean" in said
 
 
@@ -53,15 +53,15 @@ def test_more_violations_may_be_chance(
     violations: list[list[int]], undecided: int, more: int
 ) -> None:
     said = said_of(reached([3.0, 2.0], violations), RULE)
-    assert "of these 1 with at most 0.01 % of the requests more violated" in said
-    assert f"{undecided} with more, but not significantly" in said
-    assert f"and {more} with significantly more" in said
+    assert "1 with at most 0.01 % of the requests more violated" in said
+    assert f"{undecided} with more, not significantly" in said
+    assert f"{more} with significantly more" in said
 
 
 def test_more_violations_on_more_cores_are_no_cell_won() -> None:
     said = said_of(reached([5.0, 2.0], [[8, 2]] + [[0, 2]] * 7), RULE)
-    assert said.startswith("fewer cores in 1 of 2, of these 1 with at most")
-    assert "0 with more, but not significantly" in said
+    assert said.startswith("fewer cores in 1 of 2: 1 with at most")
+    assert "0 with more, not significantly" in said
 
 
 def test_rates_of_episodes_add_up_to_that_of_all_requests() -> None:
@@ -77,7 +77,7 @@ def test_of_several_the_median_stands_beside_all() -> None:
     assert head.split() == "cores one other best rule median policy all 2".split()
     assert "5.00 (0.000%)" in calm
     assert calm.endswith("3.00 to 5.00 (0.000 to 0.050%)")
-    assert said.startswith("fewer cores in 1 of 2,")
+    assert said.startswith("fewer cores in 1 of 2:")
     assert first.startswith("training 0: fewer cores in 2 of 2")
     assert second.startswith("training 1: fewer cores in 1 of 2")
 
