@@ -88,7 +88,7 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 	$(PY) -m sponge_env.run.bounds --suite stages
 
-policies: setup  ## train the policies that ship, six hours
+policies: setup  ## train the policies that ship, about seven hours
 	@set -e; learn() { \
 	  if [ -e runs/policies/$$1-$$2/whole ]; then return; fi; rm -rf runs/policies/$$1-$$2; \
 	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; touch runs/policies/$$1-$$2/whole; \
