@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
 
 # The demo, made to fit in eight minutes.
-DEMO_AGENTS := sponge-mpc ppo fa2
+DEMO_AGENTS := sponge-mpc ppo static-16
 DEMO_STEPS := 500000
 DEMO_SECONDS := 20
 

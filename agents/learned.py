@@ -142,9 +142,12 @@ class PolicyController(BaseController):
         if self._policy is None:
             return ""
         info = self._policy.info
-        chosen = f" of {info.planned}, the best by validation" * (info.planned > info.steps)
-        short = f" of {info.planned}, when training was interrupted" if info.partial else chosen
-        return f"follows {self._path}, trained{self._elsewhere} for {info.steps} steps{short}"
+        said = f"follows {self._path}, trained{self._elsewhere} for"
+        if info.partial:
+            return f"{said} {info.steps} steps of {info.planned}, when training was interrupted"
+        if info.planned > info.steps:
+            return f"{said} {info.planned} steps, the best by validation after {info.steps}"
+        return f"{said} {info.steps} steps"
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
         if self._wanted not in ("newest", "shipped"):
@@ -207,6 +210,15 @@ def _policy_files(runs: Path | None) -> Iterator[Path]:
     yield from sorted(SHIPPED.glob("*.safetensors"))
 
 
+def shipped_for(agent: str, fingerprint: str) -> Path | None:
+    """Return the shipped policy of an agent for systems with a fingerprint, if there is one."""
+    for path in _policy_files(None):
+        info = load_policy(path).info
+        if (info.agent, info.fingerprint) == (agent, fingerprint):
+            return path
+    return None
+
+
 def policies() -> dict[str, str]:
     """Return every policy file that there is, and what it was trained for."""
     told = {}
@@ -215,7 +227,8 @@ def policies() -> dict[str, str]:
             info = load_policy(path).info
         except PolicyError:
             continue  # of an older version, or still being written
-        said = f"{info.agent} on {', '.join(info.scenarios)}, {info.steps} steps"
+        steps = info.steps if info.partial else max(info.steps, info.planned)
+        said = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
         name = path.name if path.is_relative_to(SHIPPED) else str(path)
         told[name] = said + ", training was interrupted" * info.partial
     return told

@@ -256,7 +256,7 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     assert str(newer) in followed(ppo())
     assert followed(ppo(str(short))).endswith("1 steps of 9, when training was interrupted")
     whole = made(runs / "d" / POLICY_FILE, planned=9)
-    assert followed(ppo(str(whole))).endswith("trained for 1 steps of 9, the best by validation")
+    assert followed(ppo(str(whole))).endswith("trained for 9 steps, the best by validation after 1")
 
 
 def test_a_policy_of_another_scenario_gives_way_to_the_shipped_one(

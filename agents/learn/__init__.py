@@ -36,6 +36,8 @@ CHECKPOINT_FILE = "checkpoint.zip"
 :meth:`.phased.Training.save` writes."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
+JUDGED_FILE = "judged.json"
+"""What the policy that a training in phases keeps reached there, beside the best rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

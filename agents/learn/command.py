@@ -19,7 +19,7 @@ from sponge_env import cli
 from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.factory import wait_for_machine
-from sponge_env.files import write_json
+from sponge_env.files import read_json, write_json
 from sponge_env.installation import require_extra
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
@@ -28,8 +28,9 @@ from sponge_env.run.unit import check_scenario
 from sponge_env.scenario import Scenario, load_scenario, with_own_slo
 
 from .. import LEARNERS
-from ..policy import POLICY_FILE, load_policy
-from . import Report, TrainingPlan, learn_config, settings
+from ..learned import shipped_for
+from ..policy import POLICY_FILE, PolicyInfo, load_policy
+from . import JUDGED_FILE, Report, TrainingPlan, learn_config, settings
 from .phases import ENVS, TRAINING_STEPS, PhasedConfig
 from .systems import spec_of
 
@@ -277,19 +278,39 @@ def _what_next(
     follow = ["--agent", arguments.agent, *conditions]
     if arguments.like:
         follow += ["--scenario", arguments.like]
-    said = ""
+    if interrupted or folder.parent != RUNS:  # it is not found by itself
+        follow += ["--policy", str(policy)]
+    said = {
+        "policy": str(policy),
+        "best": f"after {info.steps} of {info.planned} steps, by validation",
+        "reached": _beside_rules(folder / JUDGED_FILE),
+        "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
+        "ships": _shipped(info),
+        "TensorBoard": f"{cli.beside_python('tensorboard')} --logdir {folder}",
+    }
+    lines = [f"{what:<12} {text}" for what, text in said.items() if text]
     if interrupted:
         _, more = cli.told_apart(argv, ("--run-dir", "--resume", "--steps"))
         go_on = shlex.join([*more, "--resume", str(folder)])
-        said = f"interrupted; go on with\n  {cli.program('train')} {go_on}\n"
-    if interrupted or folder.parent != RUNS:  # it is not found by itself
-        follow += ["--policy", str(policy)]
-    return (
-        f"{said}policy       {policy}\n"
-        f"best         after {info.steps} of {info.planned} steps, by validation\n"
-        f"evaluate it  {cli.program('evaluate')} {shlex.join(follow)}\n"
-        f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {folder}\n"
+        lines = ["interrupted; go on with", f"  {cli.program('train')} {go_on}", *lines]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _beside_rules(judged: Path) -> str:
+    """Say what the policy that was kept reached by validation, and the best rules, if known."""
+    if not judged.exists():
+        return ""
+    policy, rules = (
+        f"{found['missed']:.3%} missed on {found['cores']:.2f} cores"
+        for found in map(read_json(judged).get, ("policy", "rules"))
     )
+    return f"{policy}; the best rules {rules}"
+
+
+def _shipped(info: PolicyInfo) -> str:
+    """Say which policy ships for the same systems, if one does."""
+    found = shipped_for(info.agent, info.fingerprint)
+    return f"{found.name}; --option {info.agent}.policy=shipped follows it" if found else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

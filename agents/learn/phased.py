@@ -18,13 +18,14 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.files import write_json
 from sponge_env.seeds import SEED_LIMIT
 
 from ..guard import Range
 from ..history import DEPLOYMENT, FloatMatrix
 from ..policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from ..stepwise import StageChoices
-from . import CHECKPOINT_FILE, Report, TrainingPlan, save_settings
+from . import CHECKPOINT_FILE, JUDGED_FILE, Report, TrainingPlan, save_settings
 from .actor_critic import Actions, ActorCritic, Inputs, Shown, Weights, update
 from .collect import Prices, collect
 from .episodes import Episodes
@@ -211,6 +212,9 @@ class Training:
             seen = with_deployments(self._inputs, result.input_range, self._deployed.ends)
             kept = dataclasses.replace(policy, info=info, input_range=seen)
             save_policy(kept, self.policy_path)
+            sides = {"policy": result, "rules": self._second_rule}
+            reached = {name: _in_the_mean(found) for name, found in sides.items()}
+            write_json(self.plan.folder / JUDGED_FILE, reached)
 
     def _move_prices(self, result: Judgement) -> None:
         """Let violations cost more where there are too many of them."""
@@ -298,6 +302,11 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a damaged file does
         raise PolicyError(f"{path} cannot be resumed: {error}") from error
     return state
+
+
+def _in_the_mean(found: Judgement) -> dict[str, float]:
+    """Return the means over the scenarios, under the names that a training shows."""
+    return {"cores": float(found.cores.mean()), "missed": float(found.violation_rate.mean())}
 
 
 def score_of(result: Judgement, rule: Judgement) -> float:
