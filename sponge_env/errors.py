@@ -48,6 +48,6 @@ class MissingExtraError(SpongeError, ImportError):
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
     """Say that a name of some kind, e.g. an agent's, is unknown, and which is nearest."""
     names = sorted(allowed)
-    sentence = f"unknown {kind} {value!r}; choose from {', '.join(names)}"
     nearest = difflib.get_close_matches(str(value), names, n=1)
-    return f"{sentence} (did you mean {nearest[0]!r}?)" if nearest else sentence
+    guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    return f"unknown {kind} {value!r}{guess}; choose from {', '.join(names)}"

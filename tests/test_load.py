@@ -223,7 +223,7 @@ def test_who_was_not_calibrated_needs_a_rate(
 @pytest.mark.parametrize(
     ("changes", "options", "said"),
     [
-        ({}, "--model lit0", "does not serve 'lit0': unknown model 'lit0'; choose from lite0"),
+        ({}, "--model lit0", "unknown model 'lit0' (did you mean 'lite0'?); choose from lite0"),
         ({"about": ["no"]}, "", "is no server of the Open Inference Protocol"),
         ({"metadata": LITE0 | {"inputs": []}}, "", "do not say what it takes"),
         (

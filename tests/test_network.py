@@ -306,7 +306,7 @@ def test_an_unknown_trace_lists_those_there_are():
     with pytest.raises(TraceError) as caught:
         draw(1, trace="4g-60s")
     message = str(caught.value)
-    assert "'4g-60s'; choose from 4g, 4g-600s, none (did you mean '4g-600s'?)" in message
+    assert "'4g-60s' (did you mean '4g-600s'?); choose from 4g, 4g-600s, none" in message
 
 
 def test_shipped_traces_are_what_the_script_makes(tmp_path):
