@@ -300,9 +300,10 @@ def _beside_rules(judged: Path) -> str:
     """Say what the policy that was kept reached by validation, and the best rules, if known."""
     if not judged.exists():
         return ""
+    found = read_json(judged)
     policy, rules = (
-        f"{found['missed']:.3%} missed on {found['cores']:.2f} cores"
-        for found in map(read_json(judged).get, ("policy", "rules"))
+        f"{found[who]['missed']:.3%} missed on {found[who]['cores']:.2f} cores"
+        for who in ("policy", "rules")
     )
     return f"{policy}; the best rules {rules}"
 
