@@ -40,7 +40,7 @@ from agents.learn.phases import PhasedConfig
 from agents.learn.systems import spec_of
 from agents.learned import control_of
 from agents.policy import PolicyInfo, load_policy, save_policy
-from benchmarks.learned import Won
+from benchmarks.policy_targets import Won
 from sponge_env import cli
 from sponge_env.errors import PolicyError
 from sponge_env.files import read_json

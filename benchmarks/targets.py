@@ -4,7 +4,7 @@ As ``python -m sponge_env.results``, and says in the Markdown what the run shows
 project's controllers and which of its targets it meets. ``targets.toml`` declares both; there is
 a function for each kind, whose arguments are the keys in the file. Numbers and direction come
 from the data. What the run lacks the agents, starts or bounds for is left out.
-What is compared, and how, is in :mod:`benchmarks.pairs` and :mod:`benchmarks.learned`.
+What is compared, and how, is in :mod:`benchmarks.pairs` and :mod:`benchmarks.policy_targets`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from statistics import fmean, median
 from typing import Any, TypeVar
 
 from agents import LEARNERS
-from benchmarks.learned import cheapest_learned, one_learned
 from benchmarks.pairs import (
     LIMITS,
     NO_DIFFERENCE,
@@ -37,6 +36,7 @@ from benchmarks.pairs import (
     at_most,
     pairs,
 )
+from benchmarks.policy_targets import cheapest_learned, one_learned
 from benchmarks.readme import SUMMARY, first_minute
 from sponge_env import cli
 from sponge_env.config import ControlName

@@ -105,33 +105,36 @@ def one_learned(
         cells = shared(comparison, comparison.cells_of(start=start), [ours], rules)
         if not cells:
             continue
-        found = _in_each(comparison, cells, ours, rules)
-        ratios, core_ps, excess, excess_ps = found
-        won, shown = Won.of(ratios, excess, excess_ps), (ratios < 1) & (excess <= TOLERANCE)
-        shown &= core_ps < SIGNIFICANCE
+        ratios, core_ps, excess, excess_ps = _in_each(comparison, cells, ours, rules)
+        won = Won.of(ratios, excess, excess_ps)
+        shown = (ratios < 1) & (excess <= TOLERANCE) & (core_ps < SIGNIFICANCE)
         dearest, worst = cells[int(ratios.argmax())], cells[int(excess.argmax())]
-        parts = [
-            f"{won}; fewer cores and no more violations with p < {SIGNIFICANCE:g} of the cores in "
-            f"{shown.sum()}; at most {ratios.max():.3f} times the rule's cores "
-            f"({', '.join(dearest[:2])}) and {percent(max(0.0, float(excess.max())), 3)} of the "
-            f"requests more violated ({', '.join(worst[:2])})"
-        ]
-        fewer_rules = [agent for agent in rules if agent not in without]
-        if some := [agent for agent in without if agent in rules]:
-            ratios, _, excess, excess_ps = _in_each(comparison, cells, ours, fewer_rules)
-            told = Won.of(ratios, excess, excess_ps)
-            parts.append(
-                f"without {listed(some)}: {told}, at most {ratios.max():.3f} times the cores"
-            )
-        possible = found[0].max() <= most
         verdict = _share_verdict(least * len(cells), int(shown.sum()), won.no_more + won.undecided)
         yield Target(
             f"{ours} against the {BEST} of each cell, {start} start: fewer cores at no more "
             f"avoidable violations (at most {percent(TOLERANCE, 2)} of the requests more)",
             f"in at least {percent(least)} of the cells, {_over(most)} in none",
-            "; ".join(parts),
-            verdict if possible else "missed",
+            f"{won}; fewer cores and no more violations with p < {SIGNIFICANCE:g} of the cores in "
+            f"{shown.sum()}; at most {ratios.max():.3f} times the rule's cores "
+            f"({', '.join(dearest[:2])}) and {percent(max(0.0, float(excess.max())), 3)} of the "
+            f"requests more violated ({', '.join(worst[:2])})"
+            f"{_told_without(comparison, cells, ours, rules, without)}",
+            verdict if ratios.max() <= most else "missed",
         )
+
+
+def _told_without(
+    comparison: Comparison, cells: Sequence[Cell], ours: str, rules: Sequence[str], without: Group
+) -> str:
+    """Say what is found where some rules do not count; nothing if the run has none of them."""
+    others = [agent for agent in rules if agent not in without]
+    if len(others) == len(rules):
+        return ""
+    ratios, _, excess, p = _in_each(comparison, cells, ours, others)
+    return (
+        f"; without {listed([agent for agent in rules if agent in without])}: "
+        f"{Won.of(ratios, excess, p)}, at most {ratios.max():.3f} times the cores"
+    )
 
 
 def _sides(comparison: Comparison) -> tuple[list[str], list[str]]:
