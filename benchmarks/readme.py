@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from agents.learned import SHIPPED
 from agents.policy import load_policy
-from sponge_env.results.comparison import Cell, Comparison
-from sponge_env.results.layout import code, listed, percent
+from sponge_env.results.comparison import Comparison
+from sponge_env.results.layout import Table, code, listed, markdown, percent
 from sponge_env.results.page import Section
+from sponge_env.results.tables import rate_and_cores
 from sponge_env.run.suite import cells, load_suite
 
 FIRST_S = 60.0
@@ -54,35 +56,29 @@ def _cold_start(section: Section, agents: Sequence[str], why: str) -> Iterator[s
     )
 
 
-def _resize_delay(
+def resize_delays(
     section: Section, sweep: str, points: Mapping[str, str], agents: Sequence[str]
-) -> Iterator[str]:
-    """Rank agents by violations, then cores, at points of a sweep, which are named as said."""
+) -> str:
+    """Return Markdown: agents at points of a sweep, which are named as said; "" without these."""
     comparison = section.sensitivity
     by_point = comparison.sweeps.get(sweep, {})
+    if not all(point in by_point for point in points):
+        return ""
 
-    def ranked(of: Sequence[Cell]) -> str:
-        found = comparison.standings(of, agents)
-        ranking = sorted(found, key=lambda one: (one.rate, one.cores))
-        return listed(
-            [f"{code(one.agent)} {percent(one.rate, 2)} · {one.cores:.2f}" for one in ranking]
-        )
-
-    parts = [
-        f"after a {start} start, "
-        + "; ".join(
-            f"{said} {ranked([cell for cell in by_point[point] if cell[2] == start])}"
-            for point, said in points.items()
+    columns = [
+        (
+            f"{said}, {start}",
+            partial(rate_and_cores, comparison, [c for c in by_point[point] if c[2] == start]),
         )
         for start in comparison.starts
-        if all(point in by_point for point in points)
+        for point, said in points.items()
     ]
-    if parts:
-        where = f"{listed(comparison.scenarios)} with {listed(comparison.profiles)}"
-        yield (
-            f"What a resize that takes its time does to the ranking ({where}, fewest avoidable "
-            f"violations first · mean cores): {'. '.join(parts).replace('. after', '. After')}."
-        )
+    where = f"{listed(comparison.scenarios)} with {listed(comparison.profiles)}"
+    return (
+        f"Avoidable violations · mean cores where a resize takes its time, after a "
+        f"{' and a '.join(comparison.starts)} start ({where}):\n\n"
+        + markdown(Table.of([("controller", code), *columns], agents))
+    )
 
 
 def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
@@ -114,6 +110,5 @@ def _trained(section: Section, agents: Sequence[str]) -> Iterator[str]:
 
 SUMMARY: Mapping[str, Callable[..., Iterator[str]]] = {
     "cold start": _cold_start,
-    "resize delay": _resize_delay,
     "trained": _trained,
 }

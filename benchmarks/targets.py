@@ -37,7 +37,7 @@ from benchmarks.pairs import (
     pairs,
 )
 from benchmarks.policy_targets import cheapest_learned, one_learned
-from benchmarks.readme import SUMMARY, first_minute
+from benchmarks.readme import SUMMARY, first_minute, resize_delays
 from sponge_env import cli
 from sponge_env.config import ControlName
 from sponge_env.fidelity.report import Fidelity
@@ -344,6 +344,7 @@ def remarks(section: Section) -> Remarks:
     known = set(DECLARED["scenarios"]["profiles"]) <= set(comparison.profiles)
     return Remarks(
         summary=_said("summary", SUMMARY, section),
+        readme=resize_delays(section, **DECLARED["resize_delays"]),
         scenarios=DECLARED["scenarios"]["note"].strip() * known,
         findings=findings(comparison),
         text=text,

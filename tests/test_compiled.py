@@ -233,7 +233,7 @@ def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
     [
         ("sponge_env.core.entry", "the simulator"),
         ("sponge_env.oracle.beam", "the bound's solver"),
-        ("agents.enumeration", "a controller's solver"),
+        ("agents.enumeration", "a controller"),
     ],
 )
 def test_what_is_compiled_is_named(

@@ -13,7 +13,7 @@ from benchmarks import targets as ours
 from benchmarks.pairs import Rates, corrected, pairs, picked
 from sponge_env.results.comparison import Comparison, load_run
 from sponge_env.results.layout import listed, percent
-from sponge_env.results.page import Section, choices, findings
+from sponge_env.results.page import Remarks, Section, choices, findings
 from sponge_env.results.tables import best_of_notes, dominant_notes, scenario_table
 
 FEW, MANY = [1, 0, 0, 1, 0, 0], [40, 41, 42, 40, 41, 43]
@@ -264,37 +264,38 @@ def test_a_cell_that_is_most_of_a_mean_is_named(tmp_path: Path) -> None:
     ]
 
 
-def below_the_table(path: Path) -> list[str]:
+def below_the_table(path: Path) -> Remarks:
     run = load_run(path)
-    return ours.remarks(Section(run, list(run.comparison.agents))).summary
+    return ours.remarks(Section(run, list(run.comparison.agents)))
 
 
 def test_what_a_cold_start_costs_is_said_of_who_adds_replicas(tmp_path: Path) -> None:
-    (sentence,) = below_the_table(write_suite(tmp_path / "run", {"hpa": (MANY, 5.0)}))
+    (sentence,) = below_the_table(write_suite(tmp_path / "run", {"hpa": (MANY, 5.0)})).summary
     assert sentence.startswith(
         "Episodes last 120 s, a replica takes 10 s to start: of the avoidable violations after a "
         "cold start (first seed of each cell), 100 % of `hpa`'s fall into the first minute. Tuning"
     )
 
 
-def test_delays_of_a_resize_have_a_ranking_each(tmp_path: Path) -> None:
+def test_delays_of_a_resize_have_a_column_each(tmp_path: Path) -> None:
     points = {"0": (FEW, MANY), "0.5": (MANY, FEW), "1.8 on average": (FEW, FEW)}
     by_point = {point: [("paper-300kb", f"p{n}", "cold")] for n, point in enumerate(points)}
     arrangement = {"cells": by_point["0"], "sweeps": {"resize delay [s]": by_point}}
     for point, (resized, static) in points.items():
         agents = {"sponge-joint": (resized, 3.0), "static-16": (static, 16.0)}
         write_suite(tmp_path / "run", agents, by_point[point], arrangement=arrangement)
-    (sentence,) = below_the_table(tmp_path / "run")
-    assert sentence.endswith(
-        ": after a cold start, at once `sponge-joint` 0.03 % · 3.00 and `static-16` 4.12 % · "
-        "16.00; with 0.5 s `static-16` 0.03 % · 16.00 and `sponge-joint` 4.12 % · 3.00; with 1.8 s "
-        "on average `sponge-joint` 0.03 % · 3.00 and `static-16` 0.03 % · 16.00."
-    )
+    assert below_the_table(tmp_path / "run").readme.splitlines()[2:] == [
+        "| controller | at once, cold | 0.5 s, cold | 1.8 s on average, cold |",
+        "| :-- | --: | --: | --: |",
+        "| `sponge-joint` | 0.03 % · 3.00 | 4.12 % · 3.00 | 0.03 % · 3.00 |",
+        "| `hpa` | - | - | - |",
+        "| `static-16` | 4.12 % · 16.00 | 0.03 % · 16.00 | 0.03 % · 16.00 |",
+    ]
 
 
 def test_scenarios_that_a_policy_was_trained_on_are_counted(tmp_path: Path) -> None:
     cells = [COLD, ("paper-200kb", "yolov5s", "cold")]
-    (sentence,) = below_the_table(write_suite(tmp_path / "run", {"ppo": (FEW, 4.0)}, cells))
+    (sentence,) = below_the_table(write_suite(tmp_path / "run", {"ppo": (FEW, 4.0)}, cells)).summary
     assert sentence.startswith(
         "The policies of `ppo` were trained on 1 of the 2 scenarios that they are measured on "
         "here (on other seeds; only paper-200kb is held out)"

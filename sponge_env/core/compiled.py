@@ -240,7 +240,7 @@ def _say_compiling(part: str) -> None:
 def _part(module: str) -> str:
     """Return what a module's kernels belong to, as a user knows it."""
     known = {"sponge_env.core": "the simulator", "sponge_env.oracle": "the bound's solver"}
-    return known.get(".".join(module.split(".")[:2]), "a controller's solver")
+    return known.get(".".join(module.split(".")[:2]), "a controller")
 
 
 class _CheckedFile(IndexDataCacheFile):

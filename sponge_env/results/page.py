@@ -73,6 +73,8 @@ class Remarks:
 
     summary: list[str] = field(default_factory=list)
     """Sentences below the README's table, which come first elsewhere."""
+    readme: str = ""
+    """Markdown below these sentences, in the README only."""
     scenarios: str = ""
     """What has to be known of the scenarios."""
     findings: list[str] = field(default_factory=list)

@@ -431,16 +431,18 @@ def sweep_notes(comparison: Comparison, what: str) -> list[str]:
 
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
     """Return the agents at each value of what is swept, mean over the cells of one start."""
+    columns = [
+        (value, partial(rate_and_cores, comparison, [cell for cell in cells if cell[2] == start]))
+        for value, cells in comparison.sweeps[what].items()
+    ]
+    return Table.of([("agent", str), *columns], comparison.agents)
 
-    def at(cells: Sequence[Cell], agent: str) -> str:
-        chosen = [cell for cell in cells if cell[2] == start]
-        if not (chosen and all(comparison.has(agent, cell) for cell in chosen)):
-            return MISSING
-        return _rate_and_cores(*(comparison.mean(agent, c.metric, *chosen) for c in SHOWN))
 
-    values = comparison.sweeps[what]
-    shown = [(value, partial(at, cells)) for value, cells in values.items()]
-    return Table.of([("agent", str), *shown], comparison.agents)
+def rate_and_cores(comparison: Comparison, cells: Sequence[Cell], agent: str) -> str:
+    """Write an agent's mean over cells; a dash where it lacks one, or there are none."""
+    if not (cells and all(comparison.has(agent, cell) for cell in cells)):
+        return MISSING
+    return _rate_and_cores(*(comparison.mean(agent, column.metric, *cells) for column in SHOWN))
 
 
 def failure_table(comparison: Comparison) -> Table:
