@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
 
 import numpy as np
 
+from benchmarks.verdicts import Target, Verdict, all_of, at_most
 from sponge_env.arrays import FloatArray
 from sponge_env.results.comparison import AVOIDABLE, Cell, Comparison
 from sponge_env.results.layout import listed, percent
@@ -25,31 +25,9 @@ from sponge_env.results.statistics import SIGNIFICANCE, fewest_seeds, holm, pair
 
 Group = Sequence[str]
 
-Verdict = Literal["met", "missed", "not decidable"]
-"""The last: there is nothing to divide, a number is missing, or chance could explain it."""
-
 CORES = "core_seconds"
 
 NO_DIFFERENCE, TOO_FEW = "no significant difference", "too few seeds to tell"
-
-
-class Target(NamedTuple):
-    """What was to be reached, beside what a run shows."""
-
-    what: str
-    wanted: str
-    measured: str
-    verdict: Verdict
-
-
-def at_most(value: float, limit: float) -> Verdict:
-    """Say whether a number is within its limit, which is no comparison."""
-    return "met" if value <= limit else "missed"
-
-
-def all_of(*verdicts: Verdict) -> Verdict:
-    """Say whether a target of several parts is met: the worst of them decides."""
-    return min(verdicts, key=("missed", "not decidable", "met").index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import numpy as np
 
 from agents import LEARNERS
 from agents.learn.judge import TOLERANCE
-from benchmarks.pairs import AVOIDABLE, CORES, Group, Target, Verdict, picked, shared
+from benchmarks.pairs import CORES, Group, picked, shared
+from benchmarks.verdicts import Target, Verdict
 from sponge_env.arrays import FloatArray
-from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
+from sponge_env.results.comparison import AVOIDABLE, FEW_VIOLATIONS, Cell, Comparison
 from sponge_env.results.layout import listed, percent
 from sponge_env.results.statistics import SIGNIFICANCE, paired_p
 

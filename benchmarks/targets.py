@@ -30,14 +30,11 @@ from benchmarks.pairs import (
     Group,
     Pair,
     Rates,
-    Target,
-    Verdict,
-    all_of,
-    at_most,
     pairs,
 )
 from benchmarks.policy_targets import cheapest_learned, one_learned
 from benchmarks.readme import SUMMARY, first_minute, resize_delays
+from benchmarks.verdicts import Target, Verdict, all_of, at_most
 from sponge_env import cli
 from sponge_env.config import ControlName
 from sponge_env.fidelity.report import Fidelity

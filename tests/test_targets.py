@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from report_runs import COLD, WARM, Cell, write_suite
 
-from benchmarks.pairs import Target, Verdict, all_of
 from benchmarks.targets import claims, targets
+from benchmarks.verdicts import Target, Verdict, all_of
 from sponge_env.fidelity.report import Fidelity, Quantity, Row
 from sponge_env.results.comparison import load_run
 
