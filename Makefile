@@ -5,6 +5,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
+KERNELS := $(VENV)/.kernels
+LINTED := $(VENV)/.linted
+SOURCES := $(shell find . -name '*.py' -not -path './.*')
 
 # The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-mpc ppo static-16
@@ -63,14 +66,19 @@ soak: setup  ## overload the server, kill its replicas, serve for long, send it 
 package: $(INSTALLED)  ## build the wheel and use it in an environment of its own, a minute
 	$(PY) -m tests.wheel
 
-kernels: $(INSTALLED)
-	$(PY) -m sponge_env.run.precompile --all
-	@touch $(COMPILED)
+kernels: $(KERNELS)
 
-lint: $(INSTALLED)  ## lint and check types only
+$(KERNELS): $(INSTALLED) $(SOURCES)
+	$(PY) -m sponge_env.run.precompile --all
+	@touch $@ $(COMPILED)
+
+lint: $(LINTED)  ## lint and check types only
+
+$(LINTED): $(INSTALLED) $(SOURCES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	@touch $@
 
 # TRITON=PATH/bin/python, of an environment with nvidia-pytriton, puts Triton beside the server.
 bench: setup  ## run all benchmarks and write docs/benchmarks.md
