@@ -23,7 +23,7 @@ STAGES := runs/stages
 # Seeds of the trainings of each policy, the median of which ships. Those of one model learn the
 # scenarios of a suite, those of variants and pipelines the cells of their stages.
 POLICY_SEEDS := 0 1 2
-STAGED := variants pipeline-video pipeline-fanout pipeline-nlp
+STAGED := variants variants-wide pipeline-video pipeline-sentiment pipeline-nlp pipeline-fanout
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fuzz soak package kernels lint bench results bounds policies fidelity docs clean
@@ -96,7 +96,7 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 	$(PY) -m sponge_env.run.bounds --suite stages
 
-policies: setup  ## train the policies that ship, about seven hours
+policies: setup  ## train the policies that ship, about nine hours
 	@set -e; learn() { \
 	  if [ -e runs/policies/$$1-$$2/whole ]; then return; fi; rm -rf runs/policies/$$1-$$2; \
 	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; touch runs/policies/$$1-$$2/whole; \

@@ -346,6 +346,7 @@ def remarks(section: Section) -> Remarks:
         findings=findings(comparison),
         text=text,
         sensitivity=DECLARED["sensitivity"].strip(),
+        stages=DECLARED["stages"].strip(),
         fidelity=DECLARED["fidelity"].strip(),
         last=last,
     )

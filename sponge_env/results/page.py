@@ -83,6 +83,8 @@ class Remarks:
     """Markdown that follows the findings."""
     sensitivity: str = ""
     """What has to be known of the sweeps."""
+    stages: str = ""
+    """What has to be known of variants and pipelines."""
     fidelity: str = ""
     """What has to be known of the comparison with the real worker."""
     last: str = ""
