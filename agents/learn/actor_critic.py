@@ -177,6 +177,7 @@ class ActorCritic(nn.Module):
         """Draw an action for each of n states."""
         logs, drawn = [], []
         for k, (cores, batches, steps, variants) in enumerate(self._parts(shown, may_step)):
+            # The step first: the replicas that come of it say for how many cores there is room.
             step, batch = _drawn(steps), _drawn(batches)
             fitting = self._fitting(k, cores, replicas[:, k] + step - 1)
             logs += [fitting, batches, steps, variants]

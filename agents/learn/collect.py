@@ -31,6 +31,7 @@ class Prices:
     def rewards(self, outcomes: Outcomes, scenario: NDArray[np.int64], most: int) -> Floats:
         """Return (n,) rewards."""
         cost = self.violation[scenario] * np.minimum(outcomes.violations, most)
+        # In units of what the scenario needs at least: large and small ones then weigh alike.
         spent = (outcomes.core_seconds + cost) / self.cores[scenario]
         rewards: Floats = (1 - spent).astype(np.float32)
         return rewards
@@ -65,6 +66,7 @@ def collect(
     ]
     advantages = _advantages(rewards, over, values[:-1], following, config)
     returns = advantages + np.stack(values[:-1])
+    # Advantages are reckoned by then: a value and its unit must not change in between.
     if config.scaled:
         model.rescale(returns, episodes.scenario)
     compared = _compared(advantages, episodes.scenario, config.advantage_most)

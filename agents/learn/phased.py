@@ -155,6 +155,7 @@ class Training:
         plan, config = self.plan, self.config
         interval = max(1, self._planned // config.evaluations)
         optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
+        # Who resumes draws other episodes than those it has learned from.
         drawn = plan.seed + self.steps, plan.randomised
         judged_at = self.steps
         if not self.steps:
@@ -196,6 +197,7 @@ class Training:
         if self.weights.actor:
             self._move_prices(result)
         score = score_of(result, self.rule)
+        # The best of many looks at the same episodes is in part the luckiest, so others decide.
         if score < self._promising + NEAR:
             self._choose(policy, score)
         self._show(result)
@@ -218,8 +220,10 @@ class Training:
 
     def _move_prices(self, result: Judgement) -> None:
         """Let violations cost more where there are too many of them."""
+        # So few episodes say little of what is rare; with the ones before they say more.
         before = result.violation_rate if self._rates is None else self._rates
         self._rates = (before + result.violation_rate) / 2
+        # The addend keeps the ratio finite where nothing is missed.
         excess = np.log((self._rates + FEWEST / 5) / (self.target + FEWEST / 5))
         prices = self.prices.violation[: len(excess)]
         prices *= np.exp(np.clip(excess / 3, -PRICE_STEP, PRICE_STEP))

@@ -58,6 +58,7 @@ def offer(w: World, due_s: float, payload_bytes: float, welcome: bool) -> bool:
     env.delay_sum_s += delay_s
     env.delay_max_s = max(env.delay_max_s, delay_s)
     env.payload_sum_bytes += payload_bytes
+    # Told on arrival: what a controller does with a request does not make it hopeless.
     hopeless = due_s - env.arrival_s < w.settings.hopeless_below_s
     metrics.offered += 1
     metrics.hopeless += hopeless
@@ -213,6 +214,7 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
     if count:
         if w.settings.fifo:
             bring_forward(w, count)
+        # The batch stays where it lies in the ring, and only the head moves on.
         replica.batch_size, replica.first = count, stage.head
         replica.started_s, replica.planned_end_s = w.env.now_s, math.nan
         replica.variant = _choose_variant(w, count)
@@ -224,6 +226,7 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
         stage.head += count
         stage.running += count
         stage.taken += count
+        # The other half of each wait, the moment it began, was subtracted when it joined.
         stage.waited_s += count * w.env.now_s
     return count
 

@@ -171,6 +171,7 @@ def _fan_out(w: World, row: int, task: int) -> int:
     most, at_ = w.model.fan_outs - 1, w.model.fan_out_at
     tasks = most
     if most and w.numbers[at_ + most - 1] > 0:
+        # By request, stage and task, not in turn: so it is the same for every controller.
         drawn, tasks = mixed_uniform(w.env.fan_out_key, row, w.place, task), 0
         while tasks < most and w.numbers[at_ + tasks] <= drawn:
             tasks += 1
@@ -182,6 +183,7 @@ def _all_done(w: World, place: OpenRequest, stage: int) -> bool:
     """Return whether all that leads to a stage is done, and there was some of it."""
     tasks, done = 0, 0
     for k in range(stage):
+        # Of all stages that lead there, near or far, tasks may still come.
         if w.models[stage].before >> k & 1:
             tasks += place.tasks[k]
         if w.models[stage].after >> k & 1:

@@ -54,6 +54,7 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined
         if stage.tail - stage.oldest > stage.ring:
             return False
     # One SLO and one payload for all: what arrives last has the latest deadline.
+    # Later stages get their tasks in the order of the batches that end.
     sorts = w.place > 0 or w.settings.arrival_kind == LISTED
     position = _place(w, row, sent_s) if sorts else stage.tail
     waiting = w.queue[position & stage.ring]
@@ -98,6 +99,7 @@ def _last_run(w: World, end: int) -> int:
 def _place(w: World, row: int, sent_s: float) -> int:
     """Make way for a request; return its position."""
     stage, position = w.stage, w.stage.tail
+    # From the end: whoever comes last is mostly due last, too, or nearly so.
     while position > stage.head and _precedes(w, row, sent_s, position - 1):
         w.queue[position & stage.ring] = w.queue[(position - 1) & stage.ring]
         position -= 1
@@ -140,6 +142,7 @@ def remove(w: World, row: int, sent_s: float) -> None:
 def bring_forward(w: World, count: int) -> None:
     """Bring the ``count`` requests that have waited longest to the queue's head."""
     stage = w.stage
+    # A selection instead of a sort, for a batch takes few of many.
     for front in range(stage.head, stage.head + count):
         oldest = front
         for position in range(front + 1, stage.tail):

@@ -88,6 +88,7 @@ def wake(
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
     replica.resume_s = resume_s
+    # After a pause caches are cold.
     paused = now_s - replica.since_s >= model.quota.tick_s
     replica.since_s, replica.left_s = now_s, work_s + paused * resume_s
     _predict(model, replica)
@@ -123,6 +124,8 @@ def _predict(model: StageSettings, replica: ReplicaState) -> None:
     slice_s, stopped, refill_s = replica.slice_s, replica.stopped, replica.refill_s
     used_core_s, throttled_s = replica.used_core_s, replica.throttled_s
     _run(model, replica, math.inf)
+    # Until then a resize or another's batch may change it, so the account goes back to now;
+    # undisturbed, the end's account is taken as it was found.
     replica.finish_s = replica.since_s
     replica.end_refill_s, replica.end_pool_s = replica.refill_s, replica.pool_s
     replica.end_slice_s, replica.end_stopped = replica.slice_s, replica.stopped
@@ -149,6 +152,7 @@ def _run(model: StageSettings, replica: ReplicaState, until_s: float) -> None:
 @inlined
 def _spend(model: StageSettings, replica: ReplicaState, until_s: float) -> None:
     """Run until the next event: end, refill, or a tick at which the slice is used up."""
+    # A whole CPU is no limit: the kernel has no account of such a group.
     limited = replica.granted_s < model.quota.period_s
     end_s = replica.since_s + replica.left_s
     refill_s = empty_s = math.inf
@@ -187,6 +191,7 @@ def _refill(model: StageSettings, replica: ReplicaState) -> None:
         replica.pool_s -= paid_s
         replica.slice_s += paid_s
         replica.stopped = replica.slice_s <= -NANOSECOND_S
+        # Having stood still is a pause like others.
         if replica.left_s > 0 and not replica.stopped:
             replica.left_s += replica.resume_s
 

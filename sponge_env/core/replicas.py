@@ -86,6 +86,7 @@ def share_cpu(w: World) -> None:
     part = min(whole, model.cpu_cores / max(1, busy_replicas(w)))
     for k in range(stage.replicas):
         replica = w.replicas[k]
+        # Whoever is idle takes nothing from the others, and finds its tokens when it wakes.
         share(model, replica, env.now_s, whole if is_idle(env, replica) else part)
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s
@@ -214,6 +215,7 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     """Put an allocation in force, as far as the machine has room for it."""
     stage = w.stage
     stage.target_cores, stage.target_replicas = cores, replicas
+    # What goes at once makes room for what comes.
     for _ in range(_staying(w) - replicas):
         _drain(w, _next_to_go(w))
     _fit(w)
@@ -323,5 +325,6 @@ def _retire(w: World, row: int) -> None:
     stage.retired_core_s += replica.used_core_s
     stage.retired_throttled_s += replica.throttled_s
     stage.replicas -= 1
+    # Rows are in the order of age, which tells who goes next.
     for k in range(row, stage.replicas):
         w.replicas[k] = w.replicas[k + 1]

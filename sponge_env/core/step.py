@@ -95,6 +95,7 @@ def step(w: World, wanted: Records[AllocationRow], draining: bool) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.resize(at(w, k), wanted[k].cores, wanted[k].replicas)
+        # A stage may have been resized before a later one gave up the cores that it asks for.
         _fit_targets(w)
         begin_interval(w, wanted)
     _serve(w, draining)
@@ -146,6 +147,7 @@ def simulate(w: World, until_s: float) -> None:
         event_s = math.inf
         for k in range(len(w.stages)):
             stage = w.stages[k]
+            # Under a quota whoever wakes or sleeps changes the part of the CPU that others have.
             if stage.stale or (stage.idle and stage.head < stage.tail) or w.models[k].limited:
                 _start_batches(at(w, k))
             event_s = min(event_s, stage.next_s)
@@ -229,6 +231,7 @@ def _settle(w: World) -> bool:
     """
     gone, left = False, 1
     while left > 0:
+        # Looked for anew each time: a replica that goes moves the rows of others.
         left, place, row = _first_ended(w)
         if left > 0:
             gone |= _settle_batch(at(w, place), row)
