@@ -142,6 +142,7 @@ class Guard:
             return None
         if not decided:
             self._program.reset(self._as_of_late(observation), seed=0)
+            # It was not asked so far, and learns how the load comes and how long batches take.
             for seen in self._seen:
                 self._program.observe(seen)
         answer = self._program.decide(view)

@@ -241,6 +241,7 @@ def update(
                 loss = loss - weights.shown * imitated.mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            # Each by itself: a rare violation moves the critic far and would else stop the actor.
             for network in (model.actor, model.critic):
                 nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             optimizer.step()
