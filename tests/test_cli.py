@@ -257,24 +257,24 @@ def test_training_that_was_interrupted_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(self: Progress, done: int, status: str = "") -> None:
-        if done >= 8200:
+        if done >= 600:
             raise KeyboardInterrupt
 
     Path("own.toml").write_text(SMALL_TRAINING)
-    argv = "--agent ppo --envs 2 --config own.toml --steps 9000 --run-dir runs/one".split()
+    argv = "--agent ppo --envs 2 --config own.toml --steps 1000 --run-dir runs/one".split()
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "show", interrupt)
         assert train.main(argv) == 130
     printed = capsys.readouterr().out
     assert "policy       runs/one/policy.safetensors\n" in printed
-    assert re.search(r"best +after \d+ of 9000 steps, by validation", printed)
+    assert re.search(r"best +after \d+ of 1000 steps, by validation", printed)
     assert "evaluate.py --agent ppo --policy runs/one/policy.safetensors\n" in printed
     more = " --agent ppo --envs 2 --config own.toml --resume runs/one\n"
     assert f"train.py{more}" in printed
     assert json.loads(Path("runs/one/learn.json").read_text())["hidden"] == [8, 8]
     assert train.main([*more.split(), "--run-dir", "runs/two"]) == 0
     info = load_policy(Path("runs/two/policy.safetensors")).info
-    assert (info.planned, info.partial) == (9000, False)
+    assert (info.planned, info.partial) == (1000, False)
 
 
 def test_what_is_said_after_training_follows_the_policy_in_what_it_learned(
@@ -472,7 +472,7 @@ def test_files_are_described_and_a_load_that_nothing_can_serve_is_warned_of(
 
 def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.toml").write_text(SMALL_TRAINING)
-    argv = "--agent ppo --steps 1024 --envs 2 --config own.toml --run-dir runs/mine".split()
+    argv = "--agent ppo --steps 256 --envs 2 --config own.toml --run-dir runs/mine".split()
     assert train.main(argv) == 0
     capsys.readouterr()
     assert evaluate.main(["--agent", "ppo", "--duration", "5", "--run-dir", "runs/eval"]) == 0
