@@ -20,6 +20,7 @@ from sponge_env.errors import ConfigError, unknown
 from sponge_env.fidelity.report import Fidelity, load_fidelity
 from sponge_env.results import tables
 from sponge_env.results.comparison import (
+    AVOIDABLE,
     FEW_VIOLATIONS,
     Cell,
     Comparison,
@@ -46,6 +47,8 @@ MARK = "results"
 SUMMARY, COMPARISON = "summary", "comparison.png"
 """The README's picture: its name, and its file beside the Markdown."""
 
+RIVALS = 4
+"""Agents at most that are named as not shown to be worse than the best."""
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
 """Scenarios and starts whose first episode the Markdown shows, with the first profile."""
 
@@ -206,12 +209,32 @@ def choices(comparison: Comparison, name: Callable[[str], str] = str) -> Iterato
         fewest, *cheapest = dict.fromkeys(_standing(one, bound, name) for one in found)
         rest = f"of those with {few} {''.join(cheapest) or 'also'} the fewest cores"
         equal = sum(one.rate == found[0].rate for one in standings) - 1
-        ties = f" (as few: {equal} more, none on fewer cores)" if equal else ""
+        beside = f" (as few: {equal} more, none on fewer cores)" if equal else ""
+        beside = beside or _rivals(comparison, found[0].agent, standings, cells, name)
         everywhere = "" if len(standings) == len(comparison.agents) else " with results everywhere"
         yield (
             f"After a {start} start, of {len(standings)} controllers{everywhere} {fewest} has the "
-            f"fewest avoidable violations{ties}, and {rest if found[1:] else f'nobody has {few}'}."
+            f"fewest avoidable violations{beside}, and {rest if found[1:] else f'nobody has {few}'}."
         )
+
+
+def _rivals(
+    comparison: Comparison,
+    best: str,
+    standings: Sequence[Standing],
+    cells: Sequence[Cell],
+    name: Callable[[str], str],
+) -> str:
+    """Say who is not shown to have more avoidable violations than the best has."""
+    if not comparison.can_tell(len(standings) - 1):
+        return " (too few seeds to show it)"
+    more = comparison.different(AVOIDABLE, {o.agent: cells for o in standings}, reference=best)
+    others = [one for one in standings if one.agent not in {best, *more}]
+    if not others:
+        return ""
+    names = [name(one.agent) for one in sorted(others, key=lambda one: one.rate)]
+    rest = [f"{len(names) - RIVALS} more"] if len(names) > RIVALS else []
+    return f" (not shown to be fewer than those of {listed([*names[:RIVALS], *rest])})"
 
 
 def _standing(one: Standing, bound: bool, name: Callable[[str], str]) -> str:
