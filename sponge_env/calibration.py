@@ -97,6 +97,7 @@ class Calibration(AbstractContextManager["Calibration"]):
         self._worker = LiveWorker(self._config)
         self._bench = Bench(self._worker, shown)
         self._work: Runs = {}
+        self._woken_s: list[float] = []
         self._grid: Grid = {}
 
     def __exit__(self, *error: object) -> None:
@@ -110,8 +111,10 @@ class Calibration(AbstractContextManager["Calibration"]):
 
     def run_at_full_speed(self, runs: int, again: bool = False) -> None:
         """Run batches of several sizes, so many of each."""
-        for size, found in self._bench.work(runs, again).items():
+        work, woken_s = self._bench.work(runs, again)
+        for size, found in work.items():
             self._work.setdefault(size, []).extend(found)
+        self._woken_s += woken_s
 
     def run_grid(self, end_s: float) -> None:
         """Go round the grid until then (monotonic)."""
@@ -129,7 +132,8 @@ class Calibration(AbstractContextManager["Calibration"]):
             return profile  # the token bucket of the simulator is one CPU's
         contention = max(1.0, self._together.cpu_s / alone.cpu_s)  # less is noise
         period_s, tick_s = launcher.period_s, launcher.tick_s
-        quota = build_quota(config, period_s, tick_s, self._work, self._lost_s, contention)
+        cold = self._woken_s, self._lost_s
+        quota = build_quota(config, period_s, tick_s, self._work, *cold, contention)
         return dataclasses.replace(profile, quota=quota)
 
 
@@ -167,12 +171,14 @@ def build_quota(
     period_s: float,
     tick_s: float,
     work: Runs,
+    woken_s: Sequence[float],
     lost_s: Sequence[float],
     loading_contention: float,
 ) -> QuotaService:
     """Put together what the simulator needs of a worker under a quota.
 
-    ``work`` are runs at full speed, ``lost_s`` is from :meth:`~sponge_env.live.bench.Bench.pauses`.
+    ``work`` and ``woken_s`` are from :meth:`~sponge_env.live.bench.Bench.work`, ``lost_s`` is from
+    :meth:`~sponge_env.live.bench.Bench.pauses`.
     """
     dispatch_s = [float(np.median([run.dispatch_s for run in runs])) for runs in work.values()]
     per_request_s, per_batch_s = np.polyfit(list(work), dispatch_s, 1)
@@ -187,6 +193,7 @@ def build_quota(
         dispatch_s=max(0.0, float(per_batch_s)),
         dispatch_request_s=max(0.0, float(per_request_s)),
         tick_s=tick_s,
+        wake_s=max(0.0, median(woken_s)),
         resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
         loading_contention=loading_contention,
     )

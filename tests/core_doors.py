@@ -108,9 +108,10 @@ class CoreService:
         row, sizes = models[0, 0], max(len(work_s), len(table_s))
         # A table of measured work that is used up: every batch takes the ratio at its beginning.
         parts = [np.zeros(1), np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
-        overheads_s = np.zeros(3)
+        overheads_s = np.zeros(service.OVERHEADS)
         if limit is not None:
-            overheads_s[:] = limit.dispatch_s, limit.dispatch_request_s, limit.resume_s
+            overheads_s[:2] = limit.dispatch_s, limit.dispatch_request_s
+            overheads_s[2:] = limit.wake_s, limit.resume_s
         parts.append(overheads_s)
         row["replay_at"], row["work_at"] = 1, 2 + 2 * sizes
         row["served_at"] = row["work_at"] + len(work_s)

@@ -117,9 +117,16 @@ def test_every_pause_costs(bucket: MakeBucket) -> None:
         each.start(1.0, 1, 1.0)
         each.advance(each.finish_s)
     lost_s = (service.used_core_s - free.used_core_s) * UNIT
-    assert lost_s == pytest.approx(11 * 0.0002, abs=0.0002), (
-        "a pause about every 10 ms, and one before"
-    )
+    assert lost_s == pytest.approx(10 * 0.0002, abs=0.0002), "a pause about every 10 ms"
+
+
+def test_a_rest_costs_once_and_not_where_batches_follow_one_another(bucket: MakeBucket) -> None:
+    service = bucket(cores=16, work_s=0.01, wake_s=0.002)
+    begins_s = (1.0, 1.012, 1.022 + TICK_S)  # after a rest, right after a batch, after a tick
+    for begin_s, took_s in zip(begins_s, (0.012, 0.01, 0.012), strict=True):
+        service.start(begin_s, 1, 1.0)
+        assert service.finish_s - begin_s == pytest.approx(took_s)
+        service.advance(service.finish_s)
 
 
 def test_unlimited_means_no_throttling(bucket: MakeBucket) -> None:
@@ -182,6 +189,7 @@ def test_looking_changes_nothing_and_all_time_is_accounted_for(
 @given(
     cores=st.integers(1, 16),
     phase=st.floats(0.0, 1.0, exclude_max=True),
+    wake_s=st.sampled_from([0.0, 0.001]),
     resume_s=st.sampled_from([0.0, 0.0003]),
     moves=st.lists(
         st.tuples(
@@ -193,9 +201,14 @@ def test_looking_changes_nothing_and_all_time_is_accounted_for(
     ),
 )
 def test_core_and_reference_keep_the_same_account(
-    cores: int, phase: float, resume_s: float, moves: list[tuple[float, str, int]]
+    cores: int,
+    phase: float,
+    wake_s: float,
+    resume_s: float,
+    moves: list[tuple[float, str, int]],
 ) -> None:
-    kinds = [make(cores, 0.02, phase, resume_s=resume_s) for make in BUCKETS.values()]
+    cold_s = {"wake_s": wake_s, "resume_s": resume_s}
+    kinds = [make(cores, 0.02, phase, **cold_s) for make in BUCKETS.values()]
     now_s = 0.0
     for gap_s, move, number in moves:
         now_s += gap_s

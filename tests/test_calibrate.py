@@ -103,10 +103,12 @@ def test_a_disturbed_run_does_not_change_the_work() -> None:
 def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
     # 40 ms of work in quotas of 5 ms (half a core for 10 ms) that cost 0.1 ms each
-    quota = build_quota(SMALL, 0.01, 0.004, work, lost_s=[0.0007, 0.0009], loading_contention=1.4)
+    measured = {"woken_s": [0.0011, 0.0013, 0.0012], "lost_s": [0.0007, 0.0009]}
+    quota = build_quota(SMALL, 0.01, 0.004, work, **measured, loading_contention=1.4)
     assert quota.work_s == pytest.approx((0.01, 0.02, 0.03, 0.04))
     assert quota.dispatch_s == pytest.approx(0.0003)
     assert quota.dispatch_request_s == pytest.approx(0.0001)
+    assert quota.wake_s == pytest.approx(0.0012)
     assert quota.resume_s == pytest.approx(0.0001)
     assert (quota.period_s, quota.tick_s, quota.loading_contention) == (0.01, 0.004, 1.4)
 
@@ -114,7 +116,8 @@ def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
 @pytest.mark.parametrize(("lost_s", "resume_s"), [(-0.001, 0.0), (1.0, 0.00125)])
 def test_pauses_cost_something_but_never_all(lost_s: float, resume_s: float) -> None:
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0)] for b in (1, 4)}
-    quota = build_quota(SMALL, 0.01, 0.004, work, [lost_s], loading_contention=1.0)
+    quota = build_quota(SMALL, 0.01, 0.004, work, [-0.001], [lost_s], loading_contention=1.0)
+    assert quota.wake_s == 0.0
     assert quota.resume_s == pytest.approx(resume_s)
 
 

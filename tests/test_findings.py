@@ -178,8 +178,14 @@ def test_one_of_several_alone_stands_for_itself(tmp_path: Path) -> None:
         (
             {"a": (FEW, 8.0), "b": (MANY, 4.0), "c": ([1] * 6, 6.0)},
             "of 3 controllers a (0.033 %, at most 0.1 % in 1 of 1 cells; 8.00 cores) has the "
-            "fewest avoidable violations, and of those with at most 0.1 % on average c (0.100 %, "
-            "at most 0.1 % in 1 of 1 cells; 6.00 cores) the fewest cores.",
+            "fewest avoidable violations (too few seeds to show it), and of those with at most "
+            "0.1 % on average c (0.100 %, at most 0.1 % in 1 of 1 cells; 6.00 cores) the fewest "
+            "cores.",
+        ),
+        (
+            {"a": ([0, 1] * 5, 8.0), "b": ([40] * 10, 4.0), "c": ([1, 0, 0, 0, 2] * 2, 6.0)},
+            "cores) has the fewest avoidable violations (not shown to be fewer than those of c), "
+            "and of those",
         ),
         (
             {"a": (FEW, 8.0), "b": (FEW, 6.0)},
@@ -189,7 +195,7 @@ def test_one_of_several_alone_stands_for_itself(tmp_path: Path) -> None:
         ({"a": (FEW, 4.0), "b": (MANY, 8.0)}, "0.1 % on average also the fewest cores."),
         ({"a": (MANY, 4.0), "b": (MANY, 8.0)}, "and nobody has at most 0.1 % on average."),
     ],
-    ids=["two", "equal", "one", "none"],
+    ids=["two", "as good", "equal", "one", "none"],
 )
 def test_who_to_choose_is_what_the_data_says(
     tmp_path: Path, agents: dict[str, tuple[list[int], float]], words: str

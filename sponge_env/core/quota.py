@@ -82,15 +82,19 @@ def share(model: StageSettings, replica: ReplicaState, now_s: float, cores: floa
 
 @compiled
 def wake(
-    model: StageSettings, replica: ReplicaState, now_s: float, work_s: float, resume_s: float
+    model: StageSettings,
+    replica: ReplicaState,
+    now_s: float,
+    work_s: float,
+    wake_s: float,
+    resume_s: float,
 ) -> None:
-    """Begin work at ``now_s``; going on after a pause costs it ``resume_s``."""
+    """Begin work at ``now_s``; a rest before it costs ``wake_s``, each pause in it ``resume_s``."""
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
     replica.resume_s = resume_s
-    # After a pause caches are cold.
-    paused = now_s - replica.since_s >= model.quota.tick_s
-    replica.since_s, replica.left_s = now_s, work_s + paused * resume_s
+    rested = now_s - replica.since_s >= model.quota.tick_s
+    replica.since_s, replica.left_s = now_s, work_s + rested * wake_s
     _predict(model, replica)
 
 
@@ -191,7 +195,6 @@ def _refill(model: StageSettings, replica: ReplicaState) -> None:
         replica.pool_s -= paid_s
         replica.slice_s += paid_s
         replica.stopped = replica.slice_s <= -NANOSECOND_S
-        # Having stood still is a pause like others.
         if replica.left_s > 0 and not replica.stopped:
             replica.left_s += replica.resume_s
 

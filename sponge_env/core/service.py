@@ -15,6 +15,10 @@ from sponge_env.core.records import ReplicaState, World
 from sponge_env.core.rng import uniform
 from sponge_env.latency import CONTENDING
 
+OVERHEADS = 4
+"""Numbers of each variant that say what a batch takes beside its work: dispatch, the same for each
+request, wake, resume."""
+
 
 @inlined
 def new_service(w: World, replica: ReplicaState, cores: int) -> None:
@@ -36,7 +40,7 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
     if model.limited:
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (model.quota.loading_contention - 1.0) * contention
-        wake(model, replica, now_s, model.cold_start_s * model.core_unit * slowdown, 0.0)
+        wake(model, replica, now_s, model.cold_start_s * model.core_unit * slowdown, 0.0, 0.0)
     else:
         replica.finish_s = now_s + model.cold_start_s
 
@@ -49,8 +53,8 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
     if model.limited:
         begin_s = now_s + dispatched_s(w, replica.variant, count)
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
-        resume_s = w.numbers[model.overheads_at + 3 * replica.variant + 2]
-        wake(model, replica, begin_s, work_s, resume_s)
+        at = model.overheads_at + OVERHEADS * replica.variant
+        wake(model, replica, begin_s, work_s, w.numbers[at + 2], w.numbers[at + 3])
     else:
         replica.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise
@@ -59,7 +63,7 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
 @inlined
 def dispatched_s(w: World, variant: int, count: int) -> float:
     """Return the time of a batch outside the limited group, under a quota."""
-    at = w.model.overheads_at + 3 * variant
+    at = w.model.overheads_at + OVERHEADS * variant
     return w.numbers[at] + count * w.numbers[at + 1]
 
 

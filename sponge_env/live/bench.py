@@ -25,8 +25,7 @@ CELL_S = 0.25
 MOST_RUNS = 64
 """Batches of one cell per round: of a model that takes microseconds there would be thousands."""
 REST_S = 0.03
-"""Time without a batch before those that are to tell the work of a batch as it is between others:
-of ones back to back caches stay warm and clocks high, which made them 8 % less work here."""
+"""Rest before a batch that is to tell what waking costs: it is all there after 10 ms."""
 DISTURBED = 1.3
 """Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
 its CPU makes it 1.6 times as much, for seconds."""
@@ -108,16 +107,25 @@ class Bench:
         self._resize(most)
         return lost_s
 
-    def work(self, each: int = WORK_RUNS, again: bool = False) -> Runs:
-        """Run batches of several sizes without a limit, so many of each; ``again`` is not shown."""
+    def work(self, each: int = WORK_RUNS, again: bool = False) -> tuple[Runs, list[float]]:
+        """Run batches of several sizes without a limit, so many of each; ``again`` is not shown.
+
+        Each runs after a rest, and once more right after that. Returned are the latter runs, and
+        the CPU seconds by which each of the former took longer.
+        """
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
         runs: Runs = defaultdict(list)
+        woken_s = []
         for _ in range(each) if again else self._steps("work", range(each)):
             for size in sizes:
-                runs[size].append(self._rested(size))
-        return runs
+                first = self._requests  # the same images in both
+                rested = self._rested(size)
+                self._requests = first
+                runs[size].append(self._run(size))
+                woken_s.append(rested.cpu_s - runs[size][-1].cpu_s)
+        return runs, woken_s
 
     def grid(self, work_s: FloatArray, end_s: float) -> Grid:
         """Run batches back to back in each cell of the grid.

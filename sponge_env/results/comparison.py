@@ -236,9 +236,7 @@ class Comparison:
         """
         one = reference or self.reference
         others = [a for a, cells in cells_of.items() if a != one and cells]
-        pairs = [
-            [self.pooled(a, name, cells_of[agent]) for a in (agent, one)] for agent in others
-        ]
+        pairs = [[self.pooled(a, name, cells_of[agent]) for a in (agent, one)] for agent in others]
         corrected = holm([test(ours, theirs) for ours, theirs in pairs])
         return {agent for agent, p in zip(others, corrected, strict=True) if p < SIGNIFICANCE}
 

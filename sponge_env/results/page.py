@@ -208,13 +208,14 @@ def choices(comparison: Comparison, name: Callable[[str], str] = str) -> Iterato
         bound = comparison.bounded(cells) == cells
         fewest, *cheapest = dict.fromkeys(_standing(one, bound, name) for one in found)
         rest = f"of those with {few} {''.join(cheapest) or 'also'} the fewest cores"
+        rest = rest if found[1:] else f"nobody has {few}"
         equal = sum(one.rate == found[0].rate for one in standings) - 1
         beside = f" (as few: {equal} more, none on fewer cores)" if equal else ""
         beside = beside or _rivals(comparison, found[0].agent, standings, cells, name)
         everywhere = "" if len(standings) == len(comparison.agents) else " with results everywhere"
         yield (
             f"After a {start} start, of {len(standings)} controllers{everywhere} {fewest} has the "
-            f"fewest avoidable violations{beside}, and {rest if found[1:] else f'nobody has {few}'}."
+            f"fewest avoidable violations{beside}, and {rest}."
         )
 
 

@@ -66,7 +66,8 @@ class QuotaBucket:
         self._pool_s = self._granted_s
         self._slice_s = 0.0  # what the CPU has drawn and not spent; a debt below 0
         self._stopped = False
-        self._resume_s = 0.0  # what going on after a pause costs the work at hand
+        self._wake_s = 0.0  # what a rest before it costs the work at hand
+        self._resume_s = 0.0  # what going on after a pause costs it
         self._left_s = 0.0  # CPU time the batch still needs; 0 while the group sleeps
         self._now_s = 0.0  # the account is kept up to here
         self.finish_s = 0.0
@@ -79,7 +80,7 @@ class QuotaBucket:
 
         That time was measured with its pauses, so these cost nothing more.
         """
-        self._resume_s = 0.0
+        self._wake_s = self._resume_s = 0.0
         self._wake(now_s, cold_start_s * self._core_unit * self._slowdown(loading))
 
     def _slowdown(self, loading: int) -> float:
@@ -89,7 +90,7 @@ class QuotaBucket:
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
-        self._resume_s = self._quota.resume_s
+        self._wake_s, self._resume_s = self._quota.wake_s, self._quota.resume_s
         dispatch_s = self._quota.dispatch_s + size * self._quota.dispatch_request_s
         self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
 
@@ -128,8 +129,8 @@ class QuotaBucket:
         """Begin work at ``now_s``."""
         self.advance(now_s)
         self._catch_up(now_s)
-        paused = now_s - self._now_s >= self._quota.tick_s
-        self._now_s, self._left_s = now_s, work_s + paused * self._resume_s
+        rested = now_s - self._now_s >= self._quota.tick_s
+        self._now_s, self._left_s = now_s, work_s + rested * self._wake_s
         self._predict()
 
     def _catch_up(self, now_s: float) -> None:
