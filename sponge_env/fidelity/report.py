@@ -293,9 +293,9 @@ def introduction(measured: Mapping[str, Any]) -> str:
         f"{live[0]['duration_s']:g} s, {repetitions} repetition{'s' * (repetitions > 1)} with "
         "the same arrivals. Means of the live runs, smallest and largest live run, simulated, and "
         "simulated with the CPU times of the live batches (replayed), which took "
-        f"{ratio:.3f} times what the profile says. Wanted: violations and effective accuracy "
-        "within 0.5 points, mean within 5 %, p99 within 10 %, or within the spread of the live "
-        "runs. The mean is of the requests that were answered; p50 and p99 count those that were "
+        f"{ratio:.3f} times what the profile says of batches at full speed. Wanted: violations "
+        "and effective accuracy within 0.5 points, mean within 5 %, p99 within 10 %, or within the "
+        "spread of the live runs. The mean is of the requests that were answered; p50 and p99 count those that were "
         "not as endless (inf)."
     )
 

@@ -57,7 +57,8 @@ class Trial:
     """Counts from 0; trials of the same one belong together."""
     summary: EpisodeMetrics
     cpu_ratio: float
-    """CPU time of the live run's batches, relative to the profile's."""
+    """CPU time of the live run's batches, relative to the profile's at full speed, without rests
+    before them and pauses in them."""
 
 
 class MeasuredWork:
