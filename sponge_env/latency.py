@@ -198,9 +198,9 @@ class QuotaService:
     tick_s: float = 0.004
     """Time between two looks of the limiter at what was used; until then the quota can be
     overdrawn. The default is a kernel's with 250 ticks per second."""
-    wake_s: float = 0.0
+    wake_s: float | None = None
     """CPU time more of a batch that begins after a rest of a tick or longer: caches have gone cold
-    and clocks slow."""
+    and clocks slow. If it was not measured, :attr:`resume_s`."""
     resume_s: float = 0.0
     """CPU time lost whenever work goes on after the quota was used up, for the same reasons."""
     loading_contention: float = 1.0
@@ -211,7 +211,7 @@ class QuotaService:
         values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)
         if not self.work_s or not all(0 < value < math.inf for value in values):
             raise ProfileError("a quota service needs a period, a tick and work above 0")
-        overheads = (self.dispatch_s, self.dispatch_request_s, self.wake_s, self.resume_s)
+        overheads = (self.dispatch_s, self.dispatch_request_s, self.rested_s, self.resume_s)
         if min(self.period_s, self.tick_s) < SHORTEST_S or max(*values, *overheads) > LONGEST_S:
             raise ProfileError(
                 f"a quota service needs a period and a tick of at least {SHORTEST_S:g} s, and no "
@@ -220,10 +220,15 @@ class QuotaService:
         if not all(0 <= value < math.inf for value in overheads):
             raise ProfileError("a quota service needs overheads of at least 0")
 
+    @property
+    def rested_s(self) -> float:
+        """What a rest costs, measured or not."""
+        return self.resume_s if self.wake_s is None else self.wake_s
+
     def slowest_s(self, work_s: float, core_unit: float) -> float:
         """Return an upper bound of how long that much CPU time takes on one core unit."""
         # a pause for each quota, a tick of debt to begin with, and the periods at both ends
         lost = self.resume_s / (core_unit * self.period_s)
-        cpu_s = (work_s + self.wake_s + self.resume_s) / (1 - lost) + self.tick_s
+        cpu_s = (work_s + self.rested_s + self.resume_s) / (1 - lost) + self.tick_s
         dispatch_s = self.dispatch_s + len(self.work_s) * self.dispatch_request_s
         return dispatch_s + 2 * self.period_s + cpu_s / core_unit

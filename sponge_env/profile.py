@@ -254,8 +254,6 @@ def is_of(profile: Profile, model: str) -> bool:
 def _from_json(data: dict[str, Any]) -> Profile:
     if data.pop("format") != FORMAT:
         raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
-    if quota := data.get("quota"):
-        if "crowd_loading" in quota:  # its name until version 0.2
-            quota["loading_contention"] = quota.pop("crowd_loading")
-        quota.setdefault("wake_s", quota.get("resume_s", 0.0))  # not told apart until 0.3
+    if "crowd_loading" in (quota := data.get("quota") or {}):  # its name until version 0.2
+        quota["loading_contention"] = quota.pop("crowd_loading")
     return from_mapping(Profile, data)

@@ -295,8 +295,8 @@ def introduction(measured: Mapping[str, Any]) -> str:
         "simulated with the CPU times of the live batches (replayed), which took "
         f"{ratio:.3f} times what the profile says of batches at full speed. Wanted: violations "
         "and effective accuracy within 0.5 points, mean within 5 %, p99 within 10 %, or within the "
-        "spread of the live runs. The mean is of the requests that were answered; p50 and p99 count those that were "
-        "not as endless (inf)."
+        "spread of the live runs. The mean is of the requests that were answered; p50 and p99 "
+        "count those that were not as endless (inf)."
     )
 
 

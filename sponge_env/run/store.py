@@ -109,9 +109,11 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
 
 
 def _measured(profile: Profile) -> dict[str, Any]:
-    """Return what results depend on."""
+    """Return what results depend on; what was not measured is left out."""
     data = asdict(profile)
     del data["facts"]
+    if data["quota"] and data["quota"]["wake_s"] is None:
+        del data["quota"]["wake_s"]
     return data
 
 

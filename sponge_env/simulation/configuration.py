@@ -204,7 +204,7 @@ def shortest_s(
 
 def _overheads_s(quota: QuotaService, pauses: bool) -> tuple[float, float, float, float]:
     """Return what batches of a variant take beside their work."""
-    cold_s = (quota.wake_s, quota.resume_s) if pauses else (0.0, 0.0)
+    cold_s = (quota.rested_s, quota.resume_s) if pauses else (0.0, 0.0)
     return quota.dispatch_s, quota.dispatch_request_s, *cold_s
 
 

@@ -90,7 +90,7 @@ class QuotaBucket:
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
-        self._wake_s, self._resume_s = self._quota.wake_s, self._quota.resume_s
+        self._wake_s, self._resume_s = self._quota.rested_s, self._quota.resume_s
         dispatch_s = self._quota.dispatch_s + size * self._quota.dispatch_request_s
         self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
 
