@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
 KERNELS := $(VENV)/.kernels
 LINTED := $(VENV)/.linted
-SOURCES := $(shell find . -name '*.py' -not -path './.*')
+SOURCES := $(shell find *.py agents baselines benchmarks examples sponge_env tests traces -name '*.py')
 
 # The demo, made to fit in eight minutes.
 DEMO_AGENTS := sponge-mpc ppo static-16
@@ -69,16 +69,19 @@ package: $(INSTALLED)  ## build the wheel and use it in an environment of its ow
 kernels: $(KERNELS)
 
 $(KERNELS): $(INSTALLED) $(SOURCES)
+	@touch $@.new
 	$(PY) -m sponge_env.run.precompile --all
-	@touch $@ $(COMPILED)
+	@mv $@.new $@
+	@touch $(COMPILED)
 
 lint: $(LINTED)  ## lint and check types only
 
 $(LINTED): $(INSTALLED) $(SOURCES)
+	@touch $@.new
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	@touch $@
+	@mv $@.new $@
 
 # TRITON=PATH/bin/python, of an environment with nvidia-pytriton, puts Triton beside the server.
 bench: setup  ## run all benchmarks and write docs/benchmarks.md

@@ -1,4 +1,7 @@
-"""What has to be said below the README's table: a function for each kind in ``targets.toml``."""
+"""What has to be said below the README's table.
+
+There is a function for each kind of sentence in ``targets.toml``, and one for a second table.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from agents.policy import load_policy
 from sponge_env.results.comparison import Comparison
 from sponge_env.results.layout import Table, code, listed, markdown, percent
 from sponge_env.results.page import Section
-from sponge_env.results.tables import rate_and_cores
+from sponge_env.results.tables import mean_rate_and_cores
 from sponge_env.run.suite import cells, load_suite
 
 FIRST_S = 60.0
@@ -68,14 +71,14 @@ def resize_delays(
     columns = [
         (
             f"{said}, {start}",
-            partial(rate_and_cores, comparison, [c for c in by_point[point] if c[2] == start]),
+            partial(mean_rate_and_cores, comparison, [c for c in by_point[point] if c[2] == start]),
         )
         for start in comparison.starts
         for point, said in points.items()
     ]
     where = f"{listed(comparison.scenarios)} with {listed(comparison.profiles)}"
     return (
-        f"Avoidable violations · mean cores where a resize takes its time, after a "
+        f"Avoidable violations · mean cores by how long a resize takes, after a "
         f"{' and a '.join(comparison.starts)} start ({where}):\n\n"
         + markdown(Table.of([("controller", code), *columns], agents))
     )

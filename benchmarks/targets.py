@@ -346,7 +346,7 @@ def remarks(section: Section) -> Remarks:
         findings=findings(comparison),
         text=text,
         sensitivity=DECLARED["sensitivity"].strip(),
-        stages=DECLARED["stages"].strip(),
+        stages=DECLARED["stages"].strip() * (section.staged is not None),
         fidelity=DECLARED["fidelity"].strip(),
         last=last,
     )

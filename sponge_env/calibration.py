@@ -132,8 +132,8 @@ class Calibration(AbstractContextManager["Calibration"]):
             return profile  # the token bucket of the simulator is one CPU's
         contention = max(1.0, self._together.cpu_s / alone.cpu_s)  # less is noise
         period_s, tick_s = launcher.period_s, launcher.tick_s
-        cold = self._woken_s, self._lost_s
-        quota = build_quota(config, period_s, tick_s, self._work, *cold, contention)
+        measured = self._work, self._woken_s, self._lost_s
+        quota = build_quota(config, period_s, tick_s, *measured, contention)
         return dataclasses.replace(profile, quota=quota)
 
 
@@ -183,7 +183,8 @@ def build_quota(
     dispatch_s = [float(np.median([run.dispatch_s for run in runs])) for runs in work.values()]
     per_request_s, per_batch_s = np.polyfit(list(work), dispatch_s, 1)
     work_s = interpolate_work(work, config.batch_max)
-    paused_work_s = float(work_s[min(PAUSED_SIZE, config.batch_max) - 1])
+    wake_s = max(0.0, median(woken_s))
+    paused_work_s = float(work_s[min(PAUSED_SIZE, config.batch_max) - 1]) + wake_s
     share = config.physical_cores(config.cores_max // 2)
     pauses = paused_work_s / max(tick_s, share * period_s)
     most_s = MOST_LOST * config.core_unit * period_s
@@ -193,7 +194,7 @@ def build_quota(
         dispatch_s=max(0.0, float(per_batch_s)),
         dispatch_request_s=max(0.0, float(per_request_s)),
         tick_s=tick_s,
-        wake_s=max(0.0, median(woken_s)),
+        wake_s=wake_s,
         resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
         loading_contention=loading_contention,
     )

@@ -86,6 +86,7 @@ QUOTA_PROFILE = Profile(
         work_s=tuple(0.01 * b for b in range(1, 17)),
         dispatch_s=0.0005,
         dispatch_request_s=0.0001,
+        wake_s=0.0011,
         resume_s=0.0003,
         loading_contention=1.5,
     ),

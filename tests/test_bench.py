@@ -12,7 +12,7 @@ from sponge_env.live.bench import DISTURBED_CELL_S, DISTURBED_S, BatchRun, Bench
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
-WORK_S = np.array([0.01, 0.02])
+WORK_S, WAKE_S = np.array([0.01, 0.02]), 0.001
 END_S = 0.0
 """Long ago: the grid is measured once."""
 
@@ -25,12 +25,19 @@ class Machine(Bench):
         worker = SimpleNamespace(config=LiveConfig(cores_max=2, batch_max=2))
         super().__init__(cast(LiveWorker, worker))
         self._slow_s, self.runs, self.took_s = slow_s, 0, 0.0
+        self.images: list[range] = []
 
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self._share = cores / 2
 
+    def _rested(self, size: int) -> BatchRun:
+        run = self._run(size)
+        return run._replace(cpu_s=run.cpu_s + WAKE_S)
+
     def _run(self, size: int) -> BatchRun:
         self.runs += 1
+        self.images.append(range(self._requests, self._requests + size))
+        self._requests += size
         slow = self._slow_s > 0
         cpu_s = WORK_S[size - 1] * (2.0 if slow else 1.0)
         self._slow_s -= slow * cpu_s / self._share
@@ -70,3 +77,15 @@ def test_one_cell_does_not_use_up_the_time_of_all() -> None:
     first, *others = grid
     assert slow_runs({first: grid[first]}) > 0
     assert slow_runs({cell: grid[cell] for cell in others}) == 0
+
+
+def test_what_a_rest_costs_is_told_apart_from_the_work() -> None:
+    machine = Machine(0.0)
+    runs, woken_s = machine.work(each=3, again=True)
+    assert {size: {run.cpu_s for run in found} for size, found in runs.items()} == {
+        1: {WORK_S[0]},
+        2: {WORK_S[1]},
+    }
+    assert woken_s == pytest.approx([WAKE_S] * 6)
+    assert machine.images[::2] == machine.images[1::2], "the same images after a rest and right on"
+    assert len({*machine.images}) == 6

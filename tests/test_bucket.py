@@ -18,7 +18,7 @@ from scenarios import QUOTA_PROFILE, SHORT
 
 from sponge_env.config import Arrivals, Initial, Limits, Simulation, Stage, Variant
 from sponge_env.interfaces import Allocation
-from sponge_env.latency import QuotaService
+from sponge_env.latency import RESTED_S, QuotaService
 from sponge_env.profile import save_profile
 from sponge_env.system import SimulatedSystem
 
@@ -124,12 +124,22 @@ def test_every_pause_costs(bucket: MakeBucket) -> None:
 
 
 def test_a_rest_costs_once_and_not_where_batches_follow_one_another(bucket: MakeBucket) -> None:
-    service = bucket(cores=16, work_s=0.01, wake_s=0.002)
-    begins_s = (1.0, 1.012, 1.022 + TICK_S)  # after a rest, right after a batch, after a tick
-    for begin_s, took_s in zip(begins_s, (0.012, 0.01, 0.012), strict=True):
+    service = bucket(cores=16, work_s=0.01, wake_s=0.002, resume_s=0.001)
+    service.load(0.0, 1.0, 1)
+    gaps_s = 0.0, 0.9 * RESTED_S, 1.1 * RESTED_S, 1.0
+    for gap_s, took_s in zip(gaps_s, (0.01, 0.01, 0.012, 0.012), strict=True):
+        begin_s = service.finish_s + gap_s
         service.start(begin_s, 1, 1.0)
         assert service.finish_s - begin_s == pytest.approx(took_s)
-        service.advance(service.finish_s)
+
+
+def test_a_rest_that_was_not_measured_costs_as_much_as_a_pause(bucket: MakeBucket) -> None:
+    service = bucket(cores=16, work_s=0.01, resume_s=0.001)
+    service.start(1.0, 1, 1.0)
+    begin_s = service.finish_s + 1.1 * TICK_S
+    assert service.finish_s == pytest.approx(1.011)
+    service.start(begin_s, 1, 1.0)
+    assert service.finish_s - begin_s == pytest.approx(0.011)
 
 
 def test_unlimited_means_no_throttling(bucket: MakeBucket) -> None:
@@ -299,7 +309,9 @@ def test_bucket_equals_looking_at_every_step(
 
 def test_each_variant_has_overheads_of_its_own(tmp_path: Path) -> None:
     assert QUOTA_PROFILE.quota is not None
-    slow = dataclasses.replace(QUOTA_PROFILE.quota, dispatch_s=0.05, dispatch_request_s=0.02)
+    slow = dataclasses.replace(
+        QUOTA_PROFILE.quota, dispatch_s=0.05, dispatch_request_s=0.02, wake_s=0.005
+    )
     for name, quota in (("quick", QUOTA_PROFILE.quota), ("slow", slow)):
         save_profile(dataclasses.replace(QUOTA_PROFILE, quota=quota), tmp_path / f"{name}.json")
     variants = tuple(
@@ -320,5 +332,6 @@ def test_each_variant_has_overheads_of_its_own(tmp_path: Path) -> None:
             system.step(Allocation(cores=16, batch=1, variant=variant))
         columns = system.columns()
         took_s.append(np.nanmin(columns["finished_s"] - columns["started_s"]))
-    least_s = QUOTA_PROFILE.quota.dispatch_s + QUOTA_PROFILE.quota.dispatch_request_s
-    assert took_s[1] - took_s[0] == pytest.approx(0.07 - least_s, abs=1e-9)
+    quick = QUOTA_PROFILE.quota
+    least_s = quick.dispatch_s + quick.dispatch_request_s + quick.rested_s
+    assert took_s[1] - took_s[0] == pytest.approx(0.075 - least_s, abs=1e-9)

@@ -102,14 +102,14 @@ def test_a_disturbed_run_does_not_change_the_work() -> None:
 
 def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
-    # 40 ms of work in quotas of 5 ms (half a core for 10 ms) that cost 0.1 ms each
+    # 40 ms of work and 1.2 of a rest in quotas of 5 ms (half a core for 10 ms)
     measured = {"woken_s": [0.0011, 0.0013, 0.0012], "lost_s": [0.0007, 0.0009]}
     quota = build_quota(SMALL, 0.01, 0.004, work, **measured, loading_contention=1.4)
     assert quota.work_s == pytest.approx((0.01, 0.02, 0.03, 0.04))
     assert quota.dispatch_s == pytest.approx(0.0003)
     assert quota.dispatch_request_s == pytest.approx(0.0001)
     assert quota.wake_s == pytest.approx(0.0012)
-    assert quota.resume_s == pytest.approx(0.0001)
+    assert quota.resume_s == pytest.approx(0.0008 * 5 / 41.2)
     assert (quota.period_s, quota.tick_s, quota.loading_contention) == (0.01, 0.004, 1.4)
 
 
@@ -140,6 +140,7 @@ def test_a_calibration_is_whole(profile: Profile, tmp_path: Path) -> None:
     assert 0 <= profile.quota.dispatch_s < profile.quota.work_s[0]
     assert profile.quota.tick_s > 0
     assert profile.quota.loading_contention > 0
+    assert profile.quota.wake_s is not None
     assert profile.cold_start_s > 0
     assert profile.host["onnxruntime"]
     save_profile(profile, tmp_path / "p.json")

@@ -48,7 +48,7 @@ from sponge_env.scenario import Scenario
 from sponge_env.seeds import stream
 
 assert QUOTA_PROFILE.quota is not None
-QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, resume_s=0.0)
+QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, wake_s=0.0, resume_s=0.0)
 PROFILE = dataclasses.replace(
     QUOTA_PROFILE,
     model=LOCAL_MODEL,

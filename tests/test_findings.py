@@ -178,9 +178,9 @@ def test_one_of_several_alone_stands_for_itself(tmp_path: Path) -> None:
         (
             {"a": (FEW, 8.0), "b": (MANY, 4.0), "c": ([1] * 6, 6.0)},
             "of 3 controllers a (0.033 %, at most 0.1 % in 1 of 1 cells; 8.00 cores) has the "
-            "fewest avoidable violations (too few seeds to show it), and of those with at most "
-            "0.1 % on average c (0.100 %, at most 0.1 % in 1 of 1 cells; 6.00 cores) the fewest "
-            "cores.",
+            "fewest avoidable violations (not shown to be fewer than those of c), and of those "
+            "with at most 0.1 % on average c (0.100 %, at most 0.1 % in 1 of 1 cells; 6.00 cores) "
+            "the fewest cores.",
         ),
         (
             {"a": ([0, 1] * 5, 8.0), "b": ([40] * 10, 4.0), "c": ([1, 0, 0, 0, 2] * 2, 6.0)},
@@ -192,10 +192,26 @@ def test_one_of_several_alone_stands_for_itself(tmp_path: Path) -> None:
             "b (0.033 %, at most 0.1 % in 1 of 1 cells; 6.00 cores) has the fewest avoidable "
             "violations (as few: 1 more, none on fewer cores), and of those",
         ),
-        ({"a": (FEW, 4.0), "b": (MANY, 8.0)}, "0.1 % on average also the fewest cores."),
+        (
+            {"a": (FEW, 8.0), "b": (FEW, 6.0), "c": ([1] * 6, 7.0)},
+            "(as few: 1 more, none on fewer cores) (not shown to be fewer than those of c), and",
+        ),
+        (
+            {"a": ([0] * 4, 8.0), "b": ([40] * 4, 6.0)},
+            "has the fewest avoidable violations (too few seeds to show it), and of those",
+        ),
+        (
+            {"a": ([0, 1] * 5, 8.0)} | {f"b{n}": ([1, 0] * 4 + [n, 1], 9.0) for n in range(2, 8)},
+            "(not shown to be fewer than those of b2, b3, b4, b5 and 2 more), and of those",
+        ),
+        (
+            {"a": (FEW, 4.0), "b": (MANY, 8.0)},
+            "has the fewest avoidable violations, and of those with at most 0.1 % on average also "
+            "the fewest cores.",
+        ),
         ({"a": (MANY, 4.0), "b": (MANY, 8.0)}, "and nobody has at most 0.1 % on average."),
     ],
-    ids=["two", "as good", "equal", "one", "none"],
+    ids=["two", "as good", "equal", "both", "few seeds", "many", "one", "none"],
 )
 def test_who_to_choose_is_what_the_data_says(
     tmp_path: Path, agents: dict[str, tuple[list[int], float]], words: str

@@ -128,7 +128,7 @@ class Episodes:
         count = int(chosen.sum())
         drawn = self._random.integers(0, DRAWS, count)
         self._assigned[chosen] = self.scenario[chosen] * DRAWS + drawn
-        # Those below are for evaluation, those above for the judge: a training sees neither.
+        # Those below are for evaluation, those above for the judge: practice sees neither.
         seeds = self._random.integers(EVALUATION_SEEDS, SEED_LIMIT, len(chosen))
         self._simulator.reset(chosen, seeds, self._observations)
         self.state.begin(chosen, self._pool, self._assigned[chosen])

@@ -86,14 +86,18 @@ def wake(
     replica: ReplicaState,
     now_s: float,
     work_s: float,
+    rest_s: float,
     wake_s: float,
     resume_s: float,
 ) -> None:
-    """Begin work at ``now_s``; a rest before it costs ``wake_s``, each pause in it ``resume_s``."""
+    """Begin work at ``now_s``.
+
+    A rest of ``rest_s`` or more before it costs ``wake_s``, each pause in it ``resume_s``.
+    """
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
     replica.resume_s = resume_s
-    rested = now_s - replica.since_s >= model.quota.tick_s
+    rested = now_s - replica.since_s >= rest_s
     replica.since_s, replica.left_s = now_s, work_s + rested * wake_s
     _predict(model, replica)
 

@@ -86,7 +86,7 @@ def share_cpu(w: World) -> None:
     part = min(whole, model.cpu_cores / max(1, busy_replicas(w)))
     for k in range(stage.replicas):
         replica = w.replicas[k]
-        # Whoever is idle takes nothing from the others, and finds its tokens when it wakes.
+        # Whoever is idle takes nothing from the others, so its part need not be smaller.
         share(model, replica, env.now_s, whole if is_idle(env, replica) else part)
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s

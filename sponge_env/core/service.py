@@ -15,9 +15,9 @@ from sponge_env.core.records import ReplicaState, World
 from sponge_env.core.rng import uniform
 from sponge_env.latency import CONTENDING
 
-OVERHEADS = 4
-"""Numbers of each variant that say what a batch takes beside its work: dispatch, the same for each
-request, wake, resume."""
+OVERHEADS = 5
+"""Numbers of each variant that say what a batch takes beside its work, in seconds: dispatch, the
+same for each request, how long a rest is one, what it costs, and what a pause does."""
 
 
 @inlined
@@ -40,7 +40,8 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
     if model.limited:
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (model.quota.loading_contention - 1.0) * contention
-        wake(model, replica, now_s, model.cold_start_s * model.core_unit * slowdown, 0.0, 0.0)
+        work_s = model.cold_start_s * model.core_unit * slowdown
+        wake(model, replica, now_s, work_s, math.inf, 0.0, 0.0)
     else:
         replica.finish_s = now_s + model.cold_start_s
 
@@ -54,7 +55,8 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
         begin_s = now_s + dispatched_s(w, replica.variant, count)
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
         at = model.overheads_at + OVERHEADS * replica.variant
-        wake(model, replica, begin_s, work_s, w.numbers[at + 2], w.numbers[at + 3])
+        rest_s, wake_s, resume_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
+        wake(model, replica, begin_s, work_s, rest_s, wake_s, resume_s)
     else:
         replica.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise

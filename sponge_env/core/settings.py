@@ -134,8 +134,8 @@ class StageSettings:
     work_at: Position
     """(variants, batch_max) CPU seconds under a quota."""
     overheads_at: Position
-    """(variants, 3) dispatch of a batch and of each request, and the cost of a pause, under a
-    quota; those in ``quota`` are the first variant's."""
+    """(variants, :data:`.service.OVERHEADS`) what batches take beside their work under a quota;
+    those in ``quota`` are the first variant's, and NaN where they were not measured."""
     core_unit: float
     cpu_cores: float
     """Core units of the CPU that all replicas share."""

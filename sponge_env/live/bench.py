@@ -15,7 +15,7 @@ from sponge_env.live.limits import process_memory_bytes
 from sponge_env.live.worker import LiveWorker
 
 WORK_RUNS = 8
-"""Batches of each size that are run at full speed, at the least."""
+"""Pairs of batches of each size that are run at full speed, at the least."""
 PAUSED_RUNS = 20
 """Batches that are run at full speed and at a share in turn."""
 PAUSED_SIZE = 4
@@ -25,7 +25,7 @@ CELL_S = 0.25
 MOST_RUNS = 64
 """Batches of one cell per round: of a model that takes microseconds there would be thousands."""
 REST_S = 0.03
-"""Rest before a batch that is to tell what waking costs: it is all there after 10 ms."""
+"""Rest before a batch that is to tell what a rest costs: here that is all there after 15 ms."""
 DISTURBED = 1.3
 """Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
 its CPU makes it 1.6 times as much, for seconds."""
@@ -111,7 +111,8 @@ class Bench:
         """Run batches of several sizes without a limit, so many of each; ``again`` is not shown.
 
         Each runs after a rest, and once more right after that. Returned are the latter runs, and
-        the CPU seconds by which each of the former took longer.
+        the CPU seconds by which the former took longer, of small batches, for it is the same for
+        all and large ones differ by more from one to the next.
         """
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
@@ -124,7 +125,8 @@ class Bench:
                 rested = self._rested(size)
                 self._requests = first
                 runs[size].append(self._run(size))
-                woken_s.append(rested.cpu_s - runs[size][-1].cpu_s)
+                if size <= PAUSED_SIZE:
+                    woken_s.append(rested.cpu_s - runs[size][-1].cpu_s)
         return runs, woken_s
 
     def grid(self, work_s: FloatArray, end_s: float) -> Grid:

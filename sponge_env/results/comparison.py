@@ -227,16 +227,17 @@ class Comparison:
         name: str,
         cells_of: Mapping[str, Sequence[Cell]],
         test: Callable[[FloatArray, FloatArray], float] = paired_p,
-        reference: str = "",
     ) -> set[str]:
-        """Return the agents that are shown to differ from one in a metric, or from the reference.
+        """Return the agents that are shown to differ from the reference in a metric.
 
-        The cells of each agent are those on which it and that one have results; the agents of one
-        column of a table are one family of tests, which give the p value of two.
+        The cells of each agent are those on which it and the reference have results; the agents
+        of one column of a table are one family of tests, which give the p value of two.
         """
-        one = reference or self.reference
-        others = [a for a, cells in cells_of.items() if a != one and cells]
-        pairs = [[self.pooled(a, name, cells_of[agent]) for a in (agent, one)] for agent in others]
+        others = [a for a, cells in cells_of.items() if a != self.reference and cells]
+        pairs = [
+            [self.pooled(a, name, cells_of[agent]) for a in (agent, self.reference)]
+            for agent in others
+        ]
         corrected = holm([test(ours, theirs) for ours, theirs in pairs])
         return {agent for agent, p in zip(others, corrected, strict=True) if p < SIGNIFICANCE}
 

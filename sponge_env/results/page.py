@@ -40,6 +40,7 @@ from sponge_env.results.figures import (
     time_series,
 )
 from sponge_env.results.layout import code, listed, markdown, percent, plain
+from sponge_env.results.statistics import SIGNIFICANCE, paired_p
 
 MARK = "results"
 """Name of the README's part."""
@@ -207,11 +208,11 @@ def choices(comparison: Comparison, name: Callable[[str], str] = str) -> Iterato
         found = tables.leaders(standings, lambda one: one.rate <= FEW_VIOLATIONS)
         bound = comparison.bounded(cells) == cells
         fewest, *cheapest = dict.fromkeys(_standing(one, bound, name) for one in found)
-        rest = f"of those with {few} {''.join(cheapest) or 'also'} the fewest cores"
-        rest = rest if found[1:] else f"nobody has {few}"
+        cheap = f"of those with {few} {''.join(cheapest) or 'also'} the fewest cores"
+        rest = cheap if found[1:] else f"nobody has {few}"
         equal = sum(one.rate == found[0].rate for one in standings) - 1
-        beside = f" (as few: {equal} more, none on fewer cores)" if equal else ""
-        beside = beside or _rivals(comparison, found[0].agent, standings, cells, name)
+        ties = f" (as few: {equal} more, none on fewer cores)" if equal else ""
+        beside = ties + _rivals(comparison, found[0], standings, cells, name)
         everywhere = "" if len(standings) == len(comparison.agents) else " with results everywhere"
         yield (
             f"After a {start} start, of {len(standings)} controllers{everywhere} {fewest} has the "
@@ -221,19 +222,31 @@ def choices(comparison: Comparison, name: Callable[[str], str] = str) -> Iterato
 
 def _rivals(
     comparison: Comparison,
-    best: str,
+    best: Standing,
     standings: Sequence[Standing],
     cells: Sequence[Cell],
     name: Callable[[str], str],
 ) -> str:
-    """Say who is not shown to have more avoidable violations than the best has."""
-    if not comparison.can_tell(len(standings) - 1):
+    """Say who else may have the fewest avoidable violations, but for those with as few.
+
+    Left out is who is shown to have more than the best, by a one-sided test for each of the
+    others, corrected for how many they are: whoever truly has the fewest is then left out in at
+    most one comparison of twenty, though the best is chosen by the same data.
+    """
+    others = [one for one in standings if one.agent != best.agent]
+    values = partial(comparison.pooled, name=AVOIDABLE, cells=cells)
+    # All signs one way is the least probable that seeds can show.
+    if len(others) * 0.5**comparison.seeds >= SIGNIFICANCE:
         return " (too few seeds to show it)"
-    more = comparison.different(AVOIDABLE, {o.agent: cells for o in standings}, reference=best)
-    others = [one for one in standings if one.agent not in {best, *more}]
-    if not others:
+    ps = [paired_p(values(one.agent), values(best.agent)) / 2 for one in others]
+    rivals = [
+        one
+        for one, p in zip(others, ps, strict=True)
+        if p * len(others) >= SIGNIFICANCE and one.rate > best.rate
+    ]
+    if not rivals:
         return ""
-    names = [name(one.agent) for one in sorted(others, key=lambda one: one.rate)]
+    names = [name(one.agent) for one in sorted(rivals, key=lambda one: one.rate)]
     rest = [f"{len(names) - RIVALS} more"] if len(names) > RIVALS else []
     return f" (not shown to be fewer than those of {listed([*names[:RIVALS], *rest])})"
 

@@ -432,17 +432,20 @@ def sweep_notes(comparison: Comparison, what: str) -> list[str]:
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
     """Return the agents at each value of what is swept, mean over the cells of one start."""
     columns = [
-        (value, partial(rate_and_cores, comparison, [cell for cell in cells if cell[2] == start]))
+        (
+            value,
+            partial(mean_rate_and_cores, comparison, [cell for cell in cells if cell[2] == start]),
+        )
         for value, cells in comparison.sweeps[what].items()
     ]
     return Table.of([("agent", str), *columns], comparison.agents)
 
 
-def rate_and_cores(comparison: Comparison, cells: Sequence[Cell], agent: str) -> str:
+def mean_rate_and_cores(comparison: Comparison, cells: Sequence[Cell], agent: str) -> str:
     """Write an agent's mean over cells; a dash where it lacks one, or there are none."""
     if not (cells and all(comparison.has(agent, cell) for cell in cells)):
         return MISSING
-    return _rate_and_cores(*(comparison.mean(agent, column.metric, *cells) for column in SHOWN))
+    return _written(*(comparison.mean(agent, column.metric, *cells) for column in SHOWN))
 
 
 def failure_table(comparison: Comparison) -> Table:
@@ -473,7 +476,7 @@ def overview_table(comparison: Comparison, start: str, agents: Sequence[str]) ->
 
     def of_bound(cell: Cell) -> str:
         sides = comparison.bound_sides(cell).get(comparison.common_bound)
-        return _rate_and_cores(*(sides[c.metric][1] for c in SHOWN)) if sides else MISSING
+        return _written(*(sides[c.metric][1] for c in SHOWN)) if sides else MISSING
 
     shown: list[tuple[str, Callable[[Cell], Entry | str]]] = [("", lambda c: f"{c[0]}, {c[1]}")]
     shown += [(agent, partial(of_agent, agent)) for agent in agents]
@@ -489,10 +492,10 @@ def _short(comparison: Comparison, agent: str, cell: Cell) -> str:
     over = (
         f" · {_mean_text(comparison, agent, OVER_BOUND, [cell])}" if comparison.common_bound else ""
     )
-    return _rate_and_cores(*means) + over
+    return _written(*means) + over
 
 
-def _rate_and_cores(rate: float, cores: float) -> str:
+def _written(rate: float, cores: float) -> str:
     return f"{rate * 100:z.2f} % · {CORES.text(cores)}"
 
 

@@ -109,7 +109,7 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
 
 
 def _measured(profile: Profile) -> dict[str, Any]:
-    """Return what results depend on; what was not measured is left out."""
+    """Return what results depend on; a rest that was not measured is left out."""
     data = asdict(profile)
     del data["facts"]
     if data["quota"] and data["quota"]["wake_s"] is None:

@@ -156,8 +156,7 @@ class Configuration(MemoryPlan):
             row["work_at"] = self.numbers.add(work_s)
             quotas = [each.quota for each in profiles if each.quota]
             row["overheads_at"] = self.numbers.add(
-                # works that were measured include what pauses cost
-                [_overheads_s(each, pauses=not self._measured_work) for each in quotas]
+                [_overheads_s(each, self._measured_work) for each in quotas]
             )
             most_s, unit = float(work_s.max()), profile.core_unit
             slowest_s = max(each.slowest_s(most_s, unit) for each in quotas)
@@ -202,10 +201,13 @@ def shortest_s(
     return max(ends_s)
 
 
-def _overheads_s(quota: QuotaService, pauses: bool) -> tuple[float, float, float, float]:
-    """Return what batches of a variant take beside their work."""
-    cold_s = (quota.rested_s, quota.resume_s) if pauses else (0.0, 0.0)
-    return quota.dispatch_s, quota.dispatch_request_s, *cold_s
+def _overheads_s(quota: QuotaService, replayed: bool) -> tuple[float, ...]:
+    """Return what batches of a variant take beside their work, see :data:`.service.OVERHEADS`.
+
+    Work that was measured in a live run and is replayed includes what rests and pauses cost.
+    """
+    costs_s = (0.0, 0.0) if replayed else (quota.rested_s, quota.resume_s)
+    return quota.dispatch_s, quota.dispatch_request_s, quota.rest_s, *costs_s
 
 
 def _bits(places: Iterable[int]) -> int:

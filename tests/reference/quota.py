@@ -129,7 +129,7 @@ class QuotaBucket:
         """Begin work at ``now_s``."""
         self.advance(now_s)
         self._catch_up(now_s)
-        rested = now_s - self._now_s >= self._quota.tick_s
+        rested = now_s - self._now_s >= self._quota.rest_s
         self._now_s, self._left_s = now_s, work_s + rested * self._wake_s
         self._predict()
 
