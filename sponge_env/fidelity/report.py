@@ -156,9 +156,9 @@ def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity)
 
 _NORMAL = """\
 off by: simulated against live. One live run differs from the next: of those behind docs/fidelity.md
-in which an agent kept up with its load, nine in ten were off by at most 0.4 points of violations,
-20 % of the mean latency, 17 % of the p99 and 5 % of the cores, the worst by 5.5 points, 33 %, 46 %
-and 15 %."""
+in which an agent kept up with its load, nine in ten were off by at most 0.8 points of violations,
+22 % of the mean latency, 19 % of the p99 and 10 % of the cores, the worst by 5.5 points, 33 %, 46 %
+and 12 %."""
 """What to think of the differences in :func:`beside`; a test holds it to the records."""
 
 
