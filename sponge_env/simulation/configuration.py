@@ -156,7 +156,7 @@ class Configuration(MemoryPlan):
             row["work_at"] = self.numbers.add(work_s)
             quotas = [each.quota for each in profiles if each.quota]
             row["overheads_at"] = self.numbers.add(
-                [_overheads_s(each, self._measured_work) for each in quotas]
+                [_overheads_s(each, bool(self._measured_work)) for each in quotas]
             )
             most_s, unit = float(work_s.max()), profile.core_unit
             slowest_s = max(each.slowest_s(most_s, unit) for each in quotas)
