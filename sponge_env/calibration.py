@@ -25,7 +25,15 @@ from sponge_env.files import check_writable
 from sponge_env.installation import describe_host, describe_versions
 from sponge_env.interfaces import Allocation, FloatArray
 from sponge_env.latency import CONTENDING, MOST_LOST, QuotaService, fit_latency, to_quantiles
-from sponge_env.live.bench import PAUSED_SIZE, WORK_RUNS, Bench, ColdStart, Grid, Runs
+from sponge_env.live.bench import (
+    PAUSED_SHARE,
+    PAUSED_SIZE,
+    WORK_RUNS,
+    Bench,
+    ColdStart,
+    Grid,
+    Runs,
+)
 from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
@@ -185,7 +193,7 @@ def build_quota(
     work_s = interpolate_work(work, config.batch_max)
     wake_s = max(0.0, median(woken_s))
     paused_work_s = float(work_s[min(PAUSED_SIZE, config.batch_max) - 1]) + wake_s
-    share = config.physical_cores(config.cores_max // 2)
+    share = config.physical_cores(max(1, config.cores_max // PAUSED_SHARE))
     pauses = paused_work_s / max(tick_s, share * period_s)
     most_s = MOST_LOST * config.core_unit * period_s
     return QuotaService(

@@ -102,14 +102,15 @@ def test_a_disturbed_run_does_not_change_the_work() -> None:
 
 def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
-    # 40 ms of work and 1.2 of a rest in quotas of 5 ms (half a core for 10 ms)
+    # 40 ms of work and 1.2 of a rest in quotas of 2.5 ms (a quarter of a core for 10 ms), of which
+    # the limiter sees only that they are used up at a tick of 4 ms
     measured = {"woken_s": [0.0011, 0.0013, 0.0012], "lost_s": [0.0007, 0.0009]}
     quota = build_quota(SMALL, 0.01, 0.004, work, **measured, loading_contention=1.4)
     assert quota.work_s == pytest.approx((0.01, 0.02, 0.03, 0.04))
     assert quota.dispatch_s == pytest.approx(0.0003)
     assert quota.dispatch_request_s == pytest.approx(0.0001)
     assert quota.wake_s == pytest.approx(0.0012)
-    assert quota.resume_s == pytest.approx(0.0008 * 5 / 41.2)
+    assert quota.resume_s == pytest.approx(0.0008 * 4 / 41.2)
     assert (quota.period_s, quota.tick_s, quota.loading_contention) == (0.01, 0.004, 1.4)
 
 

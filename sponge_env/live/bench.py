@@ -20,6 +20,9 @@ PAUSED_RUNS = 20
 """Batches that are run at full speed and at a share in turn."""
 PAUSED_SIZE = 4
 """Requests in each of these."""
+PAUSED_SHARE = 4
+"""So many times slower they are than at full speed: pauses of half a period cost next to nothing
+here, those of three quarters 0.2 ms."""
 CELL_S = 0.25
 """Time spent on one cell of the grid per round, or one batch if that takes longer."""
 MOST_RUNS = 64
@@ -91,7 +94,7 @@ class Bench:
         return alone, crowded
 
     def pauses(self) -> list[float]:
-        """Return the CPU seconds that equal batches at full speed and at half of it differ by.
+        """Return the CPU seconds that equal batches at full speed and at a share of it differ by.
 
         They run in turn, against drift.
         """
@@ -102,7 +105,7 @@ class Bench:
             self._resize(most)
             full_s = self._rested(size).cpu_s
             self._requests = first
-            self._resize(most // 2)
+            self._resize(max(1, most // PAUSED_SHARE))
             lost_s.append(self._rested(size).cpu_s - full_s)
         self._resize(most)
         return lost_s
