@@ -179,7 +179,7 @@ def latency_quantile_s(answered_s: Sequence[float], unanswered: int, probability
     return quantile(filled, probability)
 
 
-RESTED_S = 0.008
+IDLE_S = 0.008
 """Time without work, dispatch included, after which a batch pays for the rest in full, and before
 nothing: measured it comes gradually, half of it after 4 to 8 ms, all after 15."""
 
@@ -216,7 +216,7 @@ class QuotaService:
         values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)
         if not self.work_s or not all(0 < value < math.inf for value in values):
             raise ProfileError("a quota service needs a period, a tick and work above 0")
-        overheads = (self.dispatch_s, self.dispatch_request_s, self.rested_s, self.resume_s)
+        overheads = (self.dispatch_s, self.dispatch_request_s, self.wake_cost_s, self.resume_s)
         if min(self.period_s, self.tick_s) < SHORTEST_S or max(*values, *overheads) > LONGEST_S:
             raise ProfileError(
                 f"a quota service needs a period and a tick of at least {SHORTEST_S:g} s, and no "
@@ -226,19 +226,19 @@ class QuotaService:
             raise ProfileError("a quota service needs overheads of at least 0")
 
     @property
-    def rested_s(self) -> float:
+    def wake_cost_s(self) -> float:
         """What a rest costs, measured or not."""
         return self.resume_s if self.wake_s is None else self.wake_s
 
     @property
-    def rest_s(self) -> float:
-        """How long a replica has done nothing when that has to be paid."""
-        return self.tick_s if self.wake_s is None else RESTED_S
+    def idle_s(self) -> float:
+        """How long a replica has been idle when that has to be paid."""
+        return self.tick_s if self.wake_s is None else IDLE_S
 
     def slowest_s(self, work_s: float, core_unit: float) -> float:
         """Return an upper bound of how long that much CPU time takes on one core unit."""
         # a pause for each quota, a tick of debt to begin with, and the periods at both ends
         lost = self.resume_s / (core_unit * self.period_s)
-        cpu_s = (work_s + self.rested_s + self.resume_s) / (1 - lost) + self.tick_s
+        cpu_s = (work_s + self.wake_cost_s + self.resume_s) / (1 - lost) + self.tick_s
         dispatch_s = self.dispatch_s + len(self.work_s) * self.dispatch_request_s
         return dispatch_s + 2 * self.period_s + cpu_s / core_unit

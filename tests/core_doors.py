@@ -111,7 +111,7 @@ class CoreService:
         overheads_s = np.zeros(service.OVERHEADS)
         if limit is not None:
             overheads_s[:2] = limit.dispatch_s, limit.dispatch_request_s
-            overheads_s[2:] = limit.rest_s, limit.rested_s, limit.resume_s
+            overheads_s[2:] = limit.idle_s, limit.wake_cost_s, limit.resume_s
         parts.append(overheads_s)
         row["replay_at"], row["work_at"] = 1, 2 + 2 * sizes
         row["served_at"] = row["work_at"] + len(work_s)

@@ -18,7 +18,7 @@ from scenarios import QUOTA_PROFILE, SHORT
 
 from sponge_env.config import Arrivals, Initial, Limits, Simulation, Stage, Variant
 from sponge_env.interfaces import Allocation
-from sponge_env.latency import RESTED_S, QuotaService
+from sponge_env.latency import IDLE_S, QuotaService
 from sponge_env.profile import save_profile
 from sponge_env.system import SimulatedSystem
 
@@ -126,7 +126,7 @@ def test_every_pause_costs(bucket: MakeBucket) -> None:
 def test_a_rest_costs_once_and_not_where_batches_follow_one_another(bucket: MakeBucket) -> None:
     service = bucket(cores=16, work_s=0.01, wake_s=0.002, resume_s=0.001)
     service.load(0.0, 1.0, 1)
-    gaps_s = 0.0, 0.9 * RESTED_S, 1.1 * RESTED_S, 1.0
+    gaps_s = 0.0, 0.9 * IDLE_S, 1.1 * IDLE_S, 1.0
     for gap_s, took_s in zip(gaps_s, (0.01, 0.01, 0.012, 0.012), strict=True):
         begin_s = service.finish_s + gap_s
         service.start(begin_s, 1, 1.0)
@@ -333,5 +333,5 @@ def test_each_variant_has_overheads_of_its_own(tmp_path: Path) -> None:
         columns = system.columns()
         took_s.append(np.nanmin(columns["finished_s"] - columns["started_s"]))
     quick = QUOTA_PROFILE.quota
-    least_s = quick.dispatch_s + quick.dispatch_request_s + quick.rested_s
+    least_s = quick.dispatch_s + quick.dispatch_request_s + quick.wake_cost_s
     assert took_s[1] - took_s[0] == pytest.approx(0.075 - least_s, abs=1e-9)

@@ -9,8 +9,9 @@ is lost. The CPU draws on the pool in slices and spends them at full speed. It l
 slice is used up at the ticks of the kernel's clock only, and when the group falls asleep. If
 the pool is empty then, the group has overdrawn by up to a tick, and stops until the refills of
 the periods that follow have paid for that. Writing a quota fills the pool and forgives the
-debt. To load the model is work like a batch. Where replicas want more of the CPU than there is,
-the fair scheduler gives each an equal part, which is here a smaller quota.
+debt. A rest before a batch and each pause in it make its work a little more. To load the model
+is work like a batch. Where replicas want more of the CPU than there is, the fair scheduler gives
+each an equal part, which is here a smaller quota.
 
 Source: ``kernel/sched/fair.c`` of Linux 6.18 (``__assign_cfs_rq_runtime``, ``throttle_cfs_rq``,
 ``distribute_cfs_runtime``, ``__return_cfs_rq_runtime``, ``tg_set_cfs_bandwidth``), and
@@ -86,18 +87,18 @@ def wake(
     replica: ReplicaState,
     now_s: float,
     work_s: float,
-    rest_s: float,
+    idle_s: float,
     wake_s: float,
     resume_s: float,
 ) -> None:
     """Begin work at ``now_s``.
 
-    A rest of ``rest_s`` or more before it costs ``wake_s``, each pause in it ``resume_s``.
+    A rest of ``idle_s`` or more before it costs ``wake_s``, each pause in it ``resume_s``.
     """
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
     replica.resume_s = resume_s
-    rested = now_s - replica.since_s >= rest_s
+    rested = now_s - replica.since_s >= idle_s
     replica.since_s, replica.left_s = now_s, work_s + rested * wake_s
     _predict(model, replica)
 

@@ -55,8 +55,8 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
         begin_s = now_s + dispatched_s(w, replica.variant, count)
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
         at = model.overheads_at + OVERHEADS * replica.variant
-        rest_s, wake_s, resume_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
-        wake(model, replica, begin_s, work_s, rest_s, wake_s, resume_s)
+        idle_s, wake_s, resume_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
+        wake(model, replica, begin_s, work_s, idle_s, wake_s, resume_s)
     else:
         replica.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise

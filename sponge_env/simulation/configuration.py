@@ -206,8 +206,8 @@ def _overheads_s(quota: QuotaService, replayed: bool) -> tuple[float, ...]:
 
     Work that was measured in a live run and is replayed includes what rests and pauses cost.
     """
-    costs_s = (0.0, 0.0) if replayed else (quota.rested_s, quota.resume_s)
-    return quota.dispatch_s, quota.dispatch_request_s, quota.rest_s, *costs_s
+    costs_s = (0.0, 0.0) if replayed else (quota.wake_cost_s, quota.resume_s)
+    return quota.dispatch_s, quota.dispatch_request_s, quota.idle_s, *costs_s
 
 
 def _bits(places: Iterable[int]) -> int:

@@ -90,7 +90,7 @@ class QuotaBucket:
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
-        self._wake_s, self._resume_s = self._quota.rested_s, self._quota.resume_s
+        self._wake_s, self._resume_s = self._quota.wake_cost_s, self._quota.resume_s
         dispatch_s = self._quota.dispatch_s + size * self._quota.dispatch_request_s
         self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
 
@@ -129,7 +129,7 @@ class QuotaBucket:
         """Begin work at ``now_s``."""
         self.advance(now_s)
         self._catch_up(now_s)
-        rested = now_s - self._now_s >= self._quota.rest_s
+        rested = now_s - self._now_s >= self._quota.idle_s
         self._now_s, self._left_s = now_s, work_s + rested * self._wake_s
         self._predict()
 
