@@ -41,14 +41,14 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 $(COMPILED): $(INSTALLED)
-	$(PY) -m sponge_env.run.precompile
+	$(PY) -m sponge_env.app.precompile
 	@touch $@
 
 demo: setup  ## calibrate this machine, train PPO, compare controllers, simulated beside live
-	$(PY) -m sponge_env.calibrate
+	$(PY) -m sponge_env calibrate
 	$(PY) train.py --agent ppo --scenario local --steps $(DEMO_STEPS)
 	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local --backend both --duration $(DEMO_SECONDS)
-	$(PY) -m sponge_env.calibrate --scenario ocr --seconds 20
+	$(PY) -m sponge_env calibrate --scenario ocr --seconds 20
 	$(PY) evaluate.py --agent sponge-mpc proportional-split --scenario ocr --backend both --duration $(DEMO_SECONDS)
 
 test: $(INSTALLED)  ## lint, check types, and run all tests
@@ -70,7 +70,7 @@ kernels: $(KERNELS)
 
 $(KERNELS): $(INSTALLED) $(SOURCES)
 	@touch $@.new
-	$(PY) -m sponge_env.run.precompile --all
+	$(PY) -m sponge_env.app.precompile --all
 	@mv $@.new $@
 	@touch $(COMPILED)
 

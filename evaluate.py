@@ -3,7 +3,7 @@
 
 import sys
 
-from sponge_env.run.evaluate import main
+from sponge_env.app.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sponge_env.config import ControlName
+from sponge_env.scenario.config import ControlName
 
 _KNOWN = {
     "sponge-ip": ("sponge_ip:SpongeIP", "integer program; every request has its own deadline"),

@@ -10,7 +10,8 @@ from operator import mul
 
 import numpy as np
 
-from sponge_env.controllers import Options, option
+from sponge_env.control.base import Options, option
+from sponge_env.control.split import shares, stage_spec
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,
@@ -19,7 +20,6 @@ from sponge_env.interfaces import (
     SystemView,
     together,
 )
-from sponge_env.split import shares, stage_spec
 
 _SMOOTHED = 5
 """Intervals over which rates are averaged: shorter swings are the queue's business."""
@@ -274,7 +274,7 @@ class Fleets:
         ]
 
     def observe(self, parts: Sequence[SystemView]) -> None:
-        """Take in the interval that has passed, by :func:`~sponge_env.split.stage_views`: once."""
+        """Take in the interval that has passed, as :func:`.stage_views` shows it: once."""
         for planner, part in zip(self._planners, parts, strict=True):
             planner.observe(part)
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.encoding import JOINT, control_named
 from sponge_env.interfaces import SystemSpec
+from sponge_env.simulation.encoding import JOINT, control_named
 
 from .lookahead.service_times import SEEN_RANGE
 

@@ -14,11 +14,18 @@ from functools import partial
 from pathlib import Path
 
 from sponge_env.arrays import IntArray
-from sponge_env.controllers import BaseController
-from sponge_env.encoding import ActionMasks, Control, control_named, decode, encode, reaching
+from sponge_env.control.base import BaseController
 from sponge_env.errors import ConfigError, PolicyError
-from sponge_env.installation import program
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.simulation.encoding import (
+    ActionMasks,
+    Control,
+    control_named,
+    decode,
+    encode,
+    reaching,
+)
+from sponge_env.utils.installation import program
 
 from . import LEARNERS
 from .guard import Guard

@@ -22,8 +22,8 @@ from safetensors.numpy import load, save_file
 
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError, PolicyError
-from sponge_env.files import parsed, read_bytes, replacing
-from sponge_env.mapping import from_mapping
+from sponge_env.scenario.toml import from_mapping
+from sponge_env.utils.files import parsed, read_bytes, replacing
 
 from .history import FloatMatrix as FloatMatrix
 from .history import inputs_of
@@ -57,7 +57,7 @@ class PolicyInfo:
     agent: str
     """Name of the learner."""
     fingerprint: str
-    """:meth:`sponge_env.encoding.Control.fingerprint` of the system."""
+    """:meth:`sponge_env.simulation.encoding.Control.fingerprint` of the system."""
     scenarios: tuple[str, ...]
     """Scenarios that it was trained on."""
     actions: tuple[int, ...]

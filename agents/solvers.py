@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.chain import Chain
+from sponge_env.control.chain import Chain
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel

@@ -16,12 +16,12 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.chain import is_chain
-from sponge_env.controllers import BaseController, option
+from sponge_env.control.base import BaseController, option
+from sponge_env.control.chain import is_chain
+from sponge_env.control.split import Rule
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
 from sponge_env.latency import quantile
-from sponge_env.split import Rule
 
 from .fleet import FleetOptions
 from .program import Forecast

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sponge_env.controllers import BaseController, option
+from sponge_env.control.base import BaseController, option
+from sponge_env.control.split import shares, stage_views
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.split import shares, stage_views
 
 from .fleet import FleetOptions, Fleets, everything
 from .lookahead import plays

@@ -16,9 +16,11 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from sponge_env.arrays import IntArray
-from sponge_env.config import ControlName
-from sponge_env.controllers import BaseController
-from sponge_env.encoding import (
+from sponge_env.control.base import BaseController
+from sponge_env.errors import MissingExtraError, PolicyError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.scenario.config import ControlName
+from sponge_env.simulation.encoding import (
     ActionMasks,
     combination,
     control_named,
@@ -27,8 +29,6 @@ from sponge_env.encoding import (
     reaching,
     stepped,
 )
-from sponge_env.errors import MissingExtraError, PolicyError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 LOG = logging.getLogger("agents")
 

@@ -5,8 +5,9 @@ change, and is decided apart (:mod:`.fleet`). IPA (Ghafouri et al., 2023) asks t
 the stages add up to no more than the SLO. Here each request is held to its own budget: wherever
 it waits, it needs the time until it leaves its stage, behind those that are due before it, and what
 the stages after it take. So an option says of every latency of the later stages how many requests
-it makes late, and :mod:`sponge_env.chain` finds the cheapest way through. Where every plan makes
-some late, the fewest are wanted, and of such plans the one that works the backlog off fastest.
+it makes late, and :mod:`sponge_env.control.chain` finds the cheapest way through. Where every plan
+makes some late, the fewest are wanted, and of such plans the one that works the backlog off
+fastest.
 
 What a stage takes that comes later: the wait for a replica or for the backlog there, whichever is
 longer, and the batches for all tasks of a request, each as large as what arrives during it.
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.chain import (
+from sponge_env.control.chain import (
     CORE,
     MANY,
     NEVER,
@@ -35,6 +36,7 @@ from sponge_env.chain import (
     least_room,
     slack,
 )
+from sponge_env.control.split import shares, stage_views
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import (
     Allocation,
@@ -44,7 +46,6 @@ from sponge_env.interfaces import (
     SystemSpec,
     SystemView,
 )
-from sponge_env.split import shares, stage_views
 
 from .enumeration import list_arrivals
 from .fleet import Fleets, everything

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.encoding import Control, encode, fit
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
+from sponge_env.simulation.encoding import Control, encode, fit
 
 from .history import (
     BATCH_TIMES,

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from sponge_env.config import Start
 from sponge_env.errors import ConfigError
-from sponge_env.files import parsed, read_text
+from sponge_env.scenario.config import Start
+from sponge_env.utils.files import parsed, read_text
 
 _KNOWN = {
     "fa2": ("fa2:FA2", "horizontal with one-core replicas"),

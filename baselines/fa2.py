@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.chain import is_chain
-from sponge_env.controllers import BaseController, Options, option
+from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.chain import is_chain
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 from .ipa import IPA

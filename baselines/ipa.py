@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.chain import CORE, Chain, is_chain
-from sponge_env.controllers import BaseController, Options, option
+from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.chain import CORE, Chain, is_chain
 from sponge_env.interfaces import (
     ACCURACY_PRICE,
     Allocation,

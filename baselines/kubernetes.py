@@ -27,7 +27,7 @@ from functools import partial
 
 import numpy as np
 
-from sponge_env.controllers import BaseController, option
+from sponge_env.control.base import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .rules import BatchConfig, batch_size

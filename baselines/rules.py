@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from sponge_env.controllers import BaseController, Options, option
+from sponge_env.control.base import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sponge_env.controllers import BaseController, Options, option
+from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.split import shares
 from sponge_env.interfaces import (
     BY_SLACK,
     Allocation,
@@ -19,7 +20,6 @@ from sponge_env.interfaces import (
     SystemView,
     together,
 )
-from sponge_env.split import shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 After "A Tale of Two Scales: Reconciling Horizontal and Vertical Scaling for Inference Serving
 Systems" (Razavi et al., 2024, arXiv 2407.14843). Taken from it: latency by Amdahl's law in
-batch and cores, here :class:`~sponge_env.latency.LatencyModel`; a queueing delay that is the
+batch and cores, here :class:`LatencyModel`; a queueing delay that is the
 wait until a batch is full; and two stages. A surge is first met by growing the replicas there
 are in place; a load that stays is then moved to as many one-core replicas as it needs, the
 cheapest form by Amdahl's law, and the cores come down when these are warm.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.controllers import BaseController, Options, option
+from sponge_env.control.base import BaseController, Options, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 

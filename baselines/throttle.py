@@ -27,9 +27,9 @@ import statistics
 from collections import deque
 from dataclasses import dataclass
 
-from sponge_env.controllers import BaseController, option
+from sponge_env.control.base import BaseController, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 
 from .rules import BatchConfig, batch_size
 

@@ -25,21 +25,21 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env import cli
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, write_json
-from sponge_env.installation import describe_versions
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.results.layout import aligned
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.spec import scenario_profile
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
+from sponge_env.utils.console import Progress
+from sponge_env.utils.files import check_writable, write_json
+from sponge_env.utils.installation import describe_versions
 
 from . import TUNED_FILE, cell_key, load_tuned
 from .grid_search import IN_PIPELINES, SEARCHES, YARDSTICK, Candidate, Search, find_best

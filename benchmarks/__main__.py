@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sponge_env import cli
-from sponge_env.installation import describe_host, describe_versions
+from sponge_env.utils.installation import describe_host, describe_versions
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"

@@ -37,9 +37,9 @@ from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import cell_name, cells, load_suite
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
+from sponge_env.simulation.system import SimulatedSystem
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text()

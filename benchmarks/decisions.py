@@ -36,8 +36,8 @@ from sponge_env.interfaces import (
     SystemSpec,
     SystemView,
 )
-from sponge_env.profile import load_profile
 from sponge_env.results.layout import aligned
+from sponge_env.scenario.profile import load_profile
 
 QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)

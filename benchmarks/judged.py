@@ -43,11 +43,11 @@ from agents.policy import PolicyInfo, load_policy, save_policy
 from benchmarks.policy_targets import Won
 from sponge_env import cli
 from sponge_env.errors import PolicyError
-from sponge_env.files import read_json
 from sponge_env.results.layout import aligned
 from sponge_env.results.statistics import paired_p
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import SEED_LIMIT
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.utils.files import read_json
 
 _OF_ONE_TRAINING = "--seed", "--run-dir", "--resume", "--steps"
 """Options by which trainings may differ whose seeds do."""

@@ -36,10 +36,10 @@ from benchmarks.judged import unused_seed
 from sponge_env import cli
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, replacing
 from sponge_env.results.figures import COLOURS, open_frame, png
 from sponge_env.results.layout import aligned
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.utils.files import check_writable, replacing
 
 EPISODES = 32
 """Of each validation."""

@@ -21,9 +21,9 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from sponge_env.encoding import OBS_DIM
-from sponge_env.scenario import load_scenario
-from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.encoding import OBS_DIM
 
 BASE = "e2e7f30"
 ROOT = Path(__file__).resolve().parents[1]

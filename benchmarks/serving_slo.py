@@ -29,15 +29,15 @@ from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
 from benchmarks.triton_search import SPACE, best_settings
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
 from sponge_env import cli
-from sponge_env.factory import ensure_profile, make_system, wait_for_machine
+from sponge_env.env.factory import ensure_profile, make_system, wait_for_machine
+from sponge_env.metrics import summary
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import TensorSpec
 from sponge_env.results.layout import aligned
-from sponge_env.results.schema import summary
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario
 
 MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", 0.8
 AGENTS = ("sponge-ip", "sponge-mpc")

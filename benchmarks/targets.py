@@ -36,13 +36,13 @@ from benchmarks.policy_targets import cheapest_learned, one_learned
 from benchmarks.readme import SUMMARY, first_minute, resize_delays
 from benchmarks.verdicts import Target, Verdict, all_of, at_most
 from sponge_env import cli
-from sponge_env.config import ControlName
 from sponge_env.fidelity.report import Fidelity
 from sponge_env.results.__main__ import run
 from sponge_env.results.comparison import FEW_VIOLATIONS, Cell, Comparison
 from sponge_env.results.layout import Table, listed, markdown, percent
 from sponge_env.results.page import Remarks, Section
 from sponge_env.run.suite import BOUND_AGENTS
+from sponge_env.scenario.config import ControlName
 
 DECLARED: dict[str, Any] = tomllib.loads(Path(__file__).with_name("targets.toml").read_text())
 

@@ -30,20 +30,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from agents.learn import LearnConfig, TrainingPlan
 from agents.learn.training import make_model
-from sponge_env.config import Arrivals, Initial, Limits, Serving, Stage, Variant
-from sponge_env.encoding import OBS_DIM, control_named
-from sponge_env.env import SpongeEnv
-from sponge_env.profile import load_profile, save_profile
+from sponge_env.env.sb3 import SpongeVecEnv
+from sponge_env.env.single import SpongeEnv
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeds import EVALUATION_SEEDS, stream
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Serving, Stage, Variant
+from sponge_env.scenario.profile import load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS, stream
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.encoding import OBS_DIM, control_named
 from sponge_env.simulation.memory import allocations
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.system import SimulatedSystem
-from sponge_env.vector.sb3_env import SpongeVecEnv
-from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.simulation.system import SimulatedSystem
 
 LOADS_RPS = (10, 20, 100, 1000)
 ENVS = (16, 256, 1024, 4096)

@@ -23,9 +23,9 @@ from agents.learn.phases import ENVS, PhasedConfig
 from agents.policy import Policy, load_policy
 from benchmarks.judged import reported, unused_seed
 from sponge_env import cli
-from sponge_env.console import Progress
 from sponge_env.results.layout import aligned
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.utils.console import Progress
 
 EPISODES = 10
 """Of each scenario in which a policy is followed."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from benchmarks.triton_server import TritonModel
-from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
 
 CORES = (16, 15, 13)
 """Core units: all, and what our controllers hold in the mean."""

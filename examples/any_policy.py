@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.encoding import decode, encode
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.simulation.encoding import decode, encode
 
 
 def act(weights: NDArray[np.float64], observation: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from sponge_env.encoding import FIELDS
+from sponge_env.simulation.encoding import FIELDS
 
 
 def keep_up(observation: np.ndarray) -> tuple[int, int]:

@@ -14,38 +14,38 @@ __version__ = "0.3.0"
 
 gymnasium.register(
     id="Sponge-v0",
-    entry_point="sponge_env.env:SpongeEnv",
-    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+    entry_point="sponge_env.env.single:SpongeEnv",
+    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
 )
 gymnasium.register(
     id="SpongeLive-v0",
-    entry_point="sponge_env.env:SpongeEnv",
+    entry_point="sponge_env.env.single:SpongeEnv",
     nondeterministic=True,
     kwargs={"backend": "live", "scenario": "local"},
 )
 gymnasium.register(
     id="SpongeJoint-v0",
-    entry_point="sponge_env.env:SpongeEnv",
-    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+    entry_point="sponge_env.env.single:SpongeEnv",
+    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
     kwargs={"control": "joint"},
 )
 gymnasium.register(
     id="SpongeJointLive-v0",
-    entry_point="sponge_env.env:SpongeEnv",
+    entry_point="sponge_env.env.single:SpongeEnv",
     nondeterministic=True,
     kwargs={"backend": "live", "scenario": "local", "control": "joint"},
 )
 gymnasium.register(
     id="SpongeVariants-v0",
-    entry_point="sponge_env.env:SpongeEnv",
-    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+    entry_point="sponge_env.env.single:SpongeEnv",
+    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
     kwargs={"scenario": "variants", "control": "variants"},
 )
 gymnasium.register(
     id="SpongePipeline-v0",
-    entry_point="sponge_env.env:SpongeEnv",
-    vector_entry_point="sponge_env.vector.gym_env:SpongeVectorEnv",
+    entry_point="sponge_env.env.single:SpongeEnv",
+    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
     kwargs={"scenario": "pipeline-video", "control": "pipeline"},
 )
-gymnasium.register(id="SpongeDiscrete-v0", entry_point="sponge_env.env:discrete")
-gymnasium.register(id="SpongeContinuous-v0", entry_point="sponge_env.env:continuous")
+gymnasium.register(id="SpongeDiscrete-v0", entry_point="sponge_env.env.single:discrete")
+gymnasium.register(id="SpongeContinuous-v0", entry_point="sponge_env.env.single:continuous")

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from sponge_env import __version__, cli
-from sponge_env.installation import bundled
+from sponge_env.utils.installation import bundled
 
 COMMANDS = {
     "train": ("", "train a learned controller on scenarios"),
-    "evaluate": ("run.evaluate", "compare controllers on a scenario or on a suite of them"),
-    "list": ("run.listing", "show agents, scenarios, suites, profiles and policies"),
+    "evaluate": ("app.evaluate", "compare controllers on a scenario or on a suite of them"),
+    "list": ("app.listing", "show agents, scenarios, suites, profiles and policies"),
     "serve": ("serve.__main__", "serve a model to clients with deadlines"),
-    "calibrate": ("calibrate", "measure the real worker on this machine"),
+    "calibrate": ("app.calibrate", "measure the real worker on this machine"),
     "load": (
         "serve.load.__main__",
         "send a scenario's requests to a server",

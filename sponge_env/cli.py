@@ -14,12 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args
 
-from sponge_env.config import Backend, Limiter, as_name
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.formats import RESERVED
-from sponge_env.installation import program as program
-from sponge_env.installation import typed as typed
-from sponge_env.scenario import load_scenario, says
+from sponge_env.scenario.config import Backend, Limiter, as_name
+from sponge_env.scenario.scenario import load_scenario, says
+from sponge_env.utils.installation import program as program
+from sponge_env.utils.installation import typed as typed
 
 BAD_INPUT = 2
 """Exit code after bad input."""
@@ -137,7 +137,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
-    """Add the option that waits for CPUs; see :func:`sponge_env.factory.wait_for_machine`."""
+    """Add the option that waits for CPUs; see :func:`sponge_env.env.factory.wait_for_machine`."""
     said = "wait until the live run of another process has ended that uses the same CPUs"
     parser.add_argument("--wait", action="store_true", help=said)
 

@@ -52,7 +52,7 @@ from sponge_env.arrays import FloatArray as FloatArray
 
 if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
-    from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, StageMetrics
+    from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics
 
 
 HISTORY = 30

@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import sponge_env
-from sponge_env.config import Serving
+from sponge_env.app.evaluate import main
 from sponge_env.core.compiled import INTERPRETED
+from sponge_env.core.fields import FIELDS, JOINT_NAMES
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import encode
-from sponge_env.fields import FIELDS, JOINT_NAMES
 from sponge_env.interfaces import Allocation
 from sponge_env.results.documentation import field_table, metrics_page
-from sponge_env.run.evaluate import main
 from sponge_env.run.registry import decision, known_controllers, make_controller
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.config import Serving
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.simulation.encoding import encode
+from sponge_env.simulation.system import SimulatedSystem
 
 ALLOCATION = Allocation(2, 4)
 SEED = 3

@@ -8,10 +8,10 @@ import signal
 import pytest
 from hypothesis import settings
 
-from sponge_env.calibration import calibrate
+from sponge_env.live.calibration import calibrate
 from sponge_env.live.local import RESERVATIONS
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import Profile
+from sponge_env.scenario.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.register_profile("explore", max_examples=1000, deadline=None)

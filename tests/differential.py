@@ -14,12 +14,12 @@ from reference.encoding import encode
 from reference.system import System as Reference
 
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import JOINT
 from sponge_env.interfaces import Allocation
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
-from sponge_env.system import SimulatedSystem, System
-from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.encoding import JOINT
+from sponge_env.simulation.system import SimulatedSystem, System
 
 OWN_ORDER = ("latency_mean_s",)
 """Sums that the reference takes in another order than the batch simulator."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE
 
-from sponge_env.config import (
+from sponge_env.scenario.config import (
     Arrivals,
     Initial,
     Limits,
@@ -16,8 +16,8 @@ from sponge_env.config import (
     Serving,
     Simulation,
 )
-from sponge_env.profile import save_profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import save_profile
+from sponge_env.scenario.scenario import Scenario
 
 SEEDS = st.integers(0, 2**40)
 

@@ -20,8 +20,8 @@ from reference.worker import ProfileService, SimulatedWorker
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.handover import Handover
 from sponge_env.models.model import TensorSpec
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.system import TICK_S, ServedSystem
 

@@ -18,16 +18,17 @@ from fake_worker import FakeWorker
 from reference import worker_settings
 from scenarios import QUOTA_PROFILE, short
 
-from sponge_env.config import Arrivals, Limits, Network, RequestClass, Serving, Simulation
 from sponge_env.core.compiled import INTERPRETED
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import JOINT
 from sponge_env.interfaces import Allocation, SystemSpec
-from sponge_env.profile import Profile
-from sponge_env.results.schema import IntervalMetrics, names
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.spec import scenario_profile
-from sponge_env.system import LiveSystem, SimulatedSystem, System
+from sponge_env.live.system import LiveSystem
+from sponge_env.metrics import IntervalMetrics, names
+from sponge_env.scenario.config import Arrivals, Limits, Network, RequestClass, Serving, Simulation
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.encoding import JOINT
+from sponge_env.simulation.system import SimulatedSystem, System
 
 CLASSES = (RequestClass(1.0, 0.6, 2e5), RequestClass(2.0, 1.2, 4e5), RequestClass(1.0, 2.0, 0.0))
 BRIEF = short(duration_s=8.0)

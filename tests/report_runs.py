@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, summary
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, summary
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import FORMAT, QUANTILES
 from sponge_env.run.unit import interval_columns, write_table

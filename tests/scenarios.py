@@ -6,7 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from sponge_env.config import (
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.latency import FitError, LatencyModel, QuotaService
+from sponge_env.scenario.config import (
     Arrivals,
     Initial,
     Limits,
@@ -17,10 +19,8 @@ from sponge_env.config import (
     Stage,
     Variant,
 )
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.latency import FitError, LatencyModel, QuotaService
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.workload import Workload
 
 SHORT = Scenario(

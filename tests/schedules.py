@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from sponge_env.factory import make_system
+from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.profile import Profile
-from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.metrics import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
 
 
 class ScheduleController:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sponge_env.errors import ConfigError
+from sponge_env.metrics import IntervalMetrics, StageMetrics, blank
 from sponge_env.models.model import TensorSpec
-from sponge_env.results.schema import IntervalMetrics, StageMetrics, blank
 from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.monitor.history import History
 from sponge_env.serve.monitor.metrics import ServerMetrics

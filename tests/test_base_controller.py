@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from views import make_spec, make_view
 
-from sponge_env.controllers import BaseController, Options, option
+from sponge_env.control.base import BaseController, Options, option
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from sponge_env.config import ControlName
 from sponge_env.oracle import relaxation
 from sponge_env.run import bounds
 from sponge_env.run.read import load_bounds, load_results
 from sponge_env.run.suite import cell_name, cells, load_suite
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.config import ControlName
+from sponge_env.scenario.scenario import Scenario, load_scenario
 
 STANDARD = load_suite("standard")
 CELLS = {cell_name(cell): cell for cell in cells(STANDARD)}

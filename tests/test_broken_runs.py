@@ -19,10 +19,9 @@ from report_runs import write_suite
 import evaluate
 from sponge_env import cli
 from sponge_env.errors import RunDirectoryError
-from sponge_env.files import check_writable, read_bytes, replacing, write_json
 from sponge_env.results import __main__ as report
-from sponge_env.results import tensorboard
-from sponge_env.run import unit
+from sponge_env.run import tensorboard, unit
+from sponge_env.utils.files import check_writable, read_bytes, replacing, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "--agent static-8 --duration 20 --seeds 2 --run-dir run".split()
@@ -180,7 +179,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence() -> None:
 def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     import gzip
 
-    monkeypatch.setattr("sponge_env.files.MOST_BYTES", 1000)
+    monkeypatch.setattr("sponge_env.utils.files.MOST_BYTES", 1000)
     Path("big").write_bytes(content or gzip.compress(bytes(1001)))
     with pytest.raises(ValueError, match=r"it holds more than 0\.001 MB"):
         read_bytes(Path("big"))

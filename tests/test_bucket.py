@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from reference.quota import QuotaBucket
 from scenarios import QUOTA_PROFILE, SHORT
 
-from sponge_env.config import Arrivals, Initial, Limits, Simulation, Stage, Variant
 from sponge_env.interfaces import Allocation
 from sponge_env.latency import IDLE_S, QuotaService
-from sponge_env.profile import save_profile
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Simulation, Stage, Variant
+from sponge_env.scenario.profile import save_profile
+from sponge_env.simulation.system import SimulatedSystem
 
 UNIT = 1 / 16
 PERIOD_S, TICK_S = 0.02, 0.004

@@ -12,22 +12,22 @@ import pytest
 from control_groups import groups_of
 from test_models import write_model
 
-import sponge_env.calibrate as calibrate_module
-from sponge_env import calibration
-from sponge_env.calibrate import main, summary
-from sponge_env.calibration import (
+import sponge_env.app.calibrate as calibrate_module
+from sponge_env.app.calibrate import main, summary
+from sponge_env.env.factory import calibrations
+from sponge_env.errors import ConfigError
+from sponge_env.latency import LatencyModel
+from sponge_env.live import calibration
+from sponge_env.live.bench import WORK_RUNS, BatchRun, Grid
+from sponge_env.live.calibration import (
     build_profile,
     build_quota,
     calibrate,
     interpolate_work,
 )
-from sponge_env.config import Stage, Variant
-from sponge_env.errors import ConfigError
-from sponge_env.factory import calibrations
-from sponge_env.latency import LatencyModel
-from sponge_env.live.bench import WORK_RUNS, BatchRun, Grid
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import (
+from sponge_env.scenario.config import Stage, Variant
+from sponge_env.scenario.profile import (
     Accuracy,
     Facts,
     Profile,
@@ -35,7 +35,7 @@ from sponge_env.profile import (
     local_profile_path,
     save_profile,
 )
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.scenario import Scenario
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.solvers import make_backend, solve_chain
-from sponge_env.chain import MANY, Chain
+from sponge_env.control.chain import MANY, Chain
 
 
 @st.composite

@@ -20,16 +20,16 @@ import baselines
 import evaluate
 import train
 from agents.policy import load_policy, save_policy
-from sponge_env import calibrate
 from sponge_env.__main__ import main as sponge
-from sponge_env.console import Progress
-from sponge_env.profile import load_profile
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
-from sponge_env.run import evaluate as evaluation
+from sponge_env.app import calibrate
+from sponge_env.app import evaluate as evaluation
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.simulation.traffic import rate_rps
+from sponge_env.utils.console import Progress
 
 SMALL_TRAINING = """\
 hidden = [8, 8]
@@ -207,7 +207,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append("checked")
         return []
 
-    monkeypatch.setattr("sponge_env.factory.live_machine", machine)
+    monkeypatch.setattr("sponge_env.env.factory.live_machine", machine)
     monkeypatch.setattr(evaluation, "_run", run)
     monkeypatch.setattr(evaluation, "_notices", notices)
     monkeypatch.setattr(evaluation, "_report_cell", lambda *_: None)
@@ -535,7 +535,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--suite real --traces nowhere", "must be a folder of trace files, not 'nowhere'"),
         ("--suite real --traces .", "there is no trace for suite 'real' in '.'"),
         ("--suite real --traces . --trace x", "--trace does not go with --suite"),
-        ("--agent static-8 --scenario local", "python -m sponge_env.calibrate"),
+        ("--agent static-8 --scenario local", "python -m sponge_env calibrate"),
         ("", "the following arguments are required: --agent"),
     ],
 )
@@ -636,7 +636,7 @@ def test_a_run_directory_that_cannot_be_written(capsys: pytest.CaptureFixture[st
 
 
 def test_a_profile_that_predicts_nonsense_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    from sponge_env.profile import PROFILE_DIR
+    from sponge_env.scenario.profile import PROFILE_DIR
 
     data = json.loads((PROFILE_DIR / "yolov5s.json").read_text())
     data["latency"]["eta_s"] = -10.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from sponge_env.app.precompile import steps
 from sponge_env.core import compiled
-from sponge_env.run.precompile import steps
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -225,7 +225,7 @@ def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
     names = {name.removeprefix("sponge_env.") for name in files}
     core = {f"core.{path.stem}" for path in (ROOT / "sponge_env" / "core").glob("*.py")}
     assert core - {"core.__init__"} <= names
-    assert {"config", "fields", "interfaces", "latency"} <= names
+    assert {"scenario.config", "core.fields", "interfaces", "latency"} <= names
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sponge_env.config import Limits, Network, Serving
 from sponge_env.errors import ConfigError
-from sponge_env.mapping import from_mapping
-from sponge_env.profile import load_profile
 from sponge_env.run.suite import changed
-from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.scenario.config import Limits, Network, Serving
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.scenario.toml import from_mapping
 
 
 def write(folder: Path, text: str) -> Path:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scenarios import SHORT
 
-from sponge_env.console import ConsoleSink, Progress, frame
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+from sponge_env.utils.console import ConsoleSink, Progress, frame
 
 INTERVAL = IntervalMetrics(cores=8.0, queued=3, violations=2)
 

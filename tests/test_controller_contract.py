@@ -14,11 +14,11 @@ from views import busy_view, make_spec, make_view, views
 
 import agents
 import baselines
-from sponge_env.controllers import BaseController
+from sponge_env.control.base import BaseController
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.registry import make_controller
-from sponge_env.system import SimulatedSystem
+from sponge_env.simulation.system import SimulatedSystem
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
 TRAINED = agents.LEARNERS.keys()

@@ -10,8 +10,8 @@ import pytest
 from scenarios import SHORT, Scripted
 
 import evaluate
+from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, ControllerError, SpongeError
-from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.run.registry import decision, make_controller, start
 from sponge_env.run.rollout import Run, run_episode, settled
@@ -115,7 +115,7 @@ def test_an_episode_up_to_the_failure_is_summed_up() -> None:
 
 
 def test_a_warm_start_names_it_too() -> None:
-    from sponge_env.factory import scenario_profile
+    from sponge_env.env.factory import scenario_profile
 
     with pytest.raises(ControllerError, match=r"FailsLater\.decide\(\)"):
         settled(SHORT, FailsLater(), scenario_profile(SHORT))

@@ -23,12 +23,12 @@ from baselines import load_tuned
 from sponge_env.errors import SpongeError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.formats import read_arrivals, read_bandwidth
-from sponge_env.profile import PROFILE_DIR, Profile, load_profile, local_model
 from sponge_env.results.comparison import load_run
 from sponge_env.run.read import load_latencies
 from sponge_env.run.suite import SUITE_DIR, cells, load_suite
-from sponge_env.scenario import SCENARIO_DIR, load_scenario
-from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, local_model
+from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACES = Path(__file__).parent / "data" / "traces"
@@ -117,7 +117,7 @@ def measured(name_or_path: str | Path) -> Profile:
 
 def use_scenario(path: Path) -> None:
     scenario = load_scenario(path)
-    with patch("sponge_env.spec.load_profile", measured):
+    with patch("sponge_env.scenario.spec.load_profile", measured):
         make_spec(scenario, scenario_profile(scenario))
 
 

@@ -11,14 +11,14 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 
-from sponge_env.config import Arrivals, Network, Serving
-from sponge_env.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
-from sponge_env.env import SpongeEnv
+from sponge_env.env.factory import make_system
+from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation
-from sponge_env.results.schema import IntervalMetrics, names
-from sponge_env.system import SimulatedSystem
+from sponge_env.metrics import IntervalMetrics, names
+from sponge_env.scenario.config import Arrivals, Network, Serving
+from sponge_env.simulation.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
+from sponge_env.simulation.system import SimulatedSystem
 
 
 def test_gymnasium_accepts_the_environment() -> None:

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from sponge_env.results.tensorboard import EventFile
+from sponge_env.run.tensorboard import EventFile
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 8, 2047, 2048, 2049, 2051, 2052, 6000])
@@ -29,7 +29,7 @@ def test_tensorboard_reads_back_what_was_added(tmp_path: Path, size: int) -> Non
 def test_what_was_added_is_soon_in_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sponge_env.results.tensorboard.FLUSH_EVERY_S", 0.0)
+    monkeypatch.setattr("sponge_env.run.tensorboard.FLUSH_EVERY_S", 0.0)
     file = EventFile(tmp_path)
     (path,) = tmp_path.iterdir()
     before, event = path.stat().st_size, Event(step=1)

@@ -24,7 +24,6 @@ from scenarios import QUOTA_PROFILE
 import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
 from sponge_env import cli
-from sponge_env.config import Arrivals, Initial, Limits, Network, Stage, Variant
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity.report import (
     _NORMAL,
@@ -42,10 +41,11 @@ from sponge_env.fidelity.report import (
 from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
-from sponge_env.profile import LOCAL_MODEL, Profile, load_profile, save_profile
-from sponge_env.results.schema import EpisodeMetrics
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import stream
+from sponge_env.metrics import EpisodeMetrics
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
+from sponge_env.scenario.profile import LOCAL_MODEL, Profile, load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
 
 assert QUOTA_PROFILE.quota is not None
 QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, wake_s=0.0, resume_s=0.0)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sponge_env.errors import RunDirectoryError
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.results.figures import (
     COLOURS,
     draw_violations,
@@ -18,7 +19,6 @@ from sponge_env.results.figures import (
     series,
     style_of,
 )
-from sponge_env.results.schema import IntervalMetrics
 
 
 def run(intervals, violations=0, cores=4.0):

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sponge_env.config import Arrivals, Network
 from sponge_env.errors import TraceError
 from sponge_env.formats import (
     FORMATS,
@@ -20,8 +19,9 @@ from sponge_env.formats import (
 )
 from sponge_env.formats.recorded import COUNTED
 from sponge_env.formats.rows import read_lines
-from sponge_env.profile import load_profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Arrivals, Network
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.workload import draw_workload
 
 DATA = Path(__file__).parent / "data" / "traces"

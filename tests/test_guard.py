@@ -19,13 +19,13 @@ from agents.lookahead import SpongeMPC
 from agents.policy import Policy, PolicyInfo, load_policy, reading, save_policy
 from agents.sponge_joint import SpongeJoint
 from agents.stepwise import PolicyState
-from sponge_env.encoding import FIELDS, JOINT, VERTICAL, encode
-from sponge_env.factory import make_system
+from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemView
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.run.suite import changed
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.simulation.encoding import FIELDS, JOINT, VERTICAL, encode
 
 SPEC = make_spec(total_cores=16)
 SEED = 1000

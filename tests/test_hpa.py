@@ -11,7 +11,7 @@ from views import busy_view, make_spec, make_view
 from baselines.kubernetes import HPA, HPAConfig, Scaler, desired_replicas, hpa_fast
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemView
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 
 
 def view_at(

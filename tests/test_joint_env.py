@@ -15,14 +15,14 @@ from scenarios import SHORT
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sponge_env.config import Limits, Simulation
-from sponge_env.encoding import FIELDS, JOINT, encode
-from sponge_env.env import SpongeEnv
+from sponge_env.core.fields import JOINT_OBS_DIM, STARTING_SLOTS
+from sponge_env.env.factory import make_system
+from sponge_env.env.sb3 import SpongeVecEnv
+from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system
-from sponge_env.fields import JOINT_OBS_DIM, STARTING_SLOTS
 from sponge_env.interfaces import Allocation
-from sponge_env.vector.sb3_env import SpongeVecEnv
+from sponge_env.scenario.config import Limits, Simulation
+from sponge_env.simulation.encoding import FIELDS, JOINT, encode
 
 BRIEF = dataclasses.replace(
     SHORT,

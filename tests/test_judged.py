@@ -9,7 +9,7 @@ import pytest
 from agents.learn.judge import Judgement, judgement
 from agents.policy import load_policy, save_policy
 from benchmarks.judged import main, median_of, said_of, table
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.scenario import Scenario
 
 JOINT = Path("agents/policies/ppo-joint-yolov5s.safetensors")
 SCENARIOS = Scenario(name="calm"), Scenario(name="rough")

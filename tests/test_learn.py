@@ -22,12 +22,12 @@ from agents.learn.training import (
 )
 from agents.learned import PolicyController, control_of, ppo_joint
 from agents.policy import POLICY_FILE, Policy, load_policy
-from sponge_env.encoding import FIELDS, OBS_DIM, ActionMasks, reaching
-from sponge_env.env import SpongeEnv
+from sponge_env.env.factory import make_system
+from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
-from sponge_env.factory import make_system
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.simulation.encoding import FIELDS, OBS_DIM, ActionMasks, reaching
 
 SCENARIO = short(duration_s=10.0)
 CONFIG = LearnConfig(

@@ -9,7 +9,7 @@ import pytest
 from agents.learn.command import main, parse, plan_of, scenarios_of
 from sponge_env import cli
 from sponge_env.errors import ConfigError
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
 
 
 def asked(line: str) -> list[Scenario]:

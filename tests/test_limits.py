@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machine import needs_cgroup
 
-from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import cgroups, limits
 from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy, sweep
@@ -27,6 +26,7 @@ from sponge_env.live.limits import (
     open_limits,
     refusal_as_sentence,
 )
+from sponge_env.scenario.config import Limiter
 
 
 @pytest.fixture(autouse=True)

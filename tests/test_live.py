@@ -20,20 +20,21 @@ from control_groups import groups_of
 from machine import needs_cgroup, needs_two_cpus
 
 from agents.sponge_ip import SpongeIP
-from sponge_env.config import Backend
-from sponge_env.env import SpongeEnv
-from sponge_env.factory import make_system
+from sponge_env.env.factory import make_system
+from sponge_env.env.single import SpongeEnv
 from sponge_env.fidelity.trial import MeasuredWork, RecordingWorker, real_worker
 from sponge_env.interfaces import Allocation
 from sponge_env.live import limits
 from sponge_env.live.replica import LiveConfig
+from sponge_env.live.system import LiveSystem
 from sponge_env.live.worker import LiveWorker
-from sponge_env.profile import Profile, save_profile
 from sponge_env.run.read import load_intervals
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.config import Backend
+from sponge_env.scenario.profile import Profile, save_profile
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import draw_workload
-from sponge_env.system import LiveSystem, SimulatedSystem, System
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0

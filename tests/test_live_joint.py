@@ -11,13 +11,13 @@ from control_groups import groups_of
 from machine import needs_two_cpus
 
 from agents.sponge_joint import SpongeJoint
-from sponge_env.config import Arrivals, Initial
-from sponge_env.factory import make_system
+from sponge_env.env.factory import make_system
 from sponge_env.live.worker import LiveWorker
-from sponge_env.profile import load_profile
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import load_scenario
-from sponge_env.system import System
+from sponge_env.scenario.config import Arrivals, Initial
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.simulation.system import System
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 

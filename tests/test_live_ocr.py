@@ -12,18 +12,18 @@ import pytest
 from control_groups import groups_of
 from machine import needs_two_cpus
 
-from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
+from sponge_env.env.factory import check_live, make_system
 from sponge_env.errors import ConfigError
-from sponge_env.factory import check_live, make_system
 from sponge_env.interfaces import Allocation, Batch, StageAllocation
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.ocr import SAMPLES_EACH
 from sponge_env.models.registry import resolve_model
 from sponge_env.models.text_images import draw_evenly
-from sponge_env.profile import Sample, load_profile, save_profile
-from sponge_env.scenario import Scenario
-from sponge_env.system import System
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
+from sponge_env.scenario.profile import Sample, load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.simulation.system import System
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 

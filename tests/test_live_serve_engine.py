@@ -24,8 +24,8 @@ from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.models.ocr import Detection, Recognition
 from sponge_env.models.registry import resolve_model
 from sponge_env.models.text_images import draw
-from sponge_env.profile import load_profile, save_profile
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.profile import load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.make import make_engine

@@ -14,10 +14,11 @@ from reference.pipeline import Asked
 from reference.worker import ProfileService, SimulatedWorker
 from test_pipeline import model_of, pipeline, stage
 
-from sponge_env.config import Arrivals, Initial, Serving
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec
-from sponge_env.scenario import Scenario
-from sponge_env.system import LiveSystem, SimulatedSystem
+from sponge_env.live.system import LiveSystem
+from sponge_env.scenario.config import Arrivals, Initial, Serving
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.simulation.system import SimulatedSystem
 
 HELD = Initial(cores=2, batch=2, replicas=2)
 CHAIN = pipeline(

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from reference import make_system, worker_settings
 from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 
-from sponge_env.config import Arrivals, Limits, Serving, Simulation
 from sponge_env.interfaces import Allocation, SystemSpec
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.live.system import LiveSystem
+from sponge_env.scenario.config import Arrivals, Limits, Serving, Simulation
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.system import LiveSystem, SimulatedSystem
 
 OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
 

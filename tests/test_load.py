@@ -22,11 +22,11 @@ import pyarrow.parquet
 import pytest
 from fake_oip import HEAD, LITE0, FakeServer, serving
 
-from sponge_env import profile as profiles
 from sponge_env.__main__ import main
 from sponge_env.models.model import TensorSpec
-from sponge_env.profile import load_profile
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario import profile as profiles
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.load import client, open_loop
 from sponge_env.serve.load.__main__ import TOKEN
 from sponge_env.serve.load.client import Target

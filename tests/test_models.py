@@ -16,7 +16,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from sponge_env.errors import ConfigError, MissingExtraError
-from sponge_env.files import cache_dir
 from sponge_env.live.child import Job, Server
 from sponge_env.live.local import make_job
 from sponge_env.models import efficientnet
@@ -29,7 +28,8 @@ from sponge_env.models.registry import (
     resolve_variants,
 )
 from sponge_env.models.sample_images import sample_images
-from sponge_env.profile import local_profile_path
+from sponge_env.scenario.profile import local_profile_path
+from sponge_env.utils.files import cache_dir
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from reference import bandwidth as reference
 from reference.bandwidth import fade_edges_s
 
-from sponge_env.config import Arrivals, Network
 from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
 from sponge_env.errors import TraceError
 from sponge_env.formats import BandwidthTrace, read_bandwidth
-from sponge_env.profile import load_profile
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import stream
+from sponge_env.scenario.config import Arrivals, Network
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.workload import as_long_as_its_traces, draw_bandwidth
 from traces import generate
 

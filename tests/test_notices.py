@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sponge_env.config import Arrivals, Network, Stage
 from sponge_env.formats import TRACE_DIR
-from sponge_env.profile import load_profile, local_model
 from sponge_env.run.notices import announce, files_read, warnings
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.scenario.config import Arrivals, Network, Stage
+from sponge_env.scenario.profile import load_profile, local_model
+from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
 from sponge_env.simulation.workload import draw_workload
-from sponge_env.spec import scenario_profile, stage_profiles
 
 PROFILES = ("yolov5s", "resnet18", "lite0")
 CSV = "time_s,bandwidth_bytes_per_s\n"

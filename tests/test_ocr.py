@@ -13,7 +13,7 @@ import pytest
 from scipy import ndimage
 from test_models import served
 
-from sponge_env import calibrate
+from sponge_env.app import calibrate
 from sponge_env.errors import ConfigError
 from sponge_env.models import text_images
 from sponge_env.models.accuracy import (
@@ -44,7 +44,7 @@ from sponge_env.models.ocr import (
 )
 from sponge_env.models.registry import resolve_model, resolve_variants
 from sponge_env.models.text_images import TextImage, TextLine, draw, draw_evenly
-from sponge_env.profile import Accuracy, load_profile, save_profile
+from sponge_env.scenario.profile import Accuracy, load_profile, save_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("v5", "v6")

@@ -18,9 +18,9 @@ from typing import Any
 import arrived
 import pytest
 
-from sponge_env.fields import FIELDS
-from sponge_env.results.schema import IntervalMetrics, names
-from sponge_env.scenario import load_scenario
+from sponge_env.core.fields import FIELDS
+from sponge_env.metrics import IntervalMetrics, names
+from sponge_env.scenario.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("sponge_env", "agents", "baselines", "traces")
@@ -35,7 +35,7 @@ def after(anchor: str, added: str) -> tuple[str, str]:
 
 
 INTERVAL_METRIC: Insertions = {
-    "sponge_env/results/schema.py": [
+    "sponge_env/metrics.py": [
         after(
             '    replicas_ready: int = metric("resources", "", '
             '"Replicas serving at the interval\'s end.")\n',
@@ -52,7 +52,7 @@ INTERVAL_METRIC: Insertions = {
 }
 
 EPISODE_METRIC: Insertions = {
-    "sponge_env/results/schema.py": [
+    "sponge_env/metrics.py": [
         after(
             '    reward: float = metric("controller", "", "Sum of the rewards.", "more")\n',
             '    most_queued: int = metric("queue", "", "Longest queue of an interval.", "less")\n',
@@ -71,7 +71,7 @@ EPISODE_METRIC: Insertions = {
 }
 
 OBSERVATION_FIELD: Insertions = {
-    "sponge_env/fields.py": [
+    "sponge_env/core/fields.py": [
         after(
             "VERTICAL_FIELDS: tuple[Field, ...] = (\n",
             '    Field("violations", "requests that missed their deadline in it", "100"),\n',

@@ -16,10 +16,10 @@ from scenarios import SHORT
 import evaluate
 from sponge_env.core import entry
 from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.live.system import LiveSystem
 from sponge_env.run import executor
-from sponge_env.spec import scenario_profile
-from sponge_env.system import LiveSystem
-from sponge_env.vector import simulator
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation import batch as simulator
 
 SCENARIO = "duration_s = 3.0\nprofile = 'yolov5s'\n[arrivals]\nrate_rps = 15\n"
 SUITE = """

@@ -12,15 +12,23 @@ from pathlib import Path
 import pytest
 from schedules import noise_free, replay
 
-from sponge_env.config import Arrivals, Initial, Limits, Network, RequestClass, Serving, Simulation
+from sponge_env.env.factory import make_system, scenario_profile
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system, scenario_profile
 from sponge_env.interfaces import Allocation
 from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
 from sponge_env.oracle.__main__ import main
-from sponge_env.profile import load_profile, save_profile
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.config import (
+    Arrivals,
+    Initial,
+    Limits,
+    Network,
+    RequestClass,
+    Serving,
+    Simulation,
+)
+from sponge_env.scenario.profile import load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 

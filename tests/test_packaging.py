@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import sponge_env
-from sponge_env import installation
 from sponge_env.__main__ import COMMANDS, main
 from sponge_env.errors import ConfigError, MissingExtraError
+from sponge_env.utils import installation
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -116,9 +116,9 @@ def test_an_extra_that_is_missing_is_an_import_error(monkeypatch):
     loaded = [name for name in sys.modules if name.startswith("stable_baselines3")]
     for name in ["stable_baselines3", *loaded]:  # another test may have loaded parts of it
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "sponge_env.vector.sb3_env", raising=False)
+    monkeypatch.delitem(sys.modules, "sponge_env.env.sb3", raising=False)
     with pytest.raises(MissingExtraError, match=r"sb3_env needs .*stable_baselines3"):
-        importlib.import_module("sponge_env.vector.sb3_env")
+        importlib.import_module("sponge_env.env.sb3")
     assert issubclass(MissingExtraError, ImportError)
 
 

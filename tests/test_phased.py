@@ -67,15 +67,15 @@ from agents.learned import PolicyController, ppo_joint
 from agents.lookahead.service_times import SEEN_RANGE, fitted_s
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState, StageChoices
-from sponge_env.config import Arrivals, Initial, Network, Simulation, Stage
-from sponge_env.encoding import JOINT
+from sponge_env.env.factory import make_spec, make_system, scenario_profile
 from sponge_env.errors import ConfigError, PolicyError
-from sponge_env.factory import make_spec, make_system, scenario_profile
 from sponge_env.interfaces import ACCURACY_PRICE, Allocation
 from sponge_env.run.executor import Inline
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import SEED_LIMIT
+from sponge_env.scenario.config import Arrivals, Initial, Network, Simulation, Stage
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.simulation.encoding import JOINT
 
 SCENARIO = short(duration_s=30.0)
 SPEC = make_spec(SCENARIO, scenario_profile(SCENARIO))
@@ -573,7 +573,7 @@ def test_a_script_that_trains_without_a_guard_is_told_so(tmp_path: Path) -> None
     script.write_text(
         "from dataclasses import replace\n"
         "from agents.learn.judge import program_alone\n"
-        "from sponge_env.scenario import load_scenario\n"
+        "from sponge_env.scenario.scenario import load_scenario\n"
         "program_alone('sponge-joint', (replace(load_scenario('paper'), duration_s=2.0),), 1)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)

@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.pipeline import Asked, Pipeline, StageModel
 
-from sponge_env.config import (
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation
+from sponge_env.run.rollout import over_episode
+from sponge_env.scenario.config import (
     Arrivals,
     Initial,
     Limits,
@@ -24,14 +27,11 @@ from sponge_env.config import (
     Stage,
     Variant,
 )
-from sponge_env.errors import ConfigError
-from sponge_env.graph import predecessors
-from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation
-from sponge_env.profile import load_profile, save_profile
-from sponge_env.run.rollout import over_episode
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.graph import predecessors
+from sponge_env.scenario.profile import load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import Workload
-from sponge_env.system import SimulatedSystem
 
 LIMITS = Limits(cores=4, batch=4, replicas=2)
 PROFILES = ("video-classifier", "video-detector", "nlp-sentiment", "sentiment-text")

@@ -17,17 +17,17 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sponge_env.config import Arrivals, ControlName, Limits
 from sponge_env.core.entry import fit
-from sponge_env.encoding import CLIP, FIELDS, ActionMasks, control_named, decode, encode
-from sponge_env.env import SpongeEnv
+from sponge_env.core.fields import REQUEST_NAMES, STAGE_NAMES, staged_names
+from sponge_env.env.sb3 import SpongeVecEnv
+from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError
-from sponge_env.fields import REQUEST_NAMES, STAGE_NAMES, staged_names
 from sponge_env.interfaces import StageAllocation, together
-from sponge_env.scenario import Scenario
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.system import SimulatedSystem
-from sponge_env.vector.sb3_env import SpongeVecEnv
+from sponge_env.scenario.config import Arrivals, ControlName, Limits
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.encoding import CLIP, FIELDS, ActionMasks, control_named, decode, encode
+from sponge_env.simulation.system import SimulatedSystem
 
 CASES: dict[str, tuple[Scenario, ControlName, list[int]]] = {
     "SpongeVariants-v0": (VARIANTS, "variants", [4, 4, 3]),

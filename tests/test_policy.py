@@ -16,8 +16,14 @@ from scenarios import SHORT, short
 from agents import learned
 from agents.learned import PolicyController, ppo
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from sponge_env.config import ControlName
-from sponge_env.encoding import (
+from sponge_env.env.factory import make_spec, make_system, scenario_profile
+from sponge_env.errors import PolicyError
+from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario.config import ControlName
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
+from sponge_env.simulation.encoding import (
     FIELDS,
     OBS_DIM,
     VERTICAL,
@@ -25,12 +31,6 @@ from sponge_env.encoding import (
     control_named,
     encode,
 )
-from sponge_env.errors import PolicyError
-from sponge_env.factory import make_spec, make_system, scenario_profile
-from sponge_env.interfaces import SystemSpec, SystemView
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import load_scenario
-from sponge_env.seeds import EVALUATION_SEEDS
 
 SPEC = make_spec(SHORT, scenario_profile(SHORT))
 INFO = PolicyInfo("ppo", SPEC.fingerprint, ("short",), (16, 16), FIELDS, steps=1, seed=0)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from baselines.fa2 import FA2
-from sponge_env.config import Simulation
 from sponge_env.errors import ProfileError
 from sponge_env.latency import QuotaService, fit_latency, quantile
-from sponge_env.profile import PROFILE_DIR, Profile, load_profile, save_profile
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import load_scenario
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.config import Simulation
+from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, save_profile
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.simulation.system import SimulatedSystem
 
 REFERENCE = ("yolov5s", "resnet18")
 

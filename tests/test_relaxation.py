@@ -13,7 +13,15 @@ import pytest
 from schedules import noise_free, replay
 from test_oracle import TEAMS
 
-from sponge_env.config import (
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, StageAllocation
+from sponge_env.oracle import bound, relaxation
+from sponge_env.oracle.__main__ import main
+from sponge_env.oracle.relaxation import full_costs, models_of
+from sponge_env.oracle.tasks import StageTasks, draw_tasks
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario.config import (
     Arrivals,
     Initial,
     Limits,
@@ -23,18 +31,10 @@ from sponge_env.config import (
     Stage,
     Variant,
 )
-from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, StageAllocation
-from sponge_env.oracle import bound, relaxation
-from sponge_env.oracle.__main__ import main
-from sponge_env.oracle.relaxation import full_costs, models_of
-from sponge_env.oracle.tasks import StageTasks, draw_tasks
-from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import draw_workload
-from sponge_env.spec import scenario_profile
-from sponge_env.system import SimulatedSystem
 
 LIMITS = Limits(cores=2, batch=2, replicas=2)
 

@@ -17,13 +17,13 @@ from agents.learned import CHOICES, CorrectedMPC, ResidualController, corrected,
 from agents.lookahead import SpongeMPC
 from agents.lookahead.options import MPCConfig
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
-from sponge_env.encoding import FIELDS, OBS_DIM
-from sponge_env.env import SpongeEnv
+from sponge_env.env.factory import make_spec, scenario_profile
+from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
-from sponge_env.factory import make_spec, scenario_profile
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.rollout import Episode, Run, run_episode
-from sponge_env.system import SimulatedSystem
+from sponge_env.simulation.encoding import FIELDS, OBS_DIM
+from sponge_env.simulation.system import SimulatedSystem
 from train import main
 
 SCENARIO = short(duration_s=12.0)

@@ -13,12 +13,12 @@ from agents.lookahead import SpongeMPC
 from agents.sponge_ip import SpongeIP
 from agents.sponge_joint import SpongeJoint
 from agents.surprise import Surprise
-from sponge_env.config import Initial, Simulation
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.latency import LatencyModel
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.config import Initial, Simulation
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.simulation.system import SimulatedSystem
 
 DELAYED_S = 0.4
 

@@ -14,11 +14,11 @@ from scenarios import short
 from unit_runs import result
 
 import evaluate
-from sponge_env.config import Arrivals, Serving
 from sponge_env.errors import RunDirectoryError
 from sponge_env.results.comparison import load_run
 from sponge_env.run.read import load_intervals
 from sponge_env.run.unit import AgentUnit
+from sponge_env.scenario.config import Arrivals, Serving
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,8 @@ from scenarios import SHORT
 from unit_runs import IDENTITY
 
 import sponge_env
-from sponge_env import installation
 from sponge_env.errors import RunDirectoryError, SpongeError
-from sponge_env.files import replacing, write_json
-from sponge_env.mapping import from_mapping
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, from_summary, names, summary
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, from_summary, names, summary
 from sponge_env.run.read import load_intervals, read_intervals
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import RunStore, describe, new_folder
@@ -37,6 +34,9 @@ from sponge_env.run.unit import (
     run_unit,
     write_table,
 )
+from sponge_env.scenario.toml import from_mapping
+from sponge_env.utils import installation
+from sponge_env.utils.files import replacing, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Run("fa2", "paper", "live", 3, "yolov5s", "warm")
@@ -190,7 +190,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import sponge_env.run.unit as unit
-from sponge_env.factory import make_system
+from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
 from test_run_record import live_unit
 from unit_runs import result

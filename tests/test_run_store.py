@@ -12,10 +12,8 @@ from scenarios import SHORT
 from unit_runs import IDENTITY
 from unit_runs import result as run
 
-from sponge_env.config import Stage, Variant
 from sponge_env.errors import RunDirectoryError
-from sponge_env.profile import Facts, load_profile, save_profile
-from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.run.bounds import BoundUnit
 from sponge_env.run.read import (
     load_bounds,
@@ -26,7 +24,9 @@ from sponge_env.run.read import (
 )
 from sponge_env.run.store import RunStore, scenario_fingerprint
 from sponge_env.run.unit import AgentUnit
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Stage, Variant
+from sponge_env.scenario.profile import Facts, load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario
 
 TINY = dataclasses.replace(SHORT, duration_s=5.0)
 UNIT = AgentUnit("eight", "baselines.rules:static_8", {}, "vertical", TINY, seeds=2)

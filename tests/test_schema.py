@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sponge_env.fields import JOINT_NAMES
-from sponge_env.results.documentation import environment_page, field_table, metrics_page
-from sponge_env.results.schema import (
+from sponge_env.core.fields import JOINT_NAMES
+from sponge_env.metrics import (
     COLUMNS,
     AgainstBound,
     EpisodeMetrics,
@@ -19,6 +18,7 @@ from sponge_env.results.schema import (
     names,
     tag,
 )
+from sponge_env.results.documentation import environment_page, field_table, metrics_page
 
 SCHEMAS = (IntervalMetrics, EpisodeMetrics, StageMetrics)
 

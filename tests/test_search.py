@@ -11,7 +11,7 @@ from agents.learn import LearnConfig, TrainingPlan, training
 from agents.learn import search as searching
 from agents.learn.search import Objective, finished, main, open_study
 from agents.learn.training import Validation
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario
 
 optuna = pytest.importorskip("optuna")
 

@@ -18,13 +18,13 @@ import pytest
 from fake_replicas import FakeLauncher, FakeReplica
 from scenarios import short
 
-from sponge_env.config import Limits
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.models.model import TensorSpec
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics
+from sponge_env.scenario.config import Limits
 from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.system import ServedSystem

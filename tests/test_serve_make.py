@@ -9,7 +9,7 @@ import pytest
 from scenarios import CHAIN
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve import __main__ as command
 from sponge_env.serve.make import check_handed_on, controllers, scenario_of
 

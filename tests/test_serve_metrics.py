@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from served_story import ANSWER, SERVED, Story, call, snapshot
 
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Batches, Reply, Status
 from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 

@@ -23,7 +23,7 @@ import orjson
 import pytest
 from served_story import ANSWER, SERVED, FakeEngine, Story, call, snapshot
 
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Reply, Served, Status
 from sponge_env.serve.monitor.history import KEPT_S, NEVER, History, Watch
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics

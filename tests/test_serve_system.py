@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE, VARIANTS, short
 from test_pipeline import pipeline, stage
 
-from sponge_env.config import Initial, Limits, Simulation
 from sponge_env.interfaces import BY_SLACK, HISTORY, Allocation, StageAllocation
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Initial, Limits, Simulation
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.system import TICK_S
 

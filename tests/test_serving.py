@@ -16,10 +16,11 @@ from reference.worker import ProfileService
 from reference.workload import Request
 from scenarios import STEADY_PROFILE, requests_at, short
 
-from sponge_env.config import RequestClass, Serving
 from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.live.system import LiveSystem
+from sponge_env.scenario.config import RequestClass, Serving
+from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import Workload
-from sponge_env.system import LiveSystem, SimulatedSystem, System
 
 FAST, SLOW = Allocation(16, 1), Allocation(1, 1)
 """Batches of one request that take 0.1 s and 1.6 s."""

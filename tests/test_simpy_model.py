@@ -9,12 +9,12 @@ import pytest
 from reference.worker import noise_source
 from reference.workload import make_requests
 
-from sponge_env.encoding import FIELDS, encode
-from sponge_env.factory import make_system
+from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
-from sponge_env.scenario import load_scenario
-from sponge_env.seeds import stream
-from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.seeds import stream
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.encoding import FIELDS, encode
 
 pytest.importorskip("simpy")
 

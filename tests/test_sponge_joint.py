@@ -18,13 +18,13 @@ from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaServiceTimes
 from agents.sponge_joint import SpongeJoint, SpongeJointConfig
 from baselines.themis import Themis
+from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario
 
 SPEC = make_spec(replicas_max=8)
 

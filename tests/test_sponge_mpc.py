@@ -29,13 +29,13 @@ from agents.lookahead.tandem import (
     unfinished,
 )
 from sponge_env.core.compiled import entry_point
+from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario
 
 GUARD_S = 1e-9
 """So short that only late requests count."""

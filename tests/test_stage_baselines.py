@@ -15,14 +15,14 @@ from agents.sponge_ip import SpongeIP, no_batching
 from baselines.fa2 import FA2
 from baselines.ipa import IPA, TICKS
 from baselines.slack import GrandSLAm, SlackFit
-from sponge_env.config import Arrivals, Variant
-from sponge_env.controllers import BaseController
+from sponge_env.control.base import BaseController
+from sponge_env.control.split import shares
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import BY_SLACK, Allocation, SystemSpec, SystemView
 from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.scenario import load_scenario
-from sponge_env.split import shares
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.config import Arrivals, Variant
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.simulation.system import SimulatedSystem
 
 
 def played(name: str, controller: BaseController, seconds: float = 20.0) -> tuple[Any, ...]:

@@ -20,8 +20,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 import evaluate
 from sponge_env.interfaces import Allocation
-from sponge_env.results.__main__ import main as report
-from sponge_env.results.schema import (
+from sponge_env.metrics import (
     AVERAGED,
     EpisodeMetrics,
     IntervalMetrics,
@@ -32,12 +31,13 @@ from sponge_env.results.schema import (
     summary,
     telling,
 )
+from sponge_env.results.__main__ import main as report
 from sponge_env.results.tables import comparison_table
-from sponge_env.results.tensorboard import write_runs
 from sponge_env.run.read import load_results
 from sponge_env.run.rollout import over_episode
-from sponge_env.scenario import load_scenario
-from sponge_env.system import SimulatedSystem
+from sponge_env.run.tensorboard import write_runs
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.simulation.system import SimulatedSystem
 
 VARIANTS = ("lite0", "lite1", "lite2")
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import TICKS, PipelineProgram, StageState, tasks_of_requests
-from sponge_env.chain import MANY, NEVER, NO_WAY
-from sponge_env.config import Arrivals
+from sponge_env.control.chain import MANY, NEVER, NO_WAY
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
-from sponge_env.scenario import load_scenario
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.config import Arrivals
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
 
 
 def system_of(name: str, **changes: Any) -> SimulatedSystem:

@@ -20,9 +20,8 @@ from unit_runs import result as unit_result
 import evaluate
 from agents.sponge_ip import SpongeIP
 from sponge_env import formats
-from sponge_env.factory import make_system, scenario_profile
-from sponge_env.profile import Profile
-from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.env.factory import make_system, scenario_profile
+from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.run import bounds as suite_bounds
 from sponge_env.run import unit as unit_module
 from sponge_env.run.bounds import BoundUnit
@@ -31,7 +30,8 @@ from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.store import RunStore
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.run.unit import AgentUnit, run_unit
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from baselines import tuned_options
+from sponge_env.app.listing import agents, listing
 from sponge_env.errors import ConfigError
 from sponge_env.run.bounds import BoundUnit
-from sponge_env.run.listing import agents, listing
 from sponge_env.run.registry import known_controllers
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import (
@@ -33,8 +33,8 @@ from sponge_env.run.suite import (
     with_traces,
 )
 from sponge_env.run.unit import AgentUnit, shared_workload, units
-from sponge_env.scenario import load_scenario
-from sponge_env.spec import scenario_profile
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.spec import scenario_profile
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 

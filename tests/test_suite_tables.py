@@ -24,7 +24,7 @@ from sponge_env.results.tables import (
     pooled_text,
     sweep_table,
 )
-from sponge_env.results.tensorboard import write_runs
+from sponge_env.run.tensorboard import write_runs
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
 SEEDS = np.arange(10)

@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 from reference import worker_settings
 from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_at, short
 
-from sponge_env import factory
-from sponge_env.config import Arrivals, Initial, Limits, Network, Serving, Simulation
-from sponge_env.encoding import OBS_DIM
+from sponge_env.env import factory
+from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
-from sponge_env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel, latency_quantile_s
-from sponge_env.profile import Profile, load_profile
-from sponge_env.results.schema import IntervalMetrics, names
+from sponge_env.live.system import LiveSystem
+from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.run.rollout import REHEARSED, Run, latency_quantiles_s, play, run_episode
-from sponge_env.system import LiveSystem, SimulatedSystem
-from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Simulation
+from sponge_env.scenario.profile import Profile, load_profile
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.encoding import OBS_DIM
+from sponge_env.simulation.system import SimulatedSystem
 
 RUN = Run("scripted", "short", "sim", 0)
 

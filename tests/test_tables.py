@@ -6,7 +6,7 @@ import re
 import pytest
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.results.schema import EpisodeMetrics, columns, names
+from sponge_env.metrics import EpisodeMetrics, columns, names
 from sponge_env.results.tables import comparison_table, write_summaries
 
 EPISODE = EpisodeMetrics(

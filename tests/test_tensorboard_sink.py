@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.util.tensor_util import make_ndarray
 
-from sponge_env.results.schema import (
+from sponge_env.metrics import (
     EpisodeMetrics,
     IntervalMetrics,
     axis_label,
@@ -20,7 +20,7 @@ from sponge_env.results.schema import (
     names,
     tag,
 )
-from sponge_env.results.tensorboard import (
+from sponge_env.run.tensorboard import (
     EPISODE_PREFIX,
     IDENTITY,
     TensorBoardSink,
@@ -145,7 +145,7 @@ def test_all_agents_have_the_same_tags(tmp_path):
 
 def test_the_sink_needs_neither_torch_nor_tensorflow():
     code = (
-        "import sys, sponge_env.results.tensorboard; "
+        "import sys, sponge_env.run.tensorboard; "
         "print([name for name in ('torch', 'tensorflow', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

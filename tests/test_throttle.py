@@ -10,7 +10,7 @@ from views import busy_view, make_spec, make_view
 from baselines.throttle import Captain, Throttle, ThrottleConfig, signals
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 
 TARGET = 0.05
 

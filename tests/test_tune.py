@@ -19,12 +19,12 @@ from baselines.grid_search import (
 )
 from baselines.tune import Task, tune_cell
 from benchmarks.targets import DECLARED
-from sponge_env.config import Arrivals, Limits, Network, Reward, Serving, Start
 from sponge_env.errors import ConfigError
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.config import Arrivals, Limits, Network, Reward, Serving, Start
+from sponge_env.scenario.scenario import Scenario, load_scenario
 
 SHORT = Scenario(
     name="short",

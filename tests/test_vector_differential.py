@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import make_system
 
-from sponge_env.config import (
+from sponge_env.interfaces import Allocation
+from sponge_env.scenario.config import (
     Arrivals,
     Limits,
     Network,
     Serving,
     Simulation,
 )
-from sponge_env.encoding import OBS_DIM
-from sponge_env.interfaces import Allocation
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.simulation.encoding import OBS_DIM
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sponge_env.config import Arrivals, Network
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import OBS_DIM
-from sponge_env.env import SpongeEnv
+from sponge_env.env.sb3 import SpongeVecEnv
+from sponge_env.env.single import SpongeEnv
+from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
-from sponge_env.vector.gym_env import SpongeVectorEnv
-from sponge_env.vector.sb3_env import SpongeVecEnv
+from sponge_env.scenario.config import Arrivals, Network
+from sponge_env.simulation.encoding import OBS_DIM
 
 BRIEF = dataclasses.replace(SHORT, duration_s=4.0)
 BRIEFER = dataclasses.replace(BRIEF, name="briefer", duration_s=3.0, slo_s=0.7)

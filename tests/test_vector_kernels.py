@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
 
-from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.core.rng import ARRIVALS, CLASSES, FADES, NETWORK, NOISE
-from sponge_env.encoding import OBS_DIM
 from sponge_env.errors import ConfigError, TraceError
-from sponge_env.scenario import load_scenario
-from sponge_env.seeds import stream
+from sponge_env.scenario.config import Arrivals, Network, RequestClass
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.seeds import stream
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.encoding import OBS_DIM
 from sponge_env.simulation.workload import draw_workload
-from sponge_env.spec import scenario_profile
-from sponge_env.vector.simulator import BatchSimulator
 
 PURPOSES = {
     "arrivals": ARRIVALS,

@@ -15,14 +15,14 @@ from reference import make_system
 from scenarios import QUOTA_PROFILE, SHORT, short
 
 from agents import LEARNERS
-from sponge_env.config import RequestClass, Serving, Simulation
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation
-from sponge_env.profile import Profile
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.config import RequestClass, Serving, Simulation
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.simulation.system import SimulatedSystem
 
 CLASSES = (RequestClass(1.0, 0.6, 2e5), RequestClass(2.0, 1.2, 4e5), RequestClass(1.0, 2.0, 0.0))
 UNTRAINED = sorted(known_controllers().keys() - LEARNERS.keys())

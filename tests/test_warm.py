@@ -10,7 +10,6 @@ from scenarios import SHORT, Scripted
 
 from baselines.fa2 import FA2
 from baselines.rules import Static
-from sponge_env.config import Arrivals, Initial, Network, RequestClass
 from sponge_env.interfaces import Allocation
 from sponge_env.run.rollout import (
     COUNTED,
@@ -20,10 +19,11 @@ from sponge_env.run.rollout import (
     steady_scenario,
     warm,
 )
-from sponge_env.scenario import Scenario, load_scenario
+from sponge_env.scenario.config import Arrivals, Initial, Network, RequestClass
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import draw_workload
-from sponge_env.spec import scenario_profile
 
 WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)
 PROFILE = scenario_profile(SHORT)

@@ -12,15 +12,15 @@ from reference.workload import make_requests
 from reference.workload import rate_rps as reference_rate_rps
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Arrivals, Network, RequestClass
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import EventTrace, read_arrivals
-from sponge_env.profile import load_profile
-from sponge_env.scenario import SCENARIO_DIR, Scenario, load_scenario
-from sponge_env.seeds import stream
+from sponge_env.scenario.config import Arrivals, Network, RequestClass
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.scenario.seeds import stream
+from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
-from sponge_env.spec import scenario_profile
 
 PROFILE = load_profile("yolov5s")
 RATE_RPS = 20.0

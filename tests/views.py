@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
-from sponge_env.profile import load_profile
+from sponge_env.scenario.profile import load_profile
 
 NOTHING = np.zeros(0)
 INITIAL = Allocation(cores=4, batch=4)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOREIGN = "from nowhere import Agent  # as good as openai-agents\n"
 
 STEP = """
-import gymnasium, sponge_env, sponge_env.vector.gym_env
+import gymnasium, sponge_env, sponge_env.env.vector
 assert "site-packages" in sponge_env.__file__, sponge_env.__file__
 env = gymnasium.make("Sponge-v0")
 observation, _ = env.reset(seed=0)

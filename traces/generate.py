@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sponge_env.config import Arrivals, Network
 from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
-from sponge_env.profile import load_profile
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import stream
+from sponge_env.scenario.config import Arrivals, Network
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.workload import draw_bandwidth, draw_workload
 
 SEED = 2024

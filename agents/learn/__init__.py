@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sponge_env.config import Backend, Limiter
-from sponge_env.controllers import Options, option
-from sponge_env.encoding import Control
+from sponge_env.control.base import Options, option
 from sponge_env.errors import ConfigError, PolicyError, unknown
-from sponge_env.files import read_json, write_json
 from sponge_env.interfaces import SystemSpec
-from sponge_env.mapping import from_mapping
-from sponge_env.scenario import Scenario
-from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.scenario.config import Backend, Limiter
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.scenario.toml import from_mapping
+from sponge_env.simulation.encoding import Control
+from sponge_env.utils.files import read_json, write_json
 
 from .. import LEARNERS, Learner
 from ..history import layout_of
@@ -125,7 +125,7 @@ def save_settings(config: LearnConfig | PhasedConfig, folder: Path) -> None:
 
 
 def _plain(config: LearnConfig | PhasedConfig) -> dict[str, Any]:
-    """Return what :func:`~sponge_env.mapping.from_mapping` takes."""
+    """Return what :func:`~sponge_env.scenario.toml.from_mapping` takes."""
     values = {key: value for key, value in asdict(config).items() if value is not None}
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env import cli
-from sponge_env.console import Progress
+from sponge_env.env.factory import wait_for_machine
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.factory import wait_for_machine
-from sponge_env.files import read_json, write_json
-from sponge_env.installation import require_extra
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
 from sponge_env.run.suite import Suite, cells, changed, load_suite
 from sponge_env.run.unit import check_scenario
-from sponge_env.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.utils.console import Progress
+from sponge_env.utils.files import read_json, write_json
+from sponge_env.utils.installation import require_extra
 
 from .. import LEARNERS
 from ..learned import shipped_for

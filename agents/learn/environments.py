@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from sponge_env.arrays import IntArray
-from sponge_env.config import Arrivals, Initial, Network, Serving
-from sponge_env.encoding import Control, reaching
-from sponge_env.env import SpongeEnv
+from sponge_env.env.sb3 import SpongeVecEnv
+from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import stream
-from sponge_env.vector.sb3_env import SpongeVecEnv
+from sponge_env.scenario.config import Arrivals, Initial, Network, Serving
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
+from sponge_env.simulation.encoding import Control, reaching
 
 from ..learned import CHOICES, CorrectedMPC
 from . import LearnConfig, TrainingPlan

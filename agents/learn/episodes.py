@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.config import Arrivals, Initial, Network
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
+from sponge_env.scenario.config import Arrivals, Initial, Network
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix, batch_times_of, layout_of
 from ..stepwise import PolicyState

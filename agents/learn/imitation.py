@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.factory import make_system
+from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.registry import known_controllers, make_controller, start
-from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
+from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix
 from ..policy import Policy

@@ -20,16 +20,16 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import CPUS
+from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, SpongeError
-from sponge_env.factory import make_system
-from sponge_env.files import cache_dir, parsed, read_text, write_json
 from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import SEED_LIMIT
-from sponge_env.vector.simulator import BatchSimulator
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
 from ..guard import Range
 from ..history import BATCH_TIMES, FloatMatrix, batch_times_of, layout_of

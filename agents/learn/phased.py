@@ -18,8 +18,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.errors import ConfigError, PolicyError, unknown
-from sponge_env.files import write_json
-from sponge_env.seeds import SEED_LIMIT
+from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.utils.files import write_json
 
 from ..guard import Range
 from ..history import DEPLOYMENT, FloatMatrix

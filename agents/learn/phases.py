@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sponge_env.controllers import Options, option
+from sponge_env.control.base import Options, option
 from sponge_env.errors import ConfigError
 
 TRAINING_STEPS = 8_000_000

@@ -23,12 +23,12 @@ from types import ModuleType
 from typing import Any
 
 from sponge_env import cli
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, saying_why
-from sponge_env.installation import require_extra
 from sponge_env.results.layout import aligned
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.utils.console import Progress
+from sponge_env.utils.files import check_writable, saying_why
+from sponge_env.utils.installation import require_extra
 
 from . import TrainingPlan, learn_config
 from .command import add_plan_arguments, plan_of

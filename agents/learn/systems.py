@@ -10,11 +10,11 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import ACCURACY_PRICE, SystemSpec
-from sponge_env.results.schema import IntervalMetrics
-from sponge_env.scenario import Scenario
+from sponge_env.metrics import IntervalMetrics
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.traffic import rate_rps
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.vector.simulator import BatchSimulator
 
 from ..history import layout_of
 from ..stepwise import REPLICAS_MOST

@@ -26,14 +26,14 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from torch import nn
 
 from sponge_env.arrays import IntArray
-from sponge_env.env import SpongeEnv
+from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import SEED_LIMIT
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.memory import allocations
 from sponge_env.simulation.workload import as_long_as_its_traces
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.vector.simulator import BatchSimulator
 
 from .. import LEARNERS
 from ..guard import Range
@@ -111,7 +111,7 @@ def train(
     What ``validated`` raises ends the training.
 
     On the live backend the arrivals pause while the learner computes; see
-    :class:`~sponge_env.env.SpongeEnv`.
+    :class:`~sponge_env.env.single.SpongeEnv`.
     """
     config = config or learn_config(plan.agent, {})
     # The networks are too small for more threads to help, and the simulator wants them.

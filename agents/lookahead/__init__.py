@@ -6,10 +6,10 @@ along the sample paths of :mod:`.forecast`, and in :mod:`.tandem`, where the que
 
 from __future__ import annotations
 
-from sponge_env.chain import is_chain
-from sponge_env.controllers import BaseController
+from sponge_env.control.base import BaseController
+from sponge_env.control.chain import is_chain
+from sponge_env.control.split import shares, stage_views
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.split import shares, stage_views
 
 from ..fleet import everything
 from .forecast import Outlook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sponge_env.controllers import Options, option
+from sponge_env.control.base import Options, option
 from sponge_env.interfaces import ACCURACY_PRICE
 
 

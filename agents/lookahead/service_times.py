@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sponge_env.arrays import FloatArray
+from sponge_env.control.split import shares, stage_spec
 from sponge_env.interfaces import SystemSpec, SystemView
-from sponge_env.results.schema import IntervalMetrics
-from sponge_env.split import shares, stage_spec
+from sponge_env.metrics import IntervalMetrics
 
 SEEN_RANGE = (0.5, 2.0)
 """What was seen is not believed beyond these multiples of the fit."""
@@ -258,7 +258,7 @@ class StageTimes:
         """Take in the interval that has passed; return the stages of which it told something.
 
         It does of those in which one variant served throughout. ``parts`` are the stages as
-        :func:`~sponge_env.split.stage_views` shows them, ``variants`` were asked for in each.
+        :func:`.stage_views` shows them, ``variants`` were asked for in each.
         """
         told = []
         for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):

@@ -1,4 +1,4 @@
-"""The observation, field by field as :mod:`sponge_env.fields` declares it."""
+"""The observation, field by field as :mod:`sponge_env.core.fields` declares it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import Records, compiled, inlined
-from sponge_env.core.pipeline import at
-from sponge_env.core.queue import deadline_s
-from sponge_env.core.records import PAST, RECENT, World
-from sponge_env.core.service import planned_end_s
-from sponge_env.fields import (
+from sponge_env.core.fields import (
     BANDWIDTH_SCALE_BYTES_PER_S,
     BUDGET_QUANTILES,
     CLIP,
@@ -27,6 +23,10 @@ from sponge_env.fields import (
     STARTING_SLOTS,
     TREND_INTERVALS,
 )
+from sponge_env.core.pipeline import at
+from sponge_env.core.queue import deadline_s
+from sponge_env.core.records import PAST, RECENT, World
+from sponge_env.core.service import planned_end_s
 from sponge_env.interfaces import HISTORY
 
 _CLIP = np.float32(CLIP)
@@ -63,7 +63,7 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
     """Write the observation, whose length says which: of one stage or of all.
 
     That is (OBS_DIM,) float32 of the first stage, the longer one of joint control, or the one of
-    all stages (:func:`sponge_env.fields.staged_names`).
+    all stages (:func:`sponge_env.core.fields.staged_names`).
     """
     observation[:] = 0.0
     several = len(observation) > JOINT_OBS_DIM

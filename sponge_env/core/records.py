@@ -12,12 +12,12 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import MAX_STAGES, MAX_VARIANTS
 from sponge_env.core.compiled import Position, Records, Words, dtype_of
+from sponge_env.core.fields import TREND_INTERVALS
 from sponge_env.core.settings import Settings, StageSettings
-from sponge_env.fields import TREND_INTERVALS
 from sponge_env.interfaces import HISTORY
-from sponge_env.results.schema import IntervalMetrics, StageMetrics, declared
+from sponge_env.metrics import IntervalMetrics, StageMetrics, declared
+from sponge_env.scenario.config import MAX_STAGES, MAX_VARIANTS
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to

@@ -10,7 +10,10 @@ import dataclasses
 import math
 from typing import Any
 
-from sponge_env.config import (
+from sponge_env.core.compiled import Position, dtype_of
+from sponge_env.interfaces import StageSpec, SystemSpec
+from sponge_env.latency import QuotaService
+from sponge_env.scenario.config import (
     Arrivals,
     Initial,
     Limits,
@@ -19,9 +22,6 @@ from sponge_env.config import (
     Serving,
     Simulation,
 )
-from sponge_env.core.compiled import Position, dtype_of
-from sponge_env.interfaces import StageSpec, SystemSpec
-from sponge_env.latency import QuotaService
 
 POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
 """Kinds of arrivals; the requests of the last were drawn before the episode."""
@@ -149,7 +149,7 @@ class StageSettings:
     where :attr:`Settings.sheds`."""
     cold_start_s: float
     rate_scale: float
-    """Requests per second that all cores can serve; see :mod:`sponge_env.fields`."""
+    """Requests per second that all cores can serve; see :mod:`sponge_env.core.fields`."""
 
 
 SETTINGS = dtype_of(Settings)

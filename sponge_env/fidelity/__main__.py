@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from sponge_env import cli
-from sponge_env.calibration import calibrate_files
-from sponge_env.config import Limiter, Start, Variant
+from sponge_env.env.factory import calibrations, check_live, here, live_machine, wait_for_machine
 from sponge_env.errors import ConfigError
-from sponge_env.factory import calibrations, check_live, here, live_machine, wait_for_machine
 from sponge_env.fidelity.report import section, write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
-from sponge_env.profile import (
+from sponge_env.live.calibration import calibrate_files
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.store import new_folder
+from sponge_env.run.suite import load_suite
+from sponge_env.scenario.config import Limiter, Start, Variant
+from sponge_env.scenario.profile import (
     LOCAL,
     Profile,
     is_of,
@@ -28,10 +31,7 @@ from sponge_env.profile import (
     local_profile_path,
     save_profile,
 )
-from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.store import new_folder
-from sponge_env.run.suite import load_suite
-from sponge_env.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 
 FRESH = timedelta(hours=1)
 """A profile that is older is measured again: a machine's speed drifts."""

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
-from sponge_env.files import read_json, replacing, write_json
-from sponge_env.installation import describe_host, describe_versions
-from sponge_env.profile import Profile
+from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, summary
 from sponge_env.results.layout import Columns, Entry, Table, code, plain, terminal
-from sponge_env.results.schema import NAN, EpisodeMetrics, column, finite, summary
 from sponge_env.results.tables import read_note
+from sponge_env.scenario.profile import Profile
+from sponge_env.utils.files import read_json, replacing, write_json
+from sponge_env.utils.installation import describe_host, describe_versions
 
 Verdict = Literal["met", "within spread", "missed", ""]
 """Within the target; not, but among the live runs; neither; no target."""
@@ -29,7 +29,7 @@ class Quantity:
     """A metric that is compared; its column says how people read it."""
 
     metric: str
-    """Name in :class:`~sponge_env.results.schema.EpisodeMetrics`."""
+    """Name in :class:`~sponge_env.metrics.EpisodeMetrics`."""
     digits: int
     """Decimal places."""
     target: float | None = None

@@ -9,20 +9,21 @@ from typing import Literal, Protocol, cast
 
 import numpy as np
 
-from sponge_env.config import Backend, Limiter
-from sponge_env.console import ConsoleSink, Progress
-from sponge_env.factory import real_configs
+from sponge_env.env.factory import real_configs
 from sponge_env.interfaces import Completion, Controller, FloatArray, SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
+from sponge_env.live.system import LiveSystem
 from sponge_env.live.worker import LiveWorker
-from sponge_env.profile import Profile
-from sponge_env.results.schema import EpisodeMetrics
+from sponge_env.metrics import EpisodeMetrics
 from sponge_env.run.registry import start
 from sponge_env.run.rollout import Run, run_episode, warm
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Backend, Limiter
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import stage_profiles
+from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
-from sponge_env.spec import stage_profiles
-from sponge_env.system import LiveSystem, SimulatedSystem, System
+from sponge_env.utils.console import ConsoleSink, Progress
 
 Kind = Literal["live", "simulated", "replayed"]
 

@@ -21,7 +21,7 @@ from sponge_env.formats.recorded import (
     only_rises,
 )
 from sponge_env.formats.rows import Line, numbers_on, read_lines, shown
-from sponge_env.scenario import SCENARIO_DIR
+from sponge_env.scenario.scenario import SCENARIO_DIR
 
 __all__ = [
     "FORMATS", "RESERVED", "TRACE_DIR", "BandwidthTrace", "Content", "CountTrace", "EventTrace",

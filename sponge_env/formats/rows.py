@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
-from sponge_env.files import read_text
+from sponge_env.utils.files import read_text
 
 Trace_co = TypeVar("Trace_co", covariant=True)
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
-from sponge_env.console import Progress
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
 from sponge_env.live.limits import process_memory_bytes
 from sponge_env.live.worker import LiveWorker
+from sponge_env.utils.console import Progress
 
 WORK_RUNS = 8
 """Pairs of batches of each size that are run at full speed, at the least."""

@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sponge_env.config import Limiter
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live.cgroups import Hierarchy, RunGroup, find_hierarchy
 from sponge_env.live.replica import CpuLimiter
+from sponge_env.scenario.config import Limiter
 
 LOG = logging.getLogger("sponge_env")
 

@@ -21,7 +21,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import MOST_TOTAL_CORES
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.janitor import Janitor, start_ticks
@@ -30,6 +29,7 @@ from sponge_env.live.locks import lock_cpu
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
 from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
+from sponge_env.scenario.config import MOST_TOTAL_CORES
 
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
 _DRAWS = 1 << 16

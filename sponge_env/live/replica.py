@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from sponge_env.config import Limiter, positive, require
 from sponge_env.interfaces import Allocation
-from sponge_env.profile import LOCAL_MODEL
-from sponge_env.spec import check_allocation
+from sponge_env.scenario.config import Limiter, positive, require
+from sponge_env.scenario.profile import LOCAL_MODEL
+from sponge_env.scenario.spec import check_allocation
 
 
 class Ready(NamedTuple):

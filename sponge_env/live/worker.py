@@ -17,7 +17,7 @@ from sponge_env.live.fleet import HEARTBEAT_S, Ended, Fleet, Phase, Watch
 from sponge_env.live.handover import Handover
 from sponge_env.live.local import LocalMachine, open_launchers, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
-from sponge_env.spec import check_allocation
+from sponge_env.scenario.spec import check_allocation
 
 
 class EpisodeClock:

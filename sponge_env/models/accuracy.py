@@ -10,7 +10,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError
 from sponge_env.models.efficientnet import PIXELS, TOP_1, TOP_1_OF, TOP_1_SOURCE
 from sponge_env.models.model import Array
@@ -25,7 +24,8 @@ from sponge_env.models.ocr import (
 )
 from sponge_env.models.registry import resolve_model
 from sponge_env.models.text_images import TextImage, TextLine, draw, draw_evenly
-from sponge_env.profile import Accuracy
+from sponge_env.scenario.profile import Accuracy
+from sponge_env.utils.console import Progress
 
 OVERLAP = 0.5
 """Intersection over union from which a box has found a line."""

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.files import cache_dir, replacing
 from sponge_env.models.model import OnnxModel, onnx_session, run_onnx
 from sponge_env.models.sample_images import sample_images
+from sponge_env.utils.files import cache_dir, replacing
 
 LOG = logging.getLogger("sponge_env")
 

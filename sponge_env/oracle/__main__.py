@@ -15,8 +15,8 @@ from typing import Any
 from sponge_env.cli import Parser, at_least, one_of, run_script
 from sponge_env.oracle.bound import Bound, bound
 from sponge_env.oracle.relaxation import Relaxation, relaxation
-from sponge_env.scenario import load_scenario
-from sponge_env.spec import scenario_profile
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.spec import scenario_profile
 
 SHOWN = (0.0, 0.001, 0.01, 0.05, 0.1)
 """Violations per request beyond the fewest."""

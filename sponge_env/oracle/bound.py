@@ -14,10 +14,10 @@ from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
 from sponge_env.oracle.fluid import Fluid, fluid, in_whole_intervals, least_fluid_cost
 from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_memory
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.workload import as_long_as_its_traces
-from sponge_env.spec import scenario_profile
 
 NARROW, WIDE, WIDE_JOINT = 1, 6, 8
 """Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""

@@ -28,11 +28,11 @@ from sponge_env.core.records import PENDING
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import QuotaService
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario, one_stage
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario, one_stage
+from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload, draw_workload
-from sponge_env.spec import make_spec
 
 MAX_CLASSES = 4
 """Classes of requests in one stream that the kernels have room for."""

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.config import Arrivals, Initial
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.oracle.episode import (
@@ -31,10 +30,11 @@ from sponge_env.oracle.episode import (
 )
 from sponge_env.oracle.fluid import LEVELS, Fluid, fluid, least_fluid_cost
 from sponge_env.oracle.tasks import StageTasks, draw_tasks
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Arrivals, Initial
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
-from sponge_env.spec import make_spec, scenario_profile, stage_profiles
 
 PRICES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 """What a task left out costs, in cores held for an interval; any price gives a bound."""

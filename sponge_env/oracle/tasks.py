@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.config import Stage
 from sponge_env.core.compiled import entry_point
 from sponge_env.core.rng import FAN_OUT, mixed_uniform, next_uint64, seed_stream
-from sponge_env.graph import predecessors
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.episode import SLACK_S
+from sponge_env.scenario.config import Stage
+from sponge_env.scenario.graph import predecessors
 from sponge_env.simulation.workload import Workload
 
 

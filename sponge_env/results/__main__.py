@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from sponge_env import cli
-from sponge_env.config import Backend
 from sponge_env.errors import ConfigError
-from sponge_env.files import check_writable, replacing
-from sponge_env.installation import require_extra
+from sponge_env.scenario.config import Backend
+from sponge_env.utils.files import check_writable, replacing
+from sponge_env.utils.installation import require_extra
 
 if TYPE_CHECKING:
     from sponge_env.results.page import Remarks, Section

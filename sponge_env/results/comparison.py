@@ -17,12 +17,12 @@ import pandas as pd
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
-from sponge_env.files import read_json, read_text
-from sponge_env.installation import describe_host
-from sponge_env.results.schema import CELL, ByStage
+from sponge_env.metrics import CELL, ByStage
 from sponge_env.results.statistics import SIGNIFICANCE, fewest_seeds, holm, paired_p
 from sponge_env.run import read
 from sponge_env.run.suite import Suite, arranged, load_suite
+from sponge_env.utils.files import read_json, read_text
+from sponge_env.utils.installation import describe_host
 
 Cell = tuple[str, str, str]
 """Scenario, profile, start."""

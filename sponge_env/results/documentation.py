@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sponge_env.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, StageMetrics, declared
+from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics, declared
 
 METRICS = """# Metrics
 
-Generated from `sponge_env/results/schema.py` by `make docs`; do not edit.
+Generated from `sponge_env/metrics.py` by `make docs`; do not edit.
 The name is the CSV column and the JSON key. The TensorBoard tag is `slo/name` and
 `resources/name` per interval, and `system/group/name` for the other groups; below `total/` are the
 running sums of violations and core-seconds. What TensorBoard's table of hyper-parameters compares

@@ -24,8 +24,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from sponge_env.arrays import FloatArray
-from sponge_env.files import replacing
-from sponge_env.results.schema import (
+from sponge_env.metrics import (
     CELL,
     SCALES,
     AgainstBound,
@@ -35,6 +34,7 @@ from sponge_env.results.schema import (
 )
 from sponge_env.results.statistics import Estimate, mean
 from sponge_env.run.suite import BOUND_AGENTS
+from sponge_env.utils.files import replacing
 
 if TYPE_CHECKING:
     from sponge_env.results.comparison import Cell, Comparison

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.filters import do_mark_safe
 from matplotlib.figure import Figure
 
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.fidelity.report import Fidelity, load_fidelity
 from sponge_env.results import tables
@@ -41,6 +40,7 @@ from sponge_env.results.figures import (
 )
 from sponge_env.results.layout import code, listed, markdown, percent, plain
 from sponge_env.results.statistics import SIGNIFICANCE, paired_p
+from sponge_env.utils.console import Progress
 
 MARK = "results"
 """Name of the README's part."""

@@ -1,6 +1,6 @@
 """Which tables there are: of one evaluation, of a cell, over all cells, of a few agents.
 
-All take their columns from :data:`sponge_env.results.schema.COLUMNS` and are filled in by
+All take their columns from :data:`sponge_env.metrics.COLUMNS` and are filled in by
 :meth:`sponge_env.results.layout.Table.of`.
 """
 
@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sponge_env.files import write_json
-from sponge_env.results.layout import Columns, Entry, Table, code, listed, percent, terminal
-from sponge_env.results.schema import (
+from sponge_env.metrics import (
     CELL,
     SHARE,
     STAGE_COLUMNS,
@@ -32,6 +30,7 @@ from sponge_env.results.schema import (
     summary,
     telling,
 )
+from sponge_env.results.layout import Columns, Entry, Table, code, listed, percent, terminal
 from sponge_env.results.statistics import (
     FEWEST_SEEDS,
     Estimate,
@@ -41,6 +40,7 @@ from sponge_env.results.statistics import (
     mean,
     probability_of_improvement,
 )
+from sponge_env.utils.files import write_json
 
 if TYPE_CHECKING:
     from sponge_env.results.comparison import Cell, Comparison, Span, Standing

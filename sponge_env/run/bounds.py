@@ -24,9 +24,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, SpongeError
-from sponge_env.files import (
+from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
+from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, Suite, cell_name, cells, load_suite
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.utils.console import Progress
+from sponge_env.utils.files import (
     cache_dir,
     check_writable,
     parsed,
@@ -34,12 +40,6 @@ from sponge_env.files import (
     replacing,
     write_json,
 )
-from sponge_env.run.executor import Failure, Processes
-from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
-from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, Suite, cell_name, cells, load_suite
-from sponge_env.scenario import Scenario
-from sponge_env.simulation.traffic import capacity_rps, rate_rps
-from sponge_env.spec import scenario_profile
 
 if TYPE_CHECKING:
     from sponge_env.run.unit import Recorder

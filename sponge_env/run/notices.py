@@ -21,12 +21,12 @@ from sponge_env.formats import (
     read_arrivals,
     read_bandwidth,
 )
-from sponge_env.profile import Profile
 from sponge_env.run.unit import shared_workload
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
-from sponge_env.spec import scenario_profile, stage_profiles
 
 MB = 1e6
 LEAST_MB_PER_S, MOST_MB_PER_S = 0.01, 1000.0

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.files import read_json
-from sponge_env.mapping import from_mapping
-from sponge_env.results.schema import (
+from sponge_env.metrics import (
     CELL,
     AgainstBound,
     EpisodeMetrics,
@@ -32,6 +30,8 @@ from sponge_env.results.schema import (
 from sponge_env.run.bounds import RELAXED, SHARES, SIDES
 from sponge_env.run.store import IDENTITY, QUANTILES, read_result, result_files, whole_episodes
 from sponge_env.run.suite import BOUND_AGENTS, Arrangement
+from sponge_env.scenario.toml import from_mapping
+from sponge_env.utils.files import read_json
 
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in declared(cls)}
 """Names of the columns' types."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
-from sponge_env.installation import bundled, look_here
-from sponge_env.installation import imported as imported
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
-from sponge_env.spec import check_allocation
+from sponge_env.scenario.spec import check_allocation
+from sponge_env.utils.installation import bundled, look_here
+from sponge_env.utils.installation import imported as imported
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this

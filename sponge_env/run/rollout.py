@@ -19,19 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, total
-from sponge_env.config import Arrivals, Initial
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
-from sponge_env.profile import Profile
-from sponge_env.results.schema import AVERAGED, SHARE, EpisodeMetrics, IntervalMetrics
+from sponge_env.live.system import LiveSystem
+from sponge_env.metrics import AVERAGED, SHARE, EpisodeMetrics, IntervalMetrics
 from sponge_env.run.registry import decision, start
 from sponge_env.run.store import QUANTILES
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import EVALUATION_SEEDS
+from sponge_env.scenario.config import Arrivals, Initial
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
-from sponge_env.spec import scenario_profile
-from sponge_env.system import LiveSystem, SimulatedSystem, System
 
 SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the

@@ -39,16 +39,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sponge_env.config import Backend, Limiter, as_name
 from sponge_env.errors import RunDirectoryError
-from sponge_env.files import read_json, saying_why, write_json
 from sponge_env.formats import RESERVED, find_trace
-from sponge_env.installation import bundled, describe_host, describe_versions
-from sponge_env.profile import Profile, load_profile, save_profile
-from sponge_env.results.schema import CELL, EpisodeMetrics, declared, names
+from sponge_env.metrics import CELL, EpisodeMetrics, declared, names
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
-from sponge_env.scenario import Scenario
-from sponge_env.spec import scenario_profile, stage_profiles
+from sponge_env.scenario.config import Backend, Limiter, as_name
+from sponge_env.scenario.profile import Profile, load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import scenario_profile, stage_profiles
+from sponge_env.utils.files import read_json, saying_why, write_json
+from sponge_env.utils.installation import bundled, describe_host, describe_versions
 
 if TYPE_CHECKING:
     from sponge_env.run.unit import Unit

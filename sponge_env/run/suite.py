@@ -15,15 +15,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from sponge_env.config import Arrivals, Start, as_name, require
 from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.formats import content_of
-from sponge_env.installation import data_folder
-from sponge_env.mapping import beside, from_mapping, load_toml
 from sponge_env.run.registry import file_controllers, known_controllers
-from sponge_env.scenario import Scenario, load_scenario, with_own_slo
-from sponge_env.seeds import EVALUATION_SEEDS
-from sponge_env.spec import scenario_profile
+from sponge_env.scenario.config import Arrivals, Start, as_name, require
+from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.scenario.toml import beside, from_mapping, load_toml
+from sponge_env.utils.installation import data_folder
 
 SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""

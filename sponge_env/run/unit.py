@@ -23,15 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import Backend, Initial, Limiter, Serving
-from sponge_env.console import ConsoleSink, Progress
+from sponge_env.env.factory import check_live, ensure_profile, make_system
 from sponge_env.errors import ConfigError, TraceError
-from sponge_env.factory import check_live, ensure_profile, make_system
-from sponge_env.files import replacing, saying_why
-from sponge_env.installation import bundled, missing
 from sponge_env.interfaces import Sink
-from sponge_env.profile import Profile
-from sponge_env.results.schema import (
+from sponge_env.metrics import (
     NAN,
     EpisodeMetrics,
     IntervalMetrics,
@@ -61,10 +56,15 @@ from sponge_env.run.suite import (
     changed,
     origins,
 )
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Backend, Initial, Limiter, Serving
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.system import System
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.system import System
+from sponge_env.utils.console import ConsoleSink, Progress
+from sponge_env.utils.files import replacing, saying_why
+from sponge_env.utils.installation import bundled, missing
 
 TUNED = "baselines"
 """Package whose ``tuned_options`` are called with controller, scenario, profile, start, what
@@ -268,7 +268,7 @@ class Recorder:
         if run.backend == "live":
             yield Journal(self._file("intervals", run, "csv"), run)
         if self._watched and not missing("report"):
-            from sponge_env.results.tensorboard import TensorBoardSink  # a suite does without
+            from sponge_env.run.tensorboard import TensorBoardSink  # a suite does without
 
             name = f"{run.agent}-seed{run.seed}" if self._unit.seeds > 1 else run.agent
             folder = self._store.path / "tensorboard" / name

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
-from sponge_env.config import Limiter, as_name
-from sponge_env.installation import require_extra
 from sponge_env.interfaces import Sink
 from sponge_env.models.registry import KNOWN
+from sponge_env.scenario.config import Limiter, as_name
 from sponge_env.serve.engine import ServingEngine
+from sponge_env.utils.installation import require_extra
 
 FAILED = 1
 """Exit code of a server that could not go on."""
@@ -35,7 +35,7 @@ def _run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.factory import wait_for_machine
+    from sponge_env.env.factory import wait_for_machine
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine, scenario_of
     from sponge_env.serve.monitor.watched import monitored
@@ -97,7 +97,7 @@ def _sinks(arguments: argparse.Namespace) -> list[Sink]:
     if arguments.tensorboard is None:
         return []
     require_extra("report", "--tensorboard")
-    from sponge_env.results.tensorboard import TensorBoardSink
+    from sponge_env.run.tensorboard import TensorBoardSink
 
     return [TensorBoardSink(arguments.tensorboard)]
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.models.model import TensorSpec
-from sponge_env.results.schema import IntervalMetrics
 
 
 class Status(IntEnum):

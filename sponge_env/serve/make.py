@@ -7,21 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sponge_env.config import Limiter
+from sponge_env.env.factory import check_live, ensure_profile, real_configs
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.factory import check_live, ensure_profile, real_configs
 from sponge_env.interfaces import Controller, Sink, SystemSpec
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.registry import resolve_variants
-from sponge_env.profile import LOCAL_MODEL, Profile
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.suite import chosen
-from sponge_env.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.config import Limiter
+from sponge_env.scenario.profile import LOCAL_MODEL, Profile
+from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.spec import stage_profiles
 from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import Served
 from sponge_env.serve.system import ServedSystem
-from sponge_env.spec import stage_profiles
 
 OCR = "ocr"
 """Model that is a pipeline: the scenario of that name."""

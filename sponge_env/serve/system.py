@@ -19,22 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Arrivals, Network, Serving, Variant
 from sponge_env.core import entry
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
 from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
+from sponge_env.live.system import LiveSystem
 from sponge_env.models.model import TensorSpec
-from sponge_env.profile import Profile, local_model
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Arrivals, Network, Serving, Variant
+from sponge_env.scenario.profile import Profile, local_model
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.ended import EndedBatches
 from sponge_env.serve.inbox import Inbox, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.pace import Pace
 from sponge_env.serve.rows import OpenCall, Rows
 from sponge_env.simulation.configuration import Configuration
+from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload
-from sponge_env.system import LiveSystem, make_room
 
 LOG = logging.getLogger("sponge_env")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Initial, Stage
 from sponge_env.core.records import SAMPLE, Arrays
 from sponge_env.core.settings import (
     INSTANT,
@@ -22,15 +21,16 @@ from sponge_env.core.settings import (
     write_tables,
 )
 from sponge_env.errors import ConfigError
-from sponge_env.graph import always_passed, ancestors, predecessors
 from sponge_env.interfaces import StageSpec, SystemSpec
 from sponge_env.latency import QuotaService
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Initial, Stage
+from sponge_env.scenario.graph import always_passed, ancestors, predecessors
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.memory import MemoryPlan
 from sponge_env.simulation.traffic import add_traffic, rate_rps
 from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
-from sponge_env.spec import make_spec, scenario_profile, stage_profiles
 
 FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16
 """Limits of the room for waiting requests that is made unasked."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import Arrivals, Limits
 from sponge_env.core import settings as kinds
 from sponge_env.core.records import SAMPLE
 from sponge_env.errors import ConfigError, TraceError
@@ -20,11 +19,12 @@ from sponge_env.formats import (
     read_arrivals,
     read_bandwidth,
 )
-from sponge_env.graph import mean_tasks
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Arrivals, Limits
+from sponge_env.scenario.graph import mean_tasks
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import stage_profiles
 from sponge_env.simulation.memory import MemoryPlan
-from sponge_env.spec import stage_profiles
 
 _KINDS = {
     "poisson": kinds.POISSON,

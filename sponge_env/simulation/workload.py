@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import require
 from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.settings import INSTANT, write_tables
 from sponge_env.formats import RESERVED, BandwidthTrace, read_arrivals, read_bandwidth
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import require
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 from sponge_env.simulation.traffic import add_traffic, nothing_sent, rate_rps
 

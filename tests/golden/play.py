@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 import sponge_env  # noqa: F401  # registers the environments
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import JOINT, VERTICAL, encode
 from sponge_env.fidelity.trial import MeasuredWork, Subject
 from sponge_env.interfaces import Allocation, Batch, Completion
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.oracle import bound
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.spec import scenario_profile
-from sponge_env.system import SimulatedSystem
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.encoding import JOINT, VERTICAL, encode
+from sponge_env.simulation.system import SimulatedSystem
 
 from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
 from .cells import Sequence as ActionSequence

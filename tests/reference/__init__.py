@@ -15,10 +15,10 @@ from reference.system import System
 from reference.worker import ProfileService, Service, SimulatedWorker, noise_source
 from reference.workload import as_long_as_its_traces, make_requests
 from sponge_env.interfaces import SystemSpec, Worker
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import stream
-from sponge_env.spec import make_spec, scenario_profile
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
+from sponge_env.scenario.spec import make_spec, scenario_profile
 
 
 def make_system(

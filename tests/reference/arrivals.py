@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sponge_env import formats
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Arrivals
+from sponge_env.scenario.config import Arrivals
 
 Piece = tuple[float, float]
 """A stretch of time with one rate: the rate in requests per second, and when it ends."""

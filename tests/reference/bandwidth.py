@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sponge_env.arrays import FloatArray
-from sponge_env.config import Network
 from sponge_env.formats import read_bandwidth
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import stream
+from sponge_env.scenario.config import Network
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
 
 QUANTILES_4G = {
     0.0: 0.43e6,

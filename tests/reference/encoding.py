@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.fields import (
+from sponge_env.core.fields import (
     BANDWIDTH_SCALE_BYTES_PER_S,
     BUDGET_QUANTILES,
     CLIP,

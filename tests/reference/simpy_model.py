@@ -15,7 +15,6 @@ import numpy as np
 import simpy
 
 from reference.workload import Request
-from sponge_env.encoding import encode
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,
@@ -23,7 +22,8 @@ from sponge_env.interfaces import (
     SystemSpec,
     SystemView,
 )
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
+from sponge_env.simulation.encoding import encode
 
 Process = Generator[simpy.Event, object, None]
 

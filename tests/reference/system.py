@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from reference.serving import ArrivalCursor, Counts, Entry, ServingCore, drive
 from reference.workload import Request
 from sponge_env.arrays import total
-from sponge_env.config import Reward
 from sponge_env.interfaces import (
     HISTORY,
     Allocation,
@@ -30,9 +29,10 @@ from sponge_env.interfaces import (
     Worker,
     WorkerStatus,
 )
-from sponge_env.results.schema import IntervalMetrics
-from sponge_env.scenario import Scenario
-from sponge_env.spec import check_allocation
+from sponge_env.metrics import IntervalMetrics
+from sponge_env.scenario.config import Reward
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import check_allocation
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""

@@ -13,9 +13,9 @@ from reference.arrivals import send_times_s
 from reference.bandwidth import RESERVED, make_network
 from reference.bandwidth import recorded_trace as recorded_bandwidth
 from sponge_env.arrays import FloatArray
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario
-from sponge_env.seeds import stream
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
 
 
 @dataclass(frozen=True, slots=True)

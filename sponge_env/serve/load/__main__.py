@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sponge_env import cli
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.files import check_writable
-from sponge_env.installation import require_extra
-from sponge_env.profile import Profile
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.spec import scenario_profile
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.utils.console import Progress
+from sponge_env.utils.files import check_writable
+from sponge_env.utils.installation import require_extra
 
 if TYPE_CHECKING:
     from sponge_env.serve.load.open_loop import OpenLoop
@@ -118,7 +118,7 @@ def _played(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
 
 def _drawn(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
     """Return the requests of a scenario."""
-    from sponge_env.profile import load_profile
+    from sponge_env.scenario.profile import load_profile
     from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
 
     scenario = as_long_as_its_traces(scenario)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.profile import Profile
+from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.results.layout import percent
-from sponge_env.results.schema import NAN, EpisodeMetrics
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.load.client import Target
 from sponge_env.serve.load.held import Held
 from sponge_env.serve.load.open_loop import (
@@ -147,8 +147,8 @@ def _duration_s(seen: Seen) -> float:
 
 def _hopeless(seen: Seen, profile: Profile | None) -> NDArray[np.bool_]:
     """Return (n,) which requests arrive with less time than the fastest service takes."""
+    from sponge_env.scenario.spec import stage_profiles
     from sponge_env.simulation.configuration import shortest_s
-    from sponge_env.spec import stage_profiles
 
     workload = seen.record.workload
     if profile is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Engine, Snapshot
 from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 

@@ -15,7 +15,7 @@ from itertools import chain
 from threading import Lock
 from typing import Any
 
-from sponge_env.results.schema import IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
 from sponge_env.serve.wire.protocol import VERSION
 

@@ -1,6 +1,6 @@
 """From measurements on the real worker to profiles.
 
-A :class:`~sponge_env.profile.Profile` holds the CPU work of each batch size, the saturated latency
+A :class:`.Profile` holds the CPU work of each batch size, the saturated latency
 of batches on a grid of sizes and cores with the fit of l(b, c) to it, the dispatch overhead and
 the cold start. The simulator and the controllers live on it. :mod:`sponge_env.live.bench` takes the
 measurements.
@@ -19,12 +19,15 @@ from statistics import fmean, median
 
 import numpy as np
 
-from sponge_env.config import positive
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.files import check_writable
-from sponge_env.installation import describe_host, describe_versions
 from sponge_env.interfaces import Allocation, FloatArray
-from sponge_env.latency import CONTENDING, MOST_LOST, QuotaService, fit_latency, to_quantiles
+from sponge_env.latency import (
+    CONTENDING,
+    MOST_LOST,
+    QuotaService,
+    fit_latency,
+    to_quantiles,
+)
 from sponge_env.live.bench import (
     PAUSED_SHARE,
     PAUSED_SIZE,
@@ -39,7 +42,10 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.model import shares_of_tasks
 from sponge_env.models.registry import canonical_name, resolve_model
-from sponge_env.profile import Facts, Profile, Sample, load_profile, save_profile
+from sponge_env.scenario.config import positive
+from sponge_env.scenario.profile import Facts, Profile, Sample, load_profile, save_profile
+from sponge_env.utils.files import check_writable
+from sponge_env.utils.installation import describe_host, describe_versions
 
 SECONDS = 45.0
 """About how long a calibration takes."""
@@ -221,7 +227,7 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
     return Profile(
         name="local",
         model=config.model,
-        source="measured by python -m sponge_env.calibrate",
+        source="measured by python -m sponge_env calibrate",
         statistic="mean",
         batches=tuple(batches),
         cores=tuple(cores),

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
 from sponge_env.core.entry import DRAIN, RESET, STEP, begin_traffic_range, fit, run_range
+from sponge_env.core.fields import OBS_DIM
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
-from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import StageSpec, SystemSpec
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, blank_metrics, outcome_names
 from sponge_env.simulation.workload import list_requests
@@ -62,7 +62,7 @@ class BatchSimulator:
             ledger_capacity: Requests of an episode whose end :meth:`ledger` shows.
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
-            obs_dim: Length of an observation, of one of :mod:`sponge_env.encoding`.
+            obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
 
         Raises:

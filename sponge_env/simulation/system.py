@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,33 +17,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import total
-from sponge_env.config import require
 from sponge_env.core import entry
+from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
-from sponge_env.core.settings import write_table
-from sponge_env.encoding import Control, encode
-from sponge_env.fields import JOINT_OBS_DIM
 from sponge_env.interfaces import (
     HISTORY,
     Allocation,
-    Batch,
-    Completion,
     FloatArray,
     Outcome,
     RunningBatch,
     StageView,
     SystemSpec,
     SystemView,
-    Worker,
 )
 from sponge_env.latency import latency_quantile_s
-from sponge_env.profile import Profile
-from sponge_env.results.schema import SHARE, IntervalMetrics, StageMetrics, names
-from sponge_env.scenario import Scenario
+from sponge_env.metrics import SHARE, IntervalMetrics, StageMetrics, names
+from sponge_env.scenario.config import require
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import check_allocation
 from sponge_env.simulation.configuration import Configuration
+from sponge_env.simulation.encoding import Control, encode
 from sponge_env.simulation.memory import Room, allocations, blank_metrics, ledger_columns
 from sponge_env.simulation.workload import Workload, list_requests
-from sponge_env.spec import check_allocation
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
@@ -361,244 +356,3 @@ class SimulatedSystem(System):
         starting_s = sorted(r[0] - now_s for r in replicas if not r[1] and r[0] > now_s)
         serving = sum(not draining for _, draining, *_ in replicas) - len(starting_s)
         return serving, tuple(starting_s)
-
-
-class LiveSystem(System):
-    """The system on a worker of its own clock, such as the real one."""
-
-    def __init__(
-        self,
-        scenario: Scenario,
-        seed: int,
-        make_worker: Callable[[SystemSpec], Worker],
-        profile: Profile | None = None,
-        workload: Workload | None = None,
-        *,
-        hold_between_steps: bool = False,
-        measures: Callable[[], float] | None = None,
-    ) -> None:
-        """Start an episode; see :class:`System` for the scenario and what belongs to it.
-
-        ``make_worker`` makes a worker at time 0 with ``spec.initial`` in force; it is called last,
-        for the worker's clock runs from then on, and the system closes it. With
-        ``hold_between_steps`` the clock stands still while no step runs, so that a learner may
-        take its time. ``measures`` returns how accurate the worker's answers were.
-
-        Raises:
-            SpongeError: The scenario, the profile or the machine cannot be used.
-        """
-        simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
-        super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
-        self._profile = profile
-        self._batches, self._defers = 0, scenario.serving.defer
-        self._due_s = math.inf  # when the first batch starts that waits for more
-        self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
-        self._hold, self._measures = hold_between_steps, measures
-        self._rehearse()
-        self.worker = make_worker(self.spec)
-        try:
-            self._read_meters()
-            self._env["measured_s"] = self.worker.now()
-            stages = self._arrays.stages[0]
-            stages["before"] = stages["meters"]
-            if self._hold:
-                self.worker.hold()
-        except BaseException:  # nobody else knows the worker yet
-            self.worker.close()
-            raise
-
-    @property
-    def limiter(self) -> str:
-        """What limits the worker's CPU."""
-        return self.worker.limiter
-
-    def counterpart(self, seed: int) -> SimulatedSystem:
-        """Return the same system on simulated replicas, at its start, with requests of a seed."""
-        return SimulatedSystem(self.plan, seed, self._profile)
-
-    @property
-    def measured_accuracy(self) -> float:
-        """See :attr:`System.measured_accuracy`."""
-        return self._measures() if self._measures is not None else math.nan
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let no time pass for requests and worker meanwhile."""
-        if self._hold:
-            yield  # it stands still already
-            return
-        self.worker.hold()
-        try:
-            yield
-        finally:
-            self.worker.release()
-
-    def drain(self) -> None:
-        """End the episode: serve what is left under the allocation in force."""
-        ended = int(self._env["ended"])
-        if self._hold:
-            self.worker.release()
-        self._env["arrival_s"] = math.inf
-        interval_s = self.spec.interval_s
-        last_s = entry.last_deadline(self._arrays, self._metrics)
-        while self._pending and (now_s := self.worker.now()) < last_s:
-            self._drive(min(last_s, now_s + interval_s))
-        entry.abandon(self._arrays, self._metrics, self.worker.now())
-        while self._slots:
-            for completion in self.worker.wait(self.worker.now() + interval_s):
-                self._end(completion)
-            # What these led to is too late as well.
-            entry.abandon(self._arrays, self._metrics, self.worker.now())
-        self._forget(self._arrays.ledger["row"][0, ended : int(self._env["ended"])])
-
-    def close(self) -> None:
-        """Release the worker."""
-        self.worker.close()
-
-    @property
-    def _pending(self) -> bool:
-        stages = self._arrays.stages[0]
-        return bool(self._slots or np.any(stages["head"] < stages["tail"]))
-
-    def _read_meters(self) -> None:
-        """Take in what the worker says of each stage."""
-        stages = self._arrays.stages[0]
-        self._status = [self.worker.status(k) for k in range(len(stages))]
-        for stage, status in zip(stages, self._status, strict=True):
-            write_table(stage["meters"], status)
-
-    def _rehearse(self) -> None:
-        """Make every move once, so that none has to be compiled while the clock runs."""
-        moves = self._arrays, self._metrics
-        entry.begin_live_interval(*moves, self._wanted)
-        entry.take_in(*moves, 0.0, -1.0)
-        entry.drop_expired(*moves)
-        entry.starts_s(*moves, 0, 1)
-        entry.form_batch(*moves, 0, 0, 1)
-        entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
-        entry.end_live_interval(*moves, 1.0)
-        entry.observe_one(*moves, self._observation)  # what learned controllers see
-        entry.last_deadline(*moves)
-        entry.abandon(*moves, 0.0)
-        self._run(entry.RESET)
-        # From now on rows are batches, whichever replica runs them.
-        self._arrays.stages["replicas"][0] = self._arrays.replicas.shape[2]
-
-    def _serve(self, allocation: Allocation) -> dict[str, float]:
-        paused_s = self.worker.release() if self._hold else 0.0
-        self._env["now_s"] = self.worker.now()
-        self.worker.resize(allocation)
-        entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
-        ended = int(self._env["ended"])
-        self._drive(self._ends_s())
-        self._forget(self._arrays.ledger["row"][0, ended : int(self._env["ended"])])
-        now_s = self.worker.now()
-        self._read_meters()
-        entry.end_live_interval(self._arrays, self._metrics, now_s)
-        if self._hold:
-            self.worker.hold()
-        return {"paused_s": paused_s}
-
-    def _ends_s(self) -> float:
-        """Return when the interval ends that has begun."""
-        return float(self._env["interval"]) * self.spec.interval_s
-
-    def _is_over(self, now_s: float, until_s: float) -> bool:
-        """Return whether there is nothing more to be done until a moment."""
-        return now_s >= until_s
-
-    def _is_settled(self) -> bool:
-        """Return whether nothing but the worker is to be waited for after batches have ended."""
-        return False
-
-    def _look(self) -> None:
-        """Take note of what the last moves led to, before anything is waited for."""
-
-    def _forget(self, rows: NDArray[Any]) -> None:
-        """Let the worker know of requests that have ended."""
-        self.worker.forget(self._arrays.requests["id"][0][rows].tolist())
-
-    def _take_in(self, now_s: float, until_s: float) -> float:
-        """Take in what has arrived by ``until_s``, now or past; return when more is to be done."""
-        return entry.take_in(self._arrays, self._metrics, now_s, until_s)
-
-    def _drive(self, until_s: float) -> None:
-        """Serve until a moment on the worker's clock; nothing is started at it any more.
-
-        A batch starts as soon as a replica is idle and a task waits, or when it is due if batches
-        are deferred.
-        """
-        stages = range(len(self.spec.stages))
-        while True:
-            now_s = self.worker.now()
-            next_s = self._take_in(now_s, min(now_s, until_s))
-            if self._is_over(now_s, until_s):
-                entry.drop_expired(self._arrays, self._metrics)
-                self._look()
-                return
-            self._due_s = math.inf
-            for k in stages:
-                while self.worker.idle(k) and self._start(k):
-                    pass
-            self._look()
-            wake_s = min(until_s, next_s, self._due_s)
-            while completions := self.worker.wait(wake_s):
-                for completion in completions:
-                    self._end(completion)
-                if not self._is_settled():
-                    break
-                self._look()
-
-    def _start(self, k: int) -> bool:
-        """Form a batch of a stage and give it to the worker; return False if nothing is to start.
-
-        Nor is one formed while batches that hang on draining replicas have all rows.
-        """
-        arrays, taken = self._arrays, self._slots.values()
-        rows = range(self._replicas.shape[1])
-        row = next((row for row in rows if (k, row) not in taken), None)
-        if row is None:
-            return False
-        batch_max = int(arrays.stages["wanted"]["batch"][0, k])
-        if self._defers:
-            starts_s = float(entry.starts_s(arrays, self._metrics, k, batch_max))
-            if starts_s > self._env["now_s"]:
-                self._due_s = min(self._due_s, starts_s)
-                return False
-        count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
-        if count:
-            self._batches += 1
-            self._slots[self._batches] = k, row
-            rows_of = self._rows_of(k, row)
-            requests = arrays.requests["id"][0][rows_of]
-            variant = int(arrays.replicas["variant"][0, k, row])
-            self._begin(Batch(self._batches, tuple(requests.tolist()), k, variant), rows_of)
-        return bool(count)
-
-    def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
-        """Give a batch of the requests in some rows to the worker."""
-        self.worker.start(batch)
-
-    def _rows_of(self, k: int, row: int) -> NDArray[Any]:
-        """Return the rows of the requests whose tasks are in a batch."""
-        batch = self._arrays.replicas[0, k, row]
-        positions = np.arange(batch["first"], batch["first"] + batch["batch_size"])
-        rows: NDArray[Any] = self._arrays.queue["row"][0, k][
-            positions & self._arrays.stages["ring"][0, k]
-        ]
-        return rows
-
-    def _end(self, completion: Completion) -> None:
-        k, row = self._slots.pop(completion.batch.id)
-        if completion.tasks:  # only the first stage's answers say so, of a request each
-            self._arrays.requests["tasks"][0, self._rows_of(k, row)] = completion.tasks
-        times_s = completion.started_s, completion.finished_s
-        entry.end_batch(
-            self._arrays, self._metrics, k, row, completion.replica, times_s, completion.ok
-        )
-
-    def _now_s(self) -> float:
-        return self.worker.now()
-
-    def _replicas_now(self, k: int, now_s: float) -> tuple[int, tuple[float, ...]]:
-        return self._status[k].ready, self._status[k].starting_s

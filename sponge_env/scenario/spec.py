@@ -7,19 +7,16 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sponge_env.config import Limits, Stage
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.graph import mean_tasks, predecessors
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
-from sponge_env.profile import Profile, load_profile
-from sponge_env.scenario import Scenario
-
-if TYPE_CHECKING:
-    from sponge_env.live.replica import LiveConfig
+from sponge_env.scenario.config import Limits, Stage
+from sponge_env.scenario.graph import mean_tasks, predecessors
+from sponge_env.scenario.profile import Profile, load_profile
+from sponge_env.scenario.scenario import Scenario
 
 
 def scenario_profile(scenario: Scenario) -> Profile:
@@ -168,7 +165,7 @@ def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
 _LIMITS = ("cores", "batch", "replicas")
 
 
-def check_allocation(allocation: Allocation, limits: SystemSpec | LiveConfig) -> None:
+def check_allocation(allocation: Allocation, limits: Any) -> None:
     """Raise a :class:`ConfigError` where an allocation is not within the limits."""
     stages: Sequence[Any] = getattr(limits, "stages", ()) or (limits,)
     if len(allocation.stages) != len(stages):

@@ -32,8 +32,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` needs
 from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from sponge_env.files import saying_why
-from sponge_env.results.schema import (
+from sponge_env.metrics import (
     CELL,
     SHARE,
     ByStage,
@@ -47,6 +46,7 @@ from sponge_env.results.schema import (
     of_stage,
     tag,
 )
+from sponge_env.utils.files import saying_why
 
 if TYPE_CHECKING:
     import pandas as pd

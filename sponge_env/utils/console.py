@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sponge_env.installation import require_extra
-from sponge_env.results.schema import EpisodeMetrics, IntervalMetrics, axis_label
-from sponge_env.scenario import Scenario
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label
+from sponge_env.utils.installation import require_extra
 
 
 class Progress:
@@ -108,7 +107,7 @@ _WIDTH, _HEIGHT, _SHOWN = 480, 320, 60
 """Pixels of a frame, and intervals in it."""
 
 
-def frame(intervals: Sequence[IntervalMetrics], scenario: Scenario) -> NDArray[np.uint8]:
+def frame(intervals: Sequence[IntervalMetrics], cores_max: int) -> NDArray[np.uint8]:
     """Draw cores, queue and violations of the last 60 intervals, as (320, 480, 3) pixels."""
     require_extra("report", "rendering")
     # Pillow, for Matplotlib takes 100 ms; and here, for only rendering needs it.
@@ -116,7 +115,7 @@ def frame(intervals: Sequence[IntervalMetrics], scenario: Scenario) -> NDArray[n
 
     picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     draw, shown = ImageDraw.Draw(picture), intervals[-_SHOWN:]
-    panels = (("cores", scenario.limits.cores), ("queued", 0), ("violations", 0))
+    panels = (("cores", cores_max), ("queued", 0), ("violations", 0))
     height = (_HEIGHT - 18) // len(panels)
     for row, (name, top) in enumerate(panels):
         values = [float(getattr(w, name)) for w in shown]

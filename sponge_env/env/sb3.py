@@ -9,11 +9,11 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.config import ControlName
 from sponge_env.core.records import METRICS
-from sponge_env.encoding import ActionMasks
-from sponge_env.installation import require_extra
-from sponge_env.vector.gym_env import ScenarioLike, SpongeVectorEnv
+from sponge_env.env.vector import ScenarioLike, SpongeVectorEnv
+from sponge_env.scenario.config import ControlName
+from sponge_env.simulation.encoding import ActionMasks
+from sponge_env.utils.installation import require_extra
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -44,7 +44,7 @@ class SpongeVecEnv(VecEnv):
         threads: int | None = None,
         control: ControlName = "vertical",
     ) -> None:
-        """Allocate everything, as :class:`~sponge_env.vector.gym_env.SpongeVectorEnv` does."""
+        """Allocate everything, as :class:`~sponge_env.env.vector.SpongeVectorEnv` does."""
         self._envs = envs = SpongeVectorEnv(
             num_envs, scenario, queue_capacity=queue_capacity, threads=threads, control=control
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.files import parsed, read_text
+from sponge_env.utils.files import parsed, read_text
 
 T = TypeVar("T")
 

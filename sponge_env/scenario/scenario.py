@@ -1,7 +1,7 @@
 """Scenarios: everything that defines an experiment except the controller and the seed.
 
 A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its parts are in
-:mod:`sponge_env.config`.
+:mod:`sponge_env.scenario.config`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sponge_env.config import (
+from sponge_env.errors import ConfigError, ProfileError
+from sponge_env.scenario.config import (
     Arrivals,
     Initial,
     Limits,
@@ -29,11 +30,10 @@ from sponge_env.config import (
     positive,
     require,
 )
-from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.graph import check_stages, mean_tasks, predecessors
-from sponge_env.installation import data_folder
-from sponge_env.mapping import beside, load_toml, read_toml
-from sponge_env.profile import load_profile
+from sponge_env.scenario.graph import check_stages, mean_tasks, predecessors
+from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.toml import beside, load_toml, read_toml
+from sponge_env.utils.installation import data_folder
 
 SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""

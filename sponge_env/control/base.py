@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
+from sponge_env.control.split import Rule, shares, stage_spec, stage_view
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView, together
-from sponge_env.mapping import from_mapping
-from sponge_env.split import Rule, shares, stage_spec, stage_view
+from sponge_env.scenario.toml import from_mapping
 
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "at least": operator.ge,
@@ -68,7 +68,7 @@ class BaseController(ABC):
 
     A subclass says which options it takes by the type of ``config``, and its rule by
     :meth:`allocate`. Where there are several stages or variants and it does not plan for them, it
-    controls each stage by itself, with its share of the SLO (:mod:`sponge_env.split`) and the
+    controls each stage by itself, with its share of the SLO (:mod:`.split`) and the
     variant that is in force at first.
     """
 

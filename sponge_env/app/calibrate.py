@@ -1,6 +1,6 @@
-"""Measure the real worker on this machine: ``python -m sponge_env.calibrate``.
+"""Measure the real worker on this machine: ``python -m sponge_env calibrate``.
 
-:mod:`sponge_env.calibration` says what a profile is made of.
+:mod:`sponge_env.live.calibration` says what a profile is made of.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import get_args
 import numpy as np
 
 from sponge_env import cli
-from sponge_env.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
-from sponge_env.config import Limiter
+from sponge_env.env.factory import calibrations, wait_for_machine
 from sponge_env.errors import ConfigError
-from sponge_env.factory import calibrations, wait_for_machine
-from sponge_env.installation import require_extra
+from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
 from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
-from sponge_env.profile import (
+from sponge_env.scenario.config import Limiter
+from sponge_env.scenario.profile import (
     LOCAL_MODEL,
     Accuracy,
     Profile,
@@ -31,7 +30,8 @@ from sponge_env.profile import (
     local_profile_path,
     save_profile,
 )
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.utils.installation import require_extra
 
 IMAGES = 100
 """Drawn images on which accuracy is measured."""

@@ -1,6 +1,6 @@
 """Compile now what would be compiled at its first use, and keep it on disk.
 
-``python -m sponge_env.run.precompile`` covers simulated, batched and live systems and every
+``python -m sponge_env.app.precompile`` covers simulated, batched and live systems and every
 registered controller; ``--all`` the oracle as well.
 """
 
@@ -14,12 +14,13 @@ from functools import partial
 import numpy as np
 
 from sponge_env import cli
+from sponge_env.core.fields import OBS_DIM
 from sponge_env.errors import SpongeError
-from sponge_env.fields import OBS_DIM
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
+from sponge_env.live.system import LiveSystem
 from sponge_env.run import registry
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.system import LiveSystem, SimulatedSystem
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.simulation.system import SimulatedSystem
 
 
 class _RehearsalEndedError(Exception):
@@ -75,7 +76,7 @@ def _rehearse_server(scenario: Scenario) -> None:
 
 
 def _batch(scenario: Scenario) -> None:
-    from sponge_env.vector.simulator import BatchSimulator
+    from sponge_env.simulation.batch import BatchSimulator
 
     simulator = BatchSimulator([scenario], np.zeros(2, np.int64))
     observations = np.zeros((2, OBS_DIM), np.float32)

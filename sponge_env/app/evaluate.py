@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
-from sponge_env.config import Backend, Limiter, Start
-from sponge_env.console import Progress
 from sponge_env.errors import ConfigError, RunDirectoryError, SpongeError
-from sponge_env.files import check_writable, replacing
-from sponge_env.installation import how_to_install, missing, require_extra
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
     CellGroup,
@@ -30,10 +26,14 @@ from sponge_env.run.suite import (
     with_options,
     with_traces,
 )
-from sponge_env.scenario import load_scenario
+from sponge_env.scenario.config import Backend, Limiter, Start
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.utils.console import Progress
+from sponge_env.utils.files import check_writable, replacing
+from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 if TYPE_CHECKING:
-    from sponge_env.results.schema import EpisodeMetrics
+    from sponge_env.metrics import EpisodeMetrics
     from sponge_env.run.store import RunStore
     from sponge_env.run.unit import Unit
 
@@ -56,7 +56,7 @@ def evaluate(argv: Sequence[str]) -> int:
     """Run what is missing, print the tables, say where everything is; return the exit code."""
     arguments = _parse(argv)
     if arguments.list:
-        from sponge_env.run.listing import listing
+        from sponge_env.app.listing import listing
 
         print(listing())
         return 0
@@ -64,7 +64,7 @@ def evaluate(argv: Sequence[str]) -> int:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.factory import wait_for_machine
+    from sponge_env.env.factory import wait_for_machine
     from sponge_env.run.unit import units
 
     backends: list[Backend] = [arguments.backend]
@@ -92,7 +92,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def _measure(suite: Suite, limiter: Limiter) -> bool:
     """Measure what was never measured on this machine; return whether scenarios change with it."""
-    from sponge_env.factory import ensure_profile
+    from sponge_env.env.factory import ensure_profile
 
     before = cells(suite)
     for scenario in before:
@@ -109,7 +109,7 @@ def _play(
     said: list[str],
 ) -> int:
     """Say what there is to say, run what is missing, and report; return the exit code."""
-    from sponge_env.factory import live_machine
+    from sponge_env.env.factory import live_machine
 
     single, path = not arguments.suite, _folder(stores)
     todo = {backend: store.missing(work[backend]) for backend, store in stores.items()}
@@ -302,9 +302,9 @@ def _check(
     suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
 ) -> list[str]:
     """Try the only cell before anything is written; return what is to be said of its agents."""
-    from sponge_env.run.listing import definition
+    from sponge_env.app.listing import definition
     from sponge_env.run.unit import AgentUnit, check_scenario
-    from sponge_env.spec import make_spec
+    from sponge_env.scenario.spec import make_spec
 
     (scenario,) = cells(suite)
     for backend in work:
@@ -357,7 +357,7 @@ def _report_cell(
     """Print the table of the only cell, draw its pictures, and say where everything is."""
     from sponge_env.results.tables import comparison_table, write_summaries
     from sponge_env.run.unit import bound_rows
-    from sponge_env.spec import scenario_profile
+    from sponge_env.scenario.spec import scenario_profile
 
     found = {backend: _summaries(store, work[backend]) for backend, store in stores.items()}
     summaries = [episode for episodes in found.values() for episode in episodes]
@@ -411,7 +411,7 @@ def _goes_live(suite: Suite, arguments: argparse.Namespace) -> bool:
 
 def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:
     """Return the episodes of all units, but for those in which an agent failed."""
-    from sponge_env.results.schema import from_summary
+    from sponge_env.metrics import from_summary
 
     kept = [store.kept(unit) for unit in work]
     return [from_summary(episode) for result in kept for episode in result.get("episodes", ())]
@@ -434,10 +434,10 @@ def _report_suite(path: Path, suite: Suite) -> int:
     # These bring pandas, SciPy and TensorBoard.
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.tables import all_tables
-    from sponge_env.results.tensorboard import write_runs
     from sponge_env.run.bounds import bound_units
     from sponge_env.run.read import load_bounds, load_failures, load_results
     from sponge_env.run.suite import arranged
+    from sponge_env.run.tensorboard import write_runs
 
     arrangement = arranged(suite)
     shown = [*suite.agents, *(unit.agent for unit in bound_units(suite))]

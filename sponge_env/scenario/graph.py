@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sponge_env.config import MAX_STAGES, MAX_VARIANTS, Stage, require
 from sponge_env.errors import ConfigError, unknown
+from sponge_env.scenario.config import MAX_STAGES, MAX_VARIANTS, Stage, require
 
 
 def check_stages(stages: Sequence[Stage]) -> None:

@@ -20,7 +20,7 @@ from sponge_env.interfaces import (
     SystemSpec,
     SystemView,
 )
-from sponge_env.results.schema import IntervalMetrics, StageMetrics, names
+from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 
 Rule = Literal["proportional", "equal"]
 """How an SLO is divided among the stages of the longest way through a pipeline."""

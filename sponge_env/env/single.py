@@ -11,16 +11,16 @@ import numpy as np
 from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
-from sponge_env.config import Backend, ControlName, Limiter
-from sponge_env.console import frame, status_line
-from sponge_env.encoding import ActionMasks, combination, control_named, decode, stepped
+from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.factory import make_system
-from sponge_env.results.schema import IntervalMetrics, info
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.system import System
+from sponge_env.metrics import IntervalMetrics, info
+from sponge_env.scenario.config import Backend, ControlName, Limiter
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.encoding import ActionMasks, combination, control_named, decode, stepped
+from sponge_env.simulation.system import System
+from sponge_env.utils.console import frame, status_line
 
 Observation = NDArray[np.float32]
 Action = NDArray[np.int64]
@@ -44,9 +44,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     variant where there are several.
 
     ## Observation Space
-    ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.fields.FIELDS`, or
-    :data:`~sponge_env.fields.JOINT_NAMES`, or those of all stages
-    (:func:`~sponge_env.fields.staged_names`); see ``docs/environment.md``.
+    ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.core.fields.FIELDS`, or
+    :data:`~sponge_env.core.fields.JOINT_NAMES`, or those of all stages
+    (:func:`~sponge_env.core.fields.staged_names`); see ``docs/environment.md``.
 
     ## Rewards
     ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
@@ -161,7 +161,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         if self.render_mode == "ansi":
             return status_line(self._intervals)
         if self.render_mode == "rgb_array":
-            return frame(self._intervals, self.scenario)
+            return frame(self._intervals, self.scenario.limits.cores)
         return None
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
         Returns:
             (sum of choices,) each choice of each part of an action; see
-            :class:`sponge_env.encoding.ActionMasks`.
+            :class:`sponge_env.simulation.encoding.ActionMasks`.
         """
         masks: NDArray[np.bool_] = self._masks(self._observe())
         return masks

@@ -20,7 +20,7 @@ from typing import Any
 from sponge_env import __version__
 from sponge_env.errors import ConfigError, MissingExtraError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 PACKAGES = (
     *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pulp", "pyarrow"),

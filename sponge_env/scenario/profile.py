@@ -2,7 +2,7 @@
 
 A profile holds the measured grid of saturated batch latencies, the fit of l(b, c) to it,
 how single runs scatter, and what the simulator needs to repeat the worker: its service
-model and cold start. ``python -m sponge_env.calibrate`` writes one for this machine; the
+model and cold start. ``python -m sponge_env calibrate`` writes one for this machine; the
 reference profiles ``yolov5s`` and ``resnet18`` ship with the package.
 """
 
@@ -19,14 +19,14 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
-from sponge_env.files import cache_dir, parsed, read_text, write_json
 from sponge_env.latency import MOST_LOST, FitError, LatencyModel, QuotaService
-from sponge_env.mapping import from_mapping
+from sponge_env.scenario.toml import from_mapping
+from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
 FORMAT = 1
 """Version of the JSON layout."""
 
-PROFILE_DIR = Path(__file__).parent / "profiles"
+PROFILE_DIR = Path(__file__).parents[1] / "profiles"
 """Profiles that ship with the package."""
 
 
@@ -225,7 +225,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
             option = f" --model {model}" * (model != LOCAL_MODEL)
             raise ProfileError(
                 f"{model} was not measured on this machine yet; measure it with: "
-                f"python -m sponge_env.calibrate{option}, or all models of a scenario with "
+                f"python -m sponge_env calibrate{option}, or all models of a scenario with "
                 "--scenario"
             )
     elif path.suffix != ".json":

@@ -12,15 +12,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from sponge_env.config import ControlName
 from sponge_env.core.records import BLANK, METRICS
-from sponge_env.encoding import control_named
 from sponge_env.errors import ConfigError
-from sponge_env.scenario import Scenario, load_scenario
-from sponge_env.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.scenario.config import ControlName
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.batch import BatchSimulator, Observations
+from sponge_env.simulation.encoding import control_named
 from sponge_env.simulation.memory import allocations
-from sponge_env.spec import make_spec, scenario_profile
-from sponge_env.vector.simulator import BatchSimulator, Observations
 
 Actions = NDArray[np.int64]
 Infos = dict[str, Any]
@@ -34,7 +34,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
     ``gymnasium.make_vec("Sponge-v0", num_envs=1024, vectorization_mode="vector_entry_point")``
     makes one. Observations, rewards, truncations and infos are those that Gymnasium's
     ``SyncVectorEnv`` of as many ``SpongeEnv`` gives for the same seeds and actions; see
-    :class:`~sponge_env.env.SpongeEnv` for what they are.
+    :class:`~sponge_env.env.single.SpongeEnv` for what they are.
 
     ## Autoreset
     ``NEXT_STEP`` by default: it is the default of Gymnasium's own vector environments, and
@@ -69,7 +69,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
                 with one for each environment.
             autoreset_mode: When an environment whose episode is over starts the next.
             queue_capacity: Requests that one environment holds at most; see
-                :class:`~sponge_env.vector.simulator.BatchSimulator`.
+                :class:`~sponge_env.simulation.batch.BatchSimulator`.
             threads: Threads that share the work; chosen by the number of environments
                 if left out.
             control: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``, for all.

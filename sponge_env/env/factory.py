@@ -9,18 +9,19 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, get_args
 
-from sponge_env.chain import is_chain
-from sponge_env.config import Backend, Limiter
+from sponge_env.control.chain import is_chain
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.installation import describe_host, require_extra
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.live.replica import LiveConfig
+from sponge_env.live.system import LiveSystem
 from sponge_env.models.ocr import OCR_MODELS
-from sponge_env.profile import LOCAL_MODEL, Profile, local_model, local_profile_path
-from sponge_env.scenario import Scenario
+from sponge_env.scenario.config import Backend, Limiter
+from sponge_env.scenario.profile import LOCAL_MODEL, Profile, local_model, local_profile_path
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
+from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import Workload
-from sponge_env.spec import make_spec, scenario_profile, stage_profiles
-from sponge_env.system import LiveSystem, SimulatedSystem, System
+from sponge_env.utils.installation import describe_host, require_extra
 
 if TYPE_CHECKING:
     from sponge_env.models.accuracy import LinesRead
@@ -31,7 +32,7 @@ LOG = logging.getLogger("sponge_env")
 def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
     """Load the scenario's profile; measure this machine first if a live run needs it."""
     if backend == "live":
-        from sponge_env.calibration import calibrate_files
+        from sponge_env.live.calibration import calibrate_files
 
         models = {local_profile_path(c.model): c for c in calibrations([scenario], limiter)}
         if not all(path.exists() for path in models):

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sponge_env import cli
-from sponge_env.installation import bundled
-from sponge_env.profile import PROFILE_DIR, load_profile, local_profile_path
 from sponge_env.run.registry import described_controllers, imported
 from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, AgentEntry, load_suite, named_agents
-from sponge_env.scenario import SCENARIO_DIR, load_scenario
+from sponge_env.scenario.profile import PROFILE_DIR, load_profile, local_profile_path
+from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
+from sponge_env.utils.installation import bundled
 
 POLICIES = "agents"
 """Package whose ``learned.policies`` tells of the policies that there are."""
@@ -76,7 +76,7 @@ def _profiles() -> dict[str, str]:
     found = {p.name: f"{p.model}; {p.source.partition(';')[0]}" for p in loaded}
     local = local_profile_path()
     said = f"{load_profile(local).model}; measured here" if local.exists() else "to be measured"
-    return found | {local.stem: f"{said} by python -m sponge_env.calibrate"}
+    return found | {local.stem: f"{said} by python -m sponge_env calibrate"}
 
 
 def _section(name: str, lines: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from sponge_env.core.compiled import rows
 from sponge_env.core.records import METRICS, RECENT, Arrays
 from sponge_env.core.settings import LISTED, write_spec
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
-from sponge_env.results.schema import IntervalMetrics, StageMetrics
+from sponge_env.metrics import IntervalMetrics, StageMetrics
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 
 _NOTHING = blank_metrics(1)

@@ -18,14 +18,13 @@ from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.config import ControlName
 from sponge_env.core.entry import fit as fit
 from sponge_env.core.entry import observe_one
+from sponge_env.core.fields import CLIP as CLIP
+from sponge_env.core.fields import FIELDS as FIELDS
+from sponge_env.core.fields import JOINT_NAMES, JOINT_OBS_DIM, staged_names
+from sponge_env.core.fields import OBS_DIM as OBS_DIM
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.fields import CLIP as CLIP
-from sponge_env.fields import FIELDS as FIELDS
-from sponge_env.fields import JOINT_NAMES, JOINT_OBS_DIM, staged_names
-from sponge_env.fields import OBS_DIM as OBS_DIM
 from sponge_env.interfaces import (
     Allocation,
     StageAllocation,
@@ -33,8 +32,9 @@ from sponge_env.interfaces import (
     SystemSpec,
     SystemView,
 )
-from sponge_env.recall import recalled
+from sponge_env.scenario.config import ControlName
 from sponge_env.simulation.memory import allocations
+from sponge_env.simulation.recall import recalled
 
 _RATE = "arrivals_5s"
 _MASKED_SHARE = 0.7

@@ -1,0 +1,1 @@
+"""Gymnasium's face: single and vector environments, and the factory of systems."""

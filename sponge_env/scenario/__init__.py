@@ -1,0 +1,1 @@
+"""What is played: configuration, stages, profiles, and the specification made of them."""

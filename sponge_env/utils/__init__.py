@@ -1,0 +1,1 @@
+"""Files, what is installed, progress on the console."""
