@@ -19,7 +19,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel, latency_quantile_s
 from sponge_env.live.system import LiveSystem
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.run.rollout import REHEARSED, Run, latency_quantiles_s, play, run_episode
+from sponge_env.run.rollout import REHEARSED, Run, kept_quantiles_s, play, run_episode
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.simulation.batch import BatchSimulator
@@ -337,7 +337,7 @@ def test_rates_of_an_interrupted_episode_are_of_what_has_ended() -> None:
     assert summary.offered == ended + summary.queued + summary.running
     assert summary.violation_rate == (summary.late + summary.dropped) / ended
     assert summary.effective_accuracy == summary.on_time / ended
-    latency_s = latency_quantiles_s(system.columns(), 0.0)
+    latency_s = kept_quantiles_s(system.columns(), 0.0)
     assert math.isinf(summary.latency_p99_s) == (summary.dropped > 0) == (latency_s[-1] is None)
 
 

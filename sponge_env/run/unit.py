@@ -37,7 +37,7 @@ from sponge_env.metrics import (
 )
 from sponge_env.run.bounds import RELAXATION, BoundUnit, bound_units
 from sponge_env.run.registry import imported, known_controllers, make_controller
-from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
+from sponge_env.run.rollout import Episode, Run, kept_quantiles_s, play, warm
 from sponge_env.run.store import (
     IDENTITY,
     RunStore,
@@ -280,7 +280,7 @@ class Recorder:
     def add(self, run: Run, episode: Episode, system: System) -> None:
         """Write an episode that ended, and now and then the unit's results so far."""
         requests = system.columns()
-        latency_s = latency_quantiles_s(requests, system.plan.count_from_s)
+        latency_s = kept_quantiles_s(requests, system.plan.count_from_s)
         # Whatever cannot be written now, the summary has the episode.
         self._episodes.append((summary(episode.summary), latency_s))
         if run.seed < self._requests:

@@ -12,6 +12,8 @@ from pathlib import PurePath
 from typing import Literal
 
 from sponge_env.errors import ConfigError
+from sponge_env.scenario.option import positive as positive
+from sponge_env.scenario.option import require as require
 
 Backend = Literal["sim", "live"]
 """Simulated worker in virtual time, or real worker in real time."""
@@ -27,12 +29,6 @@ Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
 """How the real worker's CPU is limited; ``auto`` takes the best this machine allows."""
 
 
-def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise :class:`ConfigError` unless a rule holds for a setting."""
-    if not condition:
-        raise ConfigError(f"{name} must be {rule}, not {value!r}")
-
-
 def name_it(key: str, name: str) -> None:
     """Require a name that files and folders can bear."""
     rule = "letters, digits, '.', '_' and '-', with no '.' in front (it names files)"
@@ -43,11 +39,6 @@ def name_it(key: str, name: str) -> None:
 def as_name(text: str) -> str:
     """Return a text as a name that files and folders can bear, but for a '.' in front."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
-
-
-def positive(name: str, value: float) -> None:
-    """Require a finite number above 0."""
-    require(math.isfinite(value) and value > 0, name, value, "a number above 0")
 
 
 def not_negative(name: str, value: float) -> None:
