@@ -156,8 +156,8 @@ def check_conserved(system: LiveSystem) -> dict[str, int]:
     counts = {name: int(np.sum(columns["outcome"] == name)) for name in OUTCOMES}
     assert sum(counts.values()) == columns["id"].size
     assert len(set(columns["id"].tolist())) == columns["id"].size
-    assert len(system.view().queued_deadlines_s) == counts["queued"]
-    assert sum(batch.size for batch in system.view().running) == counts["running"]
+    assert len(system.view().first.queued_deadlines_s) == counts["queued"]
+    assert sum(batch.size for batch in system.view().first.running) == counts["running"]
     return counts
 
 

@@ -70,7 +70,7 @@ def test_cores_are_charged_for_every_replica() -> None:
     metrics = system.step(Allocation(cores=2, batch=4, replicas=3))
     assert metrics.cores == pytest.approx(6.0)
     assert metrics.replicas_ready == 1
-    assert len(system.view().starting_s) == 2
+    assert len(system.view().first.starting_s) == 2
 
 
 def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
@@ -83,11 +83,11 @@ def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
     assert (metrics.running, metrics.effective_cores) == (2, 2.0), "the other one still runs"
     metrics = system.step(Allocation(1, 1, 4))
     assert (metrics.cores, metrics.effective_cores) == (pytest.approx(4.0), 1.0)
-    assert len(system.view().starting_s) == 2, "one of four is not gone yet"
-    while system.view().running:
+    assert len(system.view().first.starting_s) == 2, "one of four is not gone yet"
+    while system.view().first.running:
         metrics = system.step(Allocation(1, 1, 4))
         assert metrics.cores == pytest.approx(4.0)
-    assert len(system.view().starting_s) == 3
+    assert len(system.view().first.starting_s) == 3
 
 
 def test_an_idle_replica_waits_for_a_fuller_batch_as_long_as_that_is_in_time() -> None:
@@ -135,11 +135,11 @@ def test_views_show_what_happened() -> None:
     controller = Scripted(Allocation(2, 2))
     episode = run_episode(make_system(SHORT, seed=0), controller, RUN)
     first, later = controller.views[0], controller.views[-1]
-    assert (first.last, len(first.arrivals), first.now_s) == (None, 0, 0.0)
+    assert (first.last, len(first.first.arrivals), first.now_s) == (None, 0, 0.0)
     assert later.last == episode.intervals[-2]
-    assert list(later.arrivals) == [w.offered for w in episode.intervals[:-1]]
+    assert list(later.first.arrivals) == [w.offered for w in episode.intervals[:-1]]
     assert later.delays_s.max() == later.last.delay_max_s
-    assert np.all(np.diff(later.queued_deadlines_s) >= 0)
+    assert np.all(np.diff(later.first.queued_deadlines_s) >= 0)
     assert np.allclose(later.budgets_s, SHORT.slo_s - later.delays_s)
 
 
@@ -151,7 +151,7 @@ def test_a_planned_end_follows_a_resize() -> None:
     system = SimulatedSystem(short(), 0, profile, requests_at((0.0, 99.0)))
     for cores, expected_end_s in ((1, 4.0), (16, 1.0 + 3.0 / 16), (1, 2.0), (16, 3.0)):
         system.step(Allocation(cores, 1))
-        (running,) = system.view().running
+        (running,) = system.view().first.running
         assert (running.size, running.started_s) == (1, 0.0)
         assert running.expected_end_s == pytest.approx(expected_end_s), cores
 
@@ -198,7 +198,7 @@ def test_a_crash_while_draining_costs_no_request_with_budget() -> None:
 
     system = LiveSystem(scenario, 0, make_worker, profile)
     system.step(Allocation(4, 16))
-    assert system.view().running
+    assert system.view().first.running
     system.drain()
     columns = system.columns()
     assert set(columns["outcome"]) == {"on_time"}

@@ -163,7 +163,7 @@ def _summarise(
         **_request_metrics(system.columns(), from_s),
         mean_cores=core_seconds / duration_s if intervals else 0.0,
         core_seconds=core_seconds,
-        physical_core_seconds=core_seconds * system.spec.core_unit,
+        physical_core_seconds=core_seconds * system.spec.first.core_unit,
         utilisation=_mean_by_cores(intervals, "utilisation"),
         throttled_share=_mean_by_cores(intervals, "throttled_share"),
         restarts=sum(each.restarts for each in intervals),

@@ -37,25 +37,16 @@ def stage_profiles(scenario: Scenario, profile: Profile) -> tuple[tuple[Profile,
 def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
     """Describe the system that a scenario and a profile, that of its first stage, define."""
     profiles = stage_profiles(scenario, profile)
-    stages = _stage_specs(scenario, profiles)
-    first = stages[0]
     allocations = (stage.initial for stage in scenario.pipeline)
     return SystemSpec(
         slo_s=scenario.slo_s,
         interval_s=scenario.interval_s,
-        cores_max=first.cores_max,
-        batch_max=first.batch_max,
-        replicas_max=first.replicas_max,
-        latency=first.latencies[0],
-        cold_start_s=first.cold_start_s,
-        core_unit=first.core_unit,
         initial=Allocation(stages=tuple(StageAllocation(*astuple(each)) for each in allocations)),
-        cpu_cores=first.cpu_cores,
         total_cores=scenario.limits.machine_cores,
         resize_delay_s=scenario.simulation.actuation_delay_s,
         fingerprint=_fingerprint(scenario, profiles),
         scenario=scenario.name,
-        stages=stages,
+        stages=_stage_specs(scenario, profiles),
     )
 
 

@@ -123,20 +123,13 @@ class System:
         )
         return SystemView(
             now_s=self.worker.now(),
-            queued_deadlines_s=only.queued_deadlines_s,
-            running=only.running,
+            stages=(only,),
             allocation=self._allocation,
-            replicas_ready=only.replicas_ready,
-            starting_s=only.starting_s,
-            arrivals=only.arrivals,
             delays_s=self._history.delays_s,
             budgets_s=self._history.budgets_s,
             mean_delays_s=np.array(self._history.mean_delays_s, dtype=np.float64),
             bandwidths_bytes_per_s=np.array(self._history.bandwidths, dtype=np.float64),
             last=self._last,
-            cores_in_force=only.cores_in_force,
-            pending=only.pending,
-            stages=(only,),
         )
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
@@ -193,7 +186,9 @@ class System:
         return end_s
 
     def _latency_s(self, size: int, cores: list[int]) -> list[float]:
-        table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)
+        table_s = self.spec.first.latency.table_s(
+            self.spec.first.batch_max, self.spec.first.cores_max
+        )
         return [float(table_s[size - 1, c - 1]) for c in cores]
 
     def _measure(
@@ -207,7 +202,7 @@ class System:
             time_s=until_s,
             **slo_metrics(self._counts, counts),
             **latency_metrics(ended, completions),
-            **resource_metrics(self._status, status, elapsed_s, self.spec.core_unit),
+            **resource_metrics(self._status, status, elapsed_s, self.spec.first.core_unit),
             requested_cores=allocation.cores,
             batch=allocation.batch,
             replicas=allocation.replicas,
