@@ -259,7 +259,6 @@ def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
     return dataclasses.replace(
         scenario,
         start="cold",
-        short_trace="wrap",
         duration_s=SETTLING * scenario.interval_s,
         arrivals=Arrivals(kind="constant", rate_rps=rate_rps(scenario, profile)),
         network=dataclasses.replace(scenario.network, fade_every_s=None),
