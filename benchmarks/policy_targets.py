@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents import LEARNERS
-from agents.learn.judge import TOLERANCE
+from agents.learn.evaluation import TOLERANCE
 from benchmarks.pairs import CORES, Group, picked, shared
 from benchmarks.verdicts import Target, Verdict
 from sponge_env.arrays import FloatArray

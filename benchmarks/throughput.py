@@ -29,7 +29,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from agents.learn import LearnConfig, TrainingPlan
-from agents.learn.training import make_model
+from agents.learn.sb3 import make_model
 from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
 from sponge_env.results.layout import aligned

@@ -49,24 +49,21 @@ CONTROLLERS_MAY_IMPORT = {
 DOORS = {
     "stable_baselines3": {
         "agents/stable_baselines.py",
-        "agents/learn/environments.py",
-        "agents/learn/training.py",
+        "agents/learn/sb3.py",
         "sponge_env/env/sb3.py",
     },
-    "sb3_contrib": {"agents/learn/training.py"},
     "torch": {
         "agents/learn/actor_critic.py",
-        "agents/learn/collect.py",
         "agents/learn/imitation.py",
         "agents/learn/phased.py",
-        "agents/learn/training.py",
+        "agents/learn/ppo.py",
+        "agents/learn/sb3.py",
         "sponge_env/models/efficientnet.py",
     },
     "pulp": {"agents/solvers.py"},
-    "optuna": {"agents/learn/search.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "scipy": {"sponge_env/results/statistics.py"},
-    "tensorboard": {"sponge_env/run/tensorboard.py", "agents/learn/training.py"},
+    "tensorboard": {"sponge_env/run/tensorboard.py"},
     "google_crc32c": {"sponge_env/run/tensorboard.py"},
     "prometheus_client": {"sponge_env/serve/monitor/exposition.py"},
     "aiohttp": {

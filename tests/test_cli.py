@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stable_baselines3 import DQN, PPO
-from test_policy import random_policy
+from tiny_policies import PLAIN, drawn_policy
 
 import baselines
 import evaluate
@@ -502,7 +502,7 @@ def test_training_and_evaluating_the_newest_policy(capsys: pytest.CaptureFixture
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
         ("--agent static --option static.cores=0", "cores must be at least 1"),
         ("--agent sponge-ip --option sponge-ip.formulation=papr", "mean 'paper'"),
-        ("--agent maskable-ppo", "no policy of maskable-ppo for this profile"),
+        ("--agent sb3-ppo", "no policy of sb3-ppo for this profile"),
         ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
         (
             "--agent static-8 --policy x.safetensors",
@@ -593,8 +593,8 @@ def test_bad_traces_end_with_one_sentence(
 
 
 def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    save_policy(random_policy(), Path("policy.safetensors"))
-    argv = ["--agent", "ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
+    save_policy(drawn_policy(PLAIN), Path("policy.safetensors"))
+    argv = ["--agent", "sb3-ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
     assert "was trained on short" in failure(argv, capsys)
 
 
@@ -654,8 +654,8 @@ def test_calibration_refuses_bad_arguments(capsys: pytest.CaptureFixture[str]) -
 def test_resuming_says_that_a_checkpoint_runs_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.learn.training.check_checkpoint", lambda path, plan: None)
-    argv = "--agent maskable-ppo --resume checkpoint.zip --steps 5 --run-dir run"
+    monkeypatch.setattr("agents.learn.command.check_checkpoint", lambda path, plan: None)
+    argv = "--agent sb3-ppo --resume checkpoint.zip --steps 5 --run-dir run"
     assert train.main(argv.split()) == 2
     said, error = capsys.readouterr().err.splitlines()
     assert said.startswith("checkpoint.zip: a checkpoint can run any code")
