@@ -201,7 +201,7 @@ class System(ABC):
         )
 
     def _stage_metrics(self, k: int) -> StageMetrics | None:
-        if not self._interval or len(self._allocation.stages) == 1:
+        if not self._interval:
             return None
         return StageMetrics(*self._arrays.stages["measured"][0, k].item())
 
