@@ -228,7 +228,7 @@ def compared_in(accuracies: Iterable[float]) -> tuple[str, ...]:
 
     They are in the hyper-parameter table, or means of a suite.
     """
-    return tuple(column.metric for column in columns("tensorboard", accuracies))
+    return tuple(column.metric for column in columns("tensorboard", accuracies=accuracies))
 
 
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
