@@ -22,7 +22,7 @@ from sponge_env.metrics import CELL, ByStage, column
 from sponge_env.results import statistics
 from sponge_env.results.statistics import SIGNIFICANCE, Estimate, holm, min_seeds, paired_p
 from sponge_env.run import read
-from sponge_env.run.suite import Suite, arranged, load_suite
+from sponge_env.run.suite import arranged, load_suite
 from sponge_env.utils.files import read_json, read_text
 from sponge_env.utils.installation import describe_host
 
@@ -32,8 +32,11 @@ Cell = tuple[str, str, str]
 Span = tuple[float, float]
 """What is proven of a bound, and what is attained; mean over the seeds."""
 
+BOUND_METRICS = ("violation_rate", "avoidable_violation_rate", "mean_cores")
+"""Metrics of which both sides of a bound are known."""
+
 STANDARD = "standard"
-"""Suite whose order of agents, scenarios, profiles and starts all reports keep to."""
+"""Suite whose order of agents all reports keep to."""
 
 DRAWN = (
     "time_s", "offered", "violations", "cores", "batch", "replicas_ready", "delay_mean_s",
@@ -90,15 +93,41 @@ class Comparison:
 
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        """Rows by the name of their frame, agent and cell."""
+        """Rows by the name of their frame, agent and cell; what bounds attain is like an agent."""
         frames = {"intervals": self.intervals, "latencies": self.latencies}
-        frames["episodes"] = self.episodes.sort_values("seed")
+        frames["episodes"] = self.episodes
+        if not self.bounds.empty:
+            frames["proven"] = self._bound_episodes("lower")
+            frames["episodes"] = pd.concat([self.episodes, self._bound_episodes("upper")])
+        frames["episodes"] = frames["episodes"].sort_values("seed")
         return {
             (name, *cast(tuple[str, ...], key)): rows
             for name, frame in frames.items()
             if not frame.empty
             for key, rows in frame.groupby(["agent", *CELL])
         }
+
+    def _bound_episodes(self, side: str) -> pd.DataFrame:
+        """Return a side of the bounds under the names of agents' metrics.
+
+        There is a row for each bound and episode, where an agent has results.
+        """
+        key = [*CELL, "seed"]
+        played = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
+        upper = {"violations_upper": "best_violations", "core_seconds_upper": "best_core_seconds"}
+        best = self.bounds[self.bounds["agent"] == self.common_bound][[*key, *upper]]
+        rows = self.bounds.merge(played, on=key).merge(
+            best.rename(columns=upper), how="left", on=key
+        )
+        violations, core_seconds = rows[f"violations_{side}"], rows[f"core_seconds_{side}"]
+        requests = rows["offered"].clip(lower=1)
+        return rows[["agent", *key]].assign(
+            violation_rate=violations / requests,
+            avoidable_violation_rate=(violations - rows["hopeless"]) / requests,
+            beyond_common_bound_rate=(violations - rows["best_violations"]) / requests,
+            mean_cores=core_seconds / rows["duration_s"],
+            cores_over_common_bound=core_seconds / rows["best_core_seconds"],
+        )
 
     def intervals_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the intervals of an agent's first seed on a cell; empty if it has none."""
@@ -201,47 +230,23 @@ class Comparison:
 
     def relaxed(self, cell: Cell) -> bool:
         """Return whether a relaxation of a cell is known."""
-        here = (self.episodes[list(CELL)] == list(cell)).all(axis=1)
-        return bool(self.episodes["cores_over_relaxation"][here].notna().any())
-
-    @cached_property
-    def bound_episodes(self) -> pd.DataFrame:
-        """The bounds beside what was offered, a row for each bound, cell and seed.
-
-        What was offered is NaN where no agent has results.
-        """
-        if self.bounds.empty:
-            return self.bounds
-        key = [*CELL, "seed"]
-        offered = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
-        return self.bounds.merge(offered, on=key, how="left")
+        rows = [self._rows["episodes", agent, *cell] for agent in self.agents_on(cell)]
+        return any(frame["cores_over_relaxation"].notna().any() for frame in rows)
 
     def bound_sides(self, cell: Cell) -> dict[str, dict[str, Span]]:
         """Return a cell's bounds, each with its sides by metric; none without any results."""
-        if self.bounds.empty:
-            return {}
-        here = (self.bound_episodes[list(CELL)] == list(cell)).all(axis=1)
-        rows = self.bound_episodes[here].dropna(subset="offered")
-        sides = [_side(rows, "lower"), _side(rows, "upper")]
+        names: list[str] = [] if self.bounds.empty else [*self.bounds["agent"].unique()]
         return {
             name: {
-                str(metric): cast(Span, tuple(float(s[metric][[name]].mean()) for s in sides))
-                for metric in sides[0]
+                metric: (
+                    float(self._rows["proven", name, *cell][metric].mean()),
+                    self.mean(name, metric, [cell]),
+                )
+                for metric in BOUND_METRICS
             }
-            for name in rows["agent"].unique()
+            for name in names
+            if self.has(name, cell)
         }
-
-
-def _side(bounds: pd.DataFrame, side: str) -> pd.DataFrame:
-    """Return a side of bounds under the names of agents' metrics, a row for each episode."""
-    violations, offered = bounds[f"violations_{side}"], bounds["offered"].clip(lower=1)
-    return pd.DataFrame(
-        {
-            "violation_rate": violations / offered,
-            "avoidable_violation_rate": (violations - bounds["hopeless"]) / offered,
-            "mean_cores": bounds[f"core_seconds_{side}"] / bounds["duration_s"],
-        }
-    ).set_index(bounds["agent"])
 
 
 @dataclass(frozen=True)
@@ -270,16 +275,13 @@ def load_run(path: Path) -> RunFolder:
     standard, failures = load_suite(STANDARD), read.load_failures(path)
     arrangement = read.load_arrangement(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
-    swept = {
-        cell for by_value in arrangement.sweeps.values() for c in by_value.values() for cell in c
-    }
-    added = swept - set(arrangement.cells)
+    cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
     agents = _ordered(episodes["agent"], standard.agents)
     comparison = Comparison(
         episodes=episodes,
         failures=failures,
         agents=agents,
-        cells=[cell for cell in _ordered_cells(named, standard) if cell not in added],
+        cells=[c for c in arrangement.cells if c in cells] or sorted(cells),
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
@@ -292,18 +294,6 @@ def load_run(path: Path) -> RunFolder:
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
     return RunFolder(path, comparison, featured, _command(path), host, versions)
-
-
-def _ordered_cells(names: pd.DataFrame, standard: Suite) -> list[Cell]:
-    """Return cells in the order of the standard suite, further ones behind."""
-    known = (
-        [name for group in standard.cells for name in group.scenarios],
-        [name for group in standard.cells for name in group.profiles],
-        standard.starts,
-    )
-    orders = [_ordered(names[key], first) for key, first in zip(CELL, known, strict=True)]
-    cells = cast(set[Cell], set(names.itertuples(index=False, name=None)))
-    return sorted(cells, key=lambda cell: [o.index(n) for o, n in zip(orders, cell, strict=True)])
 
 
 def _ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:

@@ -36,14 +36,11 @@ def cell_rows(comparison: Comparison) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for cell in comparison.cells:
         own: dict[str, Any] = dict(zip(CELL, cell, strict=True))
-        for agent in comparison.agents_on(cell):
+        bounds = [name for name in [comparison.common_bound] if comparison.has(name, cell)]
+        for agent in [*comparison.agents_on(cell), *bounds]:
             seeds = comparison.values(agent, "seed", [cell]).size
             means = {name: comparison.mean(agent, name, [cell]) for name in CELL_METRICS}
             rows.append({**own, "agent": agent, "n": seeds, **means})
-        for bound, sides in comparison.bound_sides(cell).items():
-            if bound == comparison.common_bound:
-                attained = {name: high for name, (_, high) in sides.items()}
-                rows.append({**own, "agent": bound, "n": comparison.seeds, **attained})
     return pd.DataFrame(rows, columns=[*CELL, "agent", "n", *CELL_METRICS])
 
 

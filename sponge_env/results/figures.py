@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from sponge_env.arrays import FloatArray
-from sponge_env.metrics import CELL, AgainstBound, EpisodeMetrics, axis_label
+from sponge_env.metrics import AgainstBound, EpisodeMetrics, axis_label
 from sponge_env.results.drawing import (
     NETWORK_COLOUR,
     NO_FRAME,
@@ -122,33 +121,12 @@ def points(comparison: Comparison, cells: Sequence[Cell], agents: Sequence[str])
         names = ("cores_over_common_bound", "beyond_common_bound_rate")
     if not cells:
         return []
-    pairs = {
-        agent: [comparison.values(agent, name, cells) for name in names]
-        for agent in agents
+    pooled = {
+        agent: [comparison.pooled(agent, name, cells) for name in names]
+        for agent in (*agents, *BOUND_STYLES)
         if comparison.has(agent, *cells)
     }
-    if comparison.common_bound:
-        pairs |= _bounds(comparison, cells)
-    pooled = {
-        name: [comparison.by_family(cells, values) for values in pair]
-        for name, pair in pairs.items()
-    }
     return [Point(name, mean(cores), mean(rates * 100)) for name, (cores, rates) in pooled.items()]
-
-
-def _bounds(comparison: Comparison, cells: Sequence[Cell]) -> dict[str, list[FloatArray]]:
-    """Return cores and violations of bounds relative to the common one, (cells, seeds) each."""
-    wide = comparison.bound_episodes.pivot(index=["agent", *CELL], columns="seed")
-    best = wide.loc[comparison.common_bound].loc[list(cells)]
-    pairs = {}
-    for name in BOUND_STYLES:
-        if all((name, *cell) in wide.index for cell in cells):
-            own = wide.loc[name].loc[list(cells)]
-            cores = own["core_seconds_upper"] / best["core_seconds_upper"]
-            # Below 0 where the bound is beaten.
-            beyond = own["violations_upper"] - best["violations_upper"]
-            pairs[name] = [cores.to_numpy(), (beyond / own["offered"].clip(lower=1)).to_numpy()]
-    return pairs
 
 
 def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,6 @@ from sponge_env.results.comparison import Cell, Comparison, Span
 from sponge_env.results.layout import MISSING, Columns, Entry, Table, terminal
 from sponge_env.results.statistics import MIN_SEEDS, Estimate, mean, min_seeds
 from sponge_env.results.tables import dropped_text
-
-Bound = tuple[str, Mapping[str, Span]]
 
 NOT_SIGNIFICANT, TOO_FEW = "n.s.", "?"
 """Marks of what does not differ from the reference, and of what so few seeds cannot tell."""
@@ -77,20 +74,19 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
     Without bounds or a relaxation, nothing relative to one. A value is marked where it does not
     differ from the reference's.
     """
-    sides = comparison.bound_sides(cell)
-    of_agents: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
-    of_bounds: list[tuple[str, Callable[[Bound], str]]] = [("agent", itemgetter(0))]
+    agents, sides = comparison.agents_on(cell), comparison.bound_sides(cell)
+    shown: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
     for c in columns("cell", *more, accuracies=comparison.accuracies([cell])):
         if (c.bound == "needed" and not sides) or (
             c.bound == "relaxed" and not comparison.relaxed(cell)
         ):
             continue
-        cells_of = {agent: [cell] for agent in comparison.agents_on(cell)}
-        marks = _marks(comparison, c.metric, cells_of) if c.compared else {}
-        of_agents.append((c.label, partial(_value, comparison, cell, c, marks)))
-        of_bounds.append((c.label, partial(_span_text, c)))
-    agents = Table.of(of_agents, comparison.agents_on(cell))
-    return Table(agents.headings, [*agents.rows, *Table.of(of_bounds, sides.items()).rows])
+        marks = {}
+        if c.compared:
+            marks = _marks(comparison, c.metric, {agent: [cell] for agent in agents})
+        spans = {bound: _span_text(c, own.get(c.metric)) for bound, own in sides.items()}
+        shown.append((c.label, partial(_value, comparison, cell, c, marks, spans)))
+    return Table.of(shown, [*agents, *sides])
 
 
 def _marks(
@@ -116,9 +112,16 @@ def mark_note(comparison: Comparison) -> str:
 
 
 def _value(
-    comparison: Comparison, cell: Cell, c: Column, marks: Mapping[str, str], agent: str
+    comparison: Comparison,
+    cell: Cell,
+    c: Column,
+    marks: Mapping[str, str],
+    spans: Mapping[str, str],
+    agent: str,
 ) -> Entry:
-    """Write a mean over seeds; of latencies that are infinite, in how many seeds."""
+    """Write a mean over seeds, or a bound's span; of infinite latencies, in how many seeds."""
+    if agent in spans:
+        return Entry(spans[agent])
     values = comparison.values(agent, c.metric, [cell])[0]
     measured = values[~np.isnan(values)]
     if not measured.size:
@@ -140,9 +143,8 @@ def _marked(text: str, mark: str) -> Entry:
     return Entry(f"{text} {mark}", muted=True) if mark else Entry(text)
 
 
-def _span_text(c: Column, bound: Bound) -> str:
+def _span_text(c: Column, span: Span | None) -> str:
     """Write the two sides of a bound, or one number where they look alike."""
-    span = bound[1].get(c.metric)
     if span is None:
         return MISSING
     low, high = map(c.text, span)
