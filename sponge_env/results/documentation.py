@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics, declared
+from sponge_env.results.layout import with_block
 
 METRICS = """# Metrics
 
@@ -75,11 +76,8 @@ def metrics_page() -> str:
 
 def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
-    for name, table in (("fields", field_table()), ("stage-fields", stage_table())):
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, rest = page.split(begin)
-        page = f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
-    return page
+    page = with_block(page, "fields", field_table())
+    return with_block(page, "stage-fields", stage_table())
 
 
 if __name__ == "__main__":
