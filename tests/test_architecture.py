@@ -75,11 +75,7 @@ DOORS = {
         "sponge_env/serve/load/open_loop.py",
     },
     "onnxruntime": {"sponge_env/models/model.py"},
-    "uvicorn": {
-        "sponge_env/serve/app.py",
-        "sponge_env/serve/http/bounded.py",
-        "sponge_env/serve/http/shared.py",
-    },
+    "httptools": {"sponge_env/serve/http/*"},
     "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/__main__.py"},
     "grpc": {"sponge_env/serve/rpc/*"},
     "google": {"sponge_env/serve/rpc/*"},

@@ -12,13 +12,10 @@ import pytest
 from fake_engine import FakeEngine, answered, served
 from raw_http import binary, chunked, infer, request
 from served import Recorded
-from uvicorn.server import ServerState
 
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve import app
-from sponge_env.serve.http.in_place import InPlace
+from sponge_env.serve.http.connection import Connection, RefusedError, Shared
 from sponge_env.serve.http.routes import HttpFront
-from sponge_env.serve.http.shared import RefusedError
 from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.extras import Extras
@@ -75,17 +72,14 @@ class Client:
     def __init__(self, engine: FakeEngine, **changes: Any) -> None:
         options, extras = ServeOptions(**changes), Extras(Recorded())
         front = Front(engine, options, extras.recorder)
-        config = app._uvicorn_config(HttpFront(front, extras), front)
-        config.load()
-        self.connection: InPlace = config.http_protocol_class(  # type: ignore[assignment, call-arg]
-            config=config, server_state=ServerState(), app_state={}
-        )
+        answer = HttpFront(front, extras).answer
+        self.connection = Connection(Shared(options, front.memory, front.recorder.rejected, answer))
         self.transport = Transport()
         self.connection.connection_made(self.transport)
 
     @property
     def inner(self) -> Any:
-        return self.connection._to
+        return self.connection
 
     def send(self, data: bytes) -> None:
         """Have all of it read before anything else runs in the loop."""

@@ -23,8 +23,7 @@ from served import Running, running
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
 from sponge_env.serve.http import routes
-from sponge_env.serve.http.half_closed import LOOK_S
-from sponge_env.serve.http.shared import Shared
+from sponge_env.serve.http.connection import LOOK_S, Shared
 from sponge_env.serve.interface import Reply, Status
 
 UPGRADE = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}

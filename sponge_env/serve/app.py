@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
-import uvicorn
 import uvloop
 
-from sponge_env.serve.http.connection import connections
+from sponge_env.serve.http.connection import Connection, Shared
 from sponge_env.serve.http.routes import HttpFront
-from sponge_env.serve.http.shared import Shared
 from sponge_env.serve.interface import Engine, Snapshot
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc.service import RpcServer, start_rpc
@@ -91,15 +87,18 @@ async def run_servers(
     with _signals(stop), listener:
         front = Front(engine, options, extras.recorder)
         rpc = await start_rpc(front)
-        http = _HttpServer(_uvicorn_config(HttpFront(front, extras), front))
-        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        shared = Shared(
+            options, front.memory, front.recorder.rejected, HttpFront(front, extras).answer
+        )
+        loop = asyncio.get_running_loop()
+        http = await loop.create_server(lambda: Connection(shared), sock=listener)
         ports = {"port": listener.getsockname()[1], "grpc_port": rpc.port if rpc else None}
         (listening or _say)(Listening(replace(options, **ports)), stop)
         engine.follow(stop.follow)
         stop.follow(engine.snapshot())  # which may have been the last
-        await _until_stopped(serving, stop)
+        await stop.asked.wait()
         await _drain(engine, options.drain_s, stop)
-        await _close(http, serving, rpc, stop)
+        await _close(http, shared, rpc, stop)
 
 
 def _say(listening: Listening, stop: Stop) -> None:
@@ -109,32 +108,6 @@ def _say(listening: Listening, stop: Stop) -> None:
         sys.stderr.write(f"warning: whoever reaches {host} may use this server, {secret}\n")
     sys.stdout.write(f"{listening}\n")
     sys.stdout.flush()
-
-
-class _HttpServer(uvicorn.Server):
-    """Leaves signals to us."""
-
-    def capture_signals(self) -> Any:
-        return nullcontext()
-
-
-def _uvicorn_config(app: HttpFront, front: Front) -> uvicorn.Config:
-    options = front.options
-    # its warnings are about what clients send, a line for each
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    return uvicorn.Config(
-        app,
-        http=connections(Shared(options, front.memory, front.recorder.rejected)),  # type: ignore[arg-type]
-        ws="none",
-        lifespan="off",
-        loop="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=options.idle_timeout_s,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=CLOSING_S,  # type: ignore[arg-type]
-    )
 
 
 @contextmanager
@@ -153,12 +126,6 @@ def _signals(stop: Stop) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _until_stopped(serving: asyncio.Task[None], stop: Stop) -> None:
-    asked = asyncio.create_task(stop.asked.wait())
-    await asyncio.wait((asked, serving), return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-
-
 async def _drain(engine: Engine, drain_s: float, stop: Stop) -> None:
     """Have the engine answer what it has, unless it has to be quick.
 
@@ -175,10 +142,16 @@ async def _drain(engine: Engine, drain_s: float, stop: Stop) -> None:
             await drained
 
 
-async def _close(
-    http: _HttpServer, serving: asyncio.Task[None], rpc: RpcServer | None, stop: Stop
-) -> None:
-    http.should_exit, http.force_exit = True, stop.at_once.is_set()
+async def _close(http: asyncio.Server, shared: Shared, rpc: RpcServer | None, stop: Stop) -> None:
+    """Take nothing more, and give what is under way a moment to end."""
+    grace_s = 0.0 if stop.at_once.is_set() else CLOSING_S
+    http.close()
+    for connection in list(shared.connections):
+        connection.finish()
     if rpc is not None:
-        await rpc.stop(0.0 if stop.at_once.is_set() else CLOSING_S)
-    await serving
+        await rpc.stop(grace_s)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await shared.all_closed.wait()
+    for connection in list(shared.connections):
+        connection.abort()

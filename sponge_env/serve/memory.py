@@ -73,6 +73,11 @@ class HeldBytes:
         self._size += size * held
         return held
 
+    def release_with(self, array: NDArray[Any]) -> None:
+        """Give all of it back once nobody uses an array, or a view on it."""
+        self._memory.release_with(array, self._size)
+        self._size = 0
+
     def __del__(self) -> None:
         """Give all of it back, from whatever thread."""
         self._memory.released.append(self._size)

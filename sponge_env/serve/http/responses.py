@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 
 from sponge_env.serve.wire.outcomes import WireError, error_body, retry_after_header
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
+CLOSE = (b"connection", b"close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,24 @@ class Response:
     status: int = 200
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def head(self, close: bool) -> bytes:
+        """Return status line and headers; ``close`` says that the connection ends with it."""
+        headers = [
+            (b"date", _date(int(time.time()))),
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            *self.headers,
+            *([CLOSE] if close and CLOSE not in self.headers else ()),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        phrase = HTTPStatus(self.status).phrase.encode() if self.status != 499 else b"Cancelled"
+        return b"HTTP/1.1 %d %s\r\n%s\r\n" % (self.status, phrase, lines)
+
+
+@lru_cache(maxsize=1)
+def _date(unix_s: int) -> bytes:
+    return formatdate(unix_s, usegmt=True).encode()
 
 
 def as_json(found: Any) -> Response:
@@ -38,17 +58,5 @@ def as_error(error: WireError, headers: Mapping[bytes, bytes]) -> Response:
     if error.status == 401:
         more = (*more, (b"www-authenticate", b"Bearer"))
     if b"expect" in headers:  # it may never send the body that it announced
-        more = (*more, (b"connection", b"close"))
+        more = (*more, CLOSE)
     return Response(orjson.dumps(error_body(error)), error.status, JSON, more)
-
-
-async def sent(response: Response, send: Send) -> None:
-    """Send a response, if there is still somebody to take it."""
-    headers = [
-        (b"content-type", response.content_type),
-        (b"content-length", b"%d" % len(response.body)),
-        *response.headers,
-    ]
-    with suppress(RuntimeError):  # it was closed just now, which the server does not know yet
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})

@@ -1,21 +1,19 @@
-"""The protocol over HTTP: an ASGI application without a framework."""
+"""The protocol over HTTP: which path says what."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.body import BEGAN, WholeBody, read_body, too_large
 from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
-from sponge_env.serve.http.connected import ClientGoneError, Receive, Scope, while_connected
 from sponge_env.serve.http.hosts import check_asked_here, from_here
-from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
+from sponge_env.serve.http.request import Request, too_large
+from sponge_env.serve.http.responses import BINARY, JSON, Response, as_error, as_json
 from sponge_env.serve.wire import describe
 from sponge_env.serve.wire.aside import LARGE_BYTES, apart, aside, in_turn
 from sponge_env.serve.wire.extras import Extras
@@ -28,7 +26,7 @@ from sponge_env.serve.wire.protocol import (
     read_inference,
     write_answer,
 )
-from sponge_env.serve.wire.tensors import shown
+from sponge_env.serve.wire.tensors import Buffer, shown
 
 MOST_SETTING_BYTES = 2**16
 """Of what is sent to change a setting."""
@@ -40,43 +38,38 @@ class HttpFront:
     def __init__(self, front: Front, extras: Extras) -> None:
         self._front, self._engine, self._extras = front, front.engine, extras
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            return
+    async def answer(self, request: Request) -> Response:
+        """Answer one request; cancelling this takes it back."""
         try:
-            response = await self._response(scope, receive)
+            return await self._response(request)
         except WireError as error:
             self._front.count_rejected(error)
-            response = as_error(error, dict(scope["headers"]))
-        except ClientGoneError:
-            return
-        await sent(response, send)
+            return as_error(error, request.headers)
 
-    async def _response(self, scope: Scope, receive: Receive) -> Response:
-        headers, path = dict(scope["headers"]), scope["path"]
-        get, parts = scope["method"] in ("GET", "HEAD"), path.strip("/").split("/")
+    async def _response(self, request: Request) -> Response:
+        headers, path = request.headers, request.path
+        get, parts = request.method in ("GET", "HEAD"), path.strip("/").split("/")
         if parts[:2] == ["v2", "health"] and get:
             return self._health(parts[2:])
         if self._front.options.local and self._front.options.token is None:
             check_asked_here(headers)
         if get and path in self._extras.resources:
-            return self._resource(scope, headers)
+            return self._resource(request)
         self._front.check_token(headers)
         if get:
             return as_json(self._described(parts))
-        if scope["method"] == "POST":
-            return await self._posted(parts, _Request(scope, headers, receive, _began_s(scope)))
-        raise WireError(f"the method {shown(scope['method'])} is not served", 405)
+        if request.method == "POST":
+            return await self._posted(parts, request)
+        raise WireError(f"the method {shown(request.method)} is not served", 405)
 
-    def _resource(self, scope: Scope, headers: Headers) -> Response:
-        found = self._extras.resources[scope["path"]]
+    def _resource(self, request: Request) -> Response:
+        found = self._extras.resources[request.path]
         if not found.open:
-            self._front.check_token(headers)
+            self._front.check_token(request.headers)
         more = tuple(
             (name.lower().encode(), value.encode()) for name, value in found.headers.items()
         )
-        body = found.make(scope["query_string"].decode("latin-1"))
+        body = found.make(request.query)
         return Response(body, 200, found.content_type.encode(), more)
 
     def _health(self, parts: list[str]) -> Response:
@@ -120,7 +113,7 @@ class HttpFront:
                 raise WireError("infer wants POST", 405)
         raise WireError(f"there is nothing at {shown('/'.join(parts))}", 404)
 
-    async def _posted(self, parts: list[str], request: _Request) -> Response:
+    async def _posted(self, parts: list[str], request: Request) -> Response:
         match parts:
             case ["v2", "models", name, "versions", version, "infer"]:
                 self._front.check_model(name, version)
@@ -134,20 +127,19 @@ class HttpFront:
                 return await self._use(request)
         raise WireError(f"nothing takes POST at {shown('/'.join(parts))}", 404)
 
-    async def _infer(self, request: _Request) -> Response:
+    async def _infer(self, request: Request) -> Response:
         body, size = await self._body(request)
         arrival, headers = self._front.arrival(request.began_s), request.headers
         inference = await self._read(body, headers.get(b"inference-header-content-length"))
         read_s = time.monotonic() - arrival.arrived_s
-        work = self._front.infer(inference, headers, arrival, size)
-        answered = await while_connected(request.scope, request.receive, work)
+        answered = await self._front.infer(inference, headers, arrival, size)
         began_s = time.monotonic()
         size = sum(tensor.nbytes for tensor in answered.tensors.values())
         response = await aside(size, self._written, inference, answered, headers)
         self._front.recorder.converted(read_s, time.monotonic() - began_s)
         return response
 
-    async def _read(self, body: WholeBody, length: bytes | None) -> Inference:
+    async def _read(self, body: Buffer, length: bytes | None) -> Inference:
         """Take a body apart; what Python makes of large JSON is counted meanwhile."""
         front, size = self._front, header_size(length, len(body))
         check_json_size(size, len(body), front.served, front.options)
@@ -158,26 +150,18 @@ class HttpFront:
             limits = (length, front.served, front.options.most_rows)
             return await in_turn(size, read_inference, body, *limits)
 
-    async def _body(self, request: _Request) -> tuple[WholeBody, int]:
+    async def _body(self, request: Request) -> tuple[Buffer, int]:
         """Return a body, unpacked, and how large it was on the wire."""
         most_bytes = self._front.options.most_body_bytes
-        body = await read_body(request.scope, request.receive, most_bytes)
-        if body is None:
-            raise ClientGoneError
+        body = await request.body()
         encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
-        if isinstance(body, bytes):  # what was read in place is counted
-            body = self._counted(body)
         if not encoding:
             return body, len(body)
         # a small body may become a large one
         unpacked = await aside(most_bytes, decompressed, body, encoding, most_bytes)
-        return self._counted(unpacked), len(body)
-
-    def _counted(self, body: WholeBody) -> WholeBody:
-        """Count a body as long as it is used."""
-        counted = np.frombuffer(body, np.uint8)
+        counted = np.frombuffer(unpacked, np.uint8)
         self._front.memory.keep(counted)
-        return memoryview(counted)  # type: ignore[arg-type]
+        return memoryview(counted), len(body)  # type: ignore[arg-type]
 
     def _written(self, inference: Inference, answered: Answered, headers: Headers) -> Response:
         """Return an answer, compressed where that is accepted and it is large enough."""
@@ -195,11 +179,9 @@ class HttpFront:
             return Response(compressed(answer.parts, encoding), 200, kind, tuple(more))
         return Response(b"".join(answer.parts), 200, kind, tuple(more))
 
-    async def _use(self, request: _Request) -> Response:
+    async def _use(self, request: Request) -> Response:
         """Put another agent in charge; whoever may not is refused."""
-        if self._front.options.token is None and not from_here(
-            request.scope.get("client"), request.headers
-        ):
+        if self._front.options.token is None and not from_here(request.client, request.headers):
             raise WireError("without a token, only this machine may change the agent", 403)
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
@@ -214,17 +196,3 @@ class HttpFront:
         except SpongeError as error:
             raise WireError(str(error)) from None
         return as_json({"agent": agent})
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    scope: Scope
-    headers: Headers
-    receive: Receive
-    began_s: float
-
-
-def _began_s(scope: Scope) -> float:
-    """Return when a request's first byte came; of another server's, when it was handed over."""
-    found: float = (scope.get("extensions") or {}).get(BEGAN, time.monotonic())
-    return found
