@@ -226,7 +226,7 @@ def test_a_browser_shows_the_story(served: ServedModel, tmp_path: Path) -> None:
     assert all(stage in texts(document, "stages") for stage in served.stages)
     assert "a replica restarted" in texts(document, "events")
     drawn = re.findall(r'class="chart"[^>]*aria-label="([^"]+)"', document)
-    assert len(drawn) == 5
+    assert len(drawn) == 4
     assert not [said for said in drawn if "NaN" in said or "undefined" in said]
     assert "NaN" not in re.sub(r"<script>.*?</script>", "", document, flags=re.DOTALL)
 
@@ -237,15 +237,14 @@ def test_a_browser_shows_a_server_that_has_done_nothing(tmp_path: Path) -> None:
     story.engine.now = snapshot(0.0, last=None, budgets_s=(), queued=(0,))
     with brief(story) as url:
         document = looked_at(url, tmp_path)
-    assert "No request has ended in this time" in document
-    assert "Nobody waits" in document
+    assert "Latency, end to end: nothing yet" in document
 
 
 @browser
 def test_a_browser_asks_for_the_token(tmp_path: Path) -> None:
     with brief(Story(SERVED), token="secret") as url:
         document = looked_at(url, tmp_path)
-    assert "This server wants an access token." in document
+    assert "This server needs an access token." in document
     assert 'id="ask" hidden' not in document
 
 
