@@ -69,17 +69,8 @@ DOORS = {
     "tensorboard": {"sponge_env/run/tensorboard.py", "agents/learn/training.py"},
     "google_crc32c": {"sponge_env/run/tensorboard.py"},
     "prometheus_client": {"sponge_env/serve/monitor/exposition.py"},
-    "aiohttp": {
-        "sponge_env/serve/load/client.py",
-        "sponge_env/serve/load/held.py",
-        "sponge_env/serve/load/open_loop.py",
-    },
     "onnxruntime": {"sponge_env/models/model.py"},
-    "uvicorn": {
-        "sponge_env/serve/app.py",
-        "sponge_env/serve/http/bounded.py",
-        "sponge_env/serve/http/shared.py",
-    },
+    "httptools": {"sponge_env/serve/http/*", "sponge_env/serve/load/client.py"},
     "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/__main__.py"},
     "grpc": {"sponge_env/serve/rpc/*"},
     "google": {"sponge_env/serve/rpc/*"},

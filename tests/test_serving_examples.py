@@ -23,6 +23,7 @@ from served_story import SERVED, Story
 
 from sponge_env.serve.__main__ import _parser as serve_parser
 from sponge_env.serve.load.__main__ import _parse as parse_load
+from sponge_env.serve.monitor.exposition import exposition
 from sponge_env.serve.monitor.metrics import OUTCOMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,7 +137,7 @@ def exposed() -> tuple[set[str], dict[str, set[str]]]:
     """Return the names of all samples, and the labels of each."""
     story = Story(SERVED)
     story.play(400)
-    _, text = story.metrics.exposition()
+    text = exposition(story.metrics)
     labels: dict[str, set[str]] = {}
     for line in text.decode().splitlines():
         if not line.startswith("#"):

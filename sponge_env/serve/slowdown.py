@@ -1,4 +1,4 @@
-"""How fast batches run of late, relative to what the profile says of an undisturbed machine."""
+"""How much longer batches take at present than the profile of the undisturbed machine says."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sponge_env.interfaces import FloatArray
 MEMORY = 1 / 16
 """Weight of the newest batch."""
 FORGOTTEN = 1 / 8
-"""Of what is known, in an interval of which no batch tells anything."""
-SLOWEST, FASTEST = 3.0, 0.5
-"""Beyond these something else than the machine's speed was measured, such as a debugger."""
+"""Share of the estimate that is given up in an interval without a measured batch."""
+MAX_RATIO, MIN_RATIO = 3.0, 0.5
+"""A ratio beyond these measures something else than the machine's speed, such as a debugger."""
 
 
-class Pace:
-    """The pace of one stage: mean and mean deviation of its batches' time over the usual.
+class Slowdown:
+    """Mean and mean deviation of the batches' time in one stage, relative to the profile.
 
-    Under a quota only batches that had a whole CPU tell how fast the machine is.
+    Under a quota only batches that had a whole CPU measure the machine's speed.
     """
 
     def __init__(self, model: Any, arrays: Arrays) -> None:
@@ -30,43 +30,43 @@ class Pace:
         self._table_s = batch_table_s(model, arrays)
         self._whole_cores = round(1 / float(model["core_unit"]))
         self._mean, self._deviation = 1.0, 0.0
-        self._heard = False
+        self._measured = False
 
     @property
     def cheapest_core_s(self) -> float:
-        """Least work of a task, whatever variant, batch and cores it has."""
+        """Minimum work of a task over variants, batch sizes and cores."""
         _, batch, cores = self._table_s.shape
         core_s = self._table_s * np.arange(1, cores + 1) / np.arange(1, batch + 1)[:, None]
         return float(core_s.min())
 
     @property
-    def slow(self) -> float:
-        """How long a batch takes that is slower than most, relative to the usual."""
+    def factor(self) -> float:
+        """Time of a batch that is slower than most, relative to the profile."""
         return self._mean + self._deviation
 
     def pass_interval(self) -> None:
-        """Forget some of it, if nothing was heard since the last time.
+        """Give up part of the estimate if no batch was measured since the last call.
 
-        Otherwise a machine that was slow once, so that all is given up, would stay slow.
+        Otherwise all requests would be dropped for ever after the machine was slow once.
         """
-        if not self._heard:
+        if not self._measured:
             self._mean += FORGOTTEN * (1.0 - self._mean)
             self._deviation -= FORGOTTEN * self._deviation
-        self._heard = False
+        self._measured = False
 
-    def note(self, variant: int, size: int, cores: int, took_s: float) -> None:
-        """Take in what a batch took that had so many cores throughout."""
+    def add(self, variant: int, size: int, cores: int, took_s: float) -> None:
+        """Add the measured time of a batch that had so many cores throughout."""
         if self._limited and cores < self._whole_cores:
             return
-        self._heard = True
-        usual_s = self._table_s[variant, size - 1, 0 if self._limited else cores - 1]
-        ratio = min(SLOWEST, max(FASTEST, took_s / float(usual_s)))
+        self._measured = True
+        profile_s = self._table_s[variant, size - 1, 0 if self._limited else cores - 1]
+        ratio = min(MAX_RATIO, max(MIN_RATIO, took_s / float(profile_s)))
         self._deviation += MEMORY * (abs(ratio - self._mean) - self._deviation)
         self._mean += MEMORY * (ratio - self._mean)
 
 
 def batch_table_s(model: Any, arrays: Arrays) -> FloatArray:
-    """Return (variants, batch, cores) how long batches of a stage take at least.
+    """Return (variants, batch, cores) the time of a batch of a stage.
 
     Under a quota that is their CPU time, on however few cores: there is one column then.
     """
