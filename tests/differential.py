@@ -98,7 +98,7 @@ def check_view(system: System, reference: Reference, last: dict[str, float] | No
     view, expected = system.view(), reference.view()
     assert (view.last is None) == (last is None)
     for name, value in vars(expected).items():
-        seen = view.stages[0] if isinstance(value, SimpleNamespace) else getattr(view, name)
+        seen = view.first if isinstance(value, SimpleNamespace) else getattr(view, name)
         check_same(seen, value, name)
     observation = encode(expected, last, reference.spec)
     np.testing.assert_allclose(system.observe(JOINT), observation, rtol=1e-5, atol=1e-6)

@@ -62,8 +62,13 @@ CHAIN = dataclasses.replace(
             initial=Initial(cores=4),
             fan_out_shares=(0.2, 0.4, 0.4),
         ),
-        Stage("name", _MODELS[:2], limits=Limits(cores=4, batch=4, replicas=1), switch_s=0.4),
-        Stage("judge", _MODELS, limits=Limits(cores=2, batch=2, replicas=3), chooses="batch"),
+        Stage("name", _MODELS[:2], limits=Limits(cores=4, batch=4, replicas=1)),
+        Stage(
+            "judge",
+            _MODELS,
+            limits=Limits(cores=2, batch=2, replicas=3),
+            initial=Initial(variant=-1),
+        ),
     ),
 )
 """Three stages: of one variant, of one replica, and one whose batches choose their variant."""
@@ -82,7 +87,7 @@ CONTROLLED: dict[str, tuple[Scenario, ControlName, list[int]]] = {
     "Sponge-v0": (SHORT, "vertical", [16, 16]),
     "SpongeJoint-v0": (JOINTLY, "joint", [8, 8, 12]),
     "SpongeVariants-v0": (VARIANTS, "variants", [4, 4, 3]),
-    "SpongePipeline-v0": (CHAIN, "pipeline", [4, 4, 3, 4, 4, 2, 2, 2, 3]),
+    "SpongePipeline-v0": (CHAIN, "pipeline", [4, 4, 3, 4, 4, 2, 2, 2, 3, 3]),
 }
 """By registered environment: a scenario, its control, and how many choices there are."""
 

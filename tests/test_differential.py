@@ -108,10 +108,10 @@ def test_a_view_stays_as_it_was() -> None:
     delays_s = view.delays_s.copy()
     system.step(Allocation(16, 16))
     assert repr(view) == before
-    view.delays_s[:] = view.stages[0].queued_deadlines_s[:] = 0.0
+    view.delays_s[:] = view.first.queued_deadlines_s[:] = 0.0
     assert delays_s.all()
     assert system.view().delays_s.all()
-    assert system.view().stages[0].queued_deadlines_s.all()
+    assert system.view().first.queued_deadlines_s.all()
 
 
 def test_an_unknown_profile_is_refused() -> None:

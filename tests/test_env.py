@@ -254,9 +254,9 @@ def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
         assert info["cores"] <= 8
     env = make("SpongePipeline-v0")
     env.reset(seed=0)
-    info = env.step(np.array([3, 3, 2, 3, 3, 0, 1, 1, 2]))[4]
+    info = env.step(np.array([3, 3, 2, 3, 3, 0, 1, 1, 2, 0]))[4]
     assert (info["requested_cores"], info["replicas"]) == (4, 1)
-    assert info["cores"] <= 14
+    assert info["cores"] <= 14 + 1e-9
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
@@ -315,12 +315,12 @@ def test_fields_mean_what_their_names_say() -> None:
     control = control_named("pipeline", system.spec)
     assert control.fields == staged_names(["find", "name", "judge"])
     for _ in range(3):
-        last = system.step(decode(np.array([1, 2, 1, 2, 0, 1, 0, 1, 0]), control))
+        last = system.step(decode(np.array([1, 2, 1, 2, 0, 1, 0, 1, 0, 2]), control))
     view, seen = system.view(), dict(zip(control.fields, system.observe(control), strict=True))
     assert [seen[f"find.{each}"] for each in ("cores", "batch", "replicas")] == pytest.approx(
         [2 / 4, 3 / 4, 2 / 3]
     )
-    assert (seen["name.variant"], seen["judge.variant"]) == (1.0, 0.0)
+    assert (seen["name.variant"], seen["judge.variant"]) == (1.0, 1.0)
     assert seen["effective_accuracy"] == pytest.approx(last.effective_accuracy)
     for own, spec in zip(view.stages, system.spec.stages, strict=True):
         assert own.last is not None

@@ -24,7 +24,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
-from sponge_env.simulation.workload import Workload, as_long_as_its_traces
+from sponge_env.simulation.workload import Workload
 
 OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
 
@@ -37,8 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fake_worker(
     scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int, **settings: Any
 ) -> FakeWorker:
-    played = as_long_as_its_traces(scenario)
-    return FakeWorker(**{**worker_settings(played, profile, spec, seed), **settings})
+    return FakeWorker(**{**worker_settings(scenario, profile, spec, seed), **settings})
 
 
 def live_system(
@@ -144,8 +143,8 @@ def check_conserved(system: LiveSystem) -> dict[str, int]:
     counts = {name: int(np.sum(columns["outcome"] == name)) for name in OUTCOMES}
     assert sum(counts.values()) == columns["id"].size
     assert len(set(columns["id"].tolist())) == columns["id"].size
-    assert len(system.view().queued_deadlines_s) == counts["queued"]
-    assert sum(batch.size for batch in system.view().running) == counts["running"]
+    assert len(system.view().first.queued_deadlines_s) == counts["queued"]
+    assert sum(batch.size for batch in system.view().first.running) == counts["running"]
     return counts
 
 

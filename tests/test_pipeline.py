@@ -70,8 +70,7 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
         profiles = [load_profile(v.profile) for v in each.variants]
         tables_s = [p.service_table_s(LIMITS.batch, LIMITS.cores).tolist() for p in profiles]
         accuracies = [v.accuracy for v in each.variants]
-        by_slack = each.chooses == "batch"
-        stages.append(StageModel(tables_s, accuracies, after[k], each.initial.replicas, by_slack))
+        stages.append(StageModel(tables_s, accuracies, after[k], each.initial.replicas))
 
     def fan_out(row: int, k: int, done: int) -> int:
         ends = np.cumsum(system.plan.stages[k].tasks)
@@ -149,7 +148,6 @@ def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[StageAllocation]], in
                 *names,
                 after=after if k else None,
                 fan_out_shares=tasks if len(tasks) > 1 else (),
-                chooses=draw(st.sampled_from(["controller", "batch"])),
                 initial=Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2))),
             )
         )

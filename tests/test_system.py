@@ -20,7 +20,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import latency_quantile_s
 from sponge_env.live.system import LiveSystem
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.run.rollout import REHEARSED, Run, latency_quantiles_s, play, run_episode
+from sponge_env.run.rollout import REHEARSED, Run, kept_quantiles_s, play, run_episode
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.simulation.system import SimulatedSystem
@@ -101,22 +101,22 @@ def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
     assert (metrics.running, metrics.effective_cores) == (2, 2.0), "the other one still runs"
     metrics = system.step(Allocation(1, 1, 4))
     assert (metrics.cores, metrics.effective_cores) == (pytest.approx(4.0), 1.0)
-    assert len(system.view().stages[0].starting_s) == 2, "one of four is not gone yet"
-    while system.view().stages[0].running:
+    assert len(system.view().first.starting_s) == 2, "one of four is not gone yet"
+    while system.view().first.running:
         metrics = system.step(Allocation(1, 1, 4))
         assert metrics.cores == pytest.approx(4.0)
-    assert len(system.view().stages[0].starting_s) == 3
+    assert len(system.view().first.starting_s) == 3
 
 
 def test_views_show_what_happened() -> None:
     controller = Scripted(Allocation(2, 2))
     episode = run_episode(make_system(SHORT, seed=0), controller, RUN)
     first, later = controller.views[0], controller.views[-1]
-    assert (first.last, len(first.stages[0].arrivals), first.now_s) == (None, 0, 0.0)
+    assert (first.last, len(first.first.arrivals), first.now_s) == (None, 0, 0.0)
     assert later.last == episode.intervals[-2]
-    assert list(later.stages[0].arrivals) == [w.offered for w in episode.intervals[:-1]]
+    assert list(later.first.arrivals) == [w.offered for w in episode.intervals[:-1]]
     assert later.delays_s.max() == later.last.delay_max_s
-    assert np.all(np.diff(later.stages[0].queued_deadlines_s) >= 0)
+    assert np.all(np.diff(later.first.queued_deadlines_s) >= 0)
     assert np.allclose(later.budgets_s, SHORT.slo_s - later.delays_s)
     summary = episode.summary
     assert summary.core_seconds == pytest.approx(sum(w.core_seconds for w in episode.intervals))
@@ -130,7 +130,7 @@ def test_a_crash_while_draining_costs_no_request_with_budget() -> None:
 
     system = LiveSystem(scenario, 0, make_worker, profile)
     system.step(Allocation(4, 16))
-    assert system.view().stages[0].running
+    assert system.view().first.running
     system.drain()
     columns = system.columns()
     assert set(columns["outcome"]) == {"on_time"}
@@ -163,7 +163,7 @@ def test_an_interrupted_episode_is_summed_up_over_what_has_ended() -> None:
     assert summary.offered == ended + summary.queued + summary.running
     assert summary.violation_rate == (summary.late + summary.dropped) / ended
     assert summary.effective_accuracy == summary.on_time / ended
-    latency_s = latency_quantiles_s(system.columns(), 0.0)
+    latency_s = kept_quantiles_s(system.columns(), 0.0)
     assert math.isinf(summary.latency_p99_s) == (summary.dropped > 0) == (latency_s[-1] is None)
 
 

@@ -58,9 +58,9 @@ def worker_settings(
     return {
         "make_service": make_service,
         "initial": spec.initial,
-        "cold_start_s": spec.stages[0].cold_start_s,
+        "cold_start_s": spec.first.cold_start_s,
         "actuation_delay_s": scenario.simulation.actuation_delay_s,
         "total_cores": spec.total_cores,
-        "cpu_cores": spec.stages[0].cpu_cores,
+        "cpu_cores": spec.first.cpu_cores,
         "noise": noise_source(profile.noise_quantiles, scenario.simulation.noise, rng),
     }

@@ -22,7 +22,7 @@ def encode(
     view: SimpleNamespace, last: dict[str, float] | None, spec: SystemSpec
 ) -> NDArray[np.float32]:
     """Return the joint observation in [-CLIP, CLIP]; ``last`` are the last interval's metrics."""
-    own, limits = view.stage, spec.stages[0]
+    own, limits = view.stage, spec.first
     latency_s = limits.latencies[0].table_s(limits.batch_max, limits.cores_max)[:, -1]
     rate_scale = float(np.max(np.arange(1, limits.batch_max + 1) / latency_s))
     budgets = (own.queued_deadlines_s - view.now_s) / spec.slo_s

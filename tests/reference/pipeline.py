@@ -23,7 +23,6 @@ class StageModel:
     accuracies: Sequence[float]
     after: tuple[int, ...]
     replicas: int
-    by_slack: bool = False
 
 
 @dataclass(eq=False)
@@ -150,7 +149,7 @@ class Pipeline:
     def _variant(self, k: int, count: int, most_urgent_s: float) -> int:
         """Return what was asked for, or the most accurate one that the slack allows."""
         stage, allocation = self.stages[k], self.allocations[k]
-        if not stage.by_slack and allocation.variant >= 0:
+        if allocation.variant >= 0:
             return allocation.variant
         for variant in range(len(stage.latency_s) - 1, 0, -1):
             took_s = stage.latency_s[variant][count - 1][allocation.cores - 1]

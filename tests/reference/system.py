@@ -259,7 +259,7 @@ class System:
 
     def _planned_end_s(self, requests: Sequence[Request], started_s: float) -> float:
         """When the latency model expects a running batch to end, whatever was resized since."""
-        stage, in_force = self.spec.stages[0], self.worker.in_force
+        stage, in_force = self.spec.first, self.worker.in_force
         row_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[len(requests) - 1]
         before = [cores for time_s, cores in in_force if time_s <= started_s]
         old = before[-1]
@@ -287,7 +287,7 @@ class System:
     def _measure(self) -> dict[str, float]:
         before, self._status = self._status, self.worker.status()
         elapsed_s, self._measured_s = self.worker.now() - self._measured_s, self.worker.now()
-        asked, stage = self._allocation.stages[0], self.spec.stages[0]
+        asked, stage = self._allocation.stages[0], self.spec.first
         metrics = {
             "time_s": self._interval * self.spec.interval_s,
             **self._requests_measured(),
