@@ -31,7 +31,7 @@ from sponge_env.simulation.system import SimulatedSystem
 
 CASES: dict[str, tuple[Scenario, ControlName, list[int]]] = {
     "SpongeVariants-v0": (VARIANTS, "variants", [4, 4, 3]),
-    "SpongePipeline-v0": (CHAIN, "pipeline", [4, 4, 3, 4, 4, 2, 2, 2, 3]),
+    "SpongePipeline-v0": (CHAIN, "pipeline", [4, 4, 3, 4, 4, 2, 2, 2, 3, 3]),
 }
 EACH = pytest.mark.parametrize("name", CASES)
 
@@ -83,7 +83,7 @@ def test_an_action_chooses_what_there_is_to_choose(name: str) -> None:
 
 def test_the_parts_of_an_action_reach_their_stages() -> None:
     control = control_named("pipeline", spec_of(CHAIN))
-    allocation = decode(np.array([3, 1, 2, 0, 3, 1, 1, 0, 2]), control)
+    allocation = decode(np.array([3, 1, 2, 0, 3, 1, 1, 0, 2, 0]), control)
     assert allocation.stages == (
         StageAllocation(4, 2, 3),
         StageAllocation(1, 4, 1, 1),
@@ -112,9 +112,9 @@ def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) 
 def test_an_action_beyond_the_machine_is_fitted() -> None:
     env = make("SpongePipeline-v0")
     env.reset(seed=0)
-    info = env.step(np.array([3, 3, 2, 3, 3, 0, 1, 1, 2]))[4]
+    info = env.step(np.array([3, 3, 2, 3, 3, 0, 1, 1, 2, 0]))[4]
     assert (info["requested_cores"], info["replicas"]) == (4, 1)
-    assert info["cores"] <= 14
+    assert info["cores"] <= 14 + 1e-9
 
 
 @EACH
@@ -183,7 +183,7 @@ def test_fields_mean_what_their_names_say() -> None:
     assert control.fields == staged_names(["find", "name", "judge"])
     wanted = (StageAllocation(2, 3, 2), StageAllocation(3, 1, 1, 1), StageAllocation(1, 2, 1))
     for _ in range(3):
-        last = system.step(decode(np.array([1, 2, 1, 2, 0, 1, 0, 1, 0]), control))
+        last = system.step(decode(np.array([1, 2, 1, 2, 0, 1, 0, 1, 0, 0]), control))
     assert system.view().allocation.stages == wanted
     view, seen = system.view(), dict(zip(control.fields, system.observe(control), strict=True))
     assert [seen[f"find.{each}"] for each in ("cores", "batch", "replicas")] == pytest.approx(

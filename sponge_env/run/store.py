@@ -43,7 +43,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, find_trace
 from sponge_env.metrics import CELL, EpisodeMetrics, declared, names
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
-from sponge_env.scenario.config import Backend, Limiter, as_name
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
@@ -96,6 +96,7 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
     for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):
+        stage |= OLD_STAGE_KEYS
         for variant, own in zip(stage["variants"], profiles, strict=True):
             variant["profile"] = _measured(own)
     if scenario.arrivals.file is not None:

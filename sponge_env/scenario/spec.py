@@ -13,7 +13,7 @@ import numpy as np
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
-from sponge_env.scenario.config import Limits, Stage
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits, Stage
 from sponge_env.scenario.graph import mean_tasks, predecessors
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
@@ -143,7 +143,7 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
 def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
     """Return what of a stage gives observations and actions their meaning."""
     known = asdict(stage) | {"limits": {name: getattr(stage.limits, name) for name in _LIMITS}}
-    known |= {"chooses": "controller", "switch_s": 0.0}  # keys that stages had until version 0.3
+    known |= OLD_STAGE_KEYS
     known["variants"] = [
         {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
         for variant, model in zip(stage.variants, models, strict=True)
