@@ -89,10 +89,10 @@ def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> N
     """Refuse cores of several sizes on one machine, and a stage with and without a quota."""
     units = {model.name: model.core_unit for models in profiles for model in models}
     if len({*units.values()}) > 1:
-        said = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
+        message = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
         raise ProfileError(
             f"the profiles of scenario {scenario.name!r} must have one core unit, for all replicas "
-            f"share the machine's cores, not several ({said})"
+            f"share the machine's cores, not several ({message})"
         )
     for stage, models in zip(scenario.pipeline, profiles, strict=True):
         if len({model.quota is None for model in models}) > 1:

@@ -205,7 +205,7 @@ def _report(seen: Seen, profile: Profile | None, arguments: argparse.Namespace) 
         write_summaries(arguments.json, [summary])
         said.append(f"summary      {arguments.json}")
     if arguments.requests:
-        from sponge_env.run.unit import write_table
+        from sponge_env.run.record import write_table
 
         write_table(arguments.requests, requests(seen))
         said.append(f"requests     {arguments.requests}")
