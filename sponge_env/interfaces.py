@@ -251,10 +251,6 @@ class StageSpec:
     """Probabilities that an answer leads to 0, 1, 2, ... tasks in each stage that follows."""
     mean_tasks: float = 1.0
     """Tasks of a request in this stage, on average."""
-    by_slack: bool = False
-    """Whether batches choose their variant themselves."""
-    switch_s: float = 0.0
-    """Time from asking for another variant until batches are formed for it."""
 
     @property
     def latency(self) -> LatencyModel:

@@ -270,7 +270,7 @@ class StageTimes:
         for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
             before, self._before[k] = self._before[k], variant
             alone = len(self._times[k]) == 1
-            if alone or (variant == before and self._spec.stages[k].switch_s == 0):
+            if alone or variant == before:
                 self._times[k][variant].observe(part)
                 self._write(k, variant)
                 told.append(k)

@@ -120,10 +120,6 @@ class StageSettings:
     variants: int
     accuracy_at: Position
     """(variants,) ascending."""
-    by_slack: bool
-    """Whether each batch gets the most accurate variant that its most urgent request allows."""
-    switch_s: float
-    """Time that loading another variant takes."""
 
     planned_at: Position
     """(variants, batch_max, cores_max) latency by the fit."""

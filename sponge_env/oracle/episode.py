@@ -200,8 +200,6 @@ def check_known(scenario: Scenario) -> None:
             "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "
             f"{scenario.simulation.actuation_delay_s:g} out"
         )
-    if scenario.serving.defer:
-        raise ConfigError("the oracle starts batches at once; leave serving.defer out")
     if len(set(scenario.classes)) > MAX_CLASSES:
         raise ConfigError(
             f"the oracle has room for {MAX_CLASSES} classes of requests, not "

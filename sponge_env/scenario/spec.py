@@ -80,8 +80,6 @@ def _stage_specs(
                 after=after[at],
                 tasks=stage.tasks,
                 mean_tasks=tasks[at],
-                by_slack=stage.chooses == "batch",
-                switch_s=stage.switch_s,
             )
         )
     return tuple(specs)
@@ -145,6 +143,7 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
 def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
     """Return what of a stage gives observations and actions their meaning."""
     known = asdict(stage) | {"limits": {name: getattr(stage.limits, name) for name in _LIMITS}}
+    known |= {"chooses": "controller", "switch_s": 0.0}  # keys that stages had until version 0.3
     known["variants"] = [
         {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
         for variant, model in zip(stage.variants, models, strict=True)

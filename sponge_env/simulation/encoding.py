@@ -129,7 +129,7 @@ def _chosen(stage: StageSpec, replicas: bool) -> tuple[str, ...]:
     """Return what there is to choose of a stage."""
     names = ["cores", "batch"]
     names += ["replicas"] * (replicas and stage.replicas_max > 1)
-    names += ["variant"] * (len(stage.latencies) > 1 and not stage.by_slack)
+    names += ["variant"] * (len(stage.latencies) > 1)
     return tuple(names)
 
 

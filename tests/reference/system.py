@@ -141,7 +141,7 @@ class System:
         self._allocation = allocation
         self._interval += 1
         until_s = self._interval * self.spec.interval_s
-        drive(self.core, self.worker, self._arrivals, allocation.batch, until_s, self._starts_s)
+        drive(self.core, self.worker, self._arrivals, allocation.batch, until_s)
         self._last = self._measure(until_s, allocation, decision_s)
         return self._last
 
@@ -157,21 +157,12 @@ class System:
         while self.core.pending and self.worker.now() < last_s:
             until_s = min(last_s, self.worker.now() + self.spec.interval_s)
             batch_max = self._allocation.batch
-            drive(self.core, self.worker, no_arrivals, batch_max, until_s, self._starts_s)
+            drive(self.core, self.worker, no_arrivals, batch_max, until_s)
         self.core.abandon(self.worker.now())
         while self.core.running:
             for completion in self.worker.wait(self.worker.now() + self.spec.interval_s):
                 self.core.settle(completion)
         return self.core.counts
-
-    def _starts_s(self, waiting_s: FloatArray) -> float:
-        """When a batch starts that is not full: if one more could not be in time any more."""
-        now_s, serving = self.worker.now(), self._scenario.serving
-        if not serving.defer:
-            return now_s
-        cores = [cores for time_s, cores in self.worker.in_force if time_s <= now_s][-1]
-        (longest_s,) = self._latency_s(len(waiting_s) + 1, [cores])
-        return float(waiting_s[0]) - longest_s - serving.defer_margin_s
 
     def _planned_end_s(self, batch_id: int) -> float:
         """When the latency model expects a running batch to end, whatever was resized since."""
