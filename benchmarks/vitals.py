@@ -13,7 +13,7 @@ from benchmarks.servers import children
 
 @dataclass(frozen=True)
 class Vitals:
-    """What a server holds."""
+    """What a server uses."""
 
     memory_mb: float
     """Of its own process, not backed by files."""
@@ -25,15 +25,15 @@ class Vitals:
 
 
 ALLOWED = Vitals(memory_mb=2.0, replicas_mb=8.0, descriptors=8, threads=2)
-"""Growth that is none: what quiet seconds differ in."""
+"""Growth that does not count: quiet seconds differ by as much."""
 ESTABLISHED = "01"
 """State of a connection in ``/proc/PID/net/tcp``."""
 PER_REQUEST_MB = 100e-6
-"""Memory that a request may leave behind: what measuring cannot tell from nothing."""
+"""Memory that a request may leave behind; less cannot be measured."""
 
 
 def resident_mb(pid: int) -> float:
-    """Return the memory of a process that no file is behind; 0 if it has ended."""
+    """Return the anonymous memory of a process; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -62,7 +62,7 @@ def _established(pid: int) -> set[str]:
 
 
 def vitals(pid: int) -> Vitals:
-    """Look at a server; ``OSError`` if it has ended."""
+    """Measure a server; ``OSError`` if it has ended."""
     return Vitals(
         memory_mb=resident_mb(pid),
         replicas_mb=sum(map(resident_mb, children(pid))),
@@ -72,13 +72,13 @@ def vitals(pid: int) -> Vitals:
 
 
 class Watch:
-    """Looks once a second, from a thread of its own."""
+    """Measures once a second, from a thread of its own."""
 
     def __init__(self, pid: int, every_s: float = 1.0) -> None:
-        """Look at this server."""
+        """Measure this server."""
         self._pid, self._every_s = pid, every_s
         self.seen: list[Vitals] = []
-        """Look by look."""
+        """In order of time."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -104,7 +104,7 @@ class Watch:
         quarter is left out: a server that begins has yet to fill its queues.
         """
         if not self.seen:
-            raise RuntimeError("the server ended before anybody had looked at it")
+            raise RuntimeError("the server ended before it was measured")
         quarter = max(1, len(self.seen) // 4)
         before, after = self.seen[quarter : 2 * quarter], self.seen[-quarter:]
         return {
