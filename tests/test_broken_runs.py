@@ -18,8 +18,8 @@ from report_runs import write_suite
 
 import evaluate
 from sponge_env import cli
+from sponge_env.app import report
 from sponge_env.errors import RunDirectoryError
-from sponge_env.results import __main__ as report
 from sponge_env.run import tensorboard, unit
 from sponge_env.utils.files import check_writable, read_bytes, replacing, write_json
 

@@ -99,7 +99,7 @@ def test_ipa_asks_for_all_replicas_where_nothing_fits() -> None:
 
 def test_slackfit_lets_batches_choose() -> None:
     spec, _, answer = played("variants", SlackFit(cores=12))
-    assert answer == Allocation(12, spec.batch_max, 1, BY_SLACK)
+    assert answer == Allocation(12, spec.first.batch_max, 1, BY_SLACK)
     _, _, plain = played("pipeline-video", SlackFit())
     assert [stage.variant for stage in plain.stages] == [0, 0]
 
