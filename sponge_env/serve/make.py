@@ -80,7 +80,7 @@ def make_engine(
     check_live(scenario, profile, limiter)
     profiles = stage_profiles(scenario, profile)
     models = [resolve_variants([each.model for each in variants]) for variants in profiles]
-    check_handed_on(scenario, [stage[0].most_tasks for stage in models])
+    check_handed_on(scenario, [stage[0].max_tasks for stage in models])
     make_agent = controllers(agent, options or {})
     make_agent(agent)  # which says what is wrong with it before anything starts
     outputs = models[-1][0].outputs
@@ -128,9 +128,9 @@ def controllers(
     return make
 
 
-def check_handed_on(scenario: Scenario, most_tasks: Sequence[int]) -> None:
+def check_handed_on(scenario: Scenario, max_tasks: Sequence[int]) -> None:
     """Refuse stages whose answers are not the inputs of the next, which would be shown samples."""
-    for stage, tasks in zip(scenario.pipeline[:-1], most_tasks, strict=False):
+    for stage, tasks in zip(scenario.pipeline[:-1], max_tasks, strict=False):
         if not tasks:
             raise ConfigError(
                 f"scenario {scenario.name!r} cannot be served: the answers of its stage "
@@ -149,7 +149,7 @@ def _starter(
             replace(config, batch_timeout_s=_timeout_s(config, own))
             for config, own in zip(configs, profiles, strict=True)
         ]
-        return LiveWorker(timed, keeps_answers=True)
+        return LiveWorker(*timed, keeps_answers=True)
 
     return start
 
