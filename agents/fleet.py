@@ -129,9 +129,9 @@ class FleetPlanner:
         self._config, self._spec, self._in_pipeline = config, spec, in_pipeline
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
-        ready_s = spec.resize_delay_s + spec.cold_start_s
+        ready_s = spec.resize_delay_s + spec.first.cold_start_s
         self._cold_start = max(1, round(ready_s / spec.interval_s))
-        alone = not in_pipeline and math.isinf(spec.cpu_cores)
+        alone = not in_pipeline and math.isinf(spec.first.cpu_cores)
         least = config.least_replicas or (2 if alone else 1)
         self._fewest = min(least, len(self._replicas))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
@@ -140,7 +140,7 @@ class FleetPlanner:
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
-        news = view.arrivals[-1:] if self._rates_rps else view.arrivals
+        news = view.first.arrivals[-1:] if self._rates_rps else view.first.arrivals
         self._rates_rps.extend((news / self._spec.interval_s).tolist())
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
@@ -169,7 +169,7 @@ class FleetPlanner:
             return self._following(usual, view, lasting_rps, throughput_rps)
         rate_rps = float(rates[-windows:].mean())
         # What others on the machine need is not known here, so the rate has to do.
-        if rate_rps > max(1, view.replicas_ready) * serves_rps[-1]:
+        if rate_rps > max(1, view.first.replicas_ready) * serves_rps[-1]:
             coming = np.maximum(coming, rate_rps)
         return self._cheapest(view, now, self._cost(coming, serves_rps))
 
@@ -185,9 +185,14 @@ class FleetPlanner:
         the rate and nobody must be late any more.
         """
         current = view.allocation.replicas
-        ready, waiting = min(max(view.replicas_ready, 1), current), view.queued_deadlines_s.size
+        ready, waiting = (
+            min(max(view.first.replicas_ready, 1), current),
+            view.first.queued_deadlines_s.size,
+        )
         each_rps = throughput_rps[self._most_cores - 1]
-        each_rps *= np.minimum(1.0, self._spec.cpu_cores / (self._replicas * self._most_cores))
+        each_rps *= np.minimum(
+            1.0, self._spec.first.cpu_cores / (self._replicas * self._most_cores)
+        )
         all_rps = self._replicas * each_rps
         cold_start_s = self._cold_start * self._spec.interval_s
         # Those that start are of no use before all are warm, which is the worse for a larger fleet.
@@ -208,7 +213,7 @@ class FleetPlanner:
 
     def _throughput_rps(self, service_s: FloatArray) -> FloatArray:
         """Return (cores_max,) the most that a replica serves, never less with more cores."""
-        batches = np.arange(1, self._spec.batch_max + 1)
+        batches = np.arange(1, self._spec.first.batch_max + 1)
         longest_s = max(self._config.batch_share * self._spec.slo_s, service_s[:, 0].max())
         throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
         most_rps: FloatArray = np.maximum.accumulate(throughput)
@@ -221,10 +226,10 @@ class FleetPlanner:
         all. Replicas that hold more than their CPU has take it from each other.
         """
         load_rps = rates_rps / self._replicas[:, None]
-        cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.cores_max + 1))
+        cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.first.cores_max + 1))
         most = self._most_cores[:, None]
         allocated = np.minimum(cores[:, None, :], most) * self._replicas[:, None]
-        missing = np.maximum(allocated - self._spec.cpu_cores, 0.0)
+        missing = np.maximum(allocated - self._spec.first.cpu_cores, 0.0)
         missing += most * np.maximum(load_rps[:, None, :] / serves_rps[most - 1] - 1, 0.0)
         cost: FloatArray = (allocated + _OVERLOAD * missing).mean(axis=2)
         return cost
@@ -232,7 +237,7 @@ class FleetPlanner:
     def _cheapest(self, view: SystemView, now: FloatArray, ahead: FloatArray) -> int:
         """Return the first step of the cheapest path, in units of cold starts."""
         current = view.allocation.replicas
-        ready = min(max(view.replicas_ready, 1), current)
+        ready = min(max(view.first.replicas_ready, 1), current)
         warm = ahead.diagonal()
         # From n to m replicas: fewer are warm at once, more hold their cores while they start.
         step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
@@ -255,7 +260,9 @@ class FleetPlanner:
         """Return (replicas_max,) cold starts until a fleet of each size is warm."""
         wait = np.ones(len(self._replicas))
         wait[:ready] = 0.0
-        left = np.array(view.starting_s[: len(wait) - ready]) / max(self._spec.cold_start_s, 1e-9)
+        left = np.array(view.first.starting_s[: len(wait) - ready]) / max(
+            self._spec.first.cold_start_s, 1e-9
+        )
         wait[ready : ready + len(left)] = np.minimum(left, 1.0)
         return wait
 

@@ -96,8 +96,8 @@ def cost_table(spec: SystemSpec) -> FloatArray:
 
     It is the published objective, its tie-break made exact: no two pairs cost the same.
     """
-    batches, cores = np.ogrid[1 : spec.batch_max + 1, 1 : spec.cores_max + 1]
-    cost: FloatArray = cores + batches / (spec.batch_max + 1)
+    batches, cores = np.ogrid[1 : spec.first.batch_max + 1, 1 : spec.first.cores_max + 1]
+    cost: FloatArray = cores + batches / (spec.first.batch_max + 1)
     return cost
 
 
@@ -106,15 +106,17 @@ def recovery_table(spec: SystemSpec) -> FloatArray:
 
     Ranks, so that no two pairs are closer than a solver's tolerance; of equal ones by cost.
     """
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)
-    throughput = np.arange(1, spec.batch_max + 1)[:, None] / latency_s
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+    throughput = np.arange(1, spec.first.batch_max + 1)[:, None] / latency_s
     best_first = np.lexsort((cost_table(spec).ravel(), -throughput.ravel()))
     return best_first.argsort().astype(np.float64).reshape(throughput.shape)
 
 
 def published_table_ms(spec: SystemSpec) -> FloatArray:
     """Return (batch_max, cores_max) latencies floored to whole milliseconds, at least 1."""
-    latency_ms = np.floor(spec.latency.table_s(spec.batch_max, spec.cores_max) * 1e3)
+    latency_ms = np.floor(
+        spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max) * 1e3
+    )
     return np.maximum(latency_ms, 1)
 
 
@@ -137,7 +139,10 @@ def make_tables(spec: SystemSpec, margin: float) -> Tables:
 
     A ProfileError if its latency model predicts one that is not positive.
     """
-    fit, latency_s = spec.latency, spec.latency.table_s(spec.batch_max, spec.cores_max)
+    fit, latency_s = (
+        spec.first.latency,
+        spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max),
+    )
     # A fit may have it otherwise; then more cores may make a request late.
     orderly = np.all(np.diff(latency_s, axis=0) >= 0) and np.all(np.diff(latency_s, axis=1) <= 0)
     ranks = recovery_table(spec).T
@@ -145,7 +150,7 @@ def make_tables(spec: SystemSpec, margin: float) -> Tables:
     # In an orderly system all the cores are enough: no pair with fewer misses less, and it comes
     # behind them by throughput unless that is the same.
     if orderly and np.all(ranks[-1] <= ranks):
-        by_recovery = by_recovery[by_recovery >= (spec.cores_max - 1) * spec.batch_max]
+        by_recovery = by_recovery[by_recovery >= (spec.first.cores_max - 1) * spec.first.batch_max]
     return Tables(
         service_s=np.ascontiguousarray(((1 + margin) * latency_s).T),
         orderly=bool(orderly),

@@ -13,7 +13,7 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.chain import Chain
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, StageSpec, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
 
 from .enumeration import count_per_request, solve_per_request
@@ -58,13 +58,13 @@ class ExactSolver:
 
     def arguments(self, view: SystemView, forecast: Forecast) -> tuple[Snapshot, FloatArray]:
         """Lay a decision out for the kernels, with room for the forecast arrivals."""
-        waiting = not view.replicas_ready and view.starting_s
-        running = np.empty((len(view.running), 2))
-        for row, batch in enumerate(view.running):
+        waiting = not view.first.replicas_ready and view.first.starting_s
+        running = np.empty((len(view.first.running), 2))
+        for row, batch in enumerate(view.first.running):
             running[row, 0], running[row, 1] = batch.size, batch.expected_end_s
-        ready_s = view.starting_s[0] if waiting else 0.0
-        queued_s, spec = view.queued_deadlines_s, self._spec
-        cores, before_s = view.cores_in_force, self._before_s(view)
+        ready_s = view.first.starting_s[0] if waiting else 0.0
+        queued_s, spec = view.first.queued_deadlines_s, self._spec
+        cores, before_s = view.first.cores_in_force, self._before_s(view)
         state = Snapshot(view.now_s, queued_s, ready_s, running, cores, before_s, forecast)
         until_s = spec.interval_s + spec.resize_delay_s
         return state, np.empty((math.ceil(forecast.rate_rps * until_s - ROUNDING), 2))
@@ -72,12 +72,12 @@ class ExactSolver:
     def _before_s(self, view: SystemView) -> FloatArray:
         """Return (batch_max,) seconds of a batch until this decision is in force."""
         service_s, delay_s = self.tables.service_s, self._spec.resize_delay_s
-        if not view.pending:
-            row_s: FloatArray = service_s[view.cores_in_force - 1]
+        if not view.first.pending:
+            row_s: FloatArray = service_s[view.first.cores_in_force - 1]
             return row_s
         # A mean of speeds: what is asked for already comes into force one after the other.
-        speed, cores, from_s = np.zeros(service_s.shape[1]), view.cores_in_force, 0.0
-        for starts_s, wanted in (*view.pending, (delay_s, 0)):
+        speed, cores, from_s = np.zeros(service_s.shape[1]), view.first.cores_in_force, 0.0
+        for starts_s, wanted in (*view.first.pending, (delay_s, 0)):
             until_s = min(starts_s, delay_s)
             speed += (until_s - from_s) / service_s[cores - 1]
             cores, from_s = wanted, until_s
@@ -227,7 +227,8 @@ def solver_maker(name: SolverName) -> Callable[[SystemSpec, float], ExactSolver]
 def _compile(counting: bool = False) -> None:
     """Compile a solver's kernel, or load it from disk, so that no decision waits for it."""
     fit = LatencyModel(gamma_s=1.0, delta_s=1.0, epsilon_s=0.0, eta_s=0.0)
-    tables = make_tables(SystemSpec(1.0, 1.0, 1, 1, 1, fit, cold_start_s=0.0), 0.0)
+    only = StageSpec("model", 1, 1, 1, latencies=(fit,), cold_start_s=0.0)
+    tables = make_tables(SystemSpec(1.0, 1.0, stages=(only,)), 0.0)
     nothing = Forecast(0.0, 0.0, 0.0, 0.0)
     before_s, running = tables.service_s[0], np.empty((0, 2))
     idle = Snapshot(0.0, np.empty(0), 0.0, running, 1, before_s, nothing)

@@ -108,7 +108,7 @@ class SpongeIP(BaseController):
         """Make the solver for a system whose latency model predicts positive latencies."""
         config = self.config
         self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
-        margin = max(0.0, spec.latency.residual_quantile(config.margin_probability))
+        margin = max(0.0, spec.first.latency.residual_quantile(config.margin_probability))
         self._pipeline = None
         self._in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
         if config.formulation == "per-request" and (self._in_pipeline or spec.has_variants):
@@ -119,14 +119,14 @@ class SpongeIP(BaseController):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
         paper = self.config.formulation == "paper"
-        if not view.arrivals.size and paper:
+        if not view.first.arrivals.size and paper:
             return dataclasses.replace(view.allocation, feasible=True)
-        if not view.arrivals.size and self._pipeline is not None:
+        if not view.first.arrivals.size and self._pipeline is not None:
             return self._pipeline.everything()
-        if not view.arrivals.size:
-            return Allocation(spec.cores_max, spec.batch_max)
+        if not view.first.arrivals.size:
+            return Allocation(spec.first.cores_max, spec.first.batch_max)
         if paper:
-            rate_rps = float(view.arrivals[-1]) / spec.interval_s
+            rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
             answer = self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
         else:
@@ -140,7 +140,7 @@ class SpongeIP(BaseController):
         if self._in_pipeline:
             config = dataclasses.replace(config, sigmas=config.stage_sigmas)
         forecast = forecast_arrivals(config, spec, view)
-        self._surprise.add(float(view.arrivals[-1]), forecast.rate_rps)
+        self._surprise.add(float(view.first.arrivals[-1]), forecast.rate_rps)
         swing = math.exp(self.config.sigmas * math.sqrt(self._surprise.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
 
@@ -162,7 +162,7 @@ def forecast_arrivals(config: SpongeIPConfig, spec: SystemSpec, view: SystemView
     rate if that is higher.
     """
     # Plain floats, for the arrays are far too short for NumPy to pay.
-    counts: list[float] = view.arrivals[-config.rate_windows :].tolist()
+    counts: list[float] = view.first.arrivals[-config.rate_windows :].tolist()
     mean = sum(counts) / len(counts)
     noise = config.sigmas * math.sqrt(_dispersion(counts, mean))
     newest = counts[-config.recent_windows :]
@@ -225,32 +225,32 @@ class Ablated(SpongeIP):
         config = self.config
         if self.part_of_pipeline or not spec.is_one_model:
             raise ConfigError("Sponge without one of its means is for one stage and one variant")
-        batch_max = min(config.batch_limit or spec.batch_max, spec.batch_max)
-        self._smaller = dataclasses.replace(spec, batch_max=batch_max)
+        batch_max = min(config.batch_limit or spec.first.batch_max, spec.first.batch_max)
+        self._smaller = spec.with_first(batch_max=batch_max)
         if config.cores_fixed is not None:
-            self._smaller = bundled(self._smaller, min(config.cores_fixed, spec.cores_max))
+            self._smaller = bundled(self._smaller, min(config.cores_fixed, spec.first.cores_max))
         super().begin(self._smaller)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the smaller program."""
         fixed, smaller = self.config.cores_fixed, self._smaller
-        batch = min(view.allocation.batch, smaller.batch_max)
+        batch = min(view.allocation.batch, smaller.first.batch_max)
         cores = view.allocation.cores if fixed is None else 1
         seen = dataclasses.replace(
             view, allocation=view.allocation.changed(cores=cores, batch=batch)
         )
         if fixed is not None:
-            seen = dataclasses.replace(seen, cores_in_force=1, pending=())
+            seen = seen.with_first(cores_in_force=1, pending=())
         answer = super().allocate(smaller, seen)
-        return answer if fixed is None else answer.changed(cores=min(fixed, spec.cores_max))
+        return answer if fixed is None else answer.changed(cores=min(fixed, spec.first.cores_max))
 
 
 def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
     """Return a system of a single core unit that is as fast as ``cores`` of this one."""
-    fit = spec.latency
+    fit = spec.first.latency
     latency = dataclasses.replace(fit, gamma_s=fit.gamma_s / cores, epsilon_s=fit.epsilon_s / cores)
-    core_unit = spec.core_unit * cores
-    return dataclasses.replace(spec, cores_max=1, latency=latency, core_unit=core_unit)
+    core_unit = spec.first.core_unit * cores
+    return spec.with_first(cores_max=1, latencies=(latency,), core_unit=core_unit)
 
 
 no_batching = partial(Ablated, batch_limit=1)

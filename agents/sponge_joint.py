@@ -61,7 +61,7 @@ class SpongeJoint(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose the fleets, then their variants, cores and batch sizes."""
-        if not view.arrivals.size:
+        if not view.first.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
         parts, outlook = self._observed(view)
         services_s = [
@@ -73,7 +73,7 @@ class SpongeJoint(BaseController):
 
     def observe(self, view: SystemView) -> None:
         """Take in an interval after which another decides, as :meth:`decide` does for its own."""
-        if view.arrivals.size:
+        if view.first.arrivals.size:
             self._observed(view)
 
     def _observed(self, view: SystemView) -> tuple[list[SystemView], Outlook]:

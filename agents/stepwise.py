@@ -57,7 +57,7 @@ class StageChoices:
         """Return those of a system under a policy of such batch sizes."""
         counts, limits = [], []
         for stage in spec.stages:
-            several = len(stage.latencies) > 1 and not stage.by_slack
+            several = len(stage.latencies) > 1
             variants = len(stage.latencies) if several else 0
             counts.append([stage.cores_max, len(sizes), MOVES, variants])
             replicas = min(REPLICAS_MOST, stage.replicas_max)

@@ -67,13 +67,13 @@ class FA2(BaseController):
 
         Until a request has arrived there is nothing to plan for, and the allocation stays.
         """
-        if not view.arrivals.any():
+        if not view.first.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
         if self._chain is not None:
             fleets = self._chain.allocate(spec, view)
             keep = not fleets.feasible and self.config.when_infeasible == "keep"
             return dataclasses.replace(view.allocation, feasible=False) if keep else fleets
-        rate_rps = float(view.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
+        rate_rps = float(view.first.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
         delay_max_s = float(view.delays_s.max(initial=0.0))
         spec = spec.with_headroom(self.config.headroom)
         answer = smallest_fleet(spec, rate_rps, delay_max_s, self.config.slo_fraction)
@@ -93,7 +93,7 @@ def smallest_fleet(
     requests come within one SLO (the published formula has the rate, for its SLO of 1 s), cl
     the largest communication delay.
     """
-    batches = np.arange(1, spec.batch_max + 1)
+    batches = np.arange(1, spec.first.batch_max + 1)
     replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]
     latency_ms = _latency_ms(spec)
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_max_s * 1e3
@@ -106,7 +106,7 @@ def smallest_fleet(
     if not fits.any():
         return None
     # The first that fits, row by row: fewest replicas, then the smallest batch.
-    row, column = divmod(int(fits.argmax()), spec.batch_max)
+    row, column = divmod(int(fits.argmax()), spec.first.batch_max)
     return Allocation(cores=1, batch=column + 1, replicas=row + 1)
 
 
@@ -118,11 +118,11 @@ def largest_fleet(spec: SystemSpec, slo_fraction: float) -> Allocation:
     """
     latency_ms = _latency_ms(spec)
     reasonable = 2 * latency_ms < slo_fraction * spec.slo_s * 1e3
-    throughput = np.where(reasonable, np.arange(1, spec.batch_max + 1) / latency_ms, 0.0)
+    throughput = np.where(reasonable, np.arange(1, spec.first.batch_max + 1) / latency_ms, 0.0)
     batch = int(throughput.argmax()) + 1
     return Allocation(cores=1, batch=batch, replicas=spec.most_replicas(1), feasible=False)
 
 
 def _latency_ms(spec: SystemSpec) -> FloatArray:
     """Return the latency of each batch size on one core, (batch_max,) whole milliseconds."""
-    return np.maximum(np.floor(spec.latency.table_s(spec.batch_max, 1)[:, 0] * 1e3), 1)
+    return np.maximum(np.floor(spec.first.latency.table_s(spec.first.batch_max, 1)[:, 0] * 1e3), 1)

@@ -82,9 +82,9 @@ class IPA(BaseController):
         Until a request has arrived there is nothing to plan for, and the allocation stays.
         """
         config, choices = self.config, self._chain.choices
-        if not view.arrivals.any():
+        if not view.first.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
-        rate_rps = float(view.arrivals[-config.rate_windows :].max()) / spec.interval_s
+        rate_rps = float(view.first.arrivals[-config.rate_windows :].max()) / spec.interval_s
         budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
         tick_s = spec.slo_s / TICKS
         for k, stage in enumerate(self._stages):

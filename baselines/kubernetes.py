@@ -77,12 +77,12 @@ class HPA(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale if a sync period has passed."""
-        cores = min(self.config.cores, spec.cores_max)
+        cores = min(self.config.cores, spec.first.cores_max)
         most = spec.most_replicas(cores)
         replicas = min(view.allocation.replicas, most)
         if view.last is not None:
             self._used_core_s += view.last.utilisation * view.last.core_seconds
-            ready_cores = view.replicas_ready * view.allocation.cores
+            ready_cores = view.first.replicas_ready * view.allocation.cores
             self._ready_core_s += ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
@@ -94,12 +94,14 @@ class HPA(BaseController):
         used_core_s, ready_core_s = self._used_core_s, self._ready_core_s
         self._sync_s = view.now_s + self.config.period_s
         self._used_core_s = self._ready_core_s = 0.0
-        ready, current = view.replicas_ready, view.allocation.replicas
+        ready, current = view.first.replicas_ready, view.allocation.replicas
         if not (ready and ready_core_s):
             return current
         # What draining replicas used is in the sum, but a ready one cannot use more than all.
         ratio = min(1.0, used_core_s / ready_core_s) / self.config.target
-        return desired_replicas(ratio, ready, len(view.starting_s), current, self.config.tolerance)
+        return desired_replicas(
+            ratio, ready, len(view.first.starting_s), current, self.config.tolerance
+        )
 
 
 def desired_replicas(
@@ -205,7 +207,7 @@ class VPA(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Start with an empty histogram."""
-        self._usage = DecayingHistogram(self.config.half_life_s, spec.cores_max)
+        self._usage = DecayingHistogram(self.config.half_life_s, spec.first.cores_max)
         self._update_s = self.config.update_s
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
@@ -216,5 +218,5 @@ class VPA(BaseController):
             if view.now_s >= self._update_s - ROUNDING_S:
                 self._update_s = view.now_s + self.config.update_s
                 cores = math.ceil(usage.percentile(self.config.percentile) * self.config.margin)
-        cores = max(1, min(cores, spec.cores_max))
+        cores = max(1, min(cores, spec.first.cores_max))
         return Allocation(cores, batch_size(self.config, spec, cores))

@@ -29,8 +29,8 @@ class BatchConfig(Options):
 def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
     """Return the largest batch for replicas of ``cores``, at least 1."""
     if config.batch is not None:
-        return min(config.batch, spec.batch_max)
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, cores - 1]
+        return min(config.batch, spec.first.batch_max)
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
     fits = np.flatnonzero(latency_s <= config.batch_slo_share * spec.slo_s)
     return int(fits[-1]) + 1 if fits.size else 1
 
@@ -60,9 +60,9 @@ class Static(BaseController):
         """Return the allocation, within the limits."""
         config, held = self.config, spec.initial.replicas if self.part_of_pipeline else 1
         return Allocation(
-            cores=min(config.cores or spec.cores_max, spec.cores_max),
-            batch=min(config.batch or spec.batch_max, spec.batch_max),
-            replicas=min(config.replicas or held, spec.replicas_max),
+            cores=min(config.cores or spec.first.cores_max, spec.first.cores_max),
+            batch=min(config.batch or spec.first.batch_max, spec.first.batch_max),
+            replicas=min(config.replicas or held, spec.first.replicas_max),
         )
 
 
@@ -99,14 +99,14 @@ class QueueRule(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Compare the queue with the thresholds."""
-        cores = max(1, min(self._scaled(view), spec.cores_max))
+        cores = max(1, min(self._scaled(view), spec.first.cores_max))
         return Allocation(cores, batch_size(self.config, spec, cores))
 
     def _scaled(self, view: SystemView) -> int:
         config, cores = self.config, view.allocation.cores
-        waiting = view.queued_deadlines_s.size / cores
+        waiting = view.first.queued_deadlines_s.size / cores
         # The first moment of an episode is no sign of calm.
-        calm = waiting < config.calm_share * config.up_queue and view.arrivals.size > 0
+        calm = waiting < config.calm_share * config.up_queue and view.first.arrivals.size > 0
         self._calm = self._calm + 1 if calm else 0
         if waiting > config.up_queue:
             return max(cores + 1, math.ceil(cores * config.up_factor))

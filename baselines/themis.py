@@ -54,10 +54,10 @@ class Themis(BaseController):
 
         Until a request has arrived there is nothing to plan for, and the allocation stays.
         """
-        if not view.arrivals.any():
+        if not view.first.arrivals.any():
             return view.allocation
         config, spec = self.config, spec.with_headroom(self.config.headroom)
-        rate_rps = float(view.arrivals[-config.rate_windows :].max()) / spec.interval_s
+        rate_rps = float(view.first.arrivals[-config.rate_windows :].max()) / spec.interval_s
         budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
         self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))
         stable = (
@@ -68,7 +68,7 @@ class Themis(BaseController):
         # While the load moves, the replicas that are ready take it by growing.
         held = view.allocation.replicas
         replicas = self._wanted[-1] if stable else held
-        ready = max(1, min(view.replicas_ready, replicas))
+        ready = max(1, min(view.first.replicas_ready, replicas))
         grown = grow(spec, ready, rate_rps, budget_s, spec.most_cores(min(held, replicas)))
         # New ones find room only beside the cores that the ready ones need until then.
         replicas = min(replicas, max(held, spec.most_replicas(grown.cores)))
@@ -77,7 +77,7 @@ class Themis(BaseController):
 
 def one_core_replicas(spec: SystemSpec, rate_rps: float, budget_s: float) -> int:
     """Return the fewest one-core replicas that serve a rate; 0 if no number of them does."""
-    latency_s = spec.latency.table_s(spec.batch_max, 1)[:, 0]
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, 1)[:, 0]
     replicas = np.arange(1, spec.most_replicas(cores=1) + 1)[:, None]
     enough = _fits(latency_s, replicas, rate_rps, budget_s).any(axis=1)
     return int(enough.argmax()) + 1 if enough.any() else 0
@@ -91,12 +91,12 @@ def grow(
     Where no cores are enough, the most that each can have, at the highest throughput. The budget
     is for waiting and service.
     """
-    latency_s = spec.latency.table_s(spec.batch_max, cores_max).T  # (cores, batch)
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, cores_max).T  # (cores, batch)
     fits = _fits(latency_s, np.array(replicas), rate_rps, budget_s)
     if fits.any():
-        cores, batch = divmod(int(fits.argmax()), spec.batch_max)
+        cores, batch = divmod(int(fits.argmax()), spec.first.batch_max)
         return Allocation(cores + 1, batch + 1, replicas)
-    fastest = int((np.arange(1, spec.batch_max + 1) / latency_s[-1]).argmax()) + 1
+    fastest = int((np.arange(1, spec.first.batch_max + 1) / latency_s[-1]).argmax()) + 1
     return Allocation(cores_max, fastest, replicas, feasible=False)
 
 

@@ -60,13 +60,13 @@ class Throttle(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Start from the initial allocation."""
-        self._captain = Captain(self.config, spec.initial.cores, spec.cores_max)
+        self._captain = Captain(self.config, spec.initial.cores, spec.first.cores_max)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Move the limit by the last interval's throttling and usage."""
         if view.last is not None:
-            self._captain.move(*signals(view.last, spec.core_unit))
-        cores = min(math.ceil(self._captain.limit), spec.cores_max)
+            self._captain.move(*signals(view.last, spec.first.core_unit))
+        cores = min(math.ceil(self._captain.limit), spec.first.cores_max)
         return Allocation(cores, batch_size(self.config, spec, cores))
 
 

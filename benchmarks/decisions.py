@@ -33,6 +33,8 @@ from sponge_env.interfaces import (
     Allocation,
     RunningBatch,
     StageAllocation,
+    StageSpec,
+    StageView,
     SystemSpec,
     SystemView,
 )
@@ -49,10 +51,9 @@ COLUMNS = ("kernel", "decide", "MPC decide", "CBC solve", "CBC decide", "HiGHS d
 
 def make_spec(grid: int, queued: int) -> SystemSpec:
     """Describe a system with ``grid`` cores and batch sizes."""
-    return SystemSpec(
-        slo_s=max(1.0, queued / 80), interval_s=1.0, cores_max=grid, batch_max=grid,
-        replicas_max=1, latency=load_profile("resnet18").latency, cold_start_s=10.0,
-    )  # fmt: skip
+    fits = (load_profile("resnet18").latency,)
+    only = StageSpec("model", grid, grid, 1, latencies=fits, cold_start_s=10.0)
+    return SystemSpec(slo_s=max(1.0, queued / 80), interval_s=1.0, stages=(only,))
 
 
 def make_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> SystemView:
@@ -61,29 +62,32 @@ def make_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> System
     arrivals = rng.poisson(20, 30).astype(np.float64)
     delays_s = rng.uniform(0.05, 0.2, int(arrivals[-1]))
     slacks_s = np.sort(rng.uniform(0.2, 1.0, queued)) * spec.slo_s * rng.uniform(0.3, 1.5)
-    return SystemView(
-        now_s=now_s,
+    allocation = Allocation(cores=8, batch=8)
+    only = StageView(
         queued_deadlines_s=now_s + slacks_s,
         running=(RunningBatch(4, now_s - 0.05, now_s + 0.05),),
-        allocation=Allocation(cores=8, batch=8),
+        allocation=allocation.stages[0],
         replicas_ready=1,
-        starting_s=(),
         arrivals=arrivals,
+        cores_in_force=8,
+    )
+    return SystemView(
+        now_s=now_s,
+        stages=(only,),
+        allocation=allocation,
         delays_s=delays_s,
         budgets_s=spec.slo_s - delays_s,
         mean_delays_s=rng.uniform(0.05, 0.2, 30),
         bandwidths_bytes_per_s=np.full(30, 3e6),
-        last=None,
-        cores_in_force=8,
     )
 
 
 def published_search(spec: SystemSpec, requests: int, delay_s: float) -> tuple[int, int] | None:
     """Search as the authors' code does: cores upward, batches upward, requests in batches."""
     limit_ms = (0.9 * spec.slo_s - delay_s) * 1e3
-    fit = spec.latency
-    for c in range(1, spec.cores_max + 1):
-        for b in range(1, spec.batch_max + 1):
+    fit = spec.first.latency
+    for c in range(1, spec.first.cores_max + 1):
+        for b in range(1, spec.first.batch_max + 1):
             latency_s = fit.gamma_s * b / c + fit.epsilon_s / c + fit.delta_s * b + fit.eta_s
             latency_ms = math.floor(latency_s * 1e3)
             queueing_ms, late = 0, False
@@ -155,7 +159,7 @@ def make_stages(stages: int, grid: int, variants: int) -> SystemSpec:
     """Describe a chain of equal stages, each variant a fifth slower than the one before."""
     one = make_spec(grid, 0)
     (stage,) = one.stages
-    latencies = tuple(one.latency.scaled(1.2**k) for k in range(variants))
+    latencies = tuple(one.first.latency.scaled(1.2**k) for k in range(variants))
     accuracies = tuple(0.7 + 0.02 * k for k in range(variants))
     chain = tuple(
         dataclasses.replace(

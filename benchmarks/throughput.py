@@ -182,7 +182,7 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
 
     profile = scenario_profile(scenario)
     spec = make_spec(scenario, profile)
-    latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
+    latency_s = profile.service_table_s(spec.first.batch_max, spec.first.cores_max)
 
     def begin() -> Callable[[Any], object]:
         noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))

@@ -44,7 +44,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -235,25 +235,27 @@ class StageSpec:
     replicas_max: int
     """Largest ``StageAllocation.replicas``."""
     latencies: tuple[LatencyModel, ...]
-    """Saturated latency of a batch for each variant."""
-    accuracies: tuple[float, ...]
-    """Of each variant, ascending."""
+    """Saturated latency of a batch, l(b, c), for each variant."""
     cold_start_s: float
     """Expected time from asking for a replica until it serves."""
-    core_unit: float
+    accuracies: tuple[float, ...] = (1.0,)
+    """Of each variant, ascending."""
+    core_unit: float = 1.0
     """Physical cores in one core unit."""
-    cpu_cores: float
-    """Core units of the CPU that all replicas share."""
-    after: tuple[int, ...]
+    cpu_cores: float = math.inf
+    """Core units of the CPU that all replicas share: quotas may add up to more, but what runs
+    at once does not get more."""
+    after: tuple[int, ...] = ()
     """Places of the stages whose answers lead here; none in the first."""
-    tasks: tuple[float, ...]
+    tasks: tuple[float, ...] = (0.0, 1.0)
     """Probabilities that an answer leads to 0, 1, 2, ... tasks in each stage that follows."""
-    mean_tasks: float
+    mean_tasks: float = 1.0
     """Tasks of a request in this stage, on average."""
-    by_slack: bool
-    """Whether batches choose their variant themselves."""
-    switch_s: float
-    """Time from asking for another variant until batches are formed for it."""
+
+    @property
+    def latency(self) -> LatencyModel:
+        """Saturated latency of a batch with the first variant, the only one in most systems."""
+        return self.latencies[0]
 
     @property
     def percent_lost(self) -> FloatArray:
@@ -271,27 +273,14 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True)
 class SystemSpec:
-    """What a controller may know about the system before it starts.
-
-    Limits and latency are those of the first stage, which is the only one in most systems.
-    """
+    """What a controller may know about the system before it starts: limits and its stages."""
 
     slo_s: float
     """End-to-end latency objective of the scenario's requests."""
     interval_s: float
     """Time between two decisions."""
-    cores_max: int
-    """Largest ``Allocation.cores``."""
-    batch_max: int
-    """Largest ``Allocation.batch``."""
-    replicas_max: int
-    """Largest ``Allocation.replicas``."""
-    latency: LatencyModel
-    """Saturated latency of a batch, l(b, c)."""
-    cold_start_s: float
-    """Expected time from asking for a replica until it serves."""
-    core_unit: float = 1.0
-    """Physical cores in one core unit."""
+    stages: tuple[StageSpec, ...]
+    """All stages, in their order; one in most systems."""
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
     total_cores: int = 1 << 30
@@ -299,38 +288,16 @@ class SystemSpec:
     included."""
     resize_delay_s: float = 0.0
     """Time from a decision until its cores and replicas are in force."""
-    cpu_cores: float = math.inf
-    """Core units of the CPU that all replicas share: quotas may add up to more, but what runs
-    at once does not get more."""
     fingerprint: str = ""
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
     scenario: str = ""
     """Name of the scenario, for who was made for some; empty where there is none."""
-    stages: tuple[StageSpec, ...] = ()
-    """All stages, in their order; the one that the rest describes if left out."""
 
-    def __post_init__(self) -> None:
-        if not self.stages:
-            object.__setattr__(self, "stages", (self._only_stage(),))
-
-    def _only_stage(self) -> StageSpec:
-        return StageSpec(
-            name="model",
-            cores_max=self.cores_max,
-            batch_max=self.batch_max,
-            replicas_max=self.replicas_max,
-            latencies=(self.latency,),
-            accuracies=(1.0,),
-            cold_start_s=self.cold_start_s,
-            core_unit=self.core_unit,
-            cpu_cores=self.cpu_cores,
-            after=(),
-            tasks=(0.0, 1.0),
-            mean_tasks=1.0,
-            by_slack=False,
-            switch_s=0.0,
-        )
+    @property
+    def first(self) -> StageSpec:
+        """The first stage, which is the only one in most systems."""
+        return self.stages[0]
 
     @property
     def has_variants(self) -> bool:
@@ -354,6 +321,11 @@ class SystemSpec:
         most = self.most_replicas(allocation.cores)
         return allocation.changed(replicas=min(allocation.replicas, most))
 
+    def with_first(self, **changes: Any) -> SystemSpec:
+        """Return the system with changes of its first stage."""
+        first = dataclasses.replace(self.first, **changes)
+        return dataclasses.replace(self, stages=(first, *self.stages[1:]))
+
     def with_headroom(self, headroom: float) -> SystemSpec:
         """Return the system as it is planned for: latencies longer than the fit's by a share."""
         stages = [
@@ -362,22 +334,15 @@ class SystemSpec:
             )
             for stage in self.stages
         ]
-        latency = self.latency.scaled(1 + headroom)
-        return dataclasses.replace(self, latency=latency, stages=tuple(stages))
+        return dataclasses.replace(self, stages=tuple(stages))
 
     def most_cores(self, replicas: int) -> int:
         """Return the most cores that each of so many replicas can have."""
-        return max(1, min(self.cores_max, self.total_cores // replicas))
+        return max(1, min(self.first.cores_max, self.total_cores // replicas))
 
     def most_replicas(self, cores: int) -> int:
         """Return the most replicas that can have so many cores each."""
-        return max(1, min(self.replicas_max, self.total_cores // cores))
-
-    @property
-    def capacity_rps(self) -> float:
-        """Largest planned throughput of one replica, max over b of b / l(b, c_max)."""
-        latency_s = self.latency.table_s(self.batch_max, self.cores_max)[:, -1]
-        return float(np.max(np.arange(1, self.batch_max + 1) / latency_s))
+        return max(1, min(self.first.replicas_max, self.total_cores // cores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,40 +357,28 @@ class StageView:
     """The last one asked for."""
     replicas_ready: int
     """Replicas that can run a batch now."""
-    starting_s: tuple[float, ...]
-    """Expected seconds until each cold-starting replica is ready, ascending."""
     arrivals: FloatArray
     """(<= 30,) what joined the queue in each past interval, newest last."""
     cores_in_force: int
     """Core units that each replica has now."""
-    pending: tuple[tuple[float, int], ...]
+    starting_s: tuple[float, ...] = ()
+    """Expected seconds until each cold-starting replica is ready, ascending."""
+    pending: tuple[tuple[float, int], ...] = ()
     """Seconds until each earlier decision is in force that is not yet, and its cores."""
-    last: StageMetrics | None
+    last: StageMetrics | None = None
     """Metrics of the last interval; None before the first, and where there is one stage, whose
     are those of the system."""
 
 
 @dataclass(frozen=True, slots=True)
 class SystemView:
-    """The state a controller decides on, in physical quantities.
-
-    Queue, batches and replicas are those of the first stage, which is the only one in most
-    systems.
-    """
+    """The state a controller decides on, in physical quantities."""
 
     now_s: float
-    queued_deadlines_s: FloatArray
-    """(queued,) absolute deadlines of the waiting requests, ascending."""
-    running: tuple[RunningBatch, ...]
-    """Batches in flight, at most one per replica."""
+    stages: tuple[StageView, ...]
+    """All stages, in their order; one in most systems."""
     allocation: Allocation
     """The last one asked for, in force after ``spec.resize_delay_s``."""
-    replicas_ready: int
-    """Replicas that can run a batch now."""
-    starting_s: tuple[float, ...]
-    """Expected seconds until each cold-starting replica is ready, ascending."""
-    arrivals: FloatArray
-    """(<= 30,) requests that arrived in each past interval, newest last."""
     delays_s: FloatArray
     """(arrived,) communication delays of the last interval's arrivals."""
     budgets_s: FloatArray
@@ -436,31 +389,18 @@ class SystemView:
     bandwidths_bytes_per_s: FloatArray
     """(<= 30,) bandwidth the arrivals of each past interval saw (bytes over transfer
     time), newest last; an interval without arrivals repeats the one before it."""
-    last: IntervalMetrics | None
+    last: IntervalMetrics | None = None
     """Metrics of the last interval; None before the first."""
-    cores_in_force: int
-    """Core units that each replica has now."""
-    pending: tuple[tuple[float, int], ...] = ()
-    """Seconds until each earlier decision is in force that is not yet, and its cores."""
-    stages: tuple[StageView, ...] = ()
-    """All stages, in their order; the one that the rest describes if left out."""
 
-    def __post_init__(self) -> None:
-        if not self.stages:
-            object.__setattr__(self, "stages", (self._only_stage(),))
+    @property
+    def first(self) -> StageView:
+        """The first stage, which is the only one in most systems."""
+        return self.stages[0]
 
-    def _only_stage(self) -> StageView:
-        return StageView(
-            queued_deadlines_s=self.queued_deadlines_s,
-            running=self.running,
-            allocation=self.allocation.stages[0],
-            replicas_ready=self.replicas_ready,
-            starting_s=self.starting_s,
-            arrivals=self.arrivals,
-            cores_in_force=self.cores_in_force,
-            pending=self.pending,
-            last=None,
-        )
+    def with_first(self, **changes: Any) -> SystemView:
+        """Return the view with changes of its first stage."""
+        first = dataclasses.replace(self.first, **changes)
+        return dataclasses.replace(self, stages=(first, *self.stages[1:]))
 
 
 @dataclass(frozen=True, slots=True)

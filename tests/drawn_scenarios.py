@@ -92,10 +92,9 @@ def servings() -> st.SearchStrategy[Serving]:
     drops = st.sampled_from([("none", 0.0), ("expired", 0.0), ("late", 0.05)])
     late = st.tuples(st.just("late"), st.floats(0.001, 1.0))
     return st.builds(
-        lambda drop, order, defer: Serving(*drop, order, defer=defer[0], defer_margin_s=defer[1]),
+        lambda drop, order: Serving(*drop, order),
         drops | late,
         st.sampled_from(["edf", "fifo"]),
-        st.just((False, 0.02)) | st.tuples(st.just(True), st.floats(0.0, 0.2)),
     )
 
 

@@ -61,8 +61,13 @@ CHAIN = dataclasses.replace(
             initial=Initial(cores=4),
             fan_out_shares=(0.2, 0.4, 0.4),
         ),
-        Stage("name", _MODELS[:2], limits=Limits(cores=4, batch=4, replicas=1), switch_s=0.4),
-        Stage("judge", _MODELS, limits=Limits(cores=2, batch=2, replicas=3), chooses="batch"),
+        Stage("name", _MODELS[:2], limits=Limits(cores=4, batch=4, replicas=1)),
+        Stage(
+            "judge",
+            _MODELS,
+            limits=Limits(cores=2, batch=2, replicas=3),
+            initial=Initial(variant=-1),
+        ),
     ),
 )
 """Three stages: of one variant, of one replica, and one whose batches choose their variant."""

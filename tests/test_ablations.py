@@ -18,8 +18,8 @@ from sponge_env.interfaces import Allocation
 def test_a_bundle_is_as_fast_as_its_cores(cores: int, profile: str) -> None:
     spec = make_spec(profile)
     one = bundled(spec, cores)
-    expected_s = spec.latency.table_s(16, 16)[:, cores - 1]
-    np.testing.assert_allclose(one.latency.table_s(16, 1)[:, 0], expected_s, rtol=1e-12)
+    expected_s = spec.first.latency.table_s(16, 16)[:, cores - 1]
+    np.testing.assert_allclose(one.first.latency.table_s(16, 1)[:, 0], expected_s, rtol=1e-12)
 
 
 @pytest.mark.parametrize("options", [{"cores_fixed": 3}, {"batch_limit": 2}])

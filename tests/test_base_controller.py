@@ -31,7 +31,7 @@ class Fixed(BaseController):
     config: Some
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        return Allocation(self.config.count, 1, spec.replicas_max)
+        return Allocation(self.config.count, 1, spec.first.replicas_max)
 
 
 @pytest.mark.parametrize(

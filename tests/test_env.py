@@ -217,7 +217,7 @@ def test_observation_fields_mean_what_their_names_say() -> None:
     quantiles = [seen[f"budget_q{q}"] for q in (0, 10, 25, 50, 75, 90)]
     assert quantiles == sorted(quantiles)
     assert quantiles[0] == pytest.approx(
-        max(-CLIP, (view.queued_deadlines_s[0] - view.now_s) / SHORT.slo_s), rel=1e-5
+        max(-CLIP, (view.first.queued_deadlines_s[0] - view.now_s) / SHORT.slo_s), rel=1e-5
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +38,9 @@ def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
     means_s[: rng.integers(0, intervals + 1)] = np.nan
     running = [
         RunningBatch(
-            int(rng.integers(1, spec.batch_max + 1)), now_s - 0.1, now_s + rng.uniform(-0.1, 0.5)
+            int(rng.integers(1, spec.first.batch_max + 1)),
+            now_s - 0.1,
+            now_s + rng.uniform(-0.1, 0.5),
         )
         for _ in range(rng.choice([0, 0, 1, 3]))
     ]
@@ -47,14 +48,14 @@ def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
         now_s=now_s,
         queued_deadlines_s=now_s + np.sort(slacks_s),
         running=tuple(running),
-        allocation=Allocation(int(rng.integers(1, spec.cores_max + 1)), 1),
+        allocation=Allocation(int(rng.integers(1, spec.first.cores_max + 1)), 1),
         replicas_ready=int(rng.integers(0, 3)),
         starting_s=tuple(np.sort(rng.uniform(0, 2, rng.integers(0, 3))).tolist()),
         arrivals=arrivals,
         delays_s=spec.slo_s - budgets_s,
         budgets_s=budgets_s,
         mean_delays_s=means_s,
-        cores_in_force=int(rng.integers(1, spec.cores_max + 1)),
+        cores_in_force=int(rng.integers(1, spec.first.cores_max + 1)),
         pending=random_resizes(rng, spec),
     )
 
@@ -63,7 +64,7 @@ def random_resizes(rng: np.random.Generator, spec: SystemSpec) -> tuple[tuple[fl
     """Return earlier decisions that are on their way, one for each whole interval of the delay."""
     count = int(spec.resize_delay_s / spec.interval_s)
     starts_s = np.sort(rng.uniform(0, 1.1 * spec.resize_delay_s, count))
-    cores = rng.integers(1, spec.cores_max + 1, count)
+    cores = rng.integers(1, spec.first.cores_max + 1, count)
     return tuple(zip(starts_s.tolist(), cores.tolist(), strict=True))
 
 
@@ -148,7 +149,7 @@ def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
         solver = ExactSolver(spec, margin=0.1)
     except ProfileError:
         assume(False)
-    assume(view.arrivals.size)
+    assume(view.first.arrivals.size)
     forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
     expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
     assert same(solver.per_request(view, forecast), expected)
@@ -184,12 +185,12 @@ def test_long_and_empty_queues(queued: int, slack_s: float) -> None:
 
 def test_the_view_may_be_read_only() -> None:
     view = busy_view(rate_rps=10, budgets_left_s=(0.4, 0.8))
-    frozen = view.queued_deadlines_s.copy()
+    frozen = view.first.queued_deadlines_s.copy()
     frozen.setflags(write=False)
     controller = SpongeIP()
     controller.reset(make_spec(), seed=0)
     expected = controller.decide(view)
-    assert same(controller.decide(dataclasses.replace(view, queued_deadlines_s=frozen)), expected)
+    assert same(controller.decide(view.with_first(queued_deadlines_s=frozen)), expected)
 
 
 def test_no_decision_waits_for_the_compiler() -> None:

@@ -23,9 +23,9 @@ def search_as_published(spec: SystemSpec, rate: float, delay_s: float) -> tuple[
     rate *= spec.slo_s
     slo_ms, delay_ms = spec.slo_s * 1e3, delay_s * 1e3
     budget_ms = slo_ms - delay_ms
-    for n in range(1, spec.replicas_max + 1):
-        for b in range(1, spec.batch_max + 1):
-            latency_ms = max(1, math.floor(float(spec.latency.predict_s(b, 1)) * 1e3))
+    for n in range(1, spec.first.replicas_max + 1):
+        for b in range(1, spec.first.batch_max + 1):
+            latency_ms = max(1, math.floor(float(spec.first.latency.predict_s(b, 1)) * 1e3))
             if latency_ms > budget_ms:
                 continue
             if n * math.floor(budget_ms / latency_ms) * b < rate:
@@ -111,7 +111,9 @@ def test_the_largest_fleet_has_the_fastest_batch_that_two_in_a_row_fit(
     profile: str, slo_fraction: float
 ) -> None:
     spec = make_spec(profile)
-    latency_s = [math.floor(float(spec.latency.predict_s(b, 1)) * 1e3) / 1e3 for b in range(1, 17)]
+    latency_s = [
+        math.floor(float(spec.first.latency.predict_s(b, 1)) * 1e3) / 1e3 for b in range(1, 17)
+    ]
     fit = [b for b in range(1, 17) if 2 * latency_s[b - 1] < slo_fraction * spec.slo_s]
     fastest = max(fit, key=lambda b: b / latency_s[b - 1], default=1)
     assert largest_fleet(spec, slo_fraction).batch == fastest
@@ -149,7 +151,7 @@ def test_bad_options(options: dict[str, Any], words: str) -> None:
 
 def test_headroom_plans_with_longer_latencies() -> None:
     view = busy_view(rate_rps=20, delay_s=0.1)
-    slow = make_spec().latency.scaled(1.3)
+    slow = make_spec().first.latency.scaled(1.3)
     assert decide(view, {"headroom": 0.3}) == decide(view, latency=slow) != decide(view)
     with pytest.raises(ConfigError, match="headroom must be a number of at least 0"):
         FA2(headroom=-0.1)

@@ -77,9 +77,9 @@ class MadeUpLive(SimulatedWorker):
         self.completions: list[Completion] = []
         phases = phases or stream(repetition, "noise")
         super().__init__(
-            lambda cores: QuotaBucket(QUOTA, WORK_S, spec.core_unit, cores, phases.random()),
+            lambda cores: QuotaBucket(QUOTA, WORK_S, spec.first.core_unit, cores, phases.random()),
             spec.initial,
-            cold_start_s=spec.cold_start_s,
+            cold_start_s=spec.first.cold_start_s,
             noise=self._slower,
         )
 
@@ -175,7 +175,9 @@ class MadeUpStages(FakeStages):
     def __init__(self, spec: SystemSpec, repetition: int) -> None:
         workers, phases = [], stream(repetition, "noise")
         for k, initial in enumerate(spec.initial.stages):
-            own = dataclasses.replace(spec, initial=Allocation(stages=(initial,)), stages=())
+            own = dataclasses.replace(
+                spec, initial=Allocation(stages=(initial,)), stages=spec.stages[k : k + 1]
+            )
             workers.append(MadeUpLive(own, repetition + k, phases))
         super().__init__(workers, tasks=lambda request: request % 4)
         self.completions: list[Completion] = []

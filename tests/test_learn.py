@@ -267,9 +267,11 @@ def test_a_joint_policy_chooses_replicas(tmp_path: Path) -> None:
 def test_masks_leave_the_cores_that_serve_the_recent_rate(tmp_path: Path) -> None:
     spec = plan(tmp_path).spec
     allowed = ActionMasks(spec)(np.zeros(OBS_DIM, np.float32))
-    assert allowed[: spec.cores_max].all()
+    assert allowed[: spec.first.cores_max].all()
     busy = np.full(OBS_DIM, 5.0, np.float32)
-    assert list(np.flatnonzero(ActionMasks(spec)(busy)[: spec.cores_max])) == [spec.cores_max - 1]
+    assert list(np.flatnonzero(ActionMasks(spec)(busy)[: spec.first.cores_max])) == [
+        spec.first.cores_max - 1
+    ]
 
 
 def test_the_multiplier_grows_with_too_many_violations_and_falls_again(tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ def test_variants_differ_but_stay_of_one_system() -> None:
     assert len({scenario.arrivals for scenario in drawn}) == 30
     assert {scenario.arrivals.kind for scenario in drawn} >= {"constant", "poisson", "diurnal"}
     plan_of_all = TrainingPlan(tuple(drawn), steps=1, envs=1, seed=0, folder=Path())
-    assert plan_of_all.spec.cores_max == SCENARIO.limits.cores
+    assert plan_of_all.spec.first.cores_max == SCENARIO.limits.cores
     assert drawn == [variant(SCENARIO, seed) for seed in range(30)]
     assert drawn[0] != variant(SCENARIO, seed=30)
 

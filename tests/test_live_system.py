@@ -19,12 +19,12 @@ from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 
 from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.live.system import LiveSystem
-from sponge_env.scenario.config import Arrivals, Limits, Serving, Simulation
+from sponge_env.scenario.config import Limits, Serving, Simulation
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
-from sponge_env.simulation.workload import Workload, as_long_as_its_traces
+from sponge_env.simulation.workload import Workload
 
 OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
 
@@ -37,8 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fake_worker(
     scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int, **settings: Any
 ) -> FakeWorker:
-    played = as_long_as_its_traces(scenario)
-    return FakeWorker(**{**worker_settings(played, profile, spec, seed), **settings})
+    return FakeWorker(**{**worker_settings(scenario, profile, spec, seed), **settings})
 
 
 def live_system(
@@ -99,18 +98,6 @@ def test_replicas_die_as_in_the_reference(files: Path, data: st.DataObject, seed
     check_live(scenario, seed, crashes_s)
 
 
-def test_a_deferred_batch_starts_when_it_is_due_on_a_real_clock_too() -> None:
-    scenario = short(
-        serving=Serving(defer=True),
-        arrivals=Arrivals("constant", 4.0),
-        simulation=Simulation(noise=0.0),
-    )
-    columns = check_live(scenario, 1).columns()
-    waited_s = columns["started_s"] - columns["arrival_s"]
-    assert np.nanmax(waited_s) > 0.3, "nothing but a companion was missing"
-    assert columns["batch_size"].max() > 1
-
-
 def test_deaths_lead_to_every_outcome() -> None:
     """So that the comparison above is one of retries and failures, too."""
     scenario = short(
@@ -156,8 +143,8 @@ def check_conserved(system: LiveSystem) -> dict[str, int]:
     counts = {name: int(np.sum(columns["outcome"] == name)) for name in OUTCOMES}
     assert sum(counts.values()) == columns["id"].size
     assert len(set(columns["id"].tolist())) == columns["id"].size
-    assert len(system.view().queued_deadlines_s) == counts["queued"]
-    assert sum(batch.size for batch in system.view().running) == counts["running"]
+    assert len(system.view().first.queued_deadlines_s) == counts["queued"]
+    assert sum(batch.size for batch in system.view().first.running) == counts["running"]
     return counts
 
 

@@ -20,7 +20,7 @@ from sponge_env.scenario.config import Arrivals, Network
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
-from sponge_env.simulation.workload import as_long_as_its_traces, draw_bandwidth
+from sponge_env.simulation.workload import draw_bandwidth
 from traces import generate
 
 PROFILE = load_profile("yolov5s")
@@ -298,8 +298,6 @@ def test_fades_fall_anew_on_each_lap_of_a_short_trace(tmp_path):
     made = draw(1, trace=str(path), **FADING)
     assert made.duration_s == 60.0
     assert np.count_nonzero(made.bandwidth_bytes_per_s < 1e6) >= 3 * 4
-    ending = dataclasses.replace(scenario(trace=str(path), **FADING), short_trace="end")
-    assert as_long_as_its_traces(ending).duration_s == 2.0
 
 
 def test_an_unknown_trace_lists_those_there_are():

@@ -106,5 +106,5 @@ def test_a_live_system_makes_the_core_s_moves(calls: list[str]) -> None:
     assert calls.count("end_live_interval") == 3
     batches = len(system.worker.batches)  # type: ignore[attr-defined]
     assert calls.count("form_batch") >= batches > 10
-    assert calls.count("end_batch") == batches - len(system.view().running)
+    assert calls.count("end_batch") == batches - len(system.view().first.running)
     assert "run_range" not in calls

@@ -251,12 +251,6 @@ def test_a_delayed_resize_is_refused() -> None:
         bound(late, 1)
 
 
-def test_deferred_batches_are_refused() -> None:
-    deferred = dataclasses.replace(TINY, serving=Serving(defer=True))
-    with pytest.raises(ConfigError, match="starts batches at once"):
-        bound(deferred, 1)
-
-
 def test_too_many_classes_are_refused() -> None:
     classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
     with pytest.raises(ConfigError, match="room for 4 classes"):

@@ -117,7 +117,7 @@ def test_an_extra_that_is_missing_is_an_import_error(monkeypatch):
     for name in ["stable_baselines3", *loaded]:  # another test may have loaded parts of it
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "sponge_env.env.sb3", raising=False)
-    with pytest.raises(MissingExtraError, match=r"sb3_env needs .*stable_baselines3"):
+    with pytest.raises(MissingExtraError, match=r"sb3 needs .*stable_baselines3"):
         importlib.import_module("sponge_env.env.sb3")
     assert issubclass(MissingExtraError, ImportError)
 

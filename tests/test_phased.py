@@ -138,7 +138,7 @@ def drawn_policy(seed: int = 0) -> Policy:
 
 
 def info() -> PolicyInfo:
-    actions = SPEC.cores_max, len(CONFIG.batches), 3
+    actions = SPEC.first.cores_max, len(CONFIG.batches), 3
     fingerprint = JOINT.fingerprint(SPEC)
     return PolicyInfo(
         "ppo-joint",
@@ -206,7 +206,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
         mean_s = factor * float(np.interp(batch, np.arange(1, len(row) + 1), row))
         return seen_over_time(observations, [(mean_s, batch, cores)])[:, 0, at]
 
-    for batch, cores in ((1.0, 1.0), (1.7, 2.9999), (SPEC.batch_max, SPEC.cores_max)):
+    for batch, cores in ((1.0, 1.0), (1.7, 2.9999), (SPEC.first.batch_max, SPEC.first.cores_max)):
         found = ratios(1.3, batch, cores)
         assert found[1] == 1.0
         assert found[21] == pytest.approx(1 + 0.3 * (1 - np.exp(-1)), abs=1e-6)
@@ -290,7 +290,7 @@ def test_inputs_saturate() -> None:
 
 def test_replicas_go_on_from_those_of_the_guard() -> None:
     state = PolicyState([SPEC], CONFIG.every, (1,))
-    for asked, followed in ((0, 1), (3, 3), (99, min(REPLICAS_MOST, SPEC.replicas_max))):
+    for asked, followed in ((0, 1), (3, 3), (99, min(REPLICAS_MOST, SPEC.first.replicas_max))):
         state.follow(Allocation(1, 1, replicas=asked))
         assert state.replicas.tolist() == [[followed]]
 
@@ -479,7 +479,7 @@ def test_other_systems_are_told_to_the_policy_where_it_can_know_them() -> None:
     slos_s = np.exp(others[:, INPUTS.index("slo")])
     assert slos_s.min() < 0.9 < 1.1 < slos_s.max()
     cold_starts = others[:, INPUTS.index("cold_start")]
-    assert cold_starts.min() < np.log1p(SPEC.cold_start_s) < cold_starts.max()
+    assert cold_starts.min() < np.log1p(SPEC.first.cold_start_s) < cold_starts.max()
     episodes.close()
 
 
@@ -597,8 +597,8 @@ def test_fixed_allocations_together_do_what_each_does_alone(
 
 
 def test_replicas_begin_within_what_a_policy_knows() -> None:
-    many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=SPEC.replicas_max))
-    assert PolicyState([many], 1, (1,)).replicas[0, 0] == REPLICAS_MOST < SPEC.replicas_max
+    many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=SPEC.first.replicas_max))
+    assert PolicyState([many], 1, (1,)).replicas[0, 0] == REPLICAS_MOST < SPEC.first.replicas_max
 
 
 def test_violations_beyond_the_rules_count_against_a_policy() -> None:
@@ -905,7 +905,9 @@ def test_fixed_allocations_of_all_stages_find_room_and_can_be_the_rule() -> None
 
 def test_policies_that_choose_other_things_are_refused(tmp_path: Path) -> None:
     policy = drawn_policy()
-    fewer = dataclasses.replace(policy.info, actions=(SPEC.cores_max - 1, len(CONFIG.batches), 4))
+    fewer = dataclasses.replace(
+        policy.info, actions=(SPEC.first.cores_max - 1, len(CONFIG.batches), 4)
+    )
     save_policy(dataclasses.replace(policy, info=fewer), tmp_path / POLICY_FILE)
     with pytest.raises(PolicyError, match="chooses other things than there are"):
         PolicyController("ppo-joint", str(tmp_path)).reset(SPEC, 0)

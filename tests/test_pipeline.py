@@ -93,15 +93,11 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
             [v.accuracy for v in each.variants],
             after[k],
             each.initial.replicas,
-            each.chooses == "batch",
-            each.switch_s,
         )
         for k, each in enumerate(scenario.stages)
     ]
     initial = [Asked(s.initial.cores, s.initial.batch, s.initial.variant) for s in scenario.stages]
-    serving = scenario.serving
-    margin_s = serving.defer_margin_s if serving.defer else math.inf
-    rules = serving.drop_grace_s, serving.order == "fifo", margin_s
+    rules = scenario.serving.drop_grace_s, scenario.serving.order == "fifo"
     return Pipeline(stages, initial, fan_out_of(system), *rules)
 
 
@@ -172,15 +168,12 @@ def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[Asked]], int]:
                 *names,
                 after=after if k else None,
                 fan_out_shares=tasks if len(tasks) > 1 else (),
-                chooses=draw(st.sampled_from(["controller", "batch"])),
-                switch_s=draw(st.sampled_from([0.0, 0.7])),
                 initial=Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2))),
             )
         )
     serving = Serving(
         drop=draw(st.sampled_from(["none", "expired"])),
         order=draw(st.sampled_from(["edf", "fifo"])),
-        defer=draw(st.booleans()),
     )
     scenario = pipeline(
         *stages,
@@ -288,7 +281,6 @@ def test_stages_that_make_no_pipeline_are_refused(stages: list[Any], words: str)
         ({"fan_out": 1000}, "at most 256"),
         ({"fan_out_shares": (0.5, math.nan)}, "at least 0"),
         ({"fan_out_shares": (0.0, 0.0)}, "above 0"),
-        ({"switch_s": -1.0}, "at least 0"),
         ({"initial": Initial(variant=1)}, "between 0 and 0"),
         ({"initial": Initial(cores=5)}, "between 1 and 4"),
     ],

@@ -158,7 +158,7 @@ def test_a_scaled_profile_takes_longer_for_everything(name: str) -> None:
 def test_service_may_take_longer_than_controllers_plan_with() -> None:
     scenario = dataclasses.replace(load_scenario("paper"), duration_s=60.0)
     slow = dataclasses.replace(scenario, simulation=Simulation(service_scale=1.3))
-    planned = [SimulatedSystem(each, 0).spec.latency for each in (scenario, slow)]
+    planned = [SimulatedSystem(each, 0).spec.first.latency for each in (scenario, slow)]
     assert planned[0] == planned[1]
     rates = [
         run_episode(SimulatedSystem(each, 0), FA2(), Run.of("fa2", each, "sim", 0)).summary

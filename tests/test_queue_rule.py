@@ -57,7 +57,7 @@ def test_first_decision_keeps_the_cores() -> None:
 def test_the_batch_is_the_largest_that_fits(cores: int, share: float, profile: str) -> None:
     spec = make_spec(profile)
     batch = batch_size(BatchConfig(batch_slo_share=share), spec, cores)
-    latency_s = spec.latency.table_s(16, 16)[:, cores - 1]
+    latency_s = spec.first.latency.table_s(16, 16)[:, cores - 1]
     assert batch == 1 or latency_s[batch - 1] <= share * spec.slo_s
     assert batch == 16 or latency_s[batch] > share * spec.slo_s
 

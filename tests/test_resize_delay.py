@@ -36,7 +36,7 @@ def test_the_view_says_what_is_in_force_and_what_is_on_its_way() -> None:
     for cores in (9, 5, 7):
         system.step(Allocation(cores, 4))
         view = system.view()
-        seen.append((view.allocation.cores, view.cores_in_force, view.pending))
+        seen.append((view.allocation.cores, view.first.cores_in_force, view.first.pending))
     assert seen == [
         (9, first, ((0.5, 9),)),
         (5, 9, ((0.5, 5),)),
@@ -53,7 +53,7 @@ def test_a_planned_end_is_rescaled_when_the_resize_comes_into_force() -> None:
     system = SimulatedSystem(scenario, 0, profile, requests_at((0.0, 99.0)))
     for cores, expected_end_s in ((1, 4.0), (16, 1.4 + 2.6 / 16), (16, 2.4)):
         system.step(Allocation(cores, 1))
-        (running,) = system.view().running
+        (running,) = system.view().first.running
         assert running.expected_end_s == pytest.approx(expected_end_s), cores
 
 
@@ -89,7 +89,7 @@ def test_no_resize_overtakes_another_and_none_is_lost() -> None:
     for _ in range(60):
         wanted.append(int(rng.integers(1, 17)))
         system.step(Allocation(wanted[-1], 4))
-        pending = system.view().pending
+        pending = system.view().first.pending
         starts_s = [starts_s for starts_s, _ in pending]
         assert starts_s == sorted(starts_s)
         assert all(starts_s > 0 for starts_s in starts_s)

@@ -42,7 +42,7 @@ class Fixed:
         self.decided = threading.Semaphore(0)
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
-        if self.cores > spec.cores_max:
+        if self.cores > spec.first.cores_max:
             raise ConfigError("too many cores")
 
     def decide(self, view: SystemView) -> Allocation:

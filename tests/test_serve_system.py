@@ -222,7 +222,7 @@ def test_goodput_holds_under_overload() -> None:
     """Three times what all cores can serve, which is 100 a second."""
     system = served_system(ONE_CPU, QUOTA_PROFILE, queue_max=1024)
     client = Client(system)
-    capacity_rps, seconds = system.spec.capacity_rps, 10
+    capacity_rps, seconds = system.spec.first.capacity_rps, 10
     times_s = np.arange(0, seconds, 1 / (3 * capacity_rps))
     for at_s in times_s.tolist():
         client.at(at_s, client.submit, 0.5)
@@ -307,12 +307,12 @@ def test_views_show_the_arrivals_of_the_last_interval() -> None:
     view = system.view()
     np.testing.assert_allclose(view.delays_s, [0.0, 0.05, 0.1], atol=1e-9)
     np.testing.assert_allclose(view.budgets_s, [2.0] * 3, atol=1e-9)
-    assert view.arrivals.tolist() == [3]
+    assert view.first.arrivals.tolist() == [3]
     for _ in range(40):
         system.step(Allocation(16, 4))
     view = system.view()
     assert view.delays_s.size == 0
-    assert view.arrivals.tolist() == [0] * HISTORY
+    assert view.first.arrivals.tolist() == [0] * HISTORY
     with pytest.raises(RuntimeError, match="keeps no ledger"):
         system.columns()
 

@@ -159,7 +159,7 @@ def live(
     scenario = short(duration_s=duration_s, **{"serving": Serving("none"), **changes})
 
     def make_worker(spec: SystemSpec) -> FakeWorker:
-        latency_s = STEADY_PROFILE.service_table_s(spec.batch_max, spec.cores_max)
+        latency_s = STEADY_PROFILE.service_table_s(spec.first.batch_max, spec.first.cores_max)
         return FakeWorker(
             lambda cores: ProfileService(latency_s, cores),
             Allocation(1, 1, replicas),

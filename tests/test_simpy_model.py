@@ -29,7 +29,7 @@ def test_it_counts_and_observes_what_the_system_does() -> None:
     profile = scenario_profile(scenario)
     spec = make_spec(scenario, profile)
     noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
-    latency_s = profile.service_table_s(spec.batch_max, spec.cores_max)
+    latency_s = profile.service_table_s(spec.first.batch_max, spec.first.cores_max)
     server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
     system = make_system(scenario, 0)
     exact = [name not in ROUGH for name in FIELDS]

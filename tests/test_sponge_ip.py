@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -70,7 +69,7 @@ def test_cbc_equals_exhaustive_search(program: Program) -> None:
 @settings(max_examples=50, deadline=None)
 @given(view=views(), margin=st.sampled_from([0.0, 0.1]))
 def test_cbc_equals_exhaustive_search_on_views(view: SystemView, margin: float) -> None:
-    assume(view.arrivals.size)
+    assume(view.first.arrivals.size)
     forecast = forecast_arrivals(SpongeIPConfig(), make_spec(), view)
     program = per_request_program(make_spec(), view, forecast, margin)
     assert same(solve(program, CBC), exhaustive(program))
@@ -95,9 +94,9 @@ def search_as_published(
 ) -> tuple[int, int] | None:
     """Return the first (cores, batch) that fits, by the published nested loops."""
     limit_ms = (slo_fraction * spec.slo_s - delay_s) * 1e3
-    for c in range(1, spec.cores_max + 1):
-        for b in range(1, spec.batch_max + 1):
-            latency_ms = max(1, math.floor(float(spec.latency.predict_s(b, c)) * 1e3))
+    for c in range(1, spec.first.cores_max + 1):
+        for b in range(1, spec.first.batch_max + 1):
+            latency_ms = max(1, math.floor(float(spec.first.latency.predict_s(b, c)) * 1e3))
             if latency_ms * math.ceil(rate / b) <= limit_ms + 1e-6 and b / latency_ms * 1e3 >= rate:
                 return c, b
     return None
@@ -149,10 +148,10 @@ class TestPaper:
 def late_one_by_one(spec: SystemSpec, view: SystemView, cores: int, batch: int) -> int:
     """Serve the queue batch by batch and count the misses."""
     time_s, late = view.now_s, 0
-    waiting = list(view.queued_deadlines_s)
+    waiting = list(view.first.queued_deadlines_s)
     while waiting:
         served, waiting = waiting[:batch], waiting[batch:]
-        time_s += float(spec.latency.predict_s(len(served), cores))
+        time_s += float(spec.first.latency.predict_s(len(served), cores))
         late += sum(deadline_s < time_s for deadline_s in served)
     return late
 
@@ -168,7 +167,7 @@ class TestPerRequest:
     ) -> None:
         spec = make_spec()
         view = busy_view(rate_rps=0, budgets_left_s=tuple(slacks_s))
-        assume(np.all(np.array(slacks_s) > float(spec.latency.predict_s(1, 16))))
+        assume(np.all(np.array(slacks_s) > float(spec.first.latency.predict_s(1, 16))))
         late = per_request_program(spec, view, QUIET, margin=0.0).late
         assert late[batch - 1, cores - 1] == late_one_by_one(spec, view, cores, batch)
 
@@ -178,12 +177,10 @@ class TestPerRequest:
     ) -> None:
         # Kept above hopeless, whose requests are not counted.
         fastest_s = 0.06
-        patient = dataclasses.replace(
-            view, queued_deadlines_s=np.maximum(view.queued_deadlines_s, view.now_s + fastest_s)
+        patient = view.with_first(
+            queued_deadlines_s=np.maximum(view.first.queued_deadlines_s, view.now_s + fastest_s)
         )
-        richer = dataclasses.replace(
-            patient, queued_deadlines_s=patient.queued_deadlines_s + more_s
-        )
+        richer = patient.with_first(queued_deadlines_s=patient.first.queued_deadlines_s + more_s)
         forecast = Forecast(10.0, 1.0, 0.3, 0.6)
         rich_forecast = Forecast(10.0, 1.0, 0.3 + more_s, 0.6 + more_s)
         late = per_request_program(make_spec(), patient, forecast, margin).late
@@ -192,8 +189,8 @@ class TestPerRequest:
 
     @given(view=views(), rate=st.floats(0.5, 40))
     def test_a_larger_margin_is_never_less_late(self, view: SystemView, rate: float) -> None:
-        patient = dataclasses.replace(
-            view, queued_deadlines_s=np.maximum(view.queued_deadlines_s, view.now_s + 0.06)
+        patient = view.with_first(
+            queued_deadlines_s=np.maximum(view.first.queued_deadlines_s, view.now_s + 0.06)
         )
         forecast = Forecast(rate, 0.0, 0.3, 0.6)
         tight = per_request_program(make_spec(), patient, forecast, 0.0).late
@@ -218,13 +215,13 @@ class TestPerRequest:
         program = per_request_program(spec, doomed, QUIET, margin=0.0)
         answer = exhaustive(program)
         tied = program.late == program.late.min()
-        throughput = np.arange(1, 17)[:, None] / spec.latency.table_s(16, 16)
+        throughput = np.arange(1, 17)[:, None] / spec.first.latency.table_s(16, 16)
         assert not answer.feasible
         assert throughput[answer.batch - 1, answer.cores - 1] == throughput[tied].max()
 
     def test_recovery_ranks_by_throughput(self) -> None:
         spec = make_spec()
-        throughput = np.arange(1, 17)[:, None] / spec.latency.table_s(16, 16)
+        throughput = np.arange(1, 17)[:, None] / spec.first.latency.table_s(16, 16)
         by_rank = throughput.ravel()[np.argsort(recovery_table(spec), axis=None)]
         assert np.all(np.diff(by_rank) <= 0)
 
@@ -254,14 +251,16 @@ class TestPerRequest:
             allocation=Allocation(cores=4, batch=8),
         )
         late = per_request_program(spec, view, QUIET, margin=0.0).late
-        speed_up = spec.latency.predict_s(8, np.arange(1, 17)) / spec.latency.predict_s(8, 4)
-        done_s = left_s * speed_up + spec.latency.predict_s(1, np.arange(1, 17))
+        speed_up = spec.first.latency.predict_s(8, np.arange(1, 17)) / spec.first.latency.predict_s(
+            8, 4
+        )
+        done_s = left_s * speed_up + spec.first.latency.predict_s(1, np.arange(1, 17))
         np.testing.assert_array_equal(late[0] > 0, done_s > 0.5)
         assert 0 < np.count_nonzero(late[0]) < 16
 
     def test_a_starting_replica_is_waited_for(self) -> None:
         view = busy_view(rate_rps=0, budgets_left_s=(0.9,))
-        starting = dataclasses.replace(view, replicas_ready=0, starting_s=(2.0,))
+        starting = view.with_first(replicas_ready=0, starting_s=(2.0,))
         assert per_request_program(make_spec(), view, QUIET, 0.0).late.min() == 0
         assert per_request_program(make_spec(), starting, QUIET, 0.0).late.min() == 1
 
@@ -270,7 +269,7 @@ class TestPerRequest:
         endless = Forecast(rate_rps=20.0, noise=0.0, budget_low_s=99.0, budget_high_s=99.0)
         late = per_request_program(spec, busy_view(), endless, margin=0.0).late
         batches = np.arange(1, 17)[:, None]
-        np.testing.assert_array_equal(late == 0, batches / spec.latency.table_s(16, 16) >= 20)
+        np.testing.assert_array_equal(late == 0, batches / spec.first.latency.table_s(16, 16) >= 20)
 
     def test_everything_while_the_load_is_unknown(self) -> None:
         assert decide(make_view()) == Allocation(cores=16, batch=16)

@@ -65,7 +65,7 @@ def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
     latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     own, shared = (
         FleetPlanner(
-            SpongeJointConfig(), dataclasses.replace(SPEC, latency=latency, cpu_cores=cpu_cores)
+            SpongeJointConfig(), SPEC.with_first(latencies=(latency,), cpu_cores=cpu_cores)
         )
         for cpu_cores in (math.inf, 16.0)
     )
@@ -97,7 +97,7 @@ def test_cores_cover_the_load_until_a_replica_is_warm() -> None:
 
 
 def test_replicas_start_only_beside_the_cores_that_are_needed_until_then() -> None:
-    machine = dataclasses.replace(SPEC, total_cores=11, cores_max=11)
+    machine = dataclasses.replace(SPEC.with_first(cores_max=11), total_cores=11)
     held = Allocation(4, 4, 3)
     starting = busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0))
     unbound, bound = decide(starting), decide(starting, machine)
@@ -155,7 +155,7 @@ def fleet_size(
             starting_s=starting_s,
         )
         fleet.observe(view)
-        answer = fleet.replicas(view, np.ascontiguousarray(SPEC.latency.table_s(16, 16).T))
+        answer = fleet.replicas(view, np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T))
     return answer
 
 
@@ -211,7 +211,7 @@ def learned_s(*lasts: IntervalMetrics, **view: Any) -> float:
 def test_latencies_are_learned_where_batches_are_of_one_size() -> None:
     latency = QuotaServiceTimes(SPEC, margin=0.1, safety=0.0)
     guess_s = latency.table_s
-    assert guess_s == pytest.approx(1.1 * SPEC.latency.table_s(16, 16).T)
+    assert guess_s == pytest.approx(1.1 * SPEC.first.latency.table_s(16, 16).T)
     latency.observe(make_view(last=interval(service_mean_s=0.15), allocation=TWO))
     latency.observe(make_view(last=interval(requested_cores=3, batch_mean=1.5), cores_in_force=3))
     latency.observe(
@@ -242,7 +242,7 @@ def test_loading_a_model_is_no_service() -> None:
 
 
 def test_what_is_learned_stays_near_the_profile() -> None:
-    fit_s = SPEC.latency.table_s(16, 16)[0, 1]
+    fit_s = SPEC.first.latency.table_s(16, 16)[0, 1]
     for seen_s, factor in ((10.0, 2.0), (1e-4, 0.5)):
         intervals = [interval(service_mean_s=seen_s, utilisation=0.0)] * 20
         assert learned_s(*intervals) == pytest.approx(factor * fit_s, rel=0.02)
@@ -332,7 +332,7 @@ def test_a_queue_that_the_ready_replicas_work_off_calls_off_nothing_either() -> 
     behind = busy_view(rate_rps=20, budgets_left_s=(0.5,) * 60, **held)
     fleet = FleetPlanner(SpongeJointConfig(reluctance=0.99), MACHINE)
     fleet.observe(behind)
-    assert fleet.replicas(behind, MACHINE.latency.table_s(16, 16).T) == 4
+    assert fleet.replicas(behind, MACHINE.first.latency.table_s(16, 16).T) == 4
     assert not fleet.overloaded, "the ready ones need not make room"
 
 
@@ -346,13 +346,13 @@ def test_a_rate_that_no_fleet_serves_gets_the_one_that_serves_most(ready: int) -
 @pytest.mark.parametrize("rate_rps", [32, 38, 45])
 @pytest.mark.parametrize("waiting", [70, 300])
 def test_an_overload_gets_few_replicas_with_which_it_ends_soon(rate_rps: int, waiting: int) -> None:
-    sizes, service_s = np.arange(1, 17)[:, None], MACHINE.latency.table_s(16, 16)
+    sizes, service_s = np.arange(1, 17)[:, None], MACHINE.first.latency.table_s(16, 16)
     throughput_rps = np.where(service_s <= 0.4, sizes / service_s, 0.0).max(axis=0)
 
     def end_s(replicas: int) -> float:
         each_rps, backlog, now_s = throughput_rps[16 // replicas - 1], float(waiting), 0.0
         while backlog > 0 and now_s < 300:
-            serving = replicas if now_s >= MACHINE.cold_start_s else 1
+            serving = replicas if now_s >= MACHINE.first.cold_start_s else 1
             backlog += 0.01 * (rate_rps - serving * each_rps)
             now_s += 0.01
         return now_s

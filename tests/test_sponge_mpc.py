@@ -40,7 +40,7 @@ from sponge_env.scenario.scenario import load_scenario
 GUARD_S = 1e-9
 """So short that only late requests count."""
 SPEC = make_spec()
-SERVICE_S = np.ascontiguousarray(SPEC.latency.table_s(16, 16).T)
+SERVICE_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)
 CALM = Outlook(20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0, surge=1.0)
 KINDS = np.array([[1.0, 1.0]])
 
@@ -381,7 +381,7 @@ def test_service_times_are_learnt_from_intervals_of_full_batches() -> None:
         full_batches_view(2.0, 0.95),
         full_batches_view(2.0, 1.95, restarts=1),
         full_batches_view(2.0, 1.95, on_time=0, late=0),
-        dataclasses.replace(full_batches_view(2.0, 1.95), running=()),
+        full_batches_view(2.0, 1.95).with_first(running=()),
     ],
     ids=["resized", "partly filled", "one long batch", "crashed", "nothing ended", "idle"],
 )

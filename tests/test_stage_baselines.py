@@ -40,7 +40,7 @@ def played(name: str, controller: BaseController, seconds: float = 20.0) -> tupl
 
 def cheapest(spec: SystemSpec, view: SystemView, slo_fraction: float, cores: int) -> float:
     """Return the fewest cores of all allocations that IPA's program allows, by trying them."""
-    rate_rps = float(view.arrivals[-1]) / spec.interval_s
+    rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
     tick_s = spec.slo_s / TICKS
     left = math.floor((slo_fraction * spec.slo_s - float(view.delays_s.max())) / tick_s)
     options = []
@@ -99,7 +99,7 @@ def test_ipa_asks_for_all_replicas_where_nothing_fits() -> None:
 
 def test_slackfit_lets_batches_choose() -> None:
     spec, _, answer = played("variants", SlackFit(cores=12))
-    assert answer == Allocation(12, spec.batch_max, 1, BY_SLACK)
+    assert answer == Allocation(12, spec.first.batch_max, 1, BY_SLACK)
     _, _, plain = played("pipeline-video", SlackFit())
     assert [stage.variant for stage in plain.stages] == [0, 0]
 

@@ -302,13 +302,16 @@ def variants_of(*pairs: tuple[str, object]) -> str:
             scenario_of(variants_of(*((f"{k}.json", k / 20) for k in range(17)))),
             "stages.first.variants must be at most 16",
         ),
-        (scenario_of(cores=0), "limits.cores must be at least 1"),
+        (scenario_of(cores=0), "limits.cores must be between 1"),
         (scenario_of(first="initial = { cores = 5 }"), "first.initial.cores must be between 1"),
         (scenario_of(first="initial = { cores = 4, replicas = 2 }"), "of at most 8 cores together"),
         (scenario_of(first="fan_out = -1"), "first.fan_out must be .* at least 0, not -1"),
         (scenario_of(first="fan_out = nan"), "fan_out must be a whole number"),
         (scenario_of(first="fan_out_shares = [0.5, nan]"), "fan_out_shares must be .* not nan"),
-        (scenario_of(first='chooses = "oracle"'), "unknown stages.chooses 'oracle'"),
+        (
+            scenario_of(first='chooses = "batch"'),
+            "stages.chooses was removed: with initial.variant",
+        ),
     ],
 )
 def test_what_is_no_pipeline_is_refused_in_one_sentence(

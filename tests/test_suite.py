@@ -60,7 +60,7 @@ from sponge_env.interfaces import Allocation
 
 class Mine:
     def reset(self, spec, seed):
-        self.profile = spec.latency
+        self.profile = spec.first.latency
 
     def decide(self, view):
         return Allocation(4, 4)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +18,9 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel, latency_quantile_s
 from sponge_env.live.system import LiveSystem
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.run.rollout import REHEARSED, Run, latency_quantiles_s, play, run_episode
+from sponge_env.run.rollout import REHEARSED, Run, kept_quantiles_s, play, run_episode
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Simulation
 from sponge_env.scenario.profile import Profile, load_profile
-from sponge_env.simulation.batch import BatchSimulator
-from sponge_env.simulation.encoding import OBS_DIM
 from sponge_env.simulation.system import SimulatedSystem
 
 RUN = Run("scripted", "short", "sim", 0)
@@ -70,7 +67,7 @@ def test_cores_are_charged_for_every_replica() -> None:
     metrics = system.step(Allocation(cores=2, batch=4, replicas=3))
     assert metrics.cores == pytest.approx(6.0)
     assert metrics.replicas_ready == 1
-    assert len(system.view().starting_s) == 2
+    assert len(system.view().first.starting_s) == 2
 
 
 def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
@@ -83,29 +80,11 @@ def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
     assert (metrics.running, metrics.effective_cores) == (2, 2.0), "the other one still runs"
     metrics = system.step(Allocation(1, 1, 4))
     assert (metrics.cores, metrics.effective_cores) == (pytest.approx(4.0), 1.0)
-    assert len(system.view().starting_s) == 2, "one of four is not gone yet"
-    while system.view().running:
+    assert len(system.view().first.starting_s) == 2, "one of four is not gone yet"
+    while system.view().first.running:
         metrics = system.step(Allocation(1, 1, 4))
         assert metrics.cores == pytest.approx(4.0)
-    assert len(system.view().starting_s) == 3
-
-
-def test_an_idle_replica_waits_for_a_fuller_batch_as_long_as_that_is_in_time() -> None:
-    scenario = short(
-        duration_s=3.0,
-        serving=Serving(defer=True),
-        initial=Initial(16, 2, 1),
-        network=Network("none"),
-    )
-    requests = requests_at((0.1, 1.1), (0.3, 1.3), (1.5, 2.5))
-    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, requests)
-    for _ in range(3):
-        system.step(Allocation(16, 2))
-    columns = system.columns()
-    # Two are a full batch; one alone starts when another could not be answered in time with it.
-    assert columns["started_s"] == pytest.approx([0.3, 0.3, 2.5 - 0.1 - 0.02])
-    assert columns["batch_size"].tolist() == [2, 2, 1]
-    assert set(columns["outcome"]) == {"on_time"}
+    assert len(system.view().first.starting_s) == 3
 
 
 def test_without_transfer_there_is_no_bandwidth() -> None:
@@ -135,11 +114,11 @@ def test_views_show_what_happened() -> None:
     controller = Scripted(Allocation(2, 2))
     episode = run_episode(make_system(SHORT, seed=0), controller, RUN)
     first, later = controller.views[0], controller.views[-1]
-    assert (first.last, len(first.arrivals), first.now_s) == (None, 0, 0.0)
+    assert (first.last, len(first.first.arrivals), first.now_s) == (None, 0, 0.0)
     assert later.last == episode.intervals[-2]
-    assert list(later.arrivals) == [w.offered for w in episode.intervals[:-1]]
+    assert list(later.first.arrivals) == [w.offered for w in episode.intervals[:-1]]
     assert later.delays_s.max() == later.last.delay_max_s
-    assert np.all(np.diff(later.queued_deadlines_s) >= 0)
+    assert np.all(np.diff(later.first.queued_deadlines_s) >= 0)
     assert np.allclose(later.budgets_s, SHORT.slo_s - later.delays_s)
 
 
@@ -151,7 +130,7 @@ def test_a_planned_end_follows_a_resize() -> None:
     system = SimulatedSystem(short(), 0, profile, requests_at((0.0, 99.0)))
     for cores, expected_end_s in ((1, 4.0), (16, 1.0 + 3.0 / 16), (1, 2.0), (16, 3.0)):
         system.step(Allocation(cores, 1))
-        (running,) = system.view().running
+        (running,) = system.view().first.running
         assert (running.size, running.started_s) == (1, 0.0)
         assert running.expected_end_s == pytest.approx(expected_end_s), cores
 
@@ -198,7 +177,7 @@ def test_a_crash_while_draining_costs_no_request_with_budget() -> None:
 
     system = LiveSystem(scenario, 0, make_worker, profile)
     system.step(Allocation(4, 16))
-    assert system.view().running
+    assert system.view().first.running
     system.drain()
     columns = system.columns()
     assert set(columns["outcome"]) == {"on_time"}
@@ -271,29 +250,6 @@ def test_interval_metrics_are_numbers() -> None:
     assert metrics.latency_p50_s <= metrics.latency_p99_s
 
 
-@pytest.mark.parametrize(("short_trace", "intervals"), [("wrap", 20), ("end", 7)])
-def test_a_short_trace_wraps_or_ends_the_episode(
-    tmp_path: Path, short_trace: str, intervals: int
-) -> None:
-    path = tmp_path / "bandwidth.csv"
-    rows = "\n".join(f"{second},2000000" for second in range(7))
-    path.write_text(f"time_s,bandwidth_bytes_per_s\n{rows}\n")
-    scenario = short(network=Network(trace=str(path)), short_trace=short_trace)
-    system = make_system(scenario, seed=0)
-    steps = 0
-    while not system.done:
-        system.step(Allocation(16, 8))
-        steps += 1
-    assert steps == intervals
-    simulator = BatchSimulator([scenario], np.zeros(1, np.int64))
-    simulator.reset(np.ones(1, np.bool_), np.zeros(1, np.int64), np.zeros((1, OBS_DIM), np.float32))
-    for _ in range(intervals - 1):
-        simulator.step(np.ones((1, 3), np.int64))
-    assert not simulator.over[0]
-    simulator.step(np.ones((1, 3), np.int64))
-    assert simulator.over[0]
-
-
 def test_who_drops_requests_has_no_p99_to_show_off_with() -> None:
     scenario = dataclasses.replace(SHORT, serving=Serving(drop="expired"))
     system = make_system(scenario, seed=0)
@@ -337,7 +293,7 @@ def test_rates_of_an_interrupted_episode_are_of_what_has_ended() -> None:
     assert summary.offered == ended + summary.queued + summary.running
     assert summary.violation_rate == (summary.late + summary.dropped) / ended
     assert summary.effective_accuracy == summary.on_time / ended
-    latency_s = latency_quantiles_s(system.columns(), 0.0)
+    latency_s = kept_quantiles_s(system.columns(), 0.0)
     assert math.isinf(summary.latency_p99_s) == (summary.dropped > 0) == (latency_s[-1] is None)
 
 

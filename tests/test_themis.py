@@ -24,7 +24,7 @@ def decide(*views: SystemView, spec: SystemSpec = SPEC, **options: Any) -> Alloc
 
 def meets(spec: SystemSpec, answer: Allocation, rate_rps: float, budget_s: float) -> bool:
     """Return whether replicas keep up, and whether the first request of a batch is in time."""
-    latency_s = float(spec.latency.predict_s(answer.batch, answer.cores))
+    latency_s = float(spec.first.latency.predict_s(answer.batch, answer.cores))
     filling_s = (answer.batch - 1) * answer.replicas / rate_rps
     keeps_up = answer.replicas * answer.batch / latency_s >= rate_rps
     return keeps_up and filling_s + latency_s <= budget_s
@@ -40,20 +40,20 @@ def test_growth_is_the_fewest_cores_that_keep_up_in_time(
     profile: str, replicas: int, rate_rps: float, budget_s: float
 ) -> None:
     spec = make_spec(profile)
-    answer = grow(spec, replicas, rate_rps, budget_s, spec.cores_max)
+    answer = grow(spec, replicas, rate_rps, budget_s, spec.first.cores_max)
     if answer.feasible:
         assert meets(spec, answer, rate_rps, budget_s)
     fewer = [
         Allocation(cores, batch, replicas)
-        for cores in range(1, answer.cores if answer.feasible else spec.cores_max + 1)
-        for batch in range(1, spec.batch_max + 1)
+        for cores in range(1, answer.cores if answer.feasible else spec.first.cores_max + 1)
+        for batch in range(1, spec.first.batch_max + 1)
     ]
     assert not any(meets(spec, other, rate_rps, budget_s) for other in fewer)
 
 
 def test_where_nothing_fits_all_cores_run_at_the_highest_throughput() -> None:
     answer = grow(SPEC, 1, rate_rps=200.0, budget_s=0.8, cores_max=16)
-    latency_s = SPEC.latency.table_s(16, 16)[:, -1]
+    latency_s = SPEC.first.latency.table_s(16, 16)[:, -1]
     assert not answer.feasible
     assert answer.cores == 16
     assert answer.batch == int(np.argmax(np.arange(1, 17) / latency_s)) + 1
@@ -124,5 +124,5 @@ def test_a_decision_before_reset_is_refused() -> None:
 
 def test_headroom_plans_with_longer_latencies() -> None:
     view = busy_view(rate_rps=20, delay_s=0.1)
-    slow = make_spec(latency=SPEC.latency.scaled(1.3))
+    slow = make_spec(latency=SPEC.first.latency.scaled(1.3))
     assert decide(view, headroom=0.3) == decide(view, spec=slow) != decide(view)

@@ -83,7 +83,7 @@ def test_what_a_controller_saw_stays_as_it_was() -> None:
     for _ in range(5):
         system.step(Allocation(1, 2))
     view = system.view()
-    assert view.queued_deadlines_s.size
+    assert view.first.queued_deadlines_s.size
     before = {f.name: np.copy(getattr(view, f.name)) for f in dataclasses.fields(view)[:-1]}
     view.delays_s[:] = 0.0
     system.step(Allocation(16, 16))

@@ -20,7 +20,7 @@ from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import rate_rps
-from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
+from sponge_env.simulation.workload import Workload, draw_workload
 
 PROFILE = load_profile("yolov5s")
 RATE_RPS = 20.0
@@ -67,7 +67,7 @@ def check_drawn(drawn: Workload, expected: tuple[object, ...]) -> None:
 @settings(deadline=None, max_examples=200)
 @given(data=st.data(), seed=SEEDS)
 def test_the_core_draws_the_requests_of_the_reference(files, data, seed):
-    drawn = as_long_as_its_traces(data.draw(scenarios(files)))
+    drawn = data.draw(scenarios(files))
     profile = scenario_profile(drawn)
     assert rate_rps(drawn, profile) == reference_rate_rps(drawn, profile)
     check_drawn(draw_workload(drawn, profile, seed), make_requests(drawn, profile, seed))

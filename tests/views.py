@@ -8,46 +8,46 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.interfaces import (
+    Allocation,
+    RunningBatch,
+    StageSpec,
+    StageView,
+    SystemSpec,
+    SystemView,
+)
 from sponge_env.scenario.profile import load_profile
 
 NOTHING = np.zeros(0)
 INITIAL = Allocation(cores=4, batch=4)
 
 
+OF_STAGE = {each.name for each in dataclasses.fields(StageSpec)}
+SEEN_OF_STAGE = {each.name for each in dataclasses.fields(StageView)} - {"allocation", "last"}
+
+
 def make_spec(profile: str = "yolov5s", **changes: Any) -> SystemSpec:
-    """Return the reference system with an SLO of 1 s and limits of 16."""
-    spec = SystemSpec(
-        slo_s=1.0,
-        interval_s=1.0,
-        cores_max=16,
-        batch_max=16,
-        replicas_max=16,
-        latency=load_profile(profile).latency,
-        cold_start_s=10.0,
-    )
-    return dataclasses.replace(spec, **{"stages": (), **changes})
+    """Return the reference system with an SLO of 1 s and limits of 16, with changes."""
+    if "latency" in changes:
+        changes["latencies"] = (changes.pop("latency"),)
+    fits = (load_profile(profile).latency,)
+    own = {"latencies": fits, "cold_start_s": 10.0}
+    own |= {name: changes.pop(name) for name in OF_STAGE & changes.keys()}
+    names = ("cores_max", "batch_max", "replicas_max")
+    limits = {name: own.pop(name, 16) for name in names}
+    only = StageSpec(own.pop("name", "model"), **limits, **own)
+    return SystemSpec(**{"slo_s": 1.0, "interval_s": 1.0, "stages": (only,), **changes})
 
 
 def make_view(**changes: Any) -> SystemView:
-    """Return the view before the first interval, with changes."""
-    changes.setdefault("cores_in_force", changes.get("allocation", INITIAL).cores)
-    view = SystemView(
-        now_s=0.0,
-        queued_deadlines_s=NOTHING,
-        running=(),
-        allocation=INITIAL,
-        replicas_ready=1,
-        starting_s=(),
-        arrivals=NOTHING,
-        delays_s=NOTHING,
-        budgets_s=NOTHING,
-        mean_delays_s=NOTHING,
-        bandwidths_bytes_per_s=NOTHING,
-        last=None,
-        cores_in_force=4,
-    )
-    return dataclasses.replace(view, **{"stages": (), **changes})
+    """Return the view before the first interval, with changes, of its stage, too."""
+    allocation = changes.setdefault("allocation", INITIAL)
+    own = {"queued_deadlines_s": NOTHING, "running": (), "replicas_ready": 1, "arrivals": NOTHING}
+    own |= {"allocation": allocation.stages[0], "cores_in_force": allocation.cores}
+    own |= {name: changes.pop(name) for name in SEEN_OF_STAGE & changes.keys()}
+    network = ("delays_s", "budgets_s", "mean_delays_s", "bandwidths_bytes_per_s")
+    known = {"now_s": 0.0, **dict.fromkeys(network, NOTHING), "stages": (StageView(**own),)}
+    return SystemView(**{**known, **changes})
 
 
 def busy_view(

@@ -179,7 +179,7 @@ def _random_starts(
         sizes = [size for size in config.batches if size <= limits.batch]
         cores, size = int(random.integers(1, max(1, most) + 1)), int(random.choice(sizes))
         variant = stage.initial.variant
-        if len(stage.variants) > 1 and stage.chooses == "controller":
+        if len(stage.variants) > 1:
             variant = int(random.integers(0, len(stage.variants)))
         starts.append(Initial(cores, size, count, variant))
         left -= cores * count

@@ -264,8 +264,7 @@ def fixed_allocations(scenario: Scenario, replicas: int) -> IntArray:
         limits = stage.limits
         sizes = sorted({*(size for size in _FIXED_BATCHES if size < limits.batch), limits.batch})
         held = range(1, min(replicas, limits.replicas) + 1)
-        chooses = len(stage.variants) > 1 and stage.chooses == "controller"
-        variants = range(len(stage.variants) if chooses else 1)
+        variants = range(len(stage.variants))
         each.append(np.array([*product(range(1, limits.cores + 1), sizes, held, variants)]))
     if math.prod(map(len, each)) <= _FIXED_MOST:
         rows = np.array([*product(*each)])

@@ -33,7 +33,6 @@ from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.memory import allocations
-from sponge_env.simulation.workload import as_long_as_its_traces
 
 from .. import LEARNERS
 from ..guard import Range
@@ -350,7 +349,7 @@ def _play_batch(
     scenarios: Sequence[Scenario], seeds: IntArray, agent: str
 ) -> Callable[[Policy], Played]:
     """Play all episodes at once, with policies that choose allocations."""
-    length = max(as_long_as_its_traces(each).intervals for each in scenarios)
+    length = max(each.intervals for each in scenarios)
     spec = make_spec(scenarios[0], scenario_profile(scenarios[0]))
     control, masks = control_of(agent, spec), masks_for(agent, spec)
     assigned = np.arange(seeds.size) % len(scenarios)

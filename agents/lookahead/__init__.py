@@ -53,13 +53,13 @@ class SpongeMPC(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose variant, cores and batch size of each stage for the next interval."""
-        if not view.arrivals.size:
+        if not view.first.arrivals.size:
             return everything(spec, self._replicas)
         return self._program.choose(view, self._observed(view), self._replicas)
 
     def observe(self, view: SystemView) -> None:
         """Take in an interval after which another decides, as :meth:`decide` does for its own."""
-        if view.arrivals.size:
+        if view.first.arrivals.size:
             self._observed(view)
 
     def _observed(self, view: SystemView) -> Outlook:
@@ -81,4 +81,4 @@ class SpongeMPC(BaseController):
 
 def plays(spec: SystemSpec) -> bool:
     """Return whether the look-ahead can play a system: a chain that chooses no variant itself."""
-    return is_chain(spec.stages) and not any(stage.by_slack for stage in spec.stages)
+    return is_chain(spec.stages)

@@ -95,12 +95,14 @@ class Flow:
     def observe(self, view: SystemView) -> Outlook:
         """Take in the interval that has passed, at least one has; return what to expect now."""
         if not self._counts:
-            for count, delay_s in zip(view.arrivals[:-1], view.mean_delays_s[:-1], strict=True):
+            for count, delay_s in zip(
+                view.first.arrivals[:-1], view.mean_delays_s[:-1], strict=True
+            ):
                 self._add(float(count), _known_s(float(delay_s)))
         if view.delays_s.size:
             self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
             self.kinds = _kinds(view, self._sizes_differ)
-        self._add(float(view.arrivals[-1]), self._newest_delay_s(view))
+        self._add(float(view.first.arrivals[-1]), self._newest_delay_s(view))
         if not self._naive:
             return self._outlook()
         delay_s = _known_s(float(view.mean_delays_s[-1]))

@@ -7,7 +7,6 @@ shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1`
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -89,10 +88,10 @@ class ServiceTimes:
         before, self._before = self._before, view
         if before is None or not _all_full(before, view):
             return False
-        last, cores, batch = view.last, view.cores_in_force, view.allocation.batch
+        last, cores, batch = view.last, view.first.cores_in_force, view.allocation.batch
         assert last is not None
         ended = round((last.on_time + last.late) / batch)
-        mean_s = (view.running[0].started_s - before.running[0].started_s) / ended
+        mean_s = (view.first.running[0].started_s - before.first.running[0].started_s) / ended
         cell = cores - 1, batch - 1
         low_s, high_s = (self._fit_s[cell] * factor for factor in SEEN_RANGE)
         seen = self._seen[cell] = min(self._seen.get(cell, 0) + 1, _REMEMBERED)
@@ -106,9 +105,9 @@ def _all_full(before: SystemView, view: SystemView) -> bool:
     last = view.last
     return (
         last is not None
-        and len(before.running) == len(view.running) == 1
-        and before.cores_in_force == view.cores_in_force
-        and before.running[0].started_s < view.running[0].started_s
+        and len(before.first.running) == len(view.first.running) == 1
+        and before.first.cores_in_force == view.first.cores_in_force
+        and before.first.running[0].started_s < view.first.running[0].started_s
         # A lone request is a full batch of one: it says nothing about gaps before it.
         and last.batch_mean == view.allocation.batch > 1
         and last.restarts == 0  # a batch that died is no service time
@@ -175,9 +174,11 @@ class QuotaServiceTimes:
 
         ``safety`` is the allowance on what is learned, for single batches scatter.
         """
-        self._sizes, self._cpu_cores = spec.batch_max, spec.cpu_cores
+        self._sizes, self._cpu_cores = spec.first.batch_max, spec.first.cpu_cores
         self._delayed = spec.resize_delay_s > 0
-        self._fit_s = np.ascontiguousarray(spec.latency.table_s(spec.batch_max, spec.cores_max).T)
+        self._fit_s = np.ascontiguousarray(
+            spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
+        )
         self._guess_s = self._fit_s * (1 + margin)
         self._sums = np.zeros((3, *self._fit_s.shape))
         """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
@@ -185,8 +186,13 @@ class QuotaServiceTimes:
 
     def observe(self, view: SystemView) -> None:
         """Take in the interval that has passed."""
-        loading, self._loading = self._loading or bool(view.starting_s), bool(view.starting_s)
-        resized, self._cores = self._cores not in (0, view.cores_in_force), view.cores_in_force
+        stage = view.first
+        starting = bool(stage.starting_s)
+        loading, self._loading = self._loading or starting, starting
+        resized, self._cores = (
+            self._cores not in (0, stage.cores_in_force),
+            stage.cores_in_force,
+        )
         last = view.last
         if self._delayed and resized:
             return  # in the middle of the interval
@@ -194,7 +200,7 @@ class QuotaServiceTimes:
             return  # replicas that wait for each other's CPU say nothing of their own
         size = round(last.batch_mean)
         if abs(last.batch_mean - size) <= _SAME_BATCH and size <= self._sizes:
-            self._add((view.cores_in_force - 1, size - 1), last, loading)
+            self._add((view.first.cores_in_force - 1, size - 1), last, loading)
 
     def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
         self._sums *= _FORGET
@@ -242,7 +248,7 @@ class StageTimes:
         self._times = [
             [
                 QuotaServiceTimes(
-                    dataclasses.replace(stage_spec(spec, k, share), latency=fit),
+                    stage_spec(spec, k, share).with_first(latencies=(fit,)),
                     max(0.0, fit.residual_quantile(margin_probability)),
                     safety,
                 )
@@ -264,7 +270,7 @@ class StageTimes:
         for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
             before, self._before[k] = self._before[k], variant
             alone = len(self._times[k]) == 1
-            if alone or (variant == before and self._spec.stages[k].switch_s == 0):
+            if alone or variant == before:
                 self._times[k][variant].observe(part)
                 self._write(k, variant)
                 told.append(k)

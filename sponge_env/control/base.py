@@ -7,60 +7,15 @@ A controller from elsewhere needs none of it: two methods are enough, see
 from __future__ import annotations
 
 import copy
-import math
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from sponge_env.control.split import Rule, shares, stage_spec, stage_view
-from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView, together
+from sponge_env.scenario.option import Options as Options
+from sponge_env.scenario.option import option as option
 from sponge_env.scenario.toml import from_mapping
-
-_HOLDS: dict[str, Callable[[float, float], bool]] = {
-    "at least": operator.ge,
-    "above": operator.gt,
-    "at most": operator.le,
-    "below": operator.lt,
-}
-
-
-def option(default: Any, **limits: float) -> Any:
-    """Declare a field of :class:`Options`.
-
-    It may have limits: some of ``at_least``, ``above``, ``at_most`` and ``below``.
-    """
-    bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
-    assert bounds.keys() <= _HOLDS.keys()
-    return field(default=default, metadata={"bounds": bounds})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Options of something that a user can set, a field for each, checked when made."""
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value, bounds = getattr(self, each.name), each.metadata.get("bounds")
-            # None stands for a choice that is left to the controller.
-            if not bounds or value is None:
-                continue
-            holds = all(_HOLDS[word](value, limit) for word, limit in bounds.items())
-            if not (holds and math.isfinite(value)):
-                rule = _rule(bounds, whole=not isinstance(each.default, float))
-                raise ConfigError(f"{each.name} must be {rule}, not {value!r}")
-
-
-def _rule(bounds: Mapping[str, float], whole: bool) -> str:
-    """Say what bounds allow, as a user is told it."""
-    if bounds.keys() == {"at least", "at most"}:
-        return f"between {bounds['at least']} and {bounds['at most']}"
-    rule = " and ".join(f"{word} {limit}" for word, limit in bounds.items())
-    if whole or len(bounds) > 1:
-        return rule
-    return f"a number {'of ' * ('at least' in bounds)}{rule}"
 
 
 class BaseController(ABC):

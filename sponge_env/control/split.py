@@ -62,13 +62,6 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
     return dataclasses.replace(
         spec,
         slo_s=spec.slo_s * share,
-        cores_max=stage.cores_max,
-        batch_max=stage.batch_max,
-        replicas_max=stage.replicas_max,
-        latency=model,
-        cold_start_s=stage.cold_start_s,
-        core_unit=stage.core_unit,
-        cpu_cores=stage.cpu_cores,
         initial=Allocation(stages=(initial._replace(variant=0),)),
         stages=(
             dataclasses.replace(
@@ -104,18 +97,11 @@ def stage_view(
     )
     return dataclasses.replace(
         view,
-        queued_deadlines_s=own.queued_deadlines_s,
-        running=stage.running,
         allocation=Allocation(stages=(own.allocation,)),
-        replicas_ready=stage.replicas_ready,
-        starting_s=stage.starting_s,
-        arrivals=stage.arrivals,
         delays_s=delays_s,
         budgets_s=budgets_s,
         mean_delays_s=mean_delays_s,
         last=_last(view.last, stage),
-        cores_in_force=stage.cores_in_force,
-        pending=stage.pending,
         stages=(own,),
     )
 

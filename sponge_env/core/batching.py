@@ -14,7 +14,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.overload import size_in_time
 from sponge_env.core.queue import bring_forward, deadline_s, due_s, push, remove
 from sponge_env.core.records import LedgerRow, ReplicaState, Waiting, World
-from sponge_env.core.service import planned_s, variant_in_force
+from sponge_env.core.service import planned_s
 from sponge_env.core.settings import LISTED
 from sponge_env.interfaces import Outcome
 
@@ -175,39 +175,9 @@ def shed(w: World, batch_max: int) -> int:
     return size
 
 
-@inlined
-def starts_s(w: World, batch_max: int) -> float:
-    """Return when an idle replica is to start a batch; infinite if nothing waits.
-
-    Deferred, that is when the batch is full, or when it could not take one more request and still
-    answer the most urgent one in time (Symphony: Chen et al., OSDI 2024). What other stages still
-    need is not known, so only what leads to nothing more is deferred. Nor is it where each batch
-    has the most accurate variant that its slack allows: waiting would cost accuracy. It is planned
-    for the cores in force; with fewer from the next decision on it has waited for too long.
-    """
-    stage, model, serving = w.stage, w.model, w.settings.serving
-    drop_expired(w)
-    count = stage.tail - stage.head
-    if count == 0:
-        return math.inf
-    variant = variant_in_force(w)
-    if not serving.defer or count >= batch_max or model.by_slack or variant < 0:
-        return w.env.now_s
-    if pipeline.leads_on(w):
-        return w.env.now_s
-    longest_s = planned_s(w, variant, count + 1, stage.planned_cores)
-    if w.env.now_s < stage.switched_s and stage.next_variant >= 0:
-        longer_s = planned_s(w, stage.next_variant, count + 1, stage.planned_cores)
-        longest_s = max(longest_s, longer_s)
-    return deadline_s(w, stage.head) - longest_s - serving.defer_margin_s
-
-
 @compiled
 def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
-    """Give a replica the earliest requests as a batch; return how many, 0 if none waits.
-
-    :func:`starts_s` says when.
-    """
+    """Give a replica the earliest requests as a batch; return how many, 0 if none waits."""
     stage = w.stage
     drop_expired(w)
     count = min(batch_max, stage.tail - stage.head)
@@ -236,13 +206,11 @@ def _choose_variant(w: World, count: int) -> int:
     """Return which model runs a batch of the queue's first requests.
 
     The most accurate one that the slack of the most urgent request allows (SlackFit, of
-    SuperServe: Khare et al., NSDI 2025) where the stage or the allocation lets batches choose.
+    SuperServe: Khare et al., NSDI 2025) where the allocation lets batches choose.
     """
     stage, model = w.stage, w.model
-    if w.env.now_s >= stage.switched_s:
-        stage.variant = stage.next_variant
     variant = stage.variant
-    if model.by_slack or variant < 0:
+    if variant < 0:
         slack_s = deadline_s(w, stage.head) - w.env.now_s
         variant = model.variants - 1
         while variant > 0 and planned_s(w, variant, count, stage.planned_cores) > slack_s:

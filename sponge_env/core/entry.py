@@ -279,12 +279,6 @@ def drop_expired(arrays: Arrays, metrics: NDArray[Any]) -> None:
 
 
 @entry_point
-def starts_s(arrays: Arrays, metrics: NDArray[Any], k: int, batch_max: int) -> float:
-    """Return when an idle replica of stage ``k`` is to start a batch; infinite if nothing waits."""
-    return batching.starts_s(at(_world(arrays, 0, metrics), k), batch_max)
-
-
-@entry_point
 def form_batch(arrays: Arrays, metrics: NDArray[Any], k: int, row: int, batch_max: int) -> int:
     """Form a batch of stage ``k`` in a row of its ``replicas``; return its size."""
     w = at(_world(arrays, 0, metrics), k)

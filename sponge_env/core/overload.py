@@ -13,7 +13,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import World
-from sponge_env.core.service import dispatched_s, served_s, variant_in_force
+from sponge_env.core.service import dispatched_s, served_s
 
 CHEAP = 0.95
 """Throughput that a smaller batch must keep of the larger one's, where more waits than either."""
@@ -26,10 +26,9 @@ def shortest_s(w: World, count: int) -> float:
     That is by the variant in force, or by any where each batch chooses its own; under a quota at
     full speed, for there may be tokens enough.
     """
-    model, first = w.model, variant_in_force(w)
-    last = first + 1
-    if first < 0 or model.by_slack:
-        first, last = 0, model.variants
+    first, last = w.stage.variant, w.stage.variant + 1
+    if first < 0:
+        first, last = 0, w.model.variants
     least_s = math.inf
     for variant in range(first, last):
         least_s = min(least_s, _takes_s(w, variant, count))

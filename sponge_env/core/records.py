@@ -186,9 +186,7 @@ class Stage:
     leave room for them on the machine."""
     target_replicas: int
     variant: int
-    """Model that batches are formed for, until ``switched_s``, and from then on the next."""
-    next_variant: int
-    switched_s: float
+    """Model that batches are formed for; negative where each chooses its own."""
     last_variant: int
     """Model of the batch that was formed last."""
     pace: float

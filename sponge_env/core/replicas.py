@@ -35,8 +35,7 @@ def reset_worker(w: World) -> None:
     """Start with the initial replicas warm."""
     stage, initial = w.stage, w.model.initial
     stage.room_cores = w.settings.total_cores
-    stage.variant = stage.next_variant = initial.variant
-    stage.switched_s = 0.0
+    stage.variant = initial.variant
     stage.cores = stage.target_cores = initial.cores
     stage.target_replicas = initial.replicas
     stage.replicas, stage.next_replica, stage.pending = 0, 0, 0

@@ -164,13 +164,6 @@ def planned_s(w: World, variant: int, count: int, cores: int) -> float:
 
 
 @inlined
-def variant_in_force(w: World) -> int:
-    """Return the model that batches are formed for; negative where each chooses its own."""
-    switched = w.env.now_s >= w.stage.switched_s
-    return int(w.stage.next_variant if switched else w.stage.variant)
-
-
-@inlined
 def _cell(w: World, variant: int, count: int, cores: int) -> int:
     """Return the place of a batch in a (variants, batch_max, cores_max) table."""
     limits = w.model.limits

@@ -120,10 +120,6 @@ class StageSettings:
     variants: int
     accuracy_at: Position
     """(variants,) ascending."""
-    by_slack: bool
-    """Whether each batch gets the most accurate variant that its most urgent request allows."""
-    switch_s: float
-    """Time that loading another variant takes."""
 
     planned_at: Position
     """(variants, batch_max, cores_max) latency by the fit."""
@@ -162,7 +158,7 @@ def write_spec(row: Any, stage: Any, spec: SystemSpec) -> None:
     row["total_cores"] = spec.total_cores
     for span_s in (1, 5, 30):
         row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
-    stage["cold_start_s"], stage["rate_scale"] = spec.cold_start_s, spec.capacity_rps
+    stage["cold_start_s"], stage["rate_scale"] = spec.first.cold_start_s, spec.first.capacity_rps
 
 
 def write_stage(row: Any, stage: StageSpec) -> None:

@@ -73,10 +73,7 @@ def _note_wanted(w: World, asked: AllocationRow) -> None:
     stage, before = w.stage, w.stage.wanted
     if w.settings.simulation.actuation_delay_s == 0.0:
         replan(w, asked.cores)
-    if asked.variant != stage.next_variant:
-        if w.env.now_s >= stage.switched_s:
-            stage.variant = stage.next_variant
-        stage.next_variant, stage.switched_s = asked.variant, w.env.now_s + w.model.switch_s
+    stage.variant = asked.variant
     before.cores, before.batch = asked.cores, asked.batch
     before.replicas, before.variant = asked.replicas, asked.variant
 
@@ -202,7 +199,7 @@ def _fit_targets(w: World) -> None:
 @inlined
 def _start_batches(w: World) -> None:
     """Give every idle replica a batch; note whether one stays idle, and the next event."""
-    idle, event_s, deferred_s = False, worker.next_resize_s(w), math.inf
+    idle, event_s = False, worker.next_resize_s(w)
     for k in range(w.stage.replicas):
         replica = w.replicas[k]
         if not worker.is_idle(w.env, replica):
@@ -210,17 +207,15 @@ def _start_batches(w: World) -> None:
             continue
         if idle:  # there is nothing to start for this one, too
             continue
-        deferred_s = batching.starts_s(w, w.stage.wanted.batch)
-        if deferred_s <= w.env.now_s:
-            batching.form_batch(w, replica, w.stage.wanted.batch)
+        if batching.form_batch(w, replica, w.stage.wanted.batch):
             start_service(w, replica, w.env.now_s)
-            event_s, deferred_s = min(event_s, replica.finish_s), math.inf
+            event_s = min(event_s, replica.finish_s)
         else:
             idle = True
     if w.model.limited:  # a batch that starts slows the others down
         worker.share_cpu(w)
         event_s = worker.next_event_s(w)
-    w.stage.idle, w.stage.next_s, w.stage.stale = idle, min(event_s, deferred_s), False
+    w.stage.idle, w.stage.next_s, w.stage.stale = idle, event_s, False
 
 
 @inlined

@@ -22,7 +22,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import stage_profiles
 from sponge_env.simulation.system import SimulatedSystem, System
-from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
+from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.console import ConsoleSink, Progress
 
 Kind = Literal["live", "simulated", "replayed"]
@@ -152,7 +152,7 @@ class Subject:
         The profiles have to be measured under a quota. What cannot be used is a SpongeError.
         """
         _usual_s(scenario, profile)  # asks for quotas before anything runs
-        scenario = as_long_as_its_traces(warm(scenario, controller, profile))
+        scenario = warm(scenario, controller, profile)
         subject = cls(agent, controller, scenario, profile, seed)
         # A controller that does not fit shows here, and not when others have run for an hour.
         start(controller, subject.simulated(0).spec, seed)

@@ -27,7 +27,7 @@ from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_senten
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
 from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
-from sponge_env.scenario.config import MOST_TOTAL_CORES
+from sponge_env.scenario.config import MAX_TOTAL_CORES
 
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
 _DRAWS = 1 << 16
@@ -202,7 +202,7 @@ class LocalMachine:
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
         largest = _largest(configs)
         self.cpus = _cpus(largest)
-        total = largest.physical_cores(min(largest.total_cores, MOST_TOTAL_CORES))
+        total = largest.physical_cores(min(largest.total_cores, MAX_TOTAL_CORES))
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(RESERVATIONS.keep_off(self.cpus))
             with too_many_as_sentence():

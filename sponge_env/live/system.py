@@ -53,8 +53,7 @@ class LiveSystem(System):
         simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
         self._profile = profile
-        self._batches, self._defers = 0, scenario.serving.defer
-        self._due_s = math.inf  # when the first batch starts that waits for more
+        self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
@@ -136,7 +135,6 @@ class LiveSystem(System):
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
         entry.drop_expired(*moves)
-        entry.starts_s(*moves, 0, 1)
         entry.form_batch(*moves, 0, 0, 1)
         entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
@@ -188,8 +186,7 @@ class LiveSystem(System):
     def _drive(self, until_s: float) -> None:
         """Serve until a moment on the worker's clock; nothing is started at it any more.
 
-        A batch starts as soon as a replica is idle and a task waits, or when it is due if batches
-        are deferred.
+        A batch starts as soon as a replica is idle and a task waits.
         """
         stages = range(len(self.spec.stages))
         while True:
@@ -199,12 +196,11 @@ class LiveSystem(System):
                 entry.drop_expired(self._arrays, self._metrics)
                 self._look()
                 return
-            self._due_s = math.inf
             for k in stages:
                 while self.worker.idle(k) and self._start(k):
                     pass
             self._look()
-            wake_s = min(until_s, next_s, self._due_s)
+            wake_s = min(until_s, next_s)
             while completions := self.worker.wait(wake_s):
                 for completion in completions:
                     self._end(completion)
@@ -223,11 +219,6 @@ class LiveSystem(System):
         if row is None:
             return False
         batch_max = int(arrays.stages["wanted"]["batch"][0, k])
-        if self._defers:
-            starts_s = float(entry.starts_s(arrays, self._metrics, k, batch_max))
-            if starts_s > self._env["now_s"]:
-                self._due_s = min(self._due_s, starts_s)
-                return False
         count = entry.form_batch(arrays, self._metrics, k, row, batch_max)
         if count:
             self._batches += 1

@@ -17,7 +17,6 @@ from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_m
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.workload import as_long_as_its_traces
 
 NARROW, WIDE, WIDE_JOINT = 1, 6, 8
 """Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
@@ -81,7 +80,7 @@ def bound(
         SpongeError: The scenario or profile cannot be used.
     """
     profile = scenario_profile(scenario) if profile is None else profile
-    e = known_episode(as_long_as_its_traces(scenario), profile, seed)
+    e = known_episode(scenario, profile, seed)
     violations, core_intervals, found = _joint(e) if joint else _vertical(e)
     return Bound(
         offered=int(e.counts.sum()),

@@ -146,11 +146,11 @@ def known_episode(
         **_requests(scenario, workload, boundaries_s),
         cores_count=cores_count,
         counted_after=np.append(np.cumsum(cores_count[::-1])[::-1], 0),
-        cores_max=spec.cores_max,
-        batch_max=spec.batch_max,
-        replicas_max=min(spec.replicas_max, spec.total_cores),
+        cores_max=spec.first.cores_max,
+        batch_max=spec.first.batch_max,
+        replicas_max=min(spec.first.replicas_max, spec.total_cores),
         total_cores=spec.total_cores,
-        cold_start_s=spec.cold_start_s,
+        cold_start_s=spec.first.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
         may_skip=False,
         **_service(scenario, profile),
@@ -200,8 +200,6 @@ def check_known(scenario: Scenario) -> None:
             "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "
             f"{scenario.simulation.actuation_delay_s:g} out"
         )
-    if scenario.serving.defer:
-        raise ConfigError("the oracle starts batches at once; leave serving.defer out")
     if len(set(scenario.classes)) > MAX_CLASSES:
         raise ConfigError(
             f"the oracle has room for {MAX_CLASSES} classes of requests, not "

@@ -34,7 +34,7 @@ from sponge_env.scenario.config import Arrivals, Initial
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
-from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
+from sponge_env.simulation.workload import Workload, draw_workload
 
 PRICES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 """What a task left out costs, in cores held for an interval; any price gives a bound."""
@@ -87,7 +87,6 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
     Raises:
         SpongeError: The scenario or profile cannot be used.
     """
-    scenario = as_long_as_its_traces(scenario)
     check_known(scenario)
     profile = scenario_profile(scenario) if profile is None else profile
     workload, models = draw_workload(scenario, profile, seed), models_of(scenario, profile)

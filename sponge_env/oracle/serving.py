@@ -51,8 +51,6 @@ class ScheduleState:
     target_cores: int
     target_replicas: int
     variant: int
-    next_variant: int
-    switched_s: float
     cores: int
     replicas: int
     next_replica: int

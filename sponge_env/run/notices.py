@@ -99,9 +99,7 @@ def files_read(scenario: Scenario) -> Iterator[str]:
 def _again(scenario: Scenario, length_s: float) -> str:
     """Say how often an episode plays a file that is so long, if it starts again."""
     times = scenario.duration_s / length_s
-    if times <= 1 or scenario.short_trace == "end":
-        return ""
-    return f"; played {times:.3g} times in {scenario.duration_s:g} s"
+    return f"; played {times:.3g} times in {scenario.duration_s:g} s" if times > 1 else ""
 
 
 def _requests(trace: EventTrace | CountTrace) -> tuple[float, tuple[float, float]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import FloatArray, total
+from sponge_env.arrays import total
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
 from sponge_env.live.system import LiveSystem
@@ -30,6 +30,11 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.summary import (
+    latency_quantiles_s,
+    summarise_accuracy,
+    summarise_requests,
+)
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
@@ -43,10 +48,6 @@ COUNTED = 30
 
 _REHEARSAL_SEED = EVALUATION_SEEDS
 """A training seed: what is met in the evaluation stays unknown."""
-
-_ANSWERED, _UNANSWERED = ("on_time", "late"), ("dropped", "failed")
-_OUTCOMES = (*_ANSWERED, *_UNANSWERED, "queued", "running")
-
 
 REHEARSED = 5
 """Intervals of a rehearsal: enough for requests to wait, and to be forecast."""
@@ -162,7 +163,7 @@ def _summarise(
         **_request_metrics(system.columns(), from_s),
         mean_cores=core_seconds / duration_s if intervals else 0.0,
         core_seconds=core_seconds,
-        physical_core_seconds=core_seconds * system.spec.core_unit,
+        physical_core_seconds=core_seconds * system.spec.first.core_unit,
         utilisation=_mean_by_cores(intervals, "utilisation"),
         throttled_share=_mean_by_cores(intervals, "throttled_share"),
         restarts=sum(each.restarts for each in intervals),
@@ -201,57 +202,23 @@ def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, Any]:
-    """Return the metrics of the requests that arrived at ``from_s`` or later.
-
-    Rates and quantiles are of those that have ended, for an interrupted episode leaves some.
-    """
-    counted = columns["arrival_s"] >= from_s
-    outcome, hopeless = columns["outcome"][counted], columns["hopeless"][counted]
-    needs_cores, accuracy = columns["needs_cores"][counted], columns["accuracy"][counted]
-    answered, unanswered = (np.isin(outcome, names) for names in (_ANSWERED, _UNANSWERED))
-    violated = unanswered | (outcome == "late")
-    latency_s = (columns["finished_s"] - columns["sent_s"])[counted][answered]
-    of_all_s = np.append(latency_s, np.full(unanswered.sum(), np.inf))
-    p50_s, p99_s = _quantiles_s(of_all_s, np.array([0.5, 0.99]))
-    ended = max(1, of_all_s.size)
-    return {
-        **{name: int(np.sum(outcome == name)) for name in _OUTCOMES},
-        "offered": outcome.size,
-        "hopeless": int(hopeless.sum()),
-        "violations": int(violated.sum()),
-        "violation_rate": float(violated.sum() / ended),
-        "avoidable_violation_rate": float((violated & ~hopeless).sum() / ended),
-        "more_cores_rate": float((violated & needs_cores).sum() / ended),
-        "hopeless_rate": float((hopeless & (answered | unanswered)).sum() / ended),
-        "accuracy": float(accuracy[answered].mean()) if answered.any() else math.nan,
-        "effective_accuracy": float(accuracy[outcome == "on_time"].sum() / ended),
-        "latency_mean_s": float(latency_s.mean()) if latency_s.size else math.nan,
-        "latency_p50_s": p50_s,
-        "latency_p99_s": p99_s,
-    }
+    """Return the metrics of the requests that arrived at ``from_s`` or later."""
+    counted = {name: column[columns["arrival_s"] >= from_s] for name, column in columns.items()}
+    outcome, latency_s = counted["outcome"], counted["finished_s"] - counted["sent_s"]
+    metrics = summarise_requests(outcome, latency_s, counted["hopeless"])
+    return metrics | summarise_accuracy(outcome, counted["accuracy"], counted["needs_cores"])
 
 
-def latency_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list[float | None]:
+def kept_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list[float | None]:
     """Return (QUANTILES + 1,) quantiles of the latency of what arrived at ``from_s`` or later.
 
-    They are None where infinite, as for requests never answered: without, who drops looks fast.
-    Those of an interrupted episode that have not ended do not count.
+    They are None where infinite, see :func:`latency_quantiles_s`.
     """
-    outcome = columns["outcome"]
-    answered, unanswered = (np.isin(outcome, names) for names in (_ANSWERED, _UNANSWERED))
-    latency_s = np.where(answered, columns["finished_s"] - columns["sent_s"], np.inf)
-    counted_s = latency_s[(answered | unanswered) & (columns["arrival_s"] >= from_s)]
-    values = _quantiles_s(counted_s, np.linspace(0.0, 1.0, QUANTILES + 1))
+    counted = columns["arrival_s"] >= from_s
+    latency_s = (columns["finished_s"] - columns["sent_s"])[counted]
+    probabilities = np.linspace(0.0, 1.0, QUANTILES + 1)
+    values = latency_quantiles_s(columns["outcome"][counted], latency_s, probabilities)
     return [value if math.isfinite(value) else None for value in values]
-
-
-def _quantiles_s(latency_s: FloatArray, probabilities: FloatArray) -> list[float]:
-    """Return quantiles of latencies, some of which may be infinite; NaN without any."""
-    if not latency_s.size:
-        return [math.nan] * probabilities.size
-    with np.errstate(invalid="ignore"):  # NumPy finds no number between one and infinity
-        values = np.quantile(latency_s, probabilities)
-    return [float(value) for value in np.where(np.isnan(values), np.inf, values)]
 
 
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:
@@ -292,7 +259,6 @@ def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
     return dataclasses.replace(
         scenario,
         start="cold",
-        short_trace="wrap",
         duration_s=SETTLING * scenario.interval_s,
         arrivals=Arrivals(kind="constant", rate_rps=rate_rps(scenario, profile)),
         network=dataclasses.replace(scenario.network, fade_every_s=None),

@@ -37,7 +37,7 @@ from sponge_env.metrics import (
 )
 from sponge_env.run.bounds import RELAXATION, BoundUnit, bound_units
 from sponge_env.run.registry import imported, known_controllers, make_controller
-from sponge_env.run.rollout import Episode, Run, latency_quantiles_s, play, warm
+from sponge_env.run.rollout import Episode, Run, kept_quantiles_s, play, warm
 from sponge_env.run.store import (
     IDENTITY,
     RunStore,
@@ -61,7 +61,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import System
-from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
+from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import ConsoleSink, Progress
 from sponge_env.utils.files import replacing, saying_why
 from sponge_env.utils.installation import bundled, missing
@@ -177,7 +177,7 @@ def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload
     levelled = replace(scenario, start="cold", initial=Initial(), serving=Serving())
     key = scenario_fingerprint(levelled), seed
     if key not in _DRAWN:
-        _DRAWN[key] = draw_workload(as_long_as_its_traces(levelled), profile, seed)
+        _DRAWN[key] = draw_workload(levelled, profile, seed)
         while len(_DRAWN) > 1 and sum(w.id.size for w in _DRAWN.values()) > CACHED_REQUESTS:
             del _DRAWN[next(iter(_DRAWN))]  # the oldest
     return _DRAWN[key]
@@ -195,7 +195,7 @@ def bound_rows(
     for unit in work:
         if not isinstance(unit, BoundUnit):
             continue
-        scenario = as_long_as_its_traces(unit.scenario)
+        scenario = unit.scenario
         from_s, end_s = scenario.count_from_s, scenario.intervals * scenario.interval_s
         relaxed = unit.control == RELAXATION
         name = unit.agent + " (not attained)" * relaxed
@@ -222,7 +222,7 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     if backend == "live":
         check_live(scenario, profile, limiter)
     requests = shared_workload(scenario, 0, profile)  # the first that may have to be compiled
-    intervals = as_long_as_its_traces(scenario).intervals
+    intervals = scenario.intervals
     if requests.id.size and requests.arrival_s[0] >= intervals * scenario.interval_s:
         raise TraceError(
             f"no request arrives within the {intervals} intervals of an episode: the first is "
@@ -280,7 +280,7 @@ class Recorder:
     def add(self, run: Run, episode: Episode, system: System) -> None:
         """Write an episode that ended, and now and then the unit's results so far."""
         requests = system.columns()
-        latency_s = latency_quantiles_s(requests, system.plan.count_from_s)
+        latency_s = kept_quantiles_s(requests, system.plan.count_from_s)
         # Whatever cannot be written now, the summary has the episode.
         self._episodes.append((summary(episode.summary), latency_s))
         if run.seed < self._requests:

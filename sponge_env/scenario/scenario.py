@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.scenario.config import (
+    FILE_NAME_RULE,
     Arrivals,
     Initial,
     Limits,
@@ -25,12 +25,10 @@ from sponge_env.scenario.config import (
     Start,
     Variant,
     check_initial,
-    name_it,
-    not_negative,
-    positive,
-    require,
+    is_file_name,
 )
 from sponge_env.scenario.graph import check_stages, mean_tasks, predecessors
+from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.toml import beside, load_toml, read_toml
 from sponge_env.utils.installation import data_folder
@@ -39,10 +37,10 @@ SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
 
 
-MOST_INTERVALS = 1_000_000
+MAX_INTERVALS = 1_000_000
 """In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
 
-SHORTEST_S = 1e-3
+MIN_INTERVAL_S = 1e-3
 """Shortest time between two decisions."""
 
 
@@ -50,30 +48,27 @@ SHORTEST_S = 1e-3
 class Scenario:
     """One experiment, without controller and seed."""
 
-    name: str
+    name: str = option(check=is_file_name, rule=FILE_NAME_RULE)
     """Short name, used for run directories and tables; the file's if left out."""
     description: str = ""
     """What the scenario is for."""
     profile: str = "yolov5s"
     """Shipped latency profile, ``local`` (this machine's), or a path."""
-    slo_s: float = 1.0
+    slo_s: float = option(1.0, above=0)
     """End-to-end latency objective: deadline minus send time. Where there are classes, that
     of the strictest."""
-    slo_services: float | None = None
+    slo_services: float | None = option(None, above=0)
     """The same relative to the models: times what an average request takes alone, with the most
     accurate ones at full speed. ``slo_s`` holds until they were measured on this machine."""
-    interval_s: float = 1.0
+    interval_s: float = option(1.0, above=0)
     """Time between two decisions."""
-    duration_s: float = 600.0
+    duration_s: float = option(600.0, above=0)
     """Length of an episode."""
-    short_trace: Literal["wrap", "end"] = "wrap"
-    """What a trace file shorter than the episode does: it starts again, or the episode ends
-    with it."""
     start: Start = "cold"
     """``cold`` begins with the initial allocation and counts from the first moment. ``warm``
     begins with the allocation that the controller settles on under a steady mean load, and
     counts from ``warmup_s`` on."""
-    warmup_s: float = 30.0
+    warmup_s: float = option(30.0, at_least=0)
     """Time that does not count, of a warm start."""
     classes: tuple[RequestClass, ...] = ()
     """Kinds of requests mixed at random in one stream; empty if all are alike."""
@@ -89,21 +84,18 @@ class Scenario:
     reward: Reward = field(default_factory=Reward)
 
     def __post_init__(self) -> None:
-        name_it("name", self.name)
-        for name in ("slo_s", "interval_s", "duration_s"):
-            positive(name, getattr(self, name))
-        rule = f"at least {SHORTEST_S:g} s"
-        require(self.interval_s >= SHORTEST_S, "interval_s", self.interval_s, rule)
-        most = MOST_INTERVALS * min(1.0, self.interval_s)
-        rule = f"at least one interval ({self.interval_s:g} s) and at most {most:g} s"
-        require(self.interval_s <= self.duration_s <= most, "duration_s", self.duration_s, rule)
+        check_options(self)
+        rule = f"at least {MIN_INTERVAL_S:g} s"
+        require(self.interval_s >= MIN_INTERVAL_S, "interval_s", self.interval_s, rule)
+        longest_s = MAX_INTERVALS * min(1.0, self.interval_s)
+        rule = f"at least one interval ({self.interval_s:g} s) and at most {longest_s:g} s"
+        fits = self.interval_s <= self.duration_s <= longest_s
+        require(fits, "duration_s", self.duration_s, rule)
         self._check_stretches()
-        not_negative("warmup_s", self.warmup_s)
         if self.start == "warm":
             rule = f"shorter than the episode ({self.duration_s:g} s)"
             require(self.warmup_s < self.duration_s, "warmup_s", self.warmup_s, rule)
         if self.slo_services is not None:
-            positive("slo_services", self.slo_services)
             rule = "left out where classes have objectives of their own"
             require(not self.classes, "slo_services", self.slo_services, rule)
         if self.classes:
@@ -130,7 +122,7 @@ class Scenario:
             "arrivals.flash_every_s": self.arrivals.flash_every_s,
             "network.fade_every_s": self.network.fade_every_s,
         }
-        shortest_s = self.duration_s / MOST_INTERVALS
+        shortest_s = self.duration_s / MAX_INTERVALS
         for name, value in stretches.items():
             fits = value is None or value >= shortest_s
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")

@@ -37,25 +37,16 @@ def stage_profiles(scenario: Scenario, profile: Profile) -> tuple[tuple[Profile,
 def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
     """Describe the system that a scenario and a profile, that of its first stage, define."""
     profiles = stage_profiles(scenario, profile)
-    stages = _stage_specs(scenario, profiles)
-    first = stages[0]
     allocations = (stage.initial for stage in scenario.pipeline)
     return SystemSpec(
         slo_s=scenario.slo_s,
         interval_s=scenario.interval_s,
-        cores_max=first.cores_max,
-        batch_max=first.batch_max,
-        replicas_max=first.replicas_max,
-        latency=first.latencies[0],
-        cold_start_s=first.cold_start_s,
-        core_unit=first.core_unit,
         initial=Allocation(stages=tuple(StageAllocation(*astuple(each)) for each in allocations)),
-        cpu_cores=first.cpu_cores,
         total_cores=scenario.limits.machine_cores,
         resize_delay_s=scenario.simulation.actuation_delay_s,
         fingerprint=_fingerprint(scenario, profiles),
         scenario=scenario.name,
-        stages=stages,
+        stages=_stage_specs(scenario, profiles),
     )
 
 
@@ -89,8 +80,6 @@ def _stage_specs(
                 after=after[at],
                 tasks=stage.tasks,
                 mean_tasks=tasks[at],
-                by_slack=stage.chooses == "batch",
-                switch_s=stage.switch_s,
             )
         )
     return tuple(specs)
@@ -154,6 +143,7 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
 def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
     """Return what of a stage gives observations and actions their meaning."""
     known = asdict(stage) | {"limits": {name: getattr(stage.limits, name) for name in _LIMITS}}
+    known |= {"chooses": "controller", "switch_s": 0.0}  # keys that stages had until version 0.3
     known["variants"] = [
         {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
         for variant, model in zip(stage.variants, models, strict=True)

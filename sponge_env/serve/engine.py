@@ -203,7 +203,7 @@ class ServingEngine:
     def _shown(self, view: SystemView) -> Snapshot:
         """Return what there is to say after an interval."""
         stages = view.allocation.stages
-        budgets_s = view.queued_deadlines_s[:BUDGETS_SHOWN] - view.now_s
+        budgets_s = view.first.queued_deadlines_s[:BUDGETS_SHOWN] - view.now_s
         return Snapshot(
             now_s=view.now_s,
             agent=self._decider.agent,

@@ -91,7 +91,7 @@ def make_engine(
         name=name or scenario.name,
         inputs=models[0][0].inputs,
         outputs=outputs,
-        batch_max=system.spec.batch_max,
+        batch_max=system.spec.first.batch_max,
         default_slo_s=scenario.slo_s,
         variants=system.variants[-1],
         stages=tuple(stage.name for stage in scenario.pipeline),

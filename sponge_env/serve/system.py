@@ -76,11 +76,7 @@ def called(variant: Variant) -> str:
 
 
 def unending(scenario: Scenario) -> Scenario:
-    """Return a scenario as it is served: no traffic of its own, and nothing expired is kept.
-
-    Batches are not deferred: a server leaves out of them what its measured pace would answer late,
-    and profiles, by which a batch is deferred, do not know that pace.
-    """
+    """Return a scenario as it is served: no traffic of its own, and nothing expired is kept."""
     return replace(
         scenario,
         duration_s=max(PLANNED_S, 2 * scenario.interval_s),

@@ -30,7 +30,7 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.memory import MemoryPlan
 from sponge_env.simulation.traffic import add_traffic, rate_rps
-from sponge_env.simulation.workload import Workload, as_long_as_its_traces, draw_workload
+from sponge_env.simulation.workload import Workload, draw_workload
 
 FEWEST_QUEUED, MOST_QUEUED = 1 << 10, 1 << 16
 """Limits of the room for waiting requests that is made unasked."""
@@ -76,7 +76,7 @@ class Configuration(MemoryPlan):
         by_profile = {scenario.profile: scenario for scenario in scenarios}
         found = cache(lambda name: profile or scenario_profile(by_profile[name]))
         for row, scenario in enumerate(scenarios):
-            self._add(row, as_long_as_its_traces(scenario), found(scenario.profile))
+            self._add(row, scenario, found(scenario.profile))
 
     def workload(self, row: int, seed: int) -> Workload:
         """Return the requests of an episode of one of the scenarios."""
@@ -127,7 +127,6 @@ class Configuration(MemoryPlan):
         row["fan_out_at"] = self.numbers.add(np.cumsum(stage.tasks))
         row["variants"] = len(stage.variants)
         row["accuracy_at"] = self.numbers.add([variant.accuracy for variant in stage.variants])
-        row["by_slack"], row["switch_s"] = stage.chooses == "batch", stage.switch_s
 
     def _add_service(
         self,

@@ -120,7 +120,7 @@ def reaching(name: ControlName, spec: SystemSpec) -> ControlName:
     """Return the kind of control that takes another's place where a system has more to choose."""
     if len(spec.stages) > 1:
         return "pipeline"
-    if spec.stages and len(spec.stages[0].latencies) > 1 and name in ("vertical", "joint"):
+    if len(spec.first.latencies) > 1 and name in ("vertical", "joint"):
         return "variants" if name == "vertical" else "pipeline"
     return name
 
@@ -129,7 +129,7 @@ def _chosen(stage: StageSpec, replicas: bool) -> tuple[str, ...]:
     """Return what there is to choose of a stage."""
     names = ["cores", "batch"]
     names += ["replicas"] * (replicas and stage.replicas_max > 1)
-    names += ["variant"] * (len(stage.latencies) > 1 and not stage.by_slack)
+    names += ["variant"] * (len(stage.latencies) > 1)
     return tuple(names)
 
 
@@ -137,7 +137,7 @@ def _count(spec: SystemSpec, k: int, name: str) -> int:
     """Return how many choices there are of something in a stage's allocation."""
     if name == "variant":
         return len(spec.stages[k].latencies)
-    count: int = getattr(spec.stages[k] if spec.stages else spec, f"{name}_max")
+    count: int = getattr(spec.stages[k], f"{name}_max")
     return count
 
 
@@ -199,8 +199,8 @@ class ActionMasks:
 
 def _sensible(spec: SystemSpec, control: Control, k: int, name: str) -> FloatArray:
     """Return up to which arrival rate, as it is observed, each choice for a stage makes sense."""
-    stage = spec.stages[k] if control.sees_stages else spec
-    models = spec.stages[k].latencies if control.sees_stages else (spec.latency,)
+    stage = spec.stages[k]
+    models = stage.latencies if control.sees_stages else stage.latencies[:1]
     latency_s = np.array([each.table_s(stage.batch_max, stage.cores_max) for each in models])
     if name == "cores" and "replicas" not in control.choices[k]:
         batches = np.arange(1, stage.batch_max + 1)[:, None]

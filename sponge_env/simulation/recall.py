@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from operator import attrgetter
 
@@ -13,7 +12,7 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import rows
 from sponge_env.core.records import METRICS, RECENT, Arrays
 from sponge_env.core.settings import LISTED, write_spec
-from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
+from sponge_env.interfaces import StageView, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics, StageMetrics
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 
@@ -26,7 +25,7 @@ def recalled(view: SystemView, spec: SystemSpec, several: bool) -> tuple[Arrays,
     It has all stages if ``several``, or else the one that the view shows by itself. The next call
     overwrites it.
     """
-    stages: Sequence[SystemView | StageView] = view.stages if several else (view,)
+    stages = view.stages if several else view.stages[:1]
     # Lists, not generators: this is done at every decision of a policy.
     queue = max([len(stage.queued_deadlines_s) for stage in stages])
     replicas = max([_held(stage) for stage in stages])
@@ -47,7 +46,7 @@ _measured = attrgetter(*(METRICS.names or ())[:-1])
 """Returns an interval's metrics in the order of the core's record, the last of which is unknown."""
 
 
-def _held(stage: SystemView | StageView) -> int:
+def _held(stage: StageView) -> int:
     """Return how many replicas a view needs rows for."""
     return len(stage.running) + stage.replicas_ready + len(stage.starting_s)
 
@@ -67,7 +66,7 @@ class _Recalled:
 
     def write(self, view: SystemView) -> None:
         """Write what belongs to no stage."""
-        past = len(view.arrivals)
+        past = len(view.first.arrivals)
         ring = _ring(past)
         self._interval[0] = past
         self._mean_delays_s[ring] = view.mean_delays_s[-RECENT:]
@@ -94,7 +93,7 @@ class _RecalledStage:
         self._batch_size, self._draining = replicas["batch_size"], replicas["draining"]
         self._ready_s, self._planned_end_s = replicas["ready_s"], replicas["planned_end_s"]
 
-    def write(self, stage: SystemView | StageView, now_s: float) -> None:
+    def write(self, stage: StageView, now_s: float) -> None:
         """Write its queue, and a row for each running batch and ready or starting replica."""
         queued, running, wanted = len(stage.queued_deadlines_s), stage.running, stage.allocation
         self._tail[0] = queued
@@ -129,13 +128,13 @@ def _power_of_two(least: int) -> int:
 @lru_cache(maxsize=32)
 def _memory(spec: SystemSpec, several: bool, queue: int, replicas: int) -> _Recalled:
     """Return memory in which a view finds room. The queue of each stage has requests in a row."""
-    stages: Sequence[SystemSpec | StageSpec] = spec.stages if several else (spec,)
+    stages = spec.stages if several else spec.stages[:1]
     plan = MemoryPlan(1, len(stages))
     row = plan.settings[0]
     write_spec(row, plan.models[0, 0], spec)
     for model, stage in zip(plan.models[0], stages, strict=True):
         model["cold_start_s"], model["rate_scale"] = stage.cold_start_s, stage.capacity_rps
-        model["variants"] = len(stage.latencies) if isinstance(stage, StageSpec) else 1
+        model["variants"] = len(stage.latencies) if several else 1
         for name in ("cores", "batch", "replicas"):
             model["limits"][name] = getattr(stage, f"{name}_max")
     row["arrival_kind"] = LISTED

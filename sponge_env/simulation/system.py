@@ -168,25 +168,17 @@ class System(ABC):
         """Return what a controller sees now."""
         now_s = self._now_s()
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
-        first = stages[0]
         delays_s, budgets_s = self._last_arrivals()
         recent = self._history[:, max(0, HISTORY - self._interval) :]
         return SystemView(
             now_s=now_s,
-            queued_deadlines_s=first.queued_deadlines_s,
-            running=first.running,
+            stages=stages,
             allocation=self._allocation,
-            replicas_ready=first.replicas_ready,
-            starting_s=first.starting_s,
-            arrivals=recent[0].copy(),
             delays_s=delays_s,
             budgets_s=budgets_s,
             mean_delays_s=recent[1].copy(),
             bandwidths_bytes_per_s=recent[2].copy(),
             last=self._last,
-            cores_in_force=first.cores_in_force,
-            pending=first.pending,
-            stages=stages,
         )
 
     def _stage_view(self, k: int, now_s: float) -> StageView:

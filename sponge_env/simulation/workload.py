@@ -15,7 +15,7 @@ from sponge_env.core.compiled import rows
 from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.settings import INSTANT, write_tables
-from sponge_env.formats import RESERVED, BandwidthTrace, read_arrivals, read_bandwidth
+from sponge_env.formats import BandwidthTrace
 from sponge_env.scenario.config import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -48,25 +48,8 @@ class Workload:
         return {f.name: getattr(self, f.name)[:count] for f in dataclasses.fields(self)}
 
 
-def as_long_as_its_traces(scenario: Scenario) -> Scenario:
-    """Return the scenario, ending with its shortest trace file if it says so.
-
-    Raises:
-        TraceError: A trace cannot be used.
-        ConfigError: A trace is shorter than one interval.
-    """
-    if scenario.short_trace == "wrap":
-        return scenario
-    lengths_s = [scenario.duration_s]
-    if scenario.network.trace not in RESERVED:
-        lengths_s.append(read_bandwidth(scenario.network.trace).duration_s)
-    if scenario.arrivals.kind == "trace":
-        lengths_s.append(read_arrivals(str(scenario.arrivals.file)).period_s)
-    return dataclasses.replace(scenario, duration_s=min(lengths_s))
-
-
 def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
-    """Draw the requests of one episode of a scenario that is as long as its traces.
+    """Draw the requests of one episode of a scenario.
 
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those that arrive after the episode's

@@ -55,7 +55,7 @@ def bundled(name: str) -> str:
 
     Another project's package in its place is a :class:`ConfigError`.
     """
-    inside = f"{__package__}.{name}"
+    inside = f"sponge_env.{name}"
     if importlib.util.find_spec(inside):
         return inside
     spec = importlib.util.find_spec(name)

@@ -94,7 +94,7 @@ CELLS = {
         serving={"drop": "late", "drop_late_by_s": 1.0},
     ),
     "short-trace-ends": cell(
-        "diurnal", "resnet18", short_trace="end", network={"trace": TRACE}, variants=True
+        "diurnal", "resnet18", duration_s=52.5, network={"trace": TRACE}, variants=True
     ),
     "many-replicas": cell(
         "local",

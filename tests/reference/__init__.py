@@ -13,7 +13,7 @@ from reference.quota import QuotaBucket
 from reference.serving import EdfQueue, FifoQueue, ServingCore
 from reference.system import System
 from reference.worker import ProfileService, Service, SimulatedWorker, noise_source
-from reference.workload import as_long_as_its_traces, make_requests
+from reference.workload import make_requests
 from sponge_env.interfaces import SystemSpec, Worker
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -26,7 +26,6 @@ def make_system(
 ) -> System:
     """Build a system at the start of an episode, on a simulated worker if none is given."""
     profile = profile or scenario_profile(scenario)
-    scenario = as_long_as_its_traces(scenario)
     spec = make_spec(scenario, profile)
     core = ServingCore(
         scenario.serving.drop_grace_s,
@@ -71,9 +70,9 @@ def worker_settings(
     return {
         "make_service": make_service,
         "initial": spec.initial,
-        "cold_start_s": spec.cold_start_s,
+        "cold_start_s": spec.first.cold_start_s,
         "actuation_delay_s": scenario.simulation.actuation_delay_s,
         "total_cores": spec.total_cores,
-        "cpu_cores": spec.cpu_cores,
+        "cpu_cores": spec.first.cpu_cores,
         "noise": noise_source(profile.noise_quantiles, scenario.simulation.noise, rng),
     }

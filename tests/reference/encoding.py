@@ -19,15 +19,15 @@ from sponge_env.interfaces import FloatArray, SystemSpec, SystemView
 
 def encode(view: SystemView, spec: SystemSpec, length: int = JOINT_OBS_DIM) -> NDArray[np.float32]:
     """Return the first ``length`` entries, float32 in [-CLIP, CLIP], that a view has."""
-    latency_s = spec.latency.table_s(spec.batch_max, spec.cores_max)[:, -1]
-    rate_scale = float(np.max(np.arange(1, spec.batch_max + 1) / latency_s))
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, -1]
+    rate_scale = float(np.max(np.arange(1, spec.first.batch_max + 1) / latency_s))
     count_scale = rate_scale * spec.slo_s
-    budgets = (view.queued_deadlines_s - view.now_s) / spec.slo_s
+    budgets = (view.first.queued_deadlines_s - view.now_s) / spec.slo_s
     values = [
         len(budgets) / count_scale,
         *_budget_quantiles(budgets),
         *_due_counts(budgets) / count_scale,
-        *_arrival_rates(view.arrivals, spec.interval_s) / rate_scale,
+        *_arrival_rates(view.first.arrivals, spec.interval_s) / rate_scale,
         *_network(view, spec.slo_s),
         *_allocation(view, spec),
         *_last_interval(view, rate_scale * spec.interval_s),
@@ -83,13 +83,13 @@ def _trend(history: FloatArray) -> float:
 
 
 def _allocation(view: SystemView, spec: SystemSpec) -> list[float]:
-    left_s = max((r.expected_end_s - view.now_s for r in view.running), default=0.0)
+    left_s = max((r.expected_end_s - view.now_s for r in view.first.running), default=0.0)
     return [
-        view.allocation.cores / spec.cores_max,
-        view.allocation.batch / spec.batch_max,
-        view.allocation.replicas / spec.replicas_max,
-        view.replicas_ready / spec.replicas_max,
-        sum(r.size for r in view.running) / spec.batch_max,
+        view.allocation.cores / spec.first.cores_max,
+        view.allocation.batch / spec.first.batch_max,
+        view.allocation.replicas / spec.first.replicas_max,
+        view.first.replicas_ready / spec.first.replicas_max,
+        sum(r.size for r in view.first.running) / spec.first.batch_max,
         max(0.0, left_s) / spec.slo_s,
     ]
 
@@ -110,7 +110,7 @@ def _last_interval(view: SystemView, count_scale: float) -> list[float]:
 def _starting(view: SystemView, spec: SystemSpec) -> list[float]:
     """How many replicas start, and when each will serve, in cold starts; 0 where there is none."""
     slots = np.zeros(STARTING_SLOTS)
-    first_s = view.starting_s[:STARTING_SLOTS]
+    first_s = view.first.starting_s[:STARTING_SLOTS]
     slots[: len(first_s)] = first_s
-    scale_s = spec.cold_start_s or 1.0
-    return [len(view.starting_s) / spec.replicas_max, *(slots / scale_s)]
+    scale_s = spec.first.cold_start_s or 1.0
+    return [len(view.first.starting_s) / spec.first.replicas_max, *(slots / scale_s)]

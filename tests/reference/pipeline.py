@@ -21,8 +21,6 @@ class StageModel:
     accuracies: Sequence[float]
     after: tuple[int, ...]
     replicas: int
-    by_slack: bool = False
-    switch_s: float = 0.0
 
 
 @dataclass
@@ -69,18 +67,12 @@ class Pipeline:
         fan_out: Callable[[int, int, int], int],
         drop_grace_s: float,
         fifo: bool = False,
-        defer_margin_s: float = math.inf,
     ) -> None:
-        """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to.
-
-        Stages that none follows wait for fuller batches up to a margin that is not infinite.
-        """
-        self.defer_margin_s = defer_margin_s
+        """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to."""
         self.stages, self.asked, self.fan_out = stages, list(initial), fan_out
         self.drop_grace_s, self.fifo, self.now_s = drop_grace_s, fifo, 0.0
         self.queues: list[list[Ticket]] = [[] for _ in stages]
         self.replicas: list[list[Running | None]] = [[None] * s.replicas for s in stages]
-        self.switched: list[tuple[int, int, float]] = [(a.variant, a.variant, 0.0) for a in initial]
         self.tickets: list[Ticket] = []
         self.core_s = 0.0
         self.last = [a.variant for a in initial]
@@ -102,10 +94,11 @@ class Pipeline:
                 for at in range(len(self.stages)):
                     self._drop_expired(at)
                 return
-            later = [self._start(at) for at in range(len(self.stages))]
+            for at in range(len(self.stages)):
+                self._start(at)
             ends = [r.finish_s for row in self.replicas for r in row if r is not None]
             arrivals = [arrival_s for arrival_s, _ in waiting[:1]]
-            self.now_s = min([until_s, *ends, *later, *arrivals])
+            self.now_s = min([until_s, *ends, *arrivals])
             self._settle()
 
     def _put_in_force(self, asked: Sequence[Asked]) -> None:
@@ -115,10 +108,6 @@ class Pipeline:
                     table = self.stages[at].latency_s[running.variant][len(running.tickets) - 1]
                     scale = table[new.cores - 1] / table[old.cores - 1]
                     running.finish_s = self.now_s + (running.finish_s - self.now_s) * scale
-            before, following, when_s = self.switched[at]
-            if new.variant != following:
-                now = following if self.now_s >= when_s else before
-                self.switched[at] = now, new.variant, self.now_s + self.stages[at].switch_s
         self.asked = list(asked)
 
     def _offer(self, arrival_s: float, deadline_s: float) -> None:
@@ -144,15 +133,13 @@ class Pipeline:
         for queue in self.queues:
             queue[:] = [each for each in queue if each is not ticket]
 
-    def _start(self, at: int) -> float:
-        """Start what batches can; return when one starts that waits for more."""
+    def _start(self, at: int) -> None:
+        """Start what batches can."""
         for place, running in enumerate(self.replicas[at]):
             if running is None:
                 self._drop_expired(at)
                 if not self.queues[at]:
                     break
-                if (start_s := self._starts_s(at)) > self.now_s:
-                    return start_s
                 order = self.queues[at]
                 if self.fifo:
                     order = sorted(order, key=lambda each: each.row)
@@ -168,25 +155,11 @@ class Pipeline:
                 table = self.stages[at].latency_s[variant]
                 took_s = table[len(batch) - 1][self.asked[at].cores - 1]
                 self.replicas[at][place] = Running(batch, variant, self.now_s + took_s)
-        return math.inf
-
-    def _starts_s(self, at: int) -> float:
-        queue, stage, asked = self.queues[at], self.stages[at], self.asked[at]
-        before, following, when_s = self.switched[at]
-        variant = following if self.now_s >= when_s else before
-        by_slack = stage.by_slack or variant < 0
-        is_last = not any(at in other.after for other in self.stages)
-        if math.isinf(self.defer_margin_s) or len(queue) >= asked.batch or by_slack or not is_last:
-            return self.now_s
-        variants = [variant] if self.now_s >= when_s or following < 0 else [variant, following]
-        longest_s = max(stage.latency_s[v][len(queue)][asked.cores - 1] for v in variants)
-        return queue[0].deadline_s - longest_s - self.defer_margin_s
 
     def _variant(self, at: int, count: int, most_urgent_s: float) -> int:
         stage, cores = self.stages[at], self.asked[at].cores
-        before, following, when_s = self.switched[at]
-        asked = following if self.now_s >= when_s else before
-        if stage.by_slack or asked < 0:
+        asked = self.asked[at].variant
+        if asked < 0:
             slack_s = most_urgent_s - self.now_s
             for variant in range(len(stage.latency_s) - 1, 0, -1):
                 if stage.latency_s[variant][count - 1][cores - 1] <= slack_s:

@@ -39,7 +39,7 @@ def published_program(
         slo_fraction: Share of the SLO to plan with.
     """
     latency_ms = published_table_ms(spec)
-    batches = np.arange(1, spec.batch_max + 1)[:, None]
+    batches = np.arange(1, spec.first.batch_max + 1)[:, None]
     limit_ms = (slo_fraction * spec.slo_s - delay_max_s) * 1e3
     requests = int(np.ceil(rate_rps))
     in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
@@ -67,15 +67,19 @@ def per_request_program(
         forecast: What will arrive.
         margin: Relative allowance on every predicted latency.
     """
-    service_s = (1 + margin) * spec.latency.table_s(spec.batch_max, spec.cores_max)
+    service_s = (1 + margin) * spec.first.latency.table_s(
+        spec.first.batch_max, spec.first.cores_max
+    )
     free_s = _free_after_s(spec, view, margin)
-    slack_s = view.queued_deadlines_s - view.now_s
+    slack_s = view.first.queued_deadlines_s - view.now_s
     done_s = _queue_done_s(service_s, free_s, slack_s.size)
     clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
-    hopeless = slack_s < spec.latency.table_s(spec.batch_max, spec.cores_max)[0, -1]
+    hopeless = (
+        slack_s < spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[0, -1]
+    )
     # The same as if nothing were resized: one column.
     before_s = _before_s(spec, view, service_s)
-    unresized_s = free_s[view.cores_in_force - 1 : view.cores_in_force]
+    unresized_s = free_s[view.first.cores_in_force - 1 : view.first.cores_in_force]
     as_it_is_s = _queue_done_s(before_s, unresized_s, slack_s.size)
     clear_as_it_is_s = np.maximum(unresized_s, as_it_is_s[-1:].max(axis=0, initial=0.0))
 
@@ -92,14 +96,14 @@ def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArr
 
     What is left of a running batch scales with the cores, for a resize acts on it at once.
     """
-    cores = np.arange(1, spec.cores_max + 1)
-    free_s = np.zeros(spec.cores_max)
-    if not view.replicas_ready and view.starting_s:
-        free_s += view.starting_s[0]
-    for batch in view.running:
-        whole_s = float(spec.latency.predict_s(batch.size, view.cores_in_force))
+    cores = np.arange(1, spec.first.cores_max + 1)
+    free_s = np.zeros(spec.first.cores_max)
+    if not view.first.replicas_ready and view.first.starting_s:
+        free_s += view.first.starting_s[0]
+    for batch in view.first.running:
+        whole_s = float(spec.first.latency.predict_s(batch.size, view.first.cores_in_force))
         left_s = max(0.0, batch.expected_end_s + margin * whole_s - view.now_s)
-        speed_up = spec.latency.predict_s(batch.size, cores) / whole_s
+        speed_up = spec.first.latency.predict_s(batch.size, cores) / whole_s
         free_s = np.maximum(free_s, left_s * speed_up)
     return free_s
 
@@ -107,10 +111,10 @@ def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArr
 def _before_s(spec: SystemSpec, view: SystemView, service_s: FloatArray) -> FloatArray:
     """Return (batch_max, 1) seconds of a batch at the mean speed until the decision is in force."""
     if not spec.resize_delay_s:
-        return service_s[:, view.cores_in_force - 1 :][:, :1]
-    starts_s = [0.0, *(min(at_s, spec.resize_delay_s) for at_s, _ in view.pending)]
+        return service_s[:, view.first.cores_in_force - 1 :][:, :1]
+    starts_s = [0.0, *(min(at_s, spec.resize_delay_s) for at_s, _ in view.first.pending)]
     lasts_s = np.diff([*starts_s, spec.resize_delay_s])
-    cores = np.array([view.cores_in_force, *(cores for _, cores in view.pending)])
+    cores = np.array([view.first.cores_in_force, *(cores for _, cores in view.first.pending)])
     speed = (lasts_s / service_s[:, cores - 1]).sum(axis=1, keepdims=True)
     before_s: FloatArray = spec.resize_delay_s / speed
     return before_s
@@ -122,8 +126,8 @@ def _resized_s(
     """Return when work ends: what is left of it after the delay goes on at the new speed."""
     if not spec.resize_delay_s:
         return at_once_s
-    waits = not view.replicas_ready and view.starting_s
-    ready_s = view.starting_s[0] if waits else 0.0
+    waits = not view.first.replicas_ready and view.first.starting_s
+    ready_s = view.first.starting_s[0] if waits else 0.0
     since_s = max(spec.resize_delay_s, ready_s)
     left = (as_it_is_s - since_s) / np.maximum(as_it_is_s - ready_s, 1e-12)
     resized_s = since_s + left * (at_once_s - ready_s)
@@ -176,7 +180,7 @@ def _late_arrivals(
     if not count:
         return np.zeros(tables_s[0].shape, dtype=np.int64)
     order = np.arange(count)[:, None, None]
-    batches = np.arange(1, spec.batch_max + 1)[:, None]
+    batches = np.arange(1, spec.first.batch_max + 1)[:, None]
     root = (np.sqrt(forecast.noise * forecast.noise + 4 * order) - forecast.noise) / 2
     arrival_s = root * root / forecast.rate_rps
     step_s = (forecast.budget_high_s - forecast.budget_low_s) / max(count - 1, 1)

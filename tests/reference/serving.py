@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -348,13 +348,11 @@ def drive(
     arrivals: ArrivalCursor,
     batch_max: int,
     until_s: float,
-    starts_s: Callable[[FloatArray], float],
 ) -> None:
     """Serve until ``until_s`` on the worker's clock; nothing is started at that moment any more.
 
-    A batch starts as soon as a replica is idle and a request waits, or when ``starts_s`` says of
-    the deadlines of those that wait, if they are too few for a full batch. What falls together
-    happens in this order: batches end, requests arrive, batches start.
+    A batch starts as soon as a replica is idle and a request waits. What falls together happens in
+    this order: batches end, requests arrive, batches start.
     """
     while True:
         now_s = worker.now()
@@ -366,10 +364,6 @@ def drive(
         wake_s = min(until_s, arrivals.next_s)
         while worker.idle():
             core.drop_expired(now_s)
-            waiting_s = core.queued_deadlines_s()
-            if 0 < len(waiting_s) < batch_max and starts_s(waiting_s) > now_s:
-                wake_s = min(wake_s, starts_s(waiting_s))
-                break
             batch = core.form_batch(now_s, batch_max)
             if batch is None:
                 break

@@ -19,6 +19,7 @@ from sponge_env.interfaces import (
     Allocation,
     FloatArray,
     RunningBatch,
+    StageView,
     SystemSpec,
     SystemView,
 )
@@ -122,14 +123,18 @@ class Server:
         self._mean_delays_s.append(float(delays_s.mean()) if len(delays_s) else np.nan)
         payload_bytes = sum(r.payload_bytes for r in interval.arrived)
         self._bandwidths.append(payload_bytes / transfer_s if transfer_s > 0 else np.nan)
-        return SystemView(
-            now_s=self._env.now,
+        only = StageView(
             queued_deadlines_s=np.sort([item.priority[0] for item in self._queue.items]),
             running=() if self._running is None else (self._running,),
-            allocation=self._allocation,
+            allocation=self._allocation.stages[0],
             replicas_ready=1,
-            starting_s=(),
             arrivals=np.array(self._arrivals[-30:]),
+            cores_in_force=self._allocation.cores,
+        )
+        return SystemView(
+            now_s=self._env.now,
+            stages=(only,),
+            allocation=self._allocation,
             delays_s=delays_s,
             budgets_s=self._spec.slo_s - delays_s,
             mean_delays_s=np.array(self._mean_delays_s[-30:]),
@@ -139,5 +144,4 @@ class Server:
                 late=interval.late,
                 utilisation=interval.busy_s / self._spec.interval_s,
             ),
-            cores_in_force=self._allocation.cores,
         )

@@ -123,20 +123,13 @@ class System:
         )
         return SystemView(
             now_s=self.worker.now(),
-            queued_deadlines_s=only.queued_deadlines_s,
-            running=only.running,
+            stages=(only,),
             allocation=self._allocation,
-            replicas_ready=only.replicas_ready,
-            starting_s=only.starting_s,
-            arrivals=only.arrivals,
             delays_s=self._history.delays_s,
             budgets_s=self._history.budgets_s,
             mean_delays_s=np.array(self._history.mean_delays_s, dtype=np.float64),
             bandwidths_bytes_per_s=np.array(self._history.bandwidths, dtype=np.float64),
             last=self._last,
-            cores_in_force=only.cores_in_force,
-            pending=only.pending,
-            stages=(only,),
         )
 
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
@@ -148,7 +141,7 @@ class System:
         self._allocation = allocation
         self._interval += 1
         until_s = self._interval * self.spec.interval_s
-        drive(self.core, self.worker, self._arrivals, allocation.batch, until_s, self._starts_s)
+        drive(self.core, self.worker, self._arrivals, allocation.batch, until_s)
         self._last = self._measure(until_s, allocation, decision_s)
         return self._last
 
@@ -164,21 +157,12 @@ class System:
         while self.core.pending and self.worker.now() < last_s:
             until_s = min(last_s, self.worker.now() + self.spec.interval_s)
             batch_max = self._allocation.batch
-            drive(self.core, self.worker, no_arrivals, batch_max, until_s, self._starts_s)
+            drive(self.core, self.worker, no_arrivals, batch_max, until_s)
         self.core.abandon(self.worker.now())
         while self.core.running:
             for completion in self.worker.wait(self.worker.now() + self.spec.interval_s):
                 self.core.settle(completion)
         return self.core.counts
-
-    def _starts_s(self, waiting_s: FloatArray) -> float:
-        """When a batch starts that is not full: if one more could not be in time any more."""
-        now_s, serving = self.worker.now(), self._scenario.serving
-        if not serving.defer:
-            return now_s
-        cores = [cores for time_s, cores in self.worker.in_force if time_s <= now_s][-1]
-        (longest_s,) = self._latency_s(len(waiting_s) + 1, [cores])
-        return float(waiting_s[0]) - longest_s - serving.defer_margin_s
 
     def _planned_end_s(self, batch_id: int) -> float:
         """When the latency model expects a running batch to end, whatever was resized since."""
@@ -193,7 +177,9 @@ class System:
         return end_s
 
     def _latency_s(self, size: int, cores: list[int]) -> list[float]:
-        table_s = self.spec.latency.table_s(self.spec.batch_max, self.spec.cores_max)
+        table_s = self.spec.first.latency.table_s(
+            self.spec.first.batch_max, self.spec.first.cores_max
+        )
         return [float(table_s[size - 1, c - 1]) for c in cores]
 
     def _measure(
@@ -207,7 +193,7 @@ class System:
             time_s=until_s,
             **slo_metrics(self._counts, counts),
             **latency_metrics(ended, completions),
-            **resource_metrics(self._status, status, elapsed_s, self.spec.core_unit),
+            **resource_metrics(self._status, status, elapsed_s, self.spec.first.core_unit),
             requested_cores=allocation.cores,
             batch=allocation.batch,
             replicas=allocation.replicas,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -10,8 +9,7 @@ import numpy as np
 
 from reference.arrivals import recorded_trace as recorded_arrivals
 from reference.arrivals import send_times_s
-from reference.bandwidth import RESERVED, make_network
-from reference.bandwidth import recorded_trace as recorded_bandwidth
+from reference.bandwidth import make_network
 from sponge_env.arrays import FloatArray
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -50,18 +48,6 @@ def rate_rps(scenario: Scenario, profile: Profile) -> float:
     if arrivals.load is not None:
         return arrivals.load * profile.capacity_rps(limits.batch, limits.cores)
     return recorded_arrivals(arrivals).mean_rps(scenario.duration_s)
-
-
-def as_long_as_its_traces(scenario: Scenario) -> Scenario:
-    """Return the scenario, ending with its shortest trace file if it says so."""
-    if scenario.short_trace == "wrap":
-        return scenario
-    lengths_s = [scenario.duration_s]
-    if scenario.network.trace not in RESERVED:
-        lengths_s.append(recorded_bandwidth(scenario.network).duration_s)
-    if scenario.arrivals.kind == "trace":
-        lengths_s.append(recorded_arrivals(scenario.arrivals).period_s)
-    return dataclasses.replace(scenario, duration_s=min(lengths_s))
 
 
 def make_requests(scenario: Scenario, profile: Profile, seed: int) -> tuple[Request, ...]:

@@ -119,9 +119,8 @@ def _played(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
 def _drawn(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
     """Return the requests of a scenario."""
     from sponge_env.scenario.profile import load_profile
-    from sponge_env.simulation.workload import as_long_as_its_traces, draw_workload
+    from sponge_env.simulation.workload import draw_workload
 
-    scenario = as_long_as_its_traces(scenario)
     if profile is None:  # any will do, for the rate does not depend on it
         stand_in = dataclasses.replace(scenario, profile="lite0", stages=())
         return draw_workload(stand_in, load_profile("lite0"), seed)

@@ -1,0 +1,115 @@
+"""Settings: each is declared once, with its default, its range and its help, and checked here.
+
+A controller's options, a scenario's keys, a suite's and a server's are fields of frozen
+dataclasses::
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class RuleConfig(Options):
+        headroom: float = option(0.05, "Part of the throughput that is kept free.", at_least=0)
+
+A class that is no :class:`Options`, such as a scenario's table, calls :func:`check_options` in its
+``__post_init__``, with what stands before the names (``"network."``). Types are checked where text
+is read, by :func:`sponge_env.scenario.toml.from_mapping`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from sponge_env.errors import ConfigError
+
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise :class:`ConfigError` unless a rule holds for a setting."""
+    if not condition:
+        raise ConfigError(f"{name} must be {rule}, not {value!r}")
+
+
+def positive(name: str, value: float) -> None:
+    """Require a finite number above 0."""
+    require(math.isfinite(value) and value > 0, name, value, "a number above 0")
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    factory: Any = MISSING,
+    check: Callable[[Any], bool] | None = None,
+    rule: str = "",
+    **limits: float,
+) -> Any:
+    """Declare a field that a user can set; without a default it is required.
+
+    Args:
+        default: Value where nothing is set.
+        help: One sentence for people.
+        factory: Makes the default, where that is no plain value.
+        check: Whether a value may be used, where limits don't say it all; needs a ``rule``.
+        rule: What follows "must be" in the error; if left out it is made of the limits.
+        limits: Some of ``at_least``, ``above``, ``at_most`` and ``below``. A value with limits must
+            be finite. None, a choice that is left open, has no limits, and of a list each item has.
+    """
+    bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
+    assert bounds.keys() <= _HOLDS.keys()
+    assert rule or not check
+    metadata = {"help": help, "bounds": bounds, "check": check, "rule": rule}
+    return field(default=default, default_factory=factory, metadata=metadata)
+
+
+def check_options(settings: Any, prefix: str = "") -> None:
+    """Raise a :class:`ConfigError` for the first setting whose value is out of its range."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            require(_allowed(each, item), prefix + each.name, item, range_text(each))
+
+
+def _allowed(declared: dataclasses.Field[Any], value: Any) -> bool:
+    bounds, check = declared.metadata.get("bounds"), declared.metadata.get("check")
+    if value is None:
+        return True
+    if bounds and not math.isfinite(value):
+        return False
+    in_range = all(_HOLDS[word](value, limit) for word, limit in (bounds or {}).items())
+    return in_range and (check is None or check(value))
+
+
+def range_text(declared: dataclasses.Field[Any]) -> str:
+    """Return the range of a setting as people read it; empty without one."""
+    bounds: Mapping[str, float] = declared.metadata.get("bounds", {})
+    if rule := declared.metadata.get("rule", ""):
+        return str(rule)
+    if bounds.keys() == {"at least", "at most"}:
+        return f"between {bounds['at least']} and {bounds['at most']}"
+    text = " and ".join(f"{word} {limit}" for word, limit in bounds.items())
+    if len(bounds) != 1 or "float" not in str(declared.type):
+        return text
+    return f"a number {'of ' * ('at least' in bounds)}{text}"
+
+
+def described(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, default, range and help of each setting of a dataclass."""
+    for each in fields(cls):
+        default = "" if each.default is MISSING else str(each.default)
+        yield each.name, default, range_text(each), each.metadata.get("help", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Settings of something that a user can make, a field for each, checked when made."""
+
+    def __post_init__(self) -> None:
+        check_options(self)

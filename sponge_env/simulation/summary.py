@@ -1,0 +1,97 @@
+"""The one summary of requests, for simulated, live and served episodes alike.
+
+A request has one of the outcomes :data:`OUTCOMES`. Violations are those that were late, dropped
+or failed. Rates and quantiles are of the requests that have ended: of an interrupted episode some
+are still queued or running.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sponge_env.arrays import FloatArray
+
+ANSWERED, UNANSWERED = ("on_time", "late"), ("dropped", "failed")
+VIOLATIONS = ("late", *UNANSWERED)
+OUTCOMES = (*ANSWERED, *UNANSWERED, "queued", "running")
+
+
+def summarise_requests(
+    outcome: NDArray[np.str_], latency_s: FloatArray, hopeless: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Return the metrics of requests under the schema's names.
+
+    Args:
+        outcome: (n,) one of :data:`OUTCOMES` each.
+        latency_s: (n,) from sending to the answer; it counts where there is one.
+        hopeless: (n,) whether the budget on arrival was shorter than the fastest service.
+    """
+    violated, ended = np.isin(outcome, VIOLATIONS), has_ended(outcome)
+    answered_s = latency_s[np.isin(outcome, ANSWERED)]
+    p50_s, p99_s = latency_quantiles_s(outcome, latency_s, (0.5, 0.99))
+    return {
+        **{name: int(np.sum(outcome == name)) for name in OUTCOMES},
+        "offered": outcome.size,
+        "hopeless": int(hopeless.sum()),
+        "violations": int(violated.sum()),
+        "violation_rate": rate(violated, ended),
+        "avoidable_violation_rate": rate(violated & ~hopeless, ended),
+        "hopeless_rate": rate(hopeless & ended, ended),
+        "latency_mean_s": float(answered_s.mean()) if answered_s.size else math.nan,
+        "latency_p50_s": p50_s,
+        "latency_p99_s": p99_s,
+    }
+
+
+def summarise_accuracy(
+    outcome: NDArray[np.str_], accuracy: FloatArray, needs_cores: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Return what only the system itself knows of (n,) requests, under the schema's names.
+
+    Effective accuracy is that of the answers in time, over all requests that have ended.
+    """
+    answered, ended = np.isin(outcome, ANSWERED), has_ended(outcome)
+    in_time = accuracy[outcome == "on_time"]
+    return {
+        "more_cores_rate": rate(np.isin(outcome, VIOLATIONS) & needs_cores, ended),
+        "accuracy": float(accuracy[answered].mean()) if answered.any() else math.nan,
+        "effective_accuracy": float(in_time.sum() / max(1, ended.sum())),
+    }
+
+
+def has_ended(outcome: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Return (n,) which requests have been answered or given up."""
+    return np.isin(outcome, (*ANSWERED, *UNANSWERED))
+
+
+def rate(which: NDArray[np.bool_], ended: NDArray[np.bool_]) -> float:
+    """Return a number of requests per request that has ended."""
+    return float(which.sum() / max(1, ended.sum()))
+
+
+def latency_quantiles_s(
+    outcome: NDArray[np.str_], latency_s: FloatArray, probabilities: ArrayLike
+) -> list[float]:
+    """Return quantiles of the latency of (n,) requests; NaN without any that has ended.
+
+    Requests that were never answered count as infinite: otherwise a controller that gives up
+    requests would look fast. With ``n`` requests the quantile ``p`` lies at the position
+    ``p * (n - 1)`` of the sorted latencies, between two of them by linear interpolation. It is
+    infinite as soon as an infinite one takes part: of 100 answers and 1 dropped request the p99 is
+    the slowest answer, of 99 answers and 2 dropped ones infinite.
+    :func:`sponge_env.latency.latency_quantile_s` is the same for the few requests of an interval.
+    """
+    answered_s = latency_s[np.isin(outcome, ANSWERED)]
+    unanswered = int(np.sum(np.isin(outcome, UNANSWERED)))
+    last = answered_s.size + unanswered - 1
+    positions = np.asarray(probabilities, np.float64)
+    if last < 0:
+        return [math.nan] * positions.size
+    finite_s = np.append(answered_s, np.full(unanswered, answered_s.max(initial=0.0)))
+    infinite = np.ceil(positions * last) >= answered_s.size
+    quantiles: list[float] = np.where(infinite, np.inf, np.quantile(finite_s, positions)).tolist()
+    return quantiles
