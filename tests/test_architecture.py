@@ -79,7 +79,7 @@ DOORS = {
     "matplotlib": {
         "sponge_env/results/*",
         "sponge_env/utils/console.py",
-        "sponge_env/models/sample_images.py",
+        "sponge_env/models/images.py",
     },
 }
 """Files that may import a library."""
