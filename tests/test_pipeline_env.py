@@ -22,7 +22,7 @@ from sponge_env.core.fields import REQUEST_NAMES, STAGE_NAMES, staged_names
 from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import StageAllocation, together
+from sponge_env.interfaces import StageAllocation, fit_to_machine
 from sponge_env.scenario.config import Arrivals, ControlName, Limits
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
@@ -100,7 +100,7 @@ def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) 
     most, fitted = np.full((stages, 4), 8), asked.copy()
     assert fit(fitted, most, 20)
     for before, now in zip(asked.tolist(), fitted.tolist(), strict=True):
-        expected = together([StageAllocation(*row) for row in before], 20)
+        expected = fit_to_machine([StageAllocation(*row) for row in before], 20)
         assert expected == tuple(StageAllocation(*row) for row in now)
         assert sum(cores * replicas for cores, _, replicas, _ in now) <= 20
     for part, value in ((0, 0), (0, 9), (2, 9), (3, -1), (3, 9)):
