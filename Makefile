@@ -88,12 +88,12 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 	$(PY) -m benchmarks $(if $(TRITON),--triton $(TRITON))
 
 # Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed
-# somewhere, which the report then says.
-results: setup  ## run the large suites, write docs/results.md and the README's results
+# somewhere; it has no row where it lacks a cell.
+results: setup  ## run the large suites, write docs/results/*.csv and the tables of the pages
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) evaluate.py --suite sensitivity --run-dir $(SENSITIVITY) || [ $$? -eq 1 ]
 	$(PY) evaluate.py --suite stages --run-dir $(STAGES) || [ $$? -eq 1 ]
-	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md --sensitivity $(SENSITIVITY) --stages $(STAGES) $(if $(FIDELITY),--fidelity $(FIDELITY))
+	$(PY) -m benchmarks.results --standard $(RESULTS) --sensitivity $(SENSITIVITY) --stages $(STAGES) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.lean import HEAD_END
 from benchmarks.servers import Server
-from sponge_env.serve.rpc.protos import MESSAGES
+from sponge_env.serve.rpc.codec import MESSAGES
 
 MOST_ON_ONE = 6
 """Requests on one connection."""

@@ -14,7 +14,7 @@ import grpc.aio
 from benchmarks.fuzzed import Fuzzer, is_whole, may_be_followed
 from benchmarks.lean import HEAD_END, fields
 from benchmarks.servers import Server
-from sponge_env.serve.rpc.protos import SERVICE
+from sponge_env.serve.rpc.codec import SERVICE
 
 AT_A_TIME = 16
 PATIENCE_S = 0.05

@@ -18,9 +18,9 @@ from report_runs import write_suite
 
 import evaluate
 from sponge_env import cli
+from sponge_env.app import report
 from sponge_env.errors import RunDirectoryError
-from sponge_env.results import __main__ as report
-from sponge_env.run import tensorboard, unit
+from sponge_env.run import record, tensorboard, unit
 from sponge_env.utils.files import check_writable, read_bytes, replacing, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,9 +89,9 @@ def test_a_full_disk_for_everything_still_shows_the_summary(
 ) -> None:
     run = unit.AgentUnit.run
 
-    def then_full(self: unit.AgentUnit, record: unit.Recorder) -> None:
+    def then_full(self: unit.AgentUnit, kept: record.Recorder) -> None:
         monkeypatch.setattr("sponge_env.run.store.write_json", full_sentence)
-        run(self, record)
+        run(self, kept)
 
     def full_sentence(path: Path, *_: Any, **__: Any) -> None:
         raise RunDirectoryError(f"cannot write {str(path)!r}: No space left on device")
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence() -> None:
 def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     import gzip
 
-    monkeypatch.setattr("sponge_env.utils.files.MOST_BYTES", 1000)
+    monkeypatch.setattr("sponge_env.utils.files.MAX_BYTES", 1000)
     Path("big").write_bytes(content or gzip.compress(bytes(1001)))
     with pytest.raises(ValueError, match=r"it holds more than 0\.001 MB"):
         read_bytes(Path("big"))
@@ -218,15 +218,15 @@ def test_a_signal_that_was_ignored_stays_so() -> None:
 def test_a_second_interrupt_while_results_are_written_loses_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add = unit.Recorder.add
+    add = record.Recorder.add
 
-    def interrupted(self: unit.Recorder, *arguments: Any) -> None:
+    def interrupted(self: record.Recorder, *arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         add(self, *arguments)
 
-    def in_the_middle(self: unit.AgentUnit, record: unit.Recorder) -> None:
+    def in_the_middle(self: unit.AgentUnit, kept: record.Recorder) -> None:
         try:
-            run(self, record)
+            run(self, kept)
         except KeyboardInterrupt:
             os.kill(os.getpid(), signal.SIGINT)
             raise
@@ -234,7 +234,7 @@ def test_a_second_interrupt_while_results_are_written_loses_none(
     run = unit.AgentUnit.run
     monkeypatch.setattr("sponge_env.run.unit.play", play_until_interrupted(unit.play))
     monkeypatch.setattr(unit.AgentUnit, "run", in_the_middle)
-    monkeypatch.setattr(unit.Recorder, "add", interrupted)
+    monkeypatch.setattr(record.Recorder, "add", interrupted)
     assert evaluate.main(RUN) == cli.INTERRUPTED
     assert "static-8" in capsys.readouterr().out
     assert [episode["partial"] for episode in kept_episodes()] == [True]

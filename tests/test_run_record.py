@@ -23,17 +23,11 @@ import sponge_env
 from sponge_env.errors import RunDirectoryError, SpongeError
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, from_summary, names, summary
 from sponge_env.run.read import load_intervals, read_intervals
+from sponge_env.run.record import COLUMNS, Journal, interval_columns, write_table
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import RunStore, describe, new_folder
 from sponge_env.run.suite import AgentEntry, CellGroup, Suite
-from sponge_env.run.unit import (
-    COLUMNS,
-    AgentUnit,
-    Journal,
-    interval_columns,
-    run_unit,
-    write_table,
-)
+from sponge_env.run.unit import AgentUnit, run_unit
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils import installation
 from sponge_env.utils.files import replacing, write_json
@@ -231,7 +225,7 @@ def test_a_killed_live_run_keeps_its_episodes_and_intervals(tmp_path):
 
 
 def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("sponge_env.run.unit._KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr("sponge_env.run.record._KEEP_EVERY_S", 0.0)
     unit = dataclasses.replace(live_unit(), backend="sim")
     kept, keep = [], RunStore.keep
 

@@ -23,7 +23,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.serve.app import Listening
 from sponge_env.serve.interface import Status
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
+from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
 
 TESTS = Path(__file__).parent
 PROGRAM = """
@@ -33,7 +33,6 @@ from fake_engine import FakeEngine, sums
 from served import Recorded
 from sponge_env import cli
 from sponge_env.serve.app import serve
-from sponge_env.serve.wire.extras import Extras
 from sponge_env.serve.options import ServeOptions
 
 class Engine(FakeEngine):
@@ -45,7 +44,7 @@ def main(arguments):
     engine = Engine(answer=lambda call: None if call.tensor[0] == 7 else sums(call))
     port, grpc_port, host, drain_s = arguments
     options = ServeOptions(host, int(port), int(grpc_port), drain_s=float(drain_s))
-    serve(engine, options, Extras(Recorded()))
+    serve(engine, options, Recorded(), {})
     sys.stdout.write(f"ended {engine.drained}")
     return 0
 
@@ -124,7 +123,7 @@ def test_an_open_host_is_warned_about() -> None:
         assert server.stdout
         assert server.stderr
         server.stdout.readline()
-        assert server.stderr.readline().startswith("warning: whoever reaches 0.0.0.0")
+        assert server.stderr.readline().startswith("warning: all who reach 0.0.0.0")
         server.terminate()
         server.wait(20)
 
@@ -169,10 +168,10 @@ def test_http_alone() -> None:
     [
         ({"port": 65536}, "port must be 0 to 65535"),
         ({"grpc_port": -1}, "grpc_port must be 0 to 65535"),
-        ({"most_rows": 0}, "most_rows must be positive"),
+        ({"max_rows": 0}, "max_rows must be positive"),
         ({"body_timeout_s": float("nan")}, "body_timeout_s must be positive"),
         ({"drain_s": -1.0}, "drain_s must not be negative"),
-        ({"token": ""}, "must not be empty"),
+        ({"token": ""}, "printable ASCII"),
         ({"token": "a\nb"}, "printable ASCII"),
     ],
 )

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from raw_http import binary, in_json
 
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
-from sponge_env.serve.interface import Served
-from sponge_env.serve.rpc.codec import read_request, write_response
-from sponge_env.serve.rpc.protos import MESSAGES
+from sponge_env.serve.http.messages import accepted_encoding, compress, decompress
+from sponge_env.serve.interface import ServedModel
+from sponge_env.serve.rpc.codec import MESSAGES, read_message, write_message
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.protocol import Inference, Wanted, read_inference, write_answer
+from sponge_env.serve.wire.protocol import InferRequest, RequestedOutput, read_request, write_answer
 from sponge_env.serve.wire.tensors import DATATYPES, from_numbers
 
 TINY, ROWS = served(), 16
@@ -30,8 +29,8 @@ FIELDS = {"float32": "fp32_contents", "float64": "fp64_contents", "bool": "bool_
           "int64": "int64_contents", "uint64": "uint64_contents"}  # fmt: skip
 
 
-def read(body: Any, length: bytes | None = None, serves: Served = TINY) -> Inference:
-    return read_inference(body, length, serves, ROWS)
+def read(body: Any, length: bytes | None = None, serves: ServedModel = TINY) -> InferRequest:
+    return read_request(body, length, serves, ROWS)
 
 
 def values(dtype: str) -> Any:
@@ -65,10 +64,10 @@ def test_every_datatype_there_and_back(dtype: str) -> None:
         found = read(body, length, serves)
         assert found.rows.dtype == rows.dtype
         assert np.array_equal(found.rows, rows)
-    as_bytes, as_json = Wanted("output", True), Wanted("output")
-    answer = write_answer(Inference(rows, (as_bytes,)), "m", {"output": rows}, {})
+    as_bytes, as_json = RequestedOutput("output", True), RequestedOutput("output")
+    answer = write_answer(InferRequest(rows, (as_bytes,)), "m", {"output": rows}, {})
     assert np.array_equal(np.frombuffer(answer.parts[1], dtype).reshape(rows.shape), rows)
-    answer = write_answer(Inference(rows, (as_json,)), "m", {"output": rows}, {})
+    answer = write_answer(InferRequest(rows, (as_json,)), "m", {"output": rows}, {})
     (tensor,) = orjson.loads(answer.parts[0])["outputs"]
     assert tensor["shape"] == [3, 2, 2]
     assert np.array_equal(np.array(tensor["data"], dtype).reshape(rows.shape), rows)
@@ -84,12 +83,12 @@ def test_every_datatype_over_grpc(dtype: str) -> None:
     if dtype != "float16":  # which has no contents
         field = FIELDS.get(dtype, "uint_contents" if dtype.startswith("u") else "int_contents")
         getattr(request.inputs[0].contents, field).extend(rows.reshape(-1).tolist())
-        assert np.array_equal(read_request(request, serves, ROWS).rows, rows)
+        assert np.array_equal(read_message(request, serves, ROWS).rows, rows)
         request.inputs[0].ClearField("contents")
     request.raw_input_contents.append(rows.tobytes())
-    found = read_request(request, serves, ROWS)
+    found = read_message(request, serves, ROWS)
     assert np.array_equal(found.rows, rows)
-    response = write_response(found, "m", {"output": rows}, {"deadline_met": True, "batch": 3})
+    response = write_message(found, "m", {"output": rows}, {"deadline_met": True, "batch": 3})
     assert response.raw_output_contents[0] == rows.tobytes()
     assert response.parameters["batch"].int64_param == 3
 
@@ -156,16 +155,16 @@ def test_encodings_that_are_accepted(accept: str, encoding: str) -> None:
 
 @given(body=st.binary(), encoding=st.sampled_from(["gzip", "deflate"]))
 def test_compression_there_and_back(body: bytes, encoding: str) -> None:
-    assert decompressed(compressed([body], encoding), encoding, len(body)) == body
+    assert decompress(compress([body], encoding), encoding, len(body)) == body
     if body:
         with pytest.raises(WireError, match="unpacked"):
-            decompressed(compressed([body], encoding), encoding, len(body) - 1)
+            decompress(compress([body], encoding), encoding, len(body) - 1)
 
 
 @given(body=st.binary(), encoding=st.sampled_from(["gzip", "deflate", "x-gzip"]))
 @example(gzip.compress(b"a")[:10], "gzip")
 def test_damaged_compression(body: bytes, encoding: str) -> None:
-    one_sentence(lambda: decompressed(body, encoding, 1000))
+    one_sentence(lambda: decompress(body, encoding, 1000))
 
 
 def one_sentence(work: Any) -> None:
@@ -257,4 +256,4 @@ def test_messages_with_changed_bytes(data: st.DataObject) -> None:
         changed_request = MESSAGES["ModelInferRequest"].FromString(body)
     except DecodeError:
         return
-    one_sentence(lambda: read_request(changed_request, TINY, ROWS))
+    one_sentence(lambda: read_message(changed_request, TINY, ROWS))

@@ -30,7 +30,7 @@ from benchmarks.servers import Server
 from sponge_env.models.ocr import Recognition, read_alphabet
 from sponge_env.models.registry import resolve_model
 from sponge_env.models.text_images import TextImage, draw
-from sponge_env.serve.interface import Call, Reply, Served, Status
+from sponge_env.serve.interface import Call, Reply, ServedModel, Status
 
 IMAGES = [draw(seed) for seed in range(8)]
 LONG_S = 60.0
@@ -79,7 +79,7 @@ def test_a_client_gets_the_text_that_a_pipeline_read() -> None:
         return answered(rows)
 
     inputs = resolve_model(MODELS[0]).inputs
-    served = Served("ocr", inputs, model.outputs, 4, 1.0, MODELS, MODELS)
+    served = ServedModel("ocr", inputs, model.outputs, 4, 1.0, MODELS, MODELS)
     with running(FakeEngine(served, answer)) as server:
         assert read_over_the_wire(server) == 1.0
 

@@ -26,11 +26,11 @@ from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Limits
 from sponge_env.serve.engine import ServingEngine
-from sponge_env.serve.interface import Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Call, Reply, ServedModel, Snapshot, Status
 from sponge_env.serve.system import ServedSystem
 
 SCENARIO = short(interval_s=0.05, limits=Limits(cores=4, batch=4, replicas=2, total_cores=8))
-SERVED = Served("echo", TensorSpec((1,)), TensorSpec((1,)), 4, 1.0, ("echo",), ("model",))
+SERVED = ServedModel("echo", TensorSpec((1,)), TensorSpec((1,)), 4, 1.0, ("echo",), ("model",))
 SOON_S = 10.0
 
 
@@ -253,14 +253,13 @@ PROGRAM = """
 from served import Recorded
 from sponge_env.serve.app import serve
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.wire.extras import Extras
 from test_serve_engine import FakeLauncher, Hanging, Rig, until
 
 hanging = Hanging()
 engine = Rig(FakeLauncher(), hanging=hanging).engine
 hanging.goes_on.clear()
 until(lambda: (last := engine.snapshot().last) and not last.feasible)
-serve(engine, ServeOptions(port=0, grpc_port=None, drain_s=0.5), Extras(Recorded()))
+serve(engine, ServeOptions(port=0, grpc_port=None, drain_s=0.5), Recorded(), {})
 """
 
 
@@ -286,7 +285,7 @@ def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> 
         now_s = time.monotonic()
         r.engine.submit(Call(np.zeros(1), now_s, now_s + 1, 8), done)
         assert r.submit()[1]().status is Status.ANSWERED
-    assert "could not be told" in caplog.text
+    assert "could not be sent" in caplog.text
 
 
 def test_a_running_call_that_is_taken_back_ends_at_once() -> None:

@@ -23,12 +23,11 @@ from served import Running, running
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
 from sponge_env.serve.http import routes
-from sponge_env.serve.http.half_closed import LOOK_S
-from sponge_env.serve.http.shared import Shared
+from sponge_env.serve.http.connection import PEER_CHECK_S, Connections
 from sponge_env.serve.interface import Reply, Status
 
 UPGRADE = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
-LIMITS: dict[str, Any] = {"most_body_bytes": 5000, "most_header_bytes": 3000, "most_rows": 16}
+LIMITS: dict[str, Any] = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +88,13 @@ def test_byte_by_byte(wire: Wire) -> None:
 
 
 def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Shared] = []
+    made: list[Connections] = []
 
-    def shared(*arguments: Any) -> Shared:
-        made.append(Shared(*arguments))
+    def connections(*arguments: Any) -> Connections:
+        made.append(Connections(*arguments))
         return made[0]
 
-    monkeypatch.setattr(app, "Shared", shared)
+    monkeypatch.setattr(app, "Connections", connections)
     with running(FakeEngine(answer=lambda call: None)) as server, Wire(server) as wire:
         wire.send(infer(np.zeros((8, 4))))
         server.engine.wait_until(lambda engine: len(engine.held) == 8)
@@ -188,7 +187,7 @@ def test_a_client_may_close_its_half(version: bytes) -> None:
             assert wire.answer().status == 100  # which tells it from a client that is gone
         engine.wait_until(lambda engine: len(engine.held) == 1)
         with engine.changed:
-            assert not engine.changed.wait_for(lambda: engine.cancelled, 3 * LOOK_S)
+            assert not engine.changed.wait_for(lambda: engine.cancelled, 3 * PEER_CHECK_S)
         engine.finish(answered(np.zeros(2, np.float32)))
         found = wire.answer()
         assert (found.status, found.headers["connection"]) == (200, "close")
@@ -337,7 +336,7 @@ def test_slow_work_is_no_slow_client() -> None:
 
 
 def test_too_many_connections() -> None:
-    with running(most_connections=2) as server, Wire(server) as one, Wire(server) as two:
+    with running(max_connections=2) as server, Wire(server) as one, Wire(server) as two:
         assert one.send(infer()).answer().status == 200
         assert two.send(infer()).answer().status == 200
         with Wire(server) as three:
@@ -350,7 +349,7 @@ def test_too_many_connections() -> None:
 def test_too_many_bodies_at_a_time() -> None:
     body, _ = binary()
     engine = FakeEngine(answer=lambda call: None)
-    limits = {"most_held_bytes": len(body) + 10}
+    limits = {"max_held_bytes": len(body) + 10}
     with running(engine, **limits) as server, Wire(server) as one, Wire(server) as two:
         one.send(infer())
         engine.wait_until(lambda engine: len(engine.held) == 1)
@@ -419,7 +418,7 @@ def test_what_was_shed_is_not_said_to_have_expired() -> None:
             assert found.status == 504
             said.append(found.json["error"])
     assert "passed" in said[0]
-    assert "given up" in said[1]
+    assert "dropped" in said[1]
 
 
 def test_a_late_answer_is_sent_all_the_same(wire: Wire) -> None:
@@ -463,7 +462,7 @@ def test_who_comes_from_elsewhere_by_way_of_this_machine(
 
 
 def test_others_may_not_switch_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sponge_env.serve.http.hosts.is_local", lambda host: False)
+    monkeypatch.setattr("sponge_env.serve.http.routes.is_local", lambda host: False)
     body = b'{"agent": "static-2"}'
     asked = request(body, path="/agent", content_type="application/json")
     with running() as server, Wire(server) as wire:
@@ -581,7 +580,7 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch: pytest.Monk
 
         return run
 
-    for name in ("read_inference", "write_answer"):
+    for name in ("read_request", "write_answer"):
         monkeypatch.setattr(routes, name, noted(getattr(routes, name)))
     wide = served(TensorSpec((40_000,)), TensorSpec((40_000,)))
     engine = FakeEngine(wide, lambda call: answered(np.zeros(40_000, np.float32)))
@@ -597,11 +596,11 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch: pytest.Monk
 def test_what_is_unpacked_counts() -> None:
     body = in_json() + b" " * 4000
     packed = request(gzip.compress(body), content_encoding="gzip")
-    with running(most_held_bytes=4000) as server, Wire(server) as wire:
+    with running(max_held_bytes=4000) as server, Wire(server) as wire:
         found = wire.send(packed).answer()
         assert (found.status, found.headers["retry-after"]) == (503, "1")
         assert wire.send(infer()).answer().status == 200
-    with running(most_held_bytes=5000) as server, Wire(server) as wire:
+    with running(max_held_bytes=5000) as server, Wire(server) as wire:
         for _ in range(3):  # it is given back
             assert wire.send(packed).answer().status == 200
         assert (

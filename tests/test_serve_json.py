@@ -16,15 +16,20 @@ from served import running
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.http import routes
-from sponge_env.serve.wire.json_text import HEAD_BYTES, NUMBER_BYTES, object_bytes, read_json
-from sponge_env.serve.wire.protocol import read_inference
+from sponge_env.serve.wire.protocol import (
+    HEAD_BYTES,
+    NUMBER_BYTES,
+    parsed_bytes,
+    read_json,
+    read_request,
+)
 
 WIDE = served(TensorSpec((40_000,)))
 
 
 def test_json_is_as_large_as_the_model_needs() -> None:
     spaces = b" " * HEAD_BYTES
-    with running(most_rows=8) as server, Wire(server) as wire:
+    with running(max_rows=8) as server, Wire(server) as wire:
         found = wire.send(request(in_json() + spaces)).answer()
         assert found.status == 200
         found = wire.send(request(in_json() + spaces + b" " * 8 * 4 * NUMBER_BYTES)).answer()
@@ -38,7 +43,7 @@ def test_json_is_as_large_as_the_model_needs() -> None:
 
 def test_a_setting_is_small() -> None:
     with running() as server, Wire(server) as wire:
-        body = b'{"agent": "static-1"}' + b" " * routes.MOST_SETTING_BYTES
+        body = b'{"agent": "static-1"}' + b" " * routes.MAX_SETTING_BYTES
         asked = request(body, path="/agent", content_type="application/json")
         assert wire.send(asked).answer().status == 413
 
@@ -48,7 +53,7 @@ def test_what_json_becomes_counts(most_bytes: int) -> None:
     """150 KB of ``[]`` take 5 MB while they are parsed."""
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000]}
     body = json.dumps({"inputs": [{**tensor, "data": [[]] * 50_000}]}).encode()
-    with running(FakeEngine(WIDE), most_held_bytes=most_bytes) as server, Wire(server) as wire:
+    with running(FakeEngine(WIDE), max_held_bytes=most_bytes) as server, Wire(server) as wire:
         found = wire.send(request(body)).answer()
         assert found.status == (413 if most_bytes < 10_000_000 else 400)
         assert wire.send(request(in_json())).answer().status == 400  # it is given back
@@ -80,7 +85,7 @@ def test_no_json_becomes_more_than_is_counted(text: str) -> None:
     finally:
         tracemalloc.stop()
     assert found
-    assert made + len(data) <= object_bytes(data)
+    assert made + len(data) <= parsed_bytes(data)
 
 
 def test_large_json_is_read_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +93,9 @@ def test_large_json_is_read_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
     def noted(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
-        return read_inference(*arguments)
+        return read_request(*arguments)
 
-    monkeypatch.setattr(routes, "read_inference", noted)
+    monkeypatch.setattr(routes, "read_request", noted)
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000], "data": [1] * 40_000}
     asked = request(json.dumps({"inputs": [tensor]}).encode())
     with running(FakeEngine(WIDE)) as server, Wire(server) as one, Wire(server) as two:

@@ -14,6 +14,7 @@ from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Batches, Reply, Status
+from sponge_env.serve.monitor.exposition import exposition
 from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 
 LATE = dataclasses.replace(ANSWER, finished_s=1.5, in_time=False)
@@ -26,7 +27,7 @@ def metrics() -> ServerMetrics:
 
 def samples(metrics: ServerMetrics) -> dict[str, float]:
     """Read the exposition: ``name{label=value}`` to its value."""
-    _, text = metrics.exposition()
+    text = exposition(metrics)
     found = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
@@ -200,8 +201,6 @@ def test_what_is_now_stands_by_stage() -> None:
 
 
 def test_the_exposition_is_whole_before_anything_has_happened(metrics: ServerMetrics) -> None:
-    content_type, _ = metrics.exposition()
-    assert content_type.startswith("text/plain; version=0.0.4")
     assert samples(metrics)["sponge_slo_seconds"] == 1
     assert metrics.statistics()["inference_stats"]["success"] == {"count": 0, "ns": 0}
 
@@ -209,7 +208,7 @@ def test_the_exposition_is_whole_before_anything_has_happened(metrics: ServerMet
 def test_a_models_name_cannot_break_the_text() -> None:
     name = 'a"b\\c\nd{}'
     metrics = ServerMetrics(dataclasses.replace(SERVED, name=name))
-    _, text = metrics.exposition()
+    text = exposition(metrics)
     families = list(text_string_to_metric_families(text.decode()))
     named = {s.labels["model"] for f in families for s in f.samples if "model" in s.labels}
     assert named == {name}
@@ -218,7 +217,7 @@ def test_a_models_name_cannot_break_the_text() -> None:
 def test_names_and_types_are_declared_once_each() -> None:
     story = Story(SERVED)
     story.play(20)
-    _, text = story.metrics.exposition()
+    text = exposition(story.metrics)
     lines = text.decode().splitlines()
     declared = Counter(line.split()[2] for line in lines if line.startswith("# TYPE"))
     assert set(declared.values()) == {1}

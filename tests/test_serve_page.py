@@ -24,10 +24,10 @@ import pytest
 from served_story import ANSWER, SERVED, FakeEngine, Story, call, snapshot
 
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.serve.interface import Reply, Served, Status
-from sponge_env.serve.monitor.history import KEPT_S, NEVER, History, Watch
+from sponge_env.serve.interface import Reply, ServedModel, Status
+from sponge_env.serve.monitor.history import KEPT_S, NEVER, History, HistoryThread
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
-from sponge_env.serve.monitor.page import CONTENT_TYPE, page, page_headers, since, state
+from sponge_env.serve.monitor.page import page, page_headers, since, state
 
 OCR = dataclasses.replace(
     SERVED,
@@ -122,7 +122,7 @@ def test_a_query_says_from_when_on(query: str, since_s: float) -> None:
 def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> None:
     """Those that follow each other closely are not lost, and the time is the clock's."""
     engine = FakeEngine(now=snapshot(0.0, last=None))
-    with closing(Watch(engine, history)) as watch:
+    with closing(HistoryThread(engine, history)) as watch:
         for time_s, counted_s in ((1.0, 1.0), (1.0, 1.0), (4.5, 2.0), (4.6, 3.0), (5.5, 4.0)):
             last = interval(counted_s, cores=8.0, core_seconds=8.0)
             engine.tell(snapshot(time_s, last=last))
@@ -154,7 +154,7 @@ def test_only_the_pages_own_script_and_style_may_run() -> None:
 
 
 @contextmanager
-def shown(story: Story, token: str = "", states: int = 1000) -> Iterator[str]:
+def brief(story: Story, token: str = "", states: int = 1000) -> Iterator[str]:
     """Serve page and state of a story on a free port; the latter no more often than this."""
     asked = itertools.count()
 
@@ -162,7 +162,7 @@ def shown(story: Story, token: str = "", states: int = 1000) -> Iterator[str]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             fine = not token or self.headers.get("authorization") == f"Bearer {token}"
-            body, headers, status = page(), page_headers() | {"content-type": CONTENT_TYPE}, 200
+            body, headers, status = page(), page_headers() | {"content-type": "text/html"}, 200
             if parts.path == "/state":
                 body = state(story.engine, story.history, since(parts.query)) if fine else b"{}"
                 headers, status = {"content-type": "application/json"}, 200 if fine else 401
@@ -213,10 +213,10 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machi
     [SERVED, OCR, dataclasses.replace(SERVED, name="<b>lite</b>", variants=("<i>a</i>", "b"))],
     ids=["single", "pipeline", "hostile"],
 )
-def test_a_browser_shows_the_story(served: Served, tmp_path: Path) -> None:
+def test_a_browser_shows_the_story(served: ServedModel, tmp_path: Path) -> None:
     story = Story(served)
     story.play(200)
-    with shown(story) as url:
+    with brief(story) as url:
         document = looked_at(url, tmp_path)
     assert "<b>lite</b>" not in document
     assert "<i>a</i>" not in document
@@ -226,7 +226,7 @@ def test_a_browser_shows_the_story(served: Served, tmp_path: Path) -> None:
     assert all(stage in texts(document, "stages") for stage in served.stages)
     assert "a replica restarted" in texts(document, "events")
     drawn = re.findall(r'class="chart"[^>]*aria-label="([^"]+)"', document)
-    assert len(drawn) == 5
+    assert len(drawn) == 4
     assert not [said for said in drawn if "NaN" in said or "undefined" in said]
     assert "NaN" not in re.sub(r"<script>.*?</script>", "", document, flags=re.DOTALL)
 
@@ -235,17 +235,16 @@ def test_a_browser_shows_the_story(served: Served, tmp_path: Path) -> None:
 def test_a_browser_shows_a_server_that_has_done_nothing(tmp_path: Path) -> None:
     story = Story(SERVED)
     story.engine.now = snapshot(0.0, last=None, budgets_s=(), queued=(0,))
-    with shown(story) as url:
+    with brief(story) as url:
         document = looked_at(url, tmp_path)
-    assert "No request has ended in this time" in document
-    assert "Nobody waits" in document
+    assert "Latency, end to end: nothing yet" in document
 
 
 @browser
 def test_a_browser_asks_for_the_token(tmp_path: Path) -> None:
-    with shown(Story(SERVED), token="secret") as url:
+    with brief(Story(SERVED), token="secret") as url:
         document = looked_at(url, tmp_path)
-    assert "This server wants an access token." in document
+    assert "This server needs an access token." in document
     assert 'id="ask" hidden' not in document
 
 
@@ -253,7 +252,7 @@ def test_a_browser_asks_for_the_token(tmp_path: Path) -> None:
 def test_a_browser_says_when_the_server_is_gone(tmp_path: Path) -> None:
     story = Story(SERVED)
     story.play(20)
-    with shown(story, states=2) as url:
+    with brief(story, states=2) as url:
         document = looked_at(url, tmp_path)
     assert "No answer from the server for" in document
     assert texts(document, "state") == ["no answer"]

@@ -24,10 +24,8 @@ from served import Running, running
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.rpc import service
-from sponge_env.serve.rpc.codec import MOST_FIELDS, loose_bytes, read_request
-from sponge_env.serve.rpc.messages import STREAMED
-from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
-from sponge_env.serve.rpc.service import COPIES, LOOSE_COPIES, PUSHBACK
+from sponge_env.serve.rpc.codec import MAX_FIELDS, MESSAGES, SERVICE, parsed_bytes, read_message
+from sponge_env.serve.rpc.service import COPIES, PARSED_COPIES, PUSHBACK, STREAM_REQUESTS
 from sponge_env.serve.wire.outcomes import WireError
 
 with warnings.catch_warnings():
@@ -40,7 +38,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(most_body_bytes=10_000, most_header_bytes=4000) as found:
+    with running(max_body_bytes=10_000, max_header_bytes=4000) as found:
         yield found
 
 
@@ -222,7 +220,7 @@ def test_a_refusal_says_when_to_try_again() -> None:
 
 def test_calls_beyond_the_limit_are_refused() -> None:
     engine = FakeEngine(answer=lambda call: None)
-    limits = {"most_connections": 2}
+    limits = {"max_connections": 2}
     with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
         ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         held = [ask.future(infer().SerializeToString()) for _ in range(2)]
@@ -307,16 +305,16 @@ def test_a_stream_that_ends_takes_all_back() -> None:
     with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
         many = itertools.repeat(infer().SerializeToString(), 200)
         ask = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(many, timeout=20)
-        engine.wait_until(lambda engine: len(engine.held) == STREAMED)
+        engine.wait_until(lambda engine: len(engine.held) == STREAM_REQUESTS)
         ask.cancel()
-        engine.wait_until(lambda engine: len(engine.cancelled) == STREAMED)
-    assert len(engine.calls) == STREAMED
+        engine.wait_until(lambda engine: len(engine.cancelled) == STREAM_REQUESTS)
+    assert len(engine.calls) == STREAM_REQUESTS
 
 
 def test_too_many_messages_at_a_time() -> None:
     data = infer().SerializeToString()
     engine = FakeEngine(answer=lambda call: None)
-    limits = {"most_held_bytes": max(COPIES * len(data), len(binary()[0])) + 5}
+    limits = {"max_held_bytes": max(COPIES * len(data), len(binary()[0])) + 5}
     with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
         held = channel.unary_unary(f"/{SERVICE}/ModelInfer").future(data)
         engine.wait_until(lambda engine: len(engine.held) == 1)
@@ -340,9 +338,9 @@ def test_only_what_takes_long_is_read_beside_the_loop(
 
     def noted(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
-        return read_request(*arguments)
+        return read_message(*arguments)
 
-    monkeypatch.setattr(service, "read_request", noted)
+    monkeypatch.setattr(service, "read_message", noted)
     request = infer(np.ones((1, 40_000)))
     if typed:
         del request.raw_input_contents[:]
@@ -356,16 +354,16 @@ def test_only_what_takes_long_is_read_beside_the_loop(
 @given(data=st.binary(max_size=100), raw=st.binary(max_size=300), more=st.binary(max_size=3))
 def test_raw_contents_are_told_from_the_rest(data: bytes, raw: bytes, more: bytes) -> None:
     try:
-        assert 0 <= loose_bytes(data) <= len(data)
+        assert 0 <= parsed_bytes(data) <= len(data)
     except WireError:
-        assert len(data) > MOST_FIELDS
+        assert len(data) > MAX_FIELDS
     request = infer()
     request.raw_input_contents[0] = raw
     said = request.SerializeToString()
     head = len(said) - len(raw) - (2 if len(raw) < 128 else 3)
-    assert loose_bytes(said) == head
+    assert parsed_bytes(said) == head
     if more:
-        assert loose_bytes(said + more) == len(said + more)
+        assert parsed_bytes(said + more) == len(said + more)
 
 
 def test_a_request_has_few_fields(channel: grpc.Channel) -> None:
@@ -387,16 +385,16 @@ def test_what_numbers_become_counts(most_bytes: int) -> None:
     del request.raw_input_contents[:]
     request.inputs[0].contents.fp32_contents.extend([1.0] * 40_000)
     engine = FakeEngine(served(TensorSpec((40_000,))))
-    limits = {"most_held_bytes": most_bytes, "most_body_bytes": 200_000}
+    limits = {"max_held_bytes": most_bytes, "max_body_bytes": 200_000}
     with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
         found = code(channel, "ModelInfer", request.SerializeToString())
-        enough = most_bytes > (COPIES + LOOSE_COPIES) * 160_100
+        enough = most_bytes > (COPIES + PARSED_COPIES) * 160_100
         assert (found is grpc.StatusCode.OK) == enough
         assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
 
 
 def test_connections_are_bounded() -> None:
-    with running(most_connections=2) as server:
+    with running(max_connections=2) as server:
         address = (server.options.host, server.options.grpc_port or 0)
         with ExitStack() as stack:
             greeted = []
@@ -412,7 +410,7 @@ def test_connections_are_bounded() -> None:
 
 
 def test_streams_are_bounded() -> None:
-    limits = {"most_held_bytes": 60_000, "most_body_bytes": 10_000}
+    limits = {"max_held_bytes": 60_000, "max_body_bytes": 10_000}
     places = 60_000 // (COPIES * 10_000)
     with running(**limits) as server, grpc.insecure_channel(server.grpc) as channel:
         never, data = threading.Event(), infer().SerializeToString()
@@ -433,7 +431,7 @@ def test_streams_are_bounded() -> None:
 
 def test_few_messages_are_read_at_a_time() -> None:
     """What has come of a message is not counted before it is whole."""
-    limits = {"most_held_bytes": 60_000, "most_body_bytes": 10_000, "body_timeout_s": 4.0}
+    limits = {"max_held_bytes": 60_000, "max_body_bytes": 10_000, "body_timeout_s": 4.0}
     places = 60_000 // (COPIES * 10_000)
     with running(**limits) as server, grpc.insecure_channel(server.grpc) as channel:
         never, data = threading.Event(), infer().SerializeToString()

@@ -73,7 +73,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
         metrics = system.step(asked(scenario, *sizes))
         if interval + 1 < intervals:
             totals = {key: totals[key] + getattr(metrics, key) for key in totals}
-        system._held.check()
+        system._table.check()
     system.close_by(system.stamp(system.worker.now() + data.draw(st.floats(0.0, 3.0))))
     system.drain()
     system.abandon(Status.STOPPED)
@@ -84,7 +84,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     pending = check_accounts(client, totals)
     assert not system.open
     assert not system.inbox
-    system._held.check()
+    system._table.check()
     check_batches(client)
     if name == "two stages":
         assert system._env["opened"] == pending
@@ -110,7 +110,7 @@ def check_told(client: Client, name: str) -> None:
 
 def check_batches(client: Client) -> None:
     """Check that each batch that has ended counts, with its stage, size and time."""
-    counted = client.system.batches.so_far()
+    counted = client.system.batches.totals()
     for k, sizes in enumerate(counted):
         ended = [c for c in client.worker.ended if c.batch.stage == k]
         assert {each.size: each.ended for each in sizes} == Counter(c.batch.size for c in ended)
@@ -248,7 +248,7 @@ def test_memory_does_not_grow_with_time() -> None:
         system.step(asked(TWO, 2, 2, 2))
         handover = client.worker.handover
         kept = [len(each) for each in (*handover._left, handover._forgotten, handover._answers)]
-        sizes.add((*kept, len(handover._running), len(system._held._batches)))
+        sizes.add((*kept, len(handover._running), len(system._table._batches)))
     assert max(map(sum, sizes)) < 40
     assert len(system._history[0]) == 30
     assert not system._env["ended"]
@@ -335,11 +335,11 @@ def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
     """As long as all is given up because of it, no batch would tell that it is over."""
     system = served_system(ONE)
     client = Client(system)
-    pace = system._paces[0]
+    pace = system._slowdowns[0]
     table_s = system.spec.stages[0].latencies[0].table_s(16, 16)
     usual_s = float(table_s[0, 15])
     for _ in range(100):
-        pace.note(0, 1, 16, 3 * usual_s)
+        pace.add(0, 1, 16, 3 * usual_s)
     for second in range(12):
         client.at(second + 0.5, client.submit, 1.7 * usual_s)
     for _ in range(12):
@@ -355,5 +355,5 @@ def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace() -> None:
     system.step(Allocation(1, 1))
     system.step(Allocation(16, 1))
     assert client.statuses == [Status.ANSWERED]
-    assert system._paces[0].slow == 1.0
+    assert system._slowdowns[0].factor == 1.0
     assert not system._steady_cores
