@@ -24,8 +24,8 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
 
-ROUNDING = 1e-9
-"""Requests, or ticks, that a count may be off by rounding."""
+from .rates import Forecast, forecast_arrivals_s
+
 ROUNDING_MS = 1e-6
 """Milliseconds that a published budget may be off by rounding."""
 TICKS = 128
@@ -33,17 +33,6 @@ TICKS = 128
 _TASKS_SHARE = 0.9
 """Share of the requests whose tasks are planned for, the others have more."""
 _MAX_TASKS = 256
-
-
-class Forecast(NamedTuple):
-    """What is expected to arrive until the next decision."""
-
-    rate_rps: float
-    noise: float
-    """Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected."""
-    budget_low_s: float
-    """Lowest and highest budget on arrival."""
-    budget_high_s: float
 
 
 class StageTables(NamedTuple):
@@ -254,24 +243,6 @@ class SystemModel:
             )
             for k, stage in enumerate(view.stages)
         ]
-
-
-def forecast_arrivals_s(forecast: Forecast, until_s: float) -> FloatArray:
-    """Return when each forecast arrival comes, and when it is due: (arrivals, 2).
-
-    They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
-    ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
-    queue, get the lowest.
-    """
-    rate_rps, noise, low_s, high_s = forecast
-    order = np.arange(math.ceil(rate_rps * until_s - ROUNDING))
-    arrivals_s = np.empty((order.size, 2))
-    if order.size:
-        step_s = (high_s - low_s) / max(order.size - 1, 1)
-        root = (np.sqrt(noise * noise + 4 * order) - noise) / 2
-        np.divide(root * root, rate_rps, out=arrivals_s[:, 0])
-        np.add(arrivals_s[:, 0], low_s + step_s * order, out=arrivals_s[:, 1])
-    return arrivals_s
 
 
 def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:

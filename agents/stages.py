@@ -39,7 +39,7 @@ from sponge_env.control.split import shares, stage_views
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
-from .enumeration import pair_order, solve_pairs
+from .enumeration import PairOrder, pair_order, solve_pairs
 from .fleet import Fleets, everything
 from .lateness import (
     Service,
@@ -52,9 +52,13 @@ from .lateness import (
     settled_size,
     write_late,
 )
-from .program import ROUNDING, TICKS, Forecast, StageState, StageTables, SystemModel, idle_state
+from .program import TICKS, StageState, StageTables, SystemModel, idle_state
+from .rates import ROUNDING, Forecast
 from .solvers import make_backend, pairs_program, solve, solve_chain
 
+_MARGIN = 0.9
+"""Probability with which a latency should stay below prediction plus margin, by the residuals of
+the profile's fit."""
 _BUSIEST = 0.95
 """Utilisation from which on waiting times are taken to grow no more."""
 _SECOND = 2**30
@@ -163,8 +167,8 @@ class StageProgram:
 
     def __init__(self, config: Any, spec: SystemSpec) -> None:
         """Lay the system out, with the options of :class:`.sponge_ip.SpongeIPConfig`."""
-        self._spec, options = spec, (config.margin_probability, config.accuracy_price)
-        self.model = SystemModel(spec, config.variant, *options)
+        self._spec = spec
+        self.model = SystemModel(spec, config.variant, _MARGIN, config.accuracy_price)
         self._backend = None if config.solver == "exact" else make_backend(config.solver)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
@@ -194,18 +198,19 @@ class StageProgram:
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.model.states(view, forecast, replicas)
-        if self.pair_order and self._spec.first.cores_max * replicas[0] <= self._spec.total_cores:
-            return self._choose_pair(states[0])
+        order = self.pair_order
+        if order and self._spec.first.cores_max * replicas[0] <= self._spec.total_cores:
+            return self._choose_pair(states[0], order)
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
         return Allocation(stages=self._chosen(replicas), feasible=feasible)
 
-    def _choose_pair(self, state: StageState) -> Allocation:
+    def _choose_pair(self, state: StageState, order: PairOrder) -> Allocation:
         """Choose for a single stage and variant, on a machine with room for any cores."""
         tables, (variant,) = self.model.tables[0], self.model.variants(0)
         if self._backend is None:
-            cores, batch, late = solve_pairs(tables, state, self.pair_order)
+            cores, batch, late = solve_pairs(tables, state, order)
             return Allocation(cores, batch, state.replicas, variant, feasible=late == 0)
         answer = solve(pairs_program(self._of_variant(), tables, state), self._backend)
         return answer.changed(replicas=state.replicas, variant=variant)

@@ -65,7 +65,7 @@ DOORS = {
         "sponge_env/models/efficientnet.py",
     },
     "pulp": {"agents/solvers.py"},
-    "optuna": {"agents/learn/search.py"},
+    "optuna": {"agents/learn/search.py", "baselines/tune.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "scipy": {"sponge_env/results/statistics.py"},
     "tensorboard": {"sponge_env/run/tensorboard.py", "agents/learn/training.py"},

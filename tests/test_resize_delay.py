@@ -10,9 +10,9 @@ import pytest
 from scenarios import STEADY_PROFILE, requests_at
 
 from agents.lookahead import SpongeMPC
+from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
 from agents.sponge_joint import SpongeJoint
-from agents.surprise import ForecastError
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.latency import LatencyModel
 from sponge_env.run.rollout import Run, run_episode
@@ -115,7 +115,7 @@ def test_programs_that_are_told_of_the_delay_do_better(make: type[Controller]) -
     assert told < 0.9 * not_told
 
 
-def test_surprise_is_what_the_forecast_missed_beyond_chance() -> None:
+def test_surprise_is_what_the_forecast_missed_beyond_draws() -> None:
     rng = np.random.default_rng(0)
     steady, swinging, at_once = (
         ForecastError(1.0, 0.5),
