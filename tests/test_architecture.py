@@ -215,19 +215,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {}
     for module, path in modules.items():
         names = {f"{m}.{name}" if f"{m}.{name}" in modules else m for m, name in imports(path)}
-        names -= {module, REMAINING_CYCLES.get(module, "")}
+        names -= {module}
         graph[module] = {name for name in names if name in modules}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
-
-
-REMAINING_CYCLES = {
-    "sponge_env.models.ocr": "sponge_env.models.text_images",
-    "sponge_env.serve.monitor.exposition": "sponge_env.serve.monitor.metrics",
-}
-"""Imports without which there is no circle; the list shall become empty."""
 
 
 def test_private_names_stay_in_their_package() -> None:
