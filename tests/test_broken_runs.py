@@ -15,7 +15,6 @@ import pytest
 
 import evaluate
 from sponge_env import cli
-from sponge_env.app import report
 from sponge_env.errors import RunDirectoryError
 from sponge_env.run import tensorboard
 from sponge_env.utils.files import read_bytes, replacing, write_json
