@@ -127,7 +127,7 @@ def _but_for_seed(path: Path, info: PolicyInfo) -> tuple[object, ...]:
     settings = path.with_name(SETTINGS_FILE)
     used = read_json(settings) if settings.exists() else None
     # The command says what no field does: how many environments, and whether randomised.
-    _, options = cli.told_apart(shlex.split(info.command), _OF_ONE_TRAINING)
+    _, options = cli.split_options(shlex.split(info.command), _OF_ONE_TRAINING)
     same = info.agent, info.fingerprint, info.scenarios, info.inputs, info.planned, info.every
     return (*same, info.batches, sorted(options[1:]), used)  # but for the interpreter's name
 

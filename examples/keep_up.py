@@ -5,7 +5,7 @@ Run from this folder:  python ../evaluate.py --agent keep_up:KeepUp sponge-ip fa
 
 import numpy as np
 
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env import Allocation, SystemSpec, SystemView
 
 
 class KeepUp:
@@ -26,10 +26,10 @@ class KeepUp:
 
     def decide(self, view: SystemView) -> Allocation:
         """Choose for the next interval; before the first arrivals, take everything."""
-        arrivals, queued = view.first.arrivals, view.first.queued_deadlines_s.size
-        if not arrivals.size:
+        stage = view.first
+        if not stage.arrivals.size:
             return Allocation(cores=self.throughput_rps.shape[1], batch=1)
-        demand = arrivals[-self.recent :].mean() + queued / self.recent
+        demand = stage.arrivals[-self.recent :].mean() + stage.queued_deadlines_s.size / self.recent
         enough = self.throughput_rps.max(axis=0) >= self.headroom * demand / self.interval_s
         cores = int(enough.argmax()) + 1 if enough.any() else enough.size
         batch = int(self.throughput_rps[:, cores - 1].argmax()) + 1
