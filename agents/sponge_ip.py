@@ -25,9 +25,9 @@ from sponge_env.latency import quantile
 
 from .fleet import FleetOptions
 from .program import Forecast
-from .solvers import SolverName, solver_maker
-from .stages import Pipeline
-from .surprise import Surprise
+from .solvers import PublishedProgram, SolverName, make_backend
+from .stages import StagePlanner
+from .surprise import ForecastError
 
 _INTERVALS_FOR_DISPERSION = 5
 """With fewer intervals, arrivals are taken to scatter like a Poisson process."""
@@ -93,7 +93,8 @@ class SpongeIP(BaseController):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
-        self._make_solver = solver_maker(self.config.solver)
+        if self.config.solver != "exact":
+            make_backend(self.config.solver)
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether the program is one for all stages: its own form, for a chain."""
@@ -105,49 +106,38 @@ class SpongeIP(BaseController):
         return "equal" if self.config.budget == "equal" else "proportional"
 
     def begin(self, spec: SystemSpec) -> None:
-        """Make the solver for a system whose latency model predicts positive latencies."""
+        """Make the program for a system whose latency model predicts positive latencies."""
         config = self.config
-        self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
-        margin = max(0.0, spec.first.latency.residual_quantile(config.margin_probability))
-        self._pipeline = None
-        self._in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
-        if config.formulation == "per-request" and (self._in_pipeline or spec.has_variants):
-            self._pipeline = Pipeline(config, spec, scaled_out=self._in_pipeline)
+        self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
+        in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
+        sigmas = config.stage_sigmas if in_pipeline else config.sigmas
+        self._forecasting = dataclasses.replace(config, sigmas=sigmas)
+        if config.formulation == "paper":
+            self._published = PublishedProgram(spec, config.solver)
         else:
-            self._solver = self._make_solver(spec, margin)
+            self._planner = StagePlanner(config, spec, scaled_out=in_pipeline)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
-        paper = self.config.formulation == "paper"
-        if not view.first.arrivals.size and paper:
-            return dataclasses.replace(view.allocation, feasible=True)
-        if not view.first.arrivals.size and self._pipeline is not None:
-            return self._pipeline.everything()
+        config, paper = self.config, self.config.formulation == "paper"
         if not view.first.arrivals.size:
-            return Allocation(spec.first.cores_max, spec.first.batch_max)
+            held = dataclasses.replace(view.allocation, feasible=True)
+            return held if paper else self._planner.everything()
         if paper:
             rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
-            answer = self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
+            answer = self._published.choose(rate_rps, delay_max_s, config.slo_fraction)
         else:
-            answer = self._per_request(view, self._forecast(spec, view))
-        if not answer.feasible and self.config.on_infeasible == "hold":
+            answer = self._planner.choose(view, self._forecast(spec, view))
+        if not answer.feasible and config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer
 
     def _forecast(self, spec: SystemSpec, view: SystemView) -> Forecast:
-        config = self.config
-        if self._in_pipeline:
-            config = dataclasses.replace(config, sigmas=config.stage_sigmas)
-        forecast = forecast_arrivals(config, spec, view)
-        self._surprise.add(float(view.first.arrivals[-1]), forecast.rate_rps)
-        swing = math.exp(self.config.sigmas * math.sqrt(self._surprise.variance))
+        forecast = forecast_arrivals(self._forecasting, spec, view)
+        self._error.add(float(view.first.arrivals[-1]), forecast.rate_rps)
+        swing = math.exp(self.config.sigmas * math.sqrt(self._error.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
-
-    def _per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
-        if self._pipeline is None:
-            return self._solver.per_request(view, forecast)
-        return self._pipeline.choose(view, forecast)
 
 
 def sponge_exact(**options: object) -> SpongeIP:

@@ -11,7 +11,7 @@ _REMEMBERED = 300
 """Intervals that count at most."""
 
 
-class Surprise:
+class ForecastError:
     """Watches forecasts and what arrived in the interval that they decided about.
 
     A decision is in force from one delay after the forecast on, for an interval. What its

@@ -20,7 +20,7 @@ COMMANDS = {
         "serve.load.__main__",
         "send a scenario's requests to a server",
     ),
-    "report": ("results.__main__", "make one page of what runs found"),
+    "report": ("app.report", "make one page of what runs found"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
 }
 """Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere."""

@@ -366,8 +366,7 @@ class StageView:
     pending: tuple[tuple[float, int], ...] = ()
     """Seconds until each earlier decision is in force that is not yet, and its cores."""
     last: StageMetrics | None = None
-    """Metrics of the last interval; None before the first, and where there is one stage, whose
-    are those of the system."""
+    """Metrics of the last interval; None before the first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reference.pipeline import Asked, Pipeline, StageModel
+from reference.pipeline import Pipeline, StageModel
 from views import busy_view, make_spec, make_view
 
 from agents.lookahead import SpongeMPC, planner
@@ -31,7 +31,7 @@ from agents.lookahead.tandem import (
 from sponge_env.core.compiled import entry_point
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, StageAllocation, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Run, run_episode
@@ -138,7 +138,7 @@ def reference(case: Case) -> float:
         StageModel([table_s.T.tolist()], [1.0], (k - 1,) if k else (), count)
         for k, (table_s, count) in enumerate(zip(service_s, replicas, strict=True))
     ]
-    first, second = ([Asked(c, batch)] * len(models) for c in cores)
+    first, second = ([StageAllocation(c, batch)] * len(models) for c in cores)
     model = Pipeline(models, first, lambda row, stage, done: [*tasks, 0][stage], math.inf)
     arrivals = arrivals_s.tolist()
     model.serve([each for each in arrivals if each[0] <= edge_s], first, edge_s)

@@ -21,7 +21,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
 
-from ..surprise import Surprise
+from ..surprise import ForecastError
 
 _INTERVALS = 30
 """Intervals that are remembered."""
@@ -86,7 +86,7 @@ class Flow:
         self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
         self._rate_rps, self._watched_s = 0.0, spec.interval_s
         self._scatter, self._scatter_intervals = 1.0, 3
-        self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
+        self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
         self._sizes_differ = False
         self._points: list[tuple[float, float]] = []
         self.kinds = np.array([[1.0, spec.slo_s]])
@@ -119,7 +119,7 @@ class Flow:
             np.array(self._counts), np.array(self._spans_s), self._interval_s
         )
         self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
-        self._surprise.add(count, self._rate_rps)
+        self._error.add(count, self._rate_rps)
         if len(self._counts) > 1:
             self._follow_scatter()
 
@@ -171,12 +171,12 @@ class Flow:
         noise = scatter / max(1.0, self._rate_rps * self._watched_s)
         return Outlook(
             rate_rps=self._rate_rps,
-            spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._surprise.variance),
+            spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._error.variance),
             scatter=scatter,
             transfer_s=math.exp(self._log_delays[-1]),
             typical_s=self._typical_s(),
             swing=swing,
-            surge=self._surprise.surge,
+            surge=self._error.surge,
         )
 
 

@@ -365,9 +365,9 @@ def _report_cell(
     if not (summaries or bounds):
         return
     if len(found) > 1 and _paired(found["sim"], found["live"]):
-        from sponge_env.fidelity.report import beside
+        from sponge_env.fidelity.report import side_by_side
 
-        print(beside(found["sim"], found["live"]))
+        print(side_by_side(found["sim"], found["live"]))
     else:  # of an interrupted run the live part may be missing
         for backend, episodes in found.items():
             if rows := [*episodes, *(bounds if backend == "sim" else ())]:
@@ -419,7 +419,7 @@ def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:
 
 def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
     """Draw the intervals of each agent's first seed, and say where."""
-    from sponge_env.results.figures import plot_comparison
+    from sponge_env.results.time_series import plot_comparison
     from sponge_env.run.read import read_intervals
 
     files = {unit.agent: store.file("intervals", unit, "-seed0.parquet") for unit in work}
@@ -433,7 +433,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
     """Write and print the tables, and what TensorBoard shows; return the exit code."""
     # These bring pandas, SciPy and TensorBoard.
     from sponge_env.results.comparison import Comparison
-    from sponge_env.results.tables import all_tables
+    from sponge_env.results.suite_tables import all_tables
     from sponge_env.run.bounds import bound_units
     from sponge_env.run.read import load_bounds, load_failures, load_results
     from sponge_env.run.suite import arranged

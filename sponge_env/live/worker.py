@@ -17,7 +17,7 @@ from sponge_env.live.fleet import HEARTBEAT_S, Ended, Fleet, Phase, Watch
 from sponge_env.live.handover import Handover
 from sponge_env.live.local import LocalMachine, open_launchers, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
-from sponge_env.scenario.spec import check_allocation
+from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
 
 class EpisodeClock:
@@ -248,7 +248,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         begin_s = time.monotonic()
         for part, own in zip(self._parts, allocation.stages, strict=True):
             target = Allocation(stages=(own._replace(variant=0),))  # a batch says its own
-            check_allocation(target, part.config)
+            check_stage_allocation(target.stages[0], part.config)
+            check_total_cores(target.stages, part.config.total_cores)
             part.target = target
         for part in self._parts:
             part.fleet.shrink(part.target.replicas)

@@ -225,12 +225,7 @@ def warm(scenario: Scenario, controller: Controller, profile: Profile | None = N
     if scenario.start == "cold":
         return scenario
     chosen = settled(scenario, controller, profile or scenario_profile(scenario))
-    initial = [Initial(*each) for each in chosen.stages]
-    if not scenario.stages:
-        return dataclasses.replace(scenario, initial=initial[0])
-    pairs = zip(scenario.stages, initial, strict=True)
-    stages = tuple(dataclasses.replace(stage, initial=own) for stage, own in pairs)
-    return dataclasses.replace(scenario, stages=stages)
+    return scenario.starting_with([Initial(*each) for each in chosen.stages])
 
 
 def settled(scenario: Scenario, controller: Controller, profile: Profile) -> Allocation:

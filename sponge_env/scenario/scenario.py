@@ -7,6 +7,7 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,6 +135,14 @@ class Scenario:
             return self.stages
         one = (Variant(self.profile),)
         return (Stage("model", one, limits=self.limits, initial=self.initial),)
+
+    def starting_with(self, initial: Sequence[Initial]) -> Scenario:
+        """Return the scenario with other initial allocations, one for each stage."""
+        if not self.stages:
+            return dataclasses.replace(self, initial=initial[0])
+        pairs = zip(self.stages, initial, strict=True)
+        stages = (dataclasses.replace(stage, initial=own) for stage, own in pairs)
+        return dataclasses.replace(self, stages=tuple(stages))
 
     @property
     def cell(self) -> tuple[str, str, str]:
