@@ -37,6 +37,7 @@ from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.encoding import control_named
 from sponge_env.simulation.memory import allocations
 from sponge_env.simulation.system import SimulatedSystem
+from sponge_env.simulation.workload import draw_workload
 
 LOADS_RPS = (10, 20, 100, 1000)
 ENVS = (16, 256, 1024, 4096)
@@ -153,8 +154,8 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
     """Measure the model in SimPy, which is a reference of the tests."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
     from reference.simpy_model import Server
+    from reference.system import requests_of
     from reference.worker import noise_source
-    from reference.workload import make_requests
 
     profile = scenario_profile(scenario)
     spec = make_spec(scenario, profile)
@@ -162,7 +163,7 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
 
     def begin() -> Callable[[Any], object]:
         noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
-        server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
+        server = Server(spec, requests_of(draw_workload(scenario, profile, 0)), latency_s, noise)
         return lambda chosen: server.step(*chosen)
 
     plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()

@@ -16,21 +16,20 @@ from sponge_env.results.layout import with_block
 METRICS = """# Metrics
 
 Generated from `sponge_env/metrics.py` by `make docs`; do not edit.
-The name is the CSV column and the JSON key. The TensorBoard tag is `slo/name` and
-`resources/name` per interval, and `system/group/name` for the other groups; below `total/` are the
-running sums of violations and core-seconds. What TensorBoard's table of hyper-parameters compares
-is below `whole_episode/`. Unless *Ignore outliers in chart scaling* is off, TensorBoard cuts off
-spikes, such as the violations of a few intervals.
+The name is the CSV column and the JSON key. TensorBoard shows an interval's metrics as `slo/name`,
+`resources/name` and `system/group/name`, running sums below `total/`, and an episode's below
+`whole_episode/`. It hides spikes, such as the violations of a few intervals, unless *Ignore
+outliers in chart scaling* is off.
 
 At any time `offered = on_time + late + dropped + failed + queued + running`.
 """
 
 
 STAGES = """
-They are there where a scenario has several stages or variants: in the intervals' files below the
-stage's name (`detector/queued`), in TensorBoard below `stages/`, in an episode's summary
-(`--json`) below `stages`, where counts are sums over the episode and the others means. Where a
-stage has several variants, `share/` and a variant's name is the share of the tasks that it did.
+A scenario with several stages or variants has them: in the interval files as `STAGE/name`
+(`detector/queued`), in TensorBoard below `stages/`, in an episode's summary (`--json`) below
+`stages`, where counts are sums and the others means. `share/VARIANT` is the share of the stage's
+tasks that a variant did.
 """
 
 SECTIONS = {
