@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sponge_env.errors import ConfigError
 
@@ -67,6 +68,7 @@ class ServeOptions:
         return is_local(self.host)
 
 
+@lru_cache(maxsize=64)  # clients use few names, and each request is checked
 def is_local(host: str) -> bool:
     """Return whether an address, or ``localhost``, is this machine's own."""
     try:
