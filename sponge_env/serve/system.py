@@ -137,7 +137,7 @@ class ServedSystem(LiveSystem):
         room = configuration.room
         make_room(room, self.spec, self._queue_max + 1)
         room.ledger = 2 * self._queue_max + MAX_AT_ONCE
-        # Replicas, those that drain included, have a core each at least.
+        # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)
         requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
         requests["sent_s"] = requests["arrival_s"] = np.inf

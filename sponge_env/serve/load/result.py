@@ -195,15 +195,15 @@ def report_lines(result: LoadResult) -> list[str]:
 
 def _server_lines(result: LoadResult) -> list[str]:
     """Return lines about what the answers tell about themselves."""
-    record, told = result.record, result.counted & ~np.isnan(result.record.service_s)
-    if not told.any():
+    record, known = result.record, result.counted & ~np.isnan(result.record.service_s)
+    if not known.any():
         return []
-    variants = Counter(record.variant[at] for at in np.flatnonzero(told))
-    shares = [f"{name} {percent(n / told.sum())}" for name, n in variants.most_common() if name]
+    variants = Counter(record.variant[at] for at in np.flatnonzero(known))
+    shares = [f"{name} {percent(n / known.sum())}" for name, n in variants.most_common() if name]
     parts = [
-        f"waiting {_ms(np.nanmean(record.queue_s[told]))}",
-        f"service {_ms(record.service_s[told].mean())}",
-        f"batch {np.nanmean(record.batch[told]):.2f}",
+        f"waiting {_ms(np.nanmean(record.queue_s[known]))}",
+        f"service {_ms(record.service_s[known].mean())}",
+        f"batch {np.nanmean(record.batch[known]):.2f}",
     ]
     lines = [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
     if left_in_time := np.sum((record.met == 1) & ~record.on_time & result.counted):
