@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    does = "".join(f"  {name:11}{said}\n" for name, (_, said) in COMMANDS.items())
+    does = "".join(f"  {name:11}{message}\n" for name, (_, message) in COMMANDS.items())
     parser = cli.Parser(
         prog="sponge",
         description="Control of a CPU-limited inference server under dynamic SLOs.",

@@ -41,7 +41,7 @@ class Death(NamedTuple):
     """The replica is gone, and its batch with it. Nothing comes after."""
 
     reason: str
-    """What it said last, for the user."""
+    """The last line of its standard error, for the user."""
 
 
 Event = Ready | Answer | Death
@@ -136,7 +136,7 @@ class Launcher(Protocol):
     def sample(self, request_id: int) -> NDArray[Any]:
         """Return an input of the model, for a request that brings none."""
 
-    most_tasks: int
+    max_tasks: int
     """How many tasks of the next stage an answer leads to at most, 0 where it leads to none."""
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:

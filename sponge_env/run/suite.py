@@ -22,7 +22,7 @@ from sponge_env.scenario.config import Arrivals, Start, as_name, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.scenario.toml import beside, from_mapping, load_toml
+from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
 SUITE_DIR = data_folder("traces") / "suites"
@@ -157,8 +157,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     groups = (
         dataclasses.replace(
             group,
-            scenarios=tuple(beside(folder, name) for name in group.scenarios),
-            profiles=tuple(beside(folder, name) for name in group.profiles),
+            scenarios=tuple(relative_to(folder, name) for name in group.scenarios),
+            profiles=tuple(relative_to(folder, name) for name in group.profiles),
         )
         for group in suite.cells
     )

@@ -46,7 +46,7 @@ from sponge_env.metrics import (
     of_stage,
     tag,
 )
-from sponge_env.utils.files import saying_why
+from sponge_env.utils.files import explained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class EventFile:
         now_s = time.time()
         name = f"{int(now_s):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
         self._path = folder / f"events.out.tfevents.{name}"
-        with saying_why(self._path):
+        with explained(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("xb")
         self._due_s = 0.0
@@ -108,7 +108,7 @@ class EventFile:
     def add(self, event: Event) -> None:
         """Append one record; ``length, checksum, event, checksum``."""
         record = event.SerializeToString()
-        with saying_why(self._path):
+        with explained(self._path):
             self._file.write(_checked(struct.pack("<Q", len(record))) + _checked(record))
             if time.monotonic() >= self._due_s:
                 self._file.flush()
@@ -116,7 +116,7 @@ class EventFile:
 
     def close(self) -> None:
         """Close the file."""
-        with saying_why(self._path):
+        with explained(self._path):
             self._file.close()
 
 

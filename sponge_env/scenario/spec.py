@@ -13,7 +13,7 @@ import numpy as np
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
-from sponge_env.scenario.config import Limits, Stage
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits, Stage
 from sponge_env.scenario.graph import mean_tasks, predecessors
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
@@ -88,10 +88,10 @@ def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> N
     """Refuse cores of several sizes on one machine, and a stage with and without a quota."""
     units = {model.name: model.core_unit for models in profiles for model in models}
     if len({*units.values()}) > 1:
-        said = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
+        message = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
         raise ProfileError(
             f"the profiles of scenario {scenario.name!r} must have one core unit, for all replicas "
-            f"share the machine's cores, not several ({said})"
+            f"share the machine's cores, not several ({message})"
         )
     for stage, models in zip(scenario.pipeline, profiles, strict=True):
         if len({model.quota is None for model in models}) > 1:
@@ -142,7 +142,7 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
 def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
     """Return what of a stage gives observations and actions their meaning."""
     known = asdict(stage) | {"limits": {name: getattr(stage.limits, name) for name in _LIMITS}}
-    known |= {"chooses": "controller", "switch_s": 0.0}  # keys that stages had until version 0.3
+    known |= OLD_STAGE_KEYS
     known["variants"] = [
         {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
         for variant, model in zip(stage.variants, models, strict=True)

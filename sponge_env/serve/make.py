@@ -80,7 +80,7 @@ def make_engine(
     check_live(scenario, profile, limiter)
     profiles = stage_profiles(scenario, profile)
     models = [resolve_variants([each.model for each in variants]) for variants in profiles]
-    check_stage_inputs(scenario, [stage[0].most_tasks for stage in models])
+    check_stage_inputs(scenario, [stage[0].max_tasks for stage in models])
     make_agent = controllers(agent, options or {})
     make_agent(agent)  # an error is raised before anything starts
     outputs = models[-1][0].outputs
@@ -149,7 +149,7 @@ def _starter(
             replace(config, batch_timeout_s=_timeout_s(config, own))
             for config, own in zip(configs, profiles, strict=True)
         ]
-        return LiveWorker(timed, keeps_answers=True)
+        return LiveWorker(*timed, keeps_answers=True)
 
     return start
 

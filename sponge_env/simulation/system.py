@@ -127,6 +127,10 @@ class System(ABC):
         """Accuracy of the answers up to now, where it was looked at, else NaN."""
         return math.nan
 
+    def counterpart(self, seed: int) -> SimulatedSystem | None:
+        """Return a live system on simulated replicas, at its start; None of a simulated one."""
+        return None
+
     @abstractmethod
     def paused(self) -> AbstractContextManager[None]:
         """Let no time pass for requests and worker meanwhile."""

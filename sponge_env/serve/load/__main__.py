@@ -206,7 +206,7 @@ def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Nam
         write_summaries(arguments.json, [summary])
         lines.append(f"summary      {arguments.json}")
     if arguments.requests:
-        from sponge_env.run.unit import write_table
+        from sponge_env.run.record import write_table
 
         write_table(arguments.requests, request_columns(result))
         lines.append(f"requests     {arguments.requests}")
