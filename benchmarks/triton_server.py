@@ -6,7 +6,6 @@ The backend's script is run by Triton itself, without pytriton's proxy, which wo
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import socket
@@ -14,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,16 +172,11 @@ def _free_ports(count: int) -> Sequence[int]:
 def _wait_until_ready(server: Server, log: Path) -> None:
     until_s = time.monotonic() + START_S
     while time.monotonic() < until_s and server.process.poll() is None:
-        try:
-            address = ("127.0.0.1", server.port)
-            with closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
-                connection.request("GET", f"/v2/models/{server.model}/ready")
-                if connection.getresponse().status == 200:
-                    return
-        except OSError:
-            pass
+        with suppress(OSError):
+            server.fetch(f"/v2/models/{server.model}/ready")
+            return
         time.sleep(0.1)
-    raise ConfigError(f"Triton does not serve; it said:\n{log.read_text()[-2000:]}")
+    raise ConfigError(f"Triton does not serve; its log ends with:\n{log.read_text()[-2000:]}")
 
 
 def _stubs(pid: int, count: int) -> list[int]:
