@@ -172,7 +172,6 @@ class ServingEngine:
                 self._sinks.remove(sink)
 
     def _publish(self, snapshot: Snapshot) -> None:
-        """Publish a snapshot."""
         self._snapshot = snapshot
         for follower in self._followers:
             follower(snapshot)
@@ -204,7 +203,6 @@ class ServingEngine:
         self._warned = True
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
-        """Return the state after an interval."""
         stages = view.allocation.stages
         budgets_s = view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s
         return Snapshot(

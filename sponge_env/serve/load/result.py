@@ -78,7 +78,6 @@ class ServerState:
         return float(np.average([self._cores[t] for t in times_s], weights=spans_s))
 
     async def _get(self, since_s: float) -> dict[str, Any]:
-        """Return the state; {} if there is none."""
         try:
             async with asyncio.timeout(POLL_S):
                 state = (await self._client.request("GET", f"/state?since={since_s}")).json
@@ -194,7 +193,6 @@ def report_lines(result: LoadResult) -> list[str]:
 
 
 def _server_lines(result: LoadResult) -> list[str]:
-    """Return lines about what the answers tell about themselves."""
     record, known = result.record, result.counted & ~np.isnan(result.record.service_s)
     if not known.any():
         return []
