@@ -22,7 +22,6 @@ from machine import needs_two_cpus
 from agents.sponge_ip import SpongeIP
 from sponge_env.env.single import SpongeEnv
 from sponge_env.fidelity.trial import MeasuredWork, RecordingWorker, real_worker
-from sponge_env.live import limits
 from sponge_env.live.system import LiveSystem
 from sponge_env.run.read import load_intervals
 from sponge_env.run.rollout import Run, run_episode
@@ -228,16 +227,3 @@ def test_learning_live_pauses_the_world(machine_profile: Profile, scenario_file:
         assert env.system.worker.now() == env.system.worker.now(), "it is held again"
     finally:
         env.close()
-
-
-def test_insisting_on_cgroups_without_the_right_fails_in_one_sentence(
-    scenario_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import evaluate
-
-    monkeypatch.setattr(limits, "find_hierarchy", lambda: None)
-    monkeypatch.chdir(scenario_file.parent)
-    argv = ["--agent", AGENT, "--backend", "live", "--scenario", str(scenario_file)]
-    assert evaluate.main([*argv, "--limiter", "cgroup"]) == 2
-    assert capsys.readouterr().err.count("error: ") == 1
-    assert not (scenario_file.parent / "runs").exists()

@@ -58,16 +58,6 @@ def in_examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("own_model", None)
 
 
-@pytest.mark.usefixtures("in_examples")
-def test_the_example_tells_sharp_from_flat() -> None:
-    with served([resolve_model("own_model:Sharpness")], 2) as (server, job):
-        tensors = job.map_tensors()
-        tensors.inputs[1] = np.indices((64, 64)).sum(axis=0) % 2 * 255
-        server.run(2, threads=1)
-        assert tensors.answers[0, 0] == 0
-        assert tensors.answers[1, 0] == pytest.approx((4 * 255) ** 2)
-
-
 @pytest.mark.live
 @pytest.mark.usefixtures("in_examples")
 def test_the_example_runs_on_the_real_worker(capsys: pytest.CaptureFixture[str]) -> None:
