@@ -181,7 +181,7 @@ def test_replicas_that_never_start_end_it_with_their_reason(make_rig: MakeRig) -
     rig.replicas[0].answer()
     rig.replicas[-1].die("no such operator")
     assert rig.poll_ids() == [1], "what ended is handed over first"
-    with pytest.raises(WorkerError, match=r"3 replicas died .* said: no such operator"):
+    with pytest.raises(WorkerError, match=r"3 replicas died .* error: no such operator"):
         rig.poll()
     assert rig.open == []
 

@@ -228,10 +228,10 @@ def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker: LiveWork
     group = cpu_group(pid)
     (group.parent.parent / "cgroup.procs").write_text(str(pid))
     group.rmdir()
-    said = "somebody removed the control group .*replica-"
-    with pytest.raises(WorkerError, match=said):
+    message = "the control group was removed .*replica-"
+    with pytest.raises(WorkerError, match=message):
         own_worker.status()
-    with pytest.raises(WorkerError, match=said):
+    with pytest.raises(WorkerError, match=message):
         own_worker.resize(Allocation(cores=2, batch=1))
 
 

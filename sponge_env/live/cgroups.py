@@ -21,8 +21,8 @@ from sponge_env.live.replica import CpuLimiter
 Version = Literal[1, 2]
 
 WEIGHT: dict[Version, tuple[str, str]] = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
-"""File and largest value of a group's weight, which says who waits when a CPU is wanted by
-several. Replicas have it, so that their quota limits them and not what else runs here."""
+"""File and largest value of a group's weight, its share where groups compete for a CPU. Replicas
+have the largest, so that their quota limits them and not what else runs here."""
 
 THROTTLED: dict[Version, tuple[str, float]] = {
     1: ("throttled_time", 1e-9),
@@ -127,7 +127,7 @@ class CgroupLimiter(CpuLimiter):
         if not self._closed:
             counters = dict(map(str.split, _read(self.group / "cpu.stat").splitlines()))
             name, unit_s = THROTTLED[self._version]
-            if name in counters:  # else somebody removed the group
+            if name in counters:  # else the group was removed
                 self._throttled_s = int(counters[name]) * unit_s
         return self._throttled_s
 
@@ -142,7 +142,7 @@ class CgroupLimiter(CpuLimiter):
 class RunGroup:
     """The group of one run, above the leaf groups of its replicas.
 
-    Each directory is announced before it is made, so that somebody can clean up after a crash.
+    Each directory is announced before it is made, so that the janitor can clean up after a crash.
     Where the kernel refuses, an ``OSError`` says so.
     """
 

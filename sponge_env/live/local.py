@@ -303,7 +303,7 @@ def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
 
 
 def _largest(configs: Sequence[LiveConfig]) -> LiveConfig:
-    """Return the stage whose replicas can have most cores: they all share its CPUs."""
+    """Return the stage whose replicas can have the most cores: they all share its CPUs."""
     return max(configs, key=lambda config: config.physical_cores(config.cores_max))
 
 
