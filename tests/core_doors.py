@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sponge_env.core import entry, quota, service
+from sponge_env.core import entry, quota, rng, service
 from sponge_env.core.compiled import entry_point, rows
 from sponge_env.core.entry import _world
 from sponge_env.core.records import LISTED_REQUEST, SAMPLE, Arrays
@@ -28,6 +28,11 @@ def draw_uniforms(
     seed_stream(state, seed, purpose)
     for k in range(len(out)):
         out[k] = uniform(state)
+
+
+@entry_point
+def mixed_uniform(key: int, row: int, stage: int, task: int) -> float:
+    return rng.mixed_uniform(key, row, stage, task)
 
 
 @entry_point

@@ -10,6 +10,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.latency import FitError, LatencyModel, QuotaService
 from sponge_env.scenario.config import (
     Arrivals,
+    ControlName,
     Initial,
     Limits,
     Network,
@@ -72,6 +73,23 @@ CHAIN = dataclasses.replace(
 )
 """Three stages: of one variant, of one replica, and one whose batches choose their variant."""
 
+
+JOINTLY = dataclasses.replace(
+    SHORT,
+    name="jointly",
+    duration_s=8.0,
+    limits=Limits(cores=8, batch=8, replicas=12, total_cores=96),
+    simulation=Simulation(cold_start_s=2.5),
+)
+"""Several replicas of the paper's system."""
+
+CONTROLLED: dict[str, tuple[Scenario, ControlName, list[int]]] = {
+    "Sponge-v0": (SHORT, "vertical", [16, 16]),
+    "SpongeJoint-v0": (JOINTLY, "joint", [8, 8, 12]),
+    "SpongeVariants-v0": (VARIANTS, "variants", [4, 4, 3]),
+    "SpongePipeline-v0": (CHAIN, "pipeline", [4, 4, 3, 4, 4, 2, 2, 2, 3, 3]),
+}
+"""By registered environment: a scenario, its control, and how many choices there are."""
 
 QUOTA_PROFILE = Profile(
     name="tiny-quota",

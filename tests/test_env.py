@@ -1,50 +1,100 @@
+"""Single environments: every kind of control, and other action spaces."""
+
 from __future__ import annotations
 
 import dataclasses
 import math
 import pickle
-import warnings
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
-from scenarios import SHORT, STEADY_PROFILE, requests_at, short
+from scenarios import CHAIN, CONTROLLED, SHORT, STEADY_PROFILE, VARIANTS, requests_at, short
+from stable_baselines3.common.env_checker import check_env
 
+import sponge_env  # noqa: F401  # registers the environments
+from sponge_env.core.entry import fit
+from sponge_env.core.fields import REQUEST_NAMES, STAGE_NAMES, STARTING_SLOTS, staged_names
 from sponge_env.env.factory import make_system
 from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation
+from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.scenario.config import Arrivals, Network, Serving
-from sponge_env.simulation.encoding import CLIP, FIELDS, OBS_DIM, decode, encode
+from sponge_env.scenario.config import Arrivals, ControlName, Limits, Network, Serving, Simulation
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.encoding import (
+    CLIP,
+    FIELDS,
+    JOINT,
+    ActionMasks,
+    control_named,
+    decode,
+    encode,
+)
 from sponge_env.simulation.system import SimulatedSystem
 
-
-def test_gymnasium_accepts_the_environment() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gymnasium_check_env(gymnasium.make("Sponge-v0", scenario=SHORT).unwrapped)
+JOINTLY = CONTROLLED["SpongeJoint-v0"][0]
+EACH = pytest.mark.parametrize("name", CONTROLLED)
+WRAPPED = pytest.mark.parametrize("wrapped", ["SpongeDiscrete-v0", "SpongeContinuous-v0"])
 
 
-def test_stable_baselines_accepts_the_environment() -> None:
-    from stable_baselines3.common.env_checker import check_env
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(SpongeEnv(SHORT))
+def make(name: str, **options: Any) -> Any:
+    return gymnasium.make(name, scenario=CONTROLLED[name][0], **options)
 
 
-@pytest.mark.parametrize("scenario", ["paper", "bursty"])
-def test_two_environments_with_one_seed_give_the_same_bytes(scenario: str) -> None:
-    first, second = (gymnasium.make("Sponge-v0", scenario=scenario) for _ in range(2))
-    assert first.reset(seed=7)[0].tobytes() == second.reset(seed=7)[0].tobytes()
-    first.action_space.seed(1)
-    for _ in range(200):
-        action = first.action_space.sample()
-        one, other = first.step(action), second.step(action)
-        assert one[0].tobytes() == other[0].tobytes()
-        assert repr(one[1:]) == repr(other[1:])
+def spec_of(scenario: Scenario) -> Any:
+    return make_spec(scenario, scenario_profile(scenario))
+
+
+@EACH
+def test_both_checkers_accept_the_environment(name: str) -> None:
+    gymnasium_check_env(make(name).unwrapped)
+    check_env(make(name).unwrapped)
+
+
+@WRAPPED
+@pytest.mark.parametrize("name", ["Sponge-v0", "SpongeVariants-v0", "SpongePipeline-v0"])
+def test_both_checkers_accept_other_actions(name: str, wrapped: str) -> None:
+    scenario, control, _ = CONTROLLED[name]
+    env = gymnasium.make(wrapped, scenario=scenario, control=control)
+    gymnasium_check_env(env.unwrapped, skip_render_check=True)
+    check_env(env)
+
+
+def test_the_ids_are_presets_of_one_class() -> None:
+    entry_points = {gymnasium.spec(name).entry_point for name in CONTROLLED}
+    assert len(entry_points) == 1
+    live = gymnasium.spec("SpongeJointLive-v0")
+    assert live.nondeterministic
+    assert live.kwargs == {"backend": "live", "scenario": "local", "control": "joint"}
+    assert gymnasium.make("SpongePipeline-v0").observation_space.shape == (
+        len(REQUEST_NAMES) + 2 * len(STAGE_NAMES),
+    )
+    one_model = gymnasium.make("SpongePipeline-v0", scenario="paper")
+    assert one_model.action_space == gymnasium.make("SpongeJoint-v0").action_space
+
+
+@EACH
+def test_an_action_chooses_what_there_is_to_choose(name: str) -> None:
+    scenario, kind, counts = CONTROLLED[name]
+    env = make(name)
+    assert env.action_space == gymnasium.spaces.MultiDiscrete(counts)
+    control = control_named(kind, spec_of(scenario))
+    assert env.observation_space.shape == (len(control.fields),)
+    env.reset(seed=0)
+    action = np.arange(len(counts)) % counts
+    numbers = {"cores": 1, "batch": 1, "replicas": 1, "variant": 0}
+    expected = [dict(numbers) for _ in env.unwrapped.system.spec.stages]
+    for chosen, (k, part) in zip(action.tolist(), control.parts, strict=True):
+        expected[k][part] += chosen
+    assert decode(action, control).stages == tuple(StageAllocation(**each) for each in expected)
+    info = env.step(action)[4]
+    asked = info["requested_cores"], info["batch"], info["replicas"]
+    assert asked == decode(action, control).stages[0][:3]
 
 
 def test_episodes_end_by_truncation_and_differ() -> None:
@@ -55,31 +105,30 @@ def test_episodes_end_by_truncation_and_differ() -> None:
         seeds.append(info["episode_seed"])
         ends = [env.step(np.array([7, 7]))[2:4] for _ in range(SHORT.intervals)]
         assert ends == [(False, False)] * (SHORT.intervals - 1) + [(False, True)]
-    assert seeds[0] != seeds[1]
+    assert EVALUATION_SEEDS <= seeds[0] != seeds[1]
 
 
 def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
-    env = SpongeEnv(SHORT)
+    env = pickle.loads(pickle.dumps(SpongeEnv(SHORT)))
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
     env.reset(options={"episode_seed": 5})
     info = env.step(np.array([7, 7]))[4]
     metrics = make_system(SHORT, 5).step(Allocation(8, 8))
     measured = {name: getattr(metrics, name) for name in names(IntervalMetrics)}
     del measured["reward"]
     assert info == measured | {"episode_seed": 5}
+    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
 
 
-def test_infos_of_reset_and_step_have_the_same_numbers_without_nan() -> None:
-    for rate_rps in (0.5, 60.0):  # hardly a request, and more than can be served
-        arrivals, drops = Arrivals("constant", rate_rps), Serving(drop="expired")
-        env = SpongeEnv(dataclasses.replace(SHORT, arrivals=arrivals, serving=drops))
-        _check_infos([env.reset(seed=0)[1], *(env.step(np.array([3, 7]))[4] for _ in range(8))])
-
-
-def _check_infos(infos: list[dict[str, float]]) -> None:
-    assert len({tuple(info) for info in infos}) == 1
+@pytest.mark.parametrize("rate_rps", [0.5, 60.0])  # hardly a request, and more than can be served
+def test_infos_of_reset_and_step_have_the_same_numbers_without_nan(rate_rps: float) -> None:
+    arrivals, drops = Arrivals("constant", rate_rps), Serving(drop="expired")
+    env = SpongeEnv(dataclasses.replace(SHORT, arrivals=arrivals, serving=drops))
+    infos = [env.reset(seed=0)[1], *(env.step(np.array([3, 7]))[4] for _ in range(8))]
     assert "reward" not in infos[0]
     assert all(math.isfinite(value) for info in infos for value in info.values())
-    kinds = [[type(value) for value in info.values()] for info in infos]
+    kinds = [{name: type(value) for name, value in info.items()} for info in infos]
     assert all(each == kinds[0] for each in kinds)
 
 
@@ -94,68 +143,20 @@ def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited() -> None:
         assert scenario.slo_s < info["latency_p50_s"] == info["latency_p99_s"] < 3.0
 
 
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_infos_of_vector_environments_are_arrays_of_one_kind_at_every_step(mode: str) -> None:
-    envs = gymnasium.make_vec("Sponge-v0", num_envs=3, scenario=SHORT, autoreset_mode=mode)
-    infos = [envs.reset(seed=0)[1]]
-    infos += [envs.step(np.full((3, 2), 7))[4] for _ in range(SHORT.intervals + 2)]
-    for info in infos:
-        shown = {name for name in info if "final" not in name}
-        assert shown == set(infos[0])
-        assert all(info[name].shape == (3,) for name in shown)
-        assert all(info[name].dtype == infos[0][name].dtype for name in shown)
-        assert all(np.isfinite(info[name]).all() for name in shown)
-        assert all(info[name].all() for name in shown if name.startswith("_"))
-    assert "reward" not in infos[0]
-
-
-@pytest.mark.parametrize(
-    "options", [{"episode_sed": 1}, {"episode_seed": -1}, {"episode_seed": "3"}]
-)
-def test_bad_reset_options_are_named(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="episode_seed"):
-        SpongeEnv(SHORT).reset(options=options)
-
-
-def test_no_global_random_state() -> None:
-    env = SpongeEnv(SHORT)
-    np.random.seed(0)
-    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
-    env.reset(seed=0)
-    env.step(np.array([3, 3]))
-    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
-
-
-def test_vector_environments_are_made() -> None:
-    envs = gymnasium.make_vec("Sponge-v0", num_envs=3, vectorization_mode="sync", scenario=SHORT)
-    observations, _ = envs.reset(seed=1)
-    assert observations.shape == (3, OBS_DIM)
-    observations, rewards, *_ = envs.step(envs.action_space.sample())
-    assert observations.shape == (3, OBS_DIM)
-    assert rewards.shape == (3,)
-    envs.close()
-
-
-def test_environments_can_be_pickled() -> None:
-    env = pickle.loads(pickle.dumps(SpongeEnv(SHORT)))
-    env.reset(seed=0)
-    env.step(np.array([0, 0]))
-
-
 def test_rendering() -> None:
     env = SpongeEnv(SHORT, render_mode="ansi")
     env.reset(seed=0)
-    assert "nothing has happened yet" in env.render()
+    before = env.render()
     env.step(np.array([7, 3]))
-    assert "8 cores x 1, batch 4" in env.render()
-    env = SpongeEnv(SHORT, render_mode="rgb_array")
-    env.reset(seed=0)
-    blank = env.render()
-    env.step(np.array([7, 3]))
-    drawn = env.render()
-    assert drawn.shape == blank.shape == (320, 480, 3)
-    assert drawn.dtype == np.uint8
-    assert not np.array_equal(blank, drawn)
+    assert env.render() != before
+    for name in ("Sponge-v0", "SpongeDiscrete-v0", "SpongeContinuous-v0"):
+        env = gymnasium.make(name, scenario=SHORT, render_mode="rgb_array_list")
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        blank, drawn = env.render()
+        assert drawn.shape == blank.shape == (320, 480, 3)
+        assert drawn.dtype == np.uint8
+        assert not np.array_equal(blank, drawn)
 
 
 @pytest.mark.parametrize(
@@ -163,24 +164,33 @@ def test_rendering() -> None:
     [
         ({"scenario": "papre"}, "did you mean 'paper'"),
         ({"render_mode": "human"}, "render_mode must be one of"),
+        ({"control": "joined"}, r"unknown control 'joined'.*did you mean 'joint'"),
+        ({"scenario": CHAIN}, "a system with 3 stages; use control 'pipeline'"),
+        ({"scenario": CHAIN, "control": "variants"}, "use control 'pipeline'"),
+        ({"scenario": VARIANTS}, "3 variants of its model; use control 'variants'"),
+        ({"scenario": VARIANTS, "control": "joint"}, "use control 'pipeline'"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, str], message: str) -> None:
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SpongeEnv(**arguments)  # type: ignore[arg-type]
+        SpongeEnv(**arguments)
 
 
-def test_an_unknown_backend_is_named() -> None:
-    env = SpongeEnv(SHORT, backend="simm")  # type: ignore[arg-type]
+def test_bad_resets_are_named() -> None:
+    for options in ({"episode_sed": 1}, {"episode_seed": -1}, {"episode_seed": "3"}):
+        with pytest.raises(ConfigError, match="episode_seed"):
+            SpongeEnv(SHORT).reset(options=options)
     with pytest.raises(ConfigError, match="unknown backend 'simm'"):
-        env.reset(seed=0)
+        SpongeEnv(SHORT, backend="simm").reset(seed=0)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="call reset"):
+        SpongeEnv(SHORT).step(np.array([0, 0]))
 
 
 @pytest.mark.parametrize("action", [[3, 2], (3, 2), np.array([3.0, 2.0]), np.array([3, 2], "u1")])
-def test_any_whole_numbers_are_an_action(action: object) -> None:
+def test_any_whole_numbers_are_an_action(action: Any) -> None:
     env = SpongeEnv(SHORT)
     env.reset(seed=0)
-    info = env.step(action)[4]  # type: ignore[arg-type]
+    info = env.step(action)[4]
     assert (info["requested_cores"], info["batch"]) == (4, 3)
 
 
@@ -188,42 +198,11 @@ def test_any_whole_numbers_are_an_action(action: object) -> None:
     "action",
     [5, [5], [1, 2, 3], [16, 0], [-1, 0], [0.5, 1], [np.nan, 1], "ab", None, [[1, 2]], [2**70, 1]],
 )
-def test_an_action_outside_the_space_is_named(action: object) -> None:
+def test_an_action_outside_the_space_is_named(action: Any) -> None:
     env = SpongeEnv(SHORT)
     env.reset(seed=0)
     with pytest.raises(ConfigError, match=r"must be 2 whole numbers from 0 to \[15, 15\], not"):
-        env.step(action)  # type: ignore[arg-type]
-
-
-def test_step_before_reset_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="call reset"):
-        SpongeEnv(SHORT).step(np.array([0, 0]))
-
-
-def test_observation_fields_mean_what_their_names_say() -> None:
-    system = make_system(SHORT, 0)
-    empty = dict(zip(FIELDS, encode(system.view(), system.spec), strict=True))
-    assert empty["queue_length"] == empty["running_size"] == empty["arrivals_last"] == 0
-    assert empty["budget_q0"] == 1.0
-    for _ in range(6):
-        system.step(Allocation(1, 1))
-    view = system.view()
-    seen = dict(zip(FIELDS, encode(view, system.spec), strict=True))
-    assert seen["cores"] == seen["batch"] == pytest.approx(1 / 16)
-    assert seen["running_size"] == pytest.approx(1 / 16)
-    assert seen["delay_max"] == pytest.approx(view.delays_s.max() / SHORT.slo_s)
-    due = [seen[f"due_{i}_of_8"] for i in range(1, 9)]
-    assert sum(due) == pytest.approx(seen["queue_length"], rel=1e-5)
-    quantiles = [seen[f"budget_q{q}"] for q in (0, 10, 25, 50, 75, 90)]
-    assert quantiles == sorted(quantiles)
-    assert quantiles[0] == pytest.approx(
-        max(-CLIP, (view.first.queued_deadlines_s[0] - view.now_s) / SHORT.slo_s), rel=1e-5
-    )
-
-
-def test_actions_decode_to_allocations() -> None:
-    assert decode(np.array([0, 0])) == Allocation(1, 1)
-    assert decode(np.array([15, 7])) == Allocation(16, 8)
+        env.step(action)
 
 
 @pytest.mark.parametrize(
@@ -245,11 +224,194 @@ def test_reward_charges_cores_and_misses(deadlines_s: list[float], expected: flo
     assert system.step(Allocation(16, 1)).reward == pytest.approx(-1.0)
 
 
-def test_masks_fit_the_actions_of_either_control() -> None:
-    for control in ("vertical", "joint"):
-        env = SpongeEnv(SHORT, control=control)  # type: ignore[arg-type]
-        env.reset(seed=0)
-        masks = env.action_masks()
-        assert masks.shape == (int(env.action_space.nvec.sum()),)  # type: ignore[attr-defined]
-        assert masks[:16].any()
-        assert masks[16:32].any()
+def test_reward_charges_all_replicas_and_credits_accuracy() -> None:
+    env = make("SpongeJoint-v0")
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(np.array([7, 0, 11]))
+    missed = info["violations"] / max(1, info["on_time"] + info["violations"])
+    assert info["cores"] == pytest.approx(96)
+    assert reward == pytest.approx(-96 / 96 - JOINTLY.reward.violation_weight * missed)
+    rewards = {}
+    for weight in (0.0, 2.0):
+        weights = dataclasses.replace(VARIANTS.reward, accuracy_weight=weight)
+        env = SpongeEnv(dataclasses.replace(VARIANTS, reward=weights), control="variants")
+        env.reset(seed=1)
+        _, rewards[weight], _, _, info = env.step(np.array([3, 3, 1]))
+    assert 0 < info["effective_accuracy"] <= 0.7
+    assert rewards[2.0] - rewards[0.0] == pytest.approx(2.0 * info["effective_accuracy"])
+    quiet = dataclasses.replace(VARIANTS, arrivals=Arrivals(rate_rps=1e-6))
+    env = SpongeEnv(quiet, control="variants")
+    env.reset(seed=1)
+    assert env.step(np.array([2, 0, 0]))[1] == pytest.approx(-3 / 12)
+
+
+def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
+    one_machine = dataclasses.replace(JOINTLY, limits=Limits(cores=8, batch=8, replicas=12))
+    env = gymnasium.make("SpongeJoint-v0", scenario=one_machine)
+    env.reset(seed=0)
+    for cores, replicas in ((8, 1), (4, 2), (3, 2), (1, 8)):
+        info = env.step(np.array([cores - 1, 0, 11]))[4]
+        assert (info["requested_cores"], info["replicas"]) == (cores, replicas)
+        assert info["cores"] <= 8
+    env = make("SpongePipeline-v0")
+    env.reset(seed=0)
+    info = env.step(np.array([3, 3, 2, 3, 3, 0, 1, 1, 2, 0]))[4]
+    assert (info["requested_cores"], info["replicas"]) == (4, 1)
+    assert info["cores"] <= 14 + 1e-9
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) -> None:
+    rng = np.random.default_rng(stages)
+    asked = rng.integers(1, 9, (200, stages, 4))
+    most, fitted = np.full((stages, 4), 8), asked.copy()
+    assert fit(fitted, most, 20)
+    (one,) = spec_of(SHORT).stages
+    spec = dataclasses.replace(spec_of(SHORT), total_cores=20, stages=(one,) * stages)
+    for before, now in zip(asked.tolist(), fitted.tolist(), strict=True):
+        expected = spec.fitting(Allocation(stages=tuple(StageAllocation(*row) for row in before)))
+        assert expected.stages == tuple(StageAllocation(*row) for row in now)
+        assert sum(cores * replicas for cores, _, replicas, _ in now) <= 20
+    for part, value in ((0, 0), (0, 9), (2, 9), (3, -1), (3, 9)):
+        beyond = asked.copy()
+        beyond[-1, -1, part] = value
+        assert not fit(beyond, most, 20)
+
+
+def test_more_replicas_start_than_there_are_slots() -> None:
+    env = make("SpongeJoint-v0")
+    env.reset(seed=0)
+    seen = env.step(np.array([0, 0, 1]))[0][len(FIELDS) :]
+    assert seen == pytest.approx([1 / 12, 1.5 / 2.5, *[0.0] * (STARTING_SLOTS - 1)])
+    seen = env.step(np.array([0, 0, 11]))[0][len(FIELDS) :]
+    assert seen == pytest.approx([11 / 12, 0.5 / 2.5, *[1.5 / 2.5] * (STARTING_SLOTS - 1)])
+    instant = dataclasses.replace(JOINTLY, simulation=Simulation(cold_start_s=0.0))
+    system = make_system(instant, 0)
+    system.step(Allocation(1, 1, 5))
+    assert not encode(system.view(), system.spec, JOINT)[len(FIELDS) :].any()
+
+
+@EACH
+def test_a_view_shows_what_the_core_observes(name: str) -> None:
+    scenario, kind, counts = CONTROLLED[name]
+    system = SimulatedSystem(dataclasses.replace(scenario, duration_s=40.0), 4)
+    control, rng = control_named(kind, system.spec), np.random.default_rng(3)
+    seen = []
+    while not system.done:
+        seen.append(system.observe(control))
+        assert seen[-1].tobytes() == encode(system.view(), system.spec, control).tobytes()
+        system.step(system.spec.fitting(decode(rng.integers(0, counts), control)))
+    used = {control.fields[k] for k in np.flatnonzero(np.any(seen, axis=0))}
+    staged = [f"{stage.name}." for stage in scenario.stages] or [""]
+    expected = ("queue_length", "due_1_of_8", "arrivals_30s", "running_left", "utilisation")
+    assert {f"{stage}{field}" for stage in staged for field in expected} <= used
+    assert {"bandwidth", "delay_trend", "on_time"} <= used
+    rarer = {"model.variant", "find.given_up", "name.variant", "judge.ready_in_2", "ready_in_2"}
+    assert {field for field in rarer if field in control.fields} <= used
+
+
+def test_fields_mean_what_their_names_say() -> None:
+    """Those of several stages; those of one are compared with the reference."""
+    system = SimulatedSystem(CHAIN, 0)
+    control = control_named("pipeline", system.spec)
+    assert control.fields == staged_names(["find", "name", "judge"])
+    for _ in range(3):
+        last = system.step(decode(np.array([1, 2, 1, 2, 0, 1, 0, 1, 0, 2]), control))
+    view, seen = system.view(), dict(zip(control.fields, system.observe(control), strict=True))
+    assert [seen[f"find.{each}"] for each in ("cores", "batch", "replicas")] == pytest.approx(
+        [2 / 4, 3 / 4, 2 / 3]
+    )
+    assert (seen["name.variant"], seen["judge.variant"]) == (1.0, 1.0)
+    assert seen["effective_accuracy"] == pytest.approx(last.effective_accuracy)
+    for own, spec in zip(view.stages, system.spec.stages, strict=True):
+        assert own.last is not None
+        rate, stage = spec.capacity_rps, spec.name
+        assert seen[f"{stage}.done"] == pytest.approx(min(CLIP, own.last.answered / rate))
+        assert seen[f"{stage}.given_up"] == pytest.approx(own.last.dropped / rate)
+        assert seen[f"{stage}.utilisation"] == pytest.approx(own.last.utilisation)
+        waiting = own.queued_deadlines_s.size / (rate * CHAIN.slo_s)
+        assert seen[f"{stage}.queue_length"] == pytest.approx(min(CLIP, waiting))
+        assert seen[f"{stage}.arrivals_last"] == pytest.approx(own.arrivals[-1] / rate)
+    assert view.stages[0].arrivals[-1] == last.offered
+
+
+@EACH
+def test_masks_leave_a_choice_for_each_part(name: str) -> None:
+    scenario, kind, counts = CONTROLLED[name]
+    tight = dataclasses.replace(scenario, slo_s=0.02)
+    for each in (scenario, tight):
+        spec = spec_of(each)
+        control = control_named(kind, spec)
+        busy = np.full((2, control.obs_dim), CLIP, np.float32)
+        masks = ActionMasks(spec, control)(busy)
+        assert masks.shape == (2, sum(counts))
+        for part in np.split(masks, np.cumsum(counts)[:-1], axis=1):
+            assert part.any(axis=1).all()
+    assert not masks.all()
+
+
+def test_masks_know_slow_variants_and_few_cores() -> None:
+    spec = spec_of(dataclasses.replace(VARIANTS, slo_s=0.018))
+    control = control_named("variants", spec)
+    masks = ActionMasks(spec, control)(np.full(control.obs_dim, CLIP, np.float32))
+    slowest_s = [float(each.table_s(1, 4)[0, -1]) for each in spec.stages[0].latencies]
+    assert masks[:4].tolist() == [False, False, False, True]
+    assert masks[8:].tolist() == [each <= 0.018 for each in slowest_s]
+    assert set(masks[8:]) == {False, True}
+
+
+def wrapper(name: str, **options: Any) -> Any:
+    """Return an environment of other actions, without Gymnasium's own wrappers."""
+    return gymnasium.make(name, scenario=SHORT, **options).env.env  # type: ignore[attr-defined]
+
+
+def test_every_combination_of_choices_has_one_number() -> None:
+    env, plain = wrapper("SpongeDiscrete-v0"), gymnasium.make("Sponge-v0", scenario=SHORT)
+    assert env.action_space.n == 256
+    expected = [(cores, batch) for cores in range(16) for batch in range(16)]
+    assert [tuple(env.action(k)) for k in range(256)] == expected
+    for each in (plain, env):
+        each.reset(seed=1)
+    for number in (49, 255, 255, 255, 7):
+        one, other = plain.step(np.array(expected[number])), env.step(number)
+        assert np.array_equal(one[0], other[0])
+        assert one[1] == other[1]
+    parts = env.unwrapped.action_masks()
+    assert not parts.all()
+    masks = [parts[cores] and parts[16 + batch] for cores, batch in expected]
+    assert env.action_masks().tolist() == masks
+    for action in (256, -1, 1.5, [3], np.nan):
+        with pytest.raises(ConfigError, match="a whole number from 0 to 255, not"):
+            env.action(action)
+
+
+def test_too_many_combinations_for_one_number_are_counted() -> None:
+    stages = tuple(dataclasses.replace(CHAIN.stages[0], name=name) for name in "abcdef")
+    many = dataclasses.replace(CHAIN, stages=stages, limits=Limits(total_cores=64))
+    with pytest.raises(ConfigError, match=r"12,230,590,464 combinations"):
+        gymnasium.make("SpongeDiscrete-v0", scenario=many, control="pipeline")
+
+
+def test_real_numbers_cover_every_choice_equally() -> None:
+    env = wrapper("SpongeContinuous-v0")
+    drawn = [env.action(np.array([x, -x], np.float32)) for x in np.linspace(-1, 1, 3201)]
+    counts = np.bincount([cores for cores, _ in drawn])
+    assert len(counts) == 16
+    assert counts.max() - counts.min() <= 2
+    assert list(env.action(np.array([9.0, -9.0], np.float32))) == [15, 0]
+    for action in ([0.0], 0.0, [0.0, np.nan], [[0.0, 0.0]]):
+        with pytest.raises(ConfigError, match="an action must be 2 real numbers, not"):
+            env.action(action)
+
+
+def names_of(control: ControlName, scenario: Scenario) -> tuple[str, ...]:
+    return control_named(control, spec_of(scenario)).fields
+
+
+def test_the_vertical_observation_is_the_first_part_of_the_joint_one() -> None:
+    vertical, joint = names_of("vertical", SHORT), names_of("joint", SHORT)
+    assert joint[: len(vertical)] == vertical
+    system = SimulatedSystem(SHORT, 3)
+    system.step(Allocation(4, 2, 2))
+    one, other = (system.observe(control_named(c, system.spec)) for c in ("vertical", "joint"))
+    np.testing.assert_array_equal(one, other[: len(vertical)])

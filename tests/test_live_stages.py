@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from differential import check_same
 from fake_stages import FakeStages
-from reference.pipeline import Asked
 from reference.worker import ProfileService, SimulatedWorker
 from test_pipeline import model_of, pipeline, stage
 
@@ -91,7 +90,7 @@ def test_the_first_stage_s_answers_say_how_many_tasks_there_are() -> None:
         live.step(asked)
         now = (arrival_s > interval) & (arrival_s <= interval + 1)
         arrivals = list(zip(arrival_s[now], deadline_s[now], strict=True))
-        model.serve(arrivals, [Asked(s.cores, s.batch) for s in asked.stages], interval + 1.0)
+        model.serve(arrivals, asked.stages, interval + 1.0)
     columns = live.columns()
     expected = {t.row: (t.outcome, t.finished_s) for t in model.tickets if t.outcome}
     rows = zip(columns["id"], columns["outcome"], columns["finished_s"], strict=True)

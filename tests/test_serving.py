@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,7 @@ import pytest
 from fake_worker import FakeWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.serving import EdfQueue, FifoQueue, Ledger, RequestQueue
 from reference.worker import ProfileService
-from reference.workload import Request
 from scenarios import STEADY_PROFILE, requests_at, short
 
 from sponge_env.interfaces import Allocation, SystemSpec
@@ -55,26 +53,21 @@ def service_order(system: System) -> list[int]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(0.05, 10), min_size=1, max_size=9, unique=True))
-def test_the_earliest_deadline_comes_first(deadlines_s: list[float]) -> None:
-    first = (0.0, 0.01)
-    system = serve(requests_at(first, *((0.05, d) for d in deadlines_s)), FAST)
-    assert service_order(system) == [0, *(1 + k for k in np.argsort(deadlines_s).tolist())]
-
-
-def test_equal_deadlines_are_served_by_id() -> None:
-    system = serve(requests_at((0.03, 5), (0.02, 5), (0.01, 5), (0.0, 9)), FAST)
-    assert service_order(system) == [3, 0, 1, 2]
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(0.01, 0.09), st.floats(0.1, 9)), min_size=1, max_size=9))
-def test_first_in_first_out_serves_in_the_order_of_arrival(
-    times_s: list[tuple[float, float]],
-) -> None:
-    system = serve(requests_at((0.0, 9), *times_s), FAST, serving=Serving(order="fifo"), **FIFO)
-    arrivals_s = [arrival_s for arrival_s, _ in times_s]
-    assert service_order(system) == [0, *(1 + np.argsort(arrivals_s, kind="stable")).tolist()]
+@given(
+    st.lists(
+        st.tuples(st.floats(0.01, 0.09), st.sampled_from([0.1, 2.0]) | st.floats(0.1, 9)),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_the_order_of_service(times_s: list[tuple[float, float]]) -> None:
+    """By deadline or by arrival, and where these are equal by id."""
+    requests = requests_at((0.0, 9), *times_s)
+    arrivals_s, deadlines_s = zip(*times_s, strict=True)
+    for order, keys in (("edf", deadlines_s), ("fifo", arrivals_s)):
+        serving = Serving(order=order)  # type: ignore[arg-type]
+        system = serve(requests, FAST, serving=serving, **(FIFO if order == "fifo" else {}))
+        assert service_order(system) == [0, *(1 + np.argsort(keys, kind="stable")).tolist()]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -233,29 +226,3 @@ def test_one_batch_hangs_while_others_come_back_over_and_over() -> None:
     while not system.done:
         system.step(Allocation(1, 2, 2))
     assert by_id(system, "outcome") == ["running"] + ["on_time"] * (count - 1)
-
-
-@pytest.mark.parametrize("make_queue", [EdfQueue, FifoQueue])
-@given(st.lists(st.floats(0, 10)), st.floats(0, 10))
-def test_a_queue_of_the_reference_drops_exactly_what_is_due(
-    make_queue: Callable[[], RequestQueue], deadlines: list[float], time_s: float
-) -> None:
-    queue = make_queue()
-    for number, deadline_s in enumerate(deadlines):
-        queue.push(Request(number, 0.0, 0.0, deadline_s))
-    due = sorted(r.deadline_s for r in queue.pop_due_before(time_s))
-    assert due == sorted(d for d in deadlines if d < time_s)
-    assert list(queue.deadlines_s()) == sorted(d for d in deadlines if d >= time_s)
-    assert len(queue) == len(deadlines) - len(due)
-
-
-def test_the_ledger_of_the_reference_refuses_illegal_moves() -> None:
-    ledger, request = Ledger(), Request(1, 0.0, 0.0, 1.0)
-    ledger.offer(request)
-    with pytest.raises(ValueError, match="offered twice"):
-        ledger.offer(request)
-    with pytest.raises(ValueError, match="request 1 is QUEUED, not RUNNING"):
-        ledger.retry(request)
-    ledger.run([request])
-    with pytest.raises(ValueError, match="request 1 is RUNNING, not QUEUED"):
-        ledger.drop(request, 0.0)

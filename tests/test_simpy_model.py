@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reference.system import requests_of
 from reference.worker import noise_source
-from reference.workload import make_requests
 
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
@@ -15,6 +15,7 @@ from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.encoding import FIELDS, encode
+from sponge_env.simulation.workload import draw_workload
 
 pytest.importorskip("simpy")
 
@@ -30,7 +31,7 @@ def test_it_counts_and_observes_what_the_system_does() -> None:
     spec = make_spec(scenario, profile)
     noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
     latency_s = profile.service_table_s(spec.first.batch_max, spec.first.cores_max)
-    server = Server(spec, make_requests(scenario, profile, 0), latency_s, noise)
+    server = Server(spec, requests_of(draw_workload(scenario, profile, 0)), latency_s, noise)
     system = make_system(scenario, 0)
     exact = [name not in ROUGH for name in FIELDS]
     for cores, batch in np.random.default_rng(0).integers(1, 17, (30, 2)).tolist():

@@ -1,14 +1,13 @@
-"""The replicas of the live worker never hold more than the machine, while it scales under load."""
+"""The live worker scales as the simulated one, and never holds more cores than the machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
 import pytest
 from fake_replicas import FakeLauncher, FakeReplica
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference.worker import ProfileService, SimulatedWorker
 
@@ -79,7 +78,6 @@ class Rig:
 
     def resize(self, cores: int, replicas: int) -> None:
         self.worker.resize(Allocation(cores, 1, replicas))
-        self.check()
 
     def ready(self) -> None:
         """Let all replicas that start be ready."""
@@ -88,188 +86,106 @@ class Rig:
                 replica.ready()
             self.poll()
 
-    def answer(self, replica: FakeReplica) -> None:
-        replica.answer()
+    def answer(self, place: int) -> None:
+        """Let one of those that are busy answer."""
+        self.machine.busy[place].answer()
+        self.poll()
+
+    def die(self) -> None:
+        """Let the oldest replica that is busy die."""
+        self.machine.busy[0].die()
         self.poll()
 
     def poll(self) -> None:
         self.worker.wait(self.worker.now())
-        self.check()
-
-    def check(self) -> None:
-        self.machine.check()
-        status, held = self.worker.status(), sum(self.machine.limits)
-        assert status.held_cores == held <= TOTAL
-        assert len(set(self.machine.limits)) == 1, "all have the same"
 
 
-@pytest.fixture
-def rigs() -> Iterator[list[Rig]]:
-    rigs: list[Rig] = []
-    yield rigs
-    for rig in rigs:
-        rig.worker.close()
-        assert not rig.machine.open
+class Simulated:
+    """The reference's worker on the same machine, whose batches end when a test says so."""
+
+    def __init__(self, cores: int, replicas: int) -> None:
+        table_s = np.full((1, TOTAL), 1e6)
+        self.worker = SimulatedWorker(
+            lambda cores: ProfileService(table_s, cores),
+            Allocation(cores, 1, replicas),
+            cold_start_s=1e6,
+            total_cores=TOTAL,
+        )
+
+    def fill(self) -> None:
+        while self.worker.idle():
+            self.worker.start(Batch(1, (1,)))
+
+    def resize(self, cores: int, replicas: int) -> None:
+        self.worker.resize(Allocation(cores, 1, replicas))
+
+    def ready(self) -> None:
+        for replica in self.worker._replicas:
+            replica.ready_s = min(replica.ready_s, self.worker.now())
+
+    def answer(self, place: int) -> None:
+        busy = [replica for replica in self.worker._replicas if replica.batch]
+        busy[place].service.finish_s = self.worker.now()
+        self.worker.wait(self.worker.now())
+
+    def die(self) -> None:
+        self.worker.crash()
+        self.worker.wait(self.worker.now())
 
 
-def test_from_many_small_to_one_large_while_all_are_busy(rigs: list[Rig]) -> None:
-    rigs.append(rig := Rig(1, 16))
-    rig.fill()
-    rig.resize(16, 1)
-    assert rig.machine.limits == [1] * 16, "those that drain hold the machine"
-    (staying, *draining) = rig.machine.open
-    granted = []
-    for replica in reversed(draining):
-        rig.answer(replica)
-        granted.append(rig.machine.limits[0])
-    assert granted == [TOTAL // (16 - gone) for gone in range(1, 16)]
-    assert rig.machine.open == [staying]
-    assert rig.machine.limits == [16]
-    assert rig.worker.status().effective_cores == 16
-    assert staying.batch_id is not None, "its batch went on meanwhile"
+moves = sizes | st.integers(0, TOTAL - 1) | st.sampled_from(["fill", "ready", "die"])
 
 
-def test_one_that_dies_while_it_drains_makes_room_too(rigs: list[Rig]) -> None:
-    rigs.append(rig := Rig(8, 2))
-    rig.fill()
-    rig.resize(16, 1)
-    assert rig.machine.limits == [8, 8]
-    rig.machine.open[1].die()
-    rig.poll()
-    assert rig.machine.limits == [16]
-    assert rig.worker.status().restarts == 0
-
-
-def simulated(cores: int, replicas: int) -> SimulatedWorker:
-    """The reference's worker on the same machine, with batches that never end by themselves."""
-    table_s = np.full((1, TOTAL), 1e6)
-    return SimulatedWorker(
-        lambda cores: ProfileService(table_s, cores),
-        Allocation(cores, 1, replicas),
-        cold_start_s=1e6,
-        total_cores=TOTAL,
-    )
-
-
-@given(st.data())
-def test_a_death_leaves_the_others_with_what_the_simulated_worker_gives_them(
-    data: st.DataObject,
-) -> None:
-    """Replicas that stay and those that drain die, busy ones, the oldest first."""
-    cores, replicas = data.draw(sizes)
-    rig, other = Rig(cores, replicas), simulated(cores, replicas)
-    with closing(rig.worker):
-        rig.fill()
-        while other.idle():
-            other.start(Batch(other.idle(), (1,)))
-        for _ in range(data.draw(st.integers(1, 3))):
-            size = data.draw(sizes)
-            rig.resize(*size)
-            other.resize(Allocation(size[0], 1, size[1]))
-            for _ in range(data.draw(st.integers(0, len(rig.machine.busy)))):
-                rig.machine.busy[0].die()
-                rig.poll()
-                other.crash()
-                status = other.status()
-                assert set(rig.machine.limits) == {status.effective_cores}
-                assert sum(rig.machine.limits) == status.held_cores
-
-
-def test_from_one_large_to_many_small_while_it_is_busy(rigs: list[Rig]) -> None:
-    rigs.append(rig := Rig(16, 1))
-    rig.fill()
-    rig.resize(1, 16)
-    assert rig.machine.limits == [1] * 16, "the running batch gives its cores away"
-    rig.ready()
-    assert rig.worker.idle() == 15
-
-
-def test_scale_out_while_others_drain_waits_for_their_places(rigs: list[Rig]) -> None:
-    rigs.append(rig := Rig(4, 4))
-    rig.fill()
-    rig.resize(16, 1)
-    assert rig.machine.limits == [4] * 4
-    rig.resize(1, 16)
-    assert rig.machine.limits == [1] * 16
-    assert rig.worker.status().ready == 1, "three of them drain, twelve start"
-    for missing, replica in zip((2, 1, 0), rig.machine.busy[1:], strict=True):
-        rig.answer(replica)
-        assert replica.closed
-        status = rig.worker.status()
-        assert status.ready + len(status.starting_s) == 16 - missing
-    rig.ready()
-    assert (rig.worker.status().ready, rig.machine.limits) == (16, [1] * 16)
-
-
-def test_new_ones_get_fewer_cores_until_others_have_drained(rigs: list[Rig]) -> None:
-    rigs.append(rig := Rig(4, 4))
-    rig.fill()
-    rig.resize(16, 1)
-    rig.resize(2, 8)
-    assert rig.machine.limits == [1] * 11, "8 that stay and 3 that drain"
-    for replica in rig.machine.busy[1:]:
-        rig.answer(replica)
-    assert rig.machine.limits == [2] * 8
-
-
-def test_a_later_decision_counts_and_not_the_one_that_fell_short(rigs: list[Rig]) -> None:
-    rigs.append(rig := Rig(8, 2))
-    rig.fill()
-    rig.resize(16, 1)
-    rig.resize(4, 1)
-    assert rig.machine.limits == [4, 4]
-    rig.answer(rig.machine.open[1])
-    assert rig.machine.limits == [4]
-
-
-def test_more_than_the_machine_is_refused(rigs: list[Rig]) -> None:
-    rigs.append(rig := Rig(4, 4))
-    with pytest.raises(ConfigError, match="5 replicas of 4 cores are more than the 16 cores"):
-        rig.worker.resize(Allocation(4, 1, 5))
-    assert rig.machine.limits == [4] * 4
-
-
-def test_only_the_first_that_is_missing_is_written(rigs: list[Rig]) -> None:
-    """A quota write refills the kernel's tokens, so that none is made without need."""
-    rigs.append(rig := Rig(4, 2))
-    rig.fill()
-    rig.resize(4, 4)
-    rig.ready()
-    rig.answer(rig.machine.busy[0])
-    assert [len(replica._limits) for replica in rig.machine.open] == [2, 2, 1, 1]
-
-
-moves = st.one_of(
-    sizes,
-    st.integers(0, TOTAL - 1),
-    st.sampled_from(["fill", "ready", "die"]),
-)
-
-
-@example([(4, 4), "fill", (16, 1), (2, 8)])
+# Many small to one large; one large to many small; others while some still drain.
+@example([(1, 16), "fill", (16, 1), *[1] * 15])
+@example([(16, 1), "fill", (1, 16), "ready"])
+@example([(4, 4), "fill", (16, 1), (1, 16), 1, 1, 1, "ready"])
+@example([(4, 4), "fill", (16, 1), (2, 8), 1, 1, 1])
+@example([(8, 2), "fill", (16, 1), (4, 1), 1])
+@example([(8, 2), "fill", (16, 1), "die"])
+@settings(deadline=None)
 @given(st.lists(moves, max_size=40))
-def test_whatever_happens_the_machine_is_enough_and_in_the_end_all_is_granted(
+def test_it_scales_as_the_simulated_worker_whatever_happens(
     moves: list[tuple[int, int] | int | str],
 ) -> None:
     """Resizes, answers of the n-th busy replica, new batches, cold starts and deaths."""
-    rig = Rig(1, 16)
+    rig, other = Rig(1, 16), Simulated(1, 16)
     cores, replicas = 1, 16
-    for move in moves:
-        if isinstance(move, tuple):
-            cores, replicas = move
-            rig.resize(cores, replicas)
-        elif isinstance(move, int):
-            if rig.machine.busy:
-                rig.answer(rig.machine.busy[move % len(rig.machine.busy)])
-        elif move == "die":
-            if rig.machine.busy:
-                rig.machine.busy[-1].die()
-                rig.poll()
-        else:
-            getattr(rig, move)()
-    while rig.machine.busy:
-        rig.answer(rig.machine.busy[0])
-    rig.ready()
-    assert rig.machine.limits == [cores] * replicas
-    assert rig.worker.status().ready == replicas
-    rig.worker.close()
+    with closing(rig.worker):
+        for move in [*moves, *[0] * 3 * TOTAL, "ready"]:
+            busy = len(rig.machine.busy)
+            for each in (rig, other):
+                if isinstance(move, tuple):
+                    cores, replicas = move
+                    each.resize(*move)
+                elif isinstance(move, str) and (busy or move != "die"):
+                    getattr(each, move)()
+                elif isinstance(move, int) and busy:
+                    each.answer(move % busy)
+            status, expected = rig.worker.status(), other.worker.status()
+            assert set(rig.machine.limits) == {expected.effective_cores}
+            assert sum(rig.machine.limits) == status.held_cores == expected.held_cores <= TOTAL
+            assert status.ready == expected.ready
+            assert len(status.starting_s) == len(expected.starting_s)
+            assert status.restarts == expected.restarts
+        assert rig.machine.limits == [cores] * replicas
+        assert rig.worker.status().ready == replicas
+
+
+def test_more_than_the_machine_is_refused() -> None:
+    rig = Rig(4, 4)
+    with closing(rig.worker):
+        with pytest.raises(ConfigError, match="5 replicas of 4 cores are more than the 16 cores"):
+            rig.worker.resize(Allocation(4, 1, 5))
+        assert rig.machine.limits == [4] * 4
+
+
+def test_only_the_first_that_is_missing_is_written() -> None:
+    """A quota write refills the kernel's tokens, so that none is made without need."""
+    rig = Rig(4, 2)
+    with closing(rig.worker):
+        rig.fill()
+        rig.resize(4, 4)
+        rig.ready()
+        rig.answer(0)
+        assert [len(replica._limits) for replica in rig.machine.open] == [2, 2, 1, 1]

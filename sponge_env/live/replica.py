@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario.config import Limiter, positive, require
 from sponge_env.scenario.profile import LOCAL_MODEL
-from sponge_env.scenario.spec import check_allocation
+from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
 
 class Ready(NamedTuple):
@@ -187,7 +187,8 @@ class LiveConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("core_unit", "batch_timeout_s", "start_timeout_s", "cold_start_s"):
             positive(name, getattr(self, name))
-        check_allocation(self.initial, self)
+        check_stage_allocation(self.initial.stages[0], self)
+        check_total_cores(self.initial.stages, self.total_cores)
 
     def physical_cores(self, cores: int) -> float:
         """Return the physical cores of core units."""

@@ -16,7 +16,7 @@ from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
 from sponge_env.live.handover import Handover
 from sponge_env.live.local import open_launchers, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
-from sponge_env.scenario.spec import check_allocation
+from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
 
 class EpisodeClock:
@@ -201,7 +201,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         begin_s = time.monotonic()
         for fleet, own in zip(self._fleets, allocation.stages, strict=True):
             target = Allocation(stages=(own._replace(variant=0),))  # a batch says its own
-            check_allocation(target, fleet.config)
+            check_stage_allocation(target.stages[0], fleet.config)
+            check_total_cores(target.stages, fleet.config.total_cores)
             fleet.target = target
         for fleet in self._fleets:
             fleet.shrink(fleet.target.replicas)

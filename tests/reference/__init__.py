@@ -1,24 +1,24 @@
 """The serving system once more, plain and slow: an independent specification of the core.
 
-It shares with the product what describes a system (interfaces, configuration, scenario, profile,
-file formats, names of observation fields), and none of the rules: queue, batches, drops, ledger,
-replicas, CPU quota, arrivals, network, metrics, reward and observation are written here in their
-simplest form, as objects. ``tests/differential.py`` holds the core to it. Only here can a
-simulated replica crash.
+It takes requests as the product draws them and shares with it what describes a system (interfaces,
+scenario, profile, names of observation fields), but none of the rules: queue, batches, drops,
+replicas, CPU quota, metrics, reward and observation are written here in their simplest form.
+``tests/differential.py`` compares the core with it. Only here can a simulated replica crash.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from reference.quota import QuotaBucket
-from reference.serving import EdfQueue, FifoQueue, ServingCore
-from reference.system import System
+from reference.system import System, requests_of
 from reference.worker import ProfileService, Service, SimulatedWorker, noise_source
-from reference.workload import make_requests
 from sponge_env.interfaces import SystemSpec, Worker
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.workload import draw_workload
 
 
 def make_system(
@@ -27,45 +27,33 @@ def make_system(
     """Build a system at the start of an episode, on a simulated worker if none is given."""
     profile = profile or scenario_profile(scenario)
     spec = make_spec(scenario, profile)
-    core = ServingCore(
-        scenario.serving.drop_grace_s,
-        profile.scaled(scenario.simulation.service_scale).fastest_s(scenario.limits.cores),
-        FifoQueue() if scenario.serving.order == "fifo" else EdfQueue(),
-    )
+    served = profile.scaled(scenario.simulation.service_scale)
+    one_core_s = 0.0
     if profile.resolve_service(scenario.simulation.service) == "profile":
-        served = profile.scaled(scenario.simulation.service_scale)
-        core.ledger.one_core_s = float(served.service_table_s(1, 1)[0, 0])
-    worker = worker or make_worker(scenario, profile, spec, seed)
-    return System(scenario, spec, make_requests(scenario, profile, seed), core, worker)
-
-
-def make_worker(
-    scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int
-) -> SimulatedWorker:
-    """Build the simulated worker of an episode."""
-    return SimulatedWorker(**worker_settings(scenario, profile, spec, seed))
+        one_core_s = float(served.service_table_s(1, 1)[0, 0])
+    requests = requests_of(draw_workload(scenario, profile, seed))
+    worker = worker or SimulatedWorker(**worker_settings(scenario, profile, spec, seed))
+    fastest_s = served.fastest_s(scenario.limits.cores)
+    return System(scenario, spec, requests, worker, fastest_s, one_core_s)
 
 
 def worker_settings(
     scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the arguments of an episode's simulated worker.
 
-    Under a quota one uniform of the stream is drawn for each replica, the phase of its refills.
+    Drawn are a factor for each batch and, under a quota, the phase of each replica's refills.
     """
     limits, rng = scenario.limits, stream(seed, "noise")
     profile = profile.scaled(scenario.simulation.service_scale)
-    quota = profile.quota
-    if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
-        work_s = profile.work_table_s(limits.batch)
+    quota, limited = profile.quota, profile.resolve_service(scenario.simulation.service) == "quota"
+    latency_s = profile.service_table_s(limits.batch, limits.cores)
 
-        def make_service(cores: int) -> Service:
+    def make_service(cores: int) -> Service:
+        if limited and quota is not None:
+            work_s = profile.work_table_s(limits.batch)
             return QuotaBucket(quota, work_s, profile.core_unit, cores, rng.random())
-    else:
-        latency_s = profile.service_table_s(limits.batch, limits.cores)
-
-        def make_service(cores: int) -> Service:
-            return ProfileService(latency_s, cores)
+        return ProfileService(latency_s, cores)
 
     return {
         "make_service": make_service,

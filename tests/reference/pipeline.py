@@ -1,8 +1,8 @@
 """Stages in a row, by events, in the plainest way: a specification of what a pipeline does.
 
-Requests are dictionaries of open tasks, queues are sorted lists. Replicas stay as they are; cores,
-batch sizes and variants change from interval to interval, and a resize rescales what is left of a
-batch. Nothing is drawn: fan-outs are given by a function.
+Requests are tickets of open tasks, queues are lists. Replicas stay as they are; cores, batch sizes
+and variants change from interval to interval, and a resize rescales what is left of a batch.
+Nothing is drawn: fan-outs are given by a function.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from sponge_env.interfaces import StageAllocation
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,7 @@ class StageModel:
     replicas: int
 
 
-@dataclass
-class Asked:
-    """An allocation of a stage."""
-
-    cores: int
-    batch: int
-    variant: int = 0
-
-
-@dataclass
+@dataclass(eq=False)
 class Ticket:
     """A request and its open tasks."""
 
@@ -63,157 +56,148 @@ class Pipeline:
     def __init__(
         self,
         stages: Sequence[StageModel],
-        initial: Sequence[Asked],
+        initial: Sequence[StageAllocation],
         fan_out: Callable[[int, int, int], int],
         drop_grace_s: float,
         fifo: bool = False,
     ) -> None:
         """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to."""
-        self.stages, self.asked, self.fan_out = stages, list(initial), fan_out
+        self.stages, self.allocations, self.fan_out = stages, list(initial), fan_out
         self.drop_grace_s, self.fifo, self.now_s = drop_grace_s, fifo, 0.0
         self.queues: list[list[Ticket]] = [[] for _ in stages]
         self.replicas: list[list[Running | None]] = [[None] * s.replicas for s in stages]
         self.tickets: list[Ticket] = []
         self.core_s = 0.0
-        self.last = [a.variant for a in initial]
+        self.last_variants = [a.variant for a in initial]
         self.switches = [0] * len(stages)
         self.done_by = [[0] * len(stage.accuracies) for stage in stages]
 
     def serve(
-        self, arrivals: Sequence[tuple[float, float]], asked: Sequence[Asked], until_s: float
+        self,
+        arrivals: Sequence[tuple[float, float]],
+        allocations: Sequence[StageAllocation],
+        until_s: float,
     ) -> None:
         """Serve an interval: arrivals are (arrival, deadline), in the order of arrival."""
-        self._put_in_force(asked)
-        held = sum(a.cores * s.replicas for a, s in zip(asked, self.stages, strict=True))
+        self._resize(allocations)
+        held = sum(a.cores * s.replicas for a, s in zip(allocations, self.stages, strict=True))
         self.core_s += held * (until_s - self.now_s)
         waiting = list(arrivals)
         while True:
             while waiting and waiting[0][0] <= self.now_s:
                 self._offer(*waiting.pop(0))
             if self.now_s >= until_s:
-                for at in range(len(self.stages)):
-                    self._drop_expired(at)
+                for k in range(len(self.stages)):
+                    self._drop_expired(k)
                 return
-            for at in range(len(self.stages)):
-                self._start(at)
+            for k in range(len(self.stages)):
+                self._start(k)
             ends = [r.finish_s for row in self.replicas for r in row if r is not None]
-            arrivals = [arrival_s for arrival_s, _ in waiting[:1]]
-            self.now_s = min([until_s, *ends, *arrivals])
+            self.now_s = min([until_s, *ends, *(arrival_s for arrival_s, _ in waiting[:1])])
             self._settle()
 
-    def _put_in_force(self, asked: Sequence[Asked]) -> None:
-        for at, (new, old) in enumerate(zip(asked, self.asked, strict=True)):
-            for running in self.replicas[at]:
+    def _resize(self, allocations: Sequence[StageAllocation]) -> None:
+        for k, (new, old) in enumerate(zip(allocations, self.allocations, strict=True)):
+            for running in self.replicas[k]:
                 if running is not None and running.finish_s > self.now_s:
-                    table = self.stages[at].latency_s[running.variant][len(running.tickets) - 1]
-                    scale = table[new.cores - 1] / table[old.cores - 1]
-                    running.finish_s = self.now_s + (running.finish_s - self.now_s) * scale
-        self.asked = list(asked)
+                    row_s = self.stages[k].latency_s[running.variant][len(running.tickets) - 1]
+                    left_s = running.finish_s - self.now_s
+                    running.finish_s = (
+                        self.now_s + left_s * row_s[new.cores - 1] / row_s[old.cores - 1]
+                    )
+        self.allocations = list(allocations)
 
     def _offer(self, arrival_s: float, deadline_s: float) -> None:
-        count = len(self.stages)
+        nothing = [0] * len(self.stages)
+        row = len(self.tickets)
         ticket = Ticket(
-            len(self.tickets), arrival_s, deadline_s, [0] * count, [0] * count, [0.0] * count
+            row, arrival_s, deadline_s, [*nothing], [*nothing], [0.0] * len(self.stages)
         )
         self.tickets.append(ticket)
         self._join(0, ticket)
 
-    def _join(self, at: int, ticket: Ticket) -> None:
-        ticket.open[at] += 1
-        self.queues[at].append(ticket)
-        self.queues[at].sort(key=lambda each: (each.deadline_s, each.row))
+    def _join(self, k: int, ticket: Ticket) -> None:
+        ticket.open[k] += 1
+        self.queues[k].append(ticket)
+        self.queues[k].sort(key=lambda each: (0 if self.fifo else each.deadline_s, each.row))
 
-    def _drop_expired(self, at: int) -> None:
-        for ticket in list(self.queues[at]):
+    def _drop_expired(self, k: int) -> None:
+        for ticket in list(self.queues[k]):
             if not ticket.outcome and ticket.deadline_s < self.now_s - self.drop_grace_s:
-                self._close(ticket, "dropped", at)
+                self._close(ticket, "dropped", k, self.now_s)
 
-    def _close(self, ticket: Ticket, outcome: str, at: int) -> None:
-        ticket.outcome, ticket.finished_s, ticket.stage = outcome, self.now_s, at
+    def _close(self, ticket: Ticket, outcome: str, k: int, finished_s: float) -> None:
+        ticket.outcome, ticket.finished_s, ticket.stage = outcome, finished_s, k
         for queue in self.queues:
             queue[:] = [each for each in queue if each is not ticket]
 
-    def _start(self, at: int) -> None:
-        """Start what batches can."""
-        for place, running in enumerate(self.replicas[at]):
+    def _start(self, k: int) -> None:
+        allocation = self.allocations[k]
+        for place, running in enumerate(self.replicas[k]):
             if running is None:
-                self._drop_expired(at)
-                if not self.queues[at]:
-                    break
-                order = self.queues[at]
-                if self.fifo:
-                    order = sorted(order, key=lambda each: each.row)
-                batch = order[: self.asked[at].batch]
-                most_urgent_s = self.queues[at][0].deadline_s
-                if self.fifo:
-                    most_urgent_s = batch[0].deadline_s
-                for ticket in batch:
-                    self.queues[at].remove(ticket)
-                variant = self._variant(at, len(batch), most_urgent_s)
-                self.switches[at] += variant != self.last[at]
-                self.last[at] = variant
-                table = self.stages[at].latency_s[variant]
-                took_s = table[len(batch) - 1][self.asked[at].cores - 1]
-                self.replicas[at][place] = Running(batch, variant, self.now_s + took_s)
+                self._drop_expired(k)
+                batch = self.queues[k][: allocation.batch]
+                if not batch:
+                    return
+                del self.queues[k][: len(batch)]
+                variant = self._variant(k, len(batch), batch[0].deadline_s)
+                self.switches[k] += variant != self.last_variants[k]
+                self.last_variants[k] = variant
+                took_s = self.stages[k].latency_s[variant][len(batch) - 1][allocation.cores - 1]
+                self.replicas[k][place] = Running(batch, variant, self.now_s + took_s)
 
-    def _variant(self, at: int, count: int, most_urgent_s: float) -> int:
-        stage, cores = self.stages[at], self.asked[at].cores
-        asked = self.asked[at].variant
-        if asked < 0:
-            slack_s = most_urgent_s - self.now_s
-            for variant in range(len(stage.latency_s) - 1, 0, -1):
-                if stage.latency_s[variant][count - 1][cores - 1] <= slack_s:
-                    return variant
-            return 0
-        return asked
+    def _variant(self, k: int, count: int, most_urgent_s: float) -> int:
+        """Return what was asked for, or the most accurate one that the slack allows."""
+        stage, allocation = self.stages[k], self.allocations[k]
+        if allocation.variant >= 0:
+            return allocation.variant
+        for variant in range(len(stage.latency_s) - 1, 0, -1):
+            took_s = stage.latency_s[variant][count - 1][allocation.cores - 1]
+            if took_s <= most_urgent_s - self.now_s:
+                return variant
+        return 0
 
     def _settle(self) -> None:
-        while True:
-            ended = [
-                (running.finish_s, at, place)
-                for at, row in enumerate(self.replicas)
-                for place, running in enumerate(row)
-                if running is not None and running.finish_s <= self.now_s
-            ]
-            if not ended:
-                return
-            _, at, place = min(ended)
-            running = self.replicas[at][place]
+        """Book the batches that have ended, in the order of their ends, then of the stages."""
+        ended = [
+            (running.finish_s, k, place)
+            for k, row in enumerate(self.replicas)
+            for place, running in enumerate(row)
+            if running is not None and running.finish_s <= self.now_s
+        ]
+        for _, k, place in sorted(ended):
+            running, self.replicas[k][place] = self.replicas[k][place], None
             assert running is not None
-            self.replicas[at][place] = None
-            self.done_by[at][running.variant] += len(running.tickets)
+            self.done_by[k][running.variant] += len(running.tickets)
             for ticket in running.tickets:
                 if not ticket.outcome:
-                    self._finish(at, ticket, running)
+                    self._finish(k, ticket, running)
 
-    def _finish(self, at: int, ticket: Ticket, running: Running) -> None:
-        tasks = self.fan_out(ticket.row, at, ticket.done[at])
-        ticket.open[at] -= 1
-        ticket.done[at] += 1
-        ticket.accuracy[at] += self.stages[at].accuracies[running.variant]
+    def _finish(self, k: int, ticket: Ticket, running: Running) -> None:
+        tasks = self.fan_out(ticket.row, k, ticket.done[k])
+        ticket.open[k] -= 1
+        ticket.done[k] += 1
+        ticket.accuracy[k] += self.stages[k].accuracies[running.variant]
         for follower, stage in enumerate(self.stages):
-            if stage.after == (at,):
+            if stage.after == (k,):
                 for _ in range(tasks):
                     self._join(follower, ticket)
-            elif at in stage.after and follower not in ticket.joined:
-                before = self._before(follower)
-                if not any(ticket.open[k] for k in before) and any(
-                    ticket.done[k] for k in stage.after
-                ):
+            elif k in stage.after and follower not in ticket.joined:
+                open_before = any(ticket.open[before] for before in self._before(follower))
+                if not open_before and any(ticket.done[before] for before in stage.after):
                     ticket.joined.add(follower)
                     self._join(follower, ticket)
         if not any(ticket.open):
             in_time = running.finish_s <= ticket.deadline_s
-            self._close(ticket, "on_time" if in_time else "late", at)
-            ticket.finished_s = running.finish_s
+            self._close(ticket, "on_time" if in_time else "late", k, running.finish_s)
 
-    def _before(self, at: int) -> set[int]:
-        found: set[int] = set()
-        for k in self.stages[at].after:
-            found |= {k} | self._before(k)
-        return found
+    def _before(self, k: int) -> set[int]:
+        """Return all stages that lead to one."""
+        after = self.stages[k].after
+        return set(after).union(*map(self._before, after))
 
-    def accuracy(self, ticket: Ticket) -> float:
+    @staticmethod
+    def accuracy(ticket: Ticket) -> float:
         """Return the accuracy of an answer."""
         means = [a / d for a, d in zip(ticket.accuracy, ticket.done, strict=True) if d]
         return math.prod(means)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import simpy
 
-from reference.workload import Request
+from reference.system import Request
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,

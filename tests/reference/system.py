@@ -1,291 +1,370 @@
-"""The controlled system: one step puts an allocation in force for one interval."""
+"""Queue, batches, metrics and view of a system of one stage, request by request."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reference.serving import ArrivalCursor, Counts, Entry, ServingCore, drive
-from reference.workload import Request
 from sponge_env.arrays import total
 from sponge_env.interfaces import (
     HISTORY,
     Allocation,
+    Batch,
     Completion,
-    FloatArray,
-    Outcome,
     RunningBatch,
-    StageView,
     SystemSpec,
-    SystemView,
     Worker,
     WorkerStatus,
 )
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.scenario.config import Reward
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.scenario.spec import check_allocation
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""
 
 
-@dataclass(frozen=True, slots=True)
-class EpisodePlan:
-    """How long an episode is, and from when on it counts."""
+@dataclass(eq=False)
+class Request:
+    """One inference request, and what became of it."""
 
-    intervals: int
-    count_from_s: float
+    id: int
+    sent_s: float
+    arrival_s: float
+    deadline_s: float
+    payload_bytes: float
+    outcome: str = "queued"
+    started_s: float = math.nan
+    """Start of its last batch."""
+    finished_s: float = math.nan
+    batch_size: int = 0
+    replica: int = -1
+    attempts: int = 0
+    """Batches it was part of; above 1 after a crash."""
+
+    @property
+    def delay_s(self) -> float:
+        return self.arrival_s - self.sent_s
+
+    @property
+    def budget_s(self) -> float:
+        return self.deadline_s - self.arrival_s
+
+
+GIVEN = ("id", "sent_s", "arrival_s", "deadline_s", "payload_bytes")
+RESULTS = ("outcome", "started_s", "finished_s", "batch_size", "replica", "attempts")
+
+
+def requests_of(workload: Any) -> list[Request]:
+    """Return the requests of a workload, by arrival."""
+    columns = (getattr(workload, name).tolist() for name in GIVEN)
+    return [Request(*row) for row in zip(*columns, strict=True)]
 
 
 class System:
     """Queue, batches, ledger and worker under control."""
-
-    measured_accuracy = math.nan
-    """Nobody looks at answers that are none."""
 
     def __init__(
         self,
         scenario: Scenario,
         spec: SystemSpec,
         requests: Sequence[Request],
-        core: ServingCore,
-        worker: Worker,
+        worker: Any,
+        fastest_s: float,
+        one_core_s: float,
     ) -> None:
         """Start at time 0.
 
         Args:
-            scenario: As long as its traces.
+            scenario: The experiment.
             spec: What controllers know, too.
             requests: Ascending by arrival.
-            core: Empty.
             worker: At time 0, with ``spec.initial`` in force.
+            fastest_s: Budget on arrival below which a request counts as hopeless.
+            one_core_s: The same for one core, where that is a limit.
         """
-        self.spec = spec
-        self.plan = EpisodePlan(scenario.intervals, scenario.count_from_s)
-        self.core = core
-        self.worker = worker
-        self._scenario = scenario
-        self._arrivals = ArrivalCursor(requests)
+        self.spec, self.intervals, self._scenario = spec, scenario.intervals, scenario
+        self.worker: Worker | Any = worker
+        self._fastest_s, self._one_core_s = fastest_s, one_core_s
+        self._coming, self._arrived = list(requests), 0
+        self._queue: list[Request] = []
+        self._running: dict[int, tuple[list[Request], float]] = {}
+        self._batches = self._interval = 0
         self._allocation = spec.initial
-        self._interval = 0
-        self._history = _History(scenario.network.base_delay_s)
-        self._last: IntervalMetrics | None = None
-        self._counts = core.counts
-        self._status = worker.status()
-        self._measured_s = worker.now()
+        self._new: list[Request] = []
+        self._ended: list[Request] = []
+        self._completions: list[Completion] = []
+        self._arrivals: list[float] = []
+        self._mean_delays_s: list[float] = []
+        self._bandwidths: list[float] = []
+        self._status, self._measured_s = worker.status(), worker.now()
 
     @property
     def done(self) -> bool:
-        return self._interval >= self.plan.intervals
+        return self._interval >= self.intervals
 
-    @property
-    def limiter(self) -> str:
-        return self.worker.limiter
-
-    def columns(self) -> dict[str, NDArray[np.generic]]:
-        return self.core.ledger.columns()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        self.worker.hold()
-        yield
-        self.worker.release()
-
-    def close(self) -> None:
-        self.worker.close()
-
-    def view(self) -> SystemView:
-        """Return what a controller sees now."""
-        only = StageView(
-            queued_deadlines_s=self.core.queued_deadlines_s(),
-            running=tuple(
-                RunningBatch(len(requests), started_s, self._planned_end_s(batch_id))
-                for batch_id, (requests, started_s) in self.core.running.items()
-            ),
-            allocation=self._allocation.stages[0],
-            replicas_ready=self._status.ready,
-            starting_s=self._status.starting_s,
-            arrivals=np.array(self._history.arrivals, dtype=np.float64),
-            cores_in_force=self.worker.in_force[-1][1],
-            pending=tuple(
-                (time_s - self.worker.now(), asked.cores) for time_s, asked in self.worker.pending
-            ),
-            last=None,
-        )
-        return SystemView(
-            now_s=self.worker.now(),
-            stages=(only,),
-            allocation=self._allocation,
-            delays_s=self._history.delays_s,
-            budgets_s=self._history.budgets_s,
-            mean_delays_s=np.array(self._history.mean_delays_s, dtype=np.float64),
-            bandwidths_bytes_per_s=np.array(self._history.bandwidths, dtype=np.float64),
-            last=self._last,
-        )
-
-    def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
-        """Put an allocation in force and serve until the interval ends."""
-        if self.done:
-            raise RuntimeError("the episode is over; start a new one")
-        check_allocation(allocation, self.spec)
+    def step(self, allocation: Allocation) -> dict[str, float]:
+        """Put an allocation in force, serve until the interval ends, return its metrics."""
+        self._new, self._ended, self._completions = [], [], []
         self.worker.resize(allocation)
         self._allocation = allocation
         self._interval += 1
-        until_s = self._interval * self.spec.interval_s
-        drive(self.core, self.worker, self._arrivals, allocation.batch, until_s)
-        self._last = self._measure(until_s, allocation, decision_s)
-        return self._last
+        self._serve(self._interval * self.spec.interval_s, arriving=True)
+        self._remember()
+        return self._measure()
 
-    def drain(self) -> Counts:
+    def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force.
 
-        No request arrives any more. Requests that still wait when the last deadline has
-        passed are dropped, so that afterwards nothing is queued or running.
+        No request arrives any more. What still waits when the last deadline has passed is dropped.
         """
-        no_arrivals = ArrivalCursor(())
-        running_s = [r.deadline_s for requests, _ in self.core.running.values() for r in requests]
-        last_s = max([*running_s, *self.core.queued_deadlines_s()[-1:]], default=0.0)
-        while self.core.pending and self.worker.now() < last_s:
-            until_s = min(last_s, self.worker.now() + self.spec.interval_s)
-            batch_max = self._allocation.batch
-            drive(self.core, self.worker, no_arrivals, batch_max, until_s)
-        self.core.abandon(self.worker.now())
-        while self.core.running:
+        left = [r for requests, _ in self._running.values() for r in requests] + self._queue
+        last_s = max((request.deadline_s for request in left), default=0.0)
+        while (self._queue or self._running) and self.worker.now() < last_s:
+            self._serve(min(last_s, self.worker.now() + self.spec.interval_s), arriving=False)
+        self._drop(list(self._queue))
+        while self._running:
             for completion in self.worker.wait(self.worker.now() + self.spec.interval_s):
-                self.core.settle(completion)
-        return self.core.counts
+                self._settle(completion)
 
-    def _planned_end_s(self, batch_id: int) -> float:
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return what became of the requests that have arrived, in that order."""
+        rows = self._coming[: self._arrived]
+        columns = {n: np.array([getattr(r, n) for r in rows]) for n in (*GIVEN, *RESULTS[1:])}
+        outcome = np.array([request.outcome for request in rows], str)
+        hopeless = np.array([self._hopeless(r) for r in rows], bool)
+        short = np.array([r.budget_s < self._one_core_s for r in rows], bool)
+        there = [request.outcome in ("queued", "running") for request in rows]
+        answered = [request.outcome in ("on_time", "late") for request in rows]
+        return {
+            **columns,
+            "outcome": outcome,
+            "hopeless": hopeless,
+            "needs_cores": short & ~hopeless,
+            "accuracy": np.where(answered, 1.0, np.nan),
+            "stage": -np.array(there, int),
+        }
+
+    def view(self) -> SimpleNamespace:
+        """Return what a controller sees now: of the system, and as ``stage`` of its stage."""
+        now_s, in_force, pending = self.worker.now(), self.worker.in_force, self.worker.pending
+        return SimpleNamespace(
+            now_s=now_s,
+            delays_s=np.array([r.delay_s for r in self._new], float),
+            budgets_s=np.array([r.budget_s for r in self._new], float),
+            mean_delays_s=np.array(self._mean_delays_s[-HISTORY:], float),
+            bandwidths_bytes_per_s=np.array(self._bandwidths[-HISTORY:], float),
+            stage=SimpleNamespace(
+                queued_deadlines_s=np.array(sorted(r.deadline_s for r in self._queue), float),
+                running=tuple(
+                    RunningBatch(len(requests), started_s, self._planned_end_s(requests, started_s))
+                    for requests, started_s in self._running.values()
+                ),
+                allocation=self._allocation.stages[0],
+                replicas_ready=self._status.ready,
+                starting_s=self._status.starting_s,
+                arrivals=np.array(self._arrivals[-HISTORY:], float),
+                cores_in_force=in_force[-1][1],
+                pending=tuple((time_s - now_s, each.stages[0].cores) for time_s, each in pending),
+            ),
+        )
+
+    def _serve(self, until_s: float, arriving: bool) -> None:
+        """Serve until a moment, at which nothing is started any more.
+
+        A batch starts as soon as a replica is idle and a request waits. What falls together
+        happens in this order: batches end, requests arrive, batches start.
+        """
+        while True:
+            now_s = self.worker.now()
+            next_s = math.inf
+            if arriving:
+                next_s = self._take_in(min(now_s, until_s))
+            if now_s >= until_s:
+                self._drop_expired()
+                return
+            while self.worker.idle() and self._start_batch():
+                pass
+            for completion in self.worker.wait(min(until_s, next_s)):
+                self._settle(completion)
+
+    def _take_in(self, until_s: float) -> float:
+        """Take in what has arrived; return when the next request arrives."""
+        while self._arrived < len(self._coming):
+            request = self._coming[self._arrived]
+            if request.arrival_s > until_s:
+                return request.arrival_s
+            self._arrived += 1
+            self._new.append(request)
+            self._enqueue(request)
+        return math.inf
+
+    def _enqueue(self, request: Request) -> None:
+        """Let a request wait: earliest deadline or, if the scenario says so, first come first."""
+        fifo = self._scenario.serving.order == "fifo"
+        insort(self._queue, request, key=lambda r: (r.arrival_s if fifo else r.deadline_s, r.id))
+
+    def _start_batch(self) -> bool:
+        self._drop_expired()
+        requests = self._queue[: self._allocation.stages[0].batch]
+        if not requests:
+            return False
+        del self._queue[: len(requests)]
+        for request in requests:
+            request.outcome = "running"
+            request.attempts += 1
+        self._batches += 1
+        self._running[self._batches] = requests, self.worker.now()
+        self.worker.start(Batch(self._batches, tuple(request.id for request in requests)))
+        return True
+
+    def _drop_expired(self) -> None:
+        grace_s = self._scenario.serving.drop_grace_s
+        if not math.isinf(grace_s):
+            limit_s = self.worker.now() - grace_s
+            self._drop([request for request in self._queue if request.deadline_s < limit_s])
+
+    def _drop(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._queue.remove(request)
+            request.outcome, request.finished_s = "dropped", self.worker.now()
+            self._ended.append(request)
+
+    def _settle(self, completion: Completion) -> None:
+        """Enter the end of a batch.
+
+        When its replica died, requests with budget left wait again; the others failed.
+        """
+        requests, _ = self._running.pop(completion.batch.id)
+        self._completions.append(completion)
+        for request in requests:
+            in_time = completion.finished_s <= request.deadline_s
+            if not completion.ok and completion.finished_s < request.deadline_s:
+                request.outcome = "queued"
+                self._enqueue(request)
+                continue
+            answered = "on_time" if in_time else "late"
+            request.outcome = answered if completion.ok else "failed"
+            request.started_s, request.finished_s = completion.started_s, completion.finished_s
+            request.batch_size, request.replica = len(requests), completion.replica
+            self._ended.append(request)
+
+    def _hopeless(self, request: Request) -> bool:
+        return request.budget_s < self._fastest_s
+
+    def _planned_end_s(self, requests: Sequence[Request], started_s: float) -> float:
         """When the latency model expects a running batch to end, whatever was resized since."""
-        requests, started_s = self.core.running[batch_id]
-        before = [cores for time_s, cores in self.worker.in_force if time_s <= started_s]
-        (latency_s,) = self._latency_s(len(requests), before[-1:])
-        end_s, old = started_s + latency_s, before[-1]
-        for time_s, new in self.worker.in_force[len(before) :]:
+        stage, in_force = self.spec.first, self.worker.in_force
+        row_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[len(requests) - 1]
+        before = [cores for time_s, cores in in_force if time_s <= started_s]
+        old = before[-1]
+        end_s = started_s + row_s[old - 1]
+        for time_s, new in in_force[len(before) :]:
             left_s = max(0.0, end_s - time_s)
-            before_s, after_s = self._latency_s(len(requests), [old, new])
-            end_s, old = time_s + left_s * after_s / before_s, new
-        return end_s
+            end_s, old = time_s + left_s * row_s[new - 1] / row_s[old - 1], new
+        return float(end_s)
 
-    def _latency_s(self, size: int, cores: list[int]) -> list[float]:
-        table_s = self.spec.first.latency.table_s(
-            self.spec.first.batch_max, self.spec.first.cores_max
-        )
-        return [float(table_s[size - 1, c - 1]) for c in cores]
+    def _remember(self) -> None:
+        """Note the interval's arrivals; without any it repeats delay and bandwidth before it."""
+        new, base_s = self._new, self._scenario.network.base_delay_s
+        mean_s = self._mean_delays_s[-1] if self._mean_delays_s else math.nan
+        bandwidth = self._bandwidths[-1] if self._bandwidths else math.nan
+        if new:
+            total_s = total(r.delay_s for r in new)
+            transfer_s = total_s - base_s * len(new)
+            mean_s = total_s / len(new)
+            if transfer_s > ROUNDING_S * len(new):
+                bandwidth = total(r.payload_bytes for r in new) / transfer_s
+        self._arrivals.append(float(len(new)))
+        self._mean_delays_s.append(mean_s)
+        self._bandwidths.append(bandwidth)
 
-    def _measure(
-        self, until_s: float, allocation: Allocation, decision_s: float
-    ) -> IntervalMetrics:
-        arrived, ended, completions = self.core.take_interval()
-        self._history.add(arrived)
-        now_s, counts, status = self.worker.now(), self.core.counts, self.worker.status()
-        elapsed_s = now_s - self._measured_s
-        metrics = IntervalMetrics(
-            time_s=until_s,
-            **slo_metrics(self._counts, counts),
-            **latency_metrics(ended, completions),
-            **resource_metrics(self._status, status, elapsed_s, self.spec.first.core_unit),
-            requested_cores=allocation.cores,
-            batch=allocation.batch,
-            replicas=allocation.replicas,
-            delay_mean_s=self._history.mean_delays_s[-1],
-            delay_max_s=float(self._history.delays_s.max()) if arrived else np.nan,
-            bandwidth_bytes_per_s=self._history.bandwidths[-1],
-            feasible=int(allocation.feasible),
-            decision_s=decision_s,
-            paused_s=0.0,
-        )
-        self._counts, self._status, self._measured_s = counts, status, now_s
-        rewarded = reward(metrics, self.spec.total_cores, self._scenario.reward)
-        return dataclasses.replace(metrics, reward=rewarded)
+    def _measure(self) -> dict[str, float]:
+        before, self._status = self._status, self.worker.status()
+        elapsed_s, self._measured_s = self.worker.now() - self._measured_s, self.worker.now()
+        asked, stage = self._allocation.stages[0], self.spec.first
+        metrics = {
+            "time_s": self._interval * self.spec.interval_s,
+            **self._requests_measured(),
+            **latencies_measured(self._ended),
+            **batches_measured(self._completions),
+            **resources_measured(before, self._status, elapsed_s, stage.core_unit),
+            "requested_cores": asked.cores,
+            "batch": asked.batch,
+            "replicas": asked.replicas,
+            "delay_mean_s": self._mean_delays_s[-1],
+            "delay_max_s": max((r.delay_s for r in self._new), default=math.nan),
+            "bandwidth_bytes_per_s": self._bandwidths[-1],
+            "feasible": int(self._allocation.feasible),
+        }
+        return metrics | {"reward": self._reward(metrics)}
 
+    def _requests_measured(self) -> dict[str, float]:
+        ended, names = self._ended, ("on_time", "late", "dropped", "failed")
+        counts: dict[str, float] = {n: sum(r.outcome == n for r in ended) for n in names}
+        missed = [request for request in ended if request.outcome != "on_time"]
+        return {
+            **counts,
+            "offered": len(self._new),
+            "hopeless": sum(map(self._hopeless, self._new)),
+            "violations": len(missed),
+            "avoidable_violations": sum(not self._hopeless(request) for request in missed),
+            "violation_rate": len(missed) / len(ended) if ended else 0.0,
+            "queued": len(self._queue),
+            "running": sum(len(requests) for requests, _ in self._running.values()),
+        }
 
-class _History:
-    """What the past intervals' arrivals had to say about load and network."""
-
-    def __init__(self, base_delay_s: float) -> None:
-        self._base_delay_s = base_delay_s
-        self.arrivals: deque[float] = deque(maxlen=HISTORY)
-        self.mean_delays_s: deque[float] = deque(maxlen=HISTORY)
-        self.bandwidths: deque[float] = deque(maxlen=HISTORY)
-        self.delays_s: FloatArray = np.zeros(0)
-        self.budgets_s: FloatArray = np.zeros(0)
-
-    def add(self, arrived: Sequence[Request]) -> None:
-        """Add one interval; without arrivals it repeats the delay and the bandwidth before it."""
-        self.arrivals.append(float(len(arrived)))
-        self.delays_s = np.array([r.delay_s for r in arrived], dtype=np.float64)
-        self.budgets_s = np.array([r.budget_on_arrival_s for r in arrived], dtype=np.float64)
-        mean_s = self.mean_delays_s[-1] if self.mean_delays_s else np.nan
-        bandwidth = self.bandwidths[-1] if self.bandwidths else np.nan
-        if arrived:
-            total_s = total(r.delay_s for r in arrived)
-            transfer_s = total_s - self._base_delay_s * len(arrived)
-            mean_s = total_s / len(arrived)
-            if transfer_s > ROUNDING_S * len(arrived):
-                bandwidth = total(r.payload_bytes for r in arrived) / transfer_s
-        self.mean_delays_s.append(mean_s)
-        self.bandwidths.append(bandwidth)
+    def _reward(self, metrics: dict[str, float]) -> float:
+        """Charge the cores held and the requests that missed their deadline; credit accuracy."""
+        weights, held = self._scenario.reward, metrics["cores"] / self.spec.total_cores
+        accuracy = metrics["effective_accuracy"]
+        gained = 0.0 if math.isnan(accuracy) else weights.accuracy_weight * accuracy
+        return -held - weights.violation_weight * metrics["violation_rate"] + gained
 
 
-def slo_metrics(before: Counts, after: Counts) -> dict[str, Any]:
-    """Return what became of requests between two looks at the ledger."""
-    ended = after.ended - before.ended
-    violations = after.violations - before.violations
+def latencies_measured(ended: Sequence[Request]) -> dict[str, float]:
+    """Return end-to-end latencies and accuracies of what ended; the lost take for ever."""
+    answered = [r for r in ended if r.outcome in ("on_time", "late")]
+    times_s = sorted(r.finished_s - r.sent_s for r in answered)
+    of_all = [*times_s, *[math.inf] * (len(ended) - len(times_s))]
+    in_time = sum(request.outcome == "on_time" for request in ended)
     return {
-        **{
-            name: getattr(after, name) - getattr(before, name)
-            for name in ("offered", "on_time", "late", "dropped", "failed", "hopeless")
-        },
-        "violations": violations,
-        "avoidable_violations": after.avoidable - before.avoidable,
-        "violation_rate": violations / ended if ended else 0.0,
-        "queued": after.queued,
-        "running": after.running,
+        "latency_mean_s": total(times_s) / len(times_s) if times_s else math.nan,
+        "latency_p50_s": quantile(of_all, 0.5),
+        "latency_p99_s": quantile(of_all, 0.99),
+        "accuracy": 1.0 if answered else math.nan,
+        "effective_accuracy": in_time / len(ended) if ended else math.nan,
     }
 
 
-def latency_metrics(ended: Sequence[Entry], completions: Sequence[Completion]) -> dict[str, Any]:
-    """Return sizes and times of batches and end-to-end latencies of what ended in the interval."""
-    metrics: dict[str, Any] = {}
-    latency_s = sorted(
-        entry.finished_s - entry.request.sent_s
-        for entry in ended
-        if entry.outcome in (Outcome.ON_TIME, Outcome.LATE)
-    )
-    if latency_s:
-        metrics["latency_mean_s"] = total(latency_s) / len(latency_s)
-        metrics["accuracy"] = 1.0  # of a model without variants
-    if ended:
-        in_time = sum(entry.outcome is Outcome.ON_TIME for entry in ended)
-        metrics["effective_accuracy"] = in_time / len(ended)
-        of_all = latency_s + [math.inf] * (len(ended) - len(latency_s))
-        for name, probability in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
-            position = probability * (len(of_all) - 1)
-            low, high = of_all[math.floor(position)], of_all[math.ceil(position)]
-            share = position - math.floor(position)
-            metrics[name] = high if math.isinf(high) else low + share * (high - low)
-    if completions:
-        metrics["batch_mean"] = sum(c.batch.size for c in completions) / len(completions)
+def quantile(values: Sequence[float], probability: float) -> float:
+    """Return an interpolated quantile of ascending values."""
+    if not values:
+        return math.nan
+    position = probability * (len(values) - 1)
+    low, high = values[math.floor(position)], values[math.ceil(position)]
+    return high if math.isinf(high) else low + (position - math.floor(position)) * (high - low)
+
+
+def batches_measured(completions: Sequence[Completion]) -> dict[str, float]:
+    """Return mean size and service time of batches that ended."""
+    sizes = [completion.batch.size for completion in completions]
     service_s = [c.finished_s - c.started_s for c in completions if c.ok]
-    if service_s:
-        metrics["service_mean_s"] = total(service_s) / len(service_s)
-    return metrics
+    return {
+        "batch_mean": sum(sizes) / len(sizes) if sizes else math.nan,
+        "service_mean_s": total(service_s) / len(service_s) if service_s else math.nan,
+    }
 
 
-def resource_metrics(
+def resources_measured(
     before: WorkerStatus, after: WorkerStatus, elapsed_s: float, core_unit: float
-) -> dict[str, Any]:
-    """Return what was held and used between two looks at the worker, ``elapsed_s`` apart."""
+) -> dict[str, float]:
+    """Return what was held and used between two states of the worker, ``elapsed_s`` apart."""
     core_seconds = after.core_seconds - before.core_seconds
     used = after.used_core_seconds - before.used_core_seconds
     stopped = (after.throttled_s - before.throttled_s) * after.effective_cores
@@ -297,18 +376,5 @@ def resource_metrics(
         "replicas_ready": after.ready,
         "utilisation": min(1.0, used / core_seconds) if core_seconds > 0 else 0.0,
         "throttled_share": stopped / core_seconds if core_seconds > 0 else 0.0,
-        "cpu_s": after.cpu_s - before.cpu_s,
-        "actuation_s": after.actuation_s,
         "restarts": after.restarts - before.restarts,
     }
-
-
-def reward(metrics: IntervalMetrics, total_cores: int, weights: Reward) -> float:
-    """Charge the cores held and the requests that missed their deadline.
-
-    ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
-    + accuracy_weight * effective_accuracy``, the last where requests ended
-    """
-    missed = metrics.violations / max(1, metrics.on_time + metrics.violations)
-    gained = weights.accuracy_weight * np.nan_to_num(metrics.effective_accuracy)
-    return float(-metrics.cores / total_cores - weights.violation_weight * missed + gained)

@@ -24,8 +24,12 @@ class Service(Protocol):
 
     finish_s: float
     """When the batch, or the loading, ends if nothing changes."""
-    used_core_s: float
-    throttled_s: float
+
+    @property
+    def used_core_s(self) -> float: ...
+
+    @property
+    def throttled_s(self) -> float: ...
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
         """Begin to load the model, as one of ``loading`` replicas that do so."""
@@ -46,8 +50,10 @@ class Service(Protocol):
 class ProfileService:
     """Every batch takes l(b, c); a resize rescales the time that is left.
 
-    To load the model takes its time on any cores, and is not counted as use of them.
+    Loading the model takes its time on any cores, and is not counted as use of them.
     """
+
+    throttled_s = 0.0
 
     def __init__(self, latency_s: FloatArray, cores: int) -> None:
         """Start idle; ``latency_s`` is (batch_max, cores_max)."""
@@ -57,7 +63,6 @@ class ProfileService:
         self._since_s = 0.0
         self.finish_s = 0.0
         self.used_core_s = 0.0
-        self.throttled_s = 0.0
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
         self._size, self.finish_s = 0, now_s + cold_start_s
@@ -83,21 +88,10 @@ class ProfileService:
         """Do nothing: whole cores are a replica's own."""
 
 
-class _Held:
-    """Integral of the cores held."""
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One replica, and the batch that it runs."""
 
-    def __init__(self) -> None:
-        self.cores, self._since_s, self._total = 0.0, 0.0, 0.0
-
-    def set(self, now_s: float, cores: float) -> None:
-        self._total, self._since_s, self.cores = self.read(now_s), now_s, cores
-
-    def read(self, now_s: float) -> float:
-        return self._total + self.cores * max(0.0, now_s - self._since_s)
-
-
-@dataclass(slots=True)
-class _Replica:
     id: int
     ready_s: float
     service: Service
@@ -105,9 +99,16 @@ class _Replica:
     started_s: float = 0.0
     draining: bool = False
 
+    def is_idle(self, now_s: float) -> bool:
+        return self.batch is None and self.ready_s <= now_s
+
+    def completion(self, finished_s: float, ok: bool) -> Completion:
+        assert self.batch is not None
+        return Completion(self.batch, self.id, self.started_s, finished_s, ok)
+
 
 class SimulatedWorker:
-    """Serves batches in virtual time; the same seed gives the same completions."""
+    """Serves batches in virtual time; implements ``interfaces.Worker``."""
 
     limiter = "simulated"
 
@@ -134,27 +135,22 @@ class SimulatedWorker:
             cpu_cores: Core units that all replicas together can get.
             noise: Draws the work of a batch relative to the usual.
         """
-        self._make_service = make_service
-        self._cold_start_s = cold_start_s
-        self._actuation_delay_s = actuation_delay_s
-        self._total_cores = total_cores
-        self.cpu_cores = cpu_cores
-        self._noise = noise
+        self._make_service, self._noise = make_service, noise
+        self._cold_start_s, self._actuation_delay_s = cold_start_s, actuation_delay_s
+        self._total_cores, self.cpu_cores = total_cores, cpu_cores
         self._now_s = 0.0
-        self._target = initial
-        self._cores = initial.cores
+        self._target, self._cores = initial.stages[0], initial.stages[0].cores
         self._next_id = 0
-        self._replicas: list[_Replica] = []
+        self._replicas: list[Replica] = []
         self.pending: list[tuple[float, Allocation]] = []
         """When resizes that were asked for come into force."""
-        self.in_force: list[tuple[float, int]] = [(-math.inf, initial.cores)]
+        self.in_force: list[tuple[float, int]] = [(-math.inf, self._cores)]
         """When resizes came into force, and their cores."""
         self._crashed: list[Completion] = []
-        self._retired_core_s = 0.0
-        self._retired_throttled_s = 0.0
+        self._retired_core_s = self._retired_throttled_s = 0.0
         self._restarts = 0
-        self._held = _Held()
-        for _ in range(initial.replicas):
+        self._held = self._held_since_s = self._held_core_s = 0.0
+        for _ in range(initial.stages[0].replicas):
             self._add_replica()
         self._update_held()
 
@@ -164,11 +160,11 @@ class SimulatedWorker:
 
     def idle(self, stage: int = 0) -> int:
         """Return how many replicas could start a batch now."""
-        return sum(1 for replica in self._replicas if self._is_idle(replica))
+        return sum(replica.is_idle(self._now_s) for replica in self._replicas)
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica with the lowest id."""
-        replica = next((r for r in self._replicas if self._is_idle(r)), None)
+        replica = next((r for r in self._replicas if r.is_idle(self._now_s)), None)
         if replica is None:
             raise RuntimeError("no replica is idle")
         replica.batch, replica.started_s = batch, self._now_s
@@ -179,8 +175,7 @@ class SimulatedWorker:
         if self._crashed:
             crashed, self._crashed = self._crashed, []
             return crashed
-        event_s = min(self.events_s(), default=float("inf"))
-        self._now_s = max(self._now_s, min(until_s, event_s))
+        self._now_s = max(self._now_s, min([until_s, *self.events_s()]))
         while self.pending and self.pending[0][0] <= self._now_s:
             self._apply(self.pending.pop(0)[1])
         return self._take_completions()
@@ -209,15 +204,14 @@ class SimulatedWorker:
         """Return the replicas' state and the counters up to now."""
         for replica in self._replicas:
             replica.service.advance(self._now_s)
-        staying = [replica for replica in self._replicas if not replica.draining]
-        starting_s = sorted(r.ready_s - self._now_s for r in staying if r.ready_s > self._now_s)
+        starting_s = sorted(r.ready_s - self._now_s for r in self._staying if self._is_cold(r))
         services = [replica.service for replica in self._replicas]
         return WorkerStatus(
-            ready=len(staying) - len(starting_s),
+            ready=len(self._staying) - len(starting_s),
             starting_s=tuple(starting_s),
-            held_cores=self._held.cores,
+            held_cores=self._held,
             effective_cores=float(self._cores),
-            core_seconds=self._held.read(self._now_s),
+            core_seconds=self._held_core_s + self._held * (self._now_s - self._held_since_s),
             used_core_seconds=self._retired_core_s + total(s.used_core_s for s in services),
             cpu_s=0.0,
             throttled_s=self._retired_throttled_s + total(s.throttled_s for s in services),
@@ -231,75 +225,73 @@ class SimulatedWorker:
     def crash(self, spared: int = -1) -> None:
         """Kill the first replica that serves, a busy one if there is one; restart it cold.
 
-        The replica ``spared`` lives on.
-
-        Raises:
-            RuntimeError: No replica serves.
+        The replica ``spared`` lives on. Where none serves, that is a RuntimeError.
         """
-        serving = [r for r in self._replicas if r.ready_s <= self._now_s and r.id != spared]
+        serving = [r for r in self._replicas if not self._is_cold(r) and r.id != spared]
         if not serving:
             raise RuntimeError("no replica serves that could crash")
         replica = min(serving, key=lambda r: (r.batch is None, r.id))
         if replica.batch is not None:
-            self._crashed.append(self._completion(replica, self._now_s, ok=False))
+            self._crashed.append(replica.completion(self._now_s, ok=False))
         self._retire(replica)
         self._restarts += 1
         self._fit()
-
-    def _is_idle(self, replica: _Replica) -> bool:
-        return replica.batch is None and replica.ready_s <= self._now_s
-
-    def _share_cpu(self) -> None:
-        """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
-        busy = sum(1 for replica in self._replicas if not self._is_idle(replica))
-        part = min(self._cores, self.cpu_cores / max(1, busy))
-        for replica in self._replicas:
-            idle = self._is_idle(replica)
-            replica.service.share(self._now_s, float(self._cores if idle else part))
-            if replica.ready_s > self._now_s:
-                replica.ready_s = replica.service.finish_s
 
     def events_s(self) -> list[float]:
         """Return when something will happen of itself."""
         self._share_cpu()
         ends = [r.service.finish_s for r in self._replicas if r.batch is not None]
-        ready = [r.ready_s for r in self._replicas if r.ready_s > self._now_s]
+        ready = [r.ready_s for r in self._replicas if self._is_cold(r)]
         return ends + ready + [time_s for time_s, _ in self.pending[:1]]
 
+    def _is_cold(self, replica: Replica) -> bool:
+        return replica.ready_s > self._now_s
+
+    @property
+    def _staying(self) -> list[Replica]:
+        return [replica for replica in self._replicas if not replica.draining]
+
+    def _share_cpu(self) -> None:
+        """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
+        busy = len(self._replicas) - self.idle()
+        part = min(self._cores, self.cpu_cores / max(1, busy))
+        for replica in self._replicas:
+            cores = self._cores if replica.is_idle(self._now_s) else part
+            replica.service.share(self._now_s, float(cores))
+            self._follow_loading(replica)
+
+    def _follow_loading(self, replica: Replica) -> None:
+        """Let a cold replica be ready when its model is loaded, which may have changed."""
+        if self._is_cold(replica):
+            replica.ready_s = replica.service.finish_s
+
     def _take_completions(self) -> list[Completion]:
-        ended = [
-            replica
-            for replica in self._replicas
-            if replica.batch is not None and replica.service.finish_s <= self._now_s
-        ]
+        ended = [r for r in self._replicas if r.batch and r.service.finish_s <= self._now_s]
         ended.sort(key=lambda replica: (replica.service.finish_s, replica.id))
-        completions = [self._completion(r, r.service.finish_s, ok=True) for r in ended]
+        completions = [r.completion(r.service.finish_s, ok=True) for r in ended]
         for replica in ended:
             replica.service.advance(replica.service.finish_s)
             replica.batch = None
             if replica.draining:
                 self._retire(replica)
                 self._fit()
-        if ended:
-            self._update_held()
         return completions
 
-    @staticmethod
-    def _completion(replica: _Replica, finished_s: float, ok: bool) -> Completion:
-        assert replica.batch is not None
-        return Completion(replica.batch, replica.id, replica.started_s, finished_s, ok)
-
-    @property
-    def _staying(self) -> list[_Replica]:
-        return [replica for replica in self._replicas if not replica.draining]
-
     def _apply(self, allocation: Allocation) -> None:
-        """Put an allocation in force, as far as the machine has room for it."""
-        self._target = allocation
-        self.in_force.append((self._now_s, allocation.cores))
-        surplus = len(self._staying) - allocation.replicas
-        for replica in sorted(self._staying, key=self._scale_in_order)[: max(0, surplus)]:
-            self._drain(replica)
+        """Put an allocation in force, as far as the machine has room for it.
+
+        Cold replicas go first, then idle ones, then busy ones when they are done; the youngest
+        first.
+        """
+        self._target = allocation.stages[0]
+        self.in_force.append((self._now_s, self._target.cores))
+        order = sorted(
+            self._staying, key=lambda r: (not self._is_cold(r), r.batch is not None, -r.id)
+        )
+        for replica in order[: max(0, len(order) - self._target.replicas)]:
+            if replica.batch is None:
+                self._retire(replica)
+            replica.draining = True
         self._fit()
 
     def _fit(self) -> None:
@@ -307,7 +299,11 @@ class SimulatedWorker:
         held, target = len(self._replicas), self._target
         missing = max(0, min(target.replicas - len(self._staying), self._total_cores - held))
         self._set_cores(min(target.cores, self._total_cores // max(1, held + missing)))
-        self._load([self._add_replica() for _ in range(missing)])
+        new = [self._add_replica() for _ in range(missing)]
+        loading = missing + sum(map(self._is_cold, self._replicas))
+        for replica in new:
+            replica.service.load(self._now_s, self._cold_start_s, loading)
+            replica.ready_s = replica.service.finish_s
         self._update_held()
 
     def _set_cores(self, cores: int) -> None:
@@ -315,41 +311,25 @@ class SimulatedWorker:
             self._cores = cores
             for replica in self._replicas:
                 replica.service.resize(self._now_s, cores)
-                if replica.ready_s > self._now_s:
-                    replica.ready_s = replica.service.finish_s
+                self._follow_loading(replica)
 
-    def _scale_in_order(self, replica: _Replica) -> tuple[bool, bool, int]:
-        """Cold ones go first, then idle ones, then busy ones; the youngest first."""
-        return (replica.ready_s <= self._now_s, replica.batch is not None, -replica.id)
-
-    def _drain(self, replica: _Replica) -> None:
-        if replica.batch is None:
-            self._retire(replica)
-        else:
-            replica.draining = True
-
-    def _add_replica(self) -> _Replica:
+    def _add_replica(self) -> Replica:
         """Add a replica that is ready."""
-        replica = _Replica(self._next_id, self._now_s, self._make_service(self._cores))
+        replica = Replica(self._next_id, self._now_s, self._make_service(self._cores))
         self._replicas.append(replica)
         self._next_id += 1
         return replica
 
-    def _load(self, replicas: Sequence[_Replica]) -> None:
-        """Let new replicas load their model."""
-        loading = len(replicas) + sum(r.ready_s > self._now_s for r in self._replicas)
-        for replica in replicas:
-            replica.service.load(self._now_s, self._cold_start_s, loading)
-            replica.ready_s = replica.service.finish_s
-
-    def _retire(self, replica: _Replica) -> None:
+    def _retire(self, replica: Replica) -> None:
         replica.service.advance(self._now_s)
         self._retired_core_s += replica.service.used_core_s
         self._retired_throttled_s += replica.service.throttled_s
         self._replicas.remove(replica)
+        self._update_held()
 
     def _update_held(self) -> None:
-        self._held.set(self._now_s, float(self._cores * len(self._replicas)))
+        self._held_core_s += self._held * (self._now_s - self._held_since_s)
+        self._held, self._held_since_s = float(self._cores * len(self._replicas)), self._now_s
 
 
 def noise_source(

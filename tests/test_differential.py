@@ -1,0 +1,119 @@
+"""Batch simulator, single system and reference do the same on the same requests."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from differential import allocations, check_equal, simulator
+from drawn_scenarios import SEEDS, scenarios, write_files
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenarios import SHORT, short
+
+from sponge_env.errors import ProfileError
+from sponge_env.interfaces import Allocation
+from sponge_env.scenario.config import Arrivals, Limits, Network, Serving, Simulation
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.simulation.encoding import OBS_DIM
+from sponge_env.simulation.system import SimulatedSystem
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("differential"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), seed=SEEDS)
+def test_any_scenario_runs_alike(files: Path, data: st.DataObject, seed: int) -> None:
+    check_equal([data.draw(scenarios(files))], [seed])
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), seeds=st.lists(SEEDS, min_size=4, max_size=4))
+def test_different_scenarios_run_side_by_side(
+    files: Path, data: st.DataObject, seeds: list[int]
+) -> None:
+    limits = Limits(12, 9, 3)
+    check_equal([data.draw(scenarios(files, limits, 0.5)) for _ in seeds], seeds)
+
+
+@pytest.mark.parametrize(
+    "name", ["paper", "bursty", "flash-crowd", "deep-fade", "diurnal", "mixed"]
+)
+def test_shipped_scenarios_run_alike(name: str) -> None:
+    scenario = dataclasses.replace(load_scenario(name), duration_s=60.0)
+    servings = Serving("none"), Serving("expired"), Serving("late", 0.25)
+    check_equal([dataclasses.replace(scenario, serving=s) for s in servings], [0, 7, 1], 3)
+
+
+@pytest.mark.parametrize("total_cores", [None, 7, 16])
+@pytest.mark.parametrize("delay_s", [0.0, 0.13])
+def test_replicas_that_come_and_go_run_alike(delay_s: float, total_cores: int | None) -> None:
+    """Busy ones that drain outlive several decisions here, so many are held at once."""
+    scenario = Scenario(
+        name="flapping",
+        interval_s=0.1,
+        duration_s=4.0,
+        limits=Limits(2, 16, 8, total_cores),
+        arrivals=Arrivals("poisson", 400.0),
+        network=Network("none"),
+        simulation=Simulation(noise=3.0, cold_start_s=0.0, actuation_delay_s=delay_s),
+    )
+    check_equal([scenario], [1])
+
+
+@pytest.mark.parametrize("load", [0.3, 0.9])
+def test_replicas_that_share_a_cpu_run_alike(files: Path, load: float) -> None:
+    """Quotas add up to eight times the CPU, so parts of it change with every batch."""
+    scenario = Scenario(
+        name="crowded",
+        profile=str(files / "quota.json"),
+        interval_s=0.5,
+        duration_s=15.0,
+        limits=Limits(16, 8, 8, total_cores=128),
+        arrivals=Arrivals("poisson", load=load),
+        network=Network("none"),
+        simulation=Simulation(cold_start_s=0.5),
+    )
+    check_equal([scenario], [1])
+
+
+def test_the_same_seeds_give_the_same_bytes_on_any_number_of_threads() -> None:
+    scenario = dataclasses.replace(load_scenario("bursty"), duration_s=20.0)
+    runs = []
+    for threads in (1, 3):
+        batch = simulator([scenario] * 5, threads=threads)
+        first = np.zeros((5, OBS_DIM), np.float32)
+        batch.reset(np.ones(5, np.bool_), np.arange(5), first)
+        steps = [batch.step(np.tile(row, (5, 1))) for row in allocations(scenario, 0)]
+        runs.append(first.tobytes() + b"".join(o.tobytes() + m.tobytes() for o, m in steps))
+        batch.close()
+    assert runs[0] == runs[1]
+
+
+def test_an_episode_without_requests_is_empty() -> None:
+    check_equal([short(duration_s=2.0, arrivals=Arrivals(rate_rps=1e-6))], [0])
+
+
+def test_a_view_stays_as_it_was() -> None:
+    system = SimulatedSystem(SHORT, 3)
+    for _ in range(5):
+        system.step(Allocation(1, 2))
+    view = system.view()
+    before = repr(view)
+    delays_s = view.delays_s.copy()
+    system.step(Allocation(16, 16))
+    assert repr(view) == before
+    view.delays_s[:] = view.first.queued_deadlines_s[:] = 0.0
+    assert delays_s.all()
+    assert system.view().delays_s.all()
+    assert system.view().first.queued_deadlines_s.all()
+
+
+def test_an_unknown_profile_is_refused() -> None:
+    with pytest.raises(ProfileError, match="yolov5x"):
+        SimulatedSystem(short(profile="yolov5x"), 0)
