@@ -259,7 +259,7 @@ class SlowMachine:
         self.now_s = self.cpu_s = 0.0
         self.stopped, self._overshoot_s = False, overshoot_s
         self.limiter = DutyCycleLimiter(0.01, cpus=1)
-        self.limiter.apply(0.4)
+        self.limiter._cores = 0.4
         monkeypatch.setattr(limits.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(limits, "process_cpu_s", lambda pid: self.cpu_s)
         monkeypatch.setattr(limits.os, "kill", self._kill)
@@ -281,7 +281,7 @@ def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(
     machine = SlowMachine(monkeypatch, overshoot_s)
     left_s = 0.004
     for _ in range(50):
-        left_s = machine.limiter._run_period(1, left_s, machine.limiter._generation)
+        left_s = machine.limiter._run_period(1, left_s)
         assert left_s <= 0.004
     assert machine.now_s == pytest.approx(50 * 0.01, abs=50 * overshoot_s + 1e-9)
     assert machine.cpu_s <= 50 * 0.004 + 2 * overshoot_s + 1e-9
@@ -293,7 +293,7 @@ def test_the_duty_cycle_grants_nothing_for_time_that_was_not_used(
 ) -> None:
     machine = SlowMachine(monkeypatch)
     machine.stopped = True
-    assert machine.limiter._run_period(1, 0.004, machine.limiter._generation) == 0.004
+    assert machine.limiter._run_period(1, 0.004) == 0.004
 
 
 @pytest.fixture
