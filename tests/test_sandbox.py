@@ -96,23 +96,6 @@ def test_who_cleans_can_kill_and_remove(tmp_path: Path) -> None:
     assert (found["signal"], found["remove"]) == ("done", "done")
 
 
-def test_a_kernel_without_all_this_is_no_reason_not_to_serve(tmp_path: Path) -> None:
-    """Its answers are those of an unknown system call."""
-    script = tmp_path / "hello.py"
-    script.write_text("import sys; print('hello', *sys.argv)")
-    without = (
-        "import ctypes, sys; real = ctypes.CDLL\n"
-        "class Old:\n"
-        "    def __init__(self, name): pass\n"
-        "    def __getattr__(self, name): return lambda *arguments: -1\n"
-        "ctypes.CDLL = Old; sys.argv = sys.argv[1:]\n"
-        "exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))"
-    )
-    command = [sys.executable, "-c", without, str(SANDBOX), "computes", str(script), "you"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.stdout, ended.stderr) == (f"hello {script} you\n", "")
-
-
 @pytest.mark.live
 def test_no_thread_of_a_replica_has_privileges_nor_its_janitor() -> None:
     (launcher,) = launchers = open_launchers([busy_model.config()])
